@@ -1,0 +1,60 @@
+# Everything happens in $(VENV); nothing outside this folder is changed. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+# The tested torch. Another one: make TORCH='torch==2.5.1'. On Linux without an NVIDIA device the CPU-only build of it is taken where pip finds one.
+TORCH ?= torch==2.13.0
+# The demo: SEED=n another seed, DATA=/path a folder of your own recordings, DEMO_DIR where it writes, DEMO_ARGS further overrides
+SEED ?= 1
+DATA ?=
+DEMO_DIR ?= demo_output
+DEMO_ARGS ?=
+TESTS ?= tests
+# Tests are tiny: more threads than two only wait for each other
+TEST_THREADS ?= 2
+# for example VENV_ARGS=--system-site-packages TORCH= where a container brings its own torch
+VENV_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip
+STAMP := $(VENV)/.fairseq-hpu-installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv dev test demo check bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(PY):
+	$(PYTHON) -m venv $(VENV_ARGS) $(VENV)
+
+# torch first and by itself, so that resolving the package's own requirements cannot bring another build of it
+$(STAMP): setup.py pyproject.toml | $(PY)
+	@echo "setting up $(VENV) (once)"
+	@if [ -z "$(TORCH)" ]; then :; \
+	elif [ "$$(uname -s)" = Linux ] && [ ! -e /dev/nvidiactl ] && $(PIP) install --quiet "$(TORCH)+cpu" 2>/dev/null; then :; \
+	else $(PIP) install --quiet "$(TORCH)"; fi
+	$(PIP) install --quiet --editable ".[dev,demo,resample]"
+	@touch $@
+
+venv: $(STAMP) ## the environment: torch, the package (editable), what tests and demo need
+
+dev: venv ## the same, by the name developers look for
+
+test: $(STAMP) ## all set-up, then the tests
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q $(TESTS)
+
+demo: $(STAMP) ## pre-train a tiny model on a made corpus (or DATA=/path) and say what it learned
+	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") -- $(DEMO_ARGS)
+
+check: $(STAMP) ## ruff
+	$(PY) -m ruff check .
+
+bench: $(STAMP) ## the benchmarks that need nothing but this package; results under benchmarks/results
+	$(PY) benchmarks/import_time.py
+	$(PY) benchmarks/manifest.py
+	$(PY) benchmarks/data_loading.py
+	$(PY) benchmarks/pretrain_step.py
+
+clean: ## remove what make and the demo wrote, the environment too
+	rm -rf $(VENV) demo_output .pytest_cache .ruff_cache build *.egg-info

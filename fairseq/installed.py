@@ -1,0 +1,75 @@
+"""Notices other distributions that install a package named `fairseq` into the same environment.
+
+Two of them in one environment overwrite each other, or one hides the other, and the run that follows is not the one that was asked for.
+Stands alone, so that `setup.py` can run it before anything is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterable
+
+OWN_NAME = "fairseq-hpu"
+PACKAGE = "fairseq"
+# fairseq-fixed and its like: every known rival's name begins as the package's does. Reading all metadata would take longer than the import.
+# A development install of the old kind leaves its folder without a version.
+METADATA_FOLDER = re.compile(r"^(fairseq[\w.]*?)(?:-([^-]+))?(?:-[^-]+)*\.(?:dist|egg)-info$", re.IGNORECASE)
+
+
+def _ships_the_package(metadata_path: str) -> bool:
+    """Whether the distribution described in this folder installs the top-level package (fairseq2, for one, does not)."""
+    try:
+        with open(os.path.join(metadata_path, "top_level.txt"), encoding="utf-8") as lines:
+            return PACKAGE in lines.read().split()
+    except OSError:
+        pass
+    try:
+        with open(os.path.join(metadata_path, "RECORD"), encoding="utf-8") as lines:
+            return any(line.startswith(PACKAGE + "/") for line in lines)
+    except OSError:
+        return False
+
+
+def rivals(search_path: Iterable[str] | None = None) -> list[tuple[str, str]]:
+    """Other distributions that own the name `fairseq`.
+
+    Args:
+        search_path: folders to look in; None: `sys.path`.
+    Returns:
+        (name, version) of each, in order of discovery; empty where there is none.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path if search_path is None else search_path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:  # an archive, or a folder that is gone
+            continue
+        for entry in names:
+            match = METADATA_FOLDER.match(entry) if entry.lower().startswith(PACKAGE) else None
+            if match is None:
+                continue
+            name = re.sub(r"[-_.]+", "-", match.group(1)).lower()
+            if name != OWN_NAME and name not in found and _ships_the_package(os.path.join(folder, entry)):
+                found[name] = match.group(2) or "(development install)"
+    return list(found.items())
+
+
+def describe(found: list[tuple[str, str]]) -> str:
+    """One message that names the rivals and says what to do."""
+    names = ", ".join(f"{name} {version}" for name, version in found)
+    remove = " ".join(name for name, _ in found)
+    return (
+        f"another distribution installs a package named `{PACKAGE}` in this environment: {names}. Only one of them can be imported, and its "
+        f"`fairseq-hydra-train` may be the one that runs. Remove it (pip uninstall {remove}) and install {OWN_NAME} again, "
+        "or give each an environment of its own."
+    )
+
+
+def warn_of_rivals() -> None:
+    """Warns once per process if another distribution owns the name; a few directory listings, no metadata parsing."""
+    found = rivals()
+    if found:
+        warnings.warn(describe(found), RuntimeWarning, stacklevel=3)
