@@ -1,0 +1,73 @@
+"""The device layer: what the rest of the package asks of the hardware.
+
+`base.Device` is the contract and the CPU's answer to it; `cuda` answers where a GPU differs. Nothing outside this folder asks which
+hardware there is, imports a vendor's package or sets its environment variables.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Iterator
+
+import torch
+from torch import Tensor
+
+from fairseq.device import base
+from fairseq.device.base import Device
+from fairseq.device.cuda import CudaDevice
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_DEVICES: dict[str, Device] = {"cpu": Device(), "cuda": CudaDevice()}
+
+
+def get(device: str | torch.device) -> Device:
+    """The contract of a device type; types without an entry of their own (meta, lazy) get the CPU's."""
+    kind = torch.device(device).type
+    return _DEVICES.get(kind, _DEVICES["cpu"])
+
+
+def of(tensor: Tensor) -> Device:
+    """The contract of the device that a tensor lives on."""
+    return _DEVICES.get(tensor.device.type, _DEVICES["cpu"])
+
+
+def takes_hpu_arms(tensor: Tensor) -> bool:
+    """Whether branches marked `# hpu:` run for this tensor: on an HPU, or where a test forces them."""
+    return base.FORCED.hpu_arms or of(tensor).takes_hpu_arms
+
+
+def select(common: "DictConfig", local_rank: int = 0) -> Device:
+    """The device that a run trains on: the CPU where `common.cpu` says so or there is nothing else, else the GPU of this local rank.
+
+    Raises:
+        ValueError: the local rank has no GPU of its own.
+    """
+    if common.cpu or not torch.cuda.is_available():
+        return _DEVICES["cpu"]
+    cuda = CudaDevice(local_rank)
+    _DEVICES["cuda"] = cuda
+    cuda.claim()
+    return cuda
+
+
+def count(common: "DictConfig") -> int:
+    """How many processes of a run this machine can hold: one a GPU, or one a core on CPU."""
+    return get("cpu" if common.cpu or not torch.cuda.is_available() else "cuda").count()
+
+
+@contextmanager
+def forced(
+    conv_form: str | None = None,
+    pos_conv_form: str | None = None,
+    attention_form: str | None = None,
+    hpu_arms: bool = False,
+) -> Iterator[None]:
+    """Take the named forms, and with `hpu_arms` the branches marked `# hpu:`, whatever the device: the hook by which tests compare arms."""
+    before = base.FORCED
+    base.FORCED = base.Forced(conv_form, pos_conv_form, attention_form, hpu_arms)
+    try:
+        yield
+    finally:
+        base.FORCED = before

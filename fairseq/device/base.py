@@ -1,0 +1,118 @@
+"""The contract that every device answers, with the CPU's answers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ContextManager, NamedTuple
+
+import torch
+
+
+class Forced(NamedTuple):
+    """Forms that a test asks for (`fairseq.device.forced`); None leaves the device's own choice."""
+
+    conv_form: str | None = None
+    pos_conv_form: str | None = None
+    attention_form: str | None = None
+    hpu_arms: bool = False
+
+
+FORCED = Forced()
+
+
+class Device:
+    """What a run asks of its hardware; this class is the CPU.
+
+    The `*_form` methods choose between forms of one computation that give equal results at different speeds. The choices are
+    measurements (benchmarks/results), not beliefs.
+    """
+
+    type = "cpu"
+    collective_backend = "gloo"
+    takes_hpu_arms = False
+    graphs_are_static = False  # True where a changed Python branch costs a compilation
+    has_fp16 = False  # float16 kernels and a reason to use them
+    norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
+
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.type)
+
+    def claim(self) -> None:
+        """Make this the process's current device, before anything is allocated."""
+
+    def count(self) -> int:
+        """Processes that this machine can hold with one device each."""
+        return available_cores()
+
+    # -- forms ---------------------------------------------------------------------------------------------------------------------
+
+    def conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
+        """Form of a feature extractor's convolution: `conv1d`, `unfold` (columns and one matmul) or `conv2d` (channels last)."""
+        return FORCED.conv_form or self._conv_form(in_channels, dtype)
+
+    def pos_conv_form(self, dtype: torch.dtype) -> str:
+        """Form of the positional convolution."""
+        return FORCED.pos_conv_form or self._pos_conv_form(dtype)
+
+    def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
+        """Form of self-attention: `sdpa` (fused) or `matmul` (which can return its weights)."""
+        return FORCED.attention_form or ("matmul" if needs_weights else self._attention_form(dtype))
+
+    def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
+        return "conv1d"
+
+    def _pos_conv_form(self, dtype: torch.dtype) -> str:
+        return "conv1d"
+
+    def _attention_form(self, dtype: torch.dtype) -> str:
+        return "sdpa"
+
+    # -- running -------------------------------------------------------------------------------------------------------------------
+
+    def autocast(self, dtype: torch.dtype | None) -> ContextManager[Any]:
+        """Mixed precision over fp32 parameters; None computes in fp32."""
+        return torch.autocast(self.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def mark_step(self) -> None:
+        """Hand the operations recorded so far to the device, where it records any."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+
+    def memory_statistics(self) -> dict[str, float]:
+        """Gigabytes for the log: free now, and the peak since the last call; empty where the device has no memory of its own."""
+        return {}
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error means that the device's memory is full."""
+        return isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+        )
+
+    def empty_cache(self) -> None:
+        """Give memory that the allocator keeps back to the device."""
+
+    # -- processes -----------------------------------------------------------------------------------------------------------------
+
+    def ddp_options(self) -> dict[str, Any]:
+        """Arguments of DistributedDataParallel that depend on the device."""
+        return {"device_ids": None}
+
+    def loader_start_method(self) -> str | None:
+        """How data-loading workers start; None: the platform's default."""
+        return None
+
+    def describe(self) -> str:
+        """One phrase for the log."""
+        return f"CPU, {torch.get_num_threads()} threads"
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

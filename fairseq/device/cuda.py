@@ -1,0 +1,55 @@
+"""NVIDIA (and ROCm) GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fairseq.device.base import Device
+
+
+class CudaDevice(Device):
+    """A GPU; one process has one."""
+
+    type = "cuda"
+    collective_backend = "nccl"
+    has_fp16 = True
+    norms_mix_dtypes = False
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cuda", self.index)
+
+    def claim(self) -> None:
+        present = torch.cuda.device_count()
+        if self.index >= present:
+            raise ValueError(
+                f"local rank {self.index} has no GPU: this machine shows {present}. Start at most {present} processes here "
+                f"(distributed_training.distributed_world_size={present}, or --nproc_per_node={present})."
+            )
+        torch.cuda.set_device(self.index)
+
+    def count(self) -> int:
+        return torch.cuda.device_count()
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def memory_statistics(self) -> dict[str, float]:
+        free, _ = torch.cuda.mem_get_info(self.index)
+        peak = torch.cuda.max_memory_allocated(self.index)
+        torch.cuda.reset_peak_memory_stats(self.index)
+        return {"gb_free": round(free / 2**30, 1), "gb_peak": round(peak / 2**30, 1)}
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, torch.OutOfMemoryError) or super().is_out_of_memory(error)
+
+    def empty_cache(self) -> None:
+        torch.cuda.empty_cache()
+
+    def ddp_options(self) -> dict[str, Any]:
+        return {"device_ids": [self.index]}
+
+    def describe(self) -> str:
+        return f"GPU {self.index}, {torch.cuda.get_device_name(self.index)}"

@@ -1,0 +1,1 @@
+"""Processes: `launch` starts or joins them, `utils` holds the collectives."""

@@ -1,0 +1,127 @@
+"""Ranks, collectives and the wrapper that spreads a model over processes; every function works in a single process too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def is_initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_rank() -> int:
+    """This process's rank over all nodes; 0 in a single process."""
+    return dist.get_rank() if is_initialized() else 0
+
+
+def get_world_size() -> int:
+    return dist.get_world_size() if is_initialized() else 1
+
+
+get_global_rank = get_data_parallel_rank = get_rank
+get_global_world_size = get_data_parallel_world_size = get_world_size
+
+
+def get_data_parallel_group() -> Any:
+    """The group that gradients are reduced over: all processes (None names it)."""
+    return None
+
+
+def is_master(cfg: Any = None) -> bool:
+    """Whether this process writes checkpoints and prints; fairseq's argument is taken and not needed."""
+    return get_rank() == 0
+
+
+def all_reduce(tensor: Tensor, op: str = "sum", async_op: bool = False) -> Any:
+    """Reduce a tensor in place over all processes.
+
+    Args:
+        op: `sum`, `max` or `min` (no average: not every backend has one).
+        async_op: return a handle to wait for instead of the tensor; None in a single process.
+    Raises:
+        ValueError: another `op`.
+    """
+    ops = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+    if op not in ops:
+        raise ValueError(f"op is {op!r}; it may be sum, max or min")
+    if get_world_size() == 1:
+        return None if async_op else tensor
+    work = dist.all_reduce(tensor, op=ops[op], async_op=async_op)
+    return work if async_op else tensor
+
+
+def all_gather_list(data: Any, group: Any = None, max_size: int | None = None) -> list[Any]:
+    """Every process's picklable object, by rank."""
+    if get_world_size() == 1:
+        return [data]
+    gathered: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(gathered, data, group=group)
+    return gathered
+
+
+def broadcast_object(obj: Any, src_rank: int = 0, group: Any = None) -> Any:
+    """The object that process `src_rank` passes, on every process."""
+    if get_world_size() == 1:
+        return obj
+    holder = [obj]
+    dist.broadcast_object_list(holder, src=src_rank, group=group)
+    return holder[0]
+
+
+def barrier() -> None:
+    if get_world_size() > 1:
+        dist.barrier()
+
+
+class ModuleProxyWrapper(nn.Module):
+    """A wrapped model that still answers for the attributes of the model inside, as criterions expect.
+
+    Source: fairseq/distributed/module_proxy_wrapper.py names and purpose.
+    """
+
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.wrapped.module, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.wrapped(*args, **kwargs)
+
+    def no_sync(self) -> Any:
+        """Backward passes inside leave gradients unreduced."""
+        return self.wrapped.no_sync()
+
+
+def distribute(model: nn.Module, cfg: Any, device_options: dict[str, Any]) -> nn.Module:
+    """torch's DistributedDataParallel over all processes, behind fairseq's attribute access.
+
+    Args:
+        cfg: `distributed_training`; `c10d`, `pytorch_ddp`, `no_c10d` and `legacy_ddp` all mean this wrapper.
+        device_options: what the device layer adds.
+    """
+    wrapped = nn.parallel.DistributedDataParallel(
+        model,
+        bucket_cap_mb=cfg.bucket_cap_mb,
+        find_unused_parameters=cfg.find_unused_parameters,
+        gradient_as_bucket_view=cfg.gradient_as_bucket_view,
+        broadcast_buffers=cfg.broadcast_buffers,
+        **device_options,
+    )
+    return ModuleProxyWrapper(wrapped)
+
+
+def same_everywhere(tensor: Tensor) -> bool:
+    """Whether a small tensor has equal values on all processes (waits for the device)."""
+    low, high = tensor.clone(), tensor.clone()
+    all_reduce(low, "min")
+    all_reduce(high, "max")
+    return bool(torch.equal(low, high))

@@ -1,0 +1,353 @@
+"""The Trainer: the order of a training step, readable top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from typing import Any, Iterable
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from fairseq import device as device_layer
+from fairseq import optim, utils
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.distributed import utils as distributed
+from fairseq.logging import metrics
+from fairseq.optim import lr_scheduler
+from fairseq.training import gradients, state, validation
+from fairseq.training.ema import EMA
+from fairseq.training.precision import Precision
+from fairseq.training.statistics import Statistics
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains one model on one device of one process, in step with the other processes of the run.
+
+    An update takes its micro-batches forward and backward, adds up the sample sizes of all processes, normalises and clips the gradient,
+    and steps the optimizer. None of that waits for the device: what it computed is read at the log interval (`flush_statistics`).
+
+    Args:
+        cfg: the whole config.
+        task: supplies data and metrics.
+        model: on any device; moved to the run's.
+        criterion: called as `criterion(model, sample)`.
+    """
+
+    def __init__(self, cfg: DictConfig, task: Any, model: nn.Module, criterion: nn.Module) -> None:
+        self.cfg = cfg
+        self.task = task
+        self.device = device_layer.select(cfg.common, cfg.distributed_training.device_id)
+        self.unwrapped_model = model.to(self.device.torch_device)
+        self.criterion = criterion.to(self.device.torch_device)
+        self.model = self._distribute()
+        per_update = self.data_parallel_world_size * cfg.optimization.update_freq[0]
+        self.precision = Precision(cfg.common, self.device, updates_per_window=max(1, 2**14 // per_update))
+        self._params = [p for p in self.unwrapped_model.parameters() if p.requires_grad]
+        self._build_optimizer()
+        self.ema = EMA(self.unwrapped_model, cfg.ema) if cfg.ema.store_ema else None
+        self.statistics = Statistics(self.device.torch_device)
+        self.update_log = gradients.UpdateLog(self.device.torch_device, cfg.optimization.max_nonfinite_updates)
+        self.skipped_updates = 0
+        self.out_of_memory_updates = 0
+        self._num_updates = 0
+        self._stop_flag = 0.0
+        self._stop_seen: Tensor | None = None
+        self.start_time = time.time()
+        self.previous_training_time = 0.0
+        metrics.log_start_time("wall", priority=790, round=0)
+
+    def _distribute(self) -> nn.Module:
+        """The model as the criterion calls it: wrapped where there are several processes."""
+        static = self.device.graphs_are_static or self.data_parallel_world_size > 1
+        for module in self.unwrapped_model.modules():
+            if hasattr(module, "static_layerdrop"):
+                module.static_layerdrop = static
+        if self.data_parallel_world_size == 1:
+            return self.unwrapped_model
+        return distributed.distribute(self.unwrapped_model, self.cfg.distributed_training, self.device.ddp_options())
+
+    def _build_optimizer(self) -> None:
+        self.optimizer = optim.build_optimizer(self.cfg.optimizer, self._params)
+        self.lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self.optimizer)
+        self.lr_scheduler.step_update(0)
+
+    # -- the update ----------------------------------------------------------------------------------------------------------------
+
+    def train_step(self, samples: list[dict[str, Any]]) -> None:
+        """One update from this process's micro-batches, in their order.
+
+        Out of memory on the device: the update is left out and the run goes on (alone), or ends (one process of several).
+        """
+        self.model.train()
+        self.unwrapped_model.set_num_updates(self._num_updates)
+        self.optimizer.zero_grad()
+        try:
+            sample_size = self._forward_backward(samples)
+        except (RuntimeError, MemoryError) as error:
+            if not self.device.is_out_of_memory(error):
+                raise
+            self._survive_out_of_memory(samples, error)
+            return
+        sample_size = self._reduce(sample_size)
+        prepared = gradients.prepare(
+            self._params,
+            sample_size,
+            self.precision.scaler.scale if self.precision.scaler else None,
+            self.data_parallel_world_size,
+            self.cfg.optimization.clip_norm,
+        )
+        self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
+        self.device.mark_step()
+        if self.precision.scaler is not None:
+            self.precision.scaler.update(prepared.found_inf)
+        self.statistics.commit(prepared.found_inf)
+        self.update_log.record(prepared, self._num_updates, [sample["id"] for sample in samples])
+        self.set_num_updates(self._num_updates + 1)
+        if self.ema is not None:
+            self.ema.step(self.unwrapped_model, self._num_updates)
+
+    def _forward_backward(self, samples: list[dict[str, Any]]) -> Tensor:
+        """Add up the gradients of the micro-batches; returns their sample size, 0-dim on the device."""
+        total = torch.zeros((), device=self.device.torch_device)
+        for i, sample in enumerate(samples):
+            # decision 5: what a forward draws depends on the update and on the micro-batch's global number alone
+            utils.set_torch_seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
+            with self._unreduced(until_last=i == len(samples) - 1):
+                with self.precision.autocast():
+                    loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
+                self.precision.scale(loss).backward()
+            self.device.mark_step()
+            total += sample_size
+            self.statistics.add(log)
+            self.statistics.count(
+                num_forwards=1,
+                audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
+                few_masked=sample["few_masked"],
+            )
+        if self.cfg.optimization.sentence_avg:
+            total = torch.full_like(total, float(sum(sample["num_valid"] for sample in samples)))
+        self.statistics.count(num_updates=1 / self.data_parallel_world_size)
+        return total
+
+    def _on_device(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return {**sample, "net_input": utils.move_to_device(sample["net_input"], self.device.torch_device)}
+
+    def _unreduced(self, until_last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Processes exchange gradients once an update, with the last micro-batch."""
+        if self.data_parallel_world_size == 1 or until_last:
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def _reduce(self, sample_size: Tensor) -> Tensor:
+        """The sample size over all processes; the wish to stop travels with it."""
+        if self.data_parallel_world_size == 1:
+            return sample_size
+        both = torch.stack([sample_size, torch.full_like(sample_size, self._stop_flag)])
+        distributed.all_reduce(both)
+        self._stop_seen = both[1]
+        return both[0]
+
+    def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException) -> None:
+        shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
+        advice = (
+            f"out of memory at update {self._num_updates + 1} with audio of shape {shapes} (utterances x samples). Lower dataset.max_tokens or "
+            "dataset.batch_size (and raise optimization.update_freq as much), lower task.max_sample_size, or set model.checkpoint_activations=true."
+        )
+        if self.data_parallel_world_size > 1:
+            raise RuntimeError(f"{advice} The other processes cannot go on without this one.") from error
+        self.out_of_memory_updates += 1
+        logger.warning("%s The batch is left out (%d so far).", advice, self.out_of_memory_updates)
+        self.statistics.discard()
+        self.optimizer.zero_grad()
+        self.device.empty_cache()
+
+    # -- validation ----------------------------------------------------------------------------------------------------------------
+
+    def validate(self, batches: Iterable[list[dict[str, Any]]]) -> dict[str, float]:
+        """Sums of the criterion's values over a validation set, over all processes."""
+        return validation.validate(
+            self.task, self.unwrapped_model, self.criterion, batches, self.device, self.precision, self.cfg.common.seed
+        )
+
+    # -- what the log shows --------------------------------------------------------------------------------------------------------
+
+    def flush_statistics(self) -> None:
+        """Read the device once and hand what happened since the last read to the metrics.
+
+        Raises:
+            FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
+        """
+        scale = [self.precision.scaler.scale] if self.precision.scaler else []
+        sums, device_values = self.statistics.fetch([*self.update_log.pending(), *scale])
+        if scale:
+            loss_scale = device_values.pop()
+            metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
+        settled = self.update_log.settle(device_values)
+        self._report_skipped(settled.skipped)
+        updates = round(sums["num_updates"]) if "num_updates" in sums else 0
+        if updates:
+            self._log_update_metrics(sums, settled.norms, updates)
+        if settled.too_many_in_a_row:
+            raise FloatingPointError(
+                f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite (optimization.max_nonfinite_updates="
+                f"{self.update_log.limit}). Lower optimization.lr, set optimization.clip_norm, or look at the utterances named above."
+            )
+        if scale:
+            self.precision.scaler.check(loss_scale)
+
+    def _log_update_metrics(self, sums: dict[str, float], norms: list[float], updates: int) -> None:
+        seconds = sums.pop("audio_seconds")
+        few_masked = sums.pop("few_masked")
+        self.task.reduce_metrics([sums], self.criterion)
+        metrics.log_speed("wps", sums["ntokens"], priority=180, round=1)
+        metrics.log_speed("ups", updates, priority=190, round=2)
+        metrics.log_speed("audio_s_per_s", seconds, priority=185, round=1)
+        metrics.log_scalar("wpb", sums["ntokens"] / updates, weight=updates, priority=200, round=1)
+        metrics.log_scalar("bsz", sums["nsentences"] / updates, weight=updates, priority=210, round=1)
+        metrics.log_scalar("audio_s_per_update", seconds / updates, weight=updates, priority=215, round=1)
+        metrics.log_scalar("lr", self.get_lr(), weight=0, priority=300)
+        if norms:
+            metrics.log_scalar("gnorm", sum(norms) / len(norms), weight=len(norms), priority=400, round=3)
+            if self.cfg.optimization.clip_norm > 0:
+                share = sum(norm > self.cfg.optimization.clip_norm for norm in norms) / len(norms)
+                metrics.log_scalar("clip", 100 * share, weight=len(norms), priority=500, round=1)
+        if self.skipped_updates:
+            metrics.log_scalar("skipped", self.skipped_updates, weight=0, priority=710, round=0)
+        if few_masked:
+            metrics.log_scalar("few_masked", few_masked, priority=720, round=0)
+        for name, value in self.device.memory_statistics().items():
+            metrics.log_scalar(name, value, weight=0, priority=1500, round=1)
+
+    def _report_skipped(self, skipped: list[tuple[int, list[int]]]) -> None:
+        self.skipped_updates += len(skipped)
+        for update, indices in skipped:
+            names = [self.task.utterance_name(self.cfg.dataset.train_subset, index) for index in indices]
+            logger.warning(
+                "update %d was skipped: its loss or gradient was not finite. Its utterances: %s", update + 1, ", ".join(names)
+            )
+
+    # -- stopping together ---------------------------------------------------------------------------------------------------------
+
+    def wish_to_stop(self) -> None:
+        """Called by a signal's handler: all processes are to stop after the same update."""
+        self._stop_flag = 1.0
+
+    def should_stop(self) -> bool:
+        """Whether any process wished to stop. Several processes read what travelled with the last update's reduction."""
+        if self.data_parallel_world_size == 1:
+            return self._stop_flag > 0
+        return self._stop_seen is not None and self._stop_seen.item() > 0
+
+    # -- data ----------------------------------------------------------------------------------------------------------------------
+
+    def update_freq(self, epoch: int) -> int:
+        """Micro-batches a process adds up for an update of this epoch (from 1)."""
+        per_epoch = self.cfg.optimization.update_freq
+        return per_epoch[min(epoch - 1, len(per_epoch) - 1)]
+
+    def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator:
+        """Updates of the training set from this epoch (from 1) on."""
+        subset = self.cfg.dataset.train_subset
+        if load_dataset:
+            self.task.load_dataset(subset, combine=True)
+        dataset_cfg = self.cfg.dataset
+        return self.task.get_batch_iterator(
+            dataset=self.task.dataset(subset),
+            max_tokens=dataset_cfg.max_tokens,
+            max_sentences=dataset_cfg.batch_size,
+            ignore_invalid_inputs=True,
+            epoch=epoch,
+            update_freq=self.update_freq(epoch),
+            skip_remainder_batch=self.cfg.optimization.skip_remainder_batch,
+            **self._iterator_options(),
+        )
+
+    def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
+        """Batches of a validation set; the same at every call."""
+        dataset_cfg = self.cfg.dataset
+        return self.task.get_batch_iterator(
+            dataset=self.task.dataset(subset),
+            max_tokens=dataset_cfg.max_tokens_valid,
+            max_sentences=dataset_cfg.batch_size_valid,
+            ignore_invalid_inputs=dataset_cfg.skip_invalid_size_inputs_valid_test,
+            epoch=1,
+            update_freq=1,
+            shuffle=False,
+            **self._iterator_options(),
+        )
+
+    def _iterator_options(self) -> dict[str, Any]:
+        return {
+            "required_batch_size_multiple": self.cfg.dataset.required_batch_size_multiple,
+            "seed": self.cfg.common.seed,
+            "num_shards": self.data_parallel_world_size,
+            "shard_id": self.data_parallel_rank,
+            "num_workers": self.cfg.dataset.num_workers,
+            "data_buffer_size": self.cfg.dataset.data_buffer_size,
+            "start_method": self.device.loader_start_method(),
+        }
+
+    # -- state ---------------------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole run but its place in the data, under fairseq's top-level keys."""
+        return state.collect(self)
+
+    def load_state_dict(self, checkpoint: dict[str, Any], **reset: Any) -> dict[str, Any]:
+        """Restore what `state_dict` gave; returns its `extra_state`. See `training.state.restore` for the keywords."""
+        return state.restore(self, checkpoint, **reset)
+
+    @property
+    def is_data_parallel_master(self) -> bool:
+        return self.data_parallel_rank == 0
+
+    @property
+    def data_parallel_world_size(self) -> int:
+        return distributed.get_world_size()
+
+    @property
+    def data_parallel_rank(self) -> int:
+        return distributed.get_rank()
+
+    def get_num_updates(self) -> int:
+        return self._num_updates
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Set the count of updates, and the learning rate of the next one."""
+        self._num_updates = num_updates
+        self.lr_scheduler.step_update(num_updates)
+
+    def lr_step_begin_epoch(self, epoch: int) -> float:
+        self.lr_scheduler.step_begin_epoch(epoch)
+        return self.lr_scheduler.step_update(self._num_updates)
+
+    def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
+        """End of an epoch: schedules that look at the validation loss adjust."""
+        self.lr_scheduler.step(epoch, val_loss)
+        return self.lr_scheduler.step_update(self._num_updates)
+
+    def get_lr(self) -> float:
+        return self.optimizer.get_lr()
+
+    def cumulative_training_time(self) -> float:
+        """Seconds trained, over all runs that led to this one."""
+        return time.time() - self.start_time + self.previous_training_time
+
+    def is_finished(self) -> bool:
+        """Whether max_update, stop_min_lr or stop_time_hours ends the run."""
+        optimization = self.cfg.optimization
+        max_update = optimization.max_update or math.inf
+        if self._num_updates >= max_update:
+            logger.info("stopping: num_updates %d reached optimization.max_update", self._num_updates)
+            return True
+        hours = self.cumulative_training_time() / 3600
+        if optimization.stop_time_hours > 0 and hours > optimization.stop_time_hours:
+            logger.info("stopping: %.2f hours of training, optimization.stop_time_hours is %g", hours, optimization.stop_time_hours)
+            return True
+        return False

@@ -1,0 +1,1 @@
+"""The Trainer's hands: precision, gradients, statistics, averaged weights and what a checkpoint holds."""

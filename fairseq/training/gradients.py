@@ -1,0 +1,93 @@
+"""From accumulated gradients to an update: norm, clipping, and the guard against gradients that are not finite. All on the device."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq import utils
+
+
+class Prepared(NamedTuple):
+    """What the optimizer needs to take its step; 0-dim tensors on the device."""
+
+    norm: Tensor  # L2 norm of the normalised gradient, before clipping
+    divide_by: Tensor  # the optimizer divides gradients by this: loss scale, sample size and clipping in one factor
+    found_inf: Tensor  # 1.0 where the gradient is not finite and the update must not happen
+
+
+@torch.no_grad()
+def prepare(params: list[Tensor], sample_size: Tensor, loss_scale: Tensor | None, world_size: int, clip_norm: float) -> Prepared:
+    """Norm of the mean gradient and the one factor by which the optimizer divides the accumulated one.
+
+    Args:
+        params: parameters whose `.grad` holds the sum over this update's micro-batches (averaged over `world_size` processes, as
+            DistributedDataParallel leaves it), times the loss scale.
+        sample_size: masked frames of the update over all processes; 0-dim.
+        clip_norm: largest norm of the mean gradient; 0 for no clipping.
+    """
+    grads = [p.grad for p in params if p.grad is not None]
+    divisor = sample_size.clamp(min=1.0).float() / world_size
+    if loss_scale is not None:
+        divisor = divisor * loss_scale
+    norm = utils.total_norm(grads) / divisor
+    found_inf = (~torch.isfinite(norm)).float()
+    if clip_norm > 0:
+        factor = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        divisor = divisor / torch.where(found_inf > 0, torch.ones_like(factor), factor)
+    return Prepared(norm, divisor, found_inf)
+
+
+class UpdateLog:
+    """Gradient norms of the updates since the last fetch, and the count of skipped updates in a row, kept on the device.
+
+    An update was skipped if its norm is not finite. The utterances of each update are remembered until the fetch, so that a skipped one
+    can be named.
+
+    Args:
+        limit: the run stops after this many skipped updates in a row; 0 never stops it.
+    """
+
+    def __init__(self, device: torch.device, limit: int) -> None:
+        self.limit = limit
+        self.in_a_row = torch.zeros((), device=device)
+        self.longest = torch.zeros((), device=device)
+        self._norms: list[Tensor] = []
+        self._batches: list[tuple[int, list[Tensor]]] = []
+
+    @torch.no_grad()
+    def record(self, prepared: Prepared, update: int, ids: list[Tensor]) -> None:
+        """Note one update; `ids` are the host's dataset indices of its utterances."""
+        self.in_a_row.add_(1).mul_(prepared.found_inf)
+        self.longest.copy_(torch.maximum(self.longest, self.in_a_row))
+        self._norms.append(prepared.norm)
+        self._batches.append((update, ids))
+
+    def pending(self) -> list[Tensor]:
+        """Device values for the next fetch: the longest run of skipped updates, then a norm an update."""
+        return [self.longest, *self._norms]
+
+    def settle(self, values: list[float]) -> "Settled":
+        """Take the fetched values of `pending`."""
+        longest, norms = values[0], values[1:]
+        skipped = [
+            (update, sorted({int(i) for batch in ids for i in batch}))
+            for norm, (update, ids) in zip(norms, self._batches)
+            if not math.isfinite(norm)
+        ]
+        self._norms.clear()
+        self._batches.clear()
+        self.longest.copy_(self.in_a_row)
+        stop = bool(self.limit) and longest >= self.limit
+        return Settled([norm for norm in norms if math.isfinite(norm)], skipped, int(longest) if stop else 0)
+
+
+class Settled(NamedTuple):
+    """What a fetch told about the updates before it."""
+
+    norms: list[float]  # of the updates that were taken
+    skipped: list[tuple[int, list[int]]]  # (update, dataset indices of its utterances)
+    too_many_in_a_row: int  # the longest run of skipped updates if it reached the limit, else 0

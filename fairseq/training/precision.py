@@ -1,0 +1,102 @@
+"""Mixed precision: torch's autocast over fp32 parameters, and a loss scale for fp16 that lives on the device."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ContextManager
+
+import torch
+from torch import Tensor
+
+from fairseq.device import Device
+
+logger = logging.getLogger(__name__)
+
+_FP16_KEYS = ("fp16", "memory_efficient_fp16", "amp")
+_BF16_KEYS = ("bf16", "memory_efficient_bf16")
+
+
+class Precision:
+    """The dtype that a run computes in, and the scale that keeps fp16 gradients from vanishing.
+
+    Args:
+        common: the `common` config; `fp16`, `memory_efficient_fp16` and `amp` all mean autocast to fp16 with a loss scale, `bf16` and
+            `memory_efficient_bf16` autocast to bf16. fp16 on a device without it runs in bf16, and the log says so.
+        updates_per_window: updates without overflow after which the scale doubles, where `common.fp16_scale_window` is not set.
+    """
+
+    def __init__(self, common: Any, device: Device, updates_per_window: int) -> None:
+        self.device = device
+        self.dtype = self._choose(common)
+        self.scaler: LossScale | None = None
+        if self.dtype == torch.float16:
+            window = common.fp16_scale_window or updates_per_window
+            init = common.amp_init_scale if common.amp else common.fp16_init_scale
+            self.scaler = LossScale(device.torch_device, init, window, common.min_loss_scale)
+
+    def _choose(self, common: Any) -> torch.dtype | None:
+        asked_fp16 = [key for key in _FP16_KEYS if common[key]]
+        if any(common[key] for key in _BF16_KEYS):
+            return torch.bfloat16
+        if not asked_fp16:
+            return None
+        if self.device.has_fp16:
+            return torch.float16
+        logger.info("common.%s: this device has no fp16; running in bf16 autocast instead", asked_fp16[0])
+        return torch.bfloat16
+
+    def autocast(self) -> ContextManager[Any]:
+        return self.device.autocast(self.dtype)
+
+    def scale(self, loss: Tensor) -> Tensor:
+        return loss if self.scaler is None else loss * self.scaler.scale
+
+    def name(self) -> str:
+        return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.scaler is None else self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.scaler is not None and state:
+            self.scaler.load_state_dict(state)
+
+
+class LossScale:
+    """A dynamic loss scale in two device tensors; no update reads them on the host.
+
+    Halved by an update whose gradient overflowed, doubled after `window` updates without one. `check` (at the log interval) stops a run
+    whose scale has fallen below `minimum`: by then the loss itself is broken.
+    """
+
+    def __init__(self, device: torch.device, init: float, window: int, minimum: float) -> None:
+        self.scale = torch.tensor(float(init), device=device)
+        self.good_updates = torch.zeros((), device=device)
+        self.window = window
+        self.minimum = minimum
+
+    @torch.no_grad()
+    def update(self, found_inf: Tensor) -> None:
+        overflow = found_inf > 0
+        good = torch.where(overflow, torch.zeros_like(self.good_updates), self.good_updates + 1)
+        grow = good >= self.window
+        factor = torch.where(overflow, 0.5, torch.where(grow, 2.0, 1.0))
+        self.scale.mul_(factor)
+        self.good_updates.copy_(torch.where(grow, torch.zeros_like(good), good))
+
+    def check(self, scale: float) -> None:
+        """Raises:
+        FloatingPointError: the scale fell below `common.min_loss_scale`.
+        """
+        if scale < self.minimum:
+            raise FloatingPointError(
+                f"the fp16 loss scale fell to {scale:g}, below common.min_loss_scale={self.minimum:g}: the loss is probably exploding. "
+                "Lower optimization.lr, raise the warm-up, set optimization.clip_norm, or train with common.bf16=true common.fp16=false."
+            )
+
+    def state_dict(self) -> dict[str, float]:
+        return {"scale": float(self.scale), "good_updates": float(self.good_updates)}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.scale.fill_(state["scale"])
+        self.good_updates.fill_(state["good_updates"])

@@ -1,0 +1,70 @@
+"""Sums of what a criterion logs, kept on the device and fetched once per log interval."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairseq.distributed import utils as distributed
+
+
+class Statistics:
+    """Running sums of named 0-dim values over forward passes.
+
+    One vector on the device holds the tensors among them; plain numbers stay on the host. Processes add up theirs at `fetch`, so that an
+    update needs no collective of its own. An update that was skipped adds none of its tensors.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.dtype = torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+        self.names: list[str] = []
+        self._sums: Tensor | None = None
+        self._update: Tensor | None = None
+        self._numbers: dict[str, float] = {}
+
+    def count(self, **numbers: float) -> None:
+        """Add numbers that the host knows; they count at once."""
+        for name, value in numbers.items():
+            self._numbers[name] = self._numbers.get(name, 0.0) + value
+
+    @torch.no_grad()
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add one forward pass's values to the update under way; the names must be those of the first call."""
+        if not self.names:
+            self.names = list(values)
+            self._sums = torch.zeros(len(self.names), dtype=self.dtype, device=self.device)
+            self._update = torch.zeros_like(self._sums)
+        assert list(values) == self.names, f"a criterion changed what it logs: {list(values)}, before: {self.names}"
+        self._update += torch.stack([value.detach().to(self.dtype) for value in values.values()])
+
+    @torch.no_grad()
+    def commit(self, found_inf: Tensor | None = None) -> None:
+        """End the update: its values count, unless `found_inf` (0-dim) is 1 or one of them is not finite."""
+        if self._update is None:
+            return
+        bad = ~torch.isfinite(self._update).all()
+        if found_inf is not None:
+            bad = bad | (found_inf > 0)
+        self._sums += torch.where(bad, torch.zeros_like(self._update), self._update)
+        self._update.zero_()
+
+    def discard(self) -> None:
+        """Forget the update under way."""
+        if self._update is not None:
+            self._update.zero_()
+
+    def fetch(self, extra: list[Tensor] | None = None) -> tuple[dict[str, float], list[float]]:
+        """The sums over all processes since the last fetch, and this process's `extra` 0-dim values, in one read of the device."""
+        extra = extra or []
+        names = self.names + sorted(self._numbers)
+        parts = [torch.tensor([self._numbers[name] for name in sorted(self._numbers)], dtype=self.dtype, device=self.device)]
+        if self._sums is not None:
+            parts.insert(0, self._sums)
+        sums = distributed.all_reduce(torch.cat(parts))
+        more = torch.stack([value.to(self.dtype) for value in extra]) if extra else sums[:0]
+        values = torch.cat([sums, more]).tolist()
+        if self._sums is not None:
+            self._sums.zero_()
+        self._numbers = dict.fromkeys(self._numbers, 0.0)
+        return dict(zip(names, values)), values[len(names):]

@@ -1,0 +1,49 @@
+"""One pass over a validation set."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable
+
+import torch
+from torch import nn
+
+from fairseq import utils
+from fairseq.device import Device
+from fairseq.training.precision import Precision
+from fairseq.training.statistics import Statistics
+
+_VALIDATION = 0x7A11D  # keeps the seeds of validation apart from those of any update
+
+
+@torch.no_grad()
+def validate(
+    task: Any,
+    model: nn.Module,
+    criterion: nn.Module,
+    batches: Iterable[list[dict[str, Any]]],
+    device: Device,
+    precision: Precision,
+    seed: int,
+) -> dict[str, float]:
+    """Sums of what the criterion logs over a validation set, over all processes.
+
+    Crops, masks and negatives come with the batches and depend on the utterance alone; what a model still draws itself (negatives of
+    other utterances, of the codebook) depends on the batch's place.
+
+    Args:
+        batches: as `EpochBatchIterator` gives them, a list for each step.
+    """
+    statistics = Statistics(device.torch_device)
+    model.eval()
+    for number, samples in enumerate(batches):
+        for sample in samples:
+            utils.set_torch_seed(utils.keyed_seed(seed, _VALIDATION, number, sample["micro"]))
+            moved = {**sample, "net_input": utils.move_to_device(sample["net_input"], device.torch_device)}
+            with precision.autocast():
+                _, _, log = task.valid_step(moved, model, criterion)
+            device.mark_step()
+            statistics.add(log)
+            statistics.count(num_forwards=1, audio_seconds=sample["num_samples"] / task.cfg.sample_rate)
+        statistics.commit()
+    values, _ = statistics.fetch()
+    return values

@@ -1,0 +1,287 @@
+"""Train a model: `main(cfg)` is what `fairseq-hydra-train` runs in every process, once the config is composed."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator
+
+from omegaconf import DictConfig
+
+from fairseq import checkpoint_utils, tasks, utils
+from fairseq import device as device_layer
+from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.validate import validate_config
+from fairseq.distributed import utils as distributed
+from fairseq.logging import metrics, progress_bar
+from fairseq.logging.metrics_file import MetricsFile
+from fairseq.trainer import Trainer
+
+logger = logging.getLogger("fairseq_cli.train")
+
+_MODEL = 0x30DE1  # the key of the initial weights' seed
+PAPER_SECONDS_PER_UPDATE = 1.6 * 3600  # Baevski et al. 2020, section 4.2: 1.6 hours of audio a batch
+
+
+class Stopped(Exception):
+    """A signal asked the run to end; its checkpoint is written."""
+
+
+def main(cfg: DictConfig) -> None:
+    """Train until the config's end, a signal, or an error; a run that ended early continues with the same command.
+
+    Raises:
+        ValueError: all problems of the config, together; or a problem of the data, by file.
+    """
+    set_up_logging(cfg.common)
+    utils.import_user_module(cfg.common)
+    for warning in validate_config(cfg, devices=device_layer.count(cfg.common)):
+        logger.warning(warning)
+    metrics.reset()
+    task = tasks.setup_task(cfg.task)
+    utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every process
+    model = task.build_model(cfg.model)
+    criterion = task.build_criterion(cfg.criterion)
+    if not cfg.dataset.disable_validation:
+        for subset in valid_subsets(cfg):
+            task.load_dataset(subset, combine=False)
+    trainer = Trainer(cfg, task, model, criterion)
+    describe(trainer)
+    run = Run(trainer)
+    with run.signals_caught():
+        run.train()
+
+
+def set_up_logging(common: Any) -> None:
+    """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first only warn."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if common.log_file is not None and distributed.is_master():
+        Path(common.log_file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(common.log_file))
+    logging.basicConfig(
+        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        level=(os.environ.get("LOGLEVEL", "INFO").upper() if distributed.is_master() else "WARNING"),
+        handlers=handlers,
+        force=True,
+    )
+
+
+def valid_subsets(cfg: DictConfig) -> list[str]:
+    return [name.strip() for name in cfg.dataset.valid_subset.split(",") if name.strip()]
+
+
+def describe(trainer: Trainer) -> None:
+    """What trains where, before the first update."""
+    parameters = list(trainer.unwrapped_model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    logger.info(
+        "model %s, %s parameters (%s trained), criterion %s",
+        type(trainer.unwrapped_model).__name__, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}", type(trainer.criterion).__name__,
+    )
+    logger.info("%d process(es), each on %s, in %s", trainer.data_parallel_world_size, trainer.device.describe(), trainer.precision.name())
+
+
+class Run:
+    """One run's way through epochs: train, validate, save, stop.
+
+    The loop reads the device at log intervals, before a checkpoint and at the end of an epoch, and nowhere else.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.cfg = trainer.cfg
+        self.task = trainer.task
+        self.signal: str | None = None
+        self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
+        self.metrics_file: MetricsFile | None = None
+        if trainer.is_data_parallel_master:
+            self.metrics_file = MetricsFile(Path(self.cfg.checkpoint.save_dir) / "metrics.jsonl")
+            self.metrics_file.rewind(trainer.get_num_updates())
+        self.valid_itrs: dict[str, EpochBatchIterator] = {}
+        self.waiting, self.interval_start = 0.0, time.perf_counter()
+        self.quarantine = Quarantine(len(self.task.dataset(self.cfg.dataset.train_subset)), self.task.cfg.max_quarantined_share)
+
+    # -- signals -------------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def signals_caught(self) -> Iterator[None]:
+        """Within, SIGTERM and SIGUSR1 make the run save after the update under way, and end."""
+
+        def note(number: int, frame: Any) -> None:
+            self.signal = signal.Signals(number).name
+            self.trainer.wish_to_stop()
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # -- epochs --------------------------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        started = time.perf_counter()
+        self._tell_audio_per_update()
+        max_epoch = self.cfg.optimization.max_epoch or math.inf
+        try:
+            while self.epoch_itr.next_epoch_idx <= max_epoch and not self._learning_is_over():
+                stop, val_loss = self.train_epoch()
+                if stop:
+                    break
+                self.trainer.lr_step(self.epoch_itr.epoch, val_loss)
+                self.epoch_itr = self._iterator_of_next_epoch()
+        except Stopped:
+            logger.info(
+                "stopped by %s at update %d; saved. The same command continues from there.",
+                self.signal or "a signal to another process", self.trainer.get_num_updates(),
+            )
+            return
+        logger.info("done training in %.1f seconds, at update %d", time.perf_counter() - started, self.trainer.get_num_updates())
+
+    def _learning_is_over(self) -> bool:
+        if self.trainer.get_num_updates() > 0 and self.trainer.get_lr() <= self.cfg.optimization.stop_min_lr:
+            logger.info("stopping: the learning rate %g is not above optimization.stop_min_lr", self.trainer.get_lr())
+            return True
+        return self.trainer.is_finished()
+
+    def _iterator_of_next_epoch(self) -> EpochBatchIterator:
+        """Epochs may differ in update_freq, which the plan of batches depends on."""
+        epoch = self.epoch_itr.next_epoch_idx
+        if self.trainer.update_freq(epoch) == self.trainer.update_freq(self.epoch_itr.epoch):
+            return self.epoch_itr
+        return self.trainer.get_train_iterator(epoch, load_dataset=False)
+
+    def train_epoch(self) -> tuple[bool, float | None]:
+        """One epoch, or what is left of it; returns whether the run is over, and the last validation loss."""
+        updates = self.epoch_itr.next_epoch_itr(shuffle=True)
+        self.trainer.lr_step_begin_epoch(self.epoch_itr.epoch)
+        progress = self._progress(updates)
+        stop, val_loss = False, None
+        with metrics.aggregate("train"):
+            ready = time.perf_counter()
+            for samples in progress:
+                self.waiting += time.perf_counter() - ready
+                self._update(samples, progress)
+                stop, val_loss = self.validate_and_save(end_of_epoch=not updates.has_next())
+                if stop:
+                    break
+                ready = time.perf_counter()
+            self._flush()
+            self._log("train", metrics.get_smoothed_values("train"), progress.print)
+        metrics.reset_meters("train")
+        return stop, val_loss
+
+    def _update(self, samples: list[dict[str, Any]], progress: Any) -> None:
+        for sample in samples:
+            self.quarantine.report(sample["quarantined"])
+        with metrics.aggregate("train_inner"):
+            metrics.log_start_time("train_wall", priority=800, round=0)
+            self.trainer.train_step(samples)
+            metrics.log_stop_time("train_wall")
+        if self.trainer.get_num_updates() % self.cfg.common.log_interval == 0:
+            self._flush()
+            self._log("train_inner", metrics.get_smoothed_values("train_inner"), progress.log)
+            metrics.reset_meters("train_inner")
+
+    def _flush(self) -> None:
+        """Read the device, on all processes, into the meters of this interval and this epoch."""
+        with metrics.aggregate("train_inner"):
+            elapsed = time.perf_counter() - self.interval_start
+            metrics.log_scalar("data_wait", 100 * self.waiting / elapsed, weight=elapsed, priority=810, round=1)
+            self.interval_start, self.waiting = time.perf_counter(), 0.0
+            self.trainer.flush_statistics()
+
+    def _log(self, tag: str, stats: dict[str, Any], write: Callable[..., None]) -> None:
+        stats["wall"] = round(self.trainer.cumulative_training_time())
+        update = self.trainer.get_num_updates()
+        write(stats, tag=tag, step=update)
+        if self.metrics_file is not None:
+            row = {key: utils.item(value) for key, value in stats.items()}
+            self.metrics_file.append({"split": tag, "num_updates": update, "epoch": self.epoch_itr.epoch, **row})
+
+    def _progress(self, updates: Iterable[Any], prefix: str | None = None) -> Any:
+        common = self.cfg.common
+        return progress_bar.progress_bar(
+            updates,
+            log_format=common.log_format if self.trainer.is_data_parallel_master else "none",
+            log_interval=common.log_interval,
+            log_file=common.log_file if self.trainer.is_data_parallel_master else None,
+            epoch=self.epoch_itr.epoch,
+            prefix=prefix,
+            tensorboard_logdir=common.tensorboard_logdir if self.trainer.is_data_parallel_master else None,
+            default_log_format="simple" if common.no_progress_bar else "tqdm",
+            total_updates=self.cfg.optimization.max_update or None,
+            start_update=self.trainer.get_num_updates(),
+        )
+
+    # -- validation and checkpoints ------------------------------------------------------------------------------------------------
+
+    def validate_and_save(self, end_of_epoch: bool) -> tuple[bool, float | None]:
+        """What the config asks for after an update; returns whether the run is over, and the validation loss if there is one.
+
+        Raises:
+            Stopped: a signal came, and the checkpoint is written.
+        """
+        signalled = self.trainer.should_stop()
+        finished = self.trainer.is_finished()
+        save = signalled or finished or self._time_to_save(end_of_epoch)
+        val_loss = None
+        if not signalled and self._time_to_validate(end_of_epoch, save, finished):
+            val_loss = self.validate()
+        out_of_patience = val_loss is not None and self._out_of_patience(val_loss)
+        if save or out_of_patience:
+            self._flush()
+            checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self.trainer, self.epoch_itr, val_loss)
+        if signalled:
+            raise Stopped
+        return finished or out_of_patience, val_loss
+
+    def _time_to_save(self, end_of_epoch: bool) -> bool:
+        update, checkpoint = self.trainer.get_num_updates(), self.cfg.checkpoint
+        by_epoch = end_of_epoch and self.epoch_itr.epoch % checkpoint.save_interval == 0
+        by_update = checkpoint.save_interval_updates > 0 and update % checkpoint.save_interval_updates == 0
+        return by_epoch or (by_update and update >= self.cfg.dataset.validate_after_updates)
+
+    def _time_to_validate(self, end_of_epoch: bool, save: bool, finished: bool) -> bool:
+        update, dataset = self.trainer.get_num_updates(), self.cfg.dataset
+        if dataset.disable_validation or (update < dataset.validate_after_updates and not finished):
+            return False
+        by_epoch = end_of_epoch and self.epoch_itr.epoch % dataset.validate_interval == 0
+        by_update = dataset.validate_interval_updates > 0 and update % dataset.validate_interval_updates == 0
+        return finished or by_epoch or by_update or (save and not end_of_epoch)
+
+    def validate(self) -> float:
+        """Validate on every subset; returns the first one's `checkpoint.best_checkpoint_metric`.
+
+        Raises:
+            ValueError: the criterion logs no such metric.
+        """
+        results = [self._validate_subset(subset) for subset in valid_subsets(self.cfg)]
+        name = self.cfg.checkpoint.best_checkpoint_metric
+        if name not in results[0]:
+            raise ValueError(f"checkpoint.best_checkpoint_metric is {name}; validation gives {', '.join(results[0])}")
+        return float(utils.item(results[0][name]))
+
+    def _validate_subset(self, subset: str) -> dict[str, Any]:
+        logger.info('validation on "%s" after update %d', subset, self.trainer.get_num_updates())
+        if subset not in self.valid_itrs:
+            self.valid_itrs[subset] = self.trainer.get_valid_iterator(subset)
+        batches: Iterable[Any] = self.valid_itrs[subset].next_epoch_itr(shuffle=False)
+        steps = self.cfg.dataset.max_valid_steps
+        progress = self._progress(batches, prefix=f"valid on '{subset}' subset")
+        with metrics.aggregate(new_root=True) as aggregator:
+            sums = self.trainer.validate(progress if steps is None else itertools.islice(progress, steps))
+            self.task.reduce_metrics([sums], self.trainer.criterion)
+        stats = aggregator.get_smoothed_values()
+        self._log(subset, stats, progress.print)
+        return stats
