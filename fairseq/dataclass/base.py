@@ -1,0 +1,46 @@
+"""The base of all config dataclasses."""
+
+from argparse import Namespace
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, fields
+from typing import Any, Optional
+
+
+@dataclass
+class FairseqDataclass:
+    """A group of config fields. `_name` says which registered class the group configures (None for groups that have only one)."""
+
+    _name: Optional[str] = None
+
+    @staticmethod
+    def name() -> Optional[str]:
+        """The name that a plug-in's dataclass gives itself, where it overrides this."""
+        return None
+
+    @classmethod
+    def field_defaults(cls) -> dict[str, Any]:
+        """Name -> default of every field but `_name`, in order; factories are called."""
+        found = {}
+        for f in fields(cls):
+            if f.name != "_name":
+                found[f.name] = f.default_factory() if f.default_factory is not NO_DEFAULT else f.default
+        return found
+
+    def _get_all_attributes(self) -> list[str]:
+        return [f.name for f in fields(self)]
+
+    def _get_default(self, attribute: str) -> Any:
+        return self.field_defaults()[attribute]
+
+    def _get_help(self, attribute: str) -> Optional[str]:
+        return self.__dataclass_fields__[attribute].metadata.get("help")
+
+    @classmethod
+    def from_namespace(cls, args: Namespace | dict[str, Any]) -> "FairseqDataclass":
+        """An instance with the fields that old command-line arguments (or any dict) name; the others keep their defaults."""
+        values = args if isinstance(args, dict) else vars(args)
+        config = cls()
+        for f in fields(cls):
+            if f.name != "_name" and f.name in values:
+                setattr(config, f.name, values[f.name])
+        return config

@@ -1,0 +1,92 @@
+"""Groups `common`, `common_eval` and `ema`."""
+
+import os.path
+import tempfile
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq.dataclass.base import FairseqDataclass
+from fairseq.dataclass.constants import LOG_FORMAT_CHOICES
+
+
+@dataclass
+class CommonConfig(FairseqDataclass):
+    """What every command needs: log, seed, device, precision."""
+
+    no_progress_bar: bool = field(default=False, metadata={"help": "no bar on a terminal: `simple` in place of `tqdm`"})
+    log_interval: int = field(default=100, metadata={"help": "updates between two log lines; metrics leave the device once per interval"})
+    log_format: Optional[LOG_FORMAT_CHOICES] = field(
+        default=None, metadata={"help": "json, simple, tqdm or none (null: tqdm on a terminal, simple elsewhere)"}
+    )
+    log_file: Optional[str] = field(default=None, metadata={"help": "also append the log to this file"})
+    tensorboard_logdir: Optional[str] = field(default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"})
+    seed: int = field(default=1, metadata={"help": "all randomness is a function of this and of epoch, sample, update and micro-batch"})
+    cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})
+    threads_per_process: int = field(default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"})
+
+    bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16 over fp32 parameters"})
+    fp16: bool = field(default=False, metadata={"help": "autocast to float16 with loss scaling on CUDA; bfloat16 on devices without float16"})
+    amp: bool = field(default=False, metadata={"help": "the same as fp16"})
+    memory_efficient_bf16: bool = field(default=False, metadata={"help": "the same as bf16: parameters are never kept in half precision"})
+    memory_efficient_fp16: bool = field(default=False, metadata={"help": "the same as fp16: parameters are never kept in half precision"})
+    fp16_no_flatten_grads: bool = field(default=False, metadata={"help": "no effect: gradients are never flattened"})
+    fp16_init_scale: int = field(default=2**7, metadata={"help": "loss scale that fp16 starts with"})
+    fp16_scale_window: Optional[int] = field(
+        default=None, metadata={"help": "updates without overflow before the loss scale doubles (null: 2^14 / world size / update_freq)"}
+    )
+    fp16_scale_tolerance: float = 0.0
+    on_cpu_convert_precision: bool = False
+    min_loss_scale: float = field(default=1e-4, metadata={"help": "stop when fp16's loss scale falls below this: the run has diverged"})
+    threshold_loss_scale: Optional[float] = field(default=None, metadata={"help": "fp16's loss scale is never lowered below this"})
+    amp_batch_retries: int = 2
+    amp_init_scale: int = field(default=2**7, metadata={"help": "loss scale that amp starts with"})
+    amp_scale_window: Optional[int] = field(default=None, metadata={"help": "as fp16_scale_window, for amp"})
+
+    hpu: bool = field(default=False, metadata={"help": "train on Intel Gaudi"})
+    hpu_lazy_mode: bool = field(default=True, metadata={"help": "Gaudi: collect operators into graphs (false: run them one by one)"})
+    hmp: bool = field(default=False, metadata={"help": "Gaudi: mixed precision with the two operator lists below"})
+    hmp_bf16: str = field(default="", metadata={"help": "Gaudi: file that lists operators to run in bfloat16"})
+    hmp_fp32: str = field(default="", metadata={"help": "Gaudi: file that lists operators to keep in fp32"})
+    hmp_opt_level: str = field(default="O1", metadata={"help": "Gaudi: how precision is chosen; O1 is by the operator lists"})
+    hmp_verbose: bool = field(default=False, metadata={"help": "Gaudi: log which operator ran in which precision"})
+
+    user_dir: Optional[str] = field(default=None, metadata={"help": "folder of a Python package that registers models, tasks ... of your own"})
+    empty_cache_freq: int = field(default=0, metadata={"help": "empty the device's memory cache every so many updates (0: never)"})
+    all_gather_list_size: int = field(default=16384, metadata={"help": "largest pickled log entry that workers exchange, bytes"})
+    reset_logging: bool = field(default=False, metadata={"help": "remove log handlers that others installed"})
+    profile: bool = field(default=False, metadata={"help": "name the phases of an update for CUDA's profiler"})
+    suppress_crashes: bool = field(default=False, metadata={"help": "a sweep goes on when a run of it fails"})
+
+    # not offered, accepted at their defaults; fairseq/dataclass/not_offered.py names the alternatives
+    aim_repo: Optional[str] = None
+    aim_run_hash: Optional[str] = None
+    wandb_project: Optional[str] = None
+    azureml_logging: Optional[bool] = False
+    tpu: bool = False
+    model_parallel_size: int = 1
+    quantization_config_path: Optional[str] = None
+    use_plasma_view: bool = False
+    plasma_path: Optional[str] = field(default_factory=lambda: os.path.join(tempfile.gettempdir(), "plasma"))
+
+
+@dataclass
+class CommonEvalConfig(FairseqDataclass):
+    """What commands that load a trained model need."""
+
+    path: Optional[str] = field(default=None, metadata={"help": "checkpoint, or several joined by colons"})
+    post_process: Optional[str] = field(default=None, metadata={"help": "how label units become words: letter, wordpiece, sentencepiece ..."})
+    quiet: bool = field(default=False, metadata={"help": "print the scores only"})
+    model_overrides: str = field(default="{}", metadata={"help": "a Python dict of model settings that differ from the checkpoint's"})
+    results_path: Optional[str] = field(default=None, metadata={"help": "folder for the results"})
+
+
+@dataclass
+class EMAConfig(FairseqDataclass):
+    """A running average of the weights, kept beside them."""
+
+    store_ema: bool = field(default=False, metadata={"help": "keep the average; it is saved in the checkpoint's extra_state"})
+    ema_decay: float = field(default=0.9999, metadata={"help": "share of the old average that an update keeps"})
+    ema_start_update: int = field(default=0, metadata={"help": "copy the weights until this update, average from then on"})
+    ema_seed_model: Optional[str] = field(default=None, metadata={"help": "checkpoint that the average starts from (null: the model itself)"})
+    ema_update_freq: int = field(default=1, metadata={"help": "updates between two steps of the average"})
+    ema_fp32: bool = field(default=False, metadata={"help": "average in fp32 whatever the weights' precision"})

@@ -1,0 +1,41 @@
+"""Config groups (model, task, criterion, optimizer ...): which names each has, and the dataclass of every name.
+
+`register_model`, `register_task` and the registries write here; `fairseq.dataclass.initialize` reads it to fill hydra's ConfigStore and to
+complete configs. Importing fairseq therefore does not have to import hydra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from fairseq.dataclass.base import FairseqDataclass
+
+CONFIG_GROUPS: dict[str, dict[str, type]] = {}
+
+
+def config_group(group: str) -> dict[str, type]:
+    """The (name -> dataclass) table of a config group, made on first use. `register_model` and `register_task` write into theirs."""
+    return CONFIG_GROUPS.setdefault(group, {})
+
+
+def register_dataclass(group: str, name: str, dataclass: type) -> None:
+    """Make `dataclass` the config of `name` in `group`, with `_name` set as its instances' own name.
+
+    Raises:
+        ValueError: the name is taken in this group by another dataclass, or this is no FairseqDataclass.
+    """
+    if not issubclass(dataclass, FairseqDataclass):
+        raise ValueError(f"The dataclass of {group} {name!r}, {dataclass.__name__}, must extend FairseqDataclass.")
+    known = config_group(group).get(name)
+    if known is not None and known is not dataclass:
+        raise ValueError(f"The {group} {name!r} already has the dataclass {known.__name__}: choose another name.")
+    config_group(group)[name] = dataclass
+
+
+def unknown_name(group: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that nobody registered: says the nearest, then all."""
+    names = sorted(known)
+    near = get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"{group} {name!r} is not known.{hint} It may be: {', '.join(names) or '(nothing is registered)'}.")

@@ -1,0 +1,132 @@
+"""From what a user composed (YAML, overrides, groups) to the whole config of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.dataclass.groups import CONFIG_GROUPS, unknown_name
+from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, merge_values, nearest, plain
+from fairseq.registry import REGISTRIES
+
+
+def hydra_init(cfg_name: str = "config") -> None:
+    """Put every registered dataclass into hydra's ConfigStore, so that `model=wav2vec2` or `optimizer=adam` select it.
+
+    Args:
+        cfg_name: name for the whole FairseqConfig, for programs that compose without a config folder; under "config" it would shadow
+            fairseq/config/config.yaml, so that name stores the groups alone.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for group, dataclasses in CONFIG_GROUPS.items():
+        for name, dataclass in dataclasses.items():
+            node = dataclass()
+            node._name = name
+            store.store(name=name, group=group, node=node, provider="fairseq")
+    if cfg_name != "config":
+        store.store(name=cfg_name, node=FairseqConfig, provider="fairseq")
+
+
+def add_defaults(cfg: DictConfig) -> None:
+    """Complete every group of `cfg`, in place, from its dataclass; interpolations stay as they are.
+
+    Raises:
+        ValueError: unknown keys, values of a wrong type, names that nobody registered, all of them together.
+    """
+    whole, problems = complete(cfg)
+    if problems:
+        raise config_error(problems)
+    with open_dict(cfg):
+        for group in whole:
+            cfg[group] = whole[group]
+
+
+def resolve_config(cfg: DictConfig | dict[str, Any]) -> DictConfig:
+    """The whole config of a run: every group filled from its dataclass, interpolations resolved, plain values only, no new keys allowed.
+
+    Mandatory values that nobody set stay `???`; `fairseq.dataclass.validate` asks for them.
+
+    Raises:
+        ValueError: as add_defaults, and for interpolations that refer to nothing.
+    """
+    resolved, problems = try_resolve(cfg)
+    if problems:
+        raise config_error(problems)
+    return resolved
+
+
+def config_error(problems: list[str]) -> ValueError:
+    """One error for all problems of a config, a line each."""
+    number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ValueError(f"The config has {number}:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def try_resolve(cfg: DictConfig | dict[str, Any]) -> tuple[DictConfig, list[str]]:
+    """As resolve_config, but returns the problems beside what could be resolved without them."""
+    whole, problems = complete(cfg)
+    whole = OmegaConf.create(plain(whole))  # without the dataclasses' types, so that what dangles can be set to None
+    _replace_dangling(whole, "", problems)
+    resolved = OmegaConf.create(OmegaConf.to_container(whole, resolve=True, enum_to_str=True))
+    OmegaConf.set_struct(resolved, True)
+    return resolved, problems
+
+
+def complete(cfg: DictConfig | dict[str, Any]) -> tuple[DictConfig, list[str]]:
+    """(config with all groups filled from their dataclasses, problems); problem keys are left at their defaults."""
+    given = {key: value for key, value in plain(cfg).items() if key not in ("hydra", "_name")}
+    known = [*FIXED_GROUPS, *REGISTRY_GROUPS]
+    problems = [f"{key} is not a known group of the config.{nearest(key, known)}" for key in given if key not in known]
+    whole = OmegaConf.create({"_name": None})
+    for group in known:
+        value = given.get(group)
+        if group in FIXED_GROUPS:
+            if value is not None and not isinstance(value, dict):
+                problems.append(f"{group} is {value!r}: it must be a group of keys.")
+                value = None
+            whole[group] = merge_values(FIXED_GROUPS[group](), value or {}, f"{group}.", problems)
+        else:
+            whole[group] = _complete_choice(group, value, problems)
+    return whole, problems
+
+
+def _complete_choice(group: str, value: Any, problems: list[str]) -> DictConfig | dict[str, Any] | None:
+    """The config of a group whose dataclass is named by `_name`; a plain name stands for that name with its defaults."""
+    default = REGISTRIES[group]["default"] if group in REGISTRIES else None
+    dataclasses = CONFIG_GROUPS.get(group, {})
+    if value is None or value == "???":
+        if default not in dataclasses:
+            return None
+        value = default
+    if isinstance(value, str):
+        value = {"_name": value}
+    if not isinstance(value, dict):
+        problems.append(f"{group} is {value!r}: it must be a name or a group of keys.")
+        return None
+    name = value.get("_name") or (default if default in dataclasses else None)
+    if name is None:
+        problems.append(f"{group}._name is not set. It may be: {', '.join(sorted(dataclasses))}.")
+        return value
+    if name not in dataclasses:
+        if name not in (REGISTRIES[group]["registry"] if group in REGISTRIES else ()):
+            problems.append(str(unknown_name(f"{group}._name", name, dataclasses)))
+        return value  # registered without a dataclass: its keys are its own affair
+    return merge_values(dataclasses[name](), {**value, "_name": name}, f"{group}.", problems)
+
+
+def _replace_dangling(node: DictConfig, path: str, problems: list[str]) -> None:
+    """Describe interpolations that refer to nothing, and set them to None so that the rest can be resolved."""
+    for key in list(node):
+        child = node._get_node(key)
+        if OmegaConf.is_interpolation(node, key):
+            try:
+                OmegaConf.is_missing(node, key) or node[key]
+            except OmegaConfBaseException:
+                problems.append(f"{path}{key} is {child._value()!r}, which refers to a key that this config does not have.")
+                node[key] = None
+        elif isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            _replace_dangling(child, f"{path}{key}.", problems)

@@ -1,0 +1,207 @@
+"""Configs as values: merging with their dataclasses, turning them into plain containers, comparing them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fairseq.dataclass.base import FairseqDataclass
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.dataclass.groups import CONFIG_GROUPS
+
+ConfigLike = Union[DictConfig, FairseqDataclass, dict]
+
+# groups of one dataclass each; the other fields of FairseqConfig are registries
+FIXED_GROUPS: dict[str, type] = {f.name: f.type for f in fields(FairseqConfig) if is_dataclass(f.type)}
+REGISTRY_GROUPS: tuple[str, ...] = tuple(f.name for f in fields(FairseqConfig) if f.name not in FIXED_GROUPS and f.name != "_name")
+
+
+def merge_with_parent(dc: FairseqDataclass, cfg: ConfigLike, remove_missing: bool = False) -> DictConfig:
+    """A config with every field of its dataclass: the values that `cfg` has, the defaults of `dc` for the others.
+
+    Interpolations (`${optimization.lr}`) are looked up in the config that `cfg` is part of. Where `cfg` stands alone, or that config has no such
+    key, the referenced field's own default is put in.
+
+    Args:
+        dc: instance of the dataclass; its values are the defaults.
+        cfg: a DictConfig (free-standing or part of a whole config), a dict, or a dataclass instance.
+        remove_missing: drop keys that the dataclass does not have (settings of another generation), in place of an error.
+    Raises:
+        ValueError: keys that the dataclass does not have (with the nearest one) and values of a wrong type, all of them together.
+    """
+    values, parent = plain(cfg), None
+    if isinstance(cfg, DictConfig):
+        parent = cfg._get_parent()
+    if remove_missing:
+        values = known_only(type(dc), values)
+    problems: list[str] = []
+    merged = merge_values(dc, values, "", problems)
+    if problems:
+        raise ValueError(f"{type(dc).__name__}: " + "; ".join(problems))
+    merged._set_parent(parent)
+    fill_unresolved(merged)
+    OmegaConf.set_struct(merged, True)
+    return merged
+
+
+def plain(cfg: ConfigLike) -> dict[str, Any]:
+    """A config as a dict of plain values, interpolations and `???` left as they are, enums as strings."""
+    if is_dataclass(cfg):
+        cfg = OmegaConf.structured(cfg)
+    if isinstance(cfg, DictConfig):
+        return OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    return dict(cfg)
+
+
+def known_only(dataclass: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The values whose keys are fields of the dataclass."""
+    names = {f.name for f in fields(dataclass)}
+    return {key: value for key, value in values.items() if key in names}
+
+
+def nearest(key: str, known: Any) -> str:
+    """" Did you mean 'x'?" for the known key that is spelled most like this one, or nothing."""
+    near = get_close_matches(str(key), list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def merge_values(dc: FairseqDataclass, values: dict[str, Any], path: str, problems: list[str]) -> DictConfig:
+    """The dataclass with `values` merged in; what cannot be is left out and described in `problems`.
+
+    Args:
+        path: prefix of the keys in messages, such as "model."
+    """
+    names = [f.name for f in fields(dc)]
+    types = get_type_hints(type(dc))
+    good = {}
+    for key, value in values.items():
+        if key in names:
+            good[key] = coerce(value, types[key])
+        else:
+            problems.append(f"{path}{key} is not a known key.{nearest(key, names)}")
+    base = OmegaConf.structured(dc)
+    try:
+        return OmegaConf.merge(base, good)
+    except (OmegaConfBaseException, ValueError, TypeError):
+        return _merge_one_by_one(base, good, path, problems)
+
+
+def _merge_one_by_one(base: DictConfig, values: dict[str, Any], path: str, problems: list[str]) -> DictConfig:
+    for key, value in values.items():
+        try:
+            base = OmegaConf.merge(base, {key: value})
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            problems.append(f"{path}{key} is {value!r}: {reason}.")
+    return base
+
+
+def coerce(value: Any, declared: Any) -> Any:
+    """A value in the form that its field wants: "(0.9, 0.98)" or "[1, 2]" for a field of several values is read as a Python literal."""
+    if not isinstance(value, str) or value == "???" or value.startswith("${"):
+        return value
+    if _takes_several(declared):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            return value  # omegaconf says what is wrong with it
+        return list(value) if isinstance(value, (tuple, list)) else value
+    return value
+
+
+def _takes_several(declared: Any) -> bool:
+    options = get_args(declared) if get_origin(declared) is Union else (declared,)
+    return any(get_origin(option) in (list, tuple) or option in (list, tuple) for option in options)
+
+
+def fill_unresolved(cfg: DictConfig) -> None:
+    """Replace, in place, interpolations that cannot be resolved here by the default of the field that they refer to."""
+    for key in list(cfg):
+        if not OmegaConf.is_interpolation(cfg, key):
+            child = cfg._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                fill_unresolved(child)
+            continue
+        try:
+            OmegaConf.is_missing(cfg, key) or cfg[key]
+        except OmegaConfBaseException:
+            reference = OmegaConf.to_container(cfg, resolve=False)[key]
+            found, default = referenced_default(reference)
+            if found:
+                cfg[key] = default
+
+
+def referenced_default(reference: str) -> tuple[bool, Any]:
+    """(whether there is one, default) of the field that "${group.field}" names; follows references of references."""
+    group, dot, name = reference.strip("${}").partition(".")
+    dataclasses = [FIXED_GROUPS[group]] if group in FIXED_GROUPS else list(CONFIG_GROUPS.get(group, {}).values())
+    for dataclass in dataclasses:
+        defaults = dataclass.field_defaults()
+        if dot and name in defaults:
+            default = defaults[name]
+            return referenced_default(default) if isinstance(default, str) and default.startswith("${") else (True, default)
+    return False, None
+
+
+def config_to_container(cfg: ConfigLike) -> dict[str, Any]:
+    """A config as nested dicts, lists, strings, numbers, bools and None, interpolations resolved: what a checkpoint may hold.
+
+    Free-standing configs keep interpolations that nothing answers as text; unset mandatory values stay "???".
+    """
+    if not isinstance(cfg, DictConfig):
+        cfg = OmegaConf.structured(cfg) if is_dataclass(cfg) else OmegaConf.create(cfg)
+    try:
+        container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException:
+        container = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    return _plain_values(container)
+
+
+def _plain_values(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_values(item) for item in value]
+    return str(value.value) if isinstance(value, Enum) else value
+
+
+def config_diff(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) of every value that differs, in the order of keys; an absent key's value is None."""
+    before, after = dict(_flat(_plain_values(old))), dict(_flat(_plain_values(new)))
+    keys = list(before) + [key for key in after if key not in before]
+    return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+
+
+def _flat(cfg: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in cfg.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def overwrite_args_by_name(cfg: DictConfig, overrides: dict[str, Any]) -> None:
+    """Set, in place, every key called like an override's, in whichever group it stands; a dict overrides inside the group of its name."""
+    OmegaConf.set_struct(cfg, False)
+    for key in list(cfg):
+        if isinstance(cfg._get_node(key), DictConfig) and not cfg._get_node(key)._is_none():
+            inner = overrides.get(key)
+            overwrite_args_by_name(cfg[key], inner if isinstance(inner, dict) else overrides)
+        elif key in overrides:
+            cfg[key] = overrides[key]
+    OmegaConf.set_struct(cfg, True)
+
+
+def eval_str_list(text: Any, type: type = float) -> list[Any] | None:
+    """Numbers written as a Python list, as one number, or already a list; None stays None. Nothing is evaluated."""
+    if text is None:
+        return None
+    value = ast.literal_eval(text) if isinstance(text, str) else text
+    return [type(item) for item in value] if isinstance(value, (list, tuple)) else [type(value)]

@@ -1,0 +1,85 @@
+"""Registries of named classes (criterion, optimizer, lr_scheduler ...) and of the dataclasses that configure them."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
+
+from fairseq.dataclass.groups import config_group, register_dataclass, unknown_name
+from fairseq.dataclass.utils import merge_with_parent
+
+Registered = TypeVar("Registered", bound=type)
+
+REGISTRIES: dict[str, dict[str, Any]] = {}
+
+
+def setup_registry(
+    registry_name: str, base_class: type | None = None, default: str | None = None, required: bool = False
+) -> tuple[Callable[..., Any], Callable[..., Callable[[Registered], Registered]], dict[str, type], dict[str, type]]:
+    """Make a registry, as fairseq's plug-ins know it.
+
+    Args:
+        registry_name: "--optimizer", "--lr-scheduler" ...: dashes become underscores, and that is the config group's name.
+        base_class: what every registered class must extend.
+        default: the name that is meant where a config names none.
+        required: a config without a name is an error (else `build_x` returns None).
+    Returns:
+        build_x(cfg, *args, **kwargs), register_x(name, dataclass=None), name -> class, name -> dataclass.
+    """
+    if not registry_name.startswith("--"):
+        raise ValueError(f"A registry's name starts with --, as fairseq's do: {registry_name!r}")
+    group = registry_name[2:].replace("-", "_")
+    if group in REGISTRIES:
+        raise ValueError(f"The registry {registry_name} exists already.")
+    classes: dict[str, type] = {}
+    dataclasses = config_group(group)
+    REGISTRIES[group] = {"registry": classes, "default": default, "dataclass_registry": dataclasses}
+
+    def build_x(cfg: DictConfig | Namespace | str | None, *extra_args: Any, **extra_kwargs: Any) -> Any:
+        choice, cfg = _choice(cfg, group, default, dataclasses)
+        if choice is None:
+            if required:
+                raise ValueError(f"{group} is not set. It may be: {', '.join(sorted(classes))}.")
+            return None
+        if choice not in classes:
+            raise unknown_name(group, choice, classes)
+        cls = classes[choice]
+        build = getattr(cls, f"build_{group}", cls)  # fairseq: a class may bring its own builder, such as build_criterion
+        return build(cfg, *extra_args, **extra_kwargs)
+
+    def register_x(name: str, dataclass: type | None = None) -> Callable[[Registered], Registered]:
+        def register(cls: Registered) -> Registered:
+            if name in classes:
+                raise ValueError(f"The {group} {name!r} is registered already ({classes[name].__name__}).")
+            if base_class is not None and not issubclass(cls, base_class):
+                raise ValueError(f"The {group} {name!r}, {cls.__name__}, must extend {base_class.__name__}.")
+            if dataclass is not None:
+                register_dataclass(group, name, dataclass)
+            classes[name] = cls
+            return cls
+
+        return register
+
+    return build_x, register_x, classes, dataclasses
+
+
+def _choice(
+    cfg: DictConfig | Namespace | str | None, group: str, default: str | None, dataclasses: dict[str, type]
+) -> tuple[str | None, Any]:
+    """(name, config) that a group's config asks for: a DictConfig or dataclass with `_name`, a name, or old command-line arguments."""
+    if cfg is None:
+        cfg = default
+    if isinstance(cfg, str):
+        return cfg, (dataclasses[cfg]() if cfg in dataclasses else cfg)
+    if cfg is None:
+        return None, None
+    if isinstance(cfg, Namespace):
+        choice = vars(cfg).get(group, default)
+        return choice, (dataclasses[choice].from_namespace(cfg) if choice in dataclasses else cfg)
+    choice = cfg._name
+    if choice in dataclasses:
+        cfg = merge_with_parent(dataclasses[choice](), cfg)
+    return choice, cfg
