@@ -1,0 +1,46 @@
+"""metrics.jsonl: one row an update, over crashes and resumes; strict JSON whatever the values."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fairseq.logging.metrics_file import MetricsFile, read_rows
+
+
+def test_rows_are_strict_json(tmp_path):
+    file = MetricsFile(tmp_path / "run" / "metrics.jsonl")
+    values = {"loss": float("nan"), "ids": torch.tensor([1, 2]), "nested": {"x": float("inf")}}
+    file.append({"num_updates": torch.tensor(3), "tag": "train", **values})
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    row = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert row == {"num_updates": 3, "tag": "train", "loss": "nan", "ids": [1, 2], "nested": {"x": "inf"}}
+    with pytest.raises(ValueError, match="num_updates"):
+        file.append({"loss": 1.0})
+
+
+def test_rewind_drops_rows_past_the_loaded_update_and_torn_ones(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    assert file.rewind(0) == 0 and not path.exists()
+    for update in (2, 4, 6):
+        file.append({"num_updates": update, "tag": "train" if update < 6 else "valid"})
+    with open(path, "a") as torn:
+        torn.write('{"num_updates": 4, "loss": 1')  # killed while writing
+    resumed = MetricsFile(path)
+    assert resumed.rewind(4) == 2
+    resumed.append({"num_updates": 5})
+    assert [row["num_updates"] for row in read_rows(path)] == [2, 4, 5]
+    assert [row["num_updates"] for row in read_rows(path, tag="train")] == [2, 4]
+    assert resumed.rewind(0) == 3 and read_rows(path) == []
+
+
+def test_unwritable_file_is_reported_once_and_the_run_goes_on(tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    file = MetricsFile(blocked / "metrics.jsonl")  # its folder is a file
+    file.append({"num_updates": 1})
+    file.append({"num_updates": 2})
+    assert caplog.text.count("cannot write") == 1
