@@ -1,0 +1,41 @@
+"""Sums on the device, fetched at once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fairseq.training.statistics import Statistics
+
+
+def values(loss: float, count: float) -> dict[str, torch.Tensor]:
+    return {"loss": torch.tensor(loss), "count": torch.tensor(count)}
+
+
+def test_sums_over_forwards_and_updates_until_fetched() -> None:
+    statistics = Statistics(torch.device("cpu"))
+    statistics.add(values(1.0, 2.0))
+    statistics.add(values(3.0, 4.0))
+    statistics.count(num_forwards=2)
+    statistics.commit()
+    statistics.add(values(10.0, 1.0))
+    statistics.commit()
+    sums, extra = statistics.fetch([torch.tensor(7.0)])
+    assert sums == {"loss": 14.0, "count": 7.0, "num_forwards": 2.0} and extra == [7.0]
+    assert statistics.fetch()[0] == {"loss": 0.0, "count": 0.0, "num_forwards": 0.0}
+
+
+@pytest.mark.parametrize("found_inf", [None, torch.tensor(1.0)])
+def test_a_skipped_update_adds_nothing(found_inf: torch.Tensor | None) -> None:
+    statistics = Statistics(torch.device("cpu"))
+    statistics.add(values(1.0, 1.0))
+    statistics.commit(torch.tensor(0.0))
+    statistics.add(values(math.nan if found_inf is None else 5.0, 3.0))
+    statistics.commit(found_inf)
+    assert statistics.fetch()[0] == {"loss": 1.0, "count": 1.0}
+
+
+def test_nothing_logged_yet_fetches_nothing() -> None:
+    assert Statistics(torch.device("cpu")).fetch([torch.tensor(1.0)]) == ({}, [1.0])
