@@ -1,0 +1,66 @@
+"""Sentences of the demo's corpus, from a word list and templates of our own.
+
+The vocabulary is closed and small, so that a model that is fine-tuned on the transcripts has few words to learn.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+SLOTS: dict[str, tuple[str, ...]] = {
+    "person": (
+        "the teacher", "a farmer", "my mother", "her brother", "our neighbor", "the old captain", "his sister", "the young doctor",
+        "a tall painter", "the baker", "my uncle", "the singer",
+    ),
+    "people": ("the children", "two sailors", "our friends", "the students", "many people", "the dancers"),
+    "did": ("found", "carried", "painted", "washed", "opened", "sold", "bought", "lost", "watched", "moved", "repaired", "wanted"),
+    "went": ("walked", "travelled", "waited", "worked", "slept", "played", "sang", "stopped"),
+    "color": ("red", "blue", "green", "yellow", "white", "black", "brown", "golden"),
+    "size": ("small", "large", "heavy", "broken", "warm", "cold", "quiet", "simple"),
+    "thing": (
+        "boat", "basket", "window", "letter", "apple", "table", "lamp", "coat", "bottle", "drum", "map", "ladder", "stone", "chair",
+        "picture", "clock", "hat", "wheel",
+    ),
+    "things": ("boats", "horses", "letters", "apples", "birds", "flowers", "books", "candles", "potatoes", "shoes"),
+    "place": ("river", "market", "station", "forest", "village", "kitchen", "school", "harbor", "mountain", "garden", "bridge", "church"),
+    "by": ("near", "behind", "beside", "under", "across from", "outside"),
+    "when": (
+        "in the morning", "at night", "last week", "before breakfast", "after the storm", "on monday", "every summer", "at seven",
+        "yesterday", "for an hour",
+    ),
+    "number": ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twenty"),
+    "weather": ("rain", "snow", "wind", "sun", "fog", "thunder"),
+    "how": ("slowly", "quickly", "carefully", "together", "again", "alone"),
+}  # fmt: skip
+TEMPLATES = (
+    "{person} {did} the {color} {thing} {by} the {place}",
+    "{when} {person} {did} {number} {things}",
+    "{people} {went} {how} {by} the {place}",
+    "the {weather} came {when} and {people} {went} {by} the {place}",
+    "{person} {did} a {size} {color} {thing} {how}",
+    "there were {number} {size} {things} {by} the {place}",
+    "{when} the {size} {thing} was {by} the {color} {thing}",
+    "{person} and {person} {went} {when}",
+)
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+def vocabulary() -> list[str]:
+    """Every word that a sentence can hold, sorted."""
+    words = {word for choices in SLOTS.values() for phrase in choices for word in phrase.split()}
+    for template in TEMPLATES:
+        words.update(_SLOT.sub(" ", template).split())
+    return sorted(words)
+
+
+def make_sentence(rng: np.random.Generator) -> list[str]:
+    """Words of one random sentence, lower case."""
+    template = TEMPLATES[rng.integers(len(TEMPLATES))]
+
+    def choose(slot: re.Match[str]) -> str:
+        choices = SLOTS[slot.group(1)]
+        return choices[rng.integers(len(choices))]
+
+    return _SLOT.sub(choose, template).split()
