@@ -6,6 +6,18 @@ from dataclasses import dataclass, fields
 from typing import Any, Optional
 
 
+class ConfigError(ValueError):
+    """Everything that is wrong with a config, a line each, so that one more try is enough."""
+
+    def __init__(self, problems: list[str]) -> None:
+        number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"the config has {number}:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:
+        return ConfigError, (self.problems,)  # a spawned process sends its errors pickled
+
+
 @dataclass
 class FairseqDataclass:
     """A group of config fields. `_name` says which registered class the group configures (None for groups that have only one)."""

@@ -25,7 +25,9 @@ class CommonConfig(FairseqDataclass):
     threads_per_process: int = field(default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"})
 
     bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16 over fp32 parameters"})
-    fp16: bool = field(default=False, metadata={"help": "autocast to float16 with loss scaling on CUDA; bfloat16 on devices without float16"})
+    fp16: bool = field(
+        default=False, metadata={"help": "autocast to float16 with loss scaling on CUDA; bfloat16 on devices without float16"}
+    )
     amp: bool = field(default=False, metadata={"help": "the same as fp16"})
     memory_efficient_bf16: bool = field(default=False, metadata={"help": "the same as bf16: parameters are never kept in half precision"})
     memory_efficient_fp16: bool = field(default=False, metadata={"help": "the same as fp16: parameters are never kept in half precision"})
@@ -50,7 +52,9 @@ class CommonConfig(FairseqDataclass):
     hmp_opt_level: str = field(default="O1", metadata={"help": "Gaudi: how precision is chosen; O1 is by the operator lists"})
     hmp_verbose: bool = field(default=False, metadata={"help": "Gaudi: log which operator ran in which precision"})
 
-    user_dir: Optional[str] = field(default=None, metadata={"help": "folder of a Python package that registers models, tasks ... of your own"})
+    user_dir: Optional[str] = field(
+        default=None, metadata={"help": "folder of a Python package that registers models, tasks ... of your own"}
+    )
     empty_cache_freq: int = field(default=0, metadata={"help": "empty the device's memory cache every so many updates (0: never)"})
     all_gather_list_size: int = field(default=16384, metadata={"help": "largest pickled log entry that workers exchange, bytes"})
     reset_logging: bool = field(default=False, metadata={"help": "remove log handlers that others installed"})
@@ -74,7 +78,9 @@ class CommonEvalConfig(FairseqDataclass):
     """What commands that load a trained model need."""
 
     path: Optional[str] = field(default=None, metadata={"help": "checkpoint, or several joined by colons"})
-    post_process: Optional[str] = field(default=None, metadata={"help": "how label units become words: letter, wordpiece, sentencepiece ..."})
+    post_process: Optional[str] = field(
+        default=None, metadata={"help": "how label units become words: letter, wordpiece, sentencepiece ..."}
+    )
     quiet: bool = field(default=False, metadata={"help": "print the scores only"})
     model_overrides: str = field(default="{}", metadata={"help": "a Python dict of model settings that differ from the checkpoint's"})
     results_path: Optional[str] = field(default=None, metadata={"help": "folder for the results"})
@@ -87,6 +93,8 @@ class EMAConfig(FairseqDataclass):
     store_ema: bool = field(default=False, metadata={"help": "keep the average; it is saved in the checkpoint's extra_state"})
     ema_decay: float = field(default=0.9999, metadata={"help": "share of the old average that an update keeps"})
     ema_start_update: int = field(default=0, metadata={"help": "copy the weights until this update, average from then on"})
-    ema_seed_model: Optional[str] = field(default=None, metadata={"help": "checkpoint that the average starts from (null: the model itself)"})
+    ema_seed_model: Optional[str] = field(
+        default=None, metadata={"help": "checkpoint that the average starts from (null: the model itself)"}
+    )
     ema_update_freq: int = field(default=1, metadata={"help": "updates between two steps of the average"})
     ema_fp32: bool = field(default=False, metadata={"help": "average in fp32 whatever the weights' precision"})

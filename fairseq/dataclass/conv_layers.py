@@ -119,7 +119,9 @@ def check_conv_layers(layers: Sequence[ConvSpec], text: str = "") -> None:
     """Raise ValueError for a layer whose channels, kernel or stride is below 1."""
     for number, layer in enumerate(layers):
         if min(layer) < 1:
-            raise ValueError(f"conv_feature_layers {text or list(layers)}: layer {number} is {tuple(layer)}, every number must be at least 1.")
+            raise ValueError(
+                f"conv_feature_layers {text or list(layers)}: layer {number} is {tuple(layer)}, every number must be at least 1."
+            )
 
 
 def frames_for_samples(num_samples: Count, layers: Sequence[ConvSpec]) -> Count:

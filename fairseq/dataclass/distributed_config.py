@@ -30,9 +30,13 @@ class DistributedTrainingConfig(FairseqDataclass):
     )
     ddp_comm_hook: DDP_COMM_HOOK_CHOICES = field(default="none", metadata={"help": "fp16: gradients are exchanged in half precision"})
     bucket_cap_mb: int = field(default=25, metadata={"help": "DDP: megabytes of gradients per exchange"})
-    fix_batches_to_gpus: bool = field(default=False, metadata={"help": "every epoch gives a process the same batches (kept in its file cache)"})
+    fix_batches_to_gpus: bool = field(
+        default=False, metadata={"help": "every epoch gives a process the same batches (kept in its file cache)"}
+    )
     find_unused_parameters: bool = field(default=False, metadata={"help": "DDP: search for parameters that got no gradient"})
-    gradient_as_bucket_view: bool = field(default=False, metadata={"help": "DDP: gradients are views of the exchange buffers, which saves their memory"})
+    gradient_as_bucket_view: bool = field(
+        default=False, metadata={"help": "DDP: gradients are views of the exchange buffers, which saves their memory"}
+    )
     fast_stat_sync: bool = field(default=False, metadata={"help": "no effect: statistics are always summed in one exchange"})
     heartbeat_timeout: int = field(default=-1, metadata={"help": "end the process after so many seconds without an update (-1: never)"})
     broadcast_buffers: bool = field(default=False, metadata={"help": "DDP: copy the master's buffers before each forward pass"})

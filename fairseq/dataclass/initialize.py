@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS, unknown_name
 from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, merge_values, nearest, plain
@@ -22,6 +24,8 @@ def hydra_init(cfg_name: str = "config") -> None:
     """
     from hydra.core.config_store import ConfigStore
 
+    if not OmegaConf.has_resolver("env"):
+        OmegaConf.register_new_resolver("env", os.environ.get)  # fairseq: YAMLs for old hydra write ${env:PWD}, omegaconf now ${oc.env:PWD}
     store = ConfigStore.instance()
     for group, dataclasses in CONFIG_GROUPS.items():
         for name, dataclass in dataclasses.items():
@@ -36,11 +40,11 @@ def add_defaults(cfg: DictConfig) -> None:
     """Complete every group of `cfg`, in place, from its dataclass; interpolations stay as they are.
 
     Raises:
-        ValueError: unknown keys, values of a wrong type, names that nobody registered, all of them together.
+        ConfigError: unknown keys, values of a wrong type, names that nobody registered, all of them together.
     """
     whole, problems = complete(cfg)
     if problems:
-        raise config_error(problems)
+        raise ConfigError(problems)
     with open_dict(cfg):
         for group in whole:
             cfg[group] = whole[group]
@@ -52,18 +56,12 @@ def resolve_config(cfg: DictConfig | dict[str, Any]) -> DictConfig:
     Mandatory values that nobody set stay `???`; `fairseq.dataclass.validate` asks for them.
 
     Raises:
-        ValueError: as add_defaults, and for interpolations that refer to nothing.
+        ConfigError: as add_defaults, and for interpolations that refer to nothing.
     """
     resolved, problems = try_resolve(cfg)
     if problems:
-        raise config_error(problems)
+        raise ConfigError(problems)
     return resolved
-
-
-def config_error(problems: list[str]) -> ValueError:
-    """One error for all problems of a config, a line each."""
-    number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ValueError(f"The config has {number}:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
 def try_resolve(cfg: DictConfig | dict[str, Any]) -> tuple[DictConfig, list[str]]:
@@ -107,6 +105,10 @@ def _complete_choice(group: str, value: Any, problems: list[str]) -> DictConfig 
     if not isinstance(value, dict):
         problems.append(f"{group} is {value!r}: it must be a name or a group of keys.")
         return None
+    nested = [key for key in value if key in dataclasses and isinstance(value[key], dict)]
+    if nested and not value.get("_name"):  # fairseq: model/wav2vec2/mine.yaml lands in model.wav2vec2, and that names the class
+        rest = {key: item for key, item in value.items() if key != nested[0]}
+        value = {**value[nested[0]], **rest, "_name": nested[0]}
     name = value.get("_name") or (default if default in dataclasses else None)
     if name is None:
         problems.append(f"{group}._name is not set. It may be: {', '.join(sorted(dataclasses))}.")

@@ -1,7 +1,7 @@
 """Groups `dataset`, `optimization` and `checkpoint`."""
 
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import Optional
 
 from omegaconf import II
 
@@ -17,19 +17,27 @@ class DatasetConfig(FairseqDataclass):
     skip_invalid_size_inputs_valid_test: bool = field(
         default=False, metadata={"help": "leave out utterances of a size that the model cannot take, in place of an error"}
     )
-    max_tokens: Optional[int] = field(default=None, metadata={"help": "audio samples in a batch, padding included (1400000: 87.5 s at 16 kHz)"})
+    max_tokens: Optional[int] = field(
+        default=None, metadata={"help": "audio samples in a batch, padding included (1400000: 87.5 s at 16 kHz)"}
+    )
     batch_size: Optional[int] = field(default=None, metadata={"help": "utterances in a batch"})
-    required_batch_size_multiple: int = field(default=8, metadata={"help": "round a batch's utterances down to a multiple of this where it can be"})
+    required_batch_size_multiple: int = field(
+        default=8, metadata={"help": "round a batch's utterances down to a multiple of this where it can be"}
+    )
     required_seq_len_multiple: int = field(default=1, metadata={"help": "fairseq's text datasets: no effect on audio"})
     data_buffer_size: int = field(default=10, metadata={"help": "batches that each data-loading process prepares ahead"})
     train_subset: str = field(default="train", metadata={"help": "name of the manifest to train on, without .tsv"})
     valid_subset: str = field(default="valid", metadata={"help": "names of the manifests to validate on, joined by commas"})
     combine_valid_subsets: Optional[bool] = field(default=None, metadata={"help": "validate on all valid*.tsv together"})
-    ignore_unused_valid_subsets: Optional[bool] = field(default=False, metadata={"help": "no error for valid*.tsv that valid_subset leaves out"})
+    ignore_unused_valid_subsets: Optional[bool] = field(
+        default=False, metadata={"help": "no error for valid*.tsv that valid_subset leaves out"}
+    )
     validate_interval: int = field(default=1, metadata={"help": "epochs between two validations"})
     validate_interval_updates: int = field(default=0, metadata={"help": "updates between two validations (0: only by epochs)"})
     validate_after_updates: int = field(default=0, metadata={"help": "no validation before this update"})
-    fixed_validation_seed: Optional[int] = field(default=None, metadata={"help": "seed of validation (null: common.seed); either way it is the same every time"})
+    fixed_validation_seed: Optional[int] = field(
+        default=None, metadata={"help": "seed of validation (null: common.seed); either way it is the same every time"}
+    )
     disable_validation: bool = field(default=False, metadata={"help": "never validate"})
     max_tokens_valid: Optional[int] = II("dataset.max_tokens")
     batch_size_valid: Optional[int] = II("dataset.batch_size")
@@ -38,7 +46,9 @@ class DatasetConfig(FairseqDataclass):
     gen_subset: str = field(default="test", metadata={"help": "name of the manifest that a decoding command reads"})
     num_shards: int = field(default=1, metadata={"help": "parts that a decoding command's data is cut into"})
     shard_id: int = field(default=0, metadata={"help": "which of these parts to decode, from 0"})
-    update_ordered_indices_seed: bool = field(default=False, metadata={"help": "no effect: the order of batches is always a function of seed and epoch"})
+    update_ordered_indices_seed: bool = field(
+        default=False, metadata={"help": "no effect: the order of batches is always a function of seed and epoch"}
+    )
 
     # not offered, accepted at their defaults; fairseq/dataclass/not_offered.py names the alternatives
     dataset_impl: Optional[DATASET_IMPL_CHOICES] = None
@@ -55,13 +65,19 @@ class OptimizationConfig(FairseqDataclass):
     stop_time_hours: float = field(default=0, metadata={"help": "save and stop after so many hours of training (0: no limit)"})
     clip_norm: float = field(default=0.0, metadata={"help": "largest norm of the gradient (0: not clipped)"})
     sentence_avg: bool = field(default=False, metadata={"help": "divide the gradient by utterances in place of masked frames"})
-    update_freq: List[int] = field(
+    update_freq: list[int] = field(
         default_factory=lambda: [1], metadata={"help": "batches per process that an update sums, one number or one per epoch"}
     )
-    lr: List[float] = field(default_factory=lambda: [0.25], metadata={"help": "learning rate, one number or, where the schedule knows it, one per epoch"})
+    lr: list[float] = field(
+        default_factory=lambda: [0.25], metadata={"help": "learning rate, one number or, where the schedule knows it, one per epoch"}
+    )
     stop_min_lr: float = field(default=-1.0, metadata={"help": "stop when the learning rate falls to this"})
-    skip_remainder_batch: Optional[bool] = field(default=False, metadata={"help": "leave out an epoch's last update where its batches are too few"})
-    max_nonfinite_updates: int = field(default=10, metadata={"help": "stop after so many updates in a row with a loss or gradient that is not finite"})
+    skip_remainder_batch: Optional[bool] = field(
+        default=False, metadata={"help": "leave out an epoch's last update where its batches are too few"}
+    )
+    max_nonfinite_updates: int = field(
+        default=10, metadata={"help": "stop after so many updates in a row with a loss or gradient that is not finite"}
+    )
     debug_param_names: bool = field(default=False, metadata={"help": "log the names of parameters beside the optimizer's numbers"})
 
     # not offered, accepted at its default; fairseq/dataclass/not_offered.py names the alternative
@@ -72,9 +88,15 @@ class OptimizationConfig(FairseqDataclass):
 class CheckpointConfig(FairseqDataclass):
     """Where checkpoints go, how many stay, what is restored, and which one is the best."""
 
-    save_dir: str = field(default="checkpoints", metadata={"help": "folder for checkpoints and metrics.jsonl, relative to where the command was typed"})
-    restore_file: str = field(default="checkpoint_last.pt", metadata={"help": "checkpoint to continue from, in save_dir or by its whole path"})
-    continue_once: Optional[str] = field(default=None, metadata={"help": "checkpoint to continue from while save_dir has no checkpoint_last.pt yet"})
+    save_dir: str = field(
+        default="checkpoints", metadata={"help": "folder for checkpoints and metrics.jsonl, relative to where the command was typed"}
+    )
+    restore_file: str = field(
+        default="checkpoint_last.pt", metadata={"help": "checkpoint to continue from, in save_dir or by its whole path"}
+    )
+    continue_once: Optional[str] = field(
+        default=None, metadata={"help": "checkpoint to continue from while save_dir has no checkpoint_last.pt yet"}
+    )
     finetune_from_model: Optional[str] = field(
         default=None, metadata={"help": "take the weights of this checkpoint, start all else anew; ignored once save_dir has its own"}
     )
@@ -82,7 +104,9 @@ class CheckpointConfig(FairseqDataclass):
     reset_lr_scheduler: bool = field(default=False, metadata={"help": "do not restore the learning rate schedule"})
     reset_meters: bool = field(default=False, metadata={"help": "do not restore the running averages of the log"})
     reset_optimizer: bool = field(default=False, metadata={"help": "do not restore the optimizer's state"})
-    optimizer_overrides: str = field(default="{}", metadata={"help": "a Python dict of optimizer settings that differ from the checkpoint's"})
+    optimizer_overrides: str = field(
+        default="{}", metadata={"help": "a Python dict of optimizer settings that differ from the checkpoint's"}
+    )
     save_interval: int = field(default=1, metadata={"help": "epochs between two checkpoints"})
     save_interval_updates: int = field(default=0, metadata={"help": "updates between two checkpoints (0: only by epochs)"})
     keep_interval_updates: int = field(default=-1, metadata={"help": "keep so many of the checkpoints that updates caused (-1: all)"})
@@ -94,7 +118,9 @@ class CheckpointConfig(FairseqDataclass):
     no_save: bool = field(default=False, metadata={"help": "write no checkpoint at all"})
     no_epoch_checkpoints: bool = field(default=False, metadata={"help": "write only the last and the best at the end of an epoch"})
     no_last_checkpoints: bool = field(default=False, metadata={"help": "write no checkpoint_last.pt: the run then cannot be continued"})
-    no_save_optimizer_state: bool = field(default=False, metadata={"help": "leave the optimizer's state out: the run then cannot be continued exactly"})
+    no_save_optimizer_state: bool = field(
+        default=False, metadata={"help": "leave the optimizer's state out: the run then cannot be continued exactly"}
+    )
     best_checkpoint_metric: str = field(default="loss", metadata={"help": "validation metric that says which checkpoint is the best"})
     maximize_best_checkpoint_metric: bool = field(default=False, metadata={"help": "larger is better, as with accuracy"})
     patience: int = field(default=-1, metadata={"help": "stop after so many validations in a row without a better metric (-1: never)"})

@@ -26,8 +26,8 @@ REGISTRY_GROUPS: tuple[str, ...] = tuple(f.name for f in fields(FairseqConfig) i
 def merge_with_parent(dc: FairseqDataclass, cfg: ConfigLike, remove_missing: bool = False) -> DictConfig:
     """A config with every field of its dataclass: the values that `cfg` has, the defaults of `dc` for the others.
 
-    Interpolations (`${optimization.lr}`) are looked up in the config that `cfg` is part of. Where `cfg` stands alone, or that config has no such
-    key, the referenced field's own default is put in.
+    Interpolations (`${optimization.lr}`) are looked up in the config that `cfg` is part of. Where `cfg` stands alone, or that config has no
+    such key, the referenced field's own default is put in.
 
     Args:
         dc: instance of the dataclass; its values are the defaults.
@@ -67,7 +67,7 @@ def known_only(dataclass: type, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def nearest(key: str, known: Any) -> str:
-    """" Did you mean 'x'?" for the known key that is spelled most like this one, or nothing."""
+    """ " Did you mean 'x'?" for the known key that is spelled most like this one, or nothing."""
     near = get_close_matches(str(key), list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -1,0 +1,66 @@
+"""Keys that fairseq's configs carry and whose feature is not offered here, each with what to use in its place.
+
+They are accepted at their defaults, so that every stock YAML and checkpoint loads; any other value is an error. `*` stands for any ending.
+"""
+
+from __future__ import annotations
+
+_TPU = "train on CPU, CUDA or HPU"
+_PARALLEL = "use data parallel training: distributed_training.distributed_world_size, or torchrun"
+_SHARDING = "use distributed_training.ddp_backend=pytorch_ddp; model.checkpoint_activations=true saves memory"
+_TRACKER = "use common.tensorboard_logdir, or read metrics.jsonl in checkpoint.save_dir"
+_LOCAL_SGD = "use distributed_training.ddp_backend=pytorch_ddp"
+_ADAPTER = "adapters are not part of pre-training here: leave it at its default"
+
+NOT_OFFERED: dict[str, str] = {
+    "common.hpu": "HPU needs the device layer for HPU, which this version does not carry: train with common.hpu=false on CPU or CUDA",
+    "common.hmp": "it is HPU's mixed precision: use common.bf16=true",
+    "common.tpu": _TPU,
+    "distributed_training.tpu": _TPU,
+    "task.tpu": _TPU,
+    "optimizer.tpu": _TPU,
+    "common.model_parallel_size": _PARALLEL,
+    "checkpoint.model_parallel_size": _PARALLEL,
+    "common.quantization_config_path": "quantise a trained model with torch.ao.quantization",
+    "common.wandb_project": _TRACKER,
+    "common.aim_repo": _TRACKER,
+    "common.aim_run_hash": _TRACKER,
+    "common.azureml_logging": _TRACKER,
+    "common.use_plasma_view": "file names are kept in compact arrays that processes share",
+    "distributed_training.slowmo_*": _LOCAL_SGD,
+    "distributed_training.localsgd_frequency": _LOCAL_SGD,
+    "distributed_training.pipeline_*": _PARALLEL,
+    "distributed_training.zero_sharding": _SHARDING,
+    "distributed_training.no_reshard_after_forward": _SHARDING,
+    "distributed_training.fp32_reduce_scatter": _SHARDING,
+    "distributed_training.cpu_offload": _SHARDING,
+    "distributed_training.use_sharded_state": _SHARDING,
+    "distributed_training.not_fsdp_flatten_parameters": _SHARDING,
+    "dataset.dataset_impl": "audio is read through a manifest: examples/wav2vec/wav2vec_manifest.py",
+    "dataset.grouped_shuffling": "task.num_batch_buckets gives all processes the same shapes",
+    "optimization.use_bmuf": _LOCAL_SGD,
+    "checkpoint.checkpoint_shard_count": "a checkpoint is one file",
+    "checkpoint.write_checkpoints_asynchronously": "checkpoints are written at once, under another name until they are whole",
+    "checkpoint.load_checkpoint_on_all_dp_ranks": "the processes of a run read the same checkpoint file",
+    "task.binarized_dataset": "use a manifest of audio files, or of members of a .zip (path.zip:offset:length)",
+    "task.precompute_mask_config": "data-loading processes always draw the masks, by task.inferred_w2v_config or the model's settings",
+    "task.post_save_script": "start it on the files in checkpoint.save_dir from outside",
+    "optimizer.fp16_adam_stats": "the optimizer's state is fp32",
+    "model.adp_*": _ADAPTER,
+}
+
+# values of a choice that is offered otherwise
+NOT_OFFERED_VALUES: dict[str, dict[str, str]] = {
+    "distributed_training.ddp_backend": {"fully_sharded": _SHARDING, "slowmo": _LOCAL_SGD},
+}
+
+# keys that have nothing to change here; another value than the default is told in a warning
+WITHOUT_EFFECT: dict[str, str] = {
+    "common.fp16_no_flatten_grads": "gradients are never flattened",
+    "common.on_cpu_convert_precision": "parameters are always fp32",
+    "distributed_training.fast_stat_sync": "statistics are always summed in one exchange",
+    "dataset.required_seq_len_multiple": "it belongs to fairseq's text datasets",
+    "dataset.update_ordered_indices_seed": "the order of batches is always a function of seed and epoch",
+    "task.text_compression_level": "file names are kept in compact arrays",
+    "optimizer.use_old_adam": "torch's fused Adam is used where there is one",
+}

@@ -1,0 +1,121 @@
+"""Is this config one that can train? All problems are found before the first file is read, and told together."""
+
+from __future__ import annotations
+
+import math
+import os
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq.dataclass import rules
+from fairseq.dataclass.base import ConfigError, FairseqDataclass
+from fairseq.dataclass.groups import CONFIG_GROUPS
+from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT
+from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, config_to_container
+
+
+class Problems(NamedTuple):
+    """What stops a run, and what it may well regret."""
+
+    errors: list[str]
+    warnings: list[str]
+
+
+def validate_config(cfg: DictConfig, devices: int | None = None, recommended: int | None = None, check_paths: bool = True) -> list[str]:
+    """Check a resolved config (`resolve_config`).
+
+    Args:
+        devices: processes that this machine can hold (None: not checked).
+        recommended: processes that it should better hold, where that differs: 1 on a CPU, whose cores one process uses already.
+        check_paths: look for the data's manifests. Not wanted for a config that came out of a checkpoint.
+    Returns:
+        Warnings, a sentence or two each.
+    Raises:
+        ConfigError: all errors, a line each.
+    """
+    problems = find_problems(cfg, devices, recommended, check_paths)
+    if problems.errors:
+        raise ConfigError(problems.errors)
+    return problems.warnings
+
+
+def find_problems(cfg: DictConfig, devices: int | None = None, recommended: int | None = None, check_paths: bool = True) -> Problems:
+    """As validate_config, without raising."""
+    problems = Problems([], [])
+    _check_mandatory(cfg, problems)
+    _check_offered(cfg, problems)
+    for rule in rules.RULES + (rules.PATH_RULES if check_paths else ()):
+        for finding in rule(cfg):
+            (problems.errors if finding.stops else problems.warnings).append(finding.text)
+    if devices is not None:
+        problems.errors.extend(check_devices(cfg, devices, recommended or devices))
+    return problems
+
+
+def _check_mandatory(cfg: DictConfig, problems: Problems) -> None:
+    """Groups without which nothing trains, and keys that only the user can know."""
+    for group in ("task", "model", "criterion", "optimizer"):
+        if cfg[group] is None:
+            names = ", ".join(sorted(CONFIG_GROUPS.get(group, {})))
+            problems.errors.append(f"{group} is not set: {group}._name may be {names}.")
+    problems.errors.extend(f"{key} is not set: only you know it, add {key}=... to the command." for key in OmegaConf.missing_keys(cfg))
+
+
+def check_devices(cfg: DictConfig, devices: int, recommended: int) -> list[str]:
+    """An error, with the overrides for this machine, where more processes are asked for than it has devices."""
+    if "WORLD_SIZE" in os.environ:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        if local <= devices:
+            return []
+        return [
+            f"the launcher started {local} processes on this machine, which has room for {devices}: use --nproc_per_node={recommended}."
+        ]
+    world = cfg.distributed_training.distributed_world_size
+    if world <= devices:
+        return []
+    frequencies = [max(1, math.ceil(number * world / recommended)) for number in cfg.optimization.update_freq]
+    overrides = f"distributed_training.distributed_world_size={recommended} optimization.update_freq={str(frequencies).replace(' ', '')}"
+    return [
+        f"distributed_training.distributed_world_size is {world}, but this machine has room for {devices}. "
+        f"For updates of the same size here, add: {overrides}"
+    ]
+
+
+def _check_offered(cfg: DictConfig, problems: Problems) -> None:
+    """Keys whose feature is not offered, or that have no effect, at another value than their default."""
+    for group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
+        values = cfg[group]
+        dataclass = _dataclass_of(group, values)
+        if dataclass is None:
+            continue
+        for name, default in dataclass.field_defaults().items():
+            key = f"{group}.{name}"
+            value = OmegaConf.select(values, name)
+            alternative = _entry(key, NOT_OFFERED)
+            if alternative is not None and not _is_default(value, default, cfg):
+                problems.errors.append(f"{key} is {value!r}, which is not offered: {alternative}.")
+            elif value in NOT_OFFERED_VALUES.get(key, ()):
+                problems.errors.append(f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.")
+            elif key in WITHOUT_EFFECT and not _is_default(value, default, cfg):
+                problems.warnings.append(f"{key} is {value!r} and has no effect: {WITHOUT_EFFECT[key]}.")
+
+
+def _dataclass_of(group: str, values: Any) -> type[FairseqDataclass] | None:
+    if group in FIXED_GROUPS:
+        return FIXED_GROUPS[group]
+    return CONFIG_GROUPS.get(group, {}).get(values._name) if isinstance(values, DictConfig) and "_name" in values else None
+
+
+def _entry(key: str, table: dict[str, str]) -> str | None:
+    return next((text for pattern, text in table.items() if fnmatch(key, pattern)), None)
+
+
+def _is_default(value: Any, default: Any, cfg: DictConfig) -> bool:
+    """A default may refer to another key; then that key is the one to complain about, unless this one says something else."""
+    if isinstance(default, str) and default.startswith("${"):
+        default = OmegaConf.select(cfg, default.strip("${}"))
+    if OmegaConf.is_config(value):
+        value = config_to_container(value) if isinstance(value, DictConfig) else OmegaConf.to_container(value)
+    return value == default or (value is None and default in ("", False))

@@ -1,0 +1,172 @@
+"""`fairseq-hydra-train`: compose a config with hydra, complete and check it, and train."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.conf import HydraConf, JobConf, RunDir
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import fairseq
+from fairseq import device as device_layer
+from fairseq import utils
+from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.configs import CommonConfig
+from fairseq.dataclass.groups import CONFIG_GROUPS
+from fairseq.dataclass.initialize import add_defaults, hydra_init, try_resolve
+from fairseq.dataclass.validate import find_problems
+from fairseq.distributed import launch
+from fairseq.logging import metrics
+from fairseq_cli import command_line, train
+
+logger = logging.getLogger("fairseq_cli.hydra_train")
+
+CONFIG_FOLDER = Path(fairseq.__file__).resolve().parent / "config"
+
+
+def hydra_main(cfg: DictConfig) -> float | None:
+    """Train with the config that hydra composed.
+
+    Returns:
+        The last value of checkpoint.best_checkpoint_metric in validation, which sweepers optimise; None where another process has it.
+    Raises:
+        ConfigError: everything that is wrong with the config, together.
+    """
+    run = prepare(cfg)
+    try:
+        launch.call_main(run, train.main)
+    except Exception:
+        if not run.common.suppress_crashes:
+            raise
+        logger.exception("this run failed; common.suppress_crashes: going on")
+    return metrics.get_smoothed_values("valid").get(run.checkpoint.best_checkpoint_metric)
+
+
+def prepare(cfg: DictConfig) -> DictConfig:
+    """The whole config of the run, plain values only. One error names what is wrong in keys, types and across fields."""
+    utils.import_user_module(_common_of(OmegaConf.to_container(cfg, resolve=False)))
+    drop_leftovers(cfg)
+    run, problems = try_resolve(cfg)
+    # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
+    recommended = 1 if run.common.cpu else max(1, device_layer.get("cuda").count())
+    problems += find_problems(run, device_layer.count(run.common), recommended).errors  # warnings are train.main's to log
+    if problems:
+        raise ConfigError(problems)
+    own_folder_in_sweep(run)
+    return run
+
+
+def drop_leftovers(cfg: DictConfig) -> None:
+    """Remove the YAML's settings of a class that the command line replaced: with `lr_scheduler=fixed`, the former schedule's."""
+    if not HydraConfig.initialized():
+        return
+    typed = [word.lstrip("+").partition("=") for word in HydraConfig.get().overrides.task]
+    selected = {key: value for key, _, value in typed if value in CONFIG_GROUPS.get(key, {})}
+    for group, name in selected.items():
+        known = {f.name for f in fields(CONFIG_GROUPS[group][name])} | {
+            key.split(".")[1] for key, _, _ in typed if key.startswith(group + ".")
+        }
+        with open_dict(cfg):
+            cfg[group] = {key: value for key, value in OmegaConf.to_container(cfg, resolve=False)[group].items() if key in known}
+
+
+def own_folder_in_sweep(run: DictConfig) -> None:
+    """With --multirun, put a relative checkpoint.save_dir into the job's own folder: else each job would continue the one before."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and not os.path.isabs(run.checkpoint.save_dir):
+        run.checkpoint.save_dir = os.path.join(HydraConfig.get().runtime.output_dir, run.checkpoint.save_dir)
+
+
+def show_config(cfg: DictConfig, package: str | None, resolve: bool) -> None:
+    """Print the whole config as YAML (`--cfg job`), every group completed from its dataclass."""
+    if resolve:
+        cfg = prepare(cfg)
+    else:
+        drop_leftovers(cfg)
+        add_defaults(cfg)
+    shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, package)
+    if shown is None:
+        raise ConfigError([f"--package {package}: the config has no such key."])
+    plain = OmegaConf.to_container(shown, resolve=False, enum_to_str=True) if OmegaConf.is_config(shown) else shown
+    sys.stdout.write(OmegaConf.to_yaml(plain) if OmegaConf.is_config(shown) else f"{plain}\n")
+
+
+def store_hydra_settings() -> None:
+    """Hydra's own defaults for this command: no change of folder, no output folders, one console log. YAML and overrides still win."""
+    settings = HydraConf(run=RunDir("."), output_subdir=None, job=JobConf(chdir=False))
+    replaced = {"job_logging": "fairseq", "help": "fairseq"}
+    settings.defaults = [
+        {key: replaced.get(key, value) for key, value in entry.items()} if isinstance(entry, dict) else entry for entry in settings.defaults
+    ]
+    ConfigStore.instance().store(group="hydra", name="config", node=settings, provider="fairseq")
+
+
+def cli_main() -> None:
+    """The console command; see `fairseq-hydra-train --help`."""
+    try:
+        task = _arrange_arguments()
+        hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(task)()
+    except ConfigError as error:
+        sys.exit(f"fairseq-hydra-train: {error}")
+
+
+def _arrange_arguments() -> Callable[[DictConfig], Any]:
+    """Put sys.argv into hydra's form, fill the config groups, and say what is to be done with the composed config."""
+    line = command_line.read_command_line(sys.argv[1:])
+    if line.local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", line.local_rank)
+    options = command_line.absolute_paths(line.options)
+    yaml = command_line.primary_config(options, CONFIG_FOLDER)
+    user_dir = command_line.override_value(line.overrides, "common.user_dir")
+    utils.import_user_module(CommonConfig(user_dir=user_dir) if user_dir else _common_of(yaml))
+    hydra_init()
+    store_hydra_settings()
+    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as it was meant, with a warning that helps nobody
+    warnings.filterwarnings("ignore", message="(?s).*Usage of deprecated keyword in package header", category=UserWarning)
+
+    in_defaults = command_line.groups_in_defaults(yaml)
+    overrides = [command_line.normalise_override(word, CONFIG_GROUPS, in_defaults) for word in line.overrides]
+    task = _stop_plainly(hydra_main)
+    if options.get("--cfg") == "job":
+        package, resolve = options.pop("--package", None), "--resolve" in options
+        options = {name: value for name, value in options.items() if name not in ("--cfg", "--resolve")}
+        task = _stop_plainly(functools.partial(show_config, package=package, resolve=resolve))
+    sys.argv[1:] = line._replace(overrides=overrides, options=options).arguments()
+    return task
+
+
+def _stop_plainly(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """`task`, ending with a config's problems and no traceback, unless HYDRA_FULL_ERROR asks for one."""
+
+    @functools.wraps(hydra_main)  # hydra names the job after the file of the function that it is given
+    def run(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except ConfigError as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            sys.exit(f"fairseq-hydra-train: {error}")
+
+    return run
+
+
+def _common_of(config: dict[str, Any]) -> CommonConfig:
+    """The `common` group as far as it says which plug-ins to import."""
+    common = config.get("common")
+    user_dir = common.get("user_dir") if isinstance(common, dict) else None
+    return CommonConfig(user_dir=None if user_dir is None else str(user_dir))
+
+
+if __name__ == "__main__":
+    cli_main()
