@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
-from fairseq.dataclass.groups import config_group, register_dataclass, unknown_name
+from fairseq.dataclass.groups import DEFAULT_NAMES, REGISTERED, config_group, register_dataclass, unknown_name
 from fairseq.dataclass.utils import merge_with_parent
 
 Registered = TypeVar("Registered", bound=type)
@@ -36,6 +36,7 @@ def setup_registry(
         raise ValueError(f"The registry {registry_name} exists already.")
     classes: dict[str, type] = {}
     dataclasses = config_group(group)
+    REGISTERED[group], DEFAULT_NAMES[group] = classes, default
     REGISTRIES[group] = {"registry": classes, "default": default, "dataclass_registry": dataclasses}
 
     def build_x(cfg: DictConfig | Namespace | str | None, *extra_args: Any, **extra_kwargs: Any) -> Any:

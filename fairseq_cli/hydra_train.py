@@ -132,7 +132,7 @@ def _arrange_arguments() -> Callable[[DictConfig], Any]:
     utils.import_user_module(CommonConfig(user_dir=user_dir) if user_dir else _common_of(yaml))
     hydra_init()
     store_hydra_settings()
-    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as it was meant, with a warning that helps nobody
+    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as meant, with a warning that helps nobody
     warnings.filterwarnings("ignore", message="(?s).*Usage of deprecated keyword in package header", category=UserWarning)
 
     in_defaults = command_line.groups_in_defaults(yaml)

@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from fairseq.dataclass.base import FairseqDataclass
 
 CONFIG_GROUPS: dict[str, dict[str, type]] = {}
+REGISTERED: dict[str, dict[str, type]] = {}  # group -> name -> class, for names that have no dataclass as well
+DEFAULT_NAMES: dict[str, str | None] = {}  # group -> the name that is meant where a config has none
 
 
 def config_group(group: str) -> dict[str, type]:

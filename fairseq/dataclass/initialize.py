@@ -10,9 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import FairseqConfig
-from fairseq.dataclass.groups import CONFIG_GROUPS, unknown_name
+from fairseq.dataclass.groups import CONFIG_GROUPS, DEFAULT_NAMES, REGISTERED, unknown_name
 from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, merge_values, nearest, plain
-from fairseq.registry import REGISTRIES
 
 
 def hydra_init(cfg_name: str = "config") -> None:
@@ -94,7 +93,7 @@ def complete(cfg: DictConfig | dict[str, Any]) -> tuple[DictConfig, list[str]]:
 
 def _complete_choice(group: str, value: Any, problems: list[str]) -> DictConfig | dict[str, Any] | None:
     """The config of a group whose dataclass is named by `_name`; a plain name stands for that name with its defaults."""
-    default = REGISTRIES[group]["default"] if group in REGISTRIES else None
+    default = DEFAULT_NAMES.get(group)
     dataclasses = CONFIG_GROUPS.get(group, {})
     if value is None or value == "???":
         if default not in dataclasses:
@@ -114,7 +113,7 @@ def _complete_choice(group: str, value: Any, problems: list[str]) -> DictConfig 
         problems.append(f"{group}._name is not set. It may be: {', '.join(sorted(dataclasses))}.")
         return value
     if name not in dataclasses:
-        if name not in (REGISTRIES[group]["registry"] if group in REGISTRIES else ()):
+        if name not in REGISTERED.get(group, {}):
             problems.append(str(unknown_name(f"{group}._name", name, dataclasses)))
         return value  # registered without a dataclass: its keys are its own affair
     return merge_values(dataclasses[name](), {**value, "_name": name}, f"{group}.", problems)

@@ -1,0 +1,199 @@
+"""The architecture, kept by reading the source: floors of imports, sizes, and habits that the house rules forbid.
+
+A module imports from lower floors, or from its own package. `__init__.py` files fill the registries and are exempt from floors.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("fairseq", "fairseq_cli")
+
+# the longest prefix that matches says the floor
+FLOORS = {
+    "fairseq_cli": 9,
+    "fairseq.trainer": 8,
+    "fairseq.training": 8,
+    "fairseq.checkpoint_utils": 7,
+    "fairseq.checkpoint": 7,
+    "fairseq.tasks": 6,
+    "fairseq.models": 5,
+    "fairseq.criterions": 5,
+    "fairseq.data": 4,
+    "fairseq.modules": 4,
+    "fairseq.optim": 4,
+    "fairseq.scoring": 4,
+    "fairseq.distributed": 3,
+    "fairseq.utils": 2,
+    "fairseq.registry": 1,
+    "fairseq.dataclass": 1,
+    "fairseq.logging": 1,
+    "fairseq.device": 0,
+    "fairseq.dataclass.constants": 0,
+    "fairseq.dataclass.conv_layers": 0,
+    "fairseq.logging.meters": 0,
+    "fairseq.installed": 0,
+}
+# the public module of a floor over the package that does its work
+SAME_FLOOR = {
+    ("fairseq.trainer", "fairseq.training"),
+    ("fairseq.checkpoint_utils", "fairseq.checkpoint"),
+    ("fairseq.registry", "fairseq.dataclass"),
+}
+MAX_LINES, MAX_FUNCTION_LINES = 500, 100
+
+
+def source_files() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in source_files()}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def unit_of(module: str) -> str | None:
+    """The entry of FLOORS that a module belongs to."""
+    fitting = [prefix for prefix in FLOORS if module == prefix or module.startswith(prefix + ".")]
+    return max(fitting, key=len, default=None)
+
+
+def imports_of(tree: ast.AST, module: str, is_package: bool, known: dict[str, object]) -> Iterator[tuple[str, int]]:
+    """(module of this project, line) of every import anywhere in a file, in functions too, by import_module too."""
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        targets: list[str] = []
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            targets = [f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
+                targets = [node.args[0].value]
+        for target in targets:
+            if target.split(".")[0] in PACKAGES:
+                yield target, node.lineno
+
+
+def breaks_floors(module: str, target: str) -> bool:
+    own, other = unit_of(module), unit_of(target)
+    if target in PACKAGES and target == "fairseq":
+        return False  # the package itself: version and path
+    if own is None or other is None:
+        return True
+    if own == other or (own, other) in SAME_FLOOR:
+        return False
+    return FLOORS[other] >= FLOORS[own]
+
+
+def test_every_module_has_a_floor() -> None:
+    assert [name for name in MODULES if name != "fairseq" and unit_of(name) is None] == []
+
+
+@pytest.mark.parametrize("module", [name for name, path in MODULES.items() if path.name != "__init__.py"])
+def test_imports_go_down(module: str) -> None:
+    found = imports_of(TREES[module], module, False, MODULES)
+    assert [f"{module}:{line} imports {target}" for target, line in found if breaks_floors(module, target)] == []
+
+
+def test_no_cycle_among_modules() -> None:
+    plain = {name for name, path in MODULES.items() if path.name != "__init__.py"}
+    graph = {name: {target for target, _ in imports_of(TREES[name], name, False, MODULES)} & plain for name in plain}
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for target in sorted(graph[name]):
+                visit(target, [*path, name])
+            done.add(name)
+
+    for name in sorted(plain):
+        visit(name, [])
+
+
+def test_floor_check_sees_what_it_must() -> None:
+    known = {"fairseq.models.wav2vec.wav2vec2": None, "fairseq.data.masking": None, "fairseq.utils": None}
+    text = "def f():\n    from ..models.wav2vec import wav2vec2\n    from fairseq import utils\n    importlib.import_module('fairseq.trainer')\n"
+    found = [target for target, _ in imports_of(ast.parse(text), "fairseq.data.masking", False, known)]
+    assert found == ["fairseq.models.wav2vec.wav2vec2", "fairseq.utils", "fairseq.trainer"]
+    assert [breaks_floors("fairseq.data.masking", target) for target in found] == [True, False, True]
+    assert breaks_floors("fairseq.models.fairseq_model", "fairseq.criterions.wav2vec_criterion")
+    assert not breaks_floors("fairseq.trainer", "fairseq.training.ema") and breaks_floors("fairseq.training.ema", "fairseq.trainer")
+
+
+# -- sizes and habits --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_sizes(module: str) -> None:
+    lines = MODULES[module].read_text(encoding="utf-8").count("\n")
+    assert lines <= MAX_LINES, f"{module} has {lines} lines"
+    functions = [node for node in ast.walk(TREES[module]) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert [f"{f.name}: {length(f)} lines" for f in functions if length(f) > MAX_FUNCTION_LINES] == []
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+def bad_habits(tree: ast.AST, in_device_layer: bool) -> list[str]:
+    """Lines with what the house rules forbid."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(f"{node.lineno}: bare except")
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and not in_device_layer:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            if any(name.split(".")[0] == "habana_frameworks" for name in names):
+                found.append(f"{node.lineno}: habana_frameworks outside fairseq/device")
+        if isinstance(node, ast.Call):
+            found += bad_call(node)
+    return found
+
+
+def bad_call(node: ast.Call) -> list[str]:
+    name = ast.unparse(node.func)
+    if name in ("eval", "exec"):
+        return [f"{node.lineno}: {name} of text"]
+    if name == "getattr" and len(node.args) == 3 and any(word in ast.unparse(node.args[0]) for word in ("cfg", "config", "args")):
+        return [f"{node.lineno}: a default outside the dataclass: {ast.unparse(node)}"]
+    if name == "torch.load":
+        safe = [k for k in node.keywords if k.arg == "weights_only" and isinstance(k.value, ast.Constant) and k.value.value is True]
+        return [] if safe else [f"{node.lineno}: torch.load without weights_only=True"]
+    if name in ("pickle.load", "pickle.loads"):
+        return [f"{node.lineno}: free unpickling"]
+    return []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_habits(module: str) -> None:
+    assert bad_habits(TREES[module], unit_of(module) == "fairseq.device") == []
+
+
+def test_habit_check_sees_what_it_must() -> None:
+    text = """
+try:
+    eval(x)
+except:
+    getattr(self.cfg, "seed", 1)
+    torch.load(path)
+    torch.load(path, weights_only=True)
+from habana_frameworks.torch import hpu
+"""
+    found = bad_habits(ast.parse(text), in_device_layer=False)
+    assert len(found) == 5, found
+    assert len(bad_habits(ast.parse(text), in_device_layer=True)) == 4
