@@ -1,0 +1,208 @@
+"""Several optimizers, each with its own schedule, for parameters that carry a `param_group` name."""
+
+import copy
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from omegaconf import II, DictConfig, open_dict
+from torch import Tensor
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import FairseqOptimizer, build_optimizer, register_optimizer
+from fairseq.optim.fairseq_optimizer import learning_rates
+from fairseq.optim.lr_scheduler import FairseqLRScheduler, build_lr_scheduler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class OptimizerAndSchedulerConfig(FairseqDataclass):
+    """One entry of `optimizer.groups`."""
+
+    optimizer: Any = field(default=None, metadata={"help": "config of the group's optimizer, with its _name"})
+    lr_scheduler: Optional[Any] = field(default=None, metadata={"help": "config of the group's schedule; all groups have one or none has"})
+    lr: list[float] = II("optimization.lr")
+    lr_float: Optional[float] = field(default=None, metadata={"help": "learning rate as one number, for sweeps; wins over lr"})
+
+
+@dataclass
+class CompositeOptimizerConfig(FairseqDataclass):
+    groups: dict[str, Any] = field(default_factory=dict, metadata={"help": "param_group name -> OptimizerAndSchedulerConfig"})
+    dynamic_groups: bool = field(
+        default=False, metadata={"help": "make a group of its own for every set of a parameter's `optim_overrides` (lr_scale ...)"}
+    )
+    lr: list[float] = II("optimization.lr")
+
+
+@register_optimizer("composite", dataclass=CompositeOptimizerConfig)
+class FairseqCompositeOptimizer(FairseqOptimizer):
+    """Hands every parameter to the optimizer of its group: `optimizer.groups[p.param_group]`, "default" for those without that attribute.
+
+    A parameter may carry `optim_overrides = {"optimizer": {"lr_scale": x, "weight_decay_scale": y}}`; without `dynamic_groups` all
+    parameters of a group must carry the same.
+
+    Raises:
+        ValueError: a group without config, a config without parameters, different overrides in one group, schedules for some groups only.
+    """
+
+    def __init__(self, cfg: CompositeOptimizerConfig, params: Iterable[Tensor]) -> None:
+        super().__init__(cfg)
+        self.optimizers: dict[str, FairseqOptimizer] = {}
+        self.lr_schedulers: dict[str, FairseqLRScheduler] = {}
+        self.lr_scheduler: Optional[FairseqLRScheduler] = None
+        members = _members(params, cfg.dynamic_groups)
+        _check_names({name for name, _ in members}, set(cfg.groups))
+        for (name, overrides), group_params in members.items():
+            key = f"{name}:{overrides}" if overrides and cfg.dynamic_groups else name
+            self._add(name, key, json.loads(overrides or "{}"), group_params)
+        if self.lr_schedulers:
+            without = sorted(set(self.optimizers) - set(self.lr_schedulers))
+            if without:
+                raise ValueError(f"optimizer.groups: {', '.join(without)} has no lr_scheduler, others have. Give each its own, or none.")
+            self.lr_scheduler = CompositeLRScheduler(self.lr_schedulers)
+        self._optimizer = CompositeOptimizer(self.optimizers)
+
+    def _add(self, name: str, key: str, overrides: dict[str, Any], params: list[Tensor]) -> None:
+        """Build the optimizer and schedule of one group of parameters; `key` names it in state dicts."""
+        group_cfg = self.cfg.groups[name]
+        lr, optimizer_cfg = _settings(name, group_cfg, self.cfg.lr, overrides.get("optimizer", {}))
+        self.optimizers[key] = build_optimizer(optimizer_cfg, params)
+        if group_cfg.get("lr_scheduler") is not None:
+            scheduler_cfg = copy.deepcopy(group_cfg.lr_scheduler)
+            with open_dict(scheduler_cfg):
+                scheduler_cfg.lr = lr
+            self.lr_schedulers[key] = build_lr_scheduler(scheduler_cfg, self.optimizers[key])
+        logger.info(f"optimizer group {key}: {len(params)} parameter tensors, {optimizer_cfg._name}, lr {lr}")
+
+    @property
+    def param_groups(self) -> Iterator[dict[str, Any]]:
+        for optimizer in self.optimizers.values():
+            yield from optimizer.param_groups
+
+    def get_lr(self) -> float:
+        """The learning rate of the group "default", or of the first one."""
+        return self.optimizers["default" if "default" in self.optimizers else next(iter(self.optimizers))].get_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: optimizer.state_dict() for key, optimizer in self.optimizers.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Optional[dict[str, Any]] = None) -> None:
+        """Load every group's state; overrides are per group. Keys of other things (fairseq's "loss_scale") are passed over."""
+        missing = [key for key in self.optimizers if key not in state_dict]
+        if missing:
+            raise ValueError(
+                f"The checkpoint's optimizer state has no group {', '.join(missing)}; it has {', '.join(map(str, state_dict))}. "
+                "Set checkpoint.reset_optimizer=true to start the optimizers anew."
+            )
+        for key, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state_dict[key], (optimizer_overrides or {}).get(key))
+
+
+def _members(params: Iterable[Tensor], dynamic: bool) -> dict[tuple[str, str], list[Tensor]]:
+    """(group name, overrides as JSON text or "") -> parameters."""
+    members: dict[tuple[str, str], list[Tensor]] = {}
+    for p in params:
+        overrides = getattr(p, "optim_overrides", None)
+        key = (getattr(p, "param_group", "default"), json.dumps(overrides, sort_keys=True) if overrides else "")
+        members.setdefault(key, []).append(p)
+    names = [name for name, _ in members]
+    mixed = sorted({name for name in names if names.count(name) > 1})
+    if mixed and not dynamic:
+        raise ValueError(f"Parameters of the group {', '.join(mixed)} carry different optim_overrides: set optimizer.dynamic_groups=true.")
+    return members
+
+
+def _check_names(used: set[str], configured: set[str]) -> None:
+    if used - configured:
+        raise ValueError(
+            f"The model has parameters of the group {', '.join(sorted(used - configured))}, which optimizer.groups lacks; "
+            f"it has {', '.join(sorted(configured)) or 'none'}."
+        )
+    if configured - used:
+        raise ValueError(f"optimizer.groups.{', '.join(sorted(configured - used))}: no parameter of the model is in this group.")
+
+
+def _settings(name: str, group_cfg: DictConfig, run_lr: Any, overrides: dict[str, float]) -> tuple[list[float], DictConfig]:
+    """Learning rates of a group (lr_float, else its lr, else its optimizer's, else the run's) and the config of its optimizer."""
+    if group_cfg.get("optimizer") is None or "_name" not in group_cfg.optimizer:
+        raise ValueError(f"optimizer.groups.{name}.optimizer must be a config with a _name, such as adam.")
+    optimizer_cfg = copy.deepcopy(group_cfg.optimizer)
+    candidates = (group_cfg.get("lr_float"), group_cfg.get("lr"), optimizer_cfg.get("lr"), run_lr)
+    scale = overrides.get("lr_scale", 1.0)
+    lr = [scale * value for value in learning_rates(next(value for value in candidates if value is not None))]
+    with open_dict(optimizer_cfg):
+        optimizer_cfg.lr = lr
+        if "weight_decay_scale" in overrides and "weight_decay" in optimizer_cfg:
+            optimizer_cfg.weight_decay = optimizer_cfg.weight_decay * overrides["weight_decay_scale"]
+    return lr, optimizer_cfg
+
+
+class CompositeOptimizer(torch.optim.Optimizer):
+    """The groups' optimizers as one torch optimizer. It holds nothing itself, so the base class's constructor is not called."""
+
+    skips_on_device = True
+
+    def __init__(self, optimizers: dict[str, FairseqOptimizer]) -> None:
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+
+    def step(
+        self,
+        closure: Any = None,
+        found_inf: Optional[Tensor] = None,
+        grad_scale: Optional[Tensor] = None,
+        groups: Optional[Iterable[str]] = None,
+    ) -> Any:
+        """Step the named groups' optimizers, or all."""
+        loss = None if closure is None else closure()
+        for key, optimizer in self.optimizers.items():
+            if groups is None or key in groups:
+                optimizer.step(found_inf=found_inf, grad_scale=grad_scale)
+        return loss
+
+    def sync_steps(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.sync_steps()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    def __repr__(self) -> str:
+        return f"CompositeOptimizer({', '.join(f'{key}: {type(o).__name__}' for key, o in self.optimizers.items())})"
+
+
+class CompositeLRScheduler(FairseqLRScheduler):
+    """The groups' schedules, stepped together; `lr_scheduler=pass_through` drives them."""
+
+    def __init__(self, lr_schedulers: dict[str, FairseqLRScheduler]) -> None:
+        super().__init__(None, None)
+        self.lr_schedulers = lr_schedulers
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: schedule.state_dict() for key, schedule in self.lr_schedulers.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key, state in state_dict.items():
+            self.lr_schedulers[key].load_state_dict(state)
+
+    def step_begin_epoch(self, epoch: int) -> float:
+        return self._first([schedule.step_begin_epoch(epoch) for schedule in self.lr_schedulers.values()])
+
+    def step(self, epoch: int, val_loss: Optional[float] = None) -> float:
+        return self._first([schedule.step(epoch, val_loss) for schedule in self.lr_schedulers.values()])
+
+    def step_update(self, num_updates: int) -> float:
+        return self._first([schedule.step_update(num_updates) for schedule in self.lr_schedulers.values()])
+
+    def _first(self, rates: list[float]) -> float:
+        """The rate to report: that of the group "default", or of the first one."""
+        names = list(self.lr_schedulers)
+        return rates[names.index("default") if "default" in names else 0]

@@ -1,0 +1,121 @@
+"""The base class of optimizers: a torch optimizer under fairseq's names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor, nn
+
+from fairseq import utils
+
+
+def learning_rates(lr: Any) -> list[float]:
+    """`optimization.lr` as a list of floats: one number, or one per epoch.
+
+    Raises:
+        ValueError: neither a number nor a list of numbers, such as an interpolation that nothing resolved.
+    """
+    values = list(lr) if isinstance(lr, Iterable) and not isinstance(lr, str) else [lr]
+    if not values or any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
+        raise ValueError(f"lr is {lr!r}: it must be a number or a list of numbers, as in optimization.lr=[0.0005].")
+    return [float(value) for value in values]
+
+
+class FairseqOptimizer:
+    """A torch optimizer, held in `_optimizer`, with the few more calls that a trainer makes.
+
+    A torch optimizer whose `step` takes `found_inf` and `grad_scale` says so with `skips_on_device = True`; for others the flag is read on
+    the host.
+    """
+
+    _optimizer: torch.optim.Optimizer
+
+    def __init__(self, cfg: Any) -> None:
+        self.cfg = cfg
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._optimizer
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """What the config says about the torch optimizer's groups. On a resume it wins over what the checkpoint says."""
+        raise NotImplementedError
+
+    @property
+    def param_groups(self) -> Any:
+        return self.optimizer.param_groups
+
+    @property
+    def params(self) -> Iterator[Tensor]:
+        for group in self.param_groups:
+            yield from group["params"]
+
+    def get_lr(self) -> float:
+        return next(iter(self.param_groups))["lr"]
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = lr
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Optional[dict[str, Any]] = None) -> None:
+        """Take over a checkpoint's state. The group settings are the config's, with `checkpoint.optimizer_overrides` over them.
+
+        # fairseq: there the checkpoint's settings win, so a changed optimizer.weight_decay does nothing; here no key is ignored
+        """
+        self.optimizer.load_state_dict(state_dict)
+        for group in self.param_groups:
+            group.update({**self.optimizer_config, **(optimizer_overrides or {})})
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def all_reduce_grads(self, module: nn.Module) -> None:
+        """Average gradients over processes where the wrapped module does that itself."""
+        if hasattr(module, "all_reduce_grads"):
+            module.all_reduce_grads()
+
+    @torch.no_grad()
+    def multiply_grads(self, c: Union[float, Tensor]) -> None:
+        """Multiply every gradient by a number or a 0-dim tensor, in place."""
+        alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+        for p in self.params:
+            if p.grad is not None:
+                alike[p.grad.device, p.grad.dtype].append(p.grad)
+        for (device, _), grads in alike.items():
+            torch._foreach_mul_(grads, c.to(device) if isinstance(c, Tensor) else c)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Optional[Callable[[Tensor], Tensor]] = None) -> Tensor:
+        """Scale the gradients to a norm of at most `max_norm` (0: leave them); returns the norm before."""
+        return utils.clip_grad_norm_(list(self.params), max_norm, aggregate_norm_fn)
+
+    def step(self, found_inf: Optional[Tensor] = None, grad_scale: Optional[Tensor] = None) -> None:
+        """Take one step with the gradients divided by `grad_scale`, or none where `found_inf` is 1. The gradients are used up by it.
+
+        Args:
+            found_inf: 0-dim float tensor on the parameters' device, 0 or 1.
+            grad_scale: 0-dim float tensor on the parameters' device.
+        """
+        if getattr(self.optimizer, "skips_on_device", False):
+            self.optimizer.step(found_inf=found_inf, grad_scale=grad_scale)
+            return
+        if grad_scale is not None:
+            self.multiply_grads(1.0 / grad_scale)
+        if found_inf is None or not bool(found_inf):
+            self.optimizer.step()
+
+    def sync_steps(self) -> None:
+        """After skipped updates came to light: let what the host counts agree with what the device did."""
+        if hasattr(self.optimizer, "sync_steps"):
+            self.optimizer.sync_steps()
+
+    def zero_grad(self) -> None:
+        """Free all gradients."""
+        for p in self.params:
+            p.grad = None

@@ -1,0 +1,48 @@
+"""Learning rate schedules by name: the rate of update n is a function of n (and, for some, of the epoch)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairseq import registry
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
+
+build_lr_scheduler_, register_lr_scheduler, LR_SCHEDULER_REGISTRY, LR_SCHEDULER_DATACLASS_REGISTRY = registry.setup_registry(
+    "--lr-scheduler", base_class=FairseqLRScheduler, default="fixed"
+)
+
+
+def build_lr_scheduler(cfg: Any, optimizer: FairseqOptimizer) -> FairseqLRScheduler:
+    """The schedule that `cfg._name` asks for, driving `optimizer`.
+
+    Raises:
+        ValueError: the optimizer's groups bring schedules of their own, which another one would override.
+    """
+    schedule = build_lr_scheduler_(cfg, optimizer)
+    brings_its_own = getattr(optimizer, "lr_scheduler", None) is not None
+    if brings_its_own and not isinstance(schedule, pass_through.PassThroughScheduleSchedule):
+        raise ValueError("optimizer.groups have an lr_scheduler each, which the run's would override: set lr_scheduler=pass_through.")
+    return schedule
+
+
+from fairseq.optim.lr_scheduler import (  # noqa: E402
+    cosine_lr_scheduler,
+    fixed_schedule,
+    inverse_square_root_schedule,
+    pass_through,
+    polynomial_decay_schedule,
+    tri_stage_lr_scheduler,
+)
+
+__all__ = [
+    "FairseqLRScheduler",
+    "build_lr_scheduler",
+    "cosine_lr_scheduler",
+    "fixed_schedule",
+    "inverse_square_root_schedule",
+    "pass_through",
+    "polynomial_decay_schedule",
+    "register_lr_scheduler",
+    "tri_stage_lr_scheduler",
+]

@@ -1,0 +1,59 @@
+"""The base class of learning rate schedules."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
+
+
+class FairseqLRScheduler:
+    """Sets an optimizer's learning rate. The trainer calls `step_begin_epoch`, `step_update` after every update, `step` after validation.
+
+    A schedule is a function of the update number (and of the epoch), so calling `step_update` or `step_begin_epoch` again changes nothing;
+    what it cannot compute from these is in its state dict.
+    """
+
+    def __init__(self, cfg: Any, optimizer: Optional[FairseqOptimizer]) -> None:
+        if optimizer is not None and not isinstance(optimizer, FairseqOptimizer):
+            raise ValueError(f"A schedule drives a FairseqOptimizer, not a {type(optimizer).__name__}.")
+        self.cfg = cfg
+        self.optimizer = optimizer
+        self.best: Optional[float] = None  # lowest validation loss so far
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict.get("best")
+
+    def step_begin_epoch(self, epoch: int) -> float:
+        """Prepare for an epoch (from 1); returns the learning rate."""
+        return self.optimizer.get_lr()
+
+    def step(self, epoch: int, val_loss: Optional[float] = None) -> float:
+        """Note a validation loss at the end of an epoch; returns the learning rate."""
+        if val_loss is not None:
+            self.best = val_loss if self.best is None else min(self.best, val_loss)
+        return self.optimizer.get_lr()
+
+    def step_update(self, num_updates: int) -> float:
+        """Set, and return, the learning rate of the update that follows `num_updates` updates."""
+        return self.optimizer.get_lr()
+
+    def _set(self, lr: float) -> float:
+        self.lr = lr
+        self.optimizer.set_lr(lr)
+        return lr
+
+
+def single_rate(lr: Any, schedule: str) -> float:
+    """The one learning rate of a schedule that knows no epochs.
+
+    Raises:
+        ValueError: several rates (one per epoch) were given.
+    """
+    rates = learning_rates(lr)
+    if len(rates) > 1:
+        raise ValueError(f"optimization.lr is {rates}: one rate per epoch works with lr_scheduler=fixed; {schedule} takes a single one.")
+    return rates[0]
