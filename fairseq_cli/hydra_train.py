@@ -29,7 +29,7 @@ from fairseq.dataclass.initialize import add_defaults, hydra_init, try_resolve
 from fairseq.dataclass.validate import find_problems
 from fairseq.distributed import launch
 from fairseq.logging import metrics
-from fairseq_cli import command_line, train
+from fairseq_cli import command_line
 
 logger = logging.getLogger("fairseq_cli.hydra_train")
 
@@ -45,6 +45,8 @@ def hydra_main(cfg: DictConfig) -> float | None:
         ConfigError: everything that is wrong with the config, together.
     """
     run = prepare(cfg)
+    from fairseq_cli import train  # after prepare: a config that cannot train is told without waiting for the trainer's imports
+
     try:
         launch.call_main(run, train.main)
     except Exception:
@@ -132,8 +134,9 @@ def _arrange_arguments() -> Callable[[DictConfig], Any]:
     utils.import_user_module(CommonConfig(user_dir=user_dir) if user_dir else _common_of(yaml))
     hydra_init()
     store_hydra_settings()
-    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as meant, with a warning that helps nobody
-    warnings.filterwarnings("ignore", message="(?s).*Usage of deprecated keyword in package header", category=UserWarning)
+    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as meant, with warnings that help nobody
+    for message in ("Usage of deprecated keyword in package header", 'version_base="1.1" selects'):
+        warnings.filterwarnings("ignore", message=f"(?s).*{message}", category=UserWarning)
 
     in_defaults = command_line.groups_in_defaults(yaml)
     overrides = [command_line.normalise_override(word, CONFIG_GROUPS, in_defaults) for word in line.overrides]

@@ -80,9 +80,8 @@ def imports_of(tree: ast.AST, module: str, is_package: bool, known: dict[str, ob
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, *([node.module] if node.module else [])])
             targets = [f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
-            if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
-                targets = [node.args[0].value]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            targets = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         for target in targets:
             if target.split(".")[0] in PACKAGES:
                 yield target, node.lineno
@@ -127,7 +126,12 @@ def test_no_cycle_among_modules() -> None:
 
 def test_floor_check_sees_what_it_must() -> None:
     known = {"fairseq.models.wav2vec.wav2vec2": None, "fairseq.data.masking": None, "fairseq.utils": None}
-    text = "def f():\n    from ..models.wav2vec import wav2vec2\n    from fairseq import utils\n    importlib.import_module('fairseq.trainer')\n"
+    text = """
+def f():
+    from ..models.wav2vec import wav2vec2
+    from fairseq import utils
+    importlib.import_module('fairseq.trainer')
+"""
     found = [target for target, _ in imports_of(ast.parse(text), "fairseq.data.masking", False, known)]
     assert found == ["fairseq.models.wav2vec.wav2vec2", "fairseq.utils", "fairseq.trainer"]
     assert [breaks_floors("fairseq.data.masking", target) for target in found] == [True, False, True]

@@ -216,9 +216,7 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
                 f"checkpoint.best_checkpoint_metric is {metric!r}, which criterion wav2vec does not log.{hint} There is {', '.join(known)}."
             )
     if metric == "accuracy" and not larger:
-        yield odd(
-            "checkpoint.best_checkpoint_metric is accuracy: without maximize_best_checkpoint_metric=true the worst one is kept."
-        )
+        yield odd("checkpoint.best_checkpoint_metric is accuracy: without maximize_best_checkpoint_metric=true the worst one is kept.")
     if larger and (metric.startswith("loss") or metric in ("wer", "uer")):
         yield odd(f"checkpoint.maximize_best_checkpoint_metric is true with {metric}: the worst one is kept.")
 
@@ -254,7 +252,7 @@ def conv_layers(cfg: DictConfig) -> Iterator[Finding]:
         try:
             layers = parse_conv_layers(text)
         except ValueError as error:
-            yield wrong(f"{key}: {error}")
+            yield wrong(key + str(error).removeprefix("conv_feature_layers"))
             continue
         if _named(task, *_AUDIO_TASKS):
             yield from _frames(key, layers, task.max_sample_size)

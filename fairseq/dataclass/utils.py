@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -104,21 +105,19 @@ def _merge_one_by_one(base: DictConfig, values: dict[str, Any], path: str, probl
 
 
 def coerce(value: Any, declared: Any) -> Any:
-    """A value in the form that its field wants: "(0.9, 0.98)" or "[1, 2]" for a field of several values is read as a Python literal."""
-    if not isinstance(value, str) or value == "???" or value.startswith("${"):
+    """A value in the form that its field wants: for a list or tuple, "(0.9, 0.98)" is read as a literal and 64 is the list of it."""
+    options = get_args(declared) if get_origin(declared) is Union else (declared,)
+    kinds = {get_origin(option) or option for option in options}
+    if not kinds & {list, tuple} or (isinstance(value, str) and (value == "???" or value.startswith("${"))):
         return value
-    if _takes_several(declared):
+    if isinstance(value, str):
         try:
             value = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             return value  # omegaconf says what is wrong with it
-        return list(value) if isinstance(value, (tuple, list)) else value
-    return value
-
-
-def _takes_several(declared: Any) -> bool:
-    options = get_args(declared) if get_origin(declared) is Union else (declared,)
-    return any(get_origin(option) in (list, tuple) or option in (list, tuple) for option in options)
+    if isinstance(value, (int, float)) and list in kinds:
+        return [value]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def fill_unresolved(cfg: DictConfig) -> None:
@@ -185,6 +184,35 @@ def _flat(cfg: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def convert_namespace_to_omegaconf(args: Namespace | dict[str, Any]) -> DictConfig:
+    """The config that old command-line arguments (fairseq before 0.11, and its oldest checkpoints) stand for.
+
+    Every argument goes to the fields of its name; `arch`, `task`, `criterion`, `optimizer` and `lr_scheduler` name the classes. Arguments
+    that no field is called like are left out: command lines carried those of every module that was imported. A class without a dataclass
+    here gets all arguments.
+
+    Raises:
+        ValueError: values of a wrong type, all of them together.
+    """
+    values = {key: value for key, value in (args if isinstance(args, dict) else vars(args)).items() if value is not None}
+    problems: list[str] = []
+    config: dict[str, Any] = {"_name": None}
+    for group, dataclass in FIXED_GROUPS.items():
+        config[group] = merge_values(dataclass(), known_only(dataclass, values), f"{group}.", problems)
+    for group in REGISTRY_GROUPS:
+        name = values.get("arch" if group == "model" else group)
+        if name in CONFIG_GROUPS.get(group, {}):
+            dataclass = CONFIG_GROUPS[group][name]
+            config[group] = merge_values(dataclass(), {**known_only(dataclass, values), "_name": name}, f"{group}.", problems)
+        else:
+            config[group] = None if name is None else {**values, "_name": name}
+    if problems:
+        raise ValueError("Old command-line arguments: " + "; ".join(problems))
+    cfg = OmegaConf.create(config)
+    OmegaConf.set_struct(cfg, True)
+    return cfg
 
 
 def overwrite_args_by_name(cfg: DictConfig, overrides: dict[str, Any]) -> None:
