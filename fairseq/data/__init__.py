@@ -1,0 +1,7 @@
+"""Data: manifests to batches. fairseq's users import the names below from here."""
+
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, RawAudioDataset
+from fairseq.data.fairseq_dataset import EpochListening, FairseqDataset
+from fairseq.data.iterators import EpochBatchIterator
+
+__all__ = ["EpochBatchIterator", "EpochListening", "FairseqDataset", "FileAudioDataset", "RawAudioDataset"]

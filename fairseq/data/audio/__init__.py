@@ -1,0 +1,1 @@
+"""Raw audio: manifests, decoding, quarantine and data sets."""

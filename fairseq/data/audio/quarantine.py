@@ -1,0 +1,141 @@
+"""Files that cannot be decoded: what stands in for them, and when there are too many."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from fairseq.data.audio.audio_utils import UnreadableAudio
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 20  # names in an error
+_PAUSES = (0.1, 0.5)  # seconds before a file is tried again: network file systems fail for moments
+_MOST_SUBSTITUTES = 100  # so many unreadable files in a row mean that the disk is gone, not that files are broken
+
+
+class Quarantine:
+    """Keeps account, in the training process, of the undecodable files that batches report.
+
+    Args:
+        total: utterances of the data set.
+        max_share: the run stops when more than this share of them is bad. The key is task.max_quarantined_share.
+    """
+
+    def __init__(self, total: int, max_share: float) -> None:
+        self.total = total
+        self.max_share = max_share
+        self.files: dict[int, tuple[str, str]] = {}  # index -> name, reason
+
+    def report(self, items: Iterable[tuple[int, str, str]]) -> None:
+        """Take a batch's list of (index, file name, reason); each file is logged once.
+
+        Raises:
+            ValueError: more than the allowed share is bad; lists them.
+        """
+        for index, name, reason in items:
+            if index in self.files:
+                continue
+            self.files[index] = (name, reason)
+            logger.warning("%s cannot be decoded and is replaced by an utterance of similar length: %s", name, reason)
+        if len(self.files) > self.max_share * self.total:
+            listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.files.values())[:_LISTED])
+            more = f"\n  and {len(self.files) - _LISTED} more" if len(self.files) > _LISTED else ""
+            raise ValueError(
+                f"{len(self.files)} of {self.total} files cannot be decoded, more than task.max_quarantined_share={self.max_share}: repair "
+                f"them, take them out of the manifest, or raise that share\n{listed}{more}"
+            )
+
+
+class Substitutes:
+    """For each utterance the others in the order in which they would stand in for it: a function of the sizes alone.
+
+    Args:
+        sizes: samples of each utterance.
+    """
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        self.sizes = sizes
+        self.by_size = np.argsort(sizes, kind="stable").astype(np.int32)
+        self.rank = np.empty_like(self.by_size)
+        self.rank[self.by_size] = np.arange(len(sizes), dtype=np.int32)
+
+    def of(self, index: int, at_least: int = 0) -> Iterator[int]:
+        """Utterances of at least `at_least` samples, nearest in size first: longer ones before shorter ones at the same distance."""
+        above, below = int(self.rank[index]) + 1, int(self.rank[index]) - 1
+        while above < len(self.by_size) or below >= 0:
+            if above < len(self.by_size):
+                if self.sizes[self.by_size[above]] >= at_least:
+                    yield int(self.by_size[above])
+                above += 1
+            if below >= 0:
+                if self.sizes[self.by_size[below]] < at_least:
+                    below = -1
+                else:
+                    yield int(self.by_size[below])
+                    below -= 1
+
+
+class PatientReader:
+    """Reads crops of utterances, and where a file cannot be decoded, of the one that stands in for it.
+
+    Args:
+        sizes: samples of each utterance.
+        read: (index, start, frames) -> waveform; raises UnreadableAudio.
+        name: what logs call an utterance.
+    """
+
+    def __init__(self, sizes: np.ndarray, read: Callable[[int, int, int], np.ndarray], name: Callable[[int], str]) -> None:
+        self.sizes = sizes
+        self.read = read
+        self.name = name
+        self.unreadable: dict[int, str] = {}  # what this process has given up, so that it does not wait for it again
+        self._substitutes: Substitutes | None = None
+
+    def crop(
+        self, index: int, longest: int, at_least: int, place: float, quarantined: list[tuple[int, str, str]]
+    ) -> tuple[int, np.ndarray]:
+        """At most `longest` samples of an utterance: (index that was read, float32 waveform).
+
+        Args:
+            at_least: samples that a substitute must have.
+            place: where the crop begins, from 0 to 1 (excluded) of the places that there are.
+            quarantined: takes (index, name, reason) of what could not be decoded.
+        Raises:
+            ValueError: hardly anything can be decoded.
+        """
+        candidates: Iterator[int] | None = None
+        for _ in range(_MOST_SUBSTITUTES):
+            length = min(int(self.sizes[index]), longest)
+            start = int(place * (int(self.sizes[index]) - length + 1))
+            try:
+                return index, self._read_patiently(index, start, length)
+            except UnreadableAudio as error:
+                quarantined.append((index, self.name(index), str(error)))
+            if candidates is None:
+                self._substitutes = self._substitutes or Substitutes(self.sizes)
+                candidates = self._substitutes.of(index, at_least)
+            index = next(candidates, -1)
+            if index < 0:
+                break
+        names = "\n".join(f"  {name}: {reason}" for _, name, reason in quarantined[-5:])
+        raise ValueError(
+            f"{len(quarantined)} files in a row cannot be decoded: is the disk there, and the manifest's root right? The last:\n{names}"
+        )
+
+    def _read_patiently(self, index: int, start: int, frames: int) -> np.ndarray:
+        if index in self.unreadable:
+            raise UnreadableAudio(self.unreadable[index])
+        for pause in _PAUSES:
+            try:
+                return self.read(index, start, frames)
+            except UnreadableAudio:
+                time.sleep(pause)
+        try:
+            return self.read(index, start, frames)
+        except UnreadableAudio as error:
+            self.unreadable[index] = str(error)
+            raise

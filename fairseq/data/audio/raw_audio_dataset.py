@@ -1,0 +1,350 @@
+"""Raw audio from manifests, and the batches that pre-training takes of it. Letters: B utterances, S samples, T frames, C channels."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairseq.data.audio.audio_utils import UnreadableAudio, read_frames
+from fairseq.data.audio.manifest import JoinedManifest, Manifest
+from fairseq.data.audio.masked_batch import masked_inputs
+from fairseq.data.audio.quarantine import PatientReader
+from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
+from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, make_batches
+from fairseq.data.buckets import bucket_shapes, get_bucketed_sizes, get_buckets
+from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.masking import PretrainingMasks
+from fairseq.dataclass.conv_layers import receptive_field
+
+logger = logging.getLogger(__name__)
+
+_ORDER = 1  # third number of the key of the utterances' order; the order of batches has another
+_SUBSAMPLE = 3
+
+
+class RawAudioDataset(FairseqDataset):
+    """Utterances of raw audio: their order, their batches, and what a batch holds. Subclasses know where the audio is.
+
+    Args:
+        sample_rate: Hz; every file must have it.
+        max_sample_size: longer utterances are cropped to this many samples; None: never.
+        min_sample_size: shorter utterances are left out.
+        shuffle: a keyed order each epoch, random among utterances of one length; else the manifest's order.
+        pad: a batch's rows are padded to its longest; else cropped to its shortest.
+        normalize: zero mean and unit variance. fairseq normalises an utterance before it is cropped; here only the crop is decoded, so it
+            is the crop that is normalised. The two differ for utterances longer than their crop.
+        seed: with epoch and index, the key of an utterance's crop and masks.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        max_sample_size: int | None = None,
+        min_sample_size: int | None = 0,
+        shuffle: bool = True,
+        pad: bool = False,
+        normalize: bool = False,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        if max_sample_size is not None and max_sample_size < max(1, min_sample_size or 0):
+            raise ValueError(f"task.max_sample_size is {max_sample_size}; it may be 1 or more, and not below task.min_sample_size")
+        self.sample_rate = sample_rate
+        self.max_sample_size = max_sample_size if max_sample_size is not None else sys.maxsize
+        self.min_sample_size = min_sample_size or 0
+        self.shuffle = shuffle
+        self.pad = pad
+        self.normalize = normalize
+        self.seed = seed
+        self.epoch = 1
+        self.num_buckets = 0
+        self.masks: PretrainingMasks | None = None
+        self.sizes = np.zeros(0, dtype=np.int64)
+        self.buckets = np.zeros(0, dtype=np.int64)
+        self._told_too_short = False
+        self._patient_reader: PatientReader | None = None
+
+    # -- what a subclass gives -----------------------------------------------------------------------------------------------------
+
+    def name(self, index: int) -> str:
+        """What logs call an utterance."""
+        raise NotImplementedError
+
+    def read(self, index: int, start: int, frames: int) -> np.ndarray:
+        """Decode `frames` samples from `start`: float32. Raises UnreadableAudio."""
+        raise NotImplementedError
+
+    # -- sizes and settings --------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def size(self, index: int) -> int:
+        """Samples, after cropping where nothing is padded. fairseq: with padding, the whole utterance's."""
+        return int(self.sizes[index]) if self.pad else min(int(self.sizes[index]), self.max_sample_size)
+
+    def num_tokens(self, index: int) -> int:
+        return min(int(self.sizes[index]), self.max_sample_size)
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return np.minimum(self.sizes[indices], self.max_sample_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def set_masks(self, masks: PretrainingMasks | None) -> None:
+        """Draw masks by these settings from now on; None: make batches without masks."""
+        self.masks = masks
+
+    def set_bucket_info(self, num_buckets: int) -> None:
+        """Round batch lengths up to `num_buckets` quantiles of the utterances' lengths; 0: no buckets.
+
+        Raises:
+            ValueError: buckets without padding.
+        """
+        self.num_buckets = num_buckets
+        if num_buckets == 0:
+            return
+        if not self.pad:
+            raise ValueError(f"task.num_batch_buckets is {num_buckets} but task.enable_padding is false: buckets need padding")
+        if len(self):
+            self.buckets = get_buckets(self.num_tokens_vec(np.arange(len(self))), num_buckets)
+            self._bucketed_sizes = get_bucketed_sizes(self.num_tokens_vec(np.arange(len(self))), self.buckets)
+            logger.info("%d bucket(s) for the audio: %s samples", len(self.buckets), self.buckets.tolist())
+
+    # -- order and batches ---------------------------------------------------------------------------------------------------------
+
+    def sample(self, epoch: int) -> np.ndarray:
+        """Indices that an epoch holds; beyond len(self) they are further copies, which get crops and masks of their own."""
+        return np.arange(len(self), dtype=np.int64)
+
+    def ordered_indices(self) -> np.ndarray:
+        """Indices in the order of batching, longest first; a function of seed and the epoch that `set_epoch` told."""
+        return self._order(self.epoch)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        indices = self._long_enough(self.sample(epoch))
+        if not self.shuffle:
+            return indices
+        if epoch == EVALUATION_EPOCH:
+            tie_break = np.arange(len(indices))[::-1]
+        else:
+            tie_break = np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(indices))
+        if self.num_buckets:  # rows of a bucket are padded to one length, whatever their own: no need to sort within it
+            return indices[np.argsort(tie_break)]
+        return indices[np.lexsort((tie_break, self.num_tokens_vec(indices % max(1, len(self)))))[::-1]]
+
+    def _long_enough(self, indices: np.ndarray) -> np.ndarray:
+        """Without the utterances that give the model no frame at all."""
+        if self.masks is None:
+            return indices
+        shortest = self._shortest()
+        kept = indices[self.sizes[indices % max(1, len(self))] >= shortest]
+        if len(kept) < len(indices) and not self._told_too_short:
+            self._told_too_short = True
+            left_out = len(indices) - len(kept)
+            logger.warning("%d utterances are shorter than the model's receptive field of %d samples: left out", left_out, shortest)
+        return kept
+
+    def _shortest(self) -> int:
+        return receptive_field(self.masks.conv_layers)[0] if self.masks is not None else 1
+
+    def batches(
+        self, epoch: int, max_tokens: int | None, max_sentences: int | None, multiple: int = 1, max_size: int | None = None
+    ) -> Batches:
+        """Cut an epoch into batches; a function of (seed, epoch) and the limits.
+
+        Args:
+            epoch: EVALUATION_EPOCH makes the same batches each time.
+            max_tokens: most samples a batch, padding included (dataset.max_tokens).
+            max_sentences: most utterances a batch (dataset.batch_size).
+            multiple: dataset.required_batch_size_multiple.
+            max_size: leave out longer utterances; None: keep all.
+        """
+        order = self._order(epoch)
+        if max_size is not None:
+            order = order[self.sizes[order % max(1, len(self))] <= max_size]
+        shapes = bucket_shapes(self.buckets, max_tokens, max_sentences, multiple) if self.num_buckets else None
+        sizes = self.num_tokens_vec(np.arange(len(self)))
+        return make_batches(sizes, order, max_tokens, max_sentences, multiple, self.pad, shapes)
+
+    def total_samples(self, batches: Batches) -> int:
+        """Samples that an epoch's batches hold, neither padding nor filler counted."""
+        sizes = self.num_tokens_vec(batches.indices % max(1, len(self)))
+        return int(np.minimum(sizes, np.repeat(batches.lengths, np.diff(batches.ends, prepend=0))).sum())
+
+    # -- one batch -----------------------------------------------------------------------------------------------------------------
+
+    def postprocess(self, feats: Tensor, curr_sample_rate: int) -> Tensor:
+        """A decoded waveform as the model takes it: samples (x channels) -> S, mean of the channels, normalised if asked for."""
+        if curr_sample_rate != self.sample_rate:
+            raise ValueError(f"sample rate: {curr_sample_rate} Hz, task.sample_rate is {self.sample_rate} Hz")
+        if feats.dim() == 2:
+            feats = feats.mean(-1)
+        return F.layer_norm(feats, feats.shape) if self.normalize else feats
+
+    def collate_plan(self, plan: BatchPlan) -> dict[str, Any]:
+        """Make the batch that a plan describes: crops, waveforms, masks. This is a data-loading worker's work.
+
+        Rows of filler hold what the first row holds; `masked_weights` says that they do not count.
+
+        Returns:
+            A dict of tensors and plain values:
+                id: int64, B, indices of the utterances in the rows.
+                net_input: source float32 B x S, and where they apply padding_mask bool B x S (True: padding), mask_indices bool B x T,
+                    masked_positions int64 B x M, masked_weights float32 B x M, mask_channel_indices bool B x C, negative_indices B x M x N.
+                micro, num_valid: from the plan; num_samples: samples of the valid rows, padding not counted.
+                quarantined: (index, name, reason) of the files that could not be decoded.
+                few_masked: rows that do not count because fewer than two of their frames were masked.
+        Raises:
+            ValueError: a file has another sample rate, or hardly any file can be read.
+        """
+        num_rows, decoded = len(plan.indices), max(1, plan.num_valid)
+        at_least = self._shortest() if self.pad else plan.num_samples  # without padding a row must fill its place
+        source = torch.zeros(num_rows, plan.num_samples)
+        lengths = np.zeros(num_rows, dtype=np.int64)
+        ids = np.zeros(num_rows, dtype=np.int64)
+        quarantined: list[tuple[int, str, str]] = []
+        generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in plan.indices[:decoded].tolist()]
+        for row, rng in enumerate(generators):
+            ids[row], wave = self._reader().crop(int(plan.indices[row]) % len(self), plan.num_samples, at_least, rng.random(), quarantined)
+            lengths[row] = len(wave)
+            source[row, : len(wave)] = self.postprocess(torch.from_numpy(wave), self.sample_rate)
+        source[decoded:], lengths[decoded:], ids[decoded:] = source[0], lengths[0], ids[0]
+        net_input = {"source": source}
+        if self.pad:
+            net_input["padding_mask"] = torch.from_numpy(np.arange(plan.num_samples) >= lengths[:, None])
+        few_masked = 0
+        if self.masks is not None:
+            drawn = masked_inputs(self.masks, plan, lengths, generators)
+            net_input.update(drawn)
+            few_masked = plan.num_valid - int((drawn["masked_weights"].amax(dim=1) > 0).sum())
+        return {
+            "id": torch.from_numpy(ids),
+            "net_input": net_input,
+            "micro": plan.micro,
+            "num_valid": plan.num_valid,
+            "num_samples": int(lengths[: plan.num_valid].sum()),
+            "quarantined": quarantined,
+            "few_masked": few_masked,
+        }
+
+    def _reader(self) -> PatientReader:
+        if self._patient_reader is None:
+            self._patient_reader = PatientReader(self.sizes, self.read, self.name)
+        return self._patient_reader
+
+    def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of whole utterances as `__getitem__` returns them: padded, or cropped at a place keyed by seed, epoch and index.
+
+        For tools that use the data set by hand; training makes its batches with `collate_plan`.
+        """
+        samples = [s for s in samples if s["source"] is not None]
+        if not samples:
+            return {}
+        lengths = [min(len(s["source"]), self.max_sample_size) for s in samples]
+        length = max(lengths) if self.pad else min(lengths)
+        if self.num_buckets:
+            length = int(self.buckets[np.searchsorted(self.buckets, length)])
+        source = samples[0]["source"].new_zeros(len(samples), length)
+        for row, sample in zip(source, samples, strict=False):
+            wave = sample["source"]
+            surplus = max(0, len(wave) - length)
+            start = int(np.random.default_rng([self.seed, self.epoch, sample["id"]]).random() * (surplus + 1))
+            row[: len(wave) - surplus] = wave[start : start + length]
+        net_input = {"source": source}
+        if self.pad:
+            net_input["padding_mask"] = torch.arange(length) >= torch.tensor([min(n, length) for n in lengths])[:, None]
+        return {"id": torch.tensor([s["id"] for s in samples]), "net_input": net_input}
+
+
+class FileAudioDataset(RawAudioDataset):
+    """Audio files that a manifest lists.
+
+    Args:
+        manifest_path: fairseq's tsv, or manifests that are already loaded.
+        num_buckets: see `set_bucket_info`.
+        compute_mask_indices: fairseq's switch for masks made in the worker, with the settings of `inferred_w2v_config` in
+            `mask_compute_kwargs`. Without it masks follow once `set_masks` is called.
+        text_compression_level: fairseq's; has no effect, names are held compactly in any case.
+        resample: convert files of another sample rate while reading; lengths in the manifest are those of the files, and are converted too.
+        subsample: share of the utterances to keep, drawn by `seed`.
+        weights: relative weight of each of several manifests; None: every utterance once an epoch.
+    """
+
+    def __init__(
+        self,
+        manifest_path: str | JoinedManifest,
+        sample_rate: int,
+        max_sample_size: int | None = None,
+        min_sample_size: int | None = 0,
+        shuffle: bool = True,
+        pad: bool = False,
+        normalize: bool = False,
+        num_buckets: int = 0,
+        compute_mask_indices: bool = False,
+        text_compression_level: Any = "none",
+        resample: bool = False,
+        seed: int = 1,
+        subsample: float = 1.0,
+        weights: list[float] | None = None,
+        **mask_compute_kwargs: Any,
+    ) -> None:
+        super().__init__(sample_rate, max_sample_size, min_sample_size, shuffle, pad, normalize, seed)
+        self.manifest = JoinedManifest([Manifest(manifest_path)]) if isinstance(manifest_path, str) else manifest_path
+        self.resample = resample
+        self.weights = weights
+        all_sizes = sizes_at_rate(self.manifest, sample_rate) if resample else self.manifest.sizes
+        kept = np.flatnonzero(all_sizes >= self.min_sample_size)
+        self.skipped = len(all_sizes) - len(kept)
+        if subsample < 1:
+            chosen = np.random.default_rng([seed, _SUBSAMPLE]).permutation(len(kept))[: int(np.ceil(len(kept) * subsample))]
+            kept = kept[np.sort(chosen)]
+        self._lines = kept.astype(np.int32)
+        self.sizes = all_sizes[kept]
+        logger.info("loaded %d, skipped %d samples", len(self.sizes), self.skipped)
+        self.set_bucket_info(num_buckets)
+        if compute_mask_indices:
+            from omegaconf import OmegaConf
+
+            self.set_masks(PretrainingMasks.from_config(OmegaConf.create(mask_compute_kwargs)))
+
+    @property
+    def skipped_indices(self) -> set[int]:
+        """Lines of the manifest (the first after the root is 0) that are not in the data set."""
+        return set(range(len(self.manifest))) - set(self._lines.tolist())
+
+    @property
+    def root_dir(self) -> str:
+        """Root of the first manifest."""
+        return self.manifest.manifests[0].root
+
+    def name(self, index: int) -> str:
+        return self.manifest.file(int(self._lines[index]))
+
+    def sample(self, epoch: int) -> np.ndarray:
+        if self.weights is None or epoch == EVALUATION_EPOCH:
+            return super().sample(epoch)
+        bounds = np.searchsorted(self._lines, self.manifest.offsets)
+        return epoch_sample(np.diff(bounds), self.weights, np.random.default_rng([self.seed, epoch, _ORDER, 0]))
+
+    def read(self, index: int, start: int, frames: int) -> np.ndarray:
+        return read_frames(self.name(index), start, frames, self.sample_rate, self.resample)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A whole utterance: {"id", "source": float32, S}.
+
+        Raises:
+            ValueError: it cannot be decoded, or has another sample rate.
+        """
+        try:
+            wave = self.read(index, 0, -1)
+        except UnreadableAudio as error:
+            raise ValueError(f"{self.name(index)} cannot be decoded: {error}") from error
+        return {"id": index, "source": self.postprocess(torch.from_numpy(wave), self.sample_rate)}

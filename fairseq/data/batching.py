@@ -1,0 +1,185 @@
+"""Which utterances form a batch, which batches an update, and which of them a rank takes at which step. Numbers only, no audio.
+
+All of it is a function of its arguments: every rank computes the same plan and takes its share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fairseq.data.buckets import BucketShapes, check_limits
+
+EVALUATION_EPOCH = 0  # training counts epochs from 1, so the keys of evaluation's crops and masks are never training's
+
+
+class BatchPlan(NamedTuple):
+    """All that a worker must know to make one batch."""
+
+    indices: np.ndarray  # int64, B: the first num_valid rows count, the rest are filler and repeat a real index
+    num_valid: int
+    num_samples: int  # S: the length that rows are cropped or padded to
+    bucket: int
+    epoch: int  # keys crops and masks; EVALUATION_EPOCH for evaluation, whose draws are the same every time
+    micro: int  # global number of the micro-batch within its update
+
+
+class Batches(NamedTuple):
+    """An epoch's batches, in the order they were cut; N batches of K utterances together."""
+
+    indices: np.ndarray  # int64, K: one batch after the other
+    ends: np.ndarray  # int64, N: where each batch ends in `indices`
+    rows: np.ndarray  # int64, N: rows with filler
+    lengths: np.ndarray  # int64, N: S
+    buckets: np.ndarray  # int64, N
+
+    def __len__(self) -> int:  # type: ignore[override]
+        return len(self.ends)
+
+    def plan(self, batch: int, epoch: int, micro: int, filler: bool = False) -> BatchPlan:
+        """The plan of one batch; as a filler batch it has the same shape and no row that counts."""
+        begin = int(self.ends[batch - 1]) if batch else 0
+        real = self.indices[begin : int(self.ends[batch])]
+        rows = int(self.rows[batch])
+        if len(real) < rows:
+            real = np.concatenate([real, np.full(rows - len(real), real[0])])
+        num_valid = 0 if filler else int(self.ends[batch]) - begin
+        return BatchPlan(real, num_valid, int(self.lengths[batch]), int(self.buckets[batch]), epoch, micro)
+
+
+def cut_batches(sizes: np.ndarray, max_tokens: int | None, max_sentences: int | None, multiple: int = 1) -> np.ndarray:
+    """Cut a sequence of utterances into batches, first to last, each as large as the limits allow.
+
+    Args:
+        sizes: samples of each utterance, K, in the order of batching.
+        max_tokens: rows times the longest row's samples must not exceed this; None: no limit.
+        max_sentences: most rows; None: no limit.
+        multiple: a batch of at least this many rows is cut back to a multiple of it. fairseq: required_batch_size_multiple.
+    Returns:
+        int64, the end of each batch.
+    Raises:
+        ValueError: neither limit is given, or an utterance alone exceeds `max_tokens`.
+    """
+    check_limits(int(sizes.max(initial=0)), max_tokens, max_sentences)
+    total = len(sizes)
+    descending = bool((np.diff(sizes) <= 0).all())
+    lengths = sizes.tolist() if descending else np.maximum(sizes, 1)
+    ends, start = [], 0
+    while start < total:
+        rows = total - start if max_sentences is None else min(max_sentences, total - start)
+        if max_tokens is not None:
+            rows = min(rows, int(max_tokens // max(lengths[start], 1)))
+            if not descending:  # a longer row further on may end the batch earlier
+                longest = np.maximum.accumulate(lengths[start : start + rows])
+                rows = int(np.searchsorted(longest * np.arange(1, rows + 1), max_tokens, side="right"))
+        if rows > multiple:
+            rows -= rows % multiple
+        start += rows
+        ends.append(start)
+    return np.asarray(ends, dtype=np.int64)
+
+
+def make_batches(
+    sizes: np.ndarray,
+    order: np.ndarray,
+    max_tokens: int | None,
+    max_sentences: int | None,
+    multiple: int,
+    pad: bool,
+    shapes: BucketShapes | None = None,
+) -> Batches:
+    """Cut ordered utterances into batches and give each its length.
+
+    Args:
+        sizes: samples of every utterance of the data set, already clamped to the largest size.
+        order: K indices; beyond len(sizes) they mean further copies of the same utterances.
+        pad: a batch's length is its longest row's (rows are padded), else its shortest's (rows are cropped).
+        shapes: buckets; batches then have exactly these shapes, and the last one of each is filled up.
+    """
+    if shapes is None:
+        lengths = sizes[order % max(len(sizes), 1)]
+        ends = cut_batches(lengths, max_tokens, max_sentences, multiple)
+        starts = np.concatenate([[0], ends])[:-1].astype(np.int64)
+        over_rows = (np.maximum if pad else np.minimum).reduceat(lengths, starts) if len(ends) else ends
+        return Batches(order, ends, np.diff(ends, prepend=0), over_rows, np.zeros_like(ends))
+    bucket_of = shapes.bucket_of(sizes[order % max(len(sizes), 1)])
+    order = order[np.argsort(bucket_of, kind="stable")]
+    members = np.bincount(bucket_of, minlength=len(shapes.lengths))
+    counts = -(-members // shapes.rows)
+    buckets = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(buckets)) - np.repeat(np.cumsum(counts) - counts, counts)  # of a batch within its bucket
+    ends = (np.cumsum(members) - members)[buckets] + np.minimum((number + 1) * shapes.rows[buckets], members[buckets])
+    return Batches(order, ends, shapes.rows[buckets], shapes.lengths[buckets], buckets)
+
+
+def update_order(stream: np.ndarray, buckets: np.ndarray, update_size: int) -> np.ndarray:
+    """Reorder batches so that consecutive runs of `update_size` share a bucket as far as possible.
+
+    A bucket's batches wait until there are enough of them for an update; what is left over at the end follows, bucket by bucket.
+
+    Args:
+        stream: numbers of batches in the order in which they become available.
+        buckets: bucket of every batch.
+    Returns:
+        A permutation of `stream`; update u is its elements u * update_size up to (u + 1) * update_size.
+    """
+    of_stream = buckets[stream]
+    if len(stream) == 0 or (of_stream == of_stream[0]).all():
+        return stream
+    groups, rest = [], []
+    for bucket in np.unique(of_stream):
+        places = np.flatnonzero(of_stream == bucket)
+        full = len(places) - len(places) % update_size
+        groups.extend(places[:full].reshape(-1, update_size))
+        rest.append(places[full:])
+    groups.sort(key=lambda places: int(places[-1]))  # an update is ready when its last batch is
+    return stream[np.concatenate([*groups, *rest])]
+
+
+class Step(NamedTuple):
+    """What the ranks do at one step: a batch each, all of one bucket."""
+
+    batches: list[int]  # one a rank: the number of a batch
+    micros: list[int]
+    filler: list[bool]  # rows of this rank's batch do not count
+
+
+def steps_of_update(update: np.ndarray, buckets: np.ndarray, update_size: int, world_size: int) -> list[Step]:
+    """Spread an update's batches over ranks and steps so that all ranks have the same bucket at a step.
+
+    A bucket's last step is filled with batches that do not count, so an update of several buckets may take more steps. Micro numbers of
+    real batches do not depend on the world size; those of filler follow `update_size`.
+    """
+    ordered = update[np.argsort(buckets[update], kind="stable")].tolist()
+    steps: list[Step] = []
+    fillers = 0
+    for micro, batch in enumerate(ordered):
+        if not steps or len(steps[-1].batches) == world_size or buckets[steps[-1].batches[0]] != buckets[batch]:
+            steps.append(Step([], [], []))
+        step = steps[-1]
+        step.batches.append(batch)
+        step.micros.append(micro)
+        step.filler.append(False)
+    for step in steps:
+        while len(step.batches) < world_size:
+            step.batches.append(step.batches[-1])
+            step.micros.append(update_size + fillers)
+            step.filler.append(True)
+            fillers += 1
+    return steps
+
+
+def plans_of_rank(
+    batches: Batches, sequence: np.ndarray, update_size: int, world_size: int, rank: int, epoch: int
+) -> Iterator[list[BatchPlan]]:
+    """For each update in turn, the plans of the steps that one rank takes.
+
+    Args:
+        sequence: numbers of batches, cut into updates of `update_size`.
+        epoch: goes into the plans.
+    """
+    for start in range(0, len(sequence), update_size):
+        steps = steps_of_update(sequence[start : start + update_size], batches.buckets, update_size, world_size)
+        yield [batches.plan(step.batches[rank], epoch, step.micros[rank], step.filler[rank]) for step in steps]

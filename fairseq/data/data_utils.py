@@ -1,0 +1,207 @@
+"""fairseq's data helpers that speech needs, by their names."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.data.batching import cut_batches
+from fairseq.data.buckets import get_bucketed_sizes, get_buckets  # noqa: F401 - public here in fairseq
+from fairseq.data.masking import MaskConfig, draw_mask, draw_span_count
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def numpy_seed(seed: int | None, *addl_seeds: int) -> Iterator[None]:
+    """Run a block with numpy's global generator seeded by these integers, then put its state back. None: leave it alone."""
+    if seed is None:
+        yield
+        return
+    state = np.random.get_state()
+    np.random.seed(np.random.SeedSequence([seed, *addl_seeds]).generate_state(1) if addl_seeds else seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def collate_tokens(
+    values: Sequence[Tensor],
+    pad_idx: int,
+    eos_idx: int | None = None,
+    left_pad: bool = False,
+    move_eos_to_beginning: bool = False,
+    pad_to_length: int | None = None,
+    pad_to_multiple: int = 1,
+    pad_to_bsz: int | None = None,
+) -> Tensor:
+    """Stack 1-D tensors of different lengths into B x L, padded with `pad_idx`.
+
+    Args:
+        eos_idx: what stands first with `move_eos_to_beginning`; None: each value's own last element.
+    """
+    length = max(pad_to_length or 0, max(v.size(0) for v in values))
+    length += -length % pad_to_multiple
+    out = values[0].new_full((max(len(values), pad_to_bsz or 0), length), pad_idx)
+    for row, value in zip(out, values, strict=False):
+        if move_eos_to_beginning:
+            first = value[-1:] if eos_idx is None else value.new_full((1,), eos_idx)
+            value = torch.cat([first, value[:-1]])
+        offset = length - len(value) if left_pad else 0
+        row[offset : offset + len(value)] = value
+    return out
+
+
+def lengths_to_padding_mask(lens: Tensor) -> Tensor:
+    """B lengths -> B x max length, True where a position is padding."""
+    return torch.arange(int(lens.max()), device=lens.device) >= lens[:, None]
+
+
+def lengths_to_mask(lens: Tensor) -> Tensor:
+    """B lengths -> B x max length, True where a position is valid."""
+    return ~lengths_to_padding_mask(lens)
+
+
+def batch_by_size(
+    indices: Sequence[int] | np.ndarray,
+    num_tokens_fn: Callable[[int], int] | None = None,
+    num_tokens_vec: np.ndarray | None = None,
+    max_tokens: int | None = None,
+    max_sentences: int | None = None,
+    required_batch_size_multiple: int = 1,
+) -> list[np.ndarray]:
+    """Cut ordered indices into batches; see `fairseq.data.batching.cut_batches` for the rule.
+
+    Args:
+        num_tokens_vec: length of every entry of `indices`; else `num_tokens_fn` is asked for each index.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    if num_tokens_vec is None:
+        num_tokens_vec = np.fromiter((num_tokens_fn(i) for i in indices.tolist()), dtype=np.int64, count=len(indices))
+    ends = cut_batches(np.asarray(num_tokens_vec, dtype=np.int64), max_tokens, max_sentences, required_batch_size_multiple)
+    return np.split(indices, ends[:-1]) if len(ends) else []
+
+
+def filter_by_size(
+    indices: np.ndarray, dataset: Any, max_positions: int | float | Sequence[int | float], raise_exception: bool = False
+) -> np.ndarray:
+    """`indices` without those that are longer than `max_positions`, by `dataset.filter_indices_by_size`.
+
+    Raises:
+        ValueError: with `raise_exception`, if one is too long.
+    """
+    kept, ignored = dataset.filter_indices_by_size(indices, max_positions)
+    if len(ignored) and raise_exception:
+        raise ValueError(
+            f"sample {ignored[0]} has size {dataset.size(ignored[0])}, more than {max_positions}; "
+            "dataset.skip_invalid_size_inputs_valid_test=true leaves such samples out"
+        )
+    if len(ignored):
+        logger.warning("%d samples are longer than %s and are left out, first: %s", len(ignored), max_positions, list(ignored[:10]))
+    return kept
+
+
+_WORD_MARKS = {"sentencepiece": "\u2581", "wordpiece": "_", "letter": "|", "_EOW": "_EOW"}
+
+
+def post_process(sentence: str, symbol: str | None) -> str:
+    """Words again, from a sentence of units that `symbol` names.
+
+    Raises:
+        ValueError: no such kind of unit.
+    """
+    if symbol in _WORD_MARKS:
+        return sentence.replace(" ", "").replace(_WORD_MARKS[symbol], " ").strip()
+    if symbol == "silence":
+        return re.sub(" +", " ", sentence.replace("<SIL>", "")).strip()
+    if symbol in ("subword_nmt", "@@ ", "@@"):
+        return (sentence + " ").replace("@@" if symbol == "@@" else "@@ ", "").rstrip()
+    if symbol in (None, "none"):
+        return sentence
+    raise ValueError(f"post_process is {symbol!r}; it may be one of {', '.join(_WORD_MARKS)}, silence, subword_nmt, @@, none")
+
+
+def compute_mask_indices(
+    shape: tuple[int, int],
+    padding_mask: Tensor | None,
+    mask_prob: float,
+    mask_length: int,
+    mask_type: str = "static",
+    mask_other: float = 0.0,
+    min_masks: int = 0,
+    no_overlap: bool = False,
+    min_space: int = 0,
+    require_same_masks: bool = True,
+    mask_dropout: float = 0.0,
+    seed: int | None = None,
+    epoch: int | None = None,
+    indices: Tensor | None = None,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Random spans to mask, as fairseq draws them for a whole batch.
+
+    Args:
+        shape: (B, T).
+        padding_mask: bool, B x T, True for padding at the end of a row; it is never masked.
+        mask_type: static, uniform, normal or poisson lengths; `mask_other` is uniform's shortest, normal's standard deviation.
+        require_same_masks: unmask single frames at random until every row has as many as the row with the fewest. The data-loading worker
+            does not do this (it keeps whole spans); here it is fairseq's default.
+        mask_dropout: share of every row's masked frames to unmask again.
+        seed, epoch, indices: with all three, row i is drawn from a generator keyed by (seed, epoch, indices[i]).
+        rng: the generator otherwise; None makes one from numpy's global state, so that `numpy_seed` and `np.random.seed` rule it.
+    Returns:
+        bool, B x T.
+    Raises:
+        ValueError: settings that no mask can be drawn from.
+    """
+    cfg = MaskConfig(mask_prob, mask_length, mask_type, mask_other, no_overlap, min_space, min_masks, 0.0).check("mask")
+    num_rows, all_frames = shape
+    if rng is None:
+        rng = np.random.default_rng(np.random.randint(2**31, size=4))
+    keyed = seed is not None and epoch is not None and indices is not None
+    keys = torch.as_tensor(indices).tolist() if keyed else []
+    rngs = [np.random.default_rng([seed, epoch, key]) for key in keys] if keyed else [rng] * num_rows
+    if padding_mask is not None:
+        sizes = (all_frames - padding_mask.long().sum(dim=1)).tolist()
+        counts: list[int | None] = [None] * num_rows
+    else:
+        sizes = [all_frames] * num_rows
+        counts = [None] * num_rows if keyed else [draw_span_count(all_frames, cfg, rng)] * num_rows
+    mask = np.zeros(shape, dtype=bool)
+    for row, size, count, row_rng in zip(mask, sizes, counts, rngs, strict=False):
+        row[:size] = draw_mask(size, cfg, row_rng, count)
+    target = int(mask.sum(axis=1).min(initial=all_frames)) if require_same_masks else all_frames
+    for row, row_rng in zip(mask, rngs, strict=False):
+        masked = np.flatnonzero(row)
+        surplus = max(0, len(masked) - target)
+        surplus += int(np.rint((len(masked) - surplus) * mask_dropout))
+        if surplus:
+            row[row_rng.choice(masked, surplus, replace=False)] = False
+    return mask
+
+
+def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
+    """Raise ValueError if the data folder has manifests valid1.tsv ... that the config neither names nor dismisses."""
+    dataset = train_cfg.dataset
+    if dataset.ignore_unused_valid_subsets or dataset.combine_valid_subsets or dataset.disable_validation or "data" not in train_cfg.task:
+        return
+    folder = train_cfg.task.data
+    if not os.path.isdir(folder):
+        return
+    found = {os.path.splitext(name)[0] for name in os.listdir(folder) if re.match(r"valid\d.*\.tsv$", name)}
+    ignored = sorted(found - set(dataset.valid_subset.split(",")))
+    if ignored:
+        raise ValueError(
+            f"dataset.valid_subset is {dataset.valid_subset!r}, but {folder} also has {', '.join(ignored)}: "
+            "name them in dataset.valid_subset, "
+            "set dataset.combine_valid_subsets=true to join them, or dataset.ignore_unused_valid_subsets=true to leave them out"
+        )

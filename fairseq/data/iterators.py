@@ -1,0 +1,239 @@
+"""Epochs of updates in a keyed order, sharded over ranks and resumable in the middle of an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fairseq.data.batching import EVALUATION_EPOCH, Batches, plans_of_rank, update_order
+from fairseq.data.update_iterator import UpdateIterator, sensible_workers
+
+__all__ = ["EpochBatchIterator", "UpdateIterator", "sensible_workers"]
+
+_BATCH_ORDER = 2  # third number of the key of the batches' order; the order of utterances has another
+
+
+class EpochBatchIterator:
+    """Epochs over a data set, for training or evaluation, sharded over ranks, resumable between any two updates.
+
+    An update takes `num_shards * update_freq` real batches. Their order is a function of (seed, epoch) and that product, not of how it is
+    split, and no batch is lost or met twice where a run is resumed with another product.
+
+    Args:
+        dataset: has `collate_plan(plan) -> batch`, and `set_epoch(epoch)`.
+        plan_fn: epoch -> the epoch's batches, the same on every rank.
+        num_shards, shard_id: world size and rank.
+        update_freq: real batches an update and rank; a list gives one for each epoch, the last for all further ones.
+        fixed: evaluation: plans carry epoch 0, so that crops, masks and negatives are the same each time.
+        skip_remainder_batch: leave out an epoch's last update if it has fewer real batches than the others.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        plan_fn: Callable[[int], Batches],
+        seed: int = 1,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        buffer_size: int = 0,
+        update_freq: int | list[int] = 1,
+        fixed: bool = False,
+        skip_remainder_batch: bool = False,
+        start_method: str | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        if not 0 <= shard_id < num_shards:
+            raise ValueError(f"shard_id is {shard_id}; with {num_shards} shards it may be 0 to {num_shards - 1}")
+        self.dataset = dataset
+        self.plan_fn = plan_fn
+        self.seed = seed
+        self.num_shards = num_shards
+        self.shard_id = shard_id
+        self.num_workers = num_workers
+        self.epoch = max(epoch, 1)
+        self.buffer_size = buffer_size
+        self.update_freq = [update_freq] if isinstance(update_freq, int) else list(update_freq)
+        self.fixed = fixed
+        self.skip_remainder_batch = skip_remainder_batch
+        self.start_method = start_method
+        self.pin_memory = pin_memory
+        self.shuffle = not fixed
+        self._planned: tuple[int, Batches] | None = None
+        self._current: UpdateIterator | None = None
+        self._resumed: UpdateIterator | None = None  # begun by load_state_dict, handed out by the next next_epoch_itr
+        self._segments: list[list[int]] = []  # [update size, batches] consumed of this epoch before the current iterator
+        self._steps_before = 0
+        self._sequence_length = 0  # batches that the current iterator began with
+        self._updates_at_begin = 0  # updates of the epoch done before it
+
+    # -- an epoch's plan -----------------------------------------------------------------------------------------------------------
+
+    def update_size(self, epoch: int | None = None) -> int:
+        """Real batches an update, over all ranks."""
+        number = self.epoch if epoch is None else epoch
+        return self.num_shards * self.update_freq[min(number, len(self.update_freq)) - 1]
+
+    def batches(self, epoch: int) -> Batches:
+        """The epoch's batches; the last ones asked for are kept.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self._planned is None or self._planned[0] != epoch:
+            made = self.plan_fn(EVALUATION_EPOCH if self.fixed else epoch)
+            if len(made) == 0:
+                raise ValueError("the data set has no utterance left: check the manifest, task.min_sample_size and task.max_sample_size")
+            self._planned = (epoch, made)
+        return self._planned[1]
+
+    def _remaining(self, epoch: int, shuffle: bool, segments: list[list[int]]) -> np.ndarray:
+        """The epoch's batches that are not consumed yet, in the order of updates."""
+        batches = self.batches(epoch)
+        rest = np.arange(len(batches))
+        if shuffle:
+            rest = np.random.default_rng([self.seed, epoch, _BATCH_ORDER]).permutation(rest)
+        for update_size, consumed in segments:
+            done = update_order(rest, batches.buckets, update_size)[:consumed]
+            left = np.ones(len(batches), dtype=bool)
+            left[done] = False
+            rest = rest[left[rest]]
+        return rest
+
+    def _begin(self, epoch: int, shuffle: bool, segments: list[list[int]], updates_done: int = 0) -> UpdateIterator:
+        """An iterator over what is left of an epoch; without anything left, an exhausted one."""
+        size = self.update_size(epoch)
+        segments = [list(segment) for segment in segments]
+        batches = self.batches(epoch)
+        consumed = segments.pop()[1] if segments and segments[-1][0] == size else 0  # same size: go on in the same order
+        rest = self._remaining(epoch, shuffle, segments)
+        sequence = update_order(rest, batches.buckets, size)[consumed:]
+        if self.skip_remainder_batch and len(sequence) >= size:
+            sequence = sequence[: len(sequence) - len(sequence) % size]
+        self._segments = [*segments, [size, consumed]]
+        self._sequence_length, self._updates_at_begin = len(sequence), updates_done
+        plans = plans_of_rank(batches, sequence, size, self.num_shards, self.shard_id, EVALUATION_EPOCH if self.fixed else epoch)
+        return UpdateIterator(
+            self.dataset.collate_plan, plans, math.ceil(len(sequence) / size), updates_done, self.num_workers, self.buffer_size,
+            self.start_method, self.pin_memory,
+        )  # fmt: skip
+
+    # -- iterating -----------------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Updates of the current epoch, those done included."""
+        current = self._current or self._resumed
+        return current.total if current is not None else math.ceil(len(self.batches(self.epoch)) / self.update_size())
+
+    @property
+    def first_batch(self) -> Any:
+        """A batch of this data, made here and now; for its shapes."""
+        return self.dataset.collate_plan(self.batches(self.epoch).plan(0, EVALUATION_EPOCH if self.fixed else self.epoch, 0))
+
+    @property
+    def n(self) -> int:
+        """Updates done in the current epoch."""
+        current = self._current or self._resumed
+        return current.n if current is not None else 0
+
+    @property
+    def iterations_in_epoch(self) -> int:
+        """Steps that this rank has done in the current epoch."""
+        current = self._current or self._resumed
+        return self._steps_before + (current.steps_done if current is not None else 0)
+
+    @property
+    def next_epoch_idx(self) -> int:
+        """Number of the epoch that `next_epoch_itr` begins (or goes on with, after `load_state_dict`)."""
+        return self.epoch + 1 if self._resumed is None and self._current is not None and self.end_of_epoch() else self.epoch
+
+    def end_of_epoch(self) -> bool:
+        """Whether the epoch's updates have all been handed out."""
+        return self._current is not None and not self._current.has_next()
+
+    def next_epoch_itr(self, shuffle: bool = True, fix_batches_to_gpus: bool = False, set_dataset_epoch: bool = True) -> UpdateIterator:
+        """Begin the next epoch, or go on with the one that `load_state_dict` found.
+
+        Args:
+            shuffle: shuffle the batches; utterances are always shuffled within their length when batches are cut.
+            fix_batches_to_gpus: only for fairseq's callers: the order does not depend on how many processes there are, so nothing is fixed.
+        """
+        self.epoch = self.next_epoch_idx
+        if set_dataset_epoch:
+            self.dataset.set_epoch(self.epoch)
+        if self._resumed is not None:
+            self._current, self._resumed = self._resumed, None
+            return self._current
+        self.shuffle = shuffle and not self.fixed
+        self._steps_before = 0
+        if self._current is not None:
+            self._current.close()
+        self._current = self._begin(self.epoch, self.shuffle, [])
+        return self._current
+
+    # -- state ---------------------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands, for `load_state_dict`; plain containers."""
+        if self.end_of_epoch():
+            return self._state(self.epoch + 1, 0, 0, [])
+        current = self._current or self._resumed
+        if current is None:
+            return self._state(self.epoch, 0, 0, [])
+        size, consumed = self._segments[-1]
+        done = min(self._sequence_length, (current.n - self._updates_at_begin) * size)
+        segments = [*self._segments[:-1], [size, consumed + done]]
+        return self._state(self.epoch, current.n, self.iterations_in_epoch, segments)
+
+    def _state(self, epoch: int, updates: int, iterations: int, segments: list[list[int]]) -> dict[str, Any]:
+        return {
+            "version": 3,
+            "epoch": epoch,
+            "iterations_in_epoch": iterations,
+            "updates_in_epoch": updates,
+            "batches_in_epoch": sum(consumed for _, consumed in segments),
+            "segments": segments,
+            "num_batches": len(self.batches(self.epoch)) if segments else 0,
+            "shuffle": self.shuffle,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where a state stands: at the same real batch, also with another number of processes or another update_freq.
+
+        A state of fairseq (version 1 or 2) counts steps of a rank; the number of ranks is then taken to be the same.
+
+        Raises:
+            ValueError: the epoch no longer has as many batches as when the state was saved.
+        """
+        self.epoch = max(int(state_dict["epoch"]), 1)
+        self.shuffle = bool(state_dict.get("shuffle", True)) and not self.fixed
+        self._current = self._resumed = None
+        self._steps_before = int(state_dict.get("iterations_in_epoch", 0))
+        if state_dict.get("version", 1) < 3:
+            size = self.update_size()
+            segments = [[size, self._steps_before * self.num_shards]]
+            updates = math.ceil(segments[0][1] / size)
+        else:
+            segments = [list(segment) for segment in state_dict["segments"]]
+            updates = int(state_dict["updates_in_epoch"])
+        consumed = sum(count for _, count in segments)
+        if consumed == 0:
+            self._steps_before = 0
+            return
+        total = len(self.batches(self.epoch))
+        saved_total = state_dict.get("num_batches", total)
+        if saved_total != total:
+            raise ValueError(
+                f"the checkpoint stands at batch {consumed} of {saved_total} of epoch {self.epoch}, which now has {total} batches: "
+                "the manifest or the batch settings (dataset.max_tokens, batch_size, task.max_sample_size ...) have changed since. "
+                "Restore them, or begin the epoch anew with checkpoint.reset_dataloader=true"
+            )
+        if consumed >= total:  # it stood at the epoch's end
+            self.epoch += 1
+            self._steps_before = 0
+            return
+        self._resumed = self._begin(self.epoch, self.shuffle, segments, updates)
