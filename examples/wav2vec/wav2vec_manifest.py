@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+"""Make the manifests of a folder of audio: train.tsv and valid.tsv, line 1 the folder, every further line `path<TAB>frames`.
+
+Files are listed in the order of their names, so the split is the same on every file system. Files that cannot be read, are empty, or have a
+name that a manifest cannot hold go to unreadable.tsv beside the manifests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+REPORT = "unreadable.tsv"
+_CHUNK = 256  # files that a process takes at a time
+_FEW = 1000  # so few files are read here: starting processes would take longer
+_SMALLEST_FLAC_FRAME = 11  # bytes; a block of audio cannot be smaller
+_LARGEST_FLAC_BLOCK = 65535  # samples
+
+
+class Header(NamedTuple):
+    """What was learnt of a file without decoding it."""
+
+    frames: int
+    problem: str  # why the file cannot be listed; "" if it can
+    identity: tuple[int, int] | None  # device and inode if the file has further names
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", metavar="DIR", help="folder that holds the audio, at any depth")
+    parser.add_argument("--valid-percent", default=0.01, type=float, metavar="P", help="share (0 to 1) of the files that goes to valid.tsv")
+    parser.add_argument("--dest", default=".", metavar="DIR", help="where the manifests go; may lie inside the root")
+    parser.add_argument("--ext", default="flac", metavar="EXT", help="extension of the audio files; several with commas: flac,wav")
+    parser.add_argument("--seed", default=42, type=int, metavar="N", help="of the split")
+    parser.add_argument("--path-must-contain", metavar="FRAG", help="only list files whose absolute path contains this")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read headers (default: one a core)")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a file had to be left out (the manifests are written)")
+    return parser
+
+
+# -- finding files -----------------------------------------------------------------------------------------------------------------------
+
+
+def find_files(root: str, extensions: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """All files with these extensions: (path below root, real path), sorted, each real path once; and lines about folders that do not open.
+
+    Links are followed, but a folder is entered once, so that loops end. Names that begin with a dot are passed over.
+    """
+    suffixes = tuple("." + extension for extension in extensions)
+    found: list[tuple[str, str]] = []
+    closed: list[str] = []
+    entered: set[str] = set()
+    waiting = [("", root)]
+    while waiting:
+        below, real_folder = waiting.pop()
+        if real_folder in entered:
+            continue
+        entered.add(real_folder)
+        folders = []
+        try:
+            with os.scandir(real_folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    path = os.path.join(below, entry.name)
+                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                    if entry.is_dir():
+                        folders.append((path, real))
+                    elif entry.name.endswith(suffixes):
+                        found.append((path, real))
+        except OSError as error:
+            closed.append(f"{below or '.'}\t{error.strerror}")
+        waiting.extend(sorted(folders, reverse=True))  # the first name is entered next
+    return first_names(sorted(found)), closed
+
+
+def first_names(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without the further names of a file that was listed before."""
+    seen: set[str] = set()
+    return [(path, real) for path, real in found if not (real in seen or seen.add(real))]
+
+
+# -- reading headers ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_header(path: str) -> Header:
+    """Frames of an audio file, from its header alone."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            start = file.read(42)
+            status = os.fstat(file.fileno())
+    except OSError as error:
+        return Header(0, error.strerror or str(error), None)
+    identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
+    if not start:
+        return Header(0, "the file is empty", identity)
+    frames = flac_frames(start)
+    if frames:
+        blocks = -(-frames // _LARGEST_FLAC_BLOCK)
+        problem = "the file ends before its audio" if status.st_size < len(start) + blocks * _SMALLEST_FLAC_FRAME else ""
+        return Header(frames, problem, identity)
+    import soundfile
+
+    try:
+        frames = soundfile.info(path).frames
+    except (soundfile.SoundFileError, OSError) as error:
+        return Header(0, " ".join(str(error).split()), identity)
+    return Header(frames, "" if frames > 0 else "there is no audio in it", identity)
+
+
+def flac_frames(start: bytes) -> int | None:
+    """Frames that a FLAC stream's first 42 bytes tell; None where libsndfile has to look.
+
+    Source: RFC 9639, section 8.2: "fLaC", a block header of 4 bytes, then STREAMINFO, whose bytes 13 to 17 end in 36 bits of frames.
+    """
+    if len(start) < 42 or start[:4] != b"fLaC" or start[4] & 0x7F != 0:
+        return None
+    return int.from_bytes(start[21:26], "big") & ((1 << 36) - 1) or None
+
+
+def read_headers(paths: Sequence[str], workers: int) -> Iterator[Header]:
+    """Headers in the order of the paths, read by several processes, with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    with contextlib.ExitStack() as stack:
+        if workers > 1 and len(paths) > _FEW:
+            pool = stack.enter_context(multiprocessing.Pool(workers))
+            headers = pool.imap(read_header, paths, chunksize=_CHUNK)
+        else:
+            headers = map(read_header, paths)
+        yield from tqdm(headers, total=len(paths), unit="file", desc="headers", disable=None)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------------------------
+
+
+def write_lines(path: str, lines: Sequence[str]) -> None:
+    """Write a file whole or not at all."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            file.writelines(line + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+
+
+def listed_files(manifest: str) -> set[str]:
+    """Real paths of what a manifest lists; none if there is no such file."""
+    if not os.path.exists(manifest):
+        return set()
+    with open(manifest, encoding="utf-8", errors="surrogateescape") as file:
+        root = file.readline().rstrip("\n")
+        return {os.path.realpath(os.path.join(root, line.split("\t")[0])) for line in file}
+
+
+class Listing(NamedTuple):
+    """What goes into the files."""
+
+    train: list[str]
+    valid: list[str]
+    unreadable: list[str]
+    train_files: set[str]  # real paths
+
+
+def make_listing(files: Sequence[tuple[str, str]], workers: int, valid_percent: float, seed: int) -> Listing:
+    """Read headers and split. A file is drawn for a split whether it can be read or not, so that one broken file moves no other."""
+    draw = random.Random(seed)
+    listing = Listing([], [], [], set())
+    identities: set[tuple[int, int]] = set()
+    for (path, real), header in zip(files, read_headers([real for _, real in files], workers), strict=True):
+        to_valid = draw.random() <= valid_percent and valid_percent > 0
+        if header.identity is not None:
+            if header.identity in identities:
+                continue  # a hard link to a file that is listed
+            identities.add(header.identity)
+        problem = "a manifest cannot hold a tab or a line break in a name" if any(c in path for c in "\t\n\r") else header.problem
+        if problem:
+            listing.unreadable.append(f"{path!a}\t{problem}" if any(c in path for c in "\t\n\r") else f"{path}\t{problem}")
+        else:
+            (listing.valid if to_valid else listing.train).append(f"{path}\t{header.frames}")
+            if not to_valid:
+                listing.train_files.add(real)
+    return listing
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the manifests; returns the exit status.
+
+    Raises:
+        ValueError: an argument that cannot be meant, or no file found.
+    """
+    if not 0 <= args.valid_percent <= 1:
+        raise ValueError(f"--valid-percent is {args.valid_percent}; it is a share, from 0 to 1")
+    if not os.path.isdir(args.root):
+        raise ValueError(f"there is no folder {args.root}")
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers is {args.workers}; it must be at least 1")
+    root = os.path.realpath(args.root)
+    extensions = [extension.strip().lstrip(".") for extension in args.ext.split(",") if extension.strip()]
+    files, closed = find_files(root, extensions)
+    if args.path_must_contain:
+        files = [(path, real) for path, real in files if args.path_must_contain in os.path.join(root, path)]
+    if not files:
+        wanted = f" whose path contains {args.path_must_contain!r}" if args.path_must_contain else ""
+        raise ValueError(f"there is no .{', .'.join(extensions)} file{wanted} below {root}; --ext names other extensions (flac,wav)")
+    workers = args.workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    listing = make_listing(files, workers, args.valid_percent, args.seed)
+    listing.unreadable.extend(closed)
+    write_manifests(args.dest, root, listing, with_valid=args.valid_percent > 0)
+    print(f"{len(listing.train)} files in train.tsv, {len(listing.valid)} in valid.tsv, {len(listing.unreadable)} left out")
+    if listing.unreadable:
+        print(f"left out: see {os.path.join(args.dest, REPORT)}; the first: {listing.unreadable[0]}", file=sys.stderr)
+    return 1 if args.strict and listing.unreadable else 0
+
+
+def write_manifests(dest: str, root: str, listing: Listing, with_valid: bool) -> None:
+    """Write train.tsv, and valid.tsv and the report where there is something to write.
+
+    Raises:
+        ValueError: a valid.tsv that is not rewritten lists files of the new train.tsv.
+    """
+    os.makedirs(dest, exist_ok=True)
+    valid, report = os.path.join(dest, "valid.tsv"), os.path.join(dest, REPORT)
+    if not with_valid:
+        twice = listed_files(valid) & listing.train_files
+        if twice:
+            raise ValueError(
+                f"{valid} lists {len(twice)} of the files that would go to train.tsv, such as {min(twice)}: "
+                "remove it, or give --valid-percent"
+            )
+    if listing.unreadable:
+        write_lines(report, listing.unreadable)
+    elif os.path.exists(report):
+        os.remove(report)
+    if with_valid:
+        write_lines(valid, [root, *listing.valid])
+    write_lines(os.path.join(dest, "train.tsv"), [root, *listing.train])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(get_parser().parse_args()))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
