@@ -81,12 +81,12 @@ def _json_value(value: Any) -> Any:
     return value
 
 
-def read_rows(path: Union[str, os.PathLike], tag: Optional[str] = None) -> list[dict[str, Any]]:
-    """All rows of a metrics file, or those whose `tag` is this one; a row that a crash cut off is left out."""
+def read_rows(path: Union[str, os.PathLike], split: Optional[str] = None) -> list[dict[str, Any]]:
+    """All rows of a metrics file, or those whose `split` is this one; a row that a crash cut off is left out."""
     rows = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
             continue
-    return [row for row in rows if isinstance(row, dict) and (tag is None or row.get("tag") == tag)]
+    return [row for row in rows if isinstance(row, dict) and (split is None or row.get("split") == split)]

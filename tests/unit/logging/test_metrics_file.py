@@ -26,14 +26,14 @@ def test_rewind_drops_rows_past_the_loaded_update_and_torn_ones(tmp_path):
     file = MetricsFile(path)
     assert file.rewind(0) == 0 and not path.exists()
     for update in (2, 4, 6):
-        file.append({"num_updates": update, "tag": "train" if update < 6 else "valid"})
+        file.append({"num_updates": update, "split": "train" if update < 6 else "valid"})
     with open(path, "a") as torn:
         torn.write('{"num_updates": 4, "loss": 1')  # killed while writing
     resumed = MetricsFile(path)
     assert resumed.rewind(4) == 2
     resumed.append({"num_updates": 5})
     assert [row["num_updates"] for row in read_rows(path)] == [2, 4, 5]
-    assert [row["num_updates"] for row in read_rows(path, tag="train")] == [2, 4]
+    assert [row["num_updates"] for row in read_rows(path, split="train")] == [2, 4]
     assert resumed.rewind(0) == 3 and read_rows(path) == []
 
 

@@ -1,0 +1,63 @@
+"""What a run remembers about its checkpoints: the best value so far, the patience left, and which file it began from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Optional
+
+
+class RunRecord:
+    """Kept by the trainer as `run_record` and saved in `extra_state` ("best" as fairseq has it, the rest under "run_record").
+
+    Args:
+        maximize: larger values are better (`checkpoint.maximize_best_checkpoint_metric`).
+    """
+
+    def __init__(self, maximize: bool = False) -> None:
+        self.maximize = maximize
+        self.best: Optional[float] = None
+        self.validations_without_better = 0
+        self.started_from: Optional[str] = None  # checkpoint of another run (or an older one of this) that the first life loaded
+        self._observed_at: Optional[int] = None
+
+    def observe(self, value: float, num_updates: int) -> None:
+        """Note a validation's value; a second call for the same update changes nothing. A value that is not a number never is better."""
+        if num_updates == self._observed_at:
+            return
+        self._observed_at = num_updates
+        if self._is_better(value):
+            self.best = float(value)
+            self.validations_without_better = 0
+        else:
+            self.validations_without_better += 1
+
+    def is_best(self, value: Optional[float]) -> bool:
+        """Whether no earlier value was better: checkpoint_best.pt is then this one."""
+        return value is not None and not math.isnan(value) and (value == self.best or self._is_better(value))
+
+    def out_of_patience(self, patience: int) -> bool:
+        """Whether `patience` validations in a row brought nothing better (0 or less: endless patience)."""
+        return 0 < patience <= self.validations_without_better
+
+    def _is_better(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        return self.best is None or (value > self.best if self.maximize else value < self.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Entries for `extra_state`."""
+        own = {
+            "validations_without_better": self.validations_without_better,
+            "observed_at": self._observed_at,
+            "started_from": self.started_from,
+        }
+        return {**({} if self.best is None else {"best": self.best}), "run_record": own}
+
+    def load_state_dict(self, extra_state: dict[str, Any], reset_best: bool = False) -> None:
+        """Take over a checkpoint's `extra_state`, fairseq's too (which has "best" alone)."""
+        own = extra_state.get("run_record", {})
+        self.started_from = own.get("started_from")
+        if not reset_best:
+            self.best = extra_state.get("best")
+            self.validations_without_better = own.get("validations_without_better", 0)
+            self._observed_at = own.get("observed_at")

@@ -1,0 +1,97 @@
+"""Which files a save writes and which older ones go: fairseq's names and rules."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Optional
+
+import numpy as np
+
+_NUMBER = r"(-?\d+\.?\d*)"
+
+
+def checkpoint_paths(path: str | os.PathLike, pattern: str = r"checkpoint(\d+)\.pt", keep_match: bool = False) -> list[Any]:
+    """Files in a folder whose whole name matches; if the pattern has a group, sorted by that number, largest first.
+
+    Returns:
+        paths, or with `keep_match` (path, number) pairs.
+    """
+    compiled = re.compile(pattern)
+    if not os.path.isdir(path):
+        return []
+    entries = []
+    for i, name in enumerate(sorted(os.listdir(path))):
+        match = compiled.fullmatch(name)
+        if match is not None:
+            entries.append((float(match.group(1)) if match.groups() else float(i), name))
+    found = [(os.path.join(path, name), number) for number, name in sorted(entries, reverse=True)]
+    return found if keep_match else [file for file, _ in found]
+
+
+def last_name(cfg: Any) -> str:
+    return f"checkpoint_last{cfg.checkpoint_suffix}.pt"
+
+
+def checkpoint_names(cfg: Any, epoch: int, updates: int, end_of_epoch: bool, val_loss: Optional[float], is_best: bool) -> list[str]:
+    """Names of a save's files, the one to resume from first, so that a process killed between two files has lost nothing.
+
+    Args:
+        cfg: the config group `checkpoint`.
+        val_loss: the metric of the validation that came with this save, if there was one.
+        is_best: no earlier value was better.
+    """
+    suffix = cfg.checkpoint_suffix
+    by_updates = not end_of_epoch and cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0
+    by_epoch = end_of_epoch and not cfg.no_epoch_checkpoints and epoch % cfg.save_interval == 0
+    wanted = {
+        last_name(cfg): not cfg.no_last_checkpoints,
+        f"checkpoint{epoch}{suffix}.pt": by_epoch,
+        f"checkpoint_{epoch}_{updates}{suffix}.pt": by_updates,
+        f"checkpoint_best{suffix}.pt": is_best,
+    }
+    if val_loss is not None and cfg.keep_best_checkpoints > 0 and _among_the_best(cfg, val_loss):
+        wanted[_best_name(cfg, epoch, updates, val_loss)] = True
+    return [name for name, condition in wanted.items() if condition]
+
+
+def _best_pattern(cfg: Any) -> str:
+    return rf"checkpoint\.best_{re.escape(cfg.best_checkpoint_metric)}_{_NUMBER}{re.escape(cfg.checkpoint_suffix)}\.pt"
+
+
+def _best_name(cfg: Any, epoch: int, updates: int, val_loss: float) -> str:
+    # fairseq: a digit after the three decimals keeps equal values apart; here it is a function of the update
+    digit = np.random.default_rng([epoch, updates]).integers(cfg.keep_best_checkpoints)
+    return f"checkpoint.best_{cfg.best_checkpoint_metric}_{val_loss:.3f}{digit}{cfg.checkpoint_suffix}.pt"
+
+
+def _kept_best(cfg: Any) -> list[tuple[str, float]]:
+    """(path, value) of the checkpoints kept as best, the best first."""
+    kept = checkpoint_paths(cfg.save_dir, _best_pattern(cfg), keep_match=True)
+    return kept if cfg.maximize_best_checkpoint_metric else kept[::-1]
+
+
+def _among_the_best(cfg: Any, val_loss: float) -> bool:
+    if not np.isfinite(val_loss):
+        return False
+    kept = _kept_best(cfg)
+    if len(kept) < cfg.keep_best_checkpoints:
+        return True
+    worst = kept[-1][1]
+    return val_loss >= worst if cfg.maximize_best_checkpoint_metric else val_loss <= worst
+
+
+def outdated(cfg: Any, end_of_epoch: bool) -> list[str]:
+    """Files in `save_dir` that the keep_* settings no longer want after a save."""
+    suffix = re.escape(cfg.checkpoint_suffix)
+    gone: list[str] = []
+    if not end_of_epoch and cfg.keep_interval_updates > 0:
+        by_updates = checkpoint_paths(cfg.save_dir, rf"checkpoint_\d+_(\d+){suffix}\.pt", keep_match=True)
+        every = cfg.keep_interval_updates_pattern
+        prunable = [path for path, updates in by_updates if every <= 0 or updates % every != 0]
+        gone += prunable[cfg.keep_interval_updates :]
+    if cfg.keep_last_epochs > 0:
+        gone += checkpoint_paths(cfg.save_dir, rf"checkpoint(\d+){suffix}\.pt")[cfg.keep_last_epochs :]
+    if cfg.keep_best_checkpoints > 0:
+        gone += [path for path, _ in _kept_best(cfg)[cfg.keep_best_checkpoints :]]
+    return gone

@@ -1,0 +1,360 @@
+"""Save, load, continue: fairseq's public names over `fairseq.checkpoint`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import time
+from collections import OrderedDict
+from typing import Any, NamedTuple, Optional
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from fairseq.checkpoint import compare, io, retention, source
+from fairseq.checkpoint.record import RunRecord
+from fairseq.checkpoint.retention import checkpoint_paths
+from fairseq.dataclass.utils import config_to_container, overwrite_args_by_name
+
+__all__ = [
+    "RunRecord",
+    "SaveResult",
+    "checkpoint_paths",
+    "load_checkpoint",
+    "load_checkpoint_to_cpu",
+    "load_ema_from_checkpoint",
+    "load_model_ensemble",
+    "load_model_ensemble_and_task",
+    "out_of_patience",
+    "prune_state_dict",
+    "save_checkpoint",
+    "save_ema_as_checkpoint",
+    "torch_persistent_save",
+    "verify_checkpoint_directory",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class SaveResult(NamedTuple):
+    """What became of a save."""
+
+    paths: list[str]  # files written, the one to resume from first
+    error: Optional[str] = None  # why a file is missing; the run goes on
+    seconds: float = 0.0
+
+
+# -- saving ------------------------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> Optional[SaveResult]:
+    """Write the checkpoints that are due and remove those that no longer are. To be called by all processes; the first one writes.
+
+    A disk that is full or refuses is reported with its path and free space, and the run goes on: older files are unharmed.
+
+    Args:
+        cfg: the config group `checkpoint`.
+        trainer: gives `state_dict()`, `run_record`, `get_num_updates()`, `is_data_parallel_master`.
+        epoch_itr: gives `epoch`, `end_of_epoch()`, `state_dict()`.
+        val_loss: the best_checkpoint_metric of the validation that came with this save, or None.
+    Returns:
+        None where this process writes nothing.
+    """
+    updates, record = trainer.get_num_updates(), trainer.run_record
+    if val_loss is not None:
+        record.observe(val_loss, updates)
+    if cfg.no_save or not trainer.is_data_parallel_master:
+        return None
+    epoch, end_of_epoch = epoch_itr.epoch, epoch_itr.end_of_epoch()
+    names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, record.is_best(val_loss))
+    if not names:
+        return SaveResult([])
+    start = time.perf_counter()
+    state = trainer.state_dict()
+    state["extra_state"].update({"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **record.state_dict()})
+    result = _write(state, [os.path.join(cfg.save_dir, name) for name in names])
+    result = result._replace(seconds=time.perf_counter() - start)
+    if result.error is not None:
+        logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). Older checkpoints are unharmed; training goes on.")
+    if result.paths:
+        for path in retention.outdated(cfg, end_of_epoch):
+            with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
+                os.remove(path)
+        logger.info(
+            f"Saved checkpoint {result.paths[0]} (epoch {epoch} @ {updates} updates, score {val_loss}) "
+            f"(writing took {result.seconds:.2f} seconds)"
+        )
+    return result
+
+
+def _write(state: dict[str, Any], paths: list[str]) -> SaveResult:
+    written: list[str] = []
+    try:
+        os.makedirs(os.path.dirname(paths[0]) or ".", exist_ok=True)
+        written.append(io.save(state, paths[0]))
+        for path in paths[1:]:
+            written.append(io.copy(paths[0], path))
+    except OSError as error:
+        return SaveResult(written, f"checkpoint {paths[len(written)]} is not written: {error.strerror or error}")
+    return SaveResult(written)
+
+
+def _free_space(folder: str) -> str:
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder) or "."
+    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free on the disk of {folder}"
+
+
+def out_of_patience(cfg: Any, trainer: Any, val_loss: float) -> bool:
+    """Whether checkpoint.patience validations in a row, this one the last of them, brought no better value."""
+    trainer.run_record.observe(val_loss, trainer.get_num_updates())
+    if not trainer.run_record.out_of_patience(cfg.patience):
+        return False
+    logger.info(f"early stop since valid performance hasn't improved for last {cfg.patience} runs")
+    return True
+
+
+def torch_persistent_save(obj: Any, filename: str, async_write: bool = False) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        CheckpointWriteError: the disk is full or refuses.
+        ValueError: `async_write`, which is not offered.
+    """
+    if async_write:
+        raise ValueError("checkpoint.write_checkpoints_asynchronously is not offered: leave it false.")
+    io.save(obj, filename)
+
+
+def verify_checkpoint_directory(save_dir: str) -> None:
+    """Make the folder and try to write into it, so that a run fails before its first update rather than after hours.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    probe = os.path.join(save_dir, f".writable.{os.getpid()}")
+    try:
+        os.makedirs(save_dir, exist_ok=True)
+        with open(probe, "w"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise ValueError(f"checkpoint.save_dir is {save_dir}: cannot write there ({error.strerror or error}).") from error
+
+
+# -- continuing --------------------------------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Optional[dict[str, Any]], Any]:
+    """Put a run where it was, or where `checkpoint.restore_file`, `finetune_from_model` or `continue_once` say; one log line tells which.
+
+    Args:
+        cfg: the config group `checkpoint`.
+        trainer: gives `cfg`, `task`, `get_train_iterator(epoch=, load_dataset=)`, `load_state_dict(state, reset_optimizer=,
+            reset_lr_scheduler=, reset_meters=, optimizer_overrides=)`, `is_data_parallel_master`; receives `run_record`.
+        passthrough_args: more arguments of `get_train_iterator`.
+    Returns:
+        the checkpoint's extra_state (None without a checkpoint) and the training iterator at its place.
+    Raises:
+        ValueError: settings that exclude each other, a missing or damaged file, or a config that differs from the run's own checkpoint.
+    """
+    overrides = source.optimizer_overrides(cfg)
+    trainer.run_record = RunRecord(cfg.maximize_best_checkpoint_metric)
+    if trainer.is_data_parallel_master and os.path.isdir(cfg.save_dir):
+        io.remove_temporaries(cfg.save_dir)
+    found = source.find(cfg)
+    if found.path is None:
+        logger.info(found.note)
+        return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
+    state = io.load(found.path)
+    if "model" not in state:
+        raise ValueError(f"{found.path} is no checkpoint: it has no entry 'model', only {', '.join(map(str, state)) or 'nothing'}.")
+    saved_extra, resets = state.get("extra_state") or {}, found.resets
+    place = None if resets.dataloader else saved_extra.get("train_iterator")
+    epoch_itr = trainer.get_train_iterator(epoch=1 if place is None else place["epoch"], load_dataset=True, **passthrough_args)
+    _compare(found, state, trainer)
+    extra_state = trainer.load_state_dict(
+        state,
+        reset_optimizer=resets.optimizer,
+        reset_lr_scheduler=resets.lr_scheduler,
+        reset_meters=resets.meters,
+        optimizer_overrides=overrides,
+    )
+    trainer.run_record.load_state_dict(saved_extra, reset_best=resets.optimizer or resets.meters)
+    trainer.run_record.started_from = found.started_from or trainer.run_record.started_from
+    if place is not None:
+        epoch_itr.load_state_dict(place)
+    logger.info(_what_was_loaded(found, state, place))
+    return extra_state, epoch_itr
+
+
+def _compare(found: source.Source, state: dict[str, Any], trainer: Any) -> None:
+    """Decision 6: the run's own checkpoint must have the command's model and task; for another's, differences are listed.
+
+    Call it after the training data is loaded: a moved data folder is no difference if both manifests list the same.
+    """
+    same = same_data((state.get("extra_state") or {}).get("data_fingerprint"), trainer.task.data_fingerprint())
+    differing = compare.differences(state.get("cfg"), trainer.cfg, same_data=same is True)
+    only_weights = all(found.resets)
+    if differing and found.own and not only_weights:
+        raise ValueError(compare.refusal(found.path, differing))
+    if differing:
+        logger.info(f"the config differs from that of {found.path} (checkpoint -> command): {compare.listing(differing)}")
+    if found.own and same is False and not only_weights:
+        logger.warning(f"the manifests list other files than when {found.path} was written: the run goes on with the new ones")
+
+
+def same_data(saved: Any, now: Any) -> Optional[bool]:
+    """Whether the splits that both fingerprints know list the same; None where they have none in common."""
+    if not isinstance(saved, dict) or not isinstance(now, dict):
+        return None if saved is None or now is None else saved == now
+    common = saved.keys() & now.keys()
+    return all(saved[split] == now[split] for split in common) if common else None
+
+
+def _what_was_loaded(found: source.Source, state: dict[str, Any], place: Optional[dict[str, Any]]) -> str:
+    history = state.get("optimizer_history") or [{}]
+    updates = history[-1].get("num_updates", 0)
+    epoch = "" if place is None else f"epoch {place['epoch']}, "
+    reset = found.resets.names()
+    notes = ([found.note] if found.note else []) + ([f"started anew: {', '.join(reset)}"] if reset else [])
+    return f"loaded checkpoint {found.path} ({epoch}{updates} updates)" + "".join(f"; {note}" for note in notes)
+
+
+# -- using -------------------------------------------------------------------------------------------------------------------------
+
+
+def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict[str, Any]] = None, load_on_all_ranks: bool = False) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; its `cfg` becomes a DictConfig.
+
+    Args:
+        arg_overrides: values for settings of its config, by name, in whichever group they stand.
+    Raises:
+        ValueError: the file is damaged or holds pickled objects.
+    """
+    state = io.load(path)
+    if state.get("cfg") is not None:
+        state["cfg"] = OmegaConf.create(state["cfg"])
+        if arg_overrides:
+            overwrite_args_by_name(state["cfg"], arg_overrides)
+        OmegaConf.set_struct(state["cfg"], False)
+    return state
+
+
+def load_model_ensemble(
+    filenames: list[str],
+    arg_overrides: Optional[dict[str, Any]] = None,
+    task: Any = None,
+    strict: bool = True,
+    suffix: str = "",
+    num_shards: int = 1,
+    state: Optional[dict[str, Any]] = None,
+) -> tuple[list[nn.Module], DictConfig]:
+    """`load_model_ensemble_and_task` without the task."""
+    models, cfg, _ = load_model_ensemble_and_task(filenames, arg_overrides, task, strict, suffix, num_shards, state)
+    return models, cfg
+
+
+def load_model_ensemble_and_task(
+    filenames: list[str],
+    arg_overrides: Optional[dict[str, Any]] = None,
+    task: Any = None,
+    strict: bool = True,
+    suffix: str = "",
+    num_shards: int = 1,
+    state: Optional[dict[str, Any]] = None,
+) -> tuple[list[nn.Module], DictConfig, Any]:
+    """Build the models of checkpoints from the configs inside them, with their weights.
+
+    Settings that a file does not have keep their defaults; a file without a task is given audio_pretraining.
+
+    Args:
+        filenames: checkpoints, one per model.
+        arg_overrides: values for settings of their configs, by name.
+        task: use this one; None sets up the first file's.
+        strict: names of weights that are missing on either side are an error.
+        suffix: put before .pt in file names.
+        state: an already loaded checkpoint, in place of reading the only file.
+    Returns:
+        the models, the last file's config, the task.
+    Raises:
+        ValueError: sharded files (not offered), a missing or damaged file, no config in it.
+    """
+    from fairseq import tasks
+
+    if num_shards != 1:
+        raise ValueError(f"num_shards is {num_shards}: sharded checkpoints are not offered, only files of a whole model.")
+    if state is not None and len(filenames) != 1:
+        raise ValueError("A loaded state stands for one file: give exactly one file name with it.")
+    models: list[nn.Module] = []
+    for name in filenames:
+        path = re.sub(r"\.pt$", f"{suffix}.pt", name)
+        if state is None and not os.path.isfile(path):
+            raise ValueError(f"Model file not found: {path}")
+        loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
+        cfg = _config_inside(loaded, path)
+        if task is None:
+            task = tasks.setup_task(cfg.task, from_checkpoint=True)
+        if loaded.get("task_state"):
+            task.load_state_dict(loaded["task_state"])
+        model = task.build_model(cfg.model, from_checkpoint=True)
+        history = loaded.get("optimizer_history") or [{}]
+        if "num_updates" in history[-1]:
+            model.set_num_updates(history[-1]["num_updates"])
+        model.load_state_dict(loaded["model"], strict=strict, model_cfg=cfg.model)
+        models.append(model)
+    return models, cfg, task
+
+
+def _config_inside(state: dict[str, Any], path: str) -> DictConfig:
+    cfg = state.get("cfg")
+    if cfg is None or cfg.get("model") is None:
+        raise ValueError(f"{path} has no model config inside, so the model cannot be built from it.")
+    cfg = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(cfg)
+    if cfg.get("task") is None:
+        cfg.task = {"_name": "audio_pretraining"}
+    return cfg
+
+
+def prune_state_dict(state_dict: dict[str, Tensor], model_cfg: Any) -> dict[str, Tensor]:
+    """Keep only the layers that `encoder_layers_to_keep` or `decoder_layers_to_keep` name ("0,2,4"), numbered anew; else all."""
+    settings = {} if model_cfg is None else config_to_container(model_cfg) if not isinstance(model_cfg, dict) else model_cfg
+    pruned = dict(state_dict)
+    for part in ("encoder", "decoder"):
+        wanted = settings.get(f"{part}_layers_to_keep")
+        if not wanted:
+            continue
+        new_numbers = {int(number): i for i, number in enumerate(sorted(int(number) for number in wanted.split(",")))}
+        layer = re.compile(rf"^({part}.*?\.layers\.)(\d+)(\..*)$")
+        kept = {}
+        for name, tensor in pruned.items():
+            match = layer.match(name)
+            if match is None:
+                kept[name] = tensor
+            elif int(match[2]) in new_numbers:
+                kept[f"{match[1]}{new_numbers[int(match[2])]}{match[3]}"] = tensor
+        pruned = kept
+    return pruned
+
+
+def load_ema_from_checkpoint(fpath: str) -> dict[str, Any]:
+    """A checkpoint whose "model" is the running average of its weights.
+
+    Raises:
+        ValueError: it holds no average (ema.store_ema was off).
+    """
+    state = io.load(fpath)
+    average = (state.get("extra_state") or {}).get("ema")
+    if not average:
+        raise ValueError(f"{fpath} holds no averaged weights: it was written without ema.store_ema=true.")
+    state["model"] = OrderedDict((key, value.float() if value.dtype == torch.float16 else value) for key, value in average.items())
+    return state
+
+
+def save_ema_as_checkpoint(src_path: str, dst_path: str) -> None:
+    """Write a checkpoint whose "model" is the running average of another's weights."""
+    torch_persistent_save(load_ema_from_checkpoint(src_path), dst_path)

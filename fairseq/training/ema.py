@@ -1,0 +1,100 @@
+"""A running average of a model's weights, kept beside it on its device."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor, nn
+
+from fairseq import checkpoint_utils
+
+logger = logging.getLogger(__name__)
+
+
+class EMA:
+    """After every `ema_update_freq`-th update: average = decay * average + (1 - decay) * weights. Buffers are copied, not averaged.
+
+    Before `ema_start_update` the weights are copied. The state dict has the model's names and shapes, so it loads into the model itself.
+
+    Args:
+        model: the model to follow, without a distributed wrapper.
+        config: the config group `ema`.
+        device: where the average lives; None: with each weight.
+    Raises:
+        ValueError: `ema_decay` or `ema_update_freq` out of range, or a seed model that does not fit.
+    """
+
+    def __init__(self, model: nn.Module, config: Any, device: Optional[Union[str, torch.device]] = None) -> None:
+        if not 0 <= config.ema_decay <= 1:
+            raise ValueError(f"ema.ema_decay is {config.ema_decay}: it must lie between 0 and 1.")
+        if config.ema_update_freq < 1:
+            raise ValueError(f"ema.ema_update_freq is {config.ema_update_freq}: it must be at least 1.")
+        self.config = config
+        self.device = device
+        self._steps = 0
+        self._averaged = [name for name, parameter in model.named_parameters() if parameter.is_floating_point()]
+        self.params: OrderedDict[str, Tensor] = OrderedDict()
+        self.reset(model)
+
+    def reset(self, model: nn.Module) -> None:
+        """Begin the average anew: from `ema_seed_model` where that is set, else from the model's weights."""
+        averaged = set(self._averaged)
+        self.params = OrderedDict((name, self._own_copy(value, name in averaged)) for name, value in model.state_dict().items())
+        if self.config.ema_seed_model is not None:
+            self.load_state_dict(checkpoint_utils.load_ema_from_checkpoint(self.config.ema_seed_model)["model"])
+            logger.info(f"the running average starts from that of {self.config.ema_seed_model}")
+
+    def _own_copy(self, value: Tensor, averaged: bool) -> Tensor:
+        dtype = torch.float32 if averaged and self.config.ema_fp32 else value.dtype
+        return value.detach().to(device=self.device or value.device, dtype=dtype, copy=True)
+
+    def get_decay(self, updates: int) -> float:
+        return self.config.ema_decay if updates >= self.config.ema_start_update else 0.0
+
+    @torch.no_grad()
+    def step(self, new_model: nn.Module, updates: Optional[int] = None) -> None:
+        """Follow the model.
+
+        Args:
+            updates: updates done, this one included; None: count the calls. With it, a resumed run averages at the same updates.
+        """
+        self._steps = self._steps + 1 if updates is None else updates
+        if self._steps % self.config.ema_update_freq != 0:
+            return
+        decay, live = self.get_decay(self._steps), new_model.state_dict()
+        averages = [self.params[name] for name in self._averaged]
+        weights = [live[name].to(average) for name, average in zip(self._averaged, averages, strict=True)]
+        torch._foreach_mul_(averages, decay)
+        torch._foreach_add_(averages, weights, alpha=1 - decay)
+        for name in live.keys() - set(self._averaged):
+            self.params[name].copy_(live[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights under the model's names: `extra_state["ema"]` of a checkpoint."""
+        return OrderedDict(self.params)
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Go on with an average of the same model.
+
+        Raises:
+            ValueError: names or shapes differ.
+        """
+        missing, unknown = self.params.keys() - state_dict.keys(), state_dict.keys() - self.params.keys()
+        if missing or unknown:
+            lacking = f"it lacks {', '.join(sorted(missing))}" if missing else ""
+            extra = f"it has unknown {', '.join(sorted(unknown))}" if unknown else ""
+            raise ValueError(f"The averaged weights do not fit the model: {'; '.join(part for part in (lacking, extra) if part)}.")
+        for name, average in self.params.items():
+            if average.shape != state_dict[name].shape:
+                shapes = f"{tuple(state_dict[name].shape)}, the model's {tuple(average.shape)}"
+                raise ValueError(f"The averaged weight {name} has the shape {shapes}.")
+            average.copy_(state_dict[name])
+
+    def reverse(self, model: nn.Module) -> nn.Module:
+        """Load the average into a model, for inference or as a start for fine-tuning; returns that model."""
+        model.load_state_dict(self.state_dict())
+        return model
