@@ -1,0 +1,114 @@
+"""Models built from checkpoints: their configs inside, overrides, averaged weights, pruning."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from fairseq import checkpoint_utils
+from fairseq.checkpoint import io
+
+CFG = {"model": {"dim": 3, "dropout": 0.1}, "task": {"_name": "small", "data": "/data"}, "optimizer": {"dropout": 7}}
+
+
+class Model(nn.Linear):
+    def __init__(self, cfg):
+        super().__init__(cfg.dim, 2)
+        self.cfg = cfg
+
+    def set_num_updates(self, num_updates):
+        self.num_updates = num_updates
+
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None):
+        return super().load_state_dict(checkpoint_utils.prune_state_dict(state_dict, model_cfg), strict)
+
+
+class Task:
+    def __init__(self):
+        self.state = None
+
+    def build_model(self, cfg, from_checkpoint=False):
+        assert from_checkpoint
+        return Model(cfg)
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+def write(path, cfg=CFG, **entries):
+    torch.manual_seed(0)
+    weights = {"weight": torch.randn(2, 3), "bias": torch.randn(2)}
+    history = [{"num_updates": 17}]
+    return io.save({"cfg": cfg, "model": weights, "optimizer_history": history, "task_state": {"seen": 1}, **entries}, path)
+
+
+def test_models_come_with_their_config_and_weights(tmp_path):
+    paths = [write(tmp_path / "a.pt"), write(tmp_path / "b.pt")]
+    task = Task()
+    models, cfg, same = checkpoint_utils.load_model_ensemble_and_task(paths, {"dropout": 0.5}, task=task)
+    assert same is task and task.state == {"seen": 1} and len(models) == 2
+    assert isinstance(cfg, DictConfig) and models[0].cfg.dropout == 0.5
+    assert torch.equal(models[1].weight, io.load(paths[1])["model"]["weight"]) and models[1].num_updates == 17
+
+
+def test_suffix_state_and_not_strict(tmp_path):
+    write(tmp_path / "a-x.pt")
+    models, _ = checkpoint_utils.load_model_ensemble([str(tmp_path / "a.pt")], task=Task(), suffix="-x")
+    assert models[0].num_updates == 17
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "a-x.pt"))
+    del state["model"]["bias"]
+    with pytest.raises(RuntimeError, match="bias"):
+        checkpoint_utils.load_model_ensemble(["any.pt"], task=Task(), state=state)
+    assert checkpoint_utils.load_model_ensemble(["any.pt"], task=Task(), state=state, strict=False)[0]
+
+
+def test_a_real_model_with_its_task(shared_dir):
+    path = shared_dir / "reference" / "parity" / "base.pt"  # a partial config: a model and no task
+    if not path.exists():
+        pytest.skip("no reference model")
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(path)])
+    saved = torch.load(path, weights_only=True)["model"]
+    assert list(models[0].state_dict()) == list(saved) and cfg.task._name == "audio_pretraining"
+    assert all(torch.equal(value, saved[name]) for name, value in models[0].state_dict().items())
+
+
+def test_mistakes_are_named(tmp_path):
+    path = write(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="sharded"):
+        checkpoint_utils.load_model_ensemble([path], task=Task(), num_shards=2)
+    with pytest.raises(ValueError, match="not found: none.pt"):
+        checkpoint_utils.load_model_ensemble(["none.pt"], task=Task())
+    with pytest.raises(ValueError, match="exactly one file"):
+        checkpoint_utils.load_model_ensemble([path, path], task=Task(), state=io.load(path))
+    with pytest.raises(ValueError, match="no model config inside"):
+        checkpoint_utils.load_model_ensemble([write(tmp_path / "b.pt", cfg=None)], task=Task())
+    with pytest.raises(ValueError, match="asynchronously"):
+        checkpoint_utils.torch_persistent_save({}, str(tmp_path / "c.pt"), async_write=True)
+
+
+def test_averaged_weights_become_a_model(tmp_path):
+    average = {"weight": torch.ones(2, 3).half(), "bias": torch.zeros(2)}
+    path = write(tmp_path / "a.pt", extra_state={"ema": average})
+    checkpoint_utils.save_ema_as_checkpoint(path, str(tmp_path / "ema.pt"))
+    model = checkpoint_utils.load_model_ensemble([str(tmp_path / "ema.pt")], task=Task())[0][0]
+    assert model.weight.dtype == torch.float32 and torch.equal(model.weight, torch.ones(2, 3))
+    with pytest.raises(ValueError, match="ema.store_ema"):
+        checkpoint_utils.load_ema_from_checkpoint(write(tmp_path / "b.pt"))
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt", "ema.pt"]
+
+
+def test_layers_to_keep_are_numbered_anew():
+    state = {f"encoder.layers.{i}.w": torch.tensor(i) for i in range(4)}
+    state |= {"encoder.norm": torch.tensor(9), "decoder.layers.1.w": torch.tensor(5)}
+    kept = checkpoint_utils.prune_state_dict(state, {"encoder_layers_to_keep": "3,1"})
+    assert {name: value.item() for name, value in kept.items()} == {
+        "encoder.layers.0.w": 1,
+        "encoder.layers.1.w": 3,
+        "encoder.norm": 9,
+        "decoder.layers.1.w": 5,
+    }
+    assert checkpoint_utils.prune_state_dict(state, None) == state
