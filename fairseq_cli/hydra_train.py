@@ -25,7 +25,7 @@ from fairseq import utils
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS
-from fairseq.dataclass.initialize import add_defaults, hydra_init, try_resolve
+from fairseq.dataclass.initialize import add_defaults, hydra_init, resolve_config, try_resolve
 from fairseq.dataclass.validate import find_problems
 from fairseq.distributed import launch
 from fairseq.logging import metrics
@@ -53,7 +53,8 @@ def hydra_main(cfg: DictConfig) -> float | None:
         if not run.common.suppress_crashes:
             raise
         logger.exception("this run failed; common.suppress_crashes: going on")
-    return metrics.get_smoothed_values("valid").get(run.checkpoint.best_checkpoint_metric)
+    meters = metrics.get_meters("valid")
+    return None if meters is None else meters.get_smoothed_values().get(run.checkpoint.best_checkpoint_metric)
 
 
 def prepare(cfg: DictConfig) -> DictConfig:
@@ -92,10 +93,10 @@ def own_folder_in_sweep(run: DictConfig) -> None:
 
 def show_config(cfg: DictConfig, package: str | None, resolve: bool) -> None:
     """Print the whole config as YAML (`--cfg job`), every group completed from its dataclass."""
+    drop_leftovers(cfg)
     if resolve:
-        cfg = prepare(cfg)
+        cfg = resolve_config(cfg)
     else:
-        drop_leftovers(cfg)
         add_defaults(cfg)
     shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, package)
     if shown is None:

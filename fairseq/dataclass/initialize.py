@@ -6,12 +6,14 @@ import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS, DEFAULT_NAMES, REGISTERED, unknown_name
-from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, merge_values, nearest, plain
+from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, known_only, merge_values, nearest, plain
+
+_NOT_GROUPS = ("hydra", "_name", "job_logging_cfg")  # fairseq: it puts hydra's log settings into a checkpoint's config
 
 
 def hydra_init(cfg_name: str = "config") -> None:
@@ -49,23 +51,26 @@ def add_defaults(cfg: DictConfig) -> None:
             cfg[group] = whole[group]
 
 
-def resolve_config(cfg: DictConfig | dict[str, Any]) -> DictConfig:
+def resolve_config(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> DictConfig:
     """The whole config of a run: every group filled from its dataclass, interpolations resolved, plain values only, no new keys allowed.
 
     Mandatory values that nobody set stay `???`; `fairseq.dataclass.validate` asks for them.
 
+    Args:
+        cfg: what hydra composed, or the `cfg` of a checkpoint.
+        remove_missing: drop keys that are not known (a checkpoint of another generation), in place of an error.
     Raises:
         ConfigError: as add_defaults, and for interpolations that refer to nothing.
     """
-    resolved, problems = try_resolve(cfg)
+    resolved, problems = try_resolve(cfg, remove_missing)
     if problems:
         raise ConfigError(problems)
     return resolved
 
 
-def try_resolve(cfg: DictConfig | dict[str, Any]) -> tuple[DictConfig, list[str]]:
+def try_resolve(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
     """As resolve_config, but returns the problems beside what could be resolved without them."""
-    whole, problems = complete(cfg)
+    whole, problems = complete(cfg, remove_missing)
     whole = OmegaConf.create(plain(whole))  # without the dataclasses' types, so that what dangles can be set to None
     _replace_dangling(whole, "", problems)
     resolved = OmegaConf.create(OmegaConf.to_container(whole, resolve=True, enum_to_str=True))
@@ -73,11 +78,12 @@ def try_resolve(cfg: DictConfig | dict[str, Any]) -> tuple[DictConfig, list[str]
     return resolved, problems
 
 
-def complete(cfg: DictConfig | dict[str, Any]) -> tuple[DictConfig, list[str]]:
+def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
     """(config with all groups filled from their dataclasses, problems); problem keys are left at their defaults."""
-    given = {key: value for key, value in plain(cfg).items() if key not in ("hydra", "_name")}
+    given = {key: value for key, value in plain(cfg).items() if key not in _NOT_GROUPS}
     known = [*FIXED_GROUPS, *REGISTRY_GROUPS]
-    problems = [f"{key} is not a known group of the config.{nearest(key, known)}" for key in given if key not in known]
+    unknown = [] if remove_missing else [key for key in given if key not in known]
+    problems = [f"{key} is not a known group of the config.{nearest(key, known)}" for key in unknown]
     whole = OmegaConf.create({"_name": None})
     for group in known:
         value = given.get(group)
@@ -85,13 +91,14 @@ def complete(cfg: DictConfig | dict[str, Any]) -> tuple[DictConfig, list[str]]:
             if value is not None and not isinstance(value, dict):
                 problems.append(f"{group} is {value!r}: it must be a group of keys.")
                 value = None
-            whole[group] = merge_values(FIXED_GROUPS[group](), value or {}, f"{group}.", problems)
+            value = known_only(FIXED_GROUPS[group], value or {}) if remove_missing else value or {}
+            whole[group] = merge_values(FIXED_GROUPS[group](), value, f"{group}.", problems)
         else:
-            whole[group] = _complete_choice(group, value, problems)
+            whole[group] = _complete_choice(group, value, remove_missing, problems)
     return whole, problems
 
 
-def _complete_choice(group: str, value: Any, problems: list[str]) -> DictConfig | dict[str, Any] | None:
+def _complete_choice(group: str, value: Any, remove_missing: bool, problems: list[str]) -> DictConfig | dict[str, Any] | None:
     """The config of a group whose dataclass is named by `_name`; a plain name stands for that name with its defaults."""
     default = DEFAULT_NAMES.get(group)
     dataclasses = CONFIG_GROUPS.get(group, {})
@@ -116,7 +123,8 @@ def _complete_choice(group: str, value: Any, problems: list[str]) -> DictConfig 
         if name not in REGISTERED.get(group, {}):
             problems.append(str(unknown_name(f"{group}._name", name, dataclasses)))
         return value  # registered without a dataclass: its keys are its own affair
-    return merge_values(dataclasses[name](), {**value, "_name": name}, f"{group}.", problems)
+    value = {**(known_only(dataclasses[name], value) if remove_missing else value), "_name": name}
+    return merge_values(dataclasses[name](), value, f"{group}.", problems)
 
 
 def _replace_dangling(node: DictConfig, path: str, problems: list[str]) -> None:
@@ -126,6 +134,8 @@ def _replace_dangling(node: DictConfig, path: str, problems: list[str]) -> None:
         if OmegaConf.is_interpolation(node, key):
             try:
                 OmegaConf.is_missing(node, key) or node[key]
+            except InterpolationToMissingValueError:
+                node[key] = "???"  # not set there, so not set here
             except OmegaConfBaseException:
                 problems.append(f"{path}{key} is {child._value()!r}, which refers to a key that this config does not have.")
                 node[key] = None

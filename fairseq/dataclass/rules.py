@@ -115,7 +115,7 @@ def batches(cfg: DictConfig) -> Iterator[Finding]:
     if not _named(task, *_AUDIO_TASKS):
         return
     longest, shortest = task.max_sample_size, task.min_sample_size
-    for name in ("max_tokens", "max_tokens_valid"):
+    for name in ("max_tokens", "max_tokens_valid") if dataset.max_tokens_valid != dataset.max_tokens else ("max_tokens",):
         if longest is not None and dataset[name] is not None and dataset[name] < longest:
             yield wrong(
                 f"dataset.{name} is {dataset[name]} but task.max_sample_size is {longest}: "
@@ -297,6 +297,10 @@ def contrast(cfg: DictConfig) -> Iterator[Finding]:
     negatives = model.num_negatives + model.cross_sample_negatives + model.codebook_negatives
     if criterion.infonce and negatives == 0:
         yield wrong("model.num_negatives, cross_sample_negatives and codebook_negatives are all 0: the loss would be 0 from the start.")
+    if not criterion.infonce:
+        yield odd(
+            "criterion.infonce is false: each candidate is judged by itself, by cross-entropy; the paper's loss is criterion.infonce=true."
+        )
     losses = ["diversity", "feature penalty"] if model.quantize_targets else ["feature penalty"]
     if criterion.loss_weights is not None and len(criterion.loss_weights) not in (1, len(losses)):
         yield wrong(

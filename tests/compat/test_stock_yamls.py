@@ -1,0 +1,48 @@
+"""The stock pre-training YAMLs: fairseq 0.12.2's names and values, and each composes into a config that could train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+import fairseq.criterions
+import fairseq.models
+import fairseq.optim
+import fairseq.tasks  # noqa: F401
+from fairseq.dataclass.initialize import resolve_config
+from fairseq.dataclass.validate import find_problems
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples/wav2vec/config/pretraining"
+# values of the four files at fairseq's tag v0.12.2, read with yaml.safe_load
+GOLDEN = json.loads((Path(__file__).parent / "data/stock_pretraining_yamls.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_values_are_fairseqs(name: str) -> None:
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    assert text.startswith("# @package _group_\n")  # fairseq's users keep their copies beginning so
+    assert yaml.safe_load(text) == GOLDEN[name]
+
+
+def test_golden_values_are_the_reference(shared_dir: Path) -> None:
+    reference = json.loads((shared_dir / "reference/configs/stock_yaml_values.json").read_text(encoding="utf-8"))
+    assert {f"pretraining/{name}": values for name, values in GOLDEN.items()}.items() <= reference.items()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_resolves_without_problems(path: Path) -> None:
+    given = OmegaConf.load(path)
+    cfg = OmegaConf.to_container(resolve_config(given))
+    for group, values in OmegaConf.to_container(given).items():
+        for key, value in values.items():
+            assert cfg[group][key] == value or float(cfg[group][key]) == float(value), f"{group}.{key}"
+    problems = find_problems(resolve_config(OmegaConf.merge(given, {"task": {"data": "somewhere"}})), check_paths=False)
+    assert problems == ([], [])
+
+
+def test_every_stock_file_is_there() -> None:
+    assert set(GOLDEN) <= {path.name for path in FOLDER.glob("*.yaml")}

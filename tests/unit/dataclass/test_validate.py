@@ -1,0 +1,180 @@
+"""What a config must satisfy, and that all that is wrong is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.initialize import resolve_config
+from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT
+from fairseq.dataclass.validate import check_devices, find_problems, validate_config
+
+
+def config(**changes: Any) -> DictConfig:
+    """A config without problems, with dotted keys changed: config(**{"common.fp16": True})."""
+    base = OmegaConf.create(
+        {
+            "common": {},
+            "task": {"_name": "audio_pretraining", "data": "d", "max_sample_size": 160000, "min_sample_size": 16000},
+            "dataset": {"max_tokens": 640000},
+            "criterion": {"_name": "wav2vec", "infonce": True, "log_keys": ["temp"], "loss_weights": [0.1, 10]},
+            "optimization": {"max_update": 400, "lr": [0.0005]},
+            "optimizer": {"_name": "adam", "adam_betas": "(0.9, 0.98)"},
+            "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": 32},
+            "model": {"_name": "wav2vec2", "quantize_targets": True, "final_dim": 256},
+        }
+    )
+    for key, value in changes.items():
+        if "." in key:
+            OmegaConf.update(base, key, value, force_add=True)
+        else:
+            base[key] = value
+    return resolve_config(base)
+
+
+def errors(**changes: Any) -> list[str]:
+    return find_problems(config(**changes), check_paths=False).errors
+
+
+def warnings(**changes: Any) -> list[str]:
+    return find_problems(config(**changes), check_paths=False).warnings
+
+
+def test_a_good_config_has_no_problems() -> None:
+    assert find_problems(config(), check_paths=False) == ([], [])
+    assert validate_config(config(), devices=1, check_paths=False) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task.num_batch_buckets": 7}, "task.num_batch_buckets is 7 but task.enable_padding is false: buckets need padding."),
+        ({"dataset.max_tokens": 150000}, "dataset.max_tokens is 150000 but task.max_sample_size is 160000"),
+        ({"dataset.max_tokens_valid": 150000}, "dataset.max_tokens_valid is 150000 but task.max_sample_size"),
+        ({"task.min_sample_size": 170000}, "task.min_sample_size is 170000 but task.max_sample_size is 160000"),
+        ({"dataset.max_tokens": None}, "neither dataset.max_tokens"),
+        ({"optimization.update_freq": []}, "optimization.update_freq is []"),
+        ({"optimization.update_freq": [0]}, "optimization.update_freq is [0]"),
+        ({"optimization.lr": [-1]}, "optimization.lr is [-1.0]"),
+        ({"common.fp16": True, "common.bf16": True}, "common.fp16 and common.bf16 are both true"),
+        ({"common.amp": True, "common.memory_efficient_bf16": True}, "common.amp and common.memory_efficient_bf16"),
+        ({"optimizer.adam_betas": "(0.9,)"}, "optimizer.adam_betas is '(0.9,)'"),
+        ({"optimizer.adam_betas": "__import__('os')"}, "optimizer.adam_betas is"),
+        ({"optimization.max_update": 0, "optimization.max_epoch": 3}, "set optimization.max_update"),
+        ({"checkpoint.best_checkpoint_metric": "wer"}, "best_checkpoint_metric is 'wer', which criterion wav2vec does not log"),
+        ({"checkpoint.best_checkpoint_metric": "acuracy"}, "Did you mean 'accuracy'"),
+        ({"checkpoint.patience": 3, "dataset.disable_validation": True}, "checkpoint.patience counts validations"),
+        ({"model.conv_feature_layers": "[(512, 10"}, "model.conv_feature_layers '[(512, 10': expected ','"),
+        ({"task.max_sample_size": 300, "task.min_sample_size": 0}, "a frame of model.conv_feature_layers needs 400 samples"),
+        ({"task.inferred_w2v_config.conv_feature_layers": "[]"}, "task.inferred_w2v_config.conv_feature_layers '[]' has no layer"),
+        ({"model.encoder_attention_heads": 7}, "model.encoder_embed_dim is 768: model.encoder_attention_heads (7) must divide it"),
+        ({"model.conv_pos_groups": 7}, "model.conv_pos_groups (7) must divide"),
+        ({"model.final_dim": 255}, "model.final_dim is 255, the codewords' width: model.latent_groups (2) must divide it"),
+        ({"model.latent_dim": 9}, "model.latent_dim is 9, the codewords' width"),
+        ({"model.num_negatives": 0}, "are all 0: the loss would be 0"),
+        ({"criterion.loss_weights": [0.1, 10, 1]}, "this model has 2 further losses (diversity, feature penalty)"),
+        ({"criterion.loss_weights": [0.1, 10], "model.quantize_targets": False}, "this model has 1 further losses (feature penalty)"),
+        ({"model.dropout": 1.5}, "model.dropout is 1.5: it is a share"),
+        ({"ema.ema_decay": -0.1}, "ema.ema_decay is -0.1: it is a share"),
+        ({"dataset.num_workers": -1}, "dataset.num_workers is -1: it must be at least 0"),
+        ({"common.log_interval": 0}, "common.log_interval is 0: it must be at least 1"),
+        ({"lr_scheduler": {"_name": "tri_stage", "phase_ratio": [0.1, 0.4, 0.4]}}, "three shares that add up to 1"),
+        ({"lr_scheduler": {"_name": "cosine"}, "optimization.lr": [0.1, 0.2]}, "lr_scheduler cosine knows one learning rate"),
+        ({"task.multi_corpus_keys": "a,b", "task.multi_corpus_sampling_weights": "1"}, "it must be 2 numbers"),
+        ({"common.hpu": True}, "common.hpu is True, which is not offered: HPU needs the device layer for HPU"),
+        ({"distributed_training.ddp_backend": "slowmo"}, "ddp_backend is 'slowmo', which is not offered: use"),
+        ({"distributed_training.slowmo_momentum": 0.5}, "slowmo_momentum is 0.5, which is not offered"),
+        ({"common.tpu": True}, "common.tpu is True, which is not offered: train on CPU, CUDA or HPU"),
+        ({"task.tpu": True}, "task.tpu is True, which is not offered"),
+        ({"task.data": "???"}, "task.data is not set"),
+        ({"optimizer": None}, "optimizer is not set: optimizer._name may be adam, composite"),
+    ],
+)  # fmt: skip
+def test_errors(changes: dict[str, Any], message: str) -> None:
+    found = errors(**changes)
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+def test_one_cause_is_told_once() -> None:
+    assert len(errors(**{"common.tpu": True})) == 1  # task.tpu, optimizer.tpu and others refer to it
+    assert len(errors(**{"common.model_parallel_size": 2})) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr_scheduler.warmup_updates": 32000}, "the learning rate still rises, at 1.2% of it"),
+        ({"optimization.lr": [0.25]}, "Adam diverges"),
+        ({"optimization.max_update": 0, "lr_scheduler": "fixed"}, "the run ends only when it is stopped"),
+        ({"checkpoint.best_checkpoint_metric": "accuracy"}, "the worst one is kept"),
+        ({"checkpoint.maximize_best_checkpoint_metric": True}, "the worst one is kept"),
+        ({"checkpoint.keep_interval_updates": 1}, "no effect while checkpoint.save_interval_updates is 0"),
+        ({"checkpoint.no_save": True, "checkpoint.save_interval_updates": 5}, "nothing is written"),
+        ({"checkpoint.no_last_checkpoints": True}, "starts anew"),
+        ({"dataset.valid_subset": "valid,train"}, "contains the training data"),
+        ({"model.extractor_mode": "layer_norm"}, "task.normalize is false"),
+        ({"criterion.infonce": False}, "criterion.infonce is false"),
+        ({"distributed_training.fast_stat_sync": True}, "has no effect: statistics"),
+    ],
+)
+def test_warnings(changes: dict[str, Any], message: str) -> None:
+    problems = find_problems(config(**changes), check_paths=False)
+    assert problems.errors == []
+    assert len(problems.warnings) == 1 and message in problems.warnings[0]
+
+
+def test_everything_is_told_together() -> None:
+    with pytest.raises(ConfigError) as error:
+        validate_config(
+            config(**{"task.num_batch_buckets": 7, "common.tpu": True, "distributed_training.distributed_world_size": 64}), devices=1
+        )
+    assert len(error.value.problems) == 4  # and task.data, which is not there
+
+
+def test_too_few_devices_names_the_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    stock = config(**{"distributed_training.distributed_world_size": 64})
+    [message] = check_devices(stock, 1, 1)
+    assert message.endswith("distributed_training.distributed_world_size=1 optimization.update_freq=[64]")
+    [message] = check_devices(config(**{"distributed_training.distributed_world_size": 64, "optimization.update_freq": [1, 3]}), 5, 5)
+    assert message.endswith("distributed_world_size=5 optimization.update_freq=[13,39]")
+    [message] = check_devices(stock, 4, 1)
+    assert "room for 4" in message and message.endswith("distributed_world_size=1 optimization.update_freq=[64]")
+    assert check_devices(stock, 64, 64) == []
+
+
+def test_under_a_launcher_its_numbers_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = config(**{"distributed_training.distributed_world_size": 64})
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert check_devices(stock, 2, 2) == []
+    [message] = check_devices(stock, 1, 1)
+    assert "started 2 processes" in message and "--nproc_per_node=1" in message
+
+
+def test_missing_data_is_told_with_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [message] = find_problems(config(**{"task.data": "nowhere"})).errors
+    assert str(tmp_path) in message and "'nowhere'" in message
+    (tmp_path / "train.tsv").touch()
+    (tmp_path / "dev.tsv").touch()
+    [message] = find_problems(config(**{"task.data": "."})).errors
+    assert "dataset.valid_subset is 'valid'" in message and "the folder has dev, train" in message
+    assert find_problems(config(**{"task.data": ".", "dataset.valid_subset": "dev"})).errors == []
+    assert find_problems(config(**{"task.data": ".", "dataset.disable_validation": True})).errors == []
+    found = find_problems(config(**{"task.data": ".", "dataset.valid_subset": "dev", "checkpoint.finetune_from_model": "gone.pt"})).errors
+    assert len(found) == 1 and "checkpoint.finetune_from_model is 'gone.pt'" in found[0]
+    found = find_problems(config(**{"task.data": ".", "dataset.valid_subset": "dev", "checkpoint.save_dir": "dev.tsv"})).errors
+    assert len(found) == 1 and "it must be a folder" in found[0]
+
+
+def test_tables_name_keys_that_exist() -> None:
+    cfg = config()
+    keys = {f"{group}.{name}" for group in cfg if isinstance(cfg[group], DictConfig) for name in cfg[group]}
+    for key in (*NOT_OFFERED, *NOT_OFFERED_VALUES, *WITHOUT_EFFECT):
+        assert key in keys or any(other.startswith(key[:-1]) for other in keys if key.endswith("*")), key

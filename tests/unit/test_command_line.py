@@ -1,0 +1,200 @@
+"""What is typed after fairseq-hydra-train, put into hydra's order and grammar; and the config that comes out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra._internal.utils import get_args_parser
+
+from fairseq_cli.command_line import (
+    absolute_paths,
+    groups_in_defaults,
+    normalise_override,
+    override_value,
+    primary_config,
+    read_command_line,
+    readable,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+STOCK = ROOT / "examples/wav2vec/config/pretraining"
+GROUPS = {"model", "task", "optimizer", "lr_scheduler"}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["a.b=1", "c=2", "--config-dir", "d", "--config-name", "n", "-m"],
+        ["--config-dir", "d", "a.b=1", "--config-name=n", "c=2", "--multirun"],
+        ["-m", "-cd=d", "a.b=1", "-cn", "n", "c=2"],
+        ["a.b=1", "--local_rank=3", "--config-dir=d", "c=2", "-cn", "n", "--local-rank", "3", "-m"],
+        ["--config-d", "d", "a.b=1", "--", "c=2", "-m", "--config-n", "n"],
+    ],
+)
+def test_any_order_is_one_to_hydra(argv: list[str]) -> None:
+    line = read_command_line(argv)
+    args = get_args_parser().parse_args(line.arguments())
+    assert (args.overrides, args.config_dir, args.config_name, args.multirun) == (["a.b=1", "c=2"], "d", "n", True)
+    assert line.local_rank == ("3" if any("local" in word for word in argv) else None)
+
+
+def test_info_takes_a_topic_or_nothing() -> None:
+    parser = get_args_parser()
+    assert parser.parse_args(read_command_line(["--info", "a=1"]).arguments()).info == "all"
+    args = parser.parse_args(read_command_line(["-i", "defaults-tree", "a=1"]).arguments())
+    assert (args.info, args.overrides) == ("defaults-tree", ["a=1"])
+
+
+def test_option_without_its_value() -> None:
+    with pytest.raises(ValueError, match="--config-name wants a value"):
+        read_command_line(["a=1", "--config-name"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("optimization.lr=[0.1]", "++optimization.lr=[0.1]"),
+        ("+optimization.lr=[0.1]", "++optimization.lr=[0.1]"),
+        ("++optimization.lr=[0.1]", "++optimization.lr=[0.1]"),
+        ("~task.labels", "~task.labels"),
+        ("model=wav2vec2/wav2vec2_base", "+model=wav2vec2/wav2vec2_base"),
+        ("+optimizer=adam", "optimizer=adam"),
+        ("model={_name:wav2vec2}", "++model={_name:wav2vec2}"),
+        ("hydra.run.dir=x", "hydra.run.dir=x"),
+        ("hydra/launcher=basic", "hydra/launcher=basic"),
+        ("optimizer.adam_betas=(0.9,0.98)", "++optimizer.adam_betas='(0.9,0.98)'"),
+        ("optimizer.adam_betas='(0.9,0.98)'", "++optimizer.adam_betas='(0.9,0.98)'"),
+        ("model.conv_feature_layers=[(512,10,5)]+[(1,2,2)]*3", "++model.conv_feature_layers='[(512,10,5)]+[(1,2,2)]*3'"),
+        ("task.data=/a b/it's(1)=x", "++task.data='/a b/it\\'s(1)=x'"),
+        ("task.data=", "++task.data="),
+    ],
+)
+def test_overrides(typed: str, given: str) -> None:
+    assert normalise_override(typed, GROUPS, in_defaults={"optimizer"}) == given
+
+
+def test_hydras_own_grammar_is_left_alone() -> None:
+    for override in ("++a=choice(1,2)", "++a=1,2", "++a={b:[1,2]}", "++a='x y'", "++a=null", "++a=${b.c}"):
+        assert readable(override) == override
+
+
+def test_what_the_yaml_says(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "# @package _group_\ndefaults:\n  - _self_\n  - model: null\n  - override /optimizer@opt: adam\ncommon: {user_dir: x}\n"
+    )
+    content = primary_config({"--config-dir": str(tmp_path), "--config-name": "mine"}, tmp_path / "none")
+    assert content["common"]["user_dir"] == "x"
+    assert groups_in_defaults(content) == {"model", "optimizer"}
+    assert primary_config({"--config-name": "mine.yaml", "--config-path": str(tmp_path)}, tmp_path) == content
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    assert primary_config({"--config-dir": str(tmp_path), "--config-name": "broken"}, tmp_path) == {}
+    assert primary_config({"--config-name": "absent"}, tmp_path) == {}
+
+
+def test_last_override_counts() -> None:
+    assert override_value(["common.user_dir=a", "++common.user_dir='b'", "common.user_dirs=c"], "common.user_dir") == "b"
+    assert override_value([], "common.user_dir") is None
+
+
+def test_config_path_counts_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert absolute_paths({"--config-path": "conf"})["--config-path"] == str(tmp_path / "conf")
+    assert absolute_paths({"--config-path": "pkg://x"})["--config-path"] == "pkg://x"
+
+
+# -- the command itself ------------------------------------------------------------------------------------------------------------
+
+
+def command(*argv: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "fairseq_cli.hydra_train", *map(str, argv)], cwd=cwd, env=env, capture_output=True, text=True, timeout=120
+    )
+
+
+def composed(*argv: str | Path, cwd: Path) -> dict:
+    done = command(*argv, "--cfg", "job", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return yaml.safe_load(done.stdout)
+
+
+def test_stock_yaml_with_overrides_anywhere(tmp_path: Path) -> None:
+    cfg = composed(
+        "task.data=/some where/a(1)", "--local_rank=1", "+optimization.update_freq=[64]", "--config-dir", STOCK,
+        "optimizer.adam_betas=(0.8,0.9)", "common.seed=3", "--config-name", "wav2vec2_base_librispeech", "++model.final_dim=128",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert cfg["task"]["data"] == "/some where/a(1)" and cfg["optimization"]["update_freq"] == [64]
+    assert cfg["optimizer"]["adam_betas"] == "(0.8,0.9)" and float(cfg["optimizer"]["adam_eps"]) == 1e-6
+    assert (cfg["common"]["seed"], cfg["model"]["final_dim"], cfg["model"]["encoder_layers"]) == (3, 128, 12)
+    assert cfg["lr_scheduler"]["total_num_update"] == "${optimization.max_update}"
+    assert list(tmp_path.iterdir()) == []  # no output folders
+
+
+def test_groups_replace_what_the_yaml_says(tmp_path: Path) -> None:
+    cfg = composed(
+        "--config-dir", STOCK, "--config-name", "wav2vec2_large_librivox", "lr_scheduler=fixed", "optimizer=adam", cwd=tmp_path
+    )  # fmt: skip
+    assert cfg["lr_scheduler"] == {
+        "_name": "fixed", "force_anneal": None, "lr_shrink": 0.1, "warmup_updates": 0, "lr": "${optimization.lr}"
+    }  # fmt: skip
+    assert cfg["optimizer"]["weight_decay"] == 0.0
+
+
+def test_without_a_yaml_groups_are_enough(tmp_path: Path) -> None:
+    cfg = composed("model=wav2vec2/wav2vec2_large", "task=audio_pretraining", "criterion=wav2vec", "task.data=x", cwd=tmp_path)
+    assert (cfg["model"]["_name"], cfg["model"]["encoder_layers"], cfg["task"]["data"]) == ("wav2vec2", 24, "x")
+
+
+def test_plug_ins_compose(tmp_path: Path) -> None:
+    plug_in = tmp_path / "plug_in_of_test"
+    plug_in.mkdir()
+    (plug_in / "__init__.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from fairseq.models import register_model\n"
+        "from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model\n"
+        "@dataclass\nclass Mine(Wav2Vec2Config):\n    flavour: str = 'plain'\n"
+        "@register_model('mine', dataclass=Mine)\nclass MyModel(Wav2Vec2Model):\n    pass\n"
+    )
+    (tmp_path / "mine.yaml").write_text(
+        "# @package _group_\ncommon: {user_dir: plug_in_of_test}\nmodel: {_name: mine, encoder_layers: 2}\n"
+    )
+    cfg = composed("--config-dir", ".", "--config-name", "mine", "model.flavour=rich", cwd=tmp_path)
+    assert (cfg["model"]["flavour"], cfg["model"]["encoder_layers"]) == ("rich", 2)
+    cfg = composed("common.user_dir=plug_in_of_test", "model=mine", cwd=tmp_path)
+    assert (cfg["model"]["_name"], cfg["model"]["flavour"]) == ("mine", "plain")
+
+
+def test_mistakes_are_told_together_and_plainly(tmp_path: Path) -> None:
+    done = command(
+        "task.data=nowhere", "--config-dir", STOCK, "--config-name", "wav2vec2_base_librispeech", "common.cpu=true", "common.seeed=2",
+        "distributed_training.distributed_world_size=4096", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    for part in (
+        "the config has 3 problems",
+        "common.seeed is not a known key. Did you mean 'seed'?",
+        f"there is no such folder in {tmp_path}",
+        "distributed_training.distributed_world_size=1 optimization.update_freq=[4096]",
+    ):
+        assert part in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hydras_own_options(tmp_path: Path) -> None:
+    stock = ("--config-dir", STOCK, "--config-name", "wav2vec2_base_librispeech")
+    done = command("--help", cwd=tmp_path)
+    assert done.returncode == 0 and "model: wav2vec2" in done.stdout and "task.data=/path" in done.stdout
+    done = command("--info", "config", "task.data=x", *stock, cwd=tmp_path)
+    assert done.returncode == 0 and "data: x" in done.stdout
+    done = command(*stock, "--cfg", "hydra", cwd=tmp_path)
+    assert done.returncode == 0 and "chdir: false" in done.stdout
+    done = command("task.data=x", *stock, "--cfg", "job", "--package", "optimizer", "--resolve", "dataset.batch_size=2", cwd=tmp_path)
+    assert yaml.safe_load(done.stdout)["lr"] == [0.0005]

@@ -1,0 +1,113 @@
+"""The console command up to the start of training: what training gets, where it runs, and what it leaves behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from fairseq.distributed import launch
+from fairseq.logging import metrics
+from fairseq_cli import hydra_train
+
+ROOT = Path(__file__).resolve().parents[2]
+ARGUMENTS = [
+    "task.data=.", "--config-dir", str(ROOT / "examples/wav2vec/config/pretraining"), "--config-name", "wav2vec2_base_librispeech",
+    "distributed_training.distributed_world_size=1", "common.cpu=true",
+]  # fmt: skip
+Command = Callable[..., list[DictConfig]]
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Type the command in an empty folder with two manifests; returns the configs that would have been trained."""
+    (tmp_path / "train.tsv").touch()
+    (tmp_path / "valid.tsv").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    trained: list[DictConfig] = []
+    monkeypatch.setattr(launch, "call_main", lambda cfg, main: trained.append(cfg))
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*argv: str) -> list[DictConfig]:
+        monkeypatch.setattr(sys, "argv", ["fairseq-hydra-train", *ARGUMENTS, *argv])
+        hydra_train.cli_main()
+        return trained
+
+    yield run
+    root.handlers[:], root.level = handlers, level
+
+
+def test_training_gets_the_whole_config_in_the_folder_where_it_was_typed(typed: Command, tmp_path: Path) -> None:
+    [cfg] = typed("optimization.update_freq=[64]", "common.bf16=true", "common.fp16=false")
+    assert (cfg.task.data, cfg.checkpoint.save_dir, os.getcwd()) == (".", "checkpoints", str(tmp_path))
+    assert cfg.optimizer.lr == [0.0005] and cfg.optimization.update_freq == [64] and cfg.common.bf16
+    assert {path.name for path in tmp_path.iterdir()} == {"train.tsv", "valid.tsv"}
+
+
+def test_log_lines_come_once(typed: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "call_main", lambda cfg, main: logging.getLogger("fairseq.x").info("once"))
+    typed()
+    out = capsys.readouterr().out
+    assert out.count("once") == 1 and "| INFO | fairseq.x | once" in out
+
+
+def test_local_rank_of_an_old_launcher(typed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    typed("--local-rank", "3")
+    assert os.environ["LOCAL_RANK"] == "0"  # the launcher's environment counts
+    monkeypatch.delenv("LOCAL_RANK")
+    typed("--local_rank=3")
+    assert os.environ.pop("LOCAL_RANK") == "3"
+
+
+def test_jobs_of_a_sweep_have_folders_of_their_own(typed: Command, tmp_path: Path) -> None:
+    trained = typed("-m", "optimization.lr=[0.1],[0.2]", "hydra.sweep.dir=sweep")
+    assert [cfg.optimization.lr for cfg in trained] == [[0.1], [0.2]]
+    assert [cfg.checkpoint.save_dir for cfg in trained] == [str(tmp_path / "sweep" / job / "checkpoints") for job in "01"]
+    assert [cfg.task.data for cfg in trained] == [".", "."]
+
+
+def test_nothing_trains_with_a_mistake(typed: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        typed("common.seeed=3", "task.num_batch_buckets=7")
+    assert "common.seeed" in str(stop.value) and "buckets need padding" in str(stop.value)
+
+
+def test_the_metric_goes_to_sweepers(typed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(cfg: DictConfig, main: Any) -> None:
+        with metrics.aggregate("valid"):
+            metrics.log_scalar("loss", 2.5)
+
+    monkeypatch.setattr(launch, "call_main", train)
+    returned: list[Any] = []
+    real = hydra_train.hydra_main
+    monkeypatch.setattr(hydra_train, "hydra_main", lambda cfg: returned.append(real(cfg)))
+    typed()
+    assert returned == [2.5]
+
+
+def test_a_crash_ends_the_command_unless_suppressed(typed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(cfg: DictConfig, main: Any) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(launch, "call_main", crash)
+    typed("common.suppress_crashes=true")
+    with pytest.raises(SystemExit):
+        typed()
+
+
+def test_torch_loads_no_device_plug_ins_by_itself() -> None:
+    code = "import os, sys, fairseq_cli; assert 'torch' not in sys.modules; print(os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'])"
+    for given, expected in (({}, "0"), ({"TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}, "1")):
+        env = {key: value for key, value in os.environ.items() if key != "TORCH_DEVICE_BACKEND_AUTOLOAD"} | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], env=env | given, capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == expected, done.stderr
