@@ -84,11 +84,11 @@ class PatientReader:
 
     Args:
         sizes: samples of each utterance.
-        read: (index, start, frames) -> waveform; raises UnreadableAudio.
+        read: (index, start, out): fill `out` with the utterance's samples from `start`; raises UnreadableAudio.
         name: what logs call an utterance.
     """
 
-    def __init__(self, sizes: np.ndarray, read: Callable[[int, int, int], np.ndarray], name: Callable[[int], str]) -> None:
+    def __init__(self, sizes: np.ndarray, read: Callable[[int, int, np.ndarray], object], name: Callable[[int], str]) -> None:
         self.sizes = sizes
         self.read = read
         self.name = name
@@ -96,11 +96,12 @@ class PatientReader:
         self._substitutes: Substitutes | None = None
 
     def crop(
-        self, index: int, longest: int, at_least: int, place: float, quarantined: list[tuple[int, str, str]]
-    ) -> tuple[int, np.ndarray]:
-        """At most `longest` samples of an utterance: (index that was read, float32 waveform).
+        self, index: int, row: np.ndarray, at_least: int, place: float, quarantined: list[tuple[int, str, str]]
+    ) -> tuple[int, int]:
+        """Fill a row with samples of an utterance, as many as there are: (index that was read, samples that were written).
 
         Args:
+            row: float32, S.
             at_least: samples that a substitute must have.
             place: where the crop begins, from 0 to 1 (excluded) of the places that there are.
             quarantined: takes (index, name, reason) of what could not be decoded.
@@ -109,12 +110,14 @@ class PatientReader:
         """
         candidates: Iterator[int] | None = None
         for _ in range(_MOST_SUBSTITUTES):
-            length = min(int(self.sizes[index]), longest)
+            length = min(int(self.sizes[index]), len(row))
             start = int(place * (int(self.sizes[index]) - length + 1))
             try:
-                return index, self._read_patiently(index, start, length)
+                self._read_patiently(index, start, row[:length])
+                return index, length
             except UnreadableAudio as error:
                 quarantined.append((index, self.name(index), str(error)))
+                row[:length] = 0  # what it had decoded before it failed
             if candidates is None:
                 self._substitutes = self._substitutes or Substitutes(self.sizes)
                 candidates = self._substitutes.of(index, at_least)
@@ -126,16 +129,17 @@ class PatientReader:
             f"{len(quarantined)} files in a row cannot be decoded: is the disk there, and the manifest's root right? The last:\n{names}"
         )
 
-    def _read_patiently(self, index: int, start: int, frames: int) -> np.ndarray:
+    def _read_patiently(self, index: int, start: int, out: np.ndarray) -> None:
         if index in self.unreadable:
             raise UnreadableAudio(self.unreadable[index])
         for pause in _PAUSES:
             try:
-                return self.read(index, start, frames)
+                self.read(index, start, out)
+                return
             except UnreadableAudio:
                 time.sleep(pause)
         try:
-            return self.read(index, start, frames)
+            self.read(index, start, out)
         except UnreadableAudio as error:
             self.unreadable[index] = str(error)
             raise

@@ -76,8 +76,8 @@ class RawAudioDataset(FairseqDataset):
         """What logs call an utterance."""
         raise NotImplementedError
 
-    def read(self, index: int, start: int, frames: int) -> np.ndarray:
-        """Decode `frames` samples from `start`: float32. Raises UnreadableAudio."""
+    def read(self, index: int, start: int, out: np.ndarray) -> None:
+        """Fill `out`, float32, with an utterance's samples from `start`. Raises UnreadableAudio."""
         raise NotImplementedError
 
     # -- sizes and settings --------------------------------------------------------------------------------------------------------
@@ -207,16 +207,19 @@ class RawAudioDataset(FairseqDataset):
         """
         num_rows, decoded = len(plan.indices), max(1, plan.num_valid)
         at_least = self._shortest() if self.pad else plan.num_samples  # without padding a row must fill its place
-        source = torch.zeros(num_rows, plan.num_samples)
+        rows = np.zeros((num_rows, plan.num_samples), dtype=np.float32)
+        source = torch.from_numpy(rows)  # the same memory
         lengths = np.zeros(num_rows, dtype=np.int64)
         ids = np.zeros(num_rows, dtype=np.int64)
         quarantined: list[tuple[int, str, str]] = []
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in plan.indices[:decoded].tolist()]
         for row, rng in enumerate(generators):
-            ids[row], wave = self._reader().crop(int(plan.indices[row]) % len(self), plan.num_samples, at_least, rng.random(), quarantined)
-            lengths[row] = len(wave)
-            source[row, : len(wave)] = self.postprocess(torch.from_numpy(wave), self.sample_rate)
-        source[decoded:], lengths[decoded:], ids[decoded:] = source[0], lengths[0], ids[0]
+            index = int(plan.indices[row]) % len(self)
+            ids[row], lengths[row] = self._reader().crop(index, rows[row], at_least, rng.random(), quarantined)
+            if self.normalize:
+                wave = source[row, : lengths[row]]
+                wave.copy_(self.postprocess(wave, self.sample_rate))
+        rows[decoded:], lengths[decoded:], ids[decoded:] = rows[0], lengths[0], ids[0]
         net_input = {"source": source}
         if self.pad:
             net_input["padding_mask"] = torch.from_numpy(np.arange(plan.num_samples) >= lengths[:, None])
@@ -334,8 +337,8 @@ class FileAudioDataset(RawAudioDataset):
         bounds = np.searchsorted(self._lines, self.manifest.offsets)
         return epoch_sample(np.diff(bounds), self.weights, np.random.default_rng([self.seed, epoch, _ORDER, 0]))
 
-    def read(self, index: int, start: int, frames: int) -> np.ndarray:
-        return read_frames(self.name(index), start, frames, self.sample_rate, self.resample)
+    def read(self, index: int, start: int, out: np.ndarray) -> None:
+        read_frames(self.name(index), start, len(out), self.sample_rate, self.resample, out)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A whole utterance: {"id", "source": float32, S}.
@@ -344,7 +347,7 @@ class FileAudioDataset(RawAudioDataset):
             ValueError: it cannot be decoded, or has another sample rate.
         """
         try:
-            wave = self.read(index, 0, -1)
+            wave = read_frames(self.name(index), 0, -1, self.sample_rate, self.resample)
         except UnreadableAudio as error:
             raise ValueError(f"{self.name(index)} cannot be decoded: {error}") from error
         return {"id": index, "source": self.postprocess(torch.from_numpy(wave), self.sample_rate)}
