@@ -31,37 +31,36 @@ class CommonConfig(FairseqDataclass):
     amp: bool = field(default=False, metadata={"help": "the same as fp16"})
     memory_efficient_bf16: bool = field(default=False, metadata={"help": "the same as bf16: parameters are never kept in half precision"})
     memory_efficient_fp16: bool = field(default=False, metadata={"help": "the same as fp16: parameters are never kept in half precision"})
-    fp16_no_flatten_grads: bool = field(default=False, metadata={"help": "no effect: gradients are never flattened"})
     fp16_init_scale: int = field(default=2**7, metadata={"help": "loss scale that fp16 starts with"})
     fp16_scale_window: Optional[int] = field(
         default=None, metadata={"help": "updates without overflow before the loss scale doubles (null: 2^14 / world size / update_freq)"}
     )
-    fp16_scale_tolerance: float = 0.0
-    on_cpu_convert_precision: bool = False
     min_loss_scale: float = field(default=1e-4, metadata={"help": "stop when fp16's loss scale falls below this: the run has diverged"})
-    threshold_loss_scale: Optional[float] = field(default=None, metadata={"help": "fp16's loss scale is never lowered below this"})
-    amp_batch_retries: int = 2
     amp_init_scale: int = field(default=2**7, metadata={"help": "loss scale that amp starts with"})
-    amp_scale_window: Optional[int] = field(default=None, metadata={"help": "as fp16_scale_window, for amp"})
-
-    hpu: bool = field(default=False, metadata={"help": "train on Intel Gaudi"})
-    hpu_lazy_mode: bool = field(default=True, metadata={"help": "Gaudi: collect operators into graphs (false: run them one by one)"})
-    hmp: bool = field(default=False, metadata={"help": "Gaudi: mixed precision with the two operator lists below"})
-    hmp_bf16: str = field(default="", metadata={"help": "Gaudi: file that lists operators to run in bfloat16"})
-    hmp_fp32: str = field(default="", metadata={"help": "Gaudi: file that lists operators to keep in fp32"})
-    hmp_opt_level: str = field(default="O1", metadata={"help": "Gaudi: how precision is chosen; O1 is by the operator lists"})
-    hmp_verbose: bool = field(default=False, metadata={"help": "Gaudi: log which operator ran in which precision"})
 
     user_dir: Optional[str] = field(
         default=None, metadata={"help": "folder of a Python package that registers models, tasks ... of your own"}
     )
-    empty_cache_freq: int = field(default=0, metadata={"help": "empty the device's memory cache every so many updates (0: never)"})
-    all_gather_list_size: int = field(default=16384, metadata={"help": "largest pickled log entry that workers exchange, bytes"})
-    reset_logging: bool = field(default=False, metadata={"help": "remove log handlers that others installed"})
-    profile: bool = field(default=False, metadata={"help": "name the phases of an update for CUDA's profiler"})
     suppress_crashes: bool = field(default=False, metadata={"help": "a sweep goes on when a run of it fails"})
 
-    # not offered, accepted at their defaults; fairseq/dataclass/not_offered.py names the alternatives
+    # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
+    hpu: bool = False
+    hpu_lazy_mode: bool = True
+    hmp: bool = False
+    hmp_bf16: str = ""
+    hmp_fp32: str = ""
+    hmp_opt_level: str = "O1"
+    hmp_verbose: bool = False
+    fp16_no_flatten_grads: bool = False
+    fp16_scale_tolerance: float = 0.0
+    on_cpu_convert_precision: bool = False
+    amp_batch_retries: int = 2
+    reset_logging: bool = False
+    all_gather_list_size: int = 16384
+    empty_cache_freq: int = 0
+    amp_scale_window: Optional[int] = None
+    threshold_loss_scale: Optional[float] = None
+    profile: bool = False
     aim_repo: Optional[str] = None
     aim_run_hash: Optional[str] = None
     wandb_project: Optional[str] = None

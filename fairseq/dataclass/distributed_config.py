@@ -16,35 +16,31 @@ class DistributedTrainingConfig(FairseqDataclass):
     distributed_world_size: int = field(
         default=1, metadata={"help": "processes (one per device) that train together; under a launcher its WORLD_SIZE counts"}
     )
-    distributed_num_procs: Optional[int] = field(default=1, metadata={"help": "processes to start on this machine"})
     distributed_rank: Optional[int] = field(default=0, metadata={"help": "rank of the first process on this machine"})
-    distributed_backend: str = field(default="nccl", metadata={"help": "torch.distributed backend; CPU uses gloo in place of nccl"})
-    distributed_init_method: Optional[str] = field(
-        default=None, metadata={"help": "address of the master, such as tcp://host:port (null: from the launcher, else this machine)"}
-    )
     distributed_port: int = field(default=-1, metadata={"help": "port of the master under SLURM (-1: not used)"})
     device_id: int = field(default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK counts before it"})
-    distributed_no_spawn: bool = field(default=False, metadata={"help": "processes are started by someone else: start none"})
     ddp_backend: DDP_BACKEND_CHOICES = field(
         default="pytorch_ddp", metadata={"help": "pytorch_ddp, c10d, no_c10d and legacy_ddp all mean torch's DistributedDataParallel"}
     )
-    ddp_comm_hook: DDP_COMM_HOOK_CHOICES = field(default="none", metadata={"help": "fp16: gradients are exchanged in half precision"})
     bucket_cap_mb: int = field(default=25, metadata={"help": "DDP: megabytes of gradients per exchange"})
-    fix_batches_to_gpus: bool = field(
-        default=False, metadata={"help": "every epoch gives a process the same batches (kept in its file cache)"}
-    )
     find_unused_parameters: bool = field(default=False, metadata={"help": "DDP: search for parameters that got no gradient"})
     gradient_as_bucket_view: bool = field(
         default=False, metadata={"help": "DDP: gradients are views of the exchange buffers, which saves their memory"}
     )
-    fast_stat_sync: bool = field(default=False, metadata={"help": "no effect: statistics are always summed in one exchange"})
-    heartbeat_timeout: int = field(default=-1, metadata={"help": "end the process after so many seconds without an update (-1: never)"})
     broadcast_buffers: bool = field(default=False, metadata={"help": "DDP: copy the master's buffers before each forward pass"})
     nprocs_per_node: int = field(default=1, metadata={"help": "processes on each machine"})
     fp16: bool = II("common.fp16")
     memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
 
-    # not offered, accepted at their defaults; fairseq/dataclass/not_offered.py names the alternatives
+    # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
+    distributed_num_procs: Optional[int] = 1
+    distributed_backend: str = "nccl"
+    fix_batches_to_gpus: bool = False
+    fast_stat_sync: bool = False
+    heartbeat_timeout: int = -1
+    ddp_comm_hook: DDP_COMM_HOOK_CHOICES = "none"
+    distributed_no_spawn: bool = False
+    distributed_init_method: Optional[str] = None
     slowmo_momentum: Optional[float] = None
     slowmo_base_algorithm: str = "localsgd"
     localsgd_frequency: int = 3

@@ -5,16 +5,23 @@ They are accepted at their defaults, so that every stock YAML and checkpoint loa
 
 from __future__ import annotations
 
-_TPU = "train on CPU, CUDA or HPU"
+_TPU = "train on CPU or CUDA"
 _PARALLEL = "use data parallel training: distributed_training.distributed_world_size, or torchrun"
 _SHARDING = "use distributed_training.ddp_backend=pytorch_ddp; model.checkpoint_activations=true saves memory"
 _TRACKER = "use common.tensorboard_logdir, or read metrics.jsonl in checkpoint.save_dir"
 _LOCAL_SGD = "use distributed_training.ddp_backend=pytorch_ddp"
+_LAUNCHER = "start the processes with torchrun, which tells them their place"
+_EVALUATION = "it belongs to commands that evaluate"
+_TEXT = "it belongs to the decoding of text, which is not offered"
+_HPU = "it belongs to common.hpu"
 _ADAPTER = "adapters are not part of pre-training here: leave it at its default"
 
 NOT_OFFERED: dict[str, str] = {
     "common.hpu": "HPU needs the device layer for HPU, which this version does not carry: train with common.hpu=false on CPU or CUDA",
     "common.hmp": "it is HPU's mixed precision: use common.bf16=true",
+    "common.profile": "run a few updates under torch.profiler",
+    "common.threshold_loss_scale": "use common.bf16=true; common.min_loss_scale stops a run whose scale has fallen",
+    "common.amp_scale_window": "amp uses common.fp16_scale_window",
     "common.tpu": _TPU,
     "distributed_training.tpu": _TPU,
     "task.tpu": _TPU,
@@ -27,6 +34,10 @@ NOT_OFFERED: dict[str, str] = {
     "common.aim_run_hash": _TRACKER,
     "common.azureml_logging": _TRACKER,
     "common.use_plasma_view": "file names are kept in compact arrays that processes share",
+    "distributed_training.distributed_init_method": _LAUNCHER,
+    "distributed_training.distributed_no_spawn": _LAUNCHER,
+    "distributed_training.ddp_comm_hook": "gradients are exchanged in fp32",
+    "distributed_training.heartbeat_timeout": "torchrun ends a run one of whose processes has ended",
     "distributed_training.slowmo_*": _LOCAL_SGD,
     "distributed_training.localsgd_frequency": _LOCAL_SGD,
     "distributed_training.pipeline_*": _PARALLEL,
@@ -37,8 +48,10 @@ NOT_OFFERED: dict[str, str] = {
     "distributed_training.use_sharded_state": _SHARDING,
     "distributed_training.not_fsdp_flatten_parameters": _SHARDING,
     "dataset.dataset_impl": "audio is read through a manifest: examples/wav2vec/wav2vec_manifest.py",
+    "dataset.curriculum": "batches are shuffled from the first epoch on",
     "dataset.grouped_shuffling": "task.num_batch_buckets gives all processes the same shapes",
     "optimization.use_bmuf": _LOCAL_SGD,
+    "optimization.debug_param_names": "model.named_parameters() has them in the optimizer's order",
     "checkpoint.checkpoint_shard_count": "a checkpoint is one file",
     "checkpoint.write_checkpoints_asynchronously": "checkpoints are written at once, under another name until they are whole",
     "checkpoint.load_checkpoint_on_all_dp_ranks": "the processes of a run read the same checkpoint file",
@@ -58,9 +71,30 @@ NOT_OFFERED_VALUES: dict[str, dict[str, str]] = {
 WITHOUT_EFFECT: dict[str, str] = {
     "common.fp16_no_flatten_grads": "gradients are never flattened",
     "common.on_cpu_convert_precision": "parameters are always fp32",
+    "common.fp16_scale_tolerance": "the loss scale halves at each overflow",
+    "common.amp_batch_retries": "an update that overflows is skipped",
+    "common.all_gather_list_size": "log entries are summed on the device",
+    "common.reset_logging": "log handlers that others installed are always removed",
+    "common.empty_cache_freq": "the memory cache stays; PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps where it breaks into pieces",
+    "common.hpu_lazy_mode": _HPU,
+    "common.hmp_*": _HPU,
+    "distributed_training.distributed_backend": "CUDA exchanges over nccl, CPU over gloo",
+    "distributed_training.distributed_num_procs": "distributed_training.distributed_world_size says how many processes start",
+    "distributed_training.fix_batches_to_gpus": "which batches a process gets is always a function of seed and epoch",
     "distributed_training.fast_stat_sync": "statistics are always summed in one exchange",
     "dataset.required_seq_len_multiple": "it belongs to fairseq's text datasets",
+    "dataset.fixed_validation_seed": "validation always draws the same, by common.seed",
+    "dataset.gen_subset": _EVALUATION,
+    "dataset.num_shards": _EVALUATION,
+    "dataset.shard_id": _EVALUATION,
+    "dataset.update_epoch_batch_itr": "every epoch's batches are planned anew",
     "dataset.update_ordered_indices_seed": "the order of batches is always a function of seed and epoch",
     "task.text_compression_level": "file names are kept in compact arrays",
-    "optimizer.use_old_adam": "torch's fused Adam is used where there is one",
+    "common_eval.post_process": _EVALUATION,
+    "common_eval.quiet": _EVALUATION,
+    "common_eval.results_path": _EVALUATION,
+    "generation.*": _TEXT,
+    "eval_lm.*": _TEXT,
+    "interactive.*": _TEXT,
+    "bmuf.*": "it belongs to optimization.use_bmuf, which is not offered",
 }

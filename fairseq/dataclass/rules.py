@@ -133,7 +133,7 @@ def corpora(cfg: DictConfig) -> Iterator[Finding]:
         return
     keys = [key.strip() for key in cfg.task.multi_corpus_keys.split(",")]
     weights = cfg.task.multi_corpus_sampling_weights
-    if weights is None or len(weights.split(",")) != len(keys):
+    if weights is not None and len(weights.split(",")) != len(keys):
         yield wrong(
             f"task.multi_corpus_sampling_weights is {weights!r}: it must be {len(keys)} numbers, one for each of task.multi_corpus_keys."
         )

@@ -24,7 +24,6 @@ class DatasetConfig(FairseqDataclass):
     required_batch_size_multiple: int = field(
         default=8, metadata={"help": "round a batch's utterances down to a multiple of this where it can be"}
     )
-    required_seq_len_multiple: int = field(default=1, metadata={"help": "fairseq's text datasets: no effect on audio"})
     data_buffer_size: int = field(default=10, metadata={"help": "batches that each data-loading process prepares ahead"})
     train_subset: str = field(default="train", metadata={"help": "name of the manifest to train on, without .tsv"})
     valid_subset: str = field(default="valid", metadata={"help": "names of the manifests to validate on, joined by commas"})
@@ -35,22 +34,19 @@ class DatasetConfig(FairseqDataclass):
     validate_interval: int = field(default=1, metadata={"help": "epochs between two validations"})
     validate_interval_updates: int = field(default=0, metadata={"help": "updates between two validations (0: only by epochs)"})
     validate_after_updates: int = field(default=0, metadata={"help": "no validation before this update"})
-    fixed_validation_seed: Optional[int] = field(
-        default=None, metadata={"help": "seed of validation (null: common.seed); either way it is the same every time"}
-    )
     disable_validation: bool = field(default=False, metadata={"help": "never validate"})
     max_tokens_valid: Optional[int] = II("dataset.max_tokens")
     batch_size_valid: Optional[int] = II("dataset.batch_size")
     max_valid_steps: Optional[int] = field(default=None, metadata={"help": "batches of a validation, per process (null: all)"})
-    curriculum: int = field(default=0, metadata={"help": "epochs in which batches keep their order in place of being shuffled"})
-    gen_subset: str = field(default="test", metadata={"help": "name of the manifest that a decoding command reads"})
-    num_shards: int = field(default=1, metadata={"help": "parts that a decoding command's data is cut into"})
-    shard_id: int = field(default=0, metadata={"help": "which of these parts to decode, from 0"})
-    update_ordered_indices_seed: bool = field(
-        default=False, metadata={"help": "no effect: the order of batches is always a function of seed and epoch"}
-    )
 
-    # not offered, accepted at their defaults; fairseq/dataclass/not_offered.py names the alternatives
+    # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
+    required_seq_len_multiple: int = 1
+    fixed_validation_seed: Optional[int] = None
+    curriculum: int = 0
+    gen_subset: str = "test"
+    num_shards: int = 1
+    shard_id: int = 0
+    update_ordered_indices_seed: bool = False
     dataset_impl: Optional[DATASET_IMPL_CHOICES] = None
     grouped_shuffling: bool = False
     update_epoch_batch_itr: bool = II("dataset.grouped_shuffling")
@@ -78,9 +74,9 @@ class OptimizationConfig(FairseqDataclass):
     max_nonfinite_updates: int = field(
         default=10, metadata={"help": "stop after so many updates in a row with a loss or gradient that is not finite"}
     )
-    debug_param_names: bool = field(default=False, metadata={"help": "log the names of parameters beside the optimizer's numbers"})
 
-    # not offered, accepted at its default; fairseq/dataclass/not_offered.py names the alternative
+    # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
+    debug_param_names: bool = False
     use_bmuf: bool = False
 
 
@@ -126,7 +122,7 @@ class CheckpointConfig(FairseqDataclass):
     patience: int = field(default=-1, metadata={"help": "stop after so many validations in a row without a better metric (-1: never)"})
     checkpoint_suffix: str = field(default="", metadata={"help": "put before .pt in file names"})
 
-    # not offered, accepted at their defaults; fairseq/dataclass/not_offered.py names the alternatives
+    # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
     checkpoint_shard_count: int = 1
     load_checkpoint_on_all_dp_ranks: bool = False
     write_checkpoints_asynchronously: bool = False

@@ -96,10 +96,10 @@ def _check_offered(cfg: DictConfig, problems: Problems) -> None:
             alternative = _entry(key, NOT_OFFERED)
             if alternative is not None and not _is_default(value, default, cfg):
                 problems.errors.append(f"{key} is {value!r}, which is not offered: {alternative}.")
-            elif value in NOT_OFFERED_VALUES.get(key, ()):
+            elif key in NOT_OFFERED_VALUES and value in NOT_OFFERED_VALUES[key]:
                 problems.errors.append(f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.")
-            elif key in WITHOUT_EFFECT and not _is_default(value, default, cfg):
-                problems.warnings.append(f"{key} is {value!r} and has no effect: {WITHOUT_EFFECT[key]}.")
+            elif (reason := _entry(key, WITHOUT_EFFECT)) is not None and not _is_default(value, default, cfg):
+                problems.warnings.append(f"{key} is {value!r} and has no effect: {reason}.")
 
 
 def _dataclass_of(group: str, values: Any) -> type[FairseqDataclass] | None:

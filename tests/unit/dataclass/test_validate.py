@@ -88,7 +88,7 @@ def test_a_good_config_has_no_problems() -> None:
         ({"common.hpu": True}, "common.hpu is True, which is not offered: HPU needs the device layer for HPU"),
         ({"distributed_training.ddp_backend": "slowmo"}, "ddp_backend is 'slowmo', which is not offered: use"),
         ({"distributed_training.slowmo_momentum": 0.5}, "slowmo_momentum is 0.5, which is not offered"),
-        ({"common.tpu": True}, "common.tpu is True, which is not offered: train on CPU, CUDA or HPU"),
+        ({"common.tpu": True}, "common.tpu is True, which is not offered: train on CPU or CUDA"),
         ({"task.tpu": True}, "task.tpu is True, which is not offered"),
         ({"task.data": "???"}, "task.data is not set"),
         ({"optimizer": None}, "optimizer is not set: optimizer._name may be adam, composite"),
