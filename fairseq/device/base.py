@@ -32,6 +32,7 @@ class Device:
     takes_hpu_arms = False
     graphs_are_static = False  # True where a changed Python branch costs a compilation
     has_fp16 = False  # float16 kernels and a reason to use them
+    copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
 
     def __init__(self, index: int = 0) -> None:
@@ -51,7 +52,7 @@ class Device:
     # -- forms ---------------------------------------------------------------------------------------------------------------------
 
     def conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
-        """Form of a feature extractor's convolution: `conv1d`, `unfold` (columns and one matmul) or `conv2d` (channels last)."""
+        """Form of the feature extractor's convolutions: `conv1d`, `conv2d` (channels last) or `matmul` (time first, products of views)."""
         return FORCED.conv_form or self._conv_form(in_channels, dtype)
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
@@ -63,7 +64,7 @@ class Device:
         return FORCED.attention_form or ("matmul" if needs_weights else self._attention_form(dtype))
 
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
-        return "conv1d"
+        return "matmul"
 
     def _pos_conv_form(self, dtype: torch.dtype) -> str:
         return "conv1d"

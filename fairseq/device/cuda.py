@@ -15,11 +15,15 @@ class CudaDevice(Device):
     type = "cuda"
     collective_backend = "nccl"
     has_fp16 = True
+    copies_from_pinned_memory = True
     norms_mix_dtypes = False
 
     @property
     def torch_device(self) -> torch.device:
         return torch.device("cuda", self.index)
+
+    def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
+        return "conv1d"
 
     def claim(self) -> None:
         present = torch.cuda.device_count()

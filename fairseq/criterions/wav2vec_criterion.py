@@ -1,0 +1,150 @@
+"""The wav2vec 2.0 objective: InfoNCE, codebook diversity and feature penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq import utils
+from fairseq.criterions import register_criterion
+from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.logging.meters import safe_round
+
+
+@dataclass
+class Wav2VecCriterionConfig(FairseqDataclass):
+    infonce: bool = field(
+        default=False,
+        metadata={"help": "cross-entropy over the positive and its negatives, as in the paper; false: binary cross-entropy of each"},
+    )
+    loss_weights: Optional[list[float]] = field(
+        default=None, metadata={"help": "weights of the further losses: codebook diversity (with a quantizer), feature penalty"}
+    )
+    log_keys: list[str] = field(default_factory=list, metadata={"help": "what to log of the model's output, such as code_perplexity"})
+
+
+@register_criterion("wav2vec", dataclass=Wav2VecCriterionConfig)
+class Wav2vecCriterion(FairseqCriterion):
+    """Loss of predicting masked frames, in nats, summed over the masked frames that count.
+
+    All that is logged stays on the device as 0-dim tensors that may be added up over forward passes and processes.
+    """
+
+    def __init__(
+        self, task: Any = None, infonce: bool = False, loss_weights: Sequence[float] | None = None, log_keys: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(task)
+        self.infonce = infonce
+        self.loss_weights = None if loss_weights is None else list(loss_weights)
+        self.log_keys = list(log_keys or [])
+
+    def forward(self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Loss of one batch.
+
+        Args:
+            model: as Wav2Vec2Model, possibly wrapped for distributed training.
+            sample: `net_input`, the model's arguments.
+            reduce: False returns the losses of the masked frames (M*B, 0 for filler) in place of the loss.
+        Returns:
+            The loss (0-dim, fp32), the masked frames that count (0-dim, fp32), and what to log. Everything stays on the device.
+        Raises:
+            ValueError: `loss_weights` does not have as many weights as the model has further losses.
+        """
+        net_output = model(**sample["net_input"])
+        module = model.module if hasattr(model, "module") else model  # DistributedDataParallel shows none of the model's methods
+        with torch.autocast(net_output["x"].device.type, enabled=False):
+            logits = module.get_logits(net_output).float()
+            weights = net_output["masked_weights"].float()
+            counts = weights.t().flatten()  # position-major, as the logits
+            per_frame = self._loss_per_frame(logits, module.get_targets(sample, net_output), counts)
+            sample_size = counts.sum()
+            losses = [per_frame.sum(), *self._further_losses(module, net_output, sample_size)]
+            loss = torch.stack(losses).sum()
+            logging_output = self._logged(net_output, logits.detach(), weights, losses, loss)
+        return (loss if reduce else per_frame), sample_size, logging_output
+
+    def _loss_per_frame(self, logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+        """Loss of each masked frame times what it counts, M*B; candidates at -inf are not asked about."""
+        if self.infonce:
+            return F.cross_entropy(logits, target, reduction="none") * counts
+        is_positive = torch.zeros_like(logits)
+        is_positive[:, 0] = 1
+        possible = logits > -(2.0**29)  # excluded negatives stand at -inf, or at -2^30 on HPU
+        answers = F.binary_cross_entropy_with_logits(logits.masked_fill(~possible, 0), is_positive, reduction="none")
+        return (answers * possible).sum(dim=1) * counts
+
+    def _further_losses(self, model: nn.Module, net_output: Mapping[str, Any], sample_size: Tensor) -> list[Tensor]:
+        """The model's further losses times their weights and the masked frames; those of weight 0 are left out."""
+        if self.loss_weights is None:
+            return []
+        further = model.get_extra_losses(net_output)
+        weights = self.loss_weights * len(further) if len(self.loss_weights) == 1 else self.loss_weights
+        if len(weights) != len(further):
+            raise ValueError(
+                f"criterion.loss_weights has {len(weights)} weights, but the model has {len(further)} further losses "
+                "(codebook diversity, with model.quantize_targets, and the feature penalty): give one weight for each"
+            )
+        return [weight * loss.float() * sample_size for weight, loss in zip(weights, further, strict=True) if weight != 0]
+
+    @torch.no_grad()
+    def _logged(self, net_output: Mapping[str, Any], logits: Tensor, weights: Tensor, losses: list[Tensor], loss: Tensor) -> dict[str, Any]:
+        """What to log; sums over the batch, and log keys times `nonempty`, so that empty batches do not count in their mean."""
+        counts = weights.t().flatten()
+        sample_size = counts.sum()
+        nonempty = (sample_size > 0).float()
+        logged: dict[str, Any] = {
+            "loss": loss.detach(),
+            "ntokens": sample_size,
+            "nsentences": (weights > 0).any(dim=1).float().sum(),
+            "sample_size": sample_size,
+            "nonempty": nonempty,
+        }
+        for key in self.log_keys:
+            if key in net_output:
+                logged[key] = torch.as_tensor(net_output[key], dtype=torch.float32, device=logits.device) * nonempty
+        if len(losses) > 1:
+            logged.update({f"loss_{number}": part.detach() for number, part in enumerate(losses)})
+        if self.infonce:
+            # a frame whose candidates all have one logit is no success, though the positive comes first
+            right = (logits.argmax(dim=1) == 0) & (logits.argmin(dim=1) != 0)
+            logged["correct"] = (right * (counts > 0)).float().sum()
+            logged["count"] = (counts > 0).float().sum()
+        return logged
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Log means over the outputs of all forward passes and processes of an update, losses in bits a masked frame."""
+        total = {key: sum(utils.item(log.get(key, 0)) for log in logging_outputs) for log in logging_outputs[:1] for key in log}
+        sample_size = total.get("sample_size", 0)
+        for key, value in total.items():
+            if key.startswith("loss"):
+                metrics.log_scalar(key, value / (sample_size or 1) / math.log(2), sample_size, round=3)
+        metrics.log_scalar("ntokens", total.get("ntokens", 0))
+        metrics.log_scalar("nsentences", total.get("nsentences", 0))
+        if "count" in total:
+            metrics.log_scalar("_correct", total["correct"])
+            metrics.log_scalar("_total", total["count"])
+            metrics.log_derived("accuracy", _accuracy)
+        handled = {"ntokens", "nsentences", "sample_size", "correct", "count", "nonempty"}
+        passes = total.get("nonempty", 0)
+        for key, value in total.items():
+            if key not in handled and not key.startswith("loss") and passes > 0:
+                metrics.log_scalar(key, value / passes, round=3)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True
+
+
+def _accuracy(meters: Any) -> float:
+    """Share of masked frames whose positive has the largest logit."""
+    total = meters["_total"].sum
+    return safe_round(meters["_correct"].sum / total, 5) if total > 0 else float("nan")

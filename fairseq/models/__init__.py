@@ -1,0 +1,108 @@
+"""Models and their registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.groups import config_group, register_dataclass, unknown_name
+from fairseq.dataclass.utils import merge_with_parent
+from fairseq.models.fairseq_model import BaseFairseqModel, FairseqModel
+
+__all__ = [
+    "ARCH_CONFIG_REGISTRY",
+    "ARCH_MODEL_INV_REGISTRY",
+    "ARCH_MODEL_NAME_REGISTRY",
+    "ARCH_MODEL_REGISTRY",
+    "MODEL_DATACLASS_REGISTRY",
+    "MODEL_REGISTRY",
+    "BaseFairseqModel",
+    "FairseqDataclass",
+    "FairseqModel",
+    "build_model",
+    "merge_with_parent",
+    "register_model",
+    "register_model_architecture",
+]
+
+MODEL_REGISTRY: dict[str, type[BaseFairseqModel]] = {}
+MODEL_DATACLASS_REGISTRY: dict[str, type] = config_group("model")
+ARCH_MODEL_REGISTRY: dict[str, type[BaseFairseqModel]] = {}
+ARCH_MODEL_NAME_REGISTRY: dict[str, str] = {}
+ARCH_MODEL_INV_REGISTRY: dict[str, list[str]] = {}
+ARCH_CONFIG_REGISTRY: dict[str, Callable[[Any], None]] = {}
+
+ModelClass = TypeVar("ModelClass", bound=type[BaseFairseqModel])
+
+
+def register_model(name: str, dataclass: type | None = None) -> Callable[[ModelClass], ModelClass]:
+    """Class decorator: make a model known to configs as `model._name: name`, with the dataclass that configures it.
+
+    Raises:
+        ValueError: the name is taken, or the class is no BaseFairseqModel.
+    """
+
+    def register(cls: ModelClass) -> ModelClass:
+        if name in MODEL_REGISTRY:
+            raise ValueError(f"The model {name!r} is registered already ({MODEL_REGISTRY[name].__name__}).")
+        if not issubclass(cls, BaseFairseqModel):
+            raise ValueError(f"The model {name!r}, {cls.__name__}, must extend BaseFairseqModel.")
+        if dataclass is not None:
+            register_dataclass("model", name, dataclass)
+            _register_architecture(name, name, lambda cfg: None)
+        MODEL_REGISTRY[name] = cls
+        if dataclass is not None:
+            ARCH_MODEL_REGISTRY[name] = cls
+        return cls
+
+    return register
+
+
+def _register_architecture(model_name: str, arch_name: str, set_defaults: Callable[[Any], None]) -> None:
+    if arch_name in ARCH_CONFIG_REGISTRY:
+        raise ValueError(f"The model architecture {arch_name!r} is registered already.")
+    ARCH_MODEL_NAME_REGISTRY[arch_name] = model_name
+    ARCH_MODEL_INV_REGISTRY.setdefault(model_name, []).append(arch_name)
+    ARCH_CONFIG_REGISTRY[arch_name] = set_defaults
+
+
+def register_model_architecture(model_name: str, arch_name: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Function decorator: a named architecture of a registered model, whose function fills in its config's missing values.
+
+    Raises:
+        ValueError: there is no such model, or the architecture's name is taken.
+    """
+
+    def register(set_defaults: Callable[[Any], None]) -> Callable[[Any], None]:
+        if model_name not in MODEL_REGISTRY:
+            raise unknown_name("model", model_name, MODEL_REGISTRY)
+        _register_architecture(model_name, arch_name, set_defaults)
+        ARCH_MODEL_REGISTRY[arch_name] = MODEL_REGISTRY[model_name]
+        return set_defaults
+
+    return register
+
+
+def build_model(cfg: Any, task: Any = None, from_checkpoint: bool = False) -> BaseFairseqModel:
+    """Build the model that a config names.
+
+    Args:
+        cfg: the config group `model`: a DictConfig or dict with `_name`, or a dataclass instance.
+        task: what the model may need to know of it.
+        from_checkpoint: `cfg` comes from a file: fields that this version does not have are left out.
+    Raises:
+        ValueError: no such model, or keys and values that its dataclass does not take.
+    """
+    name = cfg["_name"] if hasattr(cfg, "keys") else cfg._name
+    model_type = ARCH_MODEL_NAME_REGISTRY.get(name, name)
+    if model_type not in MODEL_REGISTRY:
+        raise unknown_name("model", name, MODEL_REGISTRY)
+    if model_type in MODEL_DATACLASS_REGISTRY:
+        cfg = merge_with_parent(MODEL_DATACLASS_REGISTRY[model_type](), cfg, remove_missing=from_checkpoint)
+    if name in ARCH_CONFIG_REGISTRY:
+        ARCH_CONFIG_REGISTRY[name](cfg)
+    return MODEL_REGISTRY[model_type].build_model(cfg, task)
+
+
+from fairseq.models import wav2vec  # noqa: E402, F401 - fills the registry, which must stand first

@@ -1,0 +1,43 @@
+"""The conformer encoder over latent frames, with relative or rotary positions."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq import utils
+from fairseq.models.wav2vec.config import Wav2Vec2Config
+from fairseq.models.wav2vec.encoder import LayerResult, TransformerEncoder, conformer_layer
+from fairseq.modules import RelPositionalEncoding
+
+
+class ConformerEncoder(TransformerEncoder):
+    """A stack of conformer blocks that see positions in their attention.
+
+    fairseq: the positional convolution has its parameters here too, although nothing uses them (they never get a gradient):
+    checkpoints and the optimizer's parameter indices count them.
+    """
+
+    def __init__(self, args: Wav2Vec2Config) -> None:
+        super().__init__(args)
+        self.pos_enc_type = args.pos_enc_type
+        self.embed_positions = RelPositionalEncoding(args.max_positions, args.encoder_embed_dim) if args.pos_enc_type == "rel_pos" else None
+
+    def build_encoder_layer(self, args: Wav2Vec2Config) -> nn.Module:
+        return conformer_layer(args, pos_enc_type=args.pos_enc_type)
+
+    def extract_features(
+        self, x: Tensor, padding_mask: Tensor | None = None, tgt_layer: int | None = None, min_layer: int = 0
+    ) -> tuple[Tensor, list[LayerResult]]:
+        """As the transformer's, without its convolution and its padding to a multiple."""
+        if padding_mask is not None:
+            x = utils.index_put(x, padding_mask, 0)
+        x = x.transpose(0, 1)  # B x T x C -> T x B x C
+        position_emb = None if self.embed_positions is None else self.embed_positions(x)
+        if not self.layer_norm_first:
+            x = self.layer_norm(x)
+        x = F.dropout(x, p=self.dropout, training=self.training)
+        x, layer_results = self._run_layers(
+            x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False, position_emb=position_emb
+        )
+        return x.transpose(0, 1), layer_results

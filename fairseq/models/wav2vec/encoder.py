@@ -1,0 +1,234 @@
+"""The transformer encoder over latent frames, with its convolutional positions."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq import utils
+from fairseq.models.wav2vec.config import Wav2Vec2Config
+from fairseq.models.wav2vec.positional_convolution import make_conv_pos, stacked_pos_conv
+from fairseq.models.wav2vec.utils import pad_to_multiple
+from fairseq.modules import ConformerWav2Vec2EncoderLayer, LayerNorm, MultiheadAttention, checkpoint_wrapper, init_bert_params
+
+LayerResult = tuple[Tensor, Any, Any]  # output, attention weights (or the layer's pair), feed-forward output; T x B x C
+
+
+class TransformerEncoder(nn.Module):
+    """Positional convolution and a stack of blocks (Baevski et al. 2020, section 2, "Contextualized representations").
+
+    `static_layerdrop`: a dropped block is computed and multiplied by 0 instead of left out, so that all processes and all updates run
+    the same graph and every parameter has a gradient; values and gradients are those of leaving it out.
+    """
+
+    def __init__(self, args: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.args = args
+        self.dropout = args.dropout
+        self.embedding_dim = args.encoder_embed_dim
+        self.required_seq_len_multiple = args.required_seq_len_multiple
+        self.layer_norm_first = args.layer_norm_first
+        self.layerdrop = args.encoder_layerdrop
+        self.static_layerdrop = False
+
+        if args.pos_conv_depth > 1:
+            self.pos_conv = stacked_pos_conv(self.embedding_dim, args.conv_pos, args.conv_pos_groups, args.pos_conv_depth)
+        else:
+            self.pos_conv = make_conv_pos(self.embedding_dim, args.conv_pos, args.conv_pos_groups)
+        self.layers = nn.ModuleList([self._wrapped_layer(args) for _ in range(args.encoder_layers)])
+        self.layer_norm = LayerNorm(self.embedding_dim)
+        self.apply(init_bert_params)
+
+    def _wrapped_layer(self, args: Wav2Vec2Config) -> nn.Module:
+        layer = self.build_encoder_layer(args)
+        return checkpoint_wrapper(layer) if args.checkpoint_activations else layer
+
+    def build_encoder_layer(self, args: Wav2Vec2Config) -> nn.Module:
+        """One block of the kind that the config names."""
+        if args.layer_type == "conformer":
+            return conformer_layer(args, pos_enc_type="abs")
+        if args.layer_type != "transformer":
+            raise ValueError(f"model.layer_type is {args.layer_type!r}; it may be 'transformer' or 'conformer'")
+        return TransformerSentenceEncoderLayer(
+            embedding_dim=self.embedding_dim,
+            ffn_embedding_dim=args.encoder_ffn_embed_dim,
+            num_attention_heads=args.encoder_attention_heads,
+            dropout=args.dropout,
+            attention_dropout=args.attention_dropout,
+            activation_dropout=args.activation_dropout,
+            activation_fn=args.activation_fn,
+            layer_norm_first=args.layer_norm_first,
+        )
+
+    def forward(
+        self, x: Tensor, padding_mask: Tensor | None = None, layer: int | None = None, corpus_key: Any = None
+    ) -> tuple[Tensor, list[LayerResult]]:
+        """Encode.
+
+        Args:
+            x: B x T x C.
+            padding_mask: B x T, true where a frame is padding; None: there is no padding.
+            layer: stop after this block (0 is the first) and return its output, without the final norm of a pre-norm model.
+            corpus_key: accepted for fairseq's adapters, which are not offered.
+        Returns:
+            B x T x C, and the results of the blocks that ran.
+        """
+        x, layer_results = self.extract_features(x, padding_mask, layer)
+        if self.layer_norm_first and layer is None:
+            x = self.layer_norm(x)
+        return x, layer_results
+
+    def extract_features(
+        self, x: Tensor, padding_mask: Tensor | None = None, tgt_layer: int | None = None, min_layer: int = 0
+    ) -> tuple[Tensor, list[LayerResult]]:
+        """`forward` without the final norm; results of blocks before `min_layer` are not kept."""
+        if padding_mask is not None:
+            x = utils.index_put(x, padding_mask, 0)
+        x = x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2)
+        if not self.layer_norm_first:
+            x = self.layer_norm(x)
+
+        x, added = pad_to_multiple(x, self.required_seq_len_multiple, dim=-2)
+        if added > 0 and padding_mask is None:
+            padding_mask = (torch.arange(x.size(1), device=x.device) >= x.size(1) - added).expand(x.size(0), -1)
+        else:
+            padding_mask, _ = pad_to_multiple(padding_mask, self.required_seq_len_multiple, dim=-1, value=True)
+
+        x = F.dropout(x, p=self.dropout, training=self.training)
+        x = x.transpose(0, 1)  # B x T x C -> T x B x C
+        x, layer_results = self._run_layers(x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False)
+        x = x.transpose(0, 1)
+        if added > 0:
+            x = x[:, :-added]
+            layer_results = [tuple(part if part is None else part[:-added] for part in result) for result in layer_results]
+        return x, layer_results
+
+    def _run_layers(self, x: Tensor, tgt_layer: int | None, min_layer: int, **layer_arguments: Any) -> tuple[Tensor, list[LayerResult]]:
+        """The blocks up to `tgt_layer`, with layerdrop; T x B x C."""
+        layers = self.layers if tgt_layer is None else self.layers[: tgt_layer + 1]
+        drop = LayerDrop.draw(len(self.layers), self.layerdrop, self.training, self.static_layerdrop, x)
+        layer_results: list[LayerResult] = []
+        for number, layer in enumerate(layers):
+            if drop.skips(number):
+                continue
+            before = x
+            x, (weights, ffn) = layer(x, **layer_arguments)
+            x = drop.keep_or_undo(number, x, before)
+            if number >= min_layer:
+                layer_results.append((x, weights, ffn))
+        return x, layer_results
+
+    def max_positions(self) -> int:
+        """Most frames of an utterance."""
+        return self.args.max_positions
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
+        """Names have not changed since fairseq's first release."""
+        return state_dict
+
+
+class LayerDrop(NamedTuple):
+    """Which blocks of one forward pass are dropped (Fan et al. 2019)."""
+
+    dropped: list[bool]  # per block, on the host
+    keep: Tensor | None  # 1 or 0 per block, on the device, if dropped blocks are computed and undone; None if they are skipped
+
+    @classmethod
+    def draw(cls, num_layers: int, probability: float, training: bool, static: bool, like: Tensor) -> LayerDrop:
+        """Flags from torch's default CPU generator, whatever the device: they are needed on the host, and no device must be waited for."""
+        if not training or probability <= 0:
+            return cls([False] * num_layers, None)
+        flags = torch.rand(num_layers) <= probability
+        keep = (~flags).to(device=like.device, dtype=like.dtype, non_blocking=True) if static else None
+        return cls(list(flags.numpy()), keep)
+
+    def skips(self, number: int) -> bool:
+        return self.keep is None and bool(self.dropped[number])
+
+    def keep_or_undo(self, number: int, after: Tensor, before: Tensor) -> Tensor:
+        """The block's output, or its input where it is dropped: exactly one of the two, since the other is multiplied by 0."""
+        if self.keep is None:
+            return after
+        return after * self.keep[number] + before * (1 - self.keep[number])
+
+
+class TransformerSentenceEncoderLayer(nn.Module):
+    """Self-attention and a feed-forward layer, each with a residual and a layer norm before (pre-norm) or after it; T x B x C."""
+
+    def __init__(
+        self,
+        embedding_dim: int = 768,
+        ffn_embedding_dim: int = 3072,
+        num_attention_heads: int = 8,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        activation_dropout: float = 0.1,
+        activation_fn: str = "relu",
+        layer_norm_first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.dropout = dropout
+        self.activation_dropout = activation_dropout
+        self.activation_fn = utils.get_activation_fn(activation_fn)
+        self.layer_norm_first = layer_norm_first
+
+        self.self_attn = MultiheadAttention(embedding_dim, num_attention_heads, dropout=attention_dropout, self_attention=True)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(activation_dropout)
+        self.dropout3 = nn.Dropout(dropout)
+        self.self_attn_layer_norm = LayerNorm(embedding_dim)
+        self.fc1 = nn.Linear(embedding_dim, ffn_embedding_dim)
+        self.fc2 = nn.Linear(ffn_embedding_dim, embedding_dim)
+        self.final_layer_norm = LayerNorm(embedding_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        self_attn_mask: Tensor | None = None,
+        self_attn_padding_mask: Tensor | None = None,
+        need_weights: bool = False,
+        att_args: Any = None,
+    ) -> tuple[Tensor, tuple[Tensor | None, Tensor]]:
+        """One block.
+
+        Args:
+            x: T x B x C.
+            self_attn_mask: T x T, added to the attention scores.
+            self_attn_padding_mask: B x T, true where a frame is padding.
+            need_weights: also return the attention weights, averaged over heads.
+        Returns:
+            T x B x C, and (attention weights or None, the feed-forward's output before dropout and residual).
+        """
+        normalized = self.self_attn_layer_norm(x) if self.layer_norm_first else x
+        attended, weights = self.self_attn(
+            normalized, key_padding_mask=self_attn_padding_mask, attn_mask=self_attn_mask, need_weights=need_weights
+        )
+        x = x + self.dropout1(attended)
+        if not self.layer_norm_first:
+            x = self.self_attn_layer_norm(x)
+
+        normalized = self.final_layer_norm(x) if self.layer_norm_first else x
+        layer_result = self.fc2(self.dropout2(self.activation_fn(self.fc1(normalized))))
+        x = x + self.dropout3(layer_result)
+        if not self.layer_norm_first:
+            x = self.final_layer_norm(x)
+        return x, (weights, layer_result)
+
+
+def conformer_layer(args: Wav2Vec2Config, pos_enc_type: str) -> ConformerWav2Vec2EncoderLayer:
+    """A conformer block; its attention's dropout is `dropout`, as upstream's, and its activation swish."""
+    return ConformerWav2Vec2EncoderLayer(
+        embed_dim=args.encoder_embed_dim,
+        ffn_embed_dim=args.encoder_ffn_embed_dim,
+        attention_heads=args.encoder_attention_heads,
+        dropout=args.dropout,
+        use_fp16=args.fp16,
+        depthwise_conv_kernel_size=args.depthwise_conv_kernel_size,
+        activation_fn="swish",
+        attn_type=args.attn_type,
+        pos_enc_type=pos_enc_type,
+    )

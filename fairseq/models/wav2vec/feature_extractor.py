@@ -1,0 +1,120 @@
+"""The convolutional feature extractor: raw audio to latent frames, one about every 20 ms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairseq import device as device_layer
+from fairseq.modules import Fp32GroupNorm, Fp32LayerNorm, TransposeLast
+from fairseq.modules.folded_group_norm import fold_group_norm
+from fairseq.modules.time_convolution import convolve_over_time, frames_with_spare, matmul_convolution, window_convolution, windows
+from fairseq.utils import is_hpu_tensor
+
+
+class ConvFeatureExtractionModel(nn.Module):
+    """Strided convolutions with GELU over raw audio (Baevski et al. 2020, section 2, "Feature encoder").
+
+    Args:
+        conv_layers: (channels, kernel, stride) per layer, first layer first.
+        dropout: after each convolution.
+        mode: "default", a group norm of one channel a group after the first convolution only, or "layer_norm", a layer norm after each.
+        conv_bias: biases in the convolutions.
+    Raises:
+        ValueError: another mode.
+    """
+
+    def __init__(
+        self, conv_layers: Sequence[tuple[int, int, int]], dropout: float = 0.0, mode: str = "default", conv_bias: bool = False
+    ) -> None:
+        super().__init__()
+        if mode not in ("default", "layer_norm"):
+            raise ValueError(f"model.extractor_mode is {mode!r}; it may be 'default' or 'layer_norm'")
+        self.conv_layers = nn.ModuleList()
+        channels = 1
+        for number, (dim, kernel, stride) in enumerate(conv_layers):
+            conv = nn.Conv1d(channels, dim, kernel, stride=stride, bias=conv_bias)
+            nn.init.kaiming_normal_(conv.weight)
+            norms: list[nn.Module] = []
+            if mode == "layer_norm":
+                norms = [nn.Sequential(TransposeLast(), Fp32LayerNorm(dim, elementwise_affine=True), TransposeLast())]
+            elif number == 0:
+                norms = [Fp32GroupNorm(dim, dim, affine=True)]
+            self.conv_layers.append(ConvBlock(conv, nn.Dropout(dropout), *norms, nn.GELU()))
+            channels = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw audio B x S to features B x C x T."""
+        first = self.conv_layers[0]
+        form = device_layer.of(x).conv_form(first.conv.out_channels, compute_dtype(x))
+        if form == "matmul" and not is_hpu_tensor(x):
+            return self._time_first(x)
+        x = x.unsqueeze(1)
+        for block in self.conv_layers:
+            x = block(x, form)
+        return x
+
+    def _time_first(self, source: Tensor) -> Tensor:
+        """All layers as products of matrices, B x P x C with P - T spare rows (see modules/time_convolution.py)."""
+        strides = [block.conv.stride[0] for block in self.conv_layers]
+        first, *others = self.conv_layers
+        num_frames = (source.size(1) - first.conv.kernel_size[0]) // strides[0] + 1
+        x = first.time_first_on_audio(source, num_frames, frames_with_spare(num_frames, strides[1:]))
+        for block in others:
+            x = block.time_first(x)
+            num_frames = (num_frames - block.conv.kernel_size[0]) // block.conv.stride[0] + 1
+        return x[:, :num_frames].transpose(1, 2)
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, dropout, a norm or none, GELU."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__(*modules)
+        self.register_load_state_dict_pre_hook(_accept_2d_weight)
+
+    @property
+    def conv(self) -> nn.Conv1d:
+        return self[0]
+
+    def forward(self, x: Tensor, form: str = "conv1d") -> Tensor:
+        """B x C x T -> B x C' x T', the convolution in this form."""
+        x = convolve_over_time(x, self.conv, form)
+        for module in self[1:]:
+            x = module(x)
+        return x
+
+    def time_first_on_audio(self, source: Tensor, num_frames: int, num_rows: int) -> Tensor:
+        """The first layer: B x S -> B x num_rows x C, of which `num_frames` rows are valid."""
+        columns = windows(source, self.conv.kernel_size[0], self.conv.stride[0], num_rows)
+        if isinstance(self[2], nn.GroupNorm):
+            weight, bias = fold_group_norm(columns[:, :num_frames], self.conv, self[2])
+            return self[-1](window_convolution(columns, weight, bias))
+        x = window_convolution(columns, self.conv.weight.squeeze(1), self.conv.bias)
+        return self._after_conv(x)
+
+    def time_first(self, x: Tensor) -> Tensor:
+        """A further layer: B x P x C -> B x P/stride x C'."""
+        return self._after_conv(matmul_convolution(x, self.conv))
+
+    def _after_conv(self, x: Tensor) -> Tensor:
+        x = self[1](x)
+        for norm in self[2:-1]:
+            x = norm[1](x)  # between two transpositions, which this order of dimensions does not need
+        return self[-1](x)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What a product of matrices runs in: autocast's dtype where it is on, else the tensor's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _accept_2d_weight(block: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Iterable[Any]) -> None:
+    """Checkpoints of the Gaudi fork hold C' x C x 1 x K weights; here they are C' x C x K on every device."""
+    key = prefix + "0.weight"
+    if key in state_dict and state_dict[key].dim() == 4:
+        state_dict[key] = state_dict[key].squeeze(2)

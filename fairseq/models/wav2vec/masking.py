@@ -1,0 +1,113 @@
+"""Masks over frames and channels, in static shapes: a boolean mask B x T, and the masked frames as positions B x M with weights."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq.data.data_utils import compute_mask_indices
+from fairseq.data.masking import MIN_TIME_MASKS
+from fairseq.models.wav2vec.config import Wav2Vec2Config
+
+
+class FrameMask(NamedTuple):
+    """Which frames of a batch are masked and predicted."""
+
+    indices: Tensor  # bool, B x T
+    positions: Tensor  # int64, B x M: the masked frames, ascending, then filler
+    weights: Tensor  # float32, B x M: 1 for masked frames that count, 0 for filler
+
+
+def frame_mask(
+    cfg: Wav2Vec2Config,
+    features: Tensor,
+    padding_mask: Tensor | None,
+    indices: Tensor | None,
+    positions: Tensor | None,
+    weights: Tensor | None,
+) -> FrameMask | None:
+    """The mask that a forward pass uses, from what the caller gave.
+
+    The data-loading worker gives all three; then nothing here waits for the device. A boolean mask alone is read on the host, and without
+    one it is drawn as the config says, as fairseq does.
+
+    Args:
+        features: B x T x C, for the shape and the device.
+    Returns:
+        None where `mask_prob` is 0 and no mask was given.
+    Raises:
+        ValueError: positions without weights, or the other way round.
+    """
+    if (positions is None) != (weights is None):
+        raise ValueError("masked_positions and masked_weights belong together: one is given, the other is not")
+    B, T = features.shape[:2]
+    if positions is not None and weights is not None:
+        if indices is None:
+            shown = torch.zeros(B, T, device=features.device).scatter_add_(1, positions, (weights > 0).float())
+            indices = shown > 0
+        if cfg.crop_seq_to_multiple > 1:
+            positions, weights = _inside(T, positions, weights)
+        return FrameMask(indices[:, :T], positions, weights)
+    if indices is None:
+        if cfg.mask_prob <= 0:
+            return None
+        drawn = compute_mask_indices(
+            (B, T),
+            padding_mask,
+            cfg.mask_prob,
+            cfg.mask_length,
+            cfg.mask_selection,
+            cfg.mask_other,
+            min_masks=MIN_TIME_MASKS,
+            no_overlap=cfg.no_mask_overlap,
+            min_space=cfg.mask_min_space,
+            require_same_masks=cfg.require_same_masks,
+            mask_dropout=cfg.mask_dropout,
+        )
+        indices = torch.from_numpy(drawn).to(features.device)
+    indices = indices[:, :T]
+    return FrameMask(indices, *positions_of(indices))
+
+
+def _inside(num_frames: int, positions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions past the frames that cropping left get weight 0, and so does a row that keeps fewer than two."""
+    weights = weights * (positions < num_frames)
+    return positions.clamp(max=num_frames - 1), weights * ((weights > 0).sum(dim=1, keepdim=True) >= 2)
+
+
+def positions_of(indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions and weights (B x M) of a boolean mask (B x T), M being the largest row's count; waits for the device.
+
+    Rows with fewer than two masked frames have no negative, and weight 0.
+    """
+    counts = indices.sum(dim=1)
+    largest = int(counts.max())
+    positions = (~indices).to(torch.uint8).argsort(dim=1, stable=True)[:, :largest]  # masked frames first, in order
+    counted = (torch.arange(largest, device=indices.device) < counts.unsqueeze(1)) & (counts.unsqueeze(1) >= 2)
+    return positions, counted.float()
+
+
+def channel_mask(cfg: Wav2Vec2Config, features: Tensor, indices: Tensor | None) -> Tensor | None:
+    """Masked channels, bool, B x 1 x C: as given (B x C, or fairseq's B x T x C), or drawn by the config; None for none."""
+    if cfg.mask_channel_prob <= 0:
+        return None
+    if indices is None:
+        drawn = compute_mask_indices(
+            (features.size(0), features.size(2)),
+            None,
+            cfg.mask_channel_prob,
+            cfg.mask_channel_length,
+            cfg.mask_channel_selection,
+            cfg.mask_channel_other,
+            no_overlap=cfg.no_mask_channel_overlap,
+            min_space=cfg.mask_channel_min_space,
+        )
+        indices = torch.from_numpy(drawn).to(features.device)
+    return indices.unsqueeze(1) if indices.dim() == 2 else indices
+
+
+def gather_frames(x: Tensor, positions: Tensor) -> Tensor:
+    """The frames at these positions: B x T x C, B x M -> B x M x C."""
+    return x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.size(-1)))

@@ -1,0 +1,357 @@
+"""wav2vec 2.0 for pre-training, and as a source of features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fairseq.dataclass.conv_layers import frames_for_samples, parse_conv_layers
+from fairseq.dataclass.utils import merge_with_parent
+from fairseq.models import register_model
+from fairseq.models.fairseq_model import BaseFairseqModel
+from fairseq.models.wav2vec import contrastive
+from fairseq.models.wav2vec.config import (
+    EXTRACTOR_MODE_CHOICES,
+    LAYER_TYPE_CHOICES,
+    MASKING_DISTRIBUTION_CHOICES,
+    Wav2Vec2Config,
+    check_model_config,
+)
+from fairseq.models.wav2vec.conformer_encoder import ConformerEncoder
+from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSentenceEncoderLayer
+from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
+from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, gather_frames
+from fairseq.models.wav2vec.positional_convolution import make_conv_pos
+from fairseq.modules import GradMultiply, GumbelVectorQuantizer, LayerNorm
+from fairseq.utils import index_put
+
+__all__ = [
+    "EXTRACTOR_MODE_CHOICES",
+    "LAYER_TYPE_CHOICES",
+    "MASKING_DISTRIBUTION_CHOICES",
+    "ConformerEncoder",
+    "ConvFeatureExtractionModel",
+    "TransformerEncoder",
+    "TransformerSentenceEncoderLayer",
+    "Wav2Vec2Config",
+    "Wav2Vec2Model",
+    "make_conv_pos",
+]
+
+
+class Latents(NamedTuple):
+    """What the feature extractor makes of a batch."""
+
+    features: Tensor  # layer-normed, B x T x C
+    padding_mask: Tensor | None  # bool, B x T, true where a frame is padding
+    squares: Tensor  # mean square of each raw frame, B x T', before cropping: the feature penalty
+    valid: Tensor | None  # bool, B x T', before cropping; None: all are
+
+
+@register_model("wav2vec2", dataclass=Wav2Vec2Config)
+class Wav2Vec2Model(BaseFairseqModel):
+    """Feature extractor, quantizer and encoder under a contrastive task.
+
+    Args:
+        cfg: a Wav2Vec2Config, or a dict or DictConfig of its fields (missing ones take their defaults).
+    Raises:
+        ValueError: the config's fields do not fit together, or are not known.
+    """
+
+    def __init__(self, cfg: Wav2Vec2Config | Mapping[str, Any]) -> None:
+        super().__init__()
+        if not isinstance(cfg, Wav2Vec2Config):
+            cfg = merge_with_parent(Wav2Vec2Config(), cfg)
+        check_model_config(cfg)
+        self.cfg = cfg
+        self.conv_layers = parse_conv_layers(cfg.conv_feature_layers)
+        self.embed = self.conv_layers[-1].dim
+        final_dim = cfg.final_dim if cfg.final_dim > 0 else cfg.encoder_embed_dim
+
+        # parameters are registered in fairseq's order: its optimizer state counts them
+        self.feature_extractor = ConvFeatureExtractionModel(self.conv_layers, mode=cfg.extractor_mode, conv_bias=cfg.conv_bias)
+        projects = self.embed != cfg.encoder_embed_dim and not cfg.quantize_input
+        self.post_extract_proj = nn.Linear(self.embed, cfg.encoder_embed_dim) if projects else None
+        self.dropout_input = nn.Dropout(cfg.dropout_input)
+        self.dropout_features = nn.Dropout(cfg.dropout_features)
+        self.feature_grad_mult = cfg.feature_grad_mult
+
+        self.quantizer: GumbelVectorQuantizer | None = None
+        self.input_quantizer: GumbelVectorQuantizer | None = None
+        if cfg.quantize_targets:
+            self.quantizer = self._build_quantizer(cfg.latent_dim if cfg.latent_dim > 0 else final_dim)
+        self.project_q = nn.Linear(self.embed if self.quantizer is None else self.quantizer.output_dim, final_dim)
+        if cfg.quantize_input:
+            shared = self.quantizer if cfg.same_quantizer else None
+            own_dim = cfg.latent_dim if cfg.latent_dim > 0 else cfg.encoder_embed_dim
+            self.input_quantizer = self._build_quantizer(own_dim) if shared is None else shared
+            self.project_inp = nn.Linear(self.input_quantizer.output_dim, cfg.encoder_embed_dim)
+
+        self.mask_emb = nn.Parameter(torch.empty(cfg.encoder_embed_dim).uniform_())
+        sees_positions_in_attention = cfg.layer_type == "conformer" and cfg.pos_enc_type in ("rel_pos", "rope")
+        self.encoder = ConformerEncoder(cfg) if sees_positions_in_attention else TransformerEncoder(cfg)
+        self.layer_norm = LayerNorm(self.embed)
+        self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), nn.GLU()) if cfg.target_glu else None
+        self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
+
+        self.n_negatives = cfg.num_negatives
+        self.cross_sample_negatives = cfg.cross_sample_negatives
+        self.codebook_negatives = cfg.codebook_negatives
+        self.logit_temp = logit_temperature(cfg, 0)
+
+    def _build_quantizer(self, vq_dim: int) -> GumbelVectorQuantizer:
+        cfg = self.cfg
+        return GumbelVectorQuantizer(
+            dim=self.embed,
+            num_vars=cfg.latent_vars,
+            temp=cfg.latent_temp,
+            groups=cfg.latent_groups,
+            combine_groups=False,
+            vq_dim=vq_dim,
+            time_first=True,
+            weight_proj_depth=cfg.quantizer_depth,
+            weight_proj_factor=cfg.quantizer_factor,
+        )
+
+    @classmethod
+    def build_model(cls, cfg: Wav2Vec2Config | Mapping[str, Any], task: Any = None) -> Wav2Vec2Model:
+        return cls(cfg)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Move the temperatures of the quantizers and of the logits to where they are after this many updates."""
+        super().set_num_updates(num_updates)
+        self.logit_temp = logit_temperature(self.cfg, num_updates)
+
+    def max_positions(self) -> int | None:
+        """Audio of any length, as upstream."""
+        return None
+
+    # -- the forward pass --------------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        source: Tensor,
+        padding_mask: Tensor | None = None,
+        mask: bool = True,
+        features_only: bool = False,
+        layer: int | None = None,
+        mask_indices: Tensor | None = None,
+        mask_channel_indices: Tensor | None = None,
+        padding_count: int | None = None,
+        masked_positions: Tensor | None = None,
+        masked_weights: Tensor | None = None,
+        negative_indices: Tensor | None = None,
+        corpus_key: Any = None,
+    ) -> dict[str, Any]:
+        """Predict the masked frames' targets, or return features.
+
+        Args:
+            source: raw audio, B x S.
+            padding_mask: bool, B x S, true where a sample is padding; None: there is none.
+            mask: mask frames (and channels).
+            features_only: stop after the encoder.
+            layer: stop the encoder after this block (0 is the first).
+            mask_indices: masked frames, bool, B x T. Given alone it is read on the host; None with `mask` draws it as the config says.
+            mask_channel_indices: masked channels, bool, B x C.
+            padding_count, corpus_key: accepted from fairseq's callers; positions and weights, and no adapters, make them needless.
+            masked_positions, masked_weights: the masked frames, int64 and float32, B x M; weight 0 is filler, and comes last in a row.
+                A row without any weight counts in nothing: not in the loss, the codebook's statistics or the feature penalty.
+            negative_indices: negatives to use in place of drawn ones, int64, B x M x N, into the utterance's M masked frames.
+        Returns:
+            With `features_only`: x (B x T x C), padding_mask (bool, B x T, or None), features (before masking, B x T x C),
+            layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first), padding_mask, features_pen, masked_weights, and with a
+            quantizer prob_perplexity, code_perplexity, num_vars, temp.
+        Raises:
+            ValueError: the masks do not fit together, or there is nothing to predict or to contrast it with.
+        """
+        latents = self._extract(source, padding_mask)
+        features, padding_mask = latents.features, latents.padding_mask
+        unmasked = self.dropout_features(features)
+        if self.post_extract_proj is not None:
+            features = self.post_extract_proj(features)
+        features = self.dropout_input(features)
+        frames = frame_mask(self.cfg, features, padding_mask, mask_indices, masked_positions, masked_weights) if mask else None
+        row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
+
+        quantized: dict[str, Any] = {}
+        if self.input_quantizer is not None:
+            quantized = self.input_quantizer(features, weights=_frame_weights(features, padding_mask, row_counts))
+            features = self.project_inp(quantized.pop("x"))
+        if mask:
+            features = self._apply_masks(features, frames, mask_channel_indices)
+        x, layer_results = self.encoder(features, padding_mask=padding_mask, layer=layer)
+        if features_only:
+            return {"x": x, "padding_mask": padding_mask, "features": unmasked, "layer_results": layer_results}
+
+        if frames is None:
+            raise ValueError("there is no masked frame to predict: give mask=True, with mask_indices or a model.mask_prob above 0")
+        everywhere = _frame_weights(unmasked, padding_mask, row_counts)
+        candidates, statistics = self._targets(unmasked, frames, everywhere)
+        x = self.final_proj(gather_frames(x, frames.positions))
+        logits = self._contrast(x, candidates, frames, negative_indices)
+        return {
+            "x": logits.permute(2, 0, 1),
+            "padding_mask": padding_mask,
+            "features_pen": _mean_of_frames(latents.squares, latents.valid, row_counts),
+            "masked_weights": frames.weights,
+            **quantized,
+            **statistics,
+        }
+
+    def _extract(self, source: Tensor, padding_mask: Tensor | None) -> Latents:
+        """Raw audio to layer-normed frames, cropped to the config's multiple."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
+            features = self.feature_extractor(source)
+        if self.feature_grad_mult not in (0.0, 1.0):
+            features = GradMultiply.apply(features, self.feature_grad_mult)
+        features = features.transpose(1, 2)
+        squares = features.float().square().mean(dim=2)
+        valid = None
+        if padding_mask is not None:
+            lengths = self._get_feat_extract_output_lengths((~padding_mask).sum(dim=1))
+            lengths = lengths.clamp(min=1)  # attention over nothing at all would be NaN, and NaN times weight 0 is NaN
+            valid = torch.arange(features.size(1), device=source.device) < lengths.unsqueeze(1)
+        frames = features.size(1) - features.size(1) % self.cfg.crop_seq_to_multiple
+        return Latents(self.layer_norm(features[:, :frames]), None if valid is None else ~valid[:, :frames], squares, valid)
+
+    def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
+        """Frames for so many valid samples."""
+        return frames_for_samples(input_lengths, self.conv_layers)
+
+    def _apply_masks(self, x: Tensor, frames: FrameMask | None, mask_channel_indices: Tensor | None) -> Tensor:
+        """`mask_emb` over the masked frames and 0 over the masked channels, in the config's order."""
+        channels = channel_mask(self.cfg, x, mask_channel_indices)
+        if channels is not None and self.cfg.mask_channel_before:
+            x = x.masked_fill(channels, 0)
+        if frames is not None:
+            x = index_put(x, frames.indices, self.mask_emb)
+        if channels is not None and not self.cfg.mask_channel_before:
+            x = x.masked_fill(channels, 0)
+        return x
+
+    # -- targets and negatives ---------------------------------------------------------------------------------------------------------
+
+    def _targets(self, unmasked: Tensor, frames: FrameMask, everywhere: Tensor | None) -> tuple[contrastive.Candidates, dict[str, Any]]:
+        """The candidates of the contrastive task, and the quantizer's statistics.
+
+        Args:
+            unmasked: B x T x C.
+            everywhere: weights of all frames, B x T; None: all count.
+        """
+        B, T = unmasked.shape[:2]
+        M = frames.positions.size(1)
+        if self.cfg.negatives_from_everywhere:
+            y, weights, own = unmasked, everywhere, frames.positions
+            counts = torch.full((B,), T, device=y.device) if everywhere is None else (everywhere > 0).sum(dim=1)
+        else:
+            y, weights = gather_frames(unmasked, frames.positions), frames.weights
+            own = torch.arange(M, device=y.device).expand(B, M)
+            counts = (frames.weights > 0).sum(dim=1)
+        codes = None
+        statistics: dict[str, Any] = {}
+        if self.quantizer is not None:
+            statistics = self.quantizer(y, produce_targets=True, weights=weights)
+            y = statistics.pop("x")
+            codes = self.quantizer.to_codebook_index(statistics.pop("targets"))
+        return contrastive.Candidates(self._project_targets(y), codes, counts, own), statistics
+
+    def _project_targets(self, y: Tensor) -> Tensor:
+        y = self.project_q(y)
+        return y if self.target_glu is None else self.target_glu(y)
+
+    def _contrast(self, x: Tensor, candidates: contrastive.Candidates, frames: FrameMask, negative_indices: Tensor | None) -> Tensor:
+        """Logits of the positive and of all kinds of negatives, B x M x (1+N), fp32; x is B x M x D."""
+        within = negative_indices
+        if within is None:
+            within = contrastive.draw_within_rows(candidates, self.n_negatives)
+        elif self.cfg.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
+            within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
+        if within.size(2) + self.cross_sample_negatives + self.codebook_negatives == 0:
+            raise ValueError("no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives above 0")
+
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            logits = [contrastive.logits_within_rows(x, candidates, within, self.logit_temp)]
+            if self.cross_sample_negatives > 0:
+                across = contrastive.draw_across_rows(candidates, self.cross_sample_negatives)
+                logits.append(contrastive.logits_across_rows(x, candidates, across, self.logit_temp))
+            if self.codebook_negatives > 0:
+                logits.append(self._codebook_logits(x, candidates))
+            return torch.cat(logits, dim=2) if len(logits) > 1 else logits[0]
+
+    def _codebook_logits(self, x: Tensor, candidates: contrastive.Candidates) -> Tensor:
+        """Logits of codewords drawn from the whole codebook for each masked frame, B x M x N."""
+        assert self.quantizer is not None and candidates.codes is not None
+        codes = self.quantizer.draw_codes(*x.shape[:2], self.codebook_negatives)
+        drawn = self._project_targets(self.quantizer.look_up(codes))
+        positive = candidates.codes.gather(1, candidates.own).unsqueeze(-1)
+        return contrastive.logits_against_codebook(x, drawn, self.quantizer.to_codebook_index(codes) == positive, self.logit_temp)
+
+    # -- what criteria and tools ask for -----------------------------------------------------------------------------------------------
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantized frames (B x T x (G*D)) and their codes (B x T x G) of raw audio B x S."""
+        if self.quantizer is None:
+            raise ValueError("this model has no quantizer: model.quantize_targets is false, or its pre-training modules were removed")
+        features = self.feature_extractor(x).transpose(1, 2)
+        return self.quantizer.forward_idx(self.layer_norm(features))
+
+    def extract_features(
+        self, source: Tensor, padding_mask: Tensor | None, mask: bool = False, layer: int | None = None, corpus_key: Any = None
+    ) -> dict[str, Any]:
+        """`forward` with `features_only`."""
+        return self(source, padding_mask, mask=mask, features_only=True, layer=layer, corpus_key=corpus_key)
+
+    def get_logits(self, net_output: Mapping[str, Any]) -> Tensor:
+        """(M*B) x (1+N), position-major: all utterances' first masked frames, then all their second ones."""
+        return net_output["x"].transpose(0, 2).flatten(0, 1)
+
+    def get_targets(self, sample: Any, net_output: Mapping[str, Any], expand_steps: bool = True) -> Tensor:
+        """M*B class indices, int64: 0, since the positive is candidate 0, and -100, which losses ignore, for filler."""
+        return torch.where(net_output["masked_weights"].t().flatten() > 0, 0, -100)
+
+    def get_extra_losses(self, net_output: Mapping[str, Any]) -> list[Tensor]:
+        """Diversity, 1 - perplexity / (G*V), where there is a quantizer, and the feature penalty; 0-dim, a masked frame each."""
+        losses = []
+        if "prob_perplexity" in net_output:
+            losses.append((net_output["num_vars"] - net_output["prob_perplexity"]) / net_output["num_vars"])
+        if "features_pen" in net_output:
+            losses.append(net_output["features_pen"])
+        return losses
+
+    def remove_pretraining_modules(self, last_layer: int | None = None) -> None:
+        """Drop what only the contrastive task needs, and the blocks after `last_layer`."""
+        self.quantizer = None
+        self.project_q = None
+        self.target_glu = None
+        self.final_proj = None
+        if last_layer is not None:
+            self.encoder.layers = self.encoder.layers[: last_layer + 1]
+
+
+def logit_temperature(cfg: Wav2Vec2Config, num_updates: int) -> float:
+    """Temperature of the logits after so many updates: `logit_temp`, or a geometric fall to it from `logit_temp_start`."""
+    if cfg.logit_temp_start is None or num_updates >= cfg.logit_temp_updates:
+        return cfg.logit_temp
+    return cfg.logit_temp_start * (cfg.logit_temp / cfg.logit_temp_start) ** (num_updates / cfg.logit_temp_updates)
+
+
+def _frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Tensor | None) -> Tensor | None:
+    """1 for frames (B x T) that are no padding, in rows that count; None where all do."""
+    if padding_mask is None and row_counts is None:
+        return None
+    weights = torch.ones(features.shape[:2], device=features.device)
+    if padding_mask is not None:
+        weights = weights.masked_fill(padding_mask, 0)
+    return weights if row_counts is None else weights * row_counts.unsqueeze(1)
+
+
+def _mean_of_frames(values: Tensor, valid: Tensor | None, row_counts: Tensor | None) -> Tensor:
+    """Mean over the valid frames (B x T) of the rows that count; 0 if there is none."""
+    weights = _frame_weights(values, None if valid is None else ~valid, row_counts)
+    if weights is None:
+        return values.mean()
+    return (values * weights).sum() / weights.sum().clamp(min=1)

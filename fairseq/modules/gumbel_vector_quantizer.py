@@ -1,0 +1,211 @@
+"""Product quantization with the Gumbel softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq.utils import is_hpu_tensor
+
+
+class GumbelVectorQuantizer(nn.Module):
+    """Picks one of V learned codewords in each of G groups and joins them (Baevski et al. 2020, section 2, "Quantization module").
+
+    In training the pick is a hard Gumbel-softmax sample with a straight-through gradient, in evaluation the largest logit. All of it is
+    computed in fp32 with autocast off: logits have a deviation of about 20, where bf16 steps by 1/8.
+
+    Args:
+        dim: input channels C.
+        num_vars: codewords a group, V.
+        temp: Gumbel temperature (start, floor, factor an update).
+        groups: G.
+        combine_groups: all groups share one set of codewords.
+        vq_dim: width of the joined codewords, G * D.
+        time_first: input and output are B x T x C (else B x C x T).
+        activation: between the layers of a deep projection.
+        weight_proj_depth: layers of the projection to logits.
+        weight_proj_factor: inner width of a deep projection over `dim`.
+        hard: sample one codeword; False mixes them by their soft probabilities.
+        std: deviation of the initial codewords; 0 draws them uniformly from [0, 1).
+    Raises:
+        ValueError: `vq_dim` is no multiple of `groups`, or `temp` has not three values.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_vars: int,
+        temp: Sequence[float],
+        groups: int,
+        combine_groups: bool,
+        vq_dim: int,
+        time_first: bool,
+        activation: nn.Module | None = None,
+        weight_proj_depth: int = 1,
+        weight_proj_factor: int = 1,
+        hard: bool = True,
+        std: float = 0,
+    ) -> None:
+        super().__init__()
+        if vq_dim % groups != 0:
+            raise ValueError(f"the quantizer's width (model.latent_dim or final_dim) is {vq_dim}; it must be a multiple of {groups} groups")
+        if len(temp) != 3:
+            raise ValueError(f"model.latent_temp is {temp}; it must hold three numbers: start, floor and factor an update")
+        self.groups = groups
+        self.combine_groups = combine_groups
+        self.input_dim = dim
+        self.output_dim = vq_dim
+        self.num_vars = num_vars
+        self.time_first = time_first
+        self.hard = hard
+
+        self.vars = nn.Parameter(torch.empty(1, (1 if combine_groups else groups) * num_vars, vq_dim // groups))
+        if std == 0:
+            nn.init.uniform_(self.vars)
+        else:
+            nn.init.normal_(self.vars, mean=0, std=std)
+
+        if weight_proj_depth > 1:
+            self.weight_proj = self._deep_projection(activation or nn.GELU(), weight_proj_depth, dim * weight_proj_factor)
+        else:
+            self.weight_proj = nn.Linear(dim, groups * num_vars)
+            nn.init.normal_(self.weight_proj.weight, mean=0, std=1)
+            nn.init.zeros_(self.weight_proj.bias)
+
+        self.max_temp, self.min_temp, self.temp_decay = (float(value) for value in temp)
+        self.curr_temp = self.max_temp
+
+    def _deep_projection(self, activation: nn.Module, depth: int, width: int) -> nn.Sequential:
+        blocks = [nn.Sequential(nn.Linear(self.input_dim if i == 0 else width, width), activation) for i in range(depth - 1)]
+        return nn.Sequential(*blocks, nn.Linear(width, self.groups * self.num_vars))
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Let the temperature fall to its value after this many updates."""
+        self.curr_temp = max(self.max_temp * self.temp_decay**num_updates, self.min_temp)
+
+    # -- codewords ---------------------------------------------------------------------------------------------------------------------
+
+    def grouped_vars(self) -> Tensor:
+        """Codewords by group, G x V x D."""
+        shared = self.vars.view(-1, self.num_vars, self.vars.size(-1))
+        return shared.expand(self.groups, -1, -1)
+
+    def look_up(self, codes: Tensor) -> Tensor:
+        """Joined codewords for codes ... x G: ... x (G * D)."""
+        rows = codes if self.combine_groups else codes + torch.arange(self.groups, device=codes.device) * self.num_vars
+        return F.embedding(rows, self.vars[0]).flatten(-2)
+
+    def draw_codes(self, *shape: int) -> Tensor:
+        """Codes drawn uniformly from the whole codebook, shape x G, int64, on the quantizer's device."""
+        return torch.randint(self.num_vars, (*shape, self.groups), device=self.vars.device)
+
+    def sample_from_codebook(self, b: int, n: int) -> Tensor:
+        """n joined codewords for each of b places, drawn uniformly: b x n x (G * D).
+
+        Raises:
+            ValueError: the codebook has no n different entries.
+        """
+        if n >= self.num_vars**self.groups:
+            raise ValueError(f"{n} codewords were asked for, of a codebook with {self.num_vars**self.groups}")
+        return self.look_up(self.draw_codes(b, n))
+
+    def get_codebook_indices(self) -> Tensor:
+        """Rows of `vars` for every combination of codes, flat: V^G * G."""
+        codes = torch.tensor(list(product(range(self.num_vars), repeat=self.groups)), device=self.vars.device)
+        if not self.combine_groups:
+            codes = codes + torch.arange(self.groups, device=codes.device) * self.num_vars
+        return codes.flatten()
+
+    def codebook(self) -> Tensor:
+        """Every joined codeword: V^G x (G * D)."""
+        return self.vars[0].index_select(0, self.get_codebook_indices()).view(self.num_vars**self.groups, -1)
+
+    def to_codebook_index(self, indices: Tensor) -> Tensor:
+        """One number for each set of codes, ... x G -> ...: the codes as digits of base V."""
+        digits = self.num_vars ** torch.arange(self.groups - 1, -1, -1, device=indices.device)
+        return (indices * digits).sum(-1)
+
+    # -- quantization ------------------------------------------------------------------------------------------------------------------
+
+    def forward_idx(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantized vectors and their codes (B x T x G)."""
+        result = self(x, produce_targets=True)
+        return result["x"], result["targets"]
+
+    def forward(self, x: Tensor, produce_targets: bool = False, weights: Tensor | None = None) -> dict[str, Any]:
+        """Quantize.
+
+        Args:
+            x: B x T x C (B x C x T without `time_first`).
+            produce_targets: also return the codes.
+            weights: what each frame counts in the perplexities, B x T; None counts all alike.
+        Returns:
+            x: quantized, B x T x (G * D), fp32 (transposed without `time_first`).
+            targets: codes, B x T x G, where asked for.
+            prob_perplexity, code_perplexity: effective number of codewords by mean probability and by pick, summed over groups; 0-dim.
+            num_vars: G * V. temp: the current temperature.
+        """
+        if not self.time_first:
+            x = x.transpose(1, 2)
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.weight_proj(x.float()).unflatten(-1, (self.groups, self.num_vars))  # B x T x G x V
+            result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self.curr_temp}
+            with torch.no_grad():
+                most_likely = one_hot(logits.argmax(-1), logits)
+                result["code_perplexity"] = perplexity(most_likely, weights)
+            result["prob_perplexity"] = perplexity(logits.softmax(-1), weights)
+
+            picks, codes = self._pick(logits)
+            quantized = self._join(picks, codes)
+        if produce_targets:
+            result["targets"] = codes
+        result["x"] = quantized if self.time_first else quantized.transpose(1, 2)
+        return result
+
+    def _pick(self, logits: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Share of each codeword in each place (B x T x G x V; None: the codes say it all) and the codes (B x T x G)."""
+        if not self.training:
+            return None, logits.argmax(-1)
+        noise = -torch.empty_like(logits).exponential_().log()
+        soft = ((logits + noise) / self.curr_temp).softmax(-1)
+        codes = soft.argmax(-1)
+        if not self.hard:
+            return soft, codes
+        # the bracket is exactly zero: picked codewords come out bit for bit, gradients go through the soft probabilities
+        return one_hot(codes, soft) + (soft - soft.detach()), codes
+
+    def _join(self, picks: Tensor | None, codes: Tensor) -> Tensor:
+        """Mix each group's codewords by their shares and join the groups: B x T x (G * D)."""
+        if picks is None:
+            if not is_hpu_tensor(codes):
+                return self.look_up(codes)
+            # hpu: the table look-up's backward is a scattered sum; as a product with one-hot rows it is a matmul (equal on CPU)
+            picks = one_hot(codes, self.vars.new_empty(*codes.shape, self.num_vars))
+        B, T = codes.shape[:2]
+        rows = picks.flatten(0, 1).transpose(0, 1)  # G x BT x V
+        return torch.bmm(rows, self.grouped_vars()).transpose(0, 1).reshape(B, T, -1)
+
+
+def one_hot(codes: Tensor, like: Tensor) -> Tensor:
+    """Rows of zeros with a one at the code, shaped as `like` (torch's own one_hot reads the codes on the host)."""
+    return torch.zeros_like(like).scatter_(-1, codes.unsqueeze(-1), 1.0)
+
+
+def perplexity(shares: Tensor, weights: Tensor | None = None) -> Tensor:
+    """exp of the entropy of the mean shares over all frames, summed over groups; 0-dim.
+
+    Args:
+        shares: distribution over codewords, B x T x G x V.
+        weights: what each frame counts, B x T; if all are 0 the result is finite and means nothing.
+    """
+    if weights is None:
+        mean = shares.mean(dim=(0, 1))
+    else:
+        weights = weights.to(shares.dtype)
+        mean = torch.einsum("bt,btgv->gv", weights, shares) / weights.sum().clamp(min=1e-7)
+    return torch.exp(-(mean * torch.log(mean + 1e-7)).sum(-1)).sum()

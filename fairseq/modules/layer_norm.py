@@ -1,0 +1,24 @@
+"""Layer normalisation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq import device as device_layer
+
+
+def LayerNorm(normalized_shape: int | list[int], eps: float = 1e-5, elementwise_affine: bool = True, export: bool = False) -> nn.LayerNorm:
+    """torch's layer norm; `export` chose between kernels upstream and changes nothing here."""
+    return nn.LayerNorm(normalized_shape, eps, elementwise_affine)
+
+
+class Fp32LayerNorm(nn.LayerNorm):
+    """Layer norm with fp32 statistics whatever the input's dtype, which the output keeps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if device_layer.of(x).norms_mix_dtypes:
+            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).type_as(x)

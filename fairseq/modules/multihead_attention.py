@@ -1,0 +1,128 @@
+"""Multi-head attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq import device as device_layer
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention with H heads (Vaswani et al. 2017), fairseq's parameter names and order.
+
+    Args:
+        embed_dim: channels C of queries and output.
+        num_heads: H.
+        kdim, vdim: channels of keys and values; None: C.
+        dropout: on the attention weights.
+        self_attention, encoder_decoder_attention: what the caller uses it for; self-attention needs kdim = vdim = C.
+    Raises:
+        ValueError: `embed_dim` is no multiple of `num_heads`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        self_attention: bool = False,
+        encoder_decoder_attention: bool = False,
+    ) -> None:
+        super().__init__()
+        if embed_dim % num_heads != 0:
+            raise ValueError(f"{embed_dim} channels (model.encoder_embed_dim) cannot be split over {num_heads} attention heads")
+        self.embed_dim = embed_dim
+        self.kdim = embed_dim if kdim is None else kdim
+        self.vdim = embed_dim if vdim is None else vdim
+        self.num_heads = num_heads
+        self.head_dim = embed_dim // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.self_attention = self_attention
+        self.encoder_decoder_attention = encoder_decoder_attention
+        self.dropout_module = nn.Dropout(dropout)
+
+        self.k_proj = nn.Linear(self.kdim, embed_dim, bias=bias)
+        self.v_proj = nn.Linear(self.vdim, embed_dim, bias=bias)
+        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights, narrower by sqrt(2) where queries, keys and values have one width; no output bias."""
+        gain = 2**-0.5 if self.kdim == self.vdim == self.embed_dim else 1.0
+        for projection in (self.k_proj, self.v_proj, self.q_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=gain)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        if self.out_proj.bias is not None:
+            nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
+        need_head_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            query: T x B x C. key, value: T' x B x (kdim, vdim); None takes the query, or the key.
+            key_padding_mask: B x T', true where a key must not be seen.
+            attn_mask: added to the scores, T x T' (or true where a key must not be seen).
+            need_weights, need_head_weights: also return the weights, averaged over heads or by head.
+        Returns:
+            T x B x C, and the weights B x T x T' (H x B x T x T' by head) or None.
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
+        needs_weights = need_weights or need_head_weights
+        mask = additive_mask(key_padding_mask, attn_mask, q)
+        dropout = self.dropout_module.p if self.training else 0.0
+
+        weights = None
+        if device_layer.of(q).attention_form(q.dtype, needs_weights) == "sdpa":
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        else:
+            out, weights = matmul_attention(q, k, v, mask, dropout)
+        T, B = query.shape[:2]
+        out = self.out_proj(out.permute(2, 0, 1, 3).reshape(T, B, self.embed_dim))  # B x H x T x D -> T x B x C
+        if not needs_weights or weights is None:
+            return out, None
+        return out, weights.transpose(0, 1) if need_head_weights else weights.mean(dim=1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """T x B x C -> B x H x T x D, a view."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
+
+
+def additive_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """Both masks as one term to add to the scores, broadcastable to B x H x T x T', in the dtype of `like`; None for no mask."""
+    terms = []
+    if key_padding_mask is not None:
+        terms.append(minus_infinity_where(key_padding_mask, like)[:, None, None, :])
+    if attn_mask is not None:
+        terms.append(minus_infinity_where(attn_mask, like) if attn_mask.dtype == torch.bool else attn_mask.type_as(like))
+    return sum(terms[1:], terms[0]) if terms else None
+
+
+def minus_infinity_where(mask: Tensor, like: Tensor) -> Tensor:
+    """-inf where `mask` is true, else 0."""
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.bool(), float("-inf"))
+
+
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+    """Attention written out: what it gathers (B x H x T x D) and its weights after dropout (B x H x T x T')."""
+    scores = torch.matmul(q * q.size(-1) ** -0.5, k.transpose(-2, -1))
+    if mask is not None:
+        scores = scores + mask
+    weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+    return torch.matmul(weights, v), weights

@@ -1,0 +1,43 @@
+"""Sinusoids of relative positions, for the conformer's attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def relative_sinusoids(num_frames: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Sinusoids of the distances num_frames-1, ..., 0, ..., -(num_frames-1), (2*num_frames-1) x dim, fp32.
+
+    Even columns hold sines, odd ones cosines, of distance / 10000^(2i/dim).
+    Source: Dai et al. 2019 (Transformer-XL), section 3.3 and appendix B.
+    """
+    distance = torch.arange(num_frames - 1, -num_frames, -1, dtype=torch.float32, device=device).unsqueeze(1)
+    rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32, device=device) * (-math.log(10000.0) / dim))
+    table = torch.stack([torch.sin(distance * rate), torch.cos(distance * rate)], dim=2)
+    return table.flatten(1)
+
+
+class RelPositionalEncoding(nn.Module):
+    """Table of relative sinusoids that grows with the longest input seen; no parameters and nothing in the state dict.
+
+    Args:
+        max_len: kept from fairseq, which made the table this long at once (600 MB for 100,000 frames of 768 channels).
+        d_model: channels, even.
+    """
+
+    def __init__(self, max_len: int, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self._table: Tensor | None = None  # not a buffer: it must not travel in checkpoints
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encodings for input T x B x C: (2T-1) x 1 x C, largest distance first, in the input's dtype and on its device."""
+        num_frames = x.size(0)
+        table = self._table
+        if table is None or table.size(0) < 2 * num_frames - 1 or table.device != x.device:
+            self._table = table = relative_sinusoids(num_frames, self.d_model, x.device)
+        middle = table.size(0) // 2
+        return table[middle - num_frames + 1 : middle + num_frames].unsqueeze(1).type_as(x)
