@@ -33,6 +33,7 @@ class Device:
     graphs_are_static = False  # True where a changed Python branch costs a compilation
     has_fp16 = False  # float16 kernels and a reason to use them
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
+    dropout_form = "bits"  # or "native": torch's own
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
 
     def __init__(self, index: int = 0) -> None:
@@ -60,7 +61,7 @@ class Device:
         return FORCED.pos_conv_form or self._pos_conv_form(dtype)
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
-        """Form of self-attention: `sdpa` (fused) or `matmul` (which can return its weights)."""
+        """Form of self-attention: `sdpa` (fused), `blocks` (of heads, in the CPU's cache) or `matmul` (which can return its weights)."""
         return FORCED.attention_form or ("matmul" if needs_weights else self._attention_form(dtype))
 
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
@@ -70,7 +71,7 @@ class Device:
         return "conv1d"
 
     def _attention_form(self, dtype: torch.dtype) -> str:
-        return "sdpa"
+        return "blocks"
 
     # -- running -------------------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ class CudaDevice(Device):
     collective_backend = "nccl"
     has_fp16 = True
     copies_from_pinned_memory = True
+    dropout_form = "native"
     norms_mix_dtypes = False
 
     @property
@@ -24,6 +25,9 @@ class CudaDevice(Device):
 
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         return "conv1d"
+
+    def _attention_form(self, dtype: torch.dtype) -> str:
+        return "sdpa"
 
     def claim(self) -> None:
         present = torch.cuda.device_count()

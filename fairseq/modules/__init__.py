@@ -2,6 +2,7 @@
 
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper, unwrap_checkpoint
 from fairseq.modules.conformer_layer import ConformerEncoderLayer, ConformerWav2Vec2EncoderLayer
+from fairseq.modules.dropout import FairseqDropout
 from fairseq.modules.espnet_multihead_attention import (
     ESPNETMultiHeadedAttention,
     RelPositionMultiHeadedAttention,
@@ -24,6 +25,7 @@ __all__ = [
     "ConformerEncoderLayer",
     "ConformerWav2Vec2EncoderLayer",
     "ESPNETMultiHeadedAttention",
+    "FairseqDropout",
     "Fp32GroupNorm",
     "Fp32InstanceNorm",
     "Fp32LayerNorm",

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fairseq.modules.dropout import FairseqDropout
 from fairseq.modules.espnet_multihead_attention import (
     ESPNETMultiHeadedAttention,
     RelPositionMultiHeadedAttention,
@@ -55,7 +56,7 @@ class ConvolutionModule(nn.Module):
         self.batch_norm = nn.BatchNorm1d(channels)
         self.activation = activation_module(activation_fn)
         self.pointwise_conv2 = nn.Conv1d(channels, embed_dim, kernel_size=1, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FairseqDropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer_norm(x).transpose(1, 2)  # B x C x T
@@ -74,8 +75,8 @@ class FeedForwardModule(nn.Module):
         self.layer_norm = LayerNorm(input_feat)
         self.w_1 = nn.Linear(input_feat, hidden_units, bias=bias)
         self.w_2 = nn.Linear(hidden_units, input_feat, bias=bias)
-        self.dropout1 = nn.Dropout(dropout1)
-        self.dropout2 = nn.Dropout(dropout2)
+        self.dropout1 = FairseqDropout(dropout1)
+        self.dropout2 = FairseqDropout(dropout2)
         self.activation = activation_module(activation_fn)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class ConformerEncoderLayer(nn.Module):
         self.pos_enc_type = pos_enc_type
         self.ffn1 = FeedForwardModule(embed_dim, ffn_embed_dim, dropout, dropout)  # fairseq: swish, whatever activation_fn says
         self.self_attn_layer_norm = LayerNorm(embed_dim)
-        self.self_attn_dropout = nn.Dropout(dropout)
+        self.self_attn_dropout = FairseqDropout(dropout)
         self.self_attn = build_attention(embed_dim, attention_heads, dropout, attn_type or "", pos_enc_type)
         self.conv_module = ConvolutionModule(
             embed_dim=embed_dim,

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq import device as device_layer
-from fairseq.modules.multihead_attention import additive_mask, matmul_attention
+from fairseq.modules.attention import additive_mask, attend
+from fairseq.modules.dropout import FairseqDropout
 from fairseq.modules.rotary_positional_embedding import RotaryPositionalEmbedding, apply_rotary_pos_emb
 
 
@@ -34,7 +34,7 @@ class ESPNETMultiHeadedAttention(nn.Module):
         self.linear_k = nn.Linear(n_feat, n_feat)
         self.linear_v = nn.Linear(n_feat, n_feat)
         self.linear_out = nn.Linear(n_feat, n_feat)
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = FairseqDropout(p=dropout)
 
     @property
     def num_heads(self) -> int:
@@ -56,11 +56,7 @@ class ESPNETMultiHeadedAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attention and output projection; `mask` is added to the scaled scores. Returns T x B x C."""
-        dropout = self.dropout.p if self.training else 0.0
-        if device_layer.of(q).attention_form(q.dtype) == "sdpa":
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        else:
-            out, _ = matmul_attention(q, k, v, mask, dropout)
+        out, _ = attend(q, k, v, mask, self.dropout.p if self.training else 0.0)
         return self.linear_out(out.permute(2, 0, 1, 3).flatten(2))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq import device as device_layer
+from fairseq.modules.attention import additive_mask, attend
+from fairseq.modules.dropout import FairseqDropout
 
 
 class MultiheadAttention(nn.Module):
@@ -44,7 +43,7 @@ class MultiheadAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.self_attention = self_attention
         self.encoder_decoder_attention = encoder_decoder_attention
-        self.dropout_module = nn.Dropout(dropout)
+        self.dropout_module = FairseqDropout(dropout)
 
         self.k_proj = nn.Linear(self.kdim, embed_dim, bias=bias)
         self.v_proj = nn.Linear(self.vdim, embed_dim, bias=bias)
@@ -84,45 +83,15 @@ class MultiheadAttention(nn.Module):
         key = query if key is None else key
         value = key if value is None else value
         q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
-        needs_weights = need_weights or need_head_weights
         mask = additive_mask(key_padding_mask, attn_mask, q)
-        dropout = self.dropout_module.p if self.training else 0.0
-
-        weights = None
-        if device_layer.of(q).attention_form(q.dtype, needs_weights) == "sdpa":
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        else:
-            out, weights = matmul_attention(q, k, v, mask, dropout)
+        needs_weights = need_weights or need_head_weights
+        out, weights = attend(q, k, v, mask, self.dropout_module.p if self.training else 0.0, needs_weights)
         T, B = query.shape[:2]
         out = self.out_proj(out.permute(2, 0, 1, 3).reshape(T, B, self.embed_dim))  # B x H x T x D -> T x B x C
-        if not needs_weights or weights is None:
+        if weights is None:
             return out, None
         return out, weights.transpose(0, 1) if need_head_weights else weights.mean(dim=1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """T x B x C -> B x H x T x D, a view."""
         return x.unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
-
-
-def additive_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """Both masks as one term to add to the scores, broadcastable to B x H x T x T', in the dtype of `like`; None for no mask."""
-    terms = []
-    if key_padding_mask is not None:
-        terms.append(minus_infinity_where(key_padding_mask, like)[:, None, None, :])
-    if attn_mask is not None:
-        terms.append(minus_infinity_where(attn_mask, like) if attn_mask.dtype == torch.bool else attn_mask.type_as(like))
-    return sum(terms[1:], terms[0]) if terms else None
-
-
-def minus_infinity_where(mask: Tensor, like: Tensor) -> Tensor:
-    """-inf where `mask` is true, else 0."""
-    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.bool(), float("-inf"))
-
-
-def matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
-    """Attention written out: what it gathers (B x H x T x D) and its weights after dropout (B x H x T x T')."""
-    scores = torch.matmul(q * q.size(-1) ** -0.5, k.transpose(-2, -1))
-    if mask is not None:
-        scores = scores + mask
-    weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0)
-    return torch.matmul(weights, v), weights

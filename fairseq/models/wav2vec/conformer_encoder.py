@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq import utils
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 from fairseq.models.wav2vec.encoder import LayerResult, TransformerEncoder, conformer_layer
 from fairseq.modules import RelPositionalEncoding
+from fairseq.modules.dropout import dropout
 
 
 class ConformerEncoder(TransformerEncoder):
@@ -36,7 +36,7 @@ class ConformerEncoder(TransformerEncoder):
         position_emb = None if self.embed_positions is None else self.embed_positions(x)
         if not self.layer_norm_first:
             x = self.layer_norm(x)
-        x = F.dropout(x, p=self.dropout, training=self.training)
+        x = dropout(x, self.dropout, self.training)
         x, layer_results = self._run_layers(
             x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False, position_emb=position_emb
         )

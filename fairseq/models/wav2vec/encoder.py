@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq import utils
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos, stacked_pos_conv
 from fairseq.models.wav2vec.utils import pad_to_multiple
-from fairseq.modules import ConformerWav2Vec2EncoderLayer, LayerNorm, MultiheadAttention, checkpoint_wrapper, init_bert_params
+from fairseq.modules import (
+    ConformerWav2Vec2EncoderLayer,
+    FairseqDropout,
+    LayerNorm,
+    MultiheadAttention,
+    checkpoint_wrapper,
+    init_bert_params,
+)
+from fairseq.modules.dropout import dropout
 
 LayerResult = tuple[Tensor, Any, Any]  # output, attention weights (or the layer's pair), feed-forward output; T x B x C
 
@@ -97,7 +104,7 @@ class TransformerEncoder(nn.Module):
         else:
             padding_mask, _ = pad_to_multiple(padding_mask, self.required_seq_len_multiple, dim=-1, value=True)
 
-        x = F.dropout(x, p=self.dropout, training=self.training)
+        x = dropout(x, self.dropout, self.training)
         x = x.transpose(0, 1)  # B x T x C -> T x B x C
         x, layer_results = self._run_layers(x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False)
         x = x.transpose(0, 1)
@@ -177,9 +184,9 @@ class TransformerSentenceEncoderLayer(nn.Module):
         self.layer_norm_first = layer_norm_first
 
         self.self_attn = MultiheadAttention(embedding_dim, num_attention_heads, dropout=attention_dropout, self_attention=True)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(activation_dropout)
-        self.dropout3 = nn.Dropout(dropout)
+        self.dropout1 = FairseqDropout(dropout)
+        self.dropout2 = FairseqDropout(activation_dropout)
+        self.dropout3 = FairseqDropout(dropout)
         self.self_attn_layer_norm = LayerNorm(embedding_dim)
         self.fc1 = nn.Linear(embedding_dim, ffn_embedding_dim)
         self.fc2 = nn.Linear(ffn_embedding_dim, embedding_dim)

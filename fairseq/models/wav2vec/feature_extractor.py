@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
-from fairseq.modules import Fp32GroupNorm, Fp32LayerNorm, TransposeLast
+from fairseq.modules import FairseqDropout, Fp32GroupNorm, Fp32LayerNorm, TransposeLast
 from fairseq.modules.folded_group_norm import fold_group_norm
 from fairseq.modules.time_convolution import convolve_over_time, frames_with_spare, matmul_convolution, window_convolution, windows
 from fairseq.utils import is_hpu_tensor
@@ -43,7 +43,7 @@ class ConvFeatureExtractionModel(nn.Module):
                 norms = [nn.Sequential(TransposeLast(), Fp32LayerNorm(dim, elementwise_affine=True), TransposeLast())]
             elif number == 0:
                 norms = [Fp32GroupNorm(dim, dim, affine=True)]
-            self.conv_layers.append(ConvBlock(conv, nn.Dropout(dropout), *norms, nn.GELU()))
+            self.conv_layers.append(ConvBlock(conv, FairseqDropout(dropout), *norms, nn.GELU()))
             channels = dim
 
     def forward(self, x: Tensor) -> Tensor:

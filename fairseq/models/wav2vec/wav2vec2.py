@@ -25,7 +25,7 @@ from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSenten
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
 from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, gather_frames
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
-from fairseq.modules import GradMultiply, GumbelVectorQuantizer, LayerNorm
+from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
 from fairseq.utils import index_put
 
 __all__ = [
@@ -75,8 +75,8 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.feature_extractor = ConvFeatureExtractionModel(self.conv_layers, mode=cfg.extractor_mode, conv_bias=cfg.conv_bias)
         projects = self.embed != cfg.encoder_embed_dim and not cfg.quantize_input
         self.post_extract_proj = nn.Linear(self.embed, cfg.encoder_embed_dim) if projects else None
-        self.dropout_input = nn.Dropout(cfg.dropout_input)
-        self.dropout_features = nn.Dropout(cfg.dropout_features)
+        self.dropout_input = FairseqDropout(cfg.dropout_input)
+        self.dropout_features = FairseqDropout(cfg.dropout_features)
         self.feature_grad_mult = cfg.feature_grad_mult
 
         self.quantizer: GumbelVectorQuantizer | None = None
