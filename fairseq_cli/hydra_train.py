@@ -119,9 +119,9 @@ def cli_main() -> None:
     """The console command; see `fairseq-hydra-train --help`."""
     try:
         task = _arrange_arguments()
-        hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(task)()
-    except ConfigError as error:
+    except ValueError as error:
         sys.exit(f"fairseq-hydra-train: {error}")
+    hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(task)()
 
 
 def _arrange_arguments() -> Callable[[DictConfig], Any]:

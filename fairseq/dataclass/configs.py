@@ -51,4 +51,3 @@ class FairseqConfig(FairseqDataclass):
     bpe: Any = None
     tokenizer: Any = None
     ema: EMAConfig = field(default_factory=EMAConfig)
-    simul_type: Any = None

@@ -82,6 +82,19 @@ def test_nothing_trains_with_a_mistake(typed: Command, capsys: pytest.CaptureFix
     assert "common.seeed" in str(stop.value) and "buckets need padding" in str(stop.value)
 
 
+def test_a_command_that_is_no_command(typed: Command) -> None:
+    with pytest.raises(SystemExit, match="--cfg wants a value after it"):
+        typed("--cfg")
+    with pytest.raises(SystemExit, match="common.user_dir is nowhere"):
+        typed("common.user_dir=nowhere")
+
+
+def test_importing_fairseq_leaves_hydra_alone() -> None:
+    code = "import sys, fairseq; print([name for name in sys.modules if name.split('.')[0] == 'hydra'])"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_the_metric_goes_to_sweepers(typed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(cfg: DictConfig, main: Any) -> None:
         with metrics.aggregate("valid"):
