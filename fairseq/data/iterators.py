@@ -122,11 +122,16 @@ class EpochBatchIterator:
             self.start_method, self.pin_memory,
         )  # fmt: skip
 
+    @property
+    def _active(self) -> UpdateIterator | None:
+        """The current epoch's iterator; an exhausted one counts too, though its length is 0."""
+        return self._current if self._current is not None else self._resumed
+
     # -- iterating -----------------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Updates of the current epoch, those done included."""
-        current = self._current or self._resumed
+        current = self._active
         return current.total if current is not None else math.ceil(len(self.batches(self.epoch)) / self.update_size())
 
     @property
@@ -137,13 +142,13 @@ class EpochBatchIterator:
     @property
     def n(self) -> int:
         """Updates done in the current epoch."""
-        current = self._current or self._resumed
+        current = self._active
         return current.n if current is not None else 0
 
     @property
     def iterations_in_epoch(self) -> int:
         """Steps that this rank has done in the current epoch."""
-        current = self._current or self._resumed
+        current = self._active
         return self._steps_before + (current.steps_done if current is not None else 0)
 
     @property
@@ -175,13 +180,19 @@ class EpochBatchIterator:
         self._current = self._begin(self.epoch, self.shuffle, [])
         return self._current
 
+    def close(self) -> None:
+        """Let the workers of the current epoch go, wherever it stands."""
+        for iterator in (self._current, self._resumed):
+            if iterator is not None:
+                iterator.close()
+
     # -- state ---------------------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands, for `load_state_dict`; plain containers."""
         if self.end_of_epoch():
             return self._state(self.epoch + 1, 0, 0, [])
-        current = self._current or self._resumed
+        current = self._active
         if current is None:
             return self._state(self.epoch, 0, 0, [])
         size, consumed = self._segments[-1]

@@ -172,7 +172,7 @@ def _overlapping(size: int, lengths: np.ndarray, rng: np.random.Generator) -> np
 
 
 def _apart(size: int, lengths: np.ndarray, min_space: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths of spans that do not overlap; spans that find no room are left out.
+    """Starts and lengths of spans that do not overlap; from the first that finds no room on, they are left out.
 
     The longest are placed first, each in a free part that is drawn in proportion to its size. As in fairseq, the part before a span may
     come one frame closer to it than `min_space`, and parts shorter than the shortest span are given up.

@@ -7,6 +7,7 @@ import math
 import re
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,9 +36,10 @@ def sensible_workers(requested: int, local_ranks: int = 1) -> int:
 
 
 class _Failure(NamedTuple):
-    """A user's mistake that a worker met; the main process raises it without the worker's traceback."""
+    """What went wrong in a worker, for the main process to raise. A user's mistake comes without the worker's traceback."""
 
     message: str
+    mistake: bool
 
 
 class _Reader(torch.utils.data.Dataset):
@@ -50,7 +52,11 @@ class _Reader(torch.utils.data.Dataset):
         try:
             return self.make_batch(plan)
         except ValueError as error:
-            return _Failure(str(error))
+            return _Failure(str(error), mistake=True)
+        except Exception:  # re-raised by the main process; a loader that meets an exception itself takes ten seconds to close
+            if torch.utils.data.get_worker_info() is None:
+                raise
+            return _Failure(f"a data-loading worker failed:\n{traceback.format_exc()}", mistake=False)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -149,7 +155,7 @@ class UpdateIterator:
             ) from error
         if isinstance(batch, _Failure):
             self.close()
-            raise ValueError(batch.message)
+            raise ValueError(batch.message) if batch.mistake else RuntimeError(batch.message)
         return batch
 
     def close(self) -> None:

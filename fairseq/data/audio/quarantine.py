@@ -95,9 +95,7 @@ class PatientReader:
         self.unreadable: dict[int, str] = {}  # what this process has given up, so that it does not wait for it again
         self._substitutes: Substitutes | None = None
 
-    def crop(
-        self, index: int, row: np.ndarray, at_least: int, place: float, quarantined: list[tuple[int, str, str]]
-    ) -> tuple[int, int]:
+    def crop(self, index: int, row: np.ndarray, at_least: int, place: float, quarantined: list[tuple[int, str, str]]) -> tuple[int, int]:
         """Fill a row with samples of an utterance, as many as there are: (index that was read, samples that were written).
 
         Args:

@@ -1,0 +1,192 @@
+"""The manifest builder, run as users run it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+
+from fairseq.data.audio.manifest import Manifest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "wav2vec" / "wav2vec_manifest.py"
+
+
+def write_audio(path: Path, frames: int = 300) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(frames).standard_normal(frames) * 0.1, 16000, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twelve FLAC files in two folders, and a WAV."""
+    for number in range(12):
+        write_audio(tmp_path / "audio" / "ab"[number % 2] / f"{number:02d}.flac", 300 + number)
+    write_audio(tmp_path / "audio" / "c" / "x.wav", 500)
+    return tmp_path / "audio"
+
+
+def run(*arguments: object, status: int = 0, cwd: Path | None = None) -> str:
+    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, cwd=cwd or SCRIPT.parent)
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+def names(manifest: Path) -> list[str]:
+    loaded = Manifest(manifest)
+    return [loaded.name(i) for i in range(len(loaded))]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("wav2vec_manifest", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_two_columns_sorted_and_split_by_seed(root: Path, tmp_path: Path) -> None:
+    run(root, "--dest", tmp_path / "m", "--valid-percent", 0.3, "--seed", 7)
+    train, valid = Manifest(tmp_path / "m" / "train.tsv"), Manifest(tmp_path / "m" / "valid.tsv")
+    assert train.root == valid.root == str(root.resolve())
+    everything = sorted(f"{'ab'[n % 2]}/{n:02d}.flac" for n in range(12))
+    draw = random.Random(7)  # fairseq's rule, over the sorted names
+    expected = {name: draw.random() <= 0.3 for name in everything}
+    assert names(tmp_path / "m" / "train.tsv") == [name for name in everything if not expected[name]]
+    assert names(tmp_path / "m" / "valid.tsv") == [name for name in everything if expected[name]]
+    for i in range(len(train)):
+        assert train.sizes[i] == 300 + int(Path(train.name(i)).stem) == soundfile.info(train.file(i)).frames
+    assert sorted(os.listdir(tmp_path / "m")) == ["train.tsv", "valid.tsv"]
+
+
+def test_relative_root_several_extensions_and_dest_inside_root(root: Path) -> None:
+    for _ in range(2):  # the second time there are manifests inside the root
+        run("audio", "--dest", "audio/manifest", "--ext", "flac, .wav", "--valid-percent", 0, cwd=root.parent)
+        assert names(root / "manifest" / "train.tsv")[-1] == "c/x.wav" and len(names(root / "manifest" / "train.tsv")) == 13
+    assert (root / "manifest" / "train.tsv").read_text().splitlines()[0] == str(root.resolve())
+    assert not (root / "manifest" / "valid.tsv").exists()
+
+
+def test_path_must_contain(root: Path, tmp_path: Path) -> None:
+    run(root, "--dest", tmp_path, "--path-must-contain", "/a/", "--valid-percent", 0)
+    assert names(tmp_path / "train.tsv") == [f"a/{n:02d}.flac" for n in range(0, 12, 2)]
+
+
+def test_unreadable_files_are_reported_and_move_no_other_file(root: Path, tmp_path: Path) -> None:
+    run(root, "--dest", tmp_path / "before", "--valid-percent", 0.4)
+    (root / "a" / "00.flac").write_bytes(b"")
+    (root / "a" / "02.flac").write_bytes(b"no audio")
+    whole = (root / "b" / "03.flac").read_bytes()
+    (root / "b" / "03.flac").write_bytes(whole[:43])
+    (root / "b" / "05.flac").unlink()
+    (root / "b" / "05.flac").symlink_to(root / "gone.flac")
+    run(root, "--dest", tmp_path / "after", "--valid-percent", 0.4)
+    report = dict(line.split("\t") for line in (tmp_path / "after" / "unreadable.tsv").read_text().splitlines())
+    assert list(report) == ["a/00.flac", "a/02.flac", "b/03.flac", "b/05.flac"]
+    assert report["a/00.flac"] == "the file is empty" and "No such file" in report["b/05.flac"]
+    for split in ("train.tsv", "valid.tsv"):
+        assert names(tmp_path / "after" / split) == [name for name in names(tmp_path / "before" / split) if name not in report]
+    assert "a/00.flac" in run(root, "--dest", tmp_path / "after", "--strict", status=1)
+    assert (tmp_path / "after" / "train.tsv").exists()
+
+
+def test_an_old_report_goes_when_all_is_well(root: Path, tmp_path: Path) -> None:
+    broken = root / "a" / "00.flac"
+    data = broken.read_bytes()
+    broken.write_bytes(b"")
+    run(root, "--dest", tmp_path)
+    assert (tmp_path / "unreadable.tsv").exists()
+    broken.write_bytes(data)
+    run(root, "--dest", tmp_path, "--strict")
+    assert not (tmp_path / "unreadable.tsv").exists()
+
+
+def test_files_of_several_names_come_once_and_links_may_loop(root: Path, tmp_path: Path) -> None:
+    (root / "z_link.flac").symlink_to(root / "a" / "00.flac")
+    (root / "again").symlink_to(root / "b")
+    (root / "b" / "up").symlink_to(root)
+    os.link(root / "a" / "02.flac", root / "zz_hard.flac")
+    elsewhere = write_audio(tmp_path / "elsewhere" / "far.flac", 444)
+    (root / "out").symlink_to(elsewhere.parent)
+    (root / ".hidden").mkdir()
+    write_audio(root / ".hidden" / "no.flac")
+    run(root, "--dest", tmp_path / "m", "--valid-percent", 0.5)
+    listed = names(tmp_path / "m" / "train.tsv") + names(tmp_path / "m" / "valid.tsv")
+    real = [os.path.realpath(root / name) for name in listed]
+    assert len(listed) == len(set(real)) == 13
+    assert str(elsewhere.resolve()) in real and not any("hidden" in name or name == "zz_hard.flac" for name in listed)
+
+
+def test_an_old_valid_manifest_must_not_share_files_with_a_new_train_manifest(root: Path, tmp_path: Path) -> None:
+    run(root, "--dest", tmp_path, "--valid-percent", 0.5)
+    before = (tmp_path / "train.tsv").read_bytes()
+    message = run(root, "--dest", tmp_path, "--valid-percent", 0, status=1)
+    assert "valid.tsv lists" in message and "--valid-percent" in message
+    assert (tmp_path / "train.tsv").read_bytes() == before
+    run(root / "a", "--dest", tmp_path / "a", "--valid-percent", 0)
+    run(root / "b", "--dest", tmp_path / "b", "--valid-percent", 0)
+    (tmp_path / "b" / "train.tsv").rename(tmp_path / "a" / "valid.tsv")  # LibriSpeech's way: a folder of its own for validation
+    run(root / "a", "--dest", tmp_path / "a", "--valid-percent", 0)
+
+
+def test_names_that_no_manifest_can_hold(root: Path, tmp_path: Path) -> None:
+    write_audio(root / "a" / "tab\there.flac")
+    run(root, "--dest", tmp_path, "--valid-percent", 0)
+    assert len(names(tmp_path / "train.tsv")) == 12
+    assert "tab or a line break" in (tmp_path / "unreadable.tsv").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--valid-percent", 5], "--valid-percent is 5"),
+        (["--ext", "mp3"], "no .mp3 file"),
+        (["--path-must-contain", "nowhere"], "nowhere"),
+        (["--workers", 0], "--workers is 0"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(root: Path, tmp_path: Path, arguments: list, named: str) -> None:
+    assert named in run(root, "--dest", tmp_path / "m", *arguments, status=1)
+    assert not (tmp_path / "m").exists()
+
+
+def test_many_files_by_several_processes(root: Path, tmp_path: Path) -> None:
+    data = (root / "a" / "00.flac").read_bytes()
+    (root / "many").mkdir()
+    for number in range(1100):
+        (root / "many" / f"{number:04d}.flac").write_bytes(data)
+    run(root, "--dest", tmp_path / "one", "--workers", 1)
+    run(root, "--dest", tmp_path / "two", "--workers", 2)
+    for split in ("train.tsv", "valid.tsv"):
+        assert (tmp_path / "one" / split).read_bytes() == (tmp_path / "two" / split).read_bytes()
+    assert len(names(tmp_path / "two" / "train.tsv")) + len(names(tmp_path / "two" / "valid.tsv")) == 1112
+
+
+def test_headers_by_hand_agree_with_libsndfile(script: ModuleType, tmp_path: Path) -> None:
+    for frames in (1, 4096, 70_000):
+        path = write_audio(tmp_path / f"{frames}.flac", frames)
+        assert script.flac_frames(path.read_bytes()[:42]) == soundfile.info(path).frames == script.read_header(str(path)).frames
+    assert script.flac_frames(b"ID3" + bytes(50)) is None
+    assert script.read_header(str(write_audio(tmp_path / "a.wav", 123))) == (123, "", None)
+
+
+def test_a_failed_write_leaves_the_old_file(script: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    script.write_lines(str(path), ["old"])
+
+    def lines() -> object:
+        yield "new"
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        script.write_lines(str(path), lines())
+    assert path.read_text() == "old\n" and os.listdir(tmp_path) == ["train.tsv"]
