@@ -104,7 +104,8 @@ class Adam(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         fused: bool = True,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, dict(self._settings))
         self.fused = fused
         self._host_steps: dict[Tensor, int] = defaultdict(int)
 
@@ -208,9 +209,11 @@ class Adam(torch.optim.Optimizer):
         state_dict = _per_parameter(state_dict, self.param_groups)
         _check_fits(state_dict, params)
         super().load_state_dict({"state": state_dict["state"], "param_groups": state_dict["param_groups"]})
-        for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
+        for group in self.param_groups:  # our settings and no others (amsgrad, differentiable): states of one run stay alike
+            own = {key: group.get(key, value) for key, value in self._settings.items()}
+            members = group["params"]
+            group.clear()
+            group.update(own, params=members)
         self._host_steps.clear()
         for p in params:
             if self.state[p]:
