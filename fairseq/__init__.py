@@ -1,1 +1,19 @@
 """wav2vec 2.0, pre-trained and fine-tuned with fairseq's names, configs and checkpoints, on CPU and CUDA."""
+
+from pathlib import Path
+
+from fairseq.installed import warn_of_rivals
+
+__version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8").strip()
+
+warn_of_rivals()
+
+# Filling the registries, floor by floor
+import fairseq.criterions  # noqa: E402
+import fairseq.models  # noqa: E402
+import fairseq.modules  # noqa: E402
+import fairseq.optim  # noqa: E402
+import fairseq.optim.lr_scheduler  # noqa: E402
+import fairseq.tasks  # noqa: E402, F401
+
+__all__ = ["__version__"]

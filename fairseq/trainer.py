@@ -6,7 +6,8 @@ import contextlib
 import logging
 import math
 import time
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from fairseq import device as device_layer
 from fairseq import optim, utils
-from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.iterators import EpochBatchIterator, sensible_workers
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.optim import lr_scheduler
@@ -126,7 +127,6 @@ class Trainer:
             total += sample_size
             self.statistics.add(log)
             self.statistics.count(
-                num_forwards=1,
                 audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
                 few_masked=sample["few_masked"],
             )
@@ -184,15 +184,15 @@ class Trainer:
             FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
         """
         scale = [self.precision.scaler.scale] if self.precision.scaler else []
-        sums, device_values = self.statistics.fetch([*self.update_log.pending(), *scale])
+        fetched = self.statistics.fetch([*self.update_log.pending(), *scale])
+        device_values = fetched.extra
         if scale:
             loss_scale = device_values.pop()
             metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
         settled = self.update_log.settle(device_values)
         self._report_skipped(settled.skipped)
-        updates = round(sums["num_updates"]) if "num_updates" in sums else 0
-        if updates:
-            self._log_update_metrics(sums, settled.norms, updates)
+        if fetched.counted.get("num_updates"):
+            self._log_update_metrics(fetched.logged, fetched.counted, settled.norms)
         if settled.too_many_in_a_row:
             raise FloatingPointError(
                 f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite (optimization.max_nonfinite_updates="
@@ -201,9 +201,8 @@ class Trainer:
         if scale:
             self.precision.scaler.check(loss_scale)
 
-    def _log_update_metrics(self, sums: dict[str, float], norms: list[float], updates: int) -> None:
-        seconds = sums.pop("audio_seconds")
-        few_masked = sums.pop("few_masked")
+    def _log_update_metrics(self, sums: dict[str, float], counted: dict[str, float], norms: list[float]) -> None:
+        updates, seconds, few_masked = round(counted["num_updates"]), counted["audio_seconds"], counted["few_masked"]
         self.task.reduce_metrics([sums], self.criterion)
         metrics.log_speed("wps", sums["ntokens"], priority=180, round=1)
         metrics.log_speed("ups", updates, priority=190, round=2)
@@ -246,11 +245,6 @@ class Trainer:
 
     # -- data ----------------------------------------------------------------------------------------------------------------------
 
-    def update_freq(self, epoch: int) -> int:
-        """Micro-batches a process adds up for an update of this epoch (from 1)."""
-        per_epoch = self.cfg.optimization.update_freq
-        return per_epoch[min(epoch - 1, len(per_epoch) - 1)]
-
     def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator:
         """Updates of the training set from this epoch (from 1) on."""
         subset = self.cfg.dataset.train_subset
@@ -263,7 +257,7 @@ class Trainer:
             max_sentences=dataset_cfg.batch_size,
             ignore_invalid_inputs=True,
             epoch=epoch,
-            update_freq=self.update_freq(epoch),
+            update_freq=list(self.cfg.optimization.update_freq),
             skip_remainder_batch=self.cfg.optimization.skip_remainder_batch,
             **self._iterator_options(),
         )
@@ -288,9 +282,10 @@ class Trainer:
             "seed": self.cfg.common.seed,
             "num_shards": self.data_parallel_world_size,
             "shard_id": self.data_parallel_rank,
-            "num_workers": self.cfg.dataset.num_workers,
+            "num_workers": sensible_workers(self.cfg.dataset.num_workers, self.cfg.distributed_training.nprocs_per_node),
             "data_buffer_size": self.cfg.dataset.data_buffer_size,
             "start_method": self.device.loader_start_method(),
+            "pin_memory": self.device.copies_from_pinned_memory,
         }
 
     # -- state ---------------------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import importlib.util
 import logging
 import math
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterable, Sequence, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ def get_activation_fn(activation: str) -> Callable[[Tensor], Tensor]:
 # -- text from configs and command lines -------------------------------------------------------------------------------------------
 
 
-def eval_str_list(text: Any, type: Callable[[Any], T] = float) -> list[T] | None:  # noqa: A002 - fairseq's argument name
+def eval_str_list(text: Any, type: Callable[[Any], T] = float) -> list[T] | None:
     """A list from a literal such as `[0.9,0.98]`, `(1,2)` or `5`, parsed as a literal and never run; None stays None."""
     if text is None:
         return None
@@ -168,7 +169,7 @@ def csv_str_list(text: str) -> list[str]:
     return text.split(",")
 
 
-def get_perplexity(loss: float | None, round: int = 2, base: float = 2.0) -> float:  # noqa: A002 - fairseq's argument name
+def get_perplexity(loss: float | None, round: int = 2, base: float = 2.0) -> float:
     """`base` to the power of a loss, infinite where that overflows."""
     if loss is None:
         return 0.0

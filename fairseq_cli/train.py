@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -19,6 +20,7 @@ from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
 from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.validate import validate_config
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics, progress_bar
@@ -39,12 +41,26 @@ def main(cfg: DictConfig) -> None:
     """Train until the config's end, a signal, or an error; a run that ended early continues with the same command.
 
     Raises:
-        ValueError: all problems of the config, together; or a problem of the data, by file.
+        ConfigError: all problems of the config, together; or a problem of the data or of the checkpoint to continue from.
     """
     set_up_logging(cfg.common)
+    try:
+        run = prepare(cfg)
+    except ConfigError:
+        raise
+    except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
+        raise ConfigError([str(error)]) from error
+    with run.signals_caught():
+        run.train()
+
+
+def prepare(cfg: DictConfig) -> Run:
+    """Everything before the first update: data, model, optimizer, and the checkpoint to continue from."""
     utils.import_user_module(cfg.common)
     for warning in validate_config(cfg, devices=device_layer.count(cfg.common)):
         logger.warning(warning)
+    if not cfg.checkpoint.no_save and distributed.is_master():
+        checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
     metrics.reset()
     task = tasks.setup_task(cfg.task)
     utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every process
@@ -52,12 +68,10 @@ def main(cfg: DictConfig) -> None:
     criterion = task.build_criterion(cfg.criterion)
     if not cfg.dataset.disable_validation:
         for subset in valid_subsets(cfg):
-            task.load_dataset(subset, combine=False)
+            task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
     trainer = Trainer(cfg, task, model, criterion)
     describe(trainer)
-    run = Run(trainer)
-    with run.signals_caught():
-        run.train()
+    return Run(trainer)
 
 
 def set_up_logging(common: Any) -> None:
@@ -139,27 +153,38 @@ class Run:
                 if stop:
                     break
                 self.trainer.lr_step(self.epoch_itr.epoch, val_loss)
-                self.epoch_itr = self._iterator_of_next_epoch()
         except Stopped:
             logger.info(
                 "stopped by %s at update %d; saved. The same command continues from there.",
                 self.signal or "a signal to another process", self.trainer.get_num_updates(),
             )
             return
+        finally:
+            self.close()
         logger.info("done training in %.1f seconds, at update %d", time.perf_counter() - started, self.trainer.get_num_updates())
+
+    def close(self) -> None:
+        """Let the data-loading workers go: whatever ended the run, they must not outlive it."""
+        for iterator in (self.epoch_itr, *self.valid_itrs.values()):
+            iterator.close()
+
+    def _tell_audio_per_update(self) -> None:
+        """What an update learns from beside what the paper's did: too little audio an update is the commonest reason for a flat loss."""
+        epoch = self.epoch_itr.next_epoch_idx
+        dataset = self.task.dataset(self.cfg.dataset.train_subset)
+        samples = dataset.total_samples(self.epoch_itr.batches(epoch))
+        updates = max(1, len(self.epoch_itr))
+        seconds = samples / self.task.cfg.sample_rate / updates
+        logger.info(
+            "%d updates an epoch, %.1f seconds of audio an update: %.2g of the 1.6 hours that the paper's updates see", updates, seconds,
+            seconds / PAPER_SECONDS_PER_UPDATE,
+        )
 
     def _learning_is_over(self) -> bool:
         if self.trainer.get_num_updates() > 0 and self.trainer.get_lr() <= self.cfg.optimization.stop_min_lr:
             logger.info("stopping: the learning rate %g is not above optimization.stop_min_lr", self.trainer.get_lr())
             return True
         return self.trainer.is_finished()
-
-    def _iterator_of_next_epoch(self) -> EpochBatchIterator:
-        """Epochs may differ in update_freq, which the plan of batches depends on."""
-        epoch = self.epoch_itr.next_epoch_idx
-        if self.trainer.update_freq(epoch) == self.trainer.update_freq(self.epoch_itr.epoch):
-            return self.epoch_itr
-        return self.trainer.get_train_iterator(epoch, load_dataset=False)
 
     def train_epoch(self) -> tuple[bool, float | None]:
         """One epoch, or what is left of it; returns whether the run is over, and the last validation loss."""
@@ -238,7 +263,7 @@ class Run:
         val_loss = None
         if not signalled and self._time_to_validate(end_of_epoch, save, finished):
             val_loss = self.validate()
-        out_of_patience = val_loss is not None and self._out_of_patience(val_loss)
+        out_of_patience = val_loss is not None and checkpoint_utils.out_of_patience(self.cfg.checkpoint, self.trainer, val_loss)
         if save or out_of_patience:
             self._flush()
             checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self.trainer, self.epoch_itr, val_loss)

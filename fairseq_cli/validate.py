@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import sys
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from fairseq import checkpoint_utils, criterions
 from fairseq import device as device_layer

@@ -6,8 +6,9 @@ hardware there is, imports a vendor's package or sets its environment variables.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def takes_hpu_arms(tensor: Tensor) -> bool:
     return base.FORCED.hpu_arms or of(tensor).takes_hpu_arms
 
 
-def select(common: "DictConfig", local_rank: int = 0) -> Device:
+def select(common: DictConfig, local_rank: int = 0) -> Device:
     """The device that a run trains on: the CPU where `common.cpu` says so or there is nothing else, else the GPU of this local rank.
 
     Raises:
@@ -52,7 +53,7 @@ def select(common: "DictConfig", local_rank: int = 0) -> Device:
     return cuda
 
 
-def count(common: "DictConfig") -> int:
+def count(common: DictConfig) -> int:
     """How many processes of a run this machine can hold: one a GPU, or one a core on CPU."""
     return get("cpu" if common.cpu or not torch.cuda.is_available() else "cuda").count()
 

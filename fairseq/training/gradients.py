@@ -70,7 +70,7 @@ class UpdateLog:
         """Device values for the next fetch: the longest run of skipped updates, then a norm an update."""
         return [self.longest, *self._norms]
 
-    def settle(self, values: list[float]) -> "Settled":
+    def settle(self, values: list[float]) -> Settled:
         """Take the fetched values of `pending`."""
         longest, norms = values[0], values[1:]
         skipped = [

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairseq import utils
 from fairseq.dataclass.utils import config_to_container
 from fairseq.logging import metrics
 
-if TYPE_CHECKING:
-    from fairseq.trainer import Trainer
-
 logger = logging.getLogger(__name__)
 
 
-def collect(trainer: "Trainer") -> dict[str, Any]:
-    """A run as tensors on the CPU and plain containers; the caller has flushed the statistics, on all processes.
+def collect(trainer: Any) -> dict[str, Any]:
+    """A `Trainer`'s run as tensors on the CPU and plain containers; the caller has flushed the statistics, on all processes.
 
     No random state is in it: all randomness is a function of (seed, epoch, sample, update, micro-batch).
     """
@@ -50,14 +47,14 @@ def collect(trainer: "Trainer") -> dict[str, Any]:
 
 
 def restore(
-    trainer: "Trainer",
+    trainer: Any,
     state: dict[str, Any],
     reset_optimizer: bool = False,
     reset_lr_scheduler: bool = False,
     reset_meters: bool = False,
     optimizer_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Put a run back as `collect` found it; returns the `extra_state`.
+    """Put a `Trainer`'s run back as `collect` found it; returns the `extra_state`.
 
     Args:
         reset_optimizer: keep only the weights: fresh optimizer, schedule and update count.

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from fairseq.distributed import utils as distributed
+
+
+class Fetched(NamedTuple):
+    """What one read of the device brought."""
+
+    logged: dict[str, float]  # sums of what the criterion logged, over all processes
+    counted: dict[str, float]  # sums of the numbers that the host counted, over all processes
+    extra: list[float]  # this process's further values
 
 
 class Statistics:
@@ -54,11 +64,11 @@ class Statistics:
         if self._update is not None:
             self._update.zero_()
 
-    def fetch(self, extra: list[Tensor] | None = None) -> tuple[dict[str, float], list[float]]:
+    def fetch(self, extra: list[Tensor] | None = None) -> Fetched:
         """The sums over all processes since the last fetch, and this process's `extra` 0-dim values, in one read of the device."""
         extra = extra or []
-        names = self.names + sorted(self._numbers)
-        parts = [torch.tensor([self._numbers[name] for name in sorted(self._numbers)], dtype=self.dtype, device=self.device)]
+        numbers = sorted(self._numbers)
+        parts = [torch.tensor([self._numbers[name] for name in numbers], dtype=self.dtype, device=self.device)]
         if self._sums is not None:
             parts.insert(0, self._sums)
         sums = distributed.all_reduce(torch.cat(parts))
@@ -67,4 +77,5 @@ class Statistics:
         if self._sums is not None:
             self._sums.zero_()
         self._numbers = dict.fromkeys(self._numbers, 0.0)
-        return dict(zip(names, values)), values[len(names):]
+        logged, counted = len(self.names), len(self.names) + len(numbers)
+        return Fetched(dict(zip(self.names, values)), dict(zip(numbers, values[logged:])), values[counted:])

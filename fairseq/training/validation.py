@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +44,5 @@ def validate(
                 _, _, log = task.valid_step(moved, model, criterion)
             device.mark_step()
             statistics.add(log)
-            statistics.count(num_forwards=1, audio_seconds=sample["num_samples"] / task.cfg.sample_rate)
         statistics.commit()
-    values, _ = statistics.fetch()
-    return values
+    return statistics.fetch().logged

@@ -121,6 +121,7 @@ class TransformerEncoder(nn.Module):
         for number, layer in enumerate(layers):
             if drop.skips(number):
                 continue
+            drop.seed(number)
             before = x
             x, (weights, ffn) = layer(x, **layer_arguments)
             x = drop.keep_or_undo(number, x, before)
@@ -142,18 +143,30 @@ class LayerDrop(NamedTuple):
 
     dropped: list[bool]  # per block, on the host
     keep: Tensor | None  # 1 or 0 per block, on the device, if dropped blocks are computed and undone; None if they are skipped
+    seeds: list[int] | None  # per block, for its dropout; None: it draws from the generator as it stands
 
     @classmethod
     def draw(cls, num_layers: int, probability: float, training: bool, static: bool, like: Tensor) -> LayerDrop:
-        """Flags from torch's default CPU generator, whatever the device: they are needed on the host, and no device must be waited for."""
+        """Flags from torch's default CPU generator, whatever the device: they are needed on the host, and no device must be waited for.
+
+        A skipped block draws no dropout, a computed one does. So that what comes after does not depend on that, each block has a seed of
+        its own, and one process, which skips, trains what several do, which compute and undo.
+        """
         if not training or probability <= 0:
-            return cls([False] * num_layers, None)
+            return cls([False] * num_layers, None, None)
         flags = torch.rand(num_layers) <= probability
         keep = (~flags).to(device=like.device, dtype=like.dtype, non_blocking=True) if static else None
-        return cls(list(flags.numpy()), keep)
+        # hpu: every block is computed there in any case, and a new seed in the middle of a recorded graph would count for all of it
+        seeds = None if utils.is_hpu_tensor(like) else torch.randint(2**62, (num_layers,)).numpy().tolist()
+        return cls(flags.numpy().tolist(), keep, seeds)
+
+    def seed(self, number: int) -> None:
+        """Before a block is computed."""
+        if self.seeds is not None:
+            utils.set_torch_seed(self.seeds[number])
 
     def skips(self, number: int) -> bool:
-        return self.keep is None and bool(self.dropped[number])
+        return self.keep is None and self.dropped[number]
 
     def keep_or_undo(self, number: int, after: Tensor, before: Tensor) -> Tensor:
         """The block's output, or its input where it is dropped: exactly one of the two, since the other is multiplied by 0."""

@@ -22,9 +22,10 @@ def test_sums_over_forwards_and_updates_until_fetched() -> None:
     statistics.commit()
     statistics.add(values(10.0, 1.0))
     statistics.commit()
-    sums, extra = statistics.fetch([torch.tensor(7.0)])
-    assert sums == {"loss": 14.0, "count": 7.0, "num_forwards": 2.0} and extra == [7.0]
-    assert statistics.fetch()[0] == {"loss": 0.0, "count": 0.0, "num_forwards": 0.0}
+    fetched = statistics.fetch([torch.tensor(7.0)])
+    assert fetched.logged == {"loss": 14.0, "count": 7.0} and fetched.counted == {"num_forwards": 2.0} and fetched.extra == [7.0]
+    again = statistics.fetch()
+    assert again.logged == {"loss": 0.0, "count": 0.0} and again.counted == {"num_forwards": 0.0}
 
 
 @pytest.mark.parametrize("found_inf", [None, torch.tensor(1.0)])
@@ -38,4 +39,4 @@ def test_a_skipped_update_adds_nothing(found_inf: torch.Tensor | None) -> None:
 
 
 def test_nothing_logged_yet_fetches_nothing() -> None:
-    assert Statistics(torch.device("cpu")).fetch([torch.tensor(1.0)]) == ({}, [1.0])
+    assert Statistics(torch.device("cpu")).fetch([torch.tensor(1.0)]) == ({}, {}, [1.0])

@@ -1,0 +1,193 @@
+"""Runs through the command, from the first update to the last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.integration.conftest import Workplace, write_manifest
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Weights, optimizer state and place in the data, bit for bit."""
+    first, second = load(one), load(other)
+    assert first["optimizer_history"][-1]["num_updates"] == second["optimizer_history"][-1]["num_updates"]
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+    states = first["last_optimizer_state"]["state"], second["last_optimizer_state"]["state"]
+    assert states[0].keys() == states[1].keys()
+    for index, entry in states[0].items():
+        for key, value in entry.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[1][index][key])), (index, key)
+    assert first["extra_state"]["train_iterator"] == second["extra_state"]["train_iterator"]
+
+
+def test_a_run_leaves_what_fairseq_users_expect(workplace: Workplace) -> None:
+    output = workplace.run()
+    checkpoint = load(workplace.folder / "run" / "checkpoint_last.pt")
+    assert {"args", "cfg", "model", "criterion", "optimizer_history", "task_state", "extra_state", "last_optimizer_state"} == set(checkpoint)
+    assert checkpoint["optimizer_history"][-1]["num_updates"] == 12
+    assert checkpoint["cfg"]["model"]["_name"] == "wav2vec2" and checkpoint["cfg"]["optimization"]["max_update"] == 12
+    names = {path.name for path in (workplace.folder / "run").iterdir()}
+    assert {"checkpoint_last.pt", "checkpoint_best.pt", "metrics.jsonl"} <= names
+    updates = [row["num_updates"] for row in workplace.rows()]
+    assert updates == [2, 4, 6, 8, 10, 12]
+    wanted = {"loss", "loss_0", "loss_1", "loss_2", "accuracy", "prob_perplexity", "code_perplexity", "temp", "wps", "ups", "wpb", "bsz",
+              "gnorm", "lr", "train_wall", "wall", "audio_s_per_s", "data_wait"}
+    assert wanted <= workplace.rows()[0].keys()
+    assert workplace.rows("valid")[-1]["num_updates"] == 12
+    assert "1.6 hours" in output and "no checkpoint" in output.lower()
+
+
+def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> None:
+    """Over several epochs: SIGKILL in the middle of one, and in a later one."""
+    overrides = ["optimization.max_update=20", "checkpoint.keep_interval_updates=-1", "ema.store_ema=true", "ema.ema_decay=0.9"]
+    workplace.run("checkpoint.save_dir=unbroken", *overrides)
+    workplace.run_until("run/checkpoint_*_8.pt", signal.SIGKILL, *overrides)
+    assert load(workplace.folder / "run/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] >= 4
+    workplace.run_until("run/checkpoint_*_16.pt", signal.SIGKILL, *overrides)
+    output = workplace.run(*overrides)
+    assert "no checkpoint" not in output.lower()
+    assert_equal_runs(workplace.folder / "unbroken/checkpoint_last.pt", workplace.folder / "run/checkpoint_last.pt")
+    ema = [load(workplace.folder / run / "checkpoint_last.pt")["extra_state"]["ema"] for run in ("unbroken", "run")]
+    assert ema[0].keys() == ema[1].keys() and all(torch.equal(ema[0][name], ema[1][name]) for name in ema[0])
+    updates = [row["num_updates"] for row in workplace.rows()]
+    assert updates == list(range(2, 21, 2)), "metrics.jsonl goes on where the checkpoint stands"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_ends(workplace: Workplace, number: signal.Signals) -> None:
+    output = workplace.run_until("run/metrics.jsonl", number, "optimization.max_update=100000", "checkpoint.save_interval_updates=0",
+                                 "dataset.validate_interval_updates=0", "dataset.disable_validation=true", "checkpoint.save_interval=1000000")
+    assert f"stopped by {number.name}" in output and "Traceback" not in output
+    saved = load(workplace.folder / "run/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
+    assert saved >= 1
+    again = workplace.run(f"optimization.max_update={saved + 2}")
+    assert "stopped by" not in again
+
+
+def test_more_workers_change_nothing(workplace: Workplace) -> None:
+    for workers in (0, 1, 3):
+        workplace.run(f"dataset.num_workers={workers}", f"checkpoint.save_dir=workers{workers}", "optimization.max_update=6")
+    for workers in (1, 3):
+        assert_equal_runs(workplace.folder / "workers0/checkpoint_last.pt", workplace.folder / f"workers{workers}/checkpoint_last.pt")
+
+
+def test_two_processes_train_what_one_does_with_update_freq_2(workplace: Workplace) -> None:
+    quiet = ["optimization.max_update=6", "dataset.validate_interval_updates=0"]
+    workplace.run("checkpoint.save_dir=one", "optimization.update_freq=[2]", *quiet)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    workplace.run("checkpoint.save_dir=launched", *quiet, launcher=launcher)
+    workplace.run("checkpoint.save_dir=spawned", "distributed_training.distributed_world_size=2", *quiet)
+    one, launched, spawned = (load(workplace.folder / name / "checkpoint_last.pt")["model"] for name in ("one", "launched", "spawned"))
+    for name, value in one.items():
+        # the order of sums, which Adam turns into steps of its own size where a gradient is next to nothing
+        assert torch.allclose(value, launched[name], atol=5e-4), name
+        assert torch.equal(spawned[name], launched[name]), name
+    for metric in ("loss", "loss_0", "gnorm", "bsz", "code_perplexity"):
+        values = [[row[metric] for row in workplace.rows(save_dir=name)] for name in ("one", "launched")]
+        assert np.allclose(*values, rtol=2e-3), metric
+
+
+def test_a_loss_that_is_not_finite_is_skipped_named_and_at_last_fatal(workplace: Workplace, tmp_path: Path) -> None:
+    root = tmp_path / "broken"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    files = []
+    for i in range(12):
+        audio = 0.1 * rng.standard_normal(16000).astype(np.float32)
+        if i == 5:
+            audio[100] = np.nan
+        files.append(root / f"{i}.wav")
+        soundfile.write(files[-1], audio, 16000, subtype="FLOAT")
+    write_manifest(root / "train.tsv", root, files)
+    quiet = [f"task.data={root}", "dataset.disable_validation=true", "dataset.batch_size=2", "task.normalize=false"]
+    output = workplace.run(*quiet)
+    assert "was skipped" in output and "5.wav" in output
+    final = load(workplace.folder / "run/checkpoint_last.pt")["model"]
+    assert all(torch.isfinite(value).all() for value in final.values())
+    output = workplace.run(*quiet, "checkpoint.save_dir=fatal", "optimization.max_nonfinite_updates=1", status=None)
+    assert "max_nonfinite_updates" in output
+
+
+def test_bf16_trains_and_fp16_says_that_it_runs_in_bf16(workplace: Workplace) -> None:
+    output = workplace.run("common.fp16=true", "optimization.max_update=4")
+    assert "bf16" in output and all(math.isfinite(row["loss"]) for row in workplace.rows())
+
+
+def test_a_changed_model_is_refused_and_a_moved_manifest_is_not(workplace: Workplace, tmp_path: Path) -> None:
+    workplace.run("optimization.max_update=4")
+    output = workplace.run("optimization.max_update=6", "model.encoder_layers=3", status=None)
+    assert "encoder_layers" in output and "2" in output and "3" in output
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("train.tsv", "valid.tsv"):
+        (moved / name).write_text((workplace.corpus / name).read_text())
+    workplace.run("optimization.max_update=6", f"task.data={moved}")
+    assert workplace.rows()[-1]["num_updates"] == 6
+
+
+def test_a_truncated_last_checkpoint_gives_way_to_the_one_before(workplace: Workplace) -> None:
+    workplace.run("optimization.max_update=10", "checkpoint.keep_interval_updates=-1")
+    last = workplace.folder / "run/checkpoint_last.pt"
+    data = last.read_bytes()
+    last.unlink()
+    last.write_bytes(data[: len(data) // 2])
+    output = workplace.run("optimization.max_update=12", "checkpoint.keep_interval_updates=-1")
+    assert "checkpoint_last.pt" in output and workplace.rows()[-1]["num_updates"] == 12
+
+
+def test_unknown_keys_and_missing_data_are_errors_before_time_is_spent(workplace: Workplace, tmp_path: Path) -> None:
+    output = workplace.run("optimization.max_updates=5", "task.max_sampel_size=3", status=None)
+    assert "max_update" in output and "max_sample_size" in output and "Traceback" not in output
+    output = workplace.run(f"task.data={tmp_path / 'nowhere'}", status=None)
+    assert "nowhere" in output and "Traceback" not in output
+
+
+def test_patience_and_max_epoch_end_a_run(workplace: Workplace) -> None:
+    workplace.run("optimization.max_update=0", "optimization.max_epoch=2", "lr_scheduler.total_num_update=100", "checkpoint.save_dir=epochs")
+    assert {row["epoch"] for row in workplace.rows(save_dir="epochs")} == {1, 2}
+    output = workplace.run("optimization.lr=[0.0]", "checkpoint.patience=2", "dataset.validate_interval_updates=1", "optimization.max_update=40")
+    assert "early stop" in output and workplace.rows("valid")[-1]["num_updates"] < 40
+
+
+def test_validate_command_repeats_the_runs_own_figures(workplace: Workplace) -> None:
+    workplace.run("optimization.max_update=4")
+    command = [sys.executable, "-m", "fairseq_cli.validate", str(workplace.corpus), "--path", "run/checkpoint_last.pt", "--cpu",
+               "--log-format", "none"]
+    done = subprocess.run(command, cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])["valid"]
+    own = workplace.rows("valid")[-1]
+    for name in ("loss", "loss_0", "accuracy", "code_perplexity"):
+        assert figures[name] == pytest.approx(own[name], rel=1e-6), name
+
+
+def test_train_main_takes_a_config_from_python(workplace: Workplace) -> None:
+    script = (
+        "from fairseq_cli import hydra_train, train\n"
+        "from fairseq.dataclass.initialize import hydra_init, resolve_config\n"
+        "from omegaconf import OmegaConf\n"
+        "hydra_init()\n"
+        "cfg = OmegaConf.load('tiny.yaml')\n"
+        f"cfg.task.data = {str(workplace.corpus)!r}\n"
+        "cfg.optimization.max_update = 2\n"
+        "train.main(resolve_config(cfg))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert workplace.rows()[-1]["num_updates"] == 2
