@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fairseq import device as device_layer
 from fairseq import optim, utils
+from fairseq.checkpoint.record import RunRecord
 from fairseq.data.iterators import EpochBatchIterator, sensible_workers
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
@@ -56,6 +57,7 @@ class Trainer:
         self.update_log = gradients.UpdateLog(self.device.torch_device, cfg.optimization.max_nonfinite_updates)
         self.skipped_updates = 0
         self.out_of_memory_updates = 0
+        self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
         self._num_updates = 0
         self._stop_flag = 0.0
         self._stop_seen: Tensor | None = None
@@ -225,6 +227,8 @@ class Trainer:
 
     def _report_skipped(self, skipped: list[tuple[int, list[int]]]) -> None:
         self.skipped_updates += len(skipped)
+        if skipped:
+            self.optimizer.sync_steps()
         for update, indices in skipped:
             names = [self.task.utterance_name(self.cfg.dataset.train_subset, index) for index in indices]
             logger.warning(

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -133,6 +134,8 @@ class UpdateIterator:
         began = time.perf_counter()
         if self._batches is None:
             self._batches = iter(self._loader)
+            # at exit multiprocessing sends workers one SIGTERM, which ours survive, and waits: they must be gone before
+            weakref.finalize(self, _let_workers_go, self._batches)
         update = [self._next_batch()]
         while len(update) < self._steps[0]:
             update.append(self._next_batch())
@@ -160,6 +163,10 @@ class UpdateIterator:
 
     def close(self) -> None:
         """Let the workers go."""
-        if isinstance(self._batches, torch.utils.data.dataloader._MultiProcessingDataLoaderIter):
-            self._batches._shutdown_workers()
+        _let_workers_go(self._batches)
         self._batches = None
+
+
+def _let_workers_go(batches: Iterator[Any] | None) -> None:
+    if isinstance(batches, torch.utils.data.dataloader._MultiProcessingDataLoaderIter):
+        batches._shutdown_workers()
