@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
 from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.validate import validate_config
@@ -62,6 +63,7 @@ def prepare(cfg: DictConfig) -> Run:
     if not cfg.checkpoint.no_save and distributed.is_master():
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
     metrics.reset()
+    raise_if_valid_subsets_unintentionally_ignored(cfg)
     task = tasks.setup_task(cfg.task)
     utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every process
     model = task.build_model(cfg.model)

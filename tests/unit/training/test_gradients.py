@@ -12,7 +12,7 @@ from fairseq.training import gradients
 
 def params_with_gradient(*values: float) -> list[torch.Tensor]:
     params = [torch.nn.Parameter(torch.zeros(1)) for _ in values]
-    for param, value in zip(params, values):
+    for param, value in zip(params, values, strict=True):
         param.grad = torch.tensor([value])
     return params
 
