@@ -57,7 +57,7 @@ class Device:
         return FORCED.conv_form or self._conv_form(in_channels, dtype)
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
-        """Form of the positional convolution."""
+        """Form of the positional convolution: `conv1d` or `conv2d` (channels last)."""
         return FORCED.pos_conv_form or self._pos_conv_form(dtype)
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
@@ -68,7 +68,7 @@ class Device:
         return "matmul"
 
     def _pos_conv_form(self, dtype: torch.dtype) -> str:
-        return "conv1d"
+        return "conv2d" if dtype == torch.bfloat16 else "conv1d"  # fp32: the gradient of a channels-last weight takes seconds
 
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "blocks"

@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from fairseq.utils import is_hpu_tensor
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What a product of matrices runs in: autocast's dtype where it is on, else the tensor's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def convolve_over_time(x: Tensor, conv: nn.Conv1d, form: str) -> Tensor:
     """`conv(x)`, B x C x T -> B x C' x T', as "conv1d", or as "conv2d" over a 1 x T image with the channels side by side in memory."""
     if is_hpu_tensor(x):  # hpu: the matrix engine runs 2-D convolutions; the weight stays 3-D, so checkpoints are the same everywhere
@@ -57,9 +63,7 @@ def window_convolution(columns: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 def matmul_convolution(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """`conv` over B x P x C, rows with spare ones: B x P/stride x C'. P divides by the stride."""
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    return MatmulConvolution.apply(x, conv.weight, conv.bias, conv.stride[0])
+    return MatmulConvolution.apply(x.to(compute_dtype(x)), conv.weight, conv.bias, conv.stride[0])
 
 
 class MatmulConvolution(torch.autograd.Function):

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
 from fairseq.modules import FairseqDropout, Fp32GroupNorm, Fp32LayerNorm, TransposeLast
 from fairseq.modules.folded_group_norm import fold_group_norm
-from fairseq.modules.time_convolution import convolve_over_time, frames_with_spare, matmul_convolution, window_convolution, windows
+from fairseq.modules.time_convolution import (
+    compute_dtype,
+    convolve_over_time,
+    frames_with_spare,
+    matmul_convolution,
+    window_convolution,
+    windows,
+)
 from fairseq.utils import is_hpu_tensor
 
 
@@ -105,12 +111,6 @@ class ConvBlock(nn.Sequential):
         for norm in self[2:-1]:
             x = norm[1](x)  # between two transpositions, which this order of dimensions does not need
         return self[-1](x)
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """What a product of matrices runs in: autocast's dtype where it is on, else the tensor's own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _accept_2d_weight(block: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Iterable[Any]) -> None:

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq import device as device_layer
 from fairseq.modules import LayerNorm, SamePad, TransposeLast
+from fairseq.modules.time_convolution import compute_dtype
 
 
 class WeightNormConv1d(nn.Module):
@@ -43,6 +45,10 @@ class WeightNormConv1d(nn.Module):
         return torch._weight_norm(self.weight_v, self.weight_g, 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        form = device_layer.of(x).pos_conv_form(compute_dtype(x))
+        if form == "conv2d":  # over a 1 x T image; the encoder's frames have their channels side by side in memory already
+            image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+            return F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, self.padding), groups=self.groups).squeeze(2)
         return F.conv1d(x, self.weight, self.bias, padding=self.padding, groups=self.groups)
 
 
