@@ -109,7 +109,8 @@ class Wav2vecCriterion(FairseqCriterion):
         }
         for key in self.log_keys:
             if key in net_output:
-                logged[key] = torch.as_tensor(net_output[key], dtype=torch.float32, device=logits.device) * nonempty
+                value = net_output[key]
+                logged[key] = (value.detach().float() if isinstance(value, Tensor) else float(value)) * nonempty
         if len(losses) > 1:
             logged.update({f"loss_{number}": part.detach() for number, part in enumerate(losses)})
         if self.infonce:

@@ -17,7 +17,7 @@ def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> tup
         conv: one input channel, C output channels; the norm takes its bias away again.
         norm: C groups.
     Returns:
-        weight B x C x K and bias B x C, fp32; gradients reach the weights of both modules.
+        weight B x C x K and bias B x C, in the dtype of `conv`; gradients reach the weights of both modules.
     Source: Var[w.x] = w' Cov[x] w. Computed in fp64: neighbouring samples are so alike that for some filters it is a small difference of
         large numbers.
     """
@@ -32,4 +32,4 @@ def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> tup
         bias = norm.bias.double() - scale * (mean @ weight.t()).squeeze(1)
         if conv.bias is not None:
             bias = bias + (conv.bias - conv.bias)  # its gradient is 0, not missing
-        return (scale.unsqueeze(-1) * weight).float(), bias.float()
+        return (scale.unsqueeze(-1) * weight).type_as(conv.weight), bias.type_as(conv.weight)

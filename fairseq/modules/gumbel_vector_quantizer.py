@@ -17,7 +17,7 @@ class GumbelVectorQuantizer(nn.Module):
     """Picks one of V learned codewords in each of G groups and joins them (Baevski et al. 2020, section 2, "Quantization module").
 
     In training the pick is a hard Gumbel-softmax sample with a straight-through gradient, in evaluation the largest logit. All of it is
-    computed in fp32 with autocast off: logits have a deviation of about 20, where bf16 steps by 1/8.
+    computed in the parameters' dtype, fp32, with autocast off: logits have a deviation of about 20, where bf16 steps by 1/8.
 
     Args:
         dim: input channels C.
@@ -153,7 +153,7 @@ class GumbelVectorQuantizer(nn.Module):
         if not self.time_first:
             x = x.transpose(1, 2)
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.weight_proj(x.float()).unflatten(-1, (self.groups, self.num_vars))  # B x T x G x V
+            logits = self.weight_proj(x.to(self.vars.dtype)).unflatten(-1, (self.groups, self.num_vars))  # B x T x G x V
             result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self.curr_temp}
             with torch.no_grad():
                 most_likely = one_hot(logits.argmax(-1), logits)

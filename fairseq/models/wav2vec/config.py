@@ -147,6 +147,8 @@ def check_model_config(cfg: Wav2Vec2Config) -> None:
     for key in ("required_seq_len_multiple", "crop_seq_to_multiple", "pos_conv_depth"):
         if getattr(cfg, key) < 1:
             problems.append(f"model.{key} is {getattr(cfg, key)}; it must be at least 1")
+    if cfg.pos_enc_type not in ("abs", "rel_pos", "rope"):
+        problems.append(f"model.pos_enc_type is {cfg.pos_enc_type!r}; it may be 'abs', 'rel_pos' or 'rope'")
     if cfg.codebook_negatives > 0 and not cfg.quantize_targets:
         problems.append("model.codebook_negatives is set but model.quantize_targets is false: there is no codebook to draw from")
     if problems:

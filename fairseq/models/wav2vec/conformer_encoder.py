@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fairseq import utils
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 from fairseq.models.wav2vec.encoder import LayerResult, TransformerEncoder, conformer_layer
 from fairseq.modules import RelPositionalEncoding
@@ -31,7 +30,7 @@ class ConformerEncoder(TransformerEncoder):
     ) -> tuple[Tensor, list[LayerResult]]:
         """As the transformer's, without its convolution and its padding to a multiple."""
         if padding_mask is not None:
-            x = utils.index_put(x, padding_mask, 0)
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0)
         x = x.transpose(0, 1)  # B x T x C -> T x B x C
         position_emb = None if self.embed_positions is None else self.embed_positions(x)
         if not self.layer_norm_first:

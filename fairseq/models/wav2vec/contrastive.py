@@ -92,8 +92,8 @@ def logits_against_codebook(x: Tensor, drawn: Tensor, is_positive: Tensor, tempe
 
 
 def unit(x: Tensor) -> Tensor:
-    """Vectors of length 1 in fp32."""
-    return F.normalize(x.float(), dim=-1, eps=_EPSILON)
+    """Vectors of length 1, in fp32 at least."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=_EPSILON)
 
 
 def _same_target(candidates: Candidates, negatives: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class TransformerEncoder(nn.Module):
     ) -> tuple[Tensor, list[LayerResult]]:
         """`forward` without the final norm; results of blocks before `min_layer` are not kept."""
         if padding_mask is not None:
-            x = utils.index_put(x, padding_mask, 0)
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0)
         x = x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2)
         if not self.layer_norm_first:
             x = self.layer_norm(x)

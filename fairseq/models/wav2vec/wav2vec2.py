@@ -273,7 +273,6 @@ class Wav2Vec2Model(BaseFairseqModel):
             raise ValueError("no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives above 0")
 
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
             logits = [contrastive.logits_within_rows(x, candidates, within, self.logit_temp)]
             if self.cross_sample_negatives > 0:
                 across = contrastive.draw_across_rows(candidates, self.cross_sample_negatives)
