@@ -14,6 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from omegaconf import OmegaConf
+
+from fairseq import tasks
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.initialize import resolve_config
+from fairseq.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -108,3 +114,16 @@ class Workplace:
 @pytest.fixture()
 def workplace(tmp_path: Path, corpus: Path) -> Workplace:
     return Workplace(tmp_path, corpus)
+
+
+def make_trainer(corpus: Path, tmp_path: Path, **model: Any) -> tuple[Trainer, EpochBatchIterator]:
+    """A trainer of the small config in this process, two micro-batches an update, with its training iterator."""
+    cfg = OmegaConf.create(TINY)
+    cfg.task.data, cfg.checkpoint.save_dir, cfg.dataset.num_workers = str(corpus), str(tmp_path), 0
+    cfg.optimization.clip_norm = 1.0
+    cfg.optimization.update_freq = [2]
+    OmegaConf.update(cfg, "model", model)
+    cfg = resolve_config(cfg)
+    task = tasks.setup_task(cfg.task)
+    trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+    return trainer, trainer.get_train_iterator(1)

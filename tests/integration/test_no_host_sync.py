@@ -7,14 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairseq import tasks
-from fairseq.dataclass.initialize import resolve_config
 from fairseq.logging import metrics
-from fairseq.trainer import Trainer
-from tests.integration.conftest import TINY
+from tests.integration.conftest import make_trainer
 
 READS = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique", "aten.equal", "aten.is_nonzero", "aten.repeat_interleave"}
 
@@ -36,18 +32,6 @@ class HostReads(TorchDispatchMode):
         if name in READS or by_mask:
             self.found.append(name)
         return func(*args, **(kwargs or {}))
-
-
-def make_trainer(corpus: Path, tmp_path: Path, **model: Any) -> tuple[Trainer, Any]:
-    cfg = OmegaConf.create(TINY)
-    cfg.task.data, cfg.checkpoint.save_dir, cfg.dataset.num_workers = str(corpus), str(tmp_path), 0
-    cfg.optimization.clip_norm = 1.0
-    cfg.optimization.update_freq = [2]
-    OmegaConf.update(cfg, "model", model)
-    cfg = resolve_config(cfg)
-    task = tasks.setup_task(cfg.task)
-    trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
-    return trainer, trainer.get_train_iterator(1)
 
 
 @pytest.mark.parametrize("model", [{}, {"codebook_negatives": 5, "cross_sample_negatives": 5}, {"quantize_targets": False}])
