@@ -45,7 +45,7 @@ class BlockwiseAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         heads, T = q.shape[:2]
-        out = torch.empty_like(q)
+        out = q.new_empty(heads, T, v.size(2))
         signed = q.new_empty(heads, T, k.size(1))
         scale = 1.0
         for block in _blocks(signed):

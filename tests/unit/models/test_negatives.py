@@ -86,9 +86,7 @@ def test_logits_within_and_across_rows(with_codes: bool) -> None:
         found = found._replace(codes=None)
     x = torch.randn(2, 3, 6)
     within, across = contrastive.draw_within_rows(found, 7), contrastive.draw_across_rows(found, 7)
-    ours = torch.cat(
-        [contrastive.logits_within_rows(x, found, within, 0.5), contrastive.logits_across_rows(x, found, across, 0.5)], dim=2
-    )
+    ours = torch.cat([contrastive.logits_within_rows(x, found, within, 0.5), contrastive.logits_across_rows(x, found, across, 0.5)], dim=2)
     for b in range(2):
         for m in range(3):
             flat = found.targets.flatten(0, 1)
