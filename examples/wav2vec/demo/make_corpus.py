@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Makes a corpus of synthetic, transcribed speech, laid out as LibriSpeech is: {train,valid}/SPEAKER/CHAPTER/*.flac and *.trans.txt.
 
-What a tiny model needs to learn from it quickly, measured: pauses between words, varied loudness, and a noise floor. On continuous clean
-speech the loss stays at chance several times longer. The voices of `valid` are not in `train`.
+What a tiny model needs to leave chance quickly is audio that a gap of 200 ms (a masked span) does not make unpredictable: slow speech, long
+pauses, loudness that drifts, and noise well below it. Measured as the share of variance of 16-band log-mel frames that the frames 80 ms
+before and after explain: LibriSpeech 0.42, this corpus 0.65; at 0.12 (brisk speech with short pauses) the loss did not leave chance within
+340 updates. The voices of `valid` are not in `train`.
 
     python make_corpus.py OUTPUT [--minutes 20] [--valid-minutes 2] [--seed 1]
 """
@@ -35,15 +37,16 @@ def draw_voices(num_train: int, num_valid: int, rng: np.random.Generator) -> tup
 
     def voice(name: str) -> Voice:
         low, high = (35, 75) if name.split("+")[1] in FEMALE else (15, 60)
-        return Voice(name, int(rng.integers(130, 200)), int(rng.integers(low, high)), int(rng.integers(20, 80)))
+        return Voice(name, int(rng.integers(80, 100)), int(rng.integers(low, high)), int(rng.integers(20, 80)))
 
     return [voice(name) for name in order[:num_train]], [voice(name) for name in order[num_train : num_train + num_valid]]
 
 
 def loudness_curve(num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """A slowly changing gain, up to 8 dB either way, with a knot every 0.4 s."""
-    knots = rng.uniform(-8, 8, num_samples * 10 // (4 * SAMPLE_RATE) + 2)
-    decibels = np.interp(np.arange(num_samples) / (0.4 * SAMPLE_RATE), np.arange(len(knots)), knots)
+    """A slowly changing gain, up to 12 dB either way, with a knot every 1.2 s."""
+    spacing = 1.2 * SAMPLE_RATE
+    knots = rng.uniform(-12, 12, int(num_samples / spacing) + 2)
+    decibels = np.interp(np.arange(num_samples) / spacing, np.arange(len(knots)), knots)
     return (10 ** (decibels / 20)).astype(np.float32)
 
 
@@ -58,22 +61,22 @@ def noise_floor(num_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The speech as a recording has it: louder and softer passages, a level of its own, and noise 18 to 35 dB below it."""
+    """The speech as a recording has it: louder and softer passages, a level of its own, and noise 35 to 50 dB below it."""
     speech = speech * loudness_curve(len(speech), rng)
     level = 10 ** (rng.uniform(-32, -20) / 20)
     speech *= level / max(float(np.sqrt(np.mean(speech**2))), 1e-6)
-    noise = noise_floor(len(speech), rng) * level * 10 ** (-rng.uniform(18, 35) / 20)
+    noise = noise_floor(len(speech), rng) * level * 10 ** (-rng.uniform(35, 50) / 20)
     return np.clip(speech + noise, -1, 1)
 
 
 def draw_utterance(rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """Two or three sentences as words, and the pause after each word in ms; about one word in four runs into the next."""
+    """Two or three sentences as words, and the pause after each word in ms; three words in ten run into the next."""
     words: list[str] = []
     pauses: list[int] = []
     for _ in range(rng.integers(2, 4)):
         sentence = make_sentence(rng)
         words += sentence
-        pauses += [0 if rng.random() < 0.25 else int(rng.integers(30, 220)) for _ in sentence[:-1]] + [int(rng.integers(250, 500))]
+        pauses += [0 if rng.random() < 0.3 else int(rng.integers(300, 900)) for _ in sentence[:-1]] + [int(rng.integers(900, 1800))]
     return words, pauses
 
 
