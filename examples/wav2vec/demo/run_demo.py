@@ -28,11 +28,12 @@ EXTENSIONS = "flac,wav,ogg,opus,mp3,aiff,au"
 
 
 def run(command: list[str]) -> None:
-    """Runs a command of the demo, shown as the user could type it; its failure ends the demo with its exit code."""
+    """Runs a command of the demo, shown as the user could type it; its failure ends the demo."""
     print("\n$", " ".join(command), flush=True)
     code = subprocess.run(command).returncode
     if code != 0:
-        raise SystemExit(f"the demo stopped: {Path(command[1]).name if len(command) > 1 else command[0]} ended with exit code {code}")
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise SystemExit(f"the demo stopped: the command above {how}. Typed again, `make demo` goes on from there.")
 
 
 def step(number: int, text: str) -> None:
