@@ -4,7 +4,7 @@
         --config-name wav2vec2_base_librispeech distributed_training.distributed_world_size=1 dataset.max_tokens=250000 \\
         optimization.max_update=20 checkpoint.save_interval_updates=4
 
-A kill is a SIGKILL of the command and its workers once the log of metrics or a checkpoint shows that update; the command is then typed again.
+A kill is a SIGKILL of the command and its workers once the checkpoint of that update is there; the command is then typed again.
 """
 
 from __future__ import annotations

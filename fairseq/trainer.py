@@ -132,6 +132,9 @@ class Trainer:
                 audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
                 few_masked=sample["few_masked"],
             )
+        for param in self._params:
+            if param.grad is None:  # a block dropped in every micro-batch; several processes have zeros there, and Adam's momentum goes on
+                param.grad = torch.zeros_like(param)
         if self.cfg.optimization.sentence_avg:
             total = torch.full_like(total, float(sum(sample["num_valid"] for sample in samples)))
         self.statistics.count(num_updates=1 / self.data_parallel_world_size)

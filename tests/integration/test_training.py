@@ -88,15 +88,15 @@ def test_more_workers_change_nothing(workplace: Workplace) -> None:
 
 
 def test_two_processes_train_what_one_does_with_update_freq_2(workplace: Workplace) -> None:
-    quiet = ["optimization.max_update=6", "dataset.validate_interval_updates=0"]
+    # with a large eps Adam's steps are proportional to the gradient; else it would turn the rounding of next to nothing into full steps
+    quiet = ["optimization.max_update=6", "dataset.validate_interval_updates=0", "optimizer.adam_eps=0.1", "optimization.lr=[0.1]"]
     workplace.run("checkpoint.save_dir=one", "optimization.update_freq=[2]", *quiet)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     workplace.run("checkpoint.save_dir=launched", *quiet, launcher=launcher)
     workplace.run("checkpoint.save_dir=spawned", "distributed_training.distributed_world_size=2", *quiet)
     one, launched, spawned = (load(workplace.folder / name / "checkpoint_last.pt")["model"] for name in ("one", "launched", "spawned"))
     for name, value in one.items():
-        # the order of sums, which Adam turns into steps of its own size where a gradient is next to nothing
-        assert torch.allclose(value, launched[name], atol=5e-4), name
+        assert torch.allclose(value, launched[name], atol=2e-5, rtol=1e-4), name  # the order of sums
         assert torch.equal(spawned[name], launched[name]), name
     for metric in ("loss", "loss_0", "gnorm", "bsz", "code_perplexity"):
         values = [[row[metric] for row in workplace.rows(save_dir=name)] for name in ("one", "launched")]
@@ -161,7 +161,8 @@ def test_unknown_keys_and_missing_data_are_errors_before_time_is_spent(workplace
 def test_patience_and_max_epoch_end_a_run(workplace: Workplace) -> None:
     workplace.run("optimization.max_update=0", "optimization.max_epoch=2", "lr_scheduler.total_num_update=100", "checkpoint.save_dir=epochs")
     assert {row["epoch"] for row in workplace.rows(save_dir="epochs")} == {1, 2}
-    output = workplace.run("optimization.lr=[0.0]", "checkpoint.patience=2", "dataset.validate_interval_updates=1", "optimization.max_update=40")
+    patience = ["optimization.lr=[0.0]", "checkpoint.patience=2", "dataset.validate_interval_updates=1"]
+    output = workplace.run(*patience, "optimization.max_update=40")
     assert "early stop" in output and workplace.rows("valid")[-1]["num_updates"] < 40
 
 
