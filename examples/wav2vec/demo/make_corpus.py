@@ -3,9 +3,9 @@
 
 What a tiny model needs to leave chance quickly is audio that a gap of 200 ms (a masked span) does not make unpredictable: slow speech, long
 pauses, loudness that drifts, and noise well below it. Measured as the share of the variance of 16-band log-mel frames (20 ms apart, audio
-normalised) that a linear fit explains from the frames 80 ms before and after, over 60 recordings: LibriSpeech 0.43, this corpus 0.71. At 0.17
-(brisk speech, short pauses, noise 18 to 35 dB below it) the loss stayed at chance for some 250 updates. The voices of `valid` are not in
-`train`.
+normalised) that a linear fit explains from the frames 80 ms before and after, over 60 recordings: LibriSpeech 0.43, this corpus 0.71. At
+0.17 (brisk speech, short pauses, noise 18 to 35 dB below it) the loss stayed at chance for some 250 updates. The voices of `valid` are not
+in `train`.
 
     python make_corpus.py OUTPUT [--minutes 20] [--valid-minutes 2] [--seed 1]
 """

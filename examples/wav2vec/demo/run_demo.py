@@ -146,4 +146,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        raise SystemExit("the demo was interrupted. Typed again, `make demo` goes on from there.") from None

@@ -1,0 +1,129 @@
+"""What the README and the pages it leads to tell people to type, as far as it can be checked without running for hours."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fairseq.dataclass import configs
+from fairseq_cli import command_line
+
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/stuck-at-6.658.md", "docs/what-differs-from-fairseq.md")
+_FENCE = re.compile(r"^([ ]*)```bash\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
+_KEY = re.compile(r"`([a-z_]+\.[a-z_]+)(?:=[^`]*)?`")
+
+
+def commands(repository: Path, page: str) -> list[list[str]]:
+    """The commands of a page's bash blocks as words, continuation lines joined."""
+    found = []
+    for _, block in _FENCE.findall((repository / page).read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                found.append(words)
+    return found
+
+
+def all_commands(repository: Path, program: str) -> list[list[str]]:
+    return [words for page in PAGES for words in commands(repository, page) if words[0] == program]
+
+
+def test_programs_of_the_pages_are_known_ones(repository: Path) -> None:
+    programs = {words[0] for page in PAGES for words in commands(repository, page)}
+    assert programs == {"make", "pip", "python", "fairseq-hydra-train"}
+
+
+def test_make_targets_exist(repository: Path) -> None:
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    asked = {words[1] for words in all_commands(repository, "make")}
+    assert asked and asked <= targets
+    mentioned = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", (repository / page).read_text(encoding="utf-8"))}
+    assert mentioned <= targets
+
+
+def test_files_and_links_exist(repository: Path) -> None:
+    for page in PAGES:
+        text = (repository / page).read_text(encoding="utf-8")
+        for link in _LINK.findall(text):
+            assert ((repository / page).parent / link).exists(), f"{page}: {link}"
+    folders = re.findall(r"`((?:fairseq|fairseq_cli|examples|benchmarks|tests|docs)/[\w./-]*)`", (repository / "README.md").read_text())
+    assert folders
+    for folder in folders:
+        assert (repository / folder).exists(), folder
+
+
+def test_scripts_take_the_options(repository: Path) -> None:
+    calls = all_commands(repository, "python")
+    assert calls
+    for words in calls:
+        script = repository / words[1]
+        assert script.is_file(), words[1]
+        shown = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True).stdout
+        for option in (word for word in words if word.startswith("--")):
+            assert re.search(rf"{re.escape(option)}\b", shown), f"{words[1]} has no {option}"
+
+
+def test_pip_installs_extras_that_exist(repository: Path) -> None:
+    setup = (repository / "setup.py").read_text(encoding="utf-8")
+    extras = set(re.findall(r'^        "([a-z]+)": \[', setup, re.MULTILINE))
+    text = "".join((repository / page).read_text(encoding="utf-8") for page in PAGES)
+    asked = {extra for group in re.findall(r"\.\[([a-z,]+)\]", text) for extra in group.split(",")}
+    assert asked and asked <= extras
+
+
+def test_training_commands_compose(repository: Path, tmp_path: Path) -> None:
+    """Each `fairseq-hydra-train` line of the pages, with --cfg job in place of the run, prints a config that has its overrides."""
+    calls = [words[1:] for words in all_commands(repository, "fairseq-hydra-train") if "--help" not in words]
+    assert calls
+    for words in calls:
+        command = [sys.executable, "-m", "fairseq_cli.hydra_train", *words, "--cfg", "job"]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+        assert result.returncode == 0, result.stderr
+        for override in command_line.read_command_line(words).overrides:
+            key, _, value = override.lstrip("+").partition("=")
+            assert re.search(rf"^\s*{key.split('.')[-1]}:", result.stdout, re.MULTILINE), override
+            if "[" not in value:
+                assert value in result.stdout, override
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_keys_of_the_pages_exist(repository: Path, page: str) -> None:
+    """`group.key` in a page is a key of that group's dataclasses."""
+    from fairseq.dataclass.groups import CONFIG_GROUPS
+
+    plain = {
+        "common": configs.CommonConfig,
+        "dataset": configs.DatasetConfig,
+        "distributed_training": configs.DistributedTrainingConfig,
+        "optimization": configs.OptimizationConfig,
+        "checkpoint": configs.CheckpointConfig,
+        "ema": configs.EMAConfig,
+    }
+    known = {group: set(config.__dataclass_fields__) for group, config in plain.items()}
+    for group, members in CONFIG_GROUPS.items():
+        known.setdefault(group, set()).update(*(config.__dataclass_fields__ for config in members.values()))
+    for group, key in (name.split(".") for name in _KEY.findall((repository / page).read_text(encoding="utf-8"))):
+        if group in known:
+            assert key in known[group], f"{page}: {group}.{key}"
+
+
+def test_config_map_names_keys_that_exist(repository: Path) -> None:
+    """The README's table of groups and keys."""
+    from fairseq.dataclass.groups import CONFIG_GROUPS
+
+    table = re.search(r"\| group \| sets \|.*?\n\n", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert table
+    every = {field for members in CONFIG_GROUPS.values() for config in members.values() for field in config.__dataclass_fields__}
+    for config in (configs.CommonConfig, configs.DatasetConfig, configs.DistributedTrainingConfig, configs.OptimizationConfig):
+        every.update(config.__dataclass_fields__)
+    every.update(configs.CheckpointConfig.__dataclass_fields__, configs.EMAConfig.__dataclass_fields__)
+    rows = [row.split("|") for row in table.group(0).splitlines()[2:]]
+    keys = {key for row in rows if len(row) > 3 for key in re.findall(r"`(\w+)`", row[3])}
+    assert len(keys) > 30 and keys <= every, keys - every
