@@ -2,7 +2,8 @@
 
     python benchmarks/learning_curve.py CONFIG.yaml --data FOLDER --seeds 1 2 3
 
-FOLDER holds train.tsv and valid.tsv. The result is a file with all curves: InfoNCE in bits, training (means of a log interval) and validation.
+FOLDER holds train.tsv and valid.tsv. The result is a file with all curves: InfoNCE in bits, training (means of a log interval) and
+validation.
 "Left the plateau" is the first logged update whose training InfoNCE is below 6.60 bits; chance is log2(1 + negatives) = 6.658 for 100.
 """
 
@@ -26,7 +27,8 @@ def train(config: Path, data: Path, seed: int, schedule: bool, work: Path, threa
     """One run; its curves."""
     save_dir = work / f"seed{seed}{'_schedule' if schedule else ''}"
     command = [
-        sys.executable, "-m", "fairseq_cli.hydra_train", f"task.data={data}", "--config-dir", str(config.parent), "--config-name", config.stem,
+        sys.executable, "-m", "fairseq_cli.hydra_train", f"task.data={data}", "--config-dir", str(config.parent),
+        "--config-name", config.stem,
         f"common.seed={seed}", f"checkpoint.save_dir={save_dir}", *(SCHEDULE if schedule else []),
     ]  # fmt: skip
     with (work / f"{save_dir.name}.log").open("w") as log:

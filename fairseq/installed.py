@@ -62,8 +62,8 @@ def describe(found: list[tuple[str, str]]) -> str:
     names = ", ".join(f"{name} {version}" for name, version in found)
     remove = " ".join(name for name, _ in found)
     return (
-        f"another distribution installs a package named `{PACKAGE}` in this environment: {names}. Only one of them can be imported, and its "
-        f"`fairseq-hydra-train` may be the one that runs. Remove it (pip uninstall {remove}) and install {OWN_NAME} again, "
+        f"another distribution installs a package named `{PACKAGE}` in this environment: {names}. Only one of them can be imported, "
+        f"and its `fairseq-hydra-train` may be the one that runs. Remove it (pip uninstall {remove}) and install {OWN_NAME} again, "
         "or give each an environment of its own."
     )
 

@@ -53,7 +53,7 @@ class Trainer:
         self._params = [p for p in self.unwrapped_model.parameters() if p.requires_grad]
         self._build_optimizer()
         self.ema = EMA(self.unwrapped_model, cfg.ema) if cfg.ema.store_ema else None
-        self.statistics = Statistics(self.device.torch_device)
+        self.statistics = Statistics(self.device)
         self.update_log = gradients.UpdateLog(self.device.torch_device, cfg.optimization.max_nonfinite_updates)
         self.skipped_updates = 0
         self.out_of_memory_updates = 0
@@ -89,7 +89,7 @@ class Trainer:
         """
         self.model.train()
         self.unwrapped_model.set_num_updates(self._num_updates)
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self.device.records_graphs)
         try:
             sample_size = self._forward_backward(samples)
         except (RuntimeError, MemoryError) as error:
@@ -120,7 +120,7 @@ class Trainer:
         total = torch.zeros((), device=self.device.torch_device)
         for i, sample in enumerate(samples):
             # decision 5: what a forward draws depends on the update and on the micro-batch's global number alone
-            utils.set_torch_seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
+            self.device.seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
             with self._unreduced(until_last=i == len(samples) - 1):
                 with self.precision.autocast():
                     loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
@@ -141,7 +141,7 @@ class Trainer:
         return total
 
     def _on_device(self, sample: dict[str, Any]) -> dict[str, Any]:
-        return {**sample, "net_input": utils.move_to_device(sample["net_input"], self.device.torch_device)}
+        return {**sample, "net_input": utils.apply_to_sample(self.device.send, sample["net_input"])}
 
     def _unreduced(self, until_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Processes exchange gradients once an update, with the last micro-batch."""
@@ -161,8 +161,9 @@ class Trainer:
     def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException) -> None:
         shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
         advice = (
-            f"out of memory at update {self._num_updates + 1} with audio of shape {shapes} (utterances x samples). Lower dataset.max_tokens or "
-            "dataset.batch_size (and raise optimization.update_freq as much), lower task.max_sample_size, or set model.checkpoint_activations=true."
+            f"out of memory at update {self._num_updates + 1} with audio of shape {shapes} (utterances x samples). Lower "
+            "dataset.max_tokens or dataset.batch_size (and raise optimization.update_freq as much), lower task.max_sample_size, or set "
+            "model.checkpoint_activations=true."
         )
         if self.data_parallel_world_size > 1:
             raise RuntimeError(f"{advice} The other processes cannot go on without this one.") from error
@@ -200,7 +201,8 @@ class Trainer:
             self._log_update_metrics(fetched.logged, fetched.counted, settled.norms)
         if settled.too_many_in_a_row:
             raise FloatingPointError(
-                f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite (optimization.max_nonfinite_updates="
+                f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite "
+                f"(optimization.max_nonfinite_updates="
                 f"{self.update_log.limit}). Lower optimization.lr, set optimization.clip_norm, or look at the utterances named above."
             )
         if scale:

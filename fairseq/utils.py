@@ -80,7 +80,9 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def clip_grad_norm_(
+    params: Tensor | Iterable[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Scale gradients in place to an L2 norm of at most `max_norm` (0: no clipping); returns the norm before, on the device."""
     params = [params] if isinstance(params, Tensor) else list(params)
     grads = [p.grad for p in params if p.grad is not None]
@@ -197,7 +199,8 @@ def import_user_module(common: Any) -> None:
         where = getattr(known, "__file__", None)
         if where is not None and Path(where).resolve() == source:
             return
-        raise ValueError(f"common.user_dir is {common.user_dir}: the name {name!r} belongs to {where or 'a built-in module'}; rename the folder")
+        owner = where or "a built-in module"
+        raise ValueError(f"common.user_dir is {common.user_dir}: the name {name!r} belongs to {owner}; rename the folder")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     importlib.import_module(name)

@@ -63,8 +63,9 @@ def prepare(cfg: DictConfig) -> DictConfig:
     drop_leftovers(cfg)
     run, problems = try_resolve(cfg)
     # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
-    recommended = 1 if run.common.cpu else max(1, device_layer.get("cuda").count())
-    problems += find_problems(run, device_layer.count(run.common), recommended).errors  # warnings are train.main's to log
+    devices = device_layer.count(run.common)
+    recommended = 1 if device_layer.asked_for(run.common) == "cpu" else max(1, devices)
+    problems += find_problems(run, devices, recommended).errors  # warnings are train.main's to log
     if problems:
         raise ConfigError(problems)
     own_folder_in_sweep(run)

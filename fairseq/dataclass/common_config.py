@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from fairseq.dataclass.base import FairseqDataclass
-from fairseq.dataclass.constants import LOG_FORMAT_CHOICES
+from fairseq.dataclass.constants import DEVICE_CHOICES, LOG_FORMAT_CHOICES
 
 
 @dataclass
@@ -22,6 +22,9 @@ class CommonConfig(FairseqDataclass):
     tensorboard_logdir: Optional[str] = field(default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"})
     seed: int = field(default=1, metadata={"help": "all randomness is a function of this and of epoch, sample, update and micro-batch"})
     cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})
+    device: Optional[DEVICE_CHOICES] = field(
+        default=None, metadata={"help": "cpu or cuda (null: cpu where common.cpu says so or there is no GPU, else cuda)"}
+    )
     threads_per_process: int = field(default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"})
 
     bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16 over fp32 parameters"})

@@ -40,22 +40,31 @@ def takes_hpu_arms(tensor: Tensor) -> bool:
 
 
 def select(common: DictConfig, local_rank: int = 0) -> Device:
-    """The device that a run trains on: the CPU where `common.cpu` says so or there is nothing else, else the GPU of this local rank.
+    """The device that a run trains on, claimed for this process: the one that `common.device` names, see `asked_for`.
 
     Raises:
-        ValueError: the local rank has no GPU of its own.
+        ValueError: the local rank has no device of its own.
     """
-    if common.cpu or not torch.cuda.is_available():
-        return _DEVICES["cpu"]
-    cuda = CudaDevice(local_rank)
-    _DEVICES["cuda"] = cuda
-    cuda.claim()
-    return cuda
+    device = _make(asked_for(common), local_rank)
+    device.claim()
+    _DEVICES[device.torch_device.type] = device
+    return device
+
+
+def asked_for(common: DictConfig) -> str:
+    """The kind of device that a config means: `common.device`, else `cpu` by `common.cpu`, else a GPU where there is one."""
+    if common.device is not None:
+        return str(common.device)
+    return "cpu" if common.cpu or not torch.cuda.is_available() else "cuda"
 
 
 def count(common: DictConfig) -> int:
     """How many processes of a run this machine can hold: one a GPU, or one a core on CPU."""
-    return get("cpu" if common.cpu or not torch.cuda.is_available() else "cuda").count()
+    return _make(asked_for(common)).count()
+
+
+def _make(kind: str, index: int = 0) -> Device:
+    return {"cpu": Device, "cuda": CudaDevice}[kind](index)
 
 
 @contextmanager

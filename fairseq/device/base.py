@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ContextManager, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Forced(NamedTuple):
@@ -31,6 +33,9 @@ class Device:
     collective_backend = "gloo"
     takes_hpu_arms = False
     graphs_are_static = False  # True where a changed Python branch costs a compilation
+    records_graphs = False  # True where operations only run at `mark_step`: random numbers are drawn then, gradients are zeroed in place
+    statistics_dtype = torch.float64  # of the sums that the log is made of
+    index_dtype: torch.dtype | None = None  # what integer inputs are sent as; None: as they are
     has_fp16 = False  # float16 kernels and a reason to use them
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     dropout_form = "bits"  # or "native": torch's own
@@ -75,12 +80,23 @@ class Device:
 
     # -- running -------------------------------------------------------------------------------------------------------------------
 
-    def autocast(self, dtype: torch.dtype | None) -> ContextManager[Any]:
+    def autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
         """Mixed precision over fp32 parameters; None computes in fp32."""
         return torch.autocast(self.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
     def mark_step(self) -> None:
         """Hand the operations recorded so far to the device, where it records any."""
+
+    def seed(self, seed: int) -> None:
+        """Seed torch's default generators. What was recorded before runs first: a recording device draws its numbers when it runs."""
+        self.mark_step()
+        torch.manual_seed(seed)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A host tensor on the device, integers in `index_dtype`; the copy does not wait for the device."""
+        if self.index_dtype is not None and tensor.dtype == torch.int64:
+            tensor = tensor.to(self.index_dtype)
+        return tensor.to(self.torch_device, non_blocking=True)
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""

@@ -115,7 +115,6 @@ class FairseqOptimizer:
         if hasattr(self.optimizer, "sync_steps"):
             self.optimizer.sync_steps()
 
-    def zero_grad(self) -> None:
-        """Free all gradients."""
-        for p in self.params:
-            p.grad = None
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Free all gradients, or fill them with zeros: where operations are recorded, a gradient that comes and goes is another graph."""
+        self.optimizer.zero_grad(set_to_none=set_to_none)

@@ -75,7 +75,7 @@ class UpdateLog:
         longest, norms = values[0], values[1:]
         skipped = [
             (update, sorted({int(i) for batch in ids for i in batch}))
-            for norm, (update, ids) in zip(norms, self._batches)
+            for norm, (update, ids) in zip(norms, self._batches, strict=True)
             if not math.isfinite(norm)
         ]
         self._norms.clear()

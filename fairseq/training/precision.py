@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ContextManager
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Precision:
         logger.info("common.%s: this device has no fp16; running in bf16 autocast instead", asked_fp16[0])
         return torch.bfloat16
 
-    def autocast(self) -> ContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         return self.device.autocast(self.dtype)
 
     def scale(self, loss: Tensor) -> Tensor:

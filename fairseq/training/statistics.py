@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairseq.device import Device
 from fairseq.distributed import utils as distributed
 
 
@@ -25,9 +26,9 @@ class Statistics:
     update needs no collective of its own. An update that was skipped adds none of its tensors.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.dtype = torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+    def __init__(self, device: Device) -> None:
+        self.device = device.torch_device
+        self.dtype = device.statistics_dtype
         self.names: list[str] = []
         self._sums: Tensor | None = None
         self._update: Tensor | None = None
@@ -78,4 +79,6 @@ class Statistics:
             self._sums.zero_()
         self._numbers = dict.fromkeys(self._numbers, 0.0)
         logged, counted = len(self.names), len(self.names) + len(numbers)
-        return Fetched(dict(zip(self.names, values)), dict(zip(numbers, values[logged:])), values[counted:])
+        return Fetched(
+            dict(zip(self.names, values[:logged], strict=True)), dict(zip(numbers, values[logged:counted], strict=True)), values[counted:]
+        )

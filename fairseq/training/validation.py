@@ -34,12 +34,12 @@ def validate(
     Args:
         batches: as `EpochBatchIterator` gives them, a list for each step.
     """
-    statistics = Statistics(device.torch_device)
+    statistics = Statistics(device)
     model.eval()
     for number, samples in enumerate(batches):
         for sample in samples:
-            utils.set_torch_seed(utils.keyed_seed(seed, _VALIDATION, number, sample["micro"]))
-            moved = {**sample, "net_input": utils.move_to_device(sample["net_input"], device.torch_device)}
+            device.seed(utils.keyed_seed(seed, _VALIDATION, number, sample["micro"]))
+            moved = {**sample, "net_input": utils.apply_to_sample(device.send, sample["net_input"])}
             with precision.autocast():
                 _, _, log = task.valid_step(moved, model, criterion)
             device.mark_step()

@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fairseq.logging import metrics
 from tests.integration.conftest import make_trainer
 
-READS = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique", "aten.equal", "aten.is_nonzero", "aten.repeat_interleave"}
+READS = {
+    "aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique", "aten.equal", "aten.is_nonzero", "aten.repeat_interleave"
+}
 
 
 class HostReads(TorchDispatchMode):

@@ -39,7 +39,8 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 def test_a_run_leaves_what_fairseq_users_expect(workplace: Workplace) -> None:
     output = workplace.run()
     checkpoint = load(workplace.folder / "run" / "checkpoint_last.pt")
-    assert {"args", "cfg", "model", "criterion", "optimizer_history", "task_state", "extra_state", "last_optimizer_state"} == set(checkpoint)
+    keys = {"args", "cfg", "model", "criterion", "optimizer_history", "task_state", "extra_state", "last_optimizer_state"}
+    assert keys == set(checkpoint)
     assert checkpoint["optimizer_history"][-1]["num_updates"] == 12
     assert checkpoint["cfg"]["model"]["_name"] == "wav2vec2" and checkpoint["cfg"]["optimization"]["max_update"] == 12
     names = {path.name for path in (workplace.folder / "run").iterdir()}
@@ -72,7 +73,8 @@ def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> Non
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_ends(workplace: Workplace, number: signal.Signals) -> None:
     output = workplace.run_until("run/metrics.jsonl", number, "optimization.max_update=100000", "checkpoint.save_interval_updates=0",
-                                 "dataset.validate_interval_updates=0", "dataset.disable_validation=true", "checkpoint.save_interval=1000000")
+                                 "dataset.validate_interval_updates=0", "dataset.disable_validation=true",
+                                  "checkpoint.save_interval=1000000")
     assert f"stopped by {number.name}" in output and "Traceback" not in output
     saved = load(workplace.folder / "run/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
     assert saved >= 1
@@ -159,7 +161,8 @@ def test_unknown_keys_and_missing_data_are_errors_before_time_is_spent(workplace
 
 
 def test_patience_and_max_epoch_end_a_run(workplace: Workplace) -> None:
-    workplace.run("optimization.max_update=0", "optimization.max_epoch=2", "lr_scheduler.total_num_update=100", "checkpoint.save_dir=epochs")
+    end = ("optimization.max_update=0", "optimization.max_epoch=2", "lr_scheduler.total_num_update=100")
+    workplace.run(*end, "checkpoint.save_dir=epochs")
     assert {row["epoch"] for row in workplace.rows(save_dir="epochs")} == {1, 2}
     patience = ["optimization.lr=[0.0]", "checkpoint.patience=2", "dataset.validate_interval_updates=1"]
     output = workplace.run(*patience, "optimization.max_update=40")

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from fairseq.device import Device
 from fairseq.training.statistics import Statistics
 
 
@@ -15,7 +16,7 @@ def values(loss: float, count: float) -> dict[str, torch.Tensor]:
 
 
 def test_sums_over_forwards_and_updates_until_fetched() -> None:
-    statistics = Statistics(torch.device("cpu"))
+    statistics = Statistics(Device())
     statistics.add(values(1.0, 2.0))
     statistics.add(values(3.0, 4.0))
     statistics.count(num_forwards=2)
@@ -30,7 +31,7 @@ def test_sums_over_forwards_and_updates_until_fetched() -> None:
 
 @pytest.mark.parametrize("found_inf", [None, torch.tensor(1.0)])
 def test_a_skipped_update_adds_nothing(found_inf: torch.Tensor | None) -> None:
-    statistics = Statistics(torch.device("cpu"))
+    statistics = Statistics(Device())
     statistics.add(values(1.0, 1.0))
     statistics.commit(torch.tensor(0.0))
     statistics.add(values(math.nan if found_inf is None else 5.0, 3.0))
@@ -39,4 +40,4 @@ def test_a_skipped_update_adds_nothing(found_inf: torch.Tensor | None) -> None:
 
 
 def test_nothing_logged_yet_fetches_nothing() -> None:
-    assert Statistics(torch.device("cpu")).fetch([torch.tensor(1.0)]) == ({}, {}, [1.0])
+    assert Statistics(Device()).fetch([torch.tensor(1.0)]) == ({}, {}, [1.0])
