@@ -13,7 +13,8 @@ from fairseq.logging import metrics
 from tests.integration.conftest import make_trainer
 
 READS = {
-    "aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique", "aten.equal", "aten.is_nonzero", "aten.repeat_interleave"
+    "aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique",
+    "aten.equal", "aten.is_nonzero", "aten.repeat_interleave",
 }
 
 
