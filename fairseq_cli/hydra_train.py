@@ -67,6 +67,7 @@ def prepare(cfg: DictConfig) -> DictConfig:
     utils.import_user_module(_common_of(OmegaConf.to_container(cfg, resolve=False)))
     drop_leftovers(cfg)
     run, problems = try_resolve(cfg)
+    device_layer.hpu_environment.locate_op_lists(run.common, config_folders())
     # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
     devices = device_layer.count(run.common)
     recommended = 1 if device_layer.asked_for(run.common) == "cpu" else max(1, devices)
@@ -76,6 +77,13 @@ def prepare(cfg: DictConfig) -> DictConfig:
         raise ConfigError(problems)
     own_folder_in_sweep(run)
     return run
+
+
+def config_folders() -> list[str]:
+    """Where hydra found YAML files: --config-dir, and the package's own folder."""
+    if not HydraConfig.initialized():
+        return []
+    return [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file" and source.path]
 
 
 def drop_leftovers(cfg: DictConfig) -> None:
