@@ -123,7 +123,12 @@ def test_signals_reach_the_spawned_processes(tmp_path: Path) -> None:
 
 def test_the_devices_options_stand_in_for_defaults_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model, **options: seen.update(options) or model)
+
+    def stands_in(model: torch.nn.Module, **options: Any) -> torch.nn.Module:
+        seen.update(options)
+        return model
+
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", stands_in)
     cfg = resolve_config({"distributed_training": {"bucket_cap_mb": 50}}).distributed_training
     utils.distribute(torch.nn.Linear(1, 1), cfg, {"device_ids": None, "bucket_cap_mb": 300, "gradient_as_bucket_view": True})
     assert seen == {
