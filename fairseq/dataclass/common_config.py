@@ -23,7 +23,11 @@ class CommonConfig(FairseqDataclass):
     seed: int = field(default=1, metadata={"help": "all randomness is a function of this and of epoch, sample, update and micro-batch"})
     cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})
     device: Optional[DEVICE_CHOICES] = field(
-        default=None, metadata={"help": "cpu or cuda (null: cpu where common.cpu says so or there is no GPU, else cuda)"}
+        default=None,
+        metadata={
+            "help": "cpu, cuda, or lazy, which records graphs on the CPU as Gaudi does (null: cpu where common.cpu says so or there is no "
+            "GPU, else cuda)"
+        },
     )
     threads_per_process: int = field(default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"})
 

@@ -16,15 +16,16 @@ from torch import Tensor
 from fairseq.device import base
 from fairseq.device.base import Device
 from fairseq.device.cuda import CudaDevice
+from fairseq.device.lazy import LazyDevice
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_DEVICES: dict[str, Device] = {"cpu": Device(), "cuda": CudaDevice()}
+_DEVICES: dict[str, Device] = {"cpu": Device(), "cuda": CudaDevice(), "lazy": LazyDevice()}
 
 
 def get(device: str | torch.device) -> Device:
-    """The contract of a device type; types without an entry of their own (meta, lazy) get the CPU's."""
+    """The contract of a device type; types without an entry of their own (meta) get the CPU's."""
     kind = torch.device(device).type
     return _DEVICES.get(kind, _DEVICES["cpu"])
 
@@ -64,7 +65,7 @@ def count(common: DictConfig) -> int:
 
 
 def _make(kind: str, index: int = 0) -> Device:
-    return {"cpu": Device, "cuda": CudaDevice}[kind](index)
+    return {"cpu": Device, "cuda": CudaDevice, "lazy": LazyDevice}[kind](index)
 
 
 @contextmanager
