@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq import device as device_layer
 from fairseq.utils import is_hpu_tensor
 
 
@@ -152,7 +153,7 @@ class GumbelVectorQuantizer(nn.Module):
         """
         if not self.time_first:
             x = x.transpose(1, 2)
-        with torch.autocast(x.device.type, enabled=False):
+        with device_layer.of(x).full_precision():
             logits = self.weight_proj(x.to(self.vars.dtype)).unflatten(-1, (self.groups, self.num_vars))  # B x T x G x V
             result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self.curr_temp}
             with torch.no_grad():
