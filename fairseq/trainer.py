@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ class Trainer:
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
         self._num_updates = 0
         self._stop_flag = 0.0
-        self._stop_seen: Tensor | None = None
+        self._stop_seen: Callable[[], float] = lambda: 0.0
         self.start_time = time.time()
         self.previous_training_time = 0.0
         metrics.log_start_time("wall", priority=790, round=0)
@@ -79,6 +79,9 @@ class Trainer:
         self.optimizer = optim.build_optimizer(self.cfg.optimizer, self._params)
         self.lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self.optimizer)
         self.lr_scheduler.step_update(0)
+        self.fused_clip: Callable[[], Tensor] | None = None
+        if self.optimizer.uses_vendor_kernel and self.cfg.optimization.clip_norm > 0:
+            self.fused_clip = self.device.fused_clip_norm(self._params, self.cfg.optimization.clip_norm)
 
     # -- the update ----------------------------------------------------------------------------------------------------------------
 
@@ -97,13 +100,13 @@ class Trainer:
                 raise
             self._survive_out_of_memory(samples, error)
             return
-        sample_size = self._reduce(sample_size)
         prepared = gradients.prepare(
             self._params,
-            sample_size,
+            self._begin_reduce(sample_size),
             self.precision.scaler.scale if self.precision.scaler else None,
             self.data_parallel_world_size,
             self.cfg.optimization.clip_norm,
+            self.fused_clip,
         )
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
         if self.precision.scaler is not None:
@@ -149,14 +152,16 @@ class Trainer:
             return contextlib.nullcontext()
         return self.model.no_sync()
 
-    def _reduce(self, sample_size: Tensor) -> Tensor:
-        """The sample size over all processes; the wish to stop travels with it."""
-        if self.data_parallel_world_size == 1:
+    def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
+        """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is needed."""
+        work = distributed.all_reduce(sample_size, async_op=True)
+
+        def finish() -> Tensor:
+            if work is not None:
+                work.wait()
             return sample_size
-        both = torch.stack([sample_size, torch.full_like(sample_size, self._stop_flag)])
-        distributed.all_reduce(both)
-        self._stop_seen = both[1]
-        return both[0]
+
+        return finish
 
     def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException) -> None:
         shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
@@ -247,10 +252,15 @@ class Trainer:
         self._stop_flag = 1.0
 
     def should_stop(self) -> bool:
-        """Whether any process wished to stop. Several processes read what travelled with the last update's reduction."""
+        """Whether any process wished to stop; to be asked once an update.
+
+        Several processes learn it from each other on the host, an update later, so that none waits for another one's device.
+        """
         if self.data_parallel_world_size == 1:
             return self._stop_flag > 0
-        return self._stop_seen is not None and self._stop_seen.item() > 0
+        seen = self._stop_seen() > 0
+        self._stop_seen = distributed.begin_max_on_host(self._stop_flag)
+        return seen
 
     # -- data ----------------------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ class Device:
     has_fp16 = False  # float16 kernels and a reason to use them
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     dropout_form = "bits"  # or "native": torch's own
+    torch_fuses_adam = True  # torch's fused AdamW has a kernel for this device
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
 
     def __init__(self, index: int = 0) -> None:
@@ -134,6 +136,16 @@ class Device:
 
     def empty_cache(self) -> None:
         """Give memory that the allocator keeps back to the device."""
+
+    # -- kernels of the device's vendor ------------------------------------------------------------------------------------------------
+
+    def fused_adam(self) -> type[torch.optim.Optimizer] | None:
+        """An optimizer class with the formula of `fairseq.optim.adam.Adam` in one kernel; None: there is none but torch's."""
+        return None
+
+    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+        """A function that clips these parameters' gradients in place to an L2 norm and returns the norm before; None: there is none."""
+        return None
 
     # -- processes -----------------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fairseq.device import hpu_environment as environment
 from fairseq.device.base import Device, Note
@@ -38,6 +41,7 @@ class HpuDevice(Device):
     index_dtype = torch.int32  # an int64 is one in lazy mode, and sending it checks its range on the host
     dropout_form = "native"
     norms_mix_dtypes = False
+    torch_fuses_adam = False
 
     @property
     def records_graphs(self) -> bool:
@@ -107,6 +111,19 @@ class HpuDevice(Device):
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)
 
+    # -- kernels of the device's vendor ------------------------------------------------------------------------------------------------
+
+    def fused_adam(self) -> type[torch.optim.Optimizer] | None:
+        """Habana's FusedAdamW: decoupled decay and eps before the bias correction, as fairseq's Adam."""
+        return _import("habana_frameworks.torch.hpex.optimizers", "FusedAdamW")
+
+    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+        kernel = _import("habana_frameworks.torch.hpex.normalization", "FusedClipNorm")
+        if kernel is None:
+            return None
+        clipper = kernel(params, max_norm)
+        return lambda: clipper.clip_norm(params).reshape(())  # it returns one number in a vector
+
     # -- processes -----------------------------------------------------------------------------------------------------------------
 
     def loader_start_method(self) -> str | None:
@@ -120,3 +137,11 @@ class HpuDevice(Device):
         mode = "lazy" if self.records_graphs else "eager"
         return f"HPU {self.index}, {torch.hpu.get_device_name()}, software {environment.software_version()}, {mode} mode"
 
+
+
+def _import(module: str, name: str) -> Any:
+    """What a module of the vendor's offers by this name; None where this release has no such module or name."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
