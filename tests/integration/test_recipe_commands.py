@@ -59,6 +59,7 @@ class Style(NamedTuple):
 
     nodes: list[Node]
     losses: list[dict[str, Any]]  # a row of metrics.jsonl an update
+    validation: list[dict[str, Any]]
     imports: list[dict[str, Any]]  # of the vendor's package, by rank
 
 
@@ -120,7 +121,8 @@ class Server:
         for node in nodes:
             assert node.status == 0, node.stdout + node.stderr
         rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-        return Style(nodes, [row for row in rows if row["split"] == "train_inner"], records(folder / "imports"))
+        of_split = {split: [row for row in rows if row["split"] == split] for split in ("train_inner", "valid")}
+        return Style(nodes, of_split["train_inner"], of_split["valid"], records(folder / "imports"))
 
 
 def free_port() -> int:
@@ -135,9 +137,13 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def styles(mode: str, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Style]:
+def server(mode: str, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    return Server(tmp_path_factory.mktemp(mode), speech)
+
+
+@pytest.fixture(scope="module")
+def styles(mode: str, server: Server) -> dict[str, Style]:
     """The run, started in every way of the recipe's."""
-    server = Server(tmp_path_factory.mktemp(mode), speech)
     lazy = f"common.hpu_lazy_mode={str(mode == 'lazy').lower()}"
     quick = ("dataset.num_workers=0", "dataset.disable_validation=true", lazy)
     node = ("distributed_training.distributed_world_size=2", "optimization.update_freq=[1]")
@@ -209,6 +215,20 @@ def test_an_update_waits_for_no_barrier(styles: dict[str, Style]) -> None:
             assert "barrier" not in record["calls"], name
             assert name == "single" or record["calls"]["allreduce"] > 0, name
             assert record["calls"].get("mark_step", 0) > 0 if record["environment"]["PT_HPU_LAZY_MODE"] == "1" else True
+
+
+def test_the_checkpoint_validates_on_a_card(styles: dict[str, Style], server: Server, mode: str) -> None:
+    """`fairseq_cli.validate --device hpu` gives the run's own figures."""
+    command = f"python -m fairseq_cli.validate --path {server.folder}/single/run/checkpoint_last.pt --device hpu --bf16 --log-format none"
+    env = {**server.environment("validate"), "PT_HPU_LAZY_MODE": "1" if mode == "lazy" else "0"}
+    (server.folder / "validate/imports").mkdir(parents=True)
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    figures, expected = json.loads(done.stdout.splitlines()[-1])["valid"], styles["single"].validation[-1]
+    for name in ("loss", "loss_0", "accuracy", "nsentences"):
+        assert figures[name] == pytest.approx(expected[name], rel=1e-4), name
+    (record,) = records(server.folder / "validate/imports")
+    assert not record["is_worker"] and record["environment"]["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"
 
 
 def test_these_are_the_recipes_commands() -> None:
