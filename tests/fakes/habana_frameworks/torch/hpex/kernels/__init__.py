@@ -27,7 +27,8 @@ class FusedSDPA(torch.autograd.Function):
         valid_seq_len: Tensor | None = None,
         seq_padding_type: str = "left",
     ) -> Tensor:
-        recorder.note("FusedSDPA", shape=tuple(q.shape), masked=attn_mask is not None, dropout_p=dropout_p, dtype=str(q.dtype))
+        if not torch.compiler.is_compiling():  # the real kernel is one operator; Python's state would become a guard
+            recorder.note("FusedSDPA", shape=tuple(q.shape), masked=attn_mask is not None, dropout_p=dropout_p, dtype=str(q.dtype))
         if softmax_mode != "None" or is_causal:
             raise NotImplementedError("this stand-in knows attention that is not causal")
         scale = q.size(-1) ** -0.5 if scale is None else scale
