@@ -211,7 +211,8 @@ class Wav2Vec2Model(BaseFairseqModel):
         if self.feature_grad_mult not in (0.0, 1.0):
             features = GradMultiply.apply(features, self.feature_grad_mult)
         features = features.transpose(1, 2)
-        squares = features.float().square().mean(dim=2)
+        with device_layer.of(features).full_precision():
+            squares = features.float().square().mean(dim=2)
         valid = None
         if padding_mask is not None:
             lengths = self._get_feat_extract_output_lengths((~padding_mask).sum(dim=1))
@@ -353,7 +354,8 @@ def _frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Te
 
 def _mean_of_frames(values: Tensor, valid: Tensor | None, row_counts: Tensor | None) -> Tensor:
     """Mean over the valid frames (B x T) of the rows that count; 0 if there is none."""
-    weights = _frame_weights(values, None if valid is None else ~valid, row_counts)
-    if weights is None:
-        return values.mean()
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    with device_layer.of(values).full_precision():
+        weights = _frame_weights(values, None if valid is None else ~valid, row_counts)
+        if weights is None:
+            return values.mean()
+        return (values * weights).sum() / weights.sum().clamp(min=1)
