@@ -165,8 +165,8 @@ def test_losses_are_equal_however_the_run_is_started(styles: dict[str, Style]) -
     for name, style in styles.items():
         for row, expected in zip(style.losses, single, strict=True):
             assert (row["bsz"], row["audio_s_per_update"]) == (expected["bsz"], expected["audio_s_per_update"]), name
-            for metric in ("loss", "loss_0", "gnorm"):  # up to the order of sums, in float32
-                assert row[metric] == pytest.approx(expected[metric], rel=2e-3), (name, metric)
+            for metric in ("loss", "loss_0", "gnorm"):  # the order of sums in float32 may move the last of three printed decimals
+                assert row[metric] == pytest.approx(expected[metric], abs=1.1e-3), (name, metric)
 
 
 def test_only_the_master_prints(styles: dict[str, Style]) -> None:
