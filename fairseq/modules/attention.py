@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fairseq import device as device_layer
 from fairseq.modules.blockwise_attention import blockwise_attention, takes_dropout
+from fairseq.utils import is_hpu_tensor
 
 
 def attend(
@@ -44,7 +45,8 @@ def additive_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, lik
 
 def minus_infinity_where(mask: Tensor, like: Tensor) -> Tensor:
     """-inf where `mask` is true, else 0."""
-    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.bool(), float("-inf"))
+    # hpu: infinities make NaN in its softmax kernels; -2^30 has the same exponential, 0
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.bool(), -(2.0**30) if is_hpu_tensor(like) else float("-inf"))
 
 
 def matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
