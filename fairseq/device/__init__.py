@@ -81,15 +81,16 @@ def missing(common: DictConfig) -> str | None:
     return _make(asked_for(common)).missing()
 
 
-def prepare_process(common: DictConfig, place: hpu_environment.Place | None = None) -> list[base.Note]:
-    """Set the environment variables that the device's software reads when it is imported; `select` imports it.
+def prepare_process(common: DictConfig) -> list[base.Note]:
+    """Set the environment variables that the device's software reads when it is imported; `select` calls this, and imports it.
 
-    To be called in the process that will own the device, as early as its place is known. See `hpu_environment.prepare`.
+    To be called in the process that will own the device, once RANK, LOCAL_RANK and WORLD_SIZE are in the environment where there are
+    several. See `hpu_environment.prepare`.
 
     Returns:
         Lines for the log.
     """
-    return hpu_environment.prepare(common, os.environ, place) if asked_for(common) == "hpu" else []
+    return hpu_environment.prepare(common, os.environ) if asked_for(common) == "hpu" else []
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,20 @@ def sum_on_host(numbers: Sequence[float]) -> list[float]:
     sums = torch.tensor(numbers, dtype=torch.float64)
     dist.all_reduce(sums, group=_HOST_GROUP)
     return sums.tolist()
+
+
+def begin_max_on_host(number: float) -> Callable[[], float]:
+    """Begin to look for the largest of all processes' numbers; the result waits for the slowest process's beginning, for no device."""
+    largest = torch.tensor(number, dtype=torch.float64)
+    if get_world_size() == 1:
+        return largest.item
+    work = dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_HOST_GROUP, async_op=True)
+
+    def finish() -> float:
+        work.wait()
+        return largest.item()
+
+    return finish
 
 
 def all_gather_list(data: Any, group: Any = None, max_size: int | None = None) -> list[Any]:
