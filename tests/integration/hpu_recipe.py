@@ -16,7 +16,7 @@ YAML = REPOSITORY / "examples/wav2vec/config/pretraining/wav2vec2_base_librispee
 REDUCED: dict[str, Any] = {
     "common": {"hpu": False, "hmp": False, "hmp_bf16": "", "hmp_fp32": "", "log_format": "none", "log_interval": 4},
     "task": {"max_sample_size": 25000, "min_sample_size": 8000},
-    "dataset": {"num_workers": 0, "max_tokens": 70000},
+    "dataset": {"num_workers": 0, "max_tokens": 70000, "batch_size": 2},
     "optimization": {"update_freq": [2], "lr": [0.001]},
     "lr_scheduler": {"warmup_updates": 4},
     "model": {

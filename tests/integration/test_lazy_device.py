@@ -22,12 +22,13 @@ from tests.integration.hpu_recipe import recipe, write_corpus
 BUCKETS = 7
 PARTS = {"train_step": "update", "validate": "validation", "flush_statistics": "log step", "state_dict": "checkpoint"}
 CONSTANT = {
-    "update 0's micro-batch, which makes the gradients": 1,
-    "optimizer, making its state": 1,
-    "optimizer, from then on": 1,
-    "between updates: gradients and sums set to zero; in update 0, after a log step": 3,
-    "between validation steps: the first one, after another validation": 2,
-    "log step: the first one, after a validation": 2,
+    "update: micro-batch": 1,  # update 0's, before the optimizer first wrote the weights: torch's backend then sees them through a view
+    "update: optimizer": 2,  # making its state, and from then on
+    "update: between": 2,  # gradients set to zero: made in update 0, there from then on
+    "validation: between": 1,
+    "validation: reading": 1,
+    "log step: reading": 1,
+    "log step: after": 1,  # sums set to zero
 }
 
 
@@ -89,7 +90,7 @@ def _name_by_callers() -> str:
         return "update: between" if "seed" in callers else "update: micro-batch"
     if "validate" in callers:
         return "validation: between" if "seed" in callers else "validation: step"
-    return "update: optimizer"
+    return "log step: after" if "flush_statistics" in callers else "update: optimizer"
 
 
 @pytest.fixture(scope="module")
@@ -116,19 +117,18 @@ def recorded(corpus7: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_graphs_are_few_and_named(recorded: tuple[Recorder, Trainer, Path]) -> None:
-    """A training bucket is one graph, whether its micro-batch is an update's first or adds to it; so is a validation shape."""
+    """A training bucket is one graph, whether its micro-batch is an update's first or adds to it, and so is a validation shape."""
     recorder, _, _ = recorded
     shapes = {shape for event in recorder.of("update") for shape in event.shapes}
     assert len(shapes) == BUCKETS
     new = recorder.new_graphs
+    allowed = {**CONSTANT, "update: micro-batch": BUCKETS + CONSTANT["update: micro-batch"], "validation: step": BUCKETS}
     print("\ngraphs compiled:", {name: count for name, count in sorted(new.items()) if count})
     print("graphs run:", {part: sum(event.counts.ran for event in recorder.of(part)) for part in PARTS.values()})
-    assert new["update: micro-batch"] == BUCKETS + CONSTANT["update 0's micro-batch, which makes the gradients"]
-    assert new["update: optimizer"] == 2
-    assert new["validation: step"] <= BUCKETS
-    compiled = sum(event.counts.compiled for event in recorder.events if event.part != "checkpoint")
-    assert compiled == sum(count for name, count in new.items() if name != "checkpoint: reading")
-    assert compiled <= 2 * BUCKETS + sum(CONSTANT.values())
+    del new["checkpoint: reading"]  # one a shape of parameter, the first time: torch's backend copies each tensor by a graph of its own
+    assert all(count <= allowed.get(name, 0) for name, count in new.items())
+    assert new.total() == sum(event.counts.compiled for event in recorder.events if event.part != "checkpoint")
+    assert new.total() <= 2 * BUCKETS + sum(CONSTANT.values())
 
 
 def test_nothing_is_compiled_from_the_third_visit_on(recorded: tuple[Recorder, Trainer, Path]) -> None:
@@ -164,10 +164,7 @@ def test_the_run_learns_and_a_checkpoint_gives_the_same_loss_on_cpu(
 ) -> None:
     """Validation draws nothing: its masks and negatives are those of the utterances."""
     _, trainer, save_dir = recorded
-    cpu = fairseq_cli.train.prepare(
-        recipe(corpus7, save_dir, common={"device": "cpu"}, optimization={"max_update": 1000, "max_epoch": 2})
-    ).trainer
-    assert cpu.get_num_updates() == 0
+    cpu = fairseq_cli.train.prepare(recipe(corpus7, tmp_path, common={"device": "cpu"}, optimization={"max_update": 1000})).trainer
     fresh = cpu.validate(cpu.get_valid_iterator("valid").next_epoch_itr(shuffle=False))
     checkpoint = torch.load(save_dir / "checkpoint_last.pt", weights_only=True)
     assert all(value.device.type == "cpu" for value in checkpoint["model"].values())
@@ -206,9 +203,8 @@ def test_a_planted_read_is_found_by_its_line(corpus7: Path, tmp_path: Path) -> N
 
 def test_checkpointed_activations_add_a_constant(corpus7: Path, tmp_path: Path) -> None:
     """Blocks are graphs of their own; visits after the second one compile nothing."""
-    cfg = recipe(
-        corpus7, tmp_path, common={"device": "lazy"}, optimization={"max_update": 100}, model={"checkpoint_activations": True, "encoder_layers": 3}
-    )
+    model = {"checkpoint_activations": True, "encoder_layers": 3}
+    cfg = recipe(corpus7, tmp_path, common={"device": "lazy"}, optimization={"max_update": 100}, model=model)
     trainer = fairseq_cli.train.prepare(cfg).trainer
     updates = trainer.get_train_iterator(1)
     samples = next(iter(updates.next_epoch_itr()))
@@ -224,19 +220,29 @@ def test_checkpointed_activations_add_a_constant(corpus7: Path, tmp_path: Path) 
 
 
 def test_the_command_trains_validates_saves_and_continues(workplace: Workplace) -> None:
-    device = ["common.cpu=false", "common.device=lazy", "optimization.update_freq=[2]"]
-    padded = ["task.enable_padding=true", "task.num_batch_buckets=2", "task.precompute_mask_indices=true", "model.encoder_layerdrop=0.2"]
-    masks = "+task.inferred_w2v_config={mask_prob: 0.65, mask_length: 10, mask_selection: static, mask_other: 0, mask_channel_prob: 0.0}"
-    output = workplace.run(*device, *padded, masks, "dataset.validate_interval_updates=4", "optimization.max_update=8", "lr_scheduler.warmup_updates=2")
+    overrides = [
+        "common.cpu=false",
+        "common.device=lazy",
+        "task.enable_padding=true",
+        "task.num_batch_buckets=2",
+        "task.precompute_mask_indices=true",
+        "+task.inferred_w2v_config={mask_prob: 0.65, mask_length: 10, mask_selection: static, mask_other: 0, mask_channel_prob: 0.0}",
+        "dataset.validate_interval_updates=4",
+        "model.encoder_layerdrop=0.2",
+        "optimization.max_update=8",
+        "lr_scheduler.warmup_updates=2",
+    ]
+    output = workplace.run(*overrides)
     assert "lazy-tensor device" in output and "done training" in output
     train, valid = workplace.rows(), workplace.rows("valid")
     assert len(train) == 4 and train[-1]["loss"] < train[0]["loss"]
     assert valid[-1]["loss"] < valid[0]["loss"]
-    again = workplace.run(*device, *padded, masks, "dataset.validate_interval_updates=4", "optimization.max_update=8", "lr_scheduler.warmup_updates=2")
+    again = workplace.run(*overrides)
     assert "checkpoint_last.pt" in again and "num_updates 8 reached" in again
 
 
 def test_what_the_device_lacks_is_said_at_once(workplace: Workplace) -> None:
-    output = workplace.run("common.cpu=false", "common.device=lazy", "common.bf16=true", "distributed_training.distributed_world_size=2", status=None)
+    asked = ["common.cpu=false", "common.device=lazy", "common.bf16=true", "distributed_training.distributed_world_size=2"]
+    output = workplace.run(*asked, status=None)
     assert "fp32 only" in output and "common.bf16=false" in output
     assert "distributed_training.distributed_world_size is 2, but this machine has room for 1" in output
