@@ -22,6 +22,7 @@ from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d, bloc
 from fairseq.modules import Fp32GroupNorm, GumbelVectorQuantizer, checkpoint_wrapper
 from fairseq.modules.attention import additive_mask, matmul_attention
 from fairseq.modules.dropout import FairseqDropout, dropout
+from fairseq.modules.glu import GLU
 from fairseq.modules.gumbel_vector_quantizer import one_hot
 from fairseq.modules.time_convolution import convolve_over_time
 
@@ -254,6 +255,12 @@ def test_recomputed_activations_have_the_same_dropout_masks(kind: str) -> None:
     assert losses[0].item() == losses[2].item() != losses[1].item()
     kept = blocks(torch.ones(40, 50, device=kind)) != 0
     assert 0.08 < kept.float().mean().item() < 0.17  # an eighth: three masks that have nothing to do with each other
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_gated_linear_unit(dim: int) -> None:
+    x = numbers(3, 8, 6)
+    assert_close(*both_arms(lambda: GLU(dim)(x), [x]), 1e-7)  # the last bit of a product
 
 
 def test_gelu_in_the_form_that_hpu_computes() -> None:

@@ -27,6 +27,7 @@ from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
 from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, gather_frames
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
+from fairseq.modules.glu import GLU
 from fairseq.utils import index_put
 
 __all__ = [
@@ -95,7 +96,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         sees_positions_in_attention = cfg.layer_type == "conformer" and cfg.pos_enc_type in ("rel_pos", "rope")
         self.encoder = ConformerEncoder(cfg) if sees_positions_in_attention else TransformerEncoder(cfg)
         self.layer_norm = LayerNorm(self.embed)
-        self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), nn.GLU()) if cfg.target_glu else None
+        self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), GLU()) if cfg.target_glu else None
         self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
         self.n_negatives = cfg.num_negatives
