@@ -77,7 +77,7 @@ class Device:
         return FORCED.conv_form or self._conv_form(in_channels, dtype)
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
-        """Form of the positional convolution: `conv1d` or `conv2d` (channels last)."""
+        """Form of the positional convolution: `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices, each for 8 frames)."""
         return FORCED.pos_conv_form or self._pos_conv_form(dtype)
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
