@@ -148,6 +148,10 @@ class HpuDevice(Device):
                 model=module, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
             )
         elif how == "compile":
+            from torch._dynamo import config
+
+            # a graph for each shape, in training and evaluation; beyond its limit torch would run the rest uncompiled without a word
+            config.cache_size_limit = max(config.cache_size_limit, 2 * num_shapes)
             module.compile(backend="hpu_backend", dynamic=False)
 
     # -- processes -----------------------------------------------------------------------------------------------------------------

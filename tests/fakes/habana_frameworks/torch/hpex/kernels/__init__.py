@@ -27,16 +27,19 @@ class FusedSDPA(torch.autograd.Function):
         valid_seq_len: Tensor | None = None,
         seq_padding_type: str = "left",
     ) -> Tensor:
-        recorder.note("FusedSDPA", shape=tuple(q.shape), masked=attn_mask is not None, dropout_p=dropout_p, dtype=str(q.dtype))
+        if not torch.compiler.is_compiling():  # the real kernel is one operator; Python's state would become a guard
+            recorder.note("FusedSDPA", shape=tuple(q.shape), masked=attn_mask is not None, dropout_p=dropout_p, dtype=str(q.dtype))
         if softmax_mode != "None" or is_causal:
             raise NotImplementedError("this stand-in knows attention that is not causal")
         scale = q.size(-1) ** -0.5 if scale is None else scale
-        scores = torch.matmul(q * scale, k.transpose(-2, -1))
-        weights = (scores if attn_mask is None else scores + attn_mask).softmax(-1)
-        kept = F.dropout(torch.ones_like(weights), dropout_p)
+        with torch.autocast("cpu", enabled=False):  # one kernel, in its inputs' dtype
+            scores = torch.matmul(q * scale, k.transpose(-2, -1))
+            weights = (scores if attn_mask is None else scores + attn_mask).softmax(-1)
+            kept = F.dropout(torch.ones_like(weights), dropout_p)
+            out = torch.matmul(weights * kept, v)
         ctx.save_for_backward(q, k, v, weights, kept)
         ctx.scale = scale
-        return torch.matmul(weights * kept, v)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
