@@ -76,6 +76,7 @@ setup(
     extras_require={
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
+        "hpu": ["habana-torch-plugin"],  # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
         "resample": ["soxr"],
         "tensorboard": ["tensorboard"],
     },
