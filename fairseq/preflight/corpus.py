@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.preflight.plan import Launch, Split, audio, epoch_of
 from fairseq.preflight.report import Section, percent
 
 PAPER_SECONDS = 1.6 * 3600  # of audio an update: Baevski et al. 2020, section 4.2
-LITTLE = 0.5  # of that; below it the loss of the stock configs tends to stay at chance (docs/stuck-at-6.658.md)
+LITTLE = 0.5  # of that, where a corpus is too small for whole updates; `update_size` judges the rest
 _LOOKED_AT = 25  # files of a manifest
 _DAY = 86400
 
@@ -95,11 +96,19 @@ def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, sp
             took = f"{days:,.1f} days at {speed:,.0f} s of audio a second"
         section.say("the run", f"{total:,} updates, {total / epoch.updates:,.1f} epochs, {total * seconds / 3600:,.0f} hours of audio; {took}")
         section.values["run"] = {"updates": total, "epochs": total / epoch.updates, "hours": total * seconds / 3600, "days": days}
-    learns_from_audio_alone = cfg.criterion._name == "wav2vec"
-    if learns_from_audio_alone and share < LITTLE:
-        wanted = max(1, round(frequency / share))
-        section.problem(
-            "little-audio",
-            f"an update sees {seconds:,.0f} s of audio, {share:.2f} of what the paper's do: at its learning rate the loss may stay at chance.",
-            f"optimization.update_freq=[{wanted}] gives the paper's amount on these {launch.world} card(s). See docs/stuck-at-6.658.md.",
-        )
+    if cfg.criterion._name == "wav2vec":
+        _beside_the_recipe(section, cfg, launch, seconds)
+
+
+def _beside_the_recipe(section: Section, cfg: DictConfig, launch: Launch, seconds: float) -> None:
+    """Too little audio an update is the commonest reason for a loss that stays at chance."""
+    size = update_size(cfg, launch.processes, launch.nodes, epoch=len(cfg.optimization.update_freq))
+    advice = beside_the_recipe(cfg, size, cfg.task.sample_rate)
+    if advice is None and seconds >= LITTLE * PAPER_SECONDS:
+        return
+    if advice is not None and seconds > PAPER_SECONDS:
+        section.notes.append(f"much audio an update: {advice}.")
+        return
+    what = f"an update sees {seconds:,.0f} s of audio, {seconds / PAPER_SECONDS:.2f} of the paper's 1.6 hours: the loss may stay at chance."
+    change = advice or "The corpus has less audio than one update of that size: lower optimization.lr and lengthen the warm-up, or add data."
+    section.problem("little-audio", what, f"{change.rstrip('.')}. See docs/stuck-at-6.658.md.")

@@ -27,6 +27,7 @@ class Section:
     lines: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)  # plain, for JSON
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what is odd and stops nothing, and what could not be looked at
 
     def say(self, label: str, text: str) -> None:
         """Add a labelled line; a long text goes on under its own beginning."""
@@ -53,7 +54,10 @@ class Report:
 
     headline: str
     sections: list[Section] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what is odd and stops nothing, and what could not be looked at
+
+    @property
+    def notes(self) -> list[str]:
+        return [note for section in self.sections for note in section.notes]
 
     @property
     def problems(self) -> list[Problem]:
