@@ -26,10 +26,13 @@ KEEP_GAUDIS_TORCH = for python in "$(PYTHON)" "$(PY)"; do \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev test demo check bench clean
+.PHONY: torch-is-free help venv dev test demo check bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+torch-is-free:
+	@$(KEEP_GAUDIS_TORCH)
 
 $(PY):
 	@$(KEEP_GAUDIS_TORCH)

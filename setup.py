@@ -69,7 +69,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
     + find_namespace_packages(include=["hydra_plugins.*"]),
-    package_data={"fairseq": ["version.txt", "config/**/*.yaml", "preflight/tables/*.txt"]},
+    package_data={"fairseq": ["version.txt", "config/**/*.yaml", "ops_*.txt", "preflight/tables/*.txt"]},
     include_package_data=False,
     zip_safe=False,
     install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm"],

@@ -100,6 +100,8 @@ def valid_subsets(cfg: DictConfig) -> list[str]:
 
 def describe(trainer: Trainer) -> None:
     """What trains where, before the first update."""
+    for note in trainer.device.report() if trainer.is_data_parallel_master else []:
+        logger.log(logging.WARNING if note.is_warning else logging.INFO, note.text)
     parameters = list(trainer.unwrapped_model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     logger.info(

@@ -6,6 +6,7 @@ Errors are what could only fail later, or train something else than was meant. W
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
+from fairseq.device import hpu_environment
 
 _AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
 
@@ -313,6 +315,35 @@ def contrast(cfg: DictConfig) -> Iterator[Finding]:
         )
 
 
+# -- Gaudi -------------------------------------------------------------------------------------------------------------------------
+
+
+def gaudi(cfg: DictConfig) -> Iterator[Finding]:
+    """One device, a mode that fits what is compiled, and mixed precision by op lists."""
+    common = cfg.common
+    if common.hpu and common.cpu:
+        yield wrong("common.hpu and common.cpu are both true: set one of them to false (common.cpu=false).")
+    if common.hpu and common.device not in (None, "hpu"):
+        yield wrong(f"common.hpu is true but common.device is {common.device}: leave one of them at its default.")
+    on_hpu = common.hpu or common.device == "hpu"
+    lazy = hpu_environment.is_lazy({hpu_environment.LAZY_MODE: "1" if common.hpu_lazy_mode else "0", **os.environ})
+    if common.hpu_compile != "none" and not on_hpu:
+        yield odd(f"common.hpu_compile is {common.hpu_compile} and has no effect: this run is not on HPU.")
+    elif common.hpu_compile == "hpu_graphs" and not lazy:
+        yield wrong("common.hpu_compile is hpu_graphs, which lazy mode alone has: set common.hpu_lazy_mode=true, or hpu_compile=compile.")
+    elif common.hpu_compile == "compile" and lazy:
+        yield wrong("common.hpu_compile is compile, which eager mode alone has: set common.hpu_lazy_mode=false, or hpu_compile=hpu_graphs.")
+    if common.hmp and common.hmp_opt_level == "O2":
+        yield wrong(
+            "common.hmp_opt_level is O2: it belonged to Habana's own mixed precision, which ended with release 1.13 of its software; "
+            "autocast, which runs in its place, knows op lists only. Set common.hmp_opt_level=O1, with common.hmp_bf16 and hmp_fp32."
+        )
+    elif common.hmp and common.hmp_opt_level != "O1":
+        yield wrong(f"common.hmp_opt_level is {common.hmp_opt_level!r}: it may be O1.")
+    if common.hmp and not on_hpu and (common.hmp_bf16 or common.hmp_fp32):
+        yield odd("common.hmp runs bfloat16 autocast on this device too, by torch's own list of operators: the op lists are for HPU.")
+
+
 # -- files -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -351,11 +382,24 @@ def other_paths(cfg: DictConfig) -> Iterator[Finding]:
         yield wrong(f"checkpoint.save_dir is {str(folder)!r}, which is a file: it must be a folder.")
 
 
+def op_lists(cfg: DictConfig) -> Iterator[Finding]:
+    """The operators of mixed precision on HPU."""
+    if not (cfg.common.hmp and (cfg.common.hpu or cfg.common.device == "hpu")):
+        return
+    for key in ("hmp_bf16", "hmp_fp32"):
+        if cfg.common[key]:
+            try:
+                hpu_environment.read_op_list(hpu_environment.find_op_list(cfg.common[key]))
+            except ValueError as error:
+                yield wrong(f"common.{key} is {error}")
+
+
 def _from_here(path: Path) -> str:
     return "" if path.is_absolute() else f" in {Path.cwd()}, from where relative paths count"
 
 
 RULES: tuple[Rule, ...] = (
+    gaudi,
     single_values,
     batches,
     corpora,
@@ -367,4 +411,4 @@ RULES: tuple[Rule, ...] = (
     wav2vec2_widths,
     contrast,
 )
-PATH_RULES: tuple[Rule, ...] = (manifests, other_paths)
+PATH_RULES: tuple[Rule, ...] = (manifests, other_paths, op_lists)

@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 
+class Note(NamedTuple):
+    """One line for the log."""
+
+    text: str
+    is_warning: bool = False
+
+
 class Forced(NamedTuple):
     """Forms that a test asks for (`fairseq.device.forced`); None leaves the device's own choice."""
 
@@ -43,6 +50,7 @@ class Device:
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
+        self.notes: list[Note] = []  # what preparing the process brought up
 
     @property
     def torch_device(self) -> torch.device:
@@ -50,6 +58,10 @@ class Device:
 
     def claim(self) -> None:
         """Make this the process's current device, before anything is allocated."""
+
+    def missing(self) -> str | None:
+        """What keeps this machine from having such a device, and the way out; None: nothing. Imports and opens nothing."""
+        return None
 
     def count(self) -> int:
         """Processes that this machine can hold with one device each."""
@@ -123,6 +135,10 @@ class Device:
     def loader_start_method(self) -> str | None:
         """How data-loading workers start; None: the platform's default."""
         return None
+
+    def report(self) -> list[Note]:
+        """What the log should say of the device's software, once a run."""
+        return self.notes
 
     def describe(self) -> str:
         """One phrase for the log."""

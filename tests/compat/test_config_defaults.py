@@ -43,7 +43,7 @@ DATACLASSES = {
         InferredW2vConfig,
     )
 }
-HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "hmp_verbose"}
+HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "hmp_verbose", "hpu_compile"}
 ADDITIONS = {
     "CommonConfig": {"threads_per_process", "plasma_path", "device", *HPU},  # plasma_path: its default is a folder of the machine
     "CompositeOptimizerConfig": {"lr"},
