@@ -106,7 +106,6 @@ class Trainer:
             self.cfg.optimization.clip_norm,
         )
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
-        self.device.mark_step()
         if self.precision.scaler is not None:
             self.precision.scaler.update(prepared.found_inf)
         self.statistics.commit(prepared.found_inf)
@@ -114,6 +113,7 @@ class Trainer:
         self.set_num_updates(self._num_updates + 1)
         if self.ema is not None:
             self.ema.step(self.unwrapped_model, self._num_updates)
+        self.device.mark_step()
 
     def _forward_backward(self, samples: list[dict[str, Any]]) -> Tensor:
         """Add up the gradients of the micro-batches; returns their sample size, 0-dim on the device."""
@@ -125,9 +125,9 @@ class Trainer:
                 with self.precision.autocast():
                     loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
                 self.precision.scale(loss).backward()
-            self.device.mark_step()
             total += sample_size
             self.statistics.add(log)
+            self.device.mark_step()
             self.statistics.count(
                 audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
                 few_masked=sample["few_masked"],

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq import device as device_layer
 from fairseq import utils
 from fairseq.criterions import register_criterion
 from fairseq.criterions.fairseq_criterion import FairseqCriterion
@@ -60,7 +61,7 @@ class Wav2vecCriterion(FairseqCriterion):
         """
         net_output = model(**sample["net_input"])
         module = model.module if hasattr(model, "module") else model  # DistributedDataParallel shows none of the model's methods
-        with torch.autocast(net_output["x"].device.type, enabled=False):
+        with device_layer.of(net_output["x"]).full_precision():
             logits = module.get_logits(net_output).float()
             weights = net_output["masked_weights"].float()
             counts = weights.t().flatten()  # position-major, as the logits

@@ -23,7 +23,11 @@ class CommonConfig(FairseqDataclass):
     seed: int = field(default=1, metadata={"help": "all randomness is a function of this and of epoch, sample, update and micro-batch"})
     cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})
     device: Optional[DEVICE_CHOICES] = field(
-        default=None, metadata={"help": "cpu, cuda or hpu (null: by common.hpu or common.cpu, else cuda where there is a GPU)"}
+        default=None,
+        metadata={
+            "help": "cpu, cuda, hpu, or lazy, which records graphs on the CPU as Gaudi does (null: by common.hpu or common.cpu, else cuda where "
+            "there is a GPU)"
+        },
     )
     threads_per_process: int = field(default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"})
 

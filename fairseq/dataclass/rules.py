@@ -344,6 +344,15 @@ def gaudi(cfg: DictConfig) -> Iterator[Finding]:
         yield odd("common.hmp runs bfloat16 autocast on this device too, by torch's own list of operators: the op lists are for HPU.")
 
 
+def lazy_device(cfg: DictConfig) -> Iterator[Finding]:
+    """torch's lazy-tensor device has no autocast."""
+    keys = ("fp16", "bf16", "amp", "hmp", "memory_efficient_fp16", "memory_efficient_bf16")
+    asked = [f"common.{key}" for key in keys if cfg.common[key]]
+    if cfg.common.device == "lazy" and asked:
+        off = " ".join(f"{key}=false" for key in asked)
+        yield wrong(f"common.device is lazy, which computes in fp32 only, but {' and '.join(asked)} is true: set {off}.")
+
+
 # -- files -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -410,5 +419,6 @@ RULES: tuple[Rule, ...] = (
     conv_layers,
     wav2vec2_widths,
     contrast,
+    lazy_device,
 )
 PATH_RULES: tuple[Rule, ...] = (manifests, other_paths, op_lists)

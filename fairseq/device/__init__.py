@@ -18,15 +18,16 @@ from fairseq.device import base, hpu_environment
 from fairseq.device.base import Device
 from fairseq.device.cuda import CudaDevice
 from fairseq.device.hpu import HpuDevice
+from fairseq.device.lazy import LazyDevice
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_DEVICES: dict[str, Device] = {"cpu": Device(), "cuda": CudaDevice()}
+_DEVICES: dict[str, Device] = {"cpu": Device(), "cuda": CudaDevice(), "lazy": LazyDevice()}
 
 
 def get(device: str | torch.device) -> Device:
-    """The contract of a device type; types without an entry of their own (meta, lazy) get the CPU's."""
+    """The contract of a device type; types without an entry of their own (meta) get the CPU's."""
     kind = torch.device(device).type
     return _DEVICES.get(kind, _DEVICES["cpu"])
 
@@ -72,7 +73,7 @@ def count(common: DictConfig) -> int:
 
 
 def _make(kind: str, index: int = 0) -> Device:
-    return {"cpu": Device, "cuda": CudaDevice, "hpu": HpuDevice}[kind](index)
+    return {"cpu": Device, "cuda": CudaDevice, "hpu": HpuDevice, "lazy": LazyDevice}[kind](index)
 
 
 def missing(common: DictConfig) -> str | None:
@@ -80,15 +81,16 @@ def missing(common: DictConfig) -> str | None:
     return _make(asked_for(common)).missing()
 
 
-def prepare_process(common: DictConfig, place: hpu_environment.Place | None = None) -> list[base.Note]:
-    """Set the environment variables that the device's software reads when it is imported; `select` imports it.
+def prepare_process(common: DictConfig) -> list[base.Note]:
+    """Set the environment variables that the device's software reads when it is imported; `select` calls this, and imports it.
 
-    To be called in the process that will own the device, as early as its place is known. See `hpu_environment.prepare`.
+    To be called in the process that will own the device, once RANK, LOCAL_RANK and WORLD_SIZE are in the environment where there are
+    several. See `hpu_environment.prepare`.
 
     Returns:
         Lines for the log.
     """
-    return hpu_environment.prepare(common, os.environ, place) if asked_for(common) == "hpu" else []
+    return hpu_environment.prepare(common, os.environ) if asked_for(common) == "hpu" else []
 
 
 @contextmanager

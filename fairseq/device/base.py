@@ -96,6 +96,15 @@ class Device:
         """Mixed precision over fp32 parameters; None computes in fp32."""
         return torch.autocast(self.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
+    def full_precision(self) -> AbstractContextManager[Any]:
+        """Within mixed precision, a part that computes in the dtype of its tensors."""
+        return torch.autocast(self.torch_device.type, enabled=False)
+
+    def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What a product of matrices of this dtype runs in: autocast's where it is on."""
+        kind = self.torch_device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+
     def mark_step(self) -> None:
         """Hand the operations recorded so far to the device, where it records any."""
 

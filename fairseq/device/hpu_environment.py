@@ -32,15 +32,6 @@ _HALF_KEYS = ("hmp", "bf16", "memory_efficient_bf16", "fp16", "memory_efficient_
 DEFAULT_LISTS = {LOWER_LIST: "ops_bf16_wav2vec2.txt", FP32_LIST: "ops_fp32_wav2vec2.txt"}  # beside the recipe's, in the package's folder
 
 
-class Place(NamedTuple):
-    """Where a process stands among those of its run, as `distributed.launch.Place`."""
-
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-    local_world_size: int = 1
-
-
 class Variable(NamedTuple):
     """A variable that is set unless the user gave it."""
 
@@ -55,15 +46,15 @@ def is_lazy(environ: Mapping[str, str]) -> bool:
     return environ.get(LAZY_MODE, "1") != "0"
 
 
-def prepare(common: Any, environ: MutableMapping[str, str], place: Place | None = None) -> list[Note]:
+def prepare(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
     """Set what the vendor's package is to find at its import; returns what the log should say.
 
-    Call it once per process, before `fairseq.device.select`. Called again it changes nothing.
+    `fairseq.device.select` calls it just before the import. Called again it changes nothing, and returns the same.
 
     Args:
         common: the config group `common`; `hmp_bf16` and `hmp_fp32` are looked for by `find_op_list`.
-        environ: `os.environ`, or a dict in tests.
-        place: this process's place where there are several; anything with the fields of `Place`.
+        environ: `os.environ`, or a dict in tests. Where there are several processes it has RANK, LOCAL_RANK and WORLD_SIZE by now, from
+            the launcher or from whoever spawned this one.
     Raises:
         ValueError: an op list is not there.
     """
@@ -71,8 +62,8 @@ def prepare(common: Any, environ: MutableMapping[str, str], place: Place | None 
     for variable in [*_fixed(), *recipe_cache(environ)]:
         environ.setdefault(variable.name, variable.value)
     notes += _set_op_lists(common, environ)
-    if place is not None and place.world_size > 1:
-        set_rank_variables(environ, place)
+    if int(environ.get("WORLD_SIZE", "1")) > 1:
+        _choose_card(environ)
     return notes
 
 
@@ -121,13 +112,12 @@ def recipe_cache(environ: Mapping[str, str]) -> list[Variable]:
     return [Variable("PT_HPU_RECIPE_CACHE_CONFIG", f"{folder},{delete},{megabytes}", reason, "all")]
 
 
-def set_rank_variables(environ: MutableMapping[str, str], place: Place) -> None:
-    """What HCCL reads when it is imported: which of the processes this is, and which card it takes."""
-    environ["RANK"], environ["WORLD_SIZE"] = str(place.rank), str(place.world_size)
-    environ["LOCAL_RANK"], environ["LOCAL_WORLD_SIZE"] = str(place.local_rank), str(place.local_world_size)
-    environ["ID"] = str(place.rank)  # the name of its log files
+def _choose_card(environ: MutableMapping[str, str]) -> None:
+    """What HCCL reads at its import beside the launcher's variables: the name of its log files, and which card this process takes."""
+    local_rank = int(environ["LOCAL_RANK"])
     modules = visible_modules(environ)
-    environ["HLS_MODULE_ID"] = modules[place.local_rank] if place.local_rank < len(modules) else str(place.local_rank)
+    environ.setdefault("ID", environ["RANK"])
+    environ.setdefault("HLS_MODULE_ID", modules[local_rank] if local_rank < len(modules) else str(local_rank))
 
 
 def visible_modules(environ: Mapping[str, str]) -> list[str]:

@@ -116,7 +116,6 @@ def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[s
         training.distributed_rank = place.rank
         training.device_id = place.local_rank
         training.nprocs_per_node = place.local_world_size
-    device_layer.prepare_process(cfg.common, device_layer.hpu_environment.Place(*place))  # before anything imports the device's software
     limit_threads(cfg.common.threads_per_process, place.local_world_size)
     if place.rank != 0:
         be_quiet()

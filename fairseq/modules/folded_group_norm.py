@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from fairseq import device as device_layer
 
 
 def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
@@ -21,7 +22,7 @@ def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> tup
     Source: Var[w.x] = w' Cov[x] w. Computed in fp64: neighbouring samples are so alike that for some filters it is a small difference of
         large numbers.
     """
-    with torch.autocast(columns.device.type, enabled=False):
+    with device_layer.of(columns).full_precision():
         columns = columns.double()
         mean = columns.mean(dim=1, keepdim=True)  # B x 1 x K
         centred = columns - mean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ class Fp32GroupNorm(nn.GroupNorm):
             return self._as_instance_norm(x)
         if device_layer.of(x).norms_mix_dtypes:
             return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        with torch.autocast(x.device.type, enabled=False):
+        with device_layer.of(x).full_precision():
             return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).type_as(x)
 
     def _as_instance_norm(self, x: Tensor) -> Tensor:

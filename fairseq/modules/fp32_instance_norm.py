@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq import device as device_layer
+
 
 class Fp32InstanceNorm(nn.Module):
     """Instance norm over time with fp32 statistics, output in the input's dtype; B x C x T, or B x T x C with `transpose_last`."""
@@ -20,6 +22,6 @@ class Fp32InstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.transpose_last:
             x = x.transpose(1, 2)
-        with torch.autocast(x.device.type, enabled=False):
+        with device_layer.of(x).full_precision():
             out = F.instance_norm(x.float(), weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps).type_as(x)
         return out.transpose(1, 2) if self.transpose_last else out

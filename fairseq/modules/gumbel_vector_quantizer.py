@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq import device as device_layer
 from fairseq.utils import is_hpu_tensor
 
 
@@ -127,8 +128,10 @@ class GumbelVectorQuantizer(nn.Module):
 
     def to_codebook_index(self, indices: Tensor) -> Tensor:
         """One number for each set of codes, ... x G -> ...: the codes as digits of base V."""
-        digits = self.num_vars ** torch.arange(self.groups - 1, -1, -1, device=indices.device)
-        return (indices * digits).sum(-1)
+        number = indices[..., 0]
+        for group in range(1, self.groups):
+            number = number * self.num_vars + indices[..., group]
+        return number
 
     # -- quantization ------------------------------------------------------------------------------------------------------------------
 
@@ -152,7 +155,7 @@ class GumbelVectorQuantizer(nn.Module):
         """
         if not self.time_first:
             x = x.transpose(1, 2)
-        with torch.autocast(x.device.type, enabled=False):
+        with device_layer.of(x).full_precision():
             logits = self.weight_proj(x.to(self.vars.dtype)).unflatten(-1, (self.groups, self.num_vars))  # B x T x G x V
             result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self.curr_temp}
             with torch.no_grad():
@@ -193,6 +196,8 @@ class GumbelVectorQuantizer(nn.Module):
 
 def one_hot(codes: Tensor, like: Tensor) -> Tensor:
     """Rows of zeros with a one at the code, shaped as `like` (torch's own one_hot reads the codes on the host)."""
+    if is_hpu_tensor(codes):  # hpu: a comparison runs with the operations around it, a scatter by itself (bit-equal)
+        return (codes.unsqueeze(-1) == torch.arange(like.size(-1), device=codes.device, dtype=codes.dtype)).to(like.dtype)
     return torch.zeros_like(like).scatter_(-1, codes.unsqueeze(-1), 1.0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,5 +19,5 @@ class Fp32LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         if device_layer.of(x).norms_mix_dtypes:
             return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        with torch.autocast(x.device.type, enabled=False):
+        with device_layer.of(x).full_precision():
             return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).type_as(x)

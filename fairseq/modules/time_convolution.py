@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq import device as device_layer
 from fairseq.utils import is_hpu_tensor
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What a product of matrices runs in: autocast's dtype where it is on, else the tensor's own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return device_layer.of(x).compute_dtype(x.dtype)
 
 
 def convolve_over_time(x: Tensor, conv: nn.Conv1d, form: str) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fairseq import device as device_layer
 from fairseq.dataclass.conv_layers import frames_for_samples, parse_conv_layers
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import register_model
@@ -272,7 +273,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         if within.size(2) + self.cross_sample_negatives + self.codebook_negatives == 0:
             raise ValueError("no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives above 0")
 
-        with torch.autocast(x.device.type, enabled=False):
+        with device_layer.of(x).full_precision():
             logits = [contrastive.logits_within_rows(x, candidates, within, self.logit_temp)]
             if self.cross_sample_negatives > 0:
                 across = contrastive.draw_across_rows(candidates, self.cross_sample_negatives)

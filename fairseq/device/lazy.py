@@ -1,0 +1,91 @@
+"""PyTorch's own lazy-tensor device: operations are recorded and run as graphs, on the CPU, as Gaudi's lazy mode does on its card."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from fairseq.device import graph_counts
+from fairseq.device.base import Device
+
+
+class LazyDevice(Device):
+    """Training with real graph capture and no card: one process, fp32, no fused kernels; slow, and made for tests and checks.
+
+    It takes the branches marked `# hpu:`. Its own gaps are not an HPU's: what torch's backend would run one by one on the CPU though
+    the HPU has a kernel for it is written in operators that it can record (`lazy_operators`).
+    """
+
+    type = "lazy"
+    takes_hpu_arms = True
+    graphs_are_static = True
+    records_graphs = True
+    statistics_dtype = torch.float32  # as on HPU, which has no float64
+    dropout_form = "native"
+
+    def claim(self) -> None:
+        start_backend()
+
+    def count(self) -> int:
+        return 1
+
+    def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
+        return "conv2d"
+
+    def _pos_conv_form(self, dtype: torch.dtype) -> str:
+        return "conv1d"
+
+    def _attention_form(self, dtype: torch.dtype) -> str:
+        return "matmul"  # torch's backend has no fused attention
+
+    def autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+        """fp32 is all there is; even autocast that is switched off raises for this device.
+
+        Raises:
+            ValueError: another precision.
+        """
+        if dtype is not None:
+            raise ValueError(
+                "common.device is lazy, which computes in fp32 only: leave common.fp16, bf16, amp and hmp false, or take another device"
+            )
+        return contextlib.nullcontext()
+
+    def full_precision(self) -> AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype
+
+    def mark_step(self) -> None:
+        import torch._lazy
+
+        graph_counts.counted_step(torch._lazy.mark_step)
+
+    def synchronize(self) -> None:
+        import torch._lazy
+
+        self.mark_step()
+        torch._lazy.wait_device_ops()
+
+    def describe(self) -> str:
+        return f"torch's lazy-tensor device on the CPU, {torch.get_num_threads()} threads"
+
+
+_started = False
+
+
+def start_backend() -> None:
+    """Make "lazy" a device of this process, once, with the operators that torch's backend lacks."""
+    global _started
+    if _started:
+        return
+    import torch._lazy.ts_backend
+
+    from fairseq.device import lazy_operators
+
+    torch._lazy.ts_backend.init()
+    lazy_operators.register()
+    _started = True
