@@ -64,14 +64,7 @@ def hydra_main(cfg: DictConfig) -> float | None:
 
 def prepare(cfg: DictConfig) -> DictConfig:
     """The whole config of the run, plain values only. One error names what is wrong in keys, types and across fields."""
-<<<<<<< HEAD
     run, problems = whole_config(cfg)
-=======
-    utils.import_user_module(_common_of(OmegaConf.to_container(cfg, resolve=False)))
-    drop_leftovers(cfg)
-    run, problems = try_resolve(cfg)
-    device_layer.hpu_environment.locate_op_lists(run.common, config_folders())
->>>>>>> launch
     # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
     devices = device_layer.count(run.common)
     recommended = 1 if device_layer.asked_for(run.common) == "cpu" else max(1, devices)
@@ -83,19 +76,20 @@ def prepare(cfg: DictConfig) -> DictConfig:
     return run
 
 
-<<<<<<< HEAD
 def whole_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     """What hydra composed, completed and resolved, and what is wrong with its keys and types."""
     utils.import_user_module(_common_of(OmegaConf.to_container(cfg, resolve=False)))
     drop_leftovers(cfg)
-    return try_resolve(cfg)
-=======
+    run, problems = try_resolve(cfg)
+    device_layer.hpu_environment.locate_op_lists(run.common, config_folders())
+    return run, problems
+
+
 def config_folders() -> list[str]:
     """Where hydra found YAML files: --config-dir, and the package's own folder."""
     if not HydraConfig.initialized():
         return []
     return [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file" and source.path]
->>>>>>> launch
 
 
 def drop_leftovers(cfg: DictConfig) -> None:

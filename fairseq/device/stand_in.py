@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import torch
+from fairseq.device.base import Note
+from fairseq.device.hpu import HpuDevice
 
-from fairseq.device.base import Device
 
+class StandIn(HpuDevice):
+    """Takes the branches marked `# hpu:` and the HPU's forms, on CPU tensors; nothing of the vendor's is imported."""
 
-class StandIn(Device):
-    """Takes the branches marked `# hpu:` and the HPU's forms, on CPU tensors."""
+    type = "cpu"
+    records_graphs = True  # gradients are zeroed in place, as in lazy mode
 
-    takes_hpu_arms = True
-    graphs_are_static = True
-    records_graphs = True
-    statistics_dtype = torch.float32
-    index_dtype = torch.int32
-    dropout_form = "native"
+    def __init__(self, index: int = 0) -> None:
+        super().__init__(index)
+        self._tensors_live_on = "cpu"
 
-    def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
-        return "conv2d"
+    def claim(self) -> None:
+        """The CPU is nobody's."""
 
-    def _pos_conv_form(self, dtype: torch.dtype) -> str:
-        return "conv1d"
+    def missing(self) -> str | None:
+        return None
 
-    def _attention_form(self, dtype: torch.dtype) -> str:
-        return "matmul"
+    def mark_step(self) -> None:
+        """Nothing is recorded."""
+
+    def memory_statistics(self) -> dict[str, float]:
+        return {}
+
+    def report(self) -> list[Note]:
+        return []
+
+    def describe(self) -> str:
+        return "the CPU in an HPU's place"

@@ -128,12 +128,11 @@ def describe_memory(
     if checkpointed is not None:
         fp32 = f", {gigabytes(single.in_fp32.recomputed + weights.total)} in fp32" if dtype is not None else ""
         section.say("recomputing", f"{gigabytes(checkpointed + weights.total)} in {precision}{fp32} with model.checkpoint_activations=true")
-    section.say("to the card", f"{largest.to_device / 2**20:.1f} MB a batch")
     section.values.update(
         precision=precision, weights=weights._asdict(), bytes=need, bytes_fp32=single.in_fp32.kept + weights.total, bytes_of_negatives=extra,
         bytes_checkpointed=None if checkpointed is None else checkpointed + weights.total,
         bytes_checkpointed_fp32=None if checkpointed is None else single.in_fp32.recomputed + weights.total,
-        saved=largest.kept.kept, fits=[name for name, size in CARDS.items() if need <= size * 2**30],
+        saved=largest.kept.kept, to_device=largest.to_device, fits=[name for name, size in CARDS.items() if need <= size * 2**30],
     )  # fmt: skip
     limit = CARDS[card] if card else max(CARDS.values())
     if need > limit * 2**30:

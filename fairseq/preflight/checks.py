@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from fairseq import optim, tasks
 from fairseq.dataclass.validate import find_named
 from fairseq.device.stand_in import StandIn
 from fairseq.distributed.place import Place, cards_of_a_node
-from fairseq.preflight import batches, corpus, host, plan, tiny
+from fairseq.preflight import batches, corpus, device, host, plan, steps, tiny
 from fairseq.preflight.memory import Meter
 from fairseq.preflight.options import Options
-from fairseq.preflight.plan import Launch, Split
+from fairseq.preflight.plan import Launch, Shape, Split
 from fairseq.preflight.report import Report, Section
 from fairseq.training.precision import Precision
 
 logger = logging.getLogger(__name__)
+
+_VISITED = 8  # shapes a mode that steps run on
 
 
 def check(cfg: DictConfig, config_problems: list[str], options: Options) -> Report:
@@ -56,6 +59,8 @@ def check(cfg: DictConfig, config_problems: list[str], options: Options) -> Repo
     largest = _batches(report, cfg, meter, splits, options.card or tools.card)
     report.sections.insert(2, host.memory(cfg, splits, largest, launch))
     host.add_tools(report.sections[2], tools)
+    if is_static(cfg) and options.steps != "none":
+        report.sections.append(_device(cfg, splits, report, full=options.steps == "full"))
     return report
 
 
@@ -89,6 +94,32 @@ def _config(cfg: DictConfig, config_problems: list[str], options: Options) -> Se
         elif odd is not None:
             section.notes.append(odd)
     return section
+
+
+def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) -> Section:
+    """Steps of the run's twin. What it cannot do at all is a problem: the run would do no better."""
+    shapes = [shape for split in splits for shape in plan.shapes(split)]
+    visited = [shape for mode in (True, False) for shape in _spread([s for s in shapes if s.training is mode])]
+    trace = graphs = difference = None
+    try:
+        trace, difference = steps.trace_operators(cfg, visited)
+        graphs = steps.run_graphs(cfg, visited, full) if steps.supported() else None
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        section = device.describe(trace, difference, None, len(visited), None)
+        section.problem("step-fails", f"a step of a small twin of this run ended with {type(error).__name__}: {_first_line(error)}",
+                        "HYDRA_FULL_ERROR=1 shows where.")
+        return section
+    sent = report.values("to_device")
+    return device.describe(trace, difference, graphs, len(visited), None if sent is None else sent * cfg.optimization.update_freq[-1])
+
+
+def _spread(shapes: list[Shape]) -> list[Shape]:
+    """At most so many, evenly from the smallest to the largest."""
+    if len(shapes) <= _VISITED:
+        return shapes
+    return [shapes[round(i * (len(shapes) - 1) / (_VISITED - 1))] for i in range(_VISITED)]
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------------------

@@ -13,9 +13,6 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.masking import max_masked_frames
 from fairseq.dataclass.conv_layers import frames_for_samples
 
-MODES = ("training", "validation")
-
-
 class Launch(NamedTuple):
     """How many processes the run has."""
 
@@ -98,7 +95,7 @@ def audio(split: Split) -> Any:
 
 def shapes(split: Split) -> list[Shape]:
     """Every shape of the split's batches over two epochs, shortest first."""
-    epochs = (1, 2) if split.training and split.iterator.plan_fn is not None else (1,)
+    epochs = (1, 2) if split.training else (1,)
     found: dict[tuple[int, int], Shape] = {}
     dataset = audio(split)
     for epoch in epochs:
@@ -107,15 +104,20 @@ def shapes(split: Split) -> list[Shape]:
         counts = np.diff(batches.ends, prepend=0)
         real = np.minimum(sizes, np.repeat(batches.lengths, counts))
         of_batch = np.add.reduceat(real, batches.ends - counts) if len(counts) else real
-        for rows, samples in sorted({*zip(batches.rows.tolist(), batches.lengths.tolist(), strict=True)}):
+        pairs, first, members = np.unique(
+            np.stack([batches.rows, batches.lengths]), axis=1, return_index=True, return_inverse=True
+        )
+        numbers = np.bincount(members.ravel())
+        filled = np.bincount(members.ravel(), weights=of_batch)
+        for place, (rows, samples) in enumerate(pairs.T.tolist()):
             if (rows, samples) in found:
                 continue
-            same = np.flatnonzero((batches.rows == rows) & (batches.lengths == samples))
             frames, masked = _frames(dataset, samples)
-            padding = 1 - float(of_batch[same].sum()) / (rows * samples * len(same))
-            number = len(same) if epoch == epochs[0] else 0
-            plan = batches.plan(int(same[0]), epoch if split.training else EVALUATION_EPOCH, 0)
-            found[rows, samples] = Shape(split.name, split.training, rows, samples, frames, masked, number, padding, plan)
+            number = int(numbers[place])
+            padding = 1 - float(filled[place]) / (rows * samples * number)
+            plan = batches.plan(int(first[place]), epoch if split.training else EVALUATION_EPOCH, 0)
+            met = number if epoch == epochs[0] else 0
+            found[rows, samples] = Shape(split.name, split.training, rows, samples, frames, masked, met, padding, plan)
     return sorted(found.values(), key=lambda shape: (shape.samples, shape.rows))
 
 

@@ -63,6 +63,10 @@ class Report:
     def problems(self) -> list[Problem]:
         return [problem for section in self.sections for problem in section.problems]
 
+    def values(self, name: str) -> Any:
+        """A value that a section noted; None if none did."""
+        return next((section.values[name] for section in self.sections if name in section.values), None)
+
     @property
     def status(self) -> int:
         """Exit status: 0 only if nothing would stop or slow the run."""

@@ -12,24 +12,30 @@ from fairseq.data.batching import BatchPlan
 from fairseq.dataclass.conv_layers import parse_conv_layers
 from fairseq.preflight.plan import Split, audio
 
+_HALF = ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16")
 _ROWS = 2
 _WIDTH, _HEADS, _CODEWORD, _CHANNELS = 64, 4, 16, 16
 _AT_MOST = {"encoder_layers": 2, "encoder_ffn_embed_dim": 128, "latent_vars": 16, "num_negatives": 20}
 
 
-def narrowed(cfg: DictConfig, device: str) -> DictConfig:
-    """The config of the small twin, on `cpu` or `lazy`, in one process and without files to write. Models without such keys stay as they are."""
+def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
+    """The run's config on `cpu` or `lazy`, in one process, writing no files; with `narrow`, few and narrow layers where the model knows them."""
     small = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     with open_dict(small):
         common, model = small.common, small.model
+        bf16 = device == "cpu" and common.hmp  # the lazy device has no autocast
         common.device, common.cpu, common.hpu, common.hmp = device, device == "cpu", False, False
+        common.bf16 = bf16 or (device == "cpu" and common.bf16)
+        if device == "lazy":
+            common.update(dict.fromkeys(_HALF, False))
         common.log_format, common.tensorboard_logdir, common.log_file = "none", None, None
         small.checkpoint.no_save = True
         small.distributed_training.distributed_world_size, small.distributed_training.nprocs_per_node = 1, 1
-        for key, most in _AT_MOST.items():
-            if model.get(key) is not None:
-                model[key] = min(model[key], most)
-        if "encoder_embed_dim" in model:
+        if narrow:
+            for key in _AT_MOST.keys() & model.keys():
+                if model[key] is not None:
+                    model[key] = min(model[key], _AT_MOST[key])
+        if narrow and "encoder_embed_dim" in model:
             _narrow(model)
         inferred = small.task.get("inferred_w2v_config")
         if inferred is not None:
