@@ -79,7 +79,9 @@ def describe_shapes(shapes: list[Shape], measured: list[Measured], weights: Weig
         rows = [*rows[:half], ["...", *[""] * 7], *rows[-half:]]
     section.table(["", "B", "S", "T", "M", "batches", "padding", "GB at least"], rows)
     training = [shape for shape in shapes if shape.training]
-    section.say("", f"{len(training)} shapes in training, {len(shapes) - len(training)} in validation; {percent(epoch_padding)} padding and filler")
+    section.say(
+        "", f"{len(training)} shapes in training, {len(shapes) - len(training)} in validation; {percent(epoch_padding)} padding and filler"
+    )
     section.values["shapes"] = [{**shape._asdict(), "plan": None, "bytes": needs.get(shape.key)} for shape in shapes]
     for values in section.values["shapes"]:
         del values["plan"]
@@ -110,20 +112,18 @@ def describe_memory(
     section = Section("Memory: GB of the card, a lower bound: what autograd keeps, parameters, gradients, optimizer state")
     largest = max(measured, key=lambda m: m.kept.kept)
     shape, precision = largest.shape, _PRECISION[dtype]
-    section.say("weights", f"{gigabytes(weights.total)}: parameters {gigabytes(weights.parameters)}, gradients {gigabytes(weights.gradients)}, optimizer {gigabytes(weights.optimizer)}")
+    parts = [f"{name} {gigabytes(size)}" for name, size in weights._asdict().items()]
+    section.say("weights", f"{gigabytes(weights.total)}: {', '.join(parts)}")
     need = largest.kept.kept + weights.total
-    section.say(
-        f"in {precision}", f"{gigabytes(need)}, {gigabytes(largest.kept.kept)} of them kept by autograd for {shape.rows} x {shape.samples:,} samples; {_fits(need)}"
-    )
+    kept = f"{gigabytes(largest.kept.kept)} of them kept by autograd for {shape.rows} x {shape.samples:,} samples"
+    section.say(f"in {precision}", f"{gigabytes(need)}, {kept}; {_fits(need)}")
     single = max(measured, key=lambda m: m.in_fp32.kept)
     if dtype is not None:
         section.say("in fp32", f"{gigabytes(single.in_fp32.kept + weights.total)}; {_fits(single.in_fp32.kept + weights.total)}")
     extra = None
     if negatives is not None and shape.masked is not None:
         extra = bytes_of_negatives(single.shape.rows, single.shape.masked, *negatives)
-        section.say(
-            "negatives", f"a similarity matrix stands for them; the (N+1) x B x M x C tensor would have added {gigabytes(extra)}"
-        )
+        section.say("negatives", f"a similarity matrix stands for them; the (N+1) x B x M x C tensor would have added {gigabytes(extra)}")
     checkpointed = largest.kept.recomputed
     if checkpointed is not None:
         fp32 = f", {gigabytes(single.in_fp32.recomputed + weights.total)} in fp32" if dtype is not None else ""
@@ -136,9 +136,10 @@ def describe_memory(
     )  # fmt: skip
     limit = CARDS[card] if card else max(CARDS.values())
     if need > limit * 2**30:
-        way_out = "Lower dataset.max_tokens or dataset.batch_size, and raise optimization.update_freq as much."
-        if checkpointed is not None and checkpointed + weights.total <= limit * 2**30:
-            way_out = f"model.checkpoint_activations=true needs {gigabytes(checkpointed + weights.total)} GB; or: {way_out[0].lower()}{way_out[1:]}"
+        way_out = "ower dataset.max_tokens or dataset.batch_size, and raise optimization.update_freq as much."
+        saves = checkpointed is not None and checkpointed + weights.total <= limit * 2**30
+        first = f"model.checkpoint_activations=true needs {gigabytes(checkpointed + weights.total)} GB; or l" if saves else "L"
+        way_out = first + way_out
         section.problem("out-of-memory", f"a step needs {gigabytes(need)} GB at least, and the card has {limit}.", way_out)
     return section
 

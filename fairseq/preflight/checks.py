@@ -108,8 +108,11 @@ def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) ->
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         section = device.describe(trace, difference, None, len(visited), None)
-        section.problem("step-fails", f"a step of a small twin of this run ended with {type(error).__name__}: {_first_line(error)}",
-                        "HYDRA_FULL_ERROR=1 shows where.")
+        section.problem(
+            "step-fails",
+            f"a step of a small twin of this run ended with {type(error).__name__}: {_first_line(error)}",
+            "HYDRA_FULL_ERROR=1 shows where.",
+        )
         return section
     sent = report.values("to_device")
     return device.describe(trace, difference, graphs, len(visited), None if sent is None else sent * cfg.optimization.update_freq[-1])

@@ -94,7 +94,9 @@ def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, sp
         took = f"{total * seconds / (7 * _DAY):,.0f} s of audio a second to be done in a week (--audio-seconds-per-second X: days at X)"
         if days is not None:
             took = f"{days:,.1f} days at {speed:,.0f} s of audio a second"
-        section.say("the run", f"{total:,} updates, {total / epoch.updates:,.1f} epochs, {total * seconds / 3600:,.0f} hours of audio; {took}")
+        section.say(
+            "the run", f"{total:,} updates, {total / epoch.updates:,.1f} epochs, {total * seconds / 3600:,.0f} hours of audio; {took}"
+        )
         section.values["run"] = {"updates": total, "epochs": total / epoch.updates, "hours": total * seconds / 3600, "days": days}
     if cfg.criterion._name == "wav2vec":
         _beside_the_recipe(section, cfg, launch, seconds)
@@ -110,5 +112,7 @@ def _beside_the_recipe(section: Section, cfg: DictConfig, launch: Launch, second
         section.notes.append(f"much audio an update: {advice}.")
         return
     what = f"an update sees {seconds:,.0f} s of audio, {seconds / PAPER_SECONDS:.2f} of the paper's 1.6 hours: the loss may stay at chance."
-    change = advice or "The corpus has less audio than one update of that size: lower optimization.lr and lengthen the warm-up, or add data."
+    change = (
+        advice or "The corpus has less audio than one update of that size: lower optimization.lr and lengthen the warm-up, or add data."
+    )
     section.problem("little-audio", what, f"{change.rstrip('.')}. See docs/stuck-at-6.658.md.")

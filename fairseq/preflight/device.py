@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from fairseq.preflight import kernels
 from fairseq.preflight.operators import Missing, Trace
 from fairseq.preflight.report import Section
@@ -45,19 +43,19 @@ def _operators(section: Section, trace: Trace) -> set[str]:
     section.values["no_gaudi_kernel"] = [{**m._asdict(), "calls": times} for m, times in trace.missing.items()]
     for name in names:
         section.problem(
-            "no-kernel", f"{name} has no Gaudi kernel: it runs on the host, with a wait for the card each time. {_called(trace.missing, name, lacking)}",
+            "no-kernel", f"{name} has no Gaudi kernel: it runs on the host, with a wait for the card each time. {_called(name, lacking)}",
             "Write it with operators that are in fairseq/preflight/tables/hpu_ops_1.19.txt, or do it in the data-loading worker.",
         )  # fmt: skip
     for name, dtype in sorted({(m.operator, str(m.dtype)) for m in dtypes}):
         those = [m for m in dtypes if (m.operator, m.dtype) == (name, dtype)]
         section.problem(
-            "no-kernel-for-dtype", f"{name} has no Gaudi kernel for {dtype}. {_called(trace.missing, name, those)}",
+            "no-kernel-for-dtype", f"{name} has no Gaudi kernel for {dtype}. {_called(name, those)}",
             f"Instead: {those[0].instead}.",
         )  # fmt: skip
     return {name.split(".")[0] for name in names}
 
 
-def _called(counts: Counter[Missing], name: str, those: list[Missing]) -> str:
+def _called(name: str, those: list[Missing]) -> str:
     where = sorted({m.place for m in those if m.operator == name})
     more = f" and {len(where) - _LISTED} more places" if len(where) > _LISTED else ""
     return f"Called at {', '.join(where[:_LISTED])}{more}."
@@ -89,13 +87,14 @@ def _reads(section: Section, graphs: Graphs, trace: Trace | None) -> None:
         often = f"{times / max(1, graphs.updates):.3g} times an update"
         section.problem(
             "host-read", f"{place}, {often}: the host waits until the card has computed it, and the graph is cut there.",
-            "Keep the value on the device (torch.where in place of if), or return it in the logging output, which is fetched at the log interval.",
+            "Keep the value on the device (torch.where in place of if), or put it into the logging output, which is fetched at the log "
+            "interval.",
         )  # fmt: skip
     told = {place.split(" at ")[-1] for place in places}
     for operator, place in sorted(trace.dynamic if trace is not None else ()):
         if place not in told:
             section.problem(
-                "dynamic-shape", f"{operator} at {place}: its shape depends on numbers, so the host waits for them and a new graph is compiled.",
+                "dynamic-shape", f"{operator} at {place}: its shape depends on numbers; the host waits for them and a new graph is compiled.",
                 "Use a mask and torch.where, or positions of a fixed number with weights.",
             )  # fmt: skip
 

@@ -24,7 +24,9 @@ class Activations(NamedTuple):
     """Bytes that are kept between forward and backward."""
 
     kept: int
-    recomputed: int | None  # with model.checkpoint_activations: blocks keep their input, and one at a time what is in it; None: no such blocks
+    recomputed: (
+        int | None
+    )  # with model.checkpoint_activations: blocks keep their input, and one at a time what is in it; None: no such blocks
 
 
 class Weights(NamedTuple):

@@ -13,6 +13,7 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.masking import max_masked_frames
 from fairseq.dataclass.conv_layers import frames_for_samples
 
+
 class Launch(NamedTuple):
     """How many processes the run has."""
 
@@ -104,9 +105,7 @@ def shapes(split: Split) -> list[Shape]:
         counts = np.diff(batches.ends, prepend=0)
         real = np.minimum(sizes, np.repeat(batches.lengths, counts))
         of_batch = np.add.reduceat(real, batches.ends - counts) if len(counts) else real
-        pairs, first, members = np.unique(
-            np.stack([batches.rows, batches.lengths]), axis=1, return_index=True, return_inverse=True
-        )
+        pairs, first, members = np.unique(np.stack([batches.rows, batches.lengths]), axis=1, return_index=True, return_inverse=True)
         numbers = np.bincount(members.ravel())
         filled = np.bincount(members.ravel(), weights=of_batch)
         for place, (rows, samples) in enumerate(pairs.T.tolist()):

@@ -41,7 +41,9 @@ class Section:
         cells = [list(head), *(list(row) for row in rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
         for row in cells:
-            first, *others = [cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))]
+            first, *others = [
+                cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
             self.lines.append(("  " + "  ".join([first.ljust(_LABEL - 2), *others])).rstrip())
 
     def problem(self, name: str, what: str, change: str) -> None:

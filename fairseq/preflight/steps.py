@@ -22,7 +22,7 @@ from fairseq.preflight.plan import Launch, Shape, Split
 from fairseq.trainer import Trainer
 
 WARM_UP = 2  # visits of a shape that may compile: the first, and the one after the optimizer's state was made
-VISITS = 4
+VISITS = 3
 
 
 class Twin:
@@ -55,16 +55,18 @@ class Twin:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Without log lines and warnings of what is run for its traces only."""
-    before = logging.root.manager.disable
+def quietly(threads: int | None = 1) -> Iterator[None]:
+    """Without log lines and warnings of what is run for its traces only, and on so many threads (None: as it is)."""
+    before, threads_before = logging.root.manager.disable, torch.get_num_threads()
     logging.disable(logging.WARNING)
+    torch.set_num_threads(threads or threads_before)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+        torch.set_num_threads(threads_before)
 
 
 # -- operators ---------------------------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def run_graphs(cfg: DictConfig, shapes: list[Shape], full: bool) -> Graphs:
     reads: Counter[str] = Counter()
     only_here: Counter[str] = Counter()
     watched = 0
-    with quietly():
+    with quietly(None if full else 1):
         twin = Twin(cfg, "lazy", full)
         batches = {shape.key: twin.samples(shape) for shape in shapes}
         settled = graph_counts()

@@ -19,7 +19,7 @@ _AT_MOST = {"encoder_layers": 2, "encoder_ffn_embed_dim": 128, "latent_vars": 16
 
 
 def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
-    """The run's config on `cpu` or `lazy`, in one process, writing no files; with `narrow`, few and narrow layers where the model knows them."""
+    """The run's config on `cpu` or `lazy`, in one process, writing no files; `narrow`: few and narrow layers where the model knows them."""
     small = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     with open_dict(small):
         common, model = small.common, small.model
@@ -30,6 +30,8 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
             common.update(dict.fromkeys(_HALF, False))
         common.log_format, common.tensorboard_logdir, common.log_file = "none", None, None
         small.checkpoint.no_save = True
+        if "use_old_adam" in small.optimizer:
+            small.optimizer.use_old_adam = True  # plain operations, as on HPU without Habana's fused kernel
         small.distributed_training.distributed_world_size, small.distributed_training.nprocs_per_node = 1, 1
         if narrow:
             for key in _AT_MOST.keys() & model.keys():
