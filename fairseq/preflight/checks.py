@@ -15,7 +15,7 @@ from fairseq import optim, tasks
 from fairseq.dataclass.validate import find_named
 from fairseq.device.stand_in import StandIn
 from fairseq.distributed.place import Place, cards_of_a_node
-from fairseq.preflight import batches, corpus, device, host, plan, steps, tiny
+from fairseq.preflight import batches, card, corpus, device, host, plan, steps, tiny
 from fairseq.preflight.memory import Meter
 from fairseq.preflight.options import Options
 from fairseq.preflight.plan import Launch, Shape, Split
@@ -104,7 +104,7 @@ def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) ->
     try:
         trace, difference = steps.trace_operators(cfg, visited)
         graphs = steps.run_graphs(cfg, visited, full) if steps.supported() else None
-    except Exception as error:
+    except Exception as error:  # a user's model may fail in any way, and that is what this command is to tell
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         section = device.describe(trace, difference, None, len(visited), None)
@@ -148,7 +148,7 @@ def _meter(cfg: DictConfig, task: Any, criterion: nn.Module, section: Section) -
         return None
 
 
-def _batches(report: Report, cfg: DictConfig, meter: Meter | None, splits: list[Split], card: str | None) -> int:
+def _batches(report: Report, cfg: DictConfig, meter: Meter | None, splits: list[Split], model_of_card: str | None) -> int:
     """Sections of shapes and memory; returns the bytes of the largest batch as a worker makes it."""
     shapes = [shape for split in splits for shape in plan.shapes(split)]
     training = [shape for shape in shapes if shape.training]
@@ -158,13 +158,14 @@ def _batches(report: Report, cfg: DictConfig, meter: Meter | None, splits: list[
         try:
             with device_layer.stood_in(StandIn()) if is_static(cfg) else device_layer.forced():
                 measured = batches.measure(meter, splits[0], training, dtype)
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            report.sections[-1].notes.append(f"memory was not measured: the model's shapes depend on its numbers ({_first_line(error)}).")
+        except Exception as error:  # a user's model may fail in any way without numbers, and still train
+            report.sections[-1].notes.append(f"memory was not measured: the model does not run without numbers ({_first_line(error)}).")
         weights = meter.weights(_optimizer_share(cfg))
-    padding = report.sections[-1].values["updates"]["padding"]
-    report.sections.append(batches.describe_shapes(shapes, measured, weights, is_static(cfg), padding))
-    if measured and weights is not None:
-        report.sections.append(batches.describe_memory(measured, weights, dtype, card, _negatives(cfg)))
+    recomputes = bool(cfg.model.get("checkpoint_activations"))
+    needs = {m.shape.key: m.held(recomputes) + weights.total for m in measured}
+    report.sections.append(batches.describe(shapes, needs, is_static(cfg), report.values("updates")["padding"]))
+    if measured:
+        report.sections.append(card.describe(measured, weights, dtype, recomputes, model_of_card, _negatives(cfg)))
         return max(m.on_host for m in measured)
     largest = max(training, key=lambda shape: shape.rows * shape.samples)
     return largest.rows * largest.samples * 5  # a float and a padding flag a sample

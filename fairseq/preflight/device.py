@@ -94,7 +94,7 @@ def _reads(section: Section, graphs: Graphs, trace: Trace | None) -> None:
     for operator, place in sorted(trace.dynamic if trace is not None else ()):
         if place not in told:
             section.problem(
-                "dynamic-shape", f"{operator} at {place}: its shape depends on numbers; the host waits for them and a new graph is compiled.",
+                "dynamic-shape", f"{operator} at {place}: its shape depends on numbers: the host waits, and a new graph is compiled.",
                 "Use a mask and torch.where, or positions of a fixed number with weights.",
             )  # fmt: skip
 

@@ -62,9 +62,8 @@ def memory(cfg: DictConfig, splits: list[Split], batch_bytes: int, launch: Launc
 def add_tools(section: Section, tools: Tools) -> None:
     """What Gaudi's tools told, where they are installed."""
     if tools.version or tools.card:
-        section.say(
-            "Gaudi", f"software {tools.version or 'unknown'}, {tools.cards or 'no'} card(s){f' of type {tools.card}' if tools.card else ''}"
-        )
+        kind = f" of type {tools.card}" if tools.card else ""
+        section.say("Gaudi", f"software {tools.version or 'unknown'}, {tools.cards or 'no'} card(s){kind}")
     if tools.links:
         section.say("links", f"{tools.links} interfaces of the habanalabs driver, {len(tools.down)} down")
     section.values["tools"] = tools._asdict()

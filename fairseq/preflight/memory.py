@@ -7,8 +7,7 @@ measured in a fraction of a second a shape. What autograd keeps is counted once 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -102,13 +101,11 @@ class Meter:
     """A model and criterion of fake tensors whose steps can be measured.
 
     Args:
-        build: makes the model; called where its parameters are fake.
+        build: makes the model; called where its parameters are fake. Checkpointed blocks are unwrapped, and counted both ways.
         criterion: called as criterion(model, sample).
-        arms: context in which the forward pass takes the device's branches and forms.
-        with_checkpoints: the model was built with checkpointed blocks, which are unwrapped here and counted both ways.
     """
 
-    def __init__(self, build: Any, criterion: nn.Module, arms: AbstractContextManager[Any] | None = None) -> None:
+    def __init__(self, build: Callable[[], nn.Module], criterion: nn.Module) -> None:
         self.fake = FakeTensorMode()
         with self.fake:
             self.model = build()
@@ -117,13 +114,14 @@ class Meter:
         for module in self.model.modules():
             if hasattr(module, "layerdrop"):
                 module.layerdrop = 0.0  # on a device of static graphs all blocks are computed; its flags are drawn on the host
+        if hasattr(self.model, "set_num_updates"):
+            self.model.set_num_updates(0)  # as a trainer does before its first step
         self.criterion = criterion
-        self.arms = arms
 
     def activations(self, sample: dict[str, Any], dtype: torch.dtype | None) -> Activations:
         """Measure one batch in autocast to `dtype` (None: fp32). The sample's tensors are real."""
         fakes = utils.apply_to_sample(self.fake.from_tensor, sample["net_input"])
-        with self.fake, HostReadsAsOne(), self.arms or contextlib.nullcontext():
+        with self.fake, HostReadsAsOne():
             return count(self.model, self.criterion, {**sample, "net_input": fakes}, dtype, self.blocks)
 
     def weights(self, optimizer_share: float) -> Weights:

@@ -92,7 +92,7 @@ class Report:
         lines = [f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"]
         for problem in self.problems:
             lines.append(f"  [{problem.name}]")
-            for prefix, text in (("", problem.what), ("-> ", problem.change)):
+            for prefix, text in (("", problem.what), ("-> ", problem.change)) if problem.change else (("", problem.what),):
                 lines += textwrap.wrap(
                     prefix + text, _WIDTH, initial_indent="    ", subsequent_indent="    " + " " * len(prefix), break_on_hyphens=False,
                     break_long_words=False,

@@ -14,8 +14,8 @@ from fairseq.preflight.plan import Split, audio
 
 _HALF = ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16")
 _ROWS = 2
-_WIDTH, _HEADS, _CODEWORD, _CHANNELS = 64, 4, 16, 16
-_AT_MOST = {"encoder_layers": 2, "encoder_ffn_embed_dim": 128, "latent_vars": 16, "num_negatives": 20}
+_WIDTH, _HEADS, _CODEWORD, _CHANNELS = 32, 2, 16, 8
+_AT_MOST = {"encoder_layers": 2, "encoder_ffn_embed_dim": 64, "latent_vars": 16, "num_negatives": 20}
 
 
 def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
