@@ -25,8 +25,8 @@ class CommonConfig(FairseqDataclass):
     device: Optional[DEVICE_CHOICES] = field(
         default=None,
         metadata={
-            "help": "cpu, cuda, hpu, or lazy, which records graphs on the CPU as Gaudi does (null: by common.hpu or common.cpu, else cuda where "
-            "there is a GPU)"
+            "help": "cpu, cuda, hpu, or lazy, which records graphs on the CPU as Gaudi does (null: by common.hpu or common.cpu, "
+            "else cuda where there is a GPU)"
         },
     )
     threads_per_process: int = field(default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"})

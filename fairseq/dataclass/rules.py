@@ -165,6 +165,9 @@ def optimisation(cfg: DictConfig) -> Iterator[Finding]:
     brain = [name for name in ("bf16", "memory_efficient_bf16") if common[name]]
     if half and brain:
         yield wrong(f"common.{half[0]} and common.{brain[0]} are both true: set one of them to false (common.{half[0]}=false).")
+    fused = cfg.optimizer.get("use_fused") if isinstance(cfg.optimizer, DictConfig) else None
+    if fused is not None and str(fused).lower() not in ("auto", "true", "false"):
+        yield wrong(f"optimizer.use_fused is {fused!r}: it may be auto, true or false.")
     betas = cfg.optimizer.get("adam_betas") if isinstance(cfg.optimizer, DictConfig) else None
     if betas is not None and not _is_pair_of_betas(betas):
         yield wrong(f"optimizer.adam_betas is {betas!r}: it must be two numbers from 0 to below 1, such as (0.9, 0.98).")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Note(NamedTuple):
@@ -40,12 +41,14 @@ class Device:
     collective_backend = "gloo"
     takes_hpu_arms = False
     graphs_are_static = False  # True where a changed Python branch costs a compilation
+    recovers_from_out_of_memory = True  # the allocator can go on, once what the update held is let go
     records_graphs = False  # True where operations only run at `mark_step`: random numbers are drawn then, gradients are zeroed in place
     statistics_dtype = torch.float64  # of the sums that the log is made of
     index_dtype: torch.dtype | None = None  # what integer inputs are sent as; None: as they are
     has_fp16 = False  # float16 kernels and a reason to use them
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     dropout_form = "bits"  # or "native": torch's own
+    torch_fuses_adam = True  # torch's fused AdamW has a kernel for this device
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
 
     def __init__(self, index: int = 0) -> None:
@@ -74,11 +77,11 @@ class Device:
         return FORCED.conv_form or self._conv_form(in_channels, dtype)
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
-        """Form of the positional convolution: `conv1d` or `conv2d` (channels last)."""
+        """Form of the positional convolution: `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices, each for 8 frames)."""
         return FORCED.pos_conv_form or self._pos_conv_form(dtype)
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
-        """Form of self-attention: `sdpa` (fused), `blocks` (of heads, in the CPU's cache) or `matmul` (which can return its weights)."""
+        """Form of self-attention: `sdpa`, `vendor` (`fused_attention`), `blocks` (of heads, in cache) or `matmul` (has weights)."""
         return FORCED.attention_form or ("matmul" if needs_weights else self._attention_form(dtype))
 
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
@@ -126,6 +129,10 @@ class Device:
         """Gigabytes for the log: free now, and the peak since the last call; empty where the device has no memory of its own."""
         return {}
 
+    def counters(self) -> dict[str, int]:
+        """Counts for the log since the process began, such as graphs compiled; empty where nothing is compiled."""
+        return {}
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether an error means that the device's memory is full."""
         return isinstance(error, MemoryError) or (
@@ -134,6 +141,29 @@ class Device:
 
     def empty_cache(self) -> None:
         """Give memory that the allocator keeps back to the device."""
+
+    # -- kernels of the device's vendor ------------------------------------------------------------------------------------------------
+
+    def fused_adam(self) -> type[torch.optim.Optimizer] | None:
+        """An optimizer class with the formula of `fairseq.optim.adam.Adam` in one kernel; None: there is none but torch's."""
+        return None
+
+    def fused_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        """The form `vendor` of `fairseq.modules.attention.attend`, which only a device with such a kernel chooses."""
+        raise NotImplementedError(f"{self.type} has no attention kernel of its own")
+
+    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+        """A function that clips these parameters' gradients in place to an L2 norm and returns the norm before; None: there is none."""
+        return None
+
+    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool) -> None:
+        """Let a module's forward pass, and the backward pass of it, run as compiled graphs; in place. Only HPU is asked for it.
+
+        Args:
+            how: `common.hpu_compile`.
+            num_shapes: sets of input shapes that will come.
+            accumulates: several micro-batches an update.
+        """
 
     # -- processes -----------------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from fairseq.device import hpu_environment as environment
 from fairseq.device.base import Device, Note
@@ -38,6 +41,8 @@ class HpuDevice(Device):
     index_dtype = torch.int32  # an int64 is one in lazy mode, and sending it checks its range on the host
     dropout_form = "native"
     norms_mix_dtypes = False
+    torch_fuses_adam = False
+    recovers_from_out_of_memory = False  # the pool holds the card's memory from the start, and cannot give any of it back
 
     @property
     def records_graphs(self) -> bool:
@@ -50,6 +55,7 @@ class HpuDevice(Device):
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
         self._core: Any = None
+        self._attention: Any = None  # the vendor's attention kernel, where this release has it
         self._tensors_live_on = "hpu"
 
     def claim(self) -> None:
@@ -62,6 +68,7 @@ class HpuDevice(Device):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             import habana_frameworks.torch.distributed.hccl  # noqa: F401 - registers the collective backend
         self._core = core
+        self._attention = _import("habana_frameworks.torch.hpex.kernels", "FusedSDPA")
         self._tensors_live_on = getattr(vendor, "TENSOR_DEVICE", "hpu")  # a stand-in's live elsewhere
 
     def missing(self) -> str | None:
@@ -84,7 +91,7 @@ class HpuDevice(Device):
         return "conv1d"
 
     def _attention_form(self, dtype: torch.dtype) -> str:
-        return "matmul"
+        return "matmul" if self._attention is None else "vendor"
 
     # -- running -------------------------------------------------------------------------------------------------------------------
 
@@ -104,10 +111,54 @@ class HpuDevice(Device):
         torch.hpu.reset_peak_memory_stats()
         return {"gb_free": round(free / 2**30, 1), "gb_peak": round(peak / 2**30, 1)}
 
+    def counters(self) -> dict[str, int]:
+        """Graphs compiled, and operators that ran on the host, by the bridge's own count."""
+        metric_global = _import("habana_frameworks.torch.hpu.metrics", "metric_global")
+        counts = {}
+        for name, metric_name in (("hpu_graph_compilations", "graph_compilation"), ("hpu_cpu_fallbacks", "cpu_fallback")):
+            metric = None if metric_global is None else metric_global(metric_name)
+            if metric is not None:
+                counts[name] = int(dict(metric.stats())["TotalNumber"])
+        return counts
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)
 
+    # -- kernels of the device's vendor ------------------------------------------------------------------------------------------------
+
+    def fused_adam(self) -> type[torch.optim.Optimizer] | None:
+        """Habana's FusedAdamW: decoupled decay and eps before the bias correction, as fairseq's Adam."""
+        return _import("habana_frameworks.torch.hpex.optimizers", "FusedAdamW")
+
+    def fused_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        if mask is not None:
+            mask = mask.expand(q.size(0), -1, q.size(2), k.size(2))  # B x 1 x T x T', as the kernel's other users give it
+        return self._attention.apply(q, k, v, mask, dropout)  # an autograd function: by position
+
+    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+        kernel = _import("habana_frameworks.torch.hpex.normalization", "FusedClipNorm")
+        if kernel is None:
+            return None
+        clipper = kernel(params, max_norm)
+        return lambda: clipper.clip_norm(params).reshape(())  # it returns one number in a vector
+
+    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool) -> None:
+        if how == "hpu_graphs":
+            torch.hpu.ModuleCacher(max_graphs=num_shapes)(
+                model=module, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
+            )
+        elif how == "compile":
+            from torch._dynamo import config
+
+            # a graph for each shape, in training and evaluation; beyond its limit torch would run the rest uncompiled without a word
+            config.cache_size_limit = max(config.cache_size_limit, 2 * num_shapes)
+            module.compile(backend="hpu_backend", dynamic=False)
+
     # -- processes -----------------------------------------------------------------------------------------------------------------
+
+    def ddp_options(self) -> dict[str, Any]:
+        """Where the config keeps to its defaults: few and large exchanges (each cuts the graph), and no second copy of the gradients."""
+        return {"device_ids": None, "bucket_cap_mb": 230, "gradient_as_bucket_view": True, "broadcast_buffers": False}
 
     def loader_start_method(self) -> str | None:
         return "forkserver"  # a fork of a process that has opened a card is undefined
@@ -120,3 +171,11 @@ class HpuDevice(Device):
         mode = "lazy" if self.records_graphs else "eager"
         return f"HPU {self.index}, {torch.hpu.get_device_name()}, software {environment.software_version()}, {mode} mode"
 
+
+
+def _import(module: str, name: str) -> Any:
+    """What a module of the vendor's offers by this name; None where this release has no such module or name."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None

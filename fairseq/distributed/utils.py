@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -97,6 +98,20 @@ def sum_on_host(numbers: Sequence[float]) -> list[float]:
     return sums.tolist()
 
 
+def begin_max_on_host(number: float) -> Callable[[], float]:
+    """Begin to look for the largest of all processes' numbers; the result waits for the slowest process's beginning, for no device."""
+    largest = torch.tensor(number, dtype=torch.float64)
+    if get_world_size() == 1:
+        return largest.item
+    work = dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_HOST_GROUP, async_op=True)
+
+    def finish() -> float:
+        work.wait()
+        return largest.item()
+
+    return finish
+
+
 def all_gather_list(data: Any, group: Any = None, max_size: int | None = None) -> list[Any]:
     """Every process's picklable object, by rank."""
     if get_world_size() == 1:
@@ -157,7 +172,11 @@ def distribute(model: nn.Module, cfg: Any, device_options: dict[str, Any]) -> nn
     """
     defaults = DistributedTrainingConfig.field_defaults()
     chosen = {key: cfg[key] for key in _DDP_KEYS if key not in device_options or cfg[key] != defaults[key]}
-    return ModuleProxyWrapper(nn.parallel.DistributedDataParallel(model, **{**device_options, **chosen}))
+    options = {**device_options, **chosen}
+    ddp = nn.parallel.DistributedDataParallel
+    if "forward_sync_buffers" in inspect.signature(ddp).parameters:  # the key's name from torch 2.13 on
+        options["forward_sync_buffers"] = options.pop("broadcast_buffers")
+    return ModuleProxyWrapper(ddp(model, **options))
 
 
 def same_everywhere(tensor: Tensor) -> bool:

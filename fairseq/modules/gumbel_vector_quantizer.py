@@ -80,6 +80,7 @@ class GumbelVectorQuantizer(nn.Module):
 
         self.max_temp, self.min_temp, self.temp_decay = (float(value) for value in temp)
         self.curr_temp = self.max_temp
+        self.register_buffer("temperature", torch.tensor(self.max_temp), persistent=False)  # curr_temp, where graphs are kept
 
     def _deep_projection(self, activation: nn.Module, depth: int, width: int) -> nn.Sequential:
         blocks = [nn.Sequential(nn.Linear(self.input_dim if i == 0 else width, width), activation) for i in range(depth - 1)]
@@ -88,6 +89,7 @@ class GumbelVectorQuantizer(nn.Module):
     def set_num_updates(self, num_updates: int) -> None:
         """Let the temperature fall to its value after this many updates."""
         self.curr_temp = max(self.max_temp * self.temp_decay**num_updates, self.min_temp)
+        self.temperature.fill_(self.curr_temp)
 
     # -- codewords ---------------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class GumbelVectorQuantizer(nn.Module):
             x = x.transpose(1, 2)
         with device_layer.of(x).full_precision():
             logits = self.weight_proj(x.to(self.vars.dtype)).unflatten(-1, (self.groups, self.num_vars))  # B x T x G x V
-            result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self.curr_temp}
+            result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self._temperature(logits)}
             with torch.no_grad():
                 most_likely = one_hot(logits.argmax(-1), logits)
                 result["code_perplexity"] = perplexity(most_likely, weights)
@@ -174,13 +176,19 @@ class GumbelVectorQuantizer(nn.Module):
         """Share of each codeword in each place (B x T x G x V; None: the codes say it all) and the codes (B x T x G)."""
         if not self.training:
             return None, logits.argmax(-1)
-        noise = -torch.empty_like(logits).exponential_().log()
-        soft = ((logits + noise) / self.curr_temp).softmax(-1)
+        waited = torch.empty_like(logits).exponential_()
+        if is_hpu_tensor(logits):  # hpu: nothing says that its kernel leaves out 0, whose noise would be infinite (bit-equal on CPU)
+            waited = waited.clamp(min=torch.finfo(waited.dtype).tiny)
+        soft = ((logits - waited.log()) / self._temperature(logits)).softmax(-1)
         codes = soft.argmax(-1)
         if not self.hard:
             return soft, codes
         # the bracket is exactly zero: picked codewords come out bit for bit, gradients go through the soft probabilities
         return one_hot(codes, soft) + (soft - soft.detach()), codes
+
+    def _temperature(self, like: Tensor) -> float | Tensor:
+        # hpu: a number would be a constant of the compiled graph; the tensor is read when the graph runs (bit-equal)
+        return self.temperature if is_hpu_tensor(like) else self.curr_temp
 
     def _join(self, picks: Tensor | None, codes: Tensor) -> Tensor:
         """Mix each group's codewords by their shares and join the groups: B x T x (G * D)."""

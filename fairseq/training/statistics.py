@@ -44,8 +44,9 @@ class Statistics:
         """Add one forward pass's values to the update under way; the names must be those of the first call."""
         if not self.names:
             self.names = list(values)
-            self._sums = torch.zeros(len(self.names), dtype=self.dtype, device=self.device)
-            self._update = torch.zeros_like(self._sums)
+            # sent rather than made there: where operations are recorded, this pass is then the graph of all the later ones
+            self._sums = torch.zeros(len(self.names), dtype=self.dtype).to(self.device)
+            self._update = torch.zeros(len(self.names), dtype=self.dtype).to(self.device)
         assert list(values) == self.names, f"a criterion changed what it logs: {list(values)}, before: {self.names}"
         self._update += torch.stack([value.detach().to(self.dtype) for value in values.values()])
 
@@ -66,14 +67,14 @@ class Statistics:
             self._update.zero_()
 
     def fetch(self, extra: list[Tensor] | None = None) -> Fetched:
-        """The sums over all processes since the last fetch, and this process's `extra` 0-dim values, in one read of the device."""
+        """The sums over all processes since the last fetch, and this process's `extra` values, in one read of the device."""
         extra = extra or []
         numbers = sorted(self._numbers)
         parts = [torch.tensor([self._numbers[name] for name in numbers], dtype=self.dtype, device=self.device)]
         if self._sums is not None:
             parts.insert(0, self._sums)
         sums = distributed.all_reduce(torch.cat(parts))
-        more = torch.stack([value.to(self.dtype) for value in extra]) if extra else sums[:0]
+        more = torch.cat([value.to(self.dtype).flatten() for value in extra]) if extra else sums[:0]
         values = torch.cat([sums, more]).tolist()
         if self._sums is not None:
             self._sums.zero_()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fairseq import device as device_layer
 from fairseq.dataclass.conv_layers import frames_for_samples, parse_conv_layers
-from fairseq.dataclass.utils import merge_with_parent
+from fairseq.dataclass.utils import config_to_container, merge_with_parent
 from fairseq.models import register_model
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import contrastive
@@ -27,6 +27,7 @@ from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
 from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, gather_frames
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
+from fairseq.modules.glu import GLU
 from fairseq.utils import index_put
 
 __all__ = [
@@ -68,6 +69,8 @@ class Wav2Vec2Model(BaseFairseqModel):
             cfg = merge_with_parent(Wav2Vec2Config(), cfg)
         check_model_config(cfg)
         self.cfg = cfg
+        # what a forward pass reads: torch.compile cannot look into omegaconf, and every look there takes 20 microseconds
+        self.settings = cfg if isinstance(cfg, Wav2Vec2Config) else Wav2Vec2Config(**config_to_container(cfg))
         self.conv_layers = parse_conv_layers(cfg.conv_feature_layers)
         self.embed = self.conv_layers[-1].dim
         final_dim = cfg.final_dim if cfg.final_dim > 0 else cfg.encoder_embed_dim
@@ -95,7 +98,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         sees_positions_in_attention = cfg.layer_type == "conformer" and cfg.pos_enc_type in ("rel_pos", "rope")
         self.encoder = ConformerEncoder(cfg) if sees_positions_in_attention else TransformerEncoder(cfg)
         self.layer_norm = LayerNorm(self.embed)
-        self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), nn.GLU()) if cfg.target_glu else None
+        self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), GLU()) if cfg.target_glu else None
         self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
         self.n_negatives = cfg.num_negatives
@@ -158,7 +161,7 @@ class Wav2Vec2Model(BaseFairseqModel):
             mask_indices: masked frames, bool, B x T. Given alone it is read on the host; None with `mask` draws it as the config says.
             mask_channel_indices: masked channels, bool, B x C.
             padding_count, corpus_key: accepted from fairseq's callers; positions and weights, and no adapters, make them needless.
-            masked_positions, masked_weights: the masked frames, int64 and float32, B x M; weight 0 is filler, and comes last in a row.
+            masked_positions, masked_weights: the masked frames, int64 (or int32) and float32, B x M; weight 0 is filler and comes last.
                 A row without any weight counts in nothing: not in the loss, the codebook's statistics or the feature penalty.
             negative_indices: negatives to use in place of drawn ones, int64, B x M x N, into the utterance's M masked frames.
         Returns:
@@ -174,7 +177,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         if self.post_extract_proj is not None:
             features = self.post_extract_proj(features)
         features = self.dropout_input(features)
-        frames = frame_mask(self.cfg, features, padding_mask, mask_indices, masked_positions, masked_weights) if mask else None
+        frames = frame_mask(self.settings, features, padding_mask, mask_indices, masked_positions, masked_weights) if mask else None
         row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
 
         quantized: dict[str, Any] = {}
@@ -209,13 +212,14 @@ class Wav2Vec2Model(BaseFairseqModel):
         if self.feature_grad_mult not in (0.0, 1.0):
             features = GradMultiply.apply(features, self.feature_grad_mult)
         features = features.transpose(1, 2)
-        squares = features.float().square().mean(dim=2)
+        with device_layer.of(features).full_precision():
+            squares = features.float().square().mean(dim=2)
         valid = None
         if padding_mask is not None:
             lengths = self._get_feat_extract_output_lengths((~padding_mask).sum(dim=1))
             lengths = lengths.clamp(min=1)  # attention over nothing at all would be NaN, and NaN times weight 0 is NaN
             valid = torch.arange(features.size(1), device=source.device) < lengths.unsqueeze(1)
-        frames = features.size(1) - features.size(1) % self.cfg.crop_seq_to_multiple
+        frames = features.size(1) - features.size(1) % self.settings.crop_seq_to_multiple
         return Latents(self.layer_norm(features[:, :frames]), None if valid is None else ~valid[:, :frames], squares, valid)
 
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
@@ -224,12 +228,12 @@ class Wav2Vec2Model(BaseFairseqModel):
 
     def _apply_masks(self, x: Tensor, frames: FrameMask | None, mask_channel_indices: Tensor | None) -> Tensor:
         """`mask_emb` over the masked frames and 0 over the masked channels, in the config's order."""
-        channels = channel_mask(self.cfg, x, mask_channel_indices)
-        if channels is not None and self.cfg.mask_channel_before:
+        channels = channel_mask(self.settings, x, mask_channel_indices)
+        if channels is not None and self.settings.mask_channel_before:
             x = x.masked_fill(channels, 0)
         if frames is not None:
             x = index_put(x, frames.indices, self.mask_emb)
-        if channels is not None and not self.cfg.mask_channel_before:
+        if channels is not None and not self.settings.mask_channel_before:
             x = x.masked_fill(channels, 0)
         return x
 
@@ -244,7 +248,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         """
         B, T = unmasked.shape[:2]
         M = frames.positions.size(1)
-        if self.cfg.negatives_from_everywhere:
+        if self.settings.negatives_from_everywhere:
             y, weights, own = unmasked, everywhere, frames.positions
             counts = torch.full((B,), T, device=y.device) if everywhere is None else (everywhere > 0).sum(dim=1)
         else:
@@ -268,8 +272,10 @@ class Wav2Vec2Model(BaseFairseqModel):
         within = negative_indices
         if within is None:
             within = contrastive.draw_within_rows(candidates, self.n_negatives)
-        elif self.cfg.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
-            within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
+        else:
+            within = within.long()
+            if self.settings.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
+                within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
         if within.size(2) + self.cross_sample_negatives + self.codebook_negatives == 0:
             raise ValueError("no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives above 0")
 
@@ -346,12 +352,13 @@ def _frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Te
     weights = torch.ones(features.shape[:2], device=features.device)
     if padding_mask is not None:
         weights = weights.masked_fill(padding_mask, 0)
-    return weights if row_counts is None else weights * row_counts.unsqueeze(1)
+    return weights if row_counts is None else weights * row_counts.unsqueeze(1).float()
 
 
 def _mean_of_frames(values: Tensor, valid: Tensor | None, row_counts: Tensor | None) -> Tensor:
     """Mean over the valid frames (B x T) of the rows that count; 0 if there is none."""
-    weights = _frame_weights(values, None if valid is None else ~valid, row_counts)
-    if weights is None:
-        return values.mean()
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    with device_layer.of(values).full_precision():
+        weights = _frame_weights(values, None if valid is None else ~valid, row_counts)
+        if weights is None:
+            return values.mean()
+        return (values * weights).sum() / weights.sum().clamp(min=1)

@@ -85,6 +85,7 @@ def test_a_good_config_has_no_problems() -> None:
         ({"lr_scheduler": {"_name": "tri_stage", "phase_ratio": [0.1, 0.4, 0.4]}}, "three shares that add up to 1"),
         ({"lr_scheduler": {"_name": "cosine"}, "optimization.lr": [0.1, 0.2]}, "lr_scheduler cosine knows one learning rate"),
         ({"task.multi_corpus_keys": "a,b", "task.multi_corpus_sampling_weights": "1"}, "it must be 2 numbers"),
+        ({"optimizer.use_fused": "maybe"}, "optimizer.use_fused is 'maybe': it may be auto, true or false"),
         ({"common.hpu": True, "common.cpu": True}, "common.hpu and common.cpu are both true: set one of them to false"),
         ({"common.hpu": True, "common.device": "cpu"}, "common.hpu is true but common.device is cpu"),
         ({"common.hmp": True, "common.hmp_opt_level": "O2"}, "ended with release 1.13 of its software"),
