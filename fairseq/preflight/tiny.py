@@ -33,6 +33,10 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
         if "use_old_adam" in small.optimizer:
             small.optimizer.use_old_adam = True  # plain operations, as on HPU without Habana's fused kernel
         small.distributed_training.distributed_world_size, small.distributed_training.nprocs_per_node = 1, 1
+        # early in a warm-up, 1 - lr * weight_decay is 1 in fp32, and torch's lazy backend compiles a product with 1 apart
+        for key in ("warmup_updates", "warmup_steps"):
+            if small.lr_scheduler.get(key):
+                small.lr_scheduler[key] = 1
         if narrow:
             for key in _AT_MOST.keys() & model.keys():
                 if model[key] is not None:
