@@ -336,6 +336,11 @@ def gaudi(cfg: DictConfig) -> Iterator[Finding]:
         yield wrong("common.hpu_compile is hpu_graphs, which lazy mode alone has: set common.hpu_lazy_mode=true, or hpu_compile=compile.")
     elif common.hpu_compile == "compile" and lazy:
         yield wrong("common.hpu_compile is compile, which eager mode alone has: set common.hpu_lazy_mode=false, or hpu_compile=hpu_graphs.")
+    if on_hpu and common.hpu_compile != "none" and _named(cfg.model, "wav2vec2") and cfg.model.logit_temp_start is not None:
+        yield wrong(
+            f"model.logit_temp_start is {cfg.model.logit_temp_start} and common.hpu_compile is {common.hpu_compile}: kept graphs would "
+            "hold the temperature of their first update. Set common.hpu_compile=none or model.logit_temp_start=null."
+        )
     if common.hmp and common.hmp_opt_level == "O2":
         yield wrong(
             "common.hmp_opt_level is O2: it belonged to Habana's own mixed precision, which ended with release 1.13 of its software; "

@@ -95,6 +95,10 @@ def test_a_good_config_has_no_problems() -> None:
             {"common.hpu": True, "common.hpu_lazy_mode": False, "common.hpu_compile": "hpu_graphs"},
             "common.hpu_compile is hpu_graphs, which lazy mode alone has",
         ),
+        (
+            {"common.hpu": True, "common.hpu_compile": "hpu_graphs", "model.logit_temp_start": 1.0},
+            "kept graphs would hold the temperature of their first update",
+        ),
         ({"distributed_training.ddp_backend": "slowmo"}, "ddp_backend is 'slowmo', which is not offered: use"),
         ({"distributed_training.slowmo_momentum": 0.5}, "slowmo_momentum is 0.5, which is not offered"),
         ({"common.tpu": True}, "common.tpu is True, which is not offered: train on CPU or CUDA"),
