@@ -116,6 +116,13 @@ class Device:
         self.mark_step()
         torch.manual_seed(seed)
 
+    def rng_state(self) -> dict[str, Tensor]:
+        """The state of the device's own generator, by the name that it has in a saved state; empty where torch's is the device's."""
+        return {}
+
+    def set_rng_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `rng_state` gave; other devices' entries are passed over."""
+
     def send(self, tensor: Tensor) -> Tensor:
         """A host tensor on the device, integers in `index_dtype`; the copy does not wait for the device."""
         if self.index_dtype is not None and tensor.dtype == torch.int64:

@@ -142,7 +142,7 @@ class Adam(torch.optim.Optimizer):
             ValueError: the state belongs to another number of parameters, or to parameters of other shapes.
         """
         params = [p for group in self.param_groups for p in group["params"]]
-        state_dict = _per_parameter(state_dict, self.param_groups)
+        state_dict = _reference_layout(_per_parameter(state_dict, self.param_groups), params)
         _check_fits(state_dict, params)
         super().load_state_dict({"state": state_dict["state"], "param_groups": state_dict["param_groups"]})
         for group in self.param_groups:  # our settings and no others (amsgrad, differentiable): states of one run stay alike
@@ -180,6 +180,17 @@ def _per_parameter(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> 
         i: {"step": flat["step"], **{key: parts[i].view_as(p).clone() for key, parts in averages.items()}} for i, p in enumerate(params)
     }
     return {"state": state, "param_groups": [{**state_dict["param_groups"][0], "params": list(range(len(params)))}]}
+
+
+def _reference_layout(state_dict: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
+    """Averages of the Gaudi fork's convolutions, C' x C x 1 x K, as C' x C x K, like the weights."""
+
+    def entry_for(index: int, entry: dict[str, Any]) -> dict[str, Any]:
+        if index >= len(params) or entry["exp_avg"].dim() != 4 or params[index].dim() != 3 or entry["exp_avg"].size(2) != 1:
+            return entry
+        return {**entry, **{key: entry[key].squeeze(2) for key in ("exp_avg", "exp_avg_sq")}}
+
+    return {**state_dict, "state": {index: entry_for(index, entry) for index, entry in state_dict["state"].items()}}
 
 
 def _check_fits(state_dict: dict[str, Any], params: list[Tensor]) -> None:

@@ -70,16 +70,13 @@ class Statistics:
         """The sums over all processes since the last fetch, and this process's `extra` values, in one read of the device."""
         extra = extra or []
         numbers = sorted(self._numbers)
-        parts = [torch.tensor([self._numbers[name] for name in numbers], dtype=self.dtype, device=self.device)]
-        if self._sums is not None:
-            parts.insert(0, self._sums)
-        sums = distributed.all_reduce(torch.cat(parts))
+        # over the host: a device may count in float32, exact to 2^24, and so does HCCL whatever it is given
+        counted = distributed.sum_on_host([self._numbers[name] for name in numbers]) if numbers else []
+        sums = torch.zeros(0, dtype=self.dtype, device=self.device) if self._sums is None else distributed.all_reduce(self._sums.clone())
         more = torch.cat([value.to(self.dtype).flatten() for value in extra]) if extra else sums[:0]
         values = torch.cat([sums, more]).tolist()
         if self._sums is not None:
             self._sums.zero_()
         self._numbers = dict.fromkeys(self._numbers, 0.0)
-        logged, counted = len(self.names), len(self.names) + len(numbers)
-        return Fetched(
-            dict(zip(self.names, values[:logged], strict=True)), dict(zip(numbers, values[logged:counted], strict=True)), values[counted:]
-        )
+        logged = len(self.names)
+        return Fetched(dict(zip(self.names, values[:logged], strict=True)), dict(zip(numbers, counted, strict=True)), values[logged:])

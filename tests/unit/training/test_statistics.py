@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from fairseq import device as device_layer
+from fairseq.dataclass.configs import CommonConfig
 from fairseq.device import Device
 from fairseq.training.statistics import Statistics
 
@@ -41,3 +45,13 @@ def test_a_skipped_update_adds_nothing(found_inf: torch.Tensor | None) -> None:
 
 def test_nothing_logged_yet_fetches_nothing() -> None:
     assert Statistics(Device()).fetch([torch.tensor(1.0)]) == ({}, {}, [1.0])
+
+
+def test_the_hosts_counts_are_exact_where_the_device_has_float32(fake_habana: ModuleType) -> None:
+    statistics = Statistics(device_layer.select(OmegaConf.structured(CommonConfig(hpu=True))))
+    statistics.add(values(1.0, 2.0))
+    for _ in range(3):
+        statistics.count(samples=2**24 + 1)
+    statistics.commit()
+    fetched = statistics.fetch()
+    assert statistics.dtype == torch.float32 and fetched.counted == {"samples": 3 * (2**24 + 1)} and fetched.logged["count"] == 2.0
