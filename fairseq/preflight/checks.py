@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
@@ -21,8 +20,6 @@ from fairseq.preflight.options import Options
 from fairseq.preflight.plan import Launch, Shape, Split
 from fairseq.preflight.report import Report, Section
 from fairseq.training.precision import Precision
-
-logger = logging.getLogger(__name__)
 
 _VISITED = 8  # shapes a mode that steps run on
 
@@ -59,7 +56,9 @@ def check(cfg: DictConfig, config_problems: list[str], options: Options) -> Repo
     largest = _batches(report, cfg, meter, splits, options.card or tools.card)
     report.sections.insert(2, host.memory(cfg, splits, largest, launch))
     host.add_tools(report.sections[2], tools)
-    if is_static(cfg) and options.steps != "none":
+    if not is_static(cfg):
+        report.sections[-1].notes.append("this run is not on HPU: operators, graphs and reads of the device were not looked at.")
+    elif options.steps != "none":
         report.sections.append(_device(cfg, splits, report, full=options.steps == "full"))
     return report
 

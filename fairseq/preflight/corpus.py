@@ -79,23 +79,21 @@ def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, sp
     frequency, total = cfg.optimization.update_freq[-1], cfg.optimization.max_update
     seconds = epoch.seconds / epoch.updates
     share = seconds / PAPER_SECONDS
+    nodes = f"{launch.nodes} nodes x " if launch.nodes > 1 else ""
+    cards = f"{nodes}{launch.processes} card{'s' * (launch.processes > 1)} x update_freq {frequency}"
     section.say("an epoch", f"{epoch.batches:,} batches, {epoch.updates:,} updates; {epoch.steps:,} forward passes a card")
-    section.say(
-        "an update",
-        f"{seconds:,.0f} s of audio: {launch.nodes} node(s) x {launch.processes} card(s) x update_freq {frequency}; "
-        f"{share:.2f} of the 1.6 hours that the paper's updates see",
-    )
+    section.say("an update", f"{seconds:,.0f} s of audio ({cards}): {share:.2f} of the paper's 1.6 hours")
     section.values["updates"] = {
         "batches_per_epoch": epoch.batches, "updates_per_epoch": epoch.updates, "forward_passes_per_epoch": epoch.steps,
         "seconds_per_update": seconds, "share_of_paper": share, "padding": 1 - epoch.seconds / epoch.emitted,
     }  # fmt: skip
     if total:
         days = None if speed is None else total * seconds / speed / _DAY
-        took = f"{total * seconds / (7 * _DAY):,.0f} s of audio a second to be done in a week (--audio-seconds-per-second X: days at X)"
+        took = f"a week needs {total * seconds / (7 * _DAY):,.0f} s of audio a second"
         if days is not None:
             took = f"{days:,.1f} days at {speed:,.0f} s of audio a second"
         section.say(
-            "the run", f"{total:,} updates, {total / epoch.updates:,.1f} epochs, {total * seconds / 3600:,.0f} hours of audio; {took}"
+            "the run", f"{total:,} updates, {total / epoch.updates:,.0f} epochs, {total * seconds / 3600:,.0f} hours of audio; {took}"
         )
         section.values["run"] = {"updates": total, "epochs": total / epoch.updates, "hours": total * seconds / 3600, "days": days}
     if cfg.criterion._name == "wav2vec":

@@ -47,8 +47,8 @@ def memory(cfg: DictConfig, splits: list[Split], batch_bytes: int, launch: Launc
     total = launch.processes * ((1 + workers) * (process + manifests) + (workers * ahead + 1) * batch_bytes)
     section.say(
         "memory",
-        f"{gigabytes(total)} GB a node at least: {launch.processes} rank(s) x (1 + {workers} workers) processes of {gigabytes(process)} GB, "
-        f"and {workers} x {ahead} batches ahead of {batch_bytes / 2**20:.0f} MB each (the recipe asks for 512 GB for 8 cards)",
+        f"{gigabytes(total)} GB a node at least: {launch.processes} rank(s) x (1 + {workers} workers) of {gigabytes(process)} GB, "
+        f"and {workers} x {ahead} batches ahead of {batch_bytes / 2**20:.1f} MB (the recipe: 512 GB for 8 cards)",
     )
     section.values.update(memory_bytes=total, process_bytes=process, batch_bytes=batch_bytes, workers=workers, prefetch=ahead)
     if total > RECIPE_HOST_MEMORY:

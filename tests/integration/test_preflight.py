@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ CONFIGS = REPOSITORY / "examples/wav2vec/config/pretraining"
 HPU = "wav2vec2_base_librispeech_hpu"
 TRAIN, VALID = 281_241, 2_703  # utterances of LibriSpeech's 960 hours, and of a validation set of 1 %
 
+SMALL_CONV = "[(16,10,5)] + [(16,3,2)]*4 + [(16,2,2)]*2"
 PLANTED = """\
 from dataclasses import dataclass
 
@@ -143,7 +145,8 @@ def test_a_launchers_line_gives_nodes_and_cards(few_utterances: Path, tmp_path: 
     """The recipe's line for two nodes; the data are too few for such updates, which is told, and nothing else is."""
     status, told = preflight(
         "--steps", "none", "--json", str(tmp_path / "found.json"), "PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE=0", "python", "-m",
-        "torch.distributed.launch", "--nproc_per_node=8", "--nnodes=2", "--node_rank=0", "--master_addr=10.3.124.151", "--master_port=12345",
+        "torch.distributed.launch", "--nproc_per_node=8", "--nnodes=2", "--node_rank=0", "--master_addr=10.3.124.151",
+        "--master_port=12345",
         "/usr/local/bin/fairseq-hydra-train", f"task.data={few_utterances}", "--config-dir", str(CONFIGS), "--config-name", HPU,
         "distributed_training.distributed_world_size=8", "optimization.update_freq=[4]",
     )  # fmt: skip
@@ -188,8 +191,10 @@ def test_a_user_modules_faults_are_told_by_file_and_line(few_utterances: Path, t
     assert report.values("only_here") == []
 
 
-def test_the_same_without_the_faults(few_utterances: Path) -> None:
-    report = check(few_utterances, Options(), optimization={"update_freq": [2]})
+@pytest.mark.parametrize("steps", ["tiny", "full"])
+def test_the_same_without_the_faults(few_utterances: Path, steps: str) -> None:
+    small = {"encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 2, "conv_feature_layers": SMALL_CONV}
+    report = check(few_utterances, Options(steps=steps), optimization={"update_freq": [2]}, model=small)
     assert names(report) == ["little-audio"]
     assert report.values("host_reads") == {} and report.values("graphs")["compiled_again"] == {}
     assert 2 <= report.values("graphs")["compiled"]["training"] <= 8
@@ -218,6 +223,19 @@ def test_a_manifest_whose_root_does_not_exist(few_utterances: Path, tmp_path: Pa
     report = check(tmp_path)
     assert names(report).count("manifest-root") == 2
     assert "'/no/such/folder'" in report.problems[0].what
+
+
+def test_a_run_on_another_device_is_not_asked_about_kernels(few_utterances: Path) -> None:
+    report = check(few_utterances, Options(), common={"hpu": False, "hmp": False, "bf16": True, "cpu": True})
+    assert names(report) == ["little-audio"]
+    assert report.values("operators") is None and any("not on HPU" in note for note in report.notes)
+
+
+def test_names_of_problems_are_documented() -> None:
+    source = "".join(path.read_text() for path in (REPOSITORY / "fairseq/preflight").glob("*.py"))
+    used = set(re.findall(r'\.problem\(\s*"([a-z-]+)"', source)) | {"buckets-without-padding"}
+    documented = set(re.findall(r"^\| `([a-z-]+)` \|", (REPOSITORY / "docs/preflight.md").read_text(), re.MULTILINE))
+    assert len(used) > 15 and used <= documented, used - documented
 
 
 def test_files_that_are_not_there(few_utterances: Path, tmp_path: Path) -> None:
