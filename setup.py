@@ -72,7 +72,7 @@ setup(
     package_data={"fairseq": ["version.txt", "config/**/*.yaml"]},
     include_package_data=False,
     zip_safe=False,
-    install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm"],
+    install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=3"],
     extras_require={
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
