@@ -177,10 +177,9 @@ class Run:
         samples = dataset.total_samples(self.epoch_itr.batches(epoch))
         updates = max(1, len(self.epoch_itr))
         seconds = samples / self.task.cfg.sample_rate / updates
-        logger.info(
-            "%d updates an epoch, %.1f seconds of audio an update: %.2g of the 1.6 hours that the paper's updates see", updates, seconds,
-            seconds / PAPER_SECONDS_PER_UPDATE,
-        )
+        logger.info("%d updates an epoch, %.1f seconds of audio an update", updates, seconds)
+        if self.cfg.model.get("_name") == "wav2vec2":
+            logger.info("that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE)
 
     def _learning_is_over(self) -> bool:
         if self.trainer.get_num_updates() > 0 and self.trainer.get_lr() <= self.cfg.optimization.stop_min_lr:

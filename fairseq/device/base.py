@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -77,6 +78,30 @@ class Device:
 
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "blocks"
+
+    # -- losses --------------------------------------------------------------------------------------------------------------------
+
+    def ctc_loss(
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+        counts: Tensor,
+        blank: int = 0,
+        zero_infinity: bool = False,
+    ) -> Tensor:
+        """CTC losses, summed over the rows that count; 0-dim, fp32.
+
+        Args:
+            log_probs: T x B x V, fp32, on this device.
+            targets: B x U, filled up with any number; on the host or here.
+            input_lengths, target_lengths: frames and units of each row, B; on the host, where torch's kernels read them without waiting.
+            counts: float32, B, here: 1, or 0 for rows that are filler.
+            zero_infinity: rows whose units do not fit into their frames have loss and gradient 0.
+        """
+        losses = F.ctc_loss(log_probs, self.send(targets), input_lengths, target_lengths, blank, "none", zero_infinity)
+        return torch.where(counts > 0, losses, 0).sum()
 
     # -- running -------------------------------------------------------------------------------------------------------------------
 

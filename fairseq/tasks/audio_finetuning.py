@@ -1,22 +1,26 @@
 """Learning to transcribe: audio of manifests with labels beside them."""
 
+import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
+from fairseq.data.data_utils import post_process
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, join, read_labels
 from fairseq.data.masking import FinetuningMasks
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models.wav2vec import pretrained
+from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
 from fairseq.tasks import register_task
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
 
@@ -195,3 +199,55 @@ class AudioFinetuningTask(AudioPretrainingTask):
             raise ValueError(
                 f"task.sample_rate is {self.cfg.sample_rate}, but the model was pre-trained at {rate} Hz: set that, and task.resample=true"
             )
+
+    def adapted_weights(self, state: dict[str, Any], model: nn.Module, only_weights: bool) -> dict[str, Tensor]:
+        """See FairseqTask. An output layer over another dictionary's symbols is left out: the model's own, new one stays.
+
+        Raises:
+            ValueError: the dictionary differs, and more than the weights is wanted.
+        """
+        symbols = pretrained.symbols_of(state)
+        if symbols is None or symbols == self.target_dictionary.symbols:
+            return state["model"]
+        size, path = len(self.target_dictionary), self.dictionary_path()
+        differ = f"the checkpoint was trained with another dictionary ({len(symbols)} symbols) than {path} ({size} symbols)"
+        if not only_weights:
+            raise ValueError(
+                f"{differ}. Put the former one back; or give the encoder a new output layer in another run, whose "
+                "checkpoint.finetune_from_model or model.w2v_path is this file"
+            )
+        logger.warning("%s: its output layer is left out, the one over the new symbols is trained from random weights", differ)
+        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(pretrained.HEAD)}
+        return {**state["model"], **own}
+
+    # -- error rates ---------------------------------------------------------------------------------------------------------------
+
+    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """See FairseqTask; with task.eval_wer or eval_uer also errors, where the criterion does not count them itself."""
+        loss, sample_size, log = super().valid_step(sample, model, criterion)
+        if (self.cfg.eval_wer or self.cfg.eval_uer) and "w_total" not in log:
+            with torch.no_grad():
+                path = model.get_logits(model(**sample["net_input"])).argmax(dim=-1).t()
+            lengths = sample["input_lengths"].clamp(1, path.size(1))
+            log = {**log, **self.scorer.score(path, sample["target"], lengths, sample["target_lengths"], sample["target_weights"])}
+        return loss, sample_size, log
+
+    @functools.cached_property
+    def scorer(self) -> GreedyScorer:
+        """Counts errors for criterions that do not."""
+        dictionary = self.target_dictionary
+
+        def words(units: Iterable[int]) -> str:
+            return post_process(dictionary.string(units), self.cfg.eval_wer_post_process)
+
+        return GreedyScorer(words, dictionary.bos(), len(dictionary), dictionary.nspecial)
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """See FairseqTask. After a validation, the first hypotheses are shown beside their references: what errors look like says most."""
+        super().reduce_metrics(logging_outputs, criterion)
+        scorer = criterion.scorer if hasattr(criterion, "scorer") else self.scorer
+        if scorer is self.scorer:
+            log_rates(summed(logging_outputs))
+        for reference, hypothesis in scorer.take_examples():
+            logger.info("REF: %s", reference)
+            logger.info("HYP: %s", hypothesis)

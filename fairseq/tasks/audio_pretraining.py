@@ -105,7 +105,7 @@ def config_problems(cfg: Any) -> list[str]:
             problems.append(f"task.{key} is {cfg[key]!r}, which is not offered: {instead}.")
     if cfg.num_batch_buckets < 0:
         problems.append(f"task.num_batch_buckets is {cfg.num_batch_buckets}; it must be 0 (off) or more.")
-    if cfg.num_batch_buckets > 0 and not cfg.enable_padding:
+    if cfg.num_batch_buckets > 0 and not (cfg.enable_padding or cfg.labels):  # with labels, audio is always padded
         problems.append(f"task.num_batch_buckets is {cfg.num_batch_buckets} but task.enable_padding is false: buckets need padding.")
     if not 0 < cfg.subsample <= 1:
         problems.append(f"task.subsample is {cfg.subsample}; it must be above 0 and at most 1.")

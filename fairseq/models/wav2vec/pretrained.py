@@ -71,13 +71,13 @@ def load(path: str, averaged: bool = False) -> Pretrained:
             raise ValueError(f"{path} is fine-tuned and lacks the pre-training config (model.w2v_args): give model.w2v_path another file")
         encoder = {name.removeprefix(ENCODER): tensor for name, tensor in weights.items() if name.startswith(ENCODER)}
         head = {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
-        return Pretrained(path, as_container(inner), encoder, head or None, _symbols(state))
+        return Pretrained(path, as_container(inner), encoder, head or None, symbols_of(state))
     if kind not in ("wav2vec2", None) or args.get("model") is None:
         raise ValueError(f"{path} holds a model of kind {kind!r}: fine-tuning starts from wav2vec2 or wav2vec_ctc")
     return Pretrained(path, args, dict(weights), None, None)
 
 
-def _symbols(state: Mapping[str, Any]) -> list[str] | None:
+def symbols_of(state: Mapping[str, Any]) -> list[str] | None:
     task_state = state.get("task_state") or {}
     found = task_state.get("target_symbols") or task_state.get("target_dictionary")
     if found is None:

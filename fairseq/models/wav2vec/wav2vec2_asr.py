@@ -143,6 +143,7 @@ class Wav2VecEncoder(nn.Module):
             self.w2v_model.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise ValueError(f"the weights of model.w2v_path {source.path} do not fit the config inside it: {error}") from error
+        logger.info("the encoder has the weights of %s", source.path)
         if self.zero_mask:
             nn.init.zeros_(self.w2v_model.mask_emb)
 

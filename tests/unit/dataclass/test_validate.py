@@ -9,6 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT
 from fairseq.dataclass.validate import check_devices, find_problems, validate_config
@@ -176,5 +177,6 @@ def test_missing_data_is_told_with_what_is_there(tmp_path: Path, monkeypatch: py
 def test_tables_name_keys_that_exist() -> None:
     cfg = config()
     keys = {f"{group}.{name}" for group in cfg if isinstance(cfg[group], DictConfig) for name in cfg[group]}
+    keys |= {f"{group}.{name}" for group, members in CONFIG_GROUPS.items() for m in members.values() for name in m.field_defaults()}
     for key in (*NOT_OFFERED, *NOT_OFFERED_VALUES, *WITHOUT_EFFECT):
         assert key in keys or any(other.startswith(key[:-1]) for other in keys if key.endswith("*")), key

@@ -62,7 +62,6 @@ def test_mask_settings_refer_to_the_model() -> None:
     "options, named",
     [
         ({"num_batch_buckets": 7}, "task.num_batch_buckets is 7 but task.enable_padding is false"),
-        ({"labels": "ltr"}, "task.labels"),
         ({"binarized_dataset": True}, "task.binarized_dataset"),
         ({"post_save_script": "x.sh"}, "task.post_save_script"),
         ({"subsample": 0.0}, "task.subsample is 0"),
