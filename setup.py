@@ -72,14 +72,19 @@ setup(
     package_data={"fairseq": ["version.txt", "config/**/*.yaml"]},
     include_package_data=False,
     zip_safe=False,
-    install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=3"],
+    install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
     extras_require={
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
         "resample": ["soxr"],
         "tensorboard": ["tensorboard"],
     },
-    entry_points={"console_scripts": ["fairseq-hydra-train = fairseq_cli.hydra_train:cli_main"]},
+    entry_points={
+        "console_scripts": [
+            "fairseq-average-checkpoints = fairseq_cli.average_checkpoints:cli_main",
+            "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
+        ]
+    },
     cmdclass={"editable_wheel": EditableWheel},
     classifiers=[
         "Programming Language :: Python :: 3",
