@@ -73,6 +73,11 @@ class CtcCriterion(FairseqCriterion):
         self.sentence_avg = cfg.sentence_avg
         self.zero_infinity = cfg.zero_infinity
         post_process("", self.post_process)  # says now that it does not know the kind of unit
+        if cfg.wer_args is not None and any(read_wer_args(cfg.wer_args)[:2]):
+            raise ValueError(
+                f"criterion.wer_args is {cfg.wer_args!r}: validation decodes greedily, with neither language model nor lexicon; "
+                "fairseq-infer decodes a checkpoint with them. Leave wer_args out."
+            )
         self.scorer = GreedyScorer(self._words, self.blank_idx, len(self.dictionary), self.dictionary.nspecial)
 
     def forward(self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples
 
-_CHUNK = 1 << 24  # bytes that are encoded at a time: what needs 30 times the text's memory is held for no more than this
+_CHUNK = 1 << 22  # bytes that are encoded at a time: what needs 30 times the text's memory is held for no more than this
 _PACKED = 8  # bytes of a unit that one integer holds
 _SHOWN = 5  # lines that an error lists of each kind
 
