@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +243,34 @@ def test_validation_shows_what_was_heard(
     assert len(references) == 6 and set(references) == said and printed.count("HYP: ") == 6  # two validations
     assert rows(tmp_path, "dev_other")[-1].keys() >= {"loss", "nll_loss", "wer", "uer", "blanks", "symbols_used"}
     assert "blanks" in rows(tmp_path, "train")[-1]
+
+
+def test_two_processes_train_what_one_does(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
+    """Frozen for two updates, then not, with a frozen feature extractor: parameters without a gradient hold nobody up, and error
+    rates are those of all processes."""
+    command = [
+        sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", str(STOCK[0].parent), "--config-name", "base_10h",
+        f"task.data={labelled}", f"model.w2v_path={pretrained_files['base']}", "common.cpu=true", "common.fp16=false",
+        "optimization.max_update=4", "dataset.max_tokens=40000", "dataset.required_batch_size_multiple=1", "dataset.num_workers=0",
+        "model.freeze_finetune_updates=2", "model.mask_channel_length=4", "checkpoint.save_interval_updates=0",
+        "dataset.validate_interval_updates=4", "dataset.validate_after_updates=0", "optimization.lr=[0.001]",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for processes, frequency in ((1, 2), (2, 1)):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        shape = [f"distributed_training.distributed_world_size={processes}", f"optimization.update_freq=[{frequency}]"]
+        done = subprocess.run(
+            [*command, *shape, f"checkpoint.save_dir={folder / 'run'}"], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    one, two = load(tmp_path / "1")["model"], load(tmp_path / "2")["model"]
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=2e-5), name
+    before = torch.load(pretrained_files["base"], weights_only=True)["model"]
+    assert not torch.equal(one["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"])
+    kernel = "feature_extractor.conv_layers.0.0.weight"
+    assert torch.equal(two[f"w2v_encoder.w2v_model.{kernel}"], before[kernel])
+    validations = [rows(tmp_path / number, "dev_other")[-1] for number in "12"]
+    for key in ("wer", "uer", "blanks", "symbols_used", "nsentences"):
+        assert validations[0][key] == validations[1][key], key

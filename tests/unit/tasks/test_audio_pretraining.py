@@ -79,8 +79,8 @@ def test_configs_that_cannot_be_meant(data: Path, options: dict, named: str) -> 
 
 
 def test_all_problems_come_together(data: Path) -> None:
-    with pytest.raises(ValueError, match=r"(?s)task\.labels.*task\.num_batch_buckets"):
-        make_task(data, num_batch_buckets=2, labels="ltr")
+    with pytest.raises(ValueError, match=r"(?s)task\.post_save_script.*task\.num_batch_buckets"):
+        make_task(data, num_batch_buckets=2, post_save_script="x.sh")
 
 
 # -- registry ----------------------------------------------------------------------------------------------------------------------------
