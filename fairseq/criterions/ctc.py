@@ -94,15 +94,15 @@ class CtcCriterion(FairseqCriterion):
         """
         net_output = model(**sample["net_input"])
         module = model.module if hasattr(model, "module") else model
-        with torch.autocast(net_output["encoder_out"].device.type, enabled=False):
+        device = device_layer.of(net_output["encoder_out"])
+        with device.full_precision():
             log_probs = module.get_normalized_probs(net_output, log_probs=True).contiguous()
             input_lengths = self._input_lengths(sample, net_output, log_probs)
             target_lengths = self._target_lengths(sample)
             weights = sample.get("target_weights")
             weights = torch.ones(log_probs.size(1)) if weights is None else weights
-            device = device_layer.of(log_probs)
+            loss = device.ctc_loss(log_probs, sample["target"], input_lengths, target_lengths, weights, self.blank_idx, self.zero_infinity)
             counts = device.send(weights)
-            loss = device.ctc_loss(log_probs, sample["target"], input_lengths, target_lengths, counts, self.blank_idx, self.zero_infinity)
             nsentences = counts.sum()
             ntokens = (device.send(target_lengths.float()) * counts).sum()
             sample_size = nsentences if self.sentence_avg else ntokens

@@ -38,6 +38,7 @@ class Device:
     statistics_dtype = torch.float64  # of the sums that the log is made of
     index_dtype: torch.dtype | None = None  # what integer inputs are sent as; None: as they are
     has_fp16 = False  # float16 kernels and a reason to use them
+    ctc_on_host = False  # torch's CTC has no kernel here: log-probabilities are fetched, and their gradient is sent back
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     dropout_form = "bits"  # or "native": torch's own
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
@@ -87,7 +88,7 @@ class Device:
         targets: Tensor,
         input_lengths: Tensor,
         target_lengths: Tensor,
-        counts: Tensor,
+        weights: Tensor,
         blank: int = 0,
         zero_infinity: bool = False,
     ) -> Tensor:
@@ -95,13 +96,18 @@ class Device:
 
         Args:
             log_probs: T x B x V, fp32, on this device.
-            targets: B x U, filled up with any number; on the host or here.
-            input_lengths, target_lengths: frames and units of each row, B; on the host, where torch's kernels read them without waiting.
-            counts: float32, B, here: 1, or 0 for rows that are filler.
+            targets: B x U, filled up with any number; this and the following best on the host, where torch's kernels read lengths.
+            input_lengths, target_lengths: frames and units of each row, B.
+            weights: float32, B: 1, or 0 for rows that are filler.
             zero_infinity: rows whose units do not fit into their frames have loss and gradient 0.
         """
-        losses = F.ctc_loss(log_probs, self.send(targets), input_lengths, target_lengths, blank, "none", zero_infinity)
-        return torch.where(counts > 0, losses, 0).sum()
+        if self.ctc_on_host:
+            log_probs, targets, weights = log_probs.cpu(), targets.cpu(), weights.cpu()
+            input_lengths, target_lengths = input_lengths.cpu(), target_lengths.cpu()
+        else:
+            targets, weights = self.send(targets), self.send(weights)
+        losses = F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity)
+        return torch.where(weights > 0, losses, 0).sum().to(self.torch_device)
 
     # -- running -------------------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ class LazyDevice(Device):
     records_graphs = True
     statistics_dtype = torch.float32  # as on HPU, which has no float64
     dropout_form = "native"
+    ctc_on_host = True
 
     def claim(self) -> None:
         start_backend()

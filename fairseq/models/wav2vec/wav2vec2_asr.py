@@ -111,7 +111,9 @@ class Wav2VecEncoder(nn.Module):
         super().__init__()
         self.apply_mask = cfg.apply_mask
         self.freeze_finetune_updates = cfg.freeze_finetune_updates
-        self.num_updates = 0
+        self.frozen = (
+            cfg.freeze_finetune_updates > 0
+        )  # a flag, not the count: a compiled forward pass must not depend on what changes always
         self.w2v_model = Wav2Vec2Model(pretrained.model_config(pretrained.as_container(cfg.w2v_args)))
         self.w2v_model.remove_pretraining_modules()
         self.final_dropout = FairseqDropout(cfg.final_dropout)
@@ -161,8 +163,8 @@ class Wav2VecEncoder(nn.Module):
     # -- the forward pass ----------------------------------------------------------------------------------------------------------
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Updates done, for `freeze_finetune_updates`."""
-        self.num_updates = num_updates
+        """Tell how many updates are done: the encoder learns after `freeze_finetune_updates`."""
+        self.frozen = num_updates < self.freeze_finetune_updates
 
     def forward(
         self,
@@ -184,8 +186,7 @@ class Wav2VecEncoder(nn.Module):
             encoder_out: logits, T x B x V (without an output layer features, T x B x C); padding_mask: bool, B x T, or None;
             layer_results: of the encoder's blocks.
         """
-        frozen = self.num_updates < self.freeze_finetune_updates
-        with torch.no_grad() if frozen else nullcontext():
+        with torch.no_grad() if self.frozen else nullcontext():
             result = self.w2v_model(
                 source,
                 padding_mask,
@@ -196,15 +197,15 @@ class Wav2VecEncoder(nn.Module):
             )
         x = self.final_dropout(result["x"].transpose(0, 1))  # B x T x C -> T x B x C
         if self.training and self.w2v_model.encoder.static_layerdrop and torch.is_grad_enabled():
-            x = ZeroGradients.apply(x, *self._unreached(frozen))
+            x = ZeroGradients.apply(x, *self._unreached())
         if self.proj is not None:
             x = self.proj(x)
         return {"encoder_out": x, "padding_mask": result["padding_mask"], "layer_results": result["layer_results"]}
 
-    def _unreached(self, frozen: bool) -> list[Tensor]:
+    def _unreached(self) -> list[Tensor]:
         """Trained parameters that this forward pass gives no gradient: processes that exchange gradients wait for all of them."""
         model = self.w2v_model
-        if frozen:
+        if self.frozen:
             unreached = list(model.parameters())
         else:
             unreached = [] if self.apply_mask and model.cfg.mask_prob > 0 else [model.mask_emb]
