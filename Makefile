@@ -11,25 +11,36 @@ DEMO_ARGS ?=
 TESTS ?= tests
 # Tests are tiny: more threads than two only wait for each other
 TEST_THREADS ?= 2
-# for example VENV_ARGS=--system-site-packages TORCH= where a container brings its own torch
+# VENV_ARGS=--system-site-packages TORCH= where a container brings its own torch, as Gaudi's do
 VENV_ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 STAMP := $(VENV)/.fairseq-hpu-installed
+# Gaudi's containers bring a torch of their own, without which the cards are out of reach: it is neither replaced nor hidden
+KEEP_GAUDIS_TORCH = for python in "$(PYTHON)" "$(PY)"; do \
+	if [ -n "$(TORCH)" ] && "$$python" -c 'import importlib.metadata as m; m.version("habana-torch-plugin")' 2>/dev/null; then \
+	echo "$$python has Gaudi's habana-torch-plugin, which works with Gaudi's own torch only; make would put $(TORCH) in its place."; \
+	echo "Type instead: rm -rf $(VENV); make VENV_ARGS=--system-site-packages TORCH= $(MAKECMDGOALS)"; \
+	echo "or, without make: pip install --editable ."; exit 1; fi; done
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev test demo check bench clean
+.PHONY: torch-is-free help venv dev test demo check bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
+torch-is-free:
+	@$(KEEP_GAUDIS_TORCH)
+
 $(PY):
+	@$(KEEP_GAUDIS_TORCH)
 	$(PYTHON) -m venv $(VENV_ARGS) $(VENV)
 
 # torch first and by itself, so that resolving the package's own requirements cannot bring another build of it
 $(STAMP): setup.py pyproject.toml | $(PY)
+	@$(KEEP_GAUDIS_TORCH)
 	@echo "setting up $(VENV) (once)"
 	@if [ -z "$(TORCH)" ]; then :; \
 	elif [ "$$(uname -s)" = Linux ] && [ ! -e /dev/nvidiactl ] && $(PIP) install --quiet "$(TORCH)+cpu" 2>/dev/null; then :; \

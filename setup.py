@@ -69,13 +69,14 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
     + find_namespace_packages(include=["hydra_plugins.*"]),
-    package_data={"fairseq": ["version.txt", "config/**/*.yaml"]},
+    package_data={"fairseq": ["version.txt", "config/**/*.yaml", "ops_*.txt"]},
     include_package_data=False,
     zip_safe=False,
     install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
     extras_require={
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
+        "hpu": ["habana-torch-plugin"],  # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
         "resample": ["soxr"],
         "tensorboard": ["tensorboard"],
     },

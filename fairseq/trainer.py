@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class Trainer:
         self.device = device_layer.select(cfg.common, cfg.distributed_training.device_id)
         self.unwrapped_model = model.to(self.device.torch_device)
         self.criterion = criterion.to(self.device.torch_device)
+        self._compile()
         self.model = self._distribute()
         per_update = self.data_parallel_world_size * cfg.optimization.update_freq[0]
         self.precision = Precision(cfg.common, self.device, updates_per_window=max(1, 2**14 // per_update))
@@ -60,10 +61,18 @@ class Trainer:
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
         self._num_updates = 0
         self._stop_flag = 0.0
-        self._stop_seen: Tensor | None = None
+        self._stop_seen: Callable[[], float] = lambda: 0.0
         self.start_time = time.time()
         self.previous_training_time = 0.0
         metrics.log_start_time("wall", priority=790, round=0)
+
+    def _compile(self) -> None:
+        """Let the device compile the model, where `common.hpu_compile` asks for it."""
+        how = str(self.cfg.common.hpu_compile)
+        if how != "none" and self.device.type == "hpu":
+            buckets = self.cfg.task.num_batch_buckets if "num_batch_buckets" in self.cfg.task else 0
+            shapes = 2 * max(1, buckets)  # training, and validation
+            self.device.compile(self.unwrapped_model, how, shapes, accumulates=max(self.cfg.optimization.update_freq) > 1)
 
     def _distribute(self) -> nn.Module:
         """The model as the criterion calls it: wrapped where there are several processes."""
@@ -79,34 +88,40 @@ class Trainer:
         self.optimizer = optim.build_optimizer(self.cfg.optimizer, self._params)
         self.lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self.optimizer)
         self.lr_scheduler.step_update(0)
+        self.fused_clip: Callable[[], Tensor] | None = None
+        if self.optimizer.uses_vendor_kernel and self.cfg.optimization.clip_norm > 0:
+            self.fused_clip = self.device.fused_clip_norm(self._params, self.cfg.optimization.clip_norm)
 
     # -- the update ----------------------------------------------------------------------------------------------------------------
 
     def train_step(self, samples: list[dict[str, Any]]) -> None:
         """One update from this process's micro-batches, in their order.
 
-        Out of memory on the device: the update is left out and the run goes on (alone), or ends (one process of several).
+        Out of memory on the device: the update is left out and the run goes on, or ends where its device cannot, or other processes wait.
         """
         self.model.train()
         self.unwrapped_model.set_num_updates(self._num_updates)
         self.optimizer.zero_grad(set_to_none=not self.device.records_graphs)
+        sample_size: Tensor | None = None
         try:
             sample_size = self._forward_backward(samples)
+            self._step(samples, sample_size)
         except (RuntimeError, MemoryError) as error:
             if not self.device.is_out_of_memory(error):
                 raise
-            self._survive_out_of_memory(samples, error)
-            return
-        sample_size = self._reduce(sample_size)
+            self._survive_out_of_memory(samples, error, has_gradients=sample_size is not None)
+
+    def _step(self, samples: list[dict[str, Any]], sample_size: Tensor) -> None:
+        """Normalise and clip the gradients, and move the weights."""
         prepared = gradients.prepare(
             self._params,
-            sample_size,
+            self._begin_reduce(sample_size),
             self.precision.scaler.scale if self.precision.scaler else None,
             self.data_parallel_world_size,
             self.cfg.optimization.clip_norm,
+            self.fused_clip,
         )
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
-        self.device.mark_step()
         if self.precision.scaler is not None:
             self.precision.scaler.update(prepared.found_inf)
         self.statistics.commit(prepared.found_inf)
@@ -114,6 +129,7 @@ class Trainer:
         self.set_num_updates(self._num_updates + 1)
         if self.ema is not None:
             self.ema.step(self.unwrapped_model, self._num_updates)
+        self.device.mark_step()
 
     def _forward_backward(self, samples: list[dict[str, Any]]) -> Tensor:
         """Add up the gradients of the micro-batches; returns their sample size, 0-dim on the device."""
@@ -125,9 +141,9 @@ class Trainer:
                 with self.precision.autocast():
                     loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
                 self.precision.scale(loss).backward()
-            self.device.mark_step()
             total += sample_size
             self.statistics.add(log)
+            self.device.mark_step()
             self.statistics.count(
                 audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
                 few_masked=sample["few_masked"],
@@ -149,29 +165,49 @@ class Trainer:
             return contextlib.nullcontext()
         return self.model.no_sync()
 
-    def _reduce(self, sample_size: Tensor) -> Tensor:
-        """The sample size over all processes; the wish to stop travels with it."""
-        if self.data_parallel_world_size == 1:
-            return sample_size
-        both = torch.stack([sample_size, torch.full_like(sample_size, self._stop_flag)])
-        distributed.all_reduce(both)
-        self._stop_seen = both[1]
-        return both[0]
+    def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
+        """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is needed."""
+        work = distributed.all_reduce(sample_size, async_op=True)
 
-    def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException) -> None:
+        def finish() -> Tensor:
+            if work is not None:
+                work.wait()
+            return sample_size
+
+        return finish
+
+    def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException, has_gradients: bool) -> None:
+        """Leave the update out, if that is possible: on this device, alone, and before the weights began to move."""
         shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
         advice = (
             f"out of memory at update {self._num_updates + 1} with audio of shape {shapes} (utterances x samples). Lower "
             "dataset.max_tokens or dataset.batch_size (and raise optimization.update_freq as much), lower task.max_sample_size, or set "
             "model.checkpoint_activations=true."
         )
+        if not self.device.recovers_from_out_of_memory:
+            raise RuntimeError(
+                f"{advice} {self._memory()}This device cannot free what the update held: the run ends, its last checkpoint is good. "
+                "fairseq-preflight, with the same arguments, tells the memory of each bucket before the start."
+            ) from error
         if self.data_parallel_world_size > 1:
             raise RuntimeError(f"{advice} The other processes cannot go on without this one.") from error
+        if has_gradients:
+            raise RuntimeError(f"{advice} It happened while the weights moved: the run ends, its last checkpoint is good.") from error
         self.out_of_memory_updates += 1
         logger.warning("%s The batch is left out (%d so far).", advice, self.out_of_memory_updates)
         self.statistics.discard()
         self.optimizer.zero_grad()
         self.device.empty_cache()
+
+    def _memory(self) -> str:
+        """What the run holds whatever the batch, beside the device's memory."""
+        held = [*self.unwrapped_model.parameters(), *self.unwrapped_model.buffers()]
+        numbers = sum(tensor.numel() for tensor in held)
+        figures = ", ".join(f"{name} {value}" for name, value in self.device.memory_statistics().items())
+        return (
+            f"Weights, gradients and the optimizer's averages take about {16 * numbers / 2**30:.1f} GB, the rest are the activations "
+            f"of this shape ({figures}). "
+        )
 
     # -- validation ----------------------------------------------------------------------------------------------------------------
 
@@ -229,6 +265,8 @@ class Trainer:
             metrics.log_scalar("few_masked", few_masked, priority=720, round=0)
         for name, value in self.device.memory_statistics().items():
             metrics.log_scalar(name, value, weight=0, priority=1500, round=1)
+        for name, count in self.device.counters().items():
+            metrics.log_scalar(name, count, weight=0, priority=1510, round=0)
 
     def _report_skipped(self, skipped: list[tuple[int, list[int]]]) -> None:
         self.skipped_updates += len(skipped)
@@ -247,10 +285,15 @@ class Trainer:
         self._stop_flag = 1.0
 
     def should_stop(self) -> bool:
-        """Whether any process wished to stop. Several processes read what travelled with the last update's reduction."""
+        """Whether any process wished to stop; to be asked once an update.
+
+        Several processes learn it from each other on the host, an update later, so that none waits for another one's device.
+        """
         if self.data_parallel_world_size == 1:
             return self._stop_flag > 0
-        return self._stop_seen is not None and self._stop_seen.item() > 0
+        seen = self._stop_seen() > 0
+        self._stop_seen = distributed.begin_max_on_host(self._stop_flag)
+        return seen
 
     # -- data ----------------------------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,12 @@ def hydra_main(cfg: DictConfig) -> float | None:
     Raises:
         ConfigError: everything that is wrong with the config, together.
     """
-    run = prepare(cfg)
+    try:
+        run = prepare(cfg)
+    except ConfigError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            sys.exit(1)  # a launcher started several of this command here: the first one tells it
+        raise
     from fairseq_cli import train  # after prepare: a config that cannot train is told without waiting for the trainer's imports
 
     try:
@@ -62,14 +67,23 @@ def prepare(cfg: DictConfig) -> DictConfig:
     utils.import_user_module(_common_of(OmegaConf.to_container(cfg, resolve=False)))
     drop_leftovers(cfg)
     run, problems = try_resolve(cfg)
+    device_layer.hpu_environment.locate_op_lists(run.common, config_folders())
     # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
     devices = device_layer.count(run.common)
     recommended = 1 if device_layer.asked_for(run.common) == "cpu" else max(1, devices)
+    problems += launch.problems_of_place(run)
     problems += find_problems(run, devices, recommended).errors  # warnings are train.main's to log
     if problems:
         raise ConfigError(problems)
     own_folder_in_sweep(run)
     return run
+
+
+def config_folders() -> list[str]:
+    """Where hydra found YAML files: --config-dir, and the package's own folder."""
+    if not HydraConfig.initialized():
+        return []
+    return [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file" and source.path]
 
 
 def drop_leftovers(cfg: DictConfig) -> None:
@@ -161,7 +175,8 @@ def _stop_plainly(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
         except ConfigError as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            sys.exit(f"fairseq-hydra-train: {error}")
+            rank = os.environ.get("RANK", "0")
+            sys.exit(f"fairseq-hydra-train: {'' if rank == '0' else f'rank {rank}: '}{error}")
 
     return run
 

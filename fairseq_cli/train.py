@@ -22,6 +22,7 @@ from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.dataclass.validate import validate_config
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics, progress_bar
@@ -59,7 +60,8 @@ def prepare(cfg: DictConfig) -> Run:
     """Everything before the first update: data, model, optimizer, and the checkpoint to continue from."""
     utils.import_user_module(cfg.common)
     for warning in validate_config(cfg, devices=device_layer.count(cfg.common)):
-        logger.warning(warning)
+        if distributed.is_master():  # the others would say the same
+            logger.warning(warning)
     if not cfg.checkpoint.no_save and distributed.is_master():
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
     metrics.reset()
@@ -82,8 +84,9 @@ def set_up_logging(common: Any) -> None:
     if common.log_file is not None and distributed.is_master():
         Path(common.log_file).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(common.log_file))
+    who = "" if distributed.is_master() else f"rank {distributed.get_rank()}: "
     logging.basicConfig(
-        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
+        format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
         level=(os.environ.get("LOGLEVEL", "INFO").upper() if distributed.is_master() else "WARNING"),
         handlers=handlers,
@@ -97,6 +100,8 @@ def valid_subsets(cfg: DictConfig) -> list[str]:
 
 def describe(trainer: Trainer) -> None:
     """What trains where, before the first update."""
+    for note in trainer.device.report() if trainer.is_data_parallel_master else []:
+        logger.log(logging.WARNING if note.is_warning else logging.INFO, note.text)
     parameters = list(trainer.unwrapped_model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     logger.info(
@@ -172,14 +177,23 @@ class Run:
 
     def _tell_audio_per_update(self) -> None:
         """What an update learns from beside what the paper's did: too little audio an update is the commonest reason for a flat loss."""
-        epoch = self.epoch_itr.next_epoch_idx
+        epoch, training = self.epoch_itr.next_epoch_idx, self.cfg.distributed_training
+        nodes = max(1, training.distributed_world_size // training.nprocs_per_node)
+        size = update_size(self.cfg, training.distributed_world_size // nodes, nodes, epoch)
         dataset = self.task.dataset(self.cfg.dataset.train_subset)
         samples = dataset.total_samples(self.epoch_itr.batches(epoch))
         updates = max(1, len(self.epoch_itr))
         seconds = samples / self.task.cfg.sample_rate / updates
-        logger.info("%d updates an epoch, %.1f seconds of audio an update", updates, seconds)
+        logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())
         if self.cfg.model.get("_name") == "wav2vec2":
             logger.info("that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE)
+        advice = beside_the_recipe(self.cfg, size, self.task.cfg.sample_rate) if self._compares_with_recipe() else None
+        if advice is not None and distributed.is_master():
+            logger.warning(advice)
+
+    def _compares_with_recipe(self) -> bool:
+        """Whether the published pre-training's updates say something about this run's."""
+        return self.trainer.device.type == "hpu" and self.cfg.model.get("_name") == "wav2vec2"
 
     def _learning_is_over(self) -> bool:
         if self.trainer.get_num_updates() > 0 and self.trainer.get_lr() <= self.cfg.optimization.stop_min_lr:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import re
 import signal
 import time
@@ -106,6 +107,8 @@ class UpdateIterator:
         options: dict[str, Any] = {}
         if workers > 0:
             options = {"multiprocessing_context": start_method or "fork", "worker_init_fn": _start_worker}
+            if start_method == "forkserver":
+                multiprocessing.set_forkserver_preload(["fairseq"])  # imported once, not in each worker of each epoch
             options["prefetch_factor"] = max(2, math.ceil(buffer_size / workers))
         self._loader = torch.utils.data.DataLoader(
             _Reader(make_batch), sampler=self._flat(), batch_size=None, collate_fn=_as_it_is, num_workers=workers, pin_memory=pin_memory,

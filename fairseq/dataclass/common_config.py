@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from fairseq.dataclass.base import FairseqDataclass
-from fairseq.dataclass.constants import DEVICE_CHOICES, LOG_FORMAT_CHOICES
+from fairseq.dataclass.constants import DEVICE_CHOICES, HPU_COMPILE_CHOICES, LOG_FORMAT_CHOICES
 
 
 @dataclass
@@ -25,8 +25,8 @@ class CommonConfig(FairseqDataclass):
     device: Optional[DEVICE_CHOICES] = field(
         default=None,
         metadata={
-            "help": "cpu, cuda, or lazy, which records graphs on the CPU as Gaudi does (null: cpu where common.cpu says so or there is no "
-            "GPU, else cuda)"
+            "help": "cpu, cuda, hpu, or lazy, which records graphs on the CPU as Gaudi does (null: by common.hpu or common.cpu, "
+            "else cuda where there is a GPU)"
         },
     )
     threads_per_process: int = field(default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"})
@@ -50,14 +50,22 @@ class CommonConfig(FairseqDataclass):
     )
     suppress_crashes: bool = field(default=False, metadata={"help": "a sweep goes on when a run of it fails"})
 
+    hpu: bool = field(default=False, metadata={"help": "train on Intel Gaudi cards"})
+    hpu_lazy_mode: bool = field(
+        default=True, metadata={"help": "Gaudi records operations and runs them as compiled graphs; false: one by one"}
+    )
+    hpu_compile: HPU_COMPILE_CHOICES = field(
+        default="none", metadata={"help": "hpu_graphs: replay captured graphs (lazy mode); compile: torch.compile (eager mode)"}
+    )
+    hmp: bool = field(default=False, metadata={"help": "the Gaudi recipe's mixed precision: autocast to bfloat16 by the two op lists"})
+    hmp_bf16: str = field(
+        default="", metadata={"help": "file of the operators to run in bf16, looked for beside the config, here, and in the package"}
+    )
+    hmp_fp32: str = field(default="", metadata={"help": "file of the operators to run in fp32, looked for likewise"})
+    hmp_opt_level: str = field(default="O1", metadata={"help": "O1, by op lists; O2 ended with release 1.13 of Gaudi's software"})
+    hmp_verbose: bool = field(default=False, metadata={"help": "log the operators of both lists"})
+
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
-    hpu: bool = False
-    hpu_lazy_mode: bool = True
-    hmp: bool = False
-    hmp_bf16: str = ""
-    hmp_fp32: str = ""
-    hmp_opt_level: str = "O1"
-    hmp_verbose: bool = False
     fp16_no_flatten_grads: bool = False
     fp16_scale_tolerance: float = 0.0
     on_cpu_convert_precision: bool = False

@@ -21,7 +21,8 @@ def ChoiceEnum(choices: list[str]) -> type[StrEnum]:
     return StrEnum("Choices", {choice: choice for choice in choices})
 
 
-DEVICE_CHOICES = ChoiceEnum(["cpu", "cuda", "lazy"])
+DEVICE_CHOICES = ChoiceEnum(["cpu", "cuda", "hpu", "lazy"])
+HPU_COMPILE_CHOICES = ChoiceEnum(["compile", "hpu_graphs", "none"])
 LOG_FORMAT_CHOICES = ChoiceEnum(["json", "none", "simple", "tqdm"])
 DDP_BACKEND_CHOICES = ChoiceEnum(["c10d", "fully_sharded", "legacy_ddp", "no_c10d", "pytorch_ddp", "slowmo"])
 DDP_COMM_HOOK_CHOICES = ChoiceEnum(["none", "fp16"])

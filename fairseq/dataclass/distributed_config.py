@@ -14,10 +14,13 @@ class DistributedTrainingConfig(FairseqDataclass):
     """How many processes train together, and how they find and talk to each other."""
 
     distributed_world_size: int = field(
-        default=1, metadata={"help": "processes (one per device) that train together; under a launcher its WORLD_SIZE counts"}
+        default=1,
+        metadata={"help": "processes, one per device, of this machine; under a launcher WORLD_SIZE counts, and on HPU this must agree"},
     )
     distributed_rank: Optional[int] = field(default=0, metadata={"help": "rank of the first process on this machine"})
-    distributed_port: int = field(default=-1, metadata={"help": "port of the master under SLURM (-1: not used)"})
+    distributed_port: int = field(
+        default=-1, metadata={"help": "port of the master (-1: a free one); only where it is set do srun's ranks count"}
+    )
     device_id: int = field(default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK counts before it"})
     ddp_backend: DDP_BACKEND_CHOICES = field(
         default="pytorch_ddp", metadata={"help": "pytorch_ddp, c10d, no_c10d and legacy_ddp all mean torch's DistributedDataParallel"}

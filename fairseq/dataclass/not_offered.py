@@ -15,12 +15,9 @@ _EVALUATION = "it belongs to commands that evaluate"
 _TEXT = "it belongs to models that generate text, which are not offered"
 _TRANSLATION = "it belongs to translation"
 _LM_DECODING = "validation decodes greedily: fairseq-infer decodes a checkpoint with a lexicon and a language model"
-_HPU = "it belongs to common.hpu"
 _ADAPTER = "adapters are not part of pre-training here: leave it at its default"
 
 NOT_OFFERED: dict[str, str] = {
-    "common.hpu": "HPU needs the device layer for HPU, which this version does not carry: train with common.hpu=false on CPU or CUDA",
-    "common.hmp": "it is HPU's mixed precision: use common.bf16=true",
     "common.profile": "run a few updates under torch.profiler",
     "common.threshold_loss_scale": "use common.bf16=true; common.min_loss_scale stops a run whose scale has fallen",
     "common.amp_scale_window": "amp uses common.fp16_scale_window",
@@ -88,9 +85,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "common.all_gather_list_size": "log entries are summed on the device",
     "common.reset_logging": "log handlers that others installed are always removed",
     "common.empty_cache_freq": "the memory cache stays; PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps where it breaks into pieces",
-    "common.hpu_lazy_mode": _HPU,
-    "common.hmp_*": _HPU,
-    "distributed_training.distributed_backend": "CUDA exchanges over nccl, CPU over gloo",
+    "distributed_training.distributed_backend": "CUDA exchanges over nccl, HPU over hccl, CPU over gloo",
     "distributed_training.distributed_num_procs": "distributed_training.distributed_world_size says how many processes start",
     "distributed_training.fix_batches_to_gpus": "which batches a process gets is always a function of seed and epoch",
     "distributed_training.fast_stat_sync": "statistics are always summed in one exchange",

@@ -6,6 +6,7 @@ Errors are what could only fail later, or train something else than was meant. W
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
 from fairseq.dataclass.groups import CONFIG_GROUPS
+from fairseq.device import hpu_environment
 
 _AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
 
@@ -160,6 +162,9 @@ def optimisation(cfg: DictConfig) -> Iterator[Finding]:
     brain = [name for name in ("bf16", "memory_efficient_bf16") if common[name]]
     if half and brain:
         yield wrong(f"common.{half[0]} and common.{brain[0]} are both true: set one of them to false (common.{half[0]}=false).")
+    fused = cfg.optimizer.get("use_fused") if isinstance(cfg.optimizer, DictConfig) else None
+    if fused is not None and str(fused).lower() not in ("auto", "true", "false"):
+        yield wrong(f"optimizer.use_fused is {fused!r}: it may be auto, true or false.")
     betas = cfg.optimizer.get("adam_betas") if isinstance(cfg.optimizer, DictConfig) else None
     if betas is not None and not _is_pair_of_betas(betas):
         yield wrong(f"optimizer.adam_betas is {betas!r}: it must be two numbers from 0 to below 1, such as (0.9, 0.98).")
@@ -344,10 +349,53 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
             f"model.freeze_finetune_updates is {frozen} and optimization.max_update {max_update}: only the output layer is trained. "
             f"Set model.freeze_finetune_updates=0 for short runs."
         )
+    if cfg.common.hpu_compile == "hpu_graphs" and frozen > 0 and (max_update <= 0 or frozen < max_update):
+        yield wrong(
+            f"common.hpu_compile is hpu_graphs, which keeps the graphs of the first updates, in which model.freeze_finetune_updates "
+            f"({frozen}) freezes the encoder: set model.freeze_finetune_updates=0, or hpu_compile=none."
+        )
     layers, width = model.conv_feature_layers, model.encoder_embed_dim
     defaults = CONFIG_GROUPS["model"]["wav2vec_ctc"].field_defaults()
     if (layers, width) != (defaults["conv_feature_layers"], defaults["encoder_embed_dim"]):
         yield odd("model.conv_feature_layers and model.encoder_embed_dim have no effect in fine-tuning: the pre-trained model has its own.")
+
+
+# -- Gaudi -------------------------------------------------------------------------------------------------------------------------
+
+
+def gaudi(cfg: DictConfig) -> Iterator[Finding]:
+    """One device, a mode that fits what is compiled, and mixed precision by op lists."""
+    common = cfg.common
+    if common.hpu and common.cpu:
+        yield wrong("common.hpu and common.cpu are both true: set one of them to false (common.cpu=false).")
+    if common.hpu and common.device not in (None, "hpu"):
+        yield wrong(f"common.hpu is true but common.device is {common.device}: leave one of them at its default.")
+    on_hpu = common.hpu or common.device == "hpu"
+    lazy = hpu_environment.is_lazy({hpu_environment.LAZY_MODE: "1" if common.hpu_lazy_mode else "0", **os.environ})
+    if common.hpu_compile != "none" and not on_hpu:
+        yield odd(f"common.hpu_compile is {common.hpu_compile} and has no effect: this run is not on HPU.")
+    elif common.hpu_compile == "hpu_graphs" and not lazy:
+        yield wrong("common.hpu_compile is hpu_graphs, which lazy mode alone has: set common.hpu_lazy_mode=true, or hpu_compile=compile.")
+    elif common.hpu_compile == "compile" and lazy:
+        yield wrong("common.hpu_compile is compile, which eager mode alone has: set common.hpu_lazy_mode=false, or hpu_compile=hpu_graphs.")
+    if common.hmp and common.hmp_opt_level == "O2":
+        yield wrong(
+            "common.hmp_opt_level is O2: it belonged to Habana's own mixed precision, which ended with release 1.13 of its software; "
+            "autocast, which runs in its place, knows op lists only. Set common.hmp_opt_level=O1, with common.hmp_bf16 and hmp_fp32."
+        )
+    elif common.hmp and common.hmp_opt_level != "O1":
+        yield wrong(f"common.hmp_opt_level is {common.hmp_opt_level!r}: it may be O1.")
+    if common.hmp and not on_hpu and (common.hmp_bf16 or common.hmp_fp32):
+        yield odd("common.hmp runs bfloat16 autocast on this device too, by torch's own list of operators: the op lists are for HPU.")
+
+
+def lazy_device(cfg: DictConfig) -> Iterator[Finding]:
+    """torch's lazy-tensor device has no autocast."""
+    keys = ("fp16", "bf16", "amp", "hmp", "memory_efficient_fp16", "memory_efficient_bf16")
+    asked = [f"common.{key}" for key in keys if cfg.common[key]]
+    if cfg.common.device == "lazy" and asked:
+        off = " ".join(f"{key}=false" for key in asked)
+        yield wrong(f"common.device is lazy, which computes in fp32 only, but {' and '.join(asked)} is true: set {off}.")
 
 
 # -- files -------------------------------------------------------------------------------------------------------------------------
@@ -404,11 +452,24 @@ def other_paths(cfg: DictConfig) -> Iterator[Finding]:
         yield wrong(f"checkpoint.save_dir is {str(folder)!r}, which is a file: it must be a folder.")
 
 
+def op_lists(cfg: DictConfig) -> Iterator[Finding]:
+    """The operators of mixed precision on HPU."""
+    if not (cfg.common.hmp and (cfg.common.hpu or cfg.common.device == "hpu")):
+        return
+    for key in ("hmp_bf16", "hmp_fp32"):
+        if cfg.common[key]:
+            try:
+                hpu_environment.read_op_list(hpu_environment.find_op_list(cfg.common[key]))
+            except ValueError as error:
+                yield wrong(f"common.{key} is {error}")
+
+
 def _from_here(path: Path) -> str:
     return "" if path.is_absolute() else f" in {Path.cwd()}, from where relative paths count"
 
 
 RULES: tuple[Rule, ...] = (
+    gaudi,
     single_values,
     batches,
     corpora,
@@ -420,5 +481,6 @@ RULES: tuple[Rule, ...] = (
     wav2vec2_widths,
     contrast,
     fine_tuning,
+    lazy_device,
 )
-PATH_RULES: tuple[Rule, ...] = (manifests, other_paths)
+PATH_RULES: tuple[Rule, ...] = (manifests, other_paths, op_lists)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq import device as device_layer
 from fairseq.dataclass import rules
 from fairseq.dataclass.base import ConfigError, FairseqDataclass
 from fairseq.dataclass.groups import CONFIG_GROUPS
@@ -51,6 +52,8 @@ def find_problems(cfg: DictConfig, devices: int | None = None, recommended: int 
         for finding in rule(cfg):
             (problems.errors if finding.stops else problems.warnings).append(finding.text)
     if devices is not None:
+        if (missing := device_layer.missing(cfg.common)) is not None:
+            problems.errors.append(missing)
         problems.errors.extend(check_devices(cfg, devices, recommended or devices))
     return problems
 

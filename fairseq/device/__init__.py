@@ -1,11 +1,12 @@
 """The device layer: what the rest of the package asks of the hardware.
 
-`base.Device` is the contract and the CPU's answer to it; `cuda` answers where a GPU differs. Nothing outside this folder asks which
-hardware there is, imports a vendor's package or sets its environment variables.
+`base.Device` is the contract and the CPU's answer to it; `cuda` and `hpu` answer where a GPU or a Gaudi card differs. Nothing outside this
+folder asks which hardware there is, imports a vendor's package or sets its environment variables.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fairseq.device import base
+from fairseq.device import base, hpu_environment
 from fairseq.device.base import Device
 from fairseq.device.cuda import CudaDevice
+from fairseq.device.hpu import HpuDevice
 from fairseq.device.lazy import LazyDevice
 
 if TYPE_CHECKING:
@@ -44,28 +46,51 @@ def select(common: DictConfig, local_rank: int = 0) -> Device:
     """The device that a run trains on, claimed for this process: the one that `common.device` names, see `asked_for`.
 
     Raises:
-        ValueError: the local rank has no device of its own.
+        ValueError: the local rank has no device of its own, or the device's software is not installed.
     """
-    device = _make(asked_for(common), local_rank)
+    kind = asked_for(common)
+    device = _make(kind, local_rank)
+    if (absent := device.missing()) is not None:
+        raise ValueError(absent)
+    device.notes = prepare_process(common)
     device.claim()
     _DEVICES[device.torch_device.type] = device
     return device
 
 
 def asked_for(common: DictConfig) -> str:
-    """The kind of device that a config means: `common.device`, else `cpu` by `common.cpu`, else a GPU where there is one."""
+    """The kind of device that a config means: `common.device`, else `hpu` or `cpu` by its key, else a GPU where there is one."""
     if common.device is not None:
         return str(common.device)
+    if common.hpu:
+        return "hpu"
     return "cpu" if common.cpu or not torch.cuda.is_available() else "cuda"
 
 
 def count(common: DictConfig) -> int:
-    """How many processes of a run this machine can hold: one a GPU, or one a core on CPU."""
+    """How many processes of a run this machine can hold: one a card, or one a core on CPU."""
     return _make(asked_for(common)).count()
 
 
 def _make(kind: str, index: int = 0) -> Device:
-    return {"cpu": Device, "cuda": CudaDevice, "lazy": LazyDevice}[kind](index)
+    return {"cpu": Device, "cuda": CudaDevice, "hpu": HpuDevice, "lazy": LazyDevice}[kind](index)
+
+
+def missing(common: DictConfig) -> str | None:
+    """What keeps this machine from training on the device that a config means, and the way out; None: nothing does."""
+    return _make(asked_for(common)).missing()
+
+
+def prepare_process(common: DictConfig) -> list[base.Note]:
+    """Set the environment variables that the device's software reads when it is imported; `select` calls this, and imports it.
+
+    To be called in the process that will own the device, once RANK, LOCAL_RANK and WORLD_SIZE are in the environment where there are
+    several. See `hpu_environment.prepare`.
+
+    Returns:
+        Lines for the log.
+    """
+    return hpu_environment.prepare(common, os.environ) if asked_for(common) == "hpu" else []
 
 
 @contextmanager

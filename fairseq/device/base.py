@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Note(NamedTuple):
+    """One line for the log."""
+
+    text: str
+    is_warning: bool = False
 
 
 class Forced(NamedTuple):
@@ -34,6 +42,7 @@ class Device:
     collective_backend = "gloo"
     takes_hpu_arms = False
     graphs_are_static = False  # True where a changed Python branch costs a compilation
+    recovers_from_out_of_memory = True  # the allocator can go on, once what the update held is let go
     records_graphs = False  # True where operations only run at `mark_step`: random numbers are drawn then, gradients are zeroed in place
     statistics_dtype = torch.float64  # of the sums that the log is made of
     index_dtype: torch.dtype | None = None  # what integer inputs are sent as; None: as they are
@@ -41,10 +50,12 @@ class Device:
     ctc_on_host = False  # torch's CTC has no kernel here: log-probabilities are fetched, and their gradient is sent back
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     dropout_form = "bits"  # or "native": torch's own
+    torch_fuses_adam = True  # torch's fused AdamW has a kernel for this device
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
+        self.notes: list[Note] = []  # what preparing the process brought up
 
     @property
     def torch_device(self) -> torch.device:
@@ -52,6 +63,10 @@ class Device:
 
     def claim(self) -> None:
         """Make this the process's current device, before anything is allocated."""
+
+    def missing(self) -> str | None:
+        """What keeps this machine from having such a device, and the way out; None: nothing. Imports and opens nothing."""
+        return None
 
     def count(self) -> int:
         """Processes that this machine can hold with one device each."""
@@ -68,7 +83,7 @@ class Device:
         return FORCED.pos_conv_form or self._pos_conv_form(dtype)
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
-        """Form of self-attention: `sdpa` (fused), `blocks` (of heads, in the CPU's cache) or `matmul` (which can return its weights)."""
+        """Form of self-attention: `sdpa`, `vendor` (`fused_attention`), `blocks` (of heads, in cache) or `matmul` (has weights)."""
         return FORCED.attention_form or ("matmul" if needs_weights else self._attention_form(dtype))
 
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
@@ -117,11 +132,12 @@ class Device:
 
     def full_precision(self) -> AbstractContextManager[Any]:
         """Within mixed precision, a part that computes in the dtype of its tensors."""
-        return torch.autocast(self.type, enabled=False)
+        return torch.autocast(self.torch_device.type, enabled=False)
 
     def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What a product of matrices of this dtype runs in: autocast's where it is on."""
-        return torch.get_autocast_dtype(self.type) if torch.is_autocast_enabled(self.type) else dtype
+        kind = self.torch_device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
 
     def mark_step(self) -> None:
         """Hand the operations recorded so far to the device, where it records any."""
@@ -144,6 +160,10 @@ class Device:
         """Gigabytes for the log: free now, and the peak since the last call; empty where the device has no memory of its own."""
         return {}
 
+    def counters(self) -> dict[str, int]:
+        """Counts for the log since the process began, such as graphs compiled; empty where nothing is compiled."""
+        return {}
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether an error means that the device's memory is full."""
         return isinstance(error, MemoryError) or (
@@ -152,6 +172,29 @@ class Device:
 
     def empty_cache(self) -> None:
         """Give memory that the allocator keeps back to the device."""
+
+    # -- kernels of the device's vendor ------------------------------------------------------------------------------------------------
+
+    def fused_adam(self) -> type[torch.optim.Optimizer] | None:
+        """An optimizer class with the formula of `fairseq.optim.adam.Adam` in one kernel; None: there is none but torch's."""
+        return None
+
+    def fused_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        """The form `vendor` of `fairseq.modules.attention.attend`, which only a device with such a kernel chooses."""
+        raise NotImplementedError(f"{self.type} has no attention kernel of its own")
+
+    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+        """A function that clips these parameters' gradients in place to an L2 norm and returns the norm before; None: there is none."""
+        return None
+
+    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool) -> None:
+        """Let a module's forward pass, and the backward pass of it, run as compiled graphs; in place. Only HPU is asked for it.
+
+        Args:
+            how: `common.hpu_compile`.
+            num_shapes: sets of input shapes that will come.
+            accumulates: several micro-batches an update.
+        """
 
     # -- processes -----------------------------------------------------------------------------------------------------------------
 
@@ -162,6 +205,10 @@ class Device:
     def loader_start_method(self) -> str | None:
         """How data-loading workers start; None: the platform's default."""
         return None
+
+    def report(self) -> list[Note]:
+        """What the log should say of the device's software, once a run."""
+        return self.notes
 
     def describe(self) -> str:
         """One phrase for the log."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fairseq.device import graph_counts
 from fairseq.device.base import Device
 
 
@@ -25,6 +26,7 @@ class LazyDevice(Device):
     statistics_dtype = torch.float32  # as on HPU, which has no float64
     dropout_form = "native"
     ctc_on_host = True
+    torch_fuses_adam = False
 
     def claim(self) -> None:
         start_backend()
@@ -49,7 +51,7 @@ class LazyDevice(Device):
         """
         if dtype is not None:
             raise ValueError(
-                "common.device is lazy, which computes in fp32 only: leave common.fp16, bf16, amp and hmp false, or train on another device"
+                "common.device is lazy, which computes in fp32 only: leave common.fp16, bf16, amp and hmp false, or take another device"
             )
         return contextlib.nullcontext()
 
@@ -62,7 +64,7 @@ class LazyDevice(Device):
     def mark_step(self) -> None:
         import torch._lazy
 
-        torch._lazy.mark_step()
+        graph_counts.counted_step(torch._lazy.mark_step)
 
     def synchronize(self) -> None:
         import torch._lazy

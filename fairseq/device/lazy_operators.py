@@ -27,7 +27,7 @@ def register() -> None:
         raise ValueError(f"common.device is lazy, which needs torch 2.9 or later; this is {torch.__version__}")
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*previously registered kernel.*")  # as intended
+        warnings.filterwarnings("ignore", message="(?s).*previously registered kernel.*")  # as intended
         for name, function in OPERATORS.items():
             library.impl(name, function, "Lazy")
         for name in WITH_NUMBERS:
@@ -78,21 +78,68 @@ def _exponential_(x: Tensor, lambd: float = 1.0, generator: Any = None) -> Tenso
     return x.copy_(torch.rand(x.shape, dtype=x.dtype, device=x.device).neg().add(1).log().mul(-1 / lambd))
 
 
+def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    return _of_shape(torch.ops.aten._to_copy(source, dtype=x.dtype, device=x.device), x.shape, x.dtype)
+
+
+def _expm1(x: Tensor) -> Tensor:
+    return (x / 2).tanh() * (x.exp() + 1)  # exact around 0, where a difference is not
+
+
 def _vector_norm(x: Tensor, ord: float = 2, dim: list[int] | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     assert ord == 2, "only lengths are needed"
     x = x if dtype is None else x.to(dtype)
     return (x * x).sum(list(range(x.dim())) if dim is None else dim, keepdim=keepdim).sqrt()
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    norms = _vector_norm(v, 2, [d for d in range(v.dim()) if d != dim], keepdim=True)
+    return v * (g / norms), norms
+
+
+def _weight_norm_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    along = (grad * v).sum([d for d in range(v.dim()) if d != dim], keepdim=True) / norms
+    return (grad - v * (along / norms)) * (g / norms), along
+
+
 def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     assert dim is not None, "argmax over all dimensions is not needed"
-    return x.max(dim, keepdim=keepdim).indices
+    return x.max(dim, keepdim=keepdim)[1]
+
+
+def _argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    return _argmax(-x, dim, keepdim)
+
+
+def _any(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    return (x != 0).sum([dim], keepdim=keepdim) > 0
+
+
+def _floor_divide(x: Tensor, other: Any) -> Tensor:
+    return torch.div(x, other, rounding_mode="floor")
+
+
+def _lerp(x: Tensor, end: Tensor, weight: float) -> Tensor:
+    return x + (end - x) * weight
+
+
+def _lerp_(x: Tensor, end: Tensor, weight: float) -> Tensor:
+    return x.copy_(_lerp(x, end, weight))
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "where.self": _where,
     "bitwise_not": _bitwise_not,
     "exponential_": _exponential_,
+    "copy": _copy,
+    "expm1": _expm1,
     "linalg_vector_norm": _vector_norm,
+    "_weight_norm_interface": _weight_norm,
+    "_weight_norm_interface_backward": _weight_norm_backward,
     "argmax": _argmax,
+    "argmin": _argmin,
+    "any.dim": _any,
+    "floor_divide": _floor_divide,
+    "lerp.Scalar": _lerp,
+    "lerp_.Scalar": _lerp_,
 }

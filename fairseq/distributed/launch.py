@@ -4,50 +4,58 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, open_dict
 
 from fairseq import device as device_layer
+from fairseq.dataclass.base import ConfigError
+from fairseq.distributed import utils
+from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, place_from_environment
 
 logger = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """Where a process stands among the others."""
+def problems_of_place(cfg: DictConfig) -> list[str]:
+    """What stops the run in how it was started, beside the config's own problems; takes over what mpirun or srun said.
 
-    rank: int
-    local_rank: int
-    world_size: int
-    local_world_size: int
-
-
-def place_from_environment() -> Place | None:
-    """What torchrun or `torch.distributed.launch` wrote into the environment; None where neither started this process.
-
-    Raises:
-        ValueError: the variables are there in part.
+    Where `distributed_world_size` only differs from what a launcher started, and may, it is a warning of the master.
     """
-    if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
-        return None
-    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise ValueError(f"the environment says this is one process of several, but lacks {', '.join(missing)}: start with torchrun")
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    local_rank = int(os.environ.get("LOCAL_RANK", rank % local_world_size))
-    return Place(rank, local_rank, world_size, local_world_size)
+    training = cfg.distributed_training
+    try:
+        adopt_launcher(training.distributed_port)
+        place = place_from_environment()
+    except ValueError as error:
+        return [str(error)]
+    if place is None:
+        return []
+    strict = device_layer.asked_for(cfg.common) == "hpu"
+    found = cards_of_a_node(training, place, list(cfg.optimization.update_freq), strict)
+    if found is not None and strict:
+        return [found]
+    if found is not None and place.rank == 0:
+        logger.warning(found)
+    return []
 
 
 def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> None:
     """Run `main(cfg)` in every process of the run: those a launcher started, those spawned here, or this one alone.
 
-    Under a launcher WORLD_SIZE and RANK count. Without one, `distributed_training.distributed_world_size` processes are spawned.
+    Under a launcher WORLD_SIZE and RANK count. Without one, `distributed_training.distributed_world_size` processes are spawned; this one
+    then touches no device, hands them the signals that it gets, and ends as they do.
+
+    Raises:
+        ConfigError: what a spawned process found wrong with config or data.
     """
+    adopt_launcher(cfg.distributed_training.distributed_port)
     place = place_from_environment()
     if place is not None:
         _run(cfg, main, place, kwargs)
@@ -58,11 +66,47 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> None:
         return
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ["MASTER_PORT"] = str(_free_port(cfg.distributed_training.distributed_port))
-    torch.multiprocessing.spawn(_spawned, args=(cfg, main, world_size, kwargs), nprocs=world_size, join=True)
+    _spawn(cfg, main, world_size, kwargs)
 
 
-def _spawned(local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> None:
-    _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs)
+def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> None:
+    told = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    children = torch.multiprocessing.spawn(_spawned, args=(cfg, main, world_size, kwargs, told), nprocs=world_size, join=False)
+    with _signals_passed_on(children.pids):
+        try:
+            while not children.join():
+                pass
+        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+            if told.empty():  # else whatever a process that was left alone said first
+                raise
+            raise told.get() from None
+
+
+def _spawned(local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], told: Any) -> None:
+    try:
+        _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs)
+    except ConfigError as error:  # the first process tells it, once, without a traceback
+        told.put(error)
+        sys.exit(1)
+
+
+@contextmanager
+def _signals_passed_on(pids: Callable[[], list[int]]) -> Iterator[None]:
+    """Within, SIGTERM and SIGUSR1 go to these processes, which save and end."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        for pid in pids():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:  # it has just ended
+                continue
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[str, Any]) -> None:
@@ -74,16 +118,25 @@ def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[s
         training.nprocs_per_node = place.local_world_size
     limit_threads(cfg.common.threads_per_process, place.local_world_size)
     if place.rank != 0:
-        logging.getLogger().setLevel(logging.WARNING)  # the master alone tells the story
+        be_quiet()
     if place.world_size == 1:
         main(cfg, **kwargs)
         return
+    os.environ.update(place.variables())  # vendors' libraries read them when they are imported
     device = device_layer.select(cfg.common, place.local_rank)
     dist.init_process_group(device.collective_backend, init_method="env://", rank=place.rank, world_size=place.world_size)
+    utils.open_host_group()
     try:
         main(cfg, **kwargs)
     finally:
-        dist.destroy_process_group()
+        utils.close_groups()
+
+
+def be_quiet() -> None:
+    """The master alone tells the story: of the other processes only log records from WARNING up are shown."""
+    logging.getLogger().setLevel(logging.WARNING)
+    if not os.environ.get("PYTHONWARNINGS"):
+        warnings.simplefilter("ignore")  # Python's, which would say the same on every process
 
 
 def limit_threads(threads_per_process: int, local_processes: int) -> None:

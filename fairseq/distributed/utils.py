@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from fairseq.dataclass.configs import DistributedTrainingConfig
+
+_HOST_GROUP: Any = None  # over gloo, beside a first group that a device's own library carries
 
 
 def is_initialized() -> bool:
@@ -31,13 +36,30 @@ def get_data_parallel_group() -> Any:
     return None
 
 
+def open_host_group() -> None:
+    """After init_process_group, on every process: where that is not over gloo, a second group that is.
+
+    Objects and whole numbers go over it. Devices' libraries want their own tensors, and Gaudi's sends integers as float32, which is exact
+    to 2^24 only; besides, what is on the host need not wait for the device.
+    """
+    global _HOST_GROUP
+    _HOST_GROUP = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+def close_groups() -> None:
+    """At the end of the run, on every process."""
+    global _HOST_GROUP
+    _HOST_GROUP = None
+    dist.destroy_process_group()
+
+
 def is_master(cfg: Any = None) -> bool:
     """Whether this process writes checkpoints and prints; fairseq's argument is taken and not needed."""
     return get_rank() == 0
 
 
 def all_reduce(tensor: Tensor, op: str = "sum", async_op: bool = False) -> Any:
-    """Reduce a tensor in place over all processes.
+    """Reduce a tensor in place over all processes. Integers go by way of the host, which waits for the device.
 
     Args:
         op: `sum`, `max` or `min` (no average: not every backend has one).
@@ -50,8 +72,43 @@ def all_reduce(tensor: Tensor, op: str = "sum", async_op: bool = False) -> Any:
         raise ValueError(f"op is {op!r}; it may be sum, max or min")
     if get_world_size() == 1:
         return None if async_op else tensor
+    if _HOST_GROUP is not None and not tensor.is_floating_point():
+        on_host = tensor.cpu()
+        dist.all_reduce(on_host, op=ops[op], group=_HOST_GROUP)
+        tensor.copy_(on_host)
+        return _Done() if async_op else tensor
     work = dist.all_reduce(tensor, op=ops[op], async_op=async_op)
     return work if async_op else tensor
+
+
+class _Done:
+    """The handle of a reduction that has ended."""
+
+    def wait(self) -> None:
+        return
+
+
+def sum_on_host(numbers: Sequence[float]) -> list[float]:
+    """Sums over all processes of numbers that the host knows, in float64: whole numbers are exact to 2^53, and no device is asked."""
+    if get_world_size() == 1:
+        return [float(number) for number in numbers]
+    sums = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(sums, group=_HOST_GROUP)
+    return sums.tolist()
+
+
+def begin_max_on_host(number: float) -> Callable[[], float]:
+    """Begin to look for the largest of all processes' numbers; the result waits for the slowest process's beginning, for no device."""
+    largest = torch.tensor(number, dtype=torch.float64)
+    if get_world_size() == 1:
+        return largest.item
+    work = dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_HOST_GROUP, async_op=True)
+
+    def finish() -> float:
+        work.wait()
+        return largest.item()
+
+    return finish
 
 
 def all_gather_list(data: Any, group: Any = None, max_size: int | None = None) -> list[Any]:
@@ -59,7 +116,7 @@ def all_gather_list(data: Any, group: Any = None, max_size: int | None = None) -
     if get_world_size() == 1:
         return [data]
     gathered: list[Any] = [None] * get_world_size()
-    dist.all_gather_object(gathered, data, group=group)
+    dist.all_gather_object(gathered, data, group=group or _HOST_GROUP)
     return gathered
 
 
@@ -68,13 +125,14 @@ def broadcast_object(obj: Any, src_rank: int = 0, group: Any = None) -> Any:
     if get_world_size() == 1:
         return obj
     holder = [obj]
-    dist.broadcast_object_list(holder, src=src_rank, group=group)
+    dist.broadcast_object_list(holder, src=src_rank, group=group or _HOST_GROUP)
     return holder[0]
 
 
 def barrier() -> None:
+    """Wait for all processes, on the host: what their devices have yet to do is not waited for."""
     if get_world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_HOST_GROUP)
 
 
 class ModuleProxyWrapper(nn.Module):
@@ -101,22 +159,19 @@ class ModuleProxyWrapper(nn.Module):
         return self.wrapped.no_sync()
 
 
+_DDP_KEYS = ("bucket_cap_mb", "find_unused_parameters", "gradient_as_bucket_view", "broadcast_buffers")
+
+
 def distribute(model: nn.Module, cfg: Any, device_options: dict[str, Any]) -> nn.Module:
     """torch's DistributedDataParallel over all processes, behind fairseq's attribute access.
 
     Args:
         cfg: `distributed_training`; `c10d`, `pytorch_ddp`, `no_c10d` and `legacy_ddp` all mean this wrapper.
-        device_options: what the device layer adds.
+        device_options: what the device layer wants, where the config keeps to its defaults.
     """
-    wrapped = nn.parallel.DistributedDataParallel(
-        model,
-        bucket_cap_mb=cfg.bucket_cap_mb,
-        find_unused_parameters=cfg.find_unused_parameters,
-        gradient_as_bucket_view=cfg.gradient_as_bucket_view,
-        broadcast_buffers=cfg.broadcast_buffers,
-        **device_options,
-    )
-    return ModuleProxyWrapper(wrapped)
+    defaults = DistributedTrainingConfig.field_defaults()
+    chosen = {key: cfg[key] for key in _DDP_KEYS if key not in device_options or cfg[key] != defaults[key]}
+    return ModuleProxyWrapper(nn.parallel.DistributedDataParallel(model, **{**device_options, **chosen}))
 
 
 def same_everywhere(tensor: Tensor) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fairseq import device as device_layer
 from fairseq.modules.blockwise_attention import blockwise_attention, takes_dropout
+from fairseq.utils import is_hpu_tensor
 
 
 def attend(
@@ -26,6 +27,8 @@ def attend(
     form = device_layer.of(q).attention_form(q.dtype, needs_weights)
     if form == "blocks" and takes_dropout(dropout, q.dtype):
         return blockwise_attention(q, k, v, mask, dropout), None
+    if form == "vendor":
+        return device_layer.of(q).fused_attention(q, k, v, mask, dropout), None
     if form == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout), None
     out, weights = matmul_attention(q, k, v, mask, dropout)
@@ -43,8 +46,10 @@ def additive_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, lik
 
 
 def minus_infinity_where(mask: Tensor, like: Tensor) -> Tensor:
-    """-inf where `mask` is true, else 0."""
-    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.bool(), float("-inf"))
+    """What makes a score impossible where `mask` is true, else 0."""
+    # hpu: infinities make NaN in its softmax kernels; beside -2^30 a score vanishes as well, and its exponential is 0 (bit-equal)
+    lowest = -(2.0**30) if is_hpu_tensor(like) else float("-inf")
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.bool(), lowest)
 
 
 def matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:

@@ -80,6 +80,7 @@ class GumbelVectorQuantizer(nn.Module):
 
         self.max_temp, self.min_temp, self.temp_decay = (float(value) for value in temp)
         self.curr_temp = self.max_temp
+        self.register_buffer("temperature", torch.tensor(self.max_temp), persistent=False)  # curr_temp, where graphs are kept
 
     def _deep_projection(self, activation: nn.Module, depth: int, width: int) -> nn.Sequential:
         blocks = [nn.Sequential(nn.Linear(self.input_dim if i == 0 else width, width), activation) for i in range(depth - 1)]
@@ -88,6 +89,7 @@ class GumbelVectorQuantizer(nn.Module):
     def set_num_updates(self, num_updates: int) -> None:
         """Let the temperature fall to its value after this many updates."""
         self.curr_temp = max(self.max_temp * self.temp_decay**num_updates, self.min_temp)
+        self.temperature.fill_(self.curr_temp)
 
     # -- codewords ---------------------------------------------------------------------------------------------------------------------
 
@@ -128,8 +130,10 @@ class GumbelVectorQuantizer(nn.Module):
 
     def to_codebook_index(self, indices: Tensor) -> Tensor:
         """One number for each set of codes, ... x G -> ...: the codes as digits of base V."""
-        digits = self.num_vars ** torch.arange(self.groups - 1, -1, -1, device=indices.device)
-        return (indices * digits).sum(-1)
+        number = indices[..., 0]
+        for group in range(1, self.groups):
+            number = number * self.num_vars + indices[..., group]
+        return number
 
     # -- quantization ------------------------------------------------------------------------------------------------------------------
 
@@ -155,7 +159,7 @@ class GumbelVectorQuantizer(nn.Module):
             x = x.transpose(1, 2)
         with device_layer.of(x).full_precision():
             logits = self.weight_proj(x.to(self.vars.dtype)).unflatten(-1, (self.groups, self.num_vars))  # B x T x G x V
-            result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self.curr_temp}
+            result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self._temperature(logits)}
             with torch.no_grad():
                 most_likely = one_hot(logits.argmax(-1), logits)
                 result["code_perplexity"] = perplexity(most_likely, weights)
@@ -173,12 +177,16 @@ class GumbelVectorQuantizer(nn.Module):
         if not self.training:
             return None, logits.argmax(-1)
         noise = -torch.empty_like(logits).exponential_().log()
-        soft = ((logits + noise) / self.curr_temp).softmax(-1)
+        soft = ((logits + noise) / self._temperature(logits)).softmax(-1)
         codes = soft.argmax(-1)
         if not self.hard:
             return soft, codes
         # the bracket is exactly zero: picked codewords come out bit for bit, gradients go through the soft probabilities
         return one_hot(codes, soft) + (soft - soft.detach()), codes
+
+    def _temperature(self, like: Tensor) -> float | Tensor:
+        # hpu: a number would be a constant of the compiled graph; the tensor is read when the graph runs (bit-equal)
+        return self.temperature if is_hpu_tensor(like) else self.curr_temp
 
     def _join(self, picks: Tensor | None, codes: Tensor) -> Tensor:
         """Mix each group's codewords by their shares and join the groups: B x T x (G * D)."""
@@ -194,6 +202,8 @@ class GumbelVectorQuantizer(nn.Module):
 
 def one_hot(codes: Tensor, like: Tensor) -> Tensor:
     """Rows of zeros with a one at the code, shaped as `like` (torch's own one_hot reads the codes on the host)."""
+    if is_hpu_tensor(codes):  # hpu: a comparison runs with the operations around it, a scatter by itself (bit-equal)
+        return (codes.unsqueeze(-1) == torch.arange(like.size(-1), device=codes.device, dtype=codes.dtype)).to(like.dtype)
     return torch.zeros_like(like).scatter_(-1, codes.unsqueeze(-1), 1.0)
 
 

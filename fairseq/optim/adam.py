@@ -1,21 +1,20 @@
-"""Adam as fairseq has it: weight decay apart from the gradient, epsilon outside the bias correction, and updates skipped on the device."""
+"""`adam` as fairseq has it: weight decay apart from the gradient, epsilon outside the bias correction, fused where the device can."""
 
 import ast
 import logging
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-import torch
 from omegaconf import II
 from torch import Tensor
-from torch.optim.adamw import adamw
 
+from fairseq import device as device_layer
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
+from fairseq.optim.adam_update import Adam
 from fairseq.optim.fairseq_optimizer import learning_rates
+from fairseq.optim.vendor_adam import VendorAdam
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +25,10 @@ class FairseqAdamConfig(FairseqDataclass):
     adam_eps: float = field(default=1e-8, metadata={"help": "added to the root of the second average, before bias correction"})
     weight_decay: float = field(default=0.0, metadata={"help": "share of a weight, times lr, that an update takes away"})
     use_old_adam: bool = field(default=False, metadata={"help": "plain operations in place of torch's fused kernel (the same update)"})
+    use_fused: Any = field(
+        default="auto",
+        metadata={"help": "the device's fused kernel: auto, where there is one; true, or an error; false, plain operations"},
+    )
     fp16_adam_stats: bool = field(default=False, metadata={"help": "not offered: the averages are kept in the parameters' precision"})
     tpu: bool = II("common.tpu")
     lr: list[float] = II("optimization.lr")
@@ -46,6 +49,18 @@ def parse_betas(betas: Any) -> tuple[float, float]:
     return first, second
 
 
+def parse_use_fused(value: Any) -> str:
+    """`optimizer.use_fused` as auto, true or false.
+
+    Raises:
+        ValueError: anything else.
+    """
+    text = str(value).lower()
+    if text not in ("auto", "true", "false"):
+        raise ValueError(f"optimizer.use_fused is {value!r}: it may be auto, true or false.")
+    return text
+
+
 @register_optimizer("adam", dataclass=FairseqAdamConfig)
 class FairseqAdam(FairseqOptimizer):
     """Adam with decoupled weight decay (AdamW). Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; eps as in fairseq/optim/adam.py."""
@@ -54,7 +69,24 @@ class FairseqAdam(FairseqOptimizer):
         super().__init__(cfg)
         if cfg.fp16_adam_stats:
             raise ValueError("optimizer.fp16_adam_stats is not offered: leave it false; common.fp16 or bf16 halve the activations' memory.")
-        self._optimizer = Adam(params, fused=not cfg.use_old_adam, **self.optimizer_config)
+        self._optimizer = self._build(list(params))
+
+    def _build(self, params: list[Tensor]) -> Adam:
+        """By the device's fused kernel, or by plain operations."""
+        choice = parse_use_fused(self.cfg.use_fused)
+        device = device_layer.of(params[0]) if params else device_layer.get("cpu")
+        kernel = device.fused_adam()
+        if choice == "true" and kernel is None and not device.torch_fuses_adam:
+            raise ValueError(f"optimizer.use_fused is true, but {device.type} has no fused Adam here: set it to auto or false.")
+        if choice == "false" or self.cfg.use_old_adam:
+            return Adam(params, fused=False, **self.optimizer_config)
+        if kernel is not None:
+            return VendorAdam(params, kernel, **self.optimizer_config)
+        return Adam(params, fused=device.torch_fuses_adam, **self.optimizer_config)
+
+    @property
+    def uses_vendor_kernel(self) -> bool:
+        return type(self._optimizer) is not Adam
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
@@ -71,187 +103,3 @@ class FairseqAdam(FairseqOptimizer):
             if key != "lr" and (tuple(before) if key == "betas" else before) != now:
                 logger.info(f"the optimizer's {key} is {now} from here on; the checkpoint was trained with {before}")
         super().load_state_dict(state_dict, optimizer_overrides)
-
-
-class Adam(torch.optim.Optimizer):
-    """Adam on parameters in their own precision (fp32 in training: autocast leaves them alone).
-
-    One update, t counted per parameter over the updates in which it had a gradient::
-
-        p -= lr * weight_decay * p
-        m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2
-        p -= lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)
-
-    On CPU and CUDA this is torch's fused AdamW, which adds its eps after the bias correction of v; given eps / sqrt(1 - beta2^t) it
-    computes the same. That t is a number on the host, where nobody knows yet of an update that the device has just skipped: until
-    `sync_steps` it runs ahead, in this one factor (which is above 0.98 after 200 updates at beta2 0.98). Averages and bias corrections
-    go by the device's own count.
-
-    Args:
-        params: parameters or groups of them.
-        fused: use the fused kernel where the device has one.
-    """
-
-    skips_on_device = True
-    _FUSED_DEVICES = ("cpu", "cuda")
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        fused: bool = True,
-    ) -> None:
-        self._settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, dict(self._settings))
-        self.fused = fused
-        self._host_steps: dict[Tensor, int] = defaultdict(int)
-
-    @torch.no_grad()
-    def step(
-        self,
-        closure: Optional[Callable[[], Any]] = None,
-        found_inf: Optional[Tensor] = None,
-        grad_scale: Optional[Tensor] = None,
-    ) -> Any:
-        """One update, or none where `found_inf` is 1; gradients are divided by `grad_scale` (both 0-dim, on the device)."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            alike: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:  # a layer that layerdrop left out keeps its weights, averages and count
-                    self._prepare(p)
-                    self._host_steps[p] += 1
-                    alike[self._host_steps[p], p.device].append(p)
-            for (count, device), params in alike.items():
-                if self.fused and device.type in self._FUSED_DEVICES:
-                    self._fused_update(params, group, count, found_inf, grad_scale)
-                else:
-                    for p in params:
-                        self._plain_update(p, group, found_inf, grad_scale)
-        return loss
-
-    def _prepare(self, p: Tensor) -> None:
-        if not self.state[p]:
-            step = torch.zeros((), dtype=torch.float32, device=p.device)
-            self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-
-    def _fused_update(
-        self, params: list[Tensor], group: dict[str, Any], count: int, found_inf: Optional[Tensor], grad_scale: Optional[Tensor]
-    ) -> None:
-        states = [self.state[p] for p in params]
-        beta1, beta2 = group["betas"]
-        adamw(
-            params,
-            [_laid_out_as(p.grad, p) for p in params],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=True,
-            found_inf=found_inf,
-            grad_scale=grad_scale,
-            amsgrad=False,
-            maximize=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"] / math.sqrt(1 - beta2**count),
-        )
-
-    def _plain_update(self, p: Tensor, group: dict[str, Any], found_inf: Optional[Tensor], grad_scale: Optional[Tensor]) -> None:
-        state, (beta1, beta2), lr = self.state[p], group["betas"], group["lr"]
-        grad = p.grad if grad_scale is None else p.grad / grad_scale
-        step = state["step"] + 1
-        exp_avg = state["exp_avg"] * beta1 + grad * (1 - beta1)
-        exp_avg_sq = state["exp_avg_sq"] * beta2 + grad * grad * (1 - beta2)
-        # 1 - beta^t as -expm1(t log beta): a difference of fp32 numbers would keep only three digits of it at t = 1
-        correction = torch.sqrt(_one_minus_power(beta2, step)) / _one_minus_power(beta1, step)
-        moved = p * (1 - lr * group["weight_decay"]) - exp_avg / (exp_avg_sq.sqrt() + group["eps"]) * (correction * lr)
-        for old, new in ((p, moved), (state["step"], step), (state["exp_avg"], exp_avg), (state["exp_avg_sq"], exp_avg_sq)):
-            old.copy_(new if found_inf is None else torch.where(found_inf > 0, old, new))
-
-    def sync_steps(self) -> None:
-        """Read the device's step counts (one transfer): to be called when skipped updates have come to light."""
-        self._host_steps.update(zip(self.state, self._device_steps(), strict=True))
-
-    def _device_steps(self) -> list[int]:
-        steps = [state["step"] for state in self.state.values()]
-        return [int(step) for step in torch.stack(steps).tolist()] if steps else []
-
-    def state_dict(self) -> dict[str, Any]:
-        """torch's form, keyed by parameter index, with whole-number steps as in fairseq's files.
-
-        `host_step` stands beside a step that the host still counts otherwise, so that a resumed run goes on with the same numbers.
-        """
-        packed = super().state_dict()
-        counts = dict(zip(self.state, self._device_steps(), strict=True))
-        order = [p for group in self.param_groups for p in group["params"]]
-        state = {}
-        for index, entry in sorted(packed["state"].items()):
-            count, host_count = counts[order[index]], self._host_steps[order[index]]
-            state[index] = {**entry, "step": count, **({} if host_count == count else {"host_step": host_count})}
-        return {"state": state, "param_groups": packed["param_groups"]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state: ours, fairseq's (also the single flat one that its fp16 training writes) or torch's AdamW's.
-
-        Raises:
-            ValueError: the state belongs to another number of parameters, or to parameters of other shapes.
-        """
-        params = [p for group in self.param_groups for p in group["params"]]
-        state_dict = _per_parameter(state_dict, self.param_groups)
-        _check_fits(state_dict, params)
-        super().load_state_dict({"state": state_dict["state"], "param_groups": state_dict["param_groups"]})
-        for group in self.param_groups:  # our settings and no others (amsgrad, differentiable): states of one run stay alike
-            own = {key: group.get(key, value) for key, value in self._settings.items()}
-            members = group["params"]
-            group.clear()
-            group.update(own, params=members)
-        self._host_steps.clear()
-        for p in params:
-            if self.state[p]:
-                step = int(self.state[p]["step"])
-                self._host_steps[p] = self.state[p].pop("host_step", step)
-                self.state[p]["step"] = torch.tensor(float(step), dtype=torch.float32, device=p.device)
-
-
-def _one_minus_power(beta: float, step: Tensor) -> Tensor:
-    return -torch.expm1(step * math.log(beta)) if beta > 0 else torch.ones_like(step)
-
-
-def _laid_out_as(grad: Tensor, p: Tensor) -> Tensor:
-    """The gradient in the parameter's memory order, which the fused kernel takes for granted."""
-    return grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
-
-
-def _per_parameter(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The state with one entry per parameter: fairseq's fp16 training keeps all parameters in one flat vector, in their order."""
-    params = [p for group in groups for p in group["params"]]
-    flat = state_dict["state"].get(0)
-    is_flat = len(state_dict["state"]) == 1 and flat is not None and flat["exp_avg"].dim() == 1 and len(params) > 1
-    if not is_flat or len(groups) != 1 or flat["exp_avg"].numel() != sum(p.numel() for p in params):
-        return state_dict
-    sizes = [p.numel() for p in params]
-    averages = {key: flat[key].split(sizes) for key in ("exp_avg", "exp_avg_sq")}
-    state = {
-        i: {"step": flat["step"], **{key: parts[i].view_as(p).clone() for key, parts in averages.items()}} for i, p in enumerate(params)
-    }
-    return {"state": state, "param_groups": [{**state_dict["param_groups"][0], "params": list(range(len(params)))}]}
-
-
-def _check_fits(state_dict: dict[str, Any], params: list[Tensor]) -> None:
-    way_out = "Set checkpoint.reset_optimizer=true to start the optimizer anew."
-    saved = sum(len(group["params"]) for group in state_dict["param_groups"])
-    if saved != len(params):
-        raise ValueError(f"The checkpoint's optimizer state is for {saved} parameters; this model trains {len(params)}. {way_out}")
-    for index, entry in state_dict["state"].items():
-        if entry["exp_avg"].shape != params[index].shape:
-            shapes = f"{tuple(entry['exp_avg'].shape)}, the model's {tuple(params[index].shape)}"
-            raise ValueError(f"The checkpoint's optimizer state {index} has the shape {shapes}. {way_out}")

@@ -173,7 +173,7 @@ class CompositeOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none)
 
     def __repr__(self) -> str:
         return f"CompositeOptimizer({', '.join(f'{key}: {type(o).__name__}' for key, o in self.optimizers.items())})"

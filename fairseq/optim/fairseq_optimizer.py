@@ -41,6 +41,11 @@ class FairseqOptimizer:
         return self._optimizer
 
     @property
+    def uses_vendor_kernel(self) -> bool:
+        """Whether a kernel of the device's vendor does the update, and its other kernels should work on the same gradients."""
+        return False
+
+    @property
     def optimizer_config(self) -> dict[str, Any]:
         """What the config says about the torch optimizer's groups. On a resume it wins over what the checkpoint says."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,25 +16,38 @@ class Prepared(NamedTuple):
     """What the optimizer needs to take its step; 0-dim tensors on the device."""
 
     norm: Tensor  # L2 norm of the normalised gradient, before clipping
-    divide_by: Tensor  # the optimizer divides gradients by this: loss scale, sample size and clipping in one factor
+    divide_by: Tensor | None  # the optimizer divides gradients by this: loss scale, sample size, clipping; None: they are as they should be
     found_inf: Tensor  # 1.0 where the gradient is not finite and the update must not happen
 
 
 @torch.no_grad()
-def prepare(params: list[Tensor], sample_size: Tensor, loss_scale: Tensor | None, world_size: int, clip_norm: float) -> Prepared:
+def prepare(
+    params: list[Tensor],
+    sample_size: Callable[[], Tensor],
+    loss_scale: Tensor | None,
+    world_size: int,
+    clip_norm: float,
+    fused_clip: Callable[[], Tensor] | None = None,
+) -> Prepared:
     """Norm of the mean gradient and the one factor by which the optimizer divides the accumulated one.
 
     Args:
         params: parameters whose `.grad` holds the sum over this update's micro-batches (averaged over `world_size` processes, as
             DistributedDataParallel leaves it), times the loss scale.
-        sample_size: masked frames of the update over all processes; 0-dim.
+        sample_size: gives the masked frames of the update over all processes, 0-dim; called once what does not need them is on its way.
         clip_norm: largest norm of the mean gradient; 0 for no clipping.
+        fused_clip: a device's own kernel (`Device.fused_clip_norm`) to clip with; the gradients are then divided here and now.
     """
     grads = [p.grad for p in params if p.grad is not None]
-    divisor = sample_size.clamp(min=1.0).float() / world_size
+    norm_of_sum = utils.total_norm(grads) if fused_clip is None else None
+    divisor = sample_size().clamp(min=1.0).float() / world_size
     if loss_scale is not None:
         divisor = divisor * loss_scale
-    norm = utils.total_norm(grads) / divisor
+    if norm_of_sum is None:
+        torch._foreach_div_(grads, divisor)
+        norm = fused_clip()
+        return Prepared(norm, None, (~torch.isfinite(norm)).float())
+    norm = norm_of_sum / divisor
     found_inf = (~torch.isfinite(norm)).float()
     if clip_norm > 0:
         factor = (clip_norm / (norm + 1e-6)).clamp(max=1.0)

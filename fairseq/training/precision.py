@@ -14,15 +14,16 @@ from fairseq.device import Device
 logger = logging.getLogger(__name__)
 
 _FP16_KEYS = ("fp16", "memory_efficient_fp16", "amp")
-_BF16_KEYS = ("bf16", "memory_efficient_bf16")
+_BF16_KEYS = ("bf16", "memory_efficient_bf16", "hmp")
 
 
 class Precision:
     """The dtype that a run computes in, and the scale that keeps fp16 gradients from vanishing.
 
     Args:
-        common: the `common` config; `fp16`, `memory_efficient_fp16` and `amp` all mean autocast to fp16 with a loss scale, `bf16` and
-            `memory_efficient_bf16` autocast to bf16. fp16 on a device without it runs in bf16, and the log says so.
+        common: the `common` config; `fp16`, `memory_efficient_fp16` and `amp` all mean autocast to fp16 with a loss scale, `bf16`,
+            `memory_efficient_bf16` and `hmp` autocast to bf16, on HPU by op lists. fp16 on a device without it runs in bf16, and the log
+            says so.
         updates_per_window: updates without overflow after which the scale doubles, where `common.fp16_scale_window` is not set.
     """
 

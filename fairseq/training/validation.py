@@ -42,7 +42,7 @@ def validate(
             moved = {**sample, "net_input": utils.apply_to_sample(device.send, sample["net_input"])}
             with precision.autocast():
                 _, _, log = task.valid_step(moved, model, criterion)
-            device.mark_step()
             statistics.add(log)
+            device.mark_step()
         statistics.commit()
     return statistics.fetch().logged

@@ -50,9 +50,10 @@ DATACLASSES = {
         Wav2Vec2CtcConfig,
     )
 }
-HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "hmp_verbose"}
+HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "hmp_verbose", "hpu_compile"}
 ADDITIONS = {
     "CommonConfig": {"threads_per_process", "plasma_path", "device", *HPU},  # plasma_path: its default is a folder of the machine
+    "FairseqAdamConfig": {"use_fused"},
     "CompositeOptimizerConfig": {"lr"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates"},

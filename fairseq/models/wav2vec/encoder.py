@@ -141,23 +141,25 @@ class TransformerEncoder(nn.Module):
 class LayerDrop(NamedTuple):
     """Which blocks of one forward pass are dropped (Fan et al. 2019)."""
 
-    dropped: list[bool]  # per block, on the host
+    dropped: list[bool]  # per block, on the host; not known there if graphs are kept
     keep: Tensor | None  # 1 or 0 per block, on the device, if dropped blocks are computed and undone; None if they are skipped
     seeds: list[int] | None  # per block, for its dropout; None: it draws from the generator as it stands
 
     @classmethod
     def draw(cls, num_layers: int, probability: float, training: bool, static: bool, like: Tensor) -> LayerDrop:
-        """Flags from torch's default CPU generator, whatever the device: they are needed on the host, and no device must be waited for.
+        """Flags from torch's default CPU generator: they are needed on the host, and no device must be waited for.
 
         A skipped block draws no dropout, a computed one does. So that what comes after does not depend on that, each block has a seed of
         its own, and one process, which skips, trains what several do, which compute and undo.
         """
         if not training or probability <= 0:
             return cls([False] * num_layers, None, None)
+        if static and utils.is_hpu_tensor(like):
+            # hpu: drawn on the device, so that a compiled graph draws anew each time; a new seed in its middle would count for all of it
+            return cls([False] * num_layers, (torch.rand(num_layers, device=like.device) > probability).to(like.dtype), None)
         flags = torch.rand(num_layers) <= probability
         keep = (~flags).to(device=like.device, dtype=like.dtype, non_blocking=True) if static else None
-        # hpu: every block is computed there in any case, and a new seed in the middle of a recorded graph would count for all of it
-        seeds = None if utils.is_hpu_tensor(like) else torch.randint(2**62, (num_layers,)).numpy().tolist()
+        seeds = torch.randint(2**62, (num_layers,)).numpy().tolist()
         return cls(flags.numpy().tolist(), keep, seeds)
 
     def seed(self, number: int) -> None:

@@ -89,7 +89,7 @@ class ConvBlock(nn.Sequential):
     def forward(self, x: Tensor, form: str = "conv1d") -> Tensor:
         """B x C x T -> B x C' x T', the convolution in this form."""
         x = convolve_over_time(x, self.conv, form)
-        for module in self[1:]:
+        for module in list(self)[1:]:  # a slice would be another ConvBlock
             x = module(x)
         return x
 
@@ -108,7 +108,7 @@ class ConvBlock(nn.Sequential):
 
     def _after_conv(self, x: Tensor) -> Tensor:
         x = self[1](x)
-        for norm in self[2:-1]:
+        for norm in list(self)[2:-1]:
             x = norm[1](x)  # between two transpositions, which this order of dimensions does not need
         return self[-1](x)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fairseq import device as device_layer
 from fairseq.dataclass.conv_layers import frames_for_samples, parse_conv_layers
-from fairseq.dataclass.utils import merge_with_parent
+from fairseq.dataclass.utils import config_to_container, merge_with_parent
 from fairseq.models import register_model
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import contrastive
@@ -68,6 +68,8 @@ class Wav2Vec2Model(BaseFairseqModel):
             cfg = merge_with_parent(Wav2Vec2Config(), cfg)
         check_model_config(cfg)
         self.cfg = cfg
+        # what a forward pass reads: torch.compile cannot look into omegaconf, and every look there takes 20 microseconds
+        self.settings = cfg if isinstance(cfg, Wav2Vec2Config) else Wav2Vec2Config(**config_to_container(cfg))
         self.conv_layers = parse_conv_layers(cfg.conv_feature_layers)
         self.embed = self.conv_layers[-1].dim
         final_dim = cfg.final_dim if cfg.final_dim > 0 else cfg.encoder_embed_dim
@@ -176,9 +178,9 @@ class Wav2Vec2Model(BaseFairseqModel):
         features = self.dropout_input(features)
         frames, hidden = None, None
         if mask and features_only and masked_positions is None:
-            hidden = masked_frames(self.cfg, features, padding_mask, mask_indices)
+            hidden = masked_frames(self.settings, features, padding_mask, mask_indices)
         elif mask:
-            frames = frame_mask(self.cfg, features, padding_mask, mask_indices, masked_positions, masked_weights)
+            frames = frame_mask(self.settings, features, padding_mask, mask_indices, masked_positions, masked_weights)
             hidden = None if frames is None else frames.indices
         row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
 
@@ -214,13 +216,14 @@ class Wav2Vec2Model(BaseFairseqModel):
         if self.feature_grad_mult not in (0.0, 1.0):
             features = GradMultiply.apply(features, self.feature_grad_mult)
         features = features.transpose(1, 2)
-        squares = features.float().square().mean(dim=2)
+        with device_layer.of(features).full_precision():
+            squares = features.float().square().mean(dim=2)
         valid = None
         if padding_mask is not None:
             lengths = self._get_feat_extract_output_lengths((~padding_mask).sum(dim=1))
             lengths = lengths.clamp(min=1)  # attention over nothing at all would be NaN, and NaN times weight 0 is NaN
             valid = torch.arange(features.size(1), device=source.device) < lengths.unsqueeze(1)
-        frames = features.size(1) - features.size(1) % self.cfg.crop_seq_to_multiple
+        frames = features.size(1) - features.size(1) % self.settings.crop_seq_to_multiple
         return Latents(self.layer_norm(features[:, :frames]), None if valid is None else ~valid[:, :frames], squares, valid)
 
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
@@ -229,12 +232,12 @@ class Wav2Vec2Model(BaseFairseqModel):
 
     def _apply_masks(self, x: Tensor, hidden: Tensor | None, mask_channel_indices: Tensor | None) -> Tensor:
         """`mask_emb` over the masked frames (bool, B x T) and 0 over the masked channels, in the config's order."""
-        channels = channel_mask(self.cfg, x, mask_channel_indices)
-        if channels is not None and self.cfg.mask_channel_before:
+        channels = channel_mask(self.settings, x, mask_channel_indices)
+        if channels is not None and self.settings.mask_channel_before:
             x = x.masked_fill(channels, 0)
         if hidden is not None:
             x = index_put(x, hidden, self.mask_emb)
-        if channels is not None and not self.cfg.mask_channel_before:
+        if channels is not None and not self.settings.mask_channel_before:
             x = x.masked_fill(channels, 0)
         return x
 
@@ -249,7 +252,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         """
         B, T = unmasked.shape[:2]
         M = frames.positions.size(1)
-        if self.cfg.negatives_from_everywhere:
+        if self.settings.negatives_from_everywhere:
             y, weights, own = unmasked, everywhere, frames.positions
             counts = torch.full((B,), T, device=y.device) if everywhere is None else (everywhere > 0).sum(dim=1)
         else:
@@ -273,7 +276,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         within = negative_indices
         if within is None:
             within = contrastive.draw_within_rows(candidates, self.n_negatives)
-        elif self.cfg.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
+        elif self.settings.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
             within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
         if within.size(2) + self.cross_sample_negatives + self.codebook_negatives == 0:
             raise ValueError("no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives above 0")
@@ -356,7 +359,8 @@ def _frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Te
 
 def _mean_of_frames(values: Tensor, valid: Tensor | None, row_counts: Tensor | None) -> Tensor:
     """Mean over the valid frames (B x T) of the rows that count; 0 if there is none."""
-    weights = _frame_weights(values, None if valid is None else ~valid, row_counts)
-    if weights is None:
-        return values.mean()
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    with device_layer.of(values).full_precision():
+        weights = _frame_weights(values, None if valid is None else ~valid, row_counts)
+        if weights is None:
+            return values.mean()
+        return (values * weights).sum() / weights.sum().clamp(min=1)

@@ -1,35 +1,28 @@
-"""Where a process stands, and how many threads it takes."""
+"""Processes that are spawned, the groups that they talk over, and how many threads each takes."""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from omegaconf import DictConfig
 
+from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.initialize import resolve_config
 from fairseq.distributed import launch, utils
 
 
 @pytest.fixture()
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return monkeypatch
-
-
-def test_no_launcher(environment: pytest.MonkeyPatch) -> None:
-    assert launch.place_from_environment() is None
-
-
-def test_torchrun(environment: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": 11, "WORLD_SIZE": 16, "LOCAL_RANK": 3, "LOCAL_WORLD_SIZE": 8, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
-        environment.setenv(name, str(value))
-    assert launch.place_from_environment() == launch.Place(rank=11, local_rank=3, world_size=16, local_world_size=8)
-
-
-def test_half_an_environment_is_an_error(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("WORLD_SIZE", "2")
-    environment.setenv("RANK", "0")
-    with pytest.raises(ValueError, match="MASTER_ADDR, MASTER_PORT"):
-        launch.place_from_environment()
 
 
 def test_processes_share_the_cores(environment: pytest.MonkeyPatch) -> None:
@@ -50,3 +43,90 @@ def test_collectives_of_a_single_process() -> None:
     assert utils.get_rank() == 0 and utils.get_world_size() == 1 and utils.is_master()
     with pytest.raises(ValueError, match="sum, max or min"):
         utils.all_reduce(tensor, op="avg")
+    assert utils.sum_on_host([3, 2**53]) == [3.0, 2.0**53]
+
+
+# -- spawned processes (torch.distributed over gloo, on CPU) -----------------------------------------------------------------------
+
+
+def small_config(**common: Any) -> DictConfig:
+    return resolve_config(
+        {"common": {"cpu": True, "threads_per_process": 1, **common}, "distributed_training": {"distributed_world_size": 2}}
+    )
+
+
+def write_place(cfg: DictConfig, folder: str) -> None:
+    """Leaves what this process knows of itself in a file of its rank."""
+    training = cfg.distributed_training
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    reduced = utils.all_reduce(torch.tensor([1.0, utils.get_rank()]))
+    handle = utils.all_reduce(torch.ones(1), async_op=True)
+    handle.wait()
+    found = {
+        "environment": [int(os.environ[name]) for name in names],
+        "config": [training.distributed_rank, training.device_id, training.distributed_world_size, training.nprocs_per_node],
+        "reduced": reduced.tolist(),
+        "on_host": utils.sum_on_host([2**52 + utils.get_rank(), 0.5]),
+        "gathered": utils.all_gather_list({"rank": utils.get_rank()}),
+        "broadcast": utils.broadcast_object(f"from {utils.get_rank()}", src_rank=1),
+        "level": logging.getLogger().level,
+    }
+    utils.barrier()
+    (Path(folder) / f"{utils.get_rank()}.json").write_text(json.dumps(found))
+
+
+def refuse_on_the_second(cfg: DictConfig) -> None:
+    if utils.get_rank() == 1:
+        raise ConfigError(["task.data is wrong."])
+    utils.barrier()  # the other process would wait for ever
+
+
+def wait_for_a_signal(cfg: DictConfig, folder: str) -> None:
+    seen: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    (Path(folder) / f"ready{utils.get_rank()}").touch()
+    if utils.get_rank() == 0:
+        while not (Path(folder) / "ready1").exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), signal.SIGUSR1)
+    deadline = time.monotonic() + 60
+    while not seen and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (Path(folder) / f"seen{utils.get_rank()}").write_text(str(seen))
+
+
+def test_spawned_processes_know_their_place_and_talk(tmp_path: Path) -> None:
+    launch.call_main(small_config(), write_place, folder=str(tmp_path))
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["environment"] == found["config"] == [rank, rank, 2, 2]
+        assert found["reduced"] == [2.0, 1.0] and found["on_host"] == [2.0**53 + 1, 1.0]
+        assert found["gathered"] == [{"rank": 0}, {"rank": 1}] and found["broadcast"] == "from 1"
+        assert (found["level"] >= logging.WARNING) if rank else True
+
+
+def test_what_one_process_finds_wrong_comes_back_as_it_is() -> None:
+    with pytest.raises(ConfigError, match="task.data is wrong"):
+        launch.call_main(small_config(), refuse_on_the_second)
+
+
+def test_signals_reach_the_spawned_processes(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    launch.call_main(small_config(), wait_for_a_signal, folder=str(tmp_path))
+    for rank in (0, 1):
+        assert (tmp_path / f"seen{rank}").read_text() == f"[{int(signal.SIGUSR1)}]"
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+# -- options of DistributedDataParallel --------------------------------------------------------------------------------------------
+
+
+def test_the_devices_options_stand_in_for_defaults_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model, **options: seen.update(options) or model)
+    cfg = resolve_config({"distributed_training": {"bucket_cap_mb": 50}}).distributed_training
+    utils.distribute(torch.nn.Linear(1, 1), cfg, {"device_ids": None, "bucket_cap_mb": 300, "gradient_as_bucket_view": True})
+    assert seen == {
+        "device_ids": None, "bucket_cap_mb": 50, "gradient_as_bucket_view": True, "find_unused_parameters": False,
+        "broadcast_buffers": False,
+    }  # fmt: skip

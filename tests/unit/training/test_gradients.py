@@ -19,26 +19,26 @@ def params_with_gradient(*values: float) -> list[torch.Tensor]:
 
 def test_the_norm_is_that_of_the_mean_gradient() -> None:
     params = params_with_gradient(30.0, 40.0)
-    prepared = gradients.prepare(params, torch.tensor(10.0), torch.tensor(5.0), world_size=2, clip_norm=0.0)
+    prepared = gradients.prepare(params, lambda: torch.tensor(10.0), torch.tensor(5.0), world_size=2, clip_norm=0.0)
     assert prepared.divide_by.item() == 10 / 2 * 5
     assert prepared.norm.item() == pytest.approx(50 / 25) and prepared.found_inf.item() == 0
 
 
 def test_clipping_is_folded_into_the_divisor() -> None:
-    prepared = gradients.prepare(params_with_gradient(30.0, 40.0), torch.tensor(1.0), None, 1, clip_norm=5.0)
+    prepared = gradients.prepare(params_with_gradient(30.0, 40.0), lambda: torch.tensor(1.0), None, 1, clip_norm=5.0)
     assert prepared.norm.item() == 50 and 50 / prepared.divide_by.item() == pytest.approx(5.0, rel=1e-5)
-    within = gradients.prepare(params_with_gradient(3.0, 4.0), torch.tensor(1.0), None, 1, clip_norm=5.1)
+    within = gradients.prepare(params_with_gradient(3.0, 4.0), lambda: torch.tensor(1.0), None, 1, clip_norm=5.1)
     assert within.divide_by.item() == 1
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_gradient_that_is_not_finite_is_found(bad: float) -> None:
-    prepared = gradients.prepare(params_with_gradient(1.0, bad), torch.tensor(1.0), None, 1, clip_norm=1.0)
+    prepared = gradients.prepare(params_with_gradient(1.0, bad), lambda: torch.tensor(1.0), None, 1, clip_norm=1.0)
     assert prepared.found_inf.item() == 1 and math.isfinite(prepared.divide_by.item())
 
 
 def test_an_update_of_filler_alone_divides_by_one() -> None:
-    assert gradients.prepare(params_with_gradient(0.0), torch.tensor(0.0), None, 1, 0.0).divide_by.item() == 1
+    assert gradients.prepare(params_with_gradient(0.0), lambda: torch.tensor(0.0), None, 1, 0.0).divide_by.item() == 1
 
 
 def record(log: gradients.UpdateLog, norm: float, update: int) -> None:

@@ -1,0 +1,104 @@
+"""What the lazy-tensor device did: graphs compiled and run, cuts between two `mark_step`s, and the lines of code that caused them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_TORCH = str(Path(torch.__file__).parent)
+_DEVICE_LAYER = str(Path(__file__).parent)
+READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero", "masked_select", "unique", "equal"}
+
+_graphs_at_steps = 0  # graphs that ran inside of `mark_step`
+
+
+class GraphCounts(NamedTuple):
+    """Counts since the process started; the difference of two is what happened in between."""
+
+    compiled: int  # graphs that were new
+    ran: int  # graphs that ran, new or not
+    steps: int  # of these, those that a `mark_step` ran
+    fallbacks: dict[str, int]  # operators that were run by themselves, since torch's backend cannot record them; each cuts the graph
+
+    @property
+    def cuts(self) -> int:
+        """Graphs that ran although no `mark_step` asked for it: a value was read, or an operator could not be recorded."""
+        return self.ran - self.steps
+
+    def since(self, before: GraphCounts) -> GraphCounts:
+        fallbacks = Counter(self.fallbacks)
+        fallbacks.subtract(before.fallbacks)
+        changed = {name: times for name, times in fallbacks.items() if times}
+        return GraphCounts(self.compiled - before.compiled, self.ran - before.ran, self.steps - before.steps, changed)
+
+
+def graph_counts() -> GraphCounts:
+    """The counts now. `torch._lazy.metrics.reset` must not be called between two that are compared."""
+    return GraphCounts(_value("UncachedCompile"), _graphs_run(), _graphs_at_steps, _fallbacks())
+
+
+def counted_step(mark_step: Callable[[], None]) -> None:
+    """Run a `mark_step`, noting the graphs that it runs as asked for."""
+    global _graphs_at_steps
+    before = _graphs_run()
+    mark_step()
+    _graphs_at_steps += _graphs_run() - before
+
+
+def _graphs_run() -> int:
+    return _value("UncachedCompile") + _value("CachedCompile")
+
+
+def _fallbacks() -> dict[str, int]:
+    import torch._lazy.metrics as lazy_metrics
+
+    return {name: _value(name) for name in lazy_metrics.counter_names() if name.startswith("aten::")}
+
+
+def _value(name: str) -> int:
+    import torch._lazy.metrics as lazy_metrics
+
+    return lazy_metrics.counter_value(name) or 0
+
+
+class Place(NamedTuple):
+    """Where a graph was cut, or a value read."""
+
+    file: str
+    line: int
+    operator: str  # torch's function that was called there; `backward` stands for all of the backward pass
+
+
+class CutFinder(TorchFunctionMode):
+    """Notes the lines that cut the graph or read a value of the lazy device: `with CutFinder() as finder: ...`, then `finder.places`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: Counter[Place] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        before = self._cuts()
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", str(func))
+        reads = name in READS and any(isinstance(arg, torch.Tensor) and arg.device.type == "lazy" for arg in args)
+        if reads or self._cuts() > before:
+            self.places[_place_of_caller(name)] += 1
+        return result
+
+    def _cuts(self) -> int:
+        """Graphs run without a `mark_step`, and operators run by themselves, which cut nothing where nothing was pending."""
+        return _graphs_run() - _graphs_at_steps + sum(_fallbacks().values())
+
+
+def _place_of_caller(operator: str) -> Place:
+    """The innermost line of code outside of torch and the device layer."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _DEVICE_LAYER)):
+        frame = frame.f_back
+    return Place(frame.f_code.co_filename, frame.f_lineno, operator)

@@ -1,0 +1,204 @@
+"""Intel Gaudi (HPU). The only module that imports the vendor's package, when `claim` is called and not before."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairseq.device import hpu_environment as environment
+from fairseq.device.base import Device, Note
+
+VENDOR = "habana_frameworks"
+CARDS_OF_A_SERVER = 8
+ABSENT = (
+    f"common.hpu needs Intel's package {VENDOR}, which is not installed here. It comes with Intel's "
+    "container images for Gaudi, not from PyPI: install this project inside one with `pip install --editable .[hpu]`. "
+    "For a dry run on this machine type fairseq-preflight with the same arguments; to train here, common.hpu=false."
+)
+OUT_OF_MEMORY = "MODULE:PT_DEVMEM Allocation failed"
+
+
+class HpuDevice(Device):
+    """A card; one process has one, by the name `hpu` and the number 0.
+
+    In lazy mode operations are recorded and run as a compiled graph at `mark_step`; in eager mode they run one by one. Forms are chosen
+    by what the bridge has kernels for: nothing here was measured on a card.
+    """
+
+    type = "hpu"
+    collective_backend = "hccl"
+    takes_hpu_arms = True
+    graphs_are_static = True
+    statistics_dtype = torch.float32  # a float64 is one on the card, whatever its name
+    index_dtype = torch.int32  # an int64 is one in lazy mode, and sending it checks its range on the host
+    dropout_form = "native"
+    norms_mix_dtypes = False
+    torch_fuses_adam = False
+    ctc_on_host = True  # where the vendor's kernel is missing: torch's own would compile anew for each set of lengths
+    recovers_from_out_of_memory = False  # the pool holds the card's memory from the start, and cannot give any of it back
+
+    @property
+    def records_graphs(self) -> bool:
+        return environment.is_lazy(os.environ)
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self._tensors_live_on)
+
+    def __init__(self, index: int = 0) -> None:
+        super().__init__(index)
+        self._core: Any = None
+        self._attention: Any = None  # the vendor's attention kernel, where this release has it
+        self._tensors_live_on = "hpu"
+
+    def claim(self) -> None:
+        """Import the vendor's package in this process, whose environment has been prepared (`hpu_environment.prepare`)."""
+        if self._core is not None:
+            return
+        from habana_frameworks import torch as vendor
+        from habana_frameworks.torch import core
+
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            import habana_frameworks.torch.distributed.hccl  # noqa: F401 - registers the collective backend
+        self._core = core
+        self._attention = _import("habana_frameworks.torch.hpex.kernels", "FusedSDPA")
+        self._tensors_live_on = getattr(vendor, "TENSOR_DEVICE", "hpu")  # a stand-in's live elsewhere
+
+    def missing(self) -> str | None:
+        return None if importlib.util.find_spec(VENDOR) is not None else ABSENT
+
+    def count(self) -> int:
+        """Cards of this machine, without opening one; a server's where that cannot be seen."""
+        visible = environment.visible_modules(os.environ)
+        if visible:
+            return len(visible)
+        nodes = [path for pattern in ("accel/accel[0-9]*", "hl[0-9]*") for path in Path("/dev").glob(pattern)]
+        return len(nodes) or CARDS_OF_A_SERVER
+
+    # -- forms ---------------------------------------------------------------------------------------------------------------------
+
+    def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
+        return "conv2d"
+
+    def _pos_conv_form(self, dtype: torch.dtype) -> str:
+        return "conv1d"
+
+    def _attention_form(self, dtype: torch.dtype) -> str:
+        return "matmul" if self._attention is None else "vendor"
+
+    # -- running -------------------------------------------------------------------------------------------------------------------
+
+    def autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+        return torch.autocast(self.torch_device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def mark_step(self) -> None:
+        if self.records_graphs:
+            self._core.mark_step()
+
+    def synchronize(self) -> None:
+        torch.hpu.synchronize()
+
+    def memory_statistics(self) -> dict[str, float]:
+        free, _ = torch.hpu.mem_get_info()
+        peak = torch.hpu.max_memory_allocated()
+        torch.hpu.reset_peak_memory_stats()
+        return {"gb_free": round(free / 2**30, 1), "gb_peak": round(peak / 2**30, 1)}
+
+    def counters(self) -> dict[str, int]:
+        """Graphs compiled, and operators that ran on the host, by the bridge's own count."""
+        metric_global = _import("habana_frameworks.torch.hpu.metrics", "metric_global")
+        counts = {}
+        for name, metric_name in (("hpu_graph_compilations", "graph_compilation"), ("hpu_cpu_fallbacks", "cpu_fallback")):
+            metric = None if metric_global is None else metric_global(metric_name)
+            if metric is not None:
+                counts[name] = int(dict(metric.stats())["TotalNumber"])
+        return counts
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)
+
+    # -- kernels of the device's vendor ------------------------------------------------------------------------------------------------
+
+    def fused_adam(self) -> type[torch.optim.Optimizer] | None:
+        """Habana's FusedAdamW: decoupled decay and eps before the bias correction, as fairseq's Adam."""
+        return _import("habana_frameworks.torch.hpex.optimizers", "FusedAdamW")
+
+    def fused_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        if mask is not None:
+            mask = mask.expand(q.size(0), -1, q.size(2), k.size(2))  # B x 1 x T x T', as the kernel's other users give it
+        return self._attention.apply(q, k, v, mask, dropout)  # an autograd function: by position
+
+    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+        kernel = _import("habana_frameworks.torch.hpex.normalization", "FusedClipNorm")
+        if kernel is None:
+            return None
+        clipper = kernel(params, max_norm)
+        return lambda: clipper.clip_norm(params).reshape(())  # it returns one number in a vector
+
+    def ctc_loss(
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+        weights: Tensor,
+        blank: int = 0,
+        zero_infinity: bool = False,
+    ) -> Tensor:
+        """By the vendor's kernel, which takes lengths on the device and keeps shapes static; on the host where this release has none.
+
+        Rows of filler go in as certain of anything and without units: their loss is 0, and no gradient comes back.
+        """
+        kernel = _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")
+        if kernel is None:
+            return super().ctc_loss(log_probs, targets, input_lengths, target_lengths, weights, blank, zero_infinity)
+        counts = self.send(weights) > 0
+        log_probs = torch.where(counts.view(1, -1, 1), log_probs, 0)
+        units = torch.where(counts, self.send(target_lengths), 0)
+        return kernel.apply(log_probs, self.send(targets), self.send(input_lengths), units, blank, "sum", zero_infinity)
+
+    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool) -> None:
+        if how == "hpu_graphs":
+            torch.hpu.ModuleCacher(max_graphs=num_shapes)(
+                model=module, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
+            )
+        elif how == "compile":
+            from torch._dynamo import config
+
+            # a graph for each shape, in training and evaluation; beyond its limit torch would run the rest uncompiled without a word
+            config.cache_size_limit = max(config.cache_size_limit, 2 * num_shapes)
+            module.compile(backend="hpu_backend", dynamic=False)
+
+    # -- processes -----------------------------------------------------------------------------------------------------------------
+
+    def ddp_options(self) -> dict[str, Any]:
+        """Where the config keeps to its defaults: few and large exchanges (each cuts the graph), and no second copy of the gradients."""
+        return {"device_ids": None, "bucket_cap_mb": 230, "gradient_as_bucket_view": True, "broadcast_buffers": False}
+
+    def loader_start_method(self) -> str | None:
+        return "forkserver"  # a fork of a process that has opened a card is undefined
+
+    def report(self) -> list[Note]:
+        versions = environment.check_versions(environment.software_version(), torch.__version__)
+        return [*self.notes, *versions, environment.in_effect(os.environ)]
+
+    def describe(self) -> str:
+        mode = "lazy" if self.records_graphs else "eager"
+        return f"HPU {self.index}, {torch.hpu.get_device_name()}, software {environment.software_version()}, {mode} mode"
+
+
+
+def _import(module: str, name: str) -> Any:
+    """What a module of the vendor's offers by this name; None where this release has no such module or name."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None

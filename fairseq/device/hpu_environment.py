@@ -1,0 +1,221 @@
+"""What Gaudi's software reads from the environment when it is imported, set before that.
+
+Plain functions of (config, environment): nothing here imports the vendor's package. `prepare` is to be called in the process that will
+own the card, before `HpuDevice.claim` imports the package there: in the child where processes are spawned, never in their parent or in a
+data-loading worker. What the user set always stays.
+
+Names and defaults: Intel's runtime flags, and the open bridge source of release 1.19.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping, MutableMapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairseq.device.base import Note
+
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+PLUGIN = "habana-torch-plugin"  # the distribution that carries the vendor's package; its version is the software's
+OLDEST, NEWEST = "1.19", "1.23"
+# software -> torch that its containers carry (Intel's support matrix)
+TORCH_OF_SOFTWARE = {"1.19": "2.5", "1.20": "2.6", "1.21": "2.6", "1.22": "2.7", "1.23": "2.9"}
+
+LAZY_MODE = "PT_HPU_LAZY_MODE"
+LOWER_LIST = "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST"
+FP32_LIST = "PT_HPU_AUTOCAST_FP32_OPS_LIST"
+_HALF_KEYS = ("hmp", "bf16", "memory_efficient_bf16", "fp16", "memory_efficient_fp16", "amp")
+DEFAULT_LISTS = {LOWER_LIST: "ops_bf16_wav2vec2.txt", FP32_LIST: "ops_fp32_wav2vec2.txt"}  # beside the recipe's, in the package's folder
+
+
+class Variable(NamedTuple):
+    """A variable that is set unless the user gave it."""
+
+    name: str
+    value: str
+    reason: str
+    releases: str  # of Gaudi's software that it matters to
+
+
+def is_lazy(environ: Mapping[str, str]) -> bool:
+    """Whether the bridge records graphs: any value but "0", as it reads it. `prepare` has set it: the default changed at 1.21 or 1.22."""
+    return environ.get(LAZY_MODE, "1") != "0"
+
+
+def prepare(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
+    """Set what the vendor's package is to find at its import; returns what the log should say.
+
+    `fairseq.device.select` calls it just before the import. Called again it changes nothing, and returns the same.
+
+    Args:
+        common: the config group `common`; `hmp_bf16` and `hmp_fp32` are looked for by `find_op_list`.
+        environ: `os.environ`, or a dict in tests. Where there are several processes it has RANK, LOCAL_RANK and WORLD_SIZE by now, from
+            the launcher or from whoever spawned this one.
+    Raises:
+        ValueError: an op list is not there.
+    """
+    notes = _set_lazy_mode(common, environ)
+    for variable in [*_fixed(), *recipe_cache(environ)]:
+        environ.setdefault(variable.name, variable.value)
+    notes += _set_op_lists(common, environ)
+    if int(environ.get("WORLD_SIZE", "1")) > 1:
+        _choose_card(environ)
+    return notes
+
+
+def _set_lazy_mode(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
+    wanted = "1" if common.hpu_lazy_mode else "0"
+    found = environ.setdefault(LAZY_MODE, wanted)
+    if is_lazy(environ) == bool(common.hpu_lazy_mode):
+        return []
+    mode = "lazy" if is_lazy(environ) else "eager"
+    return [
+        Note(
+            f"{LAZY_MODE}={found} is set in the environment and common.hpu_lazy_mode is {str(bool(common.hpu_lazy_mode)).lower()}: "
+            f"the environment counts, this run is in {mode} mode. Unset the one or change the other.",
+            True,
+        )
+    ]
+
+
+def _fixed() -> list[Variable]:
+    return [
+        Variable(
+            "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES", "0",
+            "buckets give every batch one of a few shapes; the bridge must not make its own of them", "on by default before 1.14",
+        ),
+        Variable(
+            "HABANA_PGM_LRU_MAX", "100000",
+            "every bucket's graphs stay in memory; one that was dropped would be compiled again", "default 30000 in lazy mode up to 1.23",
+        ),
+    ]  # fmt: skip
+
+
+def recipe_cache(environ: Mapping[str, str]) -> list[Variable]:
+    """One folder on this machine for compiled graphs: one local rank compiles, the others and the next run read. All releases.
+
+    The older PT_RECIPE_CACHE_PATH (of the recipe's command) names the folder too; it is said again in the form that 1.14 and later read.
+    Nothing is deleted at the start: a rank that starts late would delete what another has just compiled.
+    """
+    folder = environ.get("PT_RECIPE_CACHE_PATH")
+    if folder is None:
+        folder = os.path.join(tempfile.gettempdir(), f"fairseq_hpu_recipes_{os.getuid()}")
+        delete, megabytes = "false", "4096"
+    else:
+        folder = os.path.abspath(folder)
+        delete, megabytes = environ.get("PT_CACHE_FOLDER_DELETE", "false"), environ.get("PT_CACHE_FOLDER_SIZE_MB", "1024")
+    reason = "graphs are compiled once a machine, not once a rank"
+    return [Variable("PT_HPU_RECIPE_CACHE_CONFIG", f"{folder},{delete},{megabytes}", reason, "all")]
+
+
+def _choose_card(environ: MutableMapping[str, str]) -> None:
+    """What HCCL reads at its import beside the launcher's variables: the name of its log files, and which card this process takes."""
+    local_rank = int(environ["LOCAL_RANK"])
+    modules = visible_modules(environ)
+    environ.setdefault("ID", environ["RANK"])
+    environ.setdefault("HLS_MODULE_ID", modules[local_rank] if local_rank < len(modules) else str(local_rank))
+
+
+def visible_modules(environ: Mapping[str, str]) -> list[str]:
+    """Cards that HABANA_VISIBLE_MODULES ("0,1,4") lets this machine's processes have; empty: it is not set."""
+    return [name.strip() for name in environ.get("HABANA_VISIBLE_MODULES", "").split(",") if name.strip()]
+
+
+# -- op lists of mixed precision ---------------------------------------------------------------------------------------------------
+
+
+def find_op_list(name: str, config_folders: Sequence[str] = ()) -> Path:
+    """The file that `common.hmp_bf16` or `hmp_fp32` means: absolute, or relative to the config's folder, where one works, or the package.
+
+    The package carries the recipe's two lists, ops_bf16.txt and ops_fp32.txt; files of these names beside the config come first.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folders = [*map(Path, config_folders), Path.cwd(), PACKAGE_FOLDER]
+    for folder in folders:
+        path = (folder / Path(name).expanduser()).resolve()
+        if path.is_file():
+            return path
+    places = ", ".join(str(folder) for folder in folders)
+    raise ValueError(f"{name!r}: there is no such file in {places}. Give a file with one operator a line, such as ops_bf16.txt.")
+
+
+def locate_op_lists(common: Any, config_folders: Sequence[str]) -> None:
+    """Put whole paths into `common`, while the config's folder is known: processes that are started later know only the working directory.
+
+    A file that is nowhere stays as it is; the config's check tells it.
+    """
+    for key in ("hmp_bf16", "hmp_fp32"):
+        if common[key]:
+            with contextlib.suppress(ValueError):
+                common[key] = str(find_op_list(common[key], config_folders))
+
+
+def read_op_list(path: Path) -> list[str]:
+    """An op list's operators, as the bridge reads it: a line is a name, without spaces.
+
+    Raises:
+        ValueError: a line is no name.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.isidentifier():
+            raise ValueError(f"{path}, line {number} is {line!r}: it must be one operator's name, without spaces or comments.")
+    return lines
+
+
+def _set_op_lists(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
+    """Both lists, wherever the run is in mixed precision: the bridge's own would run log_softmax, softmax, mean and mul in bf16."""
+    if not any(common[key] for key in _HALF_KEYS):
+        return []
+    asked = {LOWER_LIST: ("hmp_bf16", common.hmp_bf16), FP32_LIST: ("hmp_fp32", common.hmp_fp32)}
+    notes = []
+    for variable, (key, name) in asked.items():
+        wanted = find_op_list(name) if common.hmp and name else PACKAGE_FOLDER / DEFAULT_LISTS[variable]
+        given = environ.setdefault(variable, str(wanted))
+        if common.hmp and name and Path(given).resolve() != wanted:
+            notes.append(Note(f"{variable}={given} is set in the environment: it counts before common.{key}={name}.", True))
+        if common.hmp_verbose and Path(given).is_file():
+            precision = "bf16" if variable == LOWER_LIST else "fp32"
+            notes.append(Note(f"operators that autocast runs in {precision} ({given}): {' '.join(read_op_list(Path(given)))}"))
+    both = [environ[variable] for variable in asked if Path(environ[variable]).is_file()]
+    if len(both) == 2 and (twice := sorted(set(read_op_list(Path(both[0]))) & set(read_op_list(Path(both[1]))))):
+        notes.append(Note(f"{', '.join(twice)}: in both op lists; the bridge takes the one of lower precision.", True))
+    return notes
+
+
+# -- what the log says -------------------------------------------------------------------------------------------------------------
+
+
+def software_version() -> str | None:
+    """Release of Gaudi's software in this environment, such as 1.21.0.555; None where it is not installed."""
+    try:
+        return metadata.version(PLUGIN)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_versions(software: str | None, torch_version: str) -> list[Note]:
+    """A warning where software and torch are no pair that Intel supports."""
+    if software is None:
+        return [Note(f"the version of Gaudi's software is not known ({PLUGIN} is not installed as a distribution)", True)]
+    release = ".".join(software.split(".")[:2])
+    torch_release = ".".join(torch_version.split(".")[:2])
+    supported = TORCH_OF_SOFTWARE.get(release)
+    if supported is None:
+        return [Note(f"Gaudi's software {software} is not one of {OLDEST} to {NEWEST}, which this version knows", True)]
+    if supported != torch_release:
+        return [Note(f"Gaudi's software {software} comes with torch {supported}, this is torch {torch_version}: no supported pair", True)]
+    return []
+
+
+def in_effect(environ: Mapping[str, str]) -> Note:
+    """Every variable of the vendor's that is set, in one line."""
+    prefixes = ("PT_", "HABANA_", "HLS_", "HCCL_", "HCL_")
+    values = [f"{name}={value}" for name, value in sorted(environ.items()) if name.startswith(prefixes)]
+    return Note("Gaudi's variables in effect: " + " ".join(values))

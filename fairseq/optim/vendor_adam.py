@@ -1,0 +1,107 @@
+"""Adam by a kernel that a device's vendor supplies, with the state of `Adam`: checkpoints move between devices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from fairseq.optim.adam_update import Adam
+
+
+class _Alike(NamedTuple):
+    """Parameters of one group that have had equally many updates: what one launch of the kernel takes."""
+
+    group: dict[str, Any]  # the param group that they belong to, for its settings
+    params: list[Tensor]
+    taken: Tensor  # updates that the device has taken, 0-dim float; every member's `step` is this tensor
+
+
+class VendorAdam(Adam):
+    """`Adam` with the update done by another optimizer's kernel, such as Habana's FusedAdamW, whose formula is the same.
+
+    The state is `Adam`'s own: the kernel is lent its averages. What it counts otherwise (one `step` a group, where here each parameter
+    has its own) is set before each launch, for parameters with equal counts together. So nothing is converted when a checkpoint is
+    written or read, on whatever device. Results differ from `Adam`'s by rounding: 1e-6 of a weight's size after 50 updates on CPU.
+
+    The kernel cannot be told to leave an update out. Weights and averages are copied before it and put back by `torch.where`, which needs
+    three times the parameters' memory for a moment; zeroed gradients would not do, since momentum and decay go on without a gradient.
+    The kernel's `step` is a number on the host: after a skipped update it runs ahead until `sync_steps`, as in `Adam`.
+
+    Args:
+        kernel: class of a torch optimizer with the arguments lr, betas, eps and weight_decay, and a count `step` in its param groups.
+    """
+
+    def __init__(self, params: Iterable[Any], kernel: type[torch.optim.Optimizer], **settings: Any) -> None:
+        super().__init__(params, fused=False, **settings)
+        self._kernel_class = kernel
+        self._kernel: torch.optim.Optimizer | None = None
+        self._parts: list[_Alike] = []
+
+    @torch.no_grad()
+    def step(
+        self,
+        closure: Optional[Callable[[], Any]] = None,
+        found_inf: Optional[Tensor] = None,
+        grad_scale: Optional[Tensor] = None,
+    ) -> Any:
+        """As Adam.step; `grad_scale` divides the gradients in place."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._arrange()
+        if not self._parts:
+            return loss
+        params = [p for part in self._parts for p in part.params]
+        if grad_scale is not None:
+            torch._foreach_div_([p.grad for p in params], grad_scale)
+        moving = [*params, *(self.state[p][key] for p in params for key in ("exp_avg", "exp_avg_sq"))]
+        before = [tensor.clone() for tensor in moving] if found_inf is not None else []
+        self._launch()
+        for tensor, old in zip(moving, before, strict=False):
+            tensor.copy_(torch.where(found_inf > 0, old, tensor))
+        for part in self._parts:
+            part.taken.add_(1 if found_inf is None else 1 - found_inf)
+        return loss
+
+    def _arrange(self) -> None:
+        """Part the parameters that have gradients by group and count, anew only where that differs from the last update."""
+        found: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        for number, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._prepare(p)
+                    found[number, self._host_steps[p]].append(p)
+        if self._kernel is not None and [list(map(id, members)) for members in found.values()] == [
+            list(map(id, part.params)) for part in self._parts
+        ]:
+            return
+        self._parts = []
+        for (number, _), members in found.items():
+            taken = self.state[members[0]]["step"].clone()
+            for p in members:
+                self.state[p]["step"] = taken
+            self._parts.append(_Alike(self.param_groups[number], members, taken))
+        self._kernel = self._kernel_class([{"params": part.params} for part in self._parts], lr=0.0) if self._parts else None
+
+    def _launch(self) -> None:
+        assert self._kernel is not None
+        for part, group in zip(self._parts, self._kernel.param_groups, strict=True):
+            count = self._host_steps[part.params[0]]
+            group.update({key: part.group[key] for key in ("betas", "eps", "weight_decay")}, lr=float(part.group["lr"]), step=count)
+            for p in part.params:
+                self._kernel.state[p] = {"step": 0, "exp_avg": self.state[p]["exp_avg"], "exp_avg_sq": self.state[p]["exp_avg_sq"]}
+                self._host_steps[p] = count + 1
+        self._kernel.step()
+
+    def sync_steps(self) -> None:
+        super().sync_steps()
+        self._kernel = None  # counts that were alike may differ now
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._kernel = None
