@@ -341,6 +341,13 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
         return
     if parts["task"] and not task.labels:
         yield wrong("task.labels is not set: fine-tuning reads the labels of train.tsv from train.<labels>; the stock configs have ltr.")
+    if parts["criterion"] and parts["task"] and task.labels in ("wrd", "phn") and criterion.post_process == "letter":
+        yield odd(
+            f"criterion.post_process is letter but task.labels is {task.labels}: words are not made of letters there, so wer would count "
+            "whole utterances. Set criterion.post_process=none."
+        )
+    if parts["task"] and task.inferred_w2v_config is not None:
+        yield odd("task.inferred_w2v_config has no effect in fine-tuning: masks follow the model's settings.")
     if not parts["model"]:
         return
     max_update, frozen = cfg.optimization.max_update, model.freeze_finetune_updates

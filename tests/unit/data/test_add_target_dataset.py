@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,15 @@ def test_what_cannot_be_learned_is_told_or_left_out(manifest: Path) -> None:
     assert len(dataset) == len(SIZES) - 1 and 2 not in dataset.lines
     assert dataset.label(2).tolist() == LABELS[3]
     assert dataset.longest_label(dataset.batches(1, 20000, None).plan(0, 1, 0)) <= 6
+
+
+def test_a_spawned_worker_gets_a_copy(manifest: Path) -> None:
+    dataset = make(manifest)
+    dataset.set_masks(MASKS)
+    copied = pickle.loads(pickle.dumps(dataset))
+    plan = dataset.batches(1, 20000, None).plan(1, 1, 0)
+    one, other = dataset.collate_plan(plan), copied.collate_plan(plan)
+    assert torch.equal(one["target"], other["target"]) and torch.equal(one["net_input"]["mask_indices"], other["net_input"]["mask_indices"])
 
 
 def test_padding_is_needed(manifest: Path) -> None:
