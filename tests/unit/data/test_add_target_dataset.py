@@ -91,11 +91,12 @@ def test_masks_in_training_only_and_keyed(manifest: Path) -> None:
     assert dataset.collate_plan(plan)["net_input"].keys() == {"source", "padding_mask"}
 
 
-def test_a_stand_in_that_does_not_fit_counts_nothing(manifest: Path) -> None:
+@pytest.mark.parametrize("labels", [LABELS, [[5, 6]] * len(SIZES)], ids=["audio and label too long", "audio too long"])
+def test_a_stand_in_that_does_not_fit_counts_nothing(manifest: Path, labels: list[list[int]]) -> None:
     """The shortest utterance's file is broken: what stands in for it is longer than the row, whose label would be of more than is heard."""
     shortest = int(np.argmin(SIZES))
     (manifest.parent / f"train{shortest:02d}.flac").write_bytes(b"broken")
-    dataset = make(manifest)
+    dataset = make(manifest, labels)
     sample = dataset.collate_plan(BatchPlan(np.array([shortest]), 1, SIZES[shortest], 0, 1, 0))
     assert sample["quarantined"] and sample["target_weights"].tolist() == [0.0] and sample["ntokens"] == 0
 
