@@ -26,6 +26,7 @@ from fairseq.training.precision import Precision
 from fairseq.training.statistics import Statistics
 
 logger = logging.getLogger(__name__)
+MOST_NORMS = 1000  # kept in one vector on the device, whatever common.log_interval
 
 
 class Trainer:
@@ -55,7 +56,9 @@ class Trainer:
         self._build_optimizer()
         self.ema = EMA(self.unwrapped_model, cfg.ema) if cfg.ema.store_ema else None
         self.statistics = Statistics(self.device)
-        self.update_log = gradients.UpdateLog(self.device.torch_device, cfg.optimization.max_nonfinite_updates)
+        self.update_log = gradients.UpdateLog(
+            self.device.torch_device, cfg.optimization.max_nonfinite_updates, room=min(cfg.common.log_interval, MOST_NORMS)
+        )
         self.skipped_updates = 0
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
@@ -101,7 +104,10 @@ class Trainer:
         """
         self.model.train()
         self.unwrapped_model.set_num_updates(self._num_updates)
-        self.optimizer.zero_grad(set_to_none=not self.device.records_graphs)
+        if self.device.records_graphs:
+            gradients.zero_in_place(self._params)
+        else:
+            self.optimizer.zero_grad()
         sample_size: Tensor | None = None
         try:
             sample_size = self._forward_backward(samples)
@@ -232,6 +238,7 @@ class Trainer:
             loss_scale = device_values.pop()
             metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
         settled = self.update_log.settle(device_values)
+        self.device.mark_step()  # what was set to zero, so that it does not join another graph
         self._report_skipped(settled.skipped)
         if fetched.counted.get("num_updates"):
             self._log_update_metrics(fetched.logged, fetched.counted, settled.norms)

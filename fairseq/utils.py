@@ -108,17 +108,17 @@ def set_torch_seed(seed: int) -> None:
 
 
 def get_rng_state() -> dict[str, Tensor]:
-    """States of torch's default generators, for `set_rng_state`."""
+    """States of torch's default generators, on the host and on the devices, for `set_rng_state`."""
     state = {"torch_rng_state": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda_rng_state"] = torch.cuda.get_rng_state()
+    for device in device_layer.known():
+        state.update(device.rng_state())
     return state
 
 
 def set_rng_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["torch_rng_state"])
-    if "cuda_rng_state" in state:
-        torch.cuda.set_rng_state(state["cuda_rng_state"])
+    for device in device_layer.known():
+        device.set_rng_state(state)
 
 
 # -- functions by name -------------------------------------------------------------------------------------------------------------

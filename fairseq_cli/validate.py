@@ -13,6 +13,7 @@ from typing import Any
 from fairseq import checkpoint_utils, criterions
 from fairseq import device as device_layer
 from fairseq.dataclass.configs import CommonConfig
+from fairseq.dataclass.constants import DEVICE_CHOICES
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.logging import metrics, progress_bar
 from fairseq.training import validation
@@ -30,7 +31,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, help="utterances a batch; default: the checkpoint's dataset.batch_size_valid")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that load data (default: 1)")
     parser.add_argument("--seed", type=int, help="of crops, masks and negatives; default: the checkpoint's common.seed")
-    parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--device", choices=[str(choice.value) for choice in DEVICE_CHOICES], help="default: a GPU where there is one")
+    where.add_argument("--cpu", action="store_true", help="the same as --device cpu")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16 autocast")
     parser.add_argument("--log-format", choices=["json", "none", "simple", "tqdm"], default="simple")
     return parser
@@ -45,7 +48,7 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     overrides = {} if args.data is None else {"data": args.data}
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([args.path], arg_overrides=overrides)
     criterion = criterions.build_criterion(cfg.criterion, task)
-    common = merge_with_parent(CommonConfig(), {"cpu": args.cpu, "bf16": args.bf16})
+    common = merge_with_parent(CommonConfig(), {"cpu": args.cpu, "device": args.device, "bf16": args.bf16})
     device = device_layer.select(common)
     model.to(device.torch_device)
     precision = Precision(common, device, updates_per_window=1)

@@ -80,7 +80,7 @@ class Wav2vecCriterion(FairseqCriterion):
         is_positive[:, 0] = 1
         possible = logits > -(2.0**29)  # excluded negatives stand at -inf, or at -2^30 on HPU
         answers = F.binary_cross_entropy_with_logits(logits.masked_fill(~possible, 0), is_positive, reduction="none")
-        return (answers * possible).sum(dim=1) * counts
+        return (answers * possible.float()).sum(dim=1) * counts
 
     def _further_losses(self, model: nn.Module, net_output: Mapping[str, Any], sample_size: Tensor) -> list[Tensor]:
         """The model's further losses times their weights and the masked frames; those of weight 0 are left out."""
@@ -117,7 +117,7 @@ class Wav2vecCriterion(FairseqCriterion):
         if self.infonce:
             # a frame whose candidates all have one logit is no success, though the positive comes first
             right = (logits.argmax(dim=1) == 0) & (logits.argmin(dim=1) != 0)
-            logged["correct"] = (right * (counts > 0)).float().sum()
+            logged["correct"] = (right & (counts > 0)).float().sum()
             logged["count"] = (counts > 0).float().sum()
         return logged
 

@@ -67,6 +67,11 @@ def asked_for(common: DictConfig) -> str:
     return "cpu" if common.cpu or not torch.cuda.is_available() else "cuda"
 
 
+def known() -> list[Device]:
+    """The devices that tensors of this process may live on: the CPU, a GPU's type, and the one that was selected."""
+    return list(_DEVICES.values())
+
+
 def count(common: DictConfig) -> int:
     """How many processes of a run this machine can hold: one a card, or one a core on CPU."""
     return _make(asked_for(common)).count()

@@ -79,7 +79,7 @@ class Device:
         return FORCED.conv_form or self._conv_form(in_channels, dtype)
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
-        """Form of the positional convolution: `conv1d` or `conv2d` (channels last)."""
+        """Form of the positional convolution: `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices, each for 8 frames)."""
         return FORCED.pos_conv_form or self._pos_conv_form(dtype)
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
@@ -146,6 +146,13 @@ class Device:
         """Seed torch's default generators. What was recorded before runs first: a recording device draws its numbers when it runs."""
         self.mark_step()
         torch.manual_seed(seed)
+
+    def rng_state(self) -> dict[str, Tensor]:
+        """The state of the device's own generator, by the name that it has in a saved state; empty where torch's is the device's."""
+        return {}
+
+    def set_rng_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `rng_state` gave; other devices' entries are passed over."""
 
     def send(self, tensor: Tensor) -> Tensor:
         """A host tensor on the device, integers in `index_dtype`; the copy does not wait for the device."""

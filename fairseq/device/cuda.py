@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fairseq.device.base import Device
 
@@ -43,6 +44,13 @@ class CudaDevice(Device):
 
     def count(self) -> int:
         return torch.cuda.device_count()
+
+    def rng_state(self) -> dict[str, Tensor]:
+        return {"cuda_rng_state": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+
+    def set_rng_state(self, state: dict[str, Tensor]) -> None:
+        if "cuda_rng_state" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng_state"])
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

@@ -73,6 +73,7 @@ class Place(NamedTuple):
     file: str
     line: int
     operator: str  # torch's function that was called there; `backward` stands for all of the backward pass
+    fell_back: bool  # torch's backend could not record it and ran it by itself, which an HPU may well do without
 
 
 class CutFinder(TorchFunctionMode):
@@ -83,12 +84,12 @@ class CutFinder(TorchFunctionMode):
         self.places: Counter[Place] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        before = self._cuts()
+        before, fallbacks = self._cuts(), sum(_fallbacks().values())
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", str(func))
         reads = name in READS and any(isinstance(arg, torch.Tensor) and arg.device.type == "lazy" for arg in args)
         if reads or self._cuts() > before:
-            self.places[_place_of_caller(name)] += 1
+            self.places[_place_of_caller(name, sum(_fallbacks().values()) > fallbacks)] += 1
         return result
 
     def _cuts(self) -> int:
@@ -96,9 +97,9 @@ class CutFinder(TorchFunctionMode):
         return _graphs_run() - _graphs_at_steps + sum(_fallbacks().values())
 
 
-def _place_of_caller(operator: str) -> Place:
+def _place_of_caller(operator: str, fell_back: bool) -> Place:
     """The innermost line of code outside of torch and the device layer."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _DEVICE_LAYER)):
         frame = frame.f_back
-    return Place(frame.f_code.co_filename, frame.f_lineno, operator)
+    return Place(frame.f_code.co_filename, frame.f_lineno, operator, fell_back)

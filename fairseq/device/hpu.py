@@ -103,6 +103,15 @@ class HpuDevice(Device):
         if self.records_graphs:
             self._core.mark_step()
 
+    def rng_state(self) -> dict[str, Tensor]:
+        return {"hpu_rng_state": torch.hpu.get_rng_state()} if self._core is not None else {}
+
+    def set_rng_state(self, state: dict[str, Tensor]) -> None:
+        """What was recorded draws its numbers first."""
+        if "hpu_rng_state" in state and self._core is not None:
+            self.mark_step()
+            torch.hpu.set_rng_state(state["hpu_rng_state"])
+
     def synchronize(self) -> None:
         torch.hpu.synchronize()
 

@@ -74,8 +74,9 @@ def _bitwise_not(x: Tensor) -> Tensor:
 
 
 def _exponential_(x: Tensor, lambd: float = 1.0, generator: Any = None) -> Tensor:
-    # 1 - [0, 1) is (0, 1]: the logarithm is finite
-    return x.copy_(torch.rand(x.shape, dtype=x.dtype, device=x.device).neg().add(1).log().mul(-1 / lambd))
+    # 1 - [0, 1) is (0, 1]: the logarithm is finite. Zero is left out, as torch leaves it out: its own logarithm is not finite
+    drawn = torch.rand(x.shape, dtype=x.dtype, device=x.device).neg().add(1).log().neg().clamp(min=torch.finfo(x.dtype).eps / 2)
+    return x.copy_(drawn / lambd)
 
 
 def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

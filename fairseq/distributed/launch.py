@@ -123,7 +123,10 @@ def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[s
         main(cfg, **kwargs)
         return
     os.environ.update(place.variables())  # vendors' libraries read them when they are imported
-    device = device_layer.select(cfg.common, place.local_rank)
+    try:
+        device = device_layer.select(cfg.common, place.local_rank)
+    except ValueError as error:  # no such device here, or its software is missing
+        raise ConfigError([str(error)]) from error
     dist.init_process_group(device.collective_backend, init_method="env://", rank=place.rank, world_size=place.world_size)
     utils.open_host_group()
     try:

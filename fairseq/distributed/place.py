@@ -34,7 +34,7 @@ def place_from_environment() -> Place | None:
     Raises:
         ValueError: the variables are there in part.
     """
-    if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
+    if not _is_launched():
         return None
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -43,6 +43,11 @@ def place_from_environment() -> Place | None:
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     local_rank = int(os.environ.get("LOCAL_RANK", rank % local_world_size))
     return Place(rank, local_rank, world_size, local_world_size)
+
+
+def _is_launched() -> bool:
+    """Whether torch's variables say so. Gaudi's software leaves a WORLD_SIZE of 1 behind in a process that is alone."""
+    return "RANK" in os.environ or os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def adopt_launcher(distributed_port: int = -1) -> None:
@@ -56,7 +61,7 @@ def adopt_launcher(distributed_port: int = -1) -> None:
     Raises:
         ValueError: several machines, and nothing says which one is the master.
     """
-    if "WORLD_SIZE" in os.environ or "RANK" in os.environ:
+    if _is_launched():
         return
     if int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         _adopt_mpi(distributed_port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -171,7 +172,11 @@ def distribute(model: nn.Module, cfg: Any, device_options: dict[str, Any]) -> nn
     """
     defaults = DistributedTrainingConfig.field_defaults()
     chosen = {key: cfg[key] for key in _DDP_KEYS if key not in device_options or cfg[key] != defaults[key]}
-    return ModuleProxyWrapper(nn.parallel.DistributedDataParallel(model, **{**device_options, **chosen}))
+    options = {**device_options, **chosen}
+    ddp = nn.parallel.DistributedDataParallel
+    if "forward_sync_buffers" in inspect.signature(ddp).parameters:  # the key's name from torch 2.13 on
+        options["forward_sync_buffers"] = options.pop("broadcast_buffers")
+    return ModuleProxyWrapper(ddp(model, **options))
 
 
 def same_everywhere(tensor: Tensor) -> bool:

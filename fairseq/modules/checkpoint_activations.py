@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import MethodType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from fairseq import device as device_layer
+from fairseq import utils
+from fairseq.device import Device
 
 
 def checkpoint_wrapper(module: nn.Module) -> nn.Module:
     """Make `module` recompute its activations in backward; parameter names stay as they are.
 
-    The random state is put back for the recomputation, so dropout falls on the same places. In evaluation the forward runs as it was.
+    Dropout falls on the same places in the recomputation: the random state is put back, or where operations are recorded and draw their
+    numbers later, the module has a seed of its own and its operations are graphs of their own (in one graph with the first computation,
+    a compiler would find the second one superfluous and keep the activations). In evaluation the forward runs as it was.
     """
     module.precheckpoint_forward = module.forward
     module.forward = functools.partial(_recomputing_forward, module.forward)  # a partial of a method: a deep copy calls the copy's
@@ -32,4 +41,19 @@ def unwrap_checkpoint(module: nn.Module) -> nn.Module:
 def _recomputing_forward(forward: MethodType, *args: Any, **kwargs: Any) -> Any:
     if not forward.__self__.training:
         return forward(*args, **kwargs)
+    tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    if utils.is_hpu_tensor(tensor):  # hpu: numbers are drawn when the graph runs, so a random state that is read now is not theirs
+        draws = functools.partial(_seeded, device_layer.of(tensor), utils.keyed_seed(torch.initial_seed()))
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=draws, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
+
+
+def _seeded(device: Device, seed: int) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What the computation and the recomputation run in."""
+    return _drawing_from(device, seed), _drawing_from(device, seed)
+
+
+@contextmanager
+def _drawing_from(device: Device, seed: int) -> Iterator[None]:
+    device.seed(seed)  # runs what was recorded before
+    yield

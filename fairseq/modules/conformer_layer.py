@@ -12,6 +12,7 @@ from fairseq.modules.espnet_multihead_attention import (
     RelPositionMultiHeadedAttention,
     RotaryPositionMultiHeadedAttention,
 )
+from fairseq.modules.glu import GLU
 from fairseq.modules.layer_norm import LayerNorm
 from fairseq.modules.multihead_attention import MultiheadAttention
 
@@ -49,7 +50,7 @@ class ConvolutionModule(nn.Module):
             raise ValueError(f"model.depthwise_conv_kernel_size is {depthwise_kernel_size}; it must be odd")
         self.layer_norm = LayerNorm(embed_dim, export=export)
         self.pointwise_conv1 = nn.Conv1d(embed_dim, 2 * channels, kernel_size=1, bias=bias)
-        self.glu = nn.GLU(dim=1)
+        self.glu = GLU(dim=1)
         self.depthwise_conv = nn.Conv1d(
             channels, channels, depthwise_kernel_size, padding=depthwise_kernel_size // 2, groups=channels, bias=bias
         )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
+from fairseq.utils import is_hpu_tensor
 
 _INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -29,7 +30,8 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """Zero each number with probability `p` and divide the others by 1 - p, drawing from torch's default generator."""
     if not training or p == 0:
         return x
-    if device_layer.of(x).dropout_form == "bits" and can_draw_signs(p, x.dtype):
+    # hpu: it has a kernel, which keeps one mask of bytes; integers drawn by the host would have to be sent
+    if device_layer.of(x).dropout_form == "bits" and not is_hpu_tensor(x) and can_draw_signs(p, x.dtype):
         return BitDropout.apply(x, p)
     return F.dropout(x, p, training=True)
 

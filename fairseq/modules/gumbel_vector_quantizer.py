@@ -176,8 +176,10 @@ class GumbelVectorQuantizer(nn.Module):
         """Share of each codeword in each place (B x T x G x V; None: the codes say it all) and the codes (B x T x G)."""
         if not self.training:
             return None, logits.argmax(-1)
-        noise = -torch.empty_like(logits).exponential_().log()
-        soft = ((logits + noise) / self._temperature(logits)).softmax(-1)
+        waited = torch.empty_like(logits).exponential_()
+        if is_hpu_tensor(logits):  # hpu: nothing says that its kernel leaves out 0, whose noise would be infinite (bit-equal on CPU)
+            waited = waited.clamp(min=torch.finfo(waited.dtype).tiny)
+        soft = ((logits - waited.log()) / self._temperature(logits)).softmax(-1)
         codes = soft.argmax(-1)
         if not self.hard:
             return soft, codes

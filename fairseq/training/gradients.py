@@ -55,21 +55,33 @@ def prepare(
     return Prepared(norm, divisor, found_inf)
 
 
+def zero_in_place(params: list[Tensor]) -> None:
+    """Gradients of zero in the memory that they have, or in new memory: every micro-batch then adds to them, in one and the same graph."""
+    for param in params:
+        if param.grad is None:
+            param.grad = torch.zeros_like(param)
+        else:
+            param.grad.zero_()
+
+
 class UpdateLog:
     """Gradient norms of the updates since the last fetch, and the count of skipped updates in a row, kept on the device.
 
     An update was skipped if its norm is not finite. The utterances of each update are remembered until the fetch, so that a skipped one
-    can be named.
+    can be named. Norms move through a vector of one size, so that a device that compiles graphs sees the same ones whatever the interval.
 
     Args:
         limit: the run stops after this many skipped updates in a row; 0 never stops it.
+        room: updates that are expected between two fetches (more are no error).
     """
 
-    def __init__(self, device: torch.device, limit: int) -> None:
+    def __init__(self, device: torch.device, limit: int, room: int) -> None:
         self.limit = limit
+        self.room = room
         self.in_a_row = torch.zeros((), device=device)
         self.longest = torch.zeros((), device=device)
-        self._norms: list[Tensor] = []
+        self._norms = torch.zeros(room, device=device)  # the latest comes last
+        self._full: list[Tensor] = []  # such vectors of earlier updates, where more than `room` are pending
         self._batches: list[tuple[int, list[Tensor]]] = []
 
     @torch.no_grad()
@@ -77,22 +89,26 @@ class UpdateLog:
         """Note one update; `ids` are the host's dataset indices of its utterances."""
         self.in_a_row.add_(1).mul_(prepared.found_inf)
         self.longest.copy_(torch.maximum(self.longest, self.in_a_row))
-        self._norms.append(prepared.norm)
+        if self._batches and len(self._batches) % self.room == 0:
+            self._full.append(self._norms)
+        self._norms = torch.cat([self._norms[1:], prepared.norm.float().view(1)])
         self._batches.append((update, ids))
 
     def pending(self) -> list[Tensor]:
-        """Device values for the next fetch: the longest run of skipped updates, then a norm an update."""
-        return [self.longest, *self._norms]
+        """Device values for the next fetch: the longest run of skipped updates, and vectors of norms."""
+        return [self.longest, *self._full, self._norms]
 
     def settle(self, values: list[float]) -> Settled:
-        """Take the fetched values of `pending`."""
-        longest, norms = values[0], values[1:]
+        """Take the fetched values of `pending`, in one list."""
+        longest, earlier = values[0], self.room * len(self._full)
+        latest = len(self._batches) - earlier
+        norms = values[1 : 1 + earlier] + values[len(values) - latest :]
         skipped = [
             (update, sorted({int(i) for batch in ids for i in batch}))
             for norm, (update, ids) in zip(norms, self._batches, strict=True)
             if not math.isfinite(norm)
         ]
-        self._norms.clear()
+        self._full.clear()
         self._batches.clear()
         self.longest.copy_(self.in_a_row)
         stop = bool(self.limit) and longest >= self.limit

@@ -47,8 +47,9 @@ class Statistics:
             self.names = list(values)
             self._sizes = [None if value.dim() == 0 else len(value) for value in values.values()]
             length = sum(1 if size is None else size for size in self._sizes)
-            self._sums = torch.zeros(length, dtype=self.dtype, device=self.device)
-            self._update = torch.zeros_like(self._sums)
+            # sent rather than made there: where operations are recorded, this pass is then the graph of all the later ones
+            self._sums = torch.zeros(length, dtype=self.dtype).to(self.device)
+            self._update = torch.zeros(length, dtype=self.dtype).to(self.device)
         assert list(values) == self.names, f"a criterion changed what it logs: {list(values)}, before: {self.names}"
         self._update += torch.cat([value.detach().to(self.dtype).reshape(-1) for value in values.values()])
 
@@ -69,21 +70,19 @@ class Statistics:
             self._update.zero_()
 
     def fetch(self, extra: list[Tensor] | None = None) -> Fetched:
-        """The sums over all processes since the last fetch, and this process's `extra` 0-dim values, in one read of the device."""
+        """The sums over all processes since the last fetch, and this process's `extra` values, in one read of the device."""
         extra = extra or []
         numbers = sorted(self._numbers)
-        parts = [torch.tensor([self._numbers[name] for name in numbers], dtype=self.dtype, device=self.device)]
-        if self._sums is not None:
-            parts.insert(0, self._sums)
-        sums = distributed.all_reduce(torch.cat(parts))
-        more = torch.stack([value.to(self.dtype) for value in extra]) if extra else sums[:0]
+        # over the host: a device may count in float32, exact to 2^24, and so does HCCL whatever it is given
+        counted = distributed.sum_on_host([self._numbers[name] for name in numbers]) if numbers else []
+        sums = torch.zeros(0, dtype=self.dtype, device=self.device) if self._sums is None else distributed.all_reduce(self._sums.clone())
+        more = torch.cat([value.to(self.dtype).flatten() for value in extra]) if extra else sums[:0]
         values = torch.cat([sums, more]).tolist()
         if self._sums is not None:
             self._sums.zero_()
         self._numbers = dict.fromkeys(self._numbers, 0.0)
         logged = 0 if self._sums is None else len(self._sums)
-        counted = logged + len(numbers)
-        return Fetched(self._by_name(values[:logged]), dict(zip(numbers, values[logged:counted], strict=True)), values[counted:])
+        return Fetched(self._by_name(values[:logged]), dict(zip(numbers, counted, strict=True)), values[logged:])
 
     def _by_name(self, values: list[float]) -> dict[str, Any]:
         named, begin = {}, 0

@@ -43,6 +43,6 @@ def validate(
             with precision.autocast():
                 _, _, log = task.valid_step(moved, model, criterion)
             statistics.add(log)
-            device.mark_step()
         statistics.commit()
+        device.mark_step()
     return statistics.fetch().logged

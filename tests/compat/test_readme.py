@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -13,18 +14,21 @@ import pytest
 from fairseq.dataclass import configs
 from fairseq_cli import command_line
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/stuck-at-6.658.md", "docs/what-differs-from-fairseq.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/stuck-at-6.658.md", "docs/what-differs-from-fairseq.md", "docs/on-gaudi.md")
+LAUNCHERS = {"torchrun", "mpirun", "srun"}
+SYSTEM = {"sudo"}  # network links
 _FENCE = re.compile(r"^([ ]*)```bash\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 _KEY = re.compile(r"`([a-z_]+\.[a-z_]+)(?:=[^`]*)?`")
 
 
 def commands(repository: Path, page: str) -> list[list[str]]:
-    """The commands of a page's bash blocks as words, continuation lines joined."""
+    """The commands of a page's bash blocks as words, continuation lines joined, variables set before a command left out."""
     found = []
     for _, block in _FENCE.findall((repository / page).read_text(encoding="utf-8")):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(line.replace("$(which fairseq-hydra-train)", "fairseq-hydra-train"), comments=True)
+            words = list(itertools.dropwhile(re.compile(r"[A-Z_]+=").match, words))
             if words:
                 found.append(words)
     return found
@@ -36,13 +40,13 @@ def all_commands(repository: Path, program: str) -> list[list[str]]:
 
 def test_programs_of_the_pages_are_known_ones(repository: Path) -> None:
     programs = {words[0] for page in PAGES for words in commands(repository, page)}
-    assert programs == {"make", "pip", "python", "fairseq-hydra-train"}
+    assert programs == {"make", "pip", "python", "fairseq-hydra-train", *LAUNCHERS, *SYSTEM}
 
 
 def test_make_targets_exist(repository: Path) -> None:
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    asked = {words[1] for words in all_commands(repository, "make")}
+    asked = {word for words in all_commands(repository, "make") for word in words[1:] if "=" not in word}
     assert asked and asked <= targets
     mentioned = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", (repository / page).read_text(encoding="utf-8"))}
     assert mentioned <= targets
@@ -60,7 +64,7 @@ def test_files_and_links_exist(repository: Path) -> None:
 
 
 def test_scripts_take_the_options(repository: Path) -> None:
-    calls = all_commands(repository, "python")
+    calls = [words for words in all_commands(repository, "python") if words[1] != "-m"]
     assert calls
     for words in calls:
         script = repository / words[1]
@@ -80,7 +84,8 @@ def test_pip_installs_extras_that_exist(repository: Path) -> None:
 
 def test_training_commands_compose(repository: Path, tmp_path: Path) -> None:
     """Each `fairseq-hydra-train` line of the pages, with --cfg job in place of the run, prints a config that has its overrides."""
-    calls = [words[1:] for words in all_commands(repository, "fairseq-hydra-train") if "--help" not in words]
+    lines = [words for page in PAGES for words in commands(repository, page) if "fairseq-hydra-train" in words and "--help" not in words]
+    calls = {tuple(words[words.index("fairseq-hydra-train") + 1 :]) for words in lines}  # after a launcher, too
     assert calls
     for words in calls:
         command = [sys.executable, "-m", "fairseq_cli.hydra_train", *words, "--cfg", "job"]
@@ -91,6 +96,19 @@ def test_training_commands_compose(repository: Path, tmp_path: Path) -> None:
             assert re.search(rf"^\s*{key.split('.')[-1]}:", result.stdout, re.MULTILINE), override
             if "[" not in value:
                 assert value in result.stdout, override
+
+
+def test_launchers_of_torch_take_the_options(repository: Path) -> None:
+    """`torchrun` and `python -m torch.distributed.launch`: everything before the command is theirs, the rest is not."""
+    from torch.distributed.launch import parse_args
+
+    calls = [words[1:] for words in all_commands(repository, "torchrun")]
+    calls += [words[3:] for words in all_commands(repository, "python") if words[1:3] == ["-m", "torch.distributed.launch"]]
+    assert len(calls) >= 2
+    for words in calls:
+        args = parse_args(words)
+        assert args.training_script == "fairseq-hydra-train" and args.training_script_args[0].startswith("task.data=")
+        assert int(args.nproc_per_node) == 8 and int(args.nnodes) == 2
 
 
 @pytest.mark.parametrize("page", PAGES)

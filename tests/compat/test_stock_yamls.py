@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -33,13 +34,20 @@ def test_golden_values_are_the_reference(shared_dir: Path) -> None:
     assert {f"pretraining/{name}": values for name, values in GOLDEN.items()}.items() <= reference.items()
 
 
+def assert_has(cfg: dict[str, Any], given: dict[str, Any], path: str = "") -> None:
+    """Every value of a YAML, groups inside groups too."""
+    for key, value in given.items():
+        if isinstance(value, dict):
+            assert_has(cfg[key], value, f"{path}{key}.")
+        else:
+            assert cfg[key] == value or float(cfg[key]) == float(value), path + key
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_resolves_without_problems(path: Path) -> None:
     given = OmegaConf.load(path)
     cfg = OmegaConf.to_container(resolve_config(given))
-    for group, values in OmegaConf.to_container(given).items():
-        for key, value in values.items():
-            assert cfg[group][key] == value or float(cfg[group][key]) == float(value), f"{group}.{key}"
+    assert_has(cfg, OmegaConf.to_container(given))
     problems = find_problems(resolve_config(OmegaConf.merge(given, {"task": {"data": "somewhere"}})), check_paths=False)
     assert problems == ([], [])
 

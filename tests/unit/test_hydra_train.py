@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
+from fairseq.dataclass.base import ConfigError
 from fairseq.distributed import launch
 from fairseq.logging import metrics
 from fairseq_cli import hydra_train
@@ -124,3 +125,40 @@ def test_torch_loads_no_device_plug_ins_by_itself() -> None:
         env = {key: value for key, value in os.environ.items() if key != "TORCH_DEVICE_BACKEND_AUTOLOAD"} | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, "-c", code], env=env | given, capture_output=True, text=True, timeout=60)
         assert done.stdout.strip() == expected, done.stderr
+
+
+def put_under_a_launcher(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank % 2, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(("rank", "tells"), [(0, True), (1, False), (2, True)])
+def test_of_a_launchers_processes_the_first_of_each_node_tells_a_mistake(
+    typed: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rank: int, tells: bool
+) -> None:
+    put_under_a_launcher(monkeypatch, rank)
+    with pytest.raises(SystemExit) as stop:
+        typed("task.max_sample_size=0")
+    assert ("task.max_sample_size is 0" in str(stop.value)) == tells and stop.value.code != 0
+    assert capsys.readouterr().out == ""
+
+
+def test_what_goes_wrong_in_one_process_only_names_it(typed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(cfg: DictConfig, main: Callable[..., Any]) -> None:
+        raise ConfigError(["no GPU."])
+
+    put_under_a_launcher(monkeypatch, rank=3)
+    monkeypatch.setattr(launch, "call_main", fail)
+    with pytest.raises(SystemExit, match="rank 3: .*\n  - no GPU"):
+        typed()
+
+
+def test_a_stock_yaml_under_torchrun_is_told_the_size_of_its_updates(
+    typed: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_under_a_launcher(monkeypatch, rank=0)
+    [cfg] = typed("distributed_training.distributed_world_size=64")
+    assert cfg.distributed_training.distributed_world_size == 64  # call_main puts the launcher's number there
+    told = capsys.readouterr().out
+    assert "the launcher started 4 processes, and these count" in told and "optimization.update_freq=[16]" in told

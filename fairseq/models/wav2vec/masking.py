@@ -44,6 +44,7 @@ def frame_mask(
         raise ValueError("masked_positions and masked_weights belong together: one is given, the other is not")
     B, T = features.shape[:2]
     if positions is not None and weights is not None:
+        positions = positions.long()  # they may have been sent as int32, which gather takes from torch 2.13 on only
         if indices is None:
             shown = torch.zeros(B, T, device=features.device).scatter_add_(1, positions, (weights > 0).float())
             indices = shown > 0
@@ -82,8 +83,8 @@ def masked_frames(cfg: Wav2Vec2Config, features: Tensor, padding_mask: Tensor | 
 
 def _inside(num_frames: int, positions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Positions past the frames that cropping left get weight 0, and so does a row that keeps fewer than two."""
-    weights = weights * (positions < num_frames)
-    return positions.clamp(max=num_frames - 1), weights * ((weights > 0).sum(dim=1, keepdim=True) >= 2)
+    weights = weights * (positions < num_frames).float()
+    return positions.clamp(max=num_frames - 1), weights * ((weights > 0).sum(dim=1, keepdim=True) >= 2).float()
 
 
 def positions_of(indices: Tensor) -> tuple[Tensor, Tensor]:

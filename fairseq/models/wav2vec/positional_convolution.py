@@ -49,7 +49,58 @@ class WeightNormConv1d(nn.Module):
         if form == "conv2d":  # over a 1 x T image; the encoder's frames have their channels side by side in memory already
             image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
             return F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, self.padding), groups=self.groups).squeeze(2)
+        if form == "blocks":
+            return block_convolution(x, self.weight, self.bias, self.padding, self.groups)
         return F.conv1d(x, self.weight, self.bias, padding=self.padding, groups=self.groups)
+
+
+BLOCK = 8  # frames computed by one product in the form "blocks"
+
+
+def multiply_adds(form: str, channels: int, kernel_size: int, groups: int) -> int:
+    """Multiplications and additions a frame of the positional convolution in one of its forms."""
+    reach = kernel_size if form != "blocks" else BLOCK * _blocks_read(kernel_size)
+    return channels * (channels // groups) * reach
+
+
+def block_convolution(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
+    """`F.conv1d(x, weight, bias, padding=padding, groups=groups)` as products of matrices; B x C x T.
+
+    `BLOCK` output frames side by side are one row of `BLOCK * C/groups` numbers, each a sum over the frames of the blocks that they see:
+    for each of these blocks, the input's rows times a matrix that holds the taps, shifted by one frame from output frame to output frame.
+    A grouped convolution of few channels a group, which matrix engines do badly, becomes batched products that are wide enough for them,
+    for (K + BLOCK) / K times the operations. Whether that pays on Gaudi was not measured. Products add up in fp32.
+    """
+    B, C, T = x.shape
+    width, kernel_size = weight.size(1), weight.size(2)
+    T_out = T + 2 * padding - kernel_size + 1
+    num_out, num_read = -(-T_out // BLOCK), _blocks_read(kernel_size)
+    num_in = num_out + num_read - 1
+    x = F.pad(x, (padding, num_in * BLOCK - T - padding))
+    rows = x.view(B, groups, width, num_in, BLOCK).permute(1, 0, 3, 4, 2).reshape(groups, B, num_in, BLOCK * width)
+    taps = _shifted_taps(weight.view(groups, C // groups, width, kernel_size), num_read)
+    parts = [torch.bmm(rows[:, :, ahead : ahead + num_out].flatten(1, 2), taps[:, ahead]).float() for ahead in range(num_read)]
+    out = sum(parts[1:], parts[0]).view(groups, B, num_out, BLOCK, C // groups)
+    out = out.permute(1, 0, 4, 2, 3).reshape(B, C, num_out * BLOCK)[:, :, :T_out]
+    return (out + bias.unsqueeze(-1)).to(compute_dtype(x))
+
+
+def _blocks_read(kernel_size: int) -> int:
+    """Blocks of input frames that the output frames of one block see."""
+    return -(-(kernel_size + BLOCK - 1) // BLOCK)
+
+
+def _shifted_taps(weight: Tensor, num_read: int) -> Tensor:
+    """A weight G x D' x D x K as one matrix for each block read: G x num_read x (BLOCK*D) x (BLOCK*D').
+
+    Input frame j meets output frame l by tap j - l. Rows of taps and zeros, one number longer than the frames read, are written behind
+    each other and read in rows that are not longer: each row then starts one tap earlier than the one before.
+    """
+    G, out_width, in_width, kernel_size = weight.shape
+    frames = num_read * BLOCK
+    padded = F.pad(weight, (0, frames + 1 - kernel_size)).unsqueeze(3).expand(-1, -1, -1, BLOCK, -1)
+    by_frame = padded.flatten(3)[..., : BLOCK * frames].unflatten(3, (BLOCK, num_read, BLOCK))  # G x D' x D x l x block x j in it
+    return by_frame.permute(0, 4, 5, 2, 3, 1).reshape(G, num_read, BLOCK * in_width, BLOCK * out_width)
 
 
 def make_conv_pos(channels: int, kernel_size: int, groups: int) -> nn.Sequential:

@@ -27,6 +27,7 @@ from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
 from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, gather_frames, masked_frames
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
+from fairseq.modules.glu import GLU
 from fairseq.utils import index_put
 
 __all__ = [
@@ -97,7 +98,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         sees_positions_in_attention = cfg.layer_type == "conformer" and cfg.pos_enc_type in ("rel_pos", "rope")
         self.encoder = ConformerEncoder(cfg) if sees_positions_in_attention else TransformerEncoder(cfg)
         self.layer_norm = LayerNorm(self.embed)
-        self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), nn.GLU()) if cfg.target_glu else None
+        self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), GLU()) if cfg.target_glu else None
         self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
         self.n_negatives = cfg.num_negatives
@@ -160,7 +161,7 @@ class Wav2Vec2Model(BaseFairseqModel):
             mask_indices: masked frames, bool, B x T. Given alone it is read on the host; None with `mask` draws it as the config says.
             mask_channel_indices: masked channels, bool, B x C.
             padding_count, corpus_key: accepted from fairseq's callers; positions and weights, and no adapters, make them needless.
-            masked_positions, masked_weights: the masked frames, int64 and float32, B x M; weight 0 is filler, and comes last in a row.
+            masked_positions, masked_weights: the masked frames, int64 (or int32) and float32, B x M; weight 0 is filler and comes last.
                 A row without any weight counts in nothing: not in the loss, the codebook's statistics or the feature penalty.
             negative_indices: negatives to use in place of drawn ones, int64, B x M x N, into the utterance's M masked frames.
         Returns:
@@ -276,8 +277,10 @@ class Wav2Vec2Model(BaseFairseqModel):
         within = negative_indices
         if within is None:
             within = contrastive.draw_within_rows(candidates, self.n_negatives)
-        elif self.settings.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
-            within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
+        else:
+            within = within.long()
+            if self.settings.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
+                within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
         if within.size(2) + self.cross_sample_negatives + self.codebook_negatives == 0:
             raise ValueError("no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives above 0")
 
@@ -354,7 +357,7 @@ def _frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Te
     weights = torch.ones(features.shape[:2], device=features.device)
     if padding_mask is not None:
         weights = weights.masked_fill(padding_mask, 0)
-    return weights if row_counts is None else weights * row_counts.unsqueeze(1)
+    return weights if row_counts is None else weights * row_counts.unsqueeze(1).float()
 
 
 def _mean_of_frames(values: Tensor, valid: Tensor | None, row_counts: Tensor | None) -> Tensor:

@@ -62,6 +62,17 @@ def test_seeding_runs_what_was_recorded_first(fake_habana: ModuleType, monkeypat
     assert order == ["mark_step", "seed"]
 
 
+def test_the_generators_state_comes_back(fake_habana: ModuleType) -> None:
+    device_layer.select(common())
+    torch.hpu.manual_seed(3)
+    state = utils.get_rng_state()
+    assert set(state) >= {"torch_rng_state", "hpu_rng_state"}
+    first = torch.rand(3)
+    utils.set_rng_state({"torch_rng_state": torch.get_rng_state(), "hpu_rng_state": state["hpu_rng_state"]})
+    assert fake_habana.count("mark_step") == 1  # before the state is put back
+    assert torch.equal(torch.rand(3), first)
+
+
 def test_integers_are_sent_in_32_bits(fake_habana: ModuleType) -> None:
     device = device_layer.select(common())
     assert device.send(torch.tensor([3])).dtype == torch.int32

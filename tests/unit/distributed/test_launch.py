@@ -81,7 +81,8 @@ def refuse_on_the_second(cfg: DictConfig) -> None:
     utils.barrier()  # the other process would wait for ever
 
 
-def wait_for_a_signal(cfg: DictConfig, folder: str) -> None:
+def talk_and_wait_for_a_signal(cfg: DictConfig, folder: str) -> None:
+    write_place(cfg, folder)
     seen: list[int] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
     (Path(folder) / f"ready{utils.get_rank()}").touch()
@@ -95,14 +96,17 @@ def wait_for_a_signal(cfg: DictConfig, folder: str) -> None:
     (Path(folder) / f"seen{utils.get_rank()}").write_text(str(seen))
 
 
-def test_spawned_processes_know_their_place_and_talk(tmp_path: Path) -> None:
-    launch.call_main(small_config(), write_place, folder=str(tmp_path))
+def test_spawned_processes_know_their_place_and_talk_and_get_the_parents_signals(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    launch.call_main(small_config(), talk_and_wait_for_a_signal, folder=str(tmp_path))
+    assert signal.getsignal(signal.SIGUSR1) == before
     for rank in (0, 1):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["environment"] == found["config"] == [rank, rank, 2, 2]
         assert found["reduced"] == [2.0, 1.0] and found["on_host"] == [2.0**53 + 1, 1.0]
         assert found["gathered"] == [{"rank": 0}, {"rank": 1}] and found["broadcast"] == "from 1"
         assert (found["level"] >= logging.WARNING) if rank else True
+        assert (tmp_path / f"seen{rank}").read_text() == f"[{int(signal.SIGUSR1)}]"
 
 
 def test_what_one_process_finds_wrong_comes_back_as_it_is() -> None:
@@ -110,20 +114,17 @@ def test_what_one_process_finds_wrong_comes_back_as_it_is() -> None:
         launch.call_main(small_config(), refuse_on_the_second)
 
 
-def test_signals_reach_the_spawned_processes(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGUSR1)
-    launch.call_main(small_config(), wait_for_a_signal, folder=str(tmp_path))
-    for rank in (0, 1):
-        assert (tmp_path / f"seen{rank}").read_text() == f"[{int(signal.SIGUSR1)}]"
-    assert signal.getsignal(signal.SIGUSR1) == before
-
-
 # -- options of DistributedDataParallel --------------------------------------------------------------------------------------------
 
 
 def test_the_devices_options_stand_in_for_defaults_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model, **options: seen.update(options) or model)
+
+    def stands_in(model: torch.nn.Module, **options: Any) -> torch.nn.Module:
+        seen.update(options)
+        return model
+
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", stands_in)
     cfg = resolve_config({"distributed_training": {"bucket_cap_mb": 50}}).distributed_training
     utils.distribute(torch.nn.Linear(1, 1), cfg, {"device_ids": None, "bucket_cap_mb": 300, "gradient_as_bucket_view": True})
     assert seen == {

@@ -30,6 +30,11 @@ def test_no_launcher(environment: pytest.MonkeyPatch) -> None:
     assert place_from_environment() is None
 
 
+def test_gaudis_software_counts_a_process_that_is_alone(environment: pytest.MonkeyPatch) -> None:
+    give(WORLD_SIZE=1, MASTER_ADDR="localhost", MASTER_PORT=12345)  # what its import leaves behind
+    assert place_from_environment() is None
+
+
 def test_torchrun(environment: pytest.MonkeyPatch) -> None:
     give(RANK=11, WORLD_SIZE=16, LOCAL_RANK=3, LOCAL_WORLD_SIZE=8, MASTER_ADDR="a", MASTER_PORT=1)
     give(OMPI_COMM_WORLD_SIZE=4, SLURM_NTASKS=2, SLURM_PROCID=1)  # torch's own variables count first

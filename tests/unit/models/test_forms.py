@@ -19,6 +19,7 @@ FORMS = [
     {"conv_form": "conv2d"},
     {"conv_form": "matmul"},
     {"pos_conv_form": "conv2d"},
+    {"pos_conv_form": "blocks"},
     {"attention_form": "sdpa"},
     {"attention_form": "blocks"},
     {"hpu_arms": True},
@@ -110,6 +111,6 @@ def test_pos_conv_forms_agree_with_torchs_weight_norm() -> None:
     theirs.parametrizations.weight.original1.data.copy_(ours[0].weight_v)
     x = torch.randn(2, 12, 33)
     expected = torch.nn.functional.gelu(theirs(x)[:, :, :-1])
-    for form in ("conv1d", "conv2d"):
+    for form in ("conv1d", "conv2d", "blocks"):
         with device.forced(pos_conv_form=form):
             assert largest_difference(ours(x), expected) < 1e-6

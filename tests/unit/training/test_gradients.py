@@ -46,21 +46,25 @@ def record(log: gradients.UpdateLog, norm: float, update: int) -> None:
     log.record(gradients.Prepared(torch.tensor(norm), torch.tensor(1.0), torch.tensor(float(bad))), update, [torch.tensor([update, 7])])
 
 
+def fetch(log: gradients.UpdateLog) -> list[float]:
+    return torch.cat([value.flatten() for value in log.pending()]).tolist()
+
+
 def test_skipped_updates_are_told_with_their_utterances() -> None:
-    log = gradients.UpdateLog(torch.device("cpu"), limit=3)
+    log = gradients.UpdateLog(torch.device("cpu"), limit=3, room=2)
     for update, norm in enumerate([1.0, math.nan, 2.0, math.inf, math.nan]):
         record(log, norm, update)
-    settled = log.settle(torch.stack(log.pending()).tolist())
+    settled = log.settle(fetch(log))
     assert settled.norms == [1.0, 2.0] and settled.too_many_in_a_row == 0
     assert settled.skipped == [(1, [1, 7]), (3, [3, 7]), (4, [4, 7])]
     record(log, math.nan, 5)  # the third in a row, over a fetch
-    assert log.settle(torch.stack(log.pending()).tolist()).too_many_in_a_row == 3
+    assert log.settle(fetch(log)).too_many_in_a_row == 3
 
 
 def test_a_run_of_skipped_updates_counts_even_if_it_ended_before_the_fetch() -> None:
-    log = gradients.UpdateLog(torch.device("cpu"), limit=2)
+    log = gradients.UpdateLog(torch.device("cpu"), limit=2, room=8)
     for update, norm in enumerate([math.nan, math.nan, 1.0]):
         record(log, norm, update)
-    assert log.settle(torch.stack(log.pending()).tolist()).too_many_in_a_row == 2
+    assert log.settle(fetch(log)).too_many_in_a_row == 2
     record(log, math.nan, 3)
-    assert log.settle(torch.stack(log.pending()).tolist()).too_many_in_a_row == 0
+    assert log.settle(fetch(log)).too_many_in_a_row == 0

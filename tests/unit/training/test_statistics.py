@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from fairseq import device as device_layer
+from fairseq.dataclass.configs import CommonConfig
 from fairseq.device import Device
 from fairseq.training.statistics import Statistics
 
@@ -54,3 +58,13 @@ def test_vectors_are_summed_beside_numbers() -> None:
     assert fetched.logged == {"loss": 4.0, "used": [2.0, 0.0, 6.0], "count": 2.0}
     assert fetched.counted == {"updates": 2.0} and fetched.extra == [7.0]
     assert statistics.fetch().logged == {"loss": 0.0, "used": [0.0, 0.0, 0.0], "count": 0.0}
+
+
+def test_the_hosts_counts_are_exact_where_the_device_has_float32(fake_habana: ModuleType) -> None:
+    statistics = Statistics(device_layer.select(OmegaConf.structured(CommonConfig(hpu=True))))
+    statistics.add(values(1.0, 2.0))
+    for _ in range(3):
+        statistics.count(samples=2**24 + 1)
+    statistics.commit()
+    fetched = statistics.fetch()
+    assert statistics.dtype == torch.float32 and fetched.counted == {"samples": 3 * (2**24 + 1)} and fetched.logged["count"] == 2.0
