@@ -69,7 +69,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
     + find_namespace_packages(include=["hydra_plugins.*"]),
-    package_data={"fairseq": ["version.txt", "config/**/*.yaml", "ops_*.txt"]},
+    package_data={"fairseq": ["version.txt", "config/**/*.yaml", "ops_*.txt", "preflight/tables/*.txt"]},
     include_package_data=False,
     zip_safe=False,
     install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
@@ -84,6 +84,7 @@ setup(
         "console_scripts": [
             "fairseq-average-checkpoints = fairseq_cli.average_checkpoints:cli_main",
             "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
+            "fairseq-preflight = fairseq_cli.preflight:cli_main",
         ]
     },
     cmdclass={"editable_wheel": EditableWheel},

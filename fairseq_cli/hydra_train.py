@@ -64,10 +64,7 @@ def hydra_main(cfg: DictConfig) -> float | None:
 
 def prepare(cfg: DictConfig) -> DictConfig:
     """The whole config of the run, plain values only. One error names what is wrong in keys, types and across fields."""
-    utils.import_user_module(_common_of(OmegaConf.to_container(cfg, resolve=False)))
-    drop_leftovers(cfg)
-    run, problems = try_resolve(cfg)
-    device_layer.hpu_environment.locate_op_lists(run.common, config_folders())
+    run, problems = whole_config(cfg)
     # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
     devices = device_layer.count(run.common)
     recommended = 1 if device_layer.asked_for(run.common) == "cpu" else max(1, devices)
@@ -77,6 +74,15 @@ def prepare(cfg: DictConfig) -> DictConfig:
         raise ConfigError(problems)
     own_folder_in_sweep(run)
     return run
+
+
+def whole_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
+    """What hydra composed, completed and resolved, and what is wrong with its keys and types."""
+    utils.import_user_module(_common_of(OmegaConf.to_container(cfg, resolve=False)))
+    drop_leftovers(cfg)
+    run, problems = try_resolve(cfg)
+    device_layer.hpu_environment.locate_op_lists(run.common, config_folders())
+    return run, problems
 
 
 def config_folders() -> list[str]:
@@ -132,14 +138,19 @@ def store_hydra_settings() -> None:
 
 def cli_main() -> None:
     """The console command; see `fairseq-hydra-train --help`."""
+    run_with_config("fairseq-hydra-train", hydra_main)
+
+
+def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
+    """Compose the config that sys.argv describes and hand it to `main`; what goes wrong is told by the program's name."""
     try:
-        task = _arrange_arguments()
+        task = _arrange_arguments(program, main)
     except ValueError as error:
-        sys.exit(f"fairseq-hydra-train: {error}")
+        sys.exit(f"{program}: {error}")
     hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(task)()
 
 
-def _arrange_arguments() -> Callable[[DictConfig], Any]:
+def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Put sys.argv into hydra's form, fill the config groups, and say what is to be done with the composed config."""
     line = command_line.read_command_line(sys.argv[1:])
     if line.local_rank is not None:
@@ -156,16 +167,16 @@ def _arrange_arguments() -> Callable[[DictConfig], Any]:
 
     in_defaults = command_line.groups_in_defaults(yaml)
     overrides = [command_line.normalise_override(word, CONFIG_GROUPS, in_defaults) for word in line.overrides]
-    task = _stop_plainly(hydra_main)
+    task = _stop_plainly(program, main)
     if options.get("--cfg") == "job":
         package, resolve = options.pop("--package", None), "--resolve" in options
         options = {name: value for name, value in options.items() if name not in ("--cfg", "--resolve")}
-        task = _stop_plainly(functools.partial(show_config, package=package, resolve=resolve))
+        task = _stop_plainly(program, functools.partial(show_config, package=package, resolve=resolve))
     sys.argv[1:] = line._replace(overrides=overrides, options=options).arguments()
     return task
 
 
-def _stop_plainly(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+def _stop_plainly(program: str, task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """`task`, ending with a config's problems and no traceback, unless HYDRA_FULL_ERROR asks for one."""
 
     @functools.wraps(hydra_main)  # hydra names the job after the file of the function that it is given
@@ -176,7 +187,7 @@ def _stop_plainly(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             rank = os.environ.get("RANK", "0")
-            sys.exit(f"fairseq-hydra-train: {'' if rank == '0' else f'rank {rank}: '}{error}")
+            sys.exit(f"{program}: {'' if rank == '0' else f'rank {rank}: '}{error}")
 
     return run
 

@@ -16,7 +16,8 @@ PACKAGES = ("fairseq", "fairseq_cli")
 
 # the longest prefix that matches says the floor
 FLOORS = {
-    "fairseq_cli": 9,
+    "fairseq_cli": 10,
+    "fairseq.preflight": 9,
     "fairseq.trainer": 8,
     "fairseq.training": 8,
     "fairseq.checkpoint_utils": 7,

@@ -27,13 +27,14 @@ class Finding(NamedTuple):
 
     text: str
     stops: bool  # an error, which stops the run; else a warning
+    name: str = ""  # a short one that stays, for those who look for it; "": the rule's
 
 
 Rule = Callable[[DictConfig], Iterator[Finding]]
 
 
-def wrong(text: str) -> Finding:
-    return Finding(text, True)
+def wrong(text: str, name: str = "") -> Finding:
+    return Finding(text, True, name)
 
 
 def odd(text: str) -> Finding:
@@ -127,7 +128,10 @@ def batches(cfg: DictConfig) -> Iterator[Finding]:
     if longest is not None and shortest is not None and shortest > longest:
         yield wrong(f"task.min_sample_size is {shortest} but task.max_sample_size is {longest}: every utterance would be left out.")
     if task.num_batch_buckets > 0 and not (task.enable_padding or task.labels):
-        yield wrong(f"task.num_batch_buckets is {task.num_batch_buckets} but task.enable_padding is false: buckets need padding.")
+        yield wrong(
+            f"task.num_batch_buckets is {task.num_batch_buckets} but task.enable_padding is false: buckets need padding.",
+            "buckets-without-padding",
+        )
 
 
 def corpora(cfg: DictConfig) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
@@ -46,11 +47,8 @@ def validate_config(cfg: DictConfig, devices: int | None = None, recommended: in
 def find_problems(cfg: DictConfig, devices: int | None = None, recommended: int | None = None, check_paths: bool = True) -> Problems:
     """As validate_config, without raising."""
     problems = Problems([], [])
-    _check_mandatory(cfg, problems)
-    _check_offered(cfg, problems)
-    for rule in rules.RULES + (rules.PATH_RULES if check_paths else ()):
-        for finding in rule(cfg):
-            (problems.errors if finding.stops else problems.warnings).append(finding.text)
+    for finding in find_named(cfg, check_paths):
+        (problems.errors if finding.stops else problems.warnings).append(finding.text)
     if devices is not None:
         if (missing := device_layer.missing(cfg.common)) is not None:
             problems.errors.append(missing)
@@ -58,13 +56,23 @@ def find_problems(cfg: DictConfig, devices: int | None = None, recommended: int 
     return problems
 
 
-def _check_mandatory(cfg: DictConfig, problems: Problems) -> None:
+def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[rules.Finding]:
+    """Everything that is wrong or odd in a resolved config, each finding with a name; the machine it is checked on plays no part."""
+    yield from _missing(cfg)
+    yield from _not_offered(cfg)
+    for rule in rules.RULES + (rules.PATH_RULES if check_paths else ()):
+        for finding in rule(cfg):
+            yield finding if finding.name else finding._replace(name=rule.__name__.replace("_", "-"))
+
+
+def _missing(cfg: DictConfig) -> Iterator[rules.Finding]:
     """Groups without which nothing trains, and keys that only the user can know."""
     for group in ("task", "model", "criterion", "optimizer"):
         if cfg[group] is None:
             names = ", ".join(sorted(CONFIG_GROUPS.get(group, {})))
-            problems.errors.append(f"{group} is not set: {group}._name may be {names}.")
-    problems.errors.extend(f"{key} is not set: only you know it, add {key}=... to the command." for key in OmegaConf.missing_keys(cfg))
+            yield rules.wrong(f"{group} is not set: {group}._name may be {names}.", "missing")
+    for key in OmegaConf.missing_keys(cfg):
+        yield rules.wrong(f"{key} is not set: only you know it, add {key}=... to the command.", "missing")
 
 
 def check_devices(cfg: DictConfig, devices: int, recommended: int) -> list[str]:
@@ -87,7 +95,7 @@ def check_devices(cfg: DictConfig, devices: int, recommended: int) -> list[str]:
     ]
 
 
-def _check_offered(cfg: DictConfig, problems: Problems) -> None:
+def _not_offered(cfg: DictConfig) -> Iterator[rules.Finding]:
     """Keys whose feature is not offered, or that have no effect, at another value than their default."""
     for group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
         values = cfg[group]
@@ -99,11 +107,11 @@ def _check_offered(cfg: DictConfig, problems: Problems) -> None:
             value = OmegaConf.select(values, name)
             alternative = _entry(key, NOT_OFFERED)
             if alternative is not None and not _is_default(value, default, cfg):
-                problems.errors.append(f"{key} is {value!r}, which is not offered: {alternative}.")
+                yield rules.wrong(f"{key} is {value!r}, which is not offered: {alternative}.", "not-offered")
             elif key in NOT_OFFERED_VALUES and value in NOT_OFFERED_VALUES[key]:
-                problems.errors.append(f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.")
+                yield rules.wrong(f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.", "not-offered")
             elif (reason := _entry(key, WITHOUT_EFFECT)) is not None and not _is_default(value, default, cfg):
-                problems.warnings.append(f"{key} is {value!r} and has no effect: {reason}.")
+                yield rules.odd(f"{key} is {value!r} and has no effect: {reason}.")._replace(name="no-effect")
 
 
 def _dataclass_of(group: str, values: Any) -> type[FairseqDataclass] | None:

@@ -99,6 +99,17 @@ def prepare_process(common: DictConfig) -> list[base.Note]:
 
 
 @contextmanager
+def stood_in(device: Device) -> Iterator[None]:
+    """Within, `device` answers for tensors of its type: `stand_in.StandIn()` for those on the CPU."""
+    before = _DEVICES[device.type]
+    _DEVICES[device.type] = device
+    try:
+        yield
+    finally:
+        _DEVICES[device.type] = before
+
+
+@contextmanager
 def forced(
     conv_form: str | None = None,
     pos_conv_form: str | None = None,

@@ -89,7 +89,7 @@ class HpuDevice(Device):
         return "conv2d"
 
     def _pos_conv_form(self, dtype: torch.dtype) -> str:
-        return "conv1d"
+        return "conv1d"  # fewer operations than `blocks` by 1/17 for 128 taps; neither was measured on a card
 
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "matmul" if self._attention is None else "vendor"

@@ -82,6 +82,14 @@ def test_a_signal_saves_and_ends(workplace: Workplace, number: signal.Signals) -
     assert "stopped by" not in again
 
 
+def test_a_signal_to_the_parent_of_spawned_processes_saves_and_ends(workplace: Workplace) -> None:
+    output = workplace.run_until("run/metrics.jsonl", signal.SIGTERM, "optimization.max_update=100000", "dataset.disable_validation=true",
+                                 "distributed_training.distributed_world_size=2", "checkpoint.save_interval_updates=0",
+                                 "checkpoint.save_interval=1000000")
+    assert "stopped by" in output and "Traceback" not in output
+    assert load(workplace.folder / "run/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] >= 1
+
+
 def test_more_workers_change_nothing(workplace: Workplace) -> None:
     for workers in (0, 1, 3):
         workplace.run(f"dataset.num_workers={workers}", f"checkpoint.save_dir=workers{workers}", "optimization.max_update=6")

@@ -1,0 +1,102 @@
+"""Shapes of batches, and the memory that a step of each needs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq import utils
+from fairseq.preflight import tiny
+from fairseq.preflight.memory import Activations, Meter
+from fairseq.preflight.plan import Shape, Split
+from fairseq.preflight.report import Section, gigabytes, percent
+
+_MANY = 16  # shapes; each is compiled, in seconds to minutes
+_WASTE = 0.3  # share of the samples that is padding or filler
+_SHOWN = 16
+_MEASURED = 8
+
+
+class Measured(NamedTuple):
+    """What a step of one shape needs, in bytes; `kept` in the run's precision."""
+
+    shape: Shape
+    kept: Activations
+    in_fp32: Activations
+    on_host: int  # the batch as a worker makes it
+    to_device: int  # what of it is copied to the card, 64-bit integers as 32-bit ones
+
+    def held(self, recomputes: bool, in_fp32: bool = False) -> int:
+        """What is kept for backward, with the model's blocks recomputed or not."""
+        kept = self.in_fp32 if in_fp32 else self.kept
+        return kept.recomputed if recomputes and kept.recomputed is not None else kept.kept
+
+
+def measure(meter: Meter, split: Split, shapes: list[Shape], dtype: torch.dtype | None) -> list[Measured]:
+    """Measure the training shapes, the largest of them where there are many.
+
+    Raises:
+        RuntimeError: the model does something whose shapes depend on its numbers.
+    """
+    chosen = sorted(shapes, key=lambda shape: shape.rows * shape.samples)[-_MEASURED:]
+    return [_measure(meter, tiny.batch(split, shape.plan), shape, dtype) for shape in chosen]
+
+
+def _measure(meter: Meter, sample: dict[str, Any], shape: Shape, dtype: torch.dtype | None) -> Measured:
+    kept = meter.activations(sample, dtype)
+    in_fp32 = kept if dtype is None else meter.activations(sample, None)
+    return Measured(shape, kept, in_fp32, _bytes(sample, 8), _bytes(sample["net_input"], 4))
+
+
+def _bytes(sample: Any, integer: int) -> int:
+    sizes: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel() * (integer if tensor.dtype == torch.int64 else tensor.element_size()))
+        return tensor
+
+    utils.apply_to_sample(note, sample)
+    return sum(sizes)
+
+
+def describe(shapes: list[Shape], needs: dict[tuple[bool, int, int], int], static: bool, epoch_padding: float) -> Section:
+    """The table of shapes.
+
+    Args:
+        needs: bytes that a step of a shape needs, by the shape's key, where that was measured.
+        static: a new shape is a new graph to compile.
+        epoch_padding: share of padding and filler in all that the ranks compute in an epoch.
+    """
+    section = Section("Shapes")
+    rows = []
+    for shape in shapes:
+        need = needs.get(shape.key)
+        rows.append([
+            shape.split, str(shape.rows), f"{shape.samples:,}", *("-" if n is None else f"{n:,}" for n in (shape.frames, shape.masked)),
+            f"{shape.batches:,}", percent(shape.padding), "-" if need is None else gigabytes(need),
+        ])  # fmt: skip
+    if len(rows) > _SHOWN:
+        half = _SHOWN // 2
+        rows = [*rows[:half], ["...", *[""] * 7], *rows[-half:]]
+    section.table(["", "B", "S", "T", "M", "batches", "padding", "GB at least"], rows)
+    training = [shape for shape in shapes if shape.training]
+    numbers = f"{len(training):,} shapes in training, {len(shapes) - len(training):,} in validation"
+    section.say("", f"{numbers}; {percent(epoch_padding)} of what an epoch computes is padding and filler")
+    fields = [name for name in Shape._fields if name != "plan"]
+    section.values["shapes"] = [{**{name: getattr(s, name) for name in fields}, "bytes": needs.get(s.key)} for s in shapes]
+    section.values["padding"] = epoch_padding
+    late = sum(not shape.batches for shape in training)
+    if static and (late or len(training) > _MANY):
+        changing = f", {late} of them first met in the second epoch" if late else ""
+        section.problem(
+            "changing-shapes", f"training has {len(training):,} batch shapes{changing}: each is a graph to compile.",
+            "Set task.enable_padding=true and task.num_batch_buckets=7.",
+        )  # fmt: skip
+    if epoch_padding > _WASTE:
+        section.problem(
+            "padding-waste", f"{percent(epoch_padding)} of what is computed is padding or rows that fill a batch up.",
+            "More buckets (task.num_batch_buckets) pad less; fewer, or a smaller dataset.batch_size, need fewer filling rows.",
+        )  # fmt: skip
+    return section

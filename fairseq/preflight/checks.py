@@ -1,0 +1,195 @@
+"""All checks of a run, in the order in which one needs the other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from fairseq import device as device_layer
+from fairseq import optim, tasks
+from fairseq.dataclass.validate import find_named
+from fairseq.device.stand_in import StandIn
+from fairseq.distributed.place import Place, cards_of_a_node
+from fairseq.preflight import batches, card, corpus, device, host, plan, steps, tiny
+from fairseq.preflight.memory import Meter
+from fairseq.preflight.options import Options
+from fairseq.preflight.plan import Launch, Shape, Split
+from fairseq.preflight.report import Report, Section
+from fairseq.training.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+_VISITED = 8  # shapes a mode that steps run on
+
+
+def check(cfg: DictConfig, config_problems: list[str], options: Options) -> Report:
+    """Check a run.
+
+    Args:
+        cfg: the whole config, resolved.
+        config_problems: what is wrong with its keys and types.
+    """
+    asked = options.processes or cfg.distributed_training.distributed_world_size
+    launch = Launch(options.nodes, asked)
+    report = Report(_headline(cfg, launch))
+    report.sections.append(_config(cfg, config_problems, options))
+    if report.problems:
+        report.sections[0].notes.append("the config stops the run at its start, so that data and steps were not looked at.")
+        return report
+    data = Section("Data")
+    try:
+        task = tasks.setup_task(cfg.task)
+        criterion = task.build_criterion(cfg.criterion)
+        meter = _meter(cfg, task, criterion, data)
+        splits = plan.load(cfg, task, launch)
+    except ValueError as error:
+        data.problem("data", str(error), "")
+        report.sections.append(data)
+        return report
+    report.sections.append(corpus.describe(cfg, splits, launch, options.speed))
+    report.sections[-1].notes += data.notes
+    for split in splits:
+        tiny.hear_noise(split)
+    tools = host.ask_tools()
+    largest = _batches(report, cfg, meter, splits, options.card or tools.card)
+    report.sections.insert(2, host.memory(cfg, splits, largest, launch))
+    host.add_tools(report.sections[2], tools)
+    if is_static(cfg) and options.steps != "none":
+        report.sections.append(_device(cfg, splits, report, full=options.steps == "full"))
+    return report
+
+
+def is_static(cfg: DictConfig) -> bool:
+    """Whether the run's device compiles graphs of fixed shapes."""
+    return bool(cfg.common.hpu) or cfg.common.device in ("hpu", "lazy")
+
+
+def _headline(cfg: DictConfig, launch: Launch) -> str:
+    model = cfg.model._name if isinstance(cfg.model, DictConfig) else "no model"
+    mode = f"HPU, {'lazy' if cfg.common.hpu_lazy_mode else 'eager'} mode" if cfg.common.hpu else device_layer.asked_for(cfg.common)
+    cards = f"{launch.nodes} node{'s' * (launch.nodes > 1)} x {launch.processes} card{'s' * (launch.processes > 1)}"
+    return f"{model} on {mode}, {cards}, update_freq {list(cfg.optimization.update_freq)}"
+
+
+def _config(cfg: DictConfig, config_problems: list[str], options: Options) -> Section:
+    """What the checks of every run's start find, and what only a launcher's line can be wrong about."""
+    section = Section("Config")
+    for text in config_problems:
+        section.problem("config", text, "")
+    for finding in find_named(cfg):
+        if finding.stops:
+            section.problem(finding.name, finding.text, "")
+        else:
+            section.notes.append(finding.text)
+    if options.processes is not None:
+        place = Place(0, 0, options.nodes * options.processes, options.processes)
+        odd = cards_of_a_node(cfg.distributed_training, place, list(cfg.optimization.update_freq), strict=is_static(cfg))
+        if odd is not None and is_static(cfg):
+            section.problem("cards-of-a-node", odd, "")
+        elif odd is not None:
+            section.notes.append(odd)
+    return section
+
+
+def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) -> Section:
+    """Steps of the run's twin. What it cannot do at all is a problem: the run would do no better."""
+    shapes = [shape for split in splits for shape in plan.shapes(split)]
+    visited = [shape for mode in (True, False) for shape in _spread([s for s in shapes if s.training is mode])]
+    trace = graphs = difference = None
+    try:
+        trace, difference = steps.trace_operators(cfg, visited)
+        graphs = steps.run_graphs(cfg, visited, full) if steps.supported() else None
+    except Exception as error:  # a user's model may fail in any way, and that is what this command is to tell
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        section = device.describe(trace, difference, None, len(visited), None)
+        section.problem(
+            "step-fails",
+            f"a step of a small twin of this run ended with {type(error).__name__}: {_first_line(error)}",
+            "HYDRA_FULL_ERROR=1 shows where.",
+        )
+        return section
+    sent = report.values("to_device")
+    return device.describe(trace, difference, graphs, len(visited), None if sent is None else sent * cfg.optimization.update_freq[-1])
+
+
+def _spread(shapes: list[Shape]) -> list[Shape]:
+    """At most so many, evenly from the smallest to the largest."""
+    if len(shapes) <= _VISITED:
+        return shapes
+    return [shapes[round(i * (len(shapes) - 1) / (_VISITED - 1))] for i in range(_VISITED)]
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------------------
+
+
+def dtype_of(common: Any) -> torch.dtype | None:
+    """What the run computes in; None for fp32."""
+    if common.hpu and common.hmp:
+        return torch.bfloat16
+    return Precision(common, StandIn(), updates_per_window=1).dtype
+
+
+def _meter(cfg: DictConfig, task: Any, criterion: nn.Module, section: Section) -> Meter | None:
+    """The model without numbers; None where it cannot be built so, after it has been built for the task in earnest."""
+    model = OmegaConf.create(OmegaConf.to_container(cfg.model))
+    if "checkpoint_activations" in model:
+        model.checkpoint_activations = True  # both ways are counted
+    try:
+        return Meter(lambda: task.build_model(model), criterion)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        section.notes.append(f"memory was not measured: the model cannot be built without numbers ({_first_line(error)}).")
+        task.build_model(cfg.model)
+        return None
+
+
+def _batches(report: Report, cfg: DictConfig, meter: Meter | None, splits: list[Split], model_of_card: str | None) -> int:
+    """Sections of shapes and memory; returns the bytes of the largest batch as a worker makes it."""
+    shapes = [shape for split in splits for shape in plan.shapes(split)]
+    training = [shape for shape in shapes if shape.training]
+    dtype = dtype_of(cfg.common)
+    measured, weights = [], None
+    if meter is not None:
+        try:
+            with device_layer.stood_in(StandIn()) if is_static(cfg) else device_layer.forced():
+                measured = batches.measure(meter, splits[0], training, dtype)
+        except Exception as error:  # a user's model may fail in any way without numbers, and still train
+            report.sections[-1].notes.append(f"memory was not measured: the model does not run without numbers ({_first_line(error)}).")
+        weights = meter.weights(_optimizer_share(cfg))
+    recomputes = bool(cfg.model.get("checkpoint_activations"))
+    needs = {m.shape.key: m.held(recomputes) + weights.total for m in measured}
+    report.sections.append(batches.describe(shapes, needs, is_static(cfg), report.values("updates")["padding"]))
+    if measured:
+        report.sections.append(card.describe(measured, weights, dtype, recomputes, model_of_card, _negatives(cfg)))
+        return max(m.on_host for m in measured)
+    largest = max(training, key=lambda shape: shape.rows * shape.samples)
+    return largest.rows * largest.samples * 5  # a float and a padding flag a sample
+
+
+def _optimizer_share(cfg: DictConfig) -> float:
+    """Bytes of optimizer state a byte of parameters, from one step of the run's optimizer on a small parameter."""
+    parameter = nn.Parameter(torch.zeros(4096))
+    try:
+        optimizer = optim.build_optimizer(cfg.optimizer, [parameter])
+    except (ValueError, AssertionError):
+        return 2.0  # composite: groups need the model's own parameters; they hold Adam
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = optimizer.optimizer.state[parameter]
+    return sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor) and value.dim()) / parameter.nbytes
+
+
+def _negatives(cfg: DictConfig) -> tuple[int, int] | None:
+    model = cfg.model
+    if cfg.criterion._name != "wav2vec" or "num_negatives" not in model:
+        return None
+    return model.num_negatives + model.cross_sample_negatives, model.final_dim if model.final_dim > 0 else model.encoder_embed_dim
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

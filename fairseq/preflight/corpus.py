@@ -1,0 +1,118 @@
+"""The data: what the manifests hold, what batching makes of it, and how long the run will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from fairseq.dataclass.update_size import beside_the_recipe, update_size
+from fairseq.preflight.plan import Launch, Split, audio, epoch_of
+from fairseq.preflight.report import Section, percent
+
+PAPER_SECONDS = 1.6 * 3600  # of audio an update: Baevski et al. 2020, section 4.2
+LITTLE = 0.5  # of that, where a corpus is too small for whole updates; `update_size` judges the rest
+_LOOKED_AT = 25  # files of a manifest
+_DAY = 86400
+
+
+def describe(cfg: DictConfig, splits: list[Split], launch: Launch, speed: float | None) -> Section:
+    """What the run reads and how much of it an update sees.
+
+    Args:
+        speed: seconds of audio a second that all cards together are expected to train; None: not known.
+    """
+    section = Section("Data")
+    for split in splits:
+        _files(section, split, cfg)
+    _updates(section, cfg, splits[0], launch, speed)
+    return section
+
+
+def _files(section: Section, split: Split, cfg: DictConfig) -> None:
+    dataset, rate = audio(split), cfg.task.sample_rate
+    sizes = np.asarray(dataset.sizes)
+    seconds = sizes / rate
+    text = f"{len(sizes):,} files, {seconds.sum() / 3600:,.1f} hours"
+    if dataset.skipped:
+        text += f"; {dataset.skipped:,} left out, shorter than task.min_sample_size ({dataset.min_sample_size:,} samples)"
+    section.say(split.name, text)
+    marks = {"shortest": 0, "10 %": 10, "median": 50, "90 %": 90, "longest": 100}
+    lengths = {name: round(float(np.percentile(seconds, place)), 2) for name, place in marks.items()}
+    section.say("", ", ".join(f"{name} {length:.1f} s" for name, length in lengths.items()))
+    longest = min(dataset.max_sample_size, int(sizes.max()))
+    cropped = float((sizes > dataset.max_sample_size).mean())
+    lost = float((sizes - np.minimum(sizes, longest)).sum() / sizes.sum())
+    kept = dataset.num_tokens_vec(np.arange(len(sizes)))
+    batches = split.batches
+    padded = float((np.repeat(batches.lengths, np.diff(batches.ends, prepend=0)) > kept[batches.indices % len(sizes)]).mean())
+    section.say("", f"{percent(cropped)} of them are cropped ({percent(lost)} of the audio an epoch), {percent(padded)} are padded")
+    section.values[split.name] = {
+        "files": len(sizes), "hours": float(seconds.sum() / 3600), "left_out": int(dataset.skipped), "lengths_s": lengths,
+        "share_cropped": cropped, "audio_share_cropped": lost, "share_padded": padded,
+    }  # fmt: skip
+    _places(section, split.name, dataset)
+
+
+def _places(section: Section, name: str, dataset: Any) -> None:
+    """The manifests' roots are folders, and a few of their files are there."""
+    for manifest in dataset.manifest.manifests:
+        if not Path(manifest.root).is_dir():
+            section.problem(
+                "manifest-root", f"{manifest.path} begins with the root {manifest.root!r}, and there is no such folder here.",
+                "Put the folder of the audio into the manifest's first line, or mount it there.",
+            )  # fmt: skip
+            continue
+        chosen = np.unique(np.linspace(0, len(manifest) - 1, _LOOKED_AT).astype(int)).tolist() if len(manifest) else []
+        missing = [manifest.file(index) for index in chosen if not Path(manifest.file(index)).exists()]
+        if missing:
+            section.problem(
+                "files-missing", f"{manifest.path}: of {len(chosen)} files looked at {len(missing)} are not there, such as {missing[0]}.",
+                "Make the manifest anew with examples/wav2vec/wav2vec_manifest.py, or bring the files.",
+            )  # fmt: skip
+
+
+def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, speed: float | None) -> None:
+    epoch = epoch_of(split, cfg, launch)
+    frequency, total = cfg.optimization.update_freq[-1], cfg.optimization.max_update
+    seconds = epoch.seconds / epoch.updates
+    share = seconds / PAPER_SECONDS
+    section.say("an epoch", f"{epoch.batches:,} batches, {epoch.updates:,} updates; {epoch.steps:,} forward passes a card")
+    section.say(
+        "an update",
+        f"{seconds:,.0f} s of audio: {launch.nodes} node(s) x {launch.processes} card(s) x update_freq {frequency}; "
+        f"{share:.2f} of the 1.6 hours that the paper's updates see",
+    )
+    section.values["updates"] = {
+        "batches_per_epoch": epoch.batches, "updates_per_epoch": epoch.updates, "forward_passes_per_epoch": epoch.steps,
+        "seconds_per_update": seconds, "share_of_paper": share, "padding": 1 - epoch.seconds / epoch.emitted,
+    }  # fmt: skip
+    if total:
+        days = None if speed is None else total * seconds / speed / _DAY
+        took = f"{total * seconds / (7 * _DAY):,.0f} s of audio a second to be done in a week (--audio-seconds-per-second X: days at X)"
+        if days is not None:
+            took = f"{days:,.1f} days at {speed:,.0f} s of audio a second"
+        section.say(
+            "the run", f"{total:,} updates, {total / epoch.updates:,.1f} epochs, {total * seconds / 3600:,.0f} hours of audio; {took}"
+        )
+        section.values["run"] = {"updates": total, "epochs": total / epoch.updates, "hours": total * seconds / 3600, "days": days}
+    if cfg.criterion._name == "wav2vec":
+        _beside_the_recipe(section, cfg, launch, seconds)
+
+
+def _beside_the_recipe(section: Section, cfg: DictConfig, launch: Launch, seconds: float) -> None:
+    """Too little audio an update is the commonest reason for a loss that stays at chance."""
+    size = update_size(cfg, launch.processes, launch.nodes, epoch=len(cfg.optimization.update_freq))
+    advice = beside_the_recipe(cfg, size, cfg.task.sample_rate)
+    if advice is None and seconds >= LITTLE * PAPER_SECONDS:
+        return
+    if advice is not None and seconds > PAPER_SECONDS:
+        section.notes.append(f"much audio an update: {advice}.")
+        return
+    what = f"an update sees {seconds:,.0f} s of audio, {seconds / PAPER_SECONDS:.2f} of the paper's 1.6 hours: the loss may stay at chance."
+    change = (
+        advice or "The corpus has less audio than one update of that size: lower optimization.lr and lengthen the warm-up, or add data."
+    )
+    section.problem("little-audio", what, f"{change.rstrip('.')}. See docs/stuck-at-6.658.md.")

@@ -1,0 +1,109 @@
+"""What an update would do on a card: operators without a kernel, graphs compiled, values that the host waits for, bytes sent."""
+
+from __future__ import annotations
+
+from fairseq.preflight import kernels
+from fairseq.preflight.operators import Missing, Trace
+from fairseq.preflight.report import Section
+from fairseq.preflight.steps import VISITS, WARM_UP, Graphs
+
+_LISTED = 6
+_READ = ("_local_scalar_dense", "nonzero")  # told as host reads and dynamic shapes
+
+
+def describe(trace: Trace | None, difference: str | None, graphs: Graphs | None, num_shapes: int, bytes_per_update: int | None) -> Section:
+    """Args:
+    trace: of an update through the HPU's branches; None: it was not asked for.
+    difference: where two like updates differ, if they do.
+    num_shapes: shapes that `graphs` visited.
+    bytes_per_update: copied to each card.
+    """
+    section = Section("Device: what the steps of a small twin do, on the CPU in Gaudi's place and on torch's lazy-tensor device")
+    missing: set[str] = set()
+    if trace is not None:
+        missing = _operators(section, trace)
+    if graphs is not None:
+        _graphs(section, graphs, num_shapes, difference)
+        _reads(section, graphs, trace)
+        _only_here(section, graphs, missing)
+    if bytes_per_update is not None:
+        section.say("copies", f"{bytes_per_update / 2**20:,.0f} MB an update to each card")
+        section.values["bytes_to_device_per_update"] = bytes_per_update
+    return section
+
+
+def _operators(section: Section, trace: Trace) -> set[str]:
+    """Operators without a kernel; returns their names without overloads."""
+    lacking = [m for m in trace.missing if m.dtype is None]
+    dtypes = [m for m in trace.missing if m.dtype is not None]
+    names = sorted({m.operator for m in lacking})
+    told = f"{', '.join(names)} without" if names else "all with"
+    section.say("operators", f"{len(trace.operators)} kinds in a step, {told} a kernel in Gaudi's bridge {kernels.RELEASE}")
+    section.values["operators"] = dict(sorted(trace.operators.items()))
+    section.values["no_gaudi_kernel"] = [{**m._asdict(), "calls": times} for m, times in trace.missing.items()]
+    for name in names:
+        section.problem(
+            "no-kernel", f"{name} has no Gaudi kernel: it runs on the host, with a wait for the card each time. {_called(name, lacking)}",
+            "Write it with operators that are in fairseq/preflight/tables/hpu_ops_1.19.txt, or do it in the data-loading worker.",
+        )  # fmt: skip
+    for name, dtype in sorted({(m.operator, str(m.dtype)) for m in dtypes}):
+        those = [m for m in dtypes if (m.operator, m.dtype) == (name, dtype)]
+        section.problem(
+            "no-kernel-for-dtype", f"{name} has no Gaudi kernel for {dtype}. {_called(name, those)}",
+            f"Instead: {those[0].instead}.",
+        )  # fmt: skip
+    return {name.split(".")[0] for name in names}
+
+
+def _called(name: str, those: list[Missing]) -> str:
+    where = sorted({m.place for m in those if m.operator == name})
+    more = f" and {len(where) - _LISTED} more places" if len(where) > _LISTED else ""
+    return f"Called at {', '.join(where[:_LISTED])}{more}."
+
+
+def _graphs(section: Section, graphs: Graphs, num_shapes: int, difference: str | None) -> None:
+    each = ", ".join(f"{number} in {mode}" for mode, number in graphs.compiled.items())
+    late = sum(graphs.again.values())
+    section.say("graphs", f"{each}, for {num_shapes} shapes visited {VISITS} times; {late} compiled after the first {WARM_UP} visits")
+    section.values["graphs"] = {"compiled": graphs.compiled, "compiled_again": graphs.again, "shapes": num_shapes}
+    if late:
+        where = f" Two like updates first differ in {difference}." if difference else ""
+        shown = ", ".join(f"{shape} ({number})" for shape, number in list(graphs.again.items())[:_LISTED])
+        section.problem(
+            "recompiles", f"{late} graphs were compiled after the first {WARM_UP} visits of their shapes: {shown}.{where}",
+            "A graph is compiled anew when a shape, a slice's bound or a dropout probability changes: keep them fixed, and choose by "
+            "torch.where, weights of 0 or an index tensor.",
+        )  # fmt: skip
+
+
+def _reads(section: Section, graphs: Graphs, trace: Trace | None) -> None:
+    """Reads on the lazy device, and operators whose shapes depend on numbers, which the CPU's trace shows."""
+    places = dict(graphs.reads)
+    each = sum(places.values()) / max(1, graphs.updates)
+    section.say("host reads", f"{each:.3g} an update" if places else "none in an update")
+    section.values["host_reads_per_update"] = each
+    section.values["host_reads"] = places
+    for place, times in sorted(places.items()):
+        often = f"{times / max(1, graphs.updates):.3g} times an update"
+        section.problem(
+            "host-read", f"{place}, {often}: the host waits until the card has computed it, and the graph is cut there.",
+            "Keep the value on the device (torch.where in place of if), or put it into the logging output, which is fetched at the log "
+            "interval.",
+        )  # fmt: skip
+    told = {place.split(" at ")[-1] for place in places}
+    for operator, place in sorted(trace.dynamic if trace is not None else ()):
+        if place not in told:
+            section.problem(
+                "dynamic-shape", f"{operator} at {place}: its shape depends on numbers: the host waits, and a new graph is compiled.",
+                "Use a mask and torch.where, or positions of a fixed number with weights.",
+            )  # fmt: skip
+
+
+def _only_here(section: Section, graphs: Graphs, missing: set[str]) -> None:
+    """Gaps of torch's own lazy backend that Gaudi's bridge does not have."""
+    names = [name.removeprefix("aten::") for name in graphs.fallbacks]
+    here = sorted({name for name in names if name.split(".")[0] not in missing and not name.startswith(_READ)})
+    section.values["only_here"] = here
+    if here:
+        where = ", ".join(list(graphs.only_here)[:_LISTED])
+        section.notes.append(f"only here: torch's lazy backend cannot record {', '.join(here)}, Gaudi's bridge can ({where}).")

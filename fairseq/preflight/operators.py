@@ -1,0 +1,113 @@
+"""Every operator that an update and a validation step hand to the dispatcher, and those that Gaudi's bridge has no kernel for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from fairseq.preflight import kernels, places
+
+# views and marks of autograd: no number is computed
+_NO_KERNEL_NEEDED = {"detach", "detach_", "alias", "lift_fresh", "lift_fresh_copy", "_local_scalar_dense", "is_same_size"}
+
+
+# their result's shape depends on numbers: the host waits for these
+_DEPEND_ON_NUMBERS = {
+    "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave.Tensor", "bincount",
+}  # fmt: skip
+
+
+class Missing(NamedTuple):
+    """An operator without a kernel, and where it is called."""
+
+    operator: str
+    place: str
+    dtype: str | None  # there is a kernel, but not for this dtype; None: there is none
+    instead: str
+
+
+class Call(NamedTuple):
+    """One operator call as far as a compiled graph depends on it."""
+
+    operator: str
+    signature: tuple[Any, ...]  # shapes and dtypes of its tensors, and its numbers that are not fractions
+    place: str
+
+
+class Trace(TorchDispatchMode):
+    """Notes operators while tensors on the CPU take the HPU's branches.
+
+    An operator that the bridge does not register but that torch makes of others is run by torch's general kernel, so that the others are
+    looked up in its place.
+    """
+
+    def __init__(self, with_calls: bool = False) -> None:
+        super().__init__()
+        self.operators: Counter[str] = Counter()
+        self.missing: Counter[Missing] = Counter()
+        self.dynamic: set[tuple[str, str]] = set()  # (operator, place) whose result's shape depends on numbers
+        self.calls: list[Call] = []
+        self.with_calls = with_calls
+
+    def __torch_dispatch__(self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = kernels.name_of(func)
+        registered = kernels.has_kernel(func) or name in _NO_KERNEL_NEEDED
+        if not registered and kernels.is_composite(func):
+            with self:
+                return kernels.run_composite(func, args, kwargs)
+        self.operators[name] += 1
+        if name in _DEPEND_ON_NUMBERS or _indexes_by_mask(name, args):
+            self.dynamic.add((name, _place()))
+        if self.with_calls:
+            self.calls.append(Call(name, _signature(args, kwargs), _place()))
+        if not registered:
+            self.missing[Missing(name, _place(), None, "")] += 1
+        elif (limit := kernels.unsupported_dtype(func, args)) is not None:
+            self.missing[Missing(name, _place(), *limit)] += 1
+        return func(*args, **kwargs)
+
+
+def _place() -> str:
+    return places.of_backward() or places.current()
+
+
+def _indexes_by_mask(name: str, args: tuple[Any, ...]) -> bool:
+    if name.split(".")[0] not in ("index", "index_put", "index_put_", "_index_put_impl_"):
+        return False
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+
+
+def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Fractions are left out: bridge and lazy backend hand them to the graph as inputs."""
+    return tuple(
+        (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
+        for value in tree_flatten((args, kwargs))[0]
+        if not isinstance(value, float) or isinstance(value, bool)
+    )
+
+
+@contextmanager
+def tracing(with_calls: bool = False) -> Iterator[Trace]:
+    """Within, operators are noted, those of backward at the line of the forward pass that they belong to."""
+    with torch.autograd.set_detect_anomaly(True, check_nan=False), Trace(with_calls) as trace:
+        yield trace
+
+
+def first_difference(one: list[Call], other: list[Call]) -> str | None:
+    """Where two steps that should be one graph part: the place of the first call that differs; None if none does."""
+    for before, after in zip(one, other, strict=False):
+        if before[:2] != after[:2]:
+            return f"{after.operator} at {after.place}"
+    if len(one) != len(other):
+        longer = max(one, other, key=len)[min(len(one), len(other))]
+        return f"{longer.operator} at {longer.place}"
+    return None

@@ -1,0 +1,152 @@
+"""The data and batches of the run that is asked about: the real task's, over all its ranks, without decoding anything."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig
+
+from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, steps_of_update, update_order
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.masking import max_masked_frames
+from fairseq.dataclass.conv_layers import frames_for_samples
+
+
+class Launch(NamedTuple):
+    """How many processes the run has."""
+
+    nodes: int
+    processes: int  # of one node
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.processes
+
+
+class Split(NamedTuple):
+    """One manifest's data set and its batches."""
+
+    name: str
+    training: bool
+    dataset: Any
+    iterator: EpochBatchIterator
+
+    @property
+    def batches(self) -> Batches:
+        """Of the first epoch."""
+        return self.iterator.batches(1)
+
+
+class Shape(NamedTuple):
+    """A shape that batches of a split can have: one compiled graph a mode."""
+
+    split: str
+    training: bool
+    rows: int  # B
+    samples: int  # S
+    frames: int | None  # T
+    masked: int | None  # M
+    batches: int  # of this shape in the first epoch
+    padding: float  # share of the samples in them that is padding or filler
+    plan: BatchPlan  # of one of them
+
+    @property
+    def key(self) -> tuple[bool, int, int]:
+        return self.training, self.rows, self.samples
+
+
+def load(cfg: DictConfig, task: Any, launch: Launch) -> list[Split]:
+    """Training data first, then the validation sets. The model has been built by `task`, which takes the masks' settings from it.
+
+    Raises:
+        ValueError: a manifest is missing or malformed, or leaves nothing to train on.
+    """
+    names = [(cfg.dataset.train_subset, True)]
+    if not cfg.dataset.disable_validation:
+        names += [(name.strip(), False) for name in cfg.dataset.valid_subset.split(",") if name.strip()]
+    splits = []
+    for name, training in names:
+        task.load_dataset(name, combine=training or bool(cfg.dataset.combine_valid_subsets))
+        limits = cfg.dataset
+        iterator = task.get_batch_iterator(
+            dataset=task.dataset(name),
+            max_tokens=limits.max_tokens if training else limits.max_tokens_valid,
+            max_sentences=limits.batch_size if training else limits.batch_size_valid,
+            ignore_invalid_inputs=training or limits.skip_invalid_size_inputs_valid_test,
+            required_batch_size_multiple=limits.required_batch_size_multiple,
+            seed=cfg.common.seed,
+            num_shards=launch.world,
+            update_freq=list(cfg.optimization.update_freq) if training else 1,
+            shuffle=training,
+        )
+        iterator.batches(1)
+        splits.append(Split(name, training, task.dataset(name), iterator))
+    return splits
+
+
+def audio(split: Split) -> Any:
+    """The data set that holds the audio: the split's own, or the one inside it (labels are put around it)."""
+    dataset = split.dataset
+    while not hasattr(dataset, "total_samples") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return dataset
+
+
+def shapes(split: Split) -> list[Shape]:
+    """Every shape of the split's batches over two epochs, shortest first."""
+    epochs = (1, 2) if split.training else (1,)
+    found: dict[tuple[int, int], Shape] = {}
+    dataset = audio(split)
+    for epoch in epochs:
+        batches = split.iterator.plan_fn(epoch if split.training else EVALUATION_EPOCH)
+        sizes = dataset.num_tokens_vec(batches.indices % max(1, len(dataset)))
+        counts = np.diff(batches.ends, prepend=0)
+        real = np.minimum(sizes, np.repeat(batches.lengths, counts))
+        of_batch = np.add.reduceat(real, batches.ends - counts) if len(counts) else real
+        pairs, first, members = np.unique(np.stack([batches.rows, batches.lengths]), axis=1, return_index=True, return_inverse=True)
+        numbers = np.bincount(members.ravel())
+        filled = np.bincount(members.ravel(), weights=of_batch)
+        for place, (rows, samples) in enumerate(pairs.T.tolist()):
+            if (rows, samples) in found:
+                continue
+            frames, masked = _frames(dataset, samples)
+            number = int(numbers[place])
+            padding = 1 - float(filled[place]) / (rows * samples * number)
+            plan = batches.plan(int(first[place]), epoch if split.training else EVALUATION_EPOCH, 0)
+            met = number if epoch == epochs[0] else 0
+            found[rows, samples] = Shape(split.name, split.training, rows, samples, frames, masked, met, padding, plan)
+    return sorted(found.values(), key=lambda shape: (shape.samples, shape.rows))
+
+
+def _frames(dataset: Any, samples: int) -> tuple[int | None, int | None]:
+    if dataset.masks is None:
+        return None, None
+    frames = int(frames_for_samples(samples, dataset.masks.conv_layers))
+    return frames, max_masked_frames(frames, dataset.masks.time)
+
+
+class Epoch(NamedTuple):
+    """An epoch of training in numbers."""
+
+    batches: int
+    updates: int
+    steps: int  # forward passes of one rank, those without rows that count included
+    seconds: float  # of audio, neither padding nor filler counted
+    emitted: float  # of audio that the ranks compute, everything counted
+
+
+def epoch_of(split: Split, cfg: DictConfig, launch: Launch) -> Epoch:
+    """The first epoch with the update size of later ones (the last entry of update_freq)."""
+    batches, dataset = split.batches, audio(split)
+    size = launch.world * cfg.optimization.update_freq[-1]
+    sequence = update_order(np.arange(len(batches)), batches.buckets, size)
+    steps, emitted = 0, 0
+    volume = (batches.rows * batches.lengths).tolist()
+    for start in range(0, len(sequence), size):
+        for step in steps_of_update(sequence[start : start + size], batches.buckets, size, launch.world):
+            steps += 1
+            emitted += sum(volume[batch] for batch in step.batches)
+    rate = cfg.task.sample_rate
+    return Epoch(len(batches), math.ceil(len(batches) / size), steps, dataset.total_samples(batches) / rate, emitted / rate)

@@ -1,0 +1,149 @@
+"""Steps of a run on devices that are everywhere: on the CPU in an HPU's place for its operators, on torch's lazy device for its graphs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+
+from fairseq import device as device_layer
+from fairseq import tasks, utils
+from fairseq.device.graph_counts import READS, CutFinder, GraphCounts, graph_counts
+from fairseq.device.stand_in import StandIn
+from fairseq.preflight import operators, places, plan, tiny
+from fairseq.preflight.operators import Trace
+from fairseq.preflight.plan import Launch, Shape, Split
+from fairseq.trainer import Trainer
+
+WARM_UP = 2  # visits of a shape that may compile: the first, and the one after the optimizer's state was made
+VISITS = 3
+
+
+class Twin:
+    """The run's small twin: its trainer on one device, and the run's shapes to step through."""
+
+    def __init__(self, cfg: DictConfig, device: str, full: bool) -> None:
+        self.full = full
+        self.cfg = tiny.twin(cfg, device, narrow=not full)
+        self.task = tasks.setup_task(self.cfg.task)
+        utils.set_torch_seed(self.cfg.common.seed)
+        model = self.task.build_model(self.cfg.model)
+        self.trainer = Trainer(self.cfg, self.task, model, self.task.build_criterion(self.cfg.criterion))
+        self.splits = {split.name: split for split in plan.load(self.cfg, self.task, Launch(1, 1))}
+        for split in self.splits.values():
+            tiny.hear_noise(split)
+        self.micro_batches = min(2, max(self.cfg.optimization.update_freq))
+
+    def samples(self, shape: Shape) -> list[dict[str, Any]]:
+        """The micro-batches of an update, all of this shape; in validation one."""
+        split: Split = self.splits[shape.split]
+        number = self.micro_batches if shape.training else 1
+        plans = [shape.plan._replace(micro=n) if self.full else tiny.few_rows(shape.plan, n) for n in range(number)]
+        return [tiny.batch(split, plan) for plan in plans]
+
+    def step(self, shape: Shape, samples: list[dict[str, Any]]) -> None:
+        if shape.training:
+            self.trainer.train_step(samples)
+        else:
+            self.trainer.validate([samples])
+
+
+@contextmanager
+def quietly(threads: int | None = 1) -> Iterator[None]:
+    """Without log lines and warnings of what is run for its traces only, and on so many threads (None: as it is)."""
+    before, threads_before = logging.root.manager.disable, torch.get_num_threads()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(threads or threads_before)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        torch.set_num_threads(threads_before)
+
+
+# -- operators ---------------------------------------------------------------------------------------------------------------------
+
+
+def trace_operators(cfg: DictConfig, shapes: list[Shape]) -> tuple[Trace, str | None]:
+    """The operators of an update and a validation step through the HPU's branches, and where two like updates differ, if they do."""
+    training, validation = [next((s for s in shapes if s.training is mode), None) for mode in (True, False)]
+    with quietly(), device_layer.stood_in(StandIn()):
+        twin = Twin(cfg, "cpu", full=False)
+        twin.trainer.device = twin.trainer.precision.device = StandIn()
+        with device_layer.stood_in(twin.trainer.device):
+            samples = twin.samples(training)
+            for _ in range(WARM_UP):
+                twin.step(training, samples)
+            runs = []
+            for _ in range(2):
+                with operators.tracing(with_calls=True) as trace:
+                    twin.step(training, samples)
+                runs.append(trace)
+            if validation is not None:
+                with operators.tracing() as after:
+                    twin.step(validation, twin.samples(validation))
+                trace.operators += after.operators
+                trace.missing += after.missing
+    return trace, operators.first_difference(runs[0].calls, runs[1].calls)
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------------------
+
+
+class Graphs(NamedTuple):
+    """What the lazy device did."""
+
+    compiled: dict[str, int]  # mode (training, validation) -> graphs, all visits
+    again: dict[str, int]  # shape -> graphs compiled after its first visits; those with none are left out
+    updates: int  # watched, after the first visits
+    reads: Counter[str]  # `operator at file:line`, in the watched updates
+    fallbacks: dict[str, int]  # operators that torch's lazy backend ran by themselves
+    only_here: Counter[str]  # where it did, as `operator at file:line`
+
+
+def run_graphs(cfg: DictConfig, shapes: list[Shape], full: bool) -> Graphs:
+    """Visit every shape a few times in turn, as training does."""
+    compiled: dict[str, int] = {}
+    again: dict[str, int] = {}
+    reads: Counter[str] = Counter()
+    only_here: Counter[str] = Counter()
+    watched = 0
+    with quietly(None if full else 1):
+        twin = Twin(cfg, "lazy", full)
+        batches = {shape.key: twin.samples(shape) for shape in shapes}
+        settled = graph_counts()
+        for visit in range(VISITS):
+            if visit == WARM_UP:
+                settled = graph_counts()
+            for shape in shapes:
+                before = graph_counts()
+                if visit >= WARM_UP and shape.training:
+                    with CutFinder() as finder:
+                        twin.step(shape, batches[shape.key])
+                    watched += 1
+                    for place, times in finder.places.items():
+                        found = only_here if place.fell_back and place.operator not in READS else reads
+                        found[f"{place.operator} at {places.shown(place.file, place.line)}"] += times
+                else:
+                    twin.step(shape, batches[shape.key])
+                new = graph_counts().since(before).compiled
+                mode = "training" if shape.training else "validation"
+                compiled[mode] = compiled.get(mode, 0) + new
+                if visit >= WARM_UP and new:
+                    name = f"{mode} {shape.rows} x {shape.samples:,}"
+                    again[name] = again.get(name, 0) + new
+        counts: GraphCounts = graph_counts().since(settled)
+    return Graphs(compiled, again, watched, reads, counts.fallbacks, only_here)
+
+
+def supported() -> bool:
+    """Whether this torch has a lazy-tensor backend."""
+    return hasattr(torch._C, "_lazy_ts_backend")

@@ -1,0 +1,89 @@
+"""A small twin of a run: its own task, data plan, model class and trainer, with few and narrow layers, short of rows, on noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from fairseq.data.batching import BatchPlan
+from fairseq.dataclass.conv_layers import parse_conv_layers
+from fairseq.preflight.plan import Split, audio
+
+_HALF = ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16")
+_ROWS = 2
+_WIDTH, _HEADS, _CODEWORD, _CHANNELS = 32, 2, 16, 8
+_AT_MOST = {"encoder_layers": 2, "encoder_ffn_embed_dim": 64, "latent_vars": 16, "num_negatives": 20}
+
+
+def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
+    """The run's config on `cpu` or `lazy`, in one process, writing no files; `narrow`: few and narrow layers where the model knows them."""
+    small = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    with open_dict(small):
+        common, model = small.common, small.model
+        bf16 = device == "cpu" and common.hmp  # the lazy device has no autocast
+        common.device, common.cpu, common.hpu, common.hmp = device, device == "cpu", False, False
+        common.bf16 = bf16 or (device == "cpu" and common.bf16)
+        if device == "lazy":
+            common.update(dict.fromkeys(_HALF, False))
+        common.log_format, common.tensorboard_logdir, common.log_file = "none", None, None
+        small.checkpoint.no_save = True
+        if "use_old_adam" in small.optimizer:
+            small.optimizer.use_old_adam = True  # plain operations, as on HPU without Habana's fused kernel
+        small.distributed_training.distributed_world_size, small.distributed_training.nprocs_per_node = 1, 1
+        # early in a warm-up, 1 - lr * weight_decay is 1 in fp32, and torch's lazy backend compiles a product with 1 apart
+        for key in ("warmup_updates", "warmup_steps"):
+            if small.lr_scheduler.get(key):
+                small.lr_scheduler[key] = 1
+        if narrow:
+            for key in _AT_MOST.keys() & model.keys():
+                if model[key] is not None:
+                    model[key] = min(model[key], _AT_MOST[key])
+        if narrow and "encoder_embed_dim" in model:
+            _narrow(model)
+        inferred = small.task.get("inferred_w2v_config")
+        if inferred is not None:
+            for key in ("encoder_embed_dim", "conv_feature_layers"):
+                if key in model and key in inferred:
+                    inferred[key] = model[key]
+    return small
+
+
+def _narrow(model: DictConfig) -> None:
+    """Widths that still divide each other."""
+    heads = min(model.get("encoder_attention_heads") or _HEADS, _HEADS)
+    model.encoder_attention_heads = heads
+    model.encoder_embed_dim = min(model.encoder_embed_dim, math.lcm(_WIDTH, heads, model.get("conv_pos_groups") or 1))
+    groups = model.get("latent_groups") or 1
+    for key in ("final_dim", "latent_dim"):
+        if (model.get(key) or 0) > 0:
+            model[key] = min(model[key], _CODEWORD * groups)
+    if model.get("conv_feature_layers"):
+        layers = parse_conv_layers(model.conv_feature_layers)
+        model.conv_feature_layers = str([(min(layer.dim, _CHANNELS), layer.kernel, layer.stride) for layer in layers])
+
+
+def hear_noise(split: Split) -> None:
+    """From now on the split's files are not opened: every utterance is noise, the same each time."""
+    dataset = audio(split)
+    noise = np.random.default_rng(0).standard_normal(2**16, dtype=np.float32) * 0.1
+
+    def read(index: int, start: int, out: np.ndarray) -> None:
+        out[:] = np.resize(np.roll(noise, index), len(out))
+
+    dataset.read = read
+    dataset._patient_reader = None
+
+
+def few_rows(plan: BatchPlan, micro: int, rows: int = _ROWS) -> BatchPlan:
+    """A plan with its first rows only, one of them filler where the plan has filler."""
+    filler = plan.num_valid < len(plan.indices)
+    valid = min(plan.num_valid, rows - 1 if filler else rows)
+    return plan._replace(indices=plan.indices[:rows], num_valid=valid, micro=micro)
+
+
+def batch(split: Split, plan: BatchPlan) -> dict[str, Any]:
+    """The batch that a worker would make."""
+    return split.dataset.collate_plan(plan)
