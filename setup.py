@@ -72,7 +72,7 @@ setup(
     package_data={"fairseq": ["version.txt", "config/**/*.yaml", "ops_*.txt", "preflight/tables/*.txt"]},
     include_package_data=False,
     zip_safe=False,
-    install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm"],
+    install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
     extras_require={
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
@@ -82,6 +82,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "fairseq-average-checkpoints = fairseq_cli.average_checkpoints:cli_main",
             "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
             "fairseq-preflight = fairseq_cli.preflight:cli_main",
         ]

@@ -15,5 +15,16 @@ import fairseq.modules  # noqa: E402
 import fairseq.optim  # noqa: E402
 import fairseq.optim.lr_scheduler  # noqa: E402
 import fairseq.tasks  # noqa: E402, F401
+from fairseq.models.wav2vec import pretrained  # noqa: E402
+
+
+def _read_pretrained(path: str) -> tuple[object, dict[str, object]]:
+    """What fine-tuned models open their pre-trained checkpoint with; here, since models may not import from higher floors."""
+    from fairseq import checkpoint_utils
+
+    return checkpoint_utils.load_pretrained(path)
+
+
+pretrained.use_reader(_read_pretrained)
 
 __all__ = ["__version__"]

@@ -29,6 +29,7 @@ __all__ = [
     "load_ema_from_checkpoint",
     "load_model_ensemble",
     "load_model_ensemble_and_task",
+    "load_pretrained",
     "out_of_patience",
     "prune_state_dict",
     "save_checkpoint",
@@ -243,6 +244,18 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict[str, Any]] = 
             overwrite_args_by_name(state["cfg"], arg_overrides)
         OmegaConf.set_struct(state["cfg"], False)
     return state
+
+
+def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
+    """What `model.w2v_path` names: (the config inside, the state with "model" and, of a fine-tuned one, "task_state").
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or it has no model config inside.
+    """
+    if not os.path.exists(path):
+        raise ValueError(f"model.w2v_path is {path}: there is no such file.")
+    state = load_checkpoint_to_cpu(path)
+    return _config_inside(state, path), state
 
 
 def load_model_ensemble(

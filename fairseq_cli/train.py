@@ -184,13 +184,16 @@ class Run:
         samples = dataset.total_samples(self.epoch_itr.batches(epoch))
         updates = max(1, len(self.epoch_itr))
         seconds = samples / self.task.cfg.sample_rate / updates
-        logger.info(
-            "%d updates an epoch, %.1f seconds of audio an update (%s): %.2g of the 1.6 hours that the paper's updates see",
-            updates, seconds, size.factors(), seconds / PAPER_SECONDS_PER_UPDATE,
-        )
-        advice = beside_the_recipe(self.cfg, size, self.task.cfg.sample_rate) if self.trainer.device.type == "hpu" else None
+        logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())
+        if self.cfg.model.get("_name") == "wav2vec2":
+            logger.info("that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE)
+        advice = beside_the_recipe(self.cfg, size, self.task.cfg.sample_rate) if self._compares_with_recipe() else None
         if advice is not None and distributed.is_master():
             logger.warning(advice)
+
+    def _compares_with_recipe(self) -> bool:
+        """Whether the published pre-training's updates say something about this run's."""
+        return self.trainer.device.type == "hpu" and self.cfg.model.get("_name") == "wav2vec2"
 
     def _learning_is_over(self) -> bool:
         if self.trainer.get_num_updates() > 0 and self.trainer.get_lr() <= self.cfg.optimization.stop_min_lr:

@@ -18,7 +18,7 @@ def differences(saved: dict[str, Any] | None, cfg: Any, same_data: bool) -> list
     Args:
         saved: the checkpoint's `cfg`; groups that it lacks are not compared.
         cfg: the command's whole config.
-        same_data: both manifests list the same, so that `task.data` may differ.
+        same_data: both manifests list the same, so that their folder may differ.
     """
     found: list[Difference] = []
     for group in COMPARED:
@@ -30,7 +30,8 @@ def differences(saved: dict[str, Any] | None, cfg: Any, same_data: bool) -> list
             found.append((f"{group}._name", old.get("_name"), new.get("_name")))
             continue
         found += [(f"{group}.{key}", before, now) for key, before, now in config_diff(_completed(group, old), new)]
-    return [difference for difference in found if difference[0] != "task.data" or not same_data]
+    moved = {"model.w2v_path", *(("task.data", "model.data") if same_data else ())}  # what w2v_path held is compared: w2v_args
+    return [difference for difference in found if difference[0] not in moved]
 
 
 def _completed(group: str, saved: dict[str, Any]) -> dict[str, Any]:

@@ -110,9 +110,9 @@ def _why_none(cfg: Any) -> str:
     name = retention.last_name(cfg)
     others = [os.path.basename(path) for path in retention.checkpoint_paths(cfg.save_dir, r"checkpoint.*\.pt")]
     if not others:
-        return f"no checkpoint in {cfg.save_dir}: starting from random weights"
+        return f"no checkpoint in {cfg.save_dir}: starting at update 0"
     return (
-        f"no {name} in {cfg.save_dir}: starting from random weights. It holds {', '.join(sorted(others))}; "
+        f"no {name} in {cfg.save_dir}: starting at update 0. It holds {', '.join(sorted(others))}; "
         "checkpoint.restore_file=<name> continues from one of them"
     )
 

@@ -64,21 +64,52 @@ class PretrainingMasks(NamedTuple):
         """
         if cfg.mask_prob <= 0:
             raise ValueError(f"mask_prob is {cfg.mask_prob}: pre-training predicts masked frames, so it must be above 0 (the paper: 0.65)")
-        time = MaskConfig(
-            cfg.mask_prob, cfg.mask_length, str(cfg.mask_selection), cfg.mask_other, cfg.no_mask_overlap, cfg.mask_min_space,
-            MIN_TIME_MASKS, dropout,
-        )  # fmt: skip
-        channel = MaskConfig(
-            cfg.mask_channel_prob, cfg.mask_channel_length, str(cfg.mask_channel_selection), cfg.mask_channel_other,
-            cfg.no_mask_channel_overlap, cfg.mask_channel_min_space, 0,
-        )  # fmt: skip
         return cls(
-            time=time.check("mask"),
-            channel=channel.check("mask_channel") if channel.prob > 0 else None,
+            time=time_masks(cfg, dropout),
+            channel=channel_masks(cfg) if cfg.mask_channel_prob > 0 else None,
             num_channels=cfg.encoder_embed_dim,
             conv_layers=tuple(parse_conv_layers(cfg.conv_feature_layers)),
             num_negatives=num_negatives,
         )
+
+
+class FinetuningMasks(NamedTuple):
+    """What a worker needs to draw the masks of fine-tuning, which nothing is predicted at; none are drawn in evaluation."""
+
+    time: MaskConfig | None
+    channel: MaskConfig | None
+    num_channels: int
+    conv_layers: tuple[ConvSpec, ...]
+
+    @classmethod
+    def from_config(cls, cfg: Any, apply_mask: bool) -> FinetuningMasks:
+        """Read the fields of the encoder's config; without `apply_mask` there are no masks.
+
+        Raises:
+            ValueError: settings that no mask can be drawn from.
+        """
+        return cls(
+            time=time_masks(cfg, cfg.mask_dropout) if apply_mask and cfg.mask_prob > 0 else None,
+            channel=channel_masks(cfg) if apply_mask and cfg.mask_channel_prob > 0 else None,
+            num_channels=cfg.encoder_embed_dim,
+            conv_layers=tuple(parse_conv_layers(cfg.conv_feature_layers)),
+        )
+
+
+def time_masks(cfg: Any, dropout: float = 0.0) -> MaskConfig:
+    """The settings of masks over time in a model's config, checked."""
+    return MaskConfig(
+        cfg.mask_prob, cfg.mask_length, str(cfg.mask_selection), cfg.mask_other, cfg.no_mask_overlap, cfg.mask_min_space, MIN_TIME_MASKS,
+        dropout,
+    ).check("mask")  # fmt: skip
+
+
+def channel_masks(cfg: Any) -> MaskConfig:
+    """The settings of masks over channels, checked."""
+    return MaskConfig(
+        cfg.mask_channel_prob, cfg.mask_channel_length, str(cfg.mask_channel_selection), cfg.mask_channel_other,
+        cfg.no_mask_channel_overlap, cfg.mask_channel_min_space, 0,
+    ).check("mask_channel")  # fmt: skip
 
 
 def max_spans(size: int, cfg: MaskConfig) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 from fairseq.dataclass.base import FairseqDataclass
 
@@ -33,6 +34,16 @@ def register_dataclass(group: str, name: str, dataclass: type) -> None:
     if known is not None and known is not dataclass:
         raise ValueError(f"The {group} {name!r} already has the dataclass {known.__name__}: choose another name.")
     config_group(group)[name] = dataclass
+
+
+def current_name(group: str, cfg: Any) -> str | None:
+    """The `_name` that a group's config means today.
+
+    fairseq: fine-tuning was `audio_pretraining` with `labels` before it had a task of its own; older files and configs still say so.
+    """
+    value = cfg.get if hasattr(cfg, "keys") else lambda key: vars(cfg).get(key)
+    name = value("_name")
+    return "audio_finetuning" if group == "task" and name == "audio_pretraining" and value("labels") else name
 
 
 def unknown_name(group: str, name: object, known: Iterable[str]) -> ValueError:

@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import FairseqConfig
-from fairseq.dataclass.groups import CONFIG_GROUPS, DEFAULT_NAMES, REGISTERED, unknown_name
+from fairseq.dataclass.groups import CONFIG_GROUPS, DEFAULT_NAMES, REGISTERED, current_name, unknown_name
 from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, known_only, merge_values, nearest, plain
 
 _NOT_GROUPS = ("hydra", "_name", "job_logging_cfg")  # fairseq: it puts hydra's log settings into a checkpoint's config
@@ -115,7 +115,7 @@ def _complete_choice(group: str, value: Any, remove_missing: bool, problems: lis
     if nested and not value.get("_name"):  # fairseq: model/wav2vec2/mine.yaml lands in model.wav2vec2, and that names the class
         rest = {key: item for key, item in value.items() if key != nested[0]}
         value = {**value[nested[0]], **rest, "_name": nested[0]}
-    name = value.get("_name") or (default if default in dataclasses else None)
+    name = current_name(group, value) or (default if default in dataclasses else None)
     if name is None:
         problems.append(f"{group}._name is not set. It may be: {', '.join(sorted(dataclasses))}.")
         return value

@@ -12,7 +12,9 @@ _TRACKER = "use common.tensorboard_logdir, or read metrics.jsonl in checkpoint.s
 _LOCAL_SGD = "use distributed_training.ddp_backend=pytorch_ddp"
 _LAUNCHER = "start the processes with torchrun, which tells them their place"
 _EVALUATION = "it belongs to commands that evaluate"
-_TEXT = "it belongs to the decoding of text, which is not offered"
+_TEXT = "it belongs to models that generate text, which are not offered"
+_TRANSLATION = "it belongs to translation"
+_LM_DECODING = "validation decodes greedily: fairseq-infer decodes a checkpoint with a lexicon and a language model"
 _ADAPTER = "adapters are not part of pre-training here: leave it at its default"
 
 NOT_OFFERED: dict[str, str] = {
@@ -55,12 +57,22 @@ NOT_OFFERED: dict[str, str] = {
     "task.binarized_dataset": "use a manifest of audio files, or of members of a .zip (path.zip:offset:length)",
     "task.precompute_mask_config": "data-loading processes always draw the masks, by task.inferred_w2v_config or the model's settings",
     "task.post_save_script": "start it on the files in checkpoint.save_dir from outside",
+    "task.eval_bleu*": _TRANSLATION,
+    "task.eval_tokenized_bleu": _TRANSLATION,
+    "task.eval_wer_tokenizer": "task.eval_wer_post_process says how words are made of units",
+    "task.autoregressive": "wav2vec_seq2seq is not offered: fine-tune wav2vec_ctc",
+    "criterion.wer_kenlm_model": _LM_DECODING,
+    "criterion.wer_lexicon": _LM_DECODING,
+    "model.drop_path": "it belongs to data2vec 2: use model.layerdrop",
+    "model.layer_decay": "give parameters a param_group and use optimizer composite",
+    "model.offload_activations": "model.checkpoint_activations=true saves memory",
     "optimizer.fp16_adam_stats": "the optimizer's state is fp32",
     "model.adp_*": _ADAPTER,
 }
 
 # values of a choice that is offered otherwise
 NOT_OFFERED_VALUES: dict[str, dict[str, str]] = {
+    "model.layer_type": {"trf_adp": _ADAPTER},
     "distributed_training.ddp_backend": {"fully_sharded": _SHARDING, "slowmo": _LOCAL_SGD},
 }
 
@@ -85,6 +97,12 @@ WITHOUT_EFFECT: dict[str, str] = {
     "dataset.update_epoch_batch_itr": "every epoch's batches are planned anew",
     "dataset.update_ordered_indices_seed": "the order of batches is always a function of seed and epoch",
     "task.text_compression_level": "file names are kept in compact arrays",
+    "task.eval_wer_config": _TEXT,
+    "criterion.wer_lm_weight": _LM_DECODING,
+    "criterion.wer_word_score": _LM_DECODING,
+    "criterion.wer_sil_weight": _LM_DECODING,
+    "model.update_alibi": "it belongs to data2vec 2",
+    "model.min_params_to_wrap": "it belongs to fully sharded training",
     "common_eval.post_process": _EVALUATION,
     "common_eval.quiet": _EVALUATION,
     "common_eval.results_path": _EVALUATION,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
+from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.device import hpu_environment
 
 _AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
@@ -126,7 +127,7 @@ def batches(cfg: DictConfig) -> Iterator[Finding]:
             )
     if longest is not None and shortest is not None and shortest > longest:
         yield wrong(f"task.min_sample_size is {shortest} but task.max_sample_size is {longest}: every utterance would be left out.")
-    if task.num_batch_buckets > 0 and not task.enable_padding:
+    if task.num_batch_buckets > 0 and not (task.enable_padding or task.labels):
         yield wrong(
             f"task.num_batch_buckets is {task.num_batch_buckets} but task.enable_padding is false: buckets need padding.",
             "buckets-without-padding",
@@ -207,6 +208,7 @@ def schedule(cfg: DictConfig) -> Iterator[Finding]:
 # -- validation and checkpoints ----------------------------------------------------------------------------------------------------
 
 _ALWAYS_LOGGED = ("loss", "wps", "ups", "wpb", "bsz", "num_updates")
+_CTC_LOGS = ("nll_loss", "uer", "wer", "blanks", "symbols_used")
 
 
 def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
@@ -216,18 +218,30 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
         if cfg.checkpoint.patience > 0:
             yield wrong("checkpoint.patience counts validations, but dataset.disable_validation is true.")
         return
-    if _named(cfg.criterion, "wav2vec"):
-        known = [*_ALWAYS_LOGGED, "accuracy", *cfg.criterion.log_keys]
-        if metric not in known and not re.fullmatch(r"loss_\d+", metric):
-            near = get_close_matches(metric, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            yield wrong(
-                f"checkpoint.best_checkpoint_metric is {metric!r}, which criterion wav2vec does not log.{hint} There is {', '.join(known)}."
-            )
+    known = _logged_in_validation(cfg)
+    if known is not None and metric not in known and not re.fullmatch(r"loss_\d+", metric):
+        near = get_close_matches(metric, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        name = cfg.criterion._name
+        yield wrong(
+            f"checkpoint.best_checkpoint_metric is {metric!r}, which criterion {name} does not log.{hint} There is {', '.join(known)}."
+        )
+    if known is None and metric in ("wer", "uer") and not (cfg.task.get("eval_wer") or cfg.task.get("eval_uer")):
+        yield wrong(
+            f"checkpoint.best_checkpoint_metric is {metric!r}, but nothing counts errors: criterion {cfg.criterion._name} with "
+            f"task.eval_{metric}=true does, and criterion ctc always."
+        )
     if metric == "accuracy" and not larger:
         yield odd("checkpoint.best_checkpoint_metric is accuracy: without maximize_best_checkpoint_metric=true the worst one is kept.")
     if larger and (metric.startswith("loss") or metric in ("wer", "uer")):
         yield odd(f"checkpoint.maximize_best_checkpoint_metric is true with {metric}: the worst one is kept.")
+
+
+def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
+    """What validation logs with this package's own criterions; None for those of plug-ins."""
+    if _named(cfg.criterion, "wav2vec"):
+        return [*_ALWAYS_LOGGED, "accuracy", *cfg.criterion.log_keys]
+    return [*_ALWAYS_LOGGED, *_CTC_LOGS] if _named(cfg.criterion, "ctc") else None
 
 
 def checkpoints(cfg: DictConfig) -> Iterator[Finding]:
@@ -318,6 +332,45 @@ def contrast(cfg: DictConfig) -> Iterator[Finding]:
         )
 
 
+def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
+    """Model, task and criterion of fine-tuning belong together."""
+    model, task, criterion = cfg.model, cfg.task, cfg.criterion
+    parts = {
+        "model": _named(model, "wav2vec_ctc"), "task": _named(task, "audio_finetuning"), "criterion": _named(criterion, "ctc"),
+    }  # fmt: skip
+    pretraining = {"model": _named(model, "wav2vec2"), "task": _named(task, "audio_pretraining"), "criterion": _named(criterion, "wav2vec")}
+    if any(parts.values()) and any(pretraining.values()):
+        told = ", ".join(f"{group}._name={cfg[group]._name}" for group in parts)
+        yield wrong(f"{told} do not belong together: fine-tuning has model wav2vec_ctc, task audio_finetuning and criterion ctc.")
+        return
+    if parts["task"] and not task.labels:
+        yield wrong("task.labels is not set: fine-tuning reads the labels of train.tsv from train.<labels>; the stock configs have ltr.")
+    if parts["criterion"] and parts["task"] and task.labels in ("wrd", "phn") and criterion.post_process == "letter":
+        yield odd(
+            f"criterion.post_process is letter but task.labels is {task.labels}: words are not made of letters there, so wer would count "
+            "whole utterances. Set criterion.post_process=none."
+        )
+    if parts["task"] and task.inferred_w2v_config is not None:
+        yield odd("task.inferred_w2v_config has no effect in fine-tuning: masks follow the model's settings.")
+    if not parts["model"]:
+        return
+    max_update, frozen = cfg.optimization.max_update, model.freeze_finetune_updates
+    if 0 < max_update <= frozen:
+        yield odd(
+            f"model.freeze_finetune_updates is {frozen} and optimization.max_update {max_update}: only the output layer is trained. "
+            f"Set model.freeze_finetune_updates=0 for short runs."
+        )
+    if cfg.common.hpu_compile == "hpu_graphs" and frozen > 0 and (max_update <= 0 or frozen < max_update):
+        yield wrong(
+            f"common.hpu_compile is hpu_graphs, which keeps the graphs of the first updates, in which model.freeze_finetune_updates "
+            f"({frozen}) freezes the encoder: set model.freeze_finetune_updates=0, or hpu_compile=none."
+        )
+    layers, width = model.conv_feature_layers, model.encoder_embed_dim
+    defaults = CONFIG_GROUPS["model"]["wav2vec_ctc"].field_defaults()
+    if (layers, width) != (defaults["conv_feature_layers"], defaults["encoder_embed_dim"]):
+        yield odd("model.conv_feature_layers and model.encoder_embed_dim have no effect in fine-tuning: the pre-trained model has its own.")
+
+
 # -- Gaudi -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +438,19 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
             if stem not in there:
                 has = f"the folder has {', '.join(there)}" if there else "the folder has no .tsv at all: make them with wav2vec_manifest.py"
                 yield wrong(f"{key} is {name!r} but {folder / stem}.tsv does not exist: {has}.")
+            elif task.labels and not (folder / f"{stem}.{task.labels}").is_file() and ":" not in name:
+                yield wrong(
+                    f"task.labels is {task.labels!r} but {folder / stem}.{task.labels} does not exist: a line of units for each line of "
+                    f"{stem}.tsv. examples/wav2vec/prepare_labels.py makes it from transcripts."
+                )
+    if task.labels:
+        dictionary = Path(task.get("target_dictionary") or folder / f"dict.{task.labels}.txt").expanduser()
+        if not dictionary.is_file():
+            key = "task.target_dictionary" if task.get("target_dictionary") else "task.labels"
+            yield wrong(
+                f"{key} asks for the dictionary {dictionary}, which does not exist{_from_here(dictionary)}: "
+                "examples/wav2vec/prepare_labels.py makes it with the labels."
+            )
 
 
 def other_paths(cfg: DictConfig) -> Iterator[Finding]:
@@ -394,6 +460,9 @@ def other_paths(cfg: DictConfig) -> Iterator[Finding]:
         value = cfg[group][name]
         if value is not None and not Path(value).expanduser().is_file():
             yield wrong(f"{key} is {value!r}: there is no such file{_from_here(Path(value))}.")
+    source = cfg.model.get("w2v_path") if isinstance(cfg.model, DictConfig) and not OmegaConf.is_missing(cfg.model, "w2v_path") else None
+    if source is not None and cfg.model.get("w2v_args") is None and not Path(source).expanduser().exists():
+        yield wrong(f"model.w2v_path is {source!r}: there is no such checkpoint{_from_here(Path(source))}.")
     folder = Path(cfg.checkpoint.save_dir)
     if folder.exists() and not folder.is_dir():
         yield wrong(f"checkpoint.save_dir is {str(folder)!r}, which is a file: it must be a folder.")
@@ -427,6 +496,7 @@ RULES: tuple[Rule, ...] = (
     conv_layers,
     wav2vec2_widths,
     contrast,
+    fine_tuning,
     lazy_device,
 )
 PATH_RULES: tuple[Rule, ...] = (manifests, other_paths, op_lists)

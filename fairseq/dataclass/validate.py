@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
@@ -127,6 +128,8 @@ def _is_default(value: Any, default: Any, cfg: DictConfig) -> bool:
     """A default may refer to another key; then that key is the one to complain about, unless this one says something else."""
     if isinstance(default, str) and default.startswith("${"):
         default = OmegaConf.select(cfg, default.strip("${}"))
+    if is_dataclass(default):
+        default = config_to_container(default)
     if OmegaConf.is_config(value):
         value = config_to_container(value) if isinstance(value, DictConfig) else OmegaConf.to_container(value)
     return value == default or (value is None and default in ("", False))

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -46,6 +47,7 @@ class Device:
     statistics_dtype = torch.float64  # of the sums that the log is made of
     index_dtype: torch.dtype | None = None  # what integer inputs are sent as; None: as they are
     has_fp16 = False  # float16 kernels and a reason to use them
+    ctc_on_host = False  # torch's CTC has no kernel here: log-probabilities are fetched, and their gradient is sent back
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     dropout_form = "bits"  # or "native": torch's own
     torch_fuses_adam = True  # torch's fused AdamW has a kernel for this device
@@ -92,6 +94,35 @@ class Device:
 
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "blocks"
+
+    # -- losses --------------------------------------------------------------------------------------------------------------------
+
+    def ctc_loss(
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+        weights: Tensor,
+        blank: int = 0,
+        zero_infinity: bool = False,
+    ) -> Tensor:
+        """CTC losses, summed over the rows that count; 0-dim, fp32.
+
+        Args:
+            log_probs: T x B x V, fp32, on this device.
+            targets: B x U, filled up with any number; this and the following best on the host, where torch's kernels read lengths.
+            input_lengths, target_lengths: frames and units of each row, B.
+            weights: float32, B: 1, or 0 for rows that are filler.
+            zero_infinity: rows whose units do not fit into their frames have loss and gradient 0.
+        """
+        if self.ctc_on_host:
+            log_probs, targets, weights = log_probs.cpu(), targets.cpu(), weights.cpu()
+            input_lengths, target_lengths = input_lengths.cpu(), target_lengths.cpu()
+        else:
+            targets, weights = self.send(targets), self.send(weights)
+        losses = F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity)
+        return torch.where(weights > 0, losses, 0).sum().to(self.torch_device)
 
     # -- running -------------------------------------------------------------------------------------------------------------------
 

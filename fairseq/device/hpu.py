@@ -42,6 +42,7 @@ class HpuDevice(Device):
     dropout_form = "native"
     norms_mix_dtypes = False
     torch_fuses_adam = False
+    ctc_on_host = True  # where the vendor's kernel is missing: torch's own would compile anew for each set of lengths
     recovers_from_out_of_memory = False  # the pool holds the card's memory from the start, and cannot give any of it back
 
     @property
@@ -150,6 +151,28 @@ class HpuDevice(Device):
             return None
         clipper = kernel(params, max_norm)
         return lambda: clipper.clip_norm(params).reshape(())  # it returns one number in a vector
+
+    def ctc_loss(
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+        weights: Tensor,
+        blank: int = 0,
+        zero_infinity: bool = False,
+    ) -> Tensor:
+        """By the vendor's kernel, which takes lengths on the device and keeps shapes static; on the host where this release has none.
+
+        Rows of filler go in as certain of anything and without units: their loss is 0, and no gradient comes back.
+        """
+        kernel = _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")
+        if kernel is None:
+            return super().ctc_loss(log_probs, targets, input_lengths, target_lengths, weights, blank, zero_infinity)
+        counts = self.send(weights) > 0
+        log_probs = torch.where(counts.view(1, -1, 1), log_probs, 0)
+        units = torch.where(counts, self.send(target_lengths), 0)
+        return kernel.apply(log_probs, self.send(targets), self.send(input_lengths), units, blank, "sum", zero_infinity)
 
     def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool) -> None:
         if how == "hpu_graphs":

@@ -26,6 +26,7 @@ class LazyDevice(Device):
     records_graphs = True
     statistics_dtype = torch.float32  # as on HPU, which has no float64
     dropout_form = "native"
+    ctc_on_host = True
     torch_fuses_adam = False
 
     def claim(self) -> None:

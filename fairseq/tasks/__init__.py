@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fairseq.dataclass.groups import config_group, register_dataclass, unknown_name
+from fairseq.dataclass.groups import config_group, current_name, register_dataclass, unknown_name
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.tasks.fairseq_task import FairseqTask
 
@@ -57,11 +57,12 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     Raises:
         ValueError: no such task, or keys and values that its dataclass does not take.
     """
-    name = cfg["_name"] if hasattr(cfg, "keys") else cfg._name
+    name = current_name("task", cfg)
     task = get_task(name)
     if name in TASK_DATACLASS_REGISTRY:
         cfg = merge_with_parent(TASK_DATACLASS_REGISTRY[name](), cfg, remove_missing=bool(kwargs.get("from_checkpoint", False)))
+        cfg._name = name
     return task.setup_task(cfg, **kwargs)
 
 
-from fairseq.tasks import audio_pretraining  # noqa: E402, F401 - fills the registry, which must stand first
+from fairseq.tasks import audio_finetuning, audio_pretraining  # noqa: E402, F401 - fills the registry, which must stand first

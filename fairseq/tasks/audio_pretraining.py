@@ -47,7 +47,9 @@ class InferredW2vConfig(FairseqDataclass):
 @dataclass
 class AudioPretrainingConfig(FairseqDataclass):
     data: str = field(default=MISSING, metadata={"help": "folder of the manifests, <split>.tsv"})
-    labels: Optional[str] = field(default=None, metadata={"help": "extension of label files; for fine-tuning, which pre-training is not"})
+    labels: Optional[str] = field(
+        default=None, metadata={"help": "extension of label files beside the manifests (ltr, wrd, phn): makes this task audio_finetuning"}
+    )
     multi_corpus_keys: Optional[str] = field(
         default=None,
         metadata={
@@ -96,7 +98,6 @@ def config_problems(cfg: Any) -> list[str]:
     problems = []
     for key, instead in {
         "binarized_dataset": "leave it false: plain manifests load quickly at any size",
-        "labels": "labels belong to fine-tuning; pre-training needs none",
         "precompute_mask_config": "use task.inferred_w2v_config for the mask settings of wav2vec 2.0",
         "post_save_script": "run it beside the training, on the files in checkpoint.save_dir",
     }.items():
@@ -104,7 +105,7 @@ def config_problems(cfg: Any) -> list[str]:
             problems.append(f"task.{key} is {cfg[key]!r}, which is not offered: {instead}.")
     if cfg.num_batch_buckets < 0:
         problems.append(f"task.num_batch_buckets is {cfg.num_batch_buckets}; it must be 0 (off) or more.")
-    if cfg.num_batch_buckets > 0 and not cfg.enable_padding:
+    if cfg.num_batch_buckets > 0 and not (cfg.enable_padding or cfg.labels):  # with labels, audio is always padded
         problems.append(f"task.num_batch_buckets is {cfg.num_batch_buckets} but task.enable_padding is false: buckets need padding.")
     if not 0 < cfg.subsample <= 1:
         problems.append(f"task.subsample is {cfg.subsample}; it must be above 0 and at most 1.")
@@ -166,12 +167,16 @@ class AudioPretrainingTask(FairseqTask):
         """
         cfg = self.cfg if task_cfg is None else task_cfg
         paths, weights = self._manifests(split, combine)
-        self.datasets[split] = FileAudioDataset(
-            JoinedManifest([Manifest(path) for path in paths]),
+        self.datasets[split] = self._audio(cfg, JoinedManifest([Manifest(path) for path in paths]), weights, pad=cfg.enable_padding)
+
+    def _audio(self, cfg: Any, manifest: JoinedManifest, weights: Optional[list[float]], pad: bool) -> FileAudioDataset:
+        """The data set of a split's manifests; `weights` of several corpora."""
+        return FileAudioDataset(
+            manifest,
             sample_rate=cfg.sample_rate,
             max_sample_size=self.cfg.max_sample_size,
             min_sample_size=self.cfg.min_sample_size,
-            pad=cfg.enable_padding,
+            pad=pad,
             normalize=cfg.normalize,
             num_buckets=self.cfg.num_batch_buckets,
             resample=self.cfg.resample,

@@ -195,6 +195,14 @@ class FairseqTask:
         """Log what the criterion makes of its logging outputs."""
         criterion.reduce_metrics(logging_outputs)
 
+    def adapted_weights(self, state: dict[str, Any], model: nn.Module, only_weights: bool) -> dict[str, Tensor]:
+        """The weights of a checkpoint as they fit this task's model; `state` stays as it is.
+
+        Args:
+            only_weights: optimizer and schedule start anew, so weights may be replaced.
+        """
+        return state["model"]
+
     # -- state ---------------------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:

@@ -61,9 +61,10 @@ def restore(
         reset_lr_scheduler: keep the optimizer's state but start the schedule anew.
         optimizer_overrides: values put over those in the optimizer's param groups.
     Raises:
-        ValueError: the weights do not fit the model.
+        ValueError: the weights do not fit the model or the task.
     """
-    trainer.unwrapped_model.load_state_dict(state["model"], strict=True)
+    weights = trainer.task.adapted_weights(state, trainer.unwrapped_model, only_weights=reset_optimizer)
+    trainer.unwrapped_model.load_state_dict(weights, strict=True)
     history = state.get("optimizer_history") or []
     extra = state.get("extra_state") or {}
     optimizer_state = state.get("last_optimizer_state")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ from fairseq.distributed import utils as distributed
 class Fetched(NamedTuple):
     """What one read of the device brought."""
 
-    logged: dict[str, float]  # sums of what the criterion logged, over all processes
+    logged: dict[str, Any]  # sums of what the criterion logged, over all processes: numbers, and lists of them for 1-dim tensors
     counted: dict[str, float]  # sums of the numbers that the host counted, over all processes
     extra: list[float]  # this process's further values
 
 
 class Statistics:
-    """Running sums of named 0-dim values over forward passes.
+    """Running sums of named 0-dim or 1-dim values over forward passes.
 
     One vector on the device holds the tensors among them; plain numbers stay on the host. Processes add up theirs at `fetch`, so that an
     update needs no collective of its own. An update that was skipped adds none of its tensors.
@@ -30,6 +30,7 @@ class Statistics:
         self.device = device.torch_device
         self.dtype = device.statistics_dtype
         self.names: list[str] = []
+        self._sizes: list[int | None] = []  # of each name's value; None: 0-dim
         self._sums: Tensor | None = None
         self._update: Tensor | None = None
         self._numbers: dict[str, float] = {}
@@ -41,14 +42,16 @@ class Statistics:
 
     @torch.no_grad()
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add one forward pass's values to the update under way; the names must be those of the first call."""
+        """Add one forward pass's values to the update under way; names and shapes must be those of the first call."""
         if not self.names:
             self.names = list(values)
+            self._sizes = [None if value.dim() == 0 else len(value) for value in values.values()]
+            length = sum(1 if size is None else size for size in self._sizes)
             # sent rather than made there: where operations are recorded, this pass is then the graph of all the later ones
-            self._sums = torch.zeros(len(self.names), dtype=self.dtype).to(self.device)
-            self._update = torch.zeros(len(self.names), dtype=self.dtype).to(self.device)
+            self._sums = torch.zeros(length, dtype=self.dtype).to(self.device)
+            self._update = torch.zeros(length, dtype=self.dtype).to(self.device)
         assert list(values) == self.names, f"a criterion changed what it logs: {list(values)}, before: {self.names}"
-        self._update += torch.stack([value.detach().to(self.dtype) for value in values.values()])
+        self._update += torch.cat([value.detach().to(self.dtype).reshape(-1) for value in values.values()])
 
     @torch.no_grad()
     def commit(self, found_inf: Tensor | None = None) -> None:
@@ -78,5 +81,12 @@ class Statistics:
         if self._sums is not None:
             self._sums.zero_()
         self._numbers = dict.fromkeys(self._numbers, 0.0)
-        logged = len(self.names)
-        return Fetched(dict(zip(self.names, values[:logged], strict=True)), dict(zip(numbers, counted, strict=True)), values[logged:])
+        logged = 0 if self._sums is None else len(self._sums)
+        return Fetched(self._by_name(values[:logged]), dict(zip(numbers, counted, strict=True)), values[logged:])
+
+    def _by_name(self, values: list[float]) -> dict[str, Any]:
+        named, begin = {}, 0
+        for name, size in zip(self.names, self._sizes, strict=True):
+            named[name] = values[begin] if size is None else values[begin : begin + size]
+            begin += 1 if size is None else size
+        return named

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from fairseq.criterions.ctc import CtcCriterionConfig
 from fairseq.criterions.wav2vec_criterion import Wav2VecCriterionConfig
 from fairseq.dataclass import configs
 from fairseq.dataclass.utils import plain
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
 from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.optim.composite import CompositeOptimizerConfig, OptimizerAndSchedulerConfig
 from fairseq.optim.lr_scheduler.cosine_lr_scheduler import CosineLRScheduleConfig
@@ -21,6 +23,7 @@ from fairseq.optim.lr_scheduler.fixed_schedule import FixedLRScheduleConfig
 from fairseq.optim.lr_scheduler.inverse_square_root_schedule import InverseSquareRootLRScheduleConfig
 from fairseq.optim.lr_scheduler.polynomial_decay_schedule import PolynomialDecayLRScheduleConfig
 from fairseq.optim.lr_scheduler.tri_stage_lr_scheduler import TriStageLRScheduleConfig
+from fairseq.tasks.audio_finetuning import AudioFinetuningConfig
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, InferredW2vConfig
 
 # fields of fairseq-fixed 0.12.3.1 and of the tag v0.12.2 together, with their defaults
@@ -41,6 +44,10 @@ DATACLASSES = {
         TriStageLRScheduleConfig,
         AudioPretrainingConfig,
         InferredW2vConfig,
+        AudioFinetuningConfig,
+        CtcCriterionConfig,
+        Wav2Vec2AsrConfig,
+        Wav2Vec2CtcConfig,
     )
 }
 HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "hmp_verbose", "hpu_compile"}
@@ -51,6 +58,7 @@ ADDITIONS = {
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates"},
     "AudioPretrainingConfig": {"resample", "max_quarantined_share"},
+    "AudioFinetuningConfig": {"resample", "max_quarantined_share", "eval_uer", "skip_unusable_labels"},
 }
 
 
@@ -72,7 +80,9 @@ def test_golden_defaults_are_the_reference(shared_dir: Path) -> None:
         for key, default in values.items():
             told = reference.get(name, {}).get(key, {"main only": default})
             told = told["main only"] if isinstance(told, dict) and "main only" in told else told
-            assert told in (default, str(default)), f"{name}.{key}"  # the reference spells an empty dict as text
+            as_call = f"GenerationConfig({', '.join(f'{k}={v}' for k, v in default.items())})" if isinstance(default, dict) else None
+            spelled = (default, str(default), as_call)  # the reference spells an empty dict and a dataclass as text
+            assert told in spelled, f"{name}.{key}"
 
 
 def test_whole_config_has_fairseqs_groups() -> None:

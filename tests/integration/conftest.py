@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from omegaconf import OmegaConf
 
 from fairseq import tasks
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.initialize import resolve_config
+from fairseq.models.wav2vec import Wav2Vec2Model
 from fairseq.trainer import Trainer
+from tests.integration.finetuning_runs import LETTERS, write_labels
+from tests.integration.finetuning_runs import TINY as TINY_W2V
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -66,6 +70,35 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(root / "train.tsv", root, files[:24])
     write_manifest(root / "valid.tsv", root, files[24:])
     return root
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.tsv (8 files of about a second) and dev_other.tsv (3 files), their .ltr, and the dictionary."""
+    root = tmp_path_factory.mktemp("labelled")
+    files = [root / "audio" / f"{i:02d}.flac" for i in range(11)]
+    for i, file in enumerate(files):
+        write_audio(file, 0.8 + 0.05 * i, seed=i)
+    for name, part in (("train", files[:8]), ("dev_other", files[8:])):
+        write_manifest(root / f"{name}.tsv", root, part)
+        write_labels(root / f"{name}.ltr", len(part), seed=len(part))
+    (root / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in "|" + LETTERS))
+    return root
+
+
+@pytest.fixture(scope="session")
+def pretrained_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of tiny models with random weights: `base`, and `vox` (layer-norm extractor, pre-norm, normalised audio)."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    changes = {"base": {}, "vox": {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True}}
+    paths = {}
+    for name, change in changes.items():
+        torch.manual_seed(1)
+        model = {**TINY_W2V, **change}
+        cfg = {"model": model, "task": {"_name": "audio_pretraining", "data": "gone", "normalize": name == "vox"}, "common": {}}
+        paths[name] = folder / f"{name}.pt"
+        torch.save({"cfg": cfg, "model": Wav2Vec2Model(model).state_dict(), "args": None}, paths[name])
+    return paths
 
 
 class Workplace:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from fairseq.data.audio.audio_utils import UnreadableAudio, read_frames
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
-from fairseq.data.audio.masked_batch import masked_inputs
+from fairseq.data.audio.masked_batch import hidden_inputs, masked_inputs
 from fairseq.data.audio.quarantine import PatientReader
 from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, make_batches
 from fairseq.data.buckets import bucket_shapes, get_bucketed_sizes, get_buckets
 from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.masking import PretrainingMasks
+from fairseq.data.masking import FinetuningMasks, PretrainingMasks
 from fairseq.dataclass.conv_layers import receptive_field
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class RawAudioDataset(FairseqDataset):
         self.seed = seed
         self.epoch = 1
         self.num_buckets = 0
-        self.masks: PretrainingMasks | None = None
+        self.masks: PretrainingMasks | FinetuningMasks | None = None
         self.sizes = np.zeros(0, dtype=np.int64)
         self.buckets = np.zeros(0, dtype=np.int64)
         self._told_too_short = False
@@ -98,7 +98,7 @@ class RawAudioDataset(FairseqDataset):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def set_masks(self, masks: PretrainingMasks | None) -> None:
+    def set_masks(self, masks: PretrainingMasks | FinetuningMasks | None) -> None:
         """Draw masks by these settings from now on; None: make batches without masks."""
         self.masks = masks
 
@@ -224,7 +224,9 @@ class RawAudioDataset(FairseqDataset):
         if self.pad:
             net_input["padding_mask"] = torch.from_numpy(np.arange(plan.num_samples) >= lengths[:, None])
         few_masked = 0
-        if self.masks is not None:
+        if isinstance(self.masks, FinetuningMasks):
+            net_input.update(hidden_inputs(self.masks, plan, lengths, generators))
+        elif self.masks is not None:
             drawn = masked_inputs(self.masks, plan, lengths, generators)
             net_input.update(drawn)
             few_masked = plan.num_valid - int((drawn["masked_weights"].amax(dim=1) > 0).sum())
@@ -309,7 +311,7 @@ class FileAudioDataset(RawAudioDataset):
         if subsample < 1:
             chosen = np.random.default_rng([seed, _SUBSAMPLE]).permutation(len(kept))[: int(np.ceil(len(kept) * subsample))]
             kept = kept[np.sort(chosen)]
-        self._lines = kept.astype(np.int32)
+        self.lines = kept.astype(np.int32)  # of the manifest, the first after the root being 0
         self.sizes = all_sizes[kept]
         logger.info("loaded %d, skipped %d samples", len(self.sizes), self.skipped)
         self.set_bucket_info(num_buckets)
@@ -318,10 +320,17 @@ class FileAudioDataset(RawAudioDataset):
 
             self.set_masks(PretrainingMasks.from_config(OmegaConf.create(mask_compute_kwargs)))
 
+    def leave_out(self, indices: np.ndarray) -> None:
+        """Go on without these utterances; the others are numbered anew."""
+        self.lines, self.sizes = np.delete(self.lines, indices), np.delete(self.sizes, indices)
+        self.skipped += len(indices)
+        self._patient_reader = None
+        self.set_bucket_info(self.num_buckets)
+
     @property
     def skipped_indices(self) -> set[int]:
         """Lines of the manifest (the first after the root is 0) that are not in the data set."""
-        return set(range(len(self.manifest))) - set(self._lines.tolist())
+        return set(range(len(self.manifest))) - set(self.lines.tolist())
 
     @property
     def root_dir(self) -> str:
@@ -329,12 +338,12 @@ class FileAudioDataset(RawAudioDataset):
         return self.manifest.manifests[0].root
 
     def name(self, index: int) -> str:
-        return self.manifest.file(int(self._lines[index]))
+        return self.manifest.file(int(self.lines[index]))
 
     def sample(self, epoch: int) -> np.ndarray:
         if self.weights is None or epoch == EVALUATION_EPOCH:
             return super().sample(epoch)
-        bounds = np.searchsorted(self._lines, self.manifest.offsets)
+        bounds = np.searchsorted(self.lines, self.manifest.offsets)
         return epoch_sample(np.diff(bounds), self.weights, np.random.default_rng([self.seed, epoch, _ORDER, 0]))
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:

@@ -16,5 +16,6 @@ Letters, here and in every docstring of the package:
 
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
 
-__all__ = ["Wav2Vec2Config", "Wav2Vec2Model"]
+__all__ = ["Wav2Vec2Config", "Wav2Vec2CtcConfig", "Wav2Vec2Model", "Wav2VecCtc"]

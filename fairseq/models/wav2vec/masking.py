@@ -51,6 +51,16 @@ def frame_mask(
         if cfg.crop_seq_to_multiple > 1:
             positions, weights = _inside(T, positions, weights)
         return FrameMask(indices[:, :T], positions, weights)
+    indices = masked_frames(cfg, features, padding_mask, indices)
+    return None if indices is None else FrameMask(indices, *positions_of(indices))
+
+
+def masked_frames(cfg: Wav2Vec2Config, features: Tensor, padding_mask: Tensor | None, indices: Tensor | None) -> Tensor | None:
+    """Masked frames, bool, B x T: as given, or drawn as the config says; None where `mask_prob` is 0 and none were given.
+
+    All that a model needs which predicts nothing at the masked frames, as in fine-tuning; a given mask is not read on the host.
+    """
+    B, T = features.shape[:2]
     if indices is None:
         if cfg.mask_prob <= 0:
             return None
@@ -68,8 +78,7 @@ def frame_mask(
             mask_dropout=cfg.mask_dropout,
         )
         indices = torch.from_numpy(drawn).to(features.device)
-    indices = indices[:, :T]
-    return FrameMask(indices, *positions_of(indices))
+    return indices[:, :T]
 
 
 def _inside(num_frames: int, positions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

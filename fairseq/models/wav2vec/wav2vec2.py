@@ -24,7 +24,7 @@ from fairseq.models.wav2vec.config import (
 from fairseq.models.wav2vec.conformer_encoder import ConformerEncoder
 from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSentenceEncoderLayer
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
-from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, gather_frames
+from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, gather_frames, masked_frames
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
 from fairseq.modules.glu import GLU
@@ -177,7 +177,12 @@ class Wav2Vec2Model(BaseFairseqModel):
         if self.post_extract_proj is not None:
             features = self.post_extract_proj(features)
         features = self.dropout_input(features)
-        frames = frame_mask(self.settings, features, padding_mask, mask_indices, masked_positions, masked_weights) if mask else None
+        frames, hidden = None, None
+        if mask and features_only and masked_positions is None:
+            hidden = masked_frames(self.settings, features, padding_mask, mask_indices)
+        elif mask:
+            frames = frame_mask(self.settings, features, padding_mask, mask_indices, masked_positions, masked_weights)
+            hidden = None if frames is None else frames.indices
         row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
 
         quantized: dict[str, Any] = {}
@@ -185,7 +190,7 @@ class Wav2Vec2Model(BaseFairseqModel):
             quantized = self.input_quantizer(features, weights=_frame_weights(features, padding_mask, row_counts))
             features = self.project_inp(quantized.pop("x"))
         if mask:
-            features = self._apply_masks(features, frames, mask_channel_indices)
+            features = self._apply_masks(features, hidden, mask_channel_indices)
         x, layer_results = self.encoder(features, padding_mask=padding_mask, layer=layer)
         if features_only:
             return {"x": x, "padding_mask": padding_mask, "features": unmasked, "layer_results": layer_results}
@@ -226,13 +231,13 @@ class Wav2Vec2Model(BaseFairseqModel):
         """Frames for so many valid samples."""
         return frames_for_samples(input_lengths, self.conv_layers)
 
-    def _apply_masks(self, x: Tensor, frames: FrameMask | None, mask_channel_indices: Tensor | None) -> Tensor:
-        """`mask_emb` over the masked frames and 0 over the masked channels, in the config's order."""
+    def _apply_masks(self, x: Tensor, hidden: Tensor | None, mask_channel_indices: Tensor | None) -> Tensor:
+        """`mask_emb` over the masked frames (bool, B x T) and 0 over the masked channels, in the config's order."""
         channels = channel_mask(self.settings, x, mask_channel_indices)
         if channels is not None and self.settings.mask_channel_before:
             x = x.masked_fill(channels, 0)
-        if frames is not None:
-            x = index_put(x, frames.indices, self.mask_emb)
+        if hidden is not None:
+            x = index_put(x, hidden, self.mask_emb)
         if channels is not None and not self.settings.mask_channel_before:
             x = x.masked_fill(channels, 0)
         return x

@@ -108,7 +108,7 @@ def files(folder):
 def test_the_same_command_continues(tmp_path, caplog):
     first = Run(tmp_path, save_interval_updates=3)
     assert first.extra_state is None
-    assert f"no checkpoint in {tmp_path}: starting from random weights" in caplog.text
+    assert f"no checkpoint in {tmp_path}: starting at update 0" in caplog.text
     result = first.train(3).save(val_loss=2.5)
     assert [os.path.basename(path) for path in result.paths] == ["checkpoint_last.pt", "checkpoint_1_3.pt", "checkpoint_best.pt"]
     assert result.error is None and files(tmp_path) == sorted(os.path.basename(path) for path in result.paths)

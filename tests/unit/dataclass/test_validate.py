@@ -9,6 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT
 from fairseq.dataclass.validate import check_devices, find_problems, validate_config
@@ -186,8 +187,89 @@ def test_missing_data_is_told_with_what_is_there(tmp_path: Path, monkeypatch: py
     assert len(found) == 1 and "it must be a folder" in found[0]
 
 
+def tuning(**changes: Any) -> DictConfig:
+    """The same of fine-tuning."""
+    groups = {
+        "task": {"_name": "audio_finetuning", "data": "d", "labels": "ltr"},
+        "criterion": {"_name": "ctc", "zero_infinity": True},
+        "model": {"_name": "wav2vec_ctc", "w2v_path": "w.pt"},
+    }
+    base = OmegaConf.merge(OmegaConf.masked_copy(config(), ["common", "dataset", "optimization", "optimizer", "checkpoint"]), groups)
+    for key, value in changes.items():
+        OmegaConf.update(base, key, value, force_add=True, merge=False)
+    return resolve_config(base)
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({}, None),
+        ({"checkpoint.best_checkpoint_metric": "wer"}, None),
+        ({"checkpoint.best_checkpoint_metric": "accuracy"}, "criterion ctc does not log"),
+        ({"task.labels": None}, "task.labels is not set"),
+        ({"task.num_batch_buckets": 3}, None),
+        ({"model": {"_name": "wav2vec2"}}, "do not belong together"),
+        ({"task": {"_name": "audio_pretraining", "data": "d"}}, "do not belong together"),
+        ({"task": {"_name": "audio_pretraining", "data": "d", "labels": "ltr"}}, None),
+        ({"task.eval_bleu": True}, "task.eval_bleu is True, which is not offered"),
+        ({"task.autoregressive": True}, "task.autoregressive is True, which is not offered"),
+        ({"criterion.wer_kenlm_model": "lm.bin"}, "fairseq-infer decodes"),
+        ({"model.layer_type": "trf_adp"}, "model.layer_type is 'trf_adp', which is not offered"),
+        ({"model.adp_num": 1}, "model.adp_num is 1"),
+    ],
+)
+def test_fine_tuning(changes: dict[str, Any], told: str | None) -> None:
+    errors = find_problems(tuning(**changes), check_paths=False).errors
+    assert (errors == []) if told is None else (len(errors) == 1 and told in errors[0]), errors
+
+
+def test_a_best_metric_that_nobody_counts() -> None:
+    """A plug-in's criterion has error rates only where the task counts them."""
+    cfg = tuning(**{"checkpoint.best_checkpoint_metric": "wer"})
+    cfg.criterion = {"_name": "mine"}
+    [error] = find_problems(cfg, check_paths=False).errors
+    assert "'wer', but nothing counts errors" in error
+    cfg.task.eval_wer = True
+    assert find_problems(cfg, check_paths=False).errors == []
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"model.freeze_finetune_updates": 400}, "only the output layer is trained"),
+        ({"task.labels": "wrd"}, "criterion.post_process is letter but task.labels is wrd"),
+        ({"task.labels": "phn", "criterion.post_process": "none"}, None),
+        ({"model.encoder_embed_dim": 1024}, "have no effect in fine-tuning"),
+        ({"task.inferred_w2v_config": {}}, "task.inferred_w2v_config has no effect"),
+        ({"task.eval_wer_config.beam": 7}, "task.eval_wer_config is"),
+        ({"model.update_alibi": False}, "model.update_alibi is False"),
+    ],
+)
+def test_what_fine_tuning_may_regret(changes: dict[str, Any], told: str | None) -> None:
+    problems = find_problems(tuning(**changes), check_paths=False)
+    assert problems.errors == []
+    assert (problems.warnings == []) if told is None else (len(problems.warnings) == 1 and told in problems.warnings[0])
+
+
+def test_files_of_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.tsv", "valid.tsv", "train.ltr"):
+        (tmp_path / name).touch()
+    errors = find_problems(tuning(**{"task.data": "."})).errors
+    assert len(errors) == 3
+    assert "valid.ltr does not exist" in errors[0] and "dict.ltr.txt, which does not exist" in errors[1]
+    assert "model.w2v_path is 'w.pt'" in errors[2]
+    for name in ("valid.ltr", "dict.ltr.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "w.pt").mkdir()  # a folder may be a model too
+    assert find_problems(tuning(**{"task.data": "."})).errors == []
+    given = tuning(**{"task.data": ".", "model.w2v_path": "gone.pt", "model.w2v_args": {"model": {}}})
+    assert find_problems(given).errors == []
+
+
 def test_tables_name_keys_that_exist() -> None:
     cfg = config()
     keys = {f"{group}.{name}" for group in cfg if isinstance(cfg[group], DictConfig) for name in cfg[group]}
+    keys |= {f"{group}.{name}" for group, members in CONFIG_GROUPS.items() for m in members.values() for name in m.field_defaults()}
     for key in (*NOT_OFFERED, *NOT_OFFERED_VALUES, *WITHOUT_EFFECT):
         assert key in keys or any(other.startswith(key[:-1]) for other in keys if key.endswith("*")), key

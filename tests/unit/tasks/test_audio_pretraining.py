@@ -62,7 +62,6 @@ def test_mask_settings_refer_to_the_model() -> None:
     "options, named",
     [
         ({"num_batch_buckets": 7}, "task.num_batch_buckets is 7 but task.enable_padding is false"),
-        ({"labels": "ltr"}, "task.labels"),
         ({"binarized_dataset": True}, "task.binarized_dataset"),
         ({"post_save_script": "x.sh"}, "task.post_save_script"),
         ({"subsample": 0.0}, "task.subsample is 0"),
@@ -80,8 +79,8 @@ def test_configs_that_cannot_be_meant(data: Path, options: dict, named: str) -> 
 
 
 def test_all_problems_come_together(data: Path) -> None:
-    with pytest.raises(ValueError, match=r"(?s)task\.labels.*task\.num_batch_buckets"):
-        make_task(data, num_batch_buckets=2, labels="ltr")
+    with pytest.raises(ValueError, match=r"(?s)task\.post_save_script.*task\.num_batch_buckets"):
+        make_task(data, num_batch_buckets=2, post_save_script="x.sh")
 
 
 # -- registry ----------------------------------------------------------------------------------------------------------------------------

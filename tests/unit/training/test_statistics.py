@@ -47,6 +47,19 @@ def test_nothing_logged_yet_fetches_nothing() -> None:
     assert Statistics(Device()).fetch([torch.tensor(1.0)]) == ({}, {}, [1.0])
 
 
+def test_vectors_are_summed_beside_numbers() -> None:
+    """A histogram next to a 0-dim value: each comes back in its own form, and a skipped update adds neither."""
+    statistics = Statistics(Device())
+    for found_inf in (0.0, 1.0, 0.0):
+        statistics.add({"loss": torch.tensor(2.0), "used": torch.tensor([1.0, 0.0, 3.0]), "count": torch.tensor(1)})
+        statistics.commit(torch.tensor(found_inf))
+    statistics.count(updates=2)
+    fetched = statistics.fetch([torch.tensor(7.0)])
+    assert fetched.logged == {"loss": 4.0, "used": [2.0, 0.0, 6.0], "count": 2.0}
+    assert fetched.counted == {"updates": 2.0} and fetched.extra == [7.0]
+    assert statistics.fetch().logged == {"loss": 0.0, "used": [0.0, 0.0, 0.0], "count": 0.0}
+
+
 def test_the_hosts_counts_are_exact_where_the_device_has_float32(fake_habana: ModuleType) -> None:
     statistics = Statistics(device_layer.select(OmegaConf.structured(CommonConfig(hpu=True))))
     statistics.add(values(1.0, 2.0))

@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Make the labels of a LibriSpeech manifest from the transcripts beside the audio: NAME.ltr (letters) and NAME.wrd (words).
+
+`prepare_labels.py` does this for any corpus and language, and makes the dictionary too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fairseq.data.audio.manifest import Manifest
+from fairseq.data.transcripts import LibriSpeech, letters, write_lines
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tsv", help="manifest, as wav2vec_manifest.py makes it")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="where the labels go")
+    parser.add_argument("--output-name", required=True, metavar="NAME", help="their name, without extension: that of the manifest")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    manifest, source = Manifest(args.tsv), LibriSpeech()
+    texts = [source.text(manifest, number) for number in range(len(manifest))]
+    missing = [number for number, text in enumerate(texts) if not text]
+    if missing:
+        places = "; ".join(f"line {number + 2}: {manifest.name(number)}" for number in missing[:5])
+        raise ValueError(f"{len(missing)} utterances of {args.tsv} have no transcript beside them: {places}")
+    write_lines(Path(args.output_dir) / f"{args.output_name}.ltr", map(letters, texts))
+    write_lines(Path(args.output_dir) / f"{args.output_name}.wrd", texts)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(get_parser().parse_args()))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Make labels for manifests of any corpus and language: NAME.ltr, NAME.wrd, and the dictionaries dict.ltr.txt and dict.wrd.txt.
+
+Layouts of transcripts:
+  librispeech   SPEAKER-CHAPTER.trans.txt beside the audio; no --transcripts
+  commonvoice   a .tsv whose header names the columns path and sentence
+  tsv           path<TAB>transcript a line; a header that names the columns may stand first
+  text          a transcript a line, in the manifest's order; --transcripts is the file, or the folder of NAME.txt
+
+Every line of a manifest must find its transcript; those that do not are listed. Texts become words of letters and digits of any script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from fairseq.data.audio.manifest import Manifest
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.transcripts import LAYOUTS, LibriSpeech, Lines, Source, Table, clean, letters, write_lines
+
+SHOWN = 5  # lines that a message lists
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifests", nargs="+", metavar="TSV", help="manifests; the first one's letters and words make the dictionaries")
+    parser.add_argument("--layout", required=True, choices=LAYOUTS, help="form of the transcripts, see above")
+    parser.add_argument("--transcripts", metavar="PATH", help="file of the transcripts (layout text: or folder)")
+    parser.add_argument("--dest", metavar="DIR", help="where the labels go (default: beside each manifest)")
+    parser.add_argument("--case", default="upper", choices=["upper", "lower", "keep"], help="of the labels (default: upper, as fairseq's)")
+    parser.add_argument(
+        "--keep", default="'", metavar="CHARS", help="characters that words may have beside letters and digits (default: ')"
+    )
+    parser.add_argument("--path-column", default="path", metavar="NAME", help="header's name of the paths (default: path)")
+    parser.add_argument("--text-column", default="sentence", metavar="NAME", help="and of the transcripts (default: sentence)")
+    parser.add_argument("--dict", metavar="FILE", help="existing dictionary of letters to check the labels against, in place of a new one")
+    parser.add_argument(
+        "--drop", action="store_true", help="leave out utterances without a transcript: writes manifests without them to --dest"
+    )
+    return parser
+
+
+def source_of(args: argparse.Namespace, manifest: Manifest) -> Source:
+    """Where this manifest's transcripts are."""
+    if args.layout == "librispeech":
+        return LibriSpeech()
+    if args.transcripts is None:
+        raise ValueError(f"--layout {args.layout} needs --transcripts")
+    path = Path(args.transcripts)
+    if args.layout == "text":
+        return Lines(path / f"{Path(manifest.path).stem}.txt" if path.is_dir() else path, manifest)
+    return Table(path, args.path_column, args.text_column)
+
+
+def texts_of(args: argparse.Namespace, manifest: Manifest, removed: Counter[str]) -> tuple[list[str], list[int]]:
+    """(cleaned transcript of every utterance, utterances without one)."""
+    source = source_of(args, manifest)
+    texts = [clean(source.text(manifest, number) or "", args.case, args.keep, removed) for number in range(len(manifest))]
+    return texts, [number for number, text in enumerate(texts) if not text]
+
+
+def write_manifest(path: Path, manifest: Manifest, left_out: set[int]) -> None:
+    kept = [number for number in range(len(manifest)) if number not in left_out]
+    write_lines(path, [manifest.root, *(f"{manifest.name(number)}\t{manifest.sizes[number]}" for number in kept)])
+
+
+def dictionary_of(lines: list[str]) -> Dictionary:
+    """The units of label lines, most frequent first."""
+    dictionary = Dictionary()
+    for unit, count in Counter(unit for line in lines for unit in line.split()).items():
+        dictionary.add_symbol(unit, count)
+    dictionary.finalize(padding_factor=1)
+    return dictionary
+
+
+def check(name: str, lines: list[str], dictionary: Dictionary, what: str) -> None:
+    """Raise ValueError for units that the dictionary does not have."""
+    unknown = {unit: number for number, line in enumerate(lines, start=1) for unit in set(line.split()) if unit not in dictionary}
+    if unknown:
+        shown = "; ".join(f"line {number}: {unit!r}" for unit, number in list(unknown.items())[:SHOWN])
+        raise ValueError(f"{name}: {len(unknown)} letter(s) that {what} does not have: {shown}. Leave these lines out, or correct them")
+
+
+def main(args: argparse.Namespace) -> int:
+    removed: Counter[str] = Counter()
+    dictionary: Dictionary | None = Dictionary.load(args.dict) if args.dict else None
+    what = args.dict or f"the dictionary of {args.manifests[0]}"
+    if args.drop and args.dest is None:
+        raise ValueError("--drop writes new manifests, so it needs --dest")
+    for place, path in enumerate(map(Path, args.manifests)):
+        manifest = Manifest(path)
+        texts, without = texts_of(args, manifest, removed)
+        if without and not args.drop:
+            shown = "; ".join(f"line {number + 2}: {manifest.name(number)}" for number in without[:SHOWN])
+            raise ValueError(
+                f"{len(without)} of {len(manifest)} utterances of {path} have no transcript: {shown}. --drop leaves such utterances out"
+            )
+        dest = path.parent if args.dest is None else Path(args.dest)
+        if args.drop:
+            if dest.resolve() == path.parent.resolve():
+                raise ValueError(f"--drop would write over {path}: give another --dest")
+            write_manifest(dest / path.name, manifest, set(without))
+        texts = [text for text in texts if text]
+        lines = [letters(text) for text in texts]
+        dictionary = dictionary_of(lines) if dictionary is None else dictionary
+        check(f"{path.stem}.ltr", lines, dictionary, what)
+        if place == 0:
+            dictionary.save(dest / "dict.ltr.txt")
+            dictionary_of(texts).save(dest / "dict.wrd.txt")
+        write_lines(dest / f"{path.stem}.ltr", lines)
+        write_lines(dest / f"{path.stem}.wrd", texts)
+        print(f"{path.stem}: {len(texts)} utterances, {len(without)} left out, {sum(map(len, texts))} characters")
+    assert dictionary is not None
+    print(f"dictionary: {len(dictionary) - dictionary.nspecial} letters: {' '.join(dictionary.symbols[dictionary.nspecial :])}")
+    if removed:
+        print("taken out of the texts: " + ", ".join(f"{character!r} {count}x" for character, count in removed.most_common(20)))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(get_parser().parse_args()))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

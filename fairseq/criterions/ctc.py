@@ -1,0 +1,150 @@
+"""Connectionist temporal classification (Graves et al. 2006), and error rates in validation."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from omegaconf import II
+from torch import Tensor, nn
+
+from fairseq import device as device_layer
+from fairseq.criterions import register_criterion
+from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.data.data_utils import post_process
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
+
+
+@dataclass
+class CtcCriterionConfig(FairseqDataclass):
+    zero_infinity: bool = field(default=False, metadata={"help": "an utterance whose label does not fit into its frames counts 0"})
+    sentence_avg: bool = II("optimization.sentence_avg")
+    post_process: str = field(
+        default="letter", metadata={"help": "kind of unit, which says how words are made: letter, sentencepiece, silence, none ..."}
+    )
+    wer_kenlm_model: Optional[str] = field(default=None, metadata={"help": "not offered: fairseq-infer decodes with a language model"})
+    wer_lexicon: Optional[str] = field(default=None, metadata={"help": "not offered: fairseq-infer decodes with a lexicon"})
+    wer_lm_weight: float = field(default=2.0, metadata={"help": "belongs to wer_kenlm_model"})
+    wer_word_score: float = field(default=-1.0, metadata={"help": "belongs to wer_kenlm_model"})
+    wer_sil_weight: float = field(default=0, metadata={"help": "belongs to wer_kenlm_model"})
+    wer_args: Optional[str] = field(
+        default=None, metadata={"help": "the first four of these as a Python tuple, as older configs have it; read as a literal"}
+    )
+
+
+def read_wer_args(text: str) -> tuple[Optional[str], Optional[str], float, float]:
+    """(wer_kenlm_model, wer_lexicon, wer_lm_weight, wer_word_score) of `criterion.wer_args`.
+
+    Raises:
+        ValueError: it is no literal of four such values.
+    """
+    try:
+        model, lexicon, lm_weight, word_score = ast.literal_eval(text) if isinstance(text, str) else text
+        if not all(value is None or isinstance(value, str) for value in (model, lexicon)):
+            raise TypeError("paths are strings")
+        return model, lexicon, float(lm_weight), float(word_score)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise ValueError(
+            f"criterion.wer_args is {text!r}: it must be a tuple of language model, lexicon, lm_weight and word_score, such as "
+            f"('lm.bin', 'lexicon.txt', 2.0, -1.0) ({error})"
+        ) from error
+
+
+@register_criterion("ctc", dataclass=CtcCriterionConfig)
+class CtcCriterion(FairseqCriterion):
+    """Negative log-likelihood of the labels, in nats, summed over the utterances that count.
+
+    All that training logs stays on the device, as 0-dim tensors that add up over forward passes and processes. Validation decodes greedily,
+    on the host: error rates of words and units, how much of the dictionary was said, and the first hypotheses (`scorer.examples`).
+    """
+
+    def __init__(self, cfg: Any, task: Any) -> None:
+        super().__init__(task)
+        self.dictionary = task.target_dictionary
+        self.blank_idx = self.dictionary.bos()
+        self.pad_idx, self.eos_idx = self.dictionary.pad(), self.dictionary.eos()
+        self.post_process = cfg.post_process
+        self.sentence_avg = cfg.sentence_avg
+        self.zero_infinity = cfg.zero_infinity
+        post_process("", self.post_process)  # says now that it does not know the kind of unit
+        if cfg.wer_args is not None and any(read_wer_args(cfg.wer_args)[:2]):
+            raise ValueError(
+                f"criterion.wer_args is {cfg.wer_args!r}: validation decodes greedily, with neither language model nor lexicon; "
+                "fairseq-infer decodes a checkpoint with them. Leave wer_args out."
+            )
+        self.scorer = GreedyScorer(self._words, self.blank_idx, len(self.dictionary), self.dictionary.nspecial)
+
+    def forward(self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Loss of one batch.
+
+        Args:
+            model: as Wav2VecCtc, possibly wrapped for distributed training.
+            sample: net_input, the model's arguments; target int64 B x U and id; and if the worker made it target_lengths and
+                input_lengths int64 B, target_weights float32 B. All but net_input may be on the host, where the kernels of most devices
+                want lengths; then nothing here waits for the device.
+            reduce: accepted from fairseq's callers; the loss is a sum either way.
+        Returns:
+            The loss (0-dim, fp32), units or with `sentence_avg` utterances that count (0-dim, fp32), and what to log.
+        """
+        net_output = model(**sample["net_input"])
+        module = model.module if hasattr(model, "module") else model
+        device = device_layer.of(net_output["encoder_out"])
+        with device.full_precision():
+            log_probs = module.get_normalized_probs(net_output, log_probs=True).contiguous()
+            input_lengths = self._input_lengths(sample, net_output, log_probs)
+            target_lengths = self._target_lengths(sample)
+            weights = sample.get("target_weights")
+            weights = torch.ones(log_probs.size(1)) if weights is None else weights
+            loss = device.ctc_loss(log_probs, sample["target"], input_lengths, target_lengths, weights, self.blank_idx, self.zero_infinity)
+            counts = device.send(weights)
+            nsentences = counts.sum()
+            ntokens = (device.send(target_lengths.float()) * counts).sum()
+            sample_size = nsentences if self.sentence_avg else ntokens
+            log = {"loss": loss.detach(), "ntokens": ntokens, "nsentences": nsentences, "sample_size": sample_size}
+            with torch.no_grad():
+                path = log_probs.argmax(dim=-1).t()  # B x T
+                log.update(self.scorer.blanks(path, device.send(input_lengths), counts))
+                if not module.training:
+                    log.update(self.scorer.score(path, sample["target"], input_lengths, target_lengths, weights))
+        return loss, sample_size, log
+
+    def _input_lengths(self, sample: Mapping[str, Any], net_output: Mapping[str, Any], log_probs: Tensor) -> Tensor:
+        """Frames of each row, B."""
+        T, B = log_probs.shape[:2]
+        if "input_lengths" in sample:
+            return sample["input_lengths"].clamp(1, T)
+        if net_output["padding_mask"] is not None:
+            return (~net_output["padding_mask"]).sum(dim=1)
+        return torch.full((B,), T)
+
+    def _target_lengths(self, sample: Mapping[str, Any]) -> Tensor:
+        """Units of each row, B."""
+        if "target_lengths" in sample:
+            return sample["target_lengths"]
+        return ((sample["target"] != self.pad_idx) & (sample["target"] != self.eos_idx)).sum(dim=1)
+
+    def _words(self, units: Iterable[int]) -> str:
+        return post_process(self.dictionary.string(units), self.post_process)
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Log sums over forward passes and processes: loss in bits, error rates and shares in per cent."""
+        total = summed(logging_outputs)
+        sample_size, ntokens = float(total.get("sample_size", 0)), float(total.get("ntokens", 0))
+        loss = float(total.get("loss", 0)) / math.log(2)
+        metrics.log_scalar("loss", loss / (sample_size or 1), sample_size, round=3)
+        metrics.log_scalar("ntokens", ntokens)
+        metrics.log_scalar("nsentences", float(total.get("nsentences", 0)))
+        if sample_size != ntokens:
+            metrics.log_scalar("nll_loss", loss / (ntokens or 1), ntokens, round=3)
+        log_rates(total)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True

@@ -1,0 +1,111 @@
+"""Error rates of greedy decoding over a validation set, as sums that add up over batches and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.logging import metrics
+from fairseq.logging.meters import safe_round
+from fairseq.scoring.wer import best_path, unit_errors, word_errors
+
+EXAMPLES = 3  # hypotheses that a validation shows beside their references
+
+# rate in the log: (sum of what it counts, sum of what it counts among)
+_RATES = {"uer": ("c_errors", "c_total"), "wer": ("w_errors", "w_total"), "blanks": ("blanks", "frames")}
+
+
+class GreedyScorer:
+    """Decodes batches greedily and counts errors of units and words.
+
+    Args:
+        words: numbers of units -> text of words.
+        blank: number of the blank.
+        num_symbols: V.
+        num_special: symbols at the dictionary's beginning that no text has.
+    """
+
+    def __init__(self, words: Callable[[Iterable[int]], str], blank: int, num_symbols: int, num_special: int) -> None:
+        self.words = words
+        self.blank = blank
+        self.num_symbols = num_symbols
+        self.num_special = num_special
+        self.examples: list[tuple[str, str]] = []  # the first references and hypotheses, until somebody takes them
+
+    def blanks(self, path: Tensor, input_lengths: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """Frames, and those whose likeliest symbol is the blank; all arguments on the device, nothing waits for it.
+
+        Args:
+            path: likeliest symbol of each frame, B x T.
+            input_lengths: frames of each row, B.
+            counts: 1 for rows that count, else 0, B.
+        """
+        inside = (torch.arange(path.size(1), device=path.device) < input_lengths.unsqueeze(1)) * counts.unsqueeze(1)
+        return {"frames": inside.sum(), "blanks": (inside * (path == self.blank)).sum()}
+
+    def score(self, path: Tensor, target: Tensor, input_lengths: Tensor, target_lengths: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """Errors of a batch; reads the device.
+
+        Args:
+            path: as above.
+            target: B x U.
+            target_lengths: units of each row, B.
+        Returns:
+            0-dim sums on the path's device: c_errors and c_total of units, w_errors and w_total of words; and `used`, 1-dim: how often each
+            symbol but the special ones was said.
+        """
+        rows, labels = path.cpu().numpy(), target.cpu().numpy()
+        frames, units = input_lengths.tolist(), target_lengths.tolist()
+        counted = [row for row, count in enumerate(counts.tolist()) if count > 0]
+        heard = [best_path(rows[row, : frames[row]], self.blank) for row in counted]
+        said = [labels[row, : units[row]] for row in counted]
+        references, hypotheses = [self.words(row) for row in said], [self.words(row) for row in heard]
+        self.examples.extend(list(zip(references, hypotheses, strict=True))[: EXAMPLES - len(self.examples)])
+        by_unit, by_word = unit_errors(said, heard), word_errors(references, hypotheses)
+        numbers = {"c_errors": by_unit.errors, "c_total": by_unit.total, "w_errors": by_word.errors, "w_total": by_word.total}
+        used = np.bincount(np.concatenate([*heard, np.zeros(0, dtype=np.int64)]).astype(np.int64), minlength=self.num_symbols)
+        return {
+            **{name: torch.tensor(float(value), device=path.device) for name, value in numbers.items()},
+            "used": torch.from_numpy(used[self.num_special :].astype(np.float32)).to(path.device),
+        }
+
+    def take_examples(self) -> list[tuple[str, str]]:
+        """The first (reference, hypothesis) pairs since the last call."""
+        taken, self.examples = self.examples, []
+        return taken
+
+
+def summed(logging_outputs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Sums by name of what forward passes and processes logged: numbers, 0-dim tensors, or vectors."""
+    total: dict[str, np.ndarray] = {}
+    for log in logging_outputs:
+        for name, value in log.items():
+            array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+            total[name] = total[name] + array if name in total else array.astype(np.float64)
+    return total
+
+
+def log_rates(total: Mapping[str, np.ndarray]) -> None:
+    """Log the rates that these sums give, in per cent: uer, wer, blanks (of frames), symbols_used (of the dictionary)."""
+    for name, (part, whole) in _RATES.items():
+        if whole in total:
+            metrics.log_scalar(f"_{part}", float(total[part]))
+            metrics.log_scalar(f"_{whole}", float(total[whole]))
+            metrics.log_derived(name, _Rate(f"_{part}", f"_{whole}"))
+    if "used" in total and total["used"].size:
+        metrics.log_scalar("symbols_used", 100 * float((total["used"] > 0).mean()), round=1)
+
+
+class _Rate:
+    """Per cent of one meter's sum in another's."""
+
+    def __init__(self, part: str, whole: str) -> None:
+        self.part, self.whole = part, whole
+
+    def __call__(self, meters: Any) -> float:
+        whole = meters[self.whole].sum
+        return safe_round(100 * meters[self.part].sum / whole, 3) if whole > 0 else float("nan")

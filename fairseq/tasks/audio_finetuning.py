@@ -1,0 +1,253 @@
+"""Learning to transcribe: audio of manifests with labels beside them."""
+
+import functools
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, open_dict
+from torch import Tensor, nn
+
+from fairseq.data.add_target_dataset import AddTargetDataset
+from fairseq.data.audio.manifest import JoinedManifest, Manifest
+from fairseq.data.data_utils import post_process
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.labels import Labels, join, read_labels
+from fairseq.data.masking import FinetuningMasks
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.models.wav2vec import pretrained
+from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
+from fairseq.tasks import register_task
+from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class AudioFinetuningConfig(AudioPretrainingConfig):
+    eval_wer: bool = field(
+        default=False, metadata={"help": "word error rate in validation; criterion ctc always has it, this is for criterions of plug-ins"}
+    )
+    eval_wer_config: GenerationConfig = field(
+        default_factory=GenerationConfig, metadata={"help": "not offered: for models that generate text; fairseq-infer decodes"}
+    )
+    eval_wer_tokenizer: Any = field(default=None, metadata={"help": "not offered: units become words by eval_wer_post_process"})
+    eval_wer_post_process: str = field(
+        default="letter", metadata={"help": "kind of unit, which says how words are made of them: letter, sentencepiece, silence, none ..."}
+    )
+    eval_bleu: bool = field(default=False, metadata={"help": "not offered: for translation"})
+    eval_bleu_detok: Optional[str] = field(default=None, metadata={"help": "not offered"})
+    eval_bleu_detok_args: str = field(default="{}", metadata={"help": "not offered"})
+    eval_tokenized_bleu: bool = field(default=False, metadata={"help": "not offered"})
+    eval_bleu_remove_bpe: Optional[str] = field(default=None, metadata={"help": "not offered"})
+    eval_bleu_args: str = field(default="{}", metadata={"help": "not offered"})
+    eval_bleu_print_samples: bool = field(default=False, metadata={"help": "not offered"})
+    autoregressive: bool = field(default=False, metadata={"help": "not offered: wav2vec_seq2seq is not; use model wav2vec_ctc"})
+    target_dictionary: Optional[str] = field(
+        default=None, metadata={"help": "file of the dictionary; None: dict.<labels>.txt in task.data"}
+    )
+    eval_uer: bool = field(default=False, metadata={"help": "error rate of units in validation, as eval_wer"})
+    skip_unusable_labels: bool = field(
+        default=False, metadata={"help": "leave out utterances with an empty label or one longer than their frames; else they are an error"}
+    )
+
+
+@register_task("audio_finetuning", dataclass=AudioFinetuningConfig)
+class AudioFinetuningTask(AudioPretrainingTask):
+    """Audio with labels, masked by the data-loading workers as augmentation, and the dictionary of the labels' units.
+
+    The dictionary is read when it is first asked for; a checkpoint's `task_state` has it too, so that a model needs no data folder.
+
+    Raises:
+        ValueError: all problems of the config together.
+    """
+
+    def __init__(self, cfg: Any, **kwargs: Any) -> None:
+        super().__init__(cfg)
+        self.encoder_cfg: Any = None
+        self.state.add_factory("target_dictionary", self.load_target_dictionary)
+
+    # -- dictionary ----------------------------------------------------------------------------------------------------------------
+
+    def dictionary_path(self) -> str:
+        """File of the dictionary.
+
+        Raises:
+            ValueError: `task.labels` is not set.
+        """
+        if self.cfg.target_dictionary is not None:
+            return self.cfg.target_dictionary
+        if not self.cfg.labels:
+            raise ValueError("task.labels is not set: audio_finetuning needs the extension of the label files, such as ltr")
+        return os.path.join(self.cfg.data, f"dict.{self.cfg.labels}.txt")
+
+    def load_target_dictionary(self) -> Dictionary:
+        """Read the dictionary.
+
+        Raises:
+            ValueError: it is not there, or malformed; names file and line.
+        """
+        return Dictionary.load(self.dictionary_path())
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        return self.state.target_dictionary
+
+    def state_dict(self) -> dict[str, Any]:
+        """The dictionary as plain containers. The key is not fairseq's `target_dictionary`, which has to be a pickled object there."""
+        return {"target_symbols": self.target_dictionary.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take a checkpoint's dictionary: ours, or one that a reader of older files made."""
+        found = state_dict.get("target_symbols", state_dict.get("target_dictionary"))
+        if found is not None:
+            dictionary = Dictionary.from_state_dict(found) if isinstance(found, Mapping) else found
+            self.state.merge_state_dict({"target_dictionary": dictionary})
+
+    # -- data ----------------------------------------------------------------------------------------------------------------------
+
+    def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
+        """Load <data>/<split>.tsv and <data>/<split>.<labels>, or those of several corpora.
+
+        Raises:
+            ValueError: a file is missing or malformed, the counts of lines differ, or labels cannot be learned.
+        """
+        cfg = self.cfg if task_cfg is None else task_cfg
+        paths, weights = self._manifests(split, combine)
+        manifests = [Manifest(path) for path in paths]
+        labels = join([self._labels(path, manifest) for path, manifest in zip(paths, manifests, strict=True)])
+        audio = self._audio(cfg, JoinedManifest(manifests), weights, pad=True)
+        dictionary = self.target_dictionary
+        self.datasets[split] = AddTargetDataset(audio, labels, dictionary.pad(), dictionary.bos(), self.cfg.skip_unusable_labels)
+        if self.encoder_cfg is not None:
+            self.datasets[split].set_masks(self.masks())  # compares labels with frames
+        used = np.count_nonzero(np.bincount(labels.units[: 1 << 24]))
+        logger.info(
+            "%s: %d labels of %d units, %d of the dictionary's %d symbols", split, len(labels), len(labels.units), used, len(dictionary)
+        )
+
+    def _labels(self, manifest_path: str, manifest: Manifest) -> Labels:
+        """The labels beside a manifest, one for each of its lines."""
+        path = f"{os.path.splitext(manifest_path)[0]}.{self.cfg.labels}"
+        dictionary = self.target_dictionary
+        labels = read_labels(path, dictionary, "the dictionary " + self._dictionary_name())
+        if len(labels) != len(manifest):
+            raise ValueError(
+                f"{path} has {len(labels)} lines, but {manifest_path} has {len(manifest)} utterances: line n of the one belongs to "
+                f"line n + 1 of the other (whose first line is the root). Make both anew, examples/wav2vec/prepare_labels.py checks them."
+            )
+        return labels
+
+    def _dictionary_name(self) -> str:
+        path = self.dictionary_path()
+        return path if os.path.exists(path) else "inside the checkpoint"
+
+    def data_fingerprint(self) -> dict[str, str]:
+        import hashlib
+
+        digests = super().data_fingerprint()
+        for split, dataset in self.datasets.items():
+            digest = hashlib.blake2b(digests[split].encode(), digest_size=16)
+            digest.update(dataset.labels.units.tobytes())
+            digest.update(dataset.labels.ends.tobytes())
+            digests[split] = digest.hexdigest()
+        return digests
+
+    # -- masks and model -----------------------------------------------------------------------------------------------------------
+
+    def masks(self) -> Any:
+        """Mask settings of the encoder, and its feature extractor's spec.
+
+        Raises:
+            ValueError: the model has not been built.
+        """
+        if self.encoder_cfg is None:
+            return super().masks()
+        return FinetuningMasks.from_config(self.encoder_cfg, self.model_cfg.apply_mask)
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the model; `cfg` is told the pre-training config that was read (`w2v_args`), as fairseq does.
+
+        Raises:
+            ValueError: the pre-training had other audio than this task gives.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        if not hasattr(model, "w2v_encoder"):
+            return model
+        self.encoder_cfg = model.w2v_encoder.w2v_model.cfg
+        w2v_args = pretrained.as_container(model.cfg.w2v_args)
+        if isinstance(cfg, DictConfig) and cfg.get("w2v_args") is None:
+            with open_dict(cfg):
+                cfg.w2v_args = w2v_args
+        self._check_audio(w2v_args)
+        return model
+
+    def _check_audio(self, w2v_args: Mapping[str, Any]) -> None:
+        """The pre-trained model read audio of this rate, normalised alike."""
+        normalized = pretrained.normalizes(w2v_args)
+        if normalized != self.cfg.normalize:
+            raise ValueError(
+                f"task.normalize is {str(self.cfg.normalize).lower()}, but the model was pre-trained with normalize: "
+                f"{str(normalized).lower()}. Set task.normalize={str(normalized).lower()}."
+            )
+        rate = (w2v_args.get("task") or {}).get("sample_rate")
+        if rate is not None and rate != self.cfg.sample_rate:
+            raise ValueError(
+                f"task.sample_rate is {self.cfg.sample_rate}, but the model was pre-trained at {rate} Hz: set that, and task.resample=true"
+            )
+
+    def adapted_weights(self, state: dict[str, Any], model: nn.Module, only_weights: bool) -> dict[str, Tensor]:
+        """See FairseqTask. An output layer over another dictionary's symbols is left out: the model's own, new one stays.
+
+        Raises:
+            ValueError: the dictionary differs, and more than the weights is wanted.
+        """
+        symbols = pretrained.symbols_of(state)
+        if symbols is None or symbols == self.target_dictionary.symbols:
+            return state["model"]
+        size, path = len(self.target_dictionary), self.dictionary_path()
+        differ = f"the checkpoint was trained with another dictionary ({len(symbols)} symbols) than {path} ({size} symbols)"
+        if not only_weights:
+            raise ValueError(
+                f"{differ}. Put the former one back; or give the encoder a new output layer in another run, whose "
+                "checkpoint.finetune_from_model or model.w2v_path is this file"
+            )
+        logger.warning("%s: its output layer is left out, the one over the new symbols is trained from random weights", differ)
+        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(pretrained.HEAD)}
+        return {**state["model"], **own}
+
+    # -- error rates ---------------------------------------------------------------------------------------------------------------
+
+    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """See FairseqTask; with task.eval_wer or eval_uer also errors, where the criterion does not count them itself."""
+        loss, sample_size, log = super().valid_step(sample, model, criterion)
+        if (self.cfg.eval_wer or self.cfg.eval_uer) and "w_total" not in log:
+            with torch.no_grad():
+                path = model.get_logits(model(**sample["net_input"])).argmax(dim=-1).t()
+            lengths = sample["input_lengths"].clamp(1, path.size(1))
+            log = {**log, **self.scorer.score(path, sample["target"], lengths, sample["target_lengths"], sample["target_weights"])}
+        return loss, sample_size, log
+
+    @functools.cached_property
+    def scorer(self) -> GreedyScorer:
+        """Counts errors for criterions that do not."""
+        dictionary = self.target_dictionary
+
+        def words(units: Iterable[int]) -> str:
+            return post_process(dictionary.string(units), self.cfg.eval_wer_post_process)
+
+        return GreedyScorer(words, dictionary.bos(), len(dictionary), dictionary.nspecial)
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """See FairseqTask. After a validation, the first hypotheses are shown beside their references: what errors look like says most."""
+        super().reduce_metrics(logging_outputs, criterion)
+        scorer = criterion.scorer if hasattr(criterion, "scorer") else self.scorer
+        if scorer is self.scorer:
+            log_rates(summed(logging_outputs))
+        for reference, hypothesis in scorer.take_examples():
+            logger.info("REF: %s", reference)
+            logger.info("HYP: %s", hypothesis)

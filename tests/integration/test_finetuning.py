@@ -1,0 +1,210 @@
+"""Fine-tuning runs in this process: the stock configs at the width of a tiny pre-trained checkpoint, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fairseq import checkpoint_utils
+from fairseq.dataclass.base import ConfigError
+from fairseq_cli import train, validate
+from tests.integration.finetuning_runs import LETTERS, REPOSITORY, STOCK, config, load, rows
+
+
+@pytest.mark.parametrize("trained", ["as it is", "whole"])
+@pytest.mark.parametrize("stock", [path for path in STOCK if not path.stem.endswith("_hpu")], ids=lambda path: path.stem)
+def test_stock_configs_run(stock: Path, trained: str, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
+    """Two updates of each; once more with nothing frozen and a channel mask that fits the width."""
+    changes = {} if trained == "as it is" else {"model.freeze_finetune_updates": 0, "model.mask_channel_length": 4}
+    source = pretrained_files[stock.stem.split("_")[0]]
+    cfg = config(stock, labelled, source, tmp_path, **changes)
+    train.main(cfg)
+    state = load(tmp_path)
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+    validation = rows(tmp_path, "dev_other")[-1]
+    assert validation["wer"] >= 0 and validation["uer"] >= 0 and 0 <= validation["blanks"] <= 100
+    before = torch.load(source, weights_only=True)["model"]["encoder.layers.0.fc1.weight"]
+    after = state["model"]["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"]
+    assert torch.equal(before, after) == (cfg.model.freeze_finetune_updates > 0)
+
+
+def test_a_checkpoint_needs_nothing_beside_it(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
+    """Moved to another place, after data and pre-trained checkpoint are gone: model, dictionary and pre-training config are inside."""
+    data, source = tmp_path / "data", tmp_path / "w2v.pt"
+    data.mkdir()
+    for name in ("train.tsv", "train.ltr", "dev_other.tsv", "dev_other.ltr", "dict.ltr.txt"):
+        (data / name).write_bytes((labelled / name).read_bytes())
+    source.write_bytes(pretrained_files["vox"].read_bytes())
+    train.main(config("vox_100h", data, source, tmp_path))
+    moved = tmp_path / "elsewhere" / "model.pt"
+    moved.parent.mkdir()
+    (tmp_path / "run" / "checkpoint_best.pt").rename(moved)
+    for path in (*data.iterdir(), source):
+        path.unlink()
+    data.rmdir()
+    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(moved)])
+    assert task.target_dictionary.symbols[4:] == list("|" + LETTERS) and cfg.model.w2v_args.model.extractor_mode == "layer_norm"
+    assert model.eval()(source=torch.randn(1, 8000))["encoder_out"].shape == (24, 1, 13)
+    weights = torch.load(moved, weights_only=True)["model"]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    # validated on labels of another folder, by the dictionary inside
+    (labelled / "dict.ltr.txt").rename(labelled / "dict.gone")
+    try:
+        arguments = [str(labelled), "--path", str(moved), "--valid-subset", "dev_other", "--cpu", "--bf16", "--num-workers", "0"]
+        results = validate.main(validate.get_parser().parse_args(arguments))
+    finally:
+        (labelled / "dict.gone").rename(labelled / "dict.ltr.txt")
+    best = min(row["wer"] for row in rows(tmp_path, "dev_other"))
+    assert results["dev_other"]["wer"] == best and results["dev_other"]["nsentences"] == 3
+
+
+def test_a_continued_run_equals_an_unbroken_one(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
+    """Also with the pre-trained checkpoint at another place; masks, dropout and layerdrop on, frozen for the first two updates."""
+    changes = {"model.freeze_finetune_updates": 2, "model.mask_channel_length": 4}
+    changes["lr_scheduler"] = {"_name": "tri_stage", "warmup_steps": 2, "hold_steps": 2, "decay_steps": 2}
+    changes |= {"dataset.max_tokens": 40000, "dataset.disable_validation": True, "optimization.update_freq": [1], "common.fp16": False}
+    moved = tmp_path / "moved.pt"
+    moved.write_bytes(pretrained_files["base"].read_bytes())
+    train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / "a", **changes, **{"optimization.max_update": 6}))
+    train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / "b", **changes, **{"optimization.max_update": 3}))
+    assert load(tmp_path / "b")["optimizer_history"][-1]["num_updates"] == 3
+    train.main(config("base_10h", labelled, moved, tmp_path / "b", **changes, **{"optimization.max_update": 6}))
+    one, other = load(tmp_path / "a"), load(tmp_path / "b")
+    assert other["optimizer_history"][-1]["num_updates"] == 6
+    for name, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][name]), name
+
+
+def test_another_dictionary_gives_a_new_head(
+    labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By model.w2v_path and by checkpoint.finetune_from_model; the same dictionary keeps the head."""
+    changes = {"optimization.lr": [0.1], "dataset.disable_validation": True}
+    train.main(config("base_100h", labelled, pretrained_files["base"], tmp_path / "first", **changes))
+    tuned = tmp_path / "first" / "run" / "checkpoint_last.pt"
+    before = load(tmp_path / "first")["model"]
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in labelled.glob("*.*"):
+        (other / path.name).write_bytes(path.read_bytes())
+    (other / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in LETTERS + "|"))  # as many symbols, in another order
+    changes = {"optimization.lr": [1e-9], "dataset.disable_validation": True}
+
+    train.main(config("base_100h", labelled, tuned, tmp_path / "same", **changes))
+    assert "its output layer is kept" in capsys.readouterr().out
+    assert torch.allclose(load(tmp_path / "same")["model"]["w2v_encoder.proj.weight"], before["w2v_encoder.proj.weight"], atol=1e-6)
+
+    for name, override in (("by path", {}), ("by finetune", {"checkpoint.finetune_from_model": str(tuned)})):
+        source = tuned if not override else pretrained_files["base"]
+        train.main(config("base_100h", other, source, tmp_path / name, **changes, **override))
+        printed = capsys.readouterr().out
+        assert "another dictionary" in printed and ("is new" in printed or "is left out" in printed), name
+        after = load(tmp_path / name)["model"]
+        assert not torch.allclose(after["w2v_encoder.proj.weight"], before["w2v_encoder.proj.weight"], atol=1e-3), name
+        inner = "w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"
+        assert torch.allclose(after[inner], before[inner], atol=1e-6), name
+
+    with pytest.raises(ConfigError, match="another dictionary"):
+        train.main(config("base_100h", other, pretrained_files["base"], tmp_path / "x", **{"checkpoint.restore_file": str(tuned)}))
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"task.normalize": True}, "pre-trained with normalize: false"),
+        ({"checkpoint.best_checkpoint_metric": "wre"}, "Did you mean 'wer'"),
+        ({"criterion": {"_name": "wav2vec"}, "checkpoint.best_checkpoint_metric": "loss"}, "do not belong together"),
+        ({"model.w2v_path": "gone.pt"}, "model.w2v_path is 'gone.pt'"),
+        ({"task.labels": "wrd"}, "train.wrd does not exist"),
+        ({"task.target_dictionary": "gone.txt"}, "gone.txt, which does not exist"),
+        ({"criterion.wer_args": "('lm.bin', 'lexicon.txt', 2, -1)"}, "decodes greedily"),
+        ({"criterion.wer_args": "__import__('os')"}, "must be a tuple"),
+        ({"criterion.post_process": "lettre"}, "post_process is 'lettre'"),
+        ({"model.no_such": 1}, "model.no_such is not a known key"),
+        ({"model.drop_path": 0.1}, "model.drop_path is 0.1, which is not offered"),
+    ],
+)
+def test_configs_that_cannot_be_meant(
+    change: dict[str, Any], told: str, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        train.main(config("base_100h", labelled, pretrained_files["base"], tmp_path, **change))
+    assert told in str(error.value)
+    assert not (tmp_path / "run" / "checkpoint_last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("", "train.ltr, line 3: the label is empty"),
+        ("A A A A B B B B " * 8, "train.ltr, line 3: 64 units need 112 frames"),
+        ("A ? |", "line 3: '?'"),
+        ("a b |", "The dictionary is in upper case"),
+        (None, "train.ltr has 7 lines, but"),
+    ],
+)
+def test_labels_that_cannot_be_learned(
+    line: str | None, told: str, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in labelled.glob("*.*"):
+        (data / path.name).write_bytes(path.read_bytes())
+    lines = (labelled / "train.ltr").read_text().splitlines()
+    lines[2:3] = [] if line is None else [line]
+    (data / "train.ltr").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ConfigError) as error:
+        train.main(config("base_100h", data, pretrained_files["base"], tmp_path))
+    assert told in str(error.value)
+    if told.endswith("empty") or "frames" in told:
+        train.main(config("base_100h", data, pretrained_files["base"], tmp_path, **{"task.skip_unusable_labels": True}))
+        assert rows(tmp_path, "train")[-1]["nsentences"] == 7
+
+
+def test_validation_shows_what_was_heard(
+    labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main(config("base_100h", labelled, pretrained_files["base"], tmp_path))
+    printed = capsys.readouterr().out
+    references = [line.split("REF: ")[1] for line in printed.splitlines() if "REF: " in line]
+    said = {line.replace(" ", "").replace("|", " ").strip() for line in (labelled / "dev_other.ltr").read_text().splitlines()}
+    assert len(references) == 6 and set(references) == said and printed.count("HYP: ") == 6  # two validations
+    assert rows(tmp_path, "dev_other")[-1].keys() >= {"loss", "nll_loss", "wer", "uer", "blanks", "symbols_used"}
+    assert "blanks" in rows(tmp_path, "train")[-1]
+
+
+def test_two_processes_train_what_one_does(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
+    """Frozen for two updates, then not, with a frozen feature extractor: parameters without a gradient hold nobody up, and error
+    rates are those of all processes."""
+    command = [
+        sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", str(STOCK[0].parent), "--config-name", "base_10h",
+        f"task.data={labelled}", f"model.w2v_path={pretrained_files['base']}", "common.cpu=true", "common.fp16=false",
+        "optimization.max_update=4", "dataset.max_tokens=40000", "dataset.required_batch_size_multiple=1", "dataset.num_workers=0",
+        "model.freeze_finetune_updates=2", "model.mask_channel_length=4", "checkpoint.save_interval_updates=0",
+        "dataset.validate_interval_updates=4", "dataset.validate_after_updates=0", "optimization.lr=[0.001]",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for processes, frequency in ((1, 2), (2, 1)):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        shape = [f"distributed_training.distributed_world_size={processes}", f"optimization.update_freq=[{frequency}]"]
+        done = subprocess.run(
+            [*command, *shape, f"checkpoint.save_dir={folder / 'run'}"], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    one, two = load(tmp_path / "1")["model"], load(tmp_path / "2")["model"]
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=2e-5), name
+    before = torch.load(pretrained_files["base"], weights_only=True)["model"]
+    assert not torch.equal(one["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"])
+    kernel = "feature_extractor.conv_layers.0.0.weight"
+    assert torch.equal(two[f"w2v_encoder.w2v_model.{kernel}"], before[kernel])
+    validations = [rows(tmp_path / number, "dev_other")[-1] for number in "12"]
+    for key in ("wer", "uer", "blanks", "symbols_used", "nsentences"):
+        assert validations[0][key] == validations[1][key], key

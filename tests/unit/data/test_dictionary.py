@@ -1,0 +1,98 @@
+"""The dictionary: fairseq's numbers, files and text."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairseq.data.dictionary import Dictionary
+
+
+@pytest.fixture
+def letters() -> Dictionary:
+    dictionary = Dictionary()
+    for letter in "|ABC":
+        dictionary.add_symbol(letter)
+    return dictionary
+
+
+def test_special_symbols_come_first() -> None:
+    dictionary = Dictionary(extra_special_symbols=["<mask>"])
+    assert dictionary.symbols == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    assert (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk(), dictionary.nspecial) == (0, 1, 2, 3, 5)
+    assert len(Dictionary(add_special_symbols=False)) == 0
+
+
+def test_looking_up(letters: Dictionary) -> None:
+    assert letters.index("A") == 5 and letters[5] == "A" and "A" in letters
+    assert letters.index("Z") == letters.unk() and letters[99] == "<unk>" and "Z" not in letters
+    assert letters.add_symbol("A", 3) == 5 and letters.get_count(5) == 4 and len(letters) == 8
+
+
+def test_encode_and_string(letters: Dictionary) -> None:
+    assert letters.encode_line("A B |", append_eos=False, add_if_not_exist=False).tolist() == [5, 6, 4]
+    numbers = letters.encode_line("A Z", add_if_not_exist=False)
+    assert numbers.tolist() == [5, 3, 2] and numbers.dtype == torch.int32
+    assert letters.encode_line("A B", append_eos=False, reverse_order=True).tolist() == [6, 5]
+    assert letters.encode_line("A New", append_eos=False).tolist() == [5, 8] and "New" in letters
+    assert letters.string(torch.tensor([0, 5, 6, 4, 3, 2])) == "A B | <unk>"
+    assert letters.string([5, 6, 4, 7, 4], bpe_symbol="letter") == "AB C"
+    assert letters.string([3], escape_unk=True) == "<<unk>>" and letters.string([3], unk_string="?") == "?"
+    assert letters.string([5, 2], include_eos=True) == "A </s>"
+    assert letters.string(torch.tensor([[5, 6], [7, 2]])) == "A B\nC"
+
+
+def test_files_return_the_same(letters: Dictionary, tmp_path: Path) -> None:
+    letters.save(tmp_path / "new" / "dict.ltr.txt")
+    assert (tmp_path / "new" / "dict.ltr.txt").read_text() == "| 1\nA 1\nB 1\nC 1\n"
+    loaded = Dictionary.load(str(tmp_path / "new" / "dict.ltr.txt"))
+    assert loaded == letters and loaded.count == letters.count and loaded.nspecial == 4
+    assert Dictionary.load(io.StringIO("A 3\n")).get_count(4) == 3
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("A 1\nB\n", "line 2: 'B'"),
+        ("A 1\nB x\n", "line 2"),
+        ("A 1\n\nB 1\n", "line 2"),
+        ("A 1\nA 1\n", "line 2: the symbol 'A'"),
+        ("<s> 1\n", "'<s>'"),
+    ],
+)
+def test_malformed_files_are_named(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_text(text)
+    with pytest.raises(ValueError, match="d.txt") as error:
+        Dictionary.load(tmp_path / "d.txt")
+    assert told in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot read the dictionary .*gone.txt"):
+        Dictionary.load(tmp_path / "gone.txt")
+
+
+def test_overwrite_replaces_a_symbol() -> None:
+    dictionary = Dictionary.load(io.StringIO("A 1\nA 2 #fairseq:overwrite\n"))
+    assert dictionary.index("A") == 5 and dictionary.symbols[4:] == ["A", "A"]
+
+
+def test_finalize_sorts_by_count_and_fills_up() -> None:
+    dictionary = Dictionary()
+    for symbol, count in (("b", 2), ("a", 2), ("c", 5), ("d", 1)):
+        dictionary.add_symbol(symbol, count)
+    dictionary.finalize(threshold=2, padding_factor=8)
+    assert dictionary.symbols[4:] == ["c", "a", "b", "madeupword0000"] and dictionary.index("c") == 4
+    dictionary.finalize(nwords=6, padding_factor=1)
+    assert dictionary.symbols[4:] == ["c", "a"]
+
+
+def test_state_is_plain_and_whole(letters: Dictionary, tmp_path: Path) -> None:
+    torch.save(letters.state_dict(), tmp_path / "d.pt")
+    again = Dictionary.from_state_dict(torch.load(tmp_path / "d.pt", weights_only=True))
+    assert again == letters and again.indices == letters.indices and again.nspecial == 4 and again.pad() == 1
+    again.add_symbol("D")
+    assert again != letters
