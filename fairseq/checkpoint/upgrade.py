@@ -18,7 +18,7 @@ from fairseq.dataclass.utils import REGISTRY_GROUPS, config_to_container, conver
 
 logger = logging.getLogger(__name__)
 
-_NOT_CONFIG = ("hydra", "job_logging_cfg")  # fairseq: hydra's own settings, which it puts beside the groups
+_NOT_CONFIG = (("cfg", "hydra"), ("cfg", "job_logging_cfg"))  # fairseq: hydra's own settings, which it puts beside the groups
 _RENAMED = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid", "remove_bpe": "post_process"}
 _ASKS_A_RESOLVER = re.compile(r"\$\{[^}]*:")
 
@@ -31,11 +31,12 @@ def upgrade(state: dict[str, Any], path: str) -> dict[str, Any]:
     """
     left_out: list[str] = []
     args = state.get("args")
+    for key in ("args", "cfg"):
+        _refuse_resolvers(state.get(key), path, key)
     if state.get("cfg") is None and isinstance(args, (Namespace, dict)):
         state["cfg"] = _from_arguments(args, left_out)
     if state.get("cfg") is not None:
         state["cfg"] = _config(state["cfg"], left_out)
-        _refuse_resolvers(state["cfg"], path)
     if isinstance(args, Namespace):
         state["args"] = None
     if left_out:
@@ -43,6 +44,7 @@ def upgrade(state: dict[str, Any], path: str) -> dict[str, Any]:
     if isinstance(state.get("model"), dict):
         state["model"] = {name: _without_height(tensor) for name, tensor in state["model"].items()}
     _upgrade_optimizer(state)
+    _upgrade_statistics(state.get("extra_state"))
     return state
 
 
@@ -66,7 +68,7 @@ def _from_arguments(args: Namespace | dict[str, Any], left_out: list[str]) -> di
 def _config(cfg: dict[str, Any] | Namespace, left_out: list[str]) -> dict[str, Any]:
     """A checkpoint's `cfg` with plain groups of known keys. Groups that it lacks stay away; values stay as they are."""
     groups = dict(vars(cfg)) if isinstance(cfg, Namespace) else dict(cfg)
-    for name in _NOT_CONFIG:
+    for _, name in _NOT_CONFIG:
         groups.pop(name, None)
     for name in REGISTRY_GROUPS:
         if groups.get(name) is not None:
@@ -93,11 +95,12 @@ def _group(name: str, values: Any, left_out: list[str]) -> Any:
     return {key: value for key, value in values.items() if key in known}
 
 
-def _refuse_resolvers(value: Any, path: str, key: str = "cfg") -> None:
+def _refuse_resolvers(value: Any, path: str, key: str) -> None:
     """Text such as "${oc.env:HOME}" would ask the machine when it is read; a reference to another key, "${task.data}", does not."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            _refuse_resolvers(item, path, f"{key}.{name}")
+    if isinstance(value, (dict, Namespace)):
+        for name, item in (vars(value) if isinstance(value, Namespace) else value).items():
+            if (key, name) not in _NOT_CONFIG:
+                _refuse_resolvers(item, path, f"{key}.{name}")
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             _refuse_resolvers(item, path, f"{key}[{number}]")
@@ -109,20 +112,27 @@ def _refuse_resolvers(value: Any, path: str, key: str = "cfg") -> None:
 
 
 def _without_height(tensor: Any) -> Any:
-    """The Gaudi fork keeps conv weights, and Adam's averages of them, as C' x C x 1 x K; no parameter of these models has four dimensions."""
+    """The Gaudi fork keeps conv weights, and Adam's averages of them, as C' x C x 1 x K; no parameter here has four dimensions."""
     return tensor.squeeze(2) if isinstance(tensor, Tensor) and tensor.dim() == 4 and tensor.size(2) == 1 else tensor
 
 
 def _upgrade_optimizer(state: dict[str, Any]) -> None:
     """fairseq's fp16 training keeps its loss scale in the optimizer's state; ours lies with the precision."""
-    optimizer = state.get("last_optimizer_state")
+    optimizer, extra = state.get("last_optimizer_state"), state.get("extra_state")
     if not isinstance(optimizer, dict):
         return
     for entry in optimizer.get("state", {}).values():
         entry.update({name: _without_height(value) for name, value in entry.items()})
     scale = optimizer.pop("loss_scale", None)
-    extra = state.get("extra_state")
     if scale is not None and isinstance(extra, dict):
         extra.setdefault("precision", {"scale": float(scale), "good_updates": 0.0})
-    if isinstance(extra, dict):
-        extra.pop("train_meters", None)  # fairseq before 0.9 pickled the meters themselves
+
+
+def _upgrade_statistics(extra: Any) -> None:
+    """Meters that go on counting here, and those that nobody would update any more."""
+    if not isinstance(extra, dict):
+        return
+    extra.pop("train_meters", None)  # fairseq before 0.9 pickled the meters themselves
+    metrics = extra.get("metrics")
+    if isinstance(metrics, dict):  # fairseq: the update's number is a metric there; here each row has it by itself
+        extra["metrics"] = {name: [meter for meter in meters if meter[1] != "num_updates"] for name, meters in metrics.items()}

@@ -58,7 +58,8 @@ def test_data_comes_back_as_it_was(tmp_path, as_zip):
 @FORMS
 def test_parameters_buffers_and_numpy_numbers(tmp_path, as_zip):
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    value = {"model": module.state_dict(), "parameter": module[0].weight, "numbers": [np.float64(1.5), np.int64(-7), np.float32(0.25), np.bool_(True)]}
+    numbers = [np.float64(1.5), np.int64(-7), np.float32(0.25), np.bool_(True)]
+    value = {"model": module.state_dict(), "parameter": module[0].weight, "numbers": numbers}
     read = legacy.read(saved(tmp_path, value, as_zip))
     assert read["numbers"] == [1.5, -7, 0.25, True] and all(type(n) in (int, float, bool) for n in read["numbers"])
     assert same(read["model"], collections.OrderedDict(module.state_dict()))
@@ -67,8 +68,10 @@ def test_parameters_buffers_and_numpy_numbers(tmp_path, as_zip):
 
 @FORMS
 def test_stand_ins_become_plain(tmp_path, as_zip):
-    cfg = OmegaConf.create({"model": {"_name": "wav2vec2", "dim": 4, "lr": "${optimization.lr}"}, "optimization": {"lr": [0.1]}, "missing": "???"})
-    value = {"cfg": cfg, "part": cfg.model, "args": Namespace(a=1, w2v_args=Namespace(b=[2])), "default": collections.defaultdict(list, a=[1])}
+    model = {"_name": "wav2vec2", "dim": 4, "lr": "${optimization.lr}"}
+    cfg = OmegaConf.create({"model": model, "optimization": {"lr": [0.1]}, "missing": "???"})
+    args = Namespace(a=1, w2v_args=Namespace(b=[2]))
+    value = {"cfg": cfg, "part": cfg.model, "args": args, "default": collections.defaultdict(list, a=[1])}
     read = legacy.read(saved(tmp_path, value, as_zip))
     assert read["cfg"] == OmegaConf.to_container(cfg) and not isinstance(read["cfg"], DictConfig)
     assert read["part"] == {"_name": "wav2vec2", "dim": 4, "lr": "${optimization.lr}"}
@@ -140,7 +143,10 @@ def test_state_goes_to_stand_ins_only():
 
 
 def test_streams_that_are_no_pickle():
-    for stream in (b"", b"\x80\x02", b"hello", b"\x80\x02(.", b"\x80\x02a.", b"\x80\x02h\x05.", b"\x80\x02K\x01(s.", b"(i__main__\nX\n.", b"\x80\x02]](ee."):
+    for body in (b"", b"(.", b"a.", b"h\x05.", b"K\x01(s.", b"(i__main__\nX\n.", b"]](ee.", b"c.", b"\x82\x01."):
+        with pytest.raises(Refused):
+            unpickle(b"\x80\x02" + body)
+    for stream in (b"", b"hello"):
         with pytest.raises(Refused):
             unpickle(stream)
     with pytest.raises(Refused, match="PERSID|other objects"):
@@ -166,9 +172,10 @@ def test_tensors_stay_within_their_storage():
     storage = allowed.Storage(torch.arange(6.0))
     build = allowed.look_up("torch._utils", "_rebuild_tensor_v2")
     assert torch.equal(build((storage, 1, (2, 2), (2, 1), False, {})), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-    for offset, size, stride in ((0, (7,), (1,)), (1, (2, 3), (3, 1)), (0, (2,), (-1,)), (-1, (1,), (1,)), (0, (2,), (1, 1)), (0, (2.0,), (1,)), (0, 5, 1)):
+    beyond = ((0, (7,), (1,)), (1, (2, 3), (3, 1)), (0, (2,), (-1,)), (-1, (1,), (1,)))
+    for place in (*beyond, (0, (2,), (1, 1)), (0, (2.0,), (1,)), (0, 5, 1), (None, (1,), (1,))):
         with pytest.raises(Refused):
-            build((storage, offset, size, stride, False, {}))
+            build((storage, *place, False, {}))
 
 
 def rewritten(path, change):

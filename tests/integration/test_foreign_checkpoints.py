@@ -1,0 +1,90 @@
+"""Checkpoints that fairseq wrote go on here for three updates, each by one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fairseq.checkpoint import io
+from tests.integration.conftest import Workplace, make_trainer
+
+PRETRAINED = ("fairseq_pretrained_tiny", "fairseq_pretrained_tiny_omegaconf", "fairseq_pretrained_tiny_args_namespace")
+
+
+@pytest.fixture()
+def checkpoints(shared_dir: Path) -> Path:
+    return shared_dir / "reference" / "checkpoints"
+
+
+def model_overrides(path: Path) -> list[str]:
+    """The file's model as a user would type it."""
+    model = io.load(path)["cfg"]["model"]
+    shape = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads", "final_dim", "latent_vars")
+    layers = model["conv_feature_layers"]
+    return [f"model.{key}={model[key]}" for key in (*shape, "conv_pos", "conv_pos_groups")] + [f"model.conv_feature_layers='{layers}'"]
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_pretraining_goes_on(name: str, workplace: Workplace, checkpoints: Path) -> None:
+    path = checkpoints / f"{name}.pt"
+    output = workplace.run(f"checkpoint.restore_file={path}", "optimization.max_update=6", *model_overrides(path))
+    assert f"loaded checkpoint {path} (epoch" in output and "3 updates)" in output
+    before, after = io.load(path), io.load(workplace.folder / "run" / "checkpoint_last.pt")
+    assert after["optimizer_history"][-1]["num_updates"] == 6
+    assert {entry["step"] for entry in after["last_optimizer_state"]["state"].values()} == {6}
+    weight = "encoder.layers.0.fc1.weight"
+    assert 0 < (after["model"][weight] - before["model"][weight]).abs().max() < 0.01
+
+
+def older_forms(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same run as other versions would have written it: fp16 with one flat optimizer state, and the Gaudi fork's 4-D convolutions."""
+    entries = state["last_optimizer_state"]["state"]
+    group = {**state["last_optimizer_state"]["param_groups"][0], "params": [0]}
+    names = ("exp_avg", "exp_avg_sq")
+    flat = {name: torch.cat([entry[name].flatten() for entry in entries.values()]) for name in names}
+    flat_state = {"state": {0: {"step": 3, **flat}}, "param_groups": [group], "loss_scale": 64.0}
+    half = {name: value.half() for name, value in state["model"].items()}
+
+    def tall(name: str, value: Any) -> Any:
+        return value.unsqueeze(2) if "conv_layers" in name and value.dim() == 3 else value
+
+    parameters = [name for name in state["model"] if name != "quantizer.temp"]
+    assert len(parameters) == len(entries)
+    tall_entries = {
+        number: {key: tall(parameters[number], value) if key in names else value for key, value in entry.items()}
+        for number, entry in entries.items()
+    }
+    return {
+        "flat_fp16": {**state, "model": half, "last_optimizer_state": flat_state},
+        "four_dimensions": {
+            **state,
+            "model": {name: tall(name, value) for name, value in state["model"].items()},
+            "last_optimizer_state": {**state["last_optimizer_state"], "state": tall_entries},
+        },
+    }
+
+
+@pytest.mark.parametrize("form", ["flat_fp16", "four_dimensions"])
+@pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
+def test_older_forms_give_the_same_run(form: str, as_zip: bool, corpus: Path, checkpoints: Path, tmp_path: Path) -> None:
+    original = io.load(checkpoints / "fairseq_pretrained_tiny.pt")
+    path = tmp_path / "older.pt"
+    torch.save(older_forms(original)[form], path, _use_new_zipfile_serialization=as_zip)
+    state = io.load(path)
+    model = {key: value for key, value in original["cfg"]["model"].items() if key in ("conv_feature_layers", "final_dim", "latent_vars")}
+    shape = {key: value for key, value in original["cfg"]["model"].items() if key.startswith(("encoder_", "conv_pos"))}
+    trainer, _ = make_trainer(corpus, tmp_path, **model, **shape)
+    trainer.load_state_dict(state)
+    resumed = trainer.state_dict()
+    assert resumed["optimizer_history"][-1]["num_updates"] == 3
+    for number, entry in original["last_optimizer_state"]["state"].items():
+        ours = resumed["last_optimizer_state"]["state"][number]
+        assert ours["step"] == 3 and torch.equal(ours["exp_avg"], entry["exp_avg"]) and torch.equal(ours["exp_avg_sq"], entry["exp_avg_sq"])
+    for name, value in original["model"].items():
+        expected = value.half().float() if form == "flat_fp16" else value
+        assert torch.equal(resumed["model"][name], expected), name
+    if form == "flat_fp16":
+        assert state["extra_state"]["precision"]["scale"] == 64.0
