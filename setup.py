@@ -74,6 +74,7 @@ setup(
     zip_safe=False,
     install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
     extras_require={
+        "convert": ["transformers>=4.46", "safetensors"],
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
         "resample": ["soxr"],
@@ -82,6 +83,7 @@ setup(
     entry_points={
         "console_scripts": [
             "fairseq-average-checkpoints = fairseq_cli.average_checkpoints:cli_main",
+            "fairseq-convert = fairseq_cli.convert:cli_main",
             "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
         ]
     },
