@@ -119,7 +119,12 @@ def _outputs(model: SpeechModel, audio: Tensor, encoder_only: bool = False) -> l
 def _write_fairseq(loaded: Loaded, path: str, audio: Tensor) -> Compared:
     io.save(speech_model.to_checkpoint(loaded.model), path)
     ours = _outputs(speech_model.from_checkpoint(io.load(path), path), audio, loaded.model.has_new_parts)
-    return ours, _outputs(loaded.model, audio) if loaded.theirs is None else loaded.theirs(audio)
+    theirs = _outputs(loaded.model, audio) if loaded.theirs is None else loaded.theirs(audio)
+    rows = loaded.model.their_rows
+    if rows is not None:  # compare what both have
+        here = [place for place, row in enumerate(rows) if row is not None]
+        ours, theirs = [ours[0][..., here]], [theirs[0][..., [rows[place] for place in here]]]
+    return ours, theirs
 
 
 def _write_huggingface(loaded: Loaded, path: str, audio: Tensor) -> Compared:

@@ -66,7 +66,7 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
         "final_dropout": config.get("final_dropout", 0.0),
         "apply_mask": config.get("apply_spec_augment", False),
     }
-    return SpeechModel(values, task, encoder, settings, vocabulary.reordered(head, rows), symbols)
+    return SpeechModel(values, task, encoder, settings, vocabulary.reordered(head, rows), symbols, their_rows=rows)
 
 
 def _json(folder: str, name: str, needed: bool = True) -> dict[str, Any]:

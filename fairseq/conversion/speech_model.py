@@ -25,6 +25,7 @@ class SpeechModel(NamedTuple):
     fine_tuning: dict[str, Any] | None = None  # settings of the `wav2vec_ctc` config; None: pre-trained
     head: dict[str, Tensor] | None = None  # weight V x C and bias V of the output layer
     symbols: list[str] | None = None  # what its rows mean, the blank first
+    their_rows: list[int | None] | None = None  # the row of each symbol in the file that this came from; None: the same
     has_new_parts: bool = False  # the other tool's file had an encoder only; heads of the pre-training are new
 
     @property

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairseq.checkpoint import io
-from tests.integration.conftest import Workplace, make_trainer
+from tests.integration.conftest import REPOSITORY, Workplace, make_trainer
 
 PRETRAINED = ("fairseq_pretrained_tiny", "fairseq_pretrained_tiny_omegaconf", "fairseq_pretrained_tiny_args_namespace")
 
@@ -37,6 +37,41 @@ def test_pretraining_goes_on(name: str, workplace: Workplace, checkpoints: Path)
     assert {entry["step"] for entry in after["last_optimizer_state"]["state"].values()} == {6}
     weight = "encoder.layers.0.fc1.weight"
     assert 0 < (after["model"][weight] - before["model"][weight]).abs().max() < 0.01
+
+
+def label(corpus: Path, symbols: list[str], split: str) -> None:
+    """Two words of letters for every line of a manifest, and the dictionary."""
+    words = [" ".join([*symbols[5 + i % 20 : 8 + i % 20], symbols[4], symbols[9], symbols[4]]) for i in range(100)]
+    count = len((corpus / f"{split}.tsv").read_text().splitlines()) - 1
+    (corpus / f"{split}.ltr").write_text("\n".join(words[:count]) + "\n")
+    (corpus / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols[4:]))
+
+
+def test_fine_tuning_goes_on(workplace: Workplace, checkpoints: Path, tmp_path: Path) -> None:
+    """The file is the checkpoint to go on from, and what describes the model."""
+    path = checkpoints / "fairseq_finetuned_tiny.pt"
+    before = io.load(path)
+    data = tmp_path / "labelled"
+    data.mkdir()
+    for split, name in (("train", "train"), ("valid", "dev_other")):
+        (data / f"{name}.tsv").write_text((workplace.corpus / f"{split}.tsv").read_text())
+        label(data, before["task_state"]["target_dictionary"]["symbols"], name)
+    overrides = [
+        f"task.data={data}", "task.normalize=true", f"model.w2v_path={path}", f"checkpoint.restore_file={path}",
+        "checkpoint.save_dir=run", "optimization.max_update=7", "dataset.num_workers=0", "common.cpu=true", "common.fp16=false",
+        "distributed_training.distributed_world_size=1", "optimization.update_freq=[1]", "model.mask_channel_length=4",
+    ]  # fmt: skip
+    folder = REPOSITORY / "examples" / "wav2vec" / "config" / "finetuning"
+    workplace.arguments = lambda *more: ["--config-dir", str(folder), "--config-name", "base_100h", *more]
+    output = workplace.run(*overrides)
+    assert f"loaded checkpoint {path} (epoch" in output and "4 updates)" in output
+    after = io.load(workplace.folder / "run" / "checkpoint_last.pt")
+    assert after["optimizer_history"][-1]["num_updates"] == 7
+    assert after["task_state"]["target_symbols"]["symbols"] == before["task_state"]["target_dictionary"]["symbols"]
+    last = max(before["last_optimizer_state"]["state"])  # the output layer's bias
+    assert [state["last_optimizer_state"]["state"][last]["step"] for state in (before, after)] == [4, 7]
+    moved = after["model"]["w2v_encoder.proj.weight"] - before["model"]["w2v_encoder.proj.weight"]
+    assert 0 < moved.abs().max() < 0.01
 
 
 def older_forms(state: dict[str, Any]) -> dict[str, dict[str, Any]]:

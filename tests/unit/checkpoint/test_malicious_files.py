@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import functools
-import io as byte_io
+import io as std_io
+import json
 import os
 import pathlib
 import pickle
@@ -22,8 +24,10 @@ from omegaconf import OmegaConf
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
 from fairseq.checkpoint.record import RunRecord
+from fairseq.conversion import torchaudio_model
 from fairseq.dataclass.configs import CheckpointConfig
-from fairseq_cli import validate
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
+from fairseq_cli import average_checkpoints, convert, validate
 
 MODEL = {"_name": "wav2vec2", "encoder_layers": 1, "encoder_embed_dim": 16}
 
@@ -41,7 +45,7 @@ class Call:
 def payloads(trace: pathlib.Path) -> dict[str, Any]:
     """Ways to make `trace` appear, or to reach a function that would."""
     shell, python = f"touch {trace}", f"open({str(trace)!r}, 'w')"
-    inner = byte_io.BytesIO()
+    inner = std_io.BytesIO()
     torch.save(Call(os.system, shell), inner, _use_new_zipfile_serialization=False)
     config = OmegaConf.create({"a": 1})
     config.__dict__["_content"] = {"a": Call(os.system, shell)}
@@ -148,10 +152,39 @@ def command(main: Callable[[list[str]], int], *arguments: str) -> Callable[[str]
     """A command that ends with a line on what is wrong."""
 
     def run(path: str) -> None:
-        if main([argument.format(path=path) for argument in arguments]) != 0:
-            raise ValueError("file.pt")
+        said = std_io.StringIO()
+        with contextlib.redirect_stderr(said):
+            status = main([argument.format(path=path) for argument in arguments])
+        if status != 0:
+            raise ValueError(said.getvalue())
 
     return run
+
+
+def inside_folder(path: str, description: str, content: dict[str, Any], name: str) -> str:
+    """The file as the weights of another tool's folder."""
+    folder = os.path.join(os.path.dirname(path), "folder")
+    os.makedirs(folder)
+    pathlib.Path(folder, description).write_text(json.dumps(content))
+    os.rename(path, os.path.join(folder, name))
+    return folder
+
+
+def of_transformers(path: str) -> str:
+    fields = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "hidden_act": "gelu"}
+    layers = {"conv_dim": [8], "conv_kernel": [10], "conv_stride": [5]}
+    return inside_folder(path, "config.json", {"model_type": "wav2vec2", **fields, **layers}, "pytorch_model.bin")
+
+
+def of_torchaudio(path: str) -> str:
+    arguments = dict.fromkeys(torchaudio_model._SAME.values(), 8)
+    arguments |= {"extractor_mode": "group_norm", "extractor_conv_layer_config": [[8, 10, 5]]}
+    return inside_folder(path, "wav2vec2_model.json", {"arguments": arguments}, "model.pt")
+
+
+def fine_tuned_from(path: str) -> None:
+    task = types.SimpleNamespace(target_dictionary=["<s>"] * 5)
+    Wav2VecCtc.build_model(OmegaConf.structured(Wav2Vec2CtcConfig(w2v_path=path)), task)
 
 
 ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
@@ -166,6 +199,12 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
     "continue_once": lambda path: run_of(path, continue_once=path),
     "checkpoint_last.pt": own_last,
     "another checkpoint of the run": other_than_last,
+    "w2v_path": fine_tuned_from,
+    "w2v_path, a folder of transformers": lambda path: fine_tuned_from(of_transformers(path)),
+    "w2v_path, a folder of torchaudio": lambda path: fine_tuned_from(of_torchaudio(path)),
+    "fairseq-convert": command(convert.cli_main, "{path}", "{path}.out", "--to", "fairseq"),
+    "fairseq-convert, a folder": lambda path: convert.convert(of_transformers(path), path + ".out", "fairseq"),
+    "fairseq-average-checkpoints": command(average_checkpoints.cli_main, "--inputs", "{path}", "--output", "{path}.out"),
     "fairseq_cli.validate": command(validate.cli_main, "--path", "{path}"),
 }
 
@@ -176,10 +215,10 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
 def test_every_entry_point(tmp_path, entry, place, as_zip):
     trace = tmp_path / "trace"
     path = write(tmp_path / "file.pt", place, "os.system", as_zip, trace)
-    with pytest.raises(ValueError, match=r"\.pt|damaged"):
+    with pytest.raises(ValueError, match="not opened: it holds pickled objects of posix.system|only damaged"):
         ENTRY_POINTS[entry](path)
     assert not trace.exists()
-    assert not os.path.exists(path + ".ema")
+    assert not os.path.exists(path + ".ema") and not os.path.exists(path + ".out")
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "a ${oc.decode:x} b", "${task.${oc.env:USER}}", "${hydra:runtime.cwd}", "${env:PATH}"])
