@@ -77,6 +77,7 @@ setup(
         "convert": ["transformers>=4.46", "safetensors"],
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
+        "onnx": ["onnx", "onnxruntime"],
         "resample": ["soxr"],
         "tensorboard": ["tensorboard"],
     },

@@ -1,4 +1,4 @@
-"""Convert models between fairseq, transformers (Hugging Face) and torchaudio: `fairseq-convert MODEL OUTPUT --to FORMAT`."""
+"""Convert models between fairseq, transformers (Hugging Face) and torchaudio, and to ONNX: `fairseq-convert MODEL OUTPUT --to FORMAT`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint import io
-from fairseq.conversion import folders, huggingface, speech_model, torchaudio_model
+from fairseq.conversion import folders, huggingface, onnx_model, speech_model, torchaudio_model
 from fairseq.conversion.speech_model import SpeechModel
 from fairseq.data.dictionary import Dictionary
 
 logger = logging.getLogger("fairseq_cli.convert")
 
-FORMATS = ("hf", "fairseq", "torchaudio")
 Compared = tuple[list[Tensor], list[Tensor]]  # outputs of our model, and of the other tool's
 TOLERANCE = 1e-3  # of the largest output: more than rounding of any size of model, less than any mistake
 WAVEFORM_SECONDS = 2.0
@@ -29,8 +28,8 @@ WAVEFORM_SECONDS = 2.0
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-convert", description=__doc__)
     parser.add_argument("model", help="a checkpoint, a folder of transformers, or one that --to torchaudio wrote")
-    parser.add_argument("output", help="what to write: a file for fairseq, else a folder; it must not be there yet")
-    parser.add_argument("--to", required=True, choices=FORMATS)
+    parser.add_argument("output", help="what to write: a file for fairseq and onnx, else a folder; it must not be there yet")
+    parser.add_argument("--to", required=True, choices=list(WRITERS), help="hf: a folder of transformers; onnx: of fine-tuned models")
     parser.add_argument("--dict", help="dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt")
     return parser
 
@@ -139,10 +138,18 @@ def _write_torchaudio(loaded: Loaded, path: str, audio: Tensor) -> Compared:
     return _outputs(loaded.model, audio, encoder_only=True), torchaudio_model.outputs(path, audio, io.read)
 
 
+def _write_onnx(loaded: Loaded, path: str, audio: Tensor) -> Compared:
+    onnx_model.write(loaded.model, path)
+    several = [audio, audio[:, : audio.size(1) // 3].repeat(3, 1)]  # another length and number than the graph was traced with
+    model = speech_model.build(loaded.model)
+    return [speech_model.outputs(model, source)[0] for source in several], onnx_model.outputs(path, several)
+
+
 WRITERS: dict[str, Callable[[Loaded, str, Tensor], Compared]] = {
     "fairseq": _write_fairseq,
     "hf": _write_huggingface,
     "torchaudio": _write_torchaudio,
+    "onnx": _write_onnx,
 }
 
 

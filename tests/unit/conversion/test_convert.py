@@ -218,6 +218,32 @@ def test_torchaudio_names(tmp_path):
     assert convert.convert(str(tmp_path / "there"), str(tmp_path / "b.pt"), "fairseq") == 0
 
 
+# -- ONNX --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["base", "large"])
+def test_onnx_of_any_length(form, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path, there = write(tmp_path / "a.pt", FORMS[form], fine_tuned=True), str(tmp_path / "a.onnx")
+    assert convert.convert(path, there, "onnx") <= 1e-5
+    session = onnxruntime.InferenceSession(there, providers=["CPUExecutionProvider"])
+    model = speech_model.build(convert.load(path).model)
+    for rows, samples in ((1, 400), (1, 7777), (4, 20_001)):
+        source = torch.randn(rows, samples)
+        (logits,) = session.run(None, {"source": source.numpy()})
+        assert np.abs(logits - speech_model.outputs(model, source)[0].numpy()).max() <= 1e-5
+    told = {entry.key: json.loads(entry.value) for entry in onnx.load(there).metadata_props}
+    assert told["symbols"] == SYMBOLS and told["normalize"] is (form == "large") and told["sample_rate"] == 16000
+
+
+def test_onnx_is_for_fine_tuned_transformers(tmp_path):
+    for name, config, fine_tuned, named in (("a", BASE, False, "fine-tuned"), ("b", CONFORMER, True, "layer_type='conformer'")):
+        with pytest.raises(ValueError, match=named):
+            convert.convert(write(tmp_path / f"{name}.pt", config, fine_tuned), str(tmp_path / "out"), "onnx")
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
+
+
 # -- checkpoints -------------------------------------------------------------------------------------------------------------------
 
 
