@@ -104,8 +104,21 @@ def _latin1(text: Any, encoding: Any = None) -> bytes:
     return text.encode("latin1")
 
 
+def check_key(key: Any) -> Any:
+    """The key of a dict, or element of a set, if it is a plain value.
+
+    Raises:
+        Refused: it is none.
+    """
+    if isinstance(key, tuple):
+        return tuple(check_key(part) for part in key)
+    if not isinstance(key, (str, int, float, bool, type(None), bytes)):
+        raise Refused(f"a dict whose key is a {type(key).__name__}")
+    return key
+
+
 def _ordered(*arguments: Any) -> OrderedDict[Any, Any]:
-    return OrderedDict([(key, value) for pairs in arguments for key, value in pairs])
+    return OrderedDict([(check_key(key), value) for pairs in arguments for key, value in pairs])
 
 
 def _from_factory(*arguments: Any) -> dict[Any, Any]:
@@ -121,7 +134,7 @@ def _typing_parameters(generic: Any, parameters: Any) -> Inert:
 
 
 def _set(values: Any = ()) -> set[Any]:
-    return set(values)
+    return {check_key(value) for value in values}
 
 
 def _device(*arguments: Any) -> str:

@@ -148,15 +148,14 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         ValueError: as `read`, or the file is no checkpoint.
         FileNotFoundError: there is no such file.
     """
-    return _load(path, with_tensors=True)
+    return upgrade(_dict(path, with_tensors=True), os.fspath(path))
 
 
-def _load(path: str | os.PathLike, with_tensors: bool) -> dict[str, Any]:
-    path = os.fspath(path)
+def _dict(path: str | os.PathLike, with_tensors: bool) -> dict[str, Any]:
     state = read(path, with_tensors)
     if not isinstance(state, dict):
-        raise ValueError(f"{path} is no checkpoint: it holds a {type(state).__name__}, not a dict.")
-    return upgrade(state, path)
+        raise ValueError(f"{os.fspath(path)} is no checkpoint: it holds a {type(state).__name__}, not a dict.")
+    return state
 
 
 class Peek(NamedTuple):
@@ -172,7 +171,7 @@ def peek(path: str | os.PathLike) -> Peek:
     Raises:
         ValueError: as `load`.
     """
-    state = _load(path, with_tensors=False)
+    state = _dict(path, with_tensors=False)
     history = state.get("optimizer_history") or [{}]
     return Peek(history[-1].get("num_updates", 0), state.get("extra_state") or {})
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from fairseq.checkpoint.allowed import Global, Inert, Refused, look_up
+from fairseq.checkpoint.allowed import Global, Inert, Refused, check_key, look_up
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
@@ -23,7 +23,6 @@ _ARGUMENT_IS_THE_VALUE = {
     "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
 }  # fmt: skip
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_PLAIN_KEYS = (str, int, float, bool, type(None), bytes, tuple)
 
 
 class _Mark:
@@ -49,7 +48,7 @@ def unpickle(stream: bytes | BinaryIO, persistent: Callable[[Any], Any] | None =
             machine.do(opcode.name, argument)
     except Refused:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError, MemoryError) as error:
         raise Refused("a stream that is no pickle of plain data") from error
     raise Refused("a stream that ends too early")
 
@@ -88,7 +87,7 @@ class _Machine:
             self.stack.append(tuple(self._pop_many(_TUPLES[name])))
         elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
             items = self._pop_to_mark()
-            made = {"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}.get(name, lambda items: _put({}, _pairs(items)))
+            made = {"TUPLE": tuple, "LIST": list, "FROZENSET": lambda items: frozenset(map(check_key, items))}.get(name, lambda items: _put({}, _pairs(items)))
             self.stack.append(made(items))
         elif name in ("SETITEM", "SETITEMS"):
             items = self._pop_many(2) if name == "SETITEM" else self._pop_to_mark()
@@ -146,8 +145,7 @@ def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
 def _put(target: Any, pairs: list[tuple[Any, Any]]) -> Any:
     """Items into a dict. (OrderedDict is one; nothing else here has a `__setitem__` of its own.)"""
     for key, _ in pairs:
-        if not isinstance(key, _PLAIN_KEYS):
-            raise Refused(f"a dict whose key is a {type(key).__name__}")
+        check_key(key)
     if isinstance(target, Inert):
         target.entries = [*(target.entries or []), *pairs]
     elif isinstance(target, dict):
@@ -163,7 +161,7 @@ def _extend(target: Any, items: list[Any]) -> None:
     elif isinstance(target, list):
         target.extend(items)
     elif isinstance(target, set):
-        target.update(items)
+        target.update(map(check_key, items))
     else:
         raise Refused(f"elements for a {type(target).__name__}")
 

@@ -151,8 +151,13 @@ def test_streams_that_are_no_pickle():
             unpickle(stream)
     with pytest.raises(Refused, match="PERSID|other objects"):
         unpickle(b"\x80\x02K\x01Q.")
-    with pytest.raises(Refused, match="a dict whose key"):
-        unpickle(b"\x80\x02}cargparse\nNamespace\n)\x81K\x01s.")
+    inert = b"cargparse\nNamespace\n)\x81"
+    odd_keys = (b"}" + inert + b"K\x01s.", b"}" + inert + b"\x85K\x01s.", b"\x8f(" + inert + b"\x90.", b"(" + inert + b"\x91.")
+    for body in (*odd_keys, b"ccollections\nOrderedDict\n](" + inert + b"K\x01\x86e\x85R."):
+        with pytest.raises(Refused, match="a dict whose key"):
+            unpickle(b"\x80\x02" + body)
+    with pytest.raises(Refused):
+        unpickle(b"\x80\x04\x8e" + b"\xff" * 7 + b"\x3f.")  # bytes of 2^62
 
 
 def test_containers_without_end(tmp_path, monkeypatch):
