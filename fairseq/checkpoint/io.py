@@ -148,7 +148,12 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         ValueError: as `read`, or the file is no checkpoint.
         FileNotFoundError: there is no such file.
     """
-    return upgrade(_dict(path, with_tensors=True), os.fspath(path))
+    path = os.fspath(path)
+    state = _dict(path, with_tensors=True)
+    try:
+        return upgrade(state, path)
+    except (AttributeError, TypeError, LookupError) as error:
+        raise ValueError(f"{path} is no checkpoint: its entries are not what fairseq writes ({error}).") from error
 
 
 def _dict(path: str | os.PathLike, with_tensors: bool) -> dict[str, Any]:

@@ -87,8 +87,7 @@ class _Machine:
             self.stack.append(tuple(self._pop_many(_TUPLES[name])))
         elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
             items = self._pop_to_mark()
-            made = {"TUPLE": tuple, "LIST": list, "FROZENSET": lambda items: frozenset(map(check_key, items))}.get(name, lambda items: _put({}, _pairs(items)))
-            self.stack.append(made(items))
+            self.stack.append(_COLLECTIONS[name](items))
         elif name in ("SETITEM", "SETITEMS"):
             items = self._pop_many(2) if name == "SETITEM" else self._pop_to_mark()
             _put(self.stack[-1], _pairs(items))
@@ -153,6 +152,14 @@ def _put(target: Any, pairs: list[tuple[Any, Any]]) -> Any:
     else:
         raise Refused(f"items for a {type(target).__name__}")
     return target
+
+
+_COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {
+    "TUPLE": tuple,
+    "LIST": list,
+    "DICT": lambda items: _put({}, _pairs(items)),
+    "FROZENSET": lambda items: frozenset(map(check_key, items)),
+}
 
 
 def _extend(target: Any, items: list[Any]) -> None:

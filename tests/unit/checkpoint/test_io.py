@@ -137,6 +137,9 @@ def test_other_things_are_no_checkpoints(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds a list"):
         io.load(tmp_path / "list.pt")
+    torch.save({"model": {}, "extra_state": {"metrics": {"train": 3}}}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt is no checkpoint: its entries"):
+        io.load(tmp_path / "odd.pt")
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pt"):
         io.load(tmp_path / "text.pt")
