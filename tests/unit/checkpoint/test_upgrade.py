@@ -69,7 +69,7 @@ def test_an_old_fine_tuned_file(as_zip, tmp_path):
     assert type(model).__name__ == "Wav2VecCtc" and cfg.task._name == "audio_finetuning" and cfg.task.labels == "ltr"
     assert task.target_dictionary.symbols == ["<s>", "<pad>", "</s>", "<unk>", *LETTERS]
     assert cfg.criterion.post_process == "letter" and cfg.criterion.zero_infinity and cfg.model.final_dropout == 0.1
-    assert model.w2v_encoder.w2v_model.cfg.encoder_layers == 1 and model.w2v_encoder.num_updates == 7
+    assert model.w2v_encoder.w2v_model.cfg.encoder_layers == 1 and model.w2v_encoder.frozen
     saved = io.load(path)
     assert all(torch.equal(tensor, saved["model"][name].float()) for name, tensor in model.state_dict().items())
     assert "train_meters" not in saved["extra_state"]
