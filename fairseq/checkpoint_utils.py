@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fairseq.checkpoint import compare, io, retention, source
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
+from fairseq.conversion import folders, speech_model
 from fairseq.dataclass.utils import config_to_container, overwrite_args_by_name
 
 __all__ = [
@@ -249,11 +250,18 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict[str, Any]] = 
 def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
     """What `model.w2v_path` names: (the config inside, the state with "model" and, of a fine-tuned one, "task_state").
 
+    Args:
+        path: a checkpoint, or a folder of transformers or torchaudio (see docs/checkpoints.md).
     Raises:
-        ValueError: there is no such file, it is damaged, or it has no model config inside.
+        ValueError: there is no such file, it is damaged, it has no model config inside, or it is of a kind that has no counterpart here.
     """
     if not os.path.exists(path):
         raise ValueError(f"model.w2v_path is {path}: there is no such file.")
+    if os.path.isdir(path):
+        if not folders.is_folder(path):
+            raise ValueError(f"model.w2v_path is {path}: this folder is none of transformers, it has no config.json.")
+        state = speech_model.to_checkpoint(folders.read(path, io.read))
+        return _config_inside(state, path), state
     state = load_checkpoint_to_cpu(path)
     return _config_inside(state, path), state
 
@@ -314,6 +322,8 @@ def load_model_ensemble_and_task(
             task = tasks.setup_task(cfg.task, from_checkpoint=True)
         if loaded.get("task_state"):
             task.load_state_dict(loaded["task_state"])
+        elif cfg.model.get("_name") == "wav2vec_ctc":
+            _check_dictionary(task, path)
         model = task.build_model(cfg.model, from_checkpoint=True)
         history = loaded.get("optimizer_history") or [{}]
         if "num_updates" in history[-1]:
@@ -321,6 +331,16 @@ def load_model_ensemble_and_task(
         model.load_state_dict(loaded["model"], strict=strict, model_cfg=cfg.model)
         models.append(model)
     return models, cfg, task
+
+
+def _check_dictionary(task: Any, path: str) -> None:
+    """A fine-tuned checkpoint without a dictionary inside (fairseq before 0.11) needs the one of its data folder."""
+    if hasattr(task, "dictionary_path") and not os.path.isfile(task.dictionary_path()):
+        raise ValueError(
+            f"{path} is fine-tuned and holds no dictionary, and {task.dictionary_path()} is not there. Give the folder in which "
+            f"{os.path.basename(task.dictionary_path())} lies by arg_overrides={{'data': folder}}, or put it into the checkpoint once: "
+            f"fairseq-convert {path} NEW.pt --to fairseq --dict FILE."
+        )
 
 
 def _config_inside(state: dict[str, Any], path: str) -> DictConfig:

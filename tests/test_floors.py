@@ -23,6 +23,7 @@ FLOORS = {
     "fairseq.checkpoint_utils": 7,
     "fairseq.checkpoint": 7,
     "fairseq.tasks": 6,
+    "fairseq.conversion": 6,
     "fairseq.models": 5,
     "fairseq.criterions": 5,
     "fairseq.data": 4,

@@ -1,14 +1,12 @@
 """Checkpoint files: written whole or not at all, checked before they are read, never unpickled freely.
 
-A file is torch's zip archive of tensors and plain containers; the archive carries a CRC-32 of each record, which `verify` checks.
+A file is torch's zip archive of tensors and plain containers; the archive carries a CRC-32 of each record, which `verify` and `load` check.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
-import re
 import shutil
 import struct
 import zipfile
@@ -18,6 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
+
+from fairseq.checkpoint import legacy
+from fairseq.checkpoint.allowed import Refused
+from fairseq.checkpoint.legacy import is_zip
+from fairseq.checkpoint.upgrade import upgrade
 
 logger = logging.getLogger(__name__)
 
@@ -99,58 +102,65 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
         _remove(os.fspath(unfinished))
 
 
-def is_zip(path: str | os.PathLike) -> bool:
-    """Whether a file begins as a zip archive does; files that torch wrote before 1.6 do not."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def verify(path: str | os.PathLike) -> str | None:
     """None for a sound checkpoint, else what is wrong with it. Reads the whole file, at the speed of CRC-32."""
     try:
-        if not is_zip(path):
-            return "it is empty" if os.path.getsize(path) == 0 else "it is not a zip archive"
+        if os.path.getsize(path) == 0:
+            return "it is empty"
+        if not is_zip(path):  # a stream of torch before 1.6 has no checksums, but lengths
+            legacy.read(path)
+            return None
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
             return None if damaged is None else f"the checksum of its record {damaged} is wrong"
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, EOFError) as error:
         return f"it is cut off or damaged ({error})"
+    except Refused as error:
+        return f"it holds {error}"
     except _DAMAGE as error:
         return f"it cannot be read ({type(error).__name__}: {error})"
 
 
-def load(path: str | os.PathLike, map_location: Any = "cpu", verified: bool = False) -> dict[str, Any]:
-    """Read a checkpoint with `weights_only=True`.
+def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
+    """What a file of torch holds, through the restricted reader (see `legacy`): nothing in it runs.
 
-    Args:
-        verified: the caller has just called `verify`.
     Raises:
-        ValueError: the file is damaged, holds pickled objects, or is no checkpoint.
+        ValueError: the file is damaged, or holds something else than data; the message names it.
         FileNotFoundError: there is no such file.
     """
     path = os.fspath(path)
-    if not verified and is_zip(path):
-        reason = verify(path)
-        if reason is not None:
-            raise ValueError(f"The checkpoint {path} is damaged: {reason}.")
+    os.stat(path)
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, str(error))) from None
+        return legacy.read(path, with_tensors)
+    except Refused as error:
+        raise ValueError(f"{path} is not opened: it holds {error}. A checkpoint is data, and what else lies in a file might run.") from None
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"The checkpoint {path} is damaged: {error}.") from error
     except _DAMAGE as error:
         reason = str(error).strip().splitlines()[:1] or [""]
         raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason[0]}).") from error
+
+
+def load(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a checkpoint, whoever wrote it, in the form that this version writes (see `upgrade`); tensors on the CPU.
+
+    Raises:
+        ValueError: as `read`, or the file is no checkpoint.
+        FileNotFoundError: there is no such file.
+    """
+    path = os.fspath(path)
+    state = _dict(path, with_tensors=True)
+    try:
+        return upgrade(state, path)
+    except (AttributeError, TypeError, LookupError) as error:
+        raise ValueError(f"{path} is no checkpoint: its entries are not what fairseq writes ({error}).") from error
+
+
+def _dict(path: str | os.PathLike, with_tensors: bool) -> dict[str, Any]:
+    state = read(path, with_tensors)
     if not isinstance(state, dict):
-        raise ValueError(f"{path} is no checkpoint: it holds a {type(state).__name__}, not a dict.")
+        raise ValueError(f"{os.fspath(path)} is no checkpoint: it holds a {type(state).__name__}, not a dict.")
     return state
-
-
-def _refusal(path: str, message: str) -> str:
-    named = re.search(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)|Trying to (?:call|instantiate) [^\n]*?([\w]+\.[\w.]+)", message)
-    if named is None:
-        return f"{path} is no checkpoint of tensors and plain containers, so it is not opened."
-    name = next(group for group in named.groups() if group)
-    return f"{path} holds pickled objects of {name}: reading them would run code from the file, so it is not opened."
 
 
 class Peek(NamedTuple):
@@ -166,10 +176,7 @@ def peek(path: str | os.PathLike) -> Peek:
     Raises:
         ValueError: as `load`.
     """
-    try:
-        state = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, *_DAMAGE) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+    state = _dict(path, with_tensors=False)
     history = state.get("optimizer_history") or [{}]
     return Peek(history[-1].get("num_updates", 0), state.get("extra_state") or {})
 

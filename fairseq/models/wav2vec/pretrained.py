@@ -57,7 +57,15 @@ def load(path: str, averaged: bool = False) -> Pretrained:
         ValueError: it cannot be read, is of another kind of model, or holds no average.
     """
     assert _reader, "importing fairseq registers the reader"
-    cfg, state = _reader[0](path)
+    return split(path, *_reader[0](path), averaged=averaged)
+
+
+def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrained:
+    """The parts of a checkpoint that was read.
+
+    Raises:
+        ValueError: as `load`.
+    """
     args = as_container(cfg)
     weights = state["model"]
     if averaged:

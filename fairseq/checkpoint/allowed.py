@@ -1,0 +1,255 @@
+"""What a checkpoint's pickle may name, and what this reader makes of it: one table. Nothing outside it is ever looked up or imported.
+
+A pickle names classes and functions and asks for them to be called. Here a name only selects an entry of `ALLOWED`: a function of ours that
+takes the arguments and gives plain values back, or an `Inert` that merely keeps them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Refused(ValueError):
+    """The file holds something that is not in the table; the message says what."""
+
+
+class Inert:
+    """Stands for an object of a class that is not built: the class's name, and what the file says about the object."""
+
+    __slots__ = ("arguments", "entries", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.state: Any = None
+        self.entries: Any = None  # items or elements that were put into it
+
+
+class Storage:
+    """A tensor's memory: one-dimensional, of the storage's own type."""
+
+    __slots__ = ("flat",)
+
+    def __init__(self, flat: Tensor) -> None:
+        self.flat = flat
+
+
+class Global:
+    """A name from the table, as it lies on the pickle's stack."""
+
+    __slots__ = ("build", "name")
+
+    def __init__(self, name: str, build: Callable[..., Any] | None) -> None:
+        self.name = name
+        self.build = build
+
+    def __call__(self, arguments: Any) -> Any:
+        """What the file's call of this name gives."""
+        if self.build is None or not isinstance(arguments, tuple):
+            raise Refused(f"a call of {self.name}, which may only be named")
+        try:
+            return self.build(*arguments)
+        except (TypeError, ValueError, RuntimeError, LookupError, OverflowError) as error:
+            if isinstance(error, Refused):
+                raise
+            raise Refused(f"a call of {self.name} with unfitting arguments") from error
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------------------------
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
+    """A view of a storage; flags and hooks (`rest`) are left out. Bounds are checked here, before torch checks them again."""
+    numbers = (offset, *size, *stride)
+    if not isinstance(storage, Storage) or len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
+        raise Refused("a tensor whose storage, sizes or strides are none")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if 0 not in size and last >= storage.flat.numel():
+        raise Refused("a tensor that reaches beyond its storage")
+    return storage.flat.as_strided(size, stride, offset)
+
+
+def _parameter(data: Any, *rest: Any) -> Tensor:
+    if not isinstance(data, Tensor):
+        raise Refused("a parameter that is no tensor")
+    return data
+
+
+# -- numbers and containers --------------------------------------------------------------------------------------------------------
+
+
+def _numpy_scalar(dtype: Any, content: Any) -> Any:
+    """A numpy number as Python's; its dtype was built as an `Inert` with a state that begins (version, byte order)."""
+    kind = dtype.arguments[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.arguments else None
+    if not isinstance(kind, str) or not re.fullmatch(r"[iuf][248]|[iub]1", kind) or not isinstance(content, bytes):
+        raise Refused("a numpy value that is no number")
+    order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 and dtype.state[1] in ("<", ">", "|") else "="
+    (value,) = np.frombuffer(content, dtype=np.dtype(kind).newbyteorder(order))
+    return value.item()
+
+
+def _latin1(text: Any, encoding: Any = None) -> bytes:
+    """How Python 3 writes bytes into pickles of protocol 2."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise Refused("_codecs.encode to anything but latin1")
+    return text.encode("latin1")
+
+
+def check_key(key: Any) -> Any:
+    """The key of a dict, or element of a set, if it is a plain value.
+
+    Raises:
+        Refused: it is none.
+    """
+    if isinstance(key, tuple):
+        return tuple(check_key(part) for part in key)
+    if not isinstance(key, (str, int, float, bool, type(None), bytes)):
+        raise Refused(f"a dict whose key is a {type(key).__name__}")
+    return key
+
+
+def _ordered(*arguments: Any) -> OrderedDict[Any, Any]:
+    return OrderedDict([(check_key(key), value) for pairs in arguments for key, value in pairs])
+
+
+def _from_factory(*arguments: Any) -> dict[Any, Any]:
+    """A defaultdict, without its factory."""
+    return {}
+
+
+def _typing_parameters(generic: Any, parameters: Any) -> Inert:
+    """typing.Optional[str] and the like, which the types of omegaconf's nodes may be."""
+    if not isinstance(generic, Global) or not generic.name.startswith("typing."):
+        raise Refused("operator.getitem of anything but a type")
+    return Inert("typing")
+
+
+def _set(values: Any = ()) -> set[Any]:
+    return {check_key(value) for value in values}
+
+
+def _device(*arguments: Any) -> str:
+    return ":".join(str(argument) for argument in arguments)
+
+
+_INERT_CLASSES = (
+    "argparse.Namespace",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean")),
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.base.SCMode",
+    "fairseq.data.dictionary.Dictionary",
+    *(f"{module}.{kind}Meter" for module in ("fairseq.meters", "fairseq.logging.meters") for kind in ("Average", "Time", "Stopwatch")),
+    "numpy.dtype",
+)
+_ONLY_NAMES = ("builtins.dict", "builtins.list", "builtins.tuple", "builtins.str", "builtins.int", "builtins.float", "builtins.bool")
+_DTYPES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
+    "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
+}  # fmt: skip
+STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in _DTYPES.items()}
+
+# name -> what a call of it gives; None: it may be named, as a type or a factory, and never called. `*` stands for any ending
+ALLOWED: dict[str, Callable[..., Any] | None] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.Size": tuple,
+    "torch.device": _device,
+    **dict.fromkeys(STORAGE_TYPES),
+    **dict.fromkeys(f"torch.{name}" for name in ("float32", "float16", "bfloat16", "int64")),
+    "collections.OrderedDict": _ordered,
+    "collections.defaultdict": _from_factory,
+    "builtins.set": _set,
+    "builtins.frozenset": lambda values=(): frozenset(_set(values)),
+    "_codecs.encode": _latin1,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "operator.getitem": _typing_parameters,
+    "_operator.getitem": _typing_parameters,
+    "typing.*": None,
+    "fairseq.*Config": None,
+    **dict.fromkeys(_ONLY_NAMES),
+    **{name: lambda *arguments, name=name: Inert(name, arguments) for name in _INERT_CLASSES},
+}
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+
+def look_up(module: str, name: str) -> Global:
+    """The table's entry of a name.
+
+    Raises:
+        Refused: there is none.
+    """
+    name = f"{_PYTHON_2.get(module, module)}.{'int' if (module, name) == ('__builtin__', 'long') else name}"
+    for pattern, build in ALLOWED.items():
+        if name == pattern or ("*" in pattern and fnmatch.fnmatchcase(name, pattern)):
+            return Global(name, build)
+    raise Refused(f"pickled objects of {name}")
+
+
+# -- from what was read to plain values --------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """What was read, without stand-ins: omegaconf's configs become dicts and lists (interpolations stay text), meters dicts.
+
+    Raises:
+        Refused: lists of lists of the same lists, which would grow without end.
+    """
+    return _Plain().of(value)
+
+
+class _Plain:
+    """One conversion; it counts values, since a small pickle can refer to the same ones again and again."""
+
+    MOST_VALUES = 20_000_000  # the optimizer's state of a model of 1,000 tensors has some ten thousand
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def of(self, value: Any) -> Any:
+        self.count += 1
+        if self.count > self.MOST_VALUES:
+            raise Refused("containers that grow without end")
+        if isinstance(value, Inert):
+            return self._inert(value)
+        if isinstance(value, Global):
+            return value.name
+        if isinstance(value, dict):
+            return type(value)((key, self.of(item)) for key, item in value.items())
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.of(item) for item in value)
+        return value
+
+    def _inert(self, value: Inert) -> Any:
+        state = value.state if isinstance(value.state, dict) else {}
+        if value.name == "argparse.Namespace":
+            namespace = Namespace()
+            vars(namespace).update(self.of(state))
+            return namespace
+        if value.name.startswith("omegaconf."):
+            return self.of(state.get("_content", state.get("_val")))  # a config's `_parent` leads back to where we come from: left out
+        if value.name.endswith(".Dictionary"):
+            return _dictionary(self.of(state))
+        return self.of(state)
+
+
+def _dictionary(state: dict[str, Any]) -> dict[str, Any]:
+    """fairseq's Dictionary in the form of ours, `fairseq.data.dictionary.Dictionary.state_dict`."""
+    symbols, counts = state.get("symbols"), state.get("count")
+    if not isinstance(symbols, list) or not isinstance(counts, list) or len(symbols) != len(counts):
+        raise Refused("a fairseq.data.dictionary.Dictionary without symbols and counts")
+    special = {name: state.get(f"{name}_word") for name in ("bos", "pad", "eos", "unk")}
+    return {"symbols": symbols, "count": counts, "nspecial": state.get("nspecial", 0), **special}

@@ -1,0 +1,138 @@
+"""From what any fairseq wrote to what this version writes: configs as plain containers of known keys, 3-D weights, today's names.
+
+`io.load` applies it to every file, so that no other place knows of generations.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from argparse import Namespace
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from fairseq.dataclass.groups import CONFIG_GROUPS
+from fairseq.dataclass.utils import REGISTRY_GROUPS, config_to_container, convert_namespace_to_omegaconf
+
+logger = logging.getLogger(__name__)
+
+_NOT_CONFIG = (("cfg", "hydra"), ("cfg", "job_logging_cfg"))  # fairseq: hydra's own settings, which it puts beside the groups
+_RENAMED = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid", "remove_bpe": "post_process"}
+_ASKS_A_RESOLVER = re.compile(r"\$\{[^}]*:")
+
+
+def upgrade(state: dict[str, Any], path: str) -> dict[str, Any]:
+    """Bring a checkpoint up to date, in place where nobody else can see it.
+
+    Raises:
+        ValueError: a config value that would be computed when it is read, such as "${oc.env:HOME}".
+    """
+    left_out: list[str] = []
+    args = state.get("args")
+    for key in ("args", "cfg"):
+        _refuse_resolvers(state.get(key), path, key)
+    if state.get("cfg") is None and isinstance(args, (Namespace, dict)):
+        state["cfg"] = _from_arguments(args, left_out)
+    if state.get("cfg") is not None:
+        state["cfg"] = _config(state["cfg"], left_out)
+    if isinstance(args, Namespace):
+        state["args"] = None
+    if left_out:
+        logger.info(f"{path}: settings of another version of fairseq are left out: {', '.join(sorted(set(left_out)))}")
+    if isinstance(state.get("model"), dict):
+        state["model"] = {name: _without_height(tensor) for name, tensor in state["model"].items()}
+    _upgrade_optimizer(state)
+    _upgrade_statistics(state.get("extra_state"))
+    return state
+
+
+# -- configs -----------------------------------------------------------------------------------------------------------------------
+
+
+def _from_arguments(args: Namespace | dict[str, Any], left_out: list[str]) -> dict[str, Any]:
+    """The config that old command-line arguments stand for, those inside `w2v_args` too."""
+    values = dict(args) if isinstance(args, dict) else dict(vars(args))
+    for old, new in _RENAMED.items():
+        if old in values:
+            values.setdefault(new, values.pop(old))
+    if isinstance(values.get("w2v_args"), Namespace):
+        values["w2v_args"] = _from_arguments(values["w2v_args"], left_out)
+    cfg = config_to_container(convert_namespace_to_omegaconf(values))
+    kept = {name for group in cfg.values() if isinstance(group, dict) for name in group} | {"arch", *REGISTRY_GROUPS}
+    left_out += [name for name, value in values.items() if name not in kept and value is not None]
+    return cfg
+
+
+def _config(cfg: dict[str, Any] | Namespace, left_out: list[str]) -> dict[str, Any]:
+    """A checkpoint's `cfg` with plain groups of known keys. Groups that it lacks stay away; values stay as they are."""
+    groups = dict(vars(cfg)) if isinstance(cfg, Namespace) else dict(cfg)
+    for _, name in _NOT_CONFIG:
+        groups.pop(name, None)
+    for name in REGISTRY_GROUPS:
+        if groups.get(name) is not None:
+            groups[name] = _group(name, groups[name], left_out)
+    model, task = groups.get("model"), groups.get("task")
+    if isinstance(model, dict) and model.get("w2v_args") is not None:
+        inner = model["w2v_args"]
+        model["w2v_args"] = _from_arguments(inner, left_out) if isinstance(inner, Namespace) else _config(inner, left_out)
+    if isinstance(task, dict) and task.get("_name") == "audio_pretraining" and task.get("labels"):
+        task["_name"] = "audio_finetuning"  # fairseq before 0.11 had one task for both
+    return groups
+
+
+def _group(name: str, values: Any, left_out: list[str]) -> Any:
+    """One group of a registry, without keys that its dataclass does not have."""
+    if isinstance(values, Namespace):
+        values = dict(vars(values))
+        values.setdefault("_name", values.get("arch" if name == "model" else name))
+    dataclass = CONFIG_GROUPS.get(name, {}).get(values.get("_name")) if isinstance(values, dict) else None
+    if dataclass is None:
+        return values
+    known = {field.name for field in fields(dataclass)}
+    left_out += [f"{name}.{key}" for key in values if key not in known]
+    return {key: value for key, value in values.items() if key in known}
+
+
+def _refuse_resolvers(value: Any, path: str, key: str) -> None:
+    """Text such as "${oc.env:HOME}" would ask the machine when it is read; a reference to another key, "${task.data}", does not."""
+    if isinstance(value, (dict, Namespace)):
+        for name, item in (vars(value) if isinstance(value, Namespace) else value).items():
+            if (key, name) not in _NOT_CONFIG:
+                _refuse_resolvers(item, path, f"{key}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            _refuse_resolvers(item, path, f"{key}[{number}]")
+    elif isinstance(value, str) and _ASKS_A_RESOLVER.search(value):
+        raise ValueError(f"{path} is not opened: its {key} is {value!r}, which would be computed when it is read.")
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------------------------
+
+
+def _without_height(tensor: Any) -> Any:
+    """The Gaudi fork keeps conv weights, and Adam's averages of them, as C' x C x 1 x K; no parameter here has four dimensions."""
+    return tensor.squeeze(2) if isinstance(tensor, Tensor) and tensor.dim() == 4 and tensor.size(2) == 1 else tensor
+
+
+def _upgrade_optimizer(state: dict[str, Any]) -> None:
+    """fairseq's fp16 training keeps its loss scale in the optimizer's state; ours lies with the precision."""
+    optimizer, extra = state.get("last_optimizer_state"), state.get("extra_state")
+    if not isinstance(optimizer, dict):
+        return
+    for entry in optimizer.get("state", {}).values():
+        entry.update({name: _without_height(value) for name, value in entry.items()})
+    scale = optimizer.pop("loss_scale", None)
+    if scale is not None and isinstance(extra, dict):
+        extra.setdefault("precision", {"scale": float(scale), "good_updates": 0.0})
+
+
+def _upgrade_statistics(extra: Any) -> None:
+    """Meters that go on counting here, and those that nobody would update any more."""
+    if not isinstance(extra, dict):
+        return
+    extra.pop("train_meters", None)  # fairseq before 0.9 pickled the meters themselves
+    metrics = extra.get("metrics")
+    if isinstance(metrics, dict):  # fairseq: the update's number is a metric there; here each row has it by itself
+        extra["metrics"] = {name: [meter for meter in meters if meter[1] != "num_updates"] for name, meters in metrics.items()}

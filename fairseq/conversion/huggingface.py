@@ -1,0 +1,228 @@
+"""Folders of transformers: config.json, model.safetensors, preprocessor_config.json and, of a fine-tuned model, the tokenizer's files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairseq.conversion import hf_config, names, vocabulary
+from fairseq.conversion.speech_model import SpeechModel, encoder_of
+from fairseq.conversion.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+_NEEDS = "comparing a model with transformers' needs the extra `convert`: pip install 'fairseq-hpu[convert]'"
+_PROJECTION = "post_extract_proj."
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    return os.path.isfile(os.path.join(path, "config.json"))
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------------------
+
+
+def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> SpeechModel:
+    """The model in a folder. transformers is not needed for it, safetensors is.
+
+    Args:
+        read_pickle: opens pytorch_model.bin, where there is no safetensors file: the restricted reader of checkpoints.
+    Raises:
+        ValueError: files that are missing, or a model without counterpart; the message names it.
+    """
+    folder = os.fspath(folder)
+    config = _json(folder, "config.json")
+    architecture = (config.get("architectures") or [""])[0]
+    own = config.get(hf_config.OWN) or {}
+    values = hf_config.from_huggingface(config, folder)
+    weights = names.one_spelling(_weights(folder, read_pickle))
+    fine_tuned = "lm_head.weight" in weights
+    if not fine_tuned and not architecture.endswith(("Model", "ForPreTraining")):
+        raise ValueError(f"{folder} holds a {architecture}: only models for pre-training and for CTC can be converted")
+    conformer = values["layer_type"] == "conformer"
+    prefixes = names.huggingface(conformer)
+    if not fine_tuned and architecture.endswith("Model"):  # a plain encoder's names have no prefix
+        weights = {name if name.startswith(prefixes.model) else prefixes.model + name: tensor for name, tensor in weights.items()}
+    name_there = partial(names.translate, prefixes=prefixes, conformer=conformer)
+    encoder, new, left_over = encoder_of(values, fine_tuned, weights, name_there, folder)
+    _refuse_left_over(left_over, weights, prefixes, folder)
+    if new:
+        logger.info(f"{folder} has no {', '.join(sorted(new))}: what it lacks is new")
+    preprocessor = _json(folder, "preprocessor_config.json", needed=False)
+    task = {"normalize": preprocessor.get("do_normalize", True), "sample_rate": preprocessor.get("sampling_rate", 16_000)}
+    if not fine_tuned:
+        return SpeechModel(values, task, encoder, has_new_parts="final_proj.weight" in new)
+    head = {"weight": weights["lm_head.weight"], "bias": weights["lm_head.bias"]}
+    symbols, rows = vocabulary.to_symbols(_vocabulary(folder), head["bias"].size(0))
+    settings = own.get("fine_tuning") or {
+        "final_dropout": config.get("final_dropout", 0.0),
+        "apply_mask": config.get("apply_spec_augment", False),
+    }
+    return SpeechModel(values, task, encoder, settings, vocabulary.reordered(head, rows), symbols, their_rows=rows)
+
+
+def _json(folder: str, name: str, needed: bool = True) -> dict[str, Any]:
+    path = os.path.join(folder, name)
+    if not needed and not os.path.exists(path):
+        return {}
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no table of settings")
+    return content
+
+
+def _weights(folder: str, read_pickle: Callable[[str], Any]) -> dict[str, Tensor]:
+    """All tensors of the folder, from one file or several."""
+    for name, ending in (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin")):
+        index = _json(folder, f"{name}.index.json", needed=False)
+        files = sorted(set(index["weight_map"].values())) if index else [name]
+        paths = [os.path.join(folder, os.path.basename(file)) for file in files]
+        if not all(map(os.path.exists, paths)):
+            continue
+        weights: dict[str, Tensor] = {}
+        for path in paths:
+            weights.update(_safetensors(path) if ending == "safetensors" else read_pickle(path))
+        return weights
+    raise ValueError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+
+
+def _safetensors(path: str) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ValueError(f"reading {path} needs safetensors, of the extra `convert`: pip install 'fairseq-hpu[convert]'") from error
+    return load_file(path)
+
+
+def _refuse_left_over(left_over: set[str], weights: Mapping[str, Tensor], prefixes: names.Prefixes, folder: str) -> None:
+    """Nothing of the file may be lost."""
+    left_over = left_over - {"lm_head.weight", "lm_head.bias"}
+    projection = {name for name in left_over if name.startswith(f"{prefixes.projection}projection.")}
+    if projection and _is_identity({name.rpartition(".")[2]: weights[name] for name in projection}):
+        left_over -= projection
+    if left_over:
+        raise ValueError(f"{folder} has tensors without counterpart in fairseq: {', '.join(sorted(left_over)[:5])}")
+
+
+def _is_identity(projection: Mapping[str, Tensor]) -> bool:
+    """fairseq has no projection where the extractor is as wide as the encoder; there it is the identity then."""
+    weight = projection["weight"]
+    return weight.size(0) == weight.size(1) and torch.equal(weight, torch.eye(weight.size(0))) and not projection["bias"].any()
+
+
+def _vocabulary(folder: str) -> Vocabulary:
+    """The tokenizer's tokens, from the files that transformers has written over the years."""
+    rows = _json(folder, "vocab.json")
+    if any(not isinstance(row, int) for row in rows.values()):
+        raise ValueError(f"{os.path.join(folder, 'vocab.json')} has several languages: write one of them into a file of its own")
+    settings = {**_json(folder, "special_tokens_map.json", needed=False), **_json(folder, "tokenizer_config.json", needed=False)}
+    rows |= _json(folder, "added_tokens.json", needed=False)
+    for row, token in (settings.get("added_tokens_decoder") or {}).items():
+        rows.setdefault(_text(token), int(row))
+    named = {key: _text(settings.get(f"{key}_token", default)) for key, default in _TOKENS.items()}
+    return Vocabulary(rows, named["pad"], named["bos"], named["eos"], named["unk"], named["word_delimiter"])
+
+
+_TOKENS = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "word_delimiter": "|"}  # and their defaults
+
+
+def _text(token: Any) -> Any:
+    return token["content"] if isinstance(token, dict) else token
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------------------
+
+
+def write(source: SpeechModel, folder: str) -> None:
+    """Write the folder's files; `folder` is there and empty.
+
+    Raises:
+        ValueError: transformers is not there, or cannot hold this model; the message names what.
+    """
+    fields = hf_config.to_huggingface(source)
+    transformers = _transformers()
+    conformer = source.config["layer_type"] == "conformer"
+    if source.is_fine_tuned:
+        words = vocabulary.from_symbols(source.symbols)
+        fields |= {
+            "vocab_size": len(words.rows),
+            "pad_token_id": words.rows[words.blank],
+            "bos_token_id": words.rows.get(words.bos),
+            "eos_token_id": words.rows.get(words.eos),
+        }
+        _write_tokenizer(words, folder)
+    kind = "Wav2Vec2Conformer" if conformer else "Wav2Vec2"
+    config = getattr(transformers, f"{kind}Config")(**fields)
+    with torch.device("meta"):
+        model = getattr(transformers, f"{kind}{'ForCTC' if source.is_fine_tuned else 'ForPreTraining'}")(config)
+    model.load_state_dict(_their_weights(source, names.huggingface(conformer), model), strict=True, assign=True)
+    model.save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(
+        feature_size=1,
+        sampling_rate=source.task["sample_rate"],
+        padding_value=0.0,
+        do_normalize=source.task["normalize"],
+        return_attention_mask=source.config["extractor_mode"] == "layer_norm",
+    ).save_pretrained(folder)
+
+
+def _their_weights(source: SpeechModel, prefixes: names.Prefixes, model: nn.Module) -> dict[str, Tensor]:
+    translated = names.translate(source.encoder, prefixes, source.config["layer_type"] == "conformer")
+    weights = {translated[name]: tensor for name, tensor in source.encoder.items()}
+    if _PROJECTION + "weight" not in source.encoder:
+        projection, width = f"{prefixes.projection}projection.", source.config["encoder_embed_dim"]
+        weights |= {f"{projection}weight": torch.eye(width), f"{projection}bias": torch.zeros(width)}
+    if source.is_fine_tuned:
+        weights |= {prefixes.head + name: tensor for name, tensor in source.head.items()}
+    spelled = {names.one_spelling({name: tensor}).popitem()[0]: name for name, tensor in model.state_dict().items()}
+    fp32 = {name: tensor.float().contiguous() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    return {spelled.get(name, name): tensor for name, tensor in fp32.items()}
+
+
+def _write_tokenizer(words: Vocabulary, folder: str) -> None:
+    path = Path(folder) / "vocab.json"
+    path.write_text(json.dumps(words.rows, ensure_ascii=False), encoding="utf-8")
+    special = {"pad_token": words.blank, "bos_token": words.bos, "eos_token": words.eos, "unk_token": words.unk}
+    special = {key: token for key, token in special.items() if token is not None}
+    settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": False, "word_delimiter_token": words.word_end or " ", **special}
+    (Path(folder) / "special_tokens_map.json").write_text(json.dumps(special, ensure_ascii=False, indent=2), encoding="utf-8")
+    (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(_NEEDS) from error
+    return transformers
+
+
+@torch.no_grad()
+def outputs(folder: str | os.PathLike, waveform: Tensor) -> list[Tensor]:
+    """What transformers' own model makes of audio B x S, in the order of `speech_model.outputs`.
+
+    Raises:
+        ValueError: transformers is not there.
+    """
+    transformers = _transformers()
+    config = _json(os.fspath(folder), "config.json")
+    kind = "Wav2Vec2Conformer" if config["model_type"] == "wav2vec2-conformer" else "Wav2Vec2"
+    architecture = (config.get("architectures") or [""])[0]
+    head = next((head for head in ("ForCTC", "ForPreTraining") if architecture.endswith(head)), "Model")
+    model_class = getattr(transformers, kind + head)
+    model = model_class.from_pretrained(folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager").eval()
+    found = model(waveform)
+    if head == "ForCTC":
+        return [found.logits]
+    return [found.last_hidden_state] if head == "Model" else [found.projected_states, found.projected_quantized_states]

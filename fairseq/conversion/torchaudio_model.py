@@ -1,0 +1,147 @@
+"""Weights of torchaudio's wav2vec 2.0: a folder of model.pt, its state dict, and wav2vec2_model.json, what it takes to build the model.
+
+torchaudio's `wav2vec2_model(**arguments)` has an encoder and perhaps an output layer; the heads of the pre-training stay behind.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.conversion import hf_config, names, speech_model
+from fairseq.conversion.speech_model import SpeechModel, complete_config, encoder_of
+from fairseq.dataclass.conv_layers import parse_conv_layers
+from fairseq.models.wav2vec.pretrained import PRETRAINING_ONLY
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, DESCRIPTION = "model.pt", "wav2vec2_model.json"
+
+# fairseq's field -> the argument, value for value
+_SAME = {
+    "conv_bias": "extractor_conv_bias",
+    "encoder_embed_dim": "encoder_embed_dim",
+    "dropout_input": "encoder_projection_dropout",
+    "conv_pos": "encoder_pos_conv_kernel",
+    "conv_pos_groups": "encoder_pos_conv_groups",
+    "encoder_layers": "encoder_num_layers",
+    "encoder_attention_heads": "encoder_num_heads",
+    "attention_dropout": "encoder_attention_dropout",
+    "encoder_ffn_embed_dim": "encoder_ff_interm_features",
+    "activation_dropout": "encoder_ff_interm_dropout",
+    "dropout": "encoder_dropout",
+    "layer_norm_first": "encoder_layer_norm_first",
+    "encoder_layerdrop": "encoder_layer_drop",
+}
+_PROJECTION = "encoder.feature_projection.projection."
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    return os.path.isfile(os.path.join(path, DESCRIPTION))
+
+
+def write(source: SpeechModel, folder: str) -> None:
+    """Write the folder's files; `folder` is there.
+
+    Raises:
+        ValueError: what the model has and torchaudio's cannot have, by name.
+    """
+    hf_config.refuse(source, "torchaudio")
+    config = source.config
+    arguments = {theirs: config[ours] for ours, theirs in _SAME.items()} | {
+        "extractor_mode": "layer_norm" if config["extractor_mode"] == "layer_norm" else "group_norm",
+        "extractor_conv_layer_config": [list(layer) for layer in parse_conv_layers(config["conv_feature_layers"])],
+        "aux_num_out": len(source.symbols) if source.is_fine_tuned else None,
+    }
+    left = [name for name in source.encoder if name == "mask_emb" or name.startswith(PRETRAINING_ONLY)]
+    logger.info(f"torchaudio's model has no {', '.join(left)}: left out")
+    translated = names.translate((name for name in source.encoder if name not in left), names.TORCHAUDIO)
+    weights = {theirs: source.encoder[ours].float() for ours, theirs in translated.items()}
+    if f"{_PROJECTION}weight" not in weights:
+        width = config["encoder_embed_dim"]
+        weights |= {f"{_PROJECTION}weight": torch.eye(width), f"{_PROJECTION}bias": torch.zeros(width)}
+    if source.is_fine_tuned:
+        weights |= {names.TORCHAUDIO.head + name: tensor.float() for name, tensor in source.head.items()}
+    torch.save(weights, os.path.join(folder, WEIGHTS))
+    description = {"arguments": arguments, "labels": source.symbols, **source.task}
+    Path(folder, DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> SpeechModel:
+    """The model in a folder. What torchaudio's has not (mask embedding, heads of the pre-training) is new, and the log says so.
+
+    Args:
+        read_pickle: opens model.pt: the restricted reader of checkpoints.
+    Raises:
+        ValueError: the description lacks something, or does not fit the tensors.
+    """
+    folder = os.fspath(folder)
+    description = _description(folder)
+    arguments = description["arguments"]
+    layers = [tuple(layer) for layer in arguments["extractor_conv_layer_config"]]
+    values = {ours: arguments[theirs] for ours, theirs in _SAME.items()} | {
+        "conv_feature_layers": str(layers),
+        "extractor_mode": "layer_norm" if arguments["extractor_mode"] == "layer_norm" else "default",
+    }
+    weights = names.one_spelling(read_pickle(os.path.join(folder, WEIGHTS)))
+    fine_tuned = "aux.weight" in weights
+    config = complete_config({**values, "quantize_targets": True})
+    head = {name: weights.pop(names.TORCHAUDIO.head + name) for name in ("weight", "bias")} if fine_tuned else None
+    if config["encoder_embed_dim"] == layers[-1][0]:
+        _drop_identity(weights, folder)
+    encoder, new, left_over = encoder_of(config, fine_tuned, weights, partial(names.translate, prefixes=names.TORCHAUDIO), folder)
+    if left_over:
+        raise ValueError(f"{folder} has tensors without counterpart in fairseq: {', '.join(sorted(left_over)[:5])}")
+    logger.info(f"torchaudio's model has no {', '.join(sorted(new))}: they are new")
+    task = {"normalize": description.get("normalize", False), "sample_rate": description.get("sample_rate", 16_000)}
+    if not fine_tuned:
+        return SpeechModel(config, task, encoder, has_new_parts=True)
+    labels = description.get("labels")
+    if not isinstance(labels, list) or len(labels) != head["bias"].size(0):
+        path = os.path.join(folder, DESCRIPTION)
+        raise ValueError(f"{path} must have `labels`: what the {head['bias'].size(0)} outputs mean, the blank first")
+    return SpeechModel(config, task, encoder, {}, head, labels)
+
+
+def _drop_identity(weights: dict[str, Tensor], folder: str) -> None:
+    """fairseq has no projection where the extractor is as wide as the encoder."""
+    weight, bias = weights.pop(f"{_PROJECTION}weight"), weights.pop(f"{_PROJECTION}bias")
+    if not torch.equal(weight, torch.eye(weight.size(0))) or bias.any():
+        raise ValueError(f"{folder} projects features that are as wide as the encoder: fairseq has no projection then")
+
+
+def _description(folder: str) -> dict[str, Any]:
+    path = Path(folder, DESCRIPTION)
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        needed = (*_SAME.values(), "extractor_mode", "extractor_conv_layer_config")
+        missing = [name for name in needed if name not in description["arguments"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must be a table with `arguments`, those of torchaudio.models.wav2vec2_model ({error})") from error
+    if missing:
+        raise ValueError(f"{path}: `arguments` lacks {', '.join(missing)}")
+    return description
+
+
+@torch.no_grad()
+def outputs(folder: str | os.PathLike, waveform: Tensor, read_pickle: Callable[[str], Any]) -> list[Tensor]:
+    """What torchaudio's own model makes of audio B x S: logits, or the encoder's features.
+
+    Where torchaudio is not installed, or not for this torch, what was written is read back and computed here.
+    """
+    try:
+        from torchaudio.models import wav2vec2_model
+    except (ImportError, OSError) as error:
+        logger.warning(f"torchaudio cannot be used here ({error}): the file is compared as it is read back")
+        return speech_model.outputs(speech_model.build(read(folder, read_pickle)), waveform, encoder_only=True)
+    model = wav2vec2_model(**_description(os.fspath(folder))["arguments"]).eval()
+    model.load_state_dict(read_pickle(os.path.join(folder, WEIGHTS)))
+    return [model(waveform)[0]]

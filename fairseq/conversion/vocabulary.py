@@ -1,0 +1,82 @@
+"""The rows of an output layer: fairseq's dictionary here, a vocabulary with special tokens there.
+
+fairseq's blank is `<s>`, row 0; in transformers the padding token is the blank. A dictionary turned into a vocabulary therefore exchanges
+the names of `<s>` and `<pad>`, and the rows stay. A foreign vocabulary may have its padding token anywhere: then the rows are put in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+WORD_END = "|"
+NEVER = -1e4  # bias of a row that the other model does not have: its probability is 0 in fp32
+
+
+class Vocabulary(NamedTuple):
+    """Tokens and their rows, and which of them are special; None where there is no such token."""
+
+    rows: dict[str, int]
+    blank: str
+    bos: str | None
+    eos: str | None
+    unk: str | None
+    word_end: str | None
+
+
+def from_symbols(symbols: list[str]) -> Vocabulary:
+    """The vocabulary of a dictionary.
+
+    Raises:
+        ValueError: a symbol twice, which a vocabulary cannot have.
+    """
+    names = list(symbols)
+    if SPECIAL[1] in names[:4]:
+        place = names.index(SPECIAL[1])
+        names[0], names[place] = names[place], names[0]
+    rows = {name: row for row, name in enumerate(names)}
+    if len(rows) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the dictionary has the symbol {twice!r} twice, which a vocabulary cannot")
+    bos, eos, unk = (name if name in rows else None for name in (SPECIAL[0], SPECIAL[2], SPECIAL[3]))
+    return Vocabulary(rows, names[0], bos, eos, unk, WORD_END if WORD_END in rows else None)
+
+
+def to_symbols(vocabulary: Vocabulary, num_rows: int) -> tuple[list[str], list[int | None]]:
+    """(symbols of a dictionary, the vocabulary's row for each of them, None for a symbol that it does not have).
+
+    Args:
+        num_rows: of the output layer; rows without a token keep a made-up name.
+    Raises:
+        ValueError: the blank has no row.
+    """
+    if vocabulary.rows.get(vocabulary.blank, num_rows) >= num_rows:
+        raise ValueError(f"the padding token {vocabulary.blank!r}, which is the blank, has no row in the output layer")
+    named = {row: token for token, row in vocabulary.rows.items() if row < num_rows}
+    special = (vocabulary.blank, vocabulary.bos, vocabulary.eos, vocabulary.unk)
+    found = [vocabulary.rows.get(token, num_rows) if token is not None else num_rows for token in special]
+    rows: list[int | None] = [row if row < num_rows else None for row in found]
+    rows = [row if row not in rows[:place] else None for place, row in enumerate(rows)]  # one token may have two parts to play
+    symbols = list(SPECIAL)
+    for row in range(num_rows):
+        if row not in rows:
+            token = named.get(row, f"madeupword{row:04d}")
+            symbols.append(WORD_END if token == vocabulary.word_end else token)
+            rows.append(row)
+    return symbols, rows
+
+
+def reordered(head: Mapping[str, Tensor], rows: list[int | None]) -> dict[str, Tensor]:
+    """The output layer with its rows in a dictionary's order; rows that it lacks can never win."""
+    if rows == list(range(head["bias"].size(0))):
+        return dict(head)
+    weight = torch.zeros(len(rows), head["weight"].size(1), dtype=head["weight"].dtype)
+    bias = torch.full((len(rows),), NEVER, dtype=head["bias"].dtype)
+    here = [place for place, row in enumerate(rows) if row is not None]
+    there = [row for row in rows if row is not None]
+    weight[here], bias[here] = head["weight"][there], head["bias"][there]
+    return {"weight": weight, "bias": bias}

@@ -1,0 +1,245 @@
+"""Files that try to run something when they are opened: refused in every place that opens a checkpoint, and nothing has happened."""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import contextlib
+import functools
+import io as std_io
+import json
+import os
+import pathlib
+import pickle
+import types
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from fairseq import checkpoint_utils
+from fairseq.checkpoint import io
+from fairseq.checkpoint.record import RunRecord
+from fairseq.conversion import torchaudio_model
+from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
+from fairseq_cli import average_checkpoints, convert, validate
+
+MODEL = {"_name": "wav2vec2", "encoder_layers": 1, "encoder_embed_dim": 16}
+
+
+class Call:
+    """Pickled as a call of a function, perhaps with a state for what it gives."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, state: Any = None) -> None:
+        self.parts = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.parts
+
+
+def payloads(trace: pathlib.Path) -> dict[str, Any]:
+    """Ways to make `trace` appear, or to reach a function that would."""
+    shell, python = f"touch {trace}", f"open({str(trace)!r}, 'w')"
+    inner = std_io.BytesIO()
+    torch.save(Call(os.system, shell), inner, _use_new_zipfile_serialization=False)
+    config = OmegaConf.create({"a": 1})
+    config.__dict__["_content"] = {"a": Call(os.system, shell)}
+    return {
+        "os.system": Call(os.system, shell),
+        "eval": Call(eval, python),
+        "exec": Call(exec, python),
+        "getattr": Call(getattr, Call(__import__, "os"), "system"),
+        "__import__": Call(__import__, "os"),
+        "open": Call(open, str(trace), "w"),
+        "torch.load": Call(torch.load, inner, weights_only_of_old()),
+        "torch.storage": Call(torch.storage._load_from_bytes, inner.getvalue()),
+        "pickle.loads": Call(pickle.loads, pickle.dumps(Call(os.system, shell))),
+        "codecs": Call(codecs.decode, b"\x80", "unicode_escape"),
+        "codecs.encode": Call(codecs.encode, "x", "rot13"),
+        "pathlib": pathlib.PurePosixPath("/etc/passwd"),
+        "partial": functools.partial(os.system, shell),
+        "numpy of objects": np.array([Call(os.system, shell)], dtype=object),
+        "numpy by file": Call(np.load, str(trace), None, True),
+        "state of a class": Call(types.SimpleNamespace, state={"a": Call(os.system, shell)}),
+        "inside omegaconf": config,
+        "inside a namespace": Namespace(w2v_args=Namespace(a=Call(os.system, shell))),
+        "inside an ordered dict": collections.OrderedDict(a=Call(os.system, shell)),
+        "factory": Call(collections.defaultdict, Call(getattr, Call(__import__, "os"), "system")),
+        "dictionary's method": Call(getattr, Call(__import__, "fairseq.data.data_utils"), "x"),
+    }
+
+
+def weights_only_of_old() -> None:
+    return None
+
+
+PLACES = {
+    "model": lambda value: {"model": {"weight": value}},
+    "cfg": lambda value: {"cfg": {"model": {**MODEL, "dropout": value}}},
+    "args": lambda value: {"cfg": None, "args": Namespace(arch="wav2vec2", task="audio_pretraining", dropout=value)},
+    "optimizer": lambda value: {"last_optimizer_state": {"state": {0: {"step": value}}, "param_groups": []}},
+    "task_state": lambda value: {"task_state": {"target_dictionary": value}},
+    "extra_state": lambda value: {"extra_state": {"train_iterator": value}},
+}
+PAYLOADS = list(payloads(pathlib.Path("trace")))
+
+
+def write(path: pathlib.Path, place: str, payload: str, as_zip: bool, trace: pathlib.Path) -> str:
+    state = {"args": None, "cfg": {"model": MODEL}, "model": {}, "optimizer_history": [{"num_updates": 1}], "extra_state": {"ema": {}}}
+    torch.save({**state, **PLACES[place](payloads(trace)[payload])}, path, _use_new_zipfile_serialization=as_zip)
+    return str(path)
+
+
+def test_these_files_do_run_where_nobody_looks(tmp_path):
+    """Else the tests below would prove nothing."""
+    for as_zip in (True, False):
+        trace = tmp_path / f"trace{as_zip}"
+        path = write(tmp_path / "file.pt", "model", "os.system", as_zip, trace)
+        torch.load(path, weights_only=False)
+        assert trace.exists()
+
+
+@pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_every_payload_in_every_place(tmp_path, payload, place, as_zip):
+    trace = tmp_path / "trace"
+    path = write(tmp_path / "file.pt", place, payload, as_zip, trace)
+    with pytest.raises(ValueError, match=r"file\.pt is not opened: it holds"):
+        io.load(path)
+    assert sorted(os.listdir(tmp_path)) == ["file.pt"]
+
+
+class Trainer:
+    """What `load_checkpoint` needs up to the moment when the file is read."""
+
+    is_data_parallel_master = True
+
+    def __init__(self) -> None:
+        self.run_record = RunRecord()
+
+    def get_train_iterator(self, **kwargs: Any) -> None:
+        raise AssertionError("the file was opened")
+
+
+def run_of(path: str, **settings: Any) -> None:
+    folder = os.path.dirname(path)
+    cfg = OmegaConf.structured(CheckpointConfig(save_dir=os.path.join(folder, "run")))
+    checkpoint_utils.load_checkpoint(OmegaConf.merge(cfg, settings), Trainer())
+
+
+def own_last(path: str) -> None:
+    os.makedirs(os.path.join(os.path.dirname(path), "run"))
+    os.rename(path, os.path.join(os.path.dirname(path), "run", "checkpoint_last.pt"))
+    run_of(path)
+
+
+def other_than_last(path: str) -> None:
+    """The last one is damaged, and the run looks at the others."""
+    folder = os.path.join(os.path.dirname(path), "run")
+    os.makedirs(folder)
+    os.rename(path, os.path.join(folder, "checkpoint_1_1.pt"))
+    pathlib.Path(folder, "checkpoint_last.pt").write_bytes(b"PK\x03\x04")
+    run_of(path)
+
+
+def command(main: Callable[[list[str]], int], *arguments: str) -> Callable[[str], None]:
+    """A command that ends with a line on what is wrong."""
+
+    def run(path: str) -> None:
+        said = std_io.StringIO()
+        with contextlib.redirect_stderr(said):
+            status = main([argument.format(path=path) for argument in arguments])
+        if status != 0:
+            raise ValueError(said.getvalue())
+
+    return run
+
+
+def inside_folder(path: str, description: str, content: dict[str, Any], name: str) -> str:
+    """The file as the weights of another tool's folder."""
+    folder = os.path.join(os.path.dirname(path), "folder")
+    os.makedirs(folder)
+    pathlib.Path(folder, description).write_text(json.dumps(content))
+    os.rename(path, os.path.join(folder, name))
+    return folder
+
+
+def of_transformers(path: str) -> str:
+    fields = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "hidden_act": "gelu"}
+    layers = {"conv_dim": [8], "conv_kernel": [10], "conv_stride": [5]}
+    return inside_folder(path, "config.json", {"model_type": "wav2vec2", **fields, **layers}, "pytorch_model.bin")
+
+
+def of_torchaudio(path: str) -> str:
+    arguments = dict.fromkeys(torchaudio_model._SAME.values(), 8)
+    arguments |= {"extractor_mode": "group_norm", "extractor_conv_layer_config": [[8, 10, 5]]}
+    return inside_folder(path, "wav2vec2_model.json", {"arguments": arguments}, "model.pt")
+
+
+def fine_tuned_from(path: str) -> None:
+    task = types.SimpleNamespace(target_dictionary=["<s>"] * 5)
+    Wav2VecCtc.build_model(OmegaConf.structured(Wav2Vec2CtcConfig(w2v_path=path)), task)
+
+
+ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
+    "io.peek": io.peek,
+    "load_checkpoint_to_cpu": checkpoint_utils.load_checkpoint_to_cpu,
+    "load_model_ensemble": lambda path: checkpoint_utils.load_model_ensemble([path]),
+    "load_model_ensemble_and_task": lambda path: checkpoint_utils.load_model_ensemble_and_task([path]),
+    "load_ema_from_checkpoint": checkpoint_utils.load_ema_from_checkpoint,
+    "save_ema_as_checkpoint": lambda path: checkpoint_utils.save_ema_as_checkpoint(path, path + ".ema"),
+    "restore_file": lambda path: run_of(path, restore_file=path),
+    "finetune_from_model": lambda path: run_of(path, finetune_from_model=path),
+    "continue_once": lambda path: run_of(path, continue_once=path),
+    "checkpoint_last.pt": own_last,
+    "another checkpoint of the run": other_than_last,
+    "w2v_path": fine_tuned_from,
+    "w2v_path, a folder of transformers": lambda path: fine_tuned_from(of_transformers(path)),
+    "w2v_path, a folder of torchaudio": lambda path: fine_tuned_from(of_torchaudio(path)),
+    "fairseq-convert": command(convert.cli_main, "{path}", "{path}.out", "--to", "fairseq"),
+    "fairseq-convert, a folder": lambda path: convert.convert(of_transformers(path), path + ".out", "fairseq"),
+    "fairseq-average-checkpoints": command(average_checkpoints.cli_main, "--inputs", "{path}", "--output", "{path}.out"),
+    "fairseq_cli.validate": command(validate.cli_main, "--path", "{path}"),
+}
+
+
+@pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
+@pytest.mark.parametrize("place", ["model", "cfg", "args", "optimizer", "task_state"])
+@pytest.mark.parametrize("entry", ENTRY_POINTS)
+def test_every_entry_point(tmp_path, entry, place, as_zip):
+    trace = tmp_path / "trace"
+    path = write(tmp_path / "file.pt", place, "os.system", as_zip, trace)
+    with pytest.raises(ValueError, match="not opened: it holds pickled objects of posix.system|only damaged"):
+        ENTRY_POINTS[entry](path)
+    assert not trace.exists()
+    assert not os.path.exists(path + ".ema") and not os.path.exists(path + ".out")
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "a ${oc.decode:x} b", "${task.${oc.env:USER}}", "${hydra:runtime.cwd}", "${env:PATH}"])
+@pytest.mark.parametrize("where", ["cfg", "w2v_args", "args", "omegaconf"])
+def test_config_values_are_never_computed(tmp_path, text, where):
+    args = Namespace(arch="wav2vec2", task="audio_pretraining", data=text)
+    contents = {
+        "cfg": {"cfg": {"task": {"_name": "audio_pretraining", "data": text}, "model": MODEL}},
+        "w2v_args": {"cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": {"model": {**MODEL, "activation_fn": text}}}}},
+        "args": {"args": args},
+        "omegaconf": {"cfg": OmegaConf.create({"model": {**MODEL, "list": [{"a": text}], "_name": "unknown_model"}})},
+    }
+    path = tmp_path / "file.pt"
+    torch.save({"model": {}, **contents[where]}, path)
+    for entry in (io.load, checkpoint_utils.load_checkpoint_to_cpu):
+        with pytest.raises(ValueError, match=r"file\.pt is not opened: its (cfg|args).*would be computed"):
+            entry(str(path))
+
+
+def test_references_to_other_keys_stay(tmp_path):
+    optimizer = {"_name": "adam", "lr": "${optimization.lr}"}
+    cfg = {"model": MODEL, "optimizer": optimizer, "optimization": {"lr": [0.5]}, "hydra": {"a": "${now:%Y}"}}
+    torch.save({"model": {}, "cfg": cfg}, tmp_path / "file.pt")
+    assert checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "file.pt"))["cfg"].optimizer.lr == [0.5]

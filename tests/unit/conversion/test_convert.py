@@ -1,0 +1,354 @@
+"""fairseq-convert: there and back again, with the other tools' own models beside ours."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq import checkpoint_utils
+from fairseq.checkpoint import io
+from fairseq.conversion import folders, huggingface, names, speech_model
+from fairseq.models.wav2vec import Wav2Vec2Model, pretrained
+from fairseq_cli import convert
+
+SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A", "Ä"]
+BASE = {
+    "_name": "wav2vec2", "conv_feature_layers": "[(24,10,5)] + [(24,3,2)]*4 + [(24,2,2)]*2", "encoder_layers": 2, "encoder_embed_dim": 48,
+    "encoder_ffn_embed_dim": 96, "encoder_attention_heads": 4, "final_dim": 24, "latent_vars": 12, "quantize_targets": True,
+    "conv_pos": 16, "conv_pos_groups": 4, "feature_grad_mult": 0.1, "mask_other": 2.0, "encoder_layerdrop": 0.05, "logit_temp": 0.2,
+}  # fmt: skip
+LARGE = {**BASE, "extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True, "latent_temp": [2.0, 0.1, 0.999995]}
+CONFORMER = {
+    **BASE, "layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos", "layer_norm_first": True,
+    "depthwise_conv_kernel_size": 7,
+}  # fmt: skip
+FORMS = {
+    "base": BASE,
+    "large": LARGE,
+    "conformer": CONFORMER,
+    "rotary conformer": {**CONFORMER, "pos_enc_type": "rope"},
+    "as wide as the extractor": {**BASE, "encoder_embed_dim": 24, "latent_dim": 16, "activation_fn": "gelu_fast"},
+    "no masks": {**BASE, "mask_prob": 0.0, "dropout": 0.0},
+}
+BOTH_WAYS = [(name, fine_tuned) for name in FORMS for fine_tuned in (False, True)]
+
+
+@pytest.fixture(autouse=True)
+def short_audio(monkeypatch):
+    monkeypatch.setattr(convert, "WAVEFORM_SECONDS", 0.5)
+
+
+def write(path: Path, config: dict[str, Any], fine_tuned: bool = False, symbols: list[str] | None = SYMBOLS, **fine_tuning: Any) -> str:
+    """A checkpoint of random weights, its batch statistics and norms too."""
+    torch.manual_seed(3)
+    model = Wav2Vec2Model({**config})
+    if fine_tuned:
+        model.remove_pretraining_modules()
+    weights = model.state_dict()
+    for name, tensor in weights.items():
+        if name.endswith(("norm.weight", "norm.bias", "running_mean", "running_var", "pos_bias_u", "pos_bias_v", "2.weight", "2.bias")):
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    task = {"_name": "audio_pretraining", "normalize": config.get("layer_norm_first", False)}
+    cfg = {"model": config, "task": task}
+    state: dict[str, Any] = {"args": None, "cfg": cfg, "model": weights}
+    if fine_tuned:
+        settings = {"_name": "wav2vec_ctc", "w2v_path": "/gone/x.pt", "w2v_args": cfg, "apply_mask": True, "final_dropout": 0.1}
+        settings |= fine_tuning
+        state["cfg"] = {"model": settings, "task": {**task, "_name": "audio_finetuning", "labels": "ltr"}}
+        state["model"] = {pretrained.ENCODER + name: tensor for name, tensor in weights.items()}
+        head = torch.nn.Linear(config["encoder_embed_dim"], len(SYMBOLS))
+        state["model"] |= {pretrained.HEAD + name: tensor for name, tensor in head.state_dict().items()}
+        if symbols is not None:
+            state["task_state"] = {"target_symbols": speech_model.dictionary_of(symbols).state_dict()}
+    io.save(state, path)
+    return str(path)
+
+
+def assert_same_weights(one: str, other: str, left_out: tuple[str, ...] = ()) -> None:
+    first, second = io.load(one)["model"], io.load(other)["model"]
+    assert list(first) == list(second)
+    for name, tensor in first.items():
+        if not name.removeprefix(pretrained.ENCODER).startswith(left_out or ("none",)):
+            assert tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]), name
+
+
+# -- transformers ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("form", "fine_tuned"), BOTH_WAYS)
+def test_transformers_there_and_back(form, fine_tuned, tmp_path):
+    pytest.importorskip("transformers")
+    path = write(tmp_path / "a.pt", FORMS[form], fine_tuned)
+    there, back = str(tmp_path / "there"), str(tmp_path / "back.pt")
+    assert convert.convert(path, there, "hf") <= 1e-5
+    assert convert.convert(there, back, "fairseq") <= 1e-5
+    assert_same_weights(path, back)
+    before, after = io.load(path)["cfg"], io.load(back)["cfg"]
+    if fine_tuned:
+        for key in ("apply_mask", "final_dropout"):
+            assert after["model"][key] == before["model"][key]
+        assert io.load(back)["task_state"] == io.load(path)["task_state"]
+        before, after = (cfg["model"]["w2v_args"] for cfg in (before, after))
+    assert {key: after["model"][key] for key in before["model"]} == before["model"]
+    assert after["task"]["normalize"] == before["task"]["normalize"]
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "back.pt", "there"]
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([back])
+    assert len(models) == 1 and cfg.task._name == ("audio_finetuning" if fine_tuned else "audio_pretraining")
+    if fine_tuned:
+        assert task.target_dictionary.symbols == SYMBOLS
+
+
+def test_transformers_processor_reads_the_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    convert.convert(write(tmp_path / "a.pt", LARGE, fine_tuned=True), str(tmp_path / "there"), "hf")
+    tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path / "there")
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, len(tokenizer)) == (0, 1, 3, len(SYMBOLS))
+    rows = [0, 6, 6, 0, 5, 0, 5, 4, 4, 7, 0, 8]
+    assert tokenizer.decode(rows) == "TEE AÄ"
+    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(tmp_path / "there")
+    assert (extractor.do_normalize, extractor.sampling_rate, extractor.return_attention_mask) == (True, 16000, True)
+    assert transformers.AutoModelForCTC.from_pretrained(tmp_path / "there").config.vocab_size == len(SYMBOLS)
+
+
+@pytest.mark.parametrize("spelling", ["weight_g", "parametrizations"])
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "sharded"])
+def test_spellings_and_files_of_weights(spelling, kind, tmp_path):
+    """As several versions of transformers wrote them."""
+    pytest.importorskip("transformers")
+    safetensors = pytest.importorskip("safetensors.torch")
+    path, there = write(tmp_path / "a.pt", BASE), tmp_path / "there"
+    convert.convert(path, str(there), "hf")
+    weights = names.one_spelling(safetensors.load_file(there / "model.safetensors"))
+    if spelling == "parametrizations":
+        parts = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+        weights = {next((n.replace(a, b) for a, b in parts.items() if n.endswith(a)), n): tensor for n, tensor in weights.items()}
+    os.remove(there / "model.safetensors")
+    if kind == "safetensors":
+        safetensors.save_file(weights, there / "model.safetensors", metadata={"format": "pt"})
+    elif kind == "bin":
+        torch.save(weights, there / "pytorch_model.bin")
+    else:
+        halves = {f"model-0000{i}-of-00002.safetensors": dict(list(weights.items())[i - 1 :: 2]) for i in (1, 2)}
+        for file, part in halves.items():
+            safetensors.save_file(part, there / file, metadata={"format": "pt"})
+        index = {"weight_map": {name: file for file, part in halves.items() for name in part}}
+        (there / "model.safetensors.index.json").write_text(json.dumps(index))
+    state = speech_model.to_checkpoint(huggingface.read(there, io.read))
+    original = io.load(path)["model"]
+    assert all(torch.equal(original[name], tensor) for name, tensor in state["model"].items())
+
+
+def test_a_model_made_by_transformers(tmp_path, caplog):
+    """Letters first, the padding token last; no mask embedding; and a plain encoder."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    fields = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48, "conv_dim": (16, 16),
+        "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
+        "vocab_size": 5, "pad_token_id": 4, "mask_time_prob": 0.0, "mask_feature_prob": 0.0,
+    }  # fmt: skip
+    config = transformers.Wav2Vec2Config(**fields)
+    folder = tmp_path / "made"
+    transformers.Wav2Vec2ForCTC(config).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({"|": 0, "b": 1, "a": 2, "[UNK]": 3, "[PAD]": 4}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]", "unk_token": {"content": "[UNK]"}}))
+    with caplog.at_level(logging.INFO):
+        source = folders.read(folder, io.read)
+    assert "mask_emb" in caplog.text and source.symbols == ["<s>", "<pad>", "</s>", "<unk>", "|", "b", "a"]
+    audio = convert.waveform(16000)
+    (ours,), (theirs,) = speech_model.outputs(speech_model.build(source), audio), huggingface.outputs(folder, audio)
+    assert (ours[..., [4, 5, 6, 3, 0]] - theirs).abs().max() < 1e-5
+    assert convert.convert(str(folder), str(tmp_path / "made.pt"), "fairseq") < 1e-5
+
+    encoder = tmp_path / "encoder"
+    transformers.Wav2Vec2Model(config).save_pretrained(encoder)
+    assert convert.convert(str(encoder), str(tmp_path / "encoder.pt"), "fairseq") < 1e-5
+    checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "encoder.pt")])
+
+
+def test_w2v_path_may_be_a_folder(tmp_path):
+    pytest.importorskip("transformers")
+    path = write(tmp_path / "a.pt", BASE)
+    convert.convert(path, str(tmp_path / "there"), "hf")
+    from_file, from_folder = pretrained.load(path), pretrained.load(str(tmp_path / "there"))
+    assert from_folder.w2v_args["model"] == {**from_folder.w2v_args["model"], **from_file.w2v_args["model"]}
+    assert all(torch.equal(from_file.encoder[name], tensor) for name, tensor in from_folder.encoder.items())
+    tuned = write(tmp_path / "b.pt", BASE, fine_tuned=True)
+    convert.convert(tuned, str(tmp_path / "tuned"), "hf")
+    assert pretrained.load(str(tmp_path / "tuned")).symbols == SYMBOLS
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"w2v_path.*no config\.json"):
+        pretrained.load(str(tmp_path / "empty"))
+
+
+# -- torchaudio --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fine_tuned", [False, True])
+@pytest.mark.parametrize("form", ["base", "large", "as wide as the extractor"])
+def test_torchaudio_there_and_back(form, fine_tuned, tmp_path):
+    path = write(tmp_path / "a.pt", {**FORMS[form], "activation_fn": "gelu"}, fine_tuned)
+    there, back = str(tmp_path / "there"), str(tmp_path / "back.pt")
+    assert convert.convert(path, there, "torchaudio") <= 1e-5
+    assert convert.convert(there, back, "fairseq") <= 1e-5
+    assert_same_weights(path, back, left_out=("mask_emb", *pretrained.PRETRAINING_ONLY))
+    if fine_tuned:
+        assert io.load(back)["task_state"] == io.load(path)["task_state"]
+
+
+def test_torchaudio_names(tmp_path):
+    """As `torchaudio.models.wav2vec2_model(...).state_dict()` of torchaudio 2.11 has them, in either spelling of the weight norm."""
+    convert.convert(write(tmp_path / "a.pt", BASE, fine_tuned=True), str(tmp_path / "there"), "torchaudio")
+    weights = io.read(str(tmp_path / "there" / "model.pt"))
+    block = "encoder.transformer.layers.0."
+    parts = ("attention.k_proj", "attention.v_proj", "attention.q_proj", "attention.out_proj", "layer_norm", "final_layer_norm")
+    expected = {f"{block}{part}" for part in (*parts, "feed_forward.intermediate_dense", "feed_forward.output_dense")}
+    expected |= {f"feature_extractor.conv_layers.0.{part}" for part in ("conv", "layer_norm")}
+    expected |= {f"encoder.feature_projection.{part}" for part in ("layer_norm", "projection")}
+    expected |= {"encoder.transformer.pos_conv_embed.conv", "encoder.transformer.layer_norm", "aux"}
+    found = {name.rpartition(".")[0] for name in weights}
+    assert expected <= found and not any(name.startswith(("quantizer", "mask")) for name in found)
+    renamed = {
+        name.replace("weight_g", "parametrizations.weight.original0").replace("weight_v", "parametrizations.weight.original1"): tensor
+        for name, tensor in weights.items()
+    }
+    torch.save(renamed, tmp_path / "there" / "model.pt")
+    assert convert.convert(str(tmp_path / "there"), str(tmp_path / "b.pt"), "fairseq") == 0
+
+
+# -- ONNX --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["base", "large"])
+def test_onnx_of_any_length(form, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path, there = write(tmp_path / "a.pt", FORMS[form], fine_tuned=True), str(tmp_path / "a.onnx")
+    assert convert.convert(path, there, "onnx") <= 1e-5
+    session = onnxruntime.InferenceSession(there, providers=["CPUExecutionProvider"])
+    model = speech_model.build(convert.load(path).model)
+    for rows, samples in ((1, 400), (1, 7777), (4, 20_001)):
+        source = torch.randn(rows, samples)
+        (logits,) = session.run(None, {"source": source.numpy()})
+        assert np.abs(logits - speech_model.outputs(model, source)[0].numpy()).max() <= 1e-5
+    told = {entry.key: json.loads(entry.value) for entry in onnx.load(there).metadata_props}
+    assert told["symbols"] == SYMBOLS and told["normalize"] is (form == "large") and told["sample_rate"] == 16000
+
+
+def test_onnx_is_for_fine_tuned_transformers(tmp_path):
+    for name, config, fine_tuned, named in (("a", BASE, False, "fine-tuned"), ("b", CONFORMER, True, "layer_type='conformer'")):
+        with pytest.raises(ValueError, match=named):
+            convert.convert(write(tmp_path / f"{name}.pt", config, fine_tuned), str(tmp_path / "out"), "onnx")
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_old_checkpoint_gets_its_dictionary(tmp_path):
+    path = write(tmp_path / "a.pt", BASE, fine_tuned=True, symbols=None)
+    with pytest.raises(ValueError, match=r"a\.pt is fine-tuned and holds no dictionary: give its file with --dict"):
+        convert.convert(path, str(tmp_path / "b.pt"), "fairseq")
+    (tmp_path / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in SYMBOLS[4:]))
+    assert convert.convert(path, str(tmp_path / "b.pt"), "fairseq", str(tmp_path / "dict.ltr.txt")) == 0
+    assert_same_weights(path, str(tmp_path / "b.pt"))
+    assert io.load(tmp_path / "b.pt")["task_state"]["target_symbols"]["symbols"] == SYMBOLS
+    (tmp_path / "short.txt").write_text("A 1\n")
+    with pytest.raises(ValueError, match="5 symbols.*9 rows"):
+        convert.convert(path, str(tmp_path / "c.pt"), "fairseq", str(tmp_path / "short.txt"))
+
+
+def test_half_precision_and_tall_convolutions(tmp_path):
+    """The Gaudi fork's 4-D weights, in fp16."""
+    path = write(tmp_path / "a.pt", BASE)
+    state = io.load(path)
+    half = {name: tensor.half() for name, tensor in state["model"].items()}
+    tall = {name: tensor.unsqueeze(2) if "conv_layers" in name and tensor.dim() == 3 else tensor for name, tensor in half.items()}
+    torch.save({**state, "model": tall}, tmp_path / "tall.pt")
+    convert.convert(str(tmp_path / "tall.pt"), str(tmp_path / "there"), "torchaudio")
+    weights = io.read(str(tmp_path / "there" / "model.pt"))
+    name = "feature_extractor.conv_layers.0.{}.weight"
+    assert torch.equal(weights[name.format("conv")], state["model"][name.format("0")].half().float())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"pos_conv_depth": 5}, "pos_conv_depth=5"),
+        ({"quantize_input": True}, "quantize_input=True"),
+        ({"target_glu": True}, "target_glu=True"),
+        ({"quantizer_depth": 2}, "quantizer_depth=2"),
+        ({"crop_seq_to_multiple": 2}, "crop_seq_to_multiple=2"),
+        ({"quantize_targets": False}, "quantize_targets=False"),
+        ({"activation_fn": "relu_squared"}, "activation_fn='relu_squared'"),
+        ({"layer_type": "conformer", "attn_type": "", "pos_enc_type": "abs"}, "layer_type='conformer'"),
+        ({**CONFORMER, "layer_norm_first": False}, "layer_norm_first=False"),
+    ],
+)
+def test_what_has_no_counterpart_is_named(change, named, tmp_path):
+    path = write(tmp_path / "a.pt", {**BASE, **change})
+    with pytest.raises(ValueError, match=f"no counterpart in transformers.*{named}"):
+        convert.convert(path, str(tmp_path / "there"), "hf")
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_other_kinds_of_models_are_named(tmp_path):
+    for kind in ("wav2vec_seq2seq", "data2vec_audio", "hubert"):
+        io.save({"cfg": {"model": {"_name": kind}}, "model": {}}, tmp_path / "a.pt")
+        with pytest.raises(ValueError, match=f"a model of kind '{kind}'"):
+            convert.convert(str(tmp_path / "a.pt"), str(tmp_path / "b"), "hf")
+    (tmp_path / "there").mkdir()
+    for config, named in (
+        ({"model_type": "hubert"}, "'hubert'"),
+        ({"model_type": "wav2vec2", "add_adapter": True, "adapter_attn_dim": 16}, "add_adapter.*adapter_attn_dim"),
+    ):
+        (tmp_path / "there" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=named):
+            convert.convert(str(tmp_path / "there"), str(tmp_path / "b.pt"), "fairseq")
+    path = write(tmp_path / "c.pt", BASE, fine_tuned=True, blank_weight=1.0)
+    with pytest.raises(ValueError, match=r"blank_weight=1\.0"):
+        convert.convert(path, str(tmp_path / "b"), "hf")
+
+
+def test_nothing_appears_unless_it_is_right(tmp_path, monkeypatch, capsys):
+    path = write(tmp_path / "a.pt", BASE, fine_tuned=True)
+    real = speech_model.outputs
+    calls: list[int] = []
+
+    def wrong(*args: Any) -> list[torch.Tensor]:
+        calls.append(1)
+        return [output + 0.1 * (len(calls) > 1) for output in real(*args)]
+
+    monkeypatch.setattr(speech_model, "outputs", wrong)
+    assert convert.cli_main([path, str(tmp_path / "b.pt"), "--to", "fairseq"]) == 1
+    assert "outputs differ by 0.1" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr("fairseq.conversion.torchaudio_model.json.dumps", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        convert.cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"])
+    assert os.listdir(tmp_path) == ["a.pt"]
+    monkeypatch.undo()
+    assert convert.cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"]) == 0
+    assert "largest difference" in capsys.readouterr().out
+    assert convert.cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_without_transformers_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    path = write(tmp_path / "a.pt", BASE)
+    assert convert.cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
+    assert "fairseq-hpu[convert]" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_the_waveform_is_the_same_every_time():
+    audio = convert.waveform(16000)
+    assert audio.shape == (1, 8000) and torch.equal(audio, convert.waveform(16000))
+    assert np.isclose(audio.std(), 1, atol=1e-3)
