@@ -18,7 +18,7 @@ DOCS = (Path(__file__).parents[2] / "docs").glob("*.md")
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in DOCS))
 LAUNCHERS = {"torchrun", "mpirun", "srun"}
 SYSTEM = {"sudo"}  # network links
-FILE_ENDINGS = {"safetensors", "onnx"}  # `model.safetensors` is a file
+FILE_ENDINGS = {"safetensors", "onnx", "pt"}  # `model.safetensors` is a file
 _FENCE = re.compile(r"^([ ]*)```bash\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 _KEY = re.compile(r"`([a-z_]+\.[a-z_]+)(?:=[^`]*)?`")
