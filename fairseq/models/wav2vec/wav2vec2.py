@@ -98,6 +98,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), nn.GLU()) if cfg.target_glu else None
         self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
+        self.length_aware = False  # see modules/length_aware.py
         self.n_negatives = cfg.num_negatives
         self.cross_sample_negatives = cfg.cross_sample_negatives
         self.codebook_negatives = cfg.codebook_negatives
@@ -209,15 +210,16 @@ class Wav2Vec2Model(BaseFairseqModel):
 
     def _extract(self, source: Tensor, padding_mask: Tensor | None) -> Latents:
         """Raw audio to layer-normed frames, cropped to the config's multiple."""
+        num_samples = None if padding_mask is None else (~padding_mask).sum(dim=1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
-            features = self.feature_extractor(source)
+            features = self.feature_extractor(source, num_samples if self.length_aware else None)
         if self.feature_grad_mult not in (0.0, 1.0):
             features = GradMultiply.apply(features, self.feature_grad_mult)
         features = features.transpose(1, 2)
         squares = features.float().square().mean(dim=2)
         valid = None
-        if padding_mask is not None:
-            lengths = self._get_feat_extract_output_lengths((~padding_mask).sum(dim=1))
+        if num_samples is not None:
+            lengths = self._get_feat_extract_output_lengths(num_samples)
             lengths = lengths.clamp(min=1)  # attention over nothing at all would be NaN, and NaN times weight 0 is NaN
             valid = torch.arange(features.size(1), device=source.device) < lengths.unsqueeze(1)
         frames = features.size(1) - features.size(1) % self.cfg.crop_seq_to_multiple
