@@ -37,4 +37,4 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module 'fairseq' has no attribute {name!r}")
 
 
-__all__ = ["__version__", "transcribe"]  # noqa: F822 - __getattr__ has it
+__all__ = ["__version__", "transcribe"]

@@ -54,7 +54,7 @@ def plan_windows(
     length = max(1, int(settings.seconds * sample_rate / stride) // multiple * multiple)
     overlap = int(settings.overlap * sample_rate / stride)
     if overlap >= length or overlap < 0:
-        raise ValueError(f"windows of {settings.seconds} s with an overlap of {settings.overlap} s: the overlap must be shorter than a window")
+        raise ValueError(f"the overlap of windows is {settings.overlap} s; it must be shorter than a window, which is {settings.seconds} s")
     if total == 0:
         return []
     firsts = [0]

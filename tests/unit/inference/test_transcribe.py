@@ -86,8 +86,8 @@ def test_one_bad_file_does_not_stop_the_others(model: SpeechModel, wave: np.ndar
     soundfile.write(tmp_path / "cut.flac", wave, 16000)
     (tmp_path / "cut.flac").write_bytes((tmp_path / "cut.flac").read_bytes()[:20000])
     good = transcribe(model, wave)
-    audios = [tmp_path / "text.wav", tmp_path / "nan.wav", tmp_path / "cut.flac", tmp_path / "nowhere.wav", broken, wave[:399], wave * 0, wave]
-    found = transcribe(model, audios)
+    files = [tmp_path / name for name in ("text.wav", "nan.wav", "cut.flac", "nowhere.wav")]
+    found = transcribe(model, [*files, broken, wave[:399], wave * 0, wave])
     errors = [str(result.error) for result in found[:5]]
     assert "text.wav cannot be read" in errors[0] and "NaN or infinity), the first at 1.25 s" in errors[1]
     assert "cut.flac cannot be decoded" in errors[2] and "nowhere.wav" in errors[3] and "the first at 1.25 s" in errors[4]
