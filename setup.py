@@ -74,15 +74,20 @@ setup(
     zip_safe=False,
     install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
     extras_require={
+        "decode": ["flashlight-text", "kenlm"],
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
+        "parquet": ["pyarrow"],
         "resample": ["soxr"],
         "tensorboard": ["tensorboard"],
     },
     entry_points={
         "console_scripts": [
             "fairseq-average-checkpoints = fairseq_cli.average_checkpoints:cli_main",
+            "fairseq-extract = fairseq_cli.extract:cli_main",
             "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
+            "fairseq-infer = fairseq_cli.infer:cli_main",
+            "fairseq-transcribe = fairseq_cli.transcribe:cli_main",
         ]
     },
     cmdclass={"editable_wheel": EditableWheel},

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairseq.decoding.tokens import Tokens
+from fairseq.decoding.tokens import WORD_START, Tokens
 
 
 class Word(NamedTuple):
@@ -79,7 +79,7 @@ def from_path(
     """
     found = runs(path, log_probs, tokens)
     units = [_join([run], tokens.symbols[run.token]) for run in found]
-    if tokens.delimiter is None and labels is None:
+    if tokens.kind == "none" and labels is None:
         return Hypothesis(units, units, score)
     return Hypothesis(units, _spelled(found, tokens) if labels is None else _labelled(found, tokens, labels), score)
 
@@ -87,12 +87,13 @@ def from_path(
 def _spelled(found: list[Run], tokens: Tokens) -> list[Word]:
     words, letters = [], []
     for run in [*found, None]:
+        ends = run is None or run.token == tokens.delimiter or tokens.symbols[run.token].startswith(WORD_START)
+        if ends and letters:
+            words.append(_join(letters, "".join(tokens.symbols[letter.token] for letter in letters).removeprefix(WORD_START)))
+            letters = []
         if run is not None and run.token != tokens.delimiter:
             letters.append(run)
-        elif letters:
-            words.append(_join(letters, "".join(tokens.symbols[letter.token] for letter in letters)))
-            letters = []
-    return words
+    return [word for word in words if word.text]
 
 
 def _labelled(found: list[Run], tokens: Tokens, labels: Sequence[tuple[str, int]]) -> list[Word]:

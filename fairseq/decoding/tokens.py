@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 DELIMITER = "|"  # between words where the units are letters
+WORD_START = "\u2581"  # begins the units that begin a word, where they are sentencepieces
 _NEVER_SPOKEN = ("<s>", "<pad>", "</s>")
 
 
@@ -42,6 +43,16 @@ class Tokens(NamedTuple):
     def from_dictionary(cls, dictionary: Any, blank: int | None = None) -> Tokens:
         """The roles of a fairseq Dictionary's symbols; its blank is `<s>`, output 0, unless it is said to be another."""
         return cls.from_symbols([dictionary[number] for number in range(len(dictionary))], 0 if blank is None else blank)
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether the units are sentencepieces."""
+        return any(symbol.startswith(WORD_START) for symbol in self.symbols)
+
+    @property
+    def kind(self) -> str:
+        """Kind of unit by the name that `fairseq.data.data_utils.post_process` has for it."""
+        return "letter" if self.delimiter is not None else "sentencepiece" if self.has_pieces else "none"
 
     def letters(self) -> set[str]:
         """The symbols that words are spelled with."""

@@ -29,10 +29,18 @@ class Window(NamedTuple):
 
 @dataclass
 class WindowSettings:
-    """How long audio is cut."""
+    """How long audio is cut.
+
+    Raises:
+        ValueError: the overlap is not shorter than a window.
+    """
 
     seconds: float = 30.0  # of a window
     overlap: float = 5.0  # seconds that neighbours have in common; half of them are context at each edge
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.seconds:
+            raise ValueError(f"the overlap of windows is {self.overlap} s; it must be shorter than a window, which is {self.seconds} s")
 
 
 def plan_windows(
@@ -46,15 +54,11 @@ def plan_windows(
         multiple: model.crop_seq_to_multiple; windows other than the last have so many frames, or a multiple.
     Returns:
         none if the audio is shorter than the receptive field; one where it fits into a window.
-    Raises:
-        ValueError: a window that is not longer than the overlap.
     """
     field, stride = receptive_field(conv_layers)
     total = frames_for_samples(num_samples, conv_layers)
     length = max(1, int(settings.seconds * sample_rate / stride) // multiple * multiple)
-    overlap = int(settings.overlap * sample_rate / stride)
-    if overlap >= length or overlap < 0:
-        raise ValueError(f"the overlap of windows is {settings.overlap} s; it must be shorter than a window, which is {settings.seconds} s")
+    overlap = min(int(settings.overlap * sample_rate / stride), length - 1)
     if total == 0:
         return []
     firsts = [0]

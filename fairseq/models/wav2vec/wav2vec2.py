@@ -306,6 +306,16 @@ class Wav2Vec2Model(BaseFairseqModel):
         features = self.feature_extractor(x).transpose(1, 2)
         return self.quantizer.forward_idx(self.layer_norm(features))
 
+    def latents(self, source: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The feature extractor's frames after their layer norm, B x T x C: what is projected for the encoder, and quantized."""
+        return self._extract(source, padding_mask).features
+
+    def project_latents(self, latents: Tensor) -> Tensor:
+        """What the encoder gets for such frames, without masks and dropout: B x T x C."""
+        if self.input_quantizer is not None:
+            return self.project_inp(self.input_quantizer(latents)["x"])
+        return latents if self.post_extract_proj is None else self.post_extract_proj(latents)
+
     def extract_features(
         self, source: Tensor, padding_mask: Tensor | None, mask: bool = False, layer: int | None = None, corpus_key: Any = None
     ) -> dict[str, Any]:

@@ -58,3 +58,13 @@ def test_another_blank(emit: Emit) -> None:
     assert GreedyDecoder(tokens).decode(log_probs)[0].text == "A"
     with pytest.raises(ValueError, match="blank is output 4 of a dictionary of 4"):
         Tokens.from_symbols(["A", "B", "|", "_"], blank=4)
+
+
+def test_sentencepieces_begin_words() -> None:
+    tokens = Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "\u2581HE", "LLO", "\u2581", "YOU"])
+    log_probs = np.full((6, 8), -9.0, dtype=np.float32)
+    for frame, token in enumerate([4, 5, 6, 7, 0, 4]):
+        log_probs[frame, token] = 0
+    (found,) = GreedyDecoder(tokens).decode(log_probs)
+    assert tokens.kind == "sentencepiece" and found.text == "HELLO YOU HE"
+    assert [(word.first, word.last) for word in found.words] == [(0, 1), (2, 3), (5, 5)]

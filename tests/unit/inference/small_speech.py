@@ -44,6 +44,7 @@ def write_checkpoint(path: Path, *, fine_tuned: bool = True, seed: int = 0, norm
     built = task.build_model(cfg.model)
     if fine_tuned:  # loud enough to say something
         torch.nn.init.normal_(built.w2v_encoder.proj.weight, std=1.0)
+        built.w2v_encoder.proj.bias.data[1:4] = -50  # neither <pad>, </s> nor <unk>
     state = {"cfg": OmegaConf.to_container(cfg), "model": built.state_dict(), "task_state": task.state_dict() if fine_tuned else {}}
     state |= {"optimizer_history": [{"num_updates": 7}], "extra_state": {}, "args": None}
     checkpoint_utils.torch_persistent_save(state, str(path))
