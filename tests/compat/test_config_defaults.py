@@ -54,6 +54,7 @@ HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "
 ADDITIONS = {
     "CommonConfig": {"threads_per_process", "plasma_path", "device", *HPU},  # plasma_path: its default is a folder of the machine
     "CompositeOptimizerConfig": {"lr"},
+    "CheckpointConfig": {"continue_pretraining"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates"},
     "AudioPretrainingConfig": {"resample", "max_quarantined_share"},

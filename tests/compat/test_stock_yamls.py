@@ -40,7 +40,8 @@ def test_resolves_without_problems(path: Path) -> None:
     for group, values in OmegaConf.to_container(given).items():
         for key, value in values.items():
             assert cfg[group][key] == value or float(cfg[group][key]) == float(value), f"{group}.{key}"
-    problems = find_problems(resolve_config(OmegaConf.merge(given, {"task": {"data": "somewhere"}})), check_paths=False)
+    typed = {"task": {"data": "somewhere"}, "checkpoint": {"finetune_from_model": "a.pt"} if path.stem.endswith("_continue") else {}}
+    problems = find_problems(resolve_config(OmegaConf.merge(given, typed)), check_paths=False)
     assert problems == ([], [])
 
 

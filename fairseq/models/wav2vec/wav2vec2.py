@@ -99,6 +99,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
         self.length_aware = False  # see modules/length_aware.py
+        self.updates_before = 0  # of a pre-training that is continued: temperatures go on from there
         self.n_negatives = cfg.num_negatives
         self.cross_sample_negatives = cfg.cross_sample_negatives
         self.codebook_negatives = cfg.codebook_negatives
@@ -123,9 +124,9 @@ class Wav2Vec2Model(BaseFairseqModel):
         return cls(cfg)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Move the temperatures of the quantizers and of the logits to where they are after this many updates."""
-        super().set_num_updates(num_updates)
-        self.logit_temp = logit_temperature(self.cfg, num_updates)
+        """Move the temperatures of the quantizers and of the logits to where they are after this many updates, and those before the run."""
+        super().set_num_updates(num_updates + self.updates_before)
+        self.logit_temp = logit_temperature(self.cfg, num_updates + self.updates_before)
 
     def max_positions(self) -> int | None:
         """Audio of any length, as upstream."""
