@@ -49,8 +49,8 @@ class SpeechModel:
         self.dtype = torch.bfloat16 if half else None
         self.encoder = model.w2v_encoder.w2v_model if hasattr(model, "w2v_encoder") else model
         set_length_aware(model)
-        if self.dtype is not None:
-            self._halve_weights(self.dtype)
+        self.encoder.encoder.required_seq_len_multiple = 1  # filler would only bring a mask for every block to add
+        self._arrange_weights()
         model.to(self.device.torch_device)
         self.conv_layers = self.encoder.conv_layers
         self.sample_rate, self.normalize = int(task.cfg.sample_rate), bool(task.cfg.normalize)
@@ -72,13 +72,18 @@ class SpeechModel:
         common = merge_with_parent(CommonConfig(), {"cpu": device == "cpu", "device": device})
         return cls(model, task, cfg, device_layer.select(common), precision)
 
-    def _halve_weights(self, dtype: torch.dtype) -> None:
-        """The weights of the big products in the dtype that autocast would cast them to in every forward pass."""
+    def _arrange_weights(self) -> None:
+        """The weights of the big products once and for all in the dtype and the order that every forward pass would copy them to."""
         parts = [self.encoder.post_extract_proj, self.encoder.encoder.layers]
         parts += [self.model.w2v_encoder.proj] if hasattr(self.model, "w2v_encoder") else []
-        for module in (m for part in parts if part is not None for m in part.modules()):
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
+        linear = [m for part in parts if part is not None for m in part.modules() if isinstance(m, nn.Linear)]
+        # the first convolution stays fp32: the group norm is folded into it, in fp64
+        later = [block.conv for block in self.encoder.feature_extractor.conv_layers[1:]]
+        if self.dtype is not None:
+            for module in [*linear, *later]:
+                module.to(self.dtype)
+        for conv in later:  # C' x C x K as before, with the channels side by side in memory, as products over time take them
+            conv.weight.data = conv.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
     def dictionary(self) -> Tokens:
         """The symbols that the model's outputs stand for.

@@ -84,7 +84,7 @@ def report(model: nn.Module, dataset: Any, device: Device, sample_rate: int, see
     if use.is_little():
         logger.warning(
             "the new audio uses few codewords (fewer than a tenth of a group, in effect): it may be unlike the old in loudness, sample "
-            "rate or task.normalize; or the codebook has collapsed, and pre-training then learns little. A higher criterion.loss_weights[0] "
-            "(diversity) spreads it out; pre-training from random weights may do better."
+            "rate or task.normalize; or the codebook has collapsed, and pre-training then learns little. A higher criterion.loss_weights[0]"
+            " (diversity) spreads it out; pre-training from random weights may do better."
         )
     return use
