@@ -20,6 +20,7 @@ from fairseq.dataclass.utils import merge_with_parent
 from fairseq.decoding.tokens import Tokens
 from fairseq.device import Device
 from fairseq.inference.audio import FileSource, open_source
+from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
 from fairseq.modules.length_aware import set_length_aware
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,9 @@ class SpeechModel:
         if self.dtype is not None:
             for module in [*linear, *later]:
                 module.to(self.dtype)
+        for module in self.encoder.encoder.modules():
+            if isinstance(module, WeightNormConv1d):
+                module.freeze_weight(self.dtype or torch.float32)
         for conv in later:  # C' x C x K as before, with the channels side by side in memory, as products over time take them
             conv.weight.data = conv.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 

@@ -13,6 +13,7 @@ import torch
 from small_speech import speech, write_checkpoint
 
 import fairseq
+from fairseq import checkpoint_utils
 from fairseq.decoding import GreedyDecoder
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import read_windows, transcribe
@@ -162,3 +163,17 @@ def test_memory_does_not_grow_with_the_length(checkpoint: Path, tmp_path: Path) 
         assert float(duration) == 60 * minutes
         peaks.append(int(peak))
     assert peaks[1] < peaks[0] + 30
+
+
+def test_arranged_weights_give_what_the_model_gives(checkpoint: Path, model: SpeechModel, wave: np.ndarray) -> None:
+    """What SpeechModel does to weights and lengths for speed changes nothing but rounding."""
+    (plain,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
+    plain.eval()
+    with torch.no_grad():
+        expected = plain.get_normalized_probs(plain(source=torch.from_numpy(wave)[None], padding_mask=None), log_probs=True)[:, 0]
+    found = model.log_probs([wave])[0]
+    assert found.shape[0] % 2 == 0 and np.abs(found - expected.numpy()).max() < 1e-5
+    odd = wave[:-320]
+    with torch.no_grad():
+        expected = plain.get_normalized_probs(plain(source=torch.from_numpy(odd)[None], padding_mask=None), log_probs=True)[:, 0]
+    assert len(expected) % 2 == 1 and np.abs(model.log_probs([odd])[0] - expected.numpy()).max() < 1e-5
