@@ -3,9 +3,9 @@
 
     python benchmarks/greedy_decoding.py --peer-python /path/to/venv/bin/python [--rounds 3] [--repeats 5] [--threads 2]
 
-What is timed goes from waveforms of 10 s in memory to text: normalisation, model, argmax, joining; batches of 1 and of 8. Systems
-alternate, each in fresh processes of its own interpreter, with one pass to warm up. Weights are random and the same for all (written to a file by
-this package, renamed for transformers), so that the texts can be compared: in fp32 they are equal.
+What is timed goes from waveforms of 10 s in memory to text: normalisation, model, argmax, joining; batches of 1 and of 8. The systems
+alternate, each in fresh processes of its own interpreter, with one pass to warm up. Weights are random and the same for all (written to a
+file by this package, renamed for transformers), so that the texts can be compared: in fp32 they are equal.
 
 transformers runs at its best: its default attention, torch.inference_mode, its own feature extractor and tokenizer; fp32, bf16 weights, and
 autocast to bf16 over fp32 weights.
