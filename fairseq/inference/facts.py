@@ -108,8 +108,8 @@ def checkpoint_facts(model: SpeechModel) -> dict[str, Any]:
     optimization = model.cfg.get("optimization") or {}
     encoder = model.model.w2v_encoder
     return {
-        "num_updates": encoder.num_updates or None,
-        "freeze_updates": int(encoder.freeze_finetune_updates),
+        "num_updates": model.num_updates,
+        "freeze_updates": int(model.model.cfg.freeze_finetune_updates),
         "max_update": int(optimization.get("max_update") or 0),
         "head_bias": encoder.proj.bias.float().cpu().numpy(),
         "pretraining_normalize": pretrained.normalizes(pretrained.as_container(model.model.cfg.w2v_args)),

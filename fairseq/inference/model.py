@@ -46,6 +46,7 @@ class SpeechModel:
             raise ValueError(f"the precision is {precision!r}; it may be {', '.join(PRECISIONS)}")
         self.device = device_layer.get("cpu") if device is None else device
         self.model, self.task, self.cfg = model.eval().requires_grad_(False), task, cfg
+        self.num_updates: int | None = None  # that the checkpoint was trained for, where it says so
         half = precision == "bf16" or (precision == "auto" and self.device.bf16_is_fast())
         self.dtype = torch.bfloat16 if half else None
         self.encoder = model.w2v_encoder.w2v_model if hasattr(model, "w2v_encoder") else model
@@ -69,9 +70,14 @@ class SpeechModel:
         Raises:
             ValueError: it cannot be read, or there is no such device.
         """
-        (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([os.fspath(path)], arg_overrides=overrides)
+        if not os.path.exists(path):
+            raise ValueError(f"there is no checkpoint {os.fspath(path)}")
+        state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)
+        (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([os.fspath(path)], state=state)
         common = merge_with_parent(CommonConfig(), {"cpu": device == "cpu", "device": device})
-        return cls(model, task, cfg, device_layer.select(common), precision)
+        loaded = cls(model, task, cfg, device_layer.select(common), precision)
+        loaded.num_updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates")
+        return loaded
 
     def _arrange_weights(self) -> None:
         """The weights of the big products once and for all in the dtype and the order that every forward pass would copy them to."""
