@@ -75,10 +75,12 @@ setup(
     install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
     extras_require={
         "convert": ["transformers>=4.46", "safetensors"],
+        "decode": ["flashlight-text", "kenlm"],
         "demo": ["espeakng-loader", "soxr"],
         "dev": ["pytest", "pytest-timeout", "ruff"],
         "hpu": ["habana-torch-plugin"],  # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
         "onnx": ["onnx", "onnxruntime"],
+        "parquet": ["pyarrow"],
         "resample": ["soxr"],
         "tensorboard": ["tensorboard"],
     },
@@ -86,8 +88,11 @@ setup(
         "console_scripts": [
             "fairseq-average-checkpoints = fairseq_cli.average_checkpoints:cli_main",
             "fairseq-convert = fairseq_cli.convert:cli_main",
+            "fairseq-extract = fairseq_cli.extract:cli_main",
             "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
+            "fairseq-infer = fairseq_cli.infer:cli_main",
             "fairseq-preflight = fairseq_cli.preflight:cli_main",
+            "fairseq-transcribe = fairseq_cli.transcribe:cli_main",
         ]
     },
     cmdclass={"editable_wheel": EditableWheel},

@@ -27,4 +27,14 @@ def _read_pretrained(path: str) -> tuple[object, dict[str, object]]:
 
 pretrained.use_reader(_read_pretrained)
 
-__all__ = ["__version__"]
+
+def __getattr__(name: str) -> object:
+    """`fairseq.transcribe`, imported when it is asked for."""
+    if name == "transcribe":
+        from fairseq.inference.transcribe import transcribe
+
+        return transcribe
+    raise AttributeError(f"module 'fairseq' has no attribute {name!r}")
+
+
+__all__ = ["__version__", "transcribe"]

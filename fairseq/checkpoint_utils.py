@@ -188,10 +188,22 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
     )
     trainer.run_record.load_state_dict(saved_extra, reset_best=resets.optimizer or resets.meters)
     trainer.run_record.started_from = found.started_from or trainer.run_record.started_from
+    if all(resets) and not found.own:
+        trainer.run_record.updates_before = _updates_before(state) if cfg.continue_pretraining else 0
     if place is not None:
         epoch_itr.load_state_dict(place)
     logger.info(_what_was_loaded(found, state, place))
     return extra_state, epoch_itr
+
+
+def _updates_before(state: dict[str, Any]) -> int:
+    """Updates that a checkpoint's weights went through, those of pre-training that it continued itself too."""
+    history = state.get("optimizer_history") or [{}]
+    return history[-1].get("num_updates", 0) + _record_of(state).get("updates_before", 0)
+
+
+def _record_of(state: dict[str, Any]) -> dict[str, Any]:
+    return (state.get("extra_state") or {}).get("run_record") or {}
 
 
 def _compare(found: source.Source, state: dict[str, Any], trainer: Any) -> None:
@@ -326,6 +338,8 @@ def load_model_ensemble_and_task(
             _check_dictionary(task, path)
         model = task.build_model(cfg.model, from_checkpoint=True)
         history = loaded.get("optimizer_history") or [{}]
+        if hasattr(model, "updates_before"):
+            model.updates_before = _record_of(loaded).get("updates_before", 0)
         if "num_updates" in history[-1]:
             model.set_num_updates(history[-1]["num_updates"])
         model.load_state_dict(loaded["model"], strict=strict, model_cfg=cfg.model)

@@ -110,6 +110,21 @@ def primary_config(options: dict[str, str | None], package_folder: Path) -> dict
     return {}
 
 
+def with_stock_folder(options: dict[str, str | None], package_folder: Path) -> dict[str, str | None]:
+    """Options with --config-dir set to the folder of stock YAMLs, examples/wav2vec/config/*, that has the named one, if none was typed."""
+    name = options.get("--config-name")
+    if name is None or options.get("--config-dir") is not None or options.get("--config-path") is not None:
+        return options
+    file_name = name if name.endswith((".yaml", ".yml")) else name + ".yaml"
+    if (package_folder / file_name).is_file():
+        return options
+    stock = package_folder.parents[1] / "examples" / "wav2vec" / "config"
+    for folder in sorted(stock.glob("*/")):
+        if (folder / file_name).is_file():
+            return {**options, "--config-dir": str(folder)}
+    return options
+
+
 def groups_in_defaults(config: dict[str, Any]) -> set[str]:
     """Config groups that a YAML's defaults list selects from; hydra wants `+group=name` for the others."""
     groups = set()

@@ -155,7 +155,7 @@ def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Calla
     line = command_line.read_command_line(sys.argv[1:])
     if line.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", line.local_rank)
-    options = command_line.absolute_paths(line.options)
+    options = command_line.with_stock_folder(command_line.absolute_paths(line.options), CONFIG_FOLDER)
     yaml = command_line.primary_config(options, CONFIG_FOLDER)
     user_dir = command_line.override_value(line.overrides, "common.user_dir")
     utils.import_user_module(CommonConfig(user_dir=user_dir) if user_dir else _common_of(yaml))

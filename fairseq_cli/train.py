@@ -28,6 +28,7 @@ from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics, progress_bar
 from fairseq.logging.metrics_file import MetricsFile
 from fairseq.trainer import Trainer
+from fairseq.training import codebook_use
 
 logger = logging.getLogger("fairseq_cli.train")
 
@@ -123,6 +124,7 @@ class Run:
         self.task = trainer.task
         self.signal: str | None = None
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
+        self._continue_pretraining()
         self.metrics_file: MetricsFile | None = None
         if trainer.is_data_parallel_master:
             self.metrics_file = MetricsFile(Path(self.cfg.checkpoint.save_dir) / "metrics.jsonl")
@@ -130,6 +132,18 @@ class Run:
         self.valid_itrs: dict[str, EpochBatchIterator] = {}
         self.waiting, self.interval_start = 0.0, time.perf_counter()
         self.quarantine = Quarantine(len(self.task.dataset(self.cfg.dataset.train_subset)), self.task.cfg.max_quarantined_share)
+
+    def _continue_pretraining(self) -> None:
+        """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook fits the new audio."""
+        trainer = self.trainer
+        before = trainer.run_record.updates_before
+        if before > 0 and hasattr(trainer.unwrapped_model, "updates_before"):
+            trainer.unwrapped_model.updates_before = before
+            trainer.unwrapped_model.set_num_updates(trainer.get_num_updates())
+            logger.info("temperatures go on from update %d of the pre-training that is continued", before)
+        if self.cfg.checkpoint.continue_pretraining and trainer.get_num_updates() == 0 and trainer.is_data_parallel_master:
+            dataset = self.task.dataset(self.cfg.dataset.train_subset)
+            codebook_use.report(trainer.unwrapped_model, dataset, trainer.device, self.task.cfg.sample_rate, self.cfg.common.seed)
 
     # -- signals -------------------------------------------------------------------------------------------------------------------
 

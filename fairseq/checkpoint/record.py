@@ -18,6 +18,7 @@ class RunRecord:
         self.best: Optional[float] = None
         self.validations_without_better = 0
         self.started_from: Optional[str] = None  # checkpoint of another run (or an older one of this) that the first life loaded
+        self.updates_before = 0  # of the pre-training that this run continues (checkpoint.continue_pretraining); not in num_updates
         self._observed_at: Optional[int] = None
 
     def observe(self, value: float, num_updates: int) -> None:
@@ -50,6 +51,7 @@ class RunRecord:
             "validations_without_better": self.validations_without_better,
             "observed_at": self._observed_at,
             "started_from": self.started_from,
+            "updates_before": self.updates_before,
         }
         return {**({} if self.best is None else {"best": self.best}), "run_record": own}
 
@@ -57,6 +59,7 @@ class RunRecord:
         """Take over a checkpoint's `extra_state`, fairseq's too (which has "best" alone)."""
         own = extra_state.get("run_record", {})
         self.started_from = own.get("started_from")
+        self.updates_before = own.get("updates_before", 0)
         if not reset_best:
             self.best = extra_state.get("best")
             self.validations_without_better = own.get("validations_without_better", 0)

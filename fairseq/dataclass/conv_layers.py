@@ -150,3 +150,9 @@ def receptive_field(layers: Sequence[ConvSpec]) -> tuple[int, int]:
         field += (layer[1] - 1) * stride
         stride *= layer[2]
     return field, stride
+
+
+def frame_centres(num_frames: int, layers: Sequence[ConvSpec], first: int = 0) -> list[float]:
+    """The sample in the middle of what each frame sees, from frame `first` on: 320 i + 199.5 for base."""
+    field, stride = receptive_field(layers)
+    return [stride * number + (field - 1) / 2 for number in range(first, first + num_frames)]

@@ -247,6 +247,8 @@ def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
 def checkpoints(cfg: DictConfig) -> Iterator[Finding]:
     """Settings about checkpoints that would not be written."""
     checkpoint = cfg.checkpoint
+    if checkpoint.continue_pretraining and checkpoint.finetune_from_model is None:
+        yield wrong("checkpoint.continue_pretraining is true, but checkpoint.finetune_from_model does not say what is continued.")
     if checkpoint.keep_interval_updates > 0 and not checkpoint.save_interval_updates:
         yield odd("checkpoint.keep_interval_updates has no effect while checkpoint.save_interval_updates is 0.")
     if checkpoint.no_save and (checkpoint.save_interval_updates or checkpoint.keep_best_checkpoints > 0):

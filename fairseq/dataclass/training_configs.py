@@ -96,6 +96,13 @@ class CheckpointConfig(FairseqDataclass):
     finetune_from_model: Optional[str] = field(
         default=None, metadata={"help": "take the weights of this checkpoint, start all else anew; ignored once save_dir has its own"}
     )
+    continue_pretraining: bool = field(
+        default=False,
+        metadata={
+            "help": "with finetune_from_model, on audio of one's own: temperatures go on from where that checkpoint's ended, and how much "
+            "of the codebook the new audio uses is told before the first update"
+        },
+    )
     reset_dataloader: bool = field(default=False, metadata={"help": "do not restore the place in the data"})
     reset_lr_scheduler: bool = field(default=False, metadata={"help": "do not restore the learning rate schedule"})
     reset_meters: bool = field(default=False, metadata={"help": "do not restore the running averages of the log"})

@@ -61,6 +61,9 @@ class CudaDevice(Device):
         torch.cuda.reset_peak_memory_stats(self.index)
         return {"gb_free": round(free / 2**30, 1), "gb_peak": round(peak / 2**30, 1)}
 
+    def bf16_is_fast(self) -> bool:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, torch.OutOfMemoryError) or super().is_out_of_memory(error)
 

@@ -30,8 +30,28 @@ def blockwise_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dr
         mask = mask.expand(B, H, *mask.shape[-2:]).reshape(B * H, *mask.shape[-2:])
     with torch.autocast("cpu", enabled=False):
         scaled = (q * q.size(-1) ** -0.5).reshape(B * H, *q.shape[2:])
-        out = BlockwiseAttention.apply(scaled, k.reshape(B * H, *k.shape[2:]), v.reshape(B * H, *v.shape[2:]), mask, dropout)
+        k, v = k.reshape(B * H, *k.shape[2:]), v.reshape(B * H, *v.shape[2:])
+        if dropout == 0 and not torch.is_grad_enabled():
+            out = attention_without_gradient(scaled, k, v, mask)
+        else:
+            out = BlockwiseAttention.apply(scaled, k, v, mask, dropout)
     return out.view(B, H, *out.shape[1:])
+
+
+def attention_without_gradient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention over heads x T x D of scaled queries that keeps no weights: memory for one block of scores, whatever the length."""
+    heads, T = q.shape[:2]
+    out = q.new_empty(heads, T, v.size(2))
+    rows = max(1, min(T, _BLOCK // k.size(1)))  # where one head's scores are more than a block, some of its rows
+    for block in _blocks(heads, rows * k.size(1)):
+        keys = k[block].transpose(1, 2)
+        for first in range(0, T, rows):
+            part = slice(first, first + rows)
+            scores = torch.bmm(q[block, part], keys)
+            if mask is not None:
+                scores += mask[block] if mask.size(1) == 1 else mask[block, part]
+            torch.bmm(scores.softmax(-1), v[block], out=out[block, part])
+    return out
 
 
 def takes_dropout(dropout: float, dtype: torch.dtype) -> bool:
@@ -48,7 +68,7 @@ class BlockwiseAttention(torch.autograd.Function):
         out = q.new_empty(heads, T, v.size(2))
         signed = q.new_empty(heads, T, k.size(1))
         scale = 1.0
-        for block in _blocks(signed):
+        for block in _blocks(heads, T * k.size(1)):
             scores = torch.bmm(q[block], k[block].transpose(1, 2))
             if mask is not None:
                 scores += mask[block]
@@ -70,7 +90,7 @@ class BlockwiseAttention(torch.autograd.Function):
         grad = grad.contiguous() if ctx.scale == 1.0 else grad.contiguous() * ctx.scale
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         grad_mask = torch.empty_like(signed) if ctx.needs_input_grad[3] else None
-        for block in _blocks(signed):
+        for block in _blocks(signed.size(0), signed[0].numel()):
             weights = signed[block]
             torch.bmm(weights.relu().transpose(1, 2), grad[block], out=grad_v[block])
             grad_weights = torch.bmm(grad[block], v[block].transpose(1, 2))
@@ -83,7 +103,7 @@ class BlockwiseAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_mask, None
 
 
-def _blocks(scores: Tensor) -> list[slice]:
-    """Slices of heads with about `_BLOCK` scores each."""
-    step = max(1, _BLOCK // (scores.size(1) * scores.size(2)))
-    return [slice(first, first + step) for first in range(0, scores.size(0), step)]
+def _blocks(heads: int, scores: int) -> list[slice]:
+    """Slices of heads with about `_BLOCK` scores each, where one head has so many."""
+    step = max(1, _BLOCK // scores)
+    return [slice(first, first + step) for first in range(0, heads, step)]

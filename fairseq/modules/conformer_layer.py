@@ -58,10 +58,14 @@ class ConvolutionModule(nn.Module):
         self.activation = activation_module(activation_fn)
         self.pointwise_conv2 = nn.Conv1d(channels, embed_dim, kernel_size=1, bias=bias)
         self.dropout = FairseqDropout(dropout)
+        self.length_aware = False  # see modules/length_aware.py
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """B x T x C; padding (bool, B x T) is kept from the depthwise convolution if the module is length-aware."""
         x = self.layer_norm(x).transpose(1, 2)  # B x C x T
         x = self.glu(self.pointwise_conv1(x))
+        if self.length_aware and padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(1), 0)
         x = self.activation(self.batch_norm(self.depthwise_conv(x)))
         return self.dropout(self.pointwise_conv2(x)).transpose(1, 2)
 
@@ -144,7 +148,7 @@ class ConformerEncoderLayer(nn.Module):
         )
         x = x + self.self_attn_dropout(attended)
 
-        x = x + self.conv_module(x.transpose(0, 1)).transpose(0, 1)
+        x = x + self.conv_module(x.transpose(0, 1), encoder_padding_mask).transpose(0, 1)
 
         layer_result = self.ffn2(x)
         return self.final_layer_norm(0.5 * layer_result + x), (weights, layer_result)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
+from fairseq.modules.length_aware import valid_frames
 
 
-def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weight and bias of each utterance's own convolution that gives what `norm(conv(audio))` gives.
 
     With one channel a group, the norm shifts and scales each channel by its mean and variance over time, and both follow from the mean and
@@ -17,6 +18,7 @@ def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> tup
         columns: windows of raw audio that the statistics run over, B x T x K.
         conv: one input channel, C output channels; the norm takes its bias away again.
         norm: C groups.
+        lengths: how many of each utterance's windows count in the statistics, B; None: all T.
     Returns:
         weight B x C x K and bias B x C, in the dtype of `conv`; gradients reach the weights of both modules.
     Source: Var[w.x] = w' Cov[x] w. Computed in fp64: neighbouring samples are so alike that for some filters it is a small difference of
@@ -24,9 +26,16 @@ def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> tup
     """
     with device_layer.of(columns).full_precision():
         columns = columns.double()
-        mean = columns.mean(dim=1, keepdim=True)  # B x 1 x K
-        centred = columns - mean
-        covariance = centred.transpose(1, 2) @ centred / columns.size(1)
+        if lengths is None:
+            mean = columns.mean(dim=1, keepdim=True)  # B x 1 x K
+            centred = columns - mean
+            covariance = centred.transpose(1, 2) @ centred / columns.size(1)
+        else:
+            valid = valid_frames(lengths, columns.size(1)).unsqueeze(-1)  # B x T x 1
+            count = valid.sum(dim=1, keepdim=True)
+            mean = (columns * valid).sum(dim=1, keepdim=True) / count
+            centred = (columns - mean) * valid
+            covariance = centred.transpose(1, 2) @ centred / count
         weight = conv.weight.squeeze(1).double()  # C x K
         variance = ((weight @ covariance) * weight).sum(dim=-1)  # B x C
         scale = norm.weight.double() * (variance + norm.eps).rsqrt()

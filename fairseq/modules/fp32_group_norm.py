@@ -6,22 +6,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
+from fairseq.modules.length_aware import valid_frames
 from fairseq.utils import is_hpu_tensor
 
 
 class Fp32GroupNorm(nn.GroupNorm):
     """Group norm with fp32 statistics whatever the input's dtype, which the output keeps; B x C x T.
 
-    The statistics run over all T frames, padding included, as upstream's do.
+    The statistics run over all T frames, padding included, as upstream's do, unless `lengths` (B) tells how many are valid.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is not None:
+            return self._over_valid_frames(x, lengths)
         if self.num_groups == self.num_channels and is_hpu_tensor(x):  # hpu: instance norm is the kernel that half precision has
             return self._as_instance_norm(x)
         if device_layer.of(x).norms_mix_dtypes:
             return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         with device_layer.of(x).full_precision():
             return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).type_as(x)
+
+    def _over_valid_frames(self, x: Tensor, lengths: Tensor) -> Tensor:
+        with device_layer.of(x).full_precision():
+            groups = x.float().unflatten(1, (self.num_groups, -1))  # B x G x C/G x T
+            valid = valid_frames(lengths, x.size(2))[:, None, None, :]
+            count = valid.sum(dim=-1, keepdim=True) * groups.size(2)
+            mean = (groups * valid).sum(dim=(2, 3), keepdim=True) / count
+            centred = groups - mean
+            variance = (centred * valid).square().sum(dim=(2, 3), keepdim=True) / count
+            normalised = (centred * (variance + self.eps).rsqrt()).flatten(1, 2)
+            return (normalised * self.weight.unsqueeze(-1) + self.bias.unsqueeze(-1)).type_as(x)
 
     def _as_instance_norm(self, x: Tensor) -> Tensor:
         """Twin of the group norm where each group is one channel; largest difference measured on CPU: 1e-6 of values of order 1."""

@@ -19,6 +19,7 @@ from fairseq_cli.command_line import (
     primary_config,
     read_command_line,
     readable,
+    with_stock_folder,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,3 +199,16 @@ def test_hydras_own_options(tmp_path: Path) -> None:
     assert done.returncode == 0 and "chdir: false" in done.stdout
     done = command("task.data=x", *stock, "--cfg", "job", "--package", "optimizer", "--resolve", "dataset.batch_size=2", cwd=tmp_path)
     assert yaml.safe_load(done.stdout)["lr"] == [0.0005]
+
+
+def test_stock_yamls_are_found_by_name(tmp_path: Path) -> None:
+    package, stock = tmp_path / "fairseq" / "config", tmp_path / "examples" / "wav2vec" / "config" / "pretraining"
+    package.mkdir(parents=True)
+    stock.mkdir(parents=True)
+    (stock / "base.yaml").write_text("")
+    (package / "config.yaml").write_text("")
+    find = with_stock_folder
+    assert find({"--config-name": "base"}, package) == {"--config-name": "base", "--config-dir": str(stock)}
+    assert find({"--config-name": "base.yaml"}, package)["--config-dir"] == str(stock)
+    for options in ({"--config-name": "config"}, {"--config-name": "other"}, {"--config-name": "base", "--config-dir": "mine"}, {}):
+        assert find(options, package) == options

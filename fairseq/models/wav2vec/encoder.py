@@ -40,6 +40,7 @@ class TransformerEncoder(nn.Module):
         self.layer_norm_first = args.layer_norm_first
         self.layerdrop = args.encoder_layerdrop
         self.static_layerdrop = False
+        self.length_aware = False  # see modules/length_aware.py
 
         if args.pos_conv_depth > 1:
             self.pos_conv = stacked_pos_conv(self.embedding_dim, args.conv_pos, args.conv_pos_groups, args.pos_conv_depth)
@@ -94,7 +95,7 @@ class TransformerEncoder(nn.Module):
         """`forward` without the final norm; results of blocks before `min_layer` are not kept."""
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0)
-        x = x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2)
+        x = x + self._positions(x, padding_mask)
         if not self.layer_norm_first:
             x = self.layer_norm(x)
 
@@ -112,6 +113,15 @@ class TransformerEncoder(nn.Module):
             x = x[:, :-added]
             layer_results = [tuple(part if part is None else part[:-added] for part in result) for result in layer_results]
         return x, layer_results
+
+    def _positions(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """What the positional convolution gives for B x T x C; a stack of several sees no padding if the encoder is length-aware."""
+        x = x.transpose(1, 2)
+        if not self.length_aware or padding_mask is None or self.args.pos_conv_depth == 1:
+            return self.pos_conv(x).transpose(1, 2)
+        for block in self.pos_conv:
+            x = block(x.masked_fill(padding_mask.unsqueeze(1), 0))
+        return x.transpose(1, 2)
 
     def _run_layers(self, x: Tensor, tgt_layer: int | None, min_layer: int, **layer_arguments: Any) -> tuple[Tensor, list[LayerResult]]:
         """The blocks up to `tgt_layer`, with layerdrop; T x B x C."""

@@ -52,23 +52,30 @@ class ConvFeatureExtractionModel(nn.Module):
             self.conv_layers.append(ConvBlock(conv, FairseqDropout(dropout), *norms, nn.GELU()))
             channels = dim
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Raw audio B x S to features B x C x T."""
+    def forward(self, x: Tensor, num_samples: Tensor | None = None) -> Tensor:
+        """Raw audio to features.
+
+        Args:
+            x: B x S.
+            num_samples: valid samples of each utterance, B, to keep padding out of the group norm's statistics; None: all count.
+        Returns:
+            B x C x T.
+        """
         first = self.conv_layers[0]
         form = device_layer.of(x).conv_form(first.conv.out_channels, compute_dtype(x))
         if form == "matmul" and not is_hpu_tensor(x):
-            return self._time_first(x)
-        x = x.unsqueeze(1)
-        for block in self.conv_layers:
+            return self._time_first(x, num_samples)
+        x = first(x.unsqueeze(1), form, num_samples)
+        for block in self.conv_layers[1:]:
             x = block(x, form)
         return x
 
-    def _time_first(self, source: Tensor) -> Tensor:
+    def _time_first(self, source: Tensor, num_samples: Tensor | None) -> Tensor:
         """All layers as products of matrices, B x P x C with P - T spare rows (see modules/time_convolution.py)."""
         strides = [block.conv.stride[0] for block in self.conv_layers]
         first, *others = self.conv_layers
         num_frames = (source.size(1) - first.conv.kernel_size[0]) // strides[0] + 1
-        x = first.time_first_on_audio(source, num_frames, frames_with_spare(num_frames, strides[1:]))
+        x = first.time_first_on_audio(source, num_frames, frames_with_spare(num_frames, strides[1:]), num_samples)
         for block in others:
             x = block.time_first(x)
             num_frames = (num_frames - block.conv.kernel_size[0]) // block.conv.stride[0] + 1
@@ -86,18 +93,21 @@ class ConvBlock(nn.Sequential):
     def conv(self) -> nn.Conv1d:
         return self[0]
 
-    def forward(self, x: Tensor, form: str = "conv1d") -> Tensor:
-        """B x C x T -> B x C' x T', the convolution in this form."""
+    def forward(self, x: Tensor, form: str = "conv1d", num_samples: Tensor | None = None) -> Tensor:
+        """B x C x T -> B x C' x T', the convolution in this form; `num_samples` (B) of the input count in a group norm's statistics."""
         x = convolve_over_time(x, self.conv, form)
         for module in list(self)[1:]:  # a slice would be another ConvBlock
-            x = module(x)
+            x = module(x, self._lengths(num_samples)) if isinstance(module, Fp32GroupNorm) else module(x)
         return x
 
-    def time_first_on_audio(self, source: Tensor, num_frames: int, num_rows: int) -> Tensor:
+    def _lengths(self, num_samples: Tensor | None) -> Tensor | None:
+        return None if num_samples is None else (num_samples - self.conv.kernel_size[0]) // self.conv.stride[0] + 1
+
+    def time_first_on_audio(self, source: Tensor, num_frames: int, num_rows: int, num_samples: Tensor | None = None) -> Tensor:
         """The first layer: B x S -> B x num_rows x C, of which `num_frames` rows are valid."""
         columns = windows(source, self.conv.kernel_size[0], self.conv.stride[0], num_rows)
         if isinstance(self[2], nn.GroupNorm):
-            weight, bias = fold_group_norm(columns[:, :num_frames], self.conv, self[2])
+            weight, bias = fold_group_norm(columns[:, :num_frames], self.conv, self[2], self._lengths(num_samples))
             return self[-1](window_convolution(columns, weight, bias))
         x = window_convolution(columns, self.conv.weight.squeeze(1), self.conv.bias)
         return self._after_conv(x)

@@ -101,6 +101,8 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), GLU()) if cfg.target_glu else None
         self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
+        self.length_aware = False  # see modules/length_aware.py
+        self.updates_before = 0  # of a pre-training that is continued: temperatures go on from there
         self.n_negatives = cfg.num_negatives
         self.cross_sample_negatives = cfg.cross_sample_negatives
         self.codebook_negatives = cfg.codebook_negatives
@@ -125,9 +127,9 @@ class Wav2Vec2Model(BaseFairseqModel):
         return cls(cfg)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Move the temperatures of the quantizers and of the logits to where they are after this many updates."""
-        super().set_num_updates(num_updates)
-        self.logit_temp = logit_temperature(self.cfg, num_updates)
+        """Move the temperatures of the quantizers and of the logits to where they are after this many updates, and those before the run."""
+        super().set_num_updates(num_updates + self.updates_before)
+        self.logit_temp = logit_temperature(self.cfg, num_updates + self.updates_before)
 
     def max_positions(self) -> int | None:
         """Audio of any length, as upstream."""
@@ -212,16 +214,17 @@ class Wav2Vec2Model(BaseFairseqModel):
 
     def _extract(self, source: Tensor, padding_mask: Tensor | None) -> Latents:
         """Raw audio to layer-normed frames, cropped to the config's multiple."""
+        num_samples = None if padding_mask is None else (~padding_mask).sum(dim=1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
-            features = self.feature_extractor(source)
+            features = self.feature_extractor(source, num_samples if self.length_aware else None)
         if self.feature_grad_mult not in (0.0, 1.0):
             features = GradMultiply.apply(features, self.feature_grad_mult)
         features = features.transpose(1, 2)
         with device_layer.of(features).full_precision():
             squares = features.float().square().mean(dim=2)
         valid = None
-        if padding_mask is not None:
-            lengths = self._get_feat_extract_output_lengths((~padding_mask).sum(dim=1))
+        if num_samples is not None:
+            lengths = self._get_feat_extract_output_lengths(num_samples)
             lengths = lengths.clamp(min=1)  # attention over nothing at all would be NaN, and NaN times weight 0 is NaN
             valid = torch.arange(features.size(1), device=source.device) < lengths.unsqueeze(1)
         frames = features.size(1) - features.size(1) % self.settings.crop_seq_to_multiple
@@ -309,6 +312,16 @@ class Wav2Vec2Model(BaseFairseqModel):
             raise ValueError("this model has no quantizer: model.quantize_targets is false, or its pre-training modules were removed")
         features = self.feature_extractor(x).transpose(1, 2)
         return self.quantizer.forward_idx(self.layer_norm(features))
+
+    def latents(self, source: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The feature extractor's frames after their layer norm, B x T x C: what is projected for the encoder, and quantized."""
+        return self._extract(source, padding_mask).features
+
+    def project_latents(self, latents: Tensor) -> Tensor:
+        """What the encoder gets for such frames, without masks and dropout: B x T x C."""
+        if self.input_quantizer is not None:
+            return self.project_inp(self.input_quantizer(latents)["x"])
+        return latents if self.post_extract_proj is None else self.post_extract_proj(latents)
 
     def extract_features(
         self, source: Tensor, padding_mask: Tensor | None, mask: bool = False, layer: int | None = None, corpus_key: Any = None

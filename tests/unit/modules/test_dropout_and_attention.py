@@ -173,3 +173,17 @@ def test_written_out_dropout_is_torchs() -> None:
     torch.manual_seed(0)
     expected = F.dropout(torch.softmax(q @ k.transpose(-2, -1) / 2, -1), 0.5)
     assert torch.allclose(weights, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 40, 150, 2**20])
+def test_attention_without_gradient_is_the_same_and_keeps_no_weights(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Blocks of rows where one head has more scores than a block, of heads otherwise; masks of one row and of all."""
+    monkeypatch.setattr(blockwise_attention, "_BLOCK", block)
+    torch.manual_seed(2)
+    q, k, v = (torch.randn(2, 3, 11, 4) for _ in range(3))
+    padding = torch.zeros(2, 1, 1, 11).masked_fill(torch.arange(11) > 7, float("-inf"))
+    for mask in (None, padding, torch.randn(2, 3, 11, 11)):
+        expected = (q @ k.transpose(2, 3) / 2 + (0 if mask is None else mask)).softmax(-1) @ v
+        with torch.no_grad():
+            found = blockwise_attention.blockwise_attention(q, k, v, mask, 0.0)
+        assert torch.allclose(found, expected, atol=1e-6)

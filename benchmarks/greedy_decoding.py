@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""Greedy decoding with a fine-tuned base model on CPU: this package against transformers, with the same weights.
+
+    python benchmarks/greedy_decoding.py --peer-python /path/to/venv/bin/python [--rounds 3] [--repeats 5] [--threads 2]
+
+What is timed goes from waveforms of 10 s in memory to text: normalisation, model, argmax, joining; batches of 1 and of 8. The systems
+alternate, each in fresh processes of its own interpreter, with one pass to warm up. Weights are random and the same for all (written to a
+file by this package, renamed for transformers), so that the texts can be compared: in fp32 they are equal.
+
+transformers runs at its best: its default attention, torch.inference_mode, its own feature extractor and tokenizer; fp32, bf16 weights, and
+autocast to bf16 over fp32 weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RATE = 16000
+BATCHES = (1, 8)
+SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+SYSTEMS = ["ours-bf16", "ours-fp32", "transformers-bf16", "transformers-autocast", "transformers-fp32"]
+TARGET = 1.3
+TARGETS = {  # ours -> the best of these
+    "best precision": (["ours-bf16", "ours-fp32"], ["transformers-bf16", "transformers-autocast", "transformers-fp32"]),
+    "fp32": (["ours-fp32"], ["transformers-fp32"]),
+}
+
+Recognise = Callable[[list[Any]], list[str]]  # waveforms to texts
+
+
+def clips(count: int, seconds: float) -> list[Any]:
+    """Noise of the loudness of speech."""
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+    return [rng.standard_normal(int(RATE * seconds), dtype=np.float32) * np.float32(0.1) for _ in range(count)]
+
+
+# -- the two systems -----------------------------------------------------------------------------------------------------------------
+
+
+def our_model(layers: int) -> Any:
+    """Wav2VecCtc of base size; random weights, the output layer's loud enough for varied text."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from fairseq.data.dictionary import Dictionary
+    from fairseq.models.wav2vec import Wav2VecCtc
+
+    torch.manual_seed(1)
+    dictionary = Dictionary()
+    for symbol in SYMBOLS[4:]:
+        dictionary.add_symbol(symbol)
+    task = SimpleNamespace(target_dictionary=dictionary, cfg=SimpleNamespace(sample_rate=RATE, normalize=True))
+    encoder = {"_name": "wav2vec2", "encoder_layers": layers}
+    w2v_args = {"model": encoder, "task": {"_name": "audio_pretraining", "normalize": True}}
+    model = Wav2VecCtc.build_model({"_name": "wav2vec_ctc", "w2v_path": "", "w2v_args": w2v_args}, task).eval()
+    torch.nn.init.normal_(model.w2v_encoder.proj.weight, std=0.2)
+    model.w2v_encoder.proj.bias.data[1:4] = -100
+    return model, task
+
+
+def ours(precision: str, weights: str, layers: int) -> Recognise:
+    import torch
+
+    from fairseq.decoding import GreedyDecoder
+    from fairseq.inference.model import SpeechModel
+
+    model, task = our_model(layers)
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    speech = SpeechModel(model, task, None, precision=precision)
+    decoder = GreedyDecoder(speech.dictionary())
+    return lambda waves: [decoder.decode(log_probs)[0].text for log_probs in speech.log_probs(waves)]
+
+
+RENAMED = [  # ours -> transformers'
+    (r"^w2v_encoder\.proj\.", "lm_head."),
+    (r"^w2v_encoder\.w2v_model\.", "wav2vec2."),
+    (r"\.mask_emb$", ".masked_spec_embed"),
+    (r"feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
+    (r"feature_extractor\.conv_layers\.(\d+)\.2\.", r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"^wav2vec2\.post_extract_proj\.", "wav2vec2.feature_projection.projection."),
+    (r"^wav2vec2\.layer_norm\.", "wav2vec2.feature_projection.layer_norm."),
+    (r"encoder\.pos_conv\.0\.weight_g", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
+    (r"encoder\.pos_conv\.0\.weight_v", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
+    (r"encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
+    (r"\.self_attn\.", ".attention."),
+    (r"\.self_attn_layer_norm\.", ".layer_norm."),
+    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
+    (r"\.fc2\.", ".feed_forward.output_dense."),
+]
+
+
+def renamed(name: str) -> str:
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def transformers(precision: str, weights: str, layers: int) -> Recognise:
+    try:
+        import torchaudio  # noqa: F401 - transformers imports it where it finds it; a build for another torch must be hidden from it
+    except (ImportError, OSError):
+        sys.modules["torchaudio"] = None  # type: ignore[assignment]
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    config = Wav2Vec2Config(vocab_size=len(SYMBOLS), num_hidden_layers=layers, pad_token_id=0)
+    model = Wav2Vec2ForCTC(config).eval()
+    state = {renamed(name): tensor for name, tensor in torch.load(weights, weights_only=True).items()}
+    model.load_state_dict(state, strict=True)
+    if precision == "bf16":
+        model = model.to(torch.bfloat16)
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.json"
+        vocabulary.write_text(json.dumps({symbol: number for number, symbol in enumerate(SYMBOLS)}))
+        # the blank is what the tokenizer calls padding
+        tokenizer = Wav2Vec2CTCTokenizer(
+            str(vocabulary), pad_token="<s>", bos_token="<pad>", eos_token="</s>", unk_token="<unk>", word_delimiter_token="|"
+        )
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=RATE)
+
+    def recognise(waves: list[Any]) -> list[str]:
+        inputs = extractor(waves, sampling_rate=RATE, return_tensors="pt", padding=True).input_values
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+            logits = model(inputs.to(torch.bfloat16) if precision == "bf16" else inputs).logits
+        return tokenizer.batch_decode(logits.argmax(dim=-1))
+
+    return recognise
+
+
+# -- measuring -----------------------------------------------------------------------------------------------------------------------
+
+
+def measure(system: str, weights: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Run one system in this process: seconds of each pass after the first, by batch size; its texts, peak memory and versions."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    name, precision = system.split("-")
+    recognise = {"ours": ours, "transformers": transformers}[name](precision, weights, args.layers)
+    seconds: dict[str, list[float]] = {}
+    texts: list[str] = []
+    for batch in BATCHES:
+        waves = clips(batch, args.seconds)
+        texts = recognise(waves)
+        seconds[str(batch)] = []
+        for _ in range(args.repeats):
+            began = time.perf_counter()
+            recognise(waves)
+            seconds[str(batch)].append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": seconds, "texts": texts, "peak_gb": peak, "torch": torch.__version__}
+
+
+def run_child(python: str, system: str, weights: str, args: argparse.Namespace) -> dict[str, Any]:
+    """`measure` in a fresh process of this interpreter; `write-weights` makes the file of weights."""
+    threads = str(args.threads)
+    path = str(REPOSITORY) if not system.startswith("transformers") else ""
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path}
+    command = [python, str(Path(__file__).resolve()), "--child", system, "--weights", weights, "--threads", threads]
+    command += ["--repeats", str(args.repeats), "--seconds", str(args.seconds), "--layers", str(args.layers)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=tempfile.gettempdir()).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def summary(runs: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
+    """Medians over all passes of all rounds, with the spread."""
+    found: dict[str, Any] = {"peak_gb": round(statistics.median(run["peak_gb"] for run in runs), 2), "torch": runs[0]["torch"]}
+    for batch in BATCHES:
+        seconds = sorted(second for run in runs for second in run["seconds"][str(batch)])
+        found[f"batch_{batch}"] = {
+            "audio_seconds_a_second": round(batch * args.seconds / statistics.median(seconds), 2),
+            "seconds": {name: round(value, 3) for name, value in zip(("median", "least", "most"), _spread(seconds), strict=True)},
+        }
+    return found
+
+
+def _spread(seconds: list[float]) -> tuple[float, float, float]:
+    return statistics.median(seconds), seconds[0], seconds[-1]
+
+
+def quotients(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Ours over the best of the peer's that were measured, beside what is wanted."""
+    result = {}
+    for name, (own, peers) in TARGETS.items():
+        for batch in BATCHES:
+            speed = {system: values[f"batch_{batch}"]["audio_seconds_a_second"] for system, values in found.items()}
+            ours_best = max((speed[system] for system in own if system in speed), default=0)
+            theirs = max((speed[system] for system in peers if system in speed), default=0)
+            if ours_best and theirs:
+                quotient = ours_best / theirs
+                result[f"{name}, batch {batch}"] = {"quotient": round(quotient, 3), "wanted": TARGET, "reached": quotient >= TARGET}
+    return result
+
+
+def agreement(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Share of characters that each system's texts have in common with ours in fp32."""
+    from difflib import SequenceMatcher
+
+    if not runs.get("ours-fp32"):
+        return {}
+    reference = "\n".join(runs["ours-fp32"][0]["texts"])
+    return {
+        system: round(SequenceMatcher(None, reference, "\n".join(its_runs[0]["texts"]), autojunk=False).ratio(), 4)
+        for system, its_runs in runs.items()
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer-python", help="interpreter of an environment that has transformers")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"which to measure (default: {','.join(SYSTEMS)})")
+    parser.add_argument("--rounds", type=int, default=3, help="alternations (default: 3)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each process and batch size (default: 5)")
+    parser.add_argument("--threads", type=int, default=2, help="default: 2")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a clip (default: 10)")
+    parser.add_argument("--layers", type=int, default=12, help="blocks of the encoder (default: 12, base)")
+    parser.add_argument("--name", default="greedy_decoding", help="of the result file (default: greedy_decoding)")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child == "write-weights":
+        import torch
+
+        torch.save(our_model(args.layers)[0].state_dict(), args.weights)
+        print(json.dumps({}))
+        return 0
+    if args.child:
+        print(json.dumps(measure(args.child, args.weights, args)))
+        return 0
+
+    import results_file
+
+    systems = [system for system in args.systems.split(",") if args.peer_python or system.startswith("ours")]
+    runs: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(Path(folder) / "weights.pt")
+        run_child(sys.executable, "write-weights", weights, args)
+        for number in range(args.rounds):
+            for system in systems:
+                run = run_child(sys.executable if system.startswith("ours") else args.peer_python, system, weights, args)
+                runs[system].append(run)
+                shown = "; ".join(f"batch {batch}: {statistics.median(run['seconds'][str(batch)]):.3f} s" for batch in BATCHES)
+                print(f"round {number + 1}: {system}: {shown}, {run['peak_gb']:.2f} GB", flush=True)
+    found = {system: summary(its_runs, args) for system, its_runs in runs.items()}
+    setting = {"seconds_of_audio_each": args.seconds, "threads": args.threads, "rounds": args.rounds, "repeats": args.repeats}
+    result = {"setting": {**setting, "layers": args.layers}, "systems": found, "quotients": quotients(found), "agreement": agreement(runs)}
+    path = results_file.write(args.name, result)
+    print(json.dumps({name: result[name] for name in ("systems", "quotients", "agreement")}, indent=1))
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,115 @@
+"""What a decoder hears: units and words, with the frames that they stand in and how sure the model was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fairseq.decoding.tokens import WORD_START, Tokens
+
+
+class Word(NamedTuple):
+    """A word, or a single unit."""
+
+    text: str
+    first: int  # frame of its first unit
+    last: int  # last frame of its last unit
+    confidence: float  # geometric mean of the probabilities that the model gave its units, frame by frame; in [0, 1]
+
+
+class Hypothesis(NamedTuple):
+    """One reading of an utterance."""
+
+    units: list[Word]
+    words: list[Word]
+    score: float  # log-probability of the path, with the weighted language model and word scores where there are any
+
+    @property
+    def text(self) -> str:
+        return " ".join(word.text for word in self.words)
+
+    @property
+    def unit_text(self) -> str:
+        """The units as a `.ltr` file has them: apart by spaces, word ends as "|"."""
+        return " ".join(unit.text for unit in self.units)
+
+    @property
+    def confidence(self) -> float:
+        """Mean confidence of the words; 0 where there is none."""
+        return float(np.mean([word.confidence for word in self.words])) if self.words else 0.0
+
+
+class Run(NamedTuple):
+    """Neighbouring frames with the same token."""
+
+    token: int
+    first: int
+    last: int
+    log_prob: float  # sum over its frames
+
+
+def runs(path: np.ndarray, log_probs: np.ndarray, tokens: Tokens) -> list[Run]:
+    """The runs of a path's tokens that have a text.
+
+    Args:
+        path: one token a frame, T.
+        log_probs: log-probability of each of them, T.
+    """
+    if len(path) == 0:
+        return []
+    begins = np.concatenate([[0], np.flatnonzero(np.diff(path)) + 1])
+    ends = np.concatenate([begins[1:], [len(path)]])
+    sums = np.add.reduceat(log_probs.astype(np.float64), begins)
+    found = zip(path[begins].tolist(), begins.tolist(), (ends - 1).tolist(), sums.tolist(), strict=True)
+    return [Run(*run) for run in found if run[0] not in tokens.silent]
+
+
+def from_path(
+    path: np.ndarray, log_probs: np.ndarray, tokens: Tokens, score: float, labels: Sequence[tuple[str, int]] | None = None
+) -> Hypothesis:
+    """Read a path of tokens.
+
+    Args:
+        path: one token a frame, T.
+        log_probs: log-probability of each, T.
+        score: of the whole hypothesis.
+        labels: the words of a lexicon and the frame in which each is complete, in place of what the units spell.
+    """
+    found = runs(path, log_probs, tokens)
+    units = [_join([run], tokens.symbols[run.token]) for run in found]
+    if tokens.kind == "none" and labels is None:
+        return Hypothesis(units, units, score)
+    return Hypothesis(units, _spelled(found, tokens) if labels is None else _labelled(found, tokens, labels), score)
+
+
+def _spelled(found: list[Run], tokens: Tokens) -> list[Word]:
+    words, letters = [], []
+    for run in [*found, None]:
+        ends = run is None or run.token == tokens.delimiter or tokens.symbols[run.token].startswith(WORD_START)
+        if ends and letters:
+            words.append(_join(letters, "".join(tokens.symbols[letter.token] for letter in letters).removeprefix(WORD_START)))
+            letters = []
+        if run is not None and run.token != tokens.delimiter:
+            letters.append(run)
+    return [word for word in words if word.text]
+
+
+def _labelled(found: list[Run], tokens: Tokens, labels: Sequence[tuple[str, int]]) -> list[Word]:
+    words, letters = [], [run for run in found if run.token != tokens.delimiter]
+    for text, complete in labels:
+        own = [run for run in letters if run.first <= complete]
+        letters = letters[len(own) :]
+        if own:
+            words.append(_join(own, text))
+        else:  # a spelling that ends with the same frame as the one before
+            before = words[-1].last if words else 0
+            words.append(Word(text, before, before, 0.0))
+    return words
+
+
+def _join(members: list[Run], text: str) -> Word:
+    frames = sum(run.last - run.first + 1 for run in members)
+    confidence = float(np.exp(min(0.0, sum(run.log_prob for run in members) / frames)))
+    return Word(text, members[0].first, members[-1].last, confidence)

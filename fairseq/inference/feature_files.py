@@ -1,0 +1,113 @@
+"""Features on disk: a .npy or .parquet file for each audio file, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KINDS = ("npy", "parquet")
+_NOTE = "extract.json"
+
+
+def check_kind(kind: str) -> str:
+    """`kind` itself.
+
+    Raises:
+        ValueError: it is none of `KINDS`, or needs a package that is not installed.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"the format is {kind!r}; it may be {', '.join(KINDS)}")
+    if kind == "parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise ValueError("--format parquet needs pyarrow: pip install 'fairseq-hpu[parquet]'") from error
+    return kind
+
+
+def target(folder: Path, name: str, kind: str) -> Path:
+    """Where the features of an audio file go: its path in the manifest, with another ending; outside of the folder never."""
+    parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
+    path = folder.joinpath(*parts)
+    return path.with_name(f"{path.name}.{kind}") if ":" in path.name else path.with_suffix(f".{kind}")  # archive.zip:offset:length
+
+
+def write(path: Path, features: dict[str, np.ndarray], seconds: np.ndarray, facts: dict[str, Any]) -> None:
+    """Write one file's features.
+
+    Args:
+        features: by name, T x C each. As .npy each has a file of its own (name.feature.npy where there are several), and the frames'
+            times another (name.seconds.npy); as .parquet a row is a frame, with a column of lists for each.
+        seconds: times of the frames' centres, T.
+        facts: plain values, kept in the Parquet file's metadata.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        parts = {"seconds": seconds} | features
+        for name, values in parts.items():
+            # the one without a name of its own comes last: where it is, all of them are
+            _write_npy(_npy_path(path, name, alone=len(features) == 1), values)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {"seconds": pa.array(seconds)}
+    for name, values in features.items():
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    table = pa.table(columns).replace_schema_metadata({"fairseq": json.dumps(facts)})
+    temporary = path.with_name(path.name + ".part")
+    pq.write_table(table, temporary)
+    os.replace(temporary, path)
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Note in a folder what its features are, so that a later run with other settings does not take them for its own.
+
+    Raises:
+        ValueError: the folder holds features of other settings.
+    """
+    note = folder / _NOTE
+    if note.exists():
+        found = json.loads(note.read_text(encoding="utf-8"))
+        other = {key: (found.get(key), value) for key, value in settings.items() if found.get(key) != value}
+        if other:
+            listing = "; ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in other.items())
+            raise ValueError(f"{folder} holds features of other settings ({listing}): give another --output-dir, or remove {folder}")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """A checksum of a checkpoint's file; of a folder, its name."""
+    if not os.path.isfile(path):
+        return os.fspath(path)
+    checksum = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            checksum.update(block)
+    return checksum.hexdigest()
+
+
+def is_done(path: Path, names: list[str]) -> bool:
+    """Whether an earlier run wrote all of a file's features."""
+    if path.suffix != ".npy":
+        return path.exists()
+    return all(_npy_path(path, name, alone=len(names) == 1).exists() for name in ["seconds", *names])
+
+
+def _npy_path(path: Path, name: str, alone: bool) -> Path:
+    return path if alone and name != "seconds" else path.with_suffix(f".{name}.npy")
+
+
+def _write_npy(path: Path, values: np.ndarray) -> None:
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        np.save(file, values)
+    os.replace(temporary, path)

@@ -1,0 +1,97 @@
+"""Features of any depth: what the extractor, a block of the encoder or the quantizer makes of audio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.dataclass.conv_layers import frame_centres
+from fairseq.inference.model import SpeechModel
+from fairseq.inference.transcribe import read_windows
+from fairseq.inference.windows import WindowSettings
+
+NAMED = ("extractor", "projected", "context", "quantized", "codes")
+
+
+def check_feature(model: SpeechModel, feature: str) -> str:
+    """`feature` itself.
+
+    Args:
+        feature: a block by number (0 is the first one's output), or by name: extractor (the convolutions, layer-normed), projected (what
+            the encoder gets), context (its output, with the final norm of a pre-norm model), quantized (codewords), codes (their numbers
+            by group).
+    Raises:
+        ValueError: there is no such feature, or the model has no quantizer.
+    """
+    blocks = len(model.encoder.encoder.layers)
+    if feature.isdecimal():
+        if int(feature) >= blocks:
+            raise ValueError(f"there is no block {feature}: this model has {blocks}, numbered from 0 to {blocks - 1}")
+    elif feature not in NAMED:
+        raise ValueError(f"the feature {feature!r} is not known; it may be a block's number (0 to {blocks - 1}) or {', '.join(NAMED)}")
+    elif feature in ("quantized", "codes") and model.encoder.quantizer is None:
+        raise ValueError(f"{feature!r} needs a quantizer: this model has none (fine-tuning drops it): use the pre-trained checkpoint")
+    return feature
+
+
+@torch.inference_mode()
+def extract(model: SpeechModel, waves: Sequence[np.ndarray], features: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """Features of each waveform, by name: T x C float32, of `codes` T x G int64. All come from one pass, which ends where the last one is.
+
+    Args:
+        waves: each long enough for a frame.
+    Raises:
+        ValueError: see `check_feature`.
+    """
+    for feature in features:
+        check_feature(model, feature)
+    source, padding_mask = model.batch(waves)
+    with model.device.autocast(model.dtype):
+        found = _of_batch(model, source, padding_mask, features)
+    arrays = {feature: (values if feature == "codes" else values.float()).cpu().numpy() for feature, values in found.items()}
+    frames = [model.num_frames(len(wave)) for wave in waves]
+    return [{feature: values[row, :count] for feature, values in arrays.items()} for row, count in enumerate(frames)]
+
+
+def _of_batch(model: SpeechModel, source: Tensor, padding_mask: Tensor | None, features: Sequence[str]) -> dict[str, Tensor]:
+    """B x T x C each (codes: B x T x G), padding included."""
+    encoder, found = model.encoder, {}
+    blocks = [int(feature) for feature in features if feature.isdecimal()]
+    if blocks or "context" in features:
+        last = None if "context" in features else max(blocks)
+        result = encoder(source, padding_mask, mask=False, features_only=True, layer=last)
+        latents = result["features"]
+        found = {str(block): result["layer_results"][block][0].transpose(0, 1) for block in blocks}
+        found["context"] = result["x"]
+    else:
+        latents = encoder.latents(source, padding_mask)
+    found["extractor"] = latents
+    if "projected" in features:
+        found["projected"] = encoder.project_latents(latents)
+    if "quantized" in features or "codes" in features:
+        found["quantized"], found["codes"] = encoder.quantizer.forward_idx(latents)
+    return {feature: found[feature] for feature in features}
+
+
+def extract_source(model: SpeechModel, source: Any, features: Sequence[str], settings: WindowSettings) -> dict[str, np.ndarray]:
+    """Features of all of a source, read window by window, each frame once.
+
+    Raises:
+        ValueError: it is shorter than one frame sees, or cannot be read.
+    """
+    if model.num_frames(source.num_samples) == 0:
+        raise ValueError(f"{source.num_samples} samples are shorter than one frame of the model sees")
+    parts: dict[str, list[np.ndarray]] = {feature: [] for feature in features}
+    for window, wave in read_windows(model, source, settings):
+        for feature, values in extract(model, [wave], features)[0].items():
+            parts[feature].append(values[window.keep])
+    return {feature: np.concatenate(pieces) for feature, pieces in parts.items()}
+
+
+def frame_seconds(model: SpeechModel, num_frames: int) -> np.ndarray:
+    """The time of each frame's centre in seconds, float64: (320 i + 199.5) / 16000 for base."""
+    return np.asarray(frame_centres(num_frames, model.conv_layers)) / model.sample_rate

@@ -1,0 +1,152 @@
+"""A checkpoint in the form that inference runs: no dropout, no gradient, no padding seen, half precision where the device is faster so."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq import checkpoint_utils
+from fairseq import device as device_layer
+from fairseq.dataclass.configs import CommonConfig
+from fairseq.dataclass.conv_layers import frames_for_samples
+from fairseq.dataclass.utils import merge_with_parent
+from fairseq.decoding.tokens import Tokens
+from fairseq.device import Device
+from fairseq.inference.audio import FileSource, open_source
+from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
+from fairseq.modules.length_aware import set_length_aware
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class SpeechModel:
+    """A wav2vec 2.0 model, fine-tuned or not, ready to read audio.
+
+    Args:
+        model: Wav2VecCtc or Wav2Vec2Model; it is changed: put on the device, into evaluation, and made length-aware.
+        task: gives `cfg.sample_rate`, `cfg.normalize` and, of a fine-tuned one, `target_dictionary`.
+        cfg: the checkpoint's whole config.
+        device: None chooses the CPU.
+        precision: fp32, bf16, or auto: bf16 where the device computes it faster than fp32.
+    Raises:
+        ValueError: another precision.
+    """
+
+    def __init__(self, model: nn.Module, task: Any, cfg: Any, device: Device | None = None, precision: str = "auto") -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"the precision is {precision!r}; it may be {', '.join(PRECISIONS)}")
+        self.device = device_layer.get("cpu") if device is None else device
+        self.model, self.task, self.cfg = model.eval().requires_grad_(False), task, cfg
+        self.num_updates: int | None = None  # that the checkpoint was trained for, where it says so
+        half = precision == "bf16" or (precision == "auto" and self.device.bf16_is_fast())
+        self.dtype = torch.bfloat16 if half else None
+        self.encoder = model.w2v_encoder.w2v_model if hasattr(model, "w2v_encoder") else model
+        set_length_aware(model)
+        self.encoder.encoder.required_seq_len_multiple = 1  # filler would only bring a mask for every block to add
+        self._arrange_weights()
+        model.to(self.device.torch_device)
+        self.conv_layers = self.encoder.conv_layers
+        self.sample_rate, self.normalize = int(task.cfg.sample_rate), bool(task.cfg.normalize)
+        self.tokens: Tokens | None = Tokens.from_dictionary(task.target_dictionary) if hasattr(model, "w2v_encoder") else None
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: str = "cpu", precision: str = "auto", overrides: dict[str, Any] | None = None
+    ) -> SpeechModel:
+        """Read a checkpoint.
+
+        Args:
+            device: cpu, cuda or another kind that the device layer has.
+            overrides: values for settings of its config, by name, such as {"data": folder}.
+        Raises:
+            ValueError: it cannot be read, or there is no such device.
+        """
+        if not os.path.exists(path):
+            raise ValueError(f"there is no checkpoint {os.fspath(path)}")
+        state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)
+        (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([os.fspath(path)], state=state)
+        common = merge_with_parent(CommonConfig(), {"cpu": device == "cpu", "device": device})
+        loaded = cls(model, task, cfg, device_layer.select(common), precision)
+        loaded.num_updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates")
+        return loaded
+
+    def _arrange_weights(self) -> None:
+        """The weights of the big products once and for all in the dtype and the order that every forward pass would copy them to."""
+        parts = [self.encoder.post_extract_proj, self.encoder.encoder.layers]
+        parts += [self.model.w2v_encoder.proj] if hasattr(self.model, "w2v_encoder") else []
+        linear = [m for part in parts if part is not None for m in part.modules() if isinstance(m, nn.Linear)]
+        # the first convolution stays fp32: the group norm is folded into it, in fp64
+        later = [block.conv for block in self.encoder.feature_extractor.conv_layers[1:]]
+        if self.dtype is not None:
+            for module in [*linear, *later]:
+                module.to(self.dtype)
+        for module in self.encoder.encoder.modules():
+            if isinstance(module, WeightNormConv1d):
+                module.freeze_weight(self.dtype or torch.float32)
+        for conv in later:  # C' x C x K as before, with the channels side by side in memory, as products over time take them
+            conv.weight.data = conv.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+
+    def dictionary(self) -> Tokens:
+        """The symbols that the model's outputs stand for.
+
+        Raises:
+            ValueError: the model is not fine-tuned.
+        """
+        if self.tokens is None:
+            raise ValueError("this checkpoint is pre-trained only: it has no output layer over a dictionary. Fine-tune it first")
+        return self.tokens
+
+    def describe(self) -> str:
+        return f"{self.device.describe()}, {'fp32' if self.dtype is None else 'bf16'}"
+
+    # -- audio ---------------------------------------------------------------------------------------------------------------------
+
+    def open(self, audio: Any) -> Any:
+        """A source of samples at the model's rate; see `open_source`."""
+        return audio if isinstance(audio, FileSource) or hasattr(audio, "num_samples") else open_source(audio, self.sample_rate)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames for so many samples, after cropping to the model's multiple."""
+        frames = frames_for_samples(num_samples, self.conv_layers)
+        return frames - frames % self.encoder.cfg.crop_seq_to_multiple
+
+    def batch(self, waves: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
+        """Waveforms side by side on the device: normalised one by one as the model was trained, padded (B x S), and where (B x S)."""
+        lengths = torch.tensor([len(wave) for wave in waves])
+        source = torch.zeros(len(waves), int(lengths.max()))
+        for row, wave in zip(source, waves, strict=True):
+            piece = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
+            row[: len(wave)] = F.layer_norm(piece, piece.shape) if self.normalize else piece
+        padding_mask = None if bool((lengths == source.size(1)).all()) else torch.arange(source.size(1)) >= lengths.unsqueeze(1)
+        return self.device.send(source), None if padding_mask is None else self.device.send(padding_mask)
+
+    # -- what the model says -------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def log_probs(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Log-probabilities of the dictionary's symbols, fp32, T x V for each waveform; T is 0 where it is shorter than one frame sees.
+
+        Raises:
+            ValueError: the model is not fine-tuned.
+        """
+        tokens = self.dictionary()
+        frames = [self.num_frames(len(wave)) for wave in waves]
+        long_enough = [wave for wave, count in zip(waves, frames, strict=True) if count > 0]
+        found = iter([])
+        if long_enough:
+            source, padding_mask = self.batch(long_enough)
+            with self.device.autocast(self.dtype):
+                output = self.model(source=source, padding_mask=padding_mask)
+            scores = self.model.get_normalized_probs(output, log_probs=True).transpose(0, 1)
+            found = iter(scores.cpu().numpy())
+        empty = np.zeros((0, len(tokens.symbols)), dtype=np.float32)
+        return [next(found)[:count] if count > 0 else empty for count in frames]

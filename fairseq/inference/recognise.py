@@ -1,0 +1,111 @@
+"""A model over many utterances: short ones in batches, long ones in windows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fairseq.decoding.hypothesis import Hypothesis
+from fairseq.inference.audio import open_source
+from fairseq.inference.model import SpeechModel
+from fairseq.inference.statistics import OutputStatistics
+from fairseq.inference.streaming import Decoder, stream
+from fairseq.inference.transcribe import read_windows
+from fairseq.inference.windows import WindowSettings, plan_windows
+
+logger = logging.getLogger(__name__)
+
+
+class Emission(NamedTuple):
+    """What the model said to one utterance."""
+
+    index: int
+    num_samples: int
+    pieces: Iterable[np.ndarray]  # log-probabilities T x V, one after the other; reading them may raise ValueError
+    error: str | None = None  # why there are none
+
+
+class Reading(NamedTuple):
+    """Hypotheses for one utterance, the best one first; a single empty one where it could not be read."""
+
+    index: int
+    num_samples: int
+    hypotheses: list[Hypothesis]
+    error: str | None
+
+
+def emissions(
+    model: SpeechModel, audios: Sequence[Any], sizes: Sequence[int], settings: WindowSettings, max_tokens: int
+) -> Iterator[Emission]:
+    """Each utterance's log-probabilities, utterances of like length together, the longest ones first.
+
+    Args:
+        audios: what `open_source` takes.
+        sizes: their lengths, in any unit; the order goes by them.
+        max_tokens: samples of a batch, padding included; a longer utterance is a batch by itself.
+    """
+    batch: list[tuple[int, np.ndarray]] = []
+    for index in np.argsort(-np.asarray(sizes), kind="stable").tolist():
+        try:
+            source = open_source(audios[index], model.sample_rate)
+            if len(plan_windows(source.num_samples, model.conv_layers, model.sample_rate, settings)) > 1:
+                yield Emission(index, source.num_samples, _windowed(model, source, settings))
+                continue
+            wave = source.read(0, source.num_samples)
+        except (ValueError, OSError) as error:
+            yield Emission(index, 0, [], str(error))
+            continue
+        longest = max([len(wave), *(len(other) for _, other in batch)])
+        if batch and longest * (len(batch) + 1) > max_tokens:
+            yield from _batched(model, batch)
+            batch = []
+        batch.append((index, wave))
+    yield from _batched(model, batch)
+
+
+def _windowed(model: SpeechModel, source: Any, settings: WindowSettings) -> Iterator[np.ndarray]:
+    for window, wave in read_windows(model, source, settings):
+        yield model.log_probs([wave])[0][window.keep]
+
+
+def _batched(model: SpeechModel, batch: list[tuple[int, np.ndarray]]) -> Iterator[Emission]:
+    if batch:
+        for (index, wave), log_probs in zip(batch, model.log_probs([wave for _, wave in batch]), strict=True):
+            yield Emission(index, len(wave), [log_probs])
+
+
+def read(emission: Emission, decoder: Decoder) -> Reading:
+    """Decode an utterance; what is wrong with its audio becomes the reading's error."""
+    error = emission.error
+    if error is None:
+        decoding = stream(decoder)
+        try:
+            for log_probs in emission.pieces:
+                decoding.feed(log_probs)
+            return Reading(emission.index, emission.num_samples, decoding.finish(), None)
+        except (ValueError, OSError) as problem:
+            error = str(problem)
+    return Reading(emission.index, emission.num_samples, [Hypothesis([], [], 0.0)], error)
+
+
+def read_all(
+    model: SpeechModel,
+    audios: Sequence[Any],
+    sizes: Sequence[int],
+    decoder: Decoder,
+    settings: WindowSettings,
+    max_tokens: int,
+    outputs: OutputStatistics | None = None,
+) -> list[Reading]:
+    """Readings of all utterances, in their order; what cannot be read is logged, and reads as empty. `outputs` counts the frames."""
+    readings: dict[int, Reading] = {}
+    for emission in emissions(model, audios, sizes, settings, max_tokens):
+        watched = emission if outputs is None else emission._replace(pieces=outputs.watch(emission.pieces))
+        reading = read(watched, decoder)
+        if reading.error is not None:
+            logger.warning("utterance %d: %s", reading.index, reading.error)
+        readings[reading.index] = reading
+    return [readings[index] for index in range(len(audios))]

@@ -1,0 +1,93 @@
+"""Utterances to recognise: a manifest, and what was said where labels lie beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq.data.audio.manifest import Manifest
+from fairseq.data.data_utils import post_process
+from fairseq.decoding.tokens import Tokens
+
+LIBRISPEECH_SPEAKER = r"(?:^|/)(\d+)-\d+-\d+\.\w+$"  # speaker-chapter-utterance
+
+
+@dataclass
+class TestSet:
+    """A manifest's utterances.
+
+    `unit_references` and `references` are empty where there are no labels.
+    """
+
+    name: str
+    manifest: Manifest
+    label_path: str | None
+    unit_references: list[str]  # as the label file has them
+    references: list[str]  # words
+
+    __test__ = False  # pytest: no test
+
+    @classmethod
+    def read(cls, data: str, subset: str, labels: str | None, tokens: Tokens) -> TestSet:
+        """Read <data>/<subset>.tsv and <data>/<subset>.<labels>.
+
+        Args:
+            labels: extension of the label file; None: there is none.
+        Raises:
+            ValueError: a file is missing, or the counts of lines differ.
+        """
+        manifest = Manifest(os.path.join(data, f"{subset}.tsv"))
+        if labels is None:
+            return cls(subset, manifest, None, [], [])
+        path = os.path.join(data, f"{subset}.{labels}")
+        lines = read_lines(path, len(manifest), manifest.path)
+        return cls(subset, manifest, path, lines, [post_process(line, tokens.kind) for line in lines])
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def files(self) -> list[str]:
+        return [self.manifest.file(index) for index in range(len(self))]
+
+    def speakers(self, file: str | None = None, pattern: str | None = None) -> list[str] | None:
+        """Who speaks in each utterance.
+
+        Args:
+            file: a line for each utterance.
+            pattern: a regular expression whose first group is the speaker in the manifest's path; None takes LibriSpeech's file names, and
+                finds nothing in others.
+        Raises:
+            ValueError: the file has another count of lines, or the pattern does not fit all paths.
+        """
+        if file is not None:
+            return read_lines(file, len(self), self.manifest.path)
+        names = [self.manifest.name(index) for index in range(len(self))]
+        try:
+            found = [re.search(pattern or LIBRISPEECH_SPEAKER, name) for name in names]
+        except re.error as error:
+            raise ValueError(f"--speaker-pattern {pattern!r} is no regular expression: {error}") from error
+        missing = [name for name, match in zip(names, found, strict=True) if match is None or not match.groups()]
+        if not missing:
+            return [match.group(1) for match in found if match is not None]
+        if pattern is not None:
+            raise ValueError(f"--speaker-pattern {pattern!r} finds no speaker (its first group) in {missing[0]}")
+        return None
+
+
+def read_lines(path: str, count: int, manifest: str) -> list[str]:
+    """Lines of a file that has one for each utterance.
+
+    Raises:
+        ValueError: it cannot be read, or has another count of lines.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if lines and lines[-1] == "":
+        lines.pop()
+    if len(lines) != count:
+        raise ValueError(f"{path} has {len(lines)} lines, but {manifest} has {count} utterances: line n belongs to line n + 1 there")
+    return [line.strip() for line in lines]

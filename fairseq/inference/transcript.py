@@ -1,0 +1,62 @@
+"""What was said in an audio file, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from fairseq.dataclass.conv_layers import frame_centres, receptive_field
+from fairseq.decoding.hypothesis import Hypothesis, Word
+
+
+class TimedWord(NamedTuple):
+    """A word and its time."""
+
+    text: str
+    start: float  # seconds
+    end: float
+    confidence: float  # in [0, 1]
+
+
+@dataclass
+class Transcript:
+    """The result for one audio file: words, or why there are none."""
+
+    name: str
+    text: str = ""
+    words: list[TimedWord] = field(default_factory=list)
+    confidence: float = 0.0  # mean of the words'
+    duration: float = 0.0  # seconds
+    alternatives: list[str] = field(default_factory=list)  # texts of the other hypotheses, where several were asked for
+    note: str | None = None  # something to know about this result
+    error: str | None = None  # why there is none
+
+
+class FrameTimes:
+    """When frames are, by the feature extractor's spec.
+
+    Each frame stands for one stride around its centre: 320 i + 199.5 samples, give or take 10 ms, for base at 16 kHz.
+    """
+
+    def __init__(self, conv_layers: Sequence[tuple[int, int, int]], sample_rate: int, duration: float) -> None:
+        self._first = (frame_centres(1, conv_layers)[0] + 0.5) / sample_rate
+        self._stride = receptive_field(conv_layers)[1] / sample_rate
+        self._duration = duration
+
+    def start(self, frame: int) -> float:
+        return round(max(0.0, self._first + (frame - 0.5) * self._stride), 4)
+
+    def end(self, frame: int) -> float:
+        return round(min(self._duration, self._first + (frame + 0.5) * self._stride), 4)
+
+    def word(self, word: Word) -> TimedWord:
+        return TimedWord(word.text, self.start(word.first), self.end(word.last), round(word.confidence, 4))
+
+
+def from_hypotheses(name: str, hypotheses: Sequence[Hypothesis], times: FrameTimes, duration: float, note: str | None = None) -> Transcript:
+    """The transcript of a file from its hypotheses, the best one first."""
+    best = hypotheses[0]
+    words = [times.word(word) for word in best.words]
+    others = [other.text for other in hypotheses[1:]]
+    return Transcript(name, best.text, words, round(best.confidence, 4), round(duration, 4), others, note)

@@ -1,0 +1,90 @@
+"""How much of a pre-trained codebook new audio uses."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from fairseq.data.audio.audio_utils import UnreadableAudio
+from fairseq.device import Device
+
+logger = logging.getLogger(__name__)
+
+MINUTES = 5.0  # of audio that is looked at: 15,000 frames, 47 for each codeword of base
+_FEW = 0.1  # of a group's codewords: an effective number below this share is warned of
+
+
+class CodebookUse(NamedTuple):
+    """Codewords that frames of some audio were given."""
+
+    seconds: float
+    frames: int
+    used: list[int]  # different codewords, of each group
+    effective: list[float]  # exp of the entropy of their shares, of each group: so many equally common ones would be as varied
+    num_vars: int  # V
+
+    def is_little(self) -> bool:
+        return self.frames > 0 and min(self.effective) < _FEW * self.num_vars
+
+    def __str__(self) -> str:
+        groups = "; ".join(
+            f"group {number}: {used} of {self.num_vars} codewords, {effective:.1f} effective"
+            for number, (used, effective) in enumerate(zip(self.used, self.effective, strict=True))
+        )
+        return f"{self.seconds / 60:.1f} minutes of the new audio, {self.frames} frames: {groups}"
+
+
+@torch.no_grad()
+def measure(model: nn.Module, dataset: Any, device: Device, sample_rate: int, seed: int, minutes: float = MINUTES) -> CodebookUse:
+    """The likeliest codeword of every frame of utterances drawn from a data set, until there are `minutes` of audio.
+
+    Files that cannot be decoded are left out: training tells of them. The model's mode is left as it was.
+
+    Args:
+        model: a Wav2Vec2Model with a quantizer, on the device.
+        dataset: gives `len`, and `dataset[i]["source"]`, a waveform, S.
+        seed: of the draw.
+    """
+    quantizer = model.quantizer
+    counts = torch.zeros(quantizer.groups, quantizer.num_vars, dtype=torch.float64)
+    was_training, samples = model.training, 0
+    model.eval()
+    longest = dataset.max_sample_size
+    for index in np.random.default_rng([seed, len(dataset)]).permutation(len(dataset)).tolist():
+        if samples >= minutes * 60 * sample_rate:
+            break
+        try:
+            source = dataset[index]["source"][:longest]
+        except (ValueError, OSError, UnreadableAudio):
+            continue
+        if model._get_feat_extract_output_lengths(torch.tensor(len(source))) <= 0:
+            continue
+        _, codes = model.quantize(device.send(source.unsqueeze(0)))
+        for group in range(quantizer.groups):
+            counts[group] += torch.bincount(codes[0, :, group].cpu().long(), minlength=quantizer.num_vars)
+        samples += len(source)
+    model.train(was_training)
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    entropy = -(shares * shares.clamp(min=1e-12).log()).sum(dim=1)
+    frames = int(counts[0].sum())
+    return CodebookUse(samples / sample_rate, frames, (counts > 0).sum(dim=1).tolist(), entropy.exp().tolist(), quantizer.num_vars)
+
+
+def report(model: nn.Module, dataset: Any, device: Device, sample_rate: int, seed: int) -> CodebookUse | None:
+    """Measure and log, with a warning where few codewords are used; None for a model without a quantizer."""
+    if getattr(model, "quantizer", None) is None:
+        logger.info("checkpoint.continue_pretraining: the model has no codebook to look at")
+        return None
+    use = measure(model, dataset, device, sample_rate, seed)
+    logger.info("use of the codebook before the first update: %s", use)
+    if use.is_little():
+        logger.warning(
+            "the new audio uses few codewords (fewer than a tenth of a group, in effect): it may be unlike the old in loudness, sample "
+            "rate or task.normalize; or the codebook has collapsed, and pre-training then learns little. A higher criterion.loss_weights[0]"
+            " (diversity) spreads it out; pre-training from random weights may do better."
+        )
+    return use

@@ -1,0 +1,106 @@
+"""`fairseq-transcribe`: what was said in audio files, as text, JSON, or subtitles.
+
+    fairseq-transcribe --path CHECKPOINT talk.flac interview.mp3
+    fairseq-transcribe --path CHECKPOINT --format srt --output-dir subtitles *.wav
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairseq.inference.formats import FORMATS, write
+from fairseq.inference.model import SpeechModel
+from fairseq.inference.transcribe import transcribe_one
+from fairseq.inference.transcript import Transcript
+from fairseq.inference.windows import WindowSettings
+from fairseq_cli.infer import add_decoder_arguments, decoder_of, set_up_logging
+
+_ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fairseq-transcribe", description=__doc__.split("\n")[0].split(": ", 1)[1])
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio of any sample rate and number of channels")
+    parser.add_argument("--path", required=True, help="fine-tuned checkpoint")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    parser.add_argument("--output-dir", help="write a file for each audio file there (default: print)")
+    add_decoder_arguments(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Transcribe; returns how many files gave no result.
+
+    Raises:
+        ValueError: the checkpoint, lexicon or language model cannot be read, or two files would be written under one name.
+    """
+    targets = output_paths(args.files, args.output_dir, args.format)
+    windows = WindowSettings(args.window, args.overlap)
+    model = SpeechModel.load(args.path, args.device, args.precision)
+    decoder = decoder_of(args, model)
+    failed = 0
+    for name, target in zip(args.files, targets, strict=True):
+        transcript = transcribe_one(model, name, decoder, windows)
+        failed += transcript.error is not None
+        report(transcript)
+        deliver(transcript, args.format, target, several=len(args.files) > 1)
+    return failed
+
+
+def output_paths(files: Sequence[str], folder: str | None, kind: str) -> list[Path | None]:
+    """Where each file's transcript goes; None: it is printed.
+
+    Raises:
+        ValueError: two files of one name.
+    """
+    if folder is None:
+        return [None] * len(files)
+    paths: list[Path | None] = [Path(folder) / (Path(name).stem + _ENDINGS[kind]) for name in files]
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise ValueError(f"{files[paths.index(path)]} and {files[number]} would both be written to {path}: transcribe them apart")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return paths
+
+
+def report(transcript: Transcript) -> None:
+    """Errors and notes, on standard error."""
+    if transcript.error is not None:
+        print(f"fairseq-transcribe: error: {_with_name(transcript.name, transcript.error)}", file=sys.stderr)
+    elif transcript.note is not None:
+        print(f"fairseq-transcribe: {transcript.name}: {transcript.note}", file=sys.stderr)
+
+
+def _with_name(name: str, message: str) -> str:
+    return message if message.startswith(name) else f"{name}: {message}"
+
+
+def deliver(transcript: Transcript, kind: str, target: Path | None, several: bool) -> None:
+    """Write a transcript to its file, or print it, with the audio file's name before it where there are several."""
+    if transcript.error is not None and kind != "json":
+        return
+    text = write(transcript, kind)
+    if target is not None:
+        target.write_text(text, encoding="utf-8")
+    elif kind == "text" and several:
+        sys.stdout.write(f"{transcript.name}\t{text}")
+    else:
+        sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def cli_main(argv: Sequence[str] | None = None) -> int:
+    args = get_parser().parse_args(argv)
+    set_up_logging()
+    try:
+        return 1 if main(args) else 0
+    except (ValueError, OSError) as error:
+        print(f"fairseq-transcribe: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(cli_main())

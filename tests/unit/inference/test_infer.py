@@ -1,0 +1,147 @@
+"""fairseq-infer on a small corpus: files, rates, weights, explanations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from small_speech import speech, write_checkpoint
+
+from fairseq.inference.model import SpeechModel
+from fairseq.inference.transcribe import transcribe
+from fairseq_cli import infer
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(data folder, checkpoint): labels are what the model itself hears, so that its WER is 0; file 4 is longer than a window."""
+    root = tmp_path_factory.mktemp("infer")
+    checkpoint = write_checkpoint(root / "model.pt", seed=5)
+    model = SpeechModel.load(checkpoint, precision="fp32")
+    lines, labels, speakers = [str(root)], [], []
+    for number, seconds in enumerate([1.2, 0.8, 1.0, 0.6, 3.5]):
+        name = f"{100 + number % 2}-7-{number}.flac"
+        soundfile.write(root / name, speech(seconds, seed=number), 16000)
+        lines.append(f"{name}\t{round(seconds * 16000)}")
+        labels.append(" ".join(transcribe(model, root / name).text.replace(" ", "|") + "|"))
+        speakers.append(f"S{number}")
+    (root / "test.tsv").write_text("\n".join(lines) + "\n")
+    (root / "test.ltr").write_text("\n".join(labels) + "\n")
+    (root / "test.spk").write_text("\n".join(speakers) + "\n")
+    return root, checkpoint
+
+
+def run(corpus: tuple[Path, Path], *extra: str) -> dict[str, Any]:
+    root, checkpoint = corpus
+    return infer.main(infer.get_parser().parse_args([str(root), "--path", str(checkpoint), "--precision", "fp32", *extra]))
+
+
+def test_its_own_transcripts_have_no_errors_and_files_are_fairseqs(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    result = run(corpus, "--results-path", str(tmp_path))
+    assert result["rates"]["wer"]["rate"] == result["rates"]["cer"]["rate"] == 0
+    assert result["rates"]["wer"]["by_utterance"] == [0, 0] and result["rates"]["wer"]["num_speakers"] == 2
+    references = (corpus[0] / "test.ltr").read_text().splitlines()
+    words = [line.replace(" ", "").replace("|", " ").strip() for line in references]
+    assert (tmp_path / "hypo.word").read_text().splitlines() == [f"{line} (None-{n})" for n, line in enumerate(words)]
+    assert (tmp_path / "ref.word").read_text() == (tmp_path / "hypo.word").read_text()
+    assert (tmp_path / "ref.units").read_text().splitlines()[3] == f"{references[3]} (None-3)"
+    rows = [json.loads(line) for line in (tmp_path / "hypo.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == words and rows[4]["duration"] == 3.5 and rows[0]["words"][0]["confidence"] > 0
+    assert json.loads((tmp_path / "results.json").read_text())["utterances"] == 5
+
+
+def test_windows_and_batches_change_nothing_here_but_the_long_one(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    run(corpus, "--results-path", str(tmp_path / "a"), "--max-tokens", "1")
+    run(corpus, "--results-path", str(tmp_path / "b"), "--window", "2", "--overlap", "0.5")
+    alone, windowed = ((tmp_path / name / "hypo.word").read_text().splitlines() for name in "ab")
+    assert alone[:4] == windowed[:4] and alone[4] != ""
+
+
+def test_errors_are_counted_and_bounded(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    root = corpus[0]
+    lines = (root / "test.ltr").read_text().splitlines()
+    lines[0] = "A B A B A B |"
+    (root / "wrong.ltr").write_text("\n".join(lines) + "\n")
+    (root / "wrong.tsv").write_text((root / "test.tsv").read_text())
+    (root / "wrong.spk").write_text((root / "test.spk").read_text())
+    found = run(corpus, "--gen-subset", "wrong", "--speakers", str(root / "wrong.spk"), "--seed", "3")["rates"]["wer"]
+    low, high = found["by_utterance"]
+    assert 0 <= low < found["rate"] < high and found["by_speaker"] == found["by_utterance"] and found["num_speakers"] == 5
+
+
+def test_a_file_that_cannot_be_read_counts_as_empty(corpus: tuple[Path, Path]) -> None:
+    root = corpus[0]
+    (root / "gap.tsv").write_text((root / "test.tsv").read_text().replace("100-7-2.flac", "nowhere.flac"))
+    (root / "gap.ltr").write_text((root / "test.ltr").read_text())
+    result = run(corpus, "--gen-subset", "gap", "--explain", "--speaker-pattern", "(.)")
+    words = len((root / "gap.ltr").read_text().splitlines()[2].replace(" ", "").replace("|", " ").split())
+    assert result["unreadable"] == 1 and result["rates"]["wer"]["errors"] == words
+
+
+def test_without_labels_there_are_only_hypotheses(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    result = run(corpus, "--labels", "none", "--results-path", str(tmp_path))
+    assert "rates" not in result and (tmp_path / "hypo.word").exists() and not (tmp_path / "ref.word").exists()
+
+
+def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    root = corpus[0]
+    said = {word for line in (root / "test.ltr").read_text().splitlines() for word in line.replace(" ", "").split("|") if word}
+    (tmp_path / "lexicon.txt").write_text("\n".join(sorted(said)) + "\n")
+    result = run(corpus, "--lexicon", str(tmp_path / "lexicon.txt"), "--tune", "test", "--nbest", "3", "--results-path", str(tmp_path))
+    assert result["decoder"]["kind"] == "beam"
+    fixed = run(corpus, "--lexicon", str(tmp_path / "lexicon.txt"), "--word-score", "-30")
+    assert result["rates"]["wer"]["errors"] < fixed["rates"]["wer"]["errors"]
+    assert set((tmp_path / "hypo.word").read_text().replace("(", " (").split()) - said <= {f"(None-{n})" for n in range(5)}
+    assert "alternatives" in (tmp_path / "hypo.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gen-subset", "nowhere"], "cannot read the manifest"),
+        (["--labels", "wrd"], "cannot read .*test.wrd"),
+        (["--tune", "test"], "--tune needs a lexicon"),
+        (["--speaker-pattern", "("], "is no regular expression"),
+        (["--speaker-pattern", "x(y)"], "finds no speaker"),
+        (["--window", "2", "--overlap", "3"], "must be shorter than a window"),
+    ],
+)
+def test_mistakes_are_named(corpus: tuple[Path, Path], arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(corpus, *arguments)
+
+
+def test_counts_of_lines_must_agree(corpus: tuple[Path, Path]) -> None:
+    root = corpus[0]
+    (root / "short.tsv").write_text((root / "test.tsv").read_text())
+    (root / "short.ltr").write_text("A |\n")
+    with pytest.raises(ValueError, match="short.ltr has 1 lines, but .*short.tsv has 5 utterances"):
+        run(corpus, "--gen-subset", "short")
+
+
+def test_the_command_prints_json_and_ends_plainly(corpus: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    root, checkpoint = corpus
+    assert infer.cli_main([str(root), "--path", str(checkpoint)]) == 0
+    assert json.loads(capsys.readouterr().out)["subset"] == "test"
+    assert infer.cli_main([str(root), "--path", str(root / "nowhere.pt")]) == 1
+    assert "nowhere.pt" in capsys.readouterr().err
+
+
+def test_normalize_the_wrong_way_round_is_found(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    """The labels are what a model hears in audio as it is; the same weights in a checkpoint that normalises hear something else."""
+    form = {"extractor_mode": "layer_norm", "conv_bias": True, "seed": 5}
+    (tmp_path / "right").mkdir()
+    model = SpeechModel.load(write_checkpoint(tmp_path / "right" / "model.pt", **form), precision="fp32")
+    (tmp_path / "test.tsv").write_text((corpus[0] / "test.tsv").read_text())
+    files = [corpus[0] / line.split("\t")[0] for line in (tmp_path / "test.tsv").read_text().splitlines()[1:]]
+    said = [transcribe(model, file).text.replace(" ", "|") for file in files]
+    (tmp_path / "test.ltr").write_text("".join(" ".join(text + "|") + "\n" for text in said))
+    wrong = write_checkpoint(tmp_path / "model.pt", normalize=True, **form)
+    result = run((tmp_path, wrong), "--explain")
+    assert result["rates"]["wer"]["rate"] > 50
+    (finding,) = [found for found in result["explanation"] if found["cause"] == "normalize"]
+    assert "to 0.0 % with the other setting" in finding["evidence"]

@@ -1,0 +1,56 @@
+"""fairseq-transcribe as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+from small_speech import speech
+
+from fairseq_cli import transcribe
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    for number in range(2):
+        soundfile.write(tmp_path / f"{number}.wav", speech(1.0, seed=number), 16000)
+    (tmp_path / "broken.wav").write_text("no audio")
+    return [str(tmp_path / name) for name in ("0.wav", "broken.wav", "1.wav")]
+
+
+def run(checkpoint: Path, *arguments: str) -> int:
+    return transcribe.cli_main(["--path", str(checkpoint), "--precision", "fp32", *arguments])
+
+
+def test_the_rest_goes_on_and_the_status_tells(checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(checkpoint, *files) == 1
+    printed = capsys.readouterr()
+    assert [line.split("\t")[0] for line in printed.out.splitlines()] == [files[0], files[2]]
+    assert "broken.wav cannot be read" in printed.err
+    assert run(checkpoint, files[0]) == 0
+    assert printed.out.splitlines()[0].split("\t")[1] == capsys.readouterr().out.strip() != ""
+
+
+def test_json_has_a_line_for_every_file(checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run(checkpoint, *files, "--format", "json")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ["error" in row for row in rows] == [False, True, False] and rows[0]["words"][0]["end"] <= 1.0
+
+
+def test_files_are_written_by_name(checkpoint: Path, files: list[str], tmp_path: Path) -> None:
+    assert run(checkpoint, files[0], files[2], "--format", "vtt", "--output-dir", str(tmp_path / "out")) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.vtt", "1.vtt"]
+    assert (tmp_path / "out" / "0.vtt").read_text().startswith("WEBVTT\n\n00:00:0")
+
+
+def test_two_files_of_one_name_are_refused(checkpoint: Path, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(checkpoint, files[0], str(tmp_path / "other" / "0.flac"), "--output-dir", str(tmp_path / "out")) == 1
+    assert "would both be written" in capsys.readouterr().err
+
+
+def test_mistakes_end_plainly(checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(checkpoint.parent / "nowhere.pt", files[0]) == 1
+    assert run(checkpoint, files[0], "--overlap", "30") == 1
+    assert "must be shorter than a window" in capsys.readouterr().err
