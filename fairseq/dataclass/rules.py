@@ -6,48 +6,24 @@ Errors are what could only fail later, or train something else than was meant. W
 from __future__ import annotations
 
 import ast
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq.dataclass import device_rules
 from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
+from fairseq.dataclass.findings import Finding, Rule, named, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
-from fairseq.device import hpu_environment
 
 _AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
 
 
-class Finding(NamedTuple):
-    """One thing that a rule found."""
-
-    text: str
-    stops: bool  # an error, which stops the run; else a warning
-    name: str = ""  # a short one that stays, for those who look for it; "": the rule's
-
-
-Rule = Callable[[DictConfig], Iterator[Finding]]
-
-
-def wrong(text: str, name: str = "") -> Finding:
-    return Finding(text, True, name)
-
-
-def odd(text: str) -> Finding:
-    return Finding(text, False)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _named(group: Any, *names: str) -> bool:
-    """Whether a group configures one of these registered classes."""
-    return isinstance(group, DictConfig) and group.get("_name") in names
 
 
 # -- single values -----------------------------------------------------------------------------------------------------------------
@@ -116,7 +92,7 @@ def batches(cfg: DictConfig) -> Iterator[Finding]:
     dataset, task = cfg.dataset, cfg.task
     if dataset.max_tokens is None and dataset.batch_size is None:
         yield wrong("neither dataset.max_tokens (audio samples in a batch) nor dataset.batch_size (utterances) is set: set one of them.")
-    if not _named(task, *_AUDIO_TASKS):
+    if not named(task, *_AUDIO_TASKS):
         return
     longest, shortest = task.max_sample_size, task.min_sample_size
     for name in ("max_tokens", "max_tokens_valid") if dataset.max_tokens_valid != dataset.max_tokens else ("max_tokens",):
@@ -136,7 +112,7 @@ def batches(cfg: DictConfig) -> Iterator[Finding]:
 
 def corpora(cfg: DictConfig) -> Iterator[Finding]:
     """Names and weights of several corpora."""
-    if not _named(cfg.task, *_AUDIO_TASKS) or cfg.task.multi_corpus_keys is None:
+    if not named(cfg.task, *_AUDIO_TASKS) or cfg.task.multi_corpus_keys is None:
         return
     keys = [key.strip() for key in cfg.task.multi_corpus_keys.split(",")]
     weights = cfg.task.multi_corpus_sampling_weights
@@ -158,7 +134,7 @@ def optimisation(cfg: DictConfig) -> Iterator[Finding]:
         )
     if not optimization.lr or min(optimization.lr) < 0:
         yield wrong(f"optimization.lr is {list(optimization.lr)}: it must be a list of learning rates, such as [0.0005].")
-    elif max(optimization.lr) >= 0.25 and _named(cfg.optimizer, "adam"):
+    elif max(optimization.lr) >= 0.25 and named(cfg.optimizer, "adam"):
         yield odd(f"optimization.lr is {list(optimization.lr)}: Adam diverges at that; base is trained with [0.0005].")
     if not (optimization.max_update or optimization.max_epoch or optimization.stop_time_hours):
         yield odd("none of optimization.max_update, max_epoch and stop_time_hours is set: the run ends only when it is stopped.")
@@ -239,9 +215,9 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
 
 def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
     """What validation logs with this package's own criterions; None for those of plug-ins."""
-    if _named(cfg.criterion, "wav2vec"):
+    if named(cfg.criterion, "wav2vec"):
         return [*_ALWAYS_LOGGED, "accuracy", *cfg.criterion.log_keys]
-    return [*_ALWAYS_LOGGED, *_CTC_LOGS] if _named(cfg.criterion, "ctc") else None
+    return [*_ALWAYS_LOGGED, *_CTC_LOGS] if named(cfg.criterion, "ctc") else None
 
 
 def checkpoints(cfg: DictConfig) -> Iterator[Finding]:
@@ -279,7 +255,7 @@ def conv_layers(cfg: DictConfig) -> Iterator[Finding]:
         except ValueError as error:
             yield wrong(key + str(error).removeprefix("conv_feature_layers"))
             continue
-        if _named(task, *_AUDIO_TASKS):
+        if named(task, *_AUDIO_TASKS):
             yield from _frames(key, layers, task.max_sample_size)
 
 
@@ -292,7 +268,7 @@ def _frames(key: str, layers: list[ConvSpec], longest: int | None) -> Iterator[F
 def wav2vec2_widths(cfg: DictConfig) -> Iterator[Finding]:
     """Widths that must divide each other; what the quantizer needs; the temperature's schedule."""
     model = cfg.model
-    if not _named(model, "wav2vec2"):
+    if not named(model, "wav2vec2"):
         return
     width, heads, groups = model.encoder_embed_dim, model.encoder_attention_heads, model.conv_pos_groups
     if heads > 0 and width % heads:
@@ -308,7 +284,7 @@ def wav2vec2_widths(cfg: DictConfig) -> Iterator[Finding]:
             yield wrong(f"model.latent_temp is {list(model.latent_temp)}: it must be first and last temperature and the factor per update.")
     if model.logit_temp <= 0:
         yield wrong(f"model.logit_temp is {model.logit_temp}: a temperature is above 0.")
-    if model.extractor_mode == "layer_norm" and _named(cfg.task, *_AUDIO_TASKS) and not cfg.task.normalize:
+    if model.extractor_mode == "layer_norm" and named(cfg.task, *_AUDIO_TASKS) and not cfg.task.normalize:
         yield odd(
             "model.extractor_mode is layer_norm but task.normalize is false: the published models of this kind read normalised audio."
         )
@@ -317,7 +293,7 @@ def wav2vec2_widths(cfg: DictConfig) -> Iterator[Finding]:
 def contrast(cfg: DictConfig) -> Iterator[Finding]:
     """The criterion has something to contrast with, and as many weights as the model has further losses."""
     model, criterion = cfg.model, cfg.criterion
-    if not (_named(model, "wav2vec2") and _named(criterion, "wav2vec")):
+    if not (named(model, "wav2vec2") and named(criterion, "wav2vec")):
         return
     negatives = model.num_negatives + model.cross_sample_negatives + model.codebook_negatives
     if criterion.infonce and negatives == 0:
@@ -338,9 +314,9 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
     """Model, task and criterion of fine-tuning belong together."""
     model, task, criterion = cfg.model, cfg.task, cfg.criterion
     parts = {
-        "model": _named(model, "wav2vec_ctc"), "task": _named(task, "audio_finetuning"), "criterion": _named(criterion, "ctc"),
+        "model": named(model, "wav2vec_ctc"), "task": named(task, "audio_finetuning"), "criterion": named(criterion, "ctc"),
     }  # fmt: skip
-    pretraining = {"model": _named(model, "wav2vec2"), "task": _named(task, "audio_pretraining"), "criterion": _named(criterion, "wav2vec")}
+    pretraining = {"model": named(model, "wav2vec2"), "task": named(task, "audio_pretraining"), "criterion": named(criterion, "wav2vec")}
     if any(parts.values()) and any(pretraining.values()):
         told = ", ".join(f"{group}._name={cfg[group]._name}" for group in parts)
         yield wrong(f"{told} do not belong together: fine-tuning has model wav2vec_ctc, task audio_finetuning and criterion ctc.")
@@ -373,56 +349,13 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
         yield odd("model.conv_feature_layers and model.encoder_embed_dim have no effect in fine-tuning: the pre-trained model has its own.")
 
 
-# -- Gaudi -------------------------------------------------------------------------------------------------------------------------
-
-
-def gaudi(cfg: DictConfig) -> Iterator[Finding]:
-    """One device, a mode that fits what is compiled, and mixed precision by op lists."""
-    common = cfg.common
-    if common.hpu and common.cpu:
-        yield wrong("common.hpu and common.cpu are both true: set one of them to false (common.cpu=false).")
-    if common.hpu and common.device not in (None, "hpu"):
-        yield wrong(f"common.hpu is true but common.device is {common.device}: leave one of them at its default.")
-    on_hpu = common.hpu or common.device == "hpu"
-    lazy = hpu_environment.is_lazy({hpu_environment.LAZY_MODE: "1" if common.hpu_lazy_mode else "0", **os.environ})
-    if common.hpu_compile != "none" and not on_hpu:
-        yield odd(f"common.hpu_compile is {common.hpu_compile} and has no effect: this run is not on HPU.")
-    elif common.hpu_compile == "hpu_graphs" and not lazy:
-        yield wrong("common.hpu_compile is hpu_graphs, which lazy mode alone has: set common.hpu_lazy_mode=true, or hpu_compile=compile.")
-    elif common.hpu_compile == "compile" and lazy:
-        yield wrong("common.hpu_compile is compile, which eager mode alone has: set common.hpu_lazy_mode=false, or hpu_compile=hpu_graphs.")
-    if on_hpu and common.hpu_compile != "none" and _named(cfg.model, "wav2vec2") and cfg.model.logit_temp_start is not None:
-        yield wrong(
-            f"model.logit_temp_start is {cfg.model.logit_temp_start} and common.hpu_compile is {common.hpu_compile}: kept graphs would "
-            "hold the temperature of their first update. Set common.hpu_compile=none or model.logit_temp_start=null."
-        )
-    if common.hmp and common.hmp_opt_level == "O2":
-        yield wrong(
-            "common.hmp_opt_level is O2: it belonged to Habana's own mixed precision, which ended with release 1.13 of its software; "
-            "autocast, which runs in its place, knows op lists only. Set common.hmp_opt_level=O1, with common.hmp_bf16 and hmp_fp32."
-        )
-    elif common.hmp and common.hmp_opt_level != "O1":
-        yield wrong(f"common.hmp_opt_level is {common.hmp_opt_level!r}: it may be O1.")
-    if common.hmp and not on_hpu and (common.hmp_bf16 or common.hmp_fp32):
-        yield odd("common.hmp runs bfloat16 autocast on this device too, by torch's own list of operators: the op lists are for HPU.")
-
-
-def lazy_device(cfg: DictConfig) -> Iterator[Finding]:
-    """torch's lazy-tensor device has no autocast."""
-    keys = ("fp16", "bf16", "amp", "hmp", "memory_efficient_fp16", "memory_efficient_bf16")
-    asked = [f"common.{key}" for key in keys if cfg.common[key]]
-    if cfg.common.device == "lazy" and asked:
-        off = " ".join(f"{key}=false" for key in asked)
-        yield wrong(f"common.device is lazy, which computes in fp32 only, but {' and '.join(asked)} is true: set {off}.")
-
-
 # -- files -------------------------------------------------------------------------------------------------------------------------
 
 
 def manifests(cfg: DictConfig) -> Iterator[Finding]:
     """The data's folder and its manifests are there."""
     task, dataset = cfg.task, cfg.dataset
-    if not _named(task, *_AUDIO_TASKS) or OmegaConf.is_missing(task, "data"):
+    if not named(task, *_AUDIO_TASKS) or OmegaConf.is_missing(task, "data"):
         return
     folder = Path(task.data).expanduser()
     if not folder.is_dir():
@@ -470,24 +403,12 @@ def other_paths(cfg: DictConfig) -> Iterator[Finding]:
         yield wrong(f"checkpoint.save_dir is {str(folder)!r}, which is a file: it must be a folder.")
 
 
-def op_lists(cfg: DictConfig) -> Iterator[Finding]:
-    """The operators of mixed precision on HPU."""
-    if not (cfg.common.hmp and (cfg.common.hpu or cfg.common.device == "hpu")):
-        return
-    for key in ("hmp_bf16", "hmp_fp32"):
-        if cfg.common[key]:
-            try:
-                hpu_environment.read_op_list(hpu_environment.find_op_list(cfg.common[key]))
-            except ValueError as error:
-                yield wrong(f"common.{key} is {error}")
-
-
 def _from_here(path: Path) -> str:
     return "" if path.is_absolute() else f" in {Path.cwd()}, from where relative paths count"
 
 
 RULES: tuple[Rule, ...] = (
-    gaudi,
+    device_rules.gaudi,
     single_values,
     batches,
     corpora,
@@ -499,6 +420,6 @@ RULES: tuple[Rule, ...] = (
     wav2vec2_widths,
     contrast,
     fine_tuning,
-    lazy_device,
+    device_rules.lazy_device,
 )
-PATH_RULES: tuple[Rule, ...] = (manifests, other_paths, op_lists)
+PATH_RULES: tuple[Rule, ...] = (manifests, other_paths, device_rules.op_lists)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from fairseq import device as device_layer
 from fairseq.dataclass import rules
 from fairseq.dataclass.base import ConfigError, FairseqDataclass
+from fairseq.dataclass.findings import Finding, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT
 from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, config_to_container
@@ -56,7 +57,7 @@ def find_problems(cfg: DictConfig, devices: int | None = None, recommended: int 
     return problems
 
 
-def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[rules.Finding]:
+def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[Finding]:
     """Everything that is wrong or odd in a resolved config, each finding with a name; the machine it is checked on plays no part."""
     yield from _missing(cfg)
     yield from _not_offered(cfg)
@@ -65,14 +66,14 @@ def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[rules.Find
             yield finding if finding.name else finding._replace(name=rule.__name__.replace("_", "-"))
 
 
-def _missing(cfg: DictConfig) -> Iterator[rules.Finding]:
+def _missing(cfg: DictConfig) -> Iterator[Finding]:
     """Groups without which nothing trains, and keys that only the user can know."""
     for group in ("task", "model", "criterion", "optimizer"):
         if cfg[group] is None:
             names = ", ".join(sorted(CONFIG_GROUPS.get(group, {})))
-            yield rules.wrong(f"{group} is not set: {group}._name may be {names}.", "missing")
+            yield wrong(f"{group} is not set: {group}._name may be {names}.", "missing")
     for key in OmegaConf.missing_keys(cfg):
-        yield rules.wrong(f"{key} is not set: only you know it, add {key}=... to the command.", "missing")
+        yield wrong(f"{key} is not set: only you know it, add {key}=... to the command.", "missing")
 
 
 def check_devices(cfg: DictConfig, devices: int, recommended: int) -> list[str]:
@@ -95,7 +96,7 @@ def check_devices(cfg: DictConfig, devices: int, recommended: int) -> list[str]:
     ]
 
 
-def _not_offered(cfg: DictConfig) -> Iterator[rules.Finding]:
+def _not_offered(cfg: DictConfig) -> Iterator[Finding]:
     """Keys whose feature is not offered, or that have no effect, at another value than their default."""
     for group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
         values = cfg[group]
@@ -107,11 +108,11 @@ def _not_offered(cfg: DictConfig) -> Iterator[rules.Finding]:
             value = OmegaConf.select(values, name)
             alternative = _entry(key, NOT_OFFERED)
             if alternative is not None and not _is_default(value, default, cfg):
-                yield rules.wrong(f"{key} is {value!r}, which is not offered: {alternative}.", "not-offered")
+                yield wrong(f"{key} is {value!r}, which is not offered: {alternative}.", "not-offered")
             elif key in NOT_OFFERED_VALUES and value in NOT_OFFERED_VALUES[key]:
-                yield rules.wrong(f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.", "not-offered")
+                yield wrong(f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.", "not-offered")
             elif (reason := _entry(key, WITHOUT_EFFECT)) is not None and not _is_default(value, default, cfg):
-                yield rules.odd(f"{key} is {value!r} and has no effect: {reason}.")._replace(name="no-effect")
+                yield odd(f"{key} is {value!r} and has no effect: {reason}.")._replace(name="no-effect")
 
 
 def _dataclass_of(group: str, values: Any) -> type[FairseqDataclass] | None:
