@@ -21,13 +21,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import fairseq
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
 from fairseq.checkpoint.record import RunRecord
 from fairseq.conversion import torchaudio_model
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
-from fairseq_cli import average_checkpoints, convert, validate
+from fairseq_cli import average_checkpoints, convert, extract, infer, transcribe, validate
 
 MODEL = {"_name": "wav2vec2", "encoder_layers": 1, "encoder_embed_dim": 16}
 
@@ -187,6 +188,12 @@ def fine_tuned_from(path: str) -> None:
     Wav2VecCtc.build_model(OmegaConf.structured(Wav2Vec2CtcConfig(w2v_path=path)), task)
 
 
+def extracted_with(path: str) -> None:
+    folder = os.path.dirname(path)
+    pathlib.Path(folder, "train.tsv").write_text(f"{folder}\na.wav\t16000\n")
+    command(extract.cli_main, folder, "--path", "{path}", "--output-dir", "{path}.out")(path)
+
+
 ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
     "io.peek": io.peek,
     "load_checkpoint_to_cpu": checkpoint_utils.load_checkpoint_to_cpu,
@@ -205,6 +212,10 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
     "fairseq-convert": command(convert.cli_main, "{path}", "{path}.out", "--to", "fairseq"),
     "fairseq-convert, a folder": lambda path: convert.convert(of_transformers(path), path + ".out", "fairseq"),
     "fairseq-average-checkpoints": command(average_checkpoints.cli_main, "--inputs", "{path}", "--output", "{path}.out"),
+    "fairseq-infer": command(infer.cli_main, "{path}.data", "--path", "{path}"),
+    "fairseq-transcribe": command(transcribe.cli_main, "{path}.wav", "--path", "{path}"),
+    "fairseq-extract": extracted_with,
+    "fairseq.transcribe": lambda path: fairseq.transcribe(path, torch.zeros(16000)),
     "fairseq_cli.validate": command(validate.cli_main, "--path", "{path}"),
 }
 
