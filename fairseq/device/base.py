@@ -52,6 +52,7 @@ class Device:
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     dropout_form = "bits"  # or "native": torch's own
     torch_fuses_adam = True  # torch's fused AdamW has a kernel for this device
+    gains_by_batches = False  # inference of several utterances at once is faster; on CPU the activations of one fit the caches better
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
 
     def __init__(self, index: int = 0) -> None:

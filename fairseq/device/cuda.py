@@ -19,6 +19,7 @@ class CudaDevice(Device):
     copies_from_pinned_memory = True
     dropout_form = "native"
     norms_mix_dtypes = False
+    gains_by_batches = True
 
     @property
     def torch_device(self) -> torch.device:

@@ -41,6 +41,7 @@ class HpuDevice(Device):
     index_dtype = torch.int32  # an int64 is one in lazy mode, and sending it checks its range on the host
     dropout_form = "native"
     norms_mix_dtypes = False
+    gains_by_batches = True
     torch_fuses_adam = False
     ctc_on_host = True  # where the vendor's kernel is missing: torch's own would compile anew for each set of lengths
     recovers_from_out_of_memory = False  # the pool holds the card's memory from the start, and cannot give any of it back
@@ -130,6 +131,9 @@ class HpuDevice(Device):
             if metric is not None:
                 counts[name] = int(dict(metric.stats())["TotalNumber"])
         return counts
+
+    def bf16_is_fast(self) -> bool:
+        return True
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)

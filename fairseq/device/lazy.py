@@ -62,6 +62,9 @@ class LazyDevice(Device):
     def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return dtype
 
+    def bf16_is_fast(self) -> bool:
+        return False
+
     def mark_step(self) -> None:
         import torch._lazy
 

@@ -135,9 +135,17 @@ class SpeechModel:
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Log-probabilities of the dictionary's symbols, fp32, T x V for each waveform; T is 0 where it is shorter than one frame sees.
 
+        Devices that gain nothing by batches read one waveform after the other (base in bf16, 8 x 10 s, one core: 1.17 s a clip together,
+        0.93 s one by one).
+
         Raises:
             ValueError: the model is not fine-tuned.
         """
+        if self.device.gains_by_batches or len(waves) <= 1:
+            return self._log_probs_of_batch(waves)
+        return [log_probs for wave in waves for log_probs in self._log_probs_of_batch([wave])]
+
+    def _log_probs_of_batch(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         tokens = self.dictionary()
         frames = [self.num_frames(len(wave)) for wave in waves]
         long_enough = [wave for wave, count in zip(waves, frames, strict=True) if count > 0]

@@ -105,11 +105,14 @@ def test_a_pretrained_checkpoint_is_refused(pretrained_checkpoint: Path, wave: n
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_kept_frames_equal_the_same_window_alone(tmp_path: Path, wave: np.ndarray, normalize: bool) -> None:
+def test_kept_frames_equal_the_same_window_alone(
+    tmp_path: Path, wave: np.ndarray, normalize: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = SpeechModel.load(write_checkpoint(tmp_path / "m.pt", normalize=normalize), precision="fp32")
     soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
     windows = list(read_windows(own, own.open(tmp_path / "a.wav"), SHORT))
     assert len(windows) == 4
+    monkeypatch.setattr(own.device, "gains_by_batches", True)
     together = own.log_probs([piece for _, piece in windows])
     kept = []
     for (window, piece), batched in zip(windows, together, strict=True):
@@ -122,8 +125,9 @@ def test_kept_frames_equal_the_same_window_alone(tmp_path: Path, wave: np.ndarra
     assert transcribe(own, tmp_path / "a.wav", windows=SHORT).text == expected.text
 
 
-def test_a_padded_batch_gives_what_single_files_give(model: SpeechModel) -> None:
+def test_a_padded_batch_gives_what_single_files_give(model: SpeechModel, monkeypatch: pytest.MonkeyPatch) -> None:
     waves = [speech(seconds, seed) for seed, seconds in enumerate([1.0, 0.3, 0.77, 0.02])]
+    monkeypatch.setattr(model.device, "gains_by_batches", True)
     for batched, wave in zip(model.log_probs(waves), waves, strict=True):
         alone = model.log_probs([wave])[0]
         assert batched.shape == alone.shape == (model.num_frames(len(wave)), 10)
