@@ -187,7 +187,9 @@ def test_two_processes_train_what_one_does(labelled: Path, pretrained_files: dic
         f"task.data={labelled}", f"model.w2v_path={pretrained_files['base']}", "common.cpu=true", "common.fp16=false",
         "optimization.max_update=4", "dataset.max_tokens=40000", "dataset.required_batch_size_multiple=1", "dataset.num_workers=0",
         "model.freeze_finetune_updates=2", "model.mask_channel_length=4", "checkpoint.save_interval_updates=0",
-        "dataset.validate_interval_updates=4", "dataset.validate_after_updates=0", "optimization.lr=[0.001]",
+        "dataset.validate_interval_updates=4", "dataset.validate_after_updates=0",
+        # with a large eps Adam's steps are proportional to the gradient; else it would turn the rounding of next to nothing into full steps
+        "optimizer.adam_eps=0.1", "optimization.lr=[0.1]",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     for processes, frequency in ((1, 2), (2, 1)):
