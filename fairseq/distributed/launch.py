@@ -129,10 +129,12 @@ def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[s
         raise ConfigError([str(error)]) from error
     dist.init_process_group(device.collective_backend, init_method="env://", rank=place.rank, world_size=place.world_size)
     utils.open_host_group()
+    together = False
     try:
         main(cfg, **kwargs)
+        together = True
     finally:
-        utils.close_groups()
+        utils.close_groups(together)
 
 
 def be_quiet() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fairseq.dataclass.configs import DistributedTrainingConfig
 
 _HOST_GROUP: Any = None  # over gloo, beside a first group that a device's own library carries
+_BEGUN: list[Any] = []  # exchanges that nobody has waited for yet
 
 
 def is_initialized() -> bool:
@@ -47,9 +48,19 @@ def open_host_group() -> None:
     _HOST_GROUP = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
-def close_groups() -> None:
-    """At the end of the run, on every process."""
+def close_groups(together: bool) -> None:
+    """At the end of the run, on every process.
+
+    Args:
+        together: all processes came to the same end. They then wait for each other, and for what they began and never asked for: a group
+            that is destroyed with an exchange on its way can abort its process.
+    """
     global _HOST_GROUP
+    if together:
+        for work in _BEGUN:
+            work.wait()
+        barrier()
+    _BEGUN.clear()
     _HOST_GROUP = None
     dist.destroy_process_group()
 
@@ -104,9 +115,12 @@ def begin_max_on_host(number: float) -> Callable[[], float]:
     if get_world_size() == 1:
         return largest.item
     work = dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_HOST_GROUP, async_op=True)
+    _BEGUN.append(work)
 
     def finish() -> float:
-        work.wait()
+        if work in _BEGUN:
+            _BEGUN.remove(work)
+            work.wait()
         return largest.item()
 
     return finish

@@ -33,7 +33,7 @@ def hccl(fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[M
     dist.init_process_group("hccl", store=dist.HashStore(), rank=0, world_size=1)
     distributed.open_host_group()
     yield fake_habana
-    distributed.close_groups()
+    distributed.close_groups(together=True)
 
 
 def test_hccl_rounds_integers_and_refuses_the_average(hccl: ModuleType) -> None:

@@ -86,6 +86,14 @@ def write_place(cfg: DictConfig, folder: str) -> None:
     (Path(folder) / f"{utils.get_rank()}.json").write_text(json.dumps(found))
 
 
+def leave_an_exchange_unasked(cfg: DictConfig, folder: str) -> None:
+    """The second process begins it a while after the first one's end."""
+    if utils.get_rank() == 1:
+        time.sleep(0.5)
+    utils.begin_max_on_host(float(utils.get_rank()))
+    (Path(folder) / f"{utils.get_rank()}.txt").write_text(str(time.monotonic()))
+
+
 def refuse_on_the_second(cfg: DictConfig) -> None:
     if utils.get_rank() == 1:
         raise ConfigError(["task.data is wrong."])
@@ -117,6 +125,27 @@ def test_spawned_processes_know_their_place_and_talk_and_get_the_parents_signals
         assert found["reduced"] == [2.0, 1.0] and found["on_host"] == [2.0**53 + 1, 1.0]
         assert found["gathered"] == [{"rank": 0}, {"rank": 1}] and found["broadcast"] == "from 1"
         assert (tmp_path / f"seen{rank}").read_text() == f"[{int(signal.SIGUSR1)}]"
+
+
+def test_an_exchange_that_nobody_asked_for_ends_before_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch.call_main(small_config(), leave_an_exchange_unasked, folder=str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"0.txt", "1.txt"}
+
+    steps: list[str] = []
+
+    class Exchange:
+        def wait(self) -> None:
+            steps.append("waited")
+
+    monkeypatch.setattr(utils, "_BEGUN", [Exchange()])
+    monkeypatch.setattr(utils, "barrier", lambda: steps.append("met"))
+    monkeypatch.setattr(utils.dist, "destroy_process_group", lambda: steps.append("destroyed"))
+    utils.close_groups(together=True)
+    assert steps == ["waited", "met", "destroyed"]
+    steps.clear()
+    monkeypatch.setattr(utils, "_BEGUN", [Exchange()])
+    utils.close_groups(together=False)  # another process may have failed: nobody is waited for
+    assert steps == ["destroyed"]
 
 
 def test_what_one_process_finds_wrong_comes_back_as_it_is() -> None:
