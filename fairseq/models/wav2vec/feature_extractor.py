@@ -66,7 +66,7 @@ class ConvFeatureExtractionModel(nn.Module):
         if form == "matmul" and not is_hpu_tensor(x):
             return self._time_first(x, num_samples)
         x = first(x.unsqueeze(1), form, num_samples)
-        for block in list(self.conv_layers)[1:]:  # a slice would be another ModuleList, which torch.compile cannot make
+        for block in self.conv_layers[1:]:
             x = block(x, form)
         return x
 
