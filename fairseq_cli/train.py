@@ -195,7 +195,7 @@ class Run:
         nodes = max(1, training.distributed_world_size // training.nprocs_per_node)
         size = update_size(self.cfg, training.distributed_world_size // nodes, nodes, epoch)
         dataset = self.task.dataset(self.cfg.dataset.train_subset)
-        samples = dataset.total_samples(self.epoch_itr.batches(epoch))
+        samples = dataset.total_samples(self.epoch_itr.batches(epoch), epoch)
         updates = max(1, len(self.epoch_itr))
         seconds = samples / self.task.cfg.sample_rate / updates
         logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())

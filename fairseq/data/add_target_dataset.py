@@ -13,7 +13,7 @@ from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import Batches, BatchPlan
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.labels import Labels, find_unusable
-from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples
+from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, receptive_field
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,9 @@ class AddTargetDataset(FairseqDataset):
         if masks is not None and masks.conv_layers != self._checked_layers:
             self._check(masks.conv_layers)
             self._checked_layers = masks.conv_layers
+            field, stride = receptive_field(masks.conv_layers)
+            needed = self.labels.frames_needed()[self.dataset.lines]
+            self.dataset.least_samples = field + stride * (needed - 1)
 
     def batches(self, *args: Any, **kwargs: Any) -> Batches:
         return self.dataset.batches(*args, **kwargs)
@@ -127,9 +130,10 @@ class AddTargetDataset(FairseqDataset):
         if not self.dataset.num_buckets:
             return int(lengths[self.dataset.lines[plan.indices % len(self)]].max())
         if self._bucket_labels is None:
-            buckets = np.searchsorted(self.dataset.buckets, self.dataset.sizes)
-            self._bucket_labels = np.zeros(len(self.dataset.buckets), dtype=np.int64)
-            np.maximum.at(self._bucket_labels, buckets, lengths[self.dataset.lines])
+            first, last = (np.searchsorted(self.dataset.buckets, sizes) for sizes in self.dataset.length_range())
+            lengths = lengths[self.dataset.lines]
+            in_bucket = [(first <= bucket) & (bucket <= last) for bucket in range(len(self.dataset.buckets))]
+            self._bucket_labels = np.array([lengths[members].max(initial=0) for members in in_bucket])
         return int(self._bucket_labels[plan.bucket])
 
     def collate_plan(self, plan: BatchPlan) -> dict[str, Any]:
@@ -146,9 +150,9 @@ class AddTargetDataset(FairseqDataset):
         target = np.full((len(ids), width), self.pad_index, dtype=np.int64)
         lengths = np.zeros(len(ids), dtype=np.int64)
         weights = np.zeros(len(ids), dtype=np.float32)
-        for row, index in enumerate(ids):
+        for row, (index, whole) in enumerate(zip(ids, sample["whole"], strict=True)):
             label = self.label(index)
-            fits = len(label) <= width and self.dataset.sizes[index] <= plan.num_samples
+            fits = len(label) <= width and whole
             lengths[row] = len(label) if fits else 0
             weights[row] = fits and row < plan.num_valid
             target[row, : lengths[row]] = label[: lengths[row]]

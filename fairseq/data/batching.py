@@ -93,18 +93,17 @@ def make_batches(
     """Cut ordered utterances into batches and give each its length.
 
     Args:
-        sizes: samples of every utterance of the data set, already clamped to the largest size.
-        order: K indices; beyond len(sizes) they mean further copies of the same utterances.
+        sizes: samples of the ordered utterances, K, already clamped to the largest size.
+        order: their indices, K.
         pad: a batch's length is its longest row's (rows are padded), else its shortest's (rows are cropped).
         shapes: buckets; batches then have exactly these shapes, and the last one of each is filled up.
     """
     if shapes is None:
-        lengths = sizes[order % max(len(sizes), 1)]
-        ends = cut_batches(lengths, max_tokens, max_sentences, multiple)
+        ends = cut_batches(sizes, max_tokens, max_sentences, multiple)
         starts = np.concatenate([[0], ends])[:-1].astype(np.int64)
-        over_rows = (np.maximum if pad else np.minimum).reduceat(lengths, starts) if len(ends) else ends
+        over_rows = (np.maximum if pad else np.minimum).reduceat(sizes, starts) if len(ends) else ends
         return Batches(order, ends, np.diff(ends, prepend=0), over_rows, np.zeros_like(ends))
-    bucket_of = shapes.bucket_of(sizes[order % max(len(sizes), 1)])
+    bucket_of = shapes.bucket_of(sizes)
     order = order[np.argsort(bucket_of, kind="stable")]
     members = np.bincount(bucket_of, minlength=len(shapes.lengths))
     counts = -(-members // shapes.rows)

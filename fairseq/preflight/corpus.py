@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from fairseq.data.batching import EVALUATION_EPOCH
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.preflight.plan import Launch, Split, audio, epoch_of
 from fairseq.preflight.report import Section, percent
@@ -45,9 +46,9 @@ def _files(section: Section, split: Split, cfg: DictConfig) -> None:
     longest = min(dataset.max_sample_size, int(sizes.max()))
     cropped = float((sizes > dataset.max_sample_size).mean())
     lost = float((sizes - np.minimum(sizes, longest)).sum() / sizes.sum())
-    kept = dataset.num_tokens_vec(np.arange(len(sizes)))
     batches = split.batches
-    padded = float((np.repeat(batches.lengths, np.diff(batches.ends, prepend=0)) > kept[batches.indices % len(sizes)]).mean())
+    kept = dataset.lengths(batches.indices, 1 if split.training else EVALUATION_EPOCH)
+    padded = float((np.repeat(batches.lengths, np.diff(batches.ends, prepend=0)) > kept).mean())
     section.say("", f"{percent(cropped)} of them are cropped ({percent(lost)} of the audio an epoch), {percent(padded)} are padded")
     section.values[split.name] = {
         "files": len(sizes), "hours": float(seconds.sum() / 3600), "left_out": int(dataset.skipped), "lengths_s": lengths,

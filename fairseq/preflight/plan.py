@@ -101,7 +101,7 @@ def shapes(split: Split) -> list[Shape]:
     dataset = audio(split)
     for epoch in epochs:
         batches = split.iterator.plan_fn(epoch if split.training else EVALUATION_EPOCH)
-        sizes = dataset.num_tokens_vec(batches.indices % max(1, len(dataset)))
+        sizes = dataset.lengths(batches.indices, epoch if split.training else EVALUATION_EPOCH)
         counts = np.diff(batches.ends, prepend=0)
         real = np.minimum(sizes, np.repeat(batches.lengths, counts))
         of_batch = np.add.reduceat(real, batches.ends - counts) if len(counts) else real
@@ -149,4 +149,4 @@ def epoch_of(split: Split, cfg: DictConfig, launch: Launch) -> Epoch:
             steps += 1
             emitted += sum(volume[batch] for batch in step.batches)
     rate = cfg.task.sample_rate
-    return Epoch(len(batches), math.ceil(len(batches) / size), steps, dataset.total_samples(batches) / rate, emitted / rate)
+    return Epoch(len(batches), math.ceil(len(batches) / size), steps, dataset.total_samples(batches, 1) / rate, emitted / rate)

@@ -13,11 +13,13 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from fairseq.data.add_target_dataset import AddTargetDataset
+from fairseq.data.audio.augment import Augmentation, check_augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
 from fairseq.data.data_utils import post_process
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, join, read_labels
 from fairseq.data.masking import FinetuningMasks
+from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models.wav2vec import pretrained
 from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
@@ -25,6 +27,17 @@ from fairseq.tasks import register_task
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class AugmentConfig(FairseqDataclass):
+    """Changes of training's recordings, drawn anew each epoch; what few speakers need most. Validation hears them as they are."""
+
+    speed: float = field(default=1.0, metadata={"help": "play by a factor from 1/speed to speed; pitch and formants move along; 1: off"})
+    eq_db: float = field(default=0.0, metadata={"help": "raise or lower bands of frequencies by up to so many dB; 0: off"})
+    noise_db: Optional[float] = field(
+        default=None, metadata={"help": "add noise, the loudest so many dB below the speech, the softest 30 dB softer; None: off"}
+    )
 
 
 @dataclass
@@ -54,6 +67,7 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
     skip_unusable_labels: bool = field(
         default=False, metadata={"help": "leave out utterances with an empty label or one longer than their frames; else they are an error"}
     )
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @register_task("audio_finetuning", dataclass=AudioFinetuningConfig)
@@ -68,6 +82,12 @@ class AudioFinetuningTask(AudioPretrainingTask):
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
         super().__init__(cfg)
+        self.augmentation = Augmentation(cfg.augment.speed, cfg.augment.eq_db, cfg.augment.noise_db)
+        problems = check_augmentation(self.augmentation, "task.augment")
+        if self.augmentation.speed > 1 and not cfg.rebuild_batches:
+            problems.append("task.augment.speed needs task.rebuild_batches=true: lengths, and so batches, change each epoch.")
+        if problems:
+            raise ValueError("\n".join(problems))
         self.encoder_cfg: Any = None
         self.state.add_factory("target_dictionary", self.load_target_dictionary)
 
@@ -120,7 +140,8 @@ class AudioFinetuningTask(AudioPretrainingTask):
         paths, weights = self._manifests(split, combine)
         manifests = [Manifest(path) for path in paths]
         labels = join([self._labels(path, manifest) for path, manifest in zip(paths, manifests, strict=True)])
-        audio = self._audio(cfg, JoinedManifest(manifests), weights, pad=True)
+        augmentation = None if self.augmentation == Augmentation() else self.augmentation
+        audio = self._audio(cfg, JoinedManifest(manifests), weights, pad=True, augmentation=augmentation)
         dictionary = self.target_dictionary
         self.datasets[split] = AddTargetDataset(audio, labels, dictionary.pad(), dictionary.bos(), self.cfg.skip_unusable_labels)
         if self.encoder_cfg is not None:

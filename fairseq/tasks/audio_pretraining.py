@@ -169,20 +169,20 @@ class AudioPretrainingTask(FairseqTask):
         paths, weights = self._manifests(split, combine)
         self.datasets[split] = self._audio(cfg, JoinedManifest([Manifest(path) for path in paths]), weights, pad=cfg.enable_padding)
 
-    def _audio(self, cfg: Any, manifest: JoinedManifest, weights: Optional[list[float]], pad: bool) -> FileAudioDataset:
-        """The data set of a split's manifests; `weights` of several corpora."""
+    def _audio(self, cfg: Any, manifest: JoinedManifest, weights: Optional[list[float]], **options: Any) -> FileAudioDataset:
+        """The data set of a split's manifests; `weights` of several corpora, `options` of FileAudioDataset."""
         return FileAudioDataset(
             manifest,
             sample_rate=cfg.sample_rate,
             max_sample_size=self.cfg.max_sample_size,
             min_sample_size=self.cfg.min_sample_size,
-            pad=pad,
             normalize=cfg.normalize,
             num_buckets=self.cfg.num_batch_buckets,
             resample=self.cfg.resample,
             seed=self.cfg.seed,
             subsample=cfg.subsample,
             weights=weights,
+            **options,
         )
 
     def _manifests(self, split: str, combine: bool) -> tuple[list[str], Optional[list[float]]]:

@@ -59,7 +59,7 @@ ADDITIONS = {
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates"},
     "AudioPretrainingConfig": {"resample", "max_quarantined_share"},
-    "AudioFinetuningConfig": {"resample", "max_quarantined_share", "eval_uer", "skip_unusable_labels"},
+    "AudioFinetuningConfig": {"resample", "max_quarantined_share", "eval_uer", "skip_unusable_labels", "augment"},
 }
 
 

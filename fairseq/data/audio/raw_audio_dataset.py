@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq.data.audio.audio_utils import UnreadableAudio, read_frames
+from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
 from fairseq.data.audio.masked_batch import hidden_inputs, masked_inputs
 from fairseq.data.audio.quarantine import PatientReader
@@ -65,6 +66,8 @@ class RawAudioDataset(FairseqDataset):
         self.epoch = 1
         self.num_buckets = 0
         self.masks: PretrainingMasks | FinetuningMasks | None = None
+        self.augmentation: Augmentation | None = None
+        self.least_samples: np.ndarray | None = None  # below which no change of speed takes an utterance
         self.sizes = np.zeros(0, dtype=np.int64)
         self.buckets = np.zeros(0, dtype=np.int64)
         self._told_too_short = False
@@ -94,6 +97,29 @@ class RawAudioDataset(FairseqDataset):
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         return np.minimum(self.sizes[indices], self.max_sample_size)
+
+    def lengths(self, indices: np.ndarray, epoch: int) -> np.ndarray:
+        """Samples of these utterances, or copies of them, in an epoch's batches: `num_tokens_vec`, at the speed that training draws."""
+        own = indices % max(1, len(self))
+        sizes = self.num_tokens_vec(own)
+        if self.augmentation is None or epoch == EVALUATION_EPOCH:
+            return sizes
+        return self._allowed(self.augmentation.lengths(sizes, indices, self.seed, epoch), own)
+
+    def length_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """(shortest, longest) that every utterance may have in training."""
+        own = np.arange(len(self))
+        sizes = self.num_tokens_vec(own)
+        if self.augmentation is None:
+            return sizes, sizes
+        shortest, longest = self.augmentation.range_of(sizes)
+        return self._allowed(shortest, own), self._allowed(longest, own)
+
+    def _allowed(self, lengths: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """Lengths that the largest batch shape holds, and that are enough for a frame and for the label."""
+        longest = int(self.buckets[-1]) if len(self.buckets) else self.max_sample_size
+        least = self._shortest() if self.least_samples is None else np.maximum(self.least_samples[own], self._shortest())
+        return np.clip(lengths, np.minimum(least, self.sizes[own]), longest)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -138,7 +164,7 @@ class RawAudioDataset(FairseqDataset):
             tie_break = np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(indices))
         if self.num_buckets:  # rows of a bucket are padded to one length, whatever their own: no need to sort within it
             return indices[np.argsort(tie_break)]
-        return indices[np.lexsort((tie_break, self.num_tokens_vec(indices % max(1, len(self)))))[::-1]]
+        return indices[np.lexsort((tie_break, self.lengths(indices, epoch)))[::-1]]
 
     def _long_enough(self, indices: np.ndarray) -> np.ndarray:
         """Without the utterances that give the model no frame at all."""
@@ -171,13 +197,11 @@ class RawAudioDataset(FairseqDataset):
         if max_size is not None:
             order = order[self.sizes[order % max(1, len(self))] <= max_size]
         shapes = bucket_shapes(self.buckets, max_tokens, max_sentences, multiple) if self.num_buckets else None
-        sizes = self.num_tokens_vec(np.arange(len(self)))
-        return make_batches(sizes, order, max_tokens, max_sentences, multiple, self.pad, shapes)
+        return make_batches(self.lengths(order, epoch), order, max_tokens, max_sentences, multiple, self.pad, shapes)
 
-    def total_samples(self, batches: Batches) -> int:
+    def total_samples(self, batches: Batches, epoch: int) -> int:
         """Samples that an epoch's batches hold, neither padding nor filler counted."""
-        sizes = self.num_tokens_vec(batches.indices % max(1, len(self)))
-        return int(np.minimum(sizes, np.repeat(batches.lengths, np.diff(batches.ends, prepend=0))).sum())
+        return int(np.minimum(self.lengths(batches.indices, epoch), np.repeat(batches.lengths, np.diff(batches.ends, prepend=0))).sum())
 
     # -- one batch -----------------------------------------------------------------------------------------------------------------
 
@@ -202,6 +226,7 @@ class RawAudioDataset(FairseqDataset):
                 micro, num_valid: from the plan; num_samples: samples of the valid rows, padding not counted.
                 quarantined: (index, name, reason) of the files that could not be decoded.
                 few_masked: rows that do not count because fewer than two of their frames were masked.
+                whole: for each row whether it holds all of its utterance.
         Raises:
             ValueError: a file has another sample rate, or hardly any file can be read.
         """
@@ -212,14 +237,23 @@ class RawAudioDataset(FairseqDataset):
         lengths = np.zeros(num_rows, dtype=np.int64)
         ids = np.zeros(num_rows, dtype=np.int64)
         quarantined: list[tuple[int, str, str]] = []
+        whole = np.ones(num_rows, dtype=bool)
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in plan.indices[:decoded].tolist()]
+        changed = self.augmentation is not None and plan.epoch != EVALUATION_EPOCH
+        wanted = self.lengths(plan.indices[:decoded], plan.epoch).tolist() if changed else []
         for row, rng in enumerate(generators):
             index = int(plan.indices[row]) % len(self)
-            ids[row], lengths[row] = self._reader().crop(index, rows[row], at_least, rng.random(), quarantined)
+            wave = np.zeros(self.sizes[index], dtype=np.float32) if changed else rows[row]
+            ids[row], lengths[row] = self._reader().crop(index, wave, at_least, rng.random(), quarantined)
+            whole[row] = lengths[row] == self.sizes[ids[row]]
+            if changed:
+                length = max(1, round(int(lengths[row]) * wanted[row] / len(wave)))  # a stand-in is shorter, or is cropped
+                rows[row, :length] = self.augmentation.apply(wave[: lengths[row]], length, self.sample_rate, rng)
+                lengths[row] = length
             if self.normalize:
                 wave = source[row, : lengths[row]]
                 wave.copy_(self.postprocess(wave, self.sample_rate))
-        rows[decoded:], lengths[decoded:], ids[decoded:] = rows[0], lengths[0], ids[0]
+        rows[decoded:], lengths[decoded:], ids[decoded:], whole[decoded:] = rows[0], lengths[0], ids[0], whole[0]
         net_input = {"source": source}
         if self.pad:
             net_input["padding_mask"] = torch.from_numpy(np.arange(plan.num_samples) >= lengths[:, None])
@@ -238,6 +272,7 @@ class RawAudioDataset(FairseqDataset):
             "num_samples": int(lengths[: plan.num_valid].sum()),
             "quarantined": quarantined,
             "few_masked": few_masked,
+            "whole": whole.tolist(),
         }
 
     def _reader(self) -> PatientReader:
@@ -281,6 +316,7 @@ class FileAudioDataset(RawAudioDataset):
         resample: convert files of another sample rate while reading; lengths in the manifest are those of the files, and are converted too.
         subsample: share of the utterances to keep, drawn by `seed`.
         weights: relative weight of each of several manifests; None: every utterance once an epoch.
+        augmentation: changes training's recordings; for padded, whole utterances, and never in evaluation.
     """
 
     def __init__(
@@ -299,12 +335,15 @@ class FileAudioDataset(RawAudioDataset):
         seed: int = 1,
         subsample: float = 1.0,
         weights: list[float] | None = None,
+        augmentation: Augmentation | None = None,
         **mask_compute_kwargs: Any,
     ) -> None:
         super().__init__(sample_rate, max_sample_size, min_sample_size, shuffle, pad, normalize, seed)
         self.manifest = JoinedManifest([Manifest(manifest_path)]) if isinstance(manifest_path, str) else manifest_path
         self.resample = resample
         self.weights = weights
+        self.augmentation = augmentation
+        assert augmentation is None or pad, "a crop of a recording whose speed changes is not offered"
         all_sizes = sizes_at_rate(self.manifest, sample_rate) if resample else self.manifest.sizes
         kept = np.flatnonzero(all_sizes >= self.min_sample_size)
         self.skipped = len(all_sizes) - len(kept)

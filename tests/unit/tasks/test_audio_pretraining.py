@@ -233,7 +233,7 @@ def test_total_samples(data: Path) -> None:
     iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=11_000)
     samples = [sample for update in iterator.next_epoch_itr() for sample in update]
     assert (
-        task.dataset("train").total_samples(iterator.batches(1))
+        task.dataset("train").total_samples(iterator.batches(1), 1)
         == sum(s["num_samples"] for s in samples)
         == sum(min(s, 5000) for s in SIZES)
     )
