@@ -92,9 +92,13 @@ def _whole_option(name: str) -> str:
 
 
 def primary_config(options: dict[str, str | None], package_folder: Path) -> dict[str, Any]:
-    """Content of the YAML file that `--config-name` means, as plain values; empty if there is none (hydra then says so)."""
+    """Content of the YAML file that `--config-name` means, as plain values; empty if there is none (hydra then says so).
+
+    Raises:
+        ValueError: it cannot be read, or is no YAML; names file and line.
+    """
     from omegaconf import OmegaConf
-    from yaml import YAMLError
+    from yaml import MarkedYAMLError, YAMLError
 
     name = options.get("--config-name") or "config"
     file_name = name if name.endswith((".yaml", ".yml")) else name + ".yaml"
@@ -104,8 +108,12 @@ def primary_config(options: dict[str, str | None], package_folder: Path) -> dict
         if folder and path.is_file():
             try:
                 content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-            except (YAMLError, OSError):
-                return {}  # hydra reads it again and reports what is wrong
+            except MarkedYAMLError as error:
+                line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+                what = error.problem or error.context
+                raise ValueError(f"{path}{line} is not YAML: {what}. (Inside braces, ??? must be quoted: '???'.)") from error
+            except (YAMLError, OSError) as error:
+                raise ValueError(f"{path} cannot be read: {error}") from error
             return content if isinstance(content, dict) else {}
     return {}
 

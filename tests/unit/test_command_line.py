@@ -92,8 +92,9 @@ def test_what_the_yaml_says(tmp_path: Path) -> None:
     assert content["common"]["user_dir"] == "x"
     assert groups_in_defaults(content) == {"model", "optimizer"}
     assert primary_config({"--config-name": "mine.yaml", "--config-path": str(tmp_path)}, tmp_path) == content
-    (tmp_path / "broken.yaml").write_text("a: [1\n")
-    assert primary_config({"--config-dir": str(tmp_path), "--config-name": "broken"}, tmp_path) == {}
+    (tmp_path / "broken.yaml").write_text("a: 1\nb: {c: ???}\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml, line 2 is not YAML: .*quoted"):
+        primary_config({"--config-dir": str(tmp_path), "--config-name": "broken"}, tmp_path)
     assert primary_config({"--config-name": "absent"}, tmp_path) == {}
 
 

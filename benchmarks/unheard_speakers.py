@@ -1,0 +1,271 @@
+"""How well does a small model know words from speakers that it has never heard? Trains and scores with the commands that users type.
+
+    python benchmarks/unheard_speakers.py digits DIGITS --work FOLDER      leaves one speaker out at a time; then speakers that were heard
+    python benchmarks/unheard_speakers.py an4 AN4 LIBRISPEECH --work FOLDER   pre-trained against random weights, three seeds
+
+DIGITS and AN4 hold train.tsv and the like, `path<TAB>TRANSCRIPT` a line, beside the audio; LIBRISPEECH holds train and dev. What is done
+already in FOLDER is not done again. Cost is processor time of all that a result needed. No recording of a test speaker is in any training,
+pre-training included, and the last update's weights are tested: nothing is chosen by a score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import results_file
+import soundfile
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONFIGS = REPOSITORY / "examples/wav2vec/config"
+SAMPLE_RATE = 8000  # Hz, of the digits
+TAKES = 1  # of each word by each synthetic voice
+AN4_RATES = (0.001, 0.002, 0.004)
+
+Row = tuple[str, str]  # path below the root, transcript
+
+
+def read_rows(file: Path) -> list[Row]:
+    return [tuple(line.split("\t")) for line in file.read_text(encoding="utf-8").splitlines()]  # type: ignore[misc]
+
+
+def write_split(folder: Path, name: str, root: Path, rows: Sequence[Row]) -> None:
+    """Manifest and letters of a split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = "".join(f"{path}\t{soundfile.info(root / path).frames}\n" for path, _ in rows)
+    (folder / f"{name}.tsv").write_text(f"{root}\n{listed}", encoding="utf-8")
+    letters = "".join(" ".join(text.replace(" ", "|")) + " |\n" for _, text in rows)
+    (folder / f"{name}.ltr").write_text(letters, encoding="utf-8")
+
+
+def write_words(folder: Path, rows: Sequence[Row]) -> None:
+    """Dictionary of the letters and lexicon of the words."""
+    letters = sorted({letter for _, text in rows for letter in text if letter != " "})
+    (folder / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in ["|", *letters]), encoding="utf-8")
+    words = sorted({word for _, text in rows for word in text.split()})
+    (folder / "lexicon.txt").write_text("".join(f"{word}\t{' '.join(word)} |\n" for word in words), encoding="utf-8")
+
+
+# -- commands ------------------------------------------------------------------------------------------------------------------------
+
+
+def run(module: str, arguments: list[str], log: Path) -> float:
+    """Run one of the package's commands with one thread: its processor seconds."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"{module} failed, see {log}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def train(config: Path, save_dir: Path, overrides: list[str]) -> float:
+    """Train to the end unless that is done: processor seconds, which are kept beside the checkpoint."""
+    cost = save_dir / "processor_seconds.txt"
+    if not cost.exists():
+        arguments = ["--config-dir", str(config.parent), "--config-name", config.stem, f"checkpoint.save_dir={save_dir}", *overrides]
+        seconds = run("fairseq_cli.hydra_train", ["common.cpu=true", *arguments], save_dir.with_suffix(".log"))
+        cost.write_text(f"{seconds:.1f}\n")
+    return float(cost.read_text())
+
+
+def score(data: Path, subset: str, save_dir: Path, lexicon: Path | None) -> dict[str, float]:
+    """WER and CER in percent."""
+    results = save_dir / f"{subset}-{'lexicon' if lexicon else 'greedy'}"
+    arguments = [str(data), "--path", str(save_dir / "checkpoint_last.pt"), "--gen-subset", subset, "--results-path", str(results)]
+    run("fairseq_cli.infer", [*arguments, *(["--lexicon", str(lexicon)] if lexicon else [])], results.with_suffix(".log"))
+    rates = json.loads((results / "results.json").read_text())["rates"]
+    return {name: round(rates[name]["rate"], 2) for name in ("wer", "cer")}
+
+
+# -- digits --------------------------------------------------------------------------------------------------------------------------
+
+
+def synthesize(folder: Path, words: Sequence[str]) -> float:
+    """Every word by every voice that the demo knows, at a speed and pitch of its own: processor seconds."""
+    sys.path.insert(0, str(REPOSITORY / "examples/wav2vec/demo"))
+    from make_corpus import ACCENTS, FEMALE, MALE
+    from speech_synthesis import SAMPLE_RATE as SYNTHESIZED_RATE
+    from speech_synthesis import Synthesizer, Voice
+
+    began, rng, rows = _processor_seconds(), np.random.default_rng(1), []
+    (folder / "wav").mkdir(parents=True, exist_ok=True)
+    synthesizer = Synthesizer()
+    for number, name in enumerate(f"{accent}+{variant}" for accent in ACCENTS for variant in MALE + FEMALE):
+        for take in range(TAKES):
+            for word in words:
+                voice = Voice(name, int(rng.integers(110, 220)), int(rng.integers(15, 80)), int(rng.integers(10, 90)))
+                wave = synthesizer.speak([word.lower()], [0], voice, int(rng.integers(1, 2**31)))
+                heard = np.flatnonzero(np.abs(wave) > 0.01)
+                wave = wave[max(0, heard[0] - 400) : heard[-1] + 800]  # no silence around it, as the recorded digits are cut
+                wave *= 10 ** (rng.uniform(-26, -14) / 20) / np.sqrt(np.mean(wave**2))
+                path = f"wav/{word}_{number}_{take}.wav"
+                soundfile.write(folder / path, np.clip(wave, -1, 1), SYNTHESIZED_RATE)
+                rows.append((path, word))
+    write_split(folder, "train", folder, rows)
+    return _processor_seconds() - began
+
+
+def _processor_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def digits(args: argparse.Namespace) -> dict[str, Any]:
+    """Five folds, each without one speaker; and one with all of them, on the recordings that none of them trained on."""
+    root = args.data.resolve()
+    training, test = read_rows(root / "train.tsv"), read_rows(root / "test.tsv")
+    speakers = sorted({_speaker(path) for path, _ in training + test})
+    synthetic = args.work / "synthetic"
+    words = sorted({text for _, text in training})
+    seconds = synthesize(synthetic, words) if args.synthetic and not (synthetic / "train.ltr").exists() else 0.0
+    folds: dict[str, tuple[list[Row], list[Row]]] = {
+        speaker: ([row for row in training if _speaker(row[0]) != speaker], [row for row in training + test if _speaker(row[0]) == speaker])
+        for speaker in args.folds or speakers
+    }
+    if not args.folds:
+        folds["heard"] = (training, test)
+
+    def fold(name: str) -> dict[str, Any]:
+        data = args.work / name
+        train_rows, test_rows = folds[name]
+        corpora = {"real": (root, train_rows)}
+        write_split(data / "real", "train", root, train_rows)
+        write_split(data, "test", root, test_rows)
+        write_words(data, training)
+        if args.synthetic:
+            corpora["synthetic"] = (synthetic, [])
+            (data / "synthetic").mkdir(exist_ok=True)
+            for file in ("train.tsv", "train.ltr"):
+                (data / "synthetic" / file).write_bytes((synthetic / file).read_bytes())
+        cost = train(
+            CONFIGS / "finetuning/small_from_scratch.yaml", data / "run",
+            [f"task.data={data}", f"task.multi_corpus_keys='{','.join(corpora)}'", f"task.target_dictionary={data / 'dict.ltr.txt'}",
+             "dataset.disable_validation=true", f"common.seed={args.seed}", *args.overrides],
+        )  # fmt: skip
+        greedy, lexicon = score(data, "test", data / "run", None), score(data, "test", data / "run", data / "lexicon.txt")
+        found = {
+            "greedy_wer": greedy["wer"], "greedy_cer": greedy["cer"], "lexicon_wer": lexicon["wer"],
+            "trained_on": len(train_rows), "tested_on": len(test_rows), "core_minutes": round((cost + seconds) / 60, 1),
+        }  # fmt: skip
+        print(name, json.dumps(found), flush=True)
+        return found
+
+    found = dict(zip(folds, _at_once(args.at_once, fold, list(folds)), strict=True))
+    unheard = [values for name, values in found.items() if name != "heard"]
+    mean = {key: round(statistics.mean(values[key] for values in unheard), 2) for key in ("greedy_wer", "greedy_cer", "lexicon_wer")}
+    print("mean", json.dumps(mean), flush=True)
+    return {"folds": found, "mean_of_unheard_speakers": mean, "synthetic": args.synthetic, "seed": args.seed, "overrides": args.overrides}
+
+
+def _speaker(path: str) -> str:
+    """wav/DIGIT_SPEAKER_TAKE.wav"""
+    return Path(path).stem.split("_")[1]
+
+
+def _at_once(workers: int, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
+
+
+# -- AN4 -----------------------------------------------------------------------------------------------------------------------------
+
+
+def an4(args: argparse.Namespace) -> dict[str, Any]:
+    """The same fine-tuning from pre-trained and from random weights, each at its own best learning rate of three (seed 1 says which)."""
+    root, books = args.data.resolve(), args.librispeech.resolve()
+    training, dev = read_rows(root / "train.tsv"), read_rows(root / "dev.tsv")
+    data, unlabelled = args.work / "labelled", args.work / "unlabelled"
+    write_split(data, "train", root, training)
+    write_split(data, "dev", root, dev)
+    write_words(data, training)
+    top = Path(os.path.commonpath([root, books]))
+    heard = [(str((root / path).relative_to(top)), "") for path, _ in training]
+    write_split(unlabelled, "train", top, _files(books / "train", top) + heard)
+    write_split(unlabelled, "valid", top, _files(books / "dev", top))
+    pretraining = train(
+        CONFIGS / "pretraining/wav2vec2_demo.yaml", args.work / "pretrained",
+        [f"task.data={unlabelled}", "common.bf16=true", f"optimization.max_update={args.pretraining_updates}", "dataset.max_tokens=320000",
+         "model.logit_temp_updates=400", "lr_scheduler.warmup_updates=60", "model.dropout=0.05", "model.conv_pos=16",
+         "dataset.validate_interval_updates=200", "common.seed=1"],
+    )  # fmt: skip
+    weights = {
+        "random": [],
+        "pretrained": [
+            "model.w2v_args=null", f"model.w2v_path={args.work / 'pretrained/checkpoint_last.pt'}", "model.feature_grad_mult=1.0",
+            "model.dropout=0.1", "model.attention_dropout=0.1", "model.mask_prob=0.2", "model.mask_length=3",
+            "model.mask_channel_prob=0.2", "model.mask_channel_length=10", "model.layerdrop=0.0", "model.apply_mask=true",
+        ],
+    }  # fmt: skip
+
+    def trial(start: str, rate: float, seed: int, updates: int) -> dict[str, Any]:
+        save_dir = args.work / f"{start}-{rate}-{seed}-{updates}"
+        cost = train(
+            CONFIGS / "finetuning/small_from_scratch.yaml", save_dir,
+            [f"task.data={data}", "dataset.disable_validation=true", f"common.seed={seed}", f"optimization.lr=[{rate}]",
+             f"optimization.max_update={updates}", *weights[start], *args.overrides],
+        )  # fmt: skip
+        found = {"start": start, "lr": rate, "seed": seed, "updates": updates, "core_minutes": round(cost / 60, 1)}
+        found |= score(data, "dev", save_dir, None)
+        found["lexicon_wer"] = score(data, "dev", save_dir, data / "lexicon.txt")["wer"]
+        print(json.dumps(found), flush=True)
+        return found
+
+    runs = _at_once(args.at_once, lambda job: trial(*job), [(start, rate, 1, args.updates) for start in weights for rate in AN4_RATES])
+    best = {start: min((found for found in runs if found["start"] == start), key=lambda found: found["cer"])["lr"] for start in weights}
+    further = [(start, best[start], seed, args.updates) for seed in (2, 3) for start in weights]
+    runs += _at_once(args.at_once, lambda job: trial(*job), further)
+    chosen = {start: [found for found in runs if found["start"] == start and found["lr"] == best[start]] for start in weights}
+    means = {
+        start: {key: round(statistics.mean(found[key] for found in its_runs), 2) for key in ("wer", "cer", "lexicon_wer", "core_minutes")}
+        for start, its_runs in chosen.items()
+    }
+    print(json.dumps({"best_lr": best, "means": means, "pretraining_core_minutes": round(pretraining / 60, 1)}), flush=True)
+    return {
+        "runs": runs, "best_lr": best, "means_over_seeds": means, "pretraining_core_minutes": round(pretraining / 60, 1),
+        "overrides": args.overrides,
+    }  # fmt: skip
+
+
+def _files(folder: Path, top: Path) -> list[Row]:
+    return [(str(path.relative_to(top)), "") for path in sorted(folder.rglob("*.flac"))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("digits", "an4"):
+        command = commands.add_parser(name)
+        command.add_argument("data", type=Path)
+        if name == "an4":
+            command.add_argument("librispeech", type=Path)
+            command.add_argument("--pretraining-updates", type=int, default=1600)
+            command.add_argument("--updates", type=int, default=1500)
+        else:
+            command.add_argument("--folds", nargs="*", help="speakers to leave out (default: each, and none)")
+            command.add_argument("--seed", type=int, default=1)
+            command.add_argument("--no-synthetic", dest="synthetic", action="store_false", help="train on the real recordings alone")
+        command.add_argument("--work", type=Path, required=True, help="folder for the runs")
+        command.add_argument("--at-once", type=int, default=2, help="runs at the same time, a thread each (default: 2)")
+        command.add_argument("--overrides", nargs="*", default=[], help="further overrides of the fine-tuning config")
+    args = parser.parse_args()
+    args.work = args.work.resolve()
+    result = {"digits": digits, "an4": an4}[args.command](args)
+    print(f"written to {results_file.write(f'unheard_speakers_{args.command}', result)}")
+
+
+if __name__ == "__main__":
+    main()
