@@ -366,18 +366,14 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
     subsets = {"dataset.train_subset": dataset.train_subset}
     if not (dataset.disable_validation or dataset.combine_valid_subsets):
         subsets["dataset.valid_subset"] = dataset.valid_subset
-    there = sorted(path.stem for path in folder.glob("*.tsv"))
+    corpora = [key.strip() for key in (task.multi_corpus_keys or "").split(",") if key.strip()]
+    there = sorted(str(path.relative_to(folder).with_suffix("")) for pattern in ("*.tsv", *(f"{key}/*.tsv" for key in corpora))
+                   for path in folder.glob(pattern))  # fmt: skip
     for key, names in subsets.items():
         for name in names.split(","):
-            stem = name.split(":")[-1].strip()  # several corpora: key:name
-            if stem not in there:
-                has = f"the folder has {', '.join(there)}" if there else "the folder has no .tsv at all: make them with wav2vec_manifest.py"
-                yield wrong(f"{key} is {name!r} but {folder / stem}.tsv does not exist: {has}.")
-            elif task.labels and not (folder / f"{stem}.{task.labels}").is_file() and ":" not in name:
-                yield wrong(
-                    f"task.labels is {task.labels!r} but {folder / stem}.{task.labels} does not exist: a line of units for each line of "
-                    f"{stem}.tsv. examples/wav2vec/prepare_labels.py makes it from transcripts."
-                )
+            stem = name.split(":")[-1].strip()  # several corpora: key:name, else <key>/<name> of each
+            for place in [stem] if ":" in name or not corpora else [f"{corpus}/{stem}" for corpus in corpora]:
+                yield from _manifest(folder, place, f"{key} is {name!r}", there, task.labels)
     if task.labels:
         dictionary = Path(task.get("target_dictionary") or folder / f"dict.{task.labels}.txt").expanduser()
         if not dictionary.is_file():
@@ -386,6 +382,18 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
                 f"{key} asks for the dictionary {dictionary}, which does not exist{_from_here(dictionary)}: "
                 "examples/wav2vec/prepare_labels.py makes it with the labels."
             )
+
+
+def _manifest(folder: Path, place: str, asked: str, there: list[str], labels: str | None) -> Iterator[Finding]:
+    """One manifest, and its labels if there are to be any."""
+    if place not in there:
+        has = f"the folder has {', '.join(there)}" if there else "the folder has no .tsv at all: make them with wav2vec_manifest.py"
+        yield wrong(f"{asked} but {folder / place}.tsv does not exist: {has}.")
+    elif labels and not (folder / f"{place}.{labels}").is_file():
+        yield wrong(
+            f"task.labels is {labels!r} but {folder / place}.{labels} does not exist: a line of units for each line of "
+            f"{place}.tsv. examples/wav2vec/prepare_labels.py makes it from transcripts."
+        )
 
 
 def other_paths(cfg: DictConfig) -> Iterator[Finding]:

@@ -273,3 +273,21 @@ def test_tables_name_keys_that_exist() -> None:
     keys |= {f"{group}.{name}" for group, members in CONFIG_GROUPS.items() for m in members.values() for name in m.field_defaults()}
     for key in (*NOT_OFFERED, *NOT_OFFERED_VALUES, *WITHOUT_EFFECT):
         assert key in keys or any(other.startswith(key[:-1]) for other in keys if key.endswith("*")), key
+
+
+def test_files_of_several_corpora(tmp_path: Path) -> None:
+    """A folder for each corpus, or a manifest named for each."""
+    for name in ("books/train.tsv", "books/train.ltr", "calls/train.tsv", "valid.tsv", "valid.ltr", "dict.ltr.txt", "w.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    changes = {
+        "task.data": str(tmp_path), "task.multi_corpus_keys": "books,calls", "model.w2v_path": str(tmp_path / "w.pt"),
+        "dataset.valid_subset": "books:valid",
+    }  # fmt: skip
+    (error,) = find_problems(tuning(**changes)).errors
+    assert "calls/train.ltr does not exist" in error
+    (tmp_path / "calls/train.ltr").touch()
+    assert find_problems(tuning(**changes)).errors == []
+    (tmp_path / "calls/train.tsv").unlink()
+    (error,) = find_problems(tuning(**changes)).errors
+    assert "calls/train.tsv does not exist: the folder has books/train, valid" in error
