@@ -31,13 +31,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RATE = 16000
 BATCHES = (1, 8)
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
-OURS = ["ours-int8", "ours-bf16", "ours-fp32"]
-PEERS = ["transformers-int8-dynamic", "transformers-bf16", "transformers-autocast", "transformers-fp32"]
-SYSTEMS = [*OURS, *PEERS]
+SYSTEMS = [  # what is compared stands side by side: other load on the machine comes and goes
+    *("ours-int8", "transformers-bf16", "ours-bf16", "transformers-int8-dynamic", "transformers-autocast"),
+    *("ours-fp32", "transformers-fp32"),
+]
+OURS, PEERS = ([system for system in SYSTEMS if system.startswith(name)] for name in ("ours", "transformers"))
 TARGET = 1.3
 TARGETS = {  # ours -> the best of these
     "best precision": (OURS, PEERS),
-    "without int8": (OURS[1:], PEERS[1:]),
+    "without int8": tuple([system for system in group if "int8" not in system] for group in (OURS, PEERS)),
     "fp32": (["ours-fp32"], ["transformers-fp32"]),
 }
 
@@ -200,16 +202,23 @@ def _spread(seconds: list[float]) -> tuple[float, float, float]:
 
 
 def quotients(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Ours over the best of the peer's that were measured, beside what is wanted."""
+    """Ours over the best of the peer's that were measured, beside what is wanted: by medians, and by the least seconds.
+
+    A pass that other processes disturb only gets slower, so where the machine is not alone, the least seconds tell more.
+    """
     result = {}
     for name, (own, peers) in TARGETS.items():
         for batch in BATCHES:
-            speed = {system: values[f"batch_{batch}"]["audio_seconds_a_second"] for system, values in found.items()}
-            ours_best = max((speed[system] for system in own if system in speed), default=0)
-            theirs = max((speed[system] for system in peers if system in speed), default=0)
-            if ours_best and theirs:
-                quotient = ours_best / theirs
-                result[f"{name}, batch {batch}"] = {"quotient": round(quotient, 3), "wanted": TARGET, "reached": quotient >= TARGET}
+            best = {}
+            for of in ("median", "least"):
+                seconds = {system: values[f"batch_{batch}"]["seconds"][of] for system, values in found.items()}
+                ours_best = min((seconds[system] for system in own if system in seconds), default=0)
+                theirs = min((seconds[system] for system in peers if system in seconds), default=0)
+                if ours_best and theirs:
+                    best[of] = theirs / ours_best
+            if best:
+                shown = {"quotient": round(best["median"], 3), "quotient_of_least": round(best["least"], 3)}
+                result[f"{name}, batch {batch}"] = {**shown, "wanted": TARGET, "reached": best["median"] >= TARGET}
     return result
 
 
