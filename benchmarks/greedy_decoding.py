@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Greedy decoding with a fine-tuned base model on CPU: this package against transformers, with the same weights.
 
-    python benchmarks/greedy_decoding.py --peer-python /path/to/venv/bin/python [--rounds 3] [--repeats 5] [--threads 2]
+    python benchmarks/greedy_decoding.py --peer-python /path/to/venv/bin/python [--rounds 9] [--threads 2]
 
-What is timed goes from waveforms of 10 s in memory to text: normalisation, model, argmax, joining; batches of 1 and of 8. The systems
-alternate, each in fresh processes of its own interpreter, with one pass to warm up. Weights are random and the same for all (written to a
-file by this package, renamed for transformers), so that the texts can be compared: in fp32 they are equal.
+What is timed goes from waveforms of 10 s in memory to text: normalisation, model, argmax, joining; batches of 1 and of 8. Each system has a
+process of its own interpreter that lives through the run, and one pass of each size to warm up. They take turns pass by pass while the
+others wait, so that other load on the machine, which comes and goes, meets all of them; quotients are of passes of the same round.
 
-transformers runs at its best: its default attention, torch.inference_mode, its own feature extractor and tokenizer; fp32, bf16 weights, and
-autocast to bf16 over fp32 weights.
+Weights are random and the same for all (written to a file by this package, renamed for transformers), so that the texts can be compared: in
+fp32 they are equal.
+
+transformers runs at its best: its default attention, torch.inference_mode, its own feature extractor and tokenizer; fp32, bf16 weights,
+autocast to bf16 over fp32 weights, and its linear layers in int8 by torch's dynamic quantization, the rest fp32, as that wants it.
 """
 
 from __future__ import annotations
@@ -31,10 +34,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RATE = 16000
 BATCHES = (1, 8)
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
-SYSTEMS = ["ours-bf16", "ours-fp32", "transformers-bf16", "transformers-autocast", "transformers-fp32"]
+SYSTEMS = [  # what is compared stands side by side
+    *("ours-int8", "transformers-bf16", "ours-bf16", "transformers-autocast", "transformers-int8-dynamic"),
+    *("ours-fp32", "transformers-fp32"),
+]
+OURS, PEERS = ([system for system in SYSTEMS if system.startswith(name)] for name in ("ours", "transformers"))
 TARGET = 1.3
 TARGETS = {  # ours -> the best of these
-    "best precision": (["ours-bf16", "ours-fp32"], ["transformers-bf16", "transformers-autocast", "transformers-fp32"]),
+    "best precision": (OURS, PEERS),
+    "without int8": tuple([system for system in group if "int8" not in system] for group in (OURS, PEERS)),
     "fp32": (["ours-fp32"], ["transformers-fp32"]),
 }
 
@@ -125,6 +133,8 @@ def transformers(precision: str, weights: str, layers: int) -> Recognise:
     model.load_state_dict(state, strict=True)
     if precision == "bf16":
         model = model.to(torch.bfloat16)
+    if precision == "int8-dynamic":
+        model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.json"
         vocabulary.write_text(json.dumps({symbol: number for number, symbol in enumerate(SYMBOLS)}))
@@ -146,87 +156,113 @@ def transformers(precision: str, weights: str, layers: int) -> Recognise:
 # -- measuring -----------------------------------------------------------------------------------------------------------------------
 
 
-def measure(system: str, weights: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Run one system in this process: seconds of each pass after the first, by batch size; its texts, peak memory and versions."""
+def serve(system: str, weights: str, args: argparse.Namespace) -> None:
+    """Run one system in this process: a batch size on each line of the input, a line of seconds, texts, peak memory and version for it."""
     import torch
 
     torch.set_num_threads(args.threads)
-    name, precision = system.split("-")
+    name, precision = system.split("-", 1)
     recognise = {"ours": ours, "transformers": transformers}[name](precision, weights, args.layers)
-    seconds: dict[str, list[float]] = {}
-    texts: list[str] = []
-    for batch in BATCHES:
-        waves = clips(batch, args.seconds)
-        texts = recognise(waves)
-        seconds[str(batch)] = []
-        for _ in range(args.repeats):
-            began = time.perf_counter()
-            recognise(waves)
-            seconds[str(batch)].append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": seconds, "texts": texts, "peak_gb": peak, "torch": torch.__version__}
+    waves = clips(max(BATCHES), args.seconds)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        texts = recognise(waves[: int(line)])
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"seconds": seconds, "texts": texts, "peak_gb": peak, "torch": torch.__version__}), flush=True)
 
 
-def run_child(python: str, system: str, weights: str, args: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a fresh process of this interpreter; `write-weights` makes the file of weights."""
+def start(python: str, system: str, weights: str, args: argparse.Namespace) -> subprocess.Popen[str]:
+    """A fresh process of this interpreter that serves this system; `write-weights` makes the file of weights and ends."""
     threads = str(args.threads)
     path = str(REPOSITORY) if not system.startswith("transformers") else ""
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path}
     command = [python, str(Path(__file__).resolve()), "--child", system, "--weights", weights, "--threads", threads]
-    command += ["--repeats", str(args.repeats), "--seconds", str(args.seconds), "--layers", str(args.layers)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=tempfile.gettempdir()).stdout
-    return json.loads(output.splitlines()[-1])
+    command += ["--seconds", str(args.seconds), "--layers", str(args.layers)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env=environment, cwd=tempfile.gettempdir(), **pipes)
 
 
-def summary(runs: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
-    """Medians over all passes of all rounds, with the spread."""
-    found: dict[str, Any] = {"peak_gb": round(statistics.median(run["peak_gb"] for run in runs), 2), "torch": runs[0]["torch"]}
-    for batch in BATCHES:
-        seconds = sorted(second for run in runs for second in run["seconds"][str(batch)])
+def one_pass(process: subprocess.Popen[str], batch: int) -> dict[str, Any]:
+    assert process.stdin is not None and process.stdout is not None
+    print(batch, file=process.stdin, flush=True)
+    while not (line := process.stdout.readline()).startswith("{"):  # libraries may print, too
+        if not line:
+            raise SystemExit(f"{' '.join(process.args)} ended")  # type: ignore[arg-type]
+    return json.loads(line)
+
+
+def take_turns(systems: list[str], weights: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """By system: seconds of each round by batch size, and the texts, peak memory and versions of the last pass."""
+    runs: dict[str, dict[str, Any]] = {system: {"seconds": {batch: [] for batch in BATCHES}} for system in systems}
+    processes = {system: start(sys.executable if system in OURS else args.peer_python, system, weights, args) for system in systems}
+    try:
+        for number in range(args.rounds + 1):
+            for batch in BATCHES:
+                shown = []
+                for system, process in processes.items():
+                    found = one_pass(process, batch)
+                    shown.append(f"{system} {found['seconds']:.3f}")
+                    if number > 0:  # the first is to warm up
+                        runs[system]["seconds"][batch].append(found.pop("seconds"))
+                    runs[system] |= {key: value for key, value in found.items() if key != "seconds"}
+                print(f"round {number}, batch {batch}: {', '.join(shown)} s", flush=True)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    return runs
+
+
+def summary(run: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Medians over the rounds, with the spread."""
+    found: dict[str, Any] = {"peak_gb": round(run["peak_gb"], 2), "torch": run["torch"]}
+    for batch, seconds in run["seconds"].items():
+        spread = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
         found[f"batch_{batch}"] = {
-            "audio_seconds_a_second": round(batch * args.seconds / statistics.median(seconds), 2),
-            "seconds": {name: round(value, 3) for name, value in zip(("median", "least", "most"), _spread(seconds), strict=True)},
+            "audio_seconds_a_second": round(batch * args.seconds / spread["median"], 2),
+            "seconds": {name: round(value, 3) for name, value in spread.items()},
         }
     return found
 
 
-def _spread(seconds: list[float]) -> tuple[float, float, float]:
-    return statistics.median(seconds), seconds[0], seconds[-1]
+def quotients(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Ours over the best of the peer's that were measured, beside what is wanted: the median of the rounds, and of the least seconds.
 
-
-def quotients(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Ours over the best of the peer's that were measured, beside what is wanted."""
+    A pass that other processes disturb only gets slower, so where the machine is not alone, the least seconds tell more.
+    """
     result = {}
-    for name, (own, peers) in TARGETS.items():
+    for name, groups in TARGETS.items():
         for batch in BATCHES:
-            speed = {system: values[f"batch_{batch}"]["audio_seconds_a_second"] for system, values in found.items()}
-            ours_best = max((speed[system] for system in own if system in speed), default=0)
-            theirs = max((speed[system] for system in peers if system in speed), default=0)
-            if ours_best and theirs:
-                quotient = ours_best / theirs
-                result[f"{name}, batch {batch}"] = {"quotient": round(quotient, 3), "wanted": TARGET, "reached": quotient >= TARGET}
+            present = [{system: runs[system]["seconds"][batch] for system in group if system in runs} for group in groups]
+            if not all(present):
+                continue
+            own, peer = (min(group, key=lambda system: statistics.median(group[system])) for group in present)
+            rounds = [theirs / ours for theirs, ours in zip(present[1][peer], present[0][own], strict=True)]
+            least = min(map(min, present[1].values())) / min(map(min, present[0].values()))
+            quotient = statistics.median(rounds)
+            result[f"{name}, batch {batch}"] = {
+                **{"ours": own, "theirs": peer, "quotient": round(quotient, 3), "of_rounds": [round(value, 2) for value in sorted(rounds)]},
+                **{"quotient_of_least": round(least, 3), "wanted": TARGET, "reached": quotient >= TARGET},
+            }
     return result
 
 
-def agreement(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+def agreement(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Share of characters that each system's texts have in common with ours in fp32."""
     from difflib import SequenceMatcher
 
-    if not runs.get("ours-fp32"):
+    if "ours-fp32" not in runs:
         return {}
-    reference = "\n".join(runs["ours-fp32"][0]["texts"])
-    return {
-        system: round(SequenceMatcher(None, reference, "\n".join(its_runs[0]["texts"]), autojunk=False).ratio(), 4)
-        for system, its_runs in runs.items()
-    }
+    texts = {system: "\n".join(run["texts"]) for system, run in runs.items()}
+    return {system: round(SequenceMatcher(None, texts["ours-fp32"], text, autojunk=False).ratio(), 4) for system, text in texts.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", help="interpreter of an environment that has transformers")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"which to measure (default: {','.join(SYSTEMS)})")
-    parser.add_argument("--rounds", type=int, default=3, help="alternations (default: 3)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each process and batch size (default: 5)")
+    parser.add_argument("--rounds", type=int, default=9, help="passes of each system and batch size (default: 9)")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a clip (default: 10)")
     parser.add_argument("--layers", type=int, default=12, help="blocks of the encoder (default: 12, base)")
@@ -238,28 +274,23 @@ def main() -> int:
         import torch
 
         torch.save(our_model(args.layers)[0].state_dict(), args.weights)
-        print(json.dumps({}))
         return 0
     if args.child:
-        print(json.dumps(measure(args.child, args.weights, args)))
+        serve(args.child, args.weights, args)
         return 0
 
     import results_file
 
-    systems = [system for system in args.systems.split(",") if args.peer_python or system.startswith("ours")]
-    runs: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
+    load = round(os.getloadavg()[0], 2)  # of other processes, over the minute before
+    systems = [system for system in args.systems.split(",") if args.peer_python or system in OURS]
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "weights.pt")
-        run_child(sys.executable, "write-weights", weights, args)
-        for number in range(args.rounds):
-            for system in systems:
-                run = run_child(sys.executable if system.startswith("ours") else args.peer_python, system, weights, args)
-                runs[system].append(run)
-                shown = "; ".join(f"batch {batch}: {statistics.median(run['seconds'][str(batch)]):.3f} s" for batch in BATCHES)
-                print(f"round {number + 1}: {system}: {shown}, {run['peak_gb']:.2f} GB", flush=True)
-    found = {system: summary(its_runs, args) for system, its_runs in runs.items()}
-    setting = {"seconds_of_audio_each": args.seconds, "threads": args.threads, "rounds": args.rounds, "repeats": args.repeats}
-    result = {"setting": {**setting, "layers": args.layers}, "systems": found, "quotients": quotients(found), "agreement": agreement(runs)}
+        if start(sys.executable, "write-weights", weights, args).wait() != 0:
+            raise SystemExit("the weights could not be written")
+        runs = take_turns(systems, weights, args)
+    setting = {"seconds_of_audio_each": args.seconds, "threads": args.threads, "rounds": args.rounds, "layers": args.layers}
+    found = {system: summary(run, args) for system, run in runs.items()}
+    result = {"setting": {**setting, "load_before": load}, "systems": found, "quotients": quotients(runs), "agreement": agreement(runs)}
     path = results_file.write(args.name, result)
     print(json.dumps({name: result[name] for name in ("systems", "quotients", "agreement")}, indent=1))
     print(f"written to {path}")

@@ -65,7 +65,7 @@ def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{option.replace('_', '-')}", type=kind, default=default, help=f"of the beam search (default: {shown})")
     parser.add_argument("--nbest", type=int, default=1, help="hypotheses of a beam search (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the device computes it faster")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where that is faster; int8: docs/decoding.md")
     windows = WindowSettings()
     parser.add_argument("--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})")
     parser.add_argument("--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})")

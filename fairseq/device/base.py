@@ -177,6 +177,16 @@ class Device:
         """Whether a model runs faster in bf16 than in fp32: the processor has products of bf16."""
         return "avx512_bf16" in cpu_flags() or "amx_bf16" in cpu_flags()
 
+    def int8_is_missing(self) -> str | None:
+        """What keeps inference here from products of 8-bit integers; None: nothing. Only the CPU is offered it."""
+        if self.torch_device.type != "cpu":
+            return f"the device {self.type!r} is not offered it, only the CPU"
+        if not cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+            return "the processor has no products of 8-bit integers (avx512_vnni, avx_vnni or amx_int8)"
+        if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+            return "this build of torch has no oneDNN products of 8-bit integers"
+        return None
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether an error means that the device's memory is full."""
         return isinstance(error, MemoryError) or (

@@ -20,12 +20,13 @@ from fairseq.dataclass.utils import merge_with_parent
 from fairseq.decoding.tokens import Tokens
 from fairseq.device import Device
 from fairseq.inference.audio import FileSource, open_source
+from fairseq.inference.int8 import to_int8
 from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
 from fairseq.modules.length_aware import set_length_aware
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
 
 class SpeechModel:
@@ -36,18 +37,23 @@ class SpeechModel:
         task: gives `cfg.sample_rate`, `cfg.normalize` and, of a fine-tuned one, `target_dictionary`.
         cfg: the checkpoint's whole config.
         device: None chooses the CPU.
-        precision: fp32, bf16, or auto: bf16 where the device computes it faster than fp32.
+        precision: fp32, bf16, int8 (see inference/int8.py), or auto: bf16 where the device computes it faster than fp32.
     Raises:
-        ValueError: another precision.
+        ValueError: another precision, or int8 where the device or torch has none.
     """
 
     def __init__(self, model: nn.Module, task: Any, cfg: Any, device: Device | None = None, precision: str = "auto") -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"the precision is {precision!r}; it may be {', '.join(PRECISIONS)}")
         self.device = device_layer.get("cpu") if device is None else device
+        missing = self.device.int8_is_missing() if precision == "int8" else None
+        if missing is not None:
+            raise ValueError(f"the precision int8 cannot be had: {missing}; use {', '.join(name for name in PRECISIONS if name != 'int8')}")
+        self.int8 = precision == "int8"
         self.model, self.task, self.cfg = model.eval().requires_grad_(False), task, cfg
         self.num_updates: int | None = None  # that the checkpoint was trained for, where it says so
-        half = precision == "bf16" or (precision == "auto" and self.device.bf16_is_fast())
+        # beside the products in int8 the rest is in what auto takes
+        half = precision == "bf16" or (precision in ("auto", "int8") and self.device.bf16_is_fast())
         self.dtype = torch.bfloat16 if half else None
         self.encoder = model.w2v_encoder.w2v_model if hasattr(model, "w2v_encoder") else model
         set_length_aware(model)
@@ -81,11 +87,13 @@ class SpeechModel:
 
     def _arrange_weights(self) -> None:
         """The weights of the big products once and for all in the dtype and the order that every forward pass would copy them to."""
+        if self.int8:
+            to_int8(self.encoder)
         parts = [self.encoder.post_extract_proj, self.encoder.encoder.layers]
         parts += [self.model.w2v_encoder.proj] if hasattr(self.model, "w2v_encoder") else []
         linear = [m for part in parts if part is not None for m in part.modules() if isinstance(m, nn.Linear)]
         # the first convolution stays fp32: the group norm is folded into it, in fp64
-        later = [block.conv for block in self.encoder.feature_extractor.conv_layers[1:]]
+        later = [] if self.int8 else [block.conv for block in self.encoder.feature_extractor.conv_layers[1:]]
         if self.dtype is not None:
             for module in [*linear, *later]:
                 module.to(self.dtype)
@@ -106,7 +114,7 @@ class SpeechModel:
         return self.tokens
 
     def describe(self) -> str:
-        return f"{self.device.describe()}, {'fp32' if self.dtype is None else 'bf16'}"
+        return f"{self.device.describe()}, {'int8 and ' * self.int8}{'fp32' if self.dtype is None else 'bf16'}"
 
     # -- audio ---------------------------------------------------------------------------------------------------------------------
 
