@@ -14,7 +14,7 @@ import pytest
 
 SIZES = ["--minutes", "0.4", "--valid-minutes", "0.2", "--labelled-minutes", "2", "--test-minutes", "0.3"]
 SMALL = (
-    "encoder_layers=1 encoder_embed_dim=16 encoder_ffn_embed_dim=16 conv_feature_layers='[(16,10,5)]+[(16,3,2)]*4+[(16,2,2)]*2' final_dim=8"
+    "encoder_layers=1 encoder_embed_dim=64 encoder_ffn_embed_dim=16 conv_feature_layers='[(16,10,5)]+[(16,3,2)]*4+[(16,2,2)]*2' final_dim=8"
 )
 
 
