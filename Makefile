@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 # The tested torch. Another one: make TORCH='torch==2.5.1'. On Linux without an NVIDIA device the CPU-only build of it is taken where pip finds one.
 TORCH ?= torch==2.13.0
-# The demo: SEED=n another seed, DATA=/path a folder of your own recordings, DEMO_DIR where it writes, DEMO_ARGS further overrides
+# The demo: SEED=n another seed, DATA=/path a folder of your own recordings (pre-training only), DEMO_DIR where it writes, DEMO_ARGS and
+# FINE_TUNING further overrides of its pre-training and its fine-tuning
 SEED ?= 1
 DATA ?=
 DEMO_DIR ?= demo_output
 DEMO_ARGS ?=
+FINE_TUNING ?=
 TESTS ?= tests
 # Tests are tiny: more threads than two only wait for each other
 TEST_THREADS ?= 2
@@ -17,6 +19,7 @@ VENV_ARGS ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 STAMP := $(VENV)/.fairseq-hpu-installed
+DECODE := $(VENV)/.fairseq-hpu-decode
 OPTIONAL := $(VENV)/.fairseq-hpu-optional
 # Gaudi's containers bring a torch of their own, without which the cards are out of reach: it is neither replaced nor hidden
 KEEP_GAUDIS_TORCH = for python in "$(PYTHON)" "$(PY)"; do \
@@ -54,16 +57,22 @@ venv: $(STAMP) ## the environment: torch, the package (editable), what tests and
 dev: venv ## the same, by the name developers look for
 
 # kept apart: what one machine cannot install (kenlm is compiled) must not keep anybody from the demo
-$(OPTIONAL): $(STAMP)
-	@for extra in convert decode parquet; do \
+$(DECODE): $(STAMP)
+	@$(PIP) install --quiet --editable ".[decode]" || \
+	echo "extra decode cannot be installed here: its tests are skipped, and the demo decodes greedily only"
+	@touch $@
+
+$(OPTIONAL): $(DECODE)
+	@for extra in convert parquet; do \
 	$(PIP) install --quiet --editable ".[$$extra]" || echo "extra $$extra cannot be installed here: its tests are skipped"; done
 	@touch $@
 
 test: $(OPTIONAL) ## all set-up, then the tests
 	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q $(TESTS)
 
-demo: $(STAMP) ## pre-train a tiny model on a made corpus (or DATA=/path) and say what it learned
-	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") -- $(DEMO_ARGS)
+demo: $(DECODE) ## pre-train a tiny model on a made corpus, fine-tune it, decode, and say what it learned (DATA=/path: pre-train on that)
+	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") \
+	--fine-tuning "$(FINE_TUNING)" -- $(DEMO_ARGS)
 
 check: $(STAMP) ## ruff
 	$(PY) -m ruff check .

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""The demo: corpus, manifest, pre-training through fairseq-hydra-train, report. `make demo` calls it.
+"""The demo: corpus, manifest, pre-training, report; then fine-tuning, decoding, and a report of those. `make demo` calls it.
 
-    python run_demo.py [--seed 1] [--output demo_output] [--data FOLDER] [-- overrides of the config]
+    python run_demo.py [--seed 1] [--output demo_output] [--data FOLDER] [--fine-tuning "OVERRIDE ..."] [-- overrides of the pre-training]
+
+A folder of one's own recordings (--data) has no transcripts, so the demo ends with the first report there.
 
 Each step that is done already is not done again, so an interrupted demo goes on where it stopped.
 """
@@ -10,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shlex
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import report
+import report_recognition
+from recognition import LEFT_OUT, fine_tune_and_decode
+from steps import Steps, program, run
 
 HERE = Path(__file__).resolve().parent
 MANIFEST_SCRIPT = HERE.parent / "wav2vec_manifest.py"
@@ -25,29 +29,23 @@ CONFIG_NAME = "wav2vec2_demo"
 CORPUS_SEED = 1  # the demo's seed is the training's; all its runs share one corpus
 VALID_PERCENT = 0.1  # of the user's own files
 EXTENSIONS = "flac,wav,ogg,opus,mp3,aiff,au"
-
-
-def run(command: list[str]) -> None:
-    """Runs a command of the demo, shown as the user could type it; its failure ends the demo."""
-    print("\n$", " ".join(command), flush=True)
-    code = subprocess.run(command).returncode
-    if code != 0:
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise SystemExit(f"the demo stopped: the command above {how}. Typed again, `make demo` goes on from there.")
-
-
-def step(number: int, text: str) -> None:
-    print(f"\n=== {number}/4 {text}", flush=True)
+STEPS_OF_FIRST_HALF = 4
+STEPS = STEPS_OF_FIRST_HALF + 4
+WITHOUT_TRANSCRIPTS = (
+    "The demo ends here: its second half, fine-tuning and decoding, needs transcripts, and a folder of recordings brings none.\n"
+    "`make demo` without DATA shows it on the made corpus; README.md says how to fine-tune on your own transcripts."
+)
 
 
 def make_corpus(folder: Path) -> None:
-    """The synthetic corpus, under a temporary name until it is whole."""
-    if folder.exists():
+    """The synthetic corpus, under a temporary name until it is whole. One without its labelled part, of an older demo, is made again."""
+    if (folder / "labelled").exists():
         print(f"{folder} is there already")
         return
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     run([sys.executable, str(HERE / "make_corpus.py"), str(partial), "--seed", str(CORPUS_SEED)])
+    shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
@@ -85,18 +83,18 @@ def folder_manifest(data: Path, manifest: Path) -> None:
         path.write_text("\n".join([root, *entries]) + "\n", encoding="utf-8")
 
 
-def prepare(data: Path | None, output: Path) -> Path:
+def prepare(data: Path | None, output: Path, steps: Steps) -> Path:
     """Everything before training; returns the folder that holds the manifests and, later, the runs."""
     if data is None:
-        step(1, "corpus: synthetic speech of many voices")
+        steps.begin("corpus", "corpus: synthetic speech of many voices")
         make_corpus(output / "corpus")
         place = output / "on_corpus"
     else:
-        step(1, f"corpus: {data}")
+        steps.begin("corpus", f"corpus: {data}")
         if not data.is_dir():
             raise ValueError(f"DATA is {data}: there is no such folder")
         place = output / f"on_{data.name}-{hashlib.sha256(str(data).encode()).hexdigest()[:8]}"
-    step(2, "manifest: which files train, which validate")
+    steps.begin("manifest", "manifest: which files train, which validate")
     manifest, partial = place / "manifest", place / "manifest.partial"
     if manifest.exists():
         print(f"{manifest} is there already; remove {place} to begin anew")
@@ -110,19 +108,15 @@ def prepare(data: Path | None, output: Path) -> Path:
     return place
 
 
-def train(place: Path, seed: int, resample: bool, overrides: list[str]) -> Path:
+def train(place: Path, seed: int, resample: bool, overrides: list[str], steps: Steps) -> Path:
     """Pre-trains, or goes on; returns the folder with the checkpoints."""
-    step(3, "pre-training")
+    steps.begin("pre-training", "pre-training")
     save_dir = place / f"seed-{seed}"
-    script = Path(sys.executable).with_name("fairseq-hydra-train")
-    program = [str(script)] if script.is_file() else [sys.executable, "-m", "fairseq_cli.hydra_train"]
     settings = [f"task.data={place / 'manifest'}", f"checkpoint.save_dir={save_dir}", f"common.seed={seed}"]
     if resample:
         settings.append("task.resample=true")
-    start = time.perf_counter()
-    run([*program, *settings, *overrides, "--config-dir", str(CONFIG_DIR), "--config-name", CONFIG_NAME])
-    seconds = round(time.perf_counter() - start)
-    print(f"training took {seconds // 60} min {seconds % 60} s")
+    command = program("fairseq-hydra-train", "fairseq_cli.hydra_train")
+    run([*command, *settings, *overrides, "--config-dir", str(CONFIG_DIR), "--config-name", CONFIG_NAME])
     return save_dir
 
 
@@ -131,18 +125,33 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the training (default: 1)")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="where everything is written (default: demo_output)")
     parser.add_argument("--data", type=Path, help="folder of recordings to train on instead of the made corpus; any sample rate")
-    parser.add_argument("overrides", nargs="*", help="further overrides of the config, such as optimization.max_update=1000")
+    parser.add_argument("--fine-tuning", default="", metavar="OVERRIDES", help="overrides of the fine-tuning's config, with blanks between")
+    parser.add_argument("overrides", nargs="*", help="overrides of the pre-training's config, such as optimization.max_update=1000")
     args = parser.parse_args()
+    steps = Steps(STEPS if args.data is None else STEPS_OF_FIRST_HALF)
     try:
-        place = prepare(args.data.resolve() if args.data else None, args.output)
-        save_dir = train(place, args.seed, args.data is not None, args.overrides)
-        step(4, "report")
+        place = prepare(args.data.resolve() if args.data else None, args.output, steps)
+        save_dir = train(place, args.seed, args.data is not None, args.overrides, steps)
+        steps.begin("report", "what pre-training learned")
         learned = report.read_run(save_dir, "valid")
+        print(report.describe(learned))
+        if args.data is not None:
+            print(f"\n{steps.summary()}\n\n{WITHOUT_TRANSCRIPTS}")
+            return 0  # a folder of the user's own may be too small to learn from, which is no failure of the demo
+        overrides = shlex.split(args.fine_tuning)
+        decoded = fine_tune_and_decode(args.output / "corpus", place, args.seed, learned.checkpoint, overrides, steps)
+        steps.begin("report", "what fine-tuning learned")
+        found = report_recognition.read_decoded(decoded.greedy, decoded.words)
     except ValueError as error:
         raise SystemExit(f"the demo stopped: {error}") from None
-    print(report.describe(learned))
-    # a folder of the user's own may be too small to learn from, which is no failure of the demo
-    return 1 if learned.shortfalls() and args.data is None else 0
+    print(report_recognition.describe(found))
+    if decoded.words is None:
+        print(LEFT_OUT)
+    print(f"\n{steps.summary()}")
+    missing = learned.shortfalls() + found.shortfalls()
+    if missing:
+        print(f"\nNot what the demo is to show: {'; '.join(missing)}.")
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

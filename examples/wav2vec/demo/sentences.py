@@ -1,10 +1,15 @@
+#!/usr/bin/env python3
 """Sentences of the demo's corpus, from a word list and templates of our own.
 
-The vocabulary is closed and small, so that a model that is fine-tuned on the transcripts has few words to learn.
+The vocabulary is closed and small, so that a model that is fine-tuned on the transcripts has few words to learn. As a script it prints
+further sentences, one a line, in the transcripts' capitals: text for a language model.
+
+    python sentences.py [--count 3000] [--seed 2]
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import numpy as np
@@ -64,3 +69,17 @@ def make_sentence(rng: np.random.Generator) -> list[str]:
         return choices[rng.integers(len(choices))]
 
     return _SLOT.sub(choose, template).split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print random sentences, one a line.")
+    parser.add_argument("--count", type=int, default=3000, help="how many (default: 3000)")
+    parser.add_argument("--seed", type=int, default=2, help="another one than the corpus' (default: 2)")
+    args = parser.parse_args()
+    rng = np.random.default_rng([args.seed])
+    for _ in range(args.count):
+        print(" ".join(make_sentence(rng)).upper())
+
+
+if __name__ == "__main__":
+    main()

@@ -48,20 +48,20 @@ def test_too_few_files_are_told(run_demo: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 readable audio files"):
         run_demo.folder_manifest(tmp_path / "data", tmp_path / "manifest")
     with pytest.raises(ValueError, match="no such folder"):
-        run_demo.prepare(tmp_path / "absent", tmp_path / "output")
+        run_demo.prepare(tmp_path / "absent", tmp_path / "output", run_demo.Steps(4))
 
 
 def test_preparing_twice_keeps_the_first_manifest(run_demo: ModuleType, tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         record(tmp_path / "data" / name)
-    place = run_demo.prepare(tmp_path / "data", tmp_path / "output")
+    place = run_demo.prepare(tmp_path / "data", tmp_path / "output", run_demo.Steps(4))
     before = (place / "manifest" / "train.tsv").read_bytes()
     record(tmp_path / "data" / "c.wav")
-    assert run_demo.prepare(tmp_path / "data", tmp_path / "output") == place
+    assert run_demo.prepare(tmp_path / "data", tmp_path / "output", run_demo.Steps(4)) == place
     assert (place / "manifest" / "train.tsv").read_bytes() == before
     record(tmp_path / "other" / "data" / "a.wav")
     record(tmp_path / "other" / "data" / "b.wav")
-    assert run_demo.prepare(tmp_path / "other" / "data", tmp_path / "output") != place
+    assert run_demo.prepare(tmp_path / "other" / "data", tmp_path / "output", run_demo.Steps(4)) != place
 
 
 def test_a_command_that_fails_is_told(run_demo: ModuleType) -> None:

@@ -1,0 +1,108 @@
+"""The demo's second half: labels, a language model, fine-tuning with CTC, and decoding of voices that were not heard before."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from steps import Steps, program, run
+
+from fairseq import device
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = HERE.parent
+CONFIG_DIR = SCRIPTS / "config" / "finetuning"
+CONFIG_NAME = "demo_20m"
+SPLITS = ("train", "valid", "test")  # fine-tuning, choice of its checkpoint, decoding: no voice is in two of them
+LEFT_OUT = "Left out: decoding with lexicon and language model. It needs flashlight-text and kenlm: pip install 'fairseq-hpu[decode]'"
+
+
+class Decoded(NamedTuple):
+    """Folders with what fairseq-infer wrote."""
+
+    greedy: Path
+    words: Path | None  # with lexicon and language model; None: that could not be installed
+
+
+def fine_tune_and_decode(corpus: Path, place: Path, seed: int, pretrained: Path, overrides: list[str], steps: Steps) -> Decoded:
+    """The steps of the second half.
+
+    Args:
+        corpus: what make_corpus.py made.
+        place: folder that holds the runs.
+        pretrained: checkpoint to start from.
+        overrides: further ones of the fine-tuning's config.
+    """
+    steps.begin("labels", "labels of the transcripts, and a language model of further sentences")
+    labels = prepare(corpus, place)
+    steps.begin("fine-tuning", f"fine-tuning {pretrained.name} to letters")
+    save_dir = fine_tune(labels, place / f"seed-{seed}-fine-tuned", seed, pretrained, overrides)
+    steps.begin("decoding", "decoding of voices that neither fine-tuning nor the choice of the checkpoint has heard")
+    return decode(labels, save_dir)
+
+
+def prepare(corpus: Path, place: Path) -> Path:
+    """Manifests, labels, dictionary, language model and lexicon; returns their folder."""
+    labels, partial = place / "labels", place / "labels.partial"
+    if labels.exists():
+        print(f"{labels} is there already")
+        return labels
+    shutil.rmtree(partial, ignore_errors=True)
+    for split in SPLITS:
+        apart = partial / split
+        run(script("wav2vec_manifest.py", corpus / "labelled" / split, "--dest", apart, "--ext", "flac", "--valid-percent", 0))
+        (apart / "train.tsv").replace(partial / f"{split}.tsv")
+        shutil.rmtree(apart)
+    run(script("prepare_labels.py", *(partial / f"{split}.tsv" for split in SPLITS), "--layout", "librispeech"))
+    text = partial / "sentences.txt"
+    run(script("demo/sentences.py"), output=text)
+    run(script("make_ngram.py", text, "--output", partial / "words.arpa", "--lexicon", partial / "lexicon.txt"))
+    partial.rename(labels)
+    return labels
+
+
+def script(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+
+
+def fine_tune(labels: Path, save_dir: Path, seed: int, pretrained: Path, overrides: list[str]) -> Path:
+    """Fine-tunes, or goes on; returns the folder with the checkpoints."""
+    settings = [f"task.data={labels}", f"model.w2v_path={pretrained}", f"checkpoint.save_dir={save_dir}", f"common.seed={seed}"]
+    if not torch.cuda.is_available() and device.get("cpu").bf16_is_fast():
+        settings.append("common.bf16=true")
+    command = program("fairseq-hydra-train", "fairseq_cli.hydra_train")
+    run([*command, *settings, *overrides, "--config-dir", str(CONFIG_DIR), "--config-name", CONFIG_NAME])
+    return save_dir
+
+
+def decode(labels: Path, save_dir: Path) -> Decoded:
+    """Decodes the test split, greedily and, where flashlight-text and KenLM are installed, with lexicon and language model."""
+    infer(labels, save_dir, save_dir / "greedy")
+    if not can_search():
+        print(f"\n{LEFT_OUT}")
+        return Decoded(save_dir / "greedy", None)
+    infer(labels, save_dir, save_dir / "words", "--lexicon", str(labels / "lexicon.txt"), "--lm", str(labels / "words.arpa"))
+    return Decoded(save_dir / "greedy", save_dir / "words")
+
+
+def infer(labels: Path, save_dir: Path, results: Path, *options: str) -> None:
+    """Runs fairseq-infer on the test split, unless its results are there and younger than the checkpoint."""
+    checkpoint, done = save_dir / "checkpoint_best.pt", results / "results.json"
+    if done.is_file() and done.stat().st_mtime >= checkpoint.stat().st_mtime:
+        print(f"{results} is there already")
+        return
+    command = [*program("fairseq-infer", "fairseq_cli.infer"), str(labels), "--path", str(checkpoint), "--gen-subset", "test"]
+    run([*command, "--results-path", str(results), *options])
+
+
+def can_search() -> bool:
+    """Whether the extra `decode` is installed."""
+    try:
+        import kenlm  # noqa: F401 - flashlight's own KenLM extension needs its library
+        from flashlight.lib.text import decoder  # noqa: F401
+    except ImportError:
+        return False
+    return True
