@@ -51,7 +51,9 @@ class WeightNormConv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         form = device_layer.of(x).pos_conv_form(compute_dtype(x))
-        if form == "conv2d":  # over a 1 x T image; the encoder's frames have their channels side by side in memory already
+        # over a 1 x T image; the encoder's frames have their channels side by side in memory already. Not with one channel a group: oneDNN
+        # then takes minutes to write its kernel in bf16
+        if form == "conv2d" and self.groups < x.size(1):
             image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
             return F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, self.padding), groups=self.groups).squeeze(2)
         if form == "blocks":

@@ -12,7 +12,7 @@ from torch import Tensor
 from fairseq import device
 from fairseq.criterions.wav2vec_criterion import Wav2vecCriterion
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
-from fairseq.models.wav2vec.positional_convolution import make_conv_pos
+from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d, make_conv_pos
 
 STOCK = {"conv_form": "conv1d", "pos_conv_form": "conv1d", "attention_form": "matmul"}
 FORMS = [
@@ -114,3 +114,15 @@ def test_pos_conv_forms_agree_with_torchs_weight_norm() -> None:
     for form in ("conv1d", "conv2d", "blocks"):
         with device.forced(pos_conv_form=form):
             assert largest_difference(ours(x), expected) < 1e-6
+
+
+def test_one_channel_a_group_in_bf16() -> None:
+    """As an image, oneDNN takes minutes for it: such a convolution is one over time whatever the form."""
+    convolution = WeightNormConv1d(16, 32, groups=16)
+    x = torch.randn(3, 16, 150)
+    with torch.no_grad():
+        expected = convolution(x)
+        with device.forced(pos_conv_form="conv2d"), torch.autocast("cpu", torch.bfloat16):
+            found = convolution(x)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).norm() <= 0.01 * expected.norm()
