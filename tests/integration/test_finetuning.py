@@ -16,9 +16,11 @@ from fairseq.dataclass.base import ConfigError
 from fairseq_cli import train, validate
 from tests.integration.finetuning_runs import LETTERS, REPOSITORY, STOCK, config, load, rows
 
+FAIRSEQS = [path for path in STOCK if path.stem.startswith(("base_", "vox_")) and not path.stem.endswith("_hpu")]
+
 
 @pytest.mark.parametrize("trained", ["as it is", "whole"])
-@pytest.mark.parametrize("stock", [path for path in STOCK if not path.stem.endswith("_hpu")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("stock", FAIRSEQS, ids=lambda path: path.stem)
 def test_stock_configs_run(stock: Path, trained: str, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
     """Two updates of each; once more with nothing frozen and a channel mask that fits the width."""
     changes = {} if trained == "as it is" else {"model.freeze_finetune_updates": 0, "model.mask_channel_length": 4}
@@ -32,6 +34,19 @@ def test_stock_configs_run(stock: Path, trained: str, labelled: Path, pretrained
     before = torch.load(source, weights_only=True)["model"]["encoder.layers.0.fc1.weight"]
     after = state["model"]["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"]
     assert torch.equal(before, after) == (cfg.model.freeze_finetune_updates > 0)
+
+
+@pytest.mark.parametrize("name", ["demo_20m", "small_from_scratch"])
+def test_small_configs_run(name: str, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
+    """Two updates; the one starts from a checkpoint, the other is the encoder that its YAML describes."""
+    cfg = config(name, labelled, pretrained_files["vox"], tmp_path, **{"dataset.valid_subset": "dev_other"})
+    train.main(cfg)
+    state = load(tmp_path)
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+    assert 0 <= rows(tmp_path, "dev_other")[-1]["blanks"] <= 100
+    before = torch.load(pretrained_files["vox"], weights_only=True)["model"]["encoder.layers.0.fc1.weight"]
+    after = state["model"]["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"]
+    assert (before.shape == after.shape) == (name == "demo_20m")
 
 
 def test_a_checkpoint_needs_nothing_beside_it(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
