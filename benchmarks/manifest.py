@@ -67,7 +67,7 @@ def serial_loop(root: str, dest: str) -> None:
 def peer_command(args: argparse.Namespace) -> tuple[str, list[str]]:
     """(what it is, the command without root and destination)."""
     if args.peer_script is not None:
-        return args.peer_script, [args.peer_python or sys.executable, args.peer_script]
+        return Path(args.peer_script).name, [args.peer_python or sys.executable, args.peer_script]
     if args.peer_python is not None:
         found = subprocess.run([args.peer_python, "-c", _FIND_SCRIPT], capture_output=True, text=True, check=True).stdout.split()[-1]
         if os.path.isfile(found):
