@@ -18,7 +18,7 @@ from fairseq.data.audio.masked_batch import hidden_inputs, masked_inputs
 from fairseq.data.audio.quarantine import PatientReader
 from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, make_batches
-from fairseq.data.buckets import bucket_shapes, get_bucketed_sizes, get_buckets
+from fairseq.data.buckets import bucket_shapes, check_limits, get_bucketed_sizes, get_buckets
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.masking import FinetuningMasks, PretrainingMasks
 from fairseq.dataclass.conv_layers import receptive_field
@@ -197,6 +197,8 @@ class RawAudioDataset(FairseqDataset):
         if max_size is not None:
             order = order[self.sizes[order % max(1, len(self))] <= max_size]
         shapes = bucket_shapes(self.buckets, max_tokens, max_sentences, multiple) if self.num_buckets else None
+        if self.augmentation is not None and epoch != EVALUATION_EPOCH and len(order):  # else the slowest may be met epochs later
+            check_limits(int(self.length_range()[1][order % len(self)].max()), max_tokens, max_sentences)
         return make_batches(self.lengths(order, epoch), order, max_tokens, max_sentences, multiple, self.pad, shapes)
 
     def total_samples(self, batches: Batches, epoch: int) -> int:

@@ -140,3 +140,13 @@ def test_settings_are_checked() -> None:
     assert check_augmentation(Augmentation(1.25, 10, 15), "task.augment") == []
     found = check_augmentation(Augmentation(0.9, -1, 200), "task.augment")
     assert [text.split(" is ")[0] for text in found] == ["task.augment.speed", "task.augment.eq_db", "task.augment.noise_db"]
+
+
+def test_what_a_batch_cannot_hold_is_told_in_the_first_epoch(tmp_path: Path) -> None:
+    """Whatever speed the longest utterance happens to have there: 6600 samples become 9900 at most."""
+    dataset = make(tmp_path, Augmentation(1.5))
+    for epoch in range(1, 6):
+        with pytest.raises(ValueError, match="max_tokens is 9899, but the longest utterance has 9900 samples"):
+            dataset.batches(epoch, 9899, None)
+        assert len(dataset.batches(epoch, 9900, None))
+    assert len(dataset.batches(EVALUATION_EPOCH, 6600, None))
