@@ -5,8 +5,10 @@
 
 Utterances of a manifest are put one after the other until they last that long, and read twice: as fairseq-infer and fairseq-transcribe do,
 in overlapping windows that are each normalised by themselves, and all at once. Words are counted as jiwer's word error rate does,
-with the one pass as the reference; both readings' error rates against what was said stand beside it. `make demo` leaves a checkpoint
-(on_corpus/seed-1-fine-tuned/checkpoint_best.pt) and labels (on_corpus/labels) to run this with.
+with the one pass as the reference; both readings' error rates against what was said stand beside it.
+
+It takes a model that reads well: one that is wrong in every second word flips at any change of what lies around a word.
+`python benchmarks/clear_speech.py --work W` trains such a one (W/run/checkpoint_last.pt, labels and lexicon.txt and words.arpa in W).
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,73 +24,18 @@ from typing import Any
 import numpy as np
 import results_file
 import soundfile
+from small_runs import CONFIGS, EXAMPLES, Row, score, train, write_split, write_words
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-CONFIGS = REPOSITORY / "examples/wav2vec/config"
 SAMPLE_RATE = 8000  # Hz, of the digits
 TAKES = 1  # of each word by each synthetic voice
-AN4_RATES = (0.001, 0.002, 0.004)
+AN4_RATES = (0.0005, 0.001, 0.002)
 # Recordings are hardly changed and nothing is masked: with the config's augmentation and masks, CTC did not leave its plateau here in
 # 1,200 updates from any weights.
 AN4_SETTINGS = ["task.augment.speed=1.1", "task.augment.eq_db=0", "task.augment.noise_db=null"]
 
-Row = tuple[str, str]  # path below the root, transcript
-
 
 def read_rows(file: Path) -> list[Row]:
     return [tuple(line.split("\t")) for line in file.read_text(encoding="utf-8").splitlines()]  # type: ignore[misc]
-
-
-def write_split(folder: Path, name: str, root: Path, rows: Sequence[Row]) -> None:
-    """Manifest and letters of a split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    listed = "".join(f"{path}\t{soundfile.info(root / path).frames}\n" for path, _ in rows)
-    (folder / f"{name}.tsv").write_text(f"{root}\n{listed}", encoding="utf-8")
-    letters = "".join(" ".join(text.replace(" ", "|")) + " |\n" for _, text in rows)
-    (folder / f"{name}.ltr").write_text(letters, encoding="utf-8")
-
-
-def write_words(folder: Path, rows: Sequence[Row]) -> None:
-    """Dictionary of the letters and lexicon of the words."""
-    letters = sorted({letter for _, text in rows for letter in text if letter != " "})
-    (folder / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in ["|", *letters]), encoding="utf-8")
-    words = sorted({word for _, text in rows for word in text.split()})
-    (folder / "lexicon.txt").write_text("".join(f"{word}\t{' '.join(word)} |\n" for word in words), encoding="utf-8")
-
-
-# -- commands ------------------------------------------------------------------------------------------------------------------------
-
-
-def run(module: str, arguments: list[str], log: Path) -> float:
-    """Run one of the package's commands with one thread: its processor seconds."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{module} failed, see {log}")
-    return usage.ru_utime + usage.ru_stime
-
-
-def train(config: Path, save_dir: Path, overrides: list[str]) -> float:
-    """Train to the end unless that is done: processor seconds, which are kept beside the checkpoint."""
-    cost = save_dir / "processor_seconds.txt"
-    if not cost.exists():
-        arguments = ["--config-dir", str(config.parent), "--config-name", config.stem, f"checkpoint.save_dir={save_dir}", *overrides]
-        seconds = run("fairseq_cli.hydra_train", ["common.cpu=true", *arguments], Path(f"{save_dir}.log"))
-        cost.write_text(f"{seconds:.1f}\n")
-    return float(cost.read_text())
-
-
-def score(data: Path, subset: str, save_dir: Path, lexicon: Path | None) -> dict[str, float]:
-    """WER and CER in percent."""
-    results = save_dir / f"{subset}-{'lexicon' if lexicon else 'greedy'}"
-    arguments = [str(data), "--path", str(save_dir / "checkpoint_last.pt"), "--gen-subset", subset, "--results-path", str(results)]
-    run("fairseq_cli.infer", [*arguments, *(["--lexicon", str(lexicon)] if lexicon else [])], results.with_suffix(".log"))
-    rates = json.loads((results / "results.json").read_text())["rates"]
-    return {name: round(rates[name]["rate"], 2) for name in ("wer", "cer")}
 
 
 # -- digits --------------------------------------------------------------------------------------------------------------------------
@@ -99,7 +43,7 @@ def score(data: Path, subset: str, save_dir: Path, lexicon: Path | None) -> dict
 
 def synthesize(folder: Path, words: Sequence[str]) -> float:
     """Every word by every voice that the demo knows, at a speed and pitch of its own: processor seconds."""
-    sys.path.insert(0, str(REPOSITORY / "examples/wav2vec/demo"))
+    sys.path.insert(0, str(EXAMPLES / "demo"))
     from make_corpus import ACCENTS, FEMALE, MALE
     from speech_synthesis import SAMPLE_RATE as SYNTHESIZED_RATE
     from speech_synthesis import Synthesizer, Voice

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""A small model that reads well: one synthetic voice and 156 words, from random weights, some 15 processor minutes.
+
+    python benchmarks/clear_speech.py --work FOLDER
+
+What depends on the audio and not on a model's doubts is measured with it, as in long_audio.py. FOLDER gets the recordings, labels,
+lexicon.txt and words.arpa, and the checkpoint run/checkpoint_last.pt; `test` has sentences that training has not, by the same voice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from small_runs import CONFIGS, EXAMPLES, Row, run_script, score, train, write_split, write_words
+
+sys.path.insert(0, str(EXAMPLES / "demo"))
+from make_corpus import record, with_short_pauses
+from sentences import make_sentence
+from speech_synthesis import SAMPLE_RATE, Synthesizer, Voice
+
+VOICE = Voice("en-us+m1", 130, 40, 50)
+TRAIN_MINUTES, TEST_MINUTES = 45.0, 5.5
+MOST_SENTENCES = 7  # of an utterance, about 30 s
+SHORT, ONE = 0.6, 0.2  # shares of utterances of one or two words, by which CTC begins to learn, and of one sentence; the rest are long
+SETTINGS = [
+    "dataset.disable_validation=true", "dataset.max_tokens=480000", "task.augment.speed=1.05", "task.augment.eq_db=0",
+    "task.augment.noise_db=null", "model.w2v_args.model.mask_prob=0.0",
+]  # fmt: skip
+
+
+def draw_words(rng: np.random.Generator) -> list[str]:
+    """One or two words of a sentence, a sentence, or several."""
+    kind = rng.random()
+    if kind >= SHORT + ONE:
+        return [word for _ in range(rng.integers(2, MOST_SENTENCES)) for word in make_sentence(rng)]
+    sentence = make_sentence(rng)
+    if kind >= SHORT:
+        return sentence
+    length = int(rng.integers(1, 3))
+    start = int(rng.integers(0, len(sentence) - length + 1))
+    return sentence[start : start + length]
+
+
+def speak_split(work: Path, name: str, minutes: float, synthesizer: Synthesizer, seed: int) -> list[Row]:
+    """Utterances until they last that long: of all lengths in training, one sentence each in test."""
+    rng = np.random.default_rng(seed)
+    (work / name).mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    samples = 0
+    while samples < minutes * 60 * SAMPLE_RATE:
+        words, pauses = with_short_pauses(draw_words(rng) if name == "train" else make_sentence(rng), rng)
+        wave = record(synthesizer.speak(words, pauses, VOICE, int(rng.integers(1, 2**31))), rng)
+        path = f"{name}/{len(rows)}.flac"
+        soundfile.write(work / path, wave, SAMPLE_RATE, subtype="PCM_16")
+        rows.append((path, " ".join(words).upper()))
+        samples += len(wave)
+    return rows
+
+
+def prepare(work: Path) -> None:
+    """Recordings, labels, lexicon and language model."""
+    synthesizer = Synthesizer()
+    train_rows = speak_split(work, "train", TRAIN_MINUTES, synthesizer, 1)
+    told = {text for _, text in train_rows}
+    test_rows = [row for row in speak_split(work, "test", TEST_MINUTES, synthesizer, 2) if row[1] not in told]
+    write_split(work, "train", work, train_rows)
+    write_words(work, train_rows)
+    run_script(EXAMPLES / "demo/sentences.py", [], work / "sentences.txt")
+    ngram = [str(work / "sentences.txt"), "--output", str(work / "words.arpa"), "--lexicon", str(work / "lexicon.txt")]
+    run_script(EXAMPLES / "make_ngram.py", ngram, work / "make_ngram.log")
+    write_split(work, "test", work, test_rows)  # the last: the mark that all is there
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for all of it")
+    args = parser.parse_args()
+    work = args.work.resolve()
+    if not (work / "test.ltr").exists():
+        prepare(work)
+    seconds = train(CONFIGS / "finetuning/small_from_scratch.yaml", work / "run", [f"task.data={work}", *SETTINGS])
+    for lexicon in (None, work / "lexicon.txt"):
+        rates = score(work, "test", work / "run", lexicon)
+        print(f"{'lexicon' if lexicon else 'greedy'}: WER {rates['wer']:.2f} %, CER {rates['cer']:.2f} %")
+    print(f"{seconds / 60:.1f} processor minutes; {work / 'run/checkpoint_last.pt'}")
+
+
+if __name__ == "__main__":
+    main()
