@@ -105,7 +105,7 @@ class Trainer:
         self.model.train()
         self.unwrapped_model.set_num_updates(self._num_updates)
         if self.device.records_graphs:
-            gradients.zero_in_place(self._params)
+            gradients.zero_in_place(self._params, self._frozen())
         else:
             self.optimizer.zero_grad()
         sample_size: Tensor | None = None
@@ -154,13 +154,15 @@ class Trainer:
                 audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
                 few_masked=sample["few_masked"],
             )
-        for param in self._params:
-            if param.grad is None:  # a block dropped in every micro-batch; several processes have zeros there, and Adam's momentum goes on
-                param.grad = torch.zeros_like(param)
+        gradients.complete(self._params, self._frozen())
         if self.cfg.optimization.sentence_avg:
             total = torch.full_like(total, float(sum(sample["num_valid"] for sample in samples)))
         self.statistics.count(num_updates=1 / self.data_parallel_world_size)
         return total
+
+    def _frozen(self) -> set[Tensor]:
+        """Parameters that this update leaves as they are."""
+        return set(self.unwrapped_model.frozen_parameters())
 
     def _on_device(self, sample: dict[str, Any]) -> dict[str, Any]:
         return {**sample, "net_input": utils.apply_to_sample(self.device.send, sample["net_input"])}

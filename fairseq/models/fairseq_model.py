@@ -67,6 +67,14 @@ class BaseFairseqModel(nn.Module):
             if module is not self and hasattr(module, "set_num_updates"):
                 module.set_num_updates(num_updates)
 
+    def frozen_parameters(self) -> list[Tensor]:
+        """Parameters that no gradient can reach at this count of updates, of all submodules that tell theirs; some may come twice.
+
+        The trainer leaves them, and what the optimizer keeps for them, as they are.
+        """
+        telling = [module for module in self.modules() if module is not self and hasattr(module, "frozen_parameters")]
+        return [parameter for module in telling for parameter in module.frozen_parameters()]
+
 
 FairseqModel = BaseFairseqModel  # fairseq: the older name of an encoder-decoder, which some plug-ins still extend
 

@@ -60,7 +60,7 @@ class Adam(torch.optim.Optimizer):
         for group in self.param_groups:
             alike: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
             for p in group["params"]:
-                if p.grad is not None:  # a layer that layerdrop left out keeps its weights, averages and count
+                if p.grad is not None:  # a frozen parameter keeps its weights, averages and count
                     self._prepare(p)
                     self._host_steps[p] += 1
                     alike[self._host_steps[p], p.device].append(p)
@@ -152,7 +152,7 @@ class Adam(torch.optim.Optimizer):
             group.update(own, params=members)
         self._host_steps.clear()
         for p in params:
-            if self.state[p]:
+            if p in self.state:  # fairseq's checkpoints, too, hold nothing for parameters that were frozen until then
                 step = int(self.state[p]["step"])
                 self._host_steps[p] = self.state[p].pop("host_step", step)
                 self.state[p]["step"] = torch.tensor(float(step), dtype=torch.float32, device=p.device)

@@ -55,13 +55,33 @@ def prepare(
     return Prepared(norm, divisor, found_inf)
 
 
-def zero_in_place(params: list[Tensor]) -> None:
-    """Gradients of zero in the memory that they have, or in new memory: every micro-batch then adds to them, in one and the same graph."""
+def zero_in_place(params: list[Tensor], frozen: set[Tensor]) -> None:
+    """Gradients of zero in the memory that they have, or in new memory: every micro-batch then adds to them, in one and the same graph.
+
+    Args:
+        frozen: those of `params` that get none.
+    """
     for param in params:
+        if param in frozen:
+            continue
         if param.grad is None:
             param.grad = torch.zeros_like(param)
         else:
             param.grad.zero_()
+
+
+def complete(params: list[Tensor], frozen: set[Tensor]) -> None:
+    """After the backward passes: a gradient for each parameter that is trained, and none for the frozen ones.
+
+    A block that layerdrop left out of every micro-batch has none yet. Zeros let Adam's momentum go on, as where several processes train.
+    Frozen parameters may have zeros, which were there for other processes' sake: with them weight decay would shrink the weights, and
+    Adam count updates that are none.
+    """
+    for param in params:
+        if param in frozen:
+            param.grad = None
+        elif param.grad is None:
+            param.grad = torch.zeros_like(param)
 
 
 class UpdateLog:

@@ -80,20 +80,43 @@ def test_a_checkpoint_needs_nothing_beside_it(labelled: Path, pretrained_files: 
 
 
 def test_a_continued_run_equals_an_unbroken_one(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
-    """Also with the pre-trained checkpoint at another place; masks, dropout and layerdrop on, frozen for the first two updates."""
+    """Also with the pre-trained checkpoint at another place; masks, dropout, layerdrop and weight decay on, frozen for the first two
+    updates and killed before and after that. Frozen parameters stay as they are, and Adam begins with them where they begin to learn."""
     changes = {"model.freeze_finetune_updates": 2, "model.mask_channel_length": 4}
     changes["lr_scheduler"] = {"_name": "tri_stage", "warmup_steps": 2, "hold_steps": 2, "decay_steps": 2}
-    changes |= {"dataset.max_tokens": 40000, "dataset.disable_validation": True, "optimization.update_freq": [1], "common.fp16": False}
+    changes |= {"dataset.max_tokens": 40000, "dataset.disable_validation": True, "optimization.update_freq": [2], "common.fp16": False}
+    changes["optimizer.weight_decay"] = 0.01
     moved = tmp_path / "moved.pt"
     moved.write_bytes(pretrained_files["base"].read_bytes())
     train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / "a", **changes, **{"optimization.max_update": 6}))
-    train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / "b", **changes, **{"optimization.max_update": 3}))
-    assert load(tmp_path / "b")["optimizer_history"][-1]["num_updates"] == 3
-    train.main(config("base_10h", labelled, moved, tmp_path / "b", **changes, **{"optimization.max_update": 6}))
+    train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / "b", **changes, **{"optimization.max_update": 1}))
+    frozen = load(tmp_path / "b")
+    assert_as_before(frozen["model"], pretrained_files["base"])
+    assert len(frozen["last_optimizer_state"]["state"]) == 2  # the output layer's
+    for updates in (4, 6):
+        train.main(config("base_10h", labelled, moved, tmp_path / "b", **changes, **{"optimization.max_update": updates}))
+        assert load(tmp_path / "b")["optimizer_history"][-1]["num_updates"] == updates
     one, other = load(tmp_path / "a"), load(tmp_path / "b")
-    assert other["optimizer_history"][-1]["num_updates"] == 6
     for name, tensor in one["model"].items():
         assert torch.equal(tensor, other["model"][name]), name
+    states = one["last_optimizer_state"]["state"], other["last_optimizer_state"]["state"]
+    assert states[0].keys() == states[1].keys()
+    for index, entry in states[0].items():
+        assert entry["step"] == states[1][index]["step"]
+        assert all(torch.equal(entry[key], states[1][index][key]) for key in ("exp_avg", "exp_avg_sq")), index
+    assert_as_before(one["model"], pretrained_files["base"], "feature_extractor.")  # model.feature_grad_mult is 0
+    trained = [name for name in one["model"] if "feature_extractor" not in name]
+    steps = [entry["step"] for entry in states[0].values()]
+    assert len(steps) == len(trained) and sorted(set(steps)) == [4, 6] and steps.count(6) == 2
+
+
+def assert_as_before(weights: dict[str, torch.Tensor], source: Path, prefix: str = "") -> None:
+    """The encoder's weights whose names begin so are the pre-trained ones, bit for bit."""
+    before = torch.load(source, weights_only=True)["model"]
+    names = [name for name in before if name.startswith(prefix) and f"w2v_encoder.w2v_model.{name}" in weights]
+    assert names
+    for name in names:
+        assert torch.equal(weights[f"w2v_encoder.w2v_model.{name}"], before[name]), name
 
 
 def test_another_dictionary_gives_a_new_head(
@@ -195,14 +218,14 @@ def test_validation_shows_what_was_heard(
 
 
 def test_two_processes_train_what_one_does(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
-    """Frozen for two updates, then not, with a frozen feature extractor: parameters without a gradient hold nobody up, and error
-    rates are those of all processes."""
+    """Frozen for three updates, then not, with a frozen feature extractor: parameters without a gradient hold nobody up and stay as
+    they are, and error rates are those of all processes."""
     command = [
         sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", str(STOCK[0].parent), "--config-name", "base_10h",
         f"task.data={labelled}", f"model.w2v_path={pretrained_files['base']}", "common.cpu=true", "common.fp16=false",
-        "optimization.max_update=4", "dataset.max_tokens=40000", "dataset.required_batch_size_multiple=1", "dataset.num_workers=0",
-        "model.freeze_finetune_updates=2", "model.mask_channel_length=4", "checkpoint.save_interval_updates=0",
-        "dataset.validate_interval_updates=4", "dataset.validate_after_updates=0",
+        "optimization.max_update=5", "dataset.max_tokens=40000", "dataset.required_batch_size_multiple=1", "dataset.num_workers=0",
+        "model.freeze_finetune_updates=3", "model.mask_channel_length=4", "checkpoint.save_interval_updates=3",
+        "dataset.validate_interval_updates=5", "dataset.validate_after_updates=0", "optimizer.weight_decay=0.01",
         # with a large eps Adam's steps are proportional to the gradient; else it would turn the rounding of next to nothing into full steps
         "optimizer.adam_eps=0.1", "optimization.lr=[0.1]",
     ]  # fmt: skip
@@ -220,8 +243,10 @@ def test_two_processes_train_what_one_does(labelled: Path, pretrained_files: dic
         assert torch.allclose(tensor, two[name], atol=2e-5), name
     before = torch.load(pretrained_files["base"], weights_only=True)["model"]
     assert not torch.equal(one["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"])
-    kernel = "feature_extractor.conv_layers.0.0.weight"
-    assert torch.equal(two[f"w2v_encoder.w2v_model.{kernel}"], before[kernel])
+    for processes in "12":
+        frozen = torch.load(tmp_path / processes / "run" / "checkpoint_2_3.pt", weights_only=True)["model"]
+        assert_as_before(frozen, pretrained_files["base"])
+    assert_as_before(two, pretrained_files["base"], "feature_extractor.")
     validations = [rows(tmp_path / number, "dev_other")[-1] for number in "12"]
     for key in ("wer", "uer", "blanks", "symbols_used", "nsentences"):
         assert validations[0][key] == validations[1][key], key

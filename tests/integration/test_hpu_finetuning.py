@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from fairseq.dataclass.base import ConfigError
+from fairseq.device.graph_counts import graph_counts
+from fairseq.trainer import Trainer
 from fairseq_cli import train
 from tests.integration.finetuning_runs import config, load, rows
 
@@ -56,6 +58,34 @@ def test_the_lazy_device_trains_what_the_cpu_does(labelled: Path, pretrained_fil
     on_cpu = run(labelled, pretrained_files["base"], tmp_path / "cpu", **{"common.hpu": False, "common.cpu": True})
     lazy = run(labelled, pretrained_files["base"], tmp_path / "lazy", **{"common.hpu": False, "common.device": "lazy"})
     assert_close(on_cpu, lazy)
+
+
+def test_a_frozen_encoder_keeps_its_graphs_and_its_weights(
+    labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs change where the encoder unfreezes, in that update and the next, and nowhere else; weight decay leaves it alone until
+    then."""
+    compiled: list[int] = []
+    before = torch.load(pretrained_files["base"], weights_only=True)["model"]
+    train_step = Trainer.train_step
+
+    def recorded(trainer: Trainer, samples: list[dict[str, Any]]) -> None:
+        start = graph_counts()
+        train_step(trainer, samples)
+        compiled.append(graph_counts().since(start).compiled)
+        if trainer.get_num_updates() == 4:
+            encoder = trainer.unwrapped_model.w2v_encoder.w2v_model.state_dict()
+            assert all(torch.equal(tensor.cpu(), before[name]) for name, tensor in encoder.items())
+
+    monkeypatch.setattr(Trainer, "train_step", recorded)
+    changes = {
+        "model.freeze_finetune_updates": 4, "optimization.max_update": 8, "optimization.update_freq": [2], "dataset.max_tokens": 40000,
+        "task.num_batch_buckets": 1, "optimizer.weight_decay": 0.1, "dataset.disable_validation": True, "common.hpu": False,
+        "common.device": "lazy",
+    }  # fmt: skip
+    after = run(labelled, pretrained_files["base"], tmp_path, **changes)
+    assert [bool(count) for count in compiled] == [True, True, False, False] * 2, compiled
+    assert not torch.equal(after["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"])
 
 
 def test_kept_graphs_and_a_frozen_encoder_do_not_go_together(

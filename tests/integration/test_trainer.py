@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,16 @@ def test_validation_twice_gives_equal_figures_and_leaves_training_alone(corpus: 
     first, second = (trainer.validate(iterator.next_epoch_itr(shuffle=False)) for _ in range(2))
     assert first == second and first["count"] > 0
     assert trainer.get_num_updates() == 0 and not trainer.statistics.names
+
+
+def test_a_feature_extractor_without_gradient_stays_as_it_is(corpus: Path, tmp_path: Path) -> None:
+    """`feature_grad_mult` 0: neither weight decay nor Adam's count touches it."""
+    trainer, iterator = make_trainer(corpus, tmp_path, feature_grad_mult=0.0)
+    extractor = trainer.unwrapped_model.feature_extractor
+    before = copy.deepcopy(extractor.state_dict())
+    for _, samples in zip(range(3), iterator.next_epoch_itr(), strict=False):
+        trainer.train_step(samples)
+    assert trainer.get_num_updates() == 3 and trainer.cfg.optimizer.weight_decay > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
+    others = len(list(trainer.unwrapped_model.parameters())) - len(before)
+    assert len(trainer.optimizer.state_dict()["state"]) == others

@@ -113,6 +113,18 @@ def test_two_processes_train_what_one_does_with_update_freq_2(workplace: Workpla
         assert np.allclose(*values, rtol=2e-3), metric
 
 
+def test_two_processes_leave_a_feature_extractor_without_gradient_as_it_is(workplace: Workplace) -> None:
+    """`feature_grad_mult` 0: nobody waits for its gradient, and weight decay does not touch it."""
+    workplace.run("distributed_training.distributed_world_size=2", "model.feature_grad_mult=0", "optimization.max_update=3",
+                  "checkpoint.save_interval_updates=1", "checkpoint.keep_interval_updates=-1", "dataset.disable_validation=true")
+    first, last = (load(workplace.folder / "run" / name) for name in ("checkpoint_1_1.pt", "checkpoint_last.pt"))
+    assert last["optimizer_history"][-1]["num_updates"] == 3
+    for name, value in first["model"].items():
+        assert torch.equal(value, last["model"][name]) == name.startswith("feature_extractor."), name
+    trained = sum(not name.startswith("feature_extractor.") for name in first["model"])
+    assert len(last["last_optimizer_state"]["state"]) <= trained < len(first["model"])
+
+
 def test_a_loss_that_is_not_finite_is_skipped_named_and_at_last_fatal(workplace: Workplace, tmp_path: Path) -> None:
     root = tmp_path / "broken"
     root.mkdir()

@@ -28,6 +28,7 @@ from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, 
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
 from fairseq.modules.glu import GLU
+from fairseq.modules.zero_gradients import with_zero_gradients
 from fairseq.utils import index_put
 
 __all__ = [
@@ -131,6 +132,10 @@ class Wav2Vec2Model(BaseFairseqModel):
         super().set_num_updates(num_updates + self.updates_before)
         self.logit_temp = logit_temperature(self.cfg, num_updates + self.updates_before)
 
+    def frozen_parameters(self) -> list[Tensor]:
+        """The feature extractor's, where `feature_grad_mult` is 0."""
+        return [] if self.feature_grad_mult > 0 else list(self.feature_extractor.parameters())
+
     def max_positions(self) -> int | None:
         """Audio of any length, as upstream."""
         return None
@@ -194,6 +199,8 @@ class Wav2Vec2Model(BaseFairseqModel):
         if mask:
             features = self._apply_masks(features, hidden, mask_channel_indices)
         x, layer_results = self.encoder(features, padding_mask=padding_mask, layer=layer)
+        if self.training and self.encoder.static_layerdrop:
+            x = with_zero_gradients(x, self.frozen_parameters())
         if features_only:
             return {"x": x, "padding_mask": padding_mask, "features": unmasked, "layer_results": layer_results}
 

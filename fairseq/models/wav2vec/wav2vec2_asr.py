@@ -20,6 +20,7 @@ from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.modules import FairseqDropout
+from fairseq.modules.zero_gradients import with_zero_gradients
 
 __all__ = ["BLANK_MODE_CHOICES", "Linear", "Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig", "Wav2VecCtc", "Wav2VecEncoder"]
 
@@ -196,35 +197,18 @@ class Wav2VecEncoder(nn.Module):
                 mask_channel_indices=mask_channel_indices,
             )
         x = self.final_dropout(result["x"].transpose(0, 1))  # B x T x C -> T x B x C
-        if self.training and self.w2v_model.encoder.static_layerdrop and torch.is_grad_enabled():
-            x = ZeroGradients.apply(x, *self._unreached())
+        if self.training and self.w2v_model.encoder.static_layerdrop:
+            x = with_zero_gradients(x, self.frozen_parameters())
         if self.proj is not None:
             x = self.proj(x)
         return {"encoder_out": x, "padding_mask": result["padding_mask"], "layer_results": result["layer_results"]}
 
-    def _unreached(self) -> list[Tensor]:
-        """Trained parameters that this forward pass gives no gradient: processes that exchange gradients wait for all of them."""
+    def frozen_parameters(self) -> list[Tensor]:
+        """The whole encoder's while it is frozen, and the mask embedding where no frame is masked."""
         model = self.w2v_model
         if self.frozen:
-            unreached = list(model.parameters())
-        else:
-            unreached = [] if self.apply_mask and model.cfg.mask_prob > 0 else [model.mask_emb]
-            if model.feature_grad_mult <= 0:
-                unreached += list(model.feature_extractor.parameters())
-        return [parameter for parameter in unreached if parameter.requires_grad]
-
-
-class ZeroGradients(torch.autograd.Function):
-    """The first argument as it is; the further ones get zeros for a gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return grad, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
+            return list(model.parameters())
+        return [] if self.apply_mask and model.cfg.mask_prob > 0 else [model.mask_emb]
 
 
 def Linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:

@@ -214,8 +214,10 @@ def test_freezing_and_gradients(task: SimpleNamespace, every_parameter: bool) ->
         model.zero_grad()
         model.set_num_updates(num_updates)
         model(**batch())["encoder_out"].square().sum().backward()
+        frozen = set(model.frozen_parameters())
         for name, parameter in model.named_parameters():
             learns = "proj" in name.split(".") or (num_updates == 3 and "feature_extractor" not in name)
+            assert (parameter in frozen) == (not learns), name
             if every_parameter:
                 assert parameter.grad is not None, name
             elif not learns:

@@ -126,6 +126,26 @@ def test_resume_between_a_skip_and_its_discovery_is_exact(fused):
     assert all(torch.equal(a, b) for a, b in zip(unbroken, second, strict=True))
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_frozen_parameter_has_no_state_and_begins_late(fused):
+    """Saved and resumed while it is frozen, and again; its own count begins with its first gradient, as in fairseq."""
+    steps = [gradients(step, 1e-6) for step in range(6)]
+    for step in range(4):
+        steps[step][1] = None
+    unbroken, values = params(), params()
+    expected = run(Adam(unbroken, fused=fused, **SETTINGS), unbroken, steps)
+    frozen, optimizer = values[1].detach().clone(), Adam(values, fused=fused, **SETTINGS)
+    for step, grads in enumerate(steps):
+        run(optimizer, values, [grads])
+        state = optimizer.state_dict()
+        counts = {index: entry["step"] for index, entry in state["state"].items()}
+        assert counts == ({0: step + 1, 2: step + 1} if step < 4 else {0: step + 1, 1: step - 3, 2: step + 1})
+        assert step >= 4 or torch.equal(values[1], frozen)
+        optimizer = Adam(values, fused=fused, **SETTINGS)
+        optimizer.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(values, expected, strict=True))
+
+
 def test_gradient_in_another_memory_order():
     values, transposed = [nn.Parameter(torch.randn(4, 3, 5))], None
     transposed = [nn.Parameter(values[0].detach().clone())]

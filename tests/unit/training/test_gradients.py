@@ -68,3 +68,13 @@ def test_a_run_of_skipped_updates_counts_even_if_it_ended_before_the_fetch() -> 
     assert log.settle(fetch(log)).too_many_in_a_row == 2
     record(log, math.nan, 3)
     assert log.settle(fetch(log)).too_many_in_a_row == 0
+
+
+def test_frozen_parameters_have_no_gradient_and_others_have_one() -> None:
+    trained, left_out, frozen, zeros = params = params_with_gradient(3.0, 0.0, 0.0, 0.0)
+    left_out.grad = frozen.grad = None
+    gradients.complete(params, {frozen, zeros})
+    assert trained.grad == 3 and left_out.grad == 0 and frozen.grad is None and zeros.grad is None
+    kept = trained.grad
+    gradients.zero_in_place(params, {frozen, zeros})
+    assert trained.grad is kept and kept == 0 and left_out.grad == 0 and frozen.grad is None and zeros.grad is None

@@ -1,0 +1,31 @@
+"""Gradients of zeros for parameters that a forward pass does not use, or not to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class ZeroGradients(torch.autograd.Function):
+    """The first argument as it is; the further ones get zeros for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
+
+
+def with_zero_gradients(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """`x`, whose backward pass also gives zeros to those of the parameters that are trained.
+
+    Processes that exchange gradients wait for those of all trained parameters.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return ZeroGradients.apply(x, *trained) if trained and torch.is_grad_enabled() else x
