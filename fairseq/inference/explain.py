@@ -157,6 +157,20 @@ def too_few_updates(facts: Facts) -> Finding | None:
     )
 
 
+def letters_at_masks(facts: Facts) -> Finding | None:
+    if facts.masked_letters is None:
+        return None
+    plain, masked, meant = facts.masked_letters
+    if masked < 1.5 * plain or masked < 0.3 * meant:
+        return None
+    return Finding(
+        "letters at masks", f"in some utterances {plain} letters are recognised where {meant} were said, and {masked} with random frames "
+        "masked as in fine-tuning",
+        "The model learned to put letters at the mask embedding, as small pre-trained models may: fine-tune with model.mask_prob=0.0, "
+        "masks of channels may stay",
+    )
+
+
 def blank_collapse(facts: Facts) -> Finding | None:
     if facts.blank_share < 0.97:
         return None
@@ -199,5 +213,5 @@ def lexicon_coverage(facts: Facts) -> Finding | None:
 
 CAUSES: Sequence[Callable[[Facts], Finding | None]] = (
     unreadable_audio, silent_audio, dictionary_case, other_dictionary, text_case, normalize_mismatch, sample_rate, untrained_head,
-    too_few_updates, blank_collapse, symbol_collapse, language_model_weight, lexicon_coverage, word_ends,
+    too_few_updates, letters_at_masks, blank_collapse, symbol_collapse, language_model_weight, lexicon_coverage, word_ends,
 )  # fmt: skip

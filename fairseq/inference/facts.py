@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from fairseq.data.data_utils import numpy_seed
 from fairseq.decoding.beam import BeamDecoder
 from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.decoding.tokens import Tokens
@@ -42,6 +44,7 @@ class Facts:
     normalize: bool
     pretraining_normalize: bool | None
     flipped_wer: tuple[float, float] | None = None  # WER of some utterances as they are, and with `normalize` the other way round
+    masked_letters: tuple[int, int, int] | None = None  # of some utterances: recognised, recognised with fine-tuning's masks, meant
     greedy_wer: float | None = None  # where a beam was used
     lexicon_misses: list[str] | None = None  # words of the references that the lexicon does not have
 
@@ -67,9 +70,9 @@ def gather_facts(
     windows: WindowSettings,
     max_tokens: int,
 ) -> Facts:
-    """Measure. Some utterances are read again: greedily, as they are and with `normalize` the other way round."""
+    """Measure. Some utterances are read again: greedily, as they are, with `normalize` the other way round, and with training's masks."""
     chosen = [reading.index for reading in readings if reading.error is None][:_LOOKED_AT]
-    files = [testset.manifest.file(index) for index in chosen]
+    files, sizes = [testset.manifest.file(index) for index in chosen], [testset.manifest.sizes[index] for index in chosen]
     references = [testset.references[index] for index in chosen] if testset.references else []
     facts = Facts(
         tokens=model.dictionary(),
@@ -86,21 +89,55 @@ def gather_facts(
     if not references:
         return facts
 
-    def greedy_wer(normalize: bool) -> float:
-        own, model.normalize = model.normalize, normalize
-        found = recognise.read_all(
-            model, files, [testset.manifest.sizes[index] for index in chosen], GreedyDecoder(facts.tokens), windows, max_tokens
-        )
-        model.normalize = own
-        return word_errors(references, [reading.hypotheses[0].text for reading in found]).rate()
+    def read() -> list[str]:
+        found = recognise.read_all(model, files, sizes, GreedyDecoder(facts.tokens), windows, max_tokens)
+        return [reading.hypotheses[0].text for reading in found]
 
-    facts.flipped_wer = (greedy_wer(model.normalize), greedy_wer(not model.normalize))
+    plain = read()
+    with normalizing(model, not model.normalize):
+        flipped = read()
+    facts.flipped_wer = (word_errors(references, plain).rate(), word_errors(references, flipped).rate())
+    if masks_frames(model):
+        with masked_as_in_training(model):
+            facts.masked_letters = (letters(plain), letters(read()), letters(references))
     if isinstance(decoder, BeamDecoder):
         facts.greedy_wer = facts.flipped_wer[0]
         words = {entry.word for entry in decoder.vocabulary.entries}
         if words:
             facts.lexicon_misses = [word for text in testset.references for word in text.split() if word not in words]
     return facts
+
+
+@contextlib.contextmanager
+def normalizing(model: SpeechModel, normalize: bool) -> Iterator[None]:
+    """The model reads audio normalised, or not, whatever it was trained with."""
+    own, model.normalize = model.normalize, normalize
+    try:
+        yield
+    finally:
+        model.normalize = own
+
+
+def masks_frames(model: SpeechModel) -> bool:
+    """Whether it was fine-tuned with masked frames."""
+    return bool(model.model.w2v_encoder.apply_mask) and model.encoder.cfg.mask_prob > 0
+
+
+@contextlib.contextmanager
+def masked_as_in_training(model: SpeechModel) -> Iterator[None]:
+    """The model reads with masks, the same ones at each call; all else is as in inference."""
+    outer = model.model.w2v_encoder
+    with numpy_seed(1):
+        outer.training = True  # masks go by this module's flag, dropout and layerdrop by those of its parts
+        try:
+            yield
+        finally:
+            outer.training = False
+
+
+def letters(texts: Sequence[str]) -> int:
+    """Characters but the blanks between words."""
+    return sum(len(text.replace(" ", "")) for text in texts)
 
 
 def checkpoint_facts(model: SpeechModel) -> dict[str, Any]:

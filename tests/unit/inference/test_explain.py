@@ -31,7 +31,7 @@ def bad() -> Facts:
         tokens=TOKENS, references=["HELLO THERE", "GOOD DAY"], unit_references=["H E L L O | T H E R E |", "G O O D | D A Y |"],
         texts=["XX QQQ", "ZZ VVV"], errors=[], outputs=outputs(), audio=AudioFacts({16000: 2}, 0, 2, 0.1), sample_rate=16000,
         num_updates=80000, freeze_updates=10000, max_update=80000, head_bias=np.ones(len(TOKENS.symbols)), normalize=False,
-        pretraining_normalize=False, flipped_wer=(100.0, 100.0),
+        pretraining_normalize=False, flipped_wer=(100.0, 100.0), masked_letters=(16, 18, 18),
     )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sample rate": {"audio": AudioFacts({8000: 2}, 0, 2, 1e-7)},
     "untrained head": {"head_bias": np.zeros(len(TOKENS.symbols))},
     "too few updates": {"num_updates": 9000},
+    "letters at masks": {"masked_letters": (16, 24, 18)},
     "blank collapse": {"texts": ["", ""], "outputs": outputs(blank=1.0)},
     "few symbols": {"outputs": outputs(symbols=2)},
     "weights of the beam": {"greedy_wer": 20.0},
@@ -62,6 +63,10 @@ def test_a_cause_is_found_by_its_facts_alone(cause: str) -> None:
 
 def test_without_a_cause_nothing_is_claimed() -> None:
     assert explain(bad()) == []
+
+
+def test_letters_at_masks_are_more_than_a_few() -> None:
+    assert explain(replace(bad(), masked_letters=(1, 5, 18))) == []
 
 
 def test_a_good_result_needs_no_explanation() -> None:

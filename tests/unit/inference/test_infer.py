@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 from small_speech import speech, write_checkpoint
 
+from fairseq import checkpoint_utils
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import transcribe
 from fairseq_cli import infer
@@ -145,3 +147,32 @@ def test_normalize_the_wrong_way_round_is_found(corpus: tuple[Path, Path], tmp_p
     assert result["rates"]["wer"]["rate"] > 50
     (finding,) = [found for found in result["explanation"] if found["cause"] == "normalize"]
     assert "to 0.0 % with the other setting" in finding["evidence"]
+
+
+def test_letters_that_stand_at_masks_are_found(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    """An output layer that says A where the mask embedding was, and nothing elsewhere."""
+    path = write_checkpoint(tmp_path / "model.pt")
+    state = torch.load(path, weights_only=True)
+    state["cfg"]["model"]["apply_mask"] = True
+    state["cfg"]["model"]["w2v_args"]["model"] |= {"mask_prob": 0.2, "mask_length": 3}
+    state["model"]["w2v_encoder.w2v_model.mask_emb"] = 50 * torch.randn(24)
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
+    encoder = model.eval().w2v_encoder.w2v_model
+    hidden = torch.zeros(1, 149, dtype=torch.bool)
+    hidden[:, 20::40] = True
+    with torch.no_grad():
+        x = encoder(torch.from_numpy(speech(3.0)).unsqueeze(0), mask=True, features_only=True, mask_indices=hidden)["x"]
+    masked, heard = x[hidden].mean(dim=0), x[~hidden].mean(dim=0)
+    A, direction = 5, masked - heard
+    weight, bias = torch.zeros_like(model.w2v_encoder.proj.weight), torch.full_like(model.w2v_encoder.proj.bias, -1e4)
+    weight[A], bias[A], bias[0] = direction, -(masked + heard) @ direction / 2, 0.0
+    state["model"] |= {"w2v_encoder.proj.weight": weight, "w2v_encoder.proj.bias": bias}
+    torch.save(state, path)
+    (tmp_path / "test.tsv").write_text((corpus[0] / "test.tsv").read_text())
+    (tmp_path / "test.ltr").write_text("A B |\n" * 5)
+    result = run((tmp_path, path), "--explain")
+    (finding,) = [found for found in result["explanation"] if found["cause"] == "letters at masks"]
+    assert "model.mask_prob=0.0" in finding["advice"]
+    state["cfg"]["model"]["apply_mask"] = False
+    torch.save(state, path)
+    assert all(found["cause"] != "letters at masks" for found in run((tmp_path, path), "--explain")["explanation"])
