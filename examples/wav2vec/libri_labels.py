@@ -27,8 +27,7 @@ def main(args: argparse.Namespace) -> int:
     texts = [source.text(manifest, number) for number in range(len(manifest))]
     missing = [number for number, text in enumerate(texts) if not text]
     if missing:
-        places = "; ".join(f"line {number + 2}: {manifest.name(number)}" for number in missing[:5])
-        raise ValueError(f"{len(missing)} utterances of {args.tsv} have no transcript beside them: {places}")
+        raise ValueError(f"{len(missing)} utterances of {args.tsv} have no transcript beside them: {manifest.places(missing)}")
     write_lines(Path(args.output_dir) / f"{args.output_name}.ltr", map(letters, texts))
     write_lines(Path(args.output_dir) / f"{args.output_name}.wrd", texts)
     return 0

@@ -21,7 +21,7 @@ from fairseq.data.audio.manifest import Manifest
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.transcripts import LAYOUTS, LibriSpeech, Lines, Source, Table, clean, letters, write_lines
 
-SHOWN = 5  # lines that a message lists
+SHOWN = 5  # letters that a message lists
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -94,9 +94,9 @@ def main(args: argparse.Namespace) -> int:
         manifest = Manifest(path)
         texts, without = texts_of(args, manifest, removed)
         if without and not args.drop:
-            shown = "; ".join(f"line {number + 2}: {manifest.name(number)}" for number in without[:SHOWN])
             raise ValueError(
-                f"{len(without)} of {len(manifest)} utterances of {path} have no transcript: {shown}. --drop leaves such utterances out"
+                f"{len(without)} of {len(manifest)} utterances of {path} have no transcript: {manifest.places(without)}. "
+                "--drop leaves such utterances out"
             )
         dest = path.parent if args.dest is None else Path(args.dest)
         if args.drop:

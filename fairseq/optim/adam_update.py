@@ -57,6 +57,11 @@ class Adam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._update(found_inf, grad_scale)
+        return loss
+
+    def _update(self, found_inf: Optional[Tensor], grad_scale: Optional[Tensor]) -> None:
+        """What `step` does to the parameters that have gradients."""
         for group in self.param_groups:
             alike: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
             for p in group["params"]:
@@ -70,7 +75,6 @@ class Adam(torch.optim.Optimizer):
                 else:
                     for p in params:
                         self._plain_update(p, group, found_inf, grad_scale)
-        return loss
 
     def _prepare(self, p: Tensor) -> None:
         if not self.state[p]:

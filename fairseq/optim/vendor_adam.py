@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -41,21 +41,11 @@ class VendorAdam(Adam):
         self._kernel: torch.optim.Optimizer | None = None
         self._parts: list[_Alike] = []
 
-    @torch.no_grad()
-    def step(
-        self,
-        closure: Optional[Callable[[], Any]] = None,
-        found_inf: Optional[Tensor] = None,
-        grad_scale: Optional[Tensor] = None,
-    ) -> Any:
-        """As Adam.step; `grad_scale` divides the gradients in place."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _update(self, found_inf: Optional[Tensor], grad_scale: Optional[Tensor]) -> None:
+        """See Adam.step; `grad_scale` divides the gradients in place."""
         self._arrange()
         if not self._parts:
-            return loss
+            return
         params = [p for part in self._parts for p in part.params]
         if grad_scale is not None:
             torch._foreach_div_([p.grad for p in params], grad_scale)
@@ -66,7 +56,6 @@ class VendorAdam(Adam):
             tensor.copy_(torch.where(found_inf > 0, old, tensor))
         for part in self._parts:
             part.taken.add_(1 if found_inf is None else 1 - found_inf)
-        return loss
 
     def _arrange(self) -> None:
         """Part the parameters that have gradients by group and count, anew only where that differs from the last update."""

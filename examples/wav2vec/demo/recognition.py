@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from steps import Steps, program, run
+from steps import Steps, program, run, train
 
 from fairseq import device
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent
-CONFIG_DIR = SCRIPTS / "config" / "finetuning"
-CONFIG_NAME = "demo_20m"
+CONFIG = SCRIPTS / "config" / "finetuning" / "demo_20m.yaml"
 SPLITS = ("train", "valid", "test")  # fine-tuning, choice of its checkpoint, decoding: no voice is in two of them
 LEFT_OUT = "Left out: decoding with lexicon and language model. It needs flashlight-text and kenlm: pip install 'fairseq-hpu[decode]'"
 
@@ -70,11 +69,10 @@ def script(name: str, *arguments: object) -> list[str]:
 
 def fine_tune(labels: Path, save_dir: Path, seed: int, pretrained: Path, overrides: list[str]) -> Path:
     """Fine-tunes, or goes on; returns the folder with the checkpoints."""
-    settings = [f"task.data={labels}", f"model.w2v_path={pretrained}", f"checkpoint.save_dir={save_dir}", f"common.seed={seed}"]
+    settings = [f"model.w2v_path={pretrained}"]
     if not torch.cuda.is_available() and device.get("cpu").bf16_is_fast():
         settings.append("common.bf16=true")
-    command = program("fairseq-hydra-train", "fairseq_cli.hydra_train")
-    run([*command, *settings, *overrides, "--config-dir", str(CONFIG_DIR), "--config-name", CONFIG_NAME])
+    train(CONFIG, labels, save_dir, seed, [*settings, *overrides])
     return save_dir
 
 

@@ -20,12 +20,11 @@ from pathlib import Path
 import report
 import report_recognition
 from recognition import LEFT_OUT, fine_tune_and_decode
-from steps import Steps, program, run
+from steps import Steps, run, train
 
 HERE = Path(__file__).resolve().parent
 MANIFEST_SCRIPT = HERE.parent / "wav2vec_manifest.py"
-CONFIG_DIR = HERE.parent / "config" / "pretraining"
-CONFIG_NAME = "wav2vec2_demo"
+CONFIG = HERE.parent / "config" / "pretraining" / "wav2vec2_demo.yaml"
 CORPUS_SEED = 1  # the demo's seed is the training's; all its runs share one corpus
 VALID_PERCENT = 0.1  # of the user's own files
 EXTENSIONS = "flac,wav,ogg,opus,mp3,aiff,au"
@@ -108,15 +107,12 @@ def prepare(data: Path | None, output: Path, steps: Steps) -> Path:
     return place
 
 
-def train(place: Path, seed: int, resample: bool, overrides: list[str], steps: Steps) -> Path:
+def pretrain(place: Path, seed: int, resample: bool, overrides: list[str], steps: Steps) -> Path:
     """Pre-trains, or goes on; returns the folder with the checkpoints."""
     steps.begin("pre-training", "pre-training")
     save_dir = place / f"seed-{seed}"
-    settings = [f"task.data={place / 'manifest'}", f"checkpoint.save_dir={save_dir}", f"common.seed={seed}"]
-    if resample:
-        settings.append("task.resample=true")
-    command = program("fairseq-hydra-train", "fairseq_cli.hydra_train")
-    run([*command, *settings, *overrides, "--config-dir", str(CONFIG_DIR), "--config-name", CONFIG_NAME])
+    settings = ["task.resample=true"] if resample else []
+    train(CONFIG, place / "manifest", save_dir, seed, [*settings, *overrides])
     return save_dir
 
 
@@ -131,7 +127,7 @@ def main() -> int:
     steps = Steps(STEPS if args.data is None else STEPS_OF_FIRST_HALF)
     try:
         place = prepare(args.data.resolve() if args.data else None, args.output, steps)
-        save_dir = train(place, args.seed, args.data is not None, args.overrides, steps)
+        save_dir = pretrain(place, args.seed, args.data is not None, args.overrides, steps)
         steps.begin("report", "what pre-training learned")
         learned = report.read_run(save_dir, "valid")
         print(report.describe(learned))

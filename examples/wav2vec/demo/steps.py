@@ -55,3 +55,10 @@ def program(name: str, module: str) -> list[str]:
     """One of the package's commands, of this Python's environment, installed or not."""
     script = Path(sys.executable).with_name(name)
     return [str(script)] if script.is_file() else [sys.executable, "-m", module]
+
+
+def train(config: Path, data: Path, save_dir: Path, seed: int, overrides: list[str]) -> None:
+    """Trains by a config, or goes on where the run in `save_dir` stopped; of two overrides of a key the later one counts."""
+    settings = [f"task.data={data}", f"checkpoint.save_dir={save_dir}", f"common.seed={seed}", *overrides]
+    command = program("fairseq-hydra-train", "fairseq_cli.hydra_train")
+    run([*command, *settings, "--config-dir", str(config.parent), "--config-name", config.stem])

@@ -92,6 +92,10 @@ class Manifest:
         """Where an utterance lies: the root and the path column."""
         return os.path.join(self.root, self.name(index))
 
+    def places(self, indices: Sequence[int], shown: int = 5) -> str:
+        """The first of these utterances by line and path, for a message."""
+        return "; ".join(f"line {index + 2}: {self.name(index)}" for index in indices[:shown])
+
 
 class JoinedManifest:
     """Several manifests one after the other, each with a root of its own."""

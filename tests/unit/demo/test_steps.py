@@ -24,3 +24,15 @@ def test_what_a_command_prints_can_go_to_a_file(demo_dir: Path, tmp_path: Path) 
     module = importlib.import_module("steps")
     module.run([sys.executable, "-c", "print('A B')"], output=tmp_path / "text")
     assert (tmp_path / "text").read_text() == "A B\n"
+
+
+def test_training_is_shown_as_the_user_would_type_it(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("steps")
+    commands: list[list[str]] = []
+    monkeypatch.setattr(module, "run", commands.append)
+    module.train(Path("configs/some.yaml"), Path("labels"), Path("runs/1"), 3, ["optimization.max_update=2"])
+    (command,) = commands
+    assert command[-8:] == [
+        "task.data=labels", "checkpoint.save_dir=runs/1", "common.seed=3", "optimization.max_update=2",
+        "--config-dir", "configs", "--config-name", "some",
+    ]  # fmt: skip
