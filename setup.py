@@ -68,7 +68,7 @@ setup(
     license="MIT",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
-    + find_namespace_packages(include=["hydra_plugins.*"]),
+    + find_namespace_packages(include=["hydra_plugins*"]),  # the namespace itself too: hydra looks through its folders, also of an editable install
     package_data={"fairseq": ["version.txt", "config/**/*.yaml", "ops_*.txt", "preflight/tables/*.txt"]},
     include_package_data=False,
     zip_safe=False,
@@ -82,6 +82,7 @@ setup(
         "onnx": ["onnx", "onnxruntime"],
         "parquet": ["pyarrow"],
         "resample": ["soxr"],
+        "slurm": ["submitit>=1.5"],
         "tensorboard": ["tensorboard"],
     },
     entry_points={

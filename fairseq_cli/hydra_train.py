@@ -68,6 +68,7 @@ def prepare(cfg: DictConfig) -> DictConfig:
     # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
     devices = device_layer.count(run.common)
     recommended = 1 if device_layer.asked_for(run.common) == "cpu" else max(1, devices)
+    problems += launcher_without_multirun()
     problems += launch.problems_of_place(run)
     problems += find_problems(run, devices, recommended).errors  # warnings are train.main's to log
     if problems:
@@ -106,6 +107,14 @@ def drop_leftovers(cfg: DictConfig) -> None:
             cfg[group] = {key: value for key, value in OmegaConf.to_container(cfg, resolve=False)[group].items() if key in known}
 
 
+def launcher_without_multirun() -> list[str]:
+    """A typed `hydra/launcher=...` that hydra would pass over, to train right here: it asks launchers with --multirun only."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.MULTIRUN:
+        return []
+    typed = [word for word in HydraConfig.get().overrides.hydra if word.lstrip("+").startswith("hydra/launcher=")]
+    return [f"{word} counts with -m (--multirun) only: add it, or leave {word} out to train here." for word in typed]
+
+
 def own_folder_in_sweep(run: DictConfig) -> None:
     """With --multirun, put a relative checkpoint.save_dir into the job's own folder: else each job would continue the one before."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and not os.path.isabs(run.checkpoint.save_dir):
@@ -136,6 +145,15 @@ def store_hydra_settings() -> None:
     ConfigStore.instance().store(group="hydra", name="config", node=settings, provider="fairseq")
 
 
+def set_up_hydra() -> None:
+    """All that this command wants of hydra, in this process: config groups, defaults, and no warnings about stock YAMLs."""
+    hydra_init()
+    store_hydra_settings()
+    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as meant, with warnings that help nobody
+    for message in ("Usage of deprecated keyword in package header", 'version_base="1.1" selects'):
+        warnings.filterwarnings("ignore", message=f"(?s).*{message}", category=UserWarning)
+
+
 def cli_main() -> None:
     """The console command; see `fairseq-hydra-train --help`."""
     run_with_config("fairseq-hydra-train", hydra_main)
@@ -159,11 +177,7 @@ def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Calla
     yaml = command_line.primary_config(options, CONFIG_FOLDER)
     user_dir = command_line.override_value(line.overrides, "common.user_dir")
     utils.import_user_module(CommonConfig(user_dir=user_dir) if user_dir else _common_of(yaml))
-    hydra_init()
-    store_hydra_settings()
-    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as meant, with warnings that help nobody
-    for message in ("Usage of deprecated keyword in package header", 'version_base="1.1" selects'):
-        warnings.filterwarnings("ignore", message=f"(?s).*{message}", category=UserWarning)
+    set_up_hydra()
 
     in_defaults = command_line.groups_in_defaults(yaml)
     overrides = [command_line.normalise_override(word, CONFIG_GROUPS, in_defaults) for word in line.overrides]

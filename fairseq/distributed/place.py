@@ -54,7 +54,7 @@ def adopt_launcher(distributed_port: int = -1) -> None:
     """Say in torch's variables what mpirun or srun said in theirs; what is there in torch's words already stays.
 
     srun's variables are also there for processes that it did not mean to be ranks of one run, so they count only with a
-    `distributed_training.distributed_port`, as in fairseq.
+    `distributed_training.distributed_port`, as in fairseq, or where submitit started the tasks, which all run the same.
 
     Args:
         distributed_port: `distributed_training.distributed_port`, the master's; -1 where it is not set.
@@ -65,8 +65,11 @@ def adopt_launcher(distributed_port: int = -1) -> None:
         return
     if int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         _adopt_mpi(distributed_port)
-    elif distributed_port > 0 and int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
-        _adopt_slurm(distributed_port)
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+        if distributed_port > 0:
+            _adopt_slurm(distributed_port)
+        elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            _adopt_slurm(_port_of_job(int(os.environ["SLURM_JOB_ID"])))
 
 
 def _adopt_mpi(distributed_port: int) -> None:
@@ -79,6 +82,11 @@ def _adopt_mpi(distributed_port: int) -> None:
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ.setdefault("MASTER_PORT", str(distributed_port if distributed_port > 0 else _MPI_PORT))
     os.environ.update(place.variables())
+
+
+def _port_of_job(job_id: int) -> int:
+    """What all tasks of a job agree on without talking, and two jobs on one machine hardly do; below the ports that Linux gives away."""
+    return 15000 + job_id % 15000
 
 
 def _adopt_slurm(distributed_port: int) -> None:

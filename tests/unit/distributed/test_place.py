@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from fairseq.dataclass.configs import DistributedTrainingConfig
 from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, first_host, place_from_environment
 
-PREFIXES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "OMPI_", "SLURM_")
+PREFIXES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "OMPI_", "SLURM_", "SUBMITIT_")
 
 
 @pytest.fixture()
@@ -71,6 +71,15 @@ def test_srun_counts_where_the_port_says_so(environment: pytest.MonkeyPatch) -> 
     adopt_launcher(29500)
     assert place_from_environment() == Place(9, 1, 16, 8)
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gaudi03", "29500")
+
+
+def test_tasks_that_submitit_started_need_no_port(environment: pytest.MonkeyPatch) -> None:
+    """The job's id gives one: the same for all tasks, another one for another job."""
+    give(SLURM_PROCID=9, SLURM_LOCALID=1, SLURM_NTASKS=16, SLURM_NNODES=2, SLURM_JOB_NODELIST="gpu[03-04]", SLURM_JOB_ID=4711234)
+    give(SUBMITIT_EXECUTOR="slurm")
+    adopt_launcher()
+    assert place_from_environment() == Place(9, 1, 16, 8)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu03", str(15000 + 4711234 % 15000))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""Jobs of a sweep, or a single one, submitted to SLURM and left to it; scripts that start what comes after them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+logger = logging.getLogger(__name__)
+
+# names that submitit has for every kind of cluster; the others are SLURM's and begin with slurm_ there
+_OF_ANY_CLUSTER = ("name", "timeout_min", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem_gb", "stderr_to_stdout")
+
+
+class DependencySubmititLauncher(Launcher):
+    """Submits and does not wait. It is also what a job runs: submitit pickles it with the job's overrides and calls it there.
+
+    `+next_script=PROGRAM` among the overrides is started once for each job when all are submitted, with the job's id (123, or 123_0 in
+    a sweep), its number in SLURM's array (0 where it is alone), the sweep's folder and the job's own folder as arguments. It is to
+    submit what follows, with a dependency on that id.
+    """
+
+    def __init__(self, **params: Any) -> None:
+        """Takes the fields of DependencySubmititConf."""
+        self.params = {key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value for key, value in params.items()}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        try:
+            import submitit  # noqa: F401
+        except ModuleNotFoundError as error:
+            if error.name != "submitit":
+                raise
+            _stop("submitit is not installed: pip install 'fairseq-hpu[slurm]'")
+
+    # -- where the command was typed ---------------------------------------------------------------------------------------------------
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Submit one job for each list of overrides; SystemExit, and nothing submitted, for what the user can set right.
+
+        Returns:
+            The jobs' ids, as if they were the values that the jobs gave.
+        """
+        import submitit
+
+        script, overrides = _without_next_script(job_overrides)
+        numbers = range(initial_job_idx, initial_job_idx + len(overrides))
+        for number, words in zip(numbers, overrides, strict=True):
+            self._check(words, number)
+        try:
+            executor = submitit.AutoExecutor(
+                self.params["submitit_folder"], cluster="slurm", slurm_max_num_timeout=self.params["max_num_timeout"]
+            )
+            executor.update_parameters(**self._sbatch_parameters())
+            jobs = executor.map_array(self, overrides, numbers, [Singleton.get_state()] * len(overrides))
+        except (RuntimeError, ValueError) as error:  # no SLURM here, or sbatch refused
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            _stop(str(error))
+        submitted = list(zip(numbers, overrides, jobs, strict=True))
+        for number, words, job in submitted:
+            logger.info("#%d is job %s, log %s : %s", number, job.job_id, job.paths.stdout, " ".join(filter_overrides(words)))
+        if script is not None:
+            self._start_next(script, [(number, words, job.job_id) for number, words, job in submitted])
+        return [JobReturn(overrides=words, status=JobStatus.COMPLETED, _return_value=job.job_id) for _, words, job in submitted]
+
+    def _check(self, overrides: list[str], number: int) -> None:
+        """Tell a mistyped key now, not when the job has waited in the queue; what needs the nodes' devices or data is told there."""
+        from fairseq_cli.hydra_train import whole_config
+
+        config = self._job_config(overrides, number)
+        before = HydraConfig.instance().cfg
+        try:
+            HydraConfig.instance().set_config(config)
+            _, problems = whole_config(copy.deepcopy(config))
+        finally:
+            HydraConfig.instance().cfg = before
+        if problems:
+            _stop(f"nothing was submitted; job #{number}:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+    def _sbatch_parameters(self) -> dict[str, Any]:
+        """`hydra.launcher` by the names that submitit has for it."""
+        values = {key: value for key, value in self.params.items() if value is not None and key not in ("submitit_folder", "max_num_timeout")}
+        gpus = values.get("gpus_per_node") or 1
+        tasks = values.setdefault("tasks_per_node", gpus)
+        if values["nodes"] > 1 and tasks < gpus:
+            _stop(
+                f"hydra.launcher.tasks_per_node is {tasks} and gpus_per_node {gpus}: over several nodes each device needs a task of its own. "
+                "Leave tasks_per_node out."
+            )
+        user_dir = OmegaConf.select(self.config, "common.user_dir")
+        if user_dir is not None:  # what its classes are in the pickle is their module's name
+            folder = shlex.quote(str(Path(user_dir).expanduser().resolve().parent))
+            values["setup"] = [*values.get("setup", []), f"export PYTHONPATH={folder}${{PYTHONPATH:+:$PYTHONPATH}}"]
+        return {key if key in _OF_ANY_CLUSTER else f"slurm_{key}": value for key, value in values.items()}
+
+    def _start_next(self, script: str, jobs: list[tuple[int, list[str], str]]) -> None:
+        failed = []
+        for number, overrides, job_id in jobs:
+            settings = self._job_config(overrides, number, job_id).hydra
+            sweep_dir = os.path.abspath(str(settings.sweep.dir))
+            task_id = job_id.partition("_")[2] or "0"
+            code = subprocess.call([script, job_id, task_id, sweep_dir, os.path.join(sweep_dir, str(settings.sweep.subdir))])
+            failed += [f"for job {job_id} with code {code}"] if code != 0 else []
+        if failed:
+            _stop(f"the jobs are submitted, but next_script={script} ended {', '.join(failed)}")
+
+    def _job_config(self, overrides: list[str], number: int, job_id: str = "???") -> DictConfig:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = number, job_id
+        return config
+
+    # -- in the job --------------------------------------------------------------------------------------------------------------------
+
+    def __call__(self, overrides: list[str], number: int, singletons: dict[Any, Any]) -> Any:
+        """Run the task in each process of the job; an error of the task is raised, so that SLURM's afterok holds back what follows."""
+        import submitit
+
+        from fairseq_cli.hydra_train import set_up_hydra
+
+        Singleton.set_state(singletons)
+        setup_globals()
+        set_up_hydra()
+        with _saved_before_requeue():
+            done = run_job(
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                config=self._job_config(overrides, number, submitit.JobEnvironment().job_id),
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+            return done.return_value
+
+    def checkpoint(self, *args: Any) -> Any:
+        """What submitit queues again: the same; the run finds its checkpoint by itself."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, *args)
+
+
+@contextmanager
+def _saved_before_requeue() -> Iterator[None]:
+    """Within, SLURM's word that the time is nearly over makes the run save and end, as SIGUSR1 does; then submitit's own handler
+    queues the job again (`max_num_timeout`), or raises, so that a run cut short does not count as done."""
+    import submitit
+
+    number = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
+    of_submitit = signal.getsignal(number)
+    assert callable(of_submitit)
+    came = False
+
+    def ask_to_save(number: int, frame: Any) -> None:
+        nonlocal came
+        if callable(signal.getsignal(signal.SIGUSR1)):
+            came = True
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:  # before the first update, or after the last: nothing to save
+            of_submitit(number, frame)
+
+    signal.signal(number, ask_to_save)
+    try:
+        yield
+    finally:
+        signal.signal(number, of_submitit)
+    if came:
+        of_submitit(number, None)
+
+
+def _without_next_script(job_overrides: Sequence[Sequence[str]]) -> tuple[str | None, list[list[str]]]:
+    """The program of `+next_script=...`, which training knows nothing of, and the overrides without it."""
+    script, rest = None, []
+    for words in job_overrides:
+        rest.append([word for word in words if word.lstrip("+").partition("=")[0] != "next_script"])
+        script = next((word.partition("=")[2].strip("'\"") for word in words if word not in rest[-1]), script)
+    if script is not None and shutil.which(script) is None:
+        _stop(f"nothing was submitted: next_script={script} is no program that can be started (chmod +x?)")
+    return script, rest
+
+
+def _stop(message: str) -> NoReturn:
+    sys.exit(f"hydra/launcher=dependency_submitit_slurm: {message}")
