@@ -67,8 +67,9 @@ setup(
     author="the fairseq-hpu authors",
     license="MIT",
     python_requires=">=3.10,<3.14",
+    # hydra_plugins itself too, though it holds nothing: else hydra, which looks through its folders, misses that of an editable install
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
-    + find_namespace_packages(include=["hydra_plugins*"]),  # the namespace itself too: hydra looks through its folders, also of an editable install
+    + find_namespace_packages(include=["hydra_plugins*"]),
     package_data={"fairseq": ["version.txt", "config/**/*.yaml", "ops_*.txt", "preflight/tables/*.txt"]},
     include_package_data=False,
     zip_safe=False,

@@ -83,6 +83,7 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
 
 
 def _spawned(local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], told: Any) -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: SLURM sends it to all processes, and the parent passes on what it means
     try:
         _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs)
     except ConfigError as error:  # the first process tells it, once, without a traceback

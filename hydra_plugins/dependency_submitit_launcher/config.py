@@ -1,8 +1,8 @@
-"""`hydra.launcher` of dependency_submitit_slurm: what is asked of SLURM. Needs nothing but hydra, which reads this file whenever it starts."""
+"""`hydra.launcher` of dependency_submitit_slurm: what is asked of SLURM. Imports hydra only, which reads this file whenever it starts."""
 
 # no `from __future__ import annotations`: hydra runs this file before it is in sys.modules, where dataclasses look for what text means
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 from hydra.core.config_store import ConfigStore
 
@@ -39,8 +39,8 @@ class DependencySubmititConf:
     signal_delay_s: int = 120  # a job is told this long before its time is over; it then saves
     max_num_timeout: int = 0  # how often a job whose time was over is queued again, to go on from its checkpoint
     array_parallelism: int = 256  # jobs of a sweep that may run at the same time
-    setup: Optional[List[str]] = None  # lines of shell before the run
-    additional_parameters: Dict[str, Any] = field(default_factory=dict)  # any other option of sbatch: {mail-type: END}
+    setup: Optional[list[str]] = None  # lines of shell before the run
+    additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch: {mail-type: END}
 
 
 ConfigStore.instance().store(

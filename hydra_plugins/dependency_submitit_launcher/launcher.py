@@ -38,7 +38,9 @@ class DependencySubmititLauncher(Launcher):
 
     def __init__(self, **params: Any) -> None:
         """Takes the fields of DependencySubmititConf."""
-        self.params = {key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value for key, value in params.items()}
+        self.params = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value for key, value in params.items()
+        }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -96,13 +98,14 @@ class DependencySubmititLauncher(Launcher):
 
     def _sbatch_parameters(self) -> dict[str, Any]:
         """`hydra.launcher` by the names that submitit has for it."""
-        values = {key: value for key, value in self.params.items() if value is not None and key not in ("submitit_folder", "max_num_timeout")}
+        of_the_executor = ("submitit_folder", "max_num_timeout")
+        values = {key: value for key, value in self.params.items() if value is not None and key not in of_the_executor}
         gpus = values.get("gpus_per_node") or 1
         tasks = values.setdefault("tasks_per_node", gpus)
         if values["nodes"] > 1 and tasks < gpus:
             _stop(
-                f"hydra.launcher.tasks_per_node is {tasks} and gpus_per_node {gpus}: over several nodes each device needs a task of its own. "
-                "Leave tasks_per_node out."
+                f"hydra.launcher.tasks_per_node is {tasks} and gpus_per_node {gpus}: over several nodes each device needs a task of its "
+                "own. Leave tasks_per_node out."
             )
         user_dir = OmegaConf.select(self.config, "common.user_dir")
         if user_dir is not None:  # what its classes are in the pickle is their module's name
