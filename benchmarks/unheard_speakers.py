@@ -5,7 +5,7 @@
 
 DIGITS and AN4 hold train.tsv and the like, `path<TAB>TRANSCRIPT` a line, beside the audio; LIBRISPEECH holds train and dev. What is done
 already in FOLDER is not done again. Cost is processor time of all that a result needed. No recording of a test speaker is in any training,
-pre-training included, and the last update's weights are tested: nothing is chosen by a score.
+pre-training included, and the last update's weights are tested. Nothing is chosen by a score but AN4's learning rate: by seed 1's CER.
 """
 
 from __future__ import annotations
