@@ -8,7 +8,7 @@ in overlapping windows that are each normalised by themselves, and all at once. 
 with the one pass as the reference; both readings' error rates against what was said stand beside it.
 
 It takes a model that reads well: one that is wrong in every second word flips at any change of what lies around a word.
-`python benchmarks/clear_speech.py --work W` trains such a one (W/long_run/checkpoint_last.pt; labels, lexicon.txt and words.arpa are in W).
+`python benchmarks/clear_speech.py --work W` trains such a one (W/last_run/checkpoint_last.pt; labels, lexicon.txt and words.arpa are in W).
 """
 
 from __future__ import annotations
