@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +20,35 @@ from fairseq import device as device_layer
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAKES = REPOSITORY / "tests/fakes"  # PYTHONPATH for commands that are to find the stand-in
 SHARED = REPOSITORY.parent / "shared"
+
+
+def _transformers_run() -> bool:
+    """Its newest releases take no old torch, and then import without any model."""
+    if importlib.util.find_spec("transformers") is None:
+        return False
+    return importlib.import_module("transformers").utils.is_torch_available()
+
+
+NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "transformers": (_transformers_run, "transformers is not installed, or its release does not take this torch"),
+    "lazy": (lambda: hasattr(torch.library, "get_kernel"), "the lazy device needs torch 2.9"),
+    "override": (
+        lambda: "allow_override" in inspect.signature(torch.library.Library.impl).parameters,
+        "this torch cannot replace a kernel of its own",
+    ),
+    "traced functions": (
+        lambda: torch.__version__ >= (2, 6),
+        "torch 2.5's compiler has a failed assertion of its own in the stand-in's attention, an autograd function in Python",
+    ),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.needs(NAME)`: skip where it is not there."""
+    for mark in item.iter_markers("needs"):
+        is_there, reason = NEEDS[mark.args[0]]
+        if not is_there():
+            pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -205,6 +205,9 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise ValueError(_NEEDS) from error
+    if not transformers.utils.is_torch_available():  # it then imports, without any model
+        installed = f"transformers {transformers.__version__} does not take torch {torch.__version__}"
+        raise ValueError(f"{installed}: install an older transformers or a newer torch")
     return transformers
 
 

@@ -54,12 +54,14 @@ def test_the_stand_in_trains_what_the_cpu_does(
     assert one["wer"] == other["wer"] and one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+@pytest.mark.needs("lazy")
 def test_the_lazy_device_trains_what_the_cpu_does(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
     on_cpu = run(labelled, pretrained_files["base"], tmp_path / "cpu", **{"common.hpu": False, "common.cpu": True})
     lazy = run(labelled, pretrained_files["base"], tmp_path / "lazy", **{"common.hpu": False, "common.device": "lazy"})
     assert_close(on_cpu, lazy)
 
 
+@pytest.mark.needs("lazy")
 def test_a_frozen_encoder_keeps_its_graphs_and_its_weights(
     labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from fairseq.trainer import Trainer
 from tests.integration.conftest import Workplace
 from tests.integration.hpu_recipe import recipe, write_corpus
 
+pytestmark = pytest.mark.needs("lazy")
+
 BUCKETS = 7
 PARTS = {"train_step": "update", "validate": "validation", "flush_statistics": "log step", "state_dict": "checkpoint"}
 CONSTANT = {

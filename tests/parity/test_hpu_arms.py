@@ -234,7 +234,7 @@ class ScaledDropout(nn.Module):
         return self.dropout(x * self.weight)
 
 
-@pytest.mark.parametrize("kind", ["cpu", "lazy"])
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("lazy", marks=pytest.mark.needs("lazy"))])
 def test_recomputed_activations_have_the_same_dropout_masks(kind: str) -> None:
     """Three blocks: each has masks of its own, and its gradient is that of the masks that made the output."""
     torch.manual_seed(0)

@@ -82,9 +82,9 @@ def assert_same_weights(one: str, other: str, left_out: tuple[str, ...] = ()) ->
 # -- transformers ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("transformers")
 @pytest.mark.parametrize(("form", "fine_tuned"), BOTH_WAYS)
 def test_transformers_there_and_back(form, fine_tuned, tmp_path):
-    pytest.importorskip("transformers")
     path = write(tmp_path / "a.pt", FORMS[form], fine_tuned)
     there, back = str(tmp_path / "there"), str(tmp_path / "back.pt")
     assert convert.convert(path, there, "hf") <= 1e-5
@@ -105,8 +105,10 @@ def test_transformers_there_and_back(form, fine_tuned, tmp_path):
         assert task.target_dictionary.symbols == SYMBOLS
 
 
+@pytest.mark.needs("transformers")
 def test_transformers_processor_reads_the_folder(tmp_path):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     convert.convert(write(tmp_path / "a.pt", LARGE, fine_tuned=True), str(tmp_path / "there"), "hf")
     tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path / "there")
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, len(tokenizer)) == (0, 1, 3, len(SYMBOLS))
@@ -117,11 +119,11 @@ def test_transformers_processor_reads_the_folder(tmp_path):
     assert transformers.AutoModelForCTC.from_pretrained(tmp_path / "there").config.vocab_size == len(SYMBOLS)
 
 
+@pytest.mark.needs("transformers")
 @pytest.mark.parametrize("spelling", ["weight_g", "parametrizations"])
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "sharded"])
 def test_spellings_and_files_of_weights(spelling, kind, tmp_path):
     """As several versions of transformers wrote them."""
-    pytest.importorskip("transformers")
     safetensors = pytest.importorskip("safetensors.torch")
     path, there = write(tmp_path / "a.pt", BASE), tmp_path / "there"
     convert.convert(path, str(there), "hf")
@@ -145,9 +147,11 @@ def test_spellings_and_files_of_weights(spelling, kind, tmp_path):
     assert all(torch.equal(original[name], tensor) for name, tensor in state["model"].items())
 
 
+@pytest.mark.needs("transformers")
 def test_a_model_made_by_transformers(tmp_path, caplog):
     """Letters first, the padding token last; no mask embedding; and a plain encoder."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     torch.manual_seed(0)
     fields = {
         "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48, "conv_dim": (16, 16),
@@ -173,8 +177,8 @@ def test_a_model_made_by_transformers(tmp_path, caplog):
     checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "encoder.pt")])
 
 
+@pytest.mark.needs("transformers")
 def test_w2v_path_may_be_a_folder(tmp_path):
-    pytest.importorskip("transformers")
     path = write(tmp_path / "a.pt", BASE)
     convert.convert(path, str(tmp_path / "there"), "hf")
     from_file, from_folder = pretrained.load(path), pretrained.load(str(tmp_path / "there"))
@@ -346,6 +350,14 @@ def test_without_transformers_it_is_asked_for(tmp_path, monkeypatch, capsys):
     path = write(tmp_path / "a.pt", BASE)
     assert convert.cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
     assert "fairseq-hpu[convert]" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
+
+
+@pytest.mark.needs("transformers")
+def test_a_transformers_that_does_not_take_this_torch_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("transformers.utils.is_torch_available", lambda: False)
+    path = write(tmp_path / "a.pt", BASE)
+    assert convert.cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
+    assert "does not take torch" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
 
 
 def test_the_waveform_is_the_same_every_time():

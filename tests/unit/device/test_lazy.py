@@ -17,6 +17,8 @@ from fairseq.dataclass.validate import find_problems
 from fairseq.device.graph_counts import CutFinder, graph_counts
 from fairseq.device.lazy import LazyDevice
 
+pytestmark = pytest.mark.needs("lazy")
+
 
 @pytest.fixture(scope="module")
 def lazy() -> LazyDevice:

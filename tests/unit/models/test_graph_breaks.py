@@ -18,6 +18,7 @@ from fairseq.dataclass.configs import CommonConfig
 from fairseq.models.wav2vec import Wav2Vec2Model
 
 
+@pytest.mark.needs("traced functions")
 @pytest.mark.parametrize(
     "settings",
     [{"encoder_layerdrop": 0.3, "dropout": 0.1, "attention_dropout": 0.1, "feature_grad_mult": 0.1}, {"extractor_mode": "layer_norm"}],

@@ -22,6 +22,8 @@ from fairseq.dataclass.configs import CommonConfig
 from fairseq.device import hpu_environment
 from fairseq.models.wav2vec import Wav2Vec2Model, wav2vec2
 
+pytestmark = pytest.mark.needs("override")
+
 KEY = torch._C.DispatchKey.AutocastCPU
 FIRST_ARGUMENT_ONLY = ("layer_norm", "group_norm", "instance_norm", "batch_norm")  # weights stay fp32
 # release 1.19, hpu_ops/autocast_helpers.h, the names that aten has
