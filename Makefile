@@ -63,7 +63,7 @@ $(DECODE): $(STAMP)
 	@touch $@
 
 $(OPTIONAL): $(DECODE)
-	@for extra in convert parquet slurm; do \
+	@for extra in convert onnx parquet slurm; do \
 	$(PIP) install --quiet --editable ".[$$extra]" || echo "extra $$extra cannot be installed here: its tests are skipped"; done
 	@touch $@
 
