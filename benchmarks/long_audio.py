@@ -3,12 +3,13 @@
 
     python benchmarks/long_audio.py CHECKPOINT LABELS [--gen-subset test] [--minutes 5] [--lexicon FILE --lm FILE]
 
-Utterances of a manifest are put one after the other until they last that long, and read twice: as fairseq-infer and fairseq-transcribe do,
-in overlapping windows that are each normalised by themselves, and all at once. Words are counted as jiwer's word error rate does,
-with the one pass as the reference; both readings' error rates against what was said stand beside it.
+Each recording of a manifest that lasts that long is read twice: as fairseq-infer and fairseq-transcribe do, in overlapping windows that
+are each normalised by themselves, and all at once. Where none is so long, utterances are put one after the other. Words are counted as
+jiwer's word error rate does, with the one pass as the reference; both readings' error rates against what was said stand beside it.
 
 It takes a model that reads well: one that is wrong in every second word flips at any change of what lies around a word.
-`python benchmarks/clear_speech.py --work W` trains such a one (W/last_run/checkpoint_last.pt; labels, lexicon.txt and words.arpa are in W).
+`python benchmarks/clear_speech.py --work W` trains such a one: W/long_run/checkpoint_last.pt, recordings and labels in W/five_minutes,
+W/lexicon.txt and W/words.arpa.
 """
 
 from __future__ import annotations
