@@ -80,20 +80,28 @@ def open_audio(path: str) -> SoundFile:
     """
     import soundfile
 
+    from fairseq.data.audio.streamed import UNKNOWN_LENGTH, StreamedFile
+
     try:
         file, place = parse_path(path)
-        if not place:
-            return soundfile.SoundFile(file)
-        data = read_from_stored_zip(file, *place)
-        if not is_sf_audio_data(data):
-            raise UnreadableAudio(f"bytes {place[0]} to {sum(place)} of the archive are neither WAV nor FLAC nor Ogg")
-        return soundfile.SoundFile(io.BytesIO(data))
+        content: str | BinaryIO = file
+        if place:
+            data = read_from_stored_zip(file, *place)
+            if not is_sf_audio_data(data):
+                raise UnreadableAudio(f"bytes {place[0]} to {sum(place)} of the archive are neither WAV nor FLAC nor Ogg")
+            content = io.BytesIO(data)
+        opened = soundfile.SoundFile(content)
+        if opened.frames < UNKNOWN_LENGTH:
+            return opened
+        opened.close()
+        status = os.stat(file)
+        return StreamedFile(io.BytesIO(data) if place else file, (path, status.st_size, status.st_mtime_ns))
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise UnreadableAudio(str(error)) from error
 
 
 def audio_format(path: str) -> AudioFormat:
-    """Read a file's header.
+    """Read a file's header; where that does not say how long the file is, it is decoded once to find out.
 
     Raises:
         UnreadableAudio: there is no such file, or it is no audio.
@@ -147,8 +155,10 @@ def read_frames(
 
 def _read(file: SoundFile, start: int, frames: int, out: np.ndarray | None = None) -> np.ndarray:
     """Frames in the file's own rate, averaged over channels; in `out` if there is one and the file has one channel."""
-    if start:
-        file.seek(min(start, file.frames))
+    if start and frames:
+        if start >= file.frames:
+            raise UnreadableAudio(f"it ends after {file.frames} frames, {start + frames} are needed")
+        file.seek(start)
     into_out = out is not None and file.channels == 1
     audio = file.read(frames, dtype="float32", out=out if into_out else None)
     if len(audio) < frames:

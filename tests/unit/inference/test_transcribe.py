@@ -19,6 +19,7 @@ from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import read_windows, transcribe
 from fairseq.inference.transcript import FrameTimes, Transcript
 from fairseq.inference.windows import WindowSettings
+from tests.unit.data.small_corpus import without_length
 
 SHORT = WindowSettings(seconds=1.0, overlap=0.4)
 
@@ -44,6 +45,14 @@ def test_path_array_tensor_and_checkpoint_path_agree(checkpoint: Path, model: Sp
         found = transcribe(model, audio)
         assert isinstance(found, Transcript) and found.text == expected and found.error is None
     assert fairseq.transcribe(str(checkpoint), wave, precision="fp32").text == expected
+
+
+def test_flac_written_to_a_pipe_is_read_as_any_other(model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", wave, 16000)
+    streamed = without_length(tmp_path / "a.flac")
+    for windows in (SHORT, WindowSettings()):
+        found, expected = transcribe(model, [streamed, tmp_path / "a.flac"], windows=windows)
+        assert found.error is None and found.text == expected.text != "" and found.duration == expected.duration == 2.5
 
 
 def test_words_have_times_in_order_and_confidence(model: SpeechModel, wave: np.ndarray) -> None:
