@@ -24,15 +24,17 @@ def error_rates(testset: TestSet, readings: Sequence[Reading], speakers: Sequenc
         readings: one for each utterance, in the manifest's order.
         speakers: of each utterance; None: not known.
     Returns:
-        {"wer": {"rate", "errors", "total", "by_utterance": [low, high], "by_speaker": ...}, "cer": ..., "uer": ...}
+        {"wer": {"rate", "errors", "total", "by_utterance": [low, high], "by_speaker": ...}, "cer": ..., "uer": ...}; "uer" only where the
+        references' units are known.
     """
     texts = [reading.hypotheses[0].text for reading in readings]
     units = [reading.hypotheses[0].unit_text for reading in readings]
     compared: dict[str, tuple[Count, Sequence[str], Sequence[str]]] = {
         "wer": (word_errors, testset.references, texts),
         "cer": (character_errors, testset.references, texts),
-        "uer": (word_errors, testset.unit_references, units),
     }
+    if testset.unit_references:
+        compared["uer"] = (word_errors, testset.unit_references, units)
     return {name: _rate(*parts, speakers, draws, seed) for name, parts in compared.items()}
 
 
@@ -74,8 +76,10 @@ def write_results(folder: Path, testset: TestSet, readings: Sequence[Reading], c
     folder.mkdir(parents=True, exist_ok=True)
     best = [reading.hypotheses[0] for reading in readings]
     texts = {"hypo.word": [found.text for found in best], "hypo.units": [found.unit_text for found in best]}
-    if testset.label_path is not None:
-        texts |= {"ref.word": testset.references, "ref.units": testset.unit_references}
+    if testset.references:
+        texts["ref.word"] = testset.references
+    if testset.unit_references:
+        texts["ref.units"] = testset.unit_references
     for name, lines in texts.items():
         content = "".join(f"{line} (None-{index})\n" for index, line in enumerate(lines))
         (folder / name).write_text(content, encoding="utf-8")
