@@ -38,7 +38,7 @@ def parse_path(path: str) -> tuple[str, list[int]]:
         (file, []) for an audio file of its own, (archive, [offset, length]) for "archive.zip:offset:length".
     Raises:
         ValueError: neither form.
-        FileNotFoundError: there is no such archive.
+        OSError: there is no such archive, or it is a folder.
     """
     if os.path.splitext(path)[1] in FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS:
         return path, []
@@ -46,6 +46,8 @@ def parse_path(path: str) -> tuple[str, list[int]]:
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
         if os.path.isfile(path):
             return path, []  # another extension: libsndfile looks at the contents
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"{path} is a folder, not an audio file")
         raise ValueError(f"{path}: there is no such file, and it is not of the form archive.zip:offset:length")
     if not os.path.isfile(file):
         raise FileNotFoundError(f"File not found: {file}")
@@ -96,8 +98,19 @@ def open_audio(path: str) -> SoundFile:
         opened.close()
         status = os.stat(file)
         return StreamedFile(io.BytesIO(data) if place else file, (path, status.st_size, status.st_mtime_ns))
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+    except soundfile.SoundFileError as error:
+        raise UnreadableAudio(_system_error(file) or str(error)) from error
+    except (OSError, ValueError) as error:
         raise UnreadableAudio(str(error)) from error
+
+
+def _system_error(file: str) -> str | None:
+    """Why a file does not open at all, of which libsndfile says "System error" only; None if it does."""
+    try:
+        with open(file, "rb"):
+            return None
+    except OSError as error:
+        return error.strerror
 
 
 def audio_format(path: str) -> AudioFormat:

@@ -90,6 +90,13 @@ def test_flac_of_no_stated_length_is_measured_and_read_to_its_end(flac: str, tmp
     assert len(read_frames(streamed)) == 100_000
 
 
+def test_what_does_not_open_is_said_to_be_that(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    for name, reason in (("missing.wav", "^No such file"), ("folder.wav", "^Is a directory"), (".", "is a folder, not an audio file")):
+        with pytest.raises(UnreadableAudio, match=reason):
+            audio_format(str(tmp_path / name))
+
+
 def test_another_sample_rate_names_the_file_and_the_way_out(tmp_path: Path) -> None:
     path = str(tmp_path / "eight.wav")
     soundfile.write(path, tell_tale(1, 800), 8000)
