@@ -88,6 +88,14 @@ def test_integers_are_scaled(model: SpeechModel, wave: np.ndarray) -> None:
     assert transcribe(model, whole).text == transcribe(model, whole.astype(np.float32) / 32768).text
 
 
+def test_tensors_of_any_precision_and_empty_ones(model: SpeechModel, wave: np.ndarray) -> None:
+    half = torch.from_numpy(wave).bfloat16()
+    assert transcribe(model, half).text == transcribe(model, half.float()).text != ""
+    for empty in (np.zeros(0), np.zeros((0, 2)), np.zeros((2, 0))):
+        found = transcribe(model, empty)
+        assert found.error is None and found.text == "" and "0 samples are shorter" in str(found.note)
+
+
 def test_one_bad_file_does_not_stop_the_others(model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no audio")
     broken = wave.copy()
