@@ -75,9 +75,10 @@ class TestSet:
             found = [re.search(pattern or LIBRISPEECH_SPEAKER, name) for name in names]
         except re.error as error:
             raise ValueError(f"--speaker-pattern {pattern!r} is no regular expression: {error}") from error
-        missing = [name for name, match in zip(names, found, strict=True) if match is None or not match.groups()]
+        speakers = [match.group(1) if match is not None and match.groups() else None for match in found]
+        missing = [name for name, speaker in zip(names, speakers, strict=True) if speaker is None]
         if not missing:
-            return [match.group(1) for match in found if match is not None]
+            return [speaker for speaker in speakers if speaker is not None]
         if pattern is not None:
             raise ValueError(f"--speaker-pattern {pattern!r} finds no speaker (its first group) in {missing[0]}")
         return None

@@ -86,8 +86,22 @@ def test_a_file_that_cannot_be_read_counts_as_empty(corpus: tuple[Path, Path]) -
 
 
 def test_without_labels_there_are_only_hypotheses(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "ref.word").write_text("of a former run")
     result = run(corpus, "--labels", "none", "--results-path", str(tmp_path))
-    assert "rates" not in result and (tmp_path / "hypo.word").exists() and not (tmp_path / "ref.word").exists()
+    assert "rates" not in result and sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
+FILES = ["hypo.jsonl", "hypo.units", "hypo.word", "results.json"]
+
+
+def test_empty_references_have_no_rate_and_the_results_are_json(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    root = corpus[0]
+    (root / "mute.tsv").write_text((root / "test.tsv").read_text())
+    (root / "mute.ltr").write_text("|\n" * 5)
+    result = run(corpus, "--gen-subset", "mute", "--explain", "--results-path", str(tmp_path))
+    assert "NaN" not in (tmp_path / "results.json").read_text() and result["rates"]["wer"]["rate"] is None
+    assert result["rates"]["wer"]["by_utterance"] == [None, None]
+    assert [found["cause"] for found in result["explanation"]] == ["empty references"]
 
 
 @pytest.mark.parametrize("labels", ["wrd", "txt"])
@@ -131,10 +145,17 @@ def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_pa
         (["--tune", "test"], "--tune needs a lexicon"),
         (["--speaker-pattern", "("], "is no regular expression"),
         (["--speaker-pattern", "x(y)"], "finds no speaker"),
+        (["--speaker-pattern", "(x)?-"], "finds no speaker"),
+        (["--results-path", __file__], "--results-path .* cannot be a folder: File exists"),
+        (["--bootstrap-draws", "0"], "--bootstrap-draws is 0; it must be at least 1"),
+        (["--beam", "0"], "--beam is 0; it must be at least 1"),
         (["--window", "2", "--overlap", "3"], "must be shorter than a window"),
     ],
 )
-def test_mistakes_are_named(corpus: tuple[Path, Path], arguments: list[str], message: str) -> None:
+def test_mistakes_are_named_before_decoding(
+    corpus: tuple[Path, Path], arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer.recognise, "read_all", lambda *_: pytest.fail("decoded before the arguments were looked at"))
     with pytest.raises(ValueError, match=message):
         run(corpus, *arguments)
 
