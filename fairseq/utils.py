@@ -181,6 +181,18 @@ def get_perplexity(loss: float | None, round: int = 2, base: float = 2.0) -> flo
         return float("inf")
 
 
+def make_folder(path: str | Path, option: str) -> None:
+    """Make a folder, with those above it, that a command's `option` names.
+
+    Raises:
+        ValueError: there cannot be one; names the option.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option} {path} cannot be a folder: {error.strerror}") from error
+
+
 def import_user_module(common: Any) -> None:
     """Import the package or module that `common.user_dir` names, once, so that what it registers can be used.
 

@@ -31,6 +31,7 @@ from fairseq.inference.testset import TestSet
 from fairseq.inference.tuning import tune
 from fairseq.inference.windows import WindowSettings
 from fairseq.scoring.wer import word_errors
+from fairseq.utils import make_folder
 
 logger = logging.getLogger("fairseq_cli.infer")
 
@@ -83,9 +84,12 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     """Recognise and evaluate as `args` say; returns what is printed and written to results.json.
 
     Raises:
-        ValueError: the checkpoint, a manifest, labels, a lexicon or a language model cannot be read or do not fit.
+        ValueError: the checkpoint, a manifest, labels, a lexicon or a language model cannot be read or do not fit; an argument is wrong.
     """
     began = time.perf_counter()
+    check_arguments(args)
+    if args.results_path is not None:
+        make_folder(args.results_path, "--results-path")
     model = SpeechModel.load(args.path, args.device, args.precision, {"data": args.data})
     labels = None if args.labels == "none" else args.labels or model.task.cfg.labels
     testset = TestSet.read(args.data, args.gen_subset, labels, model.dictionary())
@@ -109,10 +113,15 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         result["explanation"] = [finding._asdict() for finding in tell(explain.explain(facts), facts)]
     result["seconds"] = round(time.perf_counter() - began, 2)
     if args.results_path is not None:
-        folder = Path(args.results_path)
-        evaluate.write_results(folder, testset, readings, model.conv_layers, model.sample_rate)
-        (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        evaluate.write_results(Path(args.results_path), testset, readings, model.conv_layers, model.sample_rate, result)
     return result
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for numbers that decoding or its evaluation cannot use."""
+    for option in ("beam", "nbest", "bootstrap_draws"):
+        if vars(args).get(option, 1) < 1:
+            raise ValueError(f"--{option.replace('_', '-')} is {vars(args)[option]}; it must be at least 1")
 
 
 def _tune(args: argparse.Namespace, model: SpeechModel, decoder: Any, labels: str | None, windows: WindowSettings) -> None:

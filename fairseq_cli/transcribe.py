@@ -16,7 +16,7 @@ from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import transcribe_one
 from fairseq.inference.transcript import Transcript
 from fairseq.inference.windows import WindowSettings
-from fairseq_cli.infer import add_decoder_arguments, decoder_of, set_up_logging
+from fairseq_cli.infer import add_decoder_arguments, check_arguments, decoder_of, set_up_logging
 
 _ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
@@ -37,6 +37,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         ValueError: the checkpoint, lexicon or language model cannot be read, or two files would be written under one name.
     """
+    check_arguments(args)
     targets = output_paths(args.files, args.output_dir, args.format)
     windows = WindowSettings(args.window, args.overlap)
     model = SpeechModel.load(args.path, args.device, args.precision)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.transcripts import LibriSpeech, letters, write_lines
+from fairseq.utils import make_folder
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -23,6 +24,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
+    make_folder(args.output_dir, "--output-dir")
     manifest, source = Manifest(args.tsv), LibriSpeech()
     texts = [source.text(manifest, number) for number in range(len(manifest))]
     missing = [number for number, text in enumerate(texts) if not text]
@@ -36,5 +38,5 @@ def main(args: argparse.Namespace) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(get_parser().parse_args()))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -20,6 +20,7 @@ from pathlib import Path
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.transcripts import LAYOUTS, LibriSpeech, Lines, Source, Table, clean, letters, write_lines
+from fairseq.utils import make_folder
 
 SHOWN = 5  # letters that a message lists
 
@@ -90,6 +91,8 @@ def main(args: argparse.Namespace) -> int:
     what = args.dict or f"the dictionary of {args.manifests[0]}"
     if args.drop and args.dest is None:
         raise ValueError("--drop writes new manifests, so it needs --dest")
+    if args.dest is not None:
+        make_folder(args.dest, "--dest")
     for place, path in enumerate(map(Path, args.manifests)):
         manifest = Manifest(path)
         texts, without = texts_of(args, manifest, removed)
@@ -123,5 +126,5 @@ def main(args: argparse.Namespace) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(get_parser().parse_args()))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -21,6 +21,8 @@ _CHUNK = 256  # files that a process takes at a time
 _FEW = 1000  # so few files are read here: starting processes would take longer
 _SMALLEST_FLAC_FRAME = 11  # bytes; a block of audio cannot be smaller
 _LARGEST_FLAC_BLOCK = 65535  # samples
+_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile has the largest number that there is where it does not know
+_NO_LENGTH = "its header does not say how long it is, as where FLAC was written to a pipe: write it anew (flac -d, then flac)"
 
 
 class Header(NamedTuple):
@@ -111,6 +113,8 @@ def read_header(path: str) -> Header:
         frames = soundfile.info(path).frames
     except (soundfile.SoundFileError, OSError) as error:
         return Header(0, " ".join(str(error).split()), identity)
+    if frames >= _UNKNOWN_LENGTH:
+        return Header(0, _NO_LENGTH, identity)
     return Header(frames, "" if frames > 0 else "there is no audio in it", identity)
 
 

@@ -46,7 +46,7 @@ class LibriSpeech:
         if file.parent != self._folder:
             self._folder, self._texts = file.parent, {}
             for path in sorted(file.parent.glob("*.trans.txt")):
-                self._texts.update((name, text) for name, _, text in (line.partition(" ") for line in _read(path)))
+                self._texts.update((name, " ".join(text.split())) for name, _, text in (line.partition(" ") for line in _read(path)))
         return self._texts.get(file.stem)
 
 

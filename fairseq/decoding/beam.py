@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from fairseq.decoding.tokens import Tokens
 logger = logging.getLogger(__name__)
 
 _IMPOSSIBLE = -1e4  # log-probability of all but the delimiter in the frame that is added at the end
+_PLACE_IN_KENLM = re.compile(r"^.*? threw \w+( because `.*?'\.)?\s*")  # its own file, function and condition, before what is wrong
 
 
 @dataclass
@@ -74,7 +76,7 @@ class BeamDecoder:
         settings: beam and weights.
         nbest: hypotheses returned.
     Raises:
-        ValueError: the extra `decode` is not installed.
+        ValueError: the extra `decode` is not installed, or the language model is damaged.
     """
 
     def __init__(self, tokens: Tokens, vocabulary: Vocabulary, settings: BeamSettings, nbest: int = 1) -> None:
@@ -145,7 +147,12 @@ class BeamDecoder:
         known = Dictionary()
         for word in self.tokens.symbols if self.vocabulary.of_units else [*self._words, "<unk>"]:
             known.add_entry(word)
-        return KenLM(self.vocabulary.model.path, known)
+        path = self.vocabulary.model.path
+        try:
+            return KenLM(path, known)
+        except RuntimeError as error:
+            reason = _PLACE_IN_KENLM.sub("", " ".join(str(error).split()))
+            raise ValueError(f"KenLM cannot read the language model {path}: {reason}") from error
 
     def _build_trie(self) -> Any:
         """The lexicon as a tree of units, each word with what the language model gives it at the start of a sentence."""

@@ -39,6 +39,10 @@ def read_lexicon(path: str | os.PathLike[str], tokens: Tokens) -> list[Entry]:
             entries.append(_entry(word, units or list(word), number, tokens))
     if not entries:
         raise ValueError(f"the lexicon {path} is empty; a line is WORD<TAB>W O R D |, or only the word")
+    silent = [entry for entry in entries if set(entry.spelling) <= {DELIMITER}]
+    if silent:
+        lines = "; ".join(f"line {entry.line}: {entry.word}" for entry in silent[:_SHOWN])
+        raise ValueError(f"the lexicon {path} has words that are spelled by nothing: {lines}; a line is WORD<TAB>W O R D |")
     check_spellings(entries, tokens, str(path))
     return entries
 

@@ -59,13 +59,18 @@ class ArraySource:
     name = "the waveform"
 
     def __init__(self, wave: np.ndarray | Tensor, own_rate: int, sample_rate: int) -> None:
-        array = wave.detach().cpu().numpy() if isinstance(wave, Tensor) else np.asarray(wave)
+        if isinstance(wave, Tensor):
+            wave = wave.detach().cpu()
+            wave = wave.float() if wave.is_floating_point() else wave  # NumPy has no bfloat16
+        array = np.asarray(wave)
         if array.ndim not in (1, 2):
             raise ValueError(f"a waveform has 1 or 2 dimensions (samples, channels); this one has the shape {array.shape}")
         scale = 1.0 if array.dtype.kind == "f" else 1 / (np.iinfo(array.dtype).max + 1) if array.dtype.kind in "iu" else None
         if scale is None:
             raise ValueError(f"a waveform holds floating point numbers or integers; this one is of type {array.dtype}")
         array = array.astype(np.float32, copy=False) * np.float32(scale) if scale != 1.0 else array.astype(np.float32, copy=False)
+        if array.size == 0:
+            array = array.reshape(-1)
         if array.ndim == 2:
             array = array.mean(axis=0 if array.shape[0] <= array.shape[1] else 1)
         array = finite(array, self.name, 0, own_rate)

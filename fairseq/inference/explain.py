@@ -26,11 +26,20 @@ def explain(facts: Facts) -> list[Finding]:
     """The causes that fit, those nearest to the root first; empty where the error rate needs no explanation or none of them fits."""
     if facts.references and facts.wer < _BAD_WER:
         return []
+    if facts.references and not any(text.split() for text in facts.references):
+        return [empty_references(facts)]  # the other causes are judged by error rates, and there are none
     found = [cause(facts) for cause in CAUSES]
     return [finding for finding in found if finding is not None]
 
 
 # -- causes in the data ------------------------------------------------------------------------------------------------------------
+
+
+def empty_references(facts: Facts) -> Finding:
+    return Finding(
+        "empty references", f"all {len(facts.references)} references are empty, so that there is nothing to count errors of",
+        "Look at the label file: its lines must be what was said, in the manifest's order",
+    )
 
 
 def unreadable_audio(facts: Facts) -> Finding | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.data_utils import post_process
-from fairseq.decoding.tokens import Tokens
+from fairseq.decoding.tokens import DELIMITER, WORD_START, Tokens
+
+logger = logging.getLogger(__name__)
 
 LIBRISPEECH_SPEAKER = r"(?:^|/)(\d+)-\d+-\d+\.\w+$"  # speaker-chapter-utterance
 
@@ -18,7 +22,7 @@ LIBRISPEECH_SPEAKER = r"(?:^|/)(\d+)-\d+-\d+\.\w+$"  # speaker-chapter-utterance
 class TestSet:
     """A manifest's utterances.
 
-    `unit_references` and `references` are empty where there are no labels.
+    `references` are empty where there are no labels, and `unit_references` also where the labels are words and the model's units are not.
     """
 
     name: str
@@ -31,7 +35,7 @@ class TestSet:
 
     @classmethod
     def read(cls, data: str, subset: str, labels: str | None, tokens: Tokens) -> TestSet:
-        """Read <data>/<subset>.tsv and <data>/<subset>.<labels>.
+        """Read <data>/<subset>.tsv and <data>/<subset>.<labels>, which has the dictionary's units, or words.
 
         Args:
             labels: extension of the label file; None: there is none.
@@ -43,6 +47,9 @@ class TestSet:
             return cls(subset, manifest, None, [], [])
         path = os.path.join(data, f"{subset}.{labels}")
         lines = read_lines(path, len(manifest), manifest.path)
+        if has_words(lines, labels, tokens):
+            logger.info("%s has words where the model has units of another kind: there is no rate of units", path)
+            return cls(subset, manifest, path, [], [" ".join(line.split()) for line in lines])
         return cls(subset, manifest, path, lines, [post_process(line, tokens.kind) for line in lines])
 
     def __len__(self) -> int:
@@ -68,12 +75,26 @@ class TestSet:
             found = [re.search(pattern or LIBRISPEECH_SPEAKER, name) for name in names]
         except re.error as error:
             raise ValueError(f"--speaker-pattern {pattern!r} is no regular expression: {error}") from error
-        missing = [name for name, match in zip(names, found, strict=True) if match is None or not match.groups()]
+        speakers = [match.group(1) if match is not None and match.groups() else None for match in found]
+        missing = [name for name, speaker in zip(names, speakers, strict=True) if speaker is None]
         if not missing:
-            return [match.group(1) for match in found if match is not None]
+            return [speaker for speaker in speakers if speaker is not None]
         if pattern is not None:
             raise ValueError(f"--speaker-pattern {pattern!r} finds no speaker (its first group) in {missing[0]}")
         return None
+
+
+def has_words(lines: Sequence[str], labels: str, tokens: Tokens) -> bool:
+    """Whether label lines are words, though the dictionary has letters or pieces of words: nothing marks where a word ends or begins.
+
+    Args:
+        labels: the file's extension; `wrd` says it where all words have one letter.
+    """
+    marks = {"letter": DELIMITER, "sentencepiece": WORD_START}
+    if tokens.kind not in marks or any(marks[tokens.kind] in line for line in lines):
+        return False
+    known = set(tokens.symbols)
+    return labels == "wrd" or any(len(unit) > 1 and unit not in known for line in lines for unit in line.split())
 
 
 def read_lines(path: str, count: int, manifest: str) -> list[str]:

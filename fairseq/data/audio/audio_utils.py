@@ -38,7 +38,7 @@ def parse_path(path: str) -> tuple[str, list[int]]:
         (file, []) for an audio file of its own, (archive, [offset, length]) for "archive.zip:offset:length".
     Raises:
         ValueError: neither form.
-        FileNotFoundError: there is no such archive.
+        OSError: there is no such archive, or it is a folder.
     """
     if os.path.splitext(path)[1] in FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS:
         return path, []
@@ -46,6 +46,8 @@ def parse_path(path: str) -> tuple[str, list[int]]:
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
         if os.path.isfile(path):
             return path, []  # another extension: libsndfile looks at the contents
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"{path} is a folder, not an audio file")
         raise ValueError(f"{path}: there is no such file, and it is not of the form archive.zip:offset:length")
     if not os.path.isfile(file):
         raise FileNotFoundError(f"File not found: {file}")
@@ -80,20 +82,39 @@ def open_audio(path: str) -> SoundFile:
     """
     import soundfile
 
+    from fairseq.data.audio.streamed import UNKNOWN_LENGTH, StreamedFile
+
     try:
         file, place = parse_path(path)
-        if not place:
-            return soundfile.SoundFile(file)
-        data = read_from_stored_zip(file, *place)
-        if not is_sf_audio_data(data):
-            raise UnreadableAudio(f"bytes {place[0]} to {sum(place)} of the archive are neither WAV nor FLAC nor Ogg")
-        return soundfile.SoundFile(io.BytesIO(data))
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        content: str | BinaryIO = file
+        if place:
+            data = read_from_stored_zip(file, *place)
+            if not is_sf_audio_data(data):
+                raise UnreadableAudio(f"bytes {place[0]} to {sum(place)} of the archive are neither WAV nor FLAC nor Ogg")
+            content = io.BytesIO(data)
+        opened = soundfile.SoundFile(content)
+        if opened.frames < UNKNOWN_LENGTH:
+            return opened
+        opened.close()
+        status = os.stat(file)
+        return StreamedFile(io.BytesIO(data) if place else file, (path, status.st_size, status.st_mtime_ns))
+    except soundfile.SoundFileError as error:
+        raise UnreadableAudio(_system_error(file) or str(error)) from error
+    except (OSError, ValueError) as error:
         raise UnreadableAudio(str(error)) from error
 
 
+def _system_error(file: str) -> str | None:
+    """Why a file does not open at all, of which libsndfile says "System error" only; None if it does."""
+    try:
+        with open(file, "rb"):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
 def audio_format(path: str) -> AudioFormat:
-    """Read a file's header.
+    """Read a file's header; where that does not say how long the file is, it is decoded once to find out.
 
     Raises:
         UnreadableAudio: there is no such file, or it is no audio.
@@ -147,8 +168,10 @@ def read_frames(
 
 def _read(file: SoundFile, start: int, frames: int, out: np.ndarray | None = None) -> np.ndarray:
     """Frames in the file's own rate, averaged over channels; in `out` if there is one and the file has one channel."""
-    if start:
-        file.seek(min(start, file.frames))
+    if start and frames:
+        if start >= file.frames:
+            raise UnreadableAudio(f"it ends after {file.frames} frames, {start + frames} are needed")
+        file.seek(start)
     into_out = out is not None and file.channels == 1
     audio = file.read(frames, dtype="float32", out=out if into_out else None)
     if len(audio) < frames:

@@ -74,7 +74,7 @@ class Manifest:
         if len(wrong):
             bad = wrong[0]
             column = self._text[begins[bad] : ends[bad]].decode(errors="replace")
-            raise self._error(int(lines[bad]), f"the length {column!r} is not a whole number of frames")
+            raise self._error(int(lines[bad]), f"the length {column!r} is not a whole number of frames that a file can have")
         return sizes
 
     def __len__(self) -> int:

@@ -19,7 +19,8 @@ from fairseq.data.audio.audio_utils import (
     parse_path,
     read_frames,
 )
-from tests.unit.data.small_corpus import tell_tale
+from fairseq.data.audio.streamed import StreamedFile
+from tests.unit.data.small_corpus import tell_tale, without_length
 
 EXACT = {"rtol": 0, "atol": 0}
 
@@ -70,6 +71,30 @@ def test_files_that_end_early_or_are_no_audio(flac: str, tmp_path: Path) -> None
     cut.write_bytes(Path(flac).read_bytes()[:3000])
     with pytest.raises(UnreadableAudio):
         read_frames(str(cut), 50_000, 40_000, 16000)
+
+
+def test_flac_of_no_stated_length_is_measured_and_read_to_its_end(flac: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an encoder that writes to a pipe leaves it."""
+    streamed, archive, whole = str(without_length(Path(flac))), tmp_path / "streamed.zip", tell_tale(3, 100_000)
+    archive.write_bytes(Path(streamed).read_bytes())
+    assert soundfile.info(streamed).frames > 1 << 62
+    for path in (streamed, f"{archive}:0:{archive.stat().st_size}"):
+        assert audio_format(path) == (16000, 100_000, 1)
+        for start, frames in [(0, 10), (99_990, 10), (33_333, 66_667), (0, -1)]:
+            np.testing.assert_allclose(read_frames(path, start, frames, 16000), whole[start:][: frames if frames > 0 else None], **EXACT)
+        with pytest.raises(UnreadableAudio, match="ends after 100000 frames, 100010 are needed"):
+            read_frames(path, 90_010, 10_000, 16000)
+        with pytest.raises(UnreadableAudio, match="ends after 100000 frames, 200010 are needed"):
+            read_frames(path, 200_000, 10, 16000)
+    monkeypatch.setattr(StreamedFile, "_count", lambda self: pytest.fail("it is counted once only"))
+    assert len(read_frames(streamed)) == 100_000
+
+
+def test_what_does_not_open_is_said_to_be_that(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    for name, reason in (("missing.wav", "^No such file"), ("folder.wav", "^Is a directory"), (".", "is a folder, not an audio file")):
+        with pytest.raises(UnreadableAudio, match=reason):
+            audio_format(str(tmp_path / name))
 
 
 def test_another_sample_rate_names_the_file_and_the_way_out(tmp_path: Path) -> None:

@@ -157,6 +157,14 @@ def test_no_frame_is_an_empty_hypothesis(tokens: Tokens, lexicon: Path) -> None:
     assert [hypothesis.text for hypothesis in found] == [""]
 
 
+def test_a_model_damaged_behind_its_words_is_refused_by_name(tokens: Tokens, lexicon: Path, model: Path, tmp_path: Path) -> None:
+    text = model.read_text()
+    for damaged in (text[: text.index("-0.3")], text.replace("-0.3", "x.3")):
+        (tmp_path / "damaged.arpa").write_text(damaged)
+        with pytest.raises(ValueError, match=r"KenLM cannot read the language model .*damaged\.arpa: (?!.* threw ).+"):
+            read_beam(tokens, lexicon, tmp_path / "damaged.arpa", BeamSettings())
+
+
 def test_neither_lexicon_nor_model_is_refused(tokens: Tokens) -> None:
     with pytest.raises(ValueError, match="needs a lexicon, a language model, or both"):
         read_vocabulary(tokens, None, None)

@@ -34,6 +34,11 @@ def test_units_that_the_dictionary_lacks_are_named_by_line(tokens: Tokens, tmp_p
         read_lexicon(write(tmp_path / "l.txt", "AB\nAX\nÉ\n"), tokens)
 
 
+def test_a_word_without_a_spelling_is_named_by_line(tokens: Tokens, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"spelled by nothing: line 2: C; line 3: \|;"):
+        read_lexicon(write(tmp_path / "l.txt", "AB\tA B |\nC |\n|\n"), tokens)
+
+
 def test_another_case_is_said_to_be_that(tokens: Tokens, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="line 1: ab has 'a'.*differ by case only"):
         read_lexicon(write(tmp_path / "l.txt", "ab\n"), tokens)

@@ -80,6 +80,17 @@ def test_libri_labels_takes_fairseqs_arguments(corpus: Path) -> None:
     assert "1 utterances" in told and "line 4: 9/1/9-1-0000.flac" in told
 
 
+def test_words_are_parted_by_one_blank_and_files_are_no_folders(corpus: Path) -> None:
+    (corpus / "audio/9/1/9-1.trans.txt").write_text("9-1-0000  BIG  BOOK \n")
+    run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train")
+    assert (corpus / "out/train.ltr").read_text().splitlines()[2] == "B I G | B O O K |"
+    (corpus / "file").write_text("")
+    told = run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "file", "--output-name", "train", status=1)
+    assert told.startswith("--output-dir") and "cannot be a folder" in told
+    told = run("prepare_labels", corpus / "m/train.tsv", "--layout", "librispeech", "--dest", corpus / "file", status=1)
+    assert told.startswith("--dest") and "cannot be a folder" in told
+
+
 def test_librispeech_layout_and_dictionary(corpus: Path) -> None:
     printed = run("prepare_labels", corpus / "m/train.tsv", "--layout", "librispeech")
     assert_labels(corpus / "m")

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from fairseq.data.audio.manifest import Manifest
+from tests.unit.data.small_corpus import without_length
 
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "wav2vec" / "wav2vec_manifest.py"
 
@@ -89,10 +90,12 @@ def test_unreadable_files_are_reported_and_move_no_other_file(root: Path, tmp_pa
     (root / "b" / "03.flac").write_bytes(whole[:43])
     (root / "b" / "05.flac").unlink()
     (root / "b" / "05.flac").symlink_to(root / "gone.flac")
+    without_length(root / "b" / "07.flac").replace(root / "b" / "07.flac")
     run(root, "--dest", tmp_path / "after", "--valid-percent", 0.4)
     report = dict(line.split("\t") for line in (tmp_path / "after" / "unreadable.tsv").read_text().splitlines())
-    assert list(report) == ["a/00.flac", "a/02.flac", "b/03.flac", "b/05.flac"]
+    assert list(report) == ["a/00.flac", "a/02.flac", "b/03.flac", "b/05.flac", "b/07.flac"]
     assert report["a/00.flac"] == "the file is empty" and "No such file" in report["b/05.flac"]
+    assert "does not say how long it is" in report["b/07.flac"]
     for split in ("train.tsv", "valid.tsv"):
         assert names(tmp_path / "after" / split) == [name for name in names(tmp_path / "before" / split) if name not in report]
     assert "a/00.flac" in run(root, "--dest", tmp_path / "after", "--strict", status=1)

@@ -61,6 +61,11 @@ def test_a_cause_is_found_by_its_facts_alone(cause: str) -> None:
     assert findings[0].evidence and findings[0].advice
 
 
+def test_empty_references_explain_themselves() -> None:
+    (finding,) = explain(replace(bad(), references=["", " "], unit_references=["|", ""], greedy_wer=float("nan")))
+    assert finding.cause == "empty references" and "all 2 references" in finding.evidence
+
+
 def test_without_a_cause_nothing_is_claimed() -> None:
     assert explain(bad()) == []
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from small_speech import speech, write_checkpoint
+from small_speech import SYMBOLS, speech, write_checkpoint
 
 from fairseq import checkpoint_utils
+from fairseq.decoding.tokens import Tokens
 from fairseq.inference.model import SpeechModel
+from fairseq.inference.testset import has_words
 from fairseq.inference.transcribe import transcribe
 from fairseq_cli import infer
 
@@ -84,8 +86,42 @@ def test_a_file_that_cannot_be_read_counts_as_empty(corpus: tuple[Path, Path]) -
 
 
 def test_without_labels_there_are_only_hypotheses(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "ref.word").write_text("of a former run")
     result = run(corpus, "--labels", "none", "--results-path", str(tmp_path))
-    assert "rates" not in result and (tmp_path / "hypo.word").exists() and not (tmp_path / "ref.word").exists()
+    assert "rates" not in result and sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
+FILES = ["hypo.jsonl", "hypo.units", "hypo.word", "results.json"]
+
+
+def test_empty_references_have_no_rate_and_the_results_are_json(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    root = corpus[0]
+    (root / "mute.tsv").write_text((root / "test.tsv").read_text())
+    (root / "mute.ltr").write_text("|\n" * 5)
+    result = run(corpus, "--gen-subset", "mute", "--explain", "--results-path", str(tmp_path))
+    assert "NaN" not in (tmp_path / "results.json").read_text() and result["rates"]["wer"]["rate"] is None
+    assert result["rates"]["wer"]["by_utterance"] == [None, None]
+    assert [found["cause"] for found in result["explanation"]] == ["empty references"]
+
+
+@pytest.mark.parametrize("labels", ["wrd", "txt"])
+def test_words_are_references_of_a_model_of_letters(corpus: tuple[Path, Path], tmp_path: Path, labels: str) -> None:
+    root = corpus[0]
+    (root / "said.tsv").write_text((root / "test.tsv").read_text())
+    lines = [line.replace(" ", "").replace("|", " ").strip() for line in (root / "test.ltr").read_text().splitlines()]
+    (root / f"said.{labels}").write_text("\n".join(lines) + "\n")
+    rates = run(corpus, "--gen-subset", "said", "--labels", labels, "--results-path", str(tmp_path))["rates"]
+    assert rates["wer"]["rate"] == rates["cer"]["rate"] == 0 and rates["wer"]["total"] == sum(len(line.split()) for line in lines)
+    assert "uer" not in rates and not (tmp_path / "ref.units").exists()
+    assert (tmp_path / "ref.word").read_text() == (tmp_path / "hypo.word").read_text()
+
+
+def test_letters_without_word_ends_stay_letters() -> None:
+    tokens = Tokens.from_symbols(["<s>", "<unk>", *SYMBOLS])
+    assert not has_words(["A B E", "c"], "ltr", tokens) and not has_words(["AB CE |"], "wrd", tokens)
+    assert has_words(["A", "B A"], "wrd", tokens) and has_words(["A", "AB"], "ltr", tokens)
+    pieces = Tokens.from_symbols(["<s>", "\u2581A", "BC"])
+    assert has_words(["ABC A"], "ltr", pieces) and not has_words(["\u2581A BC"], "ltr", pieces)
 
 
 def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_path: Path) -> None:
@@ -109,10 +145,17 @@ def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_pa
         (["--tune", "test"], "--tune needs a lexicon"),
         (["--speaker-pattern", "("], "is no regular expression"),
         (["--speaker-pattern", "x(y)"], "finds no speaker"),
+        (["--speaker-pattern", "(x)?-"], "finds no speaker"),
+        (["--results-path", __file__], "--results-path .* cannot be a folder: File exists"),
+        (["--bootstrap-draws", "0"], "--bootstrap-draws is 0; it must be at least 1"),
+        (["--beam", "0"], "--beam is 0; it must be at least 1"),
         (["--window", "2", "--overlap", "3"], "must be shorter than a window"),
     ],
 )
-def test_mistakes_are_named(corpus: tuple[Path, Path], arguments: list[str], message: str) -> None:
+def test_mistakes_are_named_before_decoding(
+    corpus: tuple[Path, Path], arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer.recognise, "read_all", lambda *_: pytest.fail("decoded before the arguments were looked at"))
     with pytest.raises(ValueError, match=message):
         run(corpus, *arguments)
 

@@ -19,6 +19,7 @@ from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import read_windows, transcribe
 from fairseq.inference.transcript import FrameTimes, Transcript
 from fairseq.inference.windows import WindowSettings
+from tests.unit.data.small_corpus import without_length
 
 SHORT = WindowSettings(seconds=1.0, overlap=0.4)
 
@@ -44,6 +45,14 @@ def test_path_array_tensor_and_checkpoint_path_agree(checkpoint: Path, model: Sp
         found = transcribe(model, audio)
         assert isinstance(found, Transcript) and found.text == expected and found.error is None
     assert fairseq.transcribe(str(checkpoint), wave, precision="fp32").text == expected
+
+
+def test_flac_written_to_a_pipe_is_read_as_any_other(model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", wave, 16000)
+    streamed = without_length(tmp_path / "a.flac")
+    for windows in (SHORT, WindowSettings()):
+        found, expected = transcribe(model, [streamed, tmp_path / "a.flac"], windows=windows)
+        assert found.error is None and found.text == expected.text != "" and found.duration == expected.duration == 2.5
 
 
 def test_words_have_times_in_order_and_confidence(model: SpeechModel, wave: np.ndarray) -> None:
@@ -77,6 +86,14 @@ def test_another_rate_and_two_channels_are_converted(model: SpeechModel, tmp_pat
 def test_integers_are_scaled(model: SpeechModel, wave: np.ndarray) -> None:
     whole = (wave * 32768).astype(np.int16)
     assert transcribe(model, whole).text == transcribe(model, whole.astype(np.float32) / 32768).text
+
+
+def test_tensors_of_any_precision_and_empty_ones(model: SpeechModel, wave: np.ndarray) -> None:
+    half = torch.from_numpy(wave).bfloat16()
+    assert transcribe(model, half).text == transcribe(model, half.float()).text != ""
+    for empty in (np.zeros(0), np.zeros((0, 2)), np.zeros((2, 0))):
+        found = transcribe(model, empty)
+        assert found.error is None and found.text == "" and "0 samples are shorter" in str(found.note)
 
 
 def test_one_bad_file_does_not_stop_the_others(model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
