@@ -22,7 +22,7 @@ from typing import Any
 from fairseq.data.audio.manifest import Manifest
 from fairseq.device.base import available_cores
 from fairseq.inference import feature_files
-from fairseq.inference.features import NAMED, check_feature, extract_source, frame_seconds
+from fairseq.inference.features import NAMED, checked, extract_source, frame_seconds
 from fairseq.inference.model import PRECISIONS, SpeechModel
 from fairseq.inference.windows import WindowSettings
 from fairseq_cli.infer import set_up_logging
@@ -63,11 +63,8 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
     _check_targets(args, manifest)
     model = SpeechModel.load(args.path, args.device, args.precision)
-    for feature in args.feature:
-        check_feature(model, feature)
-    checkpoint = feature_files.digest(args.path)
-    form = {"feature": args.feature, "format": args.format, "window": args.window, "overlap": args.overlap, "checkpoint": checkpoint}
-    feature_files.claim(Path(args.output_dir), form)
+    args.feature = checked(model, args.feature)
+    feature_files.claim(Path(args.output_dir), _form(args, manifest, model))
     waiting = [i for i in range(len(manifest)) if not feature_files.is_done(_target(args, manifest, i), args.feature)]
     logger.info("%d files, %d of them done before", len(manifest), len(manifest) - len(waiting))
     parts = [waiting[first :: max(1, args.num_workers)] for first in range(max(1, args.num_workers))]
@@ -83,6 +80,19 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     seconds = round(time.perf_counter() - began, 2)
     counts = {"files": len(manifest), "done_before": len(manifest) - len(waiting), "written": sum(count for count, _ in results)}
     return {**counts, "errors": dict(errors), "seconds": seconds}
+
+
+def _form(args: argparse.Namespace, manifest: Manifest, model: SpeechModel) -> dict[str, Any]:
+    """What the features in a folder depend on."""
+    return {
+        "root": os.path.realpath(manifest.root),
+        "feature": args.feature,
+        "format": args.format,
+        "precision": model.precision,
+        "window": args.window,
+        "overlap": args.overlap,
+        "checkpoint": feature_files.digest(args.path),
+    }
 
 
 def load_and_work(args: argparse.Namespace, indices: Sequence[int], threads: int) -> tuple[int, list[tuple[str, str]]]:

@@ -113,8 +113,13 @@ class SpeechModel:
             raise ValueError("this checkpoint is pre-trained only: it has no output layer over a dictionary. Fine-tune it first")
         return self.tokens
 
+    @property
+    def precision(self) -> str:
+        """What it computes in, where `auto` is decided: fp32, bf16, or int8 and one of them."""
+        return f"{'int8 and ' * self.int8}{'fp32' if self.dtype is None else 'bf16'}"
+
     def describe(self) -> str:
-        return f"{self.device.describe()}, {'int8 and ' * self.int8}{'fp32' if self.dtype is None else 'bf16'}"
+        return f"{self.device.describe()}, {self.precision}"
 
     # -- audio ---------------------------------------------------------------------------------------------------------------------
 

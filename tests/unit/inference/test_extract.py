@@ -110,6 +110,39 @@ def test_other_features_do_not_pass_for_those_that_are_there(data: Path, pretrai
         run(data, checkpoint, "--feature", "0")
 
 
+def test_features_of_another_root_or_precision_are_not_its_own(data: Path, pretrained_checkpoint: Path) -> None:
+    (data / "elsewhere" / "audio").mkdir(parents=True)
+    soundfile.write(data / "elsewhere" / "audio" / "0.wav", speech(0.7, seed=9), 16000, subtype="FLOAT")
+    (data / "other.tsv").write_text(f"{data / 'elsewhere'}\naudio/0.wav\t11200\n")
+    (data / "more.tsv").write_text(f"{data}\naudio/2.wav\t14400\naudio/new.wav\t11200\n")
+    soundfile.write(data / "audio" / "new.wav", speech(0.7, seed=9), 16000, subtype="FLOAT")
+    run(data, pretrained_checkpoint)
+    with pytest.raises(ValueError, match=r"other settings \(root .*elsewhere'\): give another --output-dir.* was only moved, write"):
+        run(data, pretrained_checkpoint, "--gen-subset", "other")
+    with pytest.raises(ValueError, match=r"other settings \(precision 'fp32', now 'bf16'\)"):
+        run(data, pretrained_checkpoint, "--precision", "bf16")
+    result = run(data, pretrained_checkpoint, "--gen-subset", "more")  # another manifest of the same files
+    assert (result["done_before"], result["written"]) == (1, 1)
+
+
+def test_a_damaged_note_is_named_and_none_is_left_half_written(data: Path, pretrained_checkpoint: Path, monkeypatch: Any) -> None:
+    note = data / "out" / "extract.json"
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
+        patched.setattr(feature_files.os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("killed")))
+        run(data, pretrained_checkpoint)
+    assert not note.exists()
+    for text in ('{"feature": ["con', "[1]"):
+        note.write_text(text)
+        with pytest.raises(ValueError, match=r"extract\.json, which says .* remove its folder"):
+            run(data, pretrained_checkpoint)
+
+
+def test_one_feature_may_be_asked_for_in_several_ways(data: Path, pretrained_checkpoint: Path) -> None:
+    run(data, pretrained_checkpoint, "--feature", "00", "--feature", "0")
+    assert np.load(data / "out" / "audio" / "0.npy").shape == (24, 24)
+    assert run(data, pretrained_checkpoint, "--feature", "0")["done_before"] == 3
+
+
 def test_several_features_have_a_file_each(data: Path, pretrained_checkpoint: Path) -> None:
     run(data, pretrained_checkpoint, "--feature", "codes", "--feature", "0")
     names = sorted(path.name for path in (data / "out" / "audio").glob("0.*"))
