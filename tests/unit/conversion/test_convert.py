@@ -207,6 +207,42 @@ def test_torchaudio_there_and_back(form, fine_tuned, tmp_path):
         assert io.load(back)["task_state"] == io.load(path)["task_state"]
 
 
+def torchaudio_folder(tmp_path, labels):
+    """A folder whose output layer has torchaudio's rows: as many as labels, none for the special symbols."""
+    convert.convert(write(tmp_path / "a.pt", {**BASE, "activation_fn": "gelu"}, fine_tuned=True), str(tmp_path / "there"), "torchaudio")
+    about, weights = json.loads((tmp_path / "there" / "wav2vec2_model.json").read_text()), io.read(str(tmp_path / "there" / "model.pt"))
+    for name in ("aux.weight", "aux.bias"):
+        weights[name] = weights[name][: len(labels)].clone()
+    about["arguments"]["aux_num_out"], about["labels"] = len(labels), labels
+    torch.save(weights, tmp_path / "there" / "model.pt")
+    (tmp_path / "there" / "wav2vec2_model.json").write_text(json.dumps(about))
+    return str(tmp_path / "there"), weights
+
+
+@pytest.mark.parametrize("labels", [["-", "|", "E", "T", "A", "O"], ["-", "|"], ["<pad>", "<unk>", "|", "E", "T"]])
+def test_torchaudios_own_labels(labels, tmp_path):
+    """The blank first, and no row for what the dictionary begins with: rows are added that never win."""
+    there, weights = torchaudio_folder(tmp_path, labels)
+    assert convert.convert(there, str(tmp_path / "b.pt"), "fairseq") <= 1e-5
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "b.pt")])
+    dictionary, head = task.target_dictionary, model.w2v_encoder.proj
+    ordinary = [label for label in labels[1:] if label != "<unk>"]
+    assert dictionary.symbols == ["<s>", "<pad>", "</s>", "<unk>", *ordinary]
+    assert dictionary.string([dictionary.index(label) for label in ordinary]) == " ".join(ordinary)
+    assert torch.equal(head.bias[dictionary.bos()], weights["aux.bias"][0])
+    assert all(torch.equal(head.weight[dictionary.index(label)], weights["aux.weight"][labels.index(label)]) for label in ordinary)
+    assert head.bias[dictionary.eos()] == -1e4
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"), [(["-", "E", "E"], "'E' is there twice"), (["-", "<s>", "<pad>"], "beside both"), ([1, 2], "must have")]
+)
+def test_labels_that_no_dictionary_can_have(labels, named, tmp_path):
+    there, _ = torchaudio_folder(tmp_path, labels)
+    with pytest.raises(ValueError, match=rf"wav2vec2_model\.json .*{named}"):
+        convert.load(there)
+
+
 def test_torchaudio_names(tmp_path):
     """As `torchaudio.models.wav2vec2_model(...).state_dict()` of torchaudio 2.11 has them, in either spelling of the weight norm."""
     convert.convert(write(tmp_path / "a.pt", BASE, fine_tuned=True), str(tmp_path / "there"), "torchaudio")
