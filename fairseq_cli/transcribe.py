@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     """
     targets = output_paths(args.files, args.output_dir, args.format)
     windows = WindowSettings(args.window, args.overlap)
-    model = SpeechModel.load(args.path, args.device, args.precision)
+    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
     decoder = decoder_of(args, model)
     failed = 0
     for name, target in zip(args.files, targets, strict=True):

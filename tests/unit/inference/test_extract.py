@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_speech import speech, write_checkpoint
+from small_speech import SYMBOLS, speech, write_checkpoint
 
+from fairseq.checkpoint import io
 from fairseq.inference import feature_files
 from fairseq.inference.features import check_feature, extract, extract_source
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.windows import WindowSettings
 from fairseq_cli import extract as command
+from fairseq_cli import infer, transcribe
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,25 @@ def test_one_feature_may_be_asked_for_in_several_ways(data: Path, pretrained_che
     run(data, pretrained_checkpoint, "--feature", "00", "--feature", "0")
     assert np.load(data / "out" / "audio" / "0.npy").shape == (24, 24)
     assert run(data, pretrained_checkpoint, "--feature", "0")["done_before"] == 3
+
+
+def test_a_checkpoint_without_a_dictionary_takes_that_of_the_data_or_of_dict(data: Path, checkpoint: Path) -> None:
+    state = io.load(checkpoint)
+    state["task_state"], state["cfg"]["task"]["data"] = {}, "/gone"
+    torch.save(state, data / "old.pt")
+    with pytest.raises(ValueError, match=r"old\.pt is fine-tuned and holds no dictionary, and .*dict\.ltr\.txt is not there.* --dict FILE"):
+        run(data, data / "old.pt")
+    (data / "dict.ltr.txt").write_text("A 1\nB 1\n")
+    with pytest.raises(ValueError, match=r"old\.pt has an output layer of 10 rows, but the dictionary .*dict\.ltr\.txt has 6 symbols"):
+        run(data, data / "old.pt")
+    (data / "right.txt").write_text("".join(f"{symbol} 1\n" for symbol in SYMBOLS))
+    assert run(data, data / "old.pt", "--dict", str(data / "right.txt"))["written"] == 3
+    for parser in (infer.get_parser(), transcribe.get_parser()):
+        assert parser.parse_args([str(data), "--path", "old.pt", "--dict", "right.txt"]).dict == "right.txt"
+    own = SpeechModel.load(data / "old.pt", dictionary=str(data / "right.txt")).dictionary()
+    assert list(own.symbols) == list(SpeechModel.load(checkpoint).dictionary().symbols)
+    (data / "right.txt").rename(data / "dict.ltr.txt")
+    assert run(data, data / "old.pt")["done_before"] == 3
 
 
 def test_several_features_have_a_file_each(data: Path, pretrained_checkpoint: Path) -> None:
