@@ -192,6 +192,29 @@ def test_w2v_path_may_be_a_folder(tmp_path):
         pretrained.load(str(tmp_path / "empty"))
 
 
+def test_a_damaged_folder_is_named(tmp_path, capsys):
+    """In converting and where training opens it; transformers is not needed."""
+    save = pytest.importorskip("safetensors.torch").save
+    folder = tmp_path / "there"
+    folder.mkdir()
+    config = {
+        "model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"], "conv_dim": [8], "conv_kernel": [10], "conv_stride": [5],
+        "feat_extract_norm": "group", "do_stable_layer_norm": False, "hidden_act": "gelu",
+    }  # fmt: skip
+    (folder / "model.safetensors").write_bytes(save({"a": torch.zeros(100)})[:200])
+    lacking = {key: value for key, value in config.items() if key not in ("conv_dim", "hidden_act")}
+    for settings, named in (
+        (config, "model.safetensors is damaged or cut off"),
+        (lacking, "config.json lacks conv_dim, hidden_act"),
+        ({**config, "conv_kernel": [10, 3]}, "config.json: conv_dim, conv_kernel and conv_stride must be lists of one length"),
+    ):
+        (folder / "config.json").write_text(json.dumps(settings))
+        assert convert.cli_main([str(folder), str(tmp_path / "b.pt"), "--to", "fairseq"]) == 1
+        assert f"{folder}/{named}" in capsys.readouterr().err
+        with pytest.raises(ValueError, match=named):
+            pretrained.load(str(folder))
+
+
 # -- torchaudio --------------------------------------------------------------------------------------------------------------------
 
 
