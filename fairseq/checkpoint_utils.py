@@ -179,13 +179,16 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
     place = None if resets.dataloader else saved_extra.get("train_iterator")
     epoch_itr = trainer.get_train_iterator(epoch=1 if place is None else place["epoch"], load_dataset=True, **passthrough_args)
     _compare(found, state, trainer)
-    extra_state = trainer.load_state_dict(
-        state,
-        reset_optimizer=resets.optimizer,
-        reset_lr_scheduler=resets.lr_scheduler,
-        reset_meters=resets.meters,
-        optimizer_overrides=overrides,
-    )
+    try:
+        extra_state = trainer.load_state_dict(
+            state,
+            reset_optimizer=resets.optimizer,
+            reset_lr_scheduler=resets.lr_scheduler,
+            reset_meters=resets.meters,
+            optimizer_overrides=overrides,
+        )
+    except compare.WeightsDoNotFit as error:
+        raise ValueError(compare.misfit(found.path, found.note, state.get("cfg"), trainer.cfg, str(error))) from error
     trainer.run_record.load_state_dict(saved_extra, reset_best=resets.optimizer or resets.meters)
     trainer.run_record.started_from = found.started_from or trainer.run_record.started_from
     if all(resets) and not found.own:
