@@ -20,6 +20,8 @@ from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
 from fairseq.conversion import folders, speech_model
 from fairseq.dataclass.utils import config_to_container, overwrite_args_by_name
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
+from fairseq.models.wav2vec import pretrained
 
 __all__ = [
     "RunRecord",
@@ -173,19 +175,20 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
         logger.info(found.note)
         return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
     state = io.load(found.path)
-    if "model" not in state:
-        raise ValueError(f"{found.path} is no checkpoint: it has no entry 'model', only {', '.join(map(str, state)) or 'nothing'}.")
     saved_extra, resets = state.get("extra_state") or {}, found.resets
     place = None if resets.dataloader else saved_extra.get("train_iterator")
     epoch_itr = trainer.get_train_iterator(epoch=1 if place is None else place["epoch"], load_dataset=True, **passthrough_args)
     _compare(found, state, trainer)
-    extra_state = trainer.load_state_dict(
-        state,
-        reset_optimizer=resets.optimizer,
-        reset_lr_scheduler=resets.lr_scheduler,
-        reset_meters=resets.meters,
-        optimizer_overrides=overrides,
-    )
+    try:
+        extra_state = trainer.load_state_dict(
+            state,
+            reset_optimizer=resets.optimizer,
+            reset_lr_scheduler=resets.lr_scheduler,
+            reset_meters=resets.meters,
+            optimizer_overrides=overrides,
+        )
+    except compare.WeightsDoNotFit as error:
+        raise ValueError(compare.misfit(found.path, found.note, state.get("cfg"), trainer.cfg, str(error))) from error
     trainer.run_record.load_state_dict(saved_extra, reset_best=resets.optimizer or resets.meters)
     trainer.run_record.started_from = found.started_from or trainer.run_record.started_from
     if all(resets) and not found.own:
@@ -330,12 +333,13 @@ def load_model_ensemble_and_task(
             raise ValueError(f"Model file not found: {path}")
         loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
         cfg = _config_inside(loaded, path)
+        _check_kind(cfg.model.get("_name"), path)
         if task is None:
             task = tasks.setup_task(cfg.task, from_checkpoint=True)
         if loaded.get("task_state"):
             task.load_state_dict(loaded["task_state"])
-        elif cfg.model.get("_name") == "wav2vec_ctc":
-            _check_dictionary(task, path)
+        if cfg.model.get("_name") == "wav2vec_ctc":
+            _check_dictionary(task, loaded, path)
         model = task.build_model(cfg.model, from_checkpoint=True)
         history = loaded.get("optimizer_history") or [{}]
         if hasattr(model, "updates_before"):
@@ -347,13 +351,32 @@ def load_model_ensemble_and_task(
     return models, cfg, task
 
 
-def _check_dictionary(task: Any, path: str) -> None:
-    """A fine-tuned checkpoint without a dictionary inside (fairseq before 0.11) needs the one of its data folder."""
-    if hasattr(task, "dictionary_path") and not os.path.isfile(task.dictionary_path()):
+def _check_kind(kind: str | None, path: str) -> None:
+    """A checkpoint's model must be one that there is here."""
+    if kind is not None and kind not in MODEL_REGISTRY and kind not in ARCH_MODEL_NAME_REGISTRY:
+        offered = ", ".join(sorted(MODEL_REGISTRY))
+        raise ValueError(f"{path} holds a model of kind {kind!r}, which is not offered here: only {offered}.")
+
+
+def _check_dictionary(task: Any, state: dict[str, Any], path: str) -> None:
+    """A fine-tuned checkpoint's dictionary must fit; without one inside (fairseq before 0.11) it needs the one of its data folder."""
+    if not hasattr(task, "dictionary_path"):
+        return
+    name = "the dictionary inside"
+    if not state.get("task_state"):
+        name = f"the dictionary {task.dictionary_path()}"
+        if not os.path.isfile(task.dictionary_path()):
+            raise ValueError(
+                f"{path} is fine-tuned and holds no dictionary, and {task.dictionary_path()} is not there. Give its file with --dict FILE, "
+                f"in Python its folder by arg_overrides={{'data': folder}}; or put it into the checkpoint once: "
+                f"fairseq-convert {path} NEW.pt --to fairseq --dict FILE."
+            )
+    head = state["model"].get(pretrained.HEAD + "weight")
+    size = len(task.target_dictionary)
+    if head is not None and head.size(0) != size:
         raise ValueError(
-            f"{path} is fine-tuned and holds no dictionary, and {task.dictionary_path()} is not there. Give the folder in which "
-            f"{os.path.basename(task.dictionary_path())} lies by arg_overrides={{'data': folder}}, or put it into the checkpoint once: "
-            f"fairseq-convert {path} NEW.pt --to fairseq --dict FILE."
+            f"{path} has an output layer of {head.size(0)} rows, but {name} has {size} symbols (the four special ones counted): give the "
+            "one that it was fine-tuned with, by --dict FILE or in the data folder."
         )
 
 

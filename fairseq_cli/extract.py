@@ -22,10 +22,10 @@ from typing import Any
 from fairseq.data.audio.manifest import Manifest
 from fairseq.device.base import available_cores
 from fairseq.inference import feature_files
-from fairseq.inference.features import NAMED, check_feature, extract_source, frame_seconds
+from fairseq.inference.features import NAMED, checked, extract_source, frame_seconds
 from fairseq.inference.model import PRECISIONS, SpeechModel
 from fairseq.inference.windows import WindowSettings
-from fairseq_cli.infer import set_up_logging
+from fairseq_cli.infer import DICTIONARY_HELP, set_up_logging
 
 logger = logging.getLogger("fairseq_cli.extract")
 
@@ -34,6 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-extract", description=__doc__.split("\n")[0].split(": ", 1)[1])
     parser.add_argument("data", help="folder of the manifest")
     parser.add_argument("--path", required=True, help="checkpoint, pre-trained or fine-tuned")
+    parser.add_argument("--dict", help=DICTIONARY_HELP)
     parser.add_argument("--gen-subset", default="train", help="name of the manifest (default: train)")
     parser.add_argument(
         "--feature", action="append", help=f"a block by number (0: the first one's output), or {', '.join(NAMED)}; again for more "
@@ -62,12 +63,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     feature_files.check_kind(args.format)
     manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
     _check_targets(args, manifest)
-    model = SpeechModel.load(args.path, args.device, args.precision)
-    for feature in args.feature:
-        check_feature(model, feature)
-    checkpoint = feature_files.digest(args.path)
-    form = {"feature": args.feature, "format": args.format, "window": args.window, "overlap": args.overlap, "checkpoint": checkpoint}
-    feature_files.claim(Path(args.output_dir), form)
+    model = _load(args)
+    args.feature = checked(model, args.feature)
+    feature_files.claim(Path(args.output_dir), _form(args, manifest, model))
     waiting = [i for i in range(len(manifest)) if not feature_files.is_done(_target(args, manifest, i), args.feature)]
     logger.info("%d files, %d of them done before", len(manifest), len(manifest) - len(waiting))
     parts = [waiting[first :: max(1, args.num_workers)] for first in range(max(1, args.num_workers))]
@@ -85,12 +83,29 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     return {**counts, "errors": dict(errors), "seconds": seconds}
 
 
+def _form(args: argparse.Namespace, manifest: Manifest, model: SpeechModel) -> dict[str, Any]:
+    """What the features in a folder depend on."""
+    return {
+        "root": os.path.realpath(manifest.root),
+        "feature": args.feature,
+        "format": args.format,
+        "precision": model.precision,
+        "window": args.window,
+        "overlap": args.overlap,
+        "checkpoint": feature_files.digest(args.path),
+    }
+
+
 def load_and_work(args: argparse.Namespace, indices: Sequence[int], threads: int) -> tuple[int, list[tuple[str, str]]]:
     """`work` in a process of its own."""
     import torch
 
     torch.set_num_threads(threads)
-    return work(args, indices, SpeechModel.load(args.path, args.device, args.precision))
+    return work(args, indices, _load(args))
+
+
+def _load(args: argparse.Namespace) -> SpeechModel:
+    return SpeechModel.load(args.path, args.device, args.precision, {"data": args.data}, args.dict)
 
 
 def work(args: argparse.Namespace, indices: Sequence[int], model: SpeechModel) -> tuple[int, list[tuple[str, str]]]:

@@ -35,6 +35,8 @@ from fairseq.utils import make_folder
 
 logger = logging.getLogger("fairseq_cli.infer")
 
+DICTIONARY_HELP = "dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt"
+
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-infer", description=__doc__.split("\n")[0].split(": ", 1)[1])
@@ -56,6 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the model, the decoder and the windows."""
+    parser.add_argument("--dict", help=DICTIONARY_HELP)
     parser.add_argument("--lexicon", help="words and their spelling, a line `WORD W O R D |` each, or only the words")
     parser.add_argument("--lm", "--lm-model", dest="lm", help="n-gram language model, KenLM's ARPA or binary form")
     beam = BeamSettings()
@@ -90,7 +93,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     check_arguments(args)
     if args.results_path is not None:
         make_folder(args.results_path, "--results-path")
-    model = SpeechModel.load(args.path, args.device, args.precision, {"data": args.data})
+    model = SpeechModel.load(args.path, args.device, args.precision, {"data": args.data}, args.dict)
     labels = None if args.labels == "none" else args.labels or model.task.cfg.labels
     testset = TestSet.read(args.data, args.gen_subset, labels, model.dictionary())
     speakers = testset.speakers(args.speakers, args.speaker_pattern)

@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     check_arguments(args)
     targets = output_paths(args.files, args.output_dir, args.format)
     windows = WindowSettings(args.window, args.overlap)
-    model = SpeechModel.load(args.path, args.device, args.precision)
+    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
     decoder = decoder_of(args, model)
     failed = 0
     for name, target in zip(args.files, targets, strict=True):

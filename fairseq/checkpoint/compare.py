@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from fairseq.dataclass.groups import config_group
 from fairseq.dataclass.utils import config_diff, config_to_container, merge_with_parent
@@ -43,6 +46,72 @@ def _completed(group: str, saved: dict[str, Any]) -> dict[str, Any]:
         return {**config_to_container(merge_with_parent(dataclass(), saved, remove_missing=True)), "_name": saved["_name"]}
     except ValueError:  # values of another generation's types: compare them as they are
         return saved
+
+
+class WeightsDoNotFit(ValueError):
+    """A checkpoint's weights are of another model; the message lists the tensors."""
+
+
+def unlike(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The first tensors of a checkpoint and a model that are not of one shape, and how many there are."""
+    found = [f"{name} is missing" for name in own if name not in weights] + [f"{name} is too many" for name in weights if name not in own]
+    shapes = {name: (tuple(tensor.shape), tuple(own[name].shape)) for name, tensor in weights.items() if name in own}
+    found = [f"{name} is {one}, not {other}" for name, (one, other) in shapes.items() if one != other] + found
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def misfit(path: str, note: str, saved: dict[str, Any] | None, cfg: Any, tensors: str) -> str:
+    """The error of weights that do not fit: both models, the first tensors, and what to set.
+
+    Args:
+        note: why this file was taken, such as "as checkpoint.finetune_from_model asks".
+        saved: the checkpoint's `cfg`.
+        tensors: as `unlike` says.
+    """
+    there, here = _model(saved), _model(cfg)
+    differing = [(key, before) for key, before, _ in differences(saved, cfg, same_data=True) if key.rpartition(".")[2] in _SHAPES]
+    if (there.get("_name"), here.get("_name")) == ("wav2vec_ctc", "wav2vec2"):
+        advice = "It is fine-tuned: go on from the pre-trained checkpoint, or fine-tune this one with model.w2v_path"
+    elif (there.get("_name"), here.get("_name")) == ("wav2vec2", "wav2vec_ctc"):
+        advice = "It is pre-trained only: give it as model.w2v_path"
+    elif any(key.startswith("model.w2v_args.") for key, _ in differing):
+        advice = "Give as model.w2v_path a model of the file's size"
+    elif differing and there.get("_name") == here.get("_name"):
+        advice = "Set " + " ".join(_override(*pair) for pair in differing) + ", as in the file, or give another one"
+    else:
+        advice = "Give a checkpoint of the config's model"
+    return (
+        f"{path}{', taken ' * bool(note)}{note}, does not fit: it holds {_described(there)}, the config asks for {_described(here)} "
+        f"({tensors}). {advice}."
+    )
+
+
+_SHAPES = frozenset(
+    {
+        "conv_bias", "conv_feature_layers", "conv_pos", "conv_pos_groups", "pos_conv_depth", "depthwise_conv_kernel_size", "layer_type",
+        "attn_type", "pos_enc_type", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_layers", "encoder_attention_heads",
+        "extractor_mode", "final_dim", "latent_dim", "latent_groups", "latent_vars", "layer_norm_first", "quantize_targets",
+        "quantize_input", "quantizer_depth", "quantizer_factor", "same_quantizer", "target_glu",
+    }
+)  # fmt: skip
+
+
+def _model(cfg: Any) -> dict[str, Any]:
+    """The model group of a config as plain values."""
+    group = None if cfg is None else cfg.get("model")
+    return {} if group is None else config_to_container(group)
+
+
+def _override(key: str, value: Any) -> str:
+    """As it is typed, quotes for the shell and for Hydra included."""
+    return f"{key}={value}" if str(value).replace(".", "").replace("_", "").isalnum() else f"\"{key}='{value}'\""
+
+
+def _described(model: dict[str, Any]) -> str:
+    inner = (model.get("w2v_args") or {}).get("model") or model
+    size = f" of width {inner['encoder_embed_dim']}" if inner.get("encoder_embed_dim") else ""
+    blocks = f" with {inner['encoder_layers']} blocks" if inner.get("encoder_layers") else ""
+    return f"a {model.get('_name') or 'model of unknown kind'}{size}{blocks}"
 
 
 def listing(found: list[Difference]) -> str:

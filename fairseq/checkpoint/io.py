@@ -150,6 +150,9 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = os.fspath(path)
     state = _dict(path, with_tensors=True)
+    if not isinstance(state.get("model"), dict):
+        entries = ", ".join(map(str, state)) or "nothing"
+        raise ValueError(f"{path} is no checkpoint: it has no entry 'model', only {entries}.")
     try:
         return upgrade(state, path)
     except (AttributeError, TypeError, LookupError) as error:

@@ -136,6 +136,7 @@ def from_huggingface(config: Mapping[str, Any], path: str) -> dict[str, Any]:
     """
     conformer = config.get("model_type") == "wav2vec2-conformer"
     _refuse_foreign(config, conformer, path)
+    _refuse_incomplete(config, conformer, path)
     own = (config.get(OWN) or {}).get("model", {})
     values = {ours: config[theirs] for ours, theirs in _SAME.items() if theirs in config}
     layers = list(zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True))
@@ -156,6 +157,17 @@ def from_huggingface(config: Mapping[str, Any], path: str) -> dict[str, Any]:
     else:
         values["activation_fn"] = activations[config["hidden_act"]]
     return complete_config({**values, **own})
+
+
+def _refuse_incomplete(config: Mapping[str, Any], conformer: bool, path: str) -> None:
+    needed = ["conv_dim", "conv_kernel", "conv_stride", "feat_extract_norm"]
+    needed += ["position_embeddings_type"] if conformer else ["do_stable_layer_norm", "hidden_act"]
+    missing = [key for key in needed if key not in config]
+    if missing:
+        raise ValueError(f"{path}/config.json lacks {', '.join(missing)}: it is damaged or of another model")
+    lengths = [len(config[key]) if isinstance(config[key], list) else None for key in needed[:3]]
+    if None in lengths or len(set(lengths)) != 1:
+        raise ValueError(f"{path}/config.json: conv_dim, conv_kernel and conv_stride must be lists of one length")
 
 
 def _refuse_foreign(config: Mapping[str, Any], conformer: bool, path: str) -> None:

@@ -60,6 +60,8 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
     task = {"normalize": preprocessor.get("do_normalize", True), "sample_rate": preprocessor.get("sampling_rate", 16_000)}
     if not fine_tuned:
         return SpeechModel(values, task, encoder, has_new_parts="final_proj.weight" in new)
+    if "lm_head.bias" not in weights:
+        raise ValueError(f"{folder} lacks the tensor lm_head.bias")
     head = {"weight": weights["lm_head.weight"], "bias": weights["lm_head.bias"]}
     symbols, rows = vocabulary.to_symbols(_vocabulary(folder), head["bias"].size(0))
     settings = own.get("fine_tuning") or {
@@ -86,6 +88,8 @@ def _weights(folder: str, read_pickle: Callable[[str], Any]) -> dict[str, Tensor
     """All tensors of the folder, from one file or several."""
     for name, ending in (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin")):
         index = _json(folder, f"{name}.index.json", needed=False)
+        if index and not isinstance(index.get("weight_map"), dict):
+            raise ValueError(f"{os.path.join(folder, name)}.index.json has no table `weight_map`")
         files = sorted(set(index["weight_map"].values())) if index else [name]
         paths = [os.path.join(folder, os.path.basename(file)) for file in files]
         if not all(map(os.path.exists, paths)):
@@ -99,10 +103,14 @@ def _weights(folder: str, read_pickle: Callable[[str], Any]) -> dict[str, Tensor
 
 def _safetensors(path: str) -> dict[str, Tensor]:
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise ValueError(f"reading {path} needs safetensors, of the extra `convert`: pip install 'fairseq-hpu[convert]'") from error
-    return load_file(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or cut off ({error}): copy or download it again") from error
 
 
 def _refuse_left_over(left_over: set[str], weights: Mapping[str, Tensor], prefixes: names.Prefixes, folder: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.conversion import hf_config, names, speech_model
+from fairseq.conversion import hf_config, names, speech_model, vocabulary
 from fairseq.conversion.speech_model import SpeechModel, complete_config, encoder_of
 from fairseq.dataclass.conv_layers import parse_conv_layers
 from fairseq.models.wav2vec.pretrained import PRETRAINING_ONLY
@@ -104,11 +104,20 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
     task = {"normalize": description.get("normalize", False), "sample_rate": description.get("sample_rate", 16_000)}
     if not fine_tuned:
         return SpeechModel(config, task, encoder, has_new_parts=True)
-    labels = description.get("labels")
-    if not isinstance(labels, list) or len(labels) != head["bias"].size(0):
-        path = os.path.join(folder, DESCRIPTION)
-        raise ValueError(f"{path} must have `labels`: what the {head['bias'].size(0)} outputs mean, the blank first")
-    return SpeechModel(config, task, encoder, {}, head, labels)
+    symbols, rows = _symbols(description.get("labels"), head["bias"].size(0), os.path.join(folder, DESCRIPTION))
+    return SpeechModel(config, task, encoder, {}, vocabulary.reordered(head, rows), symbols, their_rows=rows)
+
+
+def _symbols(labels: Any, num_rows: int, path: str) -> tuple[list[str], list[int | None]]:
+    """As `vocabulary.to_symbols`; the labels of one of our dictionaries, which the four special symbols begin, stay as they are."""
+    if not isinstance(labels, list) or len(labels) != num_rows or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{path} must have `labels`: what the {num_rows} outputs mean, the blank first")
+    if tuple(labels[:4]) == vocabulary.SPECIAL:
+        return labels, list(range(num_rows))
+    try:
+        return vocabulary.to_symbols(vocabulary.from_labels(labels), num_rows)
+    except ValueError as error:
+        raise ValueError(f"{path} has `labels` that no dictionary can have: {error}") from error
 
 
 def _drop_identity(weights: dict[str, Tensor], folder: str) -> None:
@@ -141,7 +150,11 @@ def outputs(folder: str | os.PathLike, waveform: Tensor, read_pickle: Callable[[
         from torchaudio.models import wav2vec2_model
     except (ImportError, OSError) as error:
         logger.warning(f"torchaudio cannot be used here ({error}): the file is compared as it is read back")
-        return speech_model.outputs(speech_model.build(read(folder, read_pickle)), waveform, encoder_only=True)
+        source = read(folder, read_pickle)
+        found = speech_model.outputs(speech_model.build(source), waveform, encoder_only=True)
+        if source.their_rows is None:
+            return found
+        return [found[0][..., [source.their_rows.index(row) for row in range(found[0].size(-1) - source.their_rows.count(None))]]]
     model = wav2vec2_model(**_description(os.fspath(folder))["arguments"]).eval()
     model.load_state_dict(read_pickle(os.path.join(folder, WEIGHTS)))
     return [model(waveform)[0]]

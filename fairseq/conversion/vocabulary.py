@@ -46,6 +46,22 @@ def from_symbols(symbols: list[str]) -> Vocabulary:
     return Vocabulary(rows, names[0], bos, eos, unk, WORD_END if WORD_END in rows else None)
 
 
+def from_labels(labels: list[str]) -> Vocabulary:
+    """The vocabulary of an output layer's labels, the blank first: torchaudio's own begin with "-" and "|" and have no special tokens.
+
+    Raises:
+        ValueError: a label twice, or more special ones than a dictionary has places for.
+    """
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the label {twice!r} is there twice")
+    others = labels[1:]
+    if SPECIAL[0] in others and SPECIAL[1] in others:
+        raise ValueError(f"the blank is {labels[0]!r}, the first label, beside both {SPECIAL[0]} and {SPECIAL[1]}: one of these must be it")
+    bos, eos, unk = (next((name for name in names if name in others), None) for names in (SPECIAL[:2], SPECIAL[2:3], SPECIAL[3:]))
+    return Vocabulary({label: row for row, label in enumerate(labels)}, labels[0], bos, eos, unk, WORD_END if WORD_END in others else None)
+
+
 def to_symbols(vocabulary: Vocabulary, num_rows: int) -> tuple[list[str], list[int | None]]:
     """(symbols of a dictionary, the vocabulary's row for each of them, None for a symbol that it does not have).
 

@@ -34,6 +34,11 @@ class CudaDevice(Device):
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "sdpa"
 
+    def missing(self) -> str | None:
+        if torch.cuda.device_count() > 0:
+            return None
+        return "common.device is cuda (--device cuda), but torch finds no GPU on this machine: leave it out, or say cpu"
+
     def claim(self) -> None:
         present = torch.cuda.device_count()
         if self.index >= present:

@@ -69,19 +69,34 @@ def write(path: Path, features: dict[str, np.ndarray], seconds: np.ndarray, fact
 def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Note in a folder what its features are, so that a later run with other settings does not take them for its own.
 
+    Args:
+        settings: all that the features depend on; the manifest's root too, since files lie here by their path below it.
     Raises:
-        ValueError: the folder holds features of other settings.
+        ValueError: the folder holds features of other settings, or its note is damaged.
     """
     note = folder / _NOTE
     if note.exists():
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = _read_note(note)
         other = {key: (found.get(key), value) for key, value in settings.items() if found.get(key) != value}
         if other:
             listing = "; ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in other.items())
-            raise ValueError(f"{folder} holds features of other settings ({listing}): give another --output-dir, or remove {folder}")
+            moved = f"; where the audio was only moved, write its new root into {note}" if "root" in other else ""
+            raise ValueError(f"{folder} holds features of other settings ({listing}): give another --output-dir, or remove {folder}{moved}")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    temporary = note.with_name(note.name + ".part")
+    temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, note)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}, which says what the features beside it are, is damaged ({error}): remove its folder") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}, which says what the features beside it are, holds no table of settings: remove its folder")
+    return found
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -17,8 +17,17 @@ from fairseq.inference.windows import WindowSettings
 NAMED = ("extractor", "projected", "context", "quantized", "codes")
 
 
+def checked(model: SpeechModel, features: Sequence[str]) -> list[str]:
+    """`features` without repetitions, blocks as plain numbers ("00" is 0).
+
+    Raises:
+        ValueError: see `check_feature`.
+    """
+    return list(dict.fromkeys(check_feature(model, feature) for feature in features))
+
+
 def check_feature(model: SpeechModel, feature: str) -> str:
-    """`feature` itself.
+    """The feature's name: of a block its plain number.
 
     Args:
         feature: a block by number (0 is the first one's output), or by name: extractor (the convolutions, layer-normed), projected (what
@@ -31,9 +40,10 @@ def check_feature(model: SpeechModel, feature: str) -> str:
     if feature.isdecimal():
         if int(feature) >= blocks:
             raise ValueError(f"there is no block {feature}: this model has {blocks}, numbered from 0 to {blocks - 1}")
-    elif feature not in NAMED:
+        return str(int(feature))
+    if feature not in NAMED:
         raise ValueError(f"the feature {feature!r} is not known; it may be a block's number (0 to {blocks - 1}) or {', '.join(NAMED)}")
-    elif feature in ("quantized", "codes") and model.encoder.quantizer is None:
+    if feature in ("quantized", "codes") and model.encoder.quantizer is None:
         raise ValueError(f"{feature!r} needs a quantizer: this model has none (fine-tuning drops it): use the pre-trained checkpoint")
     return feature
 
@@ -47,8 +57,7 @@ def extract(model: SpeechModel, waves: Sequence[np.ndarray], features: Sequence[
     Raises:
         ValueError: see `check_feature`.
     """
-    for feature in features:
-        check_feature(model, feature)
+    features = checked(model, features)
     source, padding_mask = model.batch(waves)
     with model.device.autocast(model.dtype):
         found = _of_batch(model, source, padding_mask, features)
@@ -85,6 +94,7 @@ def extract_source(model: SpeechModel, source: Any, features: Sequence[str], set
     """
     if model.num_frames(source.num_samples) == 0:
         raise ValueError(f"{source.num_samples} samples are shorter than one frame of the model sees")
+    features = checked(model, features)
     parts: dict[str, list[np.ndarray]] = {feature: [] for feature in features}
     for window, wave in read_windows(model, source, settings):
         for feature, values in extract(model, [wave], features)[0].items():

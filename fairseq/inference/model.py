@@ -66,19 +66,27 @@ class SpeechModel:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], device: str = "cpu", precision: str = "auto", overrides: dict[str, Any] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        device: str = "cpu",
+        precision: str = "auto",
+        overrides: dict[str, Any] | None = None,
+        dictionary: str | None = None,
     ) -> SpeechModel:
         """Read a checkpoint.
 
         Args:
             device: cpu, cuda or another kind that the device layer has.
             overrides: values for settings of its config, by name, such as {"data": folder}.
+            dictionary: file of a fine-tuned one's symbols; None: those inside, else those of its data folder.
         Raises:
-            ValueError: it cannot be read, or there is no such device.
+            ValueError: it cannot be read, has another number of outputs than symbols, or there is no such device.
         """
         if not os.path.exists(path):
             raise ValueError(f"there is no checkpoint {os.fspath(path)}")
         state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)
+        if dictionary is not None:
+            _give_dictionary(state, dictionary)
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([os.fspath(path)], state=state)
         common = merge_with_parent(CommonConfig(), {"cpu": device == "cpu", "device": device})
         loaded = cls(model, task, cfg, device_layer.select(common), precision)
@@ -113,8 +121,13 @@ class SpeechModel:
             raise ValueError("this checkpoint is pre-trained only: it has no output layer over a dictionary. Fine-tune it first")
         return self.tokens
 
+    @property
+    def precision(self) -> str:
+        """What it computes in, where `auto` is decided: fp32, bf16, or int8 and one of them."""
+        return f"{'int8 and ' * self.int8}{'fp32' if self.dtype is None else 'bf16'}"
+
     def describe(self) -> str:
-        return f"{self.device.describe()}, {'int8 and ' * self.int8}{'fp32' if self.dtype is None else 'bf16'}"
+        return f"{self.device.describe()}, {self.precision}"
 
     # -- audio ---------------------------------------------------------------------------------------------------------------------
 
@@ -166,3 +179,14 @@ class SpeechModel:
             found = iter(scores.cpu().numpy())
         empty = np.zeros((0, len(tokens.symbols)), dtype=np.float32)
         return [next(found)[:count] if count > 0 else empty for count in frames]
+
+
+def _give_dictionary(state: dict[str, Any], path: str) -> None:
+    """Have a fine-tuned checkpoint's task read its symbols from a file; others have none."""
+    cfg = state.get("cfg")
+    if cfg is None or cfg.get("model") is None or cfg.model.get("_name") != "wav2vec_ctc":
+        return
+    state["task_state"] = {}
+    task = cfg.get("task") or {}
+    name = task.get("_name", "audio_pretraining")
+    cfg.task = {**task, "_name": "audio_finetuning" if name == "audio_pretraining" else name, "target_dictionary": path}

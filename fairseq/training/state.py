@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from fairseq import utils
+from fairseq.checkpoint import compare
 from fairseq.dataclass.utils import config_to_container
 from fairseq.logging import metrics
 
@@ -61,10 +62,17 @@ def restore(
         reset_lr_scheduler: keep the optimizer's state but start the schedule anew.
         optimizer_overrides: values put over those in the optimizer's param groups.
     Raises:
-        ValueError: the weights do not fit the model or the task.
+        WeightsDoNotFit: they are not the model's.
+        ValueError: they are not the task's, or there is no optimizer state.
     """
     weights = trainer.task.adapted_weights(state, trainer.unwrapped_model, only_weights=reset_optimizer)
-    trainer.unwrapped_model.load_state_dict(weights, strict=True)
+    try:
+        trainer.unwrapped_model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        found = compare.unlike(weights, trainer.unwrapped_model.state_dict())
+        if not found:  # not a matter of names and shapes
+            raise
+        raise compare.WeightsDoNotFit(found) from error
     history = state.get("optimizer_history") or []
     extra = state.get("extra_state") or {}
     optimizer_state = state.get("last_optimizer_state")

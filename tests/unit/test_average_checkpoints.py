@@ -58,6 +58,9 @@ def test_what_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[s
     output = ["--output", str(tmp_path / "mean.pt")]
     assert cli_main(["--inputs", one, str(tmp_path / "other.pt"), *output]) == 1
     assert "different weights: n, other, w" in capsys.readouterr().err
+    torch.save({"a": 1}, tmp_path / "none.pt")
+    assert cli_main(["--inputs", str(tmp_path / "none.pt"), *output]) == 1
+    assert "none.pt is no checkpoint: it has no entry 'model', only a." in capsys.readouterr().err
     assert cli_main(["--inputs", str(tmp_path), "--num-epoch-checkpoints", "2", *output]) == 1
     assert "has 1 such checkpoints, 2 are asked for" in capsys.readouterr().err
     assert cli_main(["--inputs", one, "--checkpoint-upper-bound", "2", *output]) == 1

@@ -33,8 +33,8 @@ class WeightNormConv1d(nn.Module):
         self.kernel_size = (kernel_size,)
         self.padding = kernel_size // 2
         self.groups = groups
-        # Var[output] is 4/groups of the input's for unit-variance input, whatever the kernel. Overwritten are the initial values of a Conv1d:
-        # fairseq draws them first, and what is drawn later has the same numbers only behind them
+        # Var[output] is 4/groups of the input's for unit-variance input, whatever the kernel. What it overwrites are a Conv1d's own initial
+        # values: fairseq draws them first, and what is drawn later has the same numbers only behind them
         weight = nn.Conv1d(channels, channels, kernel_size, groups=groups).weight.detach()
         weight.normal_(std=math.sqrt(4 / (kernel_size * channels)))
         self.bias = nn.Parameter(torch.zeros(channels))

@@ -53,6 +53,11 @@ class TriStageLRSchedule(FairseqLRScheduler):
         if not math.isclose(sum(cfg.phase_ratio), 1.0, abs_tol=1e-6):
             raise ValueError(f"lr_scheduler.phase_ratio is {list(cfg.phase_ratio)}: the three shares must add up to 1.")
         warmup, hold, decay = (int(cfg.max_update * share) for share in cfg.phase_ratio)
+        if warmup + hold + decay == 0:
+            raise ValueError(
+                f"optimization.max_update is {cfg.max_update:g}: every share of it in lr_scheduler.phase_ratio={list(cfg.phase_ratio)} "
+                f"is less than one update. Set it to {math.ceil(1 / max(cfg.phase_ratio))} or more."
+            )
         return warmup, hold, decay
 
     def step_update(self, num_updates: int) -> float:

@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
+from fairseq.conversion.speech_model import complete_config
 from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.training import state as training_state
 
 MODEL = {"_name": "no_such_model", "dim": 4, "dropout": 0.1}
 TASK = {"_name": "no_such_task", "data": "/data/a", "normalize": True}
@@ -292,6 +294,30 @@ def test_finetune_from_model_takes_the_weights_once(tmp_path, caplog):
     assert run.trainer.loaded_with == (True, True, True, {}) and "model.dim: 4 -> 5" in caplog.text
     run.train(1).save()
     assert Run(tmp_path / "new", finetune_from_model=model, model={"dim": 5}).trainer.updates == 1
+
+
+WIDE = complete_config({"encoder_embed_dim": 4, "encoder_layers": 2, "conv_feature_layers": "[(4, 3, 2)]", "dropout": 0.5})
+NARROW = {**WIDE, "encoder_embed_dim": 3, "dropout": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "advice"),
+    [
+        (WIDE, NARROW, r"Set model\.encoder_embed_dim=4, as in the file"),
+        (WIDE, {**WIDE, "conv_feature_layers": "[(3,3,2)]"}, r"Set \"model\.conv_feature_layers='\[\(4, 3, 2\)\]'\", as in"),
+        ({"_name": "wav2vec_ctc", "w2v_args": {"model": WIDE}}, WIDE, "It is fine-tuned: go on from the pre-trained checkpoint"),
+        (WIDE, {"_name": "wav2vec_ctc", "w2v_args": {"model": NARROW}}, r"It is pre-trained only: give it as model\.w2v_path"),
+    ],
+)
+def test_weights_of_another_model_are_named(tmp_path, monkeypatch, saved, asked, advice):
+    io.save({"cfg": {"model": saved, "task": TASK}, "model": torch.nn.Linear(4, 2).state_dict()}, tmp_path / "other.pt")
+    monkeypatch.setattr(Trainer, "load_state_dict", training_state.restore)
+    monkeypatch.setattr(Trainer, "unwrapped_model", torch.nn.Linear(3, 2), raising=False)
+    monkeypatch.setattr(Task, "adapted_weights", lambda self, state, model, only_weights: state["model"], raising=False)
+    found = r"other\.pt, taken as checkpoint\.finetune_from_model asks, does not fit: it holds a \w+ of width 4 with 2 blocks, the config "
+    found += r"asks for a \w+ of width \d with 2 blocks \(weight is \(2, 4\), not \(2, 3\)\)\. "
+    with pytest.raises(ValueError, match=found + advice):
+        Run(tmp_path / "new", finetune_from_model=str(tmp_path / "other.pt"), model=asked)
 
 
 def test_continue_once(tmp_path):

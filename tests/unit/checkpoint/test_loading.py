@@ -86,6 +86,14 @@ def test_mistakes_are_named(tmp_path):
         checkpoint_utils.load_model_ensemble([path, path], task=Task(), state=io.load(path))
     with pytest.raises(ValueError, match="no model config inside"):
         checkpoint_utils.load_model_ensemble([write(tmp_path / "b.pt", cfg=None)], task=Task())
+    for kind in ("wav2vec_seq2seq", "data2vec_audio"):
+        other = write(tmp_path / "other.pt", cfg={"model": {"_name": kind}, "task": {"_name": "audio_finetuning"}})
+        with pytest.raises(ValueError, match=rf"other\.pt holds a model of kind '{kind}', which is not offered here: only .*wav2vec_ctc"):
+            checkpoint_utils.load_model_ensemble([other])
+    torch.save({"cfg": CFG}, tmp_path / "none.pt")
+    for read in (io.load, checkpoint_utils.load_pretrained, lambda path: checkpoint_utils.load_model_ensemble([path])):
+        with pytest.raises(ValueError, match=r"none\.pt is no checkpoint: it has no entry 'model', only cfg\."):
+            read(str(tmp_path / "none.pt"))
     with pytest.raises(ValueError, match="asynchronously"):
         checkpoint_utils.torch_persistent_save({}, str(tmp_path / "c.pt"), async_write=True)
 

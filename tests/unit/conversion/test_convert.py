@@ -192,6 +192,29 @@ def test_w2v_path_may_be_a_folder(tmp_path):
         pretrained.load(str(tmp_path / "empty"))
 
 
+def test_a_damaged_folder_is_named(tmp_path, capsys):
+    """In converting and where training opens it; transformers is not needed."""
+    save = pytest.importorskip("safetensors.torch").save
+    folder = tmp_path / "there"
+    folder.mkdir()
+    config = {
+        "model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"], "conv_dim": [8], "conv_kernel": [10], "conv_stride": [5],
+        "feat_extract_norm": "group", "do_stable_layer_norm": False, "hidden_act": "gelu",
+    }  # fmt: skip
+    (folder / "model.safetensors").write_bytes(save({"a": torch.zeros(100)})[:200])
+    lacking = {key: value for key, value in config.items() if key not in ("conv_dim", "hidden_act")}
+    for settings, named in (
+        (config, "model.safetensors is damaged or cut off"),
+        (lacking, "config.json lacks conv_dim, hidden_act"),
+        ({**config, "conv_kernel": [10, 3]}, "config.json: conv_dim, conv_kernel and conv_stride must be lists of one length"),
+    ):
+        (folder / "config.json").write_text(json.dumps(settings))
+        assert convert.cli_main([str(folder), str(tmp_path / "b.pt"), "--to", "fairseq"]) == 1
+        assert f"{folder}/{named}" in capsys.readouterr().err
+        with pytest.raises(ValueError, match=named):
+            pretrained.load(str(folder))
+
+
 # -- torchaudio --------------------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +228,42 @@ def test_torchaudio_there_and_back(form, fine_tuned, tmp_path):
     assert_same_weights(path, back, left_out=("mask_emb", *pretrained.PRETRAINING_ONLY))
     if fine_tuned:
         assert io.load(back)["task_state"] == io.load(path)["task_state"]
+
+
+def torchaudio_folder(tmp_path, labels):
+    """A folder whose output layer has torchaudio's rows: as many as labels, none for the special symbols."""
+    convert.convert(write(tmp_path / "a.pt", {**BASE, "activation_fn": "gelu"}, fine_tuned=True), str(tmp_path / "there"), "torchaudio")
+    about, weights = json.loads((tmp_path / "there" / "wav2vec2_model.json").read_text()), io.read(str(tmp_path / "there" / "model.pt"))
+    for name in ("aux.weight", "aux.bias"):
+        weights[name] = weights[name][: len(labels)].clone()
+    about["arguments"]["aux_num_out"], about["labels"] = len(labels), labels
+    torch.save(weights, tmp_path / "there" / "model.pt")
+    (tmp_path / "there" / "wav2vec2_model.json").write_text(json.dumps(about))
+    return str(tmp_path / "there"), weights
+
+
+@pytest.mark.parametrize("labels", [["-", "|", "E", "T", "A", "O"], ["-", "|"], ["<pad>", "<unk>", "|", "E", "T"]])
+def test_torchaudios_own_labels(labels, tmp_path):
+    """The blank first, and no row for what the dictionary begins with: rows are added that never win."""
+    there, weights = torchaudio_folder(tmp_path, labels)
+    assert convert.convert(there, str(tmp_path / "b.pt"), "fairseq") <= 1e-5
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "b.pt")])
+    dictionary, head = task.target_dictionary, model.w2v_encoder.proj
+    ordinary = [label for label in labels[1:] if label != "<unk>"]
+    assert dictionary.symbols == ["<s>", "<pad>", "</s>", "<unk>", *ordinary]
+    assert dictionary.string([dictionary.index(label) for label in ordinary]) == " ".join(ordinary)
+    assert torch.equal(head.bias[dictionary.bos()], weights["aux.bias"][0])
+    assert all(torch.equal(head.weight[dictionary.index(label)], weights["aux.weight"][labels.index(label)]) for label in ordinary)
+    assert head.bias[dictionary.eos()] == -1e4
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"), [(["-", "E", "E"], "'E' is there twice"), (["-", "<s>", "<pad>"], "beside both"), ([1, 2], "must have")]
+)
+def test_labels_that_no_dictionary_can_have(labels, named, tmp_path):
+    there, _ = torchaudio_folder(tmp_path, labels)
+    with pytest.raises(ValueError, match=rf"wav2vec2_model\.json .*{named}"):
+        convert.load(there)
 
 
 def test_torchaudio_names(tmp_path):

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_speech import speech, write_checkpoint
+from small_speech import SYMBOLS, speech, write_checkpoint
 
+from fairseq.checkpoint import io
 from fairseq.inference import feature_files
 from fairseq.inference.features import check_feature, extract, extract_source
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.windows import WindowSettings
 from fairseq_cli import extract as command
+from fairseq_cli import infer, transcribe
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,58 @@ def test_other_features_do_not_pass_for_those_that_are_there(data: Path, pretrai
         run(data, pretrained_checkpoint, "--feature", "1")
     with pytest.raises(ValueError, match=r"other settings \(checkpoint "):
         run(data, checkpoint, "--feature", "0")
+
+
+def test_features_of_another_root_or_precision_are_not_its_own(data: Path, pretrained_checkpoint: Path) -> None:
+    (data / "elsewhere" / "audio").mkdir(parents=True)
+    soundfile.write(data / "elsewhere" / "audio" / "0.wav", speech(0.7, seed=9), 16000, subtype="FLOAT")
+    (data / "other.tsv").write_text(f"{data / 'elsewhere'}\naudio/0.wav\t11200\n")
+    (data / "more.tsv").write_text(f"{data}\naudio/2.wav\t14400\naudio/new.wav\t11200\n")
+    soundfile.write(data / "audio" / "new.wav", speech(0.7, seed=9), 16000, subtype="FLOAT")
+    run(data, pretrained_checkpoint)
+    with pytest.raises(ValueError, match=r"other settings \(root .*elsewhere'\): give another --output-dir.* was only moved, write"):
+        run(data, pretrained_checkpoint, "--gen-subset", "other")
+    with pytest.raises(ValueError, match=r"other settings \(precision 'fp32', now 'bf16'\)"):
+        run(data, pretrained_checkpoint, "--precision", "bf16")
+    result = run(data, pretrained_checkpoint, "--gen-subset", "more")  # another manifest of the same files
+    assert (result["done_before"], result["written"]) == (1, 1)
+
+
+def test_a_damaged_note_is_named_and_none_is_left_half_written(data: Path, pretrained_checkpoint: Path, monkeypatch: Any) -> None:
+    note = data / "out" / "extract.json"
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
+        patched.setattr(feature_files.os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("killed")))
+        run(data, pretrained_checkpoint)
+    assert not note.exists()
+    for text in ('{"feature": ["con', "[1]"):
+        note.write_text(text)
+        with pytest.raises(ValueError, match=r"extract\.json, which says .* remove its folder"):
+            run(data, pretrained_checkpoint)
+
+
+def test_one_feature_may_be_asked_for_in_several_ways(data: Path, pretrained_checkpoint: Path) -> None:
+    run(data, pretrained_checkpoint, "--feature", "00", "--feature", "0")
+    assert np.load(data / "out" / "audio" / "0.npy").shape == (24, 24)
+    assert run(data, pretrained_checkpoint, "--feature", "0")["done_before"] == 3
+
+
+def test_a_checkpoint_without_a_dictionary_takes_that_of_the_data_or_of_dict(data: Path, checkpoint: Path) -> None:
+    state = io.load(checkpoint)
+    state["task_state"], state["cfg"]["task"]["data"] = {}, "/gone"
+    torch.save(state, data / "old.pt")
+    with pytest.raises(ValueError, match=r"old\.pt is fine-tuned and holds no dictionary, and .*dict\.ltr\.txt is not there.* --dict FILE"):
+        run(data, data / "old.pt")
+    (data / "dict.ltr.txt").write_text("A 1\nB 1\n")
+    with pytest.raises(ValueError, match=r"old\.pt has an output layer of 10 rows, but the dictionary .*dict\.ltr\.txt has 6 symbols"):
+        run(data, data / "old.pt")
+    (data / "right.txt").write_text("".join(f"{symbol} 1\n" for symbol in SYMBOLS))
+    assert run(data, data / "old.pt", "--dict", str(data / "right.txt"))["written"] == 3
+    for parser in (infer.get_parser(), transcribe.get_parser()):
+        assert parser.parse_args([str(data), "--path", "old.pt", "--dict", "right.txt"]).dict == "right.txt"
+    own = SpeechModel.load(data / "old.pt", dictionary=str(data / "right.txt")).dictionary()
+    assert list(own.symbols) == list(SpeechModel.load(checkpoint).dictionary().symbols)
+    (data / "right.txt").rename(data / "dict.ltr.txt")
+    assert run(data, data / "old.pt")["done_before"] == 3
 
 
 def test_several_features_have_a_file_each(data: Path, pretrained_checkpoint: Path) -> None:

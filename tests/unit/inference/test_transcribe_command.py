@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -31,6 +32,12 @@ def test_the_rest_goes_on_and_the_status_tells(checkpoint: Path, files: list[str
     assert "broken.wav cannot be read" in printed.err
     assert run(checkpoint, files[0]) == 0
     assert printed.out.splitlines()[0].split("\t")[1] == capsys.readouterr().out.strip() != ""
+
+
+def test_without_a_gpu_it_says_so(checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert run(checkpoint, files[0], "--device", "cuda") == 1
+    assert "--device cuda), but torch finds no GPU on this machine: leave it out" in capsys.readouterr().err
 
 
 def test_json_has_a_line_for_every_file(checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,7 @@ def test_every_schedule_is_a_function_of_the_update():
         ("tri_stage", {}, "phase_ratio"),
         ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.4], "max_update": 10}, "add up to 1"),
         ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.5], "max_update": 0}, "optimization.max_update"),
+        ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.5], "max_update": 1}, r"optimization\.max_update is 1: .* Set it to 2 or more"),
         ("tri_stage", {"decay_steps": 10, "final_lr_scale": 0.0}, "final_lr_scale"),
     ],
 )
