@@ -71,8 +71,13 @@ def find_files(root: str, extensions: Sequence[str]) -> tuple[list[tuple[str, st
                     if entry.name.startswith("."):
                         continue
                     path = os.path.join(below, entry.name)
-                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                    if entry.is_dir():
+                    try:
+                        real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                        is_folder = entry.is_dir()
+                    except OSError as error:  # a link to itself; the others in this folder are as good as before
+                        closed.append(f"{path}\t{error.strerror}")
+                        continue
+                    if is_folder:
                         folders.append((path, real))
                     elif entry.name.endswith(suffixes):
                         found.append((path, real))

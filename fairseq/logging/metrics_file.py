@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -56,10 +57,21 @@ class MetricsFile:
         line = json.dumps(plain, allow_nan=False) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(line)
+            with open(self.path, "ab", buffering=0) as file:
+                self._write_whole(file, line.encode())
         except OSError as error:
             self._report(error)
+
+    @staticmethod
+    def _write_whole(file: io.FileIO, line: bytes) -> None:
+        """All of a line or nothing: what follows must not be glued to its first half."""
+        before, rest = file.seek(0, os.SEEK_END), memoryview(line)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
     def _report(self, error: OSError) -> None:
         if not self._failure_reported:

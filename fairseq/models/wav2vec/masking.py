@@ -38,7 +38,7 @@ def frame_mask(
     Returns:
         None where `mask_prob` is 0 and no mask was given.
     Raises:
-        ValueError: positions without weights, or the other way round.
+        ValueError: positions without weights, or the other way round; a boolean mask of another shape, or one that masks no frame.
     """
     if (positions is None) != (weights is None):
         raise ValueError("masked_positions and masked_weights belong together: one is given, the other is not")
@@ -51,6 +51,8 @@ def frame_mask(
         if cfg.crop_seq_to_multiple > 1:
             positions, weights = _inside(T, positions, weights)
         return FrameMask(indices[:, :T], positions, weights)
+    if indices is not None and (indices.dim() != 2 or indices.size(0) != B or indices.size(1) < T):
+        raise ValueError(f"mask_indices is {' x '.join(map(str, indices.shape))}; this audio gives {B} x {T} (utterances x frames)")
     indices = masked_frames(cfg, features, padding_mask, indices)
     return None if indices is None else FrameMask(indices, *positions_of(indices))
 
@@ -94,6 +96,8 @@ def positions_of(indices: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = indices.sum(dim=1)
     largest = int(counts.max())
+    if largest == 0:
+        raise ValueError("mask_indices masks no frame of any utterance: there is nothing to predict; mask some, or give mask=False")
     positions = (~indices).to(torch.uint8).argsort(dim=1, stable=True)[:, :largest]  # masked frames first, in order
     counted = (torch.arange(largest, device=indices.device) < counts.unsqueeze(1)) & (counts.unsqueeze(1) >= 2)
     return positions, counted.float()

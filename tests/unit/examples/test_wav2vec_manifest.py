@@ -193,3 +193,12 @@ def test_a_failed_write_leaves_the_old_file(script: ModuleType, tmp_path: Path) 
     with pytest.raises(OSError, match="disk full"):
         script.write_lines(str(path), lines())
     assert path.read_text() == "old\n" and os.listdir(tmp_path) == ["train.tsv"]
+
+
+def test_a_link_to_itself_takes_no_other_file_with_it(script: ModuleType, root: Path) -> None:
+    before, _ = script.find_files(str(root), ["flac"])
+    for name in ("a/0me", "a/zme"):
+        (root / name).symlink_to(root / name)
+    found, closed = script.find_files(str(root), ["flac"])
+    assert found == before
+    assert sorted(line.split("\t")[0] for line in closed) == ["a/0me", "a/zme"]

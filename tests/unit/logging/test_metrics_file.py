@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,3 +46,21 @@ def test_unwritable_file_is_reported_once_and_the_run_goes_on(tmp_path, caplog):
     file.append({"num_updates": 1})
     file.append({"num_updates": 2})
     assert caplog.text.count("cannot write") == 1
+
+
+def test_a_row_that_was_written_in_part_takes_no_other_with_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    script = (
+        "import resource, signal, sys\n"
+        "from fairseq.logging.metrics_file import MetricsFile\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "file = MetricsFile(sys.argv[1])\n"
+        "file.append({'num_updates': 1})\n"
+        "soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (file.path.stat().st_size + 9, hard))\n"
+        "file.append({'num_updates': 2})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))\n"
+        "file.append({'num_updates': 3})\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+    assert [row["num_updates"] for row in read_rows(path)] == [1, 3]

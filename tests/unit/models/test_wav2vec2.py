@@ -12,7 +12,7 @@ from small_model import CONV, gradients, largest_difference, masked_batch, num_f
 
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY, BaseFairseqModel, build_model, register_model
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
-from fairseq.models.wav2vec.masking import positions_of
+from fairseq.models.wav2vec.masking import frame_mask, positions_of
 from fairseq.models.wav2vec.wav2vec2 import logit_temperature
 from fairseq.modules import unwrap_checkpoint
 
@@ -358,3 +358,10 @@ def test_upgrades_reach_nested_modules() -> None:
     model = Outer()
     model.load_state_dict({"parts.0.0.old": torch.ones(2)})
     assert torch.equal(model.parts[0][0].weight, torch.ones(2))
+
+
+def test_masks_that_cannot_be_used_are_named() -> None:
+    cfg, features = Wav2Vec2Config(), torch.zeros(3, 49, 8)
+    for shape, message in (((3, 40), "3 x 40; this audio gives 3 x 49"), ((3, 49), "masks no frame")):
+        with pytest.raises(ValueError, match=message):
+            frame_mask(cfg, features, None, torch.zeros(*shape, dtype=torch.bool), None, None)
