@@ -35,7 +35,7 @@ MAX_SHARE = 1.0  # % of words that may differ
 
 
 def recordings(testset: TestSet, seconds: float, sample_rate: int) -> list[tuple[np.ndarray, str]]:
-    """Audio and what was said, of each recording that lasts so long, or of the utterances one after the other (the first again at the end)."""
+    """Audio and what was said, of each recording that lasts so long, or of all utterances one after the other, again and again."""
     wanted = int(seconds * sample_rate)
     read = [(_read(file, sample_rate), said) for file, said in zip(testset.files(), testset.references, strict=True)]
     long = [(wave, said) for wave, said in read if len(wave) >= wanted]
