@@ -55,7 +55,7 @@ class SaveResult(NamedTuple):
 # -- saving ------------------------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> Optional[SaveResult]:
+def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float], stopping: bool = False) -> Optional[SaveResult]:
     """Write the checkpoints that are due and remove those that no longer are. To be called by all processes; the first one writes.
 
     A disk that is full or refuses is reported with its path and free space, and the run goes on: older files are unharmed.
@@ -65,6 +65,7 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
         trainer: gives `state_dict()`, `run_record`, `get_num_updates()`, `is_data_parallel_master`.
         epoch_itr: gives `epoch`, `end_of_epoch()`, `state_dict()`.
         val_loss: the best_checkpoint_metric of the validation that came with this save, or None.
+        stopping: the run ends here, so something is written whether it is due or not, unless `no_save` is set.
     Returns:
         None where this process writes nothing.
     """
@@ -74,7 +75,7 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
     if cfg.no_save or not trainer.is_data_parallel_master:
         return None
     epoch, end_of_epoch = epoch_itr.epoch, epoch_itr.end_of_epoch()
-    names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, record.is_best(val_loss))
+    names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, record.is_best(val_loss), stopping)
     if not names:
         return SaveResult([])
     start = time.perf_counter()
@@ -83,7 +84,8 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
     result = _write(state, [os.path.join(cfg.save_dir, name) for name in names])
     result = result._replace(seconds=time.perf_counter() - start)
     if result.error is not None:
-        logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). Older checkpoints are unharmed; training goes on.")
+        going_on = "" if stopping else "; training goes on"
+        logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). Older checkpoints are unharmed{going_on}.")
     if result.paths:
         for path in retention.outdated(cfg, end_of_epoch):
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fairseq import device as device_layer
 from fairseq import optim, utils
 from fairseq.checkpoint.record import RunRecord
+from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.iterators import EpochBatchIterator, sensible_workers
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
@@ -27,6 +29,14 @@ from fairseq.training.statistics import Statistics
 
 logger = logging.getLogger(__name__)
 MOST_NORMS = 1000  # kept in one vector on the device, whatever common.log_interval
+
+
+class StopWish(IntEnum):
+    """Why a process wants all of them to stop after the same update; the larger one counts."""
+
+    NONE = 0
+    TIME = 1  # optimization.stop_time_hours
+    SIGNAL = 2
 
 
 class Trainer:
@@ -63,7 +73,7 @@ class Trainer:
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
         self._num_updates = 0
-        self._stop_flag = 0.0
+        self._stop_wish = StopWish.NONE
         self._stop_seen: Callable[[], float] = lambda: 0.0
         self.start_time = time.time()
         self.previous_training_time = 0.0
@@ -219,10 +229,14 @@ class Trainer:
 
     # -- validation ----------------------------------------------------------------------------------------------------------------
 
-    def validate(self, batches: Iterable[list[dict[str, Any]]]) -> dict[str, float]:
-        """Sums of the criterion's values over a validation set, over all processes."""
+    def validate(self, batches: Iterable[list[dict[str, Any]]], quarantine: Quarantine | None = None) -> dict[str, float]:
+        """Sums of the criterion's values over a validation set, over all processes.
+
+        Args:
+            quarantine: takes the files that cannot be decoded; None: they go untold.
+        """
         return validation.validate(
-            self.task, self.unwrapped_model, self.criterion, batches, self.device, self.precision, self.cfg.common.seed
+            self.task, self.unwrapped_model, self.criterion, batches, self.device, self.precision, self.cfg.common.seed, quarantine
         )
 
     # -- what the log shows --------------------------------------------------------------------------------------------------------
@@ -291,18 +305,31 @@ class Trainer:
 
     def wish_to_stop(self) -> None:
         """Called by a signal's handler: all processes are to stop after the same update."""
-        self._stop_flag = 1.0
+        self._stop_wish = StopWish.SIGNAL
 
-    def should_stop(self) -> bool:
-        """Whether any process wished to stop; to be asked once an update.
+    def should_stop(self) -> StopWish:
+        """Why any process wished to stop, the same on all of them; to be asked once an update.
 
         Several processes learn it from each other on the host, an update later, so that none waits for another one's device.
         """
+        own = self._own_wish()
         if self.data_parallel_world_size == 1:
-            return self._stop_flag > 0
-        seen = self._stop_seen() > 0
-        self._stop_seen = distributed.begin_max_on_host(self._stop_flag)
+            return own
+        seen = StopWish(int(self._stop_seen()))
+        self._stop_seen = distributed.begin_max_on_host(own)
         return seen
+
+    def starts_out_of_time(self) -> bool:
+        """Whether the time was over before this run's first update, on any process; waits for all of them."""
+        return distributed.begin_max_on_host(float(self._own_wish() is StopWish.TIME))() > 0
+
+    def _own_wish(self) -> StopWish:
+        """This process's own; its clock may differ from the others', so it decides nothing by itself."""
+        limit, hours = self.cfg.optimization.stop_time_hours, self.cumulative_training_time() / 3600
+        if self._stop_wish is StopWish.NONE and 0 < limit < hours:
+            self._stop_wish = StopWish.TIME
+            logger.info("stopping: %.2f hours of training, optimization.stop_time_hours is %g", hours, limit)
+        return self._stop_wish
 
     # -- data ----------------------------------------------------------------------------------------------------------------------
 
@@ -396,14 +423,9 @@ class Trainer:
         return time.time() - self.start_time + self.previous_training_time
 
     def is_finished(self) -> bool:
-        """Whether max_update, stop_min_lr or stop_time_hours ends the run."""
-        optimization = self.cfg.optimization
-        max_update = optimization.max_update or math.inf
+        """Whether max_update ends the run."""
+        max_update = self.cfg.optimization.max_update or math.inf
         if self._num_updates >= max_update:
             logger.info("stopping: num_updates %d reached optimization.max_update", self._num_updates)
-            return True
-        hours = self.cumulative_training_time() / 3600
-        if optimization.stop_time_hours > 0 and hours > optimization.stop_time_hours:
-            logger.info("stopping: %.2f hours of training, optimization.stop_time_hours is %g", hours, optimization.stop_time_hours)
             return True
         return False

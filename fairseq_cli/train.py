@@ -27,7 +27,7 @@ from fairseq.dataclass.validate import validate_config
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics, progress_bar
 from fairseq.logging.metrics_file import MetricsFile
-from fairseq.trainer import Trainer
+from fairseq.trainer import StopWish, Trainer
 from fairseq.training import codebook_use
 
 logger = logging.getLogger("fairseq_cli.train")
@@ -36,7 +36,11 @@ PAPER_SECONDS_PER_UPDATE = 1.6 * 3600  # Baevski et al. 2020, section 4.2: 1.6 h
 
 
 class Stopped(Exception):
-    """A signal asked the run to end; its checkpoint is written."""
+    """A signal asked the run to end; `saved` says what became of its checkpoint, None where this process writes none."""
+
+    def __init__(self, saved: checkpoint_utils.SaveResult | None) -> None:
+        super().__init__()
+        self.saved = saved
 
 
 def main(cfg: DictConfig) -> None:
@@ -82,8 +86,11 @@ def set_up_logging(common: Any) -> None:
     """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first only warn."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if common.log_file is not None and distributed.is_master():
-        Path(common.log_file).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(common.log_file))
+        try:
+            Path(common.log_file).parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(common.log_file))
+        except OSError as error:
+            raise ConfigError([f"common.log_file is {common.log_file}: cannot write there ({error.strerror or error})."]) from error
     who = "" if distributed.is_master() else f"rank {distributed.get_rank()}: "
     logging.basicConfig(
         format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
@@ -128,9 +135,33 @@ class Run:
         if trainer.is_data_parallel_master:
             self.metrics_file = MetricsFile(Path(self.cfg.checkpoint.save_dir) / "metrics.jsonl")
             self.metrics_file.rewind(trainer.get_num_updates())
-        self.valid_itrs: dict[str, EpochBatchIterator] = {}
+        self.last_checkpoint = f"is of update {trainer.get_num_updates()}" if trainer.get_num_updates() else "is not written yet"
         self.waiting, self.interval_start = 0.0, time.perf_counter()
-        self.quarantine = Quarantine(len(self.task.dataset(self.cfg.dataset.train_subset)), self.task.cfg.max_quarantined_share)
+        self.quarantines: dict[str, Quarantine] = {}
+        self.valid_itrs: dict[str, EpochBatchIterator] = {}
+        self._open_sets()
+
+    def _open_sets(self) -> None:
+        """Cut the batches of all sets, and read the first one of each that validates: else hours may pass before a mistake is told.
+
+        Raises:
+            ValueError: a set gives no batch, or its first one cannot be read; names the manifest.
+        """
+        train, max_share = self.cfg.dataset.train_subset, self.task.cfg.max_quarantined_share
+        try:
+            self.quarantines[train] = Quarantine(len(self.task.dataset(train)), max_share)
+            self.epoch_itr.batches(self.epoch_itr.next_epoch_idx)
+        except ValueError as error:
+            raise ValueError(f"{self.task.split_source(train)}: {error}") from error
+        for subset in [] if self.cfg.dataset.disable_validation else valid_subsets(self.cfg):
+            self.quarantines.setdefault(subset, Quarantine(len(self.task.dataset(subset)), max_share))
+            try:
+                self.valid_itrs[subset] = self.trainer.get_valid_iterator(subset)
+                self.quarantines[subset].report(self.valid_itrs[subset].first_batch["quarantined"])
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.task.split_source(subset)}: {error} (validation has the limits dataset.max_tokens_valid and batch_size_valid)"
+                ) from error
 
     def _continue_pretraining(self) -> None:
         """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook fits the new audio."""
@@ -168,20 +199,29 @@ class Run:
         self._tell_audio_per_update()
         max_epoch = self.cfg.optimization.max_epoch or math.inf
         try:
-            while self.epoch_itr.next_epoch_idx <= max_epoch and not self._learning_is_over():
+            over = self._catch_up_validation() or self.trainer.starts_out_of_time()
+            while not over and self.epoch_itr.next_epoch_idx <= max_epoch and not self._learning_is_over():
                 stop, val_loss = self.train_epoch()
                 if stop:
                     break
                 self.trainer.lr_step(self.epoch_itr.epoch, val_loss)
-        except Stopped:
-            logger.info(
-                "stopped by %s at update %d; saved. The same command continues from there.",
-                self.signal or "a signal to another process", self.trainer.get_num_updates(),
-            )
+        except Stopped as stopped:
+            self._tell_stopped(stopped.saved)
             return
         finally:
             self.close()
         logger.info("done training in %.1f seconds, at update %d", time.perf_counter() - started, self.trainer.get_num_updates())
+
+    def _tell_stopped(self, saved: checkpoint_utils.SaveResult | None) -> None:
+        who, update = self.signal or "a signal to another process", self.trainer.get_num_updates()
+        if self.cfg.checkpoint.no_save:
+            logger.warning("stopped by %s at update %d; not saved: checkpoint.no_save is true.", who, update)
+        elif saved is not None and not saved.paths:
+            why = f"{saved.error}. The last checkpoint {self.last_checkpoint}"
+            logger.error("stopped by %s at update %d; not saved: %s.", who, update, why)
+        else:  # written, or another process tells what became of it
+            told = "" if saved is None else "; saved. The same command continues from there"
+            logger.info("stopped by %s at update %d%s.", who, update, told)
 
     def close(self) -> None:
         """Let the data-loading workers go: whatever ended the run, they must not outlive it."""
@@ -236,7 +276,7 @@ class Run:
 
     def _update(self, samples: list[dict[str, Any]], progress: Any) -> None:
         for sample in samples:
-            self.quarantine.report(sample["quarantined"])
+            self.quarantines[self.cfg.dataset.train_subset].report(sample["quarantined"])
         with metrics.aggregate("train_inner"):
             metrics.log_start_time("train_wall", priority=800, round=0)
             self.trainer.train_step(samples)
@@ -283,21 +323,50 @@ class Run:
         """What the config asks for after an update; returns whether the run is over, and the validation loss if there is one.
 
         Raises:
-            Stopped: a signal came, and the checkpoint is written.
+            Stopped: a signal came, and what there is to save is saved.
         """
-        signalled = self.trainer.should_stop()
-        finished = self.trainer.is_finished()
-        save = signalled or finished or self._time_to_save(end_of_epoch)
-        val_loss = None
-        if not signalled and self._time_to_validate(end_of_epoch, save, finished):
-            val_loss = self.validate()
+        wish = self.trainer.should_stop()
+        finished = self.trainer.is_finished() or wish is StopWish.TIME
+        save = finished or self._time_to_save(end_of_epoch)
+        validate = self._time_to_validate(end_of_epoch, save, finished)
+        if save or validate or wish is StopWish.SIGNAL:
+            self._flush()  # all processes together: what follows may fail on one of them
+        if wish is StopWish.SIGNAL:
+            self.trainer.run_record.validation_due = validate
+            raise Stopped(self._save(None, stopping=True))
+        val_loss = self._validate_or_save() if validate else None
         out_of_patience = val_loss is not None and checkpoint_utils.out_of_patience(self.cfg.checkpoint, self.trainer, val_loss)
         if save or out_of_patience:
-            self._flush()
-            checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self.trainer, self.epoch_itr, val_loss)
-        if signalled:
-            raise Stopped
+            self._save(val_loss)
         return finished or out_of_patience, val_loss
+
+    def _save(self, val_loss: float | None, stopping: bool = False) -> checkpoint_utils.SaveResult | None:
+        result = checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self.trainer, self.epoch_itr, val_loss, stopping)
+        if result is not None and result.paths:
+            self.last_checkpoint = f"is {result.paths[0]}, of update {self.trainer.get_num_updates()}"
+        return result
+
+    def _validate_or_save(self) -> float:
+        """Validate; what is trained is saved if that fails, whether it was due or not, and is validated first when the run goes on."""
+        self.trainer.run_record.validation_due = True
+        try:
+            val_loss = self.validate()
+        except Exception:
+            self._save(None, stopping=True)
+            raise
+        self.trainer.run_record.validation_due = False
+        return val_loss
+
+    def _catch_up_validation(self) -> bool:
+        """The validation that was due where the loaded checkpoint stands and did not come about; returns whether patience is over."""
+        record = self.trainer.run_record
+        if not record.validation_due or self.cfg.dataset.disable_validation:
+            return False
+        val_loss = self.validate()
+        record.validation_due = False
+        over = checkpoint_utils.out_of_patience(self.cfg.checkpoint, self.trainer, val_loss)
+        self._save(val_loss)
+        return over
 
     def _time_to_save(self, end_of_epoch: bool) -> bool:
         update, checkpoint = self.trainer.get_num_updates(), self.cfg.checkpoint
@@ -327,14 +396,18 @@ class Run:
 
     def _validate_subset(self, subset: str) -> dict[str, Any]:
         logger.info('validation on "%s" after update %d', subset, self.trainer.get_num_updates())
-        if subset not in self.valid_itrs:
-            self.valid_itrs[subset] = self.trainer.get_valid_iterator(subset)
         batches: Iterable[Any] = self.valid_itrs[subset].next_epoch_itr(shuffle=False)
         steps = self.cfg.dataset.max_valid_steps
         progress = self._progress(batches, prefix=f"valid on '{subset}' subset")
         with metrics.aggregate(new_root=True) as aggregator:
-            sums = self.trainer.validate(progress if steps is None else itertools.islice(progress, steps))
+            sums = self.trainer.validate(
+                progress if steps is None else itertools.islice(progress, steps), self.quarantines[subset]
+            )
             self.task.reduce_metrics([sums], self.trainer.criterion)
         stats = aggregator.get_smoothed_values()
         self._log(subset, stats, progress.print)
         return stats
+
+
+if __name__ == "__main__":
+    sys.exit("fairseq_cli.train has no command line of its own: fairseq-hydra-train task.data=FOLDER --config-name ... trains.")

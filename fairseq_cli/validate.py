@@ -12,6 +12,7 @@ from typing import Any
 
 from fairseq import checkpoint_utils, criterions
 from fairseq import device as device_layer
+from fairseq.data.audio.quarantine import Quarantine
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.constants import DEVICE_CHOICES
 from fairseq.dataclass.utils import merge_with_parent
@@ -69,7 +70,8 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         ).next_epoch_itr(shuffle=False)
         progress = progress_bar.progress_bar(batches, log_format=args.log_format, prefix=f"valid on '{subset}' subset")
         with metrics.aggregate(new_root=True) as aggregator:
-            sums = validation.validate(task, model, criterion, progress, device, precision, seed)
+            quarantine = Quarantine(len(task.dataset(subset)), task.cfg.max_quarantined_share)
+            sums = validation.validate(task, model, criterion, progress, device, precision, seed, quarantine)
             task.reduce_metrics([sums], criterion)
         results[subset] = dict(aggregator.get_smoothed_values())
         progress.print(results[subset], tag=subset)

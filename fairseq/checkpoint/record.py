@@ -19,6 +19,7 @@ class RunRecord:
         self.validations_without_better = 0
         self.started_from: Optional[str] = None  # checkpoint of another run (or an older one of this) that the first life loaded
         self.updates_before = 0  # of the pre-training that this run continues (checkpoint.continue_pretraining); not in num_updates
+        self.validation_due = False  # it was due at this update, and a signal or an error came before it
         self._observed_at: Optional[int] = None
 
     def observe(self, value: float, num_updates: int) -> None:
@@ -52,6 +53,7 @@ class RunRecord:
             "observed_at": self._observed_at,
             "started_from": self.started_from,
             "updates_before": self.updates_before,
+            "validation_due": self.validation_due,
         }
         return {**({} if self.best is None else {"best": self.best}), "run_record": own}
 
@@ -63,4 +65,5 @@ class RunRecord:
         if not reset_best:
             self.best = extra_state.get("best")
             self.validations_without_better = own.get("validations_without_better", 0)
+            self.validation_due = own.get("validation_due", False)
             self._observed_at = own.get("observed_at")

@@ -33,13 +33,16 @@ def last_name(cfg: Any) -> str:
     return f"checkpoint_last{cfg.checkpoint_suffix}.pt"
 
 
-def checkpoint_names(cfg: Any, epoch: int, updates: int, end_of_epoch: bool, val_loss: Optional[float], is_best: bool) -> list[str]:
+def checkpoint_names(
+    cfg: Any, epoch: int, updates: int, end_of_epoch: bool, val_loss: Optional[float], is_best: bool, stopping: bool = False
+) -> list[str]:
     """Names of a save's files, the one to resume from first, so that a process killed between two files has lost nothing.
 
     Args:
         cfg: the config group `checkpoint`.
         val_loss: the metric of the validation that came with this save, if there was one.
         is_best: no earlier value was better.
+        stopping: the run ends here: where nothing else is due, the checkpoint is named by its update.
     """
     suffix = cfg.checkpoint_suffix
     by_updates = not end_of_epoch and cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0
@@ -52,7 +55,9 @@ def checkpoint_names(cfg: Any, epoch: int, updates: int, end_of_epoch: bool, val
     }
     if val_loss is not None and cfg.keep_best_checkpoints > 0 and _among_the_best(cfg, val_loss):
         wanted[_best_name(cfg, epoch, updates, val_loss)] = True
-    return [name for name, condition in wanted.items() if condition]
+    names = [name for name, condition in wanted.items() if condition]
+    # not checkpoint_last.pt where that is not wanted: nobody would renew it, and it would be continued for ever
+    return names or ([f"checkpoint_{epoch}_{updates}{suffix}.pt"] if stopping else [])
 
 
 def _best_pattern(cfg: Any) -> str:

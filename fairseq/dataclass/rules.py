@@ -30,6 +30,7 @@ def _is_number(value: Any) -> bool:
 
 _AT_LEAST = {
     "common.log_interval": 1,
+    "common.seed": 0,
     "common.threads_per_process": 0,
     "common.empty_cache_freq": 0,
     "dataset.num_workers": 0,
@@ -50,6 +51,7 @@ _AT_LEAST = {
     "checkpoint.save_interval": 1,
     "checkpoint.save_interval_updates": 0,
     "ema.ema_update_freq": 1,
+    "task.sample_rate": 1,
     "task.max_sample_size": 1,
     "task.min_sample_size": 0,
     "task.num_batch_buckets": 0,
@@ -61,6 +63,8 @@ _AT_LEAST = {
     "model.encoder_layers": 1,
     "model.encoder_embed_dim": 1,
     "model.encoder_attention_heads": 1,
+    "model.conv_pos": 1,
+    "model.conv_pos_groups": 1,
     "model.latent_groups": 1,
     "model.latent_vars": 1,
     "model.mask_length": 1,
@@ -183,7 +187,7 @@ def schedule(cfg: DictConfig) -> Iterator[Finding]:
 
 # -- validation and checkpoints ----------------------------------------------------------------------------------------------------
 
-_ALWAYS_LOGGED = ("loss", "wps", "ups", "wpb", "bsz", "num_updates")
+_ALWAYS_LOGGED = ("loss", "ntokens", "nsentences")
 _CTC_LOGS = ("nll_loss", "uer", "wer", "blanks", "symbols_used")
 
 
@@ -195,7 +199,7 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
             yield wrong("checkpoint.patience counts validations, but dataset.disable_validation is true.")
         return
     known = _logged_in_validation(cfg)
-    if known is not None and metric not in known and not re.fullmatch(r"loss_\d+", metric):
+    if known is not None and metric not in known:
         near = get_close_matches(metric, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         name = cfg.criterion._name
@@ -216,8 +220,18 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
 def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
     """What validation logs with this package's own criterions; None for those of plug-ins."""
     if named(cfg.criterion, "wav2vec"):
-        return [*_ALWAYS_LOGGED, "accuracy", *cfg.criterion.log_keys]
+        accuracy = ["accuracy"] if cfg.criterion.infonce else []
+        return [*_ALWAYS_LOGGED, *_parts_of_loss(cfg), *accuracy, *cfg.criterion.log_keys]
     return [*_ALWAYS_LOGGED, *_CTC_LOGS] if named(cfg.criterion, "ctc") else None
+
+
+def _parts_of_loss(cfg: DictConfig) -> list[str]:
+    """loss_0 and so on: the contrast, and the further losses whose weight is not 0."""
+    weights = list(cfg.criterion.loss_weights or [])
+    if len(weights) == 1 and named(cfg.model, "wav2vec2") and cfg.model.quantize_targets:
+        weights *= 2  # one for diversity and feature penalty
+    further = sum(weight != 0 for weight in weights)
+    return [f"loss_{number}" for number in range(further + 1)] if further else []
 
 
 def checkpoints(cfg: DictConfig) -> Iterator[Finding]:
@@ -230,7 +244,10 @@ def checkpoints(cfg: DictConfig) -> Iterator[Finding]:
     if checkpoint.no_save and (checkpoint.save_interval_updates or checkpoint.keep_best_checkpoints > 0):
         yield odd("checkpoint.no_save is true: nothing is written, whatever else the group says.")
     elif checkpoint.no_last_checkpoints:
-        yield odd("checkpoint.no_last_checkpoints is true: typed again, the command starts anew and does not continue.")
+        yield odd(
+            "checkpoint.no_last_checkpoints is true: typed again, the command continues from the newest of the other checkpoints, and "
+            "starts anew where there is none."
+        )
     if cfg.dataset.train_subset in cfg.dataset.valid_subset.split(","):
         yield odd(
             f"dataset.valid_subset contains the training data, {cfg.dataset.train_subset}: its loss says nothing about unseen speech."

@@ -120,7 +120,7 @@ class CheckpointConfig(FairseqDataclass):
     keep_best_checkpoints: int = field(default=-1, metadata={"help": "keep so many of the best checkpoints (-1: only the best one)"})
     no_save: bool = field(default=False, metadata={"help": "write no checkpoint at all"})
     no_epoch_checkpoints: bool = field(default=False, metadata={"help": "write only the last and the best at the end of an epoch"})
-    no_last_checkpoints: bool = field(default=False, metadata={"help": "write no checkpoint_last.pt: the run then cannot be continued"})
+    no_last_checkpoints: bool = field(default=False, metadata={"help": "write no checkpoint_last.pt: a run continues from another"})
     no_save_optimizer_state: bool = field(
         default=False, metadata={"help": "leave the optimizer's state out: the run then cannot be continued exactly"}
     )

@@ -226,6 +226,9 @@ class AudioPretrainingTask(FairseqTask):
     def utterance_name(self, split: str, index: int) -> str:
         return self.dataset(split).name(index)
 
+    def split_source(self, split: str) -> str:
+        return self.dataset(split).manifest.path
+
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> EpochBatchIterator:
         """See FairseqTask. Masks are drawn with the settings that are known by now.
 

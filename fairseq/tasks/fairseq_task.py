@@ -89,6 +89,10 @@ class FairseqTask:
         """What logs call an utterance of a split."""
         return f"{split}:{index}"
 
+    def split_source(self, split: str) -> str:
+        """What messages call a split: where it comes from."""
+        return f"the split {split!r}"
+
     def filter_indices_by_size(
         self, indices: Any, dataset: FairseqDataset, max_positions: Any = None, ignore_invalid_inputs: bool = False
     ) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fairseq import utils
+from fairseq.data.audio.quarantine import Quarantine
 from fairseq.device import Device
 from fairseq.training.precision import Precision
 from fairseq.training.statistics import Statistics
@@ -25,6 +26,7 @@ def validate(
     device: Device,
     precision: Precision,
     seed: int,
+    quarantine: Quarantine | None = None,
 ) -> dict[str, float]:
     """Sums of what the criterion logs over a validation set, over all processes.
 
@@ -33,11 +35,16 @@ def validate(
 
     Args:
         batches: as `EpochBatchIterator` gives them, a list for each step.
+        quarantine: takes the files that cannot be decoded; None: they go untold.
+    Raises:
+        ValueError: the quarantine has more than its share.
     """
     statistics = Statistics(device)
     model.eval()
     for number, samples in enumerate(batches):
         for sample in samples:
+            if quarantine is not None:
+                quarantine.report(sample["quarantined"])
             device.seed(utils.keyed_seed(seed, _VALIDATION, number, sample["micro"]))
             moved = {**sample, "net_input": utils.apply_to_sample(device.send, sample["net_input"])}
             with precision.autocast():

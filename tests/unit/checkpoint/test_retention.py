@@ -106,3 +106,9 @@ def test_record_that_maximizes_and_fairseqs_own():
     record.load_state_dict({"best": 0.5})  # what fairseq writes
     record.observe(0.4, 1)
     assert record.best == 0.5 and not record.is_best(0.4) and record.is_best(0.6)
+
+
+def test_a_stop_is_always_saved(tmp_path):
+    cfg = config(tmp_path, no_last_checkpoints=True)
+    assert checkpoint_names(cfg, 2, 41, False, None, False) == []
+    assert checkpoint_names(cfg, 2, 41, False, None, False, stopping=True) == ["checkpoint_2_41.pt"]
