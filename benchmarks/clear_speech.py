@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A small model that reads well, also minutes of audio at once: one synthetic voice, 156 words, random weights, 45 processor minutes.
+"""A small model that reads well, also minutes of audio at once: one synthetic voice, 156 words, random weights, 97 processor minutes.
 
     python benchmarks/clear_speech.py --work FOLDER
 
 What depends on the audio and not on a model's doubts is measured with it, as in long_audio.py. FOLDER gets the recordings, labels,
-lexicon.txt and words.arpa, and the checkpoint long_run/checkpoint_last.pt; `test` has sentences that training has not, by the same voice,
-and the folder five_minutes three recordings of more than five minutes. What is there already is not made again.
+lexicon.txt and words.arpa, the checkpoint longest_run/checkpoint_last.pt, sentences that training has not by the same voice (`test`),
+and the folder five_minutes recordings of about five minutes. What is there already is not made again.
 """
 
 from __future__ import annotations
@@ -26,20 +26,23 @@ from sentences import make_sentence
 from speech_synthesis import SAMPLE_RATE, Synthesizer, Voice
 
 VOICE = Voice("en-us+m1", 130, 40, 50)
-TRAIN_MINUTES, LONG_MINUTES, TEST_MINUTES = 240.0, 100.0, 5.5
+TRAIN_MINUTES, LONG_MINUTES, TEST_MINUTES, FIVE_MINUTES = 120.0, 100.0, 5.5, 15.0
 SHORT, ONE = 0.6, 0.2  # shares of utterances of one or two words, by which CTC begins to learn, and of one sentence
-SEVERAL, MANY = (2, 7), (8, 26)  # sentences of the other utterances, up to 30 s, and of the long ones, up to 100 s; the ends excluded
-FIVE_MINUTES = (84, 85)  # sentences of a recording of a bit more
+SEVERAL = (2, 7)  # sentences of the other utterances, up to 30 s; the end excluded
+# of the recordings of later stages, up to 100 s and up to five minutes; and of those that nothing is trained on
+MANY = {"long": (8, 26), "longest": (35, 76), "five_minutes": (84, 85)}
 SETTINGS = [
     "dataset.disable_validation=true", "model.w2v_args.model.mask_prob=0.0", "task.augment.speed=1.05", "task.augment.eq_db=0",
     "task.augment.noise_db=null",
 ]  # fmt: skip
 # Having read nothing longer than 30 s, the model had 3.0 % of words wrong in five minutes at once and 0.5 % in windows of 30 s: attention
-# over so many frames was new to it. Long utterances are slow, and come last. Without dropout, attention needs no table of all pairs.
-LONG = [
-    "optimization.max_update=480", "optimization.lr=[0.001]", "dataset.max_tokens=1920000",
-    "model.w2v_args.model.attention_dropout=0.0",
-]  # fmt: skip
+# over so many frames was new to it. Long recordings are slow, and come last; without dropout, attention needs no table of all pairs.
+STAGES = (
+    ("short", ["optimization.max_update=5000", "dataset.max_tokens=480000"]),
+    ("long", ["optimization.max_update=480", "optimization.lr=[0.001]", "dataset.max_tokens=1920000"]),
+    ("longest", ["optimization.max_update=160", "optimization.lr=[0.001]", "dataset.max_tokens=5120000",
+                 "model.w2v_args.model.attention_dropout=0.0"]),
+)  # fmt: skip
 
 
 @cache
@@ -94,11 +97,11 @@ def prepare(work: Path) -> None:
     write_split(work, "test", work, test_rows)  # the last: the mark that all is there
 
 
-def prepare_recordings(work: Path, name: str, split: str, minutes: float, sentences: tuple[int, int], seed: int) -> Path:
+def prepare_recordings(work: Path, name: str, split: str, minutes: float, seed: int) -> Path:
     """Recordings of many sentences and their labels, in a folder of their own."""
     folder = work / name
     if not (folder / f"{split}.ltr").exists():
-        rows = speak_split(work, name, minutes, lambda rng: draw_sentences(rng, sentences), seed)
+        rows = speak_split(work, name, minutes, lambda rng: draw_sentences(rng, MANY[name]), seed)
         (folder / "dict.ltr.txt").write_bytes((work / "dict.ltr.txt").read_bytes())
         write_split(folder, split, work, rows)
     return folder
@@ -111,13 +114,13 @@ def main() -> None:
     work = args.work.resolve()
     if not (work / "test.ltr").exists():
         prepare(work)
-    long = prepare_recordings(work, "long", "train", LONG_MINUTES, MANY, 3)
-    prepare_recordings(work, "five_minutes", "test", 15, FIVE_MINUTES, 4)
-    config, first, save_dir = CONFIGS / "finetuning/small_from_scratch.yaml", work / "short_run", work / "long_run"
-    short = [f"task.data={work}", "optimization.max_update=12000", "dataset.max_tokens=480000"]
-    seconds = train(config, first, [*short, *SETTINGS])
-    source = f"checkpoint.finetune_from_model={first / 'checkpoint_last.pt'}"
-    seconds += train(config, save_dir, [f"task.data={long}", source, *SETTINGS, *LONG])
+    prepare_recordings(work, "five_minutes", "test", FIVE_MINUTES, 4)
+    seconds, source = 0.0, []
+    for number, (name, settings) in enumerate(STAGES):
+        data = work if name == "short" else prepare_recordings(work, name, "train", LONG_MINUTES, 2 + number)
+        save_dir = work / f"{name}_run"
+        seconds += train(CONFIGS / "finetuning/small_from_scratch.yaml", save_dir, [f"task.data={data}", *source, *SETTINGS, *settings])
+        source = [f"checkpoint.finetune_from_model={save_dir / 'checkpoint_last.pt'}"]
     for lexicon in (None, work / "lexicon.txt"):
         rates = score(work, "test", save_dir, lexicon)
         print(f"{'lexicon' if lexicon else 'greedy'}: WER {rates['wer']:.2f} %, CER {rates['cer']:.2f} %")

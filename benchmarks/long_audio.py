@@ -8,8 +8,8 @@ are each normalised by themselves, and all at once. Where none is so long, utter
 jiwer's word error rate does, with the one pass as the reference; both readings' error rates against what was said stand beside it.
 
 It takes a model that reads well: one that is wrong in every second word flips at any change of what lies around a word.
-`python benchmarks/clear_speech.py --work W` trains such a one: W/long_run/checkpoint_last.pt, recordings and labels in W/five_minutes,
-W/lexicon.txt and W/words.arpa.
+`python benchmarks/clear_speech.py --work W` trains such a one: W/longest_run/checkpoint_last.pt, recordings and labels in W/five_minutes,
+W/lexicon.txt and W/words.arpa (--minutes 4.8 reads all of them).
 """
 
 from __future__ import annotations
