@@ -32,6 +32,7 @@ from fairseq.training import codebook_use
 
 logger = logging.getLogger("fairseq_cli.train")
 
+_MODEL = 0x30DE1  # the key of the initial weights' seed
 PAPER_SECONDS_PER_UPDATE = 1.6 * 3600  # Baevski et al. 2020, section 4.2: 1.6 hours of audio a batch
 
 
@@ -71,7 +72,7 @@ def prepare(cfg: DictConfig) -> Run:
     metrics.reset()
     raise_if_valid_subsets_unintentionally_ignored(cfg)
     task = tasks.setup_task(cfg.task)
-    utils.set_torch_seed(cfg.common.seed)  # the same initial weights on every process, and as fairseq has them with this seed
+    utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every process
     model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
     if not cfg.dataset.disable_validation:

@@ -33,10 +33,8 @@ class WeightNormConv1d(nn.Module):
         self.kernel_size = (kernel_size,)
         self.padding = kernel_size // 2
         self.groups = groups
-        # Var[output] is 4/groups of the input's for unit-variance input, whatever the kernel. What it overwrites are a Conv1d's own initial
-        # values: fairseq draws them first, and what is drawn later has the same numbers only behind them
-        weight = nn.Conv1d(channels, channels, kernel_size, groups=groups).weight.detach()
-        weight.normal_(std=math.sqrt(4 / (kernel_size * channels)))
+        # Var[output] is 4/groups of the input's for unit-variance input, whatever the kernel
+        weight = torch.empty(channels, channels // groups, kernel_size).normal_(std=math.sqrt(4 / (kernel_size * channels)))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
         self.weight_v = nn.Parameter(weight)
