@@ -156,13 +156,17 @@ class Run:
             raise ValueError(f"{self.task.split_source(train)}: {error}") from error
         for subset in [] if self.cfg.dataset.disable_validation else valid_subsets(self.cfg):
             self.quarantines.setdefault(subset, Quarantine(len(self.task.dataset(subset)), max_share))
+            source = self.task.split_source(subset)
             try:
-                self.valid_itrs[subset] = self.trainer.get_valid_iterator(subset)
-                self.quarantines[subset].report(self.valid_itrs[subset].first_batch["quarantined"])
+                self.valid_itrs[subset] = iterator = self.trainer.get_valid_iterator(subset)
+                iterator.batches(iterator.epoch)
             except ValueError as error:
-                raise ValueError(
-                    f"{self.task.split_source(subset)}: {error} (validation has the limits dataset.max_tokens_valid and batch_size_valid)"
-                ) from error
+                limits = "validation has the limits dataset.max_tokens_valid and batch_size_valid"
+                raise ValueError(f"{source}: {error} ({limits})") from error
+            try:
+                self.quarantines[subset].report(iterator.first_batch["quarantined"])
+            except ValueError as error:
+                raise ValueError(f"{source}: {error}") from error
 
     def _continue_pretraining(self) -> None:
         """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook fits the new audio."""

@@ -37,6 +37,7 @@ def test_an_empty_set_is_told_before_the_first_update(workplace: Workplace, tmp_
     output = workplace.run(f"task.data={tmp_path}", status=None)
     assert f"{tmp_path}/{empty}.tsv: the data set has no utterance left" in output
     assert "Traceback" not in output and "train_inner" not in output
+    assert ("dataset.max_tokens_valid" in output) == (empty == "valid")
 
 
 def test_what_is_trained_is_saved_where_validation_fails(workplace: Workplace) -> None:
@@ -73,7 +74,8 @@ def test_broken_validation_files_are_named(workplace: Workplace, tmp_path: Path)
     (tmp_path / "valid.tsv").write_text((workplace.corpus / "valid.tsv").read_text() + f"{broken}\t{frames}\n")
     few = [f"task.data={tmp_path}", "optimization.max_update=2"]
     assert "broken.flac cannot be decoded" in workplace.run(*few, "task.max_quarantined_share=0.5")
-    assert "1 of 6 files cannot be decoded" in workplace.run(*few, "checkpoint.save_dir=strict", status=None)
+    output = workplace.run(*few, "checkpoint.save_dir=strict", status=None)
+    assert "1 of 6 files cannot be decoded" in output and "max_tokens_valid" not in output
 
 
 def test_the_module_train_is_no_command(workplace: Workplace) -> None:
