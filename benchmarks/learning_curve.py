@@ -1,4 +1,5 @@
-"""Does a small model learn from real speech? Trains one config with several seeds, as it stands and with the logit temperature's schedule.
+"""Does a small model learn from real speech? Trains one config with several seeds, as it stands and with the logit temperature's schedule
+(and the small mask embedding that goes with it).
 
     python benchmarks/learning_curve.py CONFIG.yaml --data FOLDER --seeds 1 2 3
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairseq.data.batching import cut_batches
 from fairseq.data.buckets import get_bucketed_sizes, get_buckets  # noqa: F401 - public here in fairseq
-from fairseq.data.masking import MaskConfig, draw_mask, draw_span_count
+from fairseq.data.masking import MaskConfig, draw_mask, draw_span_count, unmask
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def compute_mask_indices(
         padding_mask: bool, B x T, True for padding at the end of a row; it is never masked.
         mask_type: static, uniform, normal or poisson lengths; `mask_other` is uniform's shortest, normal's standard deviation.
         require_same_masks: unmask single frames at random until every row has as many as the row with the fewest. The data-loading worker
-            does not do this (it keeps whole spans); here it is fairseq's default.
+            cuts each row by its own length instead (`masking.common_count`), and in fine-tuning not at all.
         mask_dropout: share of every row's masked frames to unmask again.
         seed, epoch, indices: with all three, row i is drawn from a generator keyed by (seed, epoch, indices[i]).
         rng: the generator otherwise; None makes one from numpy's global state, so that `numpy_seed` and `np.random.seed` rule it.
@@ -181,11 +181,8 @@ def compute_mask_indices(
         row[:size] = draw_mask(size, cfg, row_rng, count)
     target = int(mask.sum(axis=1).min(initial=all_frames)) if require_same_masks else all_frames
     for row, row_rng in zip(mask, rngs, strict=False):
-        masked = np.flatnonzero(row)
-        surplus = max(0, len(masked) - target)
-        surplus += int(np.rint((len(masked) - surplus) * mask_dropout))
-        if surplus:
-            row[row_rng.choice(masked, surplus, replace=False)] = False
+        unmask(row, int(row.sum()) - target, row_rng)
+        unmask(row, int(np.rint(row.sum() * mask_dropout)), row_rng)
     return mask
 
 

@@ -6,6 +6,7 @@ Letters: B utterances, T frames, C channels, M masked positions a row, N negativ
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from fairseq.dataclass.conv_layers import ConvSpec, parse_conv_layers
 
 SELECTIONS = ("static", "uniform", "normal", "poisson")
 MIN_TIME_MASKS = 2  # fairseq: wav2vec 2.0 masks at least two spans of an utterance, so that each has a negative
+_FEWEST_OF_EIGHT = 1.42  # deviations below the mean: where the smallest of eight normal draws lies on average
+_SAMPLE_ROWS, _SAMPLE_FRAMES = 256, 1000  # what the mean and deviation of masked frames are taken from
 
 
 class MaskConfig(NamedTuple):
@@ -27,6 +30,7 @@ class MaskConfig(NamedTuple):
     min_space: int  # only with no_overlap: what is left unmasked between spans, as fairseq counts it
     min_masks: int  # spans drawn at least
     dropout: float = 0.0  # share of the masked positions that is unmasked again
+    same_count: bool = False  # rows are cut to `common_count`: fairseq's require_same_masks
 
     def check(self, axis: str) -> MaskConfig:
         """Raise ValueError for settings that no mask can be drawn from; `axis` is "mask" or "mask_channel", as in the config's keys."""
@@ -56,7 +60,7 @@ class PretrainingMasks(NamedTuple):
     num_negatives: int = 0  # negatives a masked frame that validation batches bring along; 0: the model draws them
 
     @classmethod
-    def from_config(cls, cfg: Any, dropout: float = 0.0, num_negatives: int = 0) -> PretrainingMasks:
+    def from_config(cls, cfg: Any, dropout: float = 0.0, num_negatives: int = 0, same_count: bool = True) -> PretrainingMasks:
         """Read the fields that `task.inferred_w2v_config` and the wav2vec 2.0 model's config share.
 
         Raises:
@@ -65,7 +69,7 @@ class PretrainingMasks(NamedTuple):
         if cfg.mask_prob <= 0:
             raise ValueError(f"mask_prob is {cfg.mask_prob}: pre-training predicts masked frames, so it must be above 0 (the paper: 0.65)")
         return cls(
-            time=time_masks(cfg, dropout),
+            time=time_masks(cfg, dropout)._replace(same_count=same_count),
             channel=channel_masks(cfg) if cfg.mask_channel_prob > 0 else None,
             num_channels=cfg.encoder_embed_dim,
             conv_layers=tuple(parse_conv_layers(cfg.conv_feature_layers)),
@@ -120,10 +124,15 @@ def max_spans(size: int, cfg: MaskConfig) -> int:
 def max_masked_frames(size: int, cfg: MaskConfig) -> int:
     """M: the largest count that `draw_mask` can mask on an axis of this size; a function of the size and the settings alone.
 
-    Normal and poisson lengths have no upper end, so for them it is the size itself.
+    Normal and poisson lengths have no upper end, so for them it is the size itself if rows are not cut.
     """
     if size <= 0 or (cfg.prob <= 0 and cfg.min_masks == 0):
         return 0
+    drawn = _most_drawn(size, cfg)
+    return min(drawn, common_count(size, cfg)) if cfg.same_count else drawn
+
+
+def _most_drawn(size: int, cfg: MaskConfig) -> int:
     spans = max_spans(size, cfg)
     if cfg.selection == "poisson" or (cfg.selection == "normal" and cfg.other > 0):
         return size
@@ -135,8 +144,29 @@ def max_masked_frames(size: int, cfg: MaskConfig) -> int:
     return min(reachable, spans * cfg.length)
 
 
+def common_count(size: int, cfg: MaskConfig) -> int:
+    """The masked frames that a row of this size is cut to with `same_count`; it grows with the size.
+
+    fairseq cuts all rows of a batch to the row with the fewest, so that a row depends on the others of its batch, and a short padded one
+    takes the masks of them all. Here a row is cut to what the fewest of eight rows of its own size has on average, by its size alone, but
+    not below the length of a span. That is taken from the mean and deviation of long rows: where `min_masks` decides how many spans there
+    are (short rows, a small `prob`), rows are cut further than by fairseq, and with `no_overlap` a little less, so that more of them
+    have fewer masked frames than this.
+    """
+    share, variance = _masked_share(cfg)
+    return max(cfg.length, cfg.min_masks, math.floor(share * size - _FEWEST_OF_EIGHT * math.sqrt(variance * size)))
+
+
+@lru_cache
+def _masked_share(cfg: MaskConfig) -> tuple[float, float]:
+    """Mean and variance of a row's masked frames, both per frame: rows long enough that their ends do not matter."""
+    whole, rng = cfg._replace(same_count=False, dropout=0.0), np.random.default_rng(0)
+    counts = np.array([draw_mask(_SAMPLE_FRAMES, whole, rng).sum() for _ in range(_SAMPLE_ROWS)])
+    return float(counts.mean()) / _SAMPLE_FRAMES, float(counts.var()) / _SAMPLE_FRAMES
+
+
 def draw_mask(size: int, cfg: MaskConfig, rng: np.random.Generator, num_spans: int | None = None) -> np.ndarray:
-    """One mask of `size` booleans; whole spans, cut at the end of the axis only.
+    """One mask of `size` booleans: whole spans, cut at the end of the axis only, but for `same_count` and `dropout`.
 
     Args:
         num_spans: spans to draw; None draws it as fairseq does: prob * size / length, rounded up or down at random, at least min_masks.
@@ -156,10 +186,17 @@ def draw_mask(size: int, cfg: MaskConfig, rng: np.random.Generator, num_spans: i
     else:
         starts = _overlapping(size, lengths, rng)
     mask = _cover(size, starts, lengths)
+    if cfg.same_count:
+        unmask(mask, int(mask.sum()) - common_count(size, cfg), rng)
     if cfg.dropout > 0:
-        masked = np.flatnonzero(mask)
-        mask[rng.choice(masked, int(np.rint(len(masked) * cfg.dropout)), replace=False)] = False
+        unmask(mask, int(np.rint(mask.sum() * cfg.dropout)), rng)
     return mask
+
+
+def unmask(mask: np.ndarray, count: int, rng: np.random.Generator) -> None:
+    """Take so many frames out of a mask, single ones at random as in fairseq; none for a count below 1."""
+    if count > 0:
+        mask[rng.choice(np.flatnonzero(mask), count, replace=False)] = False
 
 
 def _cover(size: int, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

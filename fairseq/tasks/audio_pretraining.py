@@ -253,14 +253,14 @@ class AudioPretrainingTask(FairseqTask):
         inferred, model = self.cfg.inferred_w2v_config, self.model_cfg
         if inferred is None and model is None:
             raise ValueError("masks need the model's settings: build the model first, or fill task.inferred_w2v_config")
-        dropout, num_negatives = 0.0, 0
+        dropout, same_count, num_negatives = 0.0, True, 0
         if model is not None and hasattr(model, "mask_prob"):
-            dropout = model.mask_dropout
+            dropout, same_count = model.mask_dropout, model.require_same_masks
             elsewhere = model.negatives_from_everywhere or model.cross_sample_negatives > 0 or model.codebook_negatives > 0
             num_negatives = 0 if elsewhere else model.num_negatives
         elif inferred is None:
             return None
-        return PretrainingMasks.from_config(inferred if inferred is not None else model, dropout, num_negatives)
+        return PretrainingMasks.from_config(inferred if inferred is not None else model, dropout, num_negatives, same_count)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and remember its settings for the masks."""

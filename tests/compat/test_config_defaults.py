@@ -57,7 +57,7 @@ ADDITIONS = {
     "CompositeOptimizerConfig": {"lr"},
     "CheckpointConfig": {"continue_pretraining"},
     "OptimizationConfig": {"max_nonfinite_updates"},
-    "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates"},
+    "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},
     "AudioPretrainingConfig": {"resample", "max_quarantined_share"},
     "AudioFinetuningConfig": {"resample", "max_quarantined_share", "eval_uer", "skip_unusable_labels", "augment"},
 }

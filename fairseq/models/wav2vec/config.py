@@ -1,4 +1,4 @@
-"""Configuration of wav2vec 2.0: fairseq 0.12.2's fields and defaults, and two of our own."""
+"""Configuration of wav2vec 2.0: fairseq 0.12.2's fields and defaults, and three of our own."""
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -74,9 +74,13 @@ class Wav2Vec2Config(FairseqDataclass):
     mask_min_space: int = field(default=1, metadata=_help("frames between spans that do not overlap"))
     require_same_masks: bool = field(
         default=True,
-        metadata=_help("equally many masked frames in all rows where the model draws the masks; the worker's keep whole spans"),
+        metadata=_help("single frames are unmasked until rows mask about equally many; false: whole spans, as in fine-tuning"),
     )
     mask_dropout: float = field(default=0.0, metadata=_help("share of masked frames that is unmasked again"))
+    mask_emb_init: Optional[float] = field(
+        default=None,
+        metadata=_help("mask_emb starts with values between 0 and this; None: 1 as in fairseq, 0.1 where logit_temp_start is set"),
+    )
 
     # masks over channels
     mask_channel_length: int = field(default=10, metadata=_help("channels of a masked span"))
@@ -144,6 +148,8 @@ def check_model_config(cfg: Wav2Vec2Config) -> None:
             f"model.logit_temp_start is {cfg.logit_temp_start} and model.logit_temp_updates {cfg.logit_temp_updates}; "
             "a falling temperature needs a start above 0 and at least 1 update"
         )
+    if cfg.mask_emb_init is not None and cfg.mask_emb_init < 0:
+        problems.append(f"model.mask_emb_init is {cfg.mask_emb_init}; it must not be negative")
     for key in ("required_seq_len_multiple", "crop_seq_to_multiple", "pos_conv_depth"):
         if getattr(cfg, key) < 1:
             problems.append(f"model.{key} is {getattr(cfg, key)}; it must be at least 1")

@@ -44,6 +44,8 @@ __all__ = [
     "make_conv_pos",
 ]
 
+_SMALL_MASK_EMB = 0.1  # see mask_emb_bound
+
 
 class Latents(NamedTuple):
     """What the feature extractor makes of a batch."""
@@ -95,7 +97,7 @@ class Wav2Vec2Model(BaseFairseqModel):
             self.input_quantizer = self._build_quantizer(own_dim) if shared is None else shared
             self.project_inp = nn.Linear(self.input_quantizer.output_dim, cfg.encoder_embed_dim)
 
-        self.mask_emb = nn.Parameter(torch.empty(cfg.encoder_embed_dim).uniform_())
+        self.mask_emb = nn.Parameter(torch.empty(cfg.encoder_embed_dim).uniform_() * mask_emb_bound(cfg))
         sees_positions_in_attention = cfg.layer_type == "conformer" and cfg.pos_enc_type in ("rel_pos", "rope")
         self.encoder = ConformerEncoder(cfg) if sees_positions_in_attention else TransformerEncoder(cfg)
         self.layer_norm = LayerNorm(self.embed)
@@ -368,6 +370,17 @@ def logit_temperature(cfg: Wav2Vec2Config, num_updates: int) -> float:
     if cfg.logit_temp_start is None or num_updates >= cfg.logit_temp_updates:
         return cfg.logit_temp
     return cfg.logit_temp_start * (cfg.logit_temp / cfg.logit_temp_start) ** (num_updates / cfg.logit_temp_updates)
+
+
+def mask_emb_bound(cfg: Wav2Vec2Config) -> float:
+    """Where the initial values of `mask_emb` end, which begin at 0.
+
+    At fairseq's 1 the same vector outweighs what the positional convolution brings to a masked frame from its neighbours, so all masked
+    frames look alike to the encoder, and the plateau at chance lasts longer; see docs/stuck-at-6.658.md.
+    """
+    if cfg.mask_emb_init is not None:
+        return cfg.mask_emb_init
+    return 1.0 if cfg.logit_temp_start is None else _SMALL_MASK_EMB
 
 
 def _frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Tensor | None) -> Tensor | None:

@@ -45,7 +45,7 @@ SIZES = [2400, 3200, 4000, 4800, 5600, 6400, 2500, 3300, 4100, 4900, 5700, 6500,
 
 
 def make_masks(**changes: object) -> PretrainingMasks:
-    time = MaskConfig(prob=0.5, length=4, selection="static", other=0, no_overlap=False, min_space=1, min_masks=2)
+    time = MaskConfig(0.5, 4, "static", other=0, no_overlap=False, min_space=1, min_masks=2, same_count=True)
     channel = MaskConfig(prob=0.2, length=2, selection="static", other=0, no_overlap=False, min_space=1, min_masks=0)
     return PretrainingMasks(time, channel, 16, LAYERS)._replace(**changes)
 

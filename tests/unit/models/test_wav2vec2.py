@@ -73,6 +73,7 @@ def test_registering() -> None:
         ({"logit_temp": 0.0}, "logit_temp"),
         ({"logit_temp_start": 1.0}, "logit_temp_updates"),
         ({"logit_temp_start": -1.0, "logit_temp_updates": 3}, "logit_temp_start"),
+        ({"mask_emb_init": -0.1}, "mask_emb_init"),
         ({"codebook_negatives": 3, "quantize_targets": False}, "codebook_negatives"),
         ({"required_seq_len_multiple": 0}, "required_seq_len_multiple"),
         ({"encoder_attention_heads": 5}, "5 attention heads"),
@@ -256,6 +257,17 @@ def test_temperatures_follow_the_updates() -> None:
         assert model.quantizer.curr_temp == pytest.approx(gumbel)
         assert model.logit_temp == pytest.approx(logit)
     assert logit_temperature(small_config(), 0) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [({}, 1.0), ({"logit_temp_start": 1.0, "logit_temp_updates": 9}, 0.1), ({"mask_emb_init": 0.5}, 0.5), ({"mask_emb_init": 0.0}, 0.0)],
+)
+def test_mask_emb_starts_small_where_the_plateau_is_to_be_left(changes: dict[str, Any], bound: float) -> None:
+    model, stock = small_model(encoder_embed_dim=72, **changes), small_model(encoder_embed_dim=72)
+    assert bound * 0.9 <= model.mask_emb.max() <= bound and model.mask_emb.min() >= 0
+    ours, stocks = model.state_dict(), stock.state_dict()
+    assert all(torch.equal(ours[name], stocks[name]) for name in ours if name != "mask_emb"), "the other weights are drawn as without it"
 
 
 def test_logits_are_divided_by_the_current_temperature() -> None:

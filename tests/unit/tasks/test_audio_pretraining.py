@@ -23,8 +23,9 @@ INFERRED = {
     "encoder_embed_dim": 16,
 }  # fmt: skip
 MODEL = SimpleNamespace(
-    **INFERRED, mask_dropout=0.0, num_negatives=9, negatives_from_everywhere=False, cross_sample_negatives=0, codebook_negatives=0
-)
+    **INFERRED, mask_dropout=0.0, require_same_masks=True, num_negatives=9, negatives_from_everywhere=False, cross_sample_negatives=0,
+    codebook_negatives=0,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -149,6 +150,24 @@ def test_mask_settings_come_from_the_inferred_config_before_the_model(data: Path
         task.masks()
     task.model_cfg = SimpleNamespace()  # a model of the user's own, which has no masks
     assert task.masks() is None
+
+
+@pytest.mark.parametrize("inferred", [None, INFERRED])
+def test_batches_have_whole_spans_where_the_model_does_not_require_same_masks(data: Path, inferred: dict | None) -> None:
+    def rows(same: bool) -> list[torch.Tensor]:
+        task = make_task(data, inferred_w2v_config=inferred)
+        task.load_dataset("train")
+        task.model_cfg = SimpleNamespace(**{**vars(MODEL), "require_same_masks": same})
+        iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=11_000)
+        return [row for update in iterator.next_epoch_itr() for sample in update for row in sample["net_input"]["mask_indices"]]
+
+    def shortest(row: torch.Tensor) -> int:
+        return min(len(span) for span in "".join("m" if masked else " " for masked in row.tolist()).split())
+
+    assert all(shortest(row) >= INFERRED["mask_length"] for row in rows(same=False))
+    cut = rows(same=True)
+    assert min(shortest(row) for row in cut) == 1
+    assert all(not (one & ~whole).any() for one, whole in zip(cut, rows(same=False), strict=True))
 
 
 def test_a_real_model_gives_its_settings(data: Path) -> None:
