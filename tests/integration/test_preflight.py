@@ -265,7 +265,7 @@ def test_what_does_not_fit_into_the_card(librispeech: Path) -> None:
     assert "out-of-memory" in names(report)
     change = next(problem.change for problem in report.problems if problem.name == "out-of-memory")
     assert change.startswith("model.checkpoint_activations=true needs ")
-    assert report.values("bytes_of_negatives") == 101 * 16 * 510 * 256 * 4
+    assert report.values("bytes_of_negatives") == 101 * 16 * 358 * 256 * 4  # at most 358 of the 781 frames of 250,000 samples are masked
     changes["model"]["checkpoint_activations"] = True
     recomputing = check(librispeech, Options(steps="none", card="gaudi"), **changes)
     assert "out-of-memory" not in names(recomputing)
