@@ -375,8 +375,8 @@ def logit_temperature(cfg: Wav2Vec2Config, num_updates: int) -> float:
 def mask_emb_bound(cfg: Wav2Vec2Config) -> float:
     """Where the initial values of `mask_emb` end, which begin at 0.
 
-    At fairseq's 1 the same vector outweighs what the positional convolution brings to a masked frame from its neighbours, so all masked
-    frames look alike to the encoder, and the plateau at chance lasts longer; see docs/stuck-at-6.658.md.
+    Under the temperature's schedule a small vector shortens the plateau at chance. Our reading: at fairseq's 1 it outweighs what the
+    positional convolution brings to a masked frame from its neighbours, so masked frames look alike; see docs/stuck-at-6.658.md.
     """
     if cfg.mask_emb_init is not None:
         return cfg.mask_emb_init
