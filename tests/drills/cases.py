@@ -84,7 +84,9 @@ class Case:
         start = ["-m", COMMANDS[command]] if command in COMMANDS else [str(self.tree / command)]
         return [sys.executable, *start, *map(os.fsdecode, arguments)]
 
-    def run(self, command: str, *arguments: str | os.PathLike[str], seconds: float = 120, stdin: bytes | None = None, **variables: str) -> Ended:
+    def run(
+        self, command: str, *arguments: str | os.PathLike[str], seconds: float = 120, stdin: bytes | None = None, **variables: str
+    ) -> Ended:
         """Run to its end, or kill it after `seconds`: then the code is -9."""
         return self.run_line(self.line(command, *arguments), seconds, stdin, **variables)
 
@@ -96,8 +98,9 @@ class Case:
         with tempfile.TemporaryFile() as output:
             source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
             try:
+                environment = self.environment(**variables)
                 code = subprocess.run(
-                    words, stdout=output, stderr=subprocess.STDOUT, timeout=seconds, cwd=self.work, env=self.environment(**variables), **source
+                    words, stdout=output, stderr=subprocess.STDOUT, timeout=seconds, cwd=self.work, env=environment, **source
                 ).returncode
             except subprocess.TimeoutExpired:
                 code = -9

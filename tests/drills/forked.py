@@ -26,11 +26,13 @@ class Outcome(NamedTuple):
         return self.kind in ("right", "refused")
 
 
-def attempt(action: Callable[[], str], name: str, clear: tuple[type[BaseException], ...] = (ValueError, OSError), seconds: float = SECONDS) -> Outcome:
+def attempt(
+    action: Callable[[], str], name: str, clear: tuple[type[BaseException], ...] = (ValueError, OSError), seconds: float = SECONDS
+) -> Outcome:
     """Run `action` in a forked child.
 
     Args:
-        action: does the work and returns a word on the result; it checks by itself that the result is right, and raises AssertionError if not.
+        action: does the work and returns a word on the result; it raises AssertionError where the result is wrong.
         name: what a clear error must contain: the file's name, as a rule.
         clear: the exceptions that a user may see; any other is a fault.
     """
