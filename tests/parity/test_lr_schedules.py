@@ -1,8 +1,6 @@
-"""Learning rates against fairseq-fixed 0.12.3.1's, at chosen updates (reference/parity/lr_schedules.json), within 1e-12."""
+"""Learning rates against fairseq-fixed 0.12.3.1's, at chosen updates within 1e-12: see `reference_data`."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ from torch import nn
 
 from fairseq.optim import build_optimizer
 from fairseq.optim.lr_scheduler import build_lr_scheduler
+from tests.parity import reference_data
 
 NAMES = {
     "polynomial_decay": "polynomial_decay",
@@ -22,11 +21,8 @@ NAMES = {
 
 
 @pytest.mark.parametrize("key", NAMES)
-def test_rates_equal_the_reference(key, shared_dir):
-    path = shared_dir / "reference" / "parity" / "lr_schedules.json"
-    if not path.exists():
-        pytest.skip("no reference learning rates")
-    reference = json.loads(path.read_text())
+def test_rates_equal_the_reference(key):
+    reference = reference_data.load_json("lr_schedules")
     assert set(reference) == set(NAMES)
     config = reference[key]["config"]
     optimizer = build_optimizer(OmegaConf.create({"_name": "adam", "lr": config["lr"]}), [nn.Parameter(torch.zeros(1))])

@@ -1,12 +1,10 @@
-"""The fine-tuned model and the criterion against fairseq-fixed 0.12.3.1 (seed 7, fp32, eval mode), from ../shared/reference/parity."""
+"""The fine-tuned model and the criterion against fairseq-fixed 0.12.3.1 (seed 7, fp32, eval mode): see `reference_data`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,8 @@ from torch import Tensor
 from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
-from tests.parity.test_reference_models import GRADIENTS, VALUES, assert_close, parity_dir
+from tests.parity import reference_data
+from tests.parity.test_reference_models import GRADIENTS, VALUES, assert_close
 
 
 class CtcReference(NamedTuple):
@@ -26,20 +25,17 @@ class CtcReference(NamedTuple):
 
 
 @pytest.fixture
-def ctc(shared_dir: Path) -> CtcReference:
-    folder = parity_dir(shared_dir)
-    checkpoint = torch.load(folder / "ctc.pt", weights_only=True)
-    with np.load(folder / "ctc.npz") as file:
-        arrays = {name: file[name] if name == "dictionary" else torch.from_numpy(file[name]) for name in file.files}
+def ctc() -> CtcReference:
+    _, weights, arrays = stored = reference_data.load("ctc")
     dictionary = Dictionary()
     for symbol in arrays["dictionary"].tolist():
         if symbol not in dictionary:
             dictionary.add_symbol(symbol)
     assert dictionary.symbols == arrays["dictionary"].tolist()
     task = SimpleNamespace(target_dictionary=dictionary)
-    model = Wav2VecCtc.build_model(OmegaConf.create(checkpoint["cfg"]["model"]), task).eval()
-    model.load_state_dict(checkpoint["model"], strict=True)
-    assert list(model.state_dict()) == list(checkpoint["model"])
+    model = Wav2VecCtc.build_model(OmegaConf.create(stored.model_config), task).eval()
+    model.load_state_dict(weights, strict=True)
+    assert list(model.state_dict()) == list(weights)
     return CtcReference(model, task, arrays)
 
 

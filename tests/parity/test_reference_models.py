@@ -1,18 +1,16 @@
-"""Values and gradients against fairseq-fixed 0.12.3.1 (seed 7, fp32, eval mode), from ../shared/reference/parity."""
+"""Values and gradients against fairseq-fixed 0.12.3.1 (seed 7, fp32, eval mode): see `reference_data`."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fairseq.criterions.wav2vec_criterion import Wav2vecCriterion
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
+from tests.parity import reference_data
 
 VALUES = 1e-5
 GRADIENTS = 1e-4
@@ -24,18 +22,12 @@ class Reference(NamedTuple):
     arrays: dict[str, Tensor]
 
 
-def parity_dir(shared_dir: Path) -> Path:
-    return shared_dir / "reference" / "parity"
-
-
 @pytest.fixture(params=NAMES)
-def reference(request: pytest.FixtureRequest, shared_dir: Path) -> Reference:
-    folder = parity_dir(shared_dir)
-    checkpoint = torch.load(folder / f"{request.param}.pt", weights_only=True)
-    model = Wav2Vec2Model(checkpoint["cfg"]["model"]).eval()
-    model.load_state_dict(checkpoint["model"])
-    with np.load(folder / f"{request.param}.npz") as arrays:
-        return Reference(model, {name: torch.from_numpy(arrays[name]) for name in arrays.files})
+def reference(request: pytest.FixtureRequest) -> Reference:
+    stored = reference_data.load(request.param)
+    model = Wav2Vec2Model(stored.model_config).eval()
+    model.load_state_dict(stored.weights)
+    return Reference(model, stored.arrays)
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str, at_least: float = 0.0) -> None:
@@ -133,16 +125,16 @@ def test_positions_and_weights_with_filler_give_the_same(reference: Reference) -
 @pytest.mark.parametrize(
     "entry", ["wav2vec2_base_librispeech", "wav2vec2_large_librivox", "wav2vec2_conformer_base_librispeech", "pos_conv_depth_5"]
 )
-def test_state_dict_names_shapes_and_order(entry: str, shared_dir: Path) -> None:
-    expected = json.loads((parity_dir(shared_dir) / "state_dicts.json").read_text())[entry]
+def test_state_dict_names_shapes_and_order(entry: str) -> None:
+    expected = reference_data.load_json("state_dicts")[entry]
     with torch.device("meta"):
         model = Wav2Vec2Model(expected["model"])
     ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert list(ours.items()) == list(expected["state_dict"].items())
 
 
-def test_config_defaults(shared_dir: Path) -> None:
-    expected = json.loads((parity_dir(shared_dir) / "wav2vec2_config_defaults.json").read_text())
+def test_config_defaults() -> None:
+    expected = reference_data.load_json("wav2vec2_config_defaults")
     ours = Wav2Vec2Config.field_defaults()
     assert ours.pop("logit_temp_start") is None and ours.pop("logit_temp_updates") == 0 and ours.pop("mask_emb_init") is None
     expected.pop("_name")
