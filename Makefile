@@ -18,6 +18,7 @@ VENV_ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
+TELL := $(PYTHON) scripts/tell.py
 STAMP := $(VENV)/.fairseq-hpu-installed
 DECODE := $(VENV)/.fairseq-hpu-decode
 OPTIONAL := $(VENV)/.fairseq-hpu-optional
@@ -40,16 +41,16 @@ torch-is-free:
 
 $(PY):
 	@$(KEEP_GAUDIS_TORCH)
-	$(PYTHON) -m venv $(VENV_ARGS) $(VENV)
+	@$(TELL) "making a virtual environment in $(VENV)" $(PYTHON) -m venv $(VENV_ARGS) $(VENV)
 
 # torch first and by itself, so that resolving the package's own requirements cannot bring another build of it
 $(STAMP): setup.py pyproject.toml | $(PY)
 	@$(KEEP_GAUDIS_TORCH)
-	@echo "setting up $(VENV) (once)"
 	@if [ -z "$(TORCH)" ]; then :; \
-	elif [ "$$(uname -s)" = Linux ] && [ ! -e /dev/nvidiactl ] && $(PIP) install --quiet "$(TORCH)+cpu" 2>/dev/null; then :; \
-	else $(PIP) install --quiet "$(TORCH)"; fi
-	$(PIP) install --quiet --editable ".[dev,demo,resample]"
+	elif [ "$$(uname -s)" = Linux ] && [ ! -e /dev/nvidiactl ] && \
+		$(TELL) "installing PyTorch, the CPU build (about 200 MB)" $(PIP) install --quiet "$(TORCH)+cpu" 2>/dev/null; then :; \
+	else $(TELL) "installing PyTorch (with CUDA, up to 3 GB)" $(PIP) install --quiet "$(TORCH)"; fi
+	@$(TELL) "installing this package, its requirements and the test tools" $(PIP) install --quiet --editable ".[dev,demo,resample]"
 	@touch $@
 
 venv: $(STAMP) ## the environment: torch, the package (editable), what tests and demo need
@@ -58,13 +59,14 @@ dev: venv ## the same, by the name developers look for
 
 # kept apart: what one machine cannot install (kenlm is compiled) must not keep anybody from the demo
 $(DECODE): $(STAMP)
-	@$(PIP) install --quiet --editable ".[decode]" || \
+	@$(TELL) "installing what decodes with a language model: flashlight-text, and kenlm, which is compiled (1 to 3 minutes)" \
+	$(PIP) install --quiet --editable ".[decode]" || \
 	echo "extra decode cannot be installed here: its tests are skipped, and the demo decodes greedily only"
 	@touch $@
 
 $(OPTIONAL): $(DECODE)
 	@for extra in convert onnx parquet slurm; do \
-	$(PIP) install --quiet --editable ".[$$extra]" || echo "extra $$extra cannot be installed here: its tests are skipped"; done
+	$(TELL) "installing the extra $$extra for its tests" $(PIP) install --quiet --editable ".[$$extra]" || echo "extra $$extra cannot be installed here: its tests are skipped"; done
 	@touch $@
 
 test: $(OPTIONAL) ## all set-up, then the tests

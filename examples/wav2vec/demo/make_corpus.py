@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,7 @@ TRAIN, VALID, TEST = 0, 1, 2  # part of the generator's key, so that the groups 
 PASSAGES, LABELLED = 1, 2  # chapters
 FASTER = 40  # words a minute that a speaker's chapter 2 has more than chapter 1
 SHARE_OF_PHRASES = 0.75  # of the utterances of labelled/train
+TELL_SECONDS = 4.0  # between two lines on how far it is
 
 DrawText = Callable[[np.random.Generator], tuple[list[str], list[int]]]
 
@@ -177,9 +179,12 @@ def make_corpus(output: Path, minutes: Minutes, seed: int) -> dict[str, float]:
 
 
 def make_split(output: Path, split: Split, voices: list[Voice], synthesizer: Synthesizer, seed: int) -> float:
-    """Writes one split; returns its seconds."""
-    total = 0.0
+    """Writes one split; returns its seconds. Every few seconds a line says how far it is."""
+    total, told = 0.0, time.monotonic()
     for i, voice in enumerate(voices):
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            print(f"  {split.name}: {total / 60:.1f} minutes of speech, voice {i + 1} of {len(voices)}", flush=True)
         key = [seed, split.group, i] if split.chapter == PASSAGES else [seed, split.group, i, split.chapter]
         if split.chapter == LABELLED:
             voice = voice._replace(words_per_minute=voice.words_per_minute + FASTER)

@@ -20,8 +20,9 @@ LEFT_OUT = "Left out: decoding with lexicon and language model. It needs flashli
 
 
 class Decoded(NamedTuple):
-    """Folders with what fairseq-infer wrote."""
+    """Folders with what fairseq-infer wrote, and the model that it used."""
 
+    checkpoint: Path
     greedy: Path
     words: Path | None  # with lexicon and language model; None: that could not be installed
 
@@ -78,12 +79,13 @@ def fine_tune(labels: Path, save_dir: Path, seed: int, pretrained: Path, overrid
 
 def decode(labels: Path, save_dir: Path) -> Decoded:
     """Decodes the test split, greedily and, where flashlight-text and KenLM are installed, with lexicon and language model."""
+    checkpoint = save_dir / "checkpoint_best.pt"
     infer(labels, save_dir, save_dir / "greedy")
     if not can_search():
         print(f"\n{LEFT_OUT}")
-        return Decoded(save_dir / "greedy", None)
+        return Decoded(checkpoint, save_dir / "greedy", None)
     infer(labels, save_dir, save_dir / "words", "--lexicon", str(labels / "lexicon.txt"), "--lm", str(labels / "words.arpa"))
-    return Decoded(save_dir / "greedy", save_dir / "words")
+    return Decoded(checkpoint, save_dir / "greedy", save_dir / "words")
 
 
 def infer(labels: Path, save_dir: Path, results: Path, *options: str) -> None:

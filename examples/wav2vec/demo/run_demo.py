@@ -116,6 +116,19 @@ def pretrain(place: Path, seed: int, resample: bool, overrides: list[str], steps
     return save_dir
 
 
+def next_steps(checkpoint: Path) -> str:
+    """What to type after the demo, from the folder in which it was started."""
+    activate = Path(sys.prefix, "bin", "activate")
+    lines = ["Next:"]
+    if sys.prefix != sys.base_prefix and activate.is_file():
+        inside = activate.is_relative_to(Path.cwd())
+        lines.append(f"  source {activate.relative_to(Path.cwd()) if inside else activate}    # puts the fairseq commands on your PATH")
+    lines.append("  fairseq-hydra-train --help")
+    if checkpoint.name == "checkpoint_best.pt":
+        lines.append(f"  fairseq-transcribe --path {checkpoint} RECORDING.wav")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=1, help="of the training (default: 1)")
@@ -132,7 +145,7 @@ def main() -> int:
         learned = report.read_run(save_dir, "valid")
         print(report.describe(learned))
         if args.data is not None:
-            print(f"\n{steps.summary()}\n\n{WITHOUT_TRANSCRIPTS}")
+            print(f"\n{steps.summary()}\n\n{WITHOUT_TRANSCRIPTS}\n{next_steps(learned.checkpoint)}")
             return 0  # a folder of the user's own may be too small to learn from, which is no failure of the demo
         overrides = shlex.split(args.fine_tuning)
         decoded = fine_tune_and_decode(args.output / "corpus", place, args.seed, learned.checkpoint, overrides, steps)
@@ -143,7 +156,7 @@ def main() -> int:
     print(report_recognition.describe(found))
     if decoded.words is None:
         print(LEFT_OUT)
-    print(f"\n{steps.summary()}")
+    print(f"\n{steps.summary()}\n\n{next_steps(decoded.checkpoint)}")
     missing = learned.shortfalls() + found.shortfalls()
     if missing:
         print(f"\nNot what the demo is to show: {'; '.join(missing)}.")
@@ -154,4 +167,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        raise SystemExit("the demo was interrupted. Typed again, `make demo` goes on from there.") from None
+        raise SystemExit("the demo was interrupted. Run `make demo` again to continue from there.") from None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from training_status import follow
 
 
 class Steps:
@@ -40,15 +43,25 @@ def run(command: list[str], output: Path | None = None) -> None:
     Args:
         output: file that gets what the command prints.
     """
-    print("\n$", " ".join(command), *([">", str(output)] if output else []), flush=True)
+    show(command, output)
     if output is None:
         code = subprocess.run(command).returncode
     else:
         with output.open("w", encoding="utf-8") as file:
             code = subprocess.run(command, stdout=file).returncode
+    stop_if_failed(code)
+
+
+def show(command: list[str], output: Path | None = None) -> None:
+    """Print a command as the user could type it."""
+    print("\n$", shlex.join(command), *([">", str(output)] if output else []), flush=True)
+
+
+def stop_if_failed(code: int) -> None:
+    """Raise SystemExit for any status but 0."""
     if code != 0:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise SystemExit(f"the demo stopped: the command above {how}. Typed again, `make demo` goes on from there.")
+        raise SystemExit(f"the demo stopped: the command above {how}. Run `make demo` again to continue from there.")
 
 
 def program(name: str, module: str) -> list[str]:
@@ -58,7 +71,13 @@ def program(name: str, module: str) -> list[str]:
 
 
 def train(config: Path, data: Path, save_dir: Path, seed: int, overrides: list[str]) -> None:
-    """Trains by a config, or goes on where the run in `save_dir` stopped; of two overrides of a key the later one counts."""
+    """Train by a config, or continue the run in `save_dir`; the last of several overrides of one key counts.
+
+    One short line is shown per log interval. The whole log is `train.log` in `save_dir`.
+    """
     settings = [f"task.data={data}", f"checkpoint.save_dir={save_dir}", f"common.seed={seed}", *overrides]
-    command = program("fairseq-hydra-train", "fairseq_cli.hydra_train")
-    run([*command, *settings, "--config-dir", str(config.parent), "--config-name", config.stem])
+    command = [*program("fairseq-hydra-train", "fairseq_cli.hydra_train"), *settings]
+    command += ["--config-dir", str(config.parent), "--config-name", config.stem]
+    show(command)
+    print(f"  the whole log: {save_dir / 'train.log'}", flush=True)
+    stop_if_failed(follow(command, save_dir, save_dir / "train.log"))
