@@ -13,6 +13,7 @@ import pytest
 
 from fairseq.dataclass import configs
 from fairseq_cli import command_line
+from tests.warm import Warm
 
 DOCS = (Path(__file__).parents[2] / "docs").glob("*.md")
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in DOCS))
@@ -87,25 +88,30 @@ def test_pip_installs_extras_that_exist(repository: Path) -> None:
 
 
 def test_training_commands_compose(repository: Path, tmp_path: Path) -> None:
-    """Each `fairseq-hydra-train` line of the pages, with --cfg job in place of the run, prints a config that has its overrides."""
+    """Each `fairseq-hydra-train` line of the pages, with --cfg job in place of the run, prints a config that has its overrides.
+
+    `tests/integration/test_documented_commands.py` runs those that can run on one machine.
+    """
     lines = [words for page in PAGES for words in commands(repository, page) if "--help" not in words]
     calls = {  # after a launcher, too
         tuple(words[words.index(program) + 1 :]) for program in ("fairseq-hydra-train", "fairseq-preflight") for words in lines
         if program in words and not (program == "fairseq-preflight" and "fairseq-hydra-train" in words)
     }  # fmt: skip
     assert calls
-    for words in calls:
-        alone = [word for word in words if word != "-m"]  # hydra shows a config, or runs several
-        command = [sys.executable, "-m", "fairseq_cli.hydra_train", *alone, *([] if "--cfg" in words else ["--cfg", "job"])]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=repository)
-        assert result.returncode == 0, result.stderr
-        for override in command_line.read_command_line(words).overrides:
-            key, _, value = override.lstrip("+").partition("=")
-            if key.startswith("hydra"):  # not a part of the job
-                continue
-            assert re.search(rf"^\s*{key.split('.')[-1]}:", result.stdout, re.MULTILINE), override
-            if "[" not in value:
-                assert value in result.stdout, override
+    (tmp_path / "examples").symlink_to(repository / "examples")
+    with Warm() as warm:
+        for words in calls:
+            alone = [word for word in words if word != "-m"]  # hydra shows a config, or runs several
+            arguments = [*alone, *([] if "--cfg" in words else ["--cfg", "job"])]
+            result = warm.module("fairseq_cli.hydra_train", arguments, tmp_path)
+            assert result.code == 0, result.output
+            for override in command_line.read_command_line(words).overrides:
+                key, _, value = override.lstrip("+").partition("=")
+                if key.startswith("hydra"):  # not a part of the job
+                    continue
+                assert re.search(rf"^\s*{key.split('.')[-1]}:", result.output, re.MULTILINE), override
+                if "[" not in value:
+                    assert value in result.output, override
 
 
 def test_launchers_of_torch_take_the_options(repository: Path) -> None:

@@ -1,0 +1,124 @@
+"""Commands in a warm process: the package is imported once, and each command is a fork of it, in a folder of its own.
+
+A command that takes 3 s alone, most of them for imports, takes 0.1 s so. What it does is what the console command does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SECONDS = 120  # that a command may take
+# imported before the first fork
+_MODULES = ("train", "hydra_train", "preflight", "infer", "transcribe", "extract", "convert", "average_checkpoints", "validate")
+
+
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    output: str  # standard output and errors
+
+
+class Warm:
+    """The warm process, for use in a `with` block."""
+
+    def __init__(self, **environment: str) -> None:
+        self._environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment}
+
+    def __enter__(self) -> Warm:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "tests.warm"]
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment, cwd=REPOSITORY)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.communicate()
+
+    def module(self, name: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None) -> Done:
+        """`cli_main` of a module, as its console command calls it."""
+        return self._run({"module": name, "arguments": list(arguments)}, cwd, environment)
+
+    def script(self, path: Path, arguments: Sequence[str], cwd: Path) -> Done:
+        return self._run({"script": str(path), "arguments": list(arguments)}, cwd, None)
+
+    def python(self, text: str, cwd: Path) -> Done:
+        """Lines of Python, as in a document."""
+        return self._run({"text": text, "arguments": []}, cwd, None)
+
+    def _run(self, request: dict[str, Any], cwd: Path, environment: Mapping[str, str] | None) -> Done:
+        output = cwd / ".output"
+        request |= {"cwd": str(cwd), "output": str(output), "environment": dict(environment or {})}
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline() or -1)
+        said = output.read_text(errors="replace")
+        output.unlink()
+        return Done(code, said)
+
+
+def _serve() -> None:
+    for name in _MODULES:
+        importlib.import_module(f"fairseq_cli.{name}")
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            with _ending_the_process():
+                _be(request)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+@contextlib.contextmanager
+def _ending_the_process() -> Iterator[None]:
+    code = 0
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _be(request: dict[str, Any]) -> None:
+    """Become the command: its folder, its output, its arguments."""
+    signal.alarm(SECONDS)
+    os.chdir(request["cwd"])
+    file = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number in (1, 2):
+        os.dup2(file, number)
+    os.environ.update(request["environment"])
+    sys.path[:0] = [entry for entry in request["environment"].get("PYTHONPATH", "").split(os.pathsep) if entry]
+    if "module" in request:
+        sys.argv = [request["module"], *request["arguments"]]
+        sys.exit(importlib.import_module(request["module"]).cli_main())
+    if "script" in request:
+        sys.argv = [request["script"], *request["arguments"]]
+        sys.path.insert(0, str(Path(request["script"]).parent))
+        runpy.run_path(request["script"], run_name="__main__")
+    else:
+        exec(compile(request["text"], "<document>", "exec"), {"__name__": "__main__"})
+
+
+if __name__ == "__main__":
+    _serve()
