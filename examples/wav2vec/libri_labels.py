@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Make the labels of a LibriSpeech manifest from the transcripts beside the audio: NAME.ltr (letters) and NAME.wrd (words).
+"""Make the labels of a LibriSpeech manifest from the transcripts next to the audio: NAME.ltr (letters) and NAME.wrd (words).
 
-`prepare_labels.py` does this for any corpus and language, and makes the dictionary too.
+Where the output folder has no dict.ltr.txt yet, that is written too, from these letters: so begin with the training split.
+`prepare_labels.py` does all splits at once, for any corpus and language.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from fairseq.data.audio.manifest import Manifest
-from fairseq.data.transcripts import LibriSpeech, letters, write_lines
+from fairseq.data.transcripts import LibriSpeech, dictionary_of, letters, write_lines
 from fairseq.utils import make_folder
 
 
@@ -30,8 +31,13 @@ def main(args: argparse.Namespace) -> int:
     missing = [number for number, text in enumerate(texts) if not text]
     if missing:
         raise ValueError(f"{len(missing)} utterances of {args.tsv} have no transcript beside them: {manifest.places(missing)}")
-    write_lines(Path(args.output_dir) / f"{args.output_name}.ltr", map(letters, texts))
+    lines = [letters(text) for text in texts]
+    write_lines(Path(args.output_dir) / f"{args.output_name}.ltr", lines)
     write_lines(Path(args.output_dir) / f"{args.output_name}.wrd", texts)
+    dictionary = Path(args.output_dir) / "dict.ltr.txt"
+    if not dictionary.exists():
+        dictionary_of(lines).save(dictionary)
+        print(f"wrote {dictionary}")
     return 0
 
 

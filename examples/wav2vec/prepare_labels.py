@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.transcripts import LAYOUTS, LibriSpeech, Lines, Source, Table, clean, letters, write_lines
+from fairseq.data.transcripts import LAYOUTS, LibriSpeech, Lines, Source, Table, clean, dictionary_of, letters, write_lines
 from fairseq.utils import make_folder
 
 SHOWN = 5  # letters that a message lists
@@ -66,15 +66,6 @@ def texts_of(args: argparse.Namespace, manifest: Manifest, removed: Counter[str]
 def write_manifest(path: Path, manifest: Manifest, left_out: set[int]) -> None:
     kept = [number for number in range(len(manifest)) if number not in left_out]
     write_lines(path, [manifest.root, *(f"{manifest.name(number)}\t{manifest.sizes[number]}" for number in kept)])
-
-
-def dictionary_of(lines: list[str]) -> Dictionary:
-    """The units of label lines, most frequent first."""
-    dictionary = Dictionary()
-    for unit, count in Counter(unit for line in lines for unit in line.split()).items():
-        dictionary.add_symbol(unit, count)
-    dictionary.finalize(padding_factor=1)
-    return dictionary
 
 
 def check(name: str, lines: list[str], dictionary: Dictionary, what: str) -> None:

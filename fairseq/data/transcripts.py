@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from fairseq.data.audio.manifest import Manifest
+from fairseq.data.dictionary import Dictionary
 
 LAYOUTS = ("librispeech", "commonvoice", "tsv", "text")
 WORD_END = "|"  # fairseq: stands after each word where the units are letters
@@ -123,6 +124,15 @@ def clean(text: str, case: str = "keep", keep: str = "'", removed: Counter[str] 
 def letters(text: str) -> str:
     """Units of letters: `H E L L O | Y O U |`."""
     return " ".join(text.replace(" ", WORD_END)) + f" {WORD_END}"
+
+
+def dictionary_of(lines: Iterable[str]) -> Dictionary:
+    """The units of label lines, most frequent first."""
+    dictionary = Dictionary()
+    for unit, count in Counter(unit for line in lines for unit in line.split()).items():
+        dictionary.add_symbol(unit, count)
+    dictionary.finalize(padding_factor=1)
+    return dictionary
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

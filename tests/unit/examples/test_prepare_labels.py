@@ -73,8 +73,13 @@ def assert_labels(folder: Path, name: str = "train") -> None:
 
 
 def test_libri_labels_takes_fairseqs_arguments(corpus: Path) -> None:
-    run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train")
+    printed = run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train")
     assert_labels(corpus / "out")
+    dictionary = corpus / "out/dict.ltr.txt"
+    assert dictionary.read_text().splitlines()[:2] == ["| 5", "O 4"] and str(dictionary) in printed
+    dictionary.write_text("| 1\n")  # fairseq's own, say: it stays
+    run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train")
+    assert dictionary.read_text() == "| 1\n"
     (corpus / "audio/9/1/9-1.trans.txt").unlink()
     told = run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train", status=1)
     assert "1 utterances" in told and "line 4: 9/1/9-1-0000.flac" in told

@@ -1,0 +1,211 @@
+"""Every command of README and docs, run in the order in which a reader types them, on seconds of audio and a tiny model.
+
+What is added to a command makes it small and puts it on the CPU; nothing else of it changes. A page's Python lines run too.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import itertools
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import FAKES, REPOSITORY
+from tests.drills.cases import COMMANDS
+from tests.integration.conftest import write_audio
+from tests.warm import Warm
+
+PAGES = sorted(path.name for path in (REPOSITORY / "docs").glob("*.md"))
+NOT_RUN = {
+    "make": "sets up an environment",
+    "pip": "sets up an environment",
+    "source": "is the shell's",
+    "sudo": "needs Gaudi's network links",
+    "mpirun": "tests/unit/distributed/test_place.py has its variables",
+    "srun": "tests/unit/distributed/test_place.py has its variables",
+    "torchrun": "tests/integration/test_recipe_commands.py",
+    "torch.distributed.launch": "tests/integration/test_recipe_commands.py",
+    "hydra/launcher=dependency_submitit_slurm": "tests/integration/test_submitit_launcher.py",
+}
+_BLOCK = re.compile(r"^(?P<indent>[ ]*)```(?P<language>bash|python)\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
+_VARIABLE = re.compile(r"([A-Z_]+)=(.*)")
+
+SMALL = shlex.split(
+    "common.cpu=true common.fp16=false dataset.num_workers=0 dataset.max_tokens=64000 dataset.required_batch_size_multiple=1 "
+    "distributed_training.distributed_world_size=1 'optimization.update_freq=[1]' optimization.max_update=2 "
+)
+SMALL_MODEL = shlex.split(
+    "model.encoder_layers=1 model.encoder_embed_dim=16 model.encoder_ffn_embed_dim=16 model.encoder_attention_heads=2 model.final_dim=8 "
+    "model.latent_vars=8 model.latent_dim=0 'model.conv_feature_layers=[(8,10,5)]+[(8,3,2)]*4+[(8,2,2)]*2' model.conv_pos=8 "
+    "model.conv_pos_groups=2 model.num_negatives=4 task.max_sample_size=32000 task.min_sample_size=8000"
+)
+SMALL_FINE_TUNING = shlex.split("model.mask_channel_length=4")
+
+
+class Step(NamedTuple):
+    """A command, or a block of Python."""
+
+    words: list[str]
+    environment: dict[str, str]
+    text: str = ""
+
+
+def steps(page: Path) -> Iterator[Step]:
+    for block in _BLOCK.finditer(page.read_text(encoding="utf-8")):
+        text = re.sub(rf"^{block['indent']}", "", block["text"], flags=re.MULTILINE)
+        if block["language"] == "python":
+            yield Step([], {}, text)
+            continue
+        if text.startswith("#!"):  # a script to write, not lines to type
+            continue
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            variables = list(itertools.takewhile(_VARIABLE.fullmatch, words))
+            if words[len(variables) :]:
+                yield Step(words[len(variables) :], dict(word.split("=", 1) for word in variables))
+
+
+def reason_not_to_run(step: Step) -> str | None:
+    if step.text:
+        names = [alias.name for node in ast.walk(ast.parse(step.text)) if isinstance(node, ast.Import) for alias in node.names]
+        return next((f"needs {name}" for name in names if importlib.util.find_spec(name.split(".")[0]) is None), None)
+    extras = {"hf": "transformers", "onnx": "onnxruntime", "parquet": "pyarrow", "--lexicon": "flashlight", "--lm": "flashlight"}
+    missing = [name for word, name in extras.items() if word in step.words and importlib.util.find_spec(name) is None]
+    if missing:
+        return f"needs {missing[0]}"
+    return next((NOT_RUN[word] for word in step.words if word in NOT_RUN), None)
+
+
+class Reader:
+    """Somebody who types what a page says, in a folder with `examples` in it and a corpus at /path/to."""
+
+    def __init__(self, warm: Warm, repository: Path, folder: Path) -> None:
+        self.warm, self.repository = warm, repository
+        self.here, self.there = folder / "here", folder / "there"
+        self.has_seen_preflight = False
+        self.here.mkdir(parents=True)
+        (self.here / "examples").symlink_to(repository / "examples")
+        make_librispeech(self.there / "LibriSpeech")
+
+    def replaced(self, text: str) -> str:
+        """The same with this reader's paths, and with sizes that fit the model."""
+        text = re.sub(r"/path/(to|with)/", f"{self.there}/", text)
+        text = re.sub(r"--feature \d+", "--feature 0", text)  # of one block
+        return text.replace("--valid-percent 0.01", "--valid-percent 0.3").replace(" = 768", " = 16")
+
+    def do(self, step: Step) -> None:
+        """Type it, and find that it works."""
+        if step.text:
+            done, shown = self.warm.python(self.replaced(step.text), self.here), step.text
+        else:
+            program, *arguments = self.expanded(shlex.split(self.replaced(shlex.join(step.words))))
+            shown = shlex.join([program, *arguments])
+            if program == "python":
+                done = self.warm.script(self.repository / arguments[0], arguments[1:], self.here)
+            else:
+                environment = dict(step.environment, **({"PYTHONPATH": str(FAKES)} if "hpu" in shown else {}))
+                done = self.warm.module(COMMANDS[program], [*arguments, *self.small(program, arguments)], self.here, environment)
+        # 1: preflight found something, as it must on such a corpus
+        allowed = (0, 1) if "fairseq-preflight" in shown and "Traceback" not in done.output else (0,)
+        assert done.code in allowed, f"{shown}\n{done.output[-3000:]}"
+
+    def expanded(self, words: list[str]) -> list[str]:
+        """File names for patterns, and the command for `$(which ...)`, as the shell gives them."""
+        words = shlex.split(shlex.join(words).replace("'$(which fairseq-hydra-train)'", "fairseq-hydra-train"))
+        return [name for word in words for name in (sorted(path.name for path in self.here.glob(word)) if "*" in word else [word])]
+
+    def small(self, program: str, words: list[str]) -> list[str]:
+        """What is added to a command to make it small."""
+        if program not in ("fairseq-hydra-train", "fairseq-preflight") or "--config-name" not in words:
+            return []
+        name = words[words.index("--config-name") + 1]
+        if "--cfg" in words:  # shows the config as it is
+            return []
+        is_fine_tuning = (self.repository / "examples/wav2vec/config/finetuning" / f"{name}.yaml").exists()
+        added = [*SMALL, *(SMALL_FINE_TUNING if is_fine_tuning else SMALL_MODEL)]
+        if program == "fairseq-preflight":
+            added += ["--steps", "none"] if self.has_seen_preflight else []
+            self.has_seen_preflight = True
+        if "hpu" in name:
+            added.remove("common.cpu=true")
+        return added
+
+
+def make_librispeech(root: Path) -> None:
+    """LibriSpeech's layout: SPLIT/SPEAKER/CHAPTER/UTTERANCE.flac with transcripts beside them."""
+    for number, split in enumerate(("train-960/train-clean-100", "train-clean-100", "dev-other")):
+        for speaker in (19 + number, 27 + number):
+            chapter = root / split / str(speaker) / "198"
+            lines = []
+            for i in range(5):
+                name = f"{speaker}-198-{i:04d}"
+                write_audio(chapter / f"{name}.flac", 1.2 + 0.1 * i, seed=100 * speaker + i)
+                lines.append(f"{name} {('NORTHANGER ABBEY', 'AN OLD HOUSE')[i % 2]}\n")
+            (chapter / f"{speaker}-198.trans.txt").write_text("".join(lines))
+
+
+def after_the_readme(reader: Reader) -> None:
+    """Files that the other pages take for granted, under the names that they have there."""
+    here, there = reader.here, reader.there
+    pretrained, finetuned = here / "checkpoints/base/checkpoint_best.pt", here / "checkpoints/base_100h/checkpoint_best.pt"
+    for name in ("wav2vec_small.pt", "checkpoint_last.pt"):
+        shutil.copy(pretrained, there / name)
+    shutil.copy(finetuned, there / "finetuned.pt")
+    shutil.copytree(there / "labelled", there / "labels")
+    shutil.copytree(there / "manifest", there / "manifests")
+    shutil.copytree(there / "labelled", there / "dict.ltr.txt")  # a folder, in the page
+    shutil.copytree(there / "labelled", here / "DATA")
+    for name in ("wav2vec_small_960h.pt", "checkpoint_best.pt"):
+        shutil.copy(finetuned, here / name)
+    shutil.copy(pretrained, here / "checkpoint.pt")
+    for split in ("test", "dev"):
+        for ending in ("tsv", "ltr", "wrd"):
+            shutil.copy(here / f"DATA/valid.{ending}", here / f"DATA/{split}.{ending}")
+    shutil.copy(here / "DATA/train.wrd", here)
+    write_audio(here / "talk.flac", 1.5, seed=7)
+    write_audio(here / "interview.wav", 1.5, seed=8)
+    make_ngram = reader.repository / "examples/wav2vec/make_ngram.py"
+    for text, output in (("train.wrd", "words.bin"), ("train.wrd", "words.arpa"), ("train.ltr", "letters.arpa")):
+        done = reader.warm.script(make_ngram, [str(here / "DATA" / text), "--output", output, "--lexicon", "lexicon.txt"], here)
+        assert done.code == 0, done.output
+    words = sorted(set((here / "DATA/train.wrd").read_text().split()))
+    (here / "lexicon.txt").write_text("".join(f"{word}\n" for word in words))
+    rows = []
+    for split in ("train", "valid"):
+        names = [line.split("\t")[0] for line in (there / f"manifest/{split}.tsv").read_text().splitlines()[1:]]
+        rows += [f"{name}\tan old house" for name in names]
+    (there / "transcripts.tsv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def reader(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """One who has read the README, and typed all of it."""
+    with Warm() as warm:
+        reader = Reader(warm, repository, tmp_path_factory.mktemp("reader"))
+        write_audio(reader.here / "recording.flac", 1.5, seed=6)
+        for step in steps(repository / "README.md"):
+            if reason_not_to_run(step) is None:
+                reader.do(step)
+        after_the_readme(reader)
+        yield reader
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme(reader: Reader) -> None:
+    assert (reader.here / "checkpoints/base_100h/checkpoint_best.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_docs(reader: Reader, page: str) -> None:
+    shutil.rmtree(reader.here / "checkpoints", ignore_errors=True)  # each page's run is the first in its folder
+    for step in steps(REPOSITORY / "docs" / page):
+        if reason_not_to_run(step) is None:
+            reader.do(step)
