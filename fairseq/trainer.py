@@ -166,7 +166,8 @@ class Trainer:
             )
         gradients.complete(self._params, self._frozen())
         if self.cfg.optimization.sentence_avg:
-            total = torch.full_like(total, float(sum(sample["num_valid"] for sample in samples)))
+            # hpu: sent, since a fill with another number would be another graph
+            total = self.device.send(torch.tensor(float(sum(sample["num_valid"] for sample in samples))))
         self.statistics.count(num_updates=1 / self.data_parallel_world_size)
         return total
 

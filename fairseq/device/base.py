@@ -162,6 +162,14 @@ class Device:
             tensor = tensor.to(self.index_dtype)
         return tensor.to(self.torch_device, non_blocking=True)
 
+    def set_number(self, tensor: Tensor, number: float) -> None:
+        """Give a 0-dim tensor of this device another value, by a copy that does not wait: for numbers that change between updates.
+
+        `tensor.fill_(number)` would make the number part of the key of the compiled graph in Gaudi's lazy mode, so that each value is a
+        graph to compile; a copy is data.
+        """
+        tensor.copy_(torch.tensor(number, dtype=tensor.dtype), non_blocking=True)
+
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
 

@@ -170,13 +170,17 @@ class HpuDevice(Device):
 
         Rows of filler go in as certain of anything and without units: their loss is 0, and no gradient comes back.
         """
-        kernel = _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")
+        kernel = self._ctc_kernel()
         if kernel is None:
             return super().ctc_loss(log_probs, targets, input_lengths, target_lengths, weights, blank, zero_infinity)
         counts = self.send(weights) > 0
         log_probs = torch.where(counts.view(1, -1, 1), log_probs, 0)
         units = torch.where(counts, self.send(target_lengths), 0)
         return kernel.apply(log_probs, self.send(targets), self.send(input_lengths), units, blank, "sum", zero_infinity)
+
+    def _ctc_kernel(self) -> Any:
+        """Habana's CTCLoss, an autograd function that takes its arguments by position; None where this release has none."""
+        return _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")
 
     def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool) -> None:
         if how == "hpu_graphs":
