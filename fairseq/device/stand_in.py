@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq.device.base import Note
@@ -51,7 +50,7 @@ class StandIn(HpuDevice):
         return {}
 
     def _ctc_kernel(self) -> Any:
-        return _Ctc
+        return Ctc
 
     def report(self) -> list[Note]:
         return []
@@ -62,20 +61,25 @@ class StandIn(HpuDevice):
 
 @torch.library.custom_op(f"{KERNELS}::ctc_loss", mutates_args=())
 def _ctc_loss(
-    log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int, reduction: str, zero_infinity: bool
+    log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int, zero_infinity: bool
 ) -> tuple[Tensor, Tensor]:
-    """Loss and gradient, as one operator that takes lengths as tensors, like the vendor's kernel (release 1.15 and later)."""
-    log_probs = log_probs.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = F.ctc_loss(log_probs, targets, input_lengths.long(), target_lengths.long(), blank, reduction, zero_infinity)
-    (grad,) = torch.autograd.grad(loss, log_probs)
-    return loss.detach(), grad
+    """Summed loss and its gradient."""
+    known = (input_lengths.tolist(), target_lengths.tolist(), blank)
+    losses, log_alpha = torch._ctc_loss(log_probs, targets.long(), *known, zero_infinity)
+    ones, lengths = torch.ones_like(losses), known[:2]
+    backward = torch.ops.aten._ctc_loss_backward
+    grad = backward(ones, log_probs, targets.long(), *lengths, losses, log_alpha, blank, zero_infinity)
+    return (torch.where(losses.isinf(), 0, losses) if zero_infinity else losses).sum(), grad
 
 
-class _Ctc(torch.autograd.Function):
+class Ctc(torch.autograd.Function):
+    """torch's CTC as one operator that takes lengths as tensors, like the vendor's kernel (release 1.15 and later); the sum of a batch."""
+
     @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, *rest: Any) -> Tensor:
-        loss, grad = _ctc_loss(log_probs, *rest)
+    def forward(ctx: Any, log_probs: Tensor, targets: Tensor, *rest: Any) -> Tensor:
+        input_lengths, target_lengths, blank, reduction, zero_infinity = rest
+        assert reduction == "sum"
+        loss, grad = _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity)
         ctx.save_for_backward(grad)
         return loss
 
