@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
@@ -23,6 +23,7 @@ from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.optim import lr_scheduler
 from fairseq.training import gradients, state, validation
+from fairseq.training.compile_alarm import CompileAlarm
 from fairseq.training.ema import EMA
 from fairseq.training.precision import Precision
 from fairseq.training.statistics import Statistics
@@ -66,6 +67,7 @@ class Trainer:
         self._build_optimizer()
         self.ema = EMA(self.unwrapped_model, cfg.ema) if cfg.ema.store_ema else None
         self.statistics = Statistics(self.device)
+        self.compile_alarm = CompileAlarm()
         self.update_log = gradients.UpdateLog(
             self.device.torch_device, cfg.optimization.max_nonfinite_updates, room=min(cfg.common.log_interval, MOST_NORMS)
         )
@@ -85,10 +87,12 @@ class Trainer:
         if how != "none" and self.device.type == "hpu":
             buckets = self.cfg.task.num_batch_buckets if "num_batch_buckets" in self.cfg.task else 0
             shapes = 2 * max(1, buckets)  # training, and validation
-            self.device.compile(self.unwrapped_model, how, shapes, accumulates=max(self.cfg.optimization.update_freq) > 1)
+            accumulates = max(self.cfg.optimization.update_freq) > 1
+            self.device.compile(self.unwrapped_model, how, shapes, accumulates, self.cfg.common.hpu_optimize_ddp)
 
     def _distribute(self) -> nn.Module:
         """The model as the criterion calls it: wrapped where there are several processes."""
+        # hpu: a block that is skipped or not would be two graphs; all are computed, and dropped ones undone
         static = self.device.graphs_are_static or self.data_parallel_world_size > 1
         for module in self.unwrapped_model.modules():
             if hasattr(module, "static_layerdrop"):
@@ -114,7 +118,11 @@ class Trainer:
         """
         self.model.train()
         self.unwrapped_model.set_num_updates(self._num_updates)
-        if self.device.records_graphs:
+        if self.device.graphs_are_static:  # hpu: what may still be compiled, for the warning at the log interval
+            frozen = len(self._frozen())
+            for shape in {sample["net_input"]["source"].shape for sample in samples}:
+                self.compile_alarm.visit(("training", shape, frozen))
+        if self.device.records_graphs:  # hpu: zero in place; a gradient that comes and goes is another graph
             gradients.zero_in_place(self._params, self._frozen())
         else:
             self.optimizer.zero_grad()
@@ -145,28 +153,30 @@ class Trainer:
         self.set_num_updates(self._num_updates + 1)
         if self.ema is not None:
             self.ema.step(self.unwrapped_model, self._num_updates)
-        self.device.mark_step()
+        self.device.mark_step()  # hpu: the optimizer's graph ends here
 
     def _forward_backward(self, samples: list[dict[str, Any]]) -> Tensor:
         """Add up the gradients of the micro-batches; returns their sample size, 0-dim on the device."""
         total = torch.zeros((), device=self.device.torch_device)
         for i, sample in enumerate(samples):
             # decision 5: what a forward draws depends on the update and on the micro-batch's global number alone
-            self.device.seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
+            if i == 0 or self.device.seeds_each_micro_batch:  # hpu: in eager mode seeding waits for the card, so it is done once an update
+                self.device.seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
             with self._unreduced(until_last=i == len(samples) - 1):
                 with self.precision.autocast():
                     loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
                 self.precision.scale(loss).backward()
             total += sample_size
-            self.statistics.add(log)
-            self.device.mark_step()
+            self.statistics.add(log)  # hpu: detached sums that stay on the card until the log interval
+            self.device.mark_step()  # hpu: a micro-batch is one graph, forward and backward
             self.statistics.count(
                 audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
                 few_masked=sample["few_masked"],
             )
         gradients.complete(self._params, self._frozen())
         if self.cfg.optimization.sentence_avg:
-            total = torch.full_like(total, float(sum(sample["num_valid"] for sample in samples)))
+            # hpu: sent, since a fill with another number would be another graph
+            total = self.device.send(torch.tensor(float(sum(sample["num_valid"] for sample in samples))))
         self.statistics.count(num_updates=1 / self.data_parallel_world_size)
         return total
 
@@ -235,9 +245,17 @@ class Trainer:
         Args:
             quarantine: takes the files that cannot be decoded; None: they go untold.
         """
+        batches = self._noting_shapes(batches)
         return validation.validate(
             self.task, self.unwrapped_model, self.criterion, batches, self.device, self.precision, self.cfg.common.seed, quarantine
         )
+
+    def _noting_shapes(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+        """The same batches; their shapes may be compiled on their first visits."""
+        for samples in batches:
+            for sample in samples:
+                self.compile_alarm.visit(("validation", sample["net_input"]["source"].shape))
+            yield samples
 
     # -- what the log shows --------------------------------------------------------------------------------------------------------
 
@@ -249,12 +267,13 @@ class Trainer:
         """
         scale = [self.precision.scaler.scale] if self.precision.scaler else []
         fetched = self.statistics.fetch([*self.update_log.pending(), *scale])
+        self.compile_alarm.visit("log")
         device_values = fetched.extra
         if scale:
             loss_scale = device_values.pop()
             metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
         settled = self.update_log.settle(device_values)
-        self.device.mark_step()  # what was set to zero, so that it does not join another graph
+        self.device.mark_step()  # hpu: what was set to zero, so that it does not join another graph
         self._report_skipped(settled.skipped)
         if fetched.counted.get("num_updates"):
             self._log_update_metrics(fetched.logged, fetched.counted, settled.norms)
@@ -288,8 +307,12 @@ class Trainer:
             metrics.log_scalar("few_masked", few_masked, priority=720, round=0)
         for name, value in self.device.memory_statistics().items():
             metrics.log_scalar(name, value, weight=0, priority=1500, round=1)
-        for name, count in self.device.counters().items():
+        counters = self.device.counters()
+        for name, count in counters.items():
             metrics.log_scalar(name, count, weight=0, priority=1510, round=0)
+        alarm = self.compile_alarm.check(counters, updates)
+        if alarm is not None and self.is_data_parallel_master:
+            logger.warning(alarm)
 
     def _report_skipped(self, skipped: list[tuple[int, list[int]]]) -> None:
         self.skipped_updates += len(skipped)
@@ -380,6 +403,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The whole run but its place in the data, under fairseq's top-level keys."""
+        self.compile_alarm.visit("checkpoint")
         return state.collect(self)
 
     def load_state_dict(self, checkpoint: dict[str, Any], **reset: Any) -> dict[str, Any]:

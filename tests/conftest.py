@@ -74,7 +74,10 @@ def fake_habana(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     devices, init_process_group = dict(device_layer._DEVICES), torch.distributed.init_process_group
     importlib.invalidate_caches()
     yield importlib.import_module("habana_frameworks.recorder")
-    atexit.unregister(sys.modules["habana_frameworks.recorder"]._write)
+    recorder = sys.modules["habana_frameworks.recorder"]
+    atexit.unregister(recorder._write)
+    for put_back in reversed(recorder.undo):
+        put_back()
     for name in set(sys.modules) - known:
         if name.split(".")[0] == "habana_frameworks" or name == "torch.hpu":
             del sys.modules[name]

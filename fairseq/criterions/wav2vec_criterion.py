@@ -65,10 +65,12 @@ class Wav2vecCriterion(FairseqCriterion):
             logits = module.get_logits(net_output).float()
             weights = net_output["masked_weights"].float()
             counts = weights.t().flatten()  # position-major, as the logits
+            # hpu: static loss: every masked position has one, filler too, and counts 0; selecting those that count would change the shape
             per_frame = self._loss_per_frame(logits, module.get_targets(sample, net_output), counts)
             sample_size = counts.sum()
             losses = [per_frame.sum(), *self._further_losses(module, net_output, sample_size)]
             loss = torch.stack(losses).sum()
+            # hpu: detached logging: 0-dim tensors that stay on the card; the trainer reads their sums once per log interval
             logging_output = self._logged(net_output, logits.detach(), weights, losses, loss)
         return (loss if reduce else per_frame), sample_size, logging_output
 
@@ -78,7 +80,7 @@ class Wav2vecCriterion(FairseqCriterion):
             return F.cross_entropy(logits, target, reduction="none") * counts
         is_positive = torch.zeros_like(logits)
         is_positive[:, 0] = 1
-        possible = logits > -(2.0**29)  # excluded negatives stand at -inf, or at -2^30 on HPU
+        possible = logits > -(2.0**29)  # hpu: excluded negatives stand at -2^30 there, elsewhere at -inf
         answers = F.binary_cross_entropy_with_logits(logits.masked_fill(~possible, 0), is_positive, reduction="none")
         return (answers * possible.float()).sum(dim=1) * counts
 

@@ -57,6 +57,13 @@ class CommonConfig(FairseqDataclass):
     hpu_compile: HPU_COMPILE_CHOICES = field(
         default="none", metadata={"help": "hpu_graphs: replay captured graphs (lazy mode); compile: torch.compile (eager mode)"}
     )
+    hpu_optimize_ddp: bool = field(
+        default=True,
+        metadata={"help": "hpu_compile=compile, several cards: split graphs at DDP's buckets, so that exchange overlaps with backward"},
+    )
+    hpu_compiled_autograd: bool = field(
+        default=False, metadata={"help": "hpu_compile=compile: torch compiles the backward pass too, while it runs (experimental there)"}
+    )
     hmp: bool = field(default=False, metadata={"help": "the Gaudi recipe's mixed precision: autocast to bfloat16 by the two op lists"})
     hmp_bf16: str = field(
         default="", metadata={"help": "file of the operators to run in bf16, looked for beside the config, here, and in the package"}

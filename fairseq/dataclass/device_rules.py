@@ -31,6 +31,14 @@ def gaudi(cfg: DictConfig) -> Iterator[Finding]:
             f"model.logit_temp_start is {cfg.model.logit_temp_start} and common.hpu_compile is {common.hpu_compile}: kept graphs would "
             "hold the temperature of their first update. Set common.hpu_compile=none or model.logit_temp_start=null."
         )
+    if on_hpu and common.hpu_compile != "none" and cfg.model.get("checkpoint_activations"):
+        yield wrong(
+            f"common.hpu_compile is {common.hpu_compile} and model.checkpoint_activations is true: a kept graph draws new dropout seeds at "
+            "each replay, so the recomputed activations would have other masks than the first pass, and the gradients would silently be "
+            "wrong. Set common.hpu_compile=none or model.checkpoint_activations=false."
+        )
+    if common.hpu_compiled_autograd and (common.hpu_compile != "compile" or not on_hpu):
+        yield odd("common.hpu_compiled_autograd is true and has no effect without common.hpu_compile=compile on HPU.")
     if common.hmp and common.hmp_opt_level == "O2":
         yield wrong(
             "common.hmp_opt_level is O2: it belonged to Habana's own mixed precision, which ended with release 1.13 of its software; "

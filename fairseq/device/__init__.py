@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _DEVICES: dict[str, Device] = {"cpu": Device(), "cuda": CudaDevice(), "lazy": LazyDevice()}
+_STAND_INS: dict[str, Device] = {}  # see stood_in
 
 
 def get(device: str | torch.device) -> Device:
@@ -78,7 +79,7 @@ def count(common: DictConfig) -> int:
 
 
 def _make(kind: str, index: int = 0) -> Device:
-    return {"cpu": Device, "cuda": CudaDevice, "hpu": HpuDevice, "lazy": LazyDevice}[kind](index)
+    return _STAND_INS.get(kind) or {"cpu": Device, "cuda": CudaDevice, "hpu": HpuDevice, "lazy": LazyDevice}[kind](index)
 
 
 def missing(common: DictConfig) -> str | None:
@@ -100,13 +101,14 @@ def prepare_process(common: DictConfig) -> list[base.Note]:
 
 @contextmanager
 def stood_in(device: Device) -> Iterator[None]:
-    """Within, `device` answers for tensors of its type: `stand_in.StandIn()` for those on the CPU."""
+    """Within, `device` answers for tensors of its type, and `select` gives it: `stand_in.StandIn()` for the CPU."""
     before = _DEVICES[device.type]
-    _DEVICES[device.type] = device
+    _DEVICES[device.type] = _STAND_INS[device.type] = device
     try:
         yield
     finally:
         _DEVICES[device.type] = before
+        del _STAND_INS[device.type]
 
 
 @contextmanager

@@ -44,7 +44,8 @@ class Device:
     takes_hpu_arms = False
     graphs_are_static = False  # True where a changed Python branch costs a compilation
     recovers_from_out_of_memory = True  # the allocator can go on, once what the update held is let go
-    records_graphs = False  # True where operations only run at `mark_step`: random numbers are drawn then, gradients are zeroed in place
+    records_graphs = False  # True where operations only run at `mark_step`; gradients are then zeroed in place
+    seeds_each_micro_batch = True  # False where seeding makes the host wait: once an update then, and the processes' number matters
     statistics_dtype = torch.float64  # of the sums that the log is made of
     index_dtype: torch.dtype | None = None  # what integer inputs are sent as; None: as they are
     has_fp16 = False  # float16 kernels and a reason to use them
@@ -145,7 +146,12 @@ class Device:
         """Hand the operations recorded so far to the device, where it records any."""
 
     def seed(self, seed: int) -> None:
-        """Seed torch's default generators. What was recorded before runs first: a recording device draws its numbers when it runs."""
+        """Seed torch's default generators. What was recorded before is handed over first.
+
+        torch's lazy device draws numbers when a graph runs, so what is pending must run under the old seed. Gaudi's bridge draws one seed
+        for each random operator when the operator is recorded, and again when a kept graph is replayed (`hpu_graphs`); there the step only
+        keeps what came before, such as gradients that were set to zero, out of the next micro-batch's graph.
+        """
         self.mark_step()
         torch.manual_seed(seed)
 
@@ -162,6 +168,14 @@ class Device:
             tensor = tensor.to(self.index_dtype)
         return tensor.to(self.torch_device, non_blocking=True)
 
+    def set_number(self, tensor: Tensor, number: float) -> None:
+        """Give a 0-dim tensor of this device another value, by a copy that does not wait: for numbers that change between updates.
+
+        `tensor.fill_(number)` would make the number part of the key of the compiled graph in Gaudi's lazy mode, so that each value is a
+        graph to compile; a copy is data.
+        """
+        tensor.copy_(torch.tensor(number, dtype=tensor.dtype), non_blocking=True)
+
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
 
@@ -169,8 +183,8 @@ class Device:
         """Gigabytes for the log: free now, and the peak since the last call; empty where the device has no memory of its own."""
         return {}
 
-    def counters(self) -> dict[str, int]:
-        """Counts for the log since the process began, such as graphs compiled; empty where nothing is compiled."""
+    def counters(self) -> dict[str, float]:
+        """Counts for the log since the process began, such as graphs compiled and the seconds it took; empty where nothing is compiled."""
         return {}
 
     def bf16_is_fast(self) -> bool:
@@ -210,13 +224,14 @@ class Device:
         """A function that clips these parameters' gradients in place to an L2 norm and returns the norm before; None: there is none."""
         return None
 
-    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool) -> None:
+    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True) -> None:
         """Let a module's forward pass, and the backward pass of it, run as compiled graphs; in place. Only HPU is asked for it.
 
         Args:
             how: `common.hpu_compile`.
             num_shapes: sets of input shapes that will come.
             accumulates: several micro-batches an update.
+            optimize_ddp: `common.hpu_optimize_ddp`.
         """
 
     # -- processes -----------------------------------------------------------------------------------------------------------------

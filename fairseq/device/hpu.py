@@ -51,6 +51,10 @@ class HpuDevice(Device):
         return environment.is_lazy(os.environ)
 
     @property
+    def seeds_each_micro_batch(self) -> bool:
+        return self.records_graphs  # eager mode's `torch.manual_seed` waits for the bridge's pipeline to run dry
+
+    @property
     def torch_device(self) -> torch.device:
         return torch.device(self._tensors_live_on)
 
@@ -61,9 +65,15 @@ class HpuDevice(Device):
         self._tensors_live_on = "hpu"
 
     def claim(self) -> None:
-        """Import the vendor's package in this process, whose environment has been prepared (`hpu_environment.prepare`)."""
+        """Import the vendor's package in this process, whose environment has been prepared (`hpu_environment.prepare`).
+
+        Raises:
+            ValueError: lazy mode on stock PyTorch.
+        """
         if self._core is not None:
             return
+        if (refusal := environment.stock_torch_in_lazy_mode(os.environ, torch.__version__)) is not None:
+            raise ValueError(refusal)
         from habana_frameworks import torch as vendor
         from habana_frameworks.torch import core
 
@@ -108,7 +118,7 @@ class HpuDevice(Device):
         return {"hpu_rng_state": torch.hpu.get_rng_state()} if self._core is not None else {}
 
     def set_rng_state(self, state: dict[str, Tensor]) -> None:
-        """What was recorded draws its numbers first."""
+        """What was recorded is handed over first."""
         if "hpu_rng_state" in state and self._core is not None:
             self.mark_step()
             torch.hpu.set_rng_state(state["hpu_rng_state"])
@@ -122,14 +132,17 @@ class HpuDevice(Device):
         torch.hpu.reset_peak_memory_stats()
         return {"gb_free": round(free / 2**30, 1), "gb_peak": round(peak / 2**30, 1)}
 
-    def counters(self) -> dict[str, int]:
-        """Graphs compiled, and operators that ran on the host, by the bridge's own count."""
+    def counters(self) -> dict[str, float]:
+        """Graphs compiled and the seconds it took, and operators that ran on the host, by the bridge's own count."""
         metric_global = _import("habana_frameworks.torch.hpu.metrics", "metric_global")
-        counts = {}
+        counts: dict[str, float] = {}
         for name, metric_name in (("hpu_graph_compilations", "graph_compilation"), ("hpu_cpu_fallbacks", "cpu_fallback")):
             metric = None if metric_global is None else metric_global(metric_name)
             if metric is not None:
-                counts[name] = int(dict(metric.stats())["TotalNumber"])
+                stats = dict(metric.stats())
+                counts[name] = int(stats["TotalNumber"])
+                if "TotalTime" in stats:  # microseconds
+                    counts["hpu_compile_seconds"] = int(stats["TotalTime"]) / 1e6
         return counts
 
     def bf16_is_fast(self) -> bool:
@@ -170,7 +183,7 @@ class HpuDevice(Device):
 
         Rows of filler go in as certain of anything and without units: their loss is 0, and no gradient comes back.
         """
-        kernel = _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")
+        kernel = self._ctc_kernel()
         if kernel is None:
             return super().ctc_loss(log_probs, targets, input_lengths, target_lengths, weights, blank, zero_infinity)
         counts = self.send(weights) > 0
@@ -178,7 +191,11 @@ class HpuDevice(Device):
         units = torch.where(counts, self.send(target_lengths), 0)
         return kernel.apply(log_probs, self.send(targets), self.send(input_lengths), units, blank, "sum", zero_infinity)
 
-    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool) -> None:
+    def _ctc_kernel(self) -> Any:
+        """Habana's CTCLoss, an autograd function that takes its arguments by position; None where this release has none."""
+        return _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")
+
+    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True) -> None:
         if how == "hpu_graphs":
             torch.hpu.ModuleCacher(max_graphs=num_shapes)(
                 model=module, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
@@ -188,6 +205,8 @@ class HpuDevice(Device):
 
             # a graph for each shape, in training and evaluation; beyond its limit torch would run the rest uncompiled without a word
             config.cache_size_limit = max(config.cache_size_limit, 2 * num_shapes)
+            if not environment.compiles_autograd(os.environ):  # which wants, and sets, DDP's reducer in Python
+                config.optimize_ddp = optimize_ddp
             module.compile(backend="hpu_backend", dynamic=False)
 
     # -- processes -----------------------------------------------------------------------------------------------------------------

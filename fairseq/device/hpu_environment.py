@@ -10,6 +10,7 @@ Names and defaults: Intel's runtime flags, and the open bridge source of release
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -21,11 +22,21 @@ from fairseq.device.base import Note
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 PLUGIN = "habana-torch-plugin"  # the distribution that carries the vendor's package; its version is the software's
-OLDEST, NEWEST = "1.19", "1.23"
-# software -> torch that its containers carry (Intel's support matrix)
-TORCH_OF_SOFTWARE = {"1.19": "2.5", "1.20": "2.6", "1.21": "2.6", "1.22": "2.7", "1.23": "2.9"}
+# software -> releases of torch that its containers carry (Intel's support matrix); a release by its first two numbers, or by three
+TORCH_OF_SOFTWARE: dict[str, list[str]] = {
+    "1.19": ["2.5"],
+    "1.20": ["2.6"],
+    "1.21": ["2.6"],
+    "1.22": ["2.7"],
+    "1.23": ["2.9"],
+    "1.24.0": ["2.10"],
+    "1.24.1": ["2.11"],
+}
+OLDEST, NEWEST = "1.19", "1.24"
+EAGER_CONFIG = "wav2vec2_base_librispeech_hpu_eager"
 
 LAZY_MODE = "PT_HPU_LAZY_MODE"
+COMPILED_AUTOGRAD = "PT_HPU_ENABLE_COMPILED_AUTOGRAD"
 LOWER_LIST = "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST"
 FP32_LIST = "PT_HPU_AUTOCAST_FP32_OPS_LIST"
 _HALF_KEYS = ("hmp", "bf16", "memory_efficient_bf16", "fp16", "memory_efficient_fp16", "amp")
@@ -42,8 +53,35 @@ class Variable(NamedTuple):
 
 
 def is_lazy(environ: Mapping[str, str]) -> bool:
-    """Whether the bridge records graphs: any value but "0", as it reads it. `prepare` has set it: the default changed at 1.21 or 1.22."""
+    """Whether the bridge records graphs: any value but "0", as it reads it. `prepare` has set it: the default is eager from 1.21 on."""
     return environ.get(LAZY_MODE, "1") != "0"
+
+
+def compiles_autograd(environ: Mapping[str, str]) -> bool:
+    """Whether the vendor's package turns on compiled autograd at its import."""
+    return environ.get(COMPILED_AUTOGRAD, "0").lower() in ("1", "true", "on", "yes")
+
+
+def stock_torch_in_lazy_mode(environ: Mapping[str, str], torch_version: str) -> str | None:
+    """Why the vendor's package would refuse to be imported, and the way out; None: it would not.
+
+    Lazy mode is in Intel's own build of torch only, whose version has a local part that begins with "git". Of the two container images of
+    a release the second carries stock PyTorch.
+    """
+    if not is_lazy(environ) or torch_version.partition("+")[2].startswith("git") or not _is_vendors_package():
+        return None
+    return (
+        f"common.hpu_lazy_mode is true, but this is stock PyTorch {torch_version}, on which Gaudi's software has eager mode only. Train in "
+        f"eager mode: --config-name {EAGER_CONFIG} (or common.hpu_lazy_mode=false, and {LAZY_MODE} unset or 0). For lazy mode take the "
+        "container with Intel's build of PyTorch, whose version ends in +git and a commit."
+    )
+
+
+def _is_vendors_package() -> bool:
+    """Whether the package that would be imported checks torch's version: it carries the one that it was built for."""
+    spec = importlib.util.find_spec("habana_frameworks")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return any(Path(folder, "torch", "required_version.txt").is_file() for folder in folders)
 
 
 def prepare(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
@@ -61,6 +99,8 @@ def prepare(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
     notes = _set_lazy_mode(common, environ)
     for variable in [*_fixed(), *recipe_cache(environ)]:
         environ.setdefault(variable.name, variable.value)
+    if common.hpu_compiled_autograd:
+        environ.setdefault(COMPILED_AUTOGRAD, "1")
     notes += _set_op_lists(common, environ)
     if int(environ.get("WORLD_SIZE", "1")) > 1:
         _choose_card(environ)
@@ -90,7 +130,7 @@ def _fixed() -> list[Variable]:
         ),
         Variable(
             "HABANA_PGM_LRU_MAX", "100000",
-            "every bucket's graphs stay in memory; one that was dropped would be compiled again", "default 30000 in lazy mode up to 1.23",
+            "every bucket's graphs stay in memory; one that was dropped would be compiled again", "default 30000 in lazy mode up to 1.24",
         ),
     ]  # fmt: skip
 
@@ -204,13 +244,14 @@ def check_versions(software: str | None, torch_version: str) -> list[Note]:
     """A warning where software and torch are no pair that Intel supports."""
     if software is None:
         return [Note(f"the version of Gaudi's software is not known ({PLUGIN} is not installed as a distribution)", True)]
-    release = ".".join(software.split(".")[:2])
+    numbers = software.split(".")
     torch_release = ".".join(torch_version.split(".")[:2])
-    supported = TORCH_OF_SOFTWARE.get(release)
+    supported = TORCH_OF_SOFTWARE.get(".".join(numbers[:3])) or TORCH_OF_SOFTWARE.get(".".join(numbers[:2]))
     if supported is None:
         return [Note(f"Gaudi's software {software} is not one of {OLDEST} to {NEWEST}, which this version knows", True)]
-    if supported != torch_release:
-        return [Note(f"Gaudi's software {software} comes with torch {supported}, this is torch {torch_version}: no supported pair", True)]
+    if torch_release not in supported:
+        pair = f"comes with torch {' or '.join(supported)}, this is torch {torch_version}: not a supported pair"
+        return [Note(f"Gaudi's software {software} {pair}", True)]
     return []
 
 

@@ -89,7 +89,7 @@ class GumbelVectorQuantizer(nn.Module):
     def set_num_updates(self, num_updates: int) -> None:
         """Let the temperature fall to its value after this many updates."""
         self.curr_temp = max(self.max_temp * self.temp_decay**num_updates, self.min_temp)
-        self.temperature.fill_(self.curr_temp)
+        device_layer.of(self.temperature).set_number(self.temperature, self.curr_temp)
 
     # -- codewords ---------------------------------------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class GumbelVectorQuantizer(nn.Module):
         return one_hot(codes, soft) + (soft - soft.detach()), codes
 
     def _temperature(self, like: Tensor) -> float | Tensor:
-        # hpu: a number would be a constant of the compiled graph; the tensor is read when the graph runs (bit-equal)
+        # hpu: hpu_graphs and torch.compile would keep the number of their first update; the tensor is read when the graph runs (bit-equal)
         return self.temperature if is_hpu_tensor(like) else self.curr_temp
 
     def _join(self, picks: Tensor | None, codes: Tensor) -> Tensor:

@@ -99,14 +99,14 @@ def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) ->
     """Steps of the run's twin. What it cannot do at all is a problem: the run would do no better."""
     shapes = [shape for split in splits for shape in plan.shapes(split)]
     visited = [shape for mode in (True, False) for shape in _spread([s for s in shapes if s.training is mode])]
-    trace = graphs = difference = None
+    trace = graphs = watch = None
     try:
-        trace, difference = steps.trace_operators(cfg, visited)
+        trace, watch = steps.trace_operators(cfg, visited)
         graphs = steps.run_graphs(cfg, visited, full) if steps.supported() else None
     except Exception as error:  # a user's model may fail in any way, and that is what this command is to tell
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        section = device.describe(trace, difference, None, len(visited), None)
+        section = device.describe(trace, watch, None, len(visited), None)
         section.problem(
             "step-fails",
             f"a step of a small twin of this run ended with {type(error).__name__}: {_first_line(error)}",
@@ -114,7 +114,7 @@ def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) ->
         )
         return section
     sent = report.values("to_device")
-    return device.describe(trace, difference, graphs, len(visited), None if sent is None else sent * cfg.optimization.update_freq[-1])
+    return device.describe(trace, watch, graphs, len(visited), None if sent is None else sent * cfg.optimization.update_freq[-1])
 
 
 def _spread(shapes: list[Shape]) -> list[Shape]:

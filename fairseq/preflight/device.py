@@ -5,16 +5,16 @@ from __future__ import annotations
 from fairseq.preflight import kernels
 from fairseq.preflight.operators import Missing, Trace
 from fairseq.preflight.report import Section
-from fairseq.preflight.steps import VISITS, WARM_UP, Graphs
+from fairseq.preflight.steps import UPDATES, VISITS, WARM_UP, Graphs, Watch
 
 _LISTED = 6
 _READ = ("_local_scalar_dense", "nonzero")  # told as host reads and dynamic shapes
 
 
-def describe(trace: Trace | None, difference: str | None, graphs: Graphs | None, num_shapes: int, bytes_per_update: int | None) -> Section:
+def describe(trace: Trace | None, watch: Watch | None, graphs: Graphs | None, num_shapes: int, bytes_per_update: int | None) -> Section:
     """Args:
     trace: of an update through the HPU's branches; None: it was not asked for.
-    difference: where two like updates differ, if they do.
+    watch: the graphs of several updates by the bridge's rule.
     num_shapes: shapes that `graphs` visited.
     bytes_per_update: copied to each card.
     """
@@ -22,8 +22,10 @@ def describe(trace: Trace | None, difference: str | None, graphs: Graphs | None,
     missing: set[str] = set()
     if trace is not None:
         missing = _operators(section, trace)
+    if watch is not None:
+        _keys(section, watch)
     if graphs is not None:
-        _graphs(section, graphs, num_shapes, difference)
+        _graphs(section, graphs, num_shapes)
         _reads(section, graphs, trace)
         _only_here(section, graphs, missing)
     if bytes_per_update is not None:
@@ -61,16 +63,30 @@ def _called(name: str, those: list[Missing]) -> str:
     return f"Called at {', '.join(where[:_LISTED])}{more}."
 
 
-def _graphs(section: Section, graphs: Graphs, num_shapes: int, difference: str | None) -> None:
+def _keys(section: Section, watch: Watch) -> None:
+    """Graphs by the bridge's rule, and the places at which one differs from all before."""
+    late = sum(map(len, watch.changes.values()))
+    section.say("graph keys", f"{len(watch.compiled)} graphs in {UPDATES} updates; {late} new after the first {WARM_UP} visits")
+    new = {f"{operator} at {place}": len(changes) for (operator, place), changes in watch.changes.items()}
+    section.values["graph_keys"] = {"graphs": len(watch.compiled), "new": new}
+    for where, changes in zip(new, watch.changes.values(), strict=True):
+        section.problem(
+            "recompiles", f"{len(changes)} graphs of {UPDATES} updates are new where none should be: they first differ in {where}. "
+            f"There, {changes[0].difference}.",
+            "A number that changes must reach the card as data: copy it into a tensor (tensor.copy_(torch.tensor(x))), or give it where a "
+            "tensor may stand (x * number). A shape, a slice's bound and a dropout probability must stay the same.",
+        )  # fmt: skip
+
+
+def _graphs(section: Section, graphs: Graphs, num_shapes: int) -> None:
     each = ", ".join(f"{number} in {mode}" for mode, number in graphs.compiled.items())
     late = sum(graphs.again.values())
     section.say("graphs", f"{each}, for {num_shapes} shapes visited {VISITS} times; {late} compiled after the first {WARM_UP} visits")
     section.values["graphs"] = {"compiled": graphs.compiled, "compiled_again": graphs.again, "shapes": num_shapes}
     if late:
-        where = f" Two like updates first differ in {difference}." if difference else ""
         shown = ", ".join(f"{shape} ({number})" for shape, number in list(graphs.again.items())[:_LISTED])
         section.problem(
-            "recompiles", f"{late} graphs were compiled after the first {WARM_UP} visits of their shapes: {shown}.{where}",
+            "recompiles", f"{late} graphs were compiled after the first {WARM_UP} visits of their shapes on torch's lazy device: {shown}.",
             "A graph is compiled anew when a shape, a slice's bound or a dropout probability changes: keep them fixed, and choose by "
             "torch.where, weights of 0 or an index tensor.",
         )  # fmt: skip

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from fairseq.device import stand_in
+
 TABLES = Path(__file__).parent / "tables"
 RELEASE = "1.19"
 
@@ -53,7 +55,7 @@ def name_of(operator: OpOverload) -> str:
 
 def has_kernel(operator: OpOverload) -> bool:
     """Whether the bridge registers an operator, or the form of it that writes into a given tensor, by which torch makes the others."""
-    if name_of(operator) in operators():
+    if name_of(operator) in operators() or operator.namespace == stand_in.KERNELS:
         return True
     if not _has_key(operator, "CompositeExplicitAutogradNonFunctional"):
         return False

@@ -115,7 +115,8 @@ class Meter:
             if hasattr(module, "layerdrop"):
                 module.layerdrop = 0.0  # on a device of static graphs all blocks are computed; its flags are drawn on the host
         if hasattr(self.model, "set_num_updates"):
-            self.model.set_num_updates(0)  # as a trainer does before its first step
+            with self.fake:
+                self.model.set_num_updates(0)  # as a trainer does before its first step
         self.criterion = criterion
 
     def activations(self, sample: dict[str, Any], dtype: torch.dtype | None) -> Activations:

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
-from fairseq.preflight import kernels, places
+from fairseq.preflight import graph_keys, kernels, places
+from fairseq.preflight.graph_keys import Call, Recorder
 
 # views and marks of autograd: no number is computed
 _NO_KERNEL_NEEDED = {"detach", "detach_", "alias", "lift_fresh", "lift_fresh_copy", "_local_scalar_dense", "is_same_size"}
@@ -34,28 +33,25 @@ class Missing(NamedTuple):
     instead: str
 
 
-class Call(NamedTuple):
-    """One operator call as far as a compiled graph depends on it."""
-
-    operator: str
-    signature: tuple[Any, ...]  # shapes and dtypes of its tensors, and its numbers that are not fractions
-    place: str
-
-
 class Trace(TorchDispatchMode):
     """Notes operators while tensors on the CPU take the HPU's branches.
 
     An operator that the bridge does not register but that torch makes of others is run by torch's general kernel, so that the others are
     looked up in its place.
+
+    Args:
+        with_calls: keep the calls, in their order.
+        recorder: is told of every operator that has run.
     """
 
-    def __init__(self, with_calls: bool = False) -> None:
+    def __init__(self, with_calls: bool = False, recorder: Recorder | None = None) -> None:
         super().__init__()
         self.operators: Counter[str] = Counter()
         self.missing: Counter[Missing] = Counter()
         self.dynamic: set[tuple[str, str]] = set()  # (operator, place) whose result's shape depends on numbers
         self.calls: list[Call] = []
         self.with_calls = with_calls
+        self.recorder = recorder
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -68,12 +64,15 @@ class Trace(TorchDispatchMode):
         if name in _DEPEND_ON_NUMBERS or _indexes_by_mask(name, args):
             self.dynamic.add((name, _place()))
         if self.with_calls:
-            self.calls.append(Call(name, _signature(args, kwargs), _place()))
+            self.calls.append(Call(name, graph_keys.signature(func, name, args, kwargs), _place()))
         if not registered:
             self.missing[Missing(name, _place(), None, "")] += 1
         elif (limit := kernels.unsupported_dtype(func, args)) is not None:
             self.missing[Missing(name, _place(), *limit)] += 1
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if self.recorder is not None:
+            self.recorder.note(func, name, args, kwargs, result, _place)
+        return result
 
 
 def _place() -> str:
@@ -86,19 +85,10 @@ def _indexes_by_mask(name: str, args: tuple[Any, ...]) -> bool:
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
-def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """Fractions are left out: bridge and lazy backend hand them to the graph as inputs."""
-    return tuple(
-        (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
-        for value in tree_flatten((args, kwargs))[0]
-        if not isinstance(value, float) or isinstance(value, bool)
-    )
-
-
 @contextmanager
-def tracing(with_calls: bool = False) -> Iterator[Trace]:
+def tracing(with_calls: bool = False, recorder: Recorder | None = None) -> Iterator[Trace]:
     """Within, operators are noted, those of backward at the line of the forward pass that they belong to."""
-    with torch.autograd.set_detect_anomaly(True, check_nan=False), Trace(with_calls) as trace:
+    with torch.autograd.set_detect_anomaly(True, check_nan=False), Trace(with_calls, recorder) as trace:
         yield trace
 
 

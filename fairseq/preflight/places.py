@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +17,7 @@ _TRACE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 UNKNOWN = "an unknown place"
 
 
+@cache
 def _is_foreign(file: str) -> bool:
     return file.startswith((_TORCH, _HERE, "<")) or f"{os.sep}contextlib.py" in file
 
@@ -44,8 +46,13 @@ def of_backward() -> str | None:
 
 def shown(file: str, line: int) -> str:
     """A file's path from the working folder or from where the package lies, where that is shorter."""
+    return f"{_short(file, os.getcwd())}:{line}"
+
+
+@cache  # asked for every operator
+def _short(file: str, folder: str) -> str:
     path = Path(file).resolve()
-    for base in (Path.cwd(), Path(__file__).resolve().parents[2]):
+    for base in (Path(folder), Path(__file__).resolve().parents[2]):
         if path.is_relative_to(base):
-            return f"{path.relative_to(base)}:{line}"
-    return f"{path}:{line}"
+            return str(path.relative_to(base))
+    return str(path)

@@ -16,13 +16,16 @@ from fairseq import device as device_layer
 from fairseq import tasks, utils
 from fairseq.device.graph_counts import READS, CutFinder, GraphCounts, graph_counts
 from fairseq.device.stand_in import StandIn
-from fairseq.preflight import operators, places, plan, tiny
+from fairseq.logging import metrics
+from fairseq.preflight import graph_keys, operators, places, plan, tiny
+from fairseq.preflight.graph_keys import Call, Change, Compiled, Recorder
 from fairseq.preflight.operators import Trace
 from fairseq.preflight.plan import Launch, Shape, Split
 from fairseq.trainer import Trainer
 
 WARM_UP = 2  # visits of a shape that may compile: the first, and the one after the optimizer's state was made
 VISITS = 3
+UPDATES = 12  # watched for numbers that change
 
 
 class Twin:
@@ -40,11 +43,15 @@ class Twin:
             tiny.hear_noise(split)
         self.micro_batches = min(2, max(self.cfg.optimization.update_freq))
 
-    def samples(self, shape: Shape) -> list[dict[str, Any]]:
-        """The micro-batches of an update, all of this shape; in validation one."""
+    def samples(self, shape: Shape, num_valid: int | None = None) -> list[dict[str, Any]]:
+        """The micro-batches of an update, all of this shape; in validation one.
+
+        Args:
+            num_valid: utterances of each, the other rows are filler; None: as in the run's plan.
+        """
         split: Split = self.splits[shape.split]
         number = self.micro_batches if shape.training else 1
-        plans = [shape.plan._replace(micro=n) if self.full else tiny.few_rows(shape.plan, n) for n in range(number)]
+        plans = [shape.plan._replace(micro=n) if self.full else tiny.few_rows(shape.plan, n, num_valid) for n in range(number)]
         return [tiny.batch(split, plan) for plan in plans]
 
     def step(self, shape: Shape, samples: list[dict[str, Any]]) -> None:
@@ -72,27 +79,71 @@ def quietly(threads: int | None = 1) -> Iterator[None]:
 # -- operators ---------------------------------------------------------------------------------------------------------------------
 
 
-def trace_operators(cfg: DictConfig, shapes: list[Shape]) -> tuple[Trace, str | None]:
-    """The operators of an update and a validation step through the HPU's branches, and where two like updates differ, if they do."""
-    training, validation = [next((s for s in shapes if s.training is mode), None) for mode in (True, False)]
-    with quietly(), device_layer.stood_in(StandIn()):
+class Watch:
+    """Compiles, by the bridge's rule, what a twin hands over, and notes graphs that are new where none should be."""
+
+    def __init__(self) -> None:
+        self.compiled = Compiled()
+        self.recorder = Recorder(self._ended)
+        self.changes: dict[tuple[str, str], list[Change]] = {}  # by operator and place
+        self._visits: Counter[Any] = Counter()
+        self._settled = False
+
+    @contextmanager
+    def visit(self, what: Any) -> Iterator[None]:
+        """Within, the twin does `what` (a hashable name), whose graphs are new on the first visits only."""
+        self.recorder.cut()
+        self._settled = self._visits[what] >= WARM_UP
+        self._visits[what] += 1
+        yield
+        self.recorder.cut()
+
+    def _ended(self, calls: list[Call]) -> None:
+        change = self.compiled.add(calls)
+        if change is not None and self._settled:
+            self.changes.setdefault((change.operator, change.place), []).append(change)
+
+
+def trace_operators(cfg: DictConfig, shapes: list[Shape]) -> tuple[Trace, Watch]:
+    """The operators of an update and a validation step through the HPU's branches, and the graphs of twelve updates.
+
+    Between the updates everything changes that changes in a run: temperature, learning rate, utterances that count, shape, epoch; some
+    are followed by a line of the log. Where the run unfreezes its encoder, twelve updates more are looked at from there on.
+    """
+    training = [shape for shape in shapes if shape.training][:2]
+    validation = next((shape for shape in shapes if not shape.training), None)
+    watch = Watch()
+    stand_in = StandIn(lives_on=graph_keys.CARD, on_mark_step=watch.recorder.cut)
+    with quietly(), device_layer.stood_in(stand_in), metrics.aggregate(new_root=True), operators.tracing(recorder=watch.recorder):
         twin = Twin(cfg, "cpu", full=False)
-        twin.trainer.device = twin.trainer.precision.device = StandIn()
-        with device_layer.stood_in(twin.trainer.device):
-            samples = twin.samples(training)
-            for _ in range(WARM_UP):
-                twin.step(training, samples)
-            runs = []
-            for _ in range(2):
-                with operators.tracing(with_calls=True) as trace:
-                    twin.step(training, samples)
-                runs.append(trace)
+        unfreezes = int(twin.cfg.model.get("freeze_finetune_updates") or 0)
+        for start in sorted({0, unfreezes}):
+            twin.trainer.set_num_updates(start)
+            _updates(twin, watch, training, validation)
+        with operators.tracing() as trace:
+            twin.step(training[0], twin.samples(training[0]))
             if validation is not None:
-                with operators.tracing() as after:
-                    twin.step(validation, twin.samples(validation))
-                trace.operators += after.operators
-                trace.missing += after.missing
-    return trace, operators.first_difference(runs[0].calls, runs[1].calls)
+                twin.step(validation, twin.samples(validation))
+    return trace, watch
+
+
+def _updates(twin: Twin, watch: Watch, training: list[Shape], validation: Shape | None) -> None:
+    trainer, start = twin.trainer, twin.trainer.get_num_updates()
+    batches = {(shape.key, valid): twin.samples(shape, valid) for shape in training for valid in (1, 2)}
+    for number in range(UPDATES):
+        shape = training[number % len(training)]
+        trainer.optimizer.set_lr(trainer.get_lr() * 0.99)
+        with watch.visit((start, shape.key)):
+            twin.step(shape, batches[shape.key, 1 + number // 2 % 2])
+        if number % 3 == 2:
+            with watch.visit("log"):
+                trainer.flush_statistics()
+        if validation is not None and number % 4 == 3:
+            with watch.visit("validation"):
+                twin.step(validation, twin.samples(validation, 1 + number % 8 // 4))
+        if number == UPDATES // 2:
+            trainer.lr_step(1)
+            trainer.lr_step_begin_epoch(2)
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------------------

@@ -77,10 +77,10 @@ def hear_noise(split: Split) -> None:
     dataset._patient_reader = None
 
 
-def few_rows(plan: BatchPlan, micro: int, rows: int = _ROWS) -> BatchPlan:
-    """A plan with its first rows only, one of them filler where the plan has filler."""
+def few_rows(plan: BatchPlan, micro: int, num_valid: int | None = None, rows: int = _ROWS) -> BatchPlan:
+    """A plan with its first rows only, `num_valid` of them real utterances (None: all but one where the plan has filler)."""
     filler = plan.num_valid < len(plan.indices)
-    valid = min(plan.num_valid, rows - 1 if filler else rows)
+    valid = min(plan.num_valid, len(plan.indices[:rows]), num_valid or (rows - 1 if filler else rows))
     return plan._replace(indices=plan.indices[:rows], num_valid=valid, micro=micro)
 
 

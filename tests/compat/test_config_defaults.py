@@ -50,7 +50,9 @@ DATACLASSES = {
         Wav2Vec2CtcConfig,
     )
 }
-HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "hmp_verbose", "hpu_compile"}
+HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "hmp_verbose", "hpu_compile"} | {
+    "hpu_optimize_ddp", "hpu_compiled_autograd"
+}  # fmt: skip
 ADDITIONS = {
     "CommonConfig": {"threads_per_process", "plasma_path", "device", *HPU},  # plasma_path: its default is a folder of the machine
     "FairseqAdamConfig": {"use_fused"},

@@ -192,6 +192,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         elif mask:
             frames = frame_mask(self.settings, features, padding_mask, mask_indices, masked_positions, masked_weights)
             hidden = None if frames is None else frames.indices
+        # hpu: static: M positions a row for each shape of batch, with weights of 0 for filler, instead of a selection by a mask
         row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
 
         quantized: dict[str, Any] = {}
@@ -201,7 +202,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         if mask:
             features = self._apply_masks(features, hidden, mask_channel_indices)
         x, layer_results = self.encoder(features, padding_mask=padding_mask, layer=layer)
-        if self.training and self.encoder.static_layerdrop:
+        if self.training and self.encoder.static_layerdrop:  # hpu: and several processes: the same graph, frozen or not
             x = with_zero_gradients(x, self.frozen_parameters())
         if features_only:
             return {"x": x, "padding_mask": padding_mask, "features": unmasked, "layer_results": layer_results}

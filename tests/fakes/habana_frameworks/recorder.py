@@ -7,11 +7,13 @@ import json
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 calls: list[tuple[str, dict[str, Any]]] = []  # (function, its arguments by name), in order
 imported: dict[str, Any] = {}
+undo: list[Callable[[], None]] = []  # puts back what the import replaced in torch, for tests; the last one first
 _PREFIXES = ("PT_", "HABANA_", "HLS_", "TORCH_DEVICE_")
 _NAMES = ("ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -29,7 +29,7 @@ def test_the_stand_ins_tensors_are_hpu_tensors(fake_habana: ModuleType) -> None:
     x = torch.ones(2)
     assert not utils.is_hpu_tensor(x)
     device = device_layer.select(common())
-    assert device.type == "hpu" and device.torch_device == torch.device("cpu")
+    assert device.type == "hpu" and device.torch_device == torch.device("cpu", 0)
     assert utils.is_hpu_tensor(x) and device_layer.of(x) is device
 
 

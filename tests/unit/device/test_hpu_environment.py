@@ -140,9 +140,12 @@ def test_a_line_that_is_no_operator_is_an_error(tmp_path: Path, line: str) -> No
     [
         ("1.19.0.561", "2.5.1a0+git3c27b5e", None),
         ("1.23.0", "2.9.0+hpu", None),
+        ("1.24.0.464", "2.10.0", None),
+        ("1.24.1", "2.11.0a0+gitabc", None),
+        ("1.24.0", "2.11.0", "comes with torch 2.10,"),
         ("1.21.4", "2.5.1", "comes with torch 2.6"),
-        ("1.14.0", "2.1.1", "not one of 1.19 to 1.23"),
-        ("1.30.0", "2.9.0", "not one of 1.19 to 1.23"),
+        ("1.14.0", "2.1.1", "not one of 1.19 to 1.24"),
+        ("1.30.0", "2.9.0", "not one of 1.19 to 1.24"),
         (None, "2.9.0", "not known"),
     ],
 )
@@ -150,6 +153,31 @@ def test_pairs_of_software_and_torch(software: str | None, torch_version: str, w
     notes = environment.check_versions(software, torch_version)
     assert [note.is_warning for note in notes] == ([] if warning is None else [True])
     assert warning is None or warning in notes[0].text
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "lazy", "refused"),
+    [("2.11.0+cpu", "1", True), ("2.11.0", "1", True), ("2.11.0a0+git1f2e3d", "1", False), ("2.11.0", "0", False)],
+)
+def test_lazy_mode_on_stock_torch_is_refused_before_the_import(
+    torch_version: str, lazy: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the vendor's package itself asserts."""
+    package = tmp_path / "habana_frameworks"
+    (package / "torch").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    environ = {"PT_HPU_LAZY_MODE": lazy}
+    assert environment.stock_torch_in_lazy_mode(environ, torch_version) is None  # a stand-in, which checks nothing
+    (package / "torch" / "required_version.txt").write_text(torch_version)
+    message = environment.stock_torch_in_lazy_mode(environ, torch_version)
+    assert (message is not None) == refused
+    assert message is None or "--config-name wav2vec2_base_librispeech_hpu_eager" in message and torch_version in message
+
+
+def test_compiled_autograd_is_turned_on_before_the_import() -> None:
+    assert environment.compiles_autograd(prepared(hpu_compiled_autograd=True)[0])
+    assert not environment.compiles_autograd(prepared()[0])
 
 
 def test_every_variable_of_the_vendors_is_told() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from habana_frameworks import mode, recorder
+from habana_frameworks import mode, overwrites, recorder, recording
 from habana_frameworks.torch import hpu
 
-TENSOR_DEVICE = "cpu"  # the real package has no such name: its tensors live on "hpu"
+TENSOR_DEVICE = "cpu:0"  # the real package has no such name: its tensors live on "hpu". With a number, copies to it can be seen
 
 recorder.note_import()
 mode.is_lazy()
+overwrites.install()
+recording.install()
 torch._register_device_module("hpu", hpu)

@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from habana_frameworks import mode, recorder
-from habana_frameworks.torch.hpu import metrics
+from habana_frameworks import mode, overwrites, recorder, recording
 
 _closures: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 _warned = False
@@ -22,7 +21,8 @@ def mark_step(device_str: str = "", sync: bool = False) -> None:
             warnings.warn("mark_step does nothing in eager mode", stacklevel=2)
             _warned = True
         return
-    metrics.note_graph(_call_site())
+    if not overwrites.is_replaying():
+        recording.cut()
     while _closures:
         closure, args = _closures.pop(0)
         closure(*args)
@@ -34,15 +34,6 @@ def iter_mark_step() -> None:
 
 def add_step_closure(closure: Callable[..., Any], args: tuple[Any, ...] = ()) -> None:
     _closures.append((closure, args))
-
-
-def _call_site() -> tuple[tuple[str, int], ...]:
-    """Where the caller stands, and its caller: each place that cuts the graph ends a graph of its own."""
-    frames, frame = [], sys._getframe(2)
-    while frame is not None and len(frames) < 2:
-        frames.append((frame.f_code.co_filename, frame.f_lineno))
-        frame = frame.f_back
-    return tuple(frames)
 
 
 if not mode.is_lazy() and "torch._dynamo" in sys.modules:  # else torch finds the backend by its entry point

@@ -1,4 +1,4 @@
-"""HPU graphs: lazy mode only, static shapes, one graph for each set of input shapes."""
+"""HPU graphs: lazy mode only, static shapes, one graph for each set of input shapes, which draws new seeds at each replay."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from habana_frameworks import mode, recorder
+from habana_frameworks import mode, overwrites, recorder
 
 
 class HPUGraph:
@@ -51,10 +52,27 @@ class ModuleCacher:
                     shapes.clear()
                 shapes.add(key)
                 recorder.note("graph_captured")
-            return forward(*args, **kwargs)
+                return forward(*args, **kwargs)
+            with overwrites.replaying():
+                result = forward(*args, **kwargs)
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, Tensor) and tensor.requires_grad:
+                    tensor.register_hook(_replay_backward())
+                    break  # one is enough: they have one backward pass
+            return result
 
         model.forward = cached
         return model
+
+
+def _replay_backward() -> Callable[[Tensor], None]:
+    """A hook for a result's gradient: the rest of the backward pass is replayed too."""
+
+    def begin(grad: Tensor) -> None:
+        overwrites.begin_replay()
+        torch.autograd.Variable._execution_engine.queue_callback(overwrites.end_replay)
+
+    return begin
 
 
 def _shapes(value: Any) -> Any:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fairseq.device.stand_in import Ctc
+
 from habana_frameworks import recorder
 
 
@@ -69,7 +71,7 @@ class CTCLoss(torch.autograd.Function):
         for name, lengths in (("input_lengths", input_lengths), ("target_lengths", target_lengths)):
             if not isinstance(lengths, Tensor):
                 raise TypeError(f"{name} must be a tensor on the device")
-        return F.ctc_loss(log_probs, targets, input_lengths.long(), target_lengths.long(), blank, reduction, zero_infinity)
+        return Ctc.apply(log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity)
 
 
 __all__ = ["CTCLoss", "FusedSDPA"]

@@ -1,0 +1,52 @@
+"""A warning where a run still compiles graphs although it has seen all that it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+
+SETTLED = 2  # visits after which nothing of a kind is compiled any more: the first, and the one after the optimizer's state was made
+MOST_KINDS = 64  # more kinds of steps than any set of buckets has: shapes that never repeat
+_COMPILED, _SECONDS, _ON_HOST = "hpu_graph_compilations", "hpu_compile_seconds", "hpu_cpu_fallbacks"  # of `Device.counters`
+
+
+class CompileAlarm:
+    """Compares a device's counters between two log lines, once every kind of step between them had been made twice before."""
+
+    def __init__(self) -> None:
+        self._visits: Counter[Hashable] = Counter()
+        self._counters: dict[str, float] = {}
+        self._had_new = True  # before the first line everything is new
+
+    def visit(self, kind: Hashable) -> None:
+        """Note a step of a kind whose graphs are compiled on its first visits, such as a batch's shape."""
+        self._had_new |= self._visits[kind] < SETTLED
+        self._visits[kind] += 1
+
+    def check(self, counters: Mapping[str, float], updates: int) -> str | None:
+        """A warning for the log, or None.
+
+        Args:
+            counters: the device's, now.
+            updates: made since the last check.
+        """
+        rise = {name: value - self._counters.get(name, 0) for name, value in counters.items()}
+        expected = self._had_new and len(self._visits) <= MOST_KINDS
+        self._counters, self._had_new = dict(counters), False
+        compiled, on_host = round(rise.get(_COMPILED, 0)), round(rise.get(_ON_HOST, 0))
+        if expected or (compiled <= 0 and on_host <= 0):
+            return None
+        parts = []
+        if compiled > 0:
+            parts.append(f"{compiled} graphs were compiled, which took {rise.get(_SECONDS, 0):.1f} s")
+        if on_host > 0:
+            parts.append(f"{on_host} operators ran on the host")
+        kinds = len(self._visits)
+        reason = (
+            "although each kind of step had run twice before. Something changes from update to update: run fairseq-preflight with the same "
+            "arguments, which names the line."
+            if kinds <= MOST_KINDS
+            else f"and there were {kinds} kinds of steps so far: set task.num_batch_buckets=7 and task.enable_padding=true, so that "
+            "batches have few shapes."
+        )
+        return f"in the last {updates} updates {', and '.join(parts)}, {reason}"

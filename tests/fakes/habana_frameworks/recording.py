@@ -1,0 +1,46 @@
+"""Lazy mode's graphs, from the stream of operators: what stands in a graph's key and what is an input is the bridge's rule.
+
+The rule itself is `fairseq.preflight.graph_keys`, with its source. Nothing here knows who calls what.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fairseq.preflight import kernels
+from fairseq.preflight.graph_keys import Call, Change, Compiled, Recorder
+
+from habana_frameworks import mode, recorder
+
+compiled = Compiled()
+changes: list[Change] = []  # of each compilation but the first: where the graph differs from the one that is most like it
+
+
+def _ended(calls: list[Call]) -> None:
+    change = compiled.add(calls)
+    if change is not None:
+        changes.append(change)
+
+
+_recorder = Recorder(_ended)
+
+
+class _Recording(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        _recorder.note(func, kernels.name_of(func), args, kwargs, result, lambda: "")
+        return result
+
+
+def install() -> None:
+    if mode.is_lazy():
+        recording = _Recording()
+        recording.__enter__()
+        recorder.undo.append(lambda: recording.__exit__(None, None, None))
+
+
+def cut() -> None:
+    _recorder.cut()
