@@ -178,6 +178,8 @@ def _as_unreadable(path: str) -> Iterator[None]:
         reason = error.error_string
         if "possibly a pipe" in reason:  # what it says of a file too short for the tag that it looks for
             reason = "Format not recognised."
+        elif "Internal" in reason:
+            reason = f"its header and its contents do not fit together (libsndfile: {reason})"
         raise UnreadableAudio(_looked_at(path) or reason) from error
     except OSError as error:
         raise UnreadableAudio(error.strerror or str(error)) from error

@@ -159,7 +159,7 @@ def test_headers_that_promise_more_than_there_is(tmp_path: Path) -> None:
             reading(str(path))
     content[21:26] = (content[21] & 0xF0 | 0).to_bytes(1, "big") + (20_000_000).to_bytes(4, "big")  # what its bytes might just hold
     path.write_bytes(content)
-    with pytest.raises(UnreadableAudio, match="ends after"):
+    with pytest.raises(UnreadableAudio, match="ends after|do not fit together"):
         read_frames(str(path))
     np.testing.assert_array_equal(read_frames(str(path), 100, 500, RATE), tell_tale(3, 20_000)[100:600])
 
