@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,8 @@ def deliver(transcript: Transcript, kind: str, target: Path | None, several: boo
 def cli_main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
     set_up_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names are printed as the bytes that they are
     try:
         return 1 if main(args) else 0
     except (ValueError, OSError) as error:

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Make the manifests of a folder of audio: train.tsv and valid.tsv, line 1 the folder, every further line `path<TAB>frames`.
 
+    wav2vec_manifest.py /corpus/train-960 --dest manifests --valid-percent 0.01
+    wav2vec_manifest.py /corpus/train-960 --dest manifests --valid /corpus/dev-other
+
 Files are listed in the order of their names, so the split is the same on every file system. Files that cannot be read, are empty, or have a
 name that a manifest cannot hold go to unreadable.tsv beside the manifests.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import multiprocessing
 import os
 import random
@@ -21,12 +25,10 @@ _CHUNK = 256  # files that a process takes at a time
 _FEW = 1000  # so few files are read here: starting processes would take longer
 _SMALLEST_FLAC_FRAME = 11  # bytes; a block of audio cannot be smaller
 _LARGEST_FLAC_BLOCK = 65535  # samples
-_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile has the largest number that there is where it does not know
-_NO_LENGTH = "its header does not say how long it is, as where FLAC was written to a pipe: write it anew (flac -d, then flac)"
 
 
 class Header(NamedTuple):
-    """What was learnt of a file without decoding it."""
+    """What was learnt of a file, as a rule without decoding it."""
 
     frames: int
     problem: str  # why the file cannot be listed; "" if it can
@@ -36,9 +38,11 @@ class Header(NamedTuple):
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", metavar="DIR", help="folder that holds the audio, at any depth")
-    parser.add_argument("--valid-percent", default=0.01, type=float, metavar="P", help="share (0 to 1) of the files that goes to valid.tsv")
-    parser.add_argument("--dest", default=".", metavar="DIR", help="where the manifests go; may lie inside the root")
-    parser.add_argument("--ext", default="flac", metavar="EXT", help="extension of the audio files; several with commas: flac,wav")
+    valid = parser.add_mutually_exclusive_group()
+    valid.add_argument("--valid-percent", default=0.01, type=float, metavar="P", help="share of the files for valid.tsv: 0.01 is 1 %%")
+    valid.add_argument("--valid", metavar="DIR", help="folder whose files go to valid.tsv; those of the first folder all go to train.tsv")
+    parser.add_argument("--dest", default=".", metavar="DIR", help="folder that the manifests go to; may lie inside the root")
+    parser.add_argument("--ext", default="flac", metavar="EXT", help="extension of the audio files, in capitals or not; several: flac,wav")
     parser.add_argument("--seed", default=42, type=int, metavar="N", help="of the split")
     parser.add_argument("--path-must-contain", metavar="FRAG", help="only list files whose absolute path contains this")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read headers (default: one a core)")
@@ -54,7 +58,7 @@ def find_files(root: str, extensions: Sequence[str]) -> tuple[list[tuple[str, st
 
     Links are followed, but a folder is entered once, so that loops end. Names that begin with a dot are passed over.
     """
-    suffixes = tuple("." + extension for extension in extensions)
+    suffixes = tuple("." + extension.lower() for extension in extensions)
     found: list[tuple[str, str]] = []
     closed: list[str] = []
     entered: set[str] = set()
@@ -79,7 +83,7 @@ def find_files(root: str, extensions: Sequence[str]) -> tuple[list[tuple[str, st
                         continue
                     if is_folder:
                         folders.append((path, real))
-                    elif entry.name.endswith(suffixes):
+                    elif entry.name.lower().endswith(suffixes):
                         found.append((path, real))
         except OSError as error:
             closed.append(f"{below or '.'}\t{error.strerror}")
@@ -97,7 +101,7 @@ def first_names(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def read_header(path: str) -> Header:
-    """Frames of an audio file, from its header alone."""
+    """Frames of an audio file: of its header, and counted by decoding where that does not say, or only estimates it."""
     try:
         with open(path, "rb", buffering=0) as file:
             start = file.read(42)
@@ -112,14 +116,12 @@ def read_header(path: str) -> Header:
         blocks = -(-frames // _LARGEST_FLAC_BLOCK)
         problem = "the file ends before its audio" if status.st_size < len(start) + blocks * _SMALLEST_FLAC_FRAME else ""
         return Header(frames, problem, identity)
-    import soundfile
+    from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format  # takes seconds, which FLAC can do without
 
     try:
-        frames = soundfile.info(path).frames
-    except (soundfile.SoundFileError, OSError) as error:
+        frames = audio_format(path).frames
+    except UnreadableAudio as error:
         return Header(0, " ".join(str(error).split()), identity)
-    if frames >= _UNKNOWN_LENGTH:
-        return Header(0, _NO_LENGTH, identity)
     return Header(frames, "" if frames > 0 else "there is no audio in it", identity)
 
 
@@ -139,6 +141,8 @@ def read_headers(paths: Sequence[str], workers: int) -> Iterator[Header]:
 
     with contextlib.ExitStack() as stack:
         if workers > 1 and len(paths) > _FEW:
+            if not all(path.endswith(".flac") for path in paths):
+                importlib.import_module("fairseq.data.audio.audio_utils")  # once, before the processes start
             pool = stack.enter_context(multiprocessing.Pool(workers))
             headers = pool.imap(read_header, paths, chunksize=_CHUNK)
         else:
@@ -182,13 +186,17 @@ class Listing(NamedTuple):
     train_files: set[str]  # real paths
 
 
-def make_listing(files: Sequence[tuple[str, str]], workers: int, valid_percent: float, seed: int) -> Listing:
-    """Read headers and split. A file is drawn for a split whether it can be read or not, so that one broken file moves no other."""
+def drawn(count: int, share: float, seed: int) -> list[bool]:
+    """Which of so many files go to valid.tsv. A file is drawn whether it can be read or not, so that one broken file moves no other."""
     draw = random.Random(seed)
+    return [draw.random() <= share and share > 0 for _ in range(count)]
+
+
+def make_listing(files: Sequence[tuple[str, str]], for_valid: Sequence[bool], workers: int) -> Listing:
+    """Read headers, and split as `for_valid` says."""
     listing = Listing([], [], [], set())
     identities: set[tuple[int, int]] = set()
-    for (path, real), header in zip(files, read_headers([real for _, real in files], workers), strict=True):
-        to_valid = draw.random() <= valid_percent and valid_percent > 0
+    for (path, real), header, to_valid in zip(files, read_headers([real for _, real in files], workers), for_valid, strict=True):
         if header.identity is not None:
             if header.identity in identities:
                 continue  # a hard link to a file that is listed
@@ -207,15 +215,59 @@ def main(args: argparse.Namespace) -> int:
     """Write the manifests; returns the exit status.
 
     Raises:
-        ValueError: an argument that cannot be meant, or no file found.
+        ValueError: an argument that cannot be meant, or no file for a manifest that is asked for.
     """
+    check_arguments(args)
+    root, valid_root = os.path.realpath(args.root), None if args.valid is None else os.path.realpath(args.valid)
+    files, closed = audio_below(root, args)
+    more: list[tuple[str, str]] = []
+    if valid_root is not None:
+        more, more_closed = audio_below(valid_root, args)
+        closed += more_closed
+        held_out = {real for _, real in more}
+        files = [(path, real) for path, real in files if real not in held_out]
+    for_valid = [True] * len(more) + drawn(len(files), 0 if more else args.valid_percent, args.seed)
+    if all(for_valid):
+        raise ValueError(
+            f"all {len(for_valid)} files would go to valid.tsv and none to train.tsv: --valid-percent is a share (0.01 is 1 %), and the "
+            "folder of --valid must not hold all files of the other"
+        )
+    listing = make_listing(more + files, for_valid, args.workers or usable_cores())
+    listing.unreadable.extend(closed)
+    write_manifests(args.dest, (root, valid_root or root), listing, with_valid=more != [] or args.valid_percent > 0)
+    print(f"{len(listing.train)} files in train.tsv, {len(listing.valid)} in valid.tsv, {len(listing.unreadable)} left out")
+    if not listing.valid and args.valid_percent > 0:
+        print("valid.tsv has no file: with so few files take --valid DIR, or a larger --valid-percent", file=sys.stderr)
+    if listing.unreadable:
+        print(f"left out: see {os.path.join(args.dest, REPORT)}; the first: {listing.unreadable[0]}", file=sys.stderr)
+    return 1 if args.strict and listing.unreadable else 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for arguments that cannot be meant, before anything is read or written."""
     if not 0 <= args.valid_percent <= 1:
-        raise ValueError(f"--valid-percent is {args.valid_percent}; it is a share, from 0 to 1")
-    if not os.path.isdir(args.root):
-        raise ValueError(f"there is no folder {args.root}")
+        raise ValueError(f"--valid-percent is {args.valid_percent}; it is a share, from 0 to 1: 0.01 is 1 %")
+    for folder in (args.root, args.valid):
+        if folder is not None and not os.path.isdir(folder):
+            raise ValueError(f"there is no folder {folder}")
+        if folder is not None and any(character in os.path.realpath(folder) for character in "\t\n\r"):
+            raise ValueError(f"the folder {folder!a} has a tab or a line break in its path, which a manifest cannot hold")
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers is {args.workers}; it must be at least 1")
-    root = os.path.realpath(args.root)
+    dest = args.dest.rstrip(os.sep) or os.sep
+    if os.path.exists(dest) and not os.path.isdir(dest):
+        raise ValueError(f"--dest is {args.dest}, which is a file; it must be a folder: train.tsv and valid.tsv are written there")
+    if dest.endswith(".tsv") and not os.path.isdir(dest):
+        folder = os.path.dirname(dest) or "."
+        raise ValueError(f"--dest is {args.dest}; it must be a folder, in which train.tsv and valid.tsv are written: --dest {folder}")
+
+
+def audio_below(root: str, args: argparse.Namespace) -> tuple[list[tuple[str, str]], list[str]]:
+    """What `find_files` finds of the extensions and the fragment that are asked for.
+
+    Raises:
+        ValueError: nothing.
+    """
     extensions = [extension.strip().lstrip(".") for extension in args.ext.split(",") if extension.strip()]
     files, closed = find_files(root, extensions)
     if args.path_must_contain:
@@ -223,18 +275,15 @@ def main(args: argparse.Namespace) -> int:
     if not files:
         wanted = f" whose path contains {args.path_must_contain!r}" if args.path_must_contain else ""
         raise ValueError(f"there is no .{', .'.join(extensions)} file{wanted} below {root}; --ext names other extensions (flac,wav)")
-    workers = args.workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-    listing = make_listing(files, workers, args.valid_percent, args.seed)
-    listing.unreadable.extend(closed)
-    write_manifests(args.dest, root, listing, with_valid=args.valid_percent > 0)
-    print(f"{len(listing.train)} files in train.tsv, {len(listing.valid)} in valid.tsv, {len(listing.unreadable)} left out")
-    if listing.unreadable:
-        print(f"left out: see {os.path.join(args.dest, REPORT)}; the first: {listing.unreadable[0]}", file=sys.stderr)
-    return 1 if args.strict and listing.unreadable else 0
+    return files, closed
 
 
-def write_manifests(dest: str, root: str, listing: Listing, with_valid: bool) -> None:
-    """Write train.tsv, and valid.tsv and the report where there is something to write.
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+def write_manifests(dest: str, roots: tuple[str, str], listing: Listing, with_valid: bool) -> None:
+    """Write train.tsv, and valid.tsv and the report where there is something to write; `roots` of train.tsv and valid.tsv.
 
     Raises:
         ValueError: a valid.tsv that is not rewritten lists files of the new train.tsv.
@@ -253,12 +302,12 @@ def write_manifests(dest: str, root: str, listing: Listing, with_valid: bool) ->
     elif os.path.exists(report):
         os.remove(report)
     if with_valid:
-        write_lines(valid, [root, *listing.valid])
-    write_lines(os.path.join(dest, "train.tsv"), [root, *listing.train])
+        write_lines(valid, [roots[1], *listing.valid])
+    write_lines(os.path.join(dest, "train.tsv"), [roots[0], *listing.train])
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(get_parser().parse_args()))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

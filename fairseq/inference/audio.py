@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import os
+import shutil
+import stat
+import tempfile
+import weakref
 from typing import Any, Union
 
 import numpy as np
 from torch import Tensor
 
-from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, read_frames, resampled_length
+from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, check_samples, mix, read_samples, resampled_length
+from fairseq.data.audio.manifest import printable
+
+logger = logging.getLogger(__name__)
 
 Audio = Union[str, "os.PathLike[str]", np.ndarray, Tensor, "tuple[Any, int]"]
 
 
 class FileSource:
-    """A file, or a member of a stored zip; a piece is read by seeking to it.
+    """A file, or a member of a stored zip; a piece is read by seeking to it. What comes through a pipe is kept in a temporary file.
 
     Args:
         sample_rate: the rate that is wanted; a file of another one is converted while it is read (extra `resample`).
@@ -25,8 +32,10 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str], sample_rate: int) -> None:
         self.name = os.fspath(path)
+        self._path = self._kept(self.name) if _is_pipe(self.name) else self.name
+        self._warned = False
         try:
-            header = audio_format(self.name)
+            header = audio_format(self._path)
         except UnreadableAudio as error:
             raise ValueError(f"{self.name} cannot be read: {error}") from error
         self.own_rate, self.sample_rate = header.sample_rate, sample_rate
@@ -39,17 +48,28 @@ class FileSource:
             ValueError: they cannot be decoded, or are not numbers.
         """
         try:
-            wave = read_frames(self.name, start, count, self.sample_rate, resample=True)
+            samples = read_samples(self._path, start, count, self.sample_rate, resample=True)
         except UnreadableAudio as error:
             raise ValueError(f"{self.name} cannot be decoded: {error}") from error
-        return finite(wave, self.name, start, self.sample_rate)
+        if samples.note is not None and not self._warned:
+            self._warned = True
+            logger.warning("%s: %s", printable(self.name), samples.note)
+        return samples.wave
+
+    def _kept(self, pipe: str) -> str:
+        """All that comes through a pipe, in a file that goes when this source goes."""
+        with open(pipe, "rb") as stream, tempfile.NamedTemporaryFile(prefix="fairseq-", delete=False) as kept:
+            weakref.finalize(self, os.unlink, kept.name)
+            shutil.copyfileobj(stream, kept)
+        return kept.name
 
 
 class ArraySource:
     """A waveform in memory.
 
     Args:
-        wave: S, channels x S or S x channels (the longer axis is time), floating point in [-1, 1] or 16-bit integers.
+        wave: S, channels x S or S x channels (the longer axis is time), floating point in [-1, 1], or integers of 8, 16 or 32
+            bits over their whole range; unsigned ones have their middle for zero, as 8-bit WAV files have.
         own_rate: its sample rate.
         sample_rate: the rate that is wanted.
     Raises:
@@ -65,15 +85,17 @@ class ArraySource:
         array = np.asarray(wave)
         if array.ndim not in (1, 2):
             raise ValueError(f"a waveform has 1 or 2 dimensions (samples, channels); this one has the shape {array.shape}")
-        scale = 1.0 if array.dtype.kind == "f" else 1 / (np.iinfo(array.dtype).max + 1) if array.dtype.kind in "iu" else None
-        if scale is None:
-            raise ValueError(f"a waveform holds floating point numbers or integers; this one is of type {array.dtype}")
-        array = array.astype(np.float32, copy=False) * np.float32(scale) if scale != 1.0 else array.astype(np.float32, copy=False)
+        array = as_floats(array)
         if array.size == 0:
             array = array.reshape(-1)
         if array.ndim == 2:
-            array = array.mean(axis=0 if array.shape[0] <= array.shape[1] else 1)
-        array = finite(array, self.name, 0, own_rate)
+            array, note = mix(array.T if array.shape[0] <= array.shape[1] else array)
+            if note is not None:
+                logger.warning("%s: %s", self.name, note)
+        try:
+            check_samples(array, 0, own_rate)
+        except UnreadableAudio as error:
+            raise ValueError(f"{self.name} cannot be used: {error}") from error
         self.own_rate, self.sample_rate = own_rate, sample_rate
         self._wave = array if own_rate == sample_rate else resample(array, own_rate, sample_rate)
         self.num_samples = len(self._wave)
@@ -107,13 +129,28 @@ def resample(wave: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
     return soxr.resample(wave, own_rate, sample_rate)
 
 
-def finite(wave: np.ndarray, name: str, start: int, sample_rate: int) -> np.ndarray:
-    """`wave` itself.
+def as_floats(array: np.ndarray) -> np.ndarray:
+    """Samples as float32, integers scaled to [-1, 1] by the range of their type.
 
     Raises:
-        ValueError: it holds NaN or infinity; says from when on.
+        ValueError: of another type; or of 64 bits, whose range no audio fills.
     """
-    if math.isfinite(float(wave.sum(dtype=np.float64))):  # one pass; any NaN or infinity spoils the sum
-        return wave
-    first = int(np.flatnonzero(~np.isfinite(wave))[0])
-    raise ValueError(f"{name} has samples that are no numbers (NaN or infinity), the first at {(start + first) / sample_rate:.2f} s")
+    kind, bits = array.dtype.kind, array.dtype.itemsize * 8
+    if kind == "f":
+        return array.astype(np.float32, copy=False)
+    if kind not in "iu" or bits > 32:
+        raise ValueError(
+            f"a waveform holds floating point numbers, or integers of 8, 16 or 32 bits; this one is of type {array.dtype}. Convert it, for "
+            "example with astype(numpy.int16) where it has the range of 16 bits"
+        )
+    wide = array.astype(np.float64 if bits == 32 else np.float32)  # exact
+    half = wide.dtype.type(2 ** (bits - 1))
+    return ((wide - half if kind == "u" else wide) / half).astype(np.float32, copy=False)
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq.inference.formats import as_dict
+from fairseq.inference.formats import as_dict, json_line
 from fairseq.inference.recognise import Reading
 from fairseq.inference.testset import TestSet
 from fairseq.inference.transcript import FrameTimes, from_hypotheses
@@ -100,11 +100,14 @@ def write_results(
         transcript = from_hypotheses(testset.manifest.name(reading.index), reading.hypotheses, times, duration)
         transcript.error = reading.error
         row = as_dict(transcript) | {"scores": [round(hypothesis.score, 4) for hypothesis in reading.hypotheses]}
-        rows.append(json.dumps(row, ensure_ascii=False) + "\n")
+        rows.append(json_line(row))
     contents |= {"hypo.jsonl": "".join(rows), "results.json": json.dumps(result, indent=1) + "\n"}
     for name, content in contents.items():
         temporary = folder / f"{name}.{os.getpid()}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, folder / name)
+        try:
+            temporary.write_text(content, encoding="utf-8")
+            os.replace(temporary, folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
     for name in {"ref.word", "ref.units"} - contents.keys():
         (folder / name).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,17 @@ def as_text(transcript: Transcript) -> str:
 
 def as_json(transcript: Transcript) -> str:
     """One object on one line; words as {"word", "start", "end", "confidence"}."""
-    return json.dumps(as_dict(transcript), ensure_ascii=False) + "\n"
+    return json_line(as_dict(transcript))
+
+
+def json_line(value: Any) -> str:
+    """A value as JSON on one line, which UTF-8 can hold.
+
+    Bytes of a file name that are not UTF-8, which Python has as lone surrogates, are escaped: `json.loads` gives the same name again, which
+    opens the file.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda surrogate: f"\\u{ord(surrogate[0]):04x}", text) + "\n"
 
 
 def as_dict(transcript: Transcript) -> dict[str, Any]:

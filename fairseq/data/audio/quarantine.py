@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fairseq.data.audio.audio_utils import UnreadableAudio
+from fairseq.data.audio.audio_utils import Samples, UnreadableAudio
 
 logger = logging.getLogger(__name__)
 
 _LISTED = 20  # names in an error
 _PAUSES = (0.1, 0.5)  # seconds before a file is tried again: network file systems fail for moments
+_PATIENT = 3  # files of one crop that are waited for; where more fail in a row, waiting only delays the error
+_NOTED = 3  # remarks that are logged in full
+_LONGER, _BLOCK = 1.01, 1152  # a file may be longer than its manifest says by so much, and a block of MP3, unnoticed
 _MOST_SUBSTITUTES = 100  # so many unreadable files in a row mean that the disk is gone, not that files are broken
 
 
+class Trouble(NamedTuple):
+    """What a batch reports of a file."""
+
+    index: int  # of the utterance
+    name: str
+    reason: str
+    replaced: bool = True  # it could not be decoded; else it is used, and something about it is odd
+
+
 class Quarantine:
-    """Keeps account, in the training process, of the undecodable files that batches report.
+    """Keeps account, in the training process, of the files that batches report.
 
     Args:
         total: utterances of the data set.
@@ -29,14 +42,18 @@ class Quarantine:
         self.total = total
         self.max_share = max_share
         self.files: dict[int, tuple[str, str]] = {}  # index -> name, reason
+        self.noted: set[int] = set()  # files that are used, with a remark
 
-    def report(self, items: Iterable[tuple[int, str, str]]) -> None:
-        """Take a batch's list of (index, file name, reason); each file is logged once.
+    def report(self, items: Iterable[Trouble]) -> None:
+        """Take a batch's list; each file is logged once.
 
         Raises:
             ValueError: more than the allowed share is bad; lists them.
         """
-        for index, name, reason in items:
+        for index, name, reason, replaced in items:
+            if not replaced:
+                self._note(index, name, reason)
+                continue
             if index in self.files:
                 continue
             self.files[index] = (name, reason)
@@ -48,6 +65,17 @@ class Quarantine:
                 f"{len(self.files)} of {self.total} files cannot be decoded, more than task.max_quarantined_share={self.max_share}: repair "
                 f"them, take them out of the manifest, or raise that share\n{listed}{more}"
             )
+
+
+    def _note(self, index: int, name: str, reason: str) -> None:
+        if index in self.noted:
+            return
+        self.noted.add(index)
+        count = len(self.noted)
+        if count <= _NOTED:
+            logger.warning("%s: %s", name, reason)
+        elif str(count).strip("0") == "1":  # 10, 100, 1000 ...
+            logger.warning("%s: %s (%d files so far have such a remark)", name, reason, count)
 
 
 class Substitutes:
@@ -84,37 +112,48 @@ class PatientReader:
 
     Args:
         sizes: samples of each utterance.
-        read: (index, start, out): fill `out` with the utterance's samples from `start`; raises UnreadableAudio.
+        read: (index, start, out): fill `out` with the utterance's samples from `start`, and say what the file's header says, or None;
+            raises UnreadableAudio.
         name: what logs call an utterance.
+        check: called with an utterance that cannot be read; raises ValueError where its whole folder is missing.
     """
 
-    def __init__(self, sizes: np.ndarray, read: Callable[[int, int, np.ndarray], object], name: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        read: Callable[[int, int, np.ndarray], Samples | None],
+        name: Callable[[int], str],
+        check: Callable[[int], None] = lambda index: None,
+    ) -> None:
         self.sizes = sizes
         self.read = read
         self.name = name
+        self.check = check
         self.unreadable: dict[int, str] = {}  # what this process has given up, so that it does not wait for it again
         self._substitutes: Substitutes | None = None
 
-    def crop(self, index: int, row: np.ndarray, at_least: int, place: float, quarantined: list[tuple[int, str, str]]) -> tuple[int, int]:
+    def crop(self, index: int, row: np.ndarray, at_least: int, place: float, quarantined: list[Trouble]) -> tuple[int, int]:
         """Fill a row with samples of an utterance, as many as there are: (index that was read, samples that were written).
 
         Args:
             row: float32, S.
             at_least: samples that a substitute must have.
             place: where the crop begins, from 0 to 1 (excluded) of the places that there are.
-            quarantined: takes (index, name, reason) of what could not be decoded.
+            quarantined: takes what could not be decoded, or is odd.
         Raises:
-            ValueError: hardly anything can be decoded.
+            ValueError: hardly anything can be decoded, or the manifest's root is not there.
         """
         candidates: Iterator[int] | None = None
-        for _ in range(_MOST_SUBSTITUTES):
+        for tried in range(_MOST_SUBSTITUTES):
             length = min(int(self.sizes[index]), len(row))
             start = int(place * (int(self.sizes[index]) - length + 1))
             try:
-                self._read_patiently(index, start, row[:length])
+                samples = self._read_patiently(index, start, row[:length], _PAUSES if tried < _PATIENT else ())
+                quarantined.extend(self._remarks(index, samples))
                 return index, length
             except UnreadableAudio as error:
-                quarantined.append((index, self.name(index), str(error)))
+                self.check(index)
+                quarantined.append(Trouble(index, self.name(index), str(error)))
                 row[:length] = 0  # what it had decoded before it failed
             if candidates is None:
                 self._substitutes = self._substitutes or Substitutes(self.sizes)
@@ -122,22 +161,38 @@ class PatientReader:
             index = next(candidates, -1)
             if index < 0:
                 break
-        names = "\n".join(f"  {name}: {reason}" for _, name, reason in quarantined[-5:])
+        bad = [trouble for trouble in quarantined if trouble.replaced]
+        names = "\n".join(f"  {trouble.name}: {trouble.reason}" for trouble in bad[-5:])
         raise ValueError(
-            f"{len(quarantined)} files in a row cannot be decoded: is the disk there, and the manifest's root right? The last:\n{names}"
+            f"{len(bad)} files in a row cannot be decoded: is the disk there, and the manifest's root (line 1) right? The last:\n{names}"
         )
 
-    def _read_patiently(self, index: int, start: int, out: np.ndarray) -> None:
+    def _remarks(self, index: int, samples: Samples | None) -> Iterator[Trouble]:
+        """What is odd about a file that was read."""
+        if samples is None:
+            return
+        if samples.note is not None:
+            yield Trouble(index, self.name(index), samples.note, replaced=False)
+        size, length = int(self.sizes[index]), samples.file_length
+        if length is not None and length > size * _LONGER + _BLOCK:
+            reason = (
+                f"has {length:,} samples, but the manifest says {size:,}, and only so many are used: the file changed, or the manifest was "
+                "made for another sample rate. Make the manifest again"
+            )
+            yield Trouble(index, self.name(index), reason, replaced=False)
+
+    def _read_patiently(self, index: int, start: int, out: np.ndarray, pauses: Sequence[float]) -> Samples | None:
         if index in self.unreadable:
             raise UnreadableAudio(self.unreadable[index])
-        for pause in _PAUSES:
+        for pause in pauses:
             try:
-                self.read(index, start, out)
-                return
-            except UnreadableAudio:
+                return self.read(index, start, out)
+            except UnreadableAudio as error:
+                if error.lasts:
+                    break
                 time.sleep(pause)
         try:
-            self.read(index, start, out)
+            return self.read(index, start, out)
         except UnreadableAudio as error:
             self.unreadable[index] = str(error)
             raise

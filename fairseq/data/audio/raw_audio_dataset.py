@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq.data.audio.audio_utils import UnreadableAudio, read_frames
+from fairseq.data.audio.audio_utils import Samples, UnreadableAudio, read_frames, read_samples
 from fairseq.data.audio.augment import Augmentation
-from fairseq.data.audio.manifest import JoinedManifest, Manifest
+from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
 from fairseq.data.audio.masked_batch import hidden_inputs, masked_inputs
-from fairseq.data.audio.quarantine import PatientReader
+from fairseq.data.audio.quarantine import PatientReader, Trouble
 from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, make_batches
 from fairseq.data.buckets import bucket_shapes, check_limits, get_bucketed_sizes, get_buckets
@@ -79,9 +79,12 @@ class RawAudioDataset(FairseqDataset):
         """What logs call an utterance."""
         raise NotImplementedError
 
-    def read(self, index: int, start: int, out: np.ndarray) -> None:
-        """Fill `out`, float32, with an utterance's samples from `start`. Raises UnreadableAudio."""
+    def read(self, index: int, start: int, out: np.ndarray) -> Samples | None:
+        """Fill `out`, float32, with an utterance's samples from `start`; what its header says, if there is one. Raises UnreadableAudio."""
         raise NotImplementedError
+
+    def check(self, index: int) -> None:
+        """Called with an utterance that cannot be read: raise ValueError if none of its neighbours can be read either."""
 
     # -- sizes and settings --------------------------------------------------------------------------------------------------------
 
@@ -226,7 +229,7 @@ class RawAudioDataset(FairseqDataset):
                 net_input: source float32 B x S, and where they apply padding_mask bool B x S (True: padding), mask_indices bool B x T,
                     masked_positions int64 B x M, masked_weights float32 B x M, mask_channel_indices bool B x C, negative_indices B x M x N.
                 micro, num_valid: from the plan; num_samples: samples of the valid rows, padding not counted.
-                quarantined: (index, name, reason) of the files that could not be decoded.
+                quarantined: a Trouble for each file that could not be decoded, or that is odd.
                 few_masked: rows that do not count because fewer than two of their frames were masked.
                 whole: for each row whether it holds all of its utterance.
         Raises:
@@ -238,7 +241,7 @@ class RawAudioDataset(FairseqDataset):
         source = torch.from_numpy(rows)  # the same memory
         lengths = np.zeros(num_rows, dtype=np.int64)
         ids = np.zeros(num_rows, dtype=np.int64)
-        quarantined: list[tuple[int, str, str]] = []
+        quarantined: list[Trouble] = []
         whole = np.ones(num_rows, dtype=bool)
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in plan.indices[:decoded].tolist()]
         changed = self.augmentation is not None and plan.epoch != EVALUATION_EPOCH
@@ -279,7 +282,7 @@ class RawAudioDataset(FairseqDataset):
 
     def _reader(self) -> PatientReader:
         if self._patient_reader is None:
-            self._patient_reader = PatientReader(self.sizes, self.read, self.name)
+            self._patient_reader = PatientReader(self.sizes, self.read, self.name, self.check)
         return self._patient_reader
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -379,6 +382,10 @@ class FileAudioDataset(RawAudioDataset):
         return self.manifest.manifests[0].root
 
     def name(self, index: int) -> str:
+        return printable(self.file(index))
+
+    def file(self, index: int) -> str:
+        """Where an utterance lies; a name that is not UTF-8 has surrogates, as Python's functions for files take it."""
         return self.manifest.file(int(self.lines[index]))
 
     def sample(self, epoch: int) -> np.ndarray:
@@ -387,8 +394,13 @@ class FileAudioDataset(RawAudioDataset):
         bounds = np.searchsorted(self.lines, self.manifest.offsets)
         return epoch_sample(np.diff(bounds), self.weights, np.random.default_rng([self.seed, epoch, _ORDER, 0]))
 
-    def read(self, index: int, start: int, out: np.ndarray) -> None:
-        read_frames(self.name(index), start, len(out), self.sample_rate, self.resample, out)
+    def read(self, index: int, start: int, out: np.ndarray) -> Samples:
+        return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
+
+    def check(self, index: int) -> None:
+        problem = self.manifest.root_problem(int(self.lines[index]))
+        if problem is not None:
+            raise ValueError(problem)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A whole utterance: {"id", "source": float32, S}.
@@ -397,7 +409,7 @@ class FileAudioDataset(RawAudioDataset):
             ValueError: it cannot be decoded, or has another sample rate.
         """
         try:
-            wave = read_frames(self.name(index), 0, -1, self.sample_rate, self.resample)
+            wave = read_frames(self.file(index), 0, -1, self.sample_rate, self.resample)
         except UnreadableAudio as error:
             raise ValueError(f"{self.name(index)} cannot be decoded: {error}") from error
         return {"id": index, "source": self.postprocess(torch.from_numpy(wave), self.sample_rate)}

@@ -30,6 +30,14 @@ def without_length(flac: Path) -> Path:
     return copy
 
 
+def without_length_tag(mp3: Path) -> Path:
+    """A copy without its first block, which says how many blocks follow, as encoders that cannot go back to the beginning write it."""
+    content = mp3.read_bytes()
+    copy = mp3.with_name(f"untagged_{mp3.name}")
+    copy.write_bytes(content[content.index(b"\xff\xf3", 4) :])
+    return copy
+
+
 def write_corpus(root: Path, sizes: list[int], name: str = "train", rate: int = RATE) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     lines = [str(root)]

@@ -19,7 +19,7 @@ from fairseq.data.audio.audio_utils import (
     parse_path,
     read_frames,
 )
-from fairseq.data.audio.streamed import StreamedFile
+from fairseq.data.audio.streamed import CountedFile
 from tests.unit.data.small_corpus import tell_tale, without_length
 
 EXACT = {"rtol": 0, "atol": 0}
@@ -86,13 +86,13 @@ def test_flac_of_no_stated_length_is_measured_and_read_to_its_end(flac: str, tmp
             read_frames(path, 90_010, 10_000, 16000)
         with pytest.raises(UnreadableAudio, match="ends after 100000 frames, 200010 are needed"):
             read_frames(path, 200_000, 10, 16000)
-    monkeypatch.setattr(StreamedFile, "_count", lambda self: pytest.fail("it is counted once only"))
+    monkeypatch.setattr(CountedFile, "_count", lambda self: pytest.fail("it is counted once only"))
     assert len(read_frames(streamed)) == 100_000
 
 
 def test_what_does_not_open_is_said_to_be_that(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
-    for name, reason in (("missing.wav", "^No such file"), ("folder.wav", "^Is a directory"), (".", "is a folder, not an audio file")):
+    for name, reason in (("missing.wav", "^No such file"), ("folder.wav", "is a folder, not an"), (".", "is a folder, not an audio file")):
         with pytest.raises(UnreadableAudio, match=reason):
             audio_format(str(tmp_path / name))
 

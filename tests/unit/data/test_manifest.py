@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
-from fairseq.data.audio.quarantine import Quarantine, Substitutes
+from fairseq.data.audio.quarantine import Quarantine, Substitutes, Trouble
 
 
 def write(tmp_path: Path, data: bytes, name: str = "train.tsv") -> Path:
@@ -38,17 +38,43 @@ def test_names_that_are_no_utf8_survive(tmp_path: Path) -> None:
     "data, named",
     [
         (b"", "empty"),
-        (b"/d\na.flac\t5\nb.flac 6\n", "line 3: 1 columns"),
-        (b"/d\na.flac\t5\t6\n", "line 2: 3 columns"),
+        (b"/d\na.flac\t5\nb.flac 6\n", "line 3: the number of columns is 1, not 2"),
+        (b"/d\na.flac\t5\t6\n", "line 2: the number of columns is 3, not 2"),
         (b"/d\na.flac\t12x\n", "line 2.*12x"),
         (b"/d\na.flac\t-3\n", "line 2.*-3"),
         (b"/d\n\na.flac\t\n", "line 3"),
         (b"/d\na.flac\t" + b"9" * 30 + b"\n", "line 2"),
+        (b"/d\na.flac\t5\n\t6\n", "line 3: there is no path"),
+        (b"\xef\xbb\xbf", "empty"),
+        (b"a.flac\t5\nb.flac\t6\n", r"line 1: 'a\.flac\\t5' has the form of a file's line"),
+        (b"\xef\xbb\xbf/d/a.flac\t5\n/d/b.flac\t6\n", "line 1: '/d/a.flac"),
+        ("/d\r\na.flac\t5\r\n".encode("utf-16"), "line 1: the file is UTF-16"),
+        ("/d\na.flac\t5\n".encode("utf-16-be"), "line 1: the file is UTF-16"),
+        (b"/d\na.flac\t5\nb\0.flac\t6\n", "line 3: a zero byte"),
+        (b"/d\ra.flac\t5\r", "line 1: the lines end with a carriage return alone"),
     ],
 )
 def test_malformed_lines_are_named(tmp_path: Path, data: bytes, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Manifest(write(tmp_path, data))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_root(tmp_path: Path) -> None:
+    manifest = Manifest(write(tmp_path, b"\xef\xbb\xbf/d\r\na\t1\r\n"))
+    assert (manifest.root, manifest.file(0), manifest.sizes.tolist()) == ("/d", "/d/a", [1])
+
+
+def test_a_root_that_is_not_there_is_named_by_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "audio").mkdir()
+    for root in (b"audio", b"", str(tmp_path).encode()):
+        assert Manifest(write(tmp_path, root + b"\na\t1\n")).root_problem() is None
+    assert Manifest(write(tmp_path, b"/gone\n/d/a.wav\t1\n")).root_problem() is None  # absolute paths do not need it
+    relative = str(tmp_path)[1:] + "/audio"
+    problem = str(Manifest(write(tmp_path, f"{relative}\na\t1\n".encode())).root_problem())
+    assert f"train.tsv, line 1: the root '{relative}' is not a folder here, seen from {tmp_path}" in problem and "slash" in problem
+    assert "'caf\\\\xe9'" in str(Manifest(write(tmp_path, b"caf\xe9\na\t1\n")).root_problem())
+    assert "is a file, not a folder" in str(Manifest(write(tmp_path, b"train.tsv\na\t1\n")).root_problem())
 
 
 def test_a_missing_manifest_says_what_makes_one(tmp_path: Path) -> None:
@@ -86,11 +112,21 @@ def test_a_long_manifest_loads_in_a_second(tmp_path: Path) -> None:
 
 def test_quarantine_logs_once_and_stops_past_its_share(caplog: pytest.LogCaptureFixture) -> None:
     quarantine = Quarantine(total=200, max_share=0.01)
-    quarantine.report([(3, "/d/three.flac", "broken")])
-    quarantine.report([(3, "/d/three.flac", "broken"), (5, "/d/five.flac", "empty")])
+    quarantine.report([Trouble(3, "/d/three.flac", "broken")])
+    quarantine.report([Trouble(3, "/d/three.flac", "broken"), Trouble(5, "/d/five.flac", "empty")])
     assert [record.message.split()[0] for record in caplog.records] == ["/d/three.flac", "/d/five.flac"]
     with pytest.raises(ValueError, match=r"(?s)3 of 200.*max_quarantined_share.*three.*five.*nine.flac: gone"):
-        quarantine.report([(9, "/d/nine.flac", "gone")])
+        quarantine.report([Trouble(9, "/d/nine.flac", "gone")])
+
+
+def test_remarks_do_not_count_as_quarantined_and_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    quarantine = Quarantine(total=200, max_share=0.0)
+    for index in [*range(25), *range(25)]:
+        quarantine.report([Trouble(index, f"/d/{index}.flac", "is longer", replaced=False)])
+    assert [record.message for record in caplog.records] == [
+        *(f"/d/{index}.flac: is longer" for index in range(3)),
+        "/d/9.flac: is longer (10 files so far have such a remark)",
+    ]
 
 
 def test_substitutes_are_near_in_size_and_long_enough() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -291,6 +292,53 @@ def test_a_file_shorter_than_its_manifest_says_is_quarantined(tmp_path: Path, qu
     made = all_batches(make_dataset(path, pad=True), 1)
     (item,) = [item for sample in made for item in sample["quarantined"]]
     assert item[0] == 0 and "ends after" in item[2]
+
+
+def test_a_file_longer_than_its_manifest_says_is_used_and_reported(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path, [9000, 5000])
+    path.write_text(path.read_text().replace("\t9000", "\t4500"))
+    (made,) = all_batches(make_dataset(path, pad=True), 1)
+    (item,) = made["quarantined"]
+    assert item.name.endswith("train00.flac") and not item.replaced
+    assert "has 9,000 samples, but the manifest says 4,500" in item.reason
+    assert sorted(made["id"].tolist()) == [0, 1]
+
+
+def test_a_file_with_nan_is_replaced_and_not_its_batch(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path, [3000, 3100, 3200])
+    path.write_text(path.read_text().replace("train01.flac", "train01.wav"))
+    wave = tell_tale(1, 3100)
+    wave[1234] = np.nan
+    soundfile.write(tmp_path / "train01.wav", wave, RATE, subtype="FLOAT")
+    (made,) = all_batches(make_dataset(path, pad=True), 1)
+    assert sorted(made["id"].tolist()) == [0, 2, 2] and np.isfinite(made["net_input"]["source"].numpy()).all()
+    (item,) = made["quarantined"]
+    assert item[0] == 1 and "NaN or infinity), the first at 0.08 s" in item[2] and item.replaced
+
+
+def test_a_missing_root_is_one_error_without_waiting_for_file_after_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("fairseq.data.audio.quarantine.time.sleep", pauses.append)
+    path = write_corpus(tmp_path / "audio", [3000 + i for i in range(40)])
+    there = path.read_text()
+    path.write_text(there.replace(str(tmp_path), "/nowhere"))
+    with pytest.raises(ValueError, match=r"train\.tsv, line 1: the root '/nowhere/audio' is not a folder here"):
+        all_batches(make_dataset(path, pad=True), 1)
+    assert len(pauses) == 2
+    path.write_text(there.replace("train", "gone/train"))  # the root is right, but its files are elsewhere
+    pauses.clear()
+    with pytest.raises(ValueError, match="(?s)40 files in a row cannot be decoded.*line 1"):
+        all_batches(make_dataset(path, pad=True), 1)
+    assert len(pauses) == 6
+
+
+def test_names_that_are_not_utf8_are_read_and_printed(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path, [3000])
+    (tmp_path / "train00.flac").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.flac"))
+    path.write_bytes(path.read_bytes().replace(b"train00", b"caf\xe9"))
+    dataset = make_dataset(path)
+    assert all_batches(dataset, 1)[0]["quarantined"] == []
+    assert dataset.name(0) == f"{tmp_path}/caf\\xe9.flac"
 
 
 def test_when_nothing_can_be_read_the_disk_is_suspected(tmp_path: Path, quick: None) -> None:

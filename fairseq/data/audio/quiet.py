@@ -1,0 +1,56 @@
+"""What C libraries print on standard error while they decode: kept off the terminal."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_lock = threading.Lock()
+_inside = 0  # threads that are within `silenced`
+_before: int | None = None  # what C's `stderr` was
+_nowhere: int | None = None  # a FILE * of the null device, opened once
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Within, text that C code prints through stdio's `stderr` is dropped.
+
+    libmpg123 prints a line for each damaged frame, and libsndfile does not offer its switch for that. Only C's variable changes: Python's
+    standard error, C++ streams and the file descriptor stay as they are. Where C's library has no such variable, nothing happens.
+    """
+    global _inside, _before
+    variable = _variable()
+    if variable is None:
+        yield
+        return
+    with _lock:
+        if _inside == 0:
+            _before, variable.value = variable.value, _null_file()
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                variable.value = _before
+
+
+def _variable() -> ctypes.c_void_p | None:
+    """C's variable `stderr`."""
+    try:
+        return ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr")
+    except (ValueError, TypeError, OSError):  # another C library's name, or Windows
+        return None
+
+
+def _null_file() -> int:
+    global _nowhere
+    if _nowhere is None:
+        open_file = ctypes.CDLL(None).fopen
+        open_file.restype = ctypes.c_void_p
+        _nowhere = open_file(os.devnull.encode(), b"w")
+    return _nowhere or _before or 0
