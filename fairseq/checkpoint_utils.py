@@ -9,13 +9,14 @@ import re
 import shutil
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fairseq.checkpoint import compare, io, retention, source
+from fairseq.checkpoint import building, compare, io, kinds, retention, source
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
 from fairseq.conversion import folders, speech_model
@@ -273,7 +274,7 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
         ValueError: there is no such file, it is damaged, it has no model config inside, or it is of a kind that has no counterpart here.
     """
     if not os.path.exists(path):
-        raise ValueError(f"model.w2v_path is {path}: there is no such file.")
+        raise ValueError(f"model.w2v_path is {path}: {kinds.missing(path)}.")
     if os.path.isdir(path):
         if not folders.is_folder(path):
             raise ValueError(f"model.w2v_path is {path}: this folder is none of transformers, it has no config.json.")
@@ -332,23 +333,25 @@ def load_model_ensemble_and_task(
     for name in filenames:
         path = re.sub(r"\.pt$", f"{suffix}.pt", name)
         if state is None and not os.path.isfile(path):
-            raise ValueError(f"Model file not found: {path}")
+            raise ValueError(f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else ""))
         loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
         cfg = _config_inside(loaded, path)
         _check_kind(cfg.model.get("_name"), path)
-        if task is None:
-            task = tasks.setup_task(cfg.task, from_checkpoint=True)
-        if loaded.get("task_state"):
-            task.load_state_dict(loaded["task_state"])
+        with building.naming(path):
+            if task is None:
+                building.known_task(cfg, path)
+                task = tasks.setup_task(cfg.task, from_checkpoint=True)
+            if loaded.get("task_state"):
+                task.load_state_dict(loaded["task_state"])
         if cfg.model.get("_name") == "wav2vec_ctc":
             _check_dictionary(task, loaded, path)
-        model = task.build_model(cfg.model, from_checkpoint=True)
+        model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"], path)
         history = loaded.get("optimizer_history") or [{}]
         if hasattr(model, "updates_before"):
             model.updates_before = _record_of(loaded).get("updates_before", 0)
         if "num_updates" in history[-1]:
             model.set_num_updates(history[-1]["num_updates"])
-        model.load_state_dict(loaded["model"], strict=strict, model_cfg=cfg.model)
+        building.fill(model, loaded["model"], path, strict, cfg.model)
         models.append(model)
     return models, cfg, task
 

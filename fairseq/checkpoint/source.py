@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Any, NamedTuple
 
-from fairseq.checkpoint import io, retention
+from fairseq.checkpoint import io, kinds, retention
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,10 @@ def find(cfg: Any) -> Source:
 def _own(cfg: Any) -> str | None:
     """This run's last sound checkpoint, or None where it has not written any."""
     last = os.path.join(cfg.save_dir, retention.last_name(cfg))
+    if os.path.islink(last) and not os.path.exists(last):  # to start at update 0 would replace the link and hide the run it stands for
+        raise ValueError(
+            f"{last} cannot be continued: {kinds.missing(last)}. Mount that disk or put the file back; or remove the link to start anew."
+        )
     if not os.path.exists(last) and not cfg.no_last_checkpoints:
         return None
     path, bad = io.newest_good(cfg.save_dir, last, cfg.checkpoint_suffix)
@@ -90,7 +94,10 @@ def _named(cfg: Any, resets: Resets) -> Source:
     inside = os.path.join(cfg.save_dir, cfg.restore_file)
     path = inside if os.path.isfile(inside) else cfg.restore_file
     if not os.path.isfile(path):
-        raise ValueError(f"checkpoint.restore_file is {cfg.restore_file}: there is no such file, neither as {inside} nor by itself.")
+        links = [f" ({name}: {kinds.missing(name)})" for name in (inside, cfg.restore_file) if os.path.islink(name)]
+        raise ValueError(
+            f"checkpoint.restore_file is {cfg.restore_file}: there is no such file, neither as {inside} nor by itself{''.join(links[:1])}."
+        )
     begun_from = os.path.realpath(path)
     last = _own(cfg)
     if last is not None and io.peek(last).extra_state.get("run_record", {}).get("started_from") == begun_from:
@@ -102,7 +109,7 @@ def _named(cfg: Any, resets: Resets) -> Source:
 
 def _existing(path: str, key: str) -> str:
     if not os.path.isfile(path):
-        raise ValueError(f"{key} is {path}: there is no such file.")
+        raise ValueError(f"{key} is {path}: {kinds.missing(path)}.")
     return path
 
 

@@ -357,8 +357,8 @@ def test_mistakes_are_named(tmp_path, settings, message):
 
 
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="no entry 'model', only weights"):
+    torch.save({"weights": torch.zeros(1), "step": 3}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="no entry 'model', only weights, step"):
         Run(tmp_path / "run", restore_file=str(tmp_path / "other.pt"))
 
 
