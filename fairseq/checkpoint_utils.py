@@ -76,19 +76,25 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
     if cfg.no_save or not trainer.is_data_parallel_master:
         return None
     epoch, end_of_epoch = epoch_itr.epoch, epoch_itr.end_of_epoch()
-    names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, record.is_best(val_loss), stopping)
+    is_best, best_before = record.is_best(val_loss), record.saved_best
+    names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, is_best, stopping)
     if not names:
         return SaveResult([])
     start = time.perf_counter()
+    record.files = names
+    if is_best:
+        record.saved_best = val_loss
     state = trainer.state_dict()
     state["extra_state"].update({"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **record.state_dict()})
     result = _write(state, [os.path.join(cfg.save_dir, name) for name in names])
     result = result._replace(seconds=time.perf_counter() - start)
+    if len(result.paths) < len(names):  # checkpoint_best.pt comes after the one to resume from: it may be the one that is missing
+        record.saved_best = best_before
     if result.error is not None:
         going_on = "" if stopping else "; training goes on"
         logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). Older checkpoints are unharmed{going_on}.")
     if result.paths:
-        for path in retention.outdated(cfg, end_of_epoch):
+        for path in retention.outdated(cfg):
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
                 os.remove(path)
         logger.info(
@@ -108,6 +114,24 @@ def _write(state: dict[str, Any], paths: list[str]) -> SaveResult:
     except OSError as error:
         return SaveResult(written, f"checkpoint {paths[len(written)]} is not written: {error.strerror or error}")
     return SaveResult(written)
+
+
+def _complete_last_save(cfg: Any, path: str, record: RunRecord, updates: int) -> None:
+    """Copy the checkpoint to its other names again where a kill or a full disk came between two files of the save.
+
+    Else checkpoint_best.pt would stay an older one than the run's record says, and for good.
+    """
+    if not record.files or os.path.basename(path) != record.files[0]:
+        return
+    for name in record.files[1:]:
+        other = os.path.join(cfg.save_dir, name)
+        try:
+            if os.path.exists(other) and io.verify(other) is None and io.peek(other).num_updates == updates:
+                continue
+            io.copy(path, other)
+            logger.info(f"{other} was missing or older, though {path} was saved under this name too: copied")
+        except (OSError, ValueError) as error:
+            logger.error(f"{other} should be a copy of {path} and cannot be written: {error}")
 
 
 def _free_space(folder: str) -> str:
@@ -194,6 +218,9 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
         raise ValueError(compare.misfit(found.path, found.note, state.get("cfg"), trainer.cfg, str(error))) from error
     trainer.run_record.load_state_dict(saved_extra, reset_best=resets.optimizer or resets.meters)
     trainer.run_record.started_from = found.started_from or trainer.run_record.started_from
+    trainer.run_record.continues = found.continues
+    if found.continues and trainer.is_data_parallel_master and not cfg.no_save:
+        _complete_last_save(cfg, found.path, trainer.run_record, trainer.get_num_updates())
     if all(resets) and not found.own:
         trainer.run_record.updates_before = _updates_before(state) if cfg.continue_pretraining else 0
     if place is not None:

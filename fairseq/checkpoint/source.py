@@ -37,6 +37,7 @@ class Source(NamedTuple):
     resets: Resets
     note: str  # why this one, for the log
     started_from: str | None = None  # to be remembered, so that the same command typed again continues
+    continues: bool = False  # the folder's last checkpoint: what the run wrote up to there stays
 
 
 def find(cfg: Any) -> Source:
@@ -57,7 +58,7 @@ def find(cfg: Any) -> Source:
         return _named(cfg, resets)
     own = _own(cfg)
     if own is not None:
-        return Source(own, True, resets, "")
+        return Source(own, True, resets, "", continues=not resets.optimizer)
     if cfg.continue_once is not None:
         path = _existing(cfg.continue_once, "checkpoint.continue_once")
         return Source(path, False, resets, "as checkpoint.continue_once asks", os.path.realpath(path))
@@ -102,7 +103,7 @@ def _named(cfg: Any, resets: Resets) -> Source:
     last = _own(cfg)
     if last is not None and io.peek(last).extra_state.get("run_record", {}).get("started_from") == begun_from:
         note = f"the run that began from {path} goes on; its checkpoint.reset_* settings applied then. Remove {last} to begin again"
-        return Source(last, True, Resets(), note)
+        return Source(last, True, Resets(), note, continues=True)
     own = os.path.dirname(begun_from) == os.path.realpath(cfg.save_dir)
     return Source(path, own, resets, "as checkpoint.restore_file asks", begun_from)
 
