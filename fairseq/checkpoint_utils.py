@@ -9,13 +9,14 @@ import re
 import shutil
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fairseq.checkpoint import compare, io, retention, source
+from fairseq.checkpoint import building, compare, io, kinds, retention, source
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
 from fairseq.conversion import folders, speech_model
@@ -75,19 +76,25 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
     if cfg.no_save or not trainer.is_data_parallel_master:
         return None
     epoch, end_of_epoch = epoch_itr.epoch, epoch_itr.end_of_epoch()
-    names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, record.is_best(val_loss), stopping)
+    is_best, best_before = record.is_best(val_loss), record.saved_best
+    names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, is_best, stopping)
     if not names:
         return SaveResult([])
     start = time.perf_counter()
+    record.files = names
+    if is_best:
+        record.saved_best = val_loss
     state = trainer.state_dict()
     state["extra_state"].update({"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **record.state_dict()})
     result = _write(state, [os.path.join(cfg.save_dir, name) for name in names])
     result = result._replace(seconds=time.perf_counter() - start)
+    if len(result.paths) < len(names):  # checkpoint_best.pt comes after the one to resume from: it may be the one that is missing
+        record.saved_best = best_before
     if result.error is not None:
         going_on = "" if stopping else "; training goes on"
         logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). Older checkpoints are unharmed{going_on}.")
     if result.paths:
-        for path in retention.outdated(cfg, end_of_epoch):
+        for path in retention.outdated(cfg):
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
                 os.remove(path)
         logger.info(
@@ -107,6 +114,24 @@ def _write(state: dict[str, Any], paths: list[str]) -> SaveResult:
     except OSError as error:
         return SaveResult(written, f"checkpoint {paths[len(written)]} is not written: {error.strerror or error}")
     return SaveResult(written)
+
+
+def _complete_last_save(cfg: Any, path: str, record: RunRecord, updates: int) -> None:
+    """Copy the checkpoint to its other names again where a kill or a full disk came between two files of the save.
+
+    Else checkpoint_best.pt would stay an older one than the run's record says, and for good.
+    """
+    if not record.files or os.path.basename(path) != record.files[0]:
+        return
+    for name in record.files[1:]:
+        other = os.path.join(cfg.save_dir, name)
+        try:
+            if os.path.exists(other) and io.verify(other) is None and io.peek(other).num_updates == updates:
+                continue
+            io.copy(path, other)
+            logger.info(f"{other} was missing or older, though {path} was saved under this name too: copied")
+        except (OSError, ValueError) as error:
+            logger.error(f"{other} should be a copy of {path} and cannot be written: {error}")
 
 
 def _free_space(folder: str) -> str:
@@ -193,6 +218,9 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
         raise ValueError(compare.misfit(found.path, found.note, state.get("cfg"), trainer.cfg, str(error))) from error
     trainer.run_record.load_state_dict(saved_extra, reset_best=resets.optimizer or resets.meters)
     trainer.run_record.started_from = found.started_from or trainer.run_record.started_from
+    trainer.run_record.continues = found.continues
+    if found.continues and trainer.is_data_parallel_master and not cfg.no_save:
+        _complete_last_save(cfg, found.path, trainer.run_record, trainer.get_num_updates())
     if all(resets) and not found.own:
         trainer.run_record.updates_before = _updates_before(state) if cfg.continue_pretraining else 0
     if place is not None:
@@ -273,7 +301,7 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
         ValueError: there is no such file, it is damaged, it has no model config inside, or it is of a kind that has no counterpart here.
     """
     if not os.path.exists(path):
-        raise ValueError(f"model.w2v_path is {path}: there is no such file.")
+        raise ValueError(f"model.w2v_path is {path}: {kinds.missing(path)}.")
     if os.path.isdir(path):
         if not folders.is_folder(path):
             raise ValueError(f"model.w2v_path is {path}: this folder is none of transformers, it has no config.json.")
@@ -332,23 +360,25 @@ def load_model_ensemble_and_task(
     for name in filenames:
         path = re.sub(r"\.pt$", f"{suffix}.pt", name)
         if state is None and not os.path.isfile(path):
-            raise ValueError(f"Model file not found: {path}")
+            raise ValueError(f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else ""))
         loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
         cfg = _config_inside(loaded, path)
         _check_kind(cfg.model.get("_name"), path)
-        if task is None:
-            task = tasks.setup_task(cfg.task, from_checkpoint=True)
-        if loaded.get("task_state"):
-            task.load_state_dict(loaded["task_state"])
+        with building.naming(path):
+            if task is None:
+                building.known_task(cfg, path)
+                task = tasks.setup_task(cfg.task, from_checkpoint=True)
+            if loaded.get("task_state"):
+                task.load_state_dict(loaded["task_state"])
         if cfg.model.get("_name") == "wav2vec_ctc":
             _check_dictionary(task, loaded, path)
-        model = task.build_model(cfg.model, from_checkpoint=True)
+        model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"], path)
         history = loaded.get("optimizer_history") or [{}]
         if hasattr(model, "updates_before"):
             model.updates_before = _record_of(loaded).get("updates_before", 0)
         if "num_updates" in history[-1]:
             model.set_num_updates(history[-1]["num_updates"])
-        model.load_state_dict(loaded["model"], strict=strict, model_cfg=cfg.model)
+        building.fill(model, loaded["model"], path, strict, cfg.model)
         models.append(model)
     return models, cfg, task
 

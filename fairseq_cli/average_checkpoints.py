@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
+from fairseq.models.wav2vec import pretrained
 
 BY_EPOCH, BY_UPDATES, BEST = r"checkpoint(\d+)\.pt", r"checkpoint_\d+_(\d+)\.pt", r"checkpoint\.best_[a-z_]+?_(-?\d+\.?\d*)\.pt"
 
@@ -62,7 +63,8 @@ def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
     Sums are fp64; a mean has the type of the first checkpoint's weight, fp32 for half precision; whole numbers are rounded down.
 
     Raises:
-        ValueError: a file cannot be read, or has other weights than the first.
+        ValueError: a file cannot be read, has other weights than the first, or another dictionary: the rows of its output layer would
+            then mean other symbols.
     """
     first: dict[str, Any] = {}
     sums: dict[str, Tensor] = {}
@@ -72,6 +74,7 @@ def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
         if not first:
             first = state
             sums = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in weights.items()}
+        _same_dictionary(first, state, inputs[0], path)
         differing = sorted(set(sums) ^ set(weights)) or [name for name in sums if sums[name].shape != weights[name].shape]
         if differing:
             raise ValueError(f"{path} and {inputs[0]} have different weights: {', '.join(differing[:5])}")
@@ -79,6 +82,21 @@ def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
             sums[name] += tensor.double()
     model = {name: _as(total / len(inputs), first["model"][name].dtype) for name, total in sums.items()}
     return {**first, "model": model}
+
+
+def _same_dictionary(first: dict[str, Any], state: dict[str, Any], first_path: str, path: str) -> None:
+    ours, theirs = pretrained.symbols_of(first), pretrained.symbols_of(state)
+    if ours is None or theirs is None or ours == theirs:
+        return
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"{path} and {first_path} have different dictionaries: {len(theirs)} and {len(ours)} symbols. Average checkpoints of one run."
+        )
+    row = next(row for row, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    raise ValueError(
+        f"{path} and {first_path} have different dictionaries: symbol {row} is {theirs[row]!r} and {ours[row]!r}. The rows of their output "
+        "layers mean different symbols, so their mean means nothing. Average checkpoints of one run."
+    )
 
 
 def _as(mean: Tensor, dtype: torch.dtype) -> Tensor:

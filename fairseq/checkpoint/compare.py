@@ -48,8 +48,8 @@ def _completed(group: str, saved: dict[str, Any]) -> dict[str, Any]:
         return saved
 
 
-class WeightsDoNotFit(ValueError):
-    """A checkpoint's weights are of another model; the message lists the tensors."""
+class WeightsDoNotFit(ValueError, RuntimeError):
+    """A checkpoint's weights are of another model; the message lists the tensors. (fairseq: torch's RuntimeError.)"""
 
 
 def unlike(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import struct
 import zipfile
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
+from torch import Tensor
 
-from fairseq.checkpoint import legacy
+from fairseq.checkpoint import kinds, legacy
 from fairseq.checkpoint.allowed import Refused
 from fairseq.checkpoint.legacy import is_zip
 from fairseq.checkpoint.upgrade import upgrade
@@ -47,30 +49,69 @@ def save(obj: Any, path: str | os.PathLike) -> str:
 def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:
     """The same for a second name of a checkpoint. A copy, not a link: damage to one must not reach the other."""
 
-    def transfer(file: BinaryIO) -> None:
+    def transfer(file: _Disk) -> None:
         with open(source, "rb") as original:
             shutil.copyfileobj(original, file, length=1 << 22)
 
     return _write(path, transfer)
 
 
-def _write(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> str:
+class _Disk:
+    """A file open for writing that remembers why the disk refused: torch's zip writer replaces that error by a RuntimeError."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.refusal: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.refusal = self.refusal or error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            self.refusal = self.refusal or error
+            raise
+
+
+def _write(path: str | os.PathLike, write: Callable[[_Disk], None]) -> str:
     path = os.fspath(path)
-    temporary = path + TEMPORARY
+    # a name of its own: another process may be writing the same checkpoint, on another machine too
+    temporary = f"{path}.{secrets.token_hex(4)}{TEMPORARY}"
+    disk: _Disk | None = None
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
+        with open(temporary, "xb") as file:
+            disk = _Disk(file)
+            write(disk)
+            disk.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _put_in_place(temporary, path)
         _sync_folder(os.path.dirname(path) or ".")
     except OSError as error:
         _remove(temporary)
-        raise CheckpointWriteError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
-    except BaseException:
+        raise _refused(path, error) from error
+    except BaseException as error:
         _remove(temporary)
+        if disk is not None and disk.refusal is not None and isinstance(error, Exception):
+            raise _refused(path, disk.refusal) from error
         raise
     return path
+
+
+def _refused(path: str, error: OSError) -> CheckpointWriteError:
+    return CheckpointWriteError(error.errno, f"cannot write {path}: {error.strerror or error}")
+
+
+def _put_in_place(temporary: str, path: str) -> None:
+    """Give a finished file its name. A link of that name goes: its target may be another run's checkpoint, or an older one of this."""
+    link = os.readlink(path) if os.path.islink(path) else None
+    os.replace(temporary, path)
+    if link is not None:
+        logger.warning(f"{path} was a symbolic link to {link}; it is a file of its own now, and the target is unchanged")
 
 
 def _sync_folder(folder: str) -> None:
@@ -98,7 +139,7 @@ def _remove(path: str) -> None:
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
     """Remove unfinished checkpoints that a killed process left behind; only the process that writes there may call this."""
-    for unfinished in Path(folder).glob(f"checkpoint*.pt{TEMPORARY}"):
+    for unfinished in Path(folder).glob(f"checkpoint*.pt*{TEMPORARY}"):
         logger.info(f"removing the unfinished checkpoint {unfinished}")
         _remove(os.fspath(unfinished))
 
@@ -106,14 +147,18 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
 def verify(path: str | os.PathLike) -> str | None:
     """None for a sound checkpoint, else what is wrong with it. Reads the whole file, at the speed of CRC-32."""
     try:
-        if os.path.getsize(path) == 0:
-            return "it is empty"
+        problem = kinds.problem(path)
+        if problem is not None:
+            return f"it {problem}"
         if not is_zip(path):  # a stream of torch before 1.6 has no checksums, but lengths
             legacy.read(path)
             return None
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-            return None if damaged is None else f"the checksum of its record {damaged} is wrong"
+        if damaged is not None:
+            return f"the checksum of its record {damaged} is wrong"
+        legacy.read(path, with_tensors=False)  # `testzip` takes the archive's list as it is: here every tensor's record must be in it
+        return None
     except (zipfile.BadZipFile, EOFError) as error:
         return f"it is cut off or damaged ({error})"
     except Refused as error:
@@ -126,11 +171,11 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
     """What a file of torch holds, through the restricted reader (see `legacy`): nothing in it runs.
 
     Raises:
-        ValueError: the file is damaged, or holds something else than data; the message names it.
+        ValueError: the file is damaged, of another kind (see `kinds`), or holds something else than data; the message names it.
         FileNotFoundError: there is no such file.
     """
     path = os.fspath(path)
-    os.stat(path)
+    kinds.refuse_other_kinds(path)
     try:
         return legacy.read(path, with_tensors)
     except Refused as error:
@@ -152,18 +197,29 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     path = os.fspath(path)
     state = _dict(path, with_tensors=True)
     if not isinstance(state.get("model"), dict):
-        entries = ", ".join(map(str, state)) or "nothing"
-        raise ValueError(f"{path} is no checkpoint: it has no entry 'model', only {entries}.")
+        raise ValueError(_without_model(state, path))
     try:
         return upgrade(state, path)
-    except (AttributeError, TypeError, LookupError) as error:
-        raise ValueError(f"{path} is no checkpoint: its entries are not what fairseq writes ({error}).") from error
+    except (AttributeError, TypeError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a checkpoint: its entries are not what fairseq writes ({error}).") from error
+
+
+def _without_model(state: dict[str, Any], path: str) -> str:
+    weights = sum(isinstance(value, Tensor) for value in state.values())
+    if weights and weights == len(state):
+        return (
+            f"{path} holds bare weights ({weights} tensors) without the config that the model is built from. Give the whole checkpoint "
+            "that fairseq saved, with its entries 'cfg' and 'model'."
+        )
+    names = [str(name)[:40] for name in state]
+    entries = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{path} is not a checkpoint: it has no entry 'model', only {entries or 'nothing'}."
 
 
 def _dict(path: str | os.PathLike, with_tensors: bool) -> dict[str, Any]:
     state = read(path, with_tensors)
     if not isinstance(state, dict):
-        raise ValueError(f"{os.fspath(path)} is no checkpoint: it holds a {type(state).__name__}, not a dict.")
+        raise ValueError(f"{os.fspath(path)} is not a checkpoint: it holds a {type(state).__name__}, not a dict.")
     return state
 
 

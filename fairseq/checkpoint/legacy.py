@@ -74,15 +74,14 @@ def _storage_id(value: Any) -> _StorageId:
     return _StorageId(dtype, key, numel)
 
 
-def _storages(with_tensors: bool, read_one: Callable[[_StorageId], Tensor]) -> Callable[[Any], Storage]:
+def _storages(read_one: Callable[[_StorageId], Tensor]) -> Callable[[Any], Storage]:
     """The function that makes storages of what the pickle names, each one once."""
     made: dict[str, tuple[_StorageId, Storage]] = {}
 
     def persistent(value: Any) -> Storage:
         wanted = _storage_id(value)
         if wanted.key not in made:
-            flat = read_one(wanted) if with_tensors else torch.empty(wanted.numel, dtype=wanted.dtype, device="meta")
-            made[wanted.key] = (wanted, Storage(flat))
+            made[wanted.key] = (wanted, Storage(read_one(wanted)))
         found, storage = made[wanted.key]
         if found != wanted:
             raise Refused(f"a storage {wanted.key} of two types or sizes")
@@ -95,7 +94,7 @@ def _storages(with_tensors: bool, read_one: Callable[[_StorageId], Tensor]) -> C
 
 
 def _read_zip(archive: zipfile.ZipFile, with_tensors: bool) -> Any:
-    names = archive.namelist()
+    names = dict.fromkeys(archive.namelist())
     pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise Refused("an archive without one data.pkl" + (": it is TorchScript" if any("/code/" in name for name in names) else ""))
@@ -115,12 +114,14 @@ def _read_zip(archive: zipfile.ZipFile, with_tensors: bool) -> Any:
         name = f"{folder}/data/{wanted.key}"
         if name not in names:
             raise zipfile.BadZipFile(f"its record {name} is missing")
-        data = bytearray(content(name))
-        if len(data) != wanted.numel * wanted.dtype.itemsize:
+        if archive.getinfo(name).file_size != wanted.numel * wanted.dtype.itemsize:
             raise Refused(f"a storage {wanted.key} of another size than stated")
+        if not with_tensors:
+            return torch.empty(wanted.numel, dtype=wanted.dtype, device="meta")
+        data = bytearray(content(name))
         return torch.frombuffer(data, dtype=wanted.dtype) if data else torch.empty(0, dtype=wanted.dtype)
 
-    return unpickle(content(pickles[0]), _storages(with_tensors, read_one))
+    return unpickle(content(pickles[0]), _storages(read_one))
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def _read_stream(file: BinaryIO) -> Any:
         waiting[wanted.key] = torch.empty(wanted.numel, dtype=wanted.dtype)
         return waiting[wanted.key]
 
-    result = unpickle(file, _storages(True, make_room))
+    result = unpickle(file, _storages(make_room))
     keys = unpickle(file)
     if not isinstance(keys, list) or sorted(map(repr, keys)) != sorted(map(repr, waiting)):
         raise Refused("a list of storages that does not fit its tensors")

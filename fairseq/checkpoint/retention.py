@@ -45,7 +45,7 @@ def checkpoint_names(
         stopping: the run ends here: where nothing else is due, the checkpoint is named by its update.
     """
     suffix = cfg.checkpoint_suffix
-    by_updates = not end_of_epoch and cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0
+    by_updates = cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0
     by_epoch = end_of_epoch and not cfg.no_epoch_checkpoints and epoch % cfg.save_interval == 0
     wanted = {
         last_name(cfg): not cfg.no_last_checkpoints,
@@ -86,11 +86,11 @@ def _among_the_best(cfg: Any, val_loss: float) -> bool:
     return val_loss >= worst if cfg.maximize_best_checkpoint_metric else val_loss <= worst
 
 
-def outdated(cfg: Any, end_of_epoch: bool) -> list[str]:
+def outdated(cfg: Any) -> list[str]:
     """Files in `save_dir` that the keep_* settings no longer want after a save."""
     suffix = re.escape(cfg.checkpoint_suffix)
     gone: list[str] = []
-    if not end_of_epoch and cfg.keep_interval_updates > 0:
+    if cfg.keep_interval_updates > 0:
         by_updates = checkpoint_paths(cfg.save_dir, rf"checkpoint_\d+_(\d+){suffix}\.pt", keep_match=True)
         every = cfg.keep_interval_updates_pattern
         prunable = [path for path, updates in by_updates if every <= 0 or updates % every != 0]

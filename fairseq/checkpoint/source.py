@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Any, NamedTuple
 
-from fairseq.checkpoint import io, retention
+from fairseq.checkpoint import io, kinds, retention
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Source(NamedTuple):
     resets: Resets
     note: str  # why this one, for the log
     started_from: str | None = None  # to be remembered, so that the same command typed again continues
+    continues: bool = False  # the folder's last checkpoint: what the run wrote up to there stays
 
 
 def find(cfg: Any) -> Source:
@@ -57,7 +58,7 @@ def find(cfg: Any) -> Source:
         return _named(cfg, resets)
     own = _own(cfg)
     if own is not None:
-        return Source(own, True, resets, "")
+        return Source(own, True, resets, "", continues=not resets.optimizer)
     if cfg.continue_once is not None:
         path = _existing(cfg.continue_once, "checkpoint.continue_once")
         return Source(path, False, resets, "as checkpoint.continue_once asks", os.path.realpath(path))
@@ -70,6 +71,10 @@ def find(cfg: Any) -> Source:
 def _own(cfg: Any) -> str | None:
     """This run's last sound checkpoint, or None where it has not written any."""
     last = os.path.join(cfg.save_dir, retention.last_name(cfg))
+    if os.path.islink(last) and not os.path.exists(last):  # to start at update 0 would replace the link and hide the run it stands for
+        raise ValueError(
+            f"{last} cannot be continued: {kinds.missing(last)}. Mount that disk or put the file back; or remove the link to start anew."
+        )
     if not os.path.exists(last) and not cfg.no_last_checkpoints:
         return None
     path, bad = io.newest_good(cfg.save_dir, last, cfg.checkpoint_suffix)
@@ -90,19 +95,22 @@ def _named(cfg: Any, resets: Resets) -> Source:
     inside = os.path.join(cfg.save_dir, cfg.restore_file)
     path = inside if os.path.isfile(inside) else cfg.restore_file
     if not os.path.isfile(path):
-        raise ValueError(f"checkpoint.restore_file is {cfg.restore_file}: there is no such file, neither as {inside} nor by itself.")
+        links = [f" ({name}: {kinds.missing(name)})" for name in (inside, cfg.restore_file) if os.path.islink(name)]
+        raise ValueError(
+            f"checkpoint.restore_file is {cfg.restore_file}: there is no such file, neither as {inside} nor by itself{''.join(links[:1])}."
+        )
     begun_from = os.path.realpath(path)
     last = _own(cfg)
     if last is not None and io.peek(last).extra_state.get("run_record", {}).get("started_from") == begun_from:
         note = f"the run that began from {path} goes on; its checkpoint.reset_* settings applied then. Remove {last} to begin again"
-        return Source(last, True, Resets(), note)
+        return Source(last, True, Resets(), note, continues=True)
     own = os.path.dirname(begun_from) == os.path.realpath(cfg.save_dir)
     return Source(path, own, resets, "as checkpoint.restore_file asks", begun_from)
 
 
 def _existing(path: str, key: str) -> str:
     if not os.path.isfile(path):
-        raise ValueError(f"{key} is {path}: there is no such file.")
+        raise ValueError(f"{key} is {path}: {kinds.missing(path)}.")
     return path
 
 

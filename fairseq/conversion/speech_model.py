@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.dataclass.utils import config_to_container, merge_with_parent
-from fairseq.models import build_model
+from fairseq.models import bounded, build_model
 from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 
@@ -99,7 +99,7 @@ def encoder_of(
     Raises:
         ValueError: other tensors are missing.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), bounded.by(weights):
         model = build_model({**config, "_name": "wav2vec2"})
     if fine_tuned:
         model.remove_pretraining_modules()
@@ -127,7 +127,8 @@ def build(source: SpeechModel) -> nn.Module:
     """
     state = to_checkpoint(source)
     task = _Task(source.symbols) if source.is_fine_tuned else None
-    model = build_model(state["cfg"]["model"], task)
+    with bounded.by(state["model"]):
+        model = build_model(state["cfg"]["model"], task)
     try:
         model.load_state_dict(state["model"], strict=True)
     except RuntimeError as error:

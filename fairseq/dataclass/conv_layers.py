@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 Count = TypeVar("Count")  # int, int numpy array or int Tensor
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>-?\d+)|(?P<mark>[\[\](),+*]))")
+_MOST_LAYERS = 1000  # receptive fields grow with every layer: the models that there are have 7
 _FORM = "sums of lists of (channels, kernel, stride), each list optionally times a number: [(512, 10, 5)] + [(512, 3, 2)] * 4"
 
 
@@ -85,7 +86,11 @@ class _Reader:
                 self.expect("]")
                 break
         while self.accept("*"):
-            layers = layers * self.number()
+            position = self.tokens[self.at][1]
+            times = self.number()
+            if len(layers) * times > _MOST_LAYERS:
+                raise self.error(f"at most {_MOST_LAYERS} layers", position)
+            layers = layers * times
         return layers
 
     def sum(self) -> list[ConvSpec]:

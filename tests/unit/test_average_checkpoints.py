@@ -52,6 +52,21 @@ def test_choosing_in_a_folder(tmp_path: Path, options: list[str], expected: floa
     assert mean_of(tmp_path / "mean.pt") == expected
 
 
+@pytest.mark.parametrize("symbols, refused", [("abc", False), ("acb", True), ("abcd", True), (None, False)])
+def test_dictionaries_must_agree(tmp_path: Path, symbols: str | None, refused: bool) -> None:
+    paths = []
+    for name, letters in (("one", "abc"), ("two", symbols)):
+        paths.append(str(tmp_path / f"{name}.pt"))
+        task_state = {} if letters is None else {"target_symbols": {"symbols": ["<s>", *letters]}}
+        torch.save({"model": {"w": torch.ones(2)}, "task_state": task_state}, paths[-1])
+    if refused:
+        reasons = "symbol 2 is 'c' and 'b'|5 and 4 symbols"
+        with pytest.raises(ValueError, match=rf"two\.pt and .*one\.pt have different dictionaries: ({reasons})"):
+            average_checkpoints(paths)
+    else:
+        assert average_checkpoints(paths)["model"]["w"].tolist() == [1, 1]
+
+
 def test_what_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write(tmp_path / "checkpoint1.pt", 1)
     torch.save({"model": {"other": torch.zeros(3)}}, tmp_path / "other.pt")
@@ -60,7 +75,7 @@ def test_what_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "different weights: n, other, w" in capsys.readouterr().err
     torch.save({"a": 1}, tmp_path / "none.pt")
     assert cli_main(["--inputs", str(tmp_path / "none.pt"), *output]) == 1
-    assert "none.pt is no checkpoint: it has no entry 'model', only a." in capsys.readouterr().err
+    assert "none.pt is not a checkpoint: it has no entry 'model', only a." in capsys.readouterr().err
     assert cli_main(["--inputs", str(tmp_path), "--num-epoch-checkpoints", "2", *output]) == 1
     assert "has 1 such checkpoints, 2 are asked for" in capsys.readouterr().err
     assert cli_main(["--inputs", one, "--checkpoint-upper-bound", "2", *output]) == 1

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from fairseq.dataclass.utils import merge_with_parent
-from fairseq.models import register_model
+from fairseq.models import bounded, register_model
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
@@ -60,7 +60,8 @@ class Wav2VecCtc(BaseFairseqModel):
             source = pretrained.load(_path(cfg), averaged=cfg.load_ema)
             with open_dict(cfg):
                 cfg.w2v_args = pretrained.with_fine_tuning(source.w2v_args, cfg)
-        encoder = Wav2VecEncoder(cfg, len(task.target_dictionary))
+        with nullcontext() if source is None else bounded.by(source.encoder):
+            encoder = Wav2VecEncoder(cfg, len(task.target_dictionary))
         if source is not None and not cfg.no_pretrained_weights:
             encoder.load_pretrained(source)
             encoder.adopt_head(source, list(task.target_dictionary.symbols))

@@ -219,6 +219,75 @@ def test_a_disk_that_fills_between_two_files_keeps_what_is_written(tmp_path, mon
     assert Run(tmp_path).trainer.updates == 1
 
 
+def updates_in(path):
+    return io.peek(path).num_updates
+
+
+def kill_before_copying(monkeypatch, run, name, val_loss):
+    """Save as a process does that is killed before this file of the save."""
+    copy = io.copy
+
+    def killed(source, path):
+        if os.path.basename(path) == name:
+            raise KeyboardInterrupt
+        return copy(source, path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(io, "copy", killed)
+        run.save(val_loss)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_1_2.pt", "checkpoint_best.pt"])
+def test_a_kill_between_two_files_of_a_save_leaves_no_stale_one(tmp_path, monkeypatch, caplog, name):
+    run = Run(tmp_path, save_interval_updates=1)
+    run.train(1).save(val_loss=2.0)
+    kill_before_copying(monkeypatch, run.train(1), name, val_loss=1.0)
+    assert updates_in(tmp_path / "checkpoint_last.pt") == 2 and updates_in(tmp_path / "checkpoint_best.pt") == 1
+    again = Run(tmp_path, save_interval_updates=1)
+    assert again.trainer.updates == 2 and again.trainer.run_record.best == 1.0
+    assert updates_in(tmp_path / "checkpoint_best.pt") == 2 and updates_in(tmp_path / "checkpoint_1_2.pt") == 2
+    assert f"{name} was missing or older" in caplog.text
+    again.train(1).save(val_loss=3.0)
+    assert updates_in(tmp_path / "checkpoint_best.pt") == 2
+    caplog.clear()
+    Run(tmp_path, save_interval_updates=1)
+    assert "was missing" not in caplog.text
+
+
+def test_a_best_that_the_disk_refused_does_not_stand_in_the_way_of_the_next(tmp_path, monkeypatch):
+    """The file holds the best of what was saved; the record still knows the best of all, from which patience is counted."""
+    run = Run(tmp_path)
+    run.train(1).save(val_loss=3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "copy", lambda source, path: (_ for _ in ()).throw(io.CheckpointWriteError(errno.ENOSPC, "full")))
+        run.train(1).save(val_loss=1.0)
+    assert updates_in(tmp_path / "checkpoint_best.pt") == 1
+    run.train(1).save(val_loss=2.0)
+    assert updates_in(tmp_path / "checkpoint_best.pt") == 3
+    run.train(1).save(val_loss=2.5)
+    assert updates_in(tmp_path / "checkpoint_best.pt") == 3 and run.trainer.run_record.best == 1.0
+    assert run.trainer.run_record.validations_without_better == 2
+
+
+def test_links(tmp_path):
+    """A link to nowhere is no fresh start; one to a file is continued, and the file stays as it is."""
+    Run(tmp_path / "old").train(3).save()
+    os.makedirs(tmp_path / "new")
+    last, target = tmp_path / "new/checkpoint_last.pt", tmp_path / "old/checkpoint_last.pt"
+    os.symlink("/mnt/gone/checkpoint_last.pt", last)
+    with pytest.raises(ValueError, match=f"{last} cannot be continued: it is a symbolic link to /mnt/gone/checkpoint_last.pt, which does"):
+        Run(tmp_path / "new")
+    with pytest.raises(ValueError, match="restore_file is checkpoint_last2.pt.*symbolic link to gone.pt"):
+        os.symlink("gone.pt", tmp_path / "new/checkpoint_last2.pt")
+        Run(tmp_path / "new", restore_file="checkpoint_last2.pt")
+    os.remove(last)
+    os.symlink(target, last)
+    run = Run(tmp_path / "new")
+    assert run.trainer.updates == 3
+    run.train(1).save()
+    assert not last.is_symlink() and updates_in(last) == 4 and updates_in(target) == 3
+
+
 def test_unfinished_files_of_a_killed_process_are_removed(tmp_path):
     Run(tmp_path).train(1).save()
     (tmp_path / "checkpoint_last.pt.tmp").write_bytes(b"half")
@@ -357,8 +426,8 @@ def test_mistakes_are_named(tmp_path, settings, message):
 
 
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="no entry 'model', only weights"):
+    torch.save({"weights": torch.zeros(1), "step": 3}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="no entry 'model', only weights, step"):
         Run(tmp_path / "run", restore_file=str(tmp_path / "other.pt"))
 
 

@@ -11,6 +11,8 @@ from torch import nn
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
+from fairseq.conversion import speech_model
+from fairseq.models import build_model
 
 CFG = {"model": {"dim": 3, "dropout": 0.1}, "task": {"_name": "small", "data": "/data"}, "optimizer": {"dropout": 7}}
 
@@ -66,6 +68,73 @@ def test_suffix_state_and_not_strict(tmp_path):
     assert checkpoint_utils.load_model_ensemble(["any.pt"], task=Task(), state=state, strict=False)[0]
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A checkpoint of a real model of two narrow blocks, as a state to change."""
+    torch.manual_seed(1)
+    model = {
+        "_name": "wav2vec2", "encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 16, "encoder_attention_heads": 2,
+        "final_dim": 8, "conv_feature_layers": "[(8,10,5)] + [(8,3,2)] * 2", "conv_pos": 8, "conv_pos_groups": 2, "quantize_targets": True,
+        "latent_vars": 4,
+    }  # fmt: skip
+    task = {"_name": "audio_pretraining", "data": "gone", "normalize": True}
+    weights = build_model(model).state_dict()
+
+    def make(path, weights_too=None, **changes):
+        kind = changes.pop("task", task)
+        torch.save({"cfg": {"model": {**model, **changes}, "task": kind}, "model": {**weights, **(weights_too or {})}, "args": None}, path)
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder_layers": 10**9},
+        {"encoder_embed_dim": 10**6},
+        {"conv_pos": 10**9},
+        {"conv_pos": 10**7},
+        {"latent_vars": 10**9},
+        {"final_dim": 10**9},
+        {"quantizer_depth": 10**9, "quantizer_factor": 1},
+        {"conv_feature_layers": "[(8,10,5)] * 1000000000"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_config_far_larger_than_its_weights_is_refused_at_once(tmp_path, small, changes):
+    path = small(tmp_path / "huge.pt", **changes)
+    with pytest.raises(ValueError, match=r"huge\.pt"):
+        checkpoint_utils.load_model_ensemble([path])
+    state = io.load(path)
+    with pytest.raises(ValueError):
+        speech_model.build(speech_model.from_checkpoint(state, path))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"encoder_layers": "many"}, {"encoder_attention_heads": 0}, {"encoder_attention_heads": 3}, {"conv_pos_groups": 5}]
+)
+def test_a_config_that_no_model_can_have_names_the_file(tmp_path, small, changes):
+    path = small(tmp_path / "odd.pt", **changes)
+    with pytest.raises(ValueError, match=r"odd\.pt"):
+        checkpoint_utils.load_model_ensemble([path])
+
+
+def test_weights_unlike_their_config_are_listed(tmp_path, small):
+    path = small(tmp_path / "deep.pt", encoder_layers=3)
+    with pytest.raises(ValueError, match=r"deep\.pt: the weights inside do not fit the config inside: encoder\.layers\.2.* is missing"):
+        checkpoint_utils.load_model_ensemble([path])
+    path = small(tmp_path / "mms.pt", weights_too={"encoder.layers.0.adapter_layer.W_a": torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"adapter_layer\.W_a is too many\. Its blocks have adapters, as MMS has"):
+        checkpoint_utils.load_model_ensemble([path])
+
+
+def test_a_task_that_is_not_offered_gives_way_to_the_model_s_own(tmp_path, small):
+    path = small(tmp_path / "xlsr.pt", task={"_name": "temp_sampled_audio_pretraining", "normalize": True, "sampling_alpha": 0.5})
+    _, _, task = checkpoint_utils.load_model_ensemble_and_task([path])
+    assert task.cfg._name == "audio_pretraining" and task.cfg.normalize is True
+
+
 def test_a_real_model_with_its_task(shared_dir):
     path = shared_dir / "reference" / "parity" / "base.pt"  # a partial config: a model and no task
     if not path.exists():
@@ -92,7 +161,7 @@ def test_mistakes_are_named(tmp_path):
             checkpoint_utils.load_model_ensemble([other])
     torch.save({"cfg": CFG}, tmp_path / "none.pt")
     for read in (io.load, checkpoint_utils.load_pretrained, lambda path: checkpoint_utils.load_model_ensemble([path])):
-        with pytest.raises(ValueError, match=r"none\.pt is no checkpoint: it has no entry 'model', only cfg\."):
+        with pytest.raises(ValueError, match=r"none\.pt is not a checkpoint: it has no entry 'model', only cfg\."):
             read(str(tmp_path / "none.pt"))
     with pytest.raises(ValueError, match="asynchronously"):
         checkpoint_utils.torch_persistent_save({}, str(tmp_path / "c.pt"), async_write=True)

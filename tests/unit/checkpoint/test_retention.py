@@ -32,8 +32,10 @@ def test_names(tmp_path):
     cfg = config(tmp_path, save_interval_updates=20, save_interval=2)
     assert names(cfg) == ["checkpoint_last.pt", "checkpoint_2_40.pt"]
     assert names(cfg, updates=41) == ["checkpoint_last.pt"]
-    assert names(cfg, end_of_epoch=True, val_loss=1.0, is_best=True) == ["checkpoint_last.pt", "checkpoint2.pt", "checkpoint_best.pt"]
-    assert names(cfg, epoch=3, end_of_epoch=True) == ["checkpoint_last.pt"]
+    at_the_end = ["checkpoint_last.pt", "checkpoint2.pt", "checkpoint_2_40.pt", "checkpoint_best.pt"]  # an interval's too, unlike fairseq
+    assert names(cfg, end_of_epoch=True, val_loss=1.0, is_best=True) == at_the_end
+    assert names(cfg, updates=41, end_of_epoch=True) == ["checkpoint_last.pt", "checkpoint2.pt"]
+    assert names(cfg, epoch=3, updates=41, end_of_epoch=True) == ["checkpoint_last.pt"]
     assert names(config(tmp_path, no_epoch_checkpoints=True), end_of_epoch=True) == ["checkpoint_last.pt"]
     assert names(config(tmp_path, no_last_checkpoints=True), end_of_epoch=True) == ["checkpoint2.pt"]
     assert names(config(tmp_path, checkpoint_suffix="-x"), end_of_epoch=True) == ["checkpoint_last-x.pt", "checkpoint2-x.pt"]
@@ -42,16 +44,15 @@ def test_names(tmp_path):
 def test_interval_checkpoints_are_pruned(tmp_path):
     by_updates = ["checkpoint_1_10.pt", "checkpoint_1_20.pt", "checkpoint_2_30.pt", "checkpoint_2_40.pt"]
     touch(tmp_path, *by_updates, "checkpoint_last.pt", "checkpoint1.pt")
-    assert base(outdated(config(tmp_path, keep_interval_updates=1), False)) == by_updates[:3]
-    assert outdated(config(tmp_path, keep_interval_updates=1), True) == []
+    assert base(outdated(config(tmp_path, keep_interval_updates=1))) == by_updates[:3]
     patterned = config(tmp_path, keep_interval_updates=1, keep_interval_updates_pattern=20)
-    assert base(outdated(patterned, False)) == ["checkpoint_1_10.pt"]
-    assert outdated(config(tmp_path), False) == []
+    assert base(outdated(patterned)) == ["checkpoint_1_10.pt"]
+    assert outdated(config(tmp_path)) == []
 
 
 def test_epoch_checkpoints_are_pruned_by_number(tmp_path):
     touch(tmp_path, "checkpoint8.pt", "checkpoint9.pt", "checkpoint10.pt", "checkpoint_best.pt")
-    assert base(outdated(config(tmp_path, keep_last_epochs=2), True)) == ["checkpoint8.pt"]
+    assert base(outdated(config(tmp_path, keep_last_epochs=2))) == ["checkpoint8.pt"]
     assert base(checkpoint_paths(tmp_path)) == ["checkpoint10.pt", "checkpoint8.pt", "checkpoint9.pt"]
     assert [number for _, number in checkpoint_paths(tmp_path, keep_match=True)] == [10, 9, 8]
     assert checkpoint_paths(tmp_path / "nowhere") == []
@@ -65,7 +66,7 @@ def test_the_best_are_kept(tmp_path, maximize):
         for name in names(cfg, updates=updates, val_loss=value):
             assert name.startswith(f"checkpoint.best_wer_{value:.3f}")
             touch(tmp_path, name)
-        for path in outdated(cfg, False):
+        for path in outdated(cfg):
             os.remove(path)
     kept = [name[len("checkpoint.best_wer_") :][:5] for name in sorted(os.listdir(tmp_path))]
     assert kept == (["4.000", "5.000"] if maximize else ["1.000", "2.000"])
@@ -75,7 +76,7 @@ def test_the_best_are_kept(tmp_path, maximize):
 def test_negative_values_are_ordered_too(tmp_path):
     cfg = config(tmp_path, keep_best_checkpoints=1, no_last_checkpoints=True)
     touch(tmp_path, "checkpoint.best_loss_-1.2340.pt", "checkpoint.best_loss_-0.5000.pt")
-    assert base(outdated(cfg, False)) == ["checkpoint.best_loss_-0.5000.pt"]
+    assert base(outdated(cfg)) == ["checkpoint.best_loss_-0.5000.pt"]
 
 
 def test_record_of_the_best_and_patience():
@@ -96,6 +97,8 @@ def test_record_of_the_best_and_patience():
     assert record.validations_without_better == 3 and record.is_best(2.0)  # equal: no improvement, yet worth being the best file
     record.observe(1.0, 40)
     assert (record.best, record.validations_without_better) == (1.0, 0)
+    record.saved_best = 2.0  # the disk refused the one of 1.0: until it is met again, what is better than the file is worth being it
+    assert record.is_best(1.5) and not record.is_best(2.5)
     fresh = RunRecord()
     fresh.load_state_dict(record.state_dict(), reset_best=True)
     assert fresh.best is None

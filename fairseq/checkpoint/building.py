@@ -1,0 +1,86 @@
+"""A model out of a checkpoint, built from the config inside and filled with the weights inside. What is wrong in either names the file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
+
+from fairseq.checkpoint import compare
+from fairseq.dataclass.groups import config_group
+from fairseq.dataclass.utils import config_to_container
+from fairseq.models import bounded
+
+logger = logging.getLogger(__name__)
+
+# what building from a file's values can raise: torch asserts and divides with them, omegaconf resolves them
+_WRONG_VALUES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError, OmegaConfBaseException,
+)  # fmt: skip
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Within, what the values in a checkpoint make go wrong is a ValueError that names the file."""
+    try:
+        yield
+    except ValueError as error:
+        if path in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+    except _WRONG_VALUES as error:
+        raise ValueError(f"{path}: no model can be built from the config inside ({type(error).__name__}: {_first_line(error)}).") from error
+
+
+def build(make: Any, weights: Mapping[str, Tensor], path: str) -> nn.Module:
+    """The model that `make()` builds, as long as it is not far larger than the weights.
+
+    Raises:
+        ValueError: as `naming`.
+    """
+    with naming(path), bounded.by(weights):
+        return make()
+
+
+def fill(model: nn.Module, weights: dict[str, Tensor], path: str, strict: bool, model_cfg: Any) -> None:
+    """Load the weights.
+
+    Raises:
+        WeightsDoNotFit: they are not of this model; lists the first tensors.
+    """
+    with naming(path):
+        try:
+            model.load_state_dict(weights, strict=strict, model_cfg=model_cfg)
+        except (AttributeError, RuntimeError, TypeError) as error:
+            found = compare.unlike(weights, model.state_dict())
+            raise compare.WeightsDoNotFit(
+                f"{path}: the weights inside do not fit the config inside: {found or _first_line(error)}. {_advice(weights)}"
+            ) from error
+
+
+def _advice(weights: Mapping[str, Tensor]) -> str:
+    if any(".adapter_layer." in name for name in weights):
+        return "Its blocks have adapters, as MMS has, which are not offered here: use transformers for this model."
+    return "Give a checkpoint that fairseq wrote and nobody changed."
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
+
+
+def known_task(cfg: DictConfig, path: str) -> None:
+    """Put the task that is offered here in the place of one that is not: a model's use depends on audio settings and labels only."""
+    name, known = cfg.task.get("_name"), config_group("task")
+    if name in known:
+        return
+    instead = "audio_finetuning" if cfg.model.get("_name") == "wav2vec_ctc" else "audio_pretraining"
+    names = {field.name for field in fields(known[instead])}
+    values = config_to_container(cfg.task)
+    cfg.task = OmegaConf.create({**{key: value for key, value in values.items() if key in names}, "_name": instead})
+    logger.info(f"{path}: its task {name!r} is not offered here; {instead} is used")

@@ -1,0 +1,72 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fairseq.checkpoint.lock import NAME, FolderLock, Holder
+
+HOLDS = (
+    "import sys\nfrom fairseq.checkpoint.lock import FolderLock\nlock = FolderLock(sys.argv[1])\nlock.acquire()\n"
+    "print('held', flush=True)\nsys.stdin.read()\n"
+)
+
+
+def other_run(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def write(folder: Path, **changes: object) -> None:
+    (folder / NAME).write_text(json.dumps({**Holder.this_process()._asdict(), **changes}))
+
+
+def test_a_living_run_is_named_and_a_killed_one_is_taken_over(tmp_path: Path) -> None:
+    process = other_run(tmp_path)
+    with pytest.raises(ValueError, match=f"is in use by process {process.pid} on {socket.gethostname()}.*another folder"):
+        FolderLock(tmp_path).acquire()
+    process.kill()
+    process.communicate()
+    assert (tmp_path / NAME).exists()
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
+    lock.release()
+    assert not (tmp_path / NAME).exists()
+    lock.release()
+
+
+def test_a_file_without_locks_still_names_a_living_process(tmp_path: Path) -> None:
+    """As on file systems without POSIX locks: the text alone decides. Process 1 runs always."""
+    write(tmp_path, pid=1, started="")
+    with pytest.raises(ValueError, match="in use by process 1 on"):
+        FolderLock(tmp_path).acquire()
+
+
+def test_a_number_that_another_process_got_since_is_no_holder(tmp_path: Path) -> None:
+    write(tmp_path, pid=1, started="another boot 17")
+    FolderLock(tmp_path).acquire()
+
+
+def test_another_host_says_how_to_remove_the_lock_and_the_same_job_takes_it_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, host="elsewhere", pid=7, job="77")
+    with pytest.raises(ValueError, match=f"process 7 on elsewhere, which cannot be checked from here.*remove {tmp_path / NAME}"):
+        FolderLock(tmp_path).acquire()
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    FolderLock(tmp_path).acquire()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}'])
+def test_a_file_that_says_nothing_is_taken(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(text)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    lock.release()
