@@ -70,7 +70,7 @@ def prepare(cfg: DictConfig) -> DictConfig:
     recommended = 1 if device_layer.asked_for(run.common) == "cpu" else max(1, devices)
     problems += launcher_without_multirun()
     problems += launch.problems_of_place(run)
-    problems += find_problems(run, devices, recommended).errors  # warnings are train.main's to log
+    problems += find_problems(run, devices, recommended, after=problems).errors  # warnings are train.main's to log
     if problems:
         raise ConfigError(problems)
     own_folder_in_sweep(run)
@@ -97,21 +97,28 @@ def drop_leftovers(cfg: DictConfig) -> None:
     """Remove the YAML's settings of a class that the command line replaced: with `lr_scheduler=fixed`, the former schedule's."""
     if not HydraConfig.initialized():
         return
-    typed = [word.lstrip("+").partition("=") for word in HydraConfig.get().overrides.task]
+    typed = [word.lstrip("+").partition("=") for word in typed_overrides("task")]
     selected = {key: value for key, _, value in typed if value in CONFIG_GROUPS.get(key, {})}
     for group, name in selected.items():
         known = {f.name for f in fields(CONFIG_GROUPS[group][name])} | {
             key.split(".")[1] for key, _, _ in typed if key.startswith(group + ".")
         }
-        with open_dict(cfg):
-            cfg[group] = {key: value for key, value in OmegaConf.to_container(cfg, resolve=False)[group].items() if key in known}
+        values = OmegaConf.to_container(cfg, resolve=False)[group]
+        if isinstance(values, dict):  # else try_resolve says what it must be
+            with open_dict(cfg):
+                cfg[group] = {key: value for key, value in values.items() if key in known}
+
+
+def typed_overrides(kind: str) -> list[str]:
+    """The overrides of hydra's own keys (kind "hydra") or of the run's ("task") as they were typed, interpolations included."""
+    return OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)[kind]
 
 
 def launcher_without_multirun() -> list[str]:
     """A typed `hydra/launcher=...` that hydra would pass over, to train right here: it asks launchers with --multirun only."""
     if not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.MULTIRUN:
         return []
-    typed = [word for word in HydraConfig.get().overrides.hydra if word.lstrip("+").startswith("hydra/launcher=")]
+    typed = [word for word in typed_overrides("hydra") if word.lstrip("+").startswith("hydra/launcher=")]
     return [f"{word} counts with -m (--multirun) only: add it, or leave {word} out to train here." for word in typed]
 
 

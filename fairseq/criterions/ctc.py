@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.fairseq_criterion import FairseqCriterion
 from fairseq.data.data_utils import post_process
 from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.wer_args import refuse_wer_args
 from fairseq.logging import metrics
 from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
 
@@ -33,27 +33,9 @@ class CtcCriterionConfig(FairseqDataclass):
     wer_lm_weight: float = field(default=2.0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_word_score: float = field(default=-1.0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_sil_weight: float = field(default=0, metadata={"help": "belongs to wer_kenlm_model"})
-    wer_args: Optional[str] = field(
-        default=None, metadata={"help": "the first four of these as a Python tuple, as older configs have it; read as a literal"}
+    wer_args: Any = field(
+        default=None, metadata={"help": "the first four of these as a Python tuple or a list, as older configs have it; read as a literal"}
     )
-
-
-def read_wer_args(text: str) -> tuple[Optional[str], Optional[str], float, float]:
-    """(wer_kenlm_model, wer_lexicon, wer_lm_weight, wer_word_score) of `criterion.wer_args`.
-
-    Raises:
-        ValueError: it is no literal of four such values.
-    """
-    try:
-        model, lexicon, lm_weight, word_score = ast.literal_eval(text) if isinstance(text, str) else text
-        if not all(value is None or isinstance(value, str) for value in (model, lexicon)):
-            raise TypeError("paths are strings")
-        return model, lexicon, float(lm_weight), float(word_score)
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise ValueError(
-            f"criterion.wer_args is {text!r}: it must be a tuple of language model, lexicon, lm_weight and word_score, such as "
-            f"('lm.bin', 'lexicon.txt', 2.0, -1.0) ({error})"
-        ) from error
 
 
 @register_criterion("ctc", dataclass=CtcCriterionConfig)
@@ -73,11 +55,7 @@ class CtcCriterion(FairseqCriterion):
         self.sentence_avg = cfg.sentence_avg
         self.zero_infinity = cfg.zero_infinity
         post_process("", self.post_process)  # says now that it does not know the kind of unit
-        if cfg.wer_args is not None and any(read_wer_args(cfg.wer_args)[:2]):
-            raise ValueError(
-                f"criterion.wer_args is {cfg.wer_args!r}: validation decodes greedily, with neither language model nor lexicon; "
-                "fairseq-infer decodes a checkpoint with them. Leave wer_args out."
-            )
+        refuse_wer_args(cfg.wer_args)
         self.scorer = GreedyScorer(self._words, self.blank_idx, len(self.dictionary), self.dictionary.nspecial)
 
     def forward(self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:

@@ -6,12 +6,22 @@ import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from fairseq.dataclass import interpolations
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS, DEFAULT_NAMES, REGISTERED, current_name, unknown_name
-from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, known_only, merge_values, nearest, plain
+from fairseq.dataclass.utils import (
+    FIXED_GROUPS,
+    REGISTRY_GROUPS,
+    dataclass_of,
+    known_only,
+    merge_values,
+    plain,
+    referenced_default,
+    suggestion,
+)
+from fairseq.dataclass.values import shown
 
 _NOT_GROUPS = ("hydra", "_name", "job_logging_cfg")  # fairseq: it puts hydra's log settings into a checkpoint's config
 
@@ -71,11 +81,38 @@ def resolve_config(cfg: DictConfig | dict[str, Any], remove_missing: bool = Fals
 def try_resolve(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
     """As resolve_config, but returns the problems beside what could be resolved without them."""
     whole, problems = complete(cfg, remove_missing)
-    whole = OmegaConf.create(plain(whole))  # without the dataclasses' types, so that what dangles can be set to None
-    _replace_dangling(whole, "", problems)
-    resolved = OmegaConf.create(OmegaConf.to_container(whole, resolve=True, enum_to_str=True))
+    # without the dataclasses' types, so that each value is looked up as it stands, and then takes the form of the field that it arrives in
+    values, references = interpolations.resolve(OmegaConf.create(plain(whole)), problems)
+    failed: set[str] = set()
+    for (group, name), reference in references.items():
+        fits, values[group][name] = _looked_up(group, name, values[group], reference, failed, problems)
+        if not fits:
+            failed.add(f"{group}.{name}")
+    resolved = OmegaConf.create(values)
     OmegaConf.set_struct(resolved, True)
     return resolved, problems
+
+
+def _looked_up(
+    group: str, name: str, values: dict[str, Any], reference: str, failed: set[str], problems: list[str]
+) -> tuple[bool, Any]:
+    """(True, what an interpolation stands for, in the form of the field that has it), or (False, the field's default).
+
+    Args:
+        failed: keys whose value did not fit; those that refer to them are no problems of their own.
+    """
+    dataclass, value = dataclass_of(group, values.get("_name")), values[name]
+    if dataclass is None or name not in dataclass.field_defaults():
+        return (False, None) if value is interpolations.UNRESOLVED else (True, value)
+    if value is not interpolations.UNRESOLVED:
+        found: list[str] = []
+        merged = merge_values(dataclass(), {name: value}, f"{group}.", found)
+        if not found:
+            return True, plain(merged)[name]
+        if reference.strip("${}") not in failed:
+            problems += [text.replace(" is ", f" is {reference!r}, which is ", 1) for text in found]
+    default = plain(dataclass())[name]
+    return False, referenced_default(default)[1] if isinstance(default, str) and default.startswith("${") else default
 
 
 def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
@@ -83,19 +120,27 @@ def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> 
     given = {key: value for key, value in plain(cfg).items() if key not in _NOT_GROUPS}
     known = [*FIXED_GROUPS, *REGISTRY_GROUPS]
     unknown = [] if remove_missing else [key for key in given if key not in known]
-    problems = [f"{key} is not a known group of the config.{nearest(key, known)}" for key in unknown]
+    problems = [f"{key} is not a known group of the config.{_meant(key, given[key], known)}" for key in unknown]
     whole = OmegaConf.create({"_name": None})
     for group in known:
         value = given.get(group)
         if group in FIXED_GROUPS:
             if value is not None and not isinstance(value, dict):
-                problems.append(f"{group} is {value!r}: it must be a group of keys.")
+                problems.append(f"{group} is {shown(value)}: it must be a group of keys.")
                 value = None
             value = known_only(FIXED_GROUPS[group], value or {}) if remove_missing else value or {}
             whole[group] = merge_values(FIXED_GROUPS[group](), value, f"{group}.", problems)
         else:
             whole[group] = _complete_choice(group, value, remove_missing, problems)
     return whole, problems
+
+
+def _meant(key: Any, value: Any, known: list[str]) -> str:
+    """What may have been meant by a key of the top level that is none."""
+    hint = suggestion("", key, known)
+    if hint or not isinstance(value, str):
+        return hint
+    return f" To select a YAML of your own by {key}={value}, put it at {key}/{value}.yaml in the folder of --config-dir."
 
 
 def _complete_choice(group: str, value: Any, remove_missing: bool, problems: list[str]) -> DictConfig | dict[str, Any] | None:
@@ -109,7 +154,7 @@ def _complete_choice(group: str, value: Any, remove_missing: bool, problems: lis
     if isinstance(value, str):
         value = {"_name": value}
     if not isinstance(value, dict):
-        problems.append(f"{group} is {value!r}: it must be a name or a group of keys.")
+        problems.append(f"{group} is {shown(value)}: it must be a name or a group of keys.")
         return None
     nested = [key for key in value if key in dataclasses and isinstance(value[key], dict)]
     if nested and not value.get("_name"):  # fairseq: model/wav2vec2/mine.yaml lands in model.wav2vec2, and that names the class
@@ -119,25 +164,12 @@ def _complete_choice(group: str, value: Any, remove_missing: bool, problems: lis
     if name is None:
         problems.append(f"{group}._name is not set. It may be: {', '.join(sorted(dataclasses))}.")
         return value
+    if not isinstance(name, str):
+        problems.append(f"{group}._name is {shown(name)}: it must be one of {', '.join(sorted(dataclasses))}.")
+        return None
     if name not in dataclasses:
         if name not in REGISTERED.get(group, {}):
             problems.append(str(unknown_name(f"{group}._name", name, dataclasses)))
         return value  # registered without a dataclass: its keys are its own affair
     value = {**(known_only(dataclasses[name], value) if remove_missing else value), "_name": name}
     return merge_values(dataclasses[name](), value, f"{group}.", problems)
-
-
-def _replace_dangling(node: DictConfig, path: str, problems: list[str]) -> None:
-    """Describe interpolations that refer to nothing, and set them to None so that the rest can be resolved."""
-    for key in list(node):
-        child = node._get_node(key)
-        if OmegaConf.is_interpolation(node, key):
-            try:
-                OmegaConf.is_missing(node, key) or node[key]
-            except InterpolationToMissingValueError:
-                node[key] = "???"  # not set there, so not set here
-            except OmegaConfBaseException:
-                problems.append(f"{path}{key} is {child._value()!r}, which refers to a key that this config does not have.")
-                node[key] = None
-        elif isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            _replace_dangling(child, f"{path}{key}.", problems)

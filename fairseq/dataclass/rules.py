@@ -18,6 +18,7 @@ from fairseq.dataclass import device_rules
 from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
 from fairseq.dataclass.findings import Finding, Rule, named, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
+from fairseq.dataclass.wer_args import wer_args
 
 _AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
 
@@ -119,6 +120,9 @@ def corpora(cfg: DictConfig) -> Iterator[Finding]:
     if not named(cfg.task, *_AUDIO_TASKS) or cfg.task.multi_corpus_keys is None:
         return
     keys = [key.strip() for key in cfg.task.multi_corpus_keys.split(",")]
+    for key in keys:
+        if Path(key).is_absolute():
+            yield wrong(f"task.multi_corpus_keys names {key!r}: it must be the names of folders in task.data, such as books,calls.")
     weights = cfg.task.multi_corpus_sampling_weights
     if weights is not None and len(weights.split(",")) != len(keys):
         yield wrong(
@@ -384,6 +388,8 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
     if not (dataset.disable_validation or dataset.combine_valid_subsets):
         subsets["dataset.valid_subset"] = dataset.valid_subset
     corpora = [key.strip() for key in (task.multi_corpus_keys or "").split(",") if key.strip()]
+    if any(Path(key).is_absolute() for key in corpora):
+        return  # the rule `corpora` says so
     there = sorted(str(path.relative_to(folder).with_suffix("")) for pattern in ("*.tsv", *(f"{key}/*.tsv" for key in corpora))
                    for path in folder.glob(pattern))  # fmt: skip
     for key, names in subsets.items():
@@ -445,6 +451,7 @@ RULES: tuple[Rule, ...] = (
     wav2vec2_widths,
     contrast,
     fine_tuning,
+    wer_args,
     device_rules.lazy_device,
 )
 PATH_RULES: tuple[Rule, ...] = (manifests, other_paths, device_rules.op_lists)

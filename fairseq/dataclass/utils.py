@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS
+from fairseq.dataclass.values import coerce, is_optional, leaves, misfit
 
 ConfigLike = Union[DictConfig, FairseqDataclass, dict]
 
@@ -62,15 +63,49 @@ def plain(cfg: ConfigLike) -> dict[str, Any]:
 
 
 def known_only(dataclass: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The values whose keys are fields of the dataclass."""
-    names = {f.name for f in fields(dataclass)}
-    return {key: value for key, value in values.items() if key in names}
+    """The values, of another generation, whose keys are fields of the dataclass; the text None is null, as old files have it."""
+    types = get_type_hints(dataclass)
+    return {
+        key: None if value == "None" and is_optional(types[key]) else value for key, value in values.items() if key in types
+    }  # fmt: skip
 
 
 def nearest(key: str, known: Any) -> str:
     """ " Did you mean 'x'?" for the known key that is spelled most like this one, or nothing."""
     near = get_close_matches(str(key), list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def homes_of(name: str) -> list[str]:
+    """group.name of the fields that have this name; those that only refer to another group's are left out."""
+    homes = []
+    for group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
+        defaults = [dataclass.field_defaults()[name] for dataclass in dataclasses_of(group) if name in dataclass.field_defaults()]
+        if any(not (isinstance(default, str) and default.startswith("${")) for default in defaults):
+            homes.append(f"{group}.{name}")
+    return homes
+
+
+def dataclasses_of(group: str) -> list[type[FairseqDataclass]]:
+    """The dataclasses that a group may have."""
+    return [FIXED_GROUPS[group]] if group in FIXED_GROUPS else list(CONFIG_GROUPS.get(group, {}).values())
+
+
+def dataclass_of(group: str, name: Any) -> type[FairseqDataclass] | None:
+    """The dataclass of a group; `name` is its `_name`, which decides where a group may have several."""
+    return FIXED_GROUPS.get(group) or (CONFIG_GROUPS.get(group, {}).get(name) if isinstance(name, str) else None)
+
+
+def suggestion(group: str, key: Any, known: Iterable[str]) -> str:
+    """What may have been meant by a key that a group ("": the config itself) does not know.
+
+    A field of that name elsewhere, another class of the group that has it, or the known key that is spelled like it.
+    """
+    owners = [name for name, dataclass in CONFIG_GROUPS.get(group, {}).items() if key in dataclass.__dataclass_fields__]
+    if owners:
+        return f" It belongs to {group} {' and '.join(owners[:3])}."
+    homes = homes_of(str(key))
+    return f" Did you mean {' or '.join(map(repr, homes[:3]))}?" if homes else nearest(key, known)
 
 
 def merge_values(dc: FairseqDataclass, values: dict[str, Any], path: str, problems: list[str]) -> DictConfig:
@@ -83,41 +118,33 @@ def merge_values(dc: FairseqDataclass, values: dict[str, Any], path: str, proble
     types = get_type_hints(type(dc))
     good = {}
     for key, value in values.items():
-        if key in names:
-            good[key] = coerce(value, types[key])
+        if key not in names:
+            problems.append(f"{path}{key} is not a known key.{suggestion(path.rstrip('.'), key, names)}")
+        elif value == "None" and is_optional(types[key]):
+            problems.append(misfit(path + key, value, types[key]))
         else:
-            problems.append(f"{path}{key} is not a known key.{nearest(key, names)}")
+            good[key] = coerce(value, types[key])
     base = OmegaConf.structured(dc)
     try:
         return OmegaConf.merge(base, good)
     except (OmegaConfBaseException, ValueError, TypeError):
-        return _merge_one_by_one(base, good, path, problems)
+        return _merge_one_by_one(base, dc, good, path, problems)
 
 
-def _merge_one_by_one(base: DictConfig, values: dict[str, Any], path: str, problems: list[str]) -> DictConfig:
-    for key, value in values.items():
+def _merge_one_by_one(base: DictConfig, dc: FairseqDataclass, values: dict[str, Any], path: str, problems: list[str]) -> DictConfig:
+    for keys, value, declared in leaves(values, type(dc)):
+        part: Any = value
+        for key in reversed(keys):
+            part = {key: part}
         try:
-            base = OmegaConf.merge(base, {key: value})
-        except (OmegaConfBaseException, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            problems.append(f"{path}{key} is {value!r}: {reason}.")
+            base = OmegaConf.merge(base, part)
+        except (OmegaConfBaseException, ValueError, TypeError):
+            key = path + ".".join(map(str, keys))
+            if declared is None:
+                problems.append(f"{key} is not a known key.")
+            else:
+                problems.append(misfit(key, value, declared, dc.field_defaults().get(keys[0]) if len(keys) == 1 else None))
     return base
-
-
-def coerce(value: Any, declared: Any) -> Any:
-    """A value in the form that its field wants: for a list or tuple, "(0.9, 0.98)" is read as a literal and 64 is the list of it."""
-    options = get_args(declared) if get_origin(declared) is Union else (declared,)
-    kinds = {get_origin(option) or option for option in options}
-    if not kinds & {list, tuple} or (isinstance(value, str) and (value == "???" or value.startswith("${"))):
-        return value
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            return value  # omegaconf says what is wrong with it
-    if isinstance(value, (int, float)) and list in kinds:
-        return [value]
-    return list(value) if isinstance(value, tuple) else value
 
 
 def fill_unresolved(cfg: DictConfig) -> None:
@@ -140,8 +167,7 @@ def fill_unresolved(cfg: DictConfig) -> None:
 def referenced_default(reference: str) -> tuple[bool, Any]:
     """(whether there is one, default) of the field that "${group.field}" names; follows references of references."""
     group, dot, name = reference.strip("${}").partition(".")
-    dataclasses = [FIXED_GROUPS[group]] if group in FIXED_GROUPS else list(CONFIG_GROUPS.get(group, {}).values())
-    for dataclass in dataclasses:
+    for dataclass in dataclasses_of(group):
         defaults = dataclass.field_defaults()
         if dot and name in defaults:
             default = defaults[name]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
@@ -13,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq import device as device_layer
 from fairseq.dataclass import rules
-from fairseq.dataclass.base import ConfigError, FairseqDataclass
+from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.findings import Finding, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT
-from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, config_to_container
+from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, config_to_container, dataclass_of
+
+_KEY = re.compile(rf"(?<![\w./])(?:{'|'.join((*FIXED_GROUPS, *REGISTRY_GROUPS))})\.\w+")  # in a message
 
 
 class Problems(NamedTuple):
@@ -45,10 +48,17 @@ def validate_config(cfg: DictConfig, devices: int | None = None, recommended: in
     return problems.warnings
 
 
-def find_problems(cfg: DictConfig, devices: int | None = None, recommended: int | None = None, check_paths: bool = True) -> Problems:
-    """As validate_config, without raising."""
+def find_problems(
+    cfg: DictConfig, devices: int | None = None, recommended: int | None = None, check_paths: bool = True, after: Sequence[str] = ()
+) -> Problems:
+    """As validate_config, without raising.
+
+    Args:
+        after: problems that are known already, as `fairseq.dataclass.initialize.try_resolve` returns them: their keys have defaults now,
+            and nothing is said of these.
+    """
     problems = Problems([], [])
-    for finding in find_named(cfg, check_paths):
+    for finding in unrelated(find_named(cfg, check_paths), after):
         (problems.errors if finding.stops else problems.warnings).append(finding.text)
     if devices is not None:
         if (missing := device_layer.missing(cfg.common)) is not None:
@@ -64,6 +74,16 @@ def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[Finding]:
     for rule in rules.RULES + (rules.PATH_RULES if check_paths else ()):
         for finding in rule(cfg):
             yield finding if finding.name else finding._replace(name=rule.__name__.replace("_", "-"))
+
+
+def unrelated(findings: Iterable[Finding], after: Sequence[str]) -> Iterator[Finding]:
+    """The findings that speak of no key (or group) that the problems in `after` name: the others would follow from these."""
+    keys = {key for text in after for key in _KEY.findall(text)}
+    groups = {text.split(" ")[0] for text in after}
+    for finding in findings:
+        spoken_of = _KEY.findall(finding.text) + [finding.text.split(" ")[0]]
+        if not any(key in keys or key.split(".")[0] in groups for key in spoken_of):
+            yield finding
 
 
 def _missing(cfg: DictConfig) -> Iterator[Finding]:
@@ -100,7 +120,7 @@ def _not_offered(cfg: DictConfig) -> Iterator[Finding]:
     """Keys whose feature is not offered, or that have no effect, at another value than their default."""
     for group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
         values = cfg[group]
-        dataclass = _dataclass_of(group, values)
+        dataclass = dataclass_of(group, values.get("_name") if isinstance(values, DictConfig) else None)
         if dataclass is None:
             continue
         for name, default in dataclass.field_defaults().items():
@@ -113,12 +133,6 @@ def _not_offered(cfg: DictConfig) -> Iterator[Finding]:
                 yield wrong(f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.", "not-offered")
             elif (reason := _entry(key, WITHOUT_EFFECT)) is not None and not _is_default(value, default, cfg):
                 yield odd(f"{key} is {value!r} and has no effect: {reason}.")._replace(name="no-effect")
-
-
-def _dataclass_of(group: str, values: Any) -> type[FairseqDataclass] | None:
-    if group in FIXED_GROUPS:
-        return FIXED_GROUPS[group]
-    return CONFIG_GROUPS.get(group, {}).get(values._name) if isinstance(values, DictConfig) and "_name" in values else None
 
 
 def _entry(key: str, table: dict[str, str]) -> str | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fairseq import device as device_layer
 from fairseq import optim, tasks
-from fairseq.dataclass.validate import find_named
+from fairseq.dataclass.validate import find_named, unrelated
 from fairseq.device.stand_in import StandIn
 from fairseq.distributed.place import Place, cards_of_a_node
 from fairseq.preflight import batches, card, corpus, device, host, plan, steps, tiny
@@ -80,7 +80,7 @@ def _config(cfg: DictConfig, config_problems: list[str], options: Options) -> Se
     section = Section("Config")
     for text in config_problems:
         section.problem("config", text, "")
-    for finding in find_named(cfg):
+    for finding in unrelated(find_named(cfg), config_problems):
         if finding.stops:
             section.problem(finding.name, finding.text, "")
         else:

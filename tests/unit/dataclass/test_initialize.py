@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from fairseq.dataclass import interpolations
 from fairseq.dataclass.base import ConfigError
-from fairseq.dataclass.initialize import add_defaults, hydra_init, resolve_config
+from fairseq.dataclass.initialize import add_defaults, hydra_init, resolve_config, try_resolve
 from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS
 
 MINIMAL = {
@@ -96,3 +98,76 @@ def test_groups_are_in_hydras_store() -> None:
     assert "config.yaml" not in ConfigStore.instance().repo
     hydra_init("whole")
     assert ConfigStore.instance().repo["whole.yaml"].node.dataset.num_workers == 1
+
+
+# -- interpolations ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_environment_variable_is_a_number_where_one_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPS", "1e3")
+    monkeypatch.setenv("RATE", "0.25")
+    cfg = resolve_config({**MINIMAL, "optimization": {"max_update": "${oc.env:STEPS}", "lr": ["${oc.env:RATE}"]}})
+    assert cfg.optimization.max_update == 1000 and type(cfg.optimization.max_update) is int
+    assert cfg.optimization.lr == [0.25] and cfg.optimizer.lr == [0.25]
+
+
+def problems_of(monkeypatch: pytest.MonkeyPatch, **groups: Any) -> list[str]:
+    monkeypatch.setenv("STEPS", "many")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    return try_resolve({**MINIMAL, **groups})[1]
+
+
+@pytest.mark.parametrize(
+    ("groups", "problem"),
+    [
+        ({"optimization": {"max_update": "${oc.env:STEPS}"}}, "optimization.max_update is '${oc.env:STEPS}', which is 'many': it must"),
+        ({"optimization": {"max_update": "${oc.env:NOT_SET}"}}, "but the environment variable NOT_SET is not set: set it, or write"),
+        ({"optimization": {"max_update": "${dataset}"}}, "optimization.max_update is '${dataset}', which is {"),
+        ({"model": {"_name": "wav2vec2", "encoder_layers": "${model}"}}, "model.encoder_layers is '${model}', which refers to itself"),
+        ({"optimization": {"lr": ["${optimization.lr}"]}}, "optimization.lr is '${optimization.lr}', which refers to itself"),
+        ({"common": {"seed": "${common.seeed}"}}, "which refers to a key that this config does not have"),
+        ({"common": {"seed": "${common.seed.x}"}}, "common.seed is '${common.seed.x}', which"),
+        ({"common": {"seed": "${nothing:1}"}}, "common.seed is '${nothing:1}', which cannot be read: Unsupported interpolation type"),
+        ({"common": {"seed": "${"}}, "common.seed is '${': it must be a whole number"),
+        ({"model": {"_name": ["wav2vec2"]}}, "model._name is ['wav2vec2']: it must be one of"),
+    ],
+)
+def test_interpolations_without_a_value(groups: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence each, and none about the keys that refer to the same key by default."""
+    [found] = problems_of(monkeypatch, **groups)
+    assert problem in found
+
+
+def test_every_key_of_a_circle_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = problems_of(
+        monkeypatch, dataset={"batch_size": "${optimization.max_update}"}, optimization={"max_update": "${dataset.batch_size}"}
+    )
+    assert [problem.split(" ")[0] for problem in found] == ["dataset.batch_size", "optimization.max_update"]
+
+
+def test_interpolations_that_multiply_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpolations, "MAX_NODES", 2000)
+    levels = {f"level{number}": [f"${{model.level{number - 1}}}"] * 10 for number in range(1, 9)}
+    with pytest.raises(ConfigError, match=r"model\.level\d: interpolations make more than 2,000 values"):
+        problems_of(monkeypatch, model={"_name": "unknown_model", "level0": 1, **levels})
+
+
+@pytest.mark.parametrize(
+    ("groups", "problem"),
+    [
+        ({"max_update": 100}, "max_update is not a known group of the config. Did you mean 'optimization.max_update'?"),
+        ({"optimization": {"batch_size": 4}}, "optimization.batch_size is not a known key. Did you mean 'dataset.batch_size'?"),
+        ({"seed": 5}, "Did you mean 'common.seed'?"),
+        ({"criterion": {"_name": "wav2vec", "wer_args": None}}, "criterion.wer_args is not a known key. It belongs to criterion ctc."),
+        ({"run_config": "slurm_1"}, "put it at run_config/slurm_1.yaml in the folder of --config-dir"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_named_with_the_right_one(
+    groups: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [found] = problems_of(monkeypatch, **groups)
+    assert problem in found
+
+
+def test_none_as_text_in_a_checkpoint_is_null() -> None:
+    assert resolve_config({**MINIMAL, "dataset": {"batch_size": "None"}}, remove_missing=True).dataset.batch_size is None

@@ -89,6 +89,7 @@ def test_a_good_config_has_no_problems() -> None:
         ({"common.log_interval": 0}, "common.log_interval is 0: it must be at least 1"),
         ({"lr_scheduler": {"_name": "tri_stage", "phase_ratio": [0.1, 0.4, 0.4]}}, "three shares that add up to 1"),
         ({"lr_scheduler": {"_name": "cosine"}, "optimization.lr": [0.1, 0.2]}, "lr_scheduler cosine knows one learning rate"),
+        ({"task.multi_corpus_keys": "/a,b"}, "task.multi_corpus_keys names '/a': it must be the names of folders in task.data"),
         ({"task.multi_corpus_keys": "a,b", "task.multi_corpus_sampling_weights": "1"}, "it must be 2 numbers"),
         ({"optimizer.use_fused": "maybe"}, "optimizer.use_fused is 'maybe': it may be auto, true or false"),
         ({"common.hpu": True, "common.cpu": True}, "common.hpu and common.cpu are both true: set one of them to false"),
@@ -121,6 +122,17 @@ def test_errors(changes: dict[str, Any], message: str) -> None:
 def test_one_cause_is_told_once() -> None:
     assert len(errors(**{"common.tpu": True})) == 1  # task.tpu, optimizer.tpu and others refer to it
     assert len(errors(**{"common.model_parallel_size": 2})) == 1
+
+
+def test_what_follows_from_a_known_problem_is_not_told() -> None:
+    cfg = config(**{"dataset.max_tokens": None, "optimization.max_update": 0})
+    assert len(find_problems(cfg, check_paths=False).errors) == 2
+    known = ["optimization.max_update is 2.5: it must be a whole number.", "optimization.batch_size is no key: 'dataset.batch_size'?"]
+    assert find_problems(cfg, check_paths=False, after=known).errors == []
+    assert len(find_problems(cfg, check_paths=False, after=["common.max_update is not a known key.", *known[:1]]).errors) == 1
+    cfg.task = None
+    assert "task is not set" in find_problems(cfg, check_paths=False, after=known).errors[0]
+    assert find_problems(cfg, check_paths=False, after=["task is 3: it must be a group of keys.", *known]).errors == []
 
 
 @pytest.mark.parametrize(
@@ -218,6 +230,10 @@ def tuning(**changes: Any) -> DictConfig:
         ({"task.eval_bleu": True}, "task.eval_bleu is True, which is not offered"),
         ({"task.autoregressive": True}, "task.autoregressive is True, which is not offered"),
         ({"criterion.wer_kenlm_model": "lm.bin"}, "fairseq-infer decodes"),
+        ({"criterion.wer_args": ["lm.bin", "lexicon.txt", 2, -1]}, "criterion.wer_args names lm.bin and lexicon.txt: validation decodes"),
+        ({"criterion.wer_args": "('lm.bin', None, 2, -1)"}, "criterion.wer_args names lm.bin: validation decodes greedily"),
+        ({"criterion.wer_args": ["lm.bin"]}, "criterion.wer_args is ['lm.bin']: it must be a list of language model, lexicon"),
+        ({"criterion.wer_args": [None, None, 2, -1]}, None),
         ({"model.layer_type": "trf_adp"}, "model.layer_type is 'trf_adp', which is not offered"),
         ({"model.adp_num": 1}, "model.adp_num is 1"),
     ],

@@ -1,0 +1,133 @@
+"""A value and the type of its field: forms that mean the same become the field's own, and what a field takes is put into words."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from enum import Enum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_SHOWN = 120  # characters of a value in a message
+_WORDS: dict[Any, tuple[str, str]] = {  # one, several
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("text", "texts"),
+}
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value stands for another one: `???`, which only the user knows, or text with an interpolation in it."""
+    return isinstance(value, str) and (value == "???" or "${" in value)
+
+
+def coerce(value: Any, declared: Any) -> Any:
+    """A value in the form that its field wants, where it means one; else as it is, for omegaconf to refuse.
+
+    Whole floats are integers where an integer is wanted (1e6, also inside lists and as text); "(0.9, 0.98)" is read as a literal where a
+    list or tuple is wanted, and 64 is the list of it; the fields of a nested dataclass are treated alike.
+    """
+    if is_reference(value):
+        return value
+    kind = _kind(declared)
+    if kind is int:
+        return _whole(value)
+    if is_dataclass(kind) and isinstance(value, dict):
+        types = get_type_hints(kind)
+        return {key: coerce(item, types.get(key, Any)) for key, item in value.items()}
+    if get_origin(kind) not in (list, tuple):
+        return value
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: brackets nested too deeply to be parsed
+            return value
+    if isinstance(value, (int, float)) and get_origin(kind) is list:
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        return value
+    item_type = next(iter(get_args(kind)), Any)
+    return [coerce(item, item_type) for item in value]
+
+
+def _whole(value: Any) -> Any:
+    """1e6 and "1e6" as the integer; whatever is no whole number as it is."""
+    number = value
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        if value.strip().lstrip("+-").isdigit():
+            return value  # omegaconf reads it, to the last digit
+    return int(number) if isinstance(number, float) and math.isfinite(number) and number.is_integer() else value
+
+
+def is_optional(declared: Any) -> bool:
+    """Whether a field may be null."""
+    return declared is Any or type(None) in get_args(declared)
+
+
+def allowed(declared: Any, default: Any = None) -> str:
+    """What a field takes, as it stands after "it must be": "a list of whole numbers, such as [1], or null".
+
+    Args:
+        default: the field's; it is the example of a list.
+    """
+    kind = _kind(declared)
+    text = _allowed(kind)
+    if get_origin(kind) in (list, tuple) and isinstance(default, (list, tuple)) and default:
+        text += f", such as {str(list(default)).replace(' ', '')}"
+    return text + (", or null" if declared is not Any and is_optional(declared) else "")
+
+
+def _allowed(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in _WORDS:
+        return _WORDS[kind][0]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(str(member.value) for member in kind)}"
+    if origin is list:
+        return f"a list of {_WORDS.get(arguments[0], ('', 'values'))[1]}"
+    if origin is tuple:
+        return f"a list of {len(arguments)} {_WORDS.get(arguments[0], ('', 'values'))[1]}"
+    return "a group of keys" if is_dataclass(kind) or dict in (kind, origin) else "a value"
+
+
+def misfit(key: str, value: Any, declared: Any, default: Any = None) -> str:
+    """The problem of a key whose value its field does not take."""
+    text = f"{key} is {shown(value)}: it must be {allowed(declared, default)}."
+    if isinstance(value, str) and value.count("[") + value.count("(") != value.count("]") + value.count(")"):
+        text += " A bracket is not closed."
+    elif value == "None":
+        text += f" Write {key}=null for no value."
+    elif isinstance(value, list) and _kind(declared) is str:
+        text += " Put it into quotes."
+    return text
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: null as YAML writes it, and long ones cut."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
+
+
+def leaves(values: dict[str, Any], dataclass: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """(path, value, declared type) of every value, those of nested dataclasses one by one; the type of an unknown key is None."""
+    types = get_type_hints(dataclass)
+    for key, value in values.items():
+        declared = types.get(key)
+        kind = _kind(declared)
+        if is_dataclass(kind) and isinstance(value, dict):
+            yield from leaves(value, kind, (*path, key))
+        else:
+            yield (*path, key), value, declared
+
+
+def _kind(declared: Any) -> Any:
+    """The type without its Optional."""
+    if get_origin(declared) is not Union:
+        return declared
+    return next(option for option in get_args(declared) if option is not type(None))
