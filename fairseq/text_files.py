@@ -76,11 +76,8 @@ def iterate_lines(path: str | os.PathLike[str], what: str) -> Iterator[str]:
 
 
 def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
-    """All lines of a text file; blank ones at its end are left out, one at most. Raises as `iterate_lines`."""
-    lines = list(iterate_lines(path, what))
-    if lines and not lines[-1].strip():
-        lines.pop()
-    return lines
+    """All lines of a text file. Raises as `iterate_lines`."""
+    return list(iterate_lines(path, what))
 
 
 def split(text: str) -> list[str]:

@@ -219,8 +219,8 @@ class Dictionary:
             lines, name = text_files.read_lines(f, "the dictionary"), os.fspath(f)
         else:
             lines, name = f.read().removeprefix("\ufeff").split("\n"), "the dictionary"
-            if lines and not lines[-1].strip():
-                lines.pop()
+        if lines and not lines[-1].strip():
+            lines.pop()
         for number, line in enumerate(lines, start=1):
             word, count = _last_column(line)
             overwrite = count == _OVERWRITE
@@ -278,4 +278,4 @@ def _wrong_line(line: str) -> str:
         float(columns[-1] if len(columns) > 1 else "none")
     except ValueError:
         return f"{shown} is not of the form 'symbol count'"
-    return f"the count {columns[-1][:20]!r} is not a whole number. A sentencepiece .vocab file has scores there: write counts instead, such as 1"
+    return f"the count {columns[-1][:20]!r} is not a whole number. A sentencepiece .vocab file has scores there: write counts, such as 1"

@@ -188,7 +188,7 @@ def homophones(folder: Path, unigrams: dict[str, float]) -> tuple[Path, Path]:
 def test_the_likeliest_homophones_are_kept_and_the_others_named(
     tokens: Tokens, emit: Emit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lexicon, model = homophones(tmp_path, {word: -3.0 for word in HOMOPHONES} | {"BH": -0.1, "BC": -4.0, "BD": -5.0})
+    lexicon, model = homophones(tmp_path, dict.fromkeys(HOMOPHONES, -3.0) | {"BH": -0.1, "BC": -4.0, "BD": -5.0})
     decoder = read_beam(tokens, lexicon, model, BeamSettings(lm_weight=5))
     assert decoder.decode(emit("-BA|BA|"))[0].text.split()[-1] == "BH"  # the last line, and by far the likeliest
     assert [entry.word for entry in decoder.dropped] == ["BC", "BD"]
