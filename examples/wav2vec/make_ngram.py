@@ -21,6 +21,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from fairseq.text_files import iterate_lines, split
+
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0  # ARPA's log10 of the probability 0: no text has <s> inside
 
@@ -105,12 +107,8 @@ def read_sentences(paths: Iterable[Path]) -> Iterator[list[str]]:
         ValueError: a file that cannot be read, or that holds the model's own marks; names the line.
     """
     for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read the text {path}: {error}") from error
-        for number, line in enumerate(lines, start=1):
-            words = line.split()
+        for number, line in enumerate(iterate_lines(path, "the text"), start=1):
+            words = split(line)
             marks = {BEGIN, END, UNKNOWN}.intersection(words)
             if marks:
                 raise ValueError(f"{path}, line {number}: {' '.join(sorted(marks))} stands for no word; take such marks out of the text")
@@ -141,6 +139,8 @@ def main(args: argparse.Namespace) -> int:
         write_lexicon(args.lexicon, model.words)
     sizes = ", ".join(f"{len(counts)} {length}-grams" for length, counts in enumerate(model.counts, start=1))
     print(f"made {args.output}: {len(model.words)} words; {sizes}")
+    if args.order == 1:
+        print("KenLM does not load models of unigrams only: fairseq-infer --lm needs --order 2 or more", file=sys.stderr)
     return 0
 
 

@@ -19,7 +19,19 @@ from pathlib import Path
 
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.transcripts import LAYOUTS, LibriSpeech, Lines, Source, Table, clean, dictionary_of, letters, write_lines
+from fairseq.data.transcripts import (
+    CASES,
+    LAYOUTS,
+    LibriSpeech,
+    Lines,
+    Source,
+    Table,
+    clean,
+    dictionary_of,
+    is_turkic,
+    letters,
+    write_lines,
+)
 from fairseq.utils import make_folder
 
 SHOWN = 5  # letters that a message lists
@@ -31,7 +43,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--layout", required=True, choices=LAYOUTS, help="form of the transcripts, see above")
     parser.add_argument("--transcripts", metavar="PATH", help="file of the transcripts (layout text: or folder)")
     parser.add_argument("--dest", metavar="DIR", help="where the labels go (default: beside each manifest)")
-    parser.add_argument("--case", default="upper", choices=["upper", "lower", "keep"], help="of the labels (default: upper, as fairseq's)")
+    parser.add_argument(
+        "--case", default="upper", choices=CASES, help="of the labels; -tr: of Turkish and Azerbaijani (default: upper, as fairseq's)"
+    )
     parser.add_argument(
         "--keep", default="'", metavar="CHARS", help="characters that words may have beside letters and digits (default: ')"
     )
@@ -59,7 +73,15 @@ def source_of(args: argparse.Namespace, manifest: Manifest) -> Source:
 def texts_of(args: argparse.Namespace, manifest: Manifest, removed: Counter[str]) -> tuple[list[str], list[int]]:
     """(cleaned transcript of every utterance, utterances without one)."""
     source = source_of(args, manifest)
-    texts = [clean(source.text(manifest, number) or "", args.case, args.keep, removed) for number in range(len(manifest))]
+    originals = [source.text(manifest, number) or "" for number in range(len(manifest))]
+    turkic = next((number for number, text in enumerate(originals) if is_turkic(text)), None)
+    if turkic is not None and args.case in ("upper", "lower"):
+        print(
+            f"warning: the transcript of {manifest.places([turkic])} has ı or İ, letters of Turkish and Azerbaijani. --case {args.case} "
+            f"does not keep ı and i apart: use --case {args.case}-tr, or --case keep for text that is in one case",
+            file=sys.stderr,
+        )
+    texts = [clean(text, args.case, args.keep, removed) for text in originals]
     return texts, [number for number, text in enumerate(texts) if not text]
 
 

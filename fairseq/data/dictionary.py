@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from fairseq import text_files
 from fairseq.data.data_utils import post_process
 
 _OVERWRITE = "#fairseq:overwrite"  # fairseq: at a line's end, says that the symbol may replace one of its name
+_COUNT = re.compile(r"[+-]?[0-9]{1,18}")  # fairseq reads negative ones too
+_BLANKS = " \t\r"
 
 
 def tokenize_line(line: str) -> list[str]:
@@ -151,16 +155,21 @@ class Dictionary:
     # -- building ------------------------------------------------------------------------------------------------------------------
 
     def add_symbol(self, word: str, n: int = 1, overwrite: bool = False) -> int:
-        """Number a symbol, or count a known one `n` times more; returns its number. `overwrite`: a new number even so."""
-        if word in self.indices and not overwrite:
-            number = self.indices[word]
-            self.count[number] += n
-            return number
+        """Number a symbol, or count a known one `n` times more; returns its number.
+
+        Args:
+            overwrite: give a known symbol a new number. A special symbol gets the row but keeps its first number: models, criterion and
+                decoder take `<s>`, output 0, as blank.
+        """
+        known = self.indices.get(word)
+        if known is not None and not overwrite:
+            self.count[known] += n
+            return known
         number = len(self.symbols)
-        self.indices[word] = number
+        self.indices[word] = number if known is None or known >= self.nspecial else known
         self.symbols.append(word)
         self.count.append(n)
-        return number
+        return self.indices[word]
 
     def update(self, new_dict: Dictionary) -> None:
         """Add another dictionary's symbols and counts."""
@@ -203,28 +212,30 @@ class Dictionary:
         """Add the symbols of a dictionary file.
 
         Raises:
-            ValueError: no such file, no UTF-8, or a line of another form or of a symbol that is there already; names file and line.
+            MissingFileError: the file does not exist.
+            ValueError: it is not UTF-8, or a line has another form or a symbol that is there already; names file and line.
         """
         if isinstance(f, (str, os.PathLike)):
-            try:
-                lines = Path(f).read_text(encoding="utf-8").split("\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"cannot read the dictionary {os.fspath(f)}: {error}") from error
-            name = os.fspath(f)
+            lines, name = text_files.read_lines(f, "the dictionary"), os.fspath(f)
         else:
-            lines, name = f.read().split("\n"), "the dictionary"
+            lines, name = f.read().removeprefix("\ufeff").split("\n"), "the dictionary"
         if lines and not lines[-1].strip():
             lines.pop()
         for number, line in enumerate(lines, start=1):
-            word, _, count = line.rstrip().rpartition(" ")
+            word, count = _last_column(line)
             overwrite = count == _OVERWRITE
             if overwrite:
-                word, _, count = word.rpartition(" ")
-            if not word or not count.isdecimal():
-                raise ValueError(f"{name}, line {number}: {line!r} is not of the form 'symbol count'")
+                word, count = _last_column(word)
+            if not word or not _COUNT.fullmatch(count):
+                raise ValueError(f"{name}, line {number}: {_wrong_line(line)}")
             if word in self and not overwrite:
-                raise ValueError(f"{name}, line {number}: the symbol {word!r} is there already ({_OVERWRITE} at the end replaces it)")
+                raise ValueError(f"{name}, line {number}: {self._twice(word)}")
             self.add_symbol(word, n=int(count), overwrite=overwrite)
+
+    def _twice(self, word: str) -> str:
+        if word in self.symbols[: self.nspecial]:
+            return f"the symbol {word!r} is there already: the special symbols are added without a line of their own. Remove the line"
+        return f"the symbol {word!r} is there already: remove one of the two lines ({_OVERWRITE} at a line's end gives it a second number)"
 
     def save(self, f: str | os.PathLike[str] | TextIO) -> None:
         """Write what `load` reads."""
@@ -245,6 +256,26 @@ class Dictionary:
         """The dictionary that `state_dict` described."""
         dictionary = cls(bos=state["bos"], pad=state["pad"], eos=state["eos"], unk=state["unk"], add_special_symbols=False)
         dictionary.symbols, dictionary.count = list(state["symbols"]), [int(n) for n in state["count"]]
-        dictionary.indices = {word: number for number, word in enumerate(dictionary.symbols)}
         dictionary.nspecial = int(state["nspecial"])
+        special = {word: number for number, word in enumerate(dictionary.symbols[: dictionary.nspecial])}
+        dictionary.indices = {word: number for number, word in enumerate(dictionary.symbols)} | special
         return dictionary
+
+
+def _last_column(line: str) -> tuple[str, str]:
+    """(what stands before the last blanks, what stands after); where only blanks stand before, one of them: fairseq knows such a symbol."""
+    line = line.rstrip(_BLANKS)
+    cut = max(line.rfind(" "), line.rfind("\t"), 0)
+    before = line[:cut]
+    return before.strip(_BLANKS) or before[:1], line[cut:].lstrip(_BLANKS)
+
+
+def _wrong_line(line: str) -> str:
+    """What is wrong with a dictionary's line."""
+    shown = repr(line if len(line) <= 60 else line[:60] + "...")
+    columns = line.split()
+    try:
+        float(columns[-1] if len(columns) > 1 else "none")
+    except ValueError:
+        return f"{shown} is not of the form 'symbol count'"
+    return f"the count {columns[-1][:20]!r} is not a whole number. A sentencepiece .vocab file has scores there: write counts, such as 1"

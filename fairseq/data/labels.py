@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fairseq import text_files
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples
 
@@ -145,16 +146,26 @@ def read_labels(path: str | Path, dictionary: Dictionary, dictionary_path: str =
 
 
 def _chunks(path: str | Path) -> Iterator[bytes]:
-    """A file's text in pieces that end with a line."""
-    try:
-        with open(path, "rb") as file:
-            while text := file.read(_CHUNK):
-                yield text + file.readline()
-    except OSError as error:
-        raise ValueError(
-            f"cannot read the labels {path}: {error.strerror}. A manifest NAME.tsv has its labels beside it, NAME.<task.labels>: "
-            "examples/wav2vec/prepare_labels.py makes them from transcripts"
-        ) from error
+    """A file's text in pieces that end with a line, without its byte order mark."""
+    advice = f". A manifest NAME.tsv has its labels next to it, NAME.<task.labels>. {_where_from(path)}"
+    with text_files.named_errors(path, "the labels", advice), open(path, "rb") as file:
+        text = file.read(_CHUNK)
+        if text.startswith(text_files.UTF16_MARKS):
+            raise ValueError(f"the labels {path} are UTF-16: save them as UTF-8")
+        text = text.removeprefix(text_files.BOM)
+        while text:
+            yield text + file.readline()
+            text = file.read(_CHUNK)
+
+
+def _where_from(path: str | Path) -> str:
+    """What makes a label file of this extension."""
+    if Path(path).suffix in (".ltr", ".wrd"):
+        return "examples/wav2vec/prepare_labels.py makes letters (.ltr) and words (.wrd) from transcripts"
+    return (
+        f"No script here makes {Path(path).suffix or 'such'} files: write a line of units for each of the manifest's lines, with blanks "
+        f"between the units, and their dictionary dict{Path(path).suffix}.txt, a line `unit count` each"
+    )
 
 
 def _unknown_units(path: str, found: list[_Unknown], total: int, dictionary: Dictionary, dictionary_path: str) -> str:
@@ -166,7 +177,9 @@ def _unknown_units(path: str, found: list[_Unknown], total: int, dictionary: Dic
             return f"{message} The dictionary is in {case} case: write the labels in that case too, or make the dictionary from them."
     if all(len(unit) > 1 and all(letter in dictionary for letter in unit) for unit in units):
         return f"{message} They look like words, the dictionary has letters: letters stand apart, 'H E L L O | Y O U |'."
-    return f"{message} Correct them, or make the dictionary from these labels (examples/wav2vec/prepare_labels.py)."
+    if Path(path).suffix in (".ltr", ".wrd"):
+        return f"{message} Correct them, or make the dictionary from these labels (examples/wav2vec/prepare_labels.py)."
+    return f"{message} Correct them, or add these units to the dictionary, a line `unit count` each."
 
 
 # -- what cannot be learned ----------------------------------------------------------------------------------------------------------

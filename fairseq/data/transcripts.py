@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.dictionary import Dictionary
+from fairseq.text_files import read_lines
 
 LAYOUTS = ("librispeech", "commonvoice", "tsv", "text")
 WORD_END = "|"  # fairseq: stands after each word where the units are letters
+CASES = ("upper", "lower", "keep", "upper-tr", "lower-tr")
+_ZERO_WIDTH_SPACE = "\u200b"
+_APOSTROPHES = re.compile(r"\u2019|(?<=\w)\u2018(?=\w)")  # the second one within words only: o\u2018zbek
+_DOTS_IN_WORDS = re.compile(r"(?<=\w)[\u00b7\u2027](?=\w)")
+_GEORGIAN = re.compile(r"([\u10d0-\u10ff]+)")
 
 
 class Source(Protocol):
@@ -26,13 +31,7 @@ class Source(Protocol):
 
 
 def _read(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the transcripts {path}: {error}") from error
-    if lines and not lines[-1].strip():
-        lines.pop()
-    return [line.rstrip("\r") for line in lines]
+    return read_lines(path, "the transcripts")
 
 
 class LibriSpeech:
@@ -71,7 +70,9 @@ class Table:
             columns, first = (header.index(path_column), header.index(text)), 1
         self._by_path: dict[str, str] = {}
         self._by_name: dict[str, str] = {}
-        for number, row in enumerate(csv.reader(lines[first:], delimiter="\t", quoting=csv.QUOTE_NONE), start=first + 1):
+        for number, row in enumerate((line.split("\t") for line in lines[first:]), start=first + 1):
+            if not any(row):
+                continue
             if len(row) <= max(columns):
                 raise ValueError(f"{path}, line {number}: {len(row)} column(s); it must be path<TAB>transcript, or a header must name both")
             name, text = row[columns[0]], row[columns[1]]
@@ -105,13 +106,16 @@ class Lines:
 def clean(text: str, case: str = "keep", keep: str = "'", removed: Counter[str] | None = None) -> str:
     """A transcript as words of letters, marks and digits of any script, one space between them.
 
+    Punctuation and symbols separate words, except marks within a word (`without_invisible`, and the middle dot of `col·legi`).
+
     Args:
-        case: upper, lower, or keep.
+        case: one of `CASES`.
         keep: further characters that words may have.
         removed: counts the characters that were taken out.
     """
-    text = unicodedata.normalize("NFC", text.replace("\u2019", "'"))
-    text = {"upper": text.upper(), "lower": text.lower(), "keep": text}[case]
+    text = unicodedata.normalize("NFC", _APOSTROPHES.sub("'", text))
+    text = _DOTS_IN_WORDS.sub(lambda dot: dot[0] if dot[0] in keep else _taken(dot[0], removed), without_invisible(text, keep, removed))
+    text = unicodedata.normalize("NFC", in_case(text, case))
     characters = []
     for character in text:
         spoken = character in keep or unicodedata.category(character)[0] in "LMN"
@@ -119,6 +123,52 @@ def clean(text: str, case: str = "keep", keep: str = "'", removed: Counter[str] 
             removed[character] += 1
         characters.append(character if spoken else " ")
     return re.sub(r" +", " ", "".join(characters)).strip()
+
+
+def _taken(character: str, removed: Counter[str] | None) -> str:
+    if removed is not None:
+        removed[character] += 1
+    return ""
+
+
+def without_invisible(text: str, keep: Container[str] = "", removed: Counter[str] | None = None) -> str:
+    """Text without characters that nobody sees: joiners and non-joiners, soft hyphens, marks of direction (Unicode category Cf).
+
+    They stand within words and do not separate them. The zero-width space does: Thai and Khmer write it between words.
+
+    Args:
+        keep: characters that stay.
+        removed: counts those that were taken out.
+    """
+    if text.isascii():
+        return text
+    characters = []
+    for character in text:
+        if unicodedata.category(character) != "Cf" or character in keep:
+            characters.append(character)
+        else:
+            characters.append(" " if character == _ZERO_WIDTH_SPACE else "")
+            _taken(character, removed)
+    return "".join(characters)
+
+
+def in_case(text: str, case: str) -> str:
+    """Text in one of `CASES`.
+
+    Georgian stays as it is: its capitals are for headlines, and no corpus is written in them. `-tr` is the case of Turkish and
+    Azerbaijani, where the capital of i is İ and that of ı is I.
+    """
+    if case.endswith("-tr"):
+        text = text.replace("i", "\u0130").replace("\u0131", "I") if case == "upper-tr" else text.replace("\u0130", "i").replace("I", "\u0131")
+    if case.startswith("upper"):
+        return "".join(part if _GEORGIAN.match(part) else part.upper() for part in _GEORGIAN.split(text))
+    # Unicode's own lower case of İ is two characters, i and a dot above
+    return text.replace("\u0130", "i").lower() if case.startswith("lower") else text
+
+
+def is_turkic(text: str) -> bool:
+    """Whether text has a letter for which `upper` and `lower` are wrong and `upper-tr` and `lower-tr` are right."""
+    return "\u0131" in text or "\u0130" in text
 
 
 def letters(text: str) -> str:

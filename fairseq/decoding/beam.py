@@ -6,11 +6,13 @@ import logging
 import math
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fairseq import text_files
 from fairseq.decoding.hypothesis import Hypothesis, from_path
 from fairseq.decoding.language_model import LanguageModel, check_letters, check_words, read_language_model
 from fairseq.decoding.lexicon import Entry, read_lexicon, spell
@@ -18,6 +20,8 @@ from fairseq.decoding.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 5  # lines that a message names
+HOMOPHONES = 6  # words of one spelling that flashlight's trie holds; it drops further ones without a word
 _IMPOSSIBLE = -1e4  # log-probability of all but the delimiter in the frame that is added at the end
 _PLACE_IN_KENLM = re.compile(r"^.*? threw \w+( because `.*?'\.)?\s*")  # its own file, function and condition, before what is wrong
 
@@ -84,6 +88,7 @@ class BeamDecoder:
         self._words = list(dict.fromkeys(entry.word for entry in vocabulary.entries))
         self._flashlight = _flashlight()
         self._lm = self._language_model()
+        self.dropped: list[Entry] = []  # words of the lexicon that the search cannot hold
         self._trie = self._build_trie() if vocabulary.entries else None
         self.configure(settings)
 
@@ -151,8 +156,7 @@ class BeamDecoder:
         try:
             return KenLM(path, known)
         except RuntimeError as error:
-            reason = _PLACE_IN_KENLM.sub("", " ".join(str(error).split()))
-            raise ValueError(f"KenLM cannot read the language model {path}: {reason}") from error
+            raise ValueError(f"KenLM cannot read the language model {path}: {_reason(path, str(error))}") from error
 
     def _build_trie(self) -> Any:
         """The lexicon as a tree of units, each word with what the language model gives it at the start of a sentence."""
@@ -160,14 +164,47 @@ class BeamDecoder:
         numbers = {word: number for number, word in enumerate(self._words)}
         silence = self.tokens.blank if self.tokens.delimiter is None else self.tokens.delimiter
         trie = self._flashlight.Trie(len(self.tokens.symbols), silence)
-        start = self._lm.start(False)
-        for entry in self.vocabulary.entries:
-            score = 0.0
-            if self.vocabulary.model is not None and not self.vocabulary.of_units:
-                _, score = self._lm.score(start, numbers[entry.word])
-            trie.insert([index[unit] for unit in entry.spelling], numbers[entry.word], score)
+        begin, anywhere = self._lm.start(False), self._lm.start(True)
+        of_words = self.vocabulary.model is not None and not self.vocabulary.of_units
+
+        def score(word: str, state: Any) -> float:
+            return self._lm.score(state, numbers[word])[1] if of_words else 0.0
+
+        kept, self.dropped = most_likely_homophones(self.vocabulary.entries, lambda word: score(word, anywhere))
+        for entry in kept:
+            trie.insert([index[unit] for unit in entry.spelling], numbers[entry.word], score(entry.word, begin))
         trie.smear(self._flashlight.SmearingMode.MAX)
         return trie
+
+
+def most_likely_homophones(entries: Sequence[Entry], likelihood: Callable[[str], float]) -> tuple[list[Entry], list[Entry]]:
+    """Split a lexicon into the entries that the search can hold, and those that it cannot: further words of one spelling.
+
+    Args:
+        likelihood: of a word; of equal ones the lexicon's order decides.
+    Returns:
+        At most `HOMOPHONES` entries of each spelling, in the lexicon's order; and the others.
+    """
+    words: dict[tuple[str, ...], dict[str, Entry]] = {}
+    for entry in entries:
+        words.setdefault(entry.spelling, {}).setdefault(entry.word, entry)
+    dropped: list[Entry] = []
+    for same in words.values():
+        if len(same) > HOMOPHONES:
+            ranked = sorted(same.values(), key=lambda entry: -likelihood(entry.word))
+            dropped += ranked[HOMOPHONES:]
+    gone = set(dropped)
+    return [entry for same in words.values() for entry in same.values() if entry not in gone], dropped
+
+
+def describe_dropped(dropped: Sequence[Entry]) -> str:
+    """A warning that names words which can never be recognised."""
+    lines = "; ".join(f"line {entry.line}: {entry.word} ({' '.join(entry.spelling)})" for entry in dropped[:_SHOWN])
+    more = f" (and {len(dropped) - _SHOWN} more)" if len(dropped) > _SHOWN else ""
+    return (
+        f"words of the lexicon that cannot be recognised: {len(dropped)}. The search holds {HOMOPHONES} words of one spelling, and these "
+        f"are less likely than the others: {lines}{more}. Remove rare homophones from the lexicon, or give words different spellings"
+    )
 
 
 def read_beam(
@@ -179,9 +216,20 @@ def read_beam(
 ) -> BeamDecoder:
     """A decoder by the names of its files; what does not fit fully is logged."""
     vocabulary = read_vocabulary(tokens, _text(lexicon), _text(language_model))
-    for warning in vocabulary.warnings:
+    decoder = BeamDecoder(tokens, vocabulary, settings, nbest)
+    for warning in [*vocabulary.warnings, *([describe_dropped(decoder.dropped)] if decoder.dropped else [])]:
         logger.warning(warning)
-    return BeamDecoder(tokens, vocabulary, settings, nbest)
+    return decoder
+
+
+def _reason(path: str, said: str) -> str:
+    """Why KenLM does not load a file, and what to do where that is known."""
+    if "at least a bigram" in said:
+        return "it has unigrams only, and KenLM needs order 2 or more. Make it again with a higher order (make_ngram.py --order 3)"
+    with text_files.open_bytes(path) as file:
+        if file.read(len(text_files.BOM)) == text_files.BOM:
+            return "it begins with a byte order mark, which KenLM does not know. Save it as UTF-8 without BOM"
+    return _PLACE_IN_KENLM.sub("", " ".join(said.split()))
 
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:

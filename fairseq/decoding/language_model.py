@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from fairseq import text_files
 from fairseq.decoding.lexicon import Entry
 from fairseq.decoding.tokens import Tokens
 
 _BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
 _SENTENCE_MARKS = frozenset({"<s>", "</s>", "<unk>", "<UNK>"})
 _SHOWN = 5  # lines that a message names
+_WHAT = "the language model"
 
 
 class LanguageModel(NamedTuple):
@@ -36,15 +38,15 @@ class LanguageModel(NamedTuple):
 def read_language_model(path: str | os.PathLike[str]) -> LanguageModel:
     """Read the words of a model in ARPA form or KenLM's binary one; the n-grams themselves are KenLM's to read.
 
+    An ARPA file may be compressed (gzip, bzip2, xz), as far as KenLM was built with it.
+
     Raises:
-        ValueError: no such file, another form, or a malformed line; names it.
+        MissingFileError: the file does not exist.
+        ValueError: it has another form, or a malformed line; names the file and the line.
     """
     path = str(path)
-    try:
-        with open(path, "rb") as file:
-            is_binary = file.read(len(_BINARY_MAGIC)) == _BINARY_MAGIC
-    except OSError as error:
-        raise ValueError(f"cannot read the language model {path}: {error.strerror}") from error
+    with text_files.named_errors(path, _WHAT), open(path, "rb") as file:
+        is_binary = file.read(len(_BINARY_MAGIC)) == _BINARY_MAGIC
     words = _binary_vocabulary(path) if is_binary else _arpa_vocabulary(path)
     vocabulary = {word: number for word, number in words.items() if word not in _SENTENCE_MARKS}
     if not vocabulary:
@@ -56,34 +58,32 @@ def _arpa_vocabulary(path: str) -> dict[str, int]:
     """Word -> line, from the section of unigrams."""
     words: dict[str, int] = {}
     inside = seen_data = False
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                line = line.strip()
-                seen_data = seen_data or line == "\\data\\"
-                if inside and line.startswith("\\"):
-                    return words
-                if inside and line:
-                    words[_unigram(path, number, line)] = number
-                inside = inside or line == "\\1-grams:"
-                if number > 100 and not seen_data:
-                    break
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is neither ARPA text in UTF-8 nor a KenLM binary: {error.reason} at byte {error.start}") from error
+    for number, line in enumerate(text_files.iterate_lines(path, _WHAT), start=1):
+        line = line.strip(" \t\r")
+        seen_data = seen_data or line == "\\data\\"
+        if inside and line.startswith("\\"):
+            return words
+        if inside and line:
+            words[_unigram(path, number, line)] = number
+        inside = inside or line == "\\1-grams:"
+        if number > 100 and not seen_data:
+            break
     if not inside:
-        raise ValueError(f"{path} is no language model: it has no line \\data\\ with \\1-grams: after it (ARPA), nor KenLM's binary header")
+        raise ValueError(
+            f"{path} is not a language model: it has no line \\data\\ with \\1-grams: after it (ARPA), nor KenLM's binary header"
+        )
     raise ValueError(f"{path} ends within the section \\1-grams: the file is cut off")
 
 
 def _unigram(path: str, number: int, line: str) -> str:
-    columns = line.split()
+    columns = text_files.split(line)
     try:
         float(columns[0])
         if len(columns) in (2, 3):
             return columns[1]
     except ValueError:
         pass
-    raise ValueError(f"{path}, line {number}: {line[:60]!r} is no unigram; a line must be log-probability, word, back-off weight")
+    raise ValueError(f"{path}, line {number}: {line[:60]!r} is not a unigram; a line must be log-probability, word, back-off weight")
 
 
 def _binary_vocabulary(path: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from fairseq import text_files
 from fairseq.decoding.tokens import DELIMITER, Tokens
 
 _SHOWN = 5  # lines that a message names
@@ -25,16 +26,12 @@ def read_lexicon(path: str | os.PathLike[str], tokens: Tokens) -> list[Entry]:
     A word may have several lines. The delimiter at the end may be left out.
 
     Raises:
-        ValueError: no such file, nothing in it, or units that the dictionary does not have; names the lines.
+        MissingFileError: the file does not exist.
+        ValueError: there is nothing in it, or units that the dictionary does not have; names the lines.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the lexicon {path}: {error}") from error
     entries = []
-    for number, line in enumerate(lines, start=1):
-        word, *units = line.split()[:1] + line.split()[1:] or [""]
+    for number, line in enumerate(text_files.iterate_lines(path, "the lexicon"), start=1):
+        word, *units = text_files.split(line) or [""]
         if word:
             entries.append(_entry(word, units or list(word), number, tokens))
     if not entries:

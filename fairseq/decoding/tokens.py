@@ -41,8 +41,8 @@ class Tokens(NamedTuple):
 
     @classmethod
     def from_dictionary(cls, dictionary: Any, blank: int | None = None) -> Tokens:
-        """The roles of a fairseq Dictionary's symbols; its blank is `<s>`, output 0, unless it is said to be another."""
-        return cls.from_symbols([dictionary[number] for number in range(len(dictionary))], 0 if blank is None else blank)
+        """The roles of a fairseq Dictionary's symbols; the blank is `dictionary.bos()`, as in training, unless `blank` names another."""
+        return cls.from_symbols([dictionary[number] for number in range(len(dictionary))], dictionary.bos() if blank is None else blank)
 
     @property
     def has_pieces(self) -> bool:

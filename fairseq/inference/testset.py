@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from fairseq import text_files
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.data_utils import post_process
+from fairseq.data.transcripts import without_invisible
 from fairseq.decoding.tokens import DELIMITER, WORD_START, Tokens
 
 logger = logging.getLogger(__name__)
@@ -46,10 +49,10 @@ class TestSet:
         if labels is None:
             return cls(subset, manifest, None, [], [])
         path = os.path.join(data, f"{subset}.{labels}")
-        lines = read_lines(path, len(manifest), manifest.path)
+        lines = visible(read_lines(path, len(manifest), manifest.path), path, tokens)
         if has_words(lines, labels, tokens):
             logger.info("%s has words where the model has units of another kind: there is no rate of units", path)
-            return cls(subset, manifest, path, [], [" ".join(line.split()) for line in lines])
+            return cls(subset, manifest, path, [], [" ".join(text_files.split(line)) for line in lines])
         return cls(subset, manifest, path, lines, [post_process(line, tokens.kind) for line in lines])
 
     def __len__(self) -> int:
@@ -97,18 +100,30 @@ def has_words(lines: Sequence[str], labels: str, tokens: Tokens) -> bool:
     return labels == "wrd" or any(len(unit) > 1 and unit not in known for line in lines for unit in line.split())
 
 
+def visible(lines: list[str], path: str, tokens: Tokens) -> list[str]:
+    """Label lines without characters that nobody sees and that the dictionary does not have: each would be an error of the model's."""
+    known = set("".join(tokens.symbols))
+    found: dict[str, int] = {}  # character -> its first line
+    cleaned = []
+    for number, line in enumerate(lines, start=1):
+        removed: Counter[str] = Counter()
+        cleaned.append(without_invisible(line, known, removed).strip())
+        for character in removed:
+            found.setdefault(character, number)
+    if found:
+        shown = "; ".join(f"line {number}: U+{ord(character):04X} {unicodedata.name(character, '')}" for character, number in found.items())
+        logger.warning("%s has invisible characters that the dictionary does not have, and they do not count: %s", path, shown)
+    return cleaned
+
+
 def read_lines(path: str, count: int, manifest: str) -> list[str]:
     """Lines of a file that has one for each utterance.
 
     Raises:
+        MissingFileError: it does not exist.
         ValueError: it cannot be read, or has another count of lines.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if lines and lines[-1] == "":
-        lines.pop()
+    lines = text_files.read_lines(path, "the file")
     if len(lines) != count:
         raise ValueError(f"{path} has {len(lines)} lines, but {manifest} has {count} utterances: line n belongs to line n + 1 there")
     return [line.strip() for line in lines]

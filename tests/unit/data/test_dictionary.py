@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fairseq.data.dictionary import Dictionary
+from fairseq.decoding import Tokens
 
 
 @pytest.fixture
@@ -96,3 +97,27 @@ def test_state_is_plain_and_whole(letters: Dictionary, tmp_path: Path) -> None:
     assert again == letters and again.indices == letters.indices and again.nspecial == 4 and again.pad() == 1
     again.add_symbol("D")
     assert again != letters
+
+
+def test_what_editors_leave_in_a_file_is_no_part_of_a_symbol(tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_bytes("\ufeff|  1\r\nA\t2\n  B 3 \nC\u00a0D 4\n".encode())
+    assert Dictionary.load(tmp_path / "d.txt").symbols[4:] == ["|", "A", "B", "C\u00a0D"]
+    assert Dictionary.load(io.StringIO("\ufeff| 1\n")).symbols[4:] == ["|"]
+
+
+def test_negative_counts_are_read_as_fairseq_reads_them() -> None:
+    dictionary = Dictionary.load(io.StringIO("| -0\nA -7\n  5\n"))
+    assert dictionary.symbols[4:] == ["|", "A", " "] and dictionary.count[4:] == [0, -7, 5]
+    with pytest.raises(ValueError, match=r"line 1: the count '-3.5' is not a whole number. A sentencepiece .vocab"):
+        Dictionary.load(io.StringIO("\u2581the\t-3.5\n"))
+
+
+def test_special_symbols_keep_their_numbers() -> None:
+    listed = "".join(f"{symbol} 1\n" for symbol in ("<s>", "<pad>", "</s>", "<unk>"))
+    with pytest.raises(ValueError, match="line 1: the symbol '<s>' is there already: .* Remove the line"):
+        Dictionary.load(io.StringIO(listed))
+    dictionary = Dictionary.load(io.StringIO(listed.replace("\n", " #fairseq:overwrite\n") + "| 5\nA 3\n"))
+    for same in (dictionary, Dictionary.from_state_dict(dictionary.state_dict())):
+        assert len(same) == 10 and same.index("A") == 9  # as many rows as in fairseq
+        assert [same.bos(), same.pad(), same.eos(), same.unk()] == [0, 1, 2, 3] and same.index("<s>") == 0
+        assert Tokens.from_dictionary(same).blank == same.bos()

@@ -95,3 +95,20 @@ def test_unusable_lines_by_file_and_line() -> None:
     assert "two.ltr, line 1: the label is empty" in found.reasons[1] and "blank" in found.reasons[2]
     assert find_unusable(labels, np.array([0, 4]), np.array([15, 10]), layers, blank=0).indices.tolist() == []
     assert find_unusable(labels, np.array([1]), np.array([20]), layers, blank=0).indices.tolist() == []
+
+
+def test_a_byte_order_mark_is_not_a_unit(dictionary: Dictionary, tmp_path: Path) -> None:
+    path = tmp_path / "train.ltr"
+    path.write_bytes(b"\xef\xbb\xbfA B\nB\n")
+    assert read_labels(path, dictionary)[0].tolist() == [dictionary.index("A"), dictionary.index("B")]
+    path.write_bytes("A B\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="train.ltr are UTF-16"):
+        read_labels(path, dictionary)
+
+
+def test_the_advice_for_phones_is_one_that_works(dictionary: Dictionary, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"dict\.phn\.txt") as error:
+        read_labels(tmp_path / "gone.phn", dictionary)
+    with pytest.raises(ValueError, match="add these units to the dictionary") as other:
+        read_labels(write(tmp_path / "train.phn", ["ah zz9"]), dictionary)
+    assert "prepare_labels" not in str(error.value) + str(other.value)  # it makes letters and words only

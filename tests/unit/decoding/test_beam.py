@@ -173,3 +173,38 @@ def test_neither_lexicon_nor_model_is_refused(tokens: Tokens) -> None:
 def test_hypotheses_have_no_more_frames_than_the_audio(tokens: Tokens, lexicon: Path, emit: Emit) -> None:
     found = BeamDecoder(tokens, read_vocabulary(tokens, str(lexicon), None), BeamSettings(), 1).decode(emit("--AB"))[0]
     assert found.text == "AB" and found.words[0].last == 3
+
+
+HOMOPHONES = [f"B{letter}" for letter in "ABCDEFGH"]
+
+
+def homophones(folder: Path, unigrams: dict[str, float]) -> tuple[Path, Path]:
+    lexicon, model = folder / "homophones.txt", folder / "homophones.arpa"
+    lexicon.write_text("".join(f"{word}\tB A |\n" for word in [HOMOPHONES[0], *HOMOPHONES]))  # the first line twice
+    model.write_text(arpa({"<unk>": -9.0, "<s>": -99.0, "</s>": -1.0, **unigrams}, {("<s>", HOMOPHONES[0]): -0.5}))
+    return lexicon, model
+
+
+def test_the_likeliest_homophones_are_kept_and_the_others_named(
+    tokens: Tokens, emit: Emit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lexicon, model = homophones(tmp_path, dict.fromkeys(HOMOPHONES, -3.0) | {"BH": -0.1, "BC": -4.0, "BD": -5.0})
+    decoder = read_beam(tokens, lexicon, model, BeamSettings(lm_weight=5))
+    assert decoder.decode(emit("-BA|BA|"))[0].text.split()[-1] == "BH"  # the last line, and by far the likeliest
+    assert [entry.word for entry in decoder.dropped] == ["BC", "BD"]
+    assert "line 4: BC (B A |); line 5: BD (B A |)" in caplog.text and "cannot be recognised: 2" in caplog.text
+
+
+def test_without_a_language_model_the_first_homophones_are_kept(tokens: Tokens, tmp_path: Path) -> None:
+    decoder = read_beam(tokens, homophones(tmp_path, {})[0], None, BeamSettings())
+    assert [entry.word for entry in decoder.dropped] == HOMOPHONES[6:]
+
+
+def test_why_kenlm_refuses_a_model_is_said(tokens: Tokens, tmp_path: Path) -> None:
+    model = tmp_path / "m.arpa"
+    model.write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-9\t<unk>\n-99\t<s>\n-1\t</s>\n-1\tAB\n\n\\end\\\n")
+    with pytest.raises(ValueError, match="m.arpa: it has unigrams only"):
+        read_beam(tokens, None, model, BeamSettings())
+    model.write_text("\ufeff" + arpa(UNIGRAMS, BIGRAMS))
+    with pytest.raises(ValueError, match="m.arpa: it begins with a byte order mark"):
+        read_beam(tokens, None, model, BeamSettings())

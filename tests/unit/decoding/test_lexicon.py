@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,8 +70,8 @@ def test_lines_of_an_arpa_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hello\n", "is no language model"),
-        ("\\data\\\nngram 1=1\n\n\\1-grams:\nx\tA\n", "line 5: 'x.tA' is no unigram"),
+        ("hello\n", "is not a language model"),
+        ("\\data\\\nngram 1=1\n\n\\1-grams:\nx\tA\n", "line 5: 'x.tA' is not a unigram"),
         ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tA\n", "the file is cut off"),
         ("\\data\\\n\\1-grams:\n-1\t<unk>\n\\end\\\n", "has no words"),
         ("mmap lm http://kheafield.com/code format version 5\n", "holds no words"),
@@ -94,3 +98,45 @@ def test_words_that_do_not_fit_are_told_by_line(tokens: Tokens, tmp_path: Path) 
     lexicon = write(tmp_path / "l.txt", "AB\nC\n")
     (warning,) = read_vocabulary(tokens, str(lexicon), str(model)).warnings
     assert "1 of the 2 words" in warning and "line 2: C" in warning
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_word(tokens: Tokens, tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbfAB\tA B |\r\nC\r\n")
+    assert [entry.word for entry in read_lexicon(tmp_path / "l.txt", tokens)] == ["AB", "C"]
+
+
+def test_words_end_at_ascii_blanks_only(tmp_path: Path) -> None:
+    words = ["A\u00a0B", "A\u3000B", "A\u2028B", "A\x85B", "A\x0bB"]
+    assert list(read_language_model(write_arpa(tmp_path / "m.arpa", *words)).vocabulary) == words  # KenLM takes each as one word
+    tokens = Tokens.from_symbols(["<s>", "A", "B"])
+    assert [entry.word for entry in read_lexicon(write(tmp_path / "l.txt", f"{words[0]}  A\t B\n"), tokens)] == words[:1]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_arpa_files_are_read(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    plain = write_arpa(tmp_path / "m.arpa", "AB", "C").read_bytes()
+    (tmp_path / "m.gz").write_bytes(compress(plain))
+    assert read_language_model(tmp_path / "m.gz").vocabulary == {"AB": 8, "C": 9}
+    (tmp_path / "cut.gz").write_bytes(compress(plain)[:40])
+    with pytest.raises(ValueError, match="cut.gz"):
+        read_language_model(tmp_path / "cut.gz")
+
+
+def test_bytes_that_are_not_utf8_are_named_by_line(tokens: Tokens, tmp_path: Path) -> None:
+    arpa = write_arpa(tmp_path / "m.arpa", "AB", "C")
+    arpa.write_bytes(arpa.read_bytes().replace(b"\tC\t", b"\t\xe9\t"))
+    with pytest.raises(ValueError, match="m.arpa, line 9: byte 4 of the line is not UTF-8"):
+        read_language_model(arpa)
+    (tmp_path / "l.txt").write_bytes(b"AB\n\xe9\n")
+    with pytest.raises(ValueError, match="l.txt, line 2"):
+        read_lexicon(tmp_path / "l.txt", tokens)
+    (tmp_path / "l.txt").write_bytes("AB\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="l.txt is UTF-16"):
+        read_lexicon(tmp_path / "l.txt", tokens)
+
+
+def test_a_missing_file_is_a_missing_file(tokens: Tokens, tmp_path: Path) -> None:
+    for read in (lambda: read_lexicon(tmp_path / "gone", tokens), lambda: read_language_model(tmp_path / "gone")):
+        with pytest.raises(FileNotFoundError, match="gone") as error:
+            read()
+        assert isinstance(error.value, ValueError)
