@@ -97,6 +97,8 @@ class Trainer:
         for module in self.unwrapped_model.modules():
             if hasattr(module, "static_layerdrop"):
                 module.static_layerdrop = static
+            if hasattr(module, "looks_for_padding"):
+                module.looks_for_padding = False  # it would wait for the device, and run other graphs without padding than with it
         if self.data_parallel_world_size == 1:
             return self.unwrapped_model
         return distributed.distribute(self.unwrapped_model, self.cfg.distributed_training, self.device.ddp_options())

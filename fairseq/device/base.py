@@ -36,7 +36,8 @@ class Device:
     """What a run asks of its hardware; this class is the CPU.
 
     The `*_form` methods choose between forms of one computation that give equal results at different speeds. The choices are
-    measurements (benchmarks/results), not beliefs.
+    measurements (benchmarks/results), not beliefs. A graph that `torch.jit.trace` records has torch's own operators: the other forms loop
+    over lengths in Python, which the trace would keep as constants.
     """
 
     type = "cpu"
@@ -79,15 +80,17 @@ class Device:
 
     def conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         """Form of the feature extractor's convolutions: `conv1d`, `conv2d` (channels last) or `matmul` (time first, products of views)."""
-        return FORCED.conv_form or self._conv_form(in_channels, dtype)
+        return FORCED.conv_form or ("conv1d" if torch.jit.is_tracing() else self._conv_form(in_channels, dtype))
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
         """Form of the positional convolution: `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices, each for 8 frames)."""
-        return FORCED.pos_conv_form or self._pos_conv_form(dtype)
+        return FORCED.pos_conv_form or ("conv1d" if torch.jit.is_tracing() else self._pos_conv_form(dtype))
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
         """Form of self-attention: `sdpa`, `vendor` (`fused_attention`), `blocks` (of heads, in cache) or `matmul` (has weights)."""
-        return FORCED.attention_form or ("matmul" if needs_weights else self._attention_form(dtype))
+        if FORCED.attention_form is not None or needs_weights:
+            return FORCED.attention_form or "matmul"
+        return "sdpa" if torch.jit.is_tracing() else self._attention_form(dtype)
 
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         return "matmul"

@@ -120,7 +120,7 @@ def normalizing(model: SpeechModel, normalize: bool) -> Iterator[None]:
 
 def masks_frames(model: SpeechModel) -> bool:
     """Whether it was fine-tuned with masked frames."""
-    return bool(model.model.w2v_encoder.apply_mask) and model.encoder.cfg.mask_prob > 0
+    return bool(model.model.w2v_encoder.apply_mask) and model.encoder.mask_prob > 0
 
 
 @contextlib.contextmanager

@@ -57,6 +57,7 @@ class SpeechModel:
         self.dtype = torch.bfloat16 if half else None
         self.encoder = model.w2v_encoder.w2v_model if hasattr(model, "w2v_encoder") else model
         set_length_aware(model)
+        self.encoder.looks_for_padding = False  # `batch` gives no mask where there is no padding
         self.encoder.encoder.required_seq_len_multiple = 1  # filler would only bring a mask for every block to add
         self._arrange_weights()
         model.to(self.device.torch_device)

@@ -36,6 +36,8 @@ class RelPositionalEncoding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Encodings for input T x B x C: (2T-1) x 1 x C, largest distance first, in the input's dtype and on its device."""
         num_frames = x.size(0)
+        if torch.jit.is_tracing():  # the table would be a constant of the graph, as long as the traced input
+            return relative_sinusoids(num_frames, self.d_model, x.device).unsqueeze(1).type_as(x)
         table = self._table
         if table is None or table.size(0) < 2 * num_frames - 1 or table.device != x.device:
             self._table = table = relative_sinusoids(num_frames, self.d_model, x.device)

@@ -42,6 +42,7 @@ def test_an_update_reads_nothing_and_the_log_reads_once(corpus: Path, tmp_path: 
     trainer, updates = make_trainer(corpus, tmp_path, **model)
     if not model.get("quantize_targets", True):
         trainer.criterion.loss_weights = [10]
+    assert not trainer.unwrapped_model.looks_for_padding, "validation would wait for each batch's padding mask"
     batches = updates.next_epoch_itr()
     trainer.train_step(next(batches))  # the first one makes the optimizer's state
     second, third = next(batches), next(batches)  # made on the host, before anything is on a device

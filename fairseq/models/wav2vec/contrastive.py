@@ -91,6 +91,60 @@ def logits_against_codebook(x: Tensor, drawn: Tensor, is_positive: Tensor, tempe
     return _fill(torch.einsum("bmd,bmnd->bmn", unit(x), unit(drawn)) / temperature, is_positive)
 
 
+# -- by fairseq's names, for callers with losses of their own ----------------------------------------------------------------------
+
+
+def sample_negatives(
+    y: Tensor, num: int, num_within: int, num_across: int, padding_count: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Negatives for `num` frames of each row, drawn on the host from torch's default generator: fairseq's numbers after the same seed.
+
+    Args:
+        y: candidates, B x K x D.
+        num_within: negatives from a frame's own row, never the frame itself.
+        num_across: further negatives from all rows. fairseq: these step over the frame itself in the first row only.
+        padding_count: candidates at the end of a row that are padding, and not drawn from its own row.
+    Returns:
+        N x B x num x D, and their indices into the B*K candidates, int64, B x (num*N); empty tensors where N is 0.
+    Raises:
+        ValueError: fewer than two candidates to draw from.
+    """
+    if num_within + num_across == 0:
+        return y.new_empty(0), torch.empty(0, dtype=torch.long, device=y.device)
+    B, K, D = y.shape
+    valid = K - (padding_count or 0)
+    if valid < 2:
+        raise ValueError(f"negatives need two candidates in a row; these are {B} rows of {K}, {padding_count or 0} of them padding")
+
+    def draw(count: int, high: int) -> Tensor:
+        own = torch.arange(num).repeat_interleave(count)
+        drawn = torch.randint(high - 1, (B, count * num))
+        return drawn + (drawn >= own).long()
+
+    parts = []
+    if num_within > 0:
+        parts.append(draw(num_within, valid) + torch.arange(B).unsqueeze(1) * K)
+    if num_across > 0:
+        parts.append(draw(num_across, K * B))
+    indices = torch.cat(parts, dim=1).to(y.device)
+    negatives = y.reshape(-1, D)[indices.view(-1)]
+    return negatives.view(B, num, num_within + num_across, D).permute(2, 0, 1, 3), indices
+
+
+def compute_preds(x: Tensor, y: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Logits of the positive and its negatives: cosine similarities over the temperature, (1+N) x B x T, in the dtype of `x`.
+
+    Args:
+        x: predictions, B x T x D.
+        y: positives, B x T x D.
+        negatives: N x B x T x D; one that equals its positive has the logit of an impossible candidate.
+    """
+    targets = torch.cat([y.unsqueeze(0), negatives], dim=0)
+    logits = (torch.cosine_similarity(x.float(), targets.float(), dim=-1) / temperature).type_as(x)
+    is_positive = (y == negatives).all(-1)
+    return _fill(logits, torch.cat([torch.zeros_like(is_positive[:1]), is_positive], dim=0))
+
+
 def unit(x: Tensor) -> Tensor:
     """Vectors of length 1, in fp32 at least."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=_EPSILON)

@@ -79,7 +79,8 @@ class TransformerEncoder(nn.Module):
         Args:
             x: B x T x C.
             padding_mask: B x T, true where a frame is padding; None: there is no padding.
-            layer: stop after this block (0 is the first) and return its output, without the final norm of a pre-norm model.
+            layer: stop after this block (0 is the first) and return its output, without the final norm of a pre-norm model. A negative
+                number, or one past the last block, runs all blocks, also without that norm.
             corpus_key: accepted for fairseq's adapters, which are not offered.
         Returns:
             B x T x C, and the results of the blocks that ran.
@@ -99,9 +100,11 @@ class TransformerEncoder(nn.Module):
         if not self.layer_norm_first:
             x = self.layer_norm(x)
 
+        num_frames = x.size(1)
         x, added = pad_to_multiple(x, self.required_seq_len_multiple, dim=-2)
-        if added > 0 and padding_mask is None:
-            padding_mask = (torch.arange(x.size(1), device=x.device) >= x.size(1) - added).expand(x.size(0), -1)
+        is_filled = isinstance(added, Tensor) or added > 0  # a tensor in a trace: at other lengths something is added
+        if is_filled and padding_mask is None:
+            padding_mask = (torch.arange(x.size(1), device=x.device) >= num_frames).expand(x.size(0), -1)
         else:
             padding_mask, _ = pad_to_multiple(padding_mask, self.required_seq_len_multiple, dim=-1, value=True)
 
@@ -109,9 +112,9 @@ class TransformerEncoder(nn.Module):
         x = x.transpose(0, 1)  # B x T x C -> T x B x C
         x, layer_results = self._run_layers(x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False)
         x = x.transpose(0, 1)
-        if added > 0:
-            x = x[:, :-added]
-            layer_results = [tuple(part if part is None else part[:-added] for part in result) for result in layer_results]
+        if is_filled:  # cut to a count, not by one, which may be 0 in a trace
+            x = x[:, :num_frames]
+            layer_results = [tuple(part if part is None else part[:num_frames] for part in result) for result in layer_results]
         return x, layer_results
 
     def _positions(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -124,8 +127,8 @@ class TransformerEncoder(nn.Module):
         return x.transpose(1, 2)
 
     def _run_layers(self, x: Tensor, tgt_layer: int | None, min_layer: int, **layer_arguments: Any) -> tuple[Tensor, list[LayerResult]]:
-        """The blocks up to `tgt_layer`, with layerdrop; T x B x C."""
-        layers = self.layers if tgt_layer is None else self.layers[: tgt_layer + 1]
+        """The blocks up to `tgt_layer` (all for None or a negative number), with layerdrop; T x B x C."""
+        layers = self.layers if tgt_layer is None or tgt_layer < 0 else self.layers[: tgt_layer + 1]
         drop = LayerDrop.draw(len(self.layers), self.layerdrop, self.training, self.static_layerdrop, x)
         layer_results: list[LayerResult] = []
         for number, layer in enumerate(layers):

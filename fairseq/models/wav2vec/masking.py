@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fairseq.data.data_utils import compute_mask_indices
 from fairseq.data.masking import MIN_TIME_MASKS
-from fairseq.models.wav2vec.config import Wav2Vec2Config
+
+
+class MaskSettings(Protocol):
+    """Settings that masks are drawn with: fields of Wav2Vec2Config, and attributes of the model, which callers may set after loading."""
+
+    mask_prob: float
+    mask_length: int
+    mask_selection: str
+    mask_other: float
+    no_mask_overlap: bool
+    mask_min_space: int
+    require_same_masks: bool
+    mask_dropout: float
+    mask_channel_prob: float
+    mask_channel_length: int
+    mask_channel_before: bool
+    mask_channel_selection: str
+    mask_channel_other: float
+    no_mask_channel_overlap: bool
+    mask_channel_min_space: int
+    crop_seq_to_multiple: int
+
+
+MASK_SETTINGS = tuple(MaskSettings.__annotations__)
 
 
 class FrameMask(NamedTuple):
@@ -21,7 +44,7 @@ class FrameMask(NamedTuple):
 
 
 def frame_mask(
-    cfg: Wav2Vec2Config,
+    settings: MaskSettings,
     features: Tensor,
     padding_mask: Tensor | None,
     indices: Tensor | None,
@@ -48,36 +71,36 @@ def frame_mask(
         if indices is None:
             shown = torch.zeros(B, T, device=features.device).scatter_add_(1, positions, (weights > 0).float())
             indices = shown > 0
-        if cfg.crop_seq_to_multiple > 1:
+        if settings.crop_seq_to_multiple > 1:
             positions, weights = _inside(T, positions, weights)
         return FrameMask(indices[:, :T], positions, weights)
     if indices is not None and (indices.dim() != 2 or indices.size(0) != B or indices.size(1) < T):
         raise ValueError(f"mask_indices is {' x '.join(map(str, indices.shape))}; this audio gives {B} x {T} (utterances x frames)")
-    indices = masked_frames(cfg, features, padding_mask, indices)
+    indices = masked_frames(settings, features, padding_mask, None) if indices is None else indices[:, :T]
     return None if indices is None else FrameMask(indices, *positions_of(indices))
 
 
-def masked_frames(cfg: Wav2Vec2Config, features: Tensor, padding_mask: Tensor | None, indices: Tensor | None) -> Tensor | None:
-    """Masked frames, bool, B x T: as given, or drawn as the config says; None where `mask_prob` is 0 and none were given.
+def masked_frames(settings: MaskSettings, features: Tensor, padding_mask: Tensor | None, indices: Tensor | None) -> Tensor | None:
+    """Masked frames, bool, B x T: as given, or drawn with these settings; None where `mask_prob` is 0, as in fairseq.
 
-    All that a model needs which predicts nothing at the masked frames, as in fine-tuning; a given mask is not read on the host.
+    This is all that a model needs if it predicts nothing at the masked frames, as in fine-tuning. A given mask is not read on the host.
     """
     B, T = features.shape[:2]
+    if settings.mask_prob <= 0:
+        return None
     if indices is None:
-        if cfg.mask_prob <= 0:
-            return None
         drawn = compute_mask_indices(
             (B, T),
             padding_mask,
-            cfg.mask_prob,
-            cfg.mask_length,
-            cfg.mask_selection,
-            cfg.mask_other,
+            settings.mask_prob,
+            settings.mask_length,
+            settings.mask_selection,
+            settings.mask_other,
             min_masks=MIN_TIME_MASKS,
-            no_overlap=cfg.no_mask_overlap,
-            min_space=cfg.mask_min_space,
-            require_same_masks=cfg.require_same_masks,
-            mask_dropout=cfg.mask_dropout,
+            no_overlap=settings.no_mask_overlap,
+            min_space=settings.mask_min_space,
+            require_same_masks=settings.require_same_masks,
+            mask_dropout=settings.mask_dropout,
         )
         indices = torch.from_numpy(drawn).to(features.device)
     return indices[:, :T]
@@ -103,20 +126,20 @@ def positions_of(indices: Tensor) -> tuple[Tensor, Tensor]:
     return positions, counted.float()
 
 
-def channel_mask(cfg: Wav2Vec2Config, features: Tensor, indices: Tensor | None) -> Tensor | None:
-    """Masked channels, bool, B x 1 x C: as given (B x C, or fairseq's B x T x C), or drawn by the config; None for none."""
-    if cfg.mask_channel_prob <= 0:
+def channel_mask(settings: MaskSettings, features: Tensor, indices: Tensor | None) -> Tensor | None:
+    """Masked channels, bool, B x 1 x C: as given (B x C, or fairseq's B x T x C), or drawn with these settings; None for none."""
+    if settings.mask_channel_prob <= 0:
         return None
     if indices is None:
         drawn = compute_mask_indices(
             (features.size(0), features.size(2)),
             None,
-            cfg.mask_channel_prob,
-            cfg.mask_channel_length,
-            cfg.mask_channel_selection,
-            cfg.mask_channel_other,
-            no_overlap=cfg.no_mask_channel_overlap,
-            min_space=cfg.mask_channel_min_space,
+            settings.mask_channel_prob,
+            settings.mask_channel_length,
+            settings.mask_channel_selection,
+            settings.mask_channel_other,
+            no_overlap=settings.no_mask_channel_overlap,
+            min_space=settings.mask_channel_min_space,
         )
         indices = torch.from_numpy(drawn).to(features.device)
     return indices.unsqueeze(1) if indices.dim() == 2 else indices

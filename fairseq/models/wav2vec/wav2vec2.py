@@ -24,7 +24,7 @@ from fairseq.models.wav2vec.config import (
 from fairseq.models.wav2vec.conformer_encoder import ConformerEncoder
 from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSentenceEncoderLayer
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
-from fairseq.models.wav2vec.masking import FrameMask, channel_mask, frame_mask, gather_frames, masked_frames
+from fairseq.models.wav2vec.masking import MASK_SETTINGS, FrameMask, channel_mask, frame_mask, gather_frames, masked_frames
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
 from fairseq.modules.glu import GLU
@@ -72,8 +72,11 @@ class Wav2Vec2Model(BaseFairseqModel):
             cfg = merge_with_parent(Wav2Vec2Config(), cfg)
         check_model_config(cfg)
         self.cfg = cfg
-        # what a forward pass reads: torch.compile cannot look into omegaconf, and every look there takes 20 microseconds
-        self.settings = cfg if isinstance(cfg, Wav2Vec2Config) else Wav2Vec2Config(**config_to_container(cfg))
+        # what a forward pass reads is an attribute: callers of fairseq set these after loading, torch.compile cannot look into omegaconf,
+        # and every look there takes 20 microseconds
+        settings = cfg if isinstance(cfg, Wav2Vec2Config) else Wav2Vec2Config(**config_to_container(cfg))
+        for name in MASK_SETTINGS:
+            setattr(self, name, getattr(settings, name))
         self.conv_layers = parse_conv_layers(cfg.conv_feature_layers)
         self.embed = self.conv_layers[-1].dim
         final_dim = cfg.final_dim if cfg.final_dim > 0 else cfg.encoder_embed_dim
@@ -105,10 +108,12 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
         self.length_aware = False  # see modules/length_aware.py
+        self.looks_for_padding = True  # the trainer turns it off, see _padding
         self.updates_before = 0  # of a pre-training that is continued: temperatures go on from there
         self.n_negatives = cfg.num_negatives
         self.cross_sample_negatives = cfg.cross_sample_negatives
         self.codebook_negatives = cfg.codebook_negatives
+        self.negatives_from_everywhere = cfg.negatives_from_everywhere
         self.logit_temp = logit_temperature(cfg, 0)
 
     def _build_quantizer(self, vq_dim: int) -> GumbelVectorQuantizer:
@@ -163,10 +168,11 @@ class Wav2Vec2Model(BaseFairseqModel):
 
         Args:
             source: raw audio, B x S.
-            padding_mask: bool, B x S, true where a sample is padding; None: there is none.
+            padding_mask: B x S, of any dtype, true (not 0) where a sample is padding; None: there is none.
             mask: mask frames (and channels).
             features_only: stop after the encoder.
-            layer: stop the encoder after this block (0 is the first).
+            layer: stop the encoder after this block (0 is the first) and leave out a pre-norm model's final norm. A negative number, or one
+                past the last block, runs all blocks.
             mask_indices: masked frames, bool, B x T. Given alone it is read on the host; None with `mask` draws it as the config says.
             mask_channel_indices: masked channels, bool, B x C.
             padding_count, corpus_key: accepted from fairseq's callers; positions and weights, and no adapters, make them needless.
@@ -174,33 +180,32 @@ class Wav2Vec2Model(BaseFairseqModel):
                 A row without any weight counts in nothing: not in the loss, the codebook's statistics or the feature penalty.
             negative_indices: negatives to use in place of drawn ones, int64, B x M x N, into the utterance's M masked frames.
         Returns:
-            With `features_only`: x (B x T x C), padding_mask (bool, B x T, or None), features (before masking, B x T x C),
-            layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first), padding_mask, features_pen, masked_weights, and with a
-            quantizer prob_perplexity, code_perplexity, num_vars, temp.
+            With `features_only`: x (B x T x C), padding_mask (bool, B x T; None if nothing is padding), features (before masking,
+            B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first), padding_mask, features_pen,
+            masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars, temp.
         Raises:
             ValueError: the masks do not fit together, or there is nothing to predict or to contrast it with.
         """
-        latents = self._extract(source, padding_mask)
+        latents = self._extract(source, self._padding(padding_mask, features_only))
         features, padding_mask = latents.features, latents.padding_mask
         unmasked = self.dropout_features(features)
         if self.post_extract_proj is not None:
             features = self.post_extract_proj(features)
         features = self.dropout_input(features)
-        frames, hidden = None, None
-        if mask and features_only and masked_positions is None:
-            hidden = masked_frames(self.settings, features, padding_mask, mask_indices)
-        elif mask:
-            frames = frame_mask(self.settings, features, padding_mask, mask_indices, masked_positions, masked_weights)
-            hidden = None if frames is None else frames.indices
-        # hpu: static: M positions a row for each shape of batch, with weights of 0 for filler, instead of a selection by a mask
+        frames = None
+        if mask and not (features_only and masked_positions is None):
+            # hpu: static: M positions a row for each shape of batch, with weights of 0 for filler, instead of a selection by a mask
+            frames = frame_mask(self, features, padding_mask, mask_indices, masked_positions, masked_weights)
         row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
 
         quantized: dict[str, Any] = {}
         if self.input_quantizer is not None:
             quantized = self.input_quantizer(features, weights=_frame_weights(features, padding_mask, row_counts))
             features = self.project_inp(quantized.pop("x"))
-        if mask:
-            features = self._apply_masks(features, hidden, mask_channel_indices)
+        if frames is not None:
+            features = self._cover(features, frames.indices, mask_channel_indices)
+        elif mask:
+            features, _ = self.apply_mask(features, padding_mask, mask_indices, mask_channel_indices)
         x, layer_results = self.encoder(features, padding_mask=padding_mask, layer=layer)
         if self.training and self.encoder.static_layerdrop:  # hpu: and several processes: the same graph, frozen or not
             x = with_zero_gradients(x, self.frozen_parameters())
@@ -222,6 +227,19 @@ class Wav2Vec2Model(BaseFairseqModel):
             **statistics,
         }
 
+    def _padding(self, padding_mask: Tensor | None, features_only: bool) -> Tensor | None:
+        """A caller's padding mask as bool; None if it marks nothing.
+
+        To look for that waits for the device. So this happens where features are asked for in evaluation, and not in the trainer, whose
+        batches always have a mask; nor in a graph that is being recorded, since the next input may have padding.
+        """
+        if padding_mask is None:
+            return None
+        padding_mask = padding_mask.bool()
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        looks = features_only and self.looks_for_padding and not self.training and not recorded
+        return None if looks and not padding_mask.any() else padding_mask
+
     def _extract(self, source: Tensor, padding_mask: Tensor | None) -> Latents:
         """Raw audio to layer-normed frames, cropped to the config's multiple."""
         num_samples = None if padding_mask is None else (~padding_mask).sum(dim=1)
@@ -237,21 +255,37 @@ class Wav2Vec2Model(BaseFairseqModel):
             lengths = self._get_feat_extract_output_lengths(num_samples)
             lengths = lengths.clamp(min=1)  # attention over nothing at all would be NaN, and NaN times weight 0 is NaN
             valid = torch.arange(features.size(1), device=source.device) < lengths.unsqueeze(1)
-        frames = features.size(1) - features.size(1) % self.settings.crop_seq_to_multiple
+        frames = features.size(1) - features.size(1) % self.crop_seq_to_multiple
         return Latents(self.layer_norm(features[:, :frames]), None if valid is None else ~valid[:, :frames], squares, valid)
 
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames for so many valid samples."""
         return frames_for_samples(input_lengths, self.conv_layers)
 
-    def _apply_masks(self, x: Tensor, hidden: Tensor | None, mask_channel_indices: Tensor | None) -> Tensor:
-        """`mask_emb` over the masked frames (bool, B x T) and 0 over the masked channels, in the config's order."""
-        channels = channel_mask(self.settings, x, mask_channel_indices)
-        if channels is not None and self.settings.mask_channel_before:
+    def apply_mask(
+        self, x: Tensor, padding_mask: Tensor | None, mask_indices: Tensor | None = None, mask_channel_indices: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mask frames and channels as the attributes `mask_prob` and the like say.
+
+        Args:
+            x: B x T x C; it is not changed.
+            padding_mask: B x T, of any dtype, true (not 0) for frames not to mask; None: there is no padding.
+            mask_indices: masked frames, bool, B x T; None draws them. Of no effect where `mask_prob` is 0.
+            mask_channel_indices: masked channels, bool, B x C or B x T x C; likewise, with `mask_channel_prob`.
+        Returns:
+            x with `mask_emb` in masked frames and 0 in masked channels, and the masked frames (bool, B x T, or None where there are none).
+        """
+        hidden = masked_frames(self, x, None if padding_mask is None else padding_mask.bool(), mask_indices)
+        return self._cover(x, hidden, mask_channel_indices), hidden
+
+    def _cover(self, x: Tensor, hidden: Tensor | None, mask_channel_indices: Tensor | None) -> Tensor:
+        """`mask_emb` over the masked frames (bool, B x T) and 0 over the masked channels, in the order of `mask_channel_before`."""
+        channels = channel_mask(self, x, mask_channel_indices)
+        if channels is not None and self.mask_channel_before:
             x = x.masked_fill(channels, 0)
         if hidden is not None:
             x = index_put(x, hidden, self.mask_emb)
-        if channels is not None and not self.settings.mask_channel_before:
+        if channels is not None and not self.mask_channel_before:
             x = x.masked_fill(channels, 0)
         return x
 
@@ -266,7 +300,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         """
         B, T = unmasked.shape[:2]
         M = frames.positions.size(1)
-        if self.settings.negatives_from_everywhere:
+        if self.negatives_from_everywhere:
             y, weights, own = unmasked, everywhere, frames.positions
             counts = torch.full((B,), T, device=y.device) if everywhere is None else (everywhere > 0).sum(dim=1)
         else:
@@ -292,7 +326,7 @@ class Wav2Vec2Model(BaseFairseqModel):
             within = contrastive.draw_within_rows(candidates, self.n_negatives)
         else:
             within = within.long()
-            if self.settings.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
+            if self.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
                 within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
         if within.size(2) + self.cross_sample_negatives + self.codebook_negatives == 0:
             raise ValueError("no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives above 0")
@@ -314,6 +348,14 @@ class Wav2Vec2Model(BaseFairseqModel):
         positive = candidates.codes.gather(1, candidates.own).unsqueeze(-1)
         return contrastive.logits_against_codebook(x, drawn, self.quantizer.to_codebook_index(codes) == positive, self.logit_temp)
 
+    def sample_negatives(self, y: Tensor, num: int, padding_count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Negatives by fairseq's name, for other losses; `forward` draws its own. See `contrastive.sample_negatives`."""
+        return contrastive.sample_negatives(y, num, self.n_negatives, self.cross_sample_negatives, padding_count)
+
+    def compute_preds(self, x: Tensor, y: Tensor, negatives: Tensor) -> Tensor:
+        """Logits by fairseq's name, for other losses. See `contrastive.compute_preds`."""
+        return contrastive.compute_preds(x, y, negatives, self.logit_temp)
+
     # -- what criteria and tools ask for -----------------------------------------------------------------------------------------------
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -325,7 +367,7 @@ class Wav2Vec2Model(BaseFairseqModel):
 
     def latents(self, source: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """The feature extractor's frames after their layer norm, B x T x C: what is projected for the encoder, and quantized."""
-        return self._extract(source, padding_mask).features
+        return self._extract(source, None if padding_mask is None else padding_mask.bool()).features
 
     def project_latents(self, latents: Tensor) -> Tensor:
         """What the encoder gets for such frames, without masks and dropout: B x T x C."""

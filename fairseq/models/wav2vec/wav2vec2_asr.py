@@ -209,7 +209,7 @@ class Wav2VecEncoder(nn.Module):
         model = self.w2v_model
         if self.frozen:
             return list(model.parameters())
-        return [] if self.apply_mask and model.cfg.mask_prob > 0 else [model.mask_emb]
+        return [] if self.apply_mask and model.mask_prob > 0 else [model.mask_emb]
 
 
 def Linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
