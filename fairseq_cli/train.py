@@ -6,11 +6,9 @@ import itertools
 import logging
 import math
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.dataclass.validate import validate_config
+from fairseq.distributed import roll_call, signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics, progress_bar
 from fairseq.logging.metrics_file import MetricsFile
@@ -49,6 +48,7 @@ def main(cfg: DictConfig) -> None:
 
     Raises:
         ConfigError: all problems of the config, together; or a problem of the data or of the checkpoint to continue from.
+        WaitEnded: a signal ended this process alone, while it waited for a batch or for another process; what can be saved is saved.
     """
     set_up_logging(cfg.common)
     try:
@@ -57,7 +57,10 @@ def main(cfg: DictConfig) -> None:
         raise
     except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
         raise ConfigError([str(error)]) from error
-    with run.signals_caught():
+    except KeyboardInterrupt:
+        logger.warning("stopped by SIGINT before the first update: nothing to save.")
+        sys.exit(128 + signals.signal.SIGINT)
+    with signals.caught(run.trainer.wish_to_stop):
         run.train()
 
 
@@ -129,7 +132,6 @@ class Run:
         self.trainer = trainer
         self.cfg = trainer.cfg
         self.task = trainer.task
-        self.signal: str | None = None
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
         self._continue_pretraining()
         self.metrics_file: MetricsFile | None = None
@@ -180,23 +182,6 @@ class Run:
             dataset = self.task.dataset(self.cfg.dataset.train_subset)
             codebook_use.report(trainer.unwrapped_model, dataset, trainer.device, self.task.cfg.sample_rate, self.cfg.common.seed)
 
-    # -- signals -------------------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def signals_caught(self) -> Iterator[None]:
-        """Within, SIGTERM and SIGUSR1 make the run save after the update under way, and end."""
-
-        def note(number: int, frame: Any) -> None:
-            self.signal = signal.Signals(number).name
-            self.trainer.wish_to_stop()
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     # -- epochs --------------------------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -213,12 +198,27 @@ class Run:
         except Stopped as stopped:
             self._tell_stopped(stopped.saved)
             return
+        except (signals.WaitEnded, RuntimeError) as error:
+            if signals.received() is None or not self.trainer.is_between_updates:
+                raise
+            self._stop_alone(error)
         finally:
             self.close()
         logger.info("done training in %.1f seconds, at update %d", time.perf_counter() - started, self.trainer.get_num_updates())
 
+    def _stop_alone(self, error: Exception) -> None:
+        """Save and end without the other processes: a batch did not come, or another process has ended, and a signal asked the run to end.
+
+        Raises:
+            WaitEnded: afterwards, so that nobody waits for the other processes.
+        """
+        if not isinstance(error, signals.WaitEnded):
+            logger.warning("%s", error)
+        self._tell_stopped(self._save(None, stopping=True))
+        raise signals.WaitEnded from error
+
     def _tell_stopped(self, saved: checkpoint_utils.SaveResult | None) -> None:
-        who, update = self.signal or "a signal to another process", self.trainer.get_num_updates()
+        who, update = signals.received() or "a signal to another process", self.trainer.get_num_updates()
         if self.cfg.checkpoint.no_save:
             logger.warning("stopped by %s at update %d; not saved: checkpoint.no_save is true.", who, update)
         elif saved is not None and not saved.paths:
@@ -346,6 +346,7 @@ class Run:
         return finished or out_of_patience, val_loss
 
     def _save(self, val_loss: float | None, stopping: bool = False) -> checkpoint_utils.SaveResult | None:
+        roll_call.doing(f"writing a checkpoint of update {self.trainer.get_num_updates()}")
         result = checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self.trainer, self.epoch_itr, val_loss, stopping)
         if result is not None and result.paths:
             self.last_checkpoint = f"is {result.paths[0]}, of update {self.trainer.get_num_updates()}"
@@ -356,6 +357,8 @@ class Run:
         self.trainer.run_record.validation_due = True
         try:
             val_loss = self.validate()
+        except signals.WaitEnded:  # train saves
+            raise
         except Exception:
             self._save(None, stopping=True)
             raise

@@ -14,6 +14,7 @@ from fairseq import utils
 from fairseq.data.batch_workers import BatchWorkers, Failure
 from fairseq.data.batching import BatchPlan
 from fairseq.device.base import available_cores
+from fairseq.distributed import roll_call
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class UpdateIterator:
         if not self.has_next():
             raise StopIteration
         began = time.perf_counter()
+        roll_call.doing("waiting for a batch")
         if self._batches is None:
             self._batches = self._begin()
         update = [self._next_batch()]
@@ -96,6 +98,7 @@ class UpdateIterator:
         self.steps_done += self._steps.pop(0)
         self.n += 1
         self.data_wait = time.perf_counter() - began
+        roll_call.doing("computing")
         if not self.has_next():
             self.close()
         return update

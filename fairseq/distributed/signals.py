@@ -20,6 +20,7 @@ AGAIN = 1.0  # seconds; torchrun and timeout(1) deliver one Ctrl-C twice within 
 GRACE = 10.0  # seconds that a wait may still take after a signal; SLURM and Kubernetes send SIGKILL after 30
 NOTICE = 3.0  # seconds until the log says that the run ends after this update
 LOST = 20.0  # seconds after which a process that waits in vain for another one ends without it
+_AGENT = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None  # torchrun's own process, whose end its ranks do not survive
 
 
 class WaitEnded(Exception):
@@ -34,15 +35,14 @@ class Ending:
 
     Args:
         on_first: called once, in the main thread.
-        is_stuck: whether the main thread waits for another process that does not answer. Then the run cannot save together.
     """
 
-    def __init__(self, on_first: Callable[[], None], is_stuck: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, on_first: Callable[[], None]) -> None:
         self.name: str | None = None  # of the first signal
-        self._on_first, self._is_stuck = on_first, is_stuck
+        self._on_first = on_first
         self._first_at: float | None = None  # set by the thread alone: a starved thread must not take the first Ctrl-C for a second one
         self._noticed = False
-        self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None  # torchrun's agent, which should outlive its ranks
+        self._agent = _AGENT
         self._reader, self._writer = os.pipe()
         for end in (self._reader, self._writer):
             os.set_blocking(end, False)
@@ -77,14 +77,14 @@ class Ending:
                 for number in os.read(self._reader, 4096):
                     self._hear(number)
             since = self.seconds_since
-            if self._parent is not None and os.getppid() != self._parent:
-                logger.error("torchrun's agent has ended: this process saves and ends too.")
-                self._parent = None
+            if self._agent is not None and os.getppid() != self._agent:
+                logger.error("torchrun has ended: this process saves and ends too.")
+                self._agent = None
                 os.kill(os.getpid(), signal.SIGTERM)
             if since is not None and since > NOTICE and not self._noticed and not self._closing:
                 self._noticed = True
                 logger.warning("signal: the run saves and ends after this update. Press Ctrl-C to end at once, without saving.")
-            if since is not None and since > LOST and self._is_stuck():
+            if since is not None and since > LOST and _is_stuck is not None and _is_stuck():
                 _leave("stopped by a signal while waiting for another process; not saved. The run continues from its last checkpoint.", 1)
 
     def _hear(self, number: int) -> None:
@@ -105,13 +105,20 @@ def _leave(sentence: str, status: int) -> None:
 
 
 _current: Ending | None = None
+_is_stuck: Callable[[], bool] | None = None
+
+
+def set_stuck(is_stuck: Callable[[], bool] | None) -> None:
+    """Say how to find out whether this process waits for another one that does not answer: then a signal ends it unsaved."""
+    global _is_stuck
+    _is_stuck = is_stuck
 
 
 @contextlib.contextmanager
-def caught(on_first: Callable[[], None], is_stuck: Callable[[], bool] = lambda: False) -> Iterator[Ending]:
+def caught(on_first: Callable[[], None]) -> Iterator[Ending]:
     """Within, signals of ENDING call `on_first` once. One that was ignored at the start (nohup, a shell's `&`) stays ignored."""
     global _current
-    ending = Ending(on_first, is_stuck)
+    ending = Ending(on_first)
     mine = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     handlers = {number: signal.signal(number, ending.note) for number in mine}
     descriptor = signal.set_wakeup_fd(ending._writer, warn_on_full_buffer=False)
