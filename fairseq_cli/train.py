@@ -24,7 +24,7 @@ from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.dataclass.validate import validate_config
 from fairseq.distributed import roll_call, signals
 from fairseq.distributed import utils as distributed
-from fairseq.logging import metrics, progress_bar
+from fairseq.logging import destinations, metrics, progress_bar, tensorboard
 from fairseq.logging.metrics_file import MetricsFile
 from fairseq.trainer import StopWish, Trainer
 from fairseq.training import codebook_use
@@ -88,13 +88,17 @@ def prepare(cfg: DictConfig) -> Run:
 
 def set_up_logging(common: Any) -> None:
     """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first only warn."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [destinations.Console()]
     if common.log_file is not None and distributed.is_master():
         try:
-            Path(common.log_file).parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(common.log_file))
+            handlers.append(file := destinations.LogFile(common.log_file))
+            file.begin()
         except OSError as error:
             raise ConfigError([f"common.log_file is {common.log_file}: cannot write there ({error.strerror or error})."]) from error
+    if common.tensorboard_logdir is not None and distributed.is_master():
+        problem = destinations.problem_of_folder(common.tensorboard_logdir)
+        if problem is not None:
+            raise ConfigError([f"common.tensorboard_logdir is {common.tensorboard_logdir}: cannot write there ({problem})."])
     who = "" if distributed.is_master() else f"rank {distributed.get_rank()}: "
     logging.basicConfig(
         format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
@@ -232,6 +236,7 @@ class Run:
         """Let the data-loading workers go: whatever ended the run, they must not outlive it."""
         for iterator in (self.epoch_itr, *self.valid_itrs.values()):
             iterator.close()
+        tensorboard.close()
 
     def _tell_audio_per_update(self) -> None:
         """What an update learns from beside what the paper's did: too little audio an update is the commonest reason for a flat loss."""

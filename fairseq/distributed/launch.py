@@ -110,7 +110,7 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", max(0, port)))
     except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else "ports are 1 to 65535"
+        why = os.strerror(error.errno) if isinstance(error, OSError) else "ports are 1 to 65535"
         advice = "Set another port, or -1 to take a free one."
         raise ConfigError([f"distributed_training.distributed_port is {port}: cannot listen there ({why}). {advice}"]) from error
 
