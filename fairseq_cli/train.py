@@ -28,6 +28,7 @@ from fairseq.logging import destinations, metrics, progress_bar, tensorboard
 from fairseq.logging.metrics_file import MetricsFile
 from fairseq.trainer import StopWish, Trainer
 from fairseq.training import codebook_use
+from fairseq.training.host_load import LoadHint
 
 logger = logging.getLogger("fairseq_cli.train")
 
@@ -74,12 +75,14 @@ def prepare(cfg: DictConfig) -> Run:
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
     metrics.reset()
     raise_if_valid_subsets_unintentionally_ignored(cfg)
+    logger.info("building the model")
     task = tasks.setup_task(cfg.task)
     utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every process
     model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
     if not cfg.dataset.disable_validation:
         for subset in valid_subsets(cfg):
+            logger.info('reading the manifest of "%s" in %s', subset, cfg.task.data)
             task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
     trainer = Trainer(cfg, task, model, criterion)
     describe(trainer)
@@ -136,6 +139,7 @@ class Run:
         self.trainer = trainer
         self.cfg = trainer.cfg
         self.task = trainer.task
+        logger.info('reading the manifest of "%s" in %s, and a checkpoint if there is one', self.cfg.dataset.train_subset, self.cfg.task.data)
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
         self._continue_pretraining()
         self.metrics_file: MetricsFile | None = None
@@ -143,9 +147,11 @@ class Run:
             self.metrics_file = MetricsFile(Path(self.cfg.checkpoint.save_dir) / "metrics.jsonl")
             self.metrics_file.rewind(trainer.get_num_updates())
         self.last_checkpoint = f"is of update {trainer.get_num_updates()}" if trainer.get_num_updates() else "is not written yet"
+        self.has_trained = False
         self.waiting, self.interval_start = 0.0, time.perf_counter()
         self.quarantines: dict[str, Quarantine] = {}
         self.valid_itrs: dict[str, EpochBatchIterator] = {}
+        self.load_hint = LoadHint(trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers)
         self._open_sets()
 
     def _open_sets(self) -> None:
@@ -154,6 +160,7 @@ class Run:
         Raises:
             ValueError: a set gives no batch, or its first one cannot be read; names the manifest.
         """
+        logger.info("cutting batches and reading the first ones")
         train, max_share = self.cfg.dataset.train_subset, self.task.cfg.max_quarantined_share
         try:
             self.quarantines[train] = Quarantine(len(self.task.dataset(train)), max_share)
@@ -291,10 +298,19 @@ class Run:
             metrics.log_start_time("train_wall", priority=800, round=0)
             self.trainer.train_step(samples)
             metrics.log_stop_time("train_wall")
+        self._tell_first_update()
         if self.trainer.get_num_updates() % self.cfg.common.log_interval == 0:
             self._flush()
             self._log("train_inner", metrics.get_smoothed_values("train_inner"), progress.log)
             metrics.reset_meters("train_inner")
+            self.load_hint.look()
+
+    def _tell_first_update(self) -> None:
+        """Until the first metrics many updates may pass."""
+        if not self.has_trained:
+            self.has_trained = True
+            update, interval = self.trainer.get_num_updates(), self.cfg.common.log_interval
+            logger.info("update %d is done; metrics follow every %d updates (common.log_interval)", update, interval)
 
     def _flush(self) -> None:
         """Read the device, on all processes, into the meters of this interval and this epoch."""

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, open_dict
 from fairseq import device as device_layer
 from fairseq.dataclass.base import ConfigError
 from fairseq.distributed import signals, utils
-from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, place_from_environment
+from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, lonely_task, place_from_environment
 from fairseq.distributed.roll_call import RollCall
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ def problems_of_place(cfg: DictConfig) -> list[str]:
     except ValueError as error:
         return [str(error)]
     if place is None:
+        if (odd := lonely_task()) is not None:
+            logger.warning(odd)
         return []
     strict = device_layer.asked_for(cfg.common) == "hpu"
     found = cards_of_a_node(training, place, list(cfg.optimization.update_freq), strict)
@@ -80,6 +82,7 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
     os.environ["MASTER_PORT"] = str(listener.getsockname()[1])
     if Path("/sys/class/net/lo").exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
+    logger.info("starting %d processes", world_size)
     told = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with signals.held_back():  # until the children that a signal is passed on to are known
         arguments = (cfg, main, world_size, kwargs, told, listener)
