@@ -6,11 +6,9 @@ import itertools
 import logging
 import math
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,13 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.dataclass.validate import validate_config
+from fairseq.distributed import roll_call, signals
 from fairseq.distributed import utils as distributed
-from fairseq.logging import metrics, progress_bar
+from fairseq.logging import destinations, metrics, progress_bar, tensorboard
 from fairseq.logging.metrics_file import MetricsFile
 from fairseq.trainer import StopWish, Trainer
 from fairseq.training import codebook_use
+from fairseq.training.host_load import LoadHint
 
 logger = logging.getLogger("fairseq_cli.train")
 
@@ -49,6 +49,7 @@ def main(cfg: DictConfig) -> None:
 
     Raises:
         ConfigError: all problems of the config, together; or a problem of the data or of the checkpoint to continue from.
+        WaitEnded: a signal ended this process alone, while it waited for a batch or for another process; what can be saved is saved.
     """
     set_up_logging(cfg.common)
     try:
@@ -57,7 +58,10 @@ def main(cfg: DictConfig) -> None:
         raise
     except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
         raise ConfigError([str(error)]) from error
-    with run.signals_caught():
+    except KeyboardInterrupt:
+        logger.warning("stopped by SIGINT before the first update: nothing to save.")
+        sys.exit(128 + signals.signal.SIGINT)
+    with signals.caught(run.trainer.wish_to_stop):
         run.train()
 
 
@@ -71,12 +75,14 @@ def prepare(cfg: DictConfig) -> Run:
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
     metrics.reset()
     raise_if_valid_subsets_unintentionally_ignored(cfg)
+    logger.info("building the model")
     task = tasks.setup_task(cfg.task)
     utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every process
     model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
     if not cfg.dataset.disable_validation:
         for subset in valid_subsets(cfg):
+            logger.info('reading the manifest of "%s" in %s', subset, cfg.task.data)
             task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
     trainer = Trainer(cfg, task, model, criterion)
     describe(trainer)
@@ -85,13 +91,17 @@ def prepare(cfg: DictConfig) -> Run:
 
 def set_up_logging(common: Any) -> None:
     """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first only warn."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [destinations.Console()]
     if common.log_file is not None and distributed.is_master():
         try:
-            Path(common.log_file).parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(common.log_file))
+            handlers.append(file := destinations.LogFile(common.log_file))
+            file.begin()
         except OSError as error:
             raise ConfigError([f"common.log_file is {common.log_file}: cannot write there ({error.strerror or error})."]) from error
+    if common.tensorboard_logdir is not None and distributed.is_master():
+        problem = destinations.problem_of_folder(common.tensorboard_logdir)
+        if problem is not None:
+            raise ConfigError([f"common.tensorboard_logdir is {common.tensorboard_logdir}: cannot write there ({problem})."])
     who = "" if distributed.is_master() else f"rank {distributed.get_rank()}: "
     logging.basicConfig(
         format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
@@ -129,7 +139,7 @@ class Run:
         self.trainer = trainer
         self.cfg = trainer.cfg
         self.task = trainer.task
-        self.signal: str | None = None
+        logger.info('reading the manifest of "%s" in %s, and a checkpoint if there is one', self.cfg.dataset.train_subset, self.cfg.task.data)
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
         self._continue_pretraining()
         self.metrics_file: MetricsFile | None = None
@@ -137,9 +147,11 @@ class Run:
             self.metrics_file = MetricsFile(Path(self.cfg.checkpoint.save_dir) / "metrics.jsonl")
             self.metrics_file.rewind(trainer.get_num_updates())
         self.last_checkpoint = f"is of update {trainer.get_num_updates()}" if trainer.get_num_updates() else "is not written yet"
+        self.has_trained = False
         self.waiting, self.interval_start = 0.0, time.perf_counter()
         self.quarantines: dict[str, Quarantine] = {}
         self.valid_itrs: dict[str, EpochBatchIterator] = {}
+        self.load_hint = LoadHint(trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers)
         self._open_sets()
 
     def _open_sets(self) -> None:
@@ -148,6 +160,7 @@ class Run:
         Raises:
             ValueError: a set gives no batch, or its first one cannot be read; names the manifest.
         """
+        logger.info("cutting batches and reading the first ones")
         train, max_share = self.cfg.dataset.train_subset, self.task.cfg.max_quarantined_share
         try:
             self.quarantines[train] = Quarantine(len(self.task.dataset(train)), max_share)
@@ -180,23 +193,6 @@ class Run:
             dataset = self.task.dataset(self.cfg.dataset.train_subset)
             codebook_use.report(trainer.unwrapped_model, dataset, trainer.device, self.task.cfg.sample_rate, self.cfg.common.seed)
 
-    # -- signals -------------------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def signals_caught(self) -> Iterator[None]:
-        """Within, SIGTERM and SIGUSR1 make the run save after the update under way, and end."""
-
-        def note(number: int, frame: Any) -> None:
-            self.signal = signal.Signals(number).name
-            self.trainer.wish_to_stop()
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     # -- epochs --------------------------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -213,12 +209,27 @@ class Run:
         except Stopped as stopped:
             self._tell_stopped(stopped.saved)
             return
+        except (signals.WaitEnded, RuntimeError) as error:
+            if signals.received() is None or not self.trainer.is_between_updates:
+                raise
+            self._stop_alone(error)
         finally:
             self.close()
         logger.info("done training in %.1f seconds, at update %d", time.perf_counter() - started, self.trainer.get_num_updates())
 
+    def _stop_alone(self, error: Exception) -> None:
+        """Save and end without the other processes: a batch did not come, or another process has ended, and a signal asked the run to end.
+
+        Raises:
+            WaitEnded: afterwards, so that nobody waits for the other processes.
+        """
+        if not isinstance(error, signals.WaitEnded):
+            logger.warning("%s", error)
+        self._tell_stopped(self._save(None, stopping=True))
+        raise signals.WaitEnded from error
+
     def _tell_stopped(self, saved: checkpoint_utils.SaveResult | None) -> None:
-        who, update = self.signal or "a signal to another process", self.trainer.get_num_updates()
+        who, update = signals.received() or "a signal to another process", self.trainer.get_num_updates()
         if self.cfg.checkpoint.no_save:
             logger.warning("stopped by %s at update %d; not saved: checkpoint.no_save is true.", who, update)
         elif saved is not None and not saved.paths:
@@ -232,6 +243,7 @@ class Run:
         """Let the data-loading workers go: whatever ended the run, they must not outlive it."""
         for iterator in (self.epoch_itr, *self.valid_itrs.values()):
             iterator.close()
+        tensorboard.close()
 
     def _tell_audio_per_update(self) -> None:
         """What an update learns from beside what the paper's did: too little audio an update is the commonest reason for a flat loss."""
@@ -286,10 +298,19 @@ class Run:
             metrics.log_start_time("train_wall", priority=800, round=0)
             self.trainer.train_step(samples)
             metrics.log_stop_time("train_wall")
+        self._tell_first_update()
         if self.trainer.get_num_updates() % self.cfg.common.log_interval == 0:
             self._flush()
             self._log("train_inner", metrics.get_smoothed_values("train_inner"), progress.log)
             metrics.reset_meters("train_inner")
+            self.load_hint.look()
+
+    def _tell_first_update(self) -> None:
+        """Until the first metrics many updates may pass."""
+        if not self.has_trained:
+            self.has_trained = True
+            update, interval = self.trainer.get_num_updates(), self.cfg.common.log_interval
+            logger.info("update %d is done; metrics follow every %d updates (common.log_interval)", update, interval)
 
     def _flush(self) -> None:
         """Read the device, on all processes, into the meters of this interval and this epoch."""
@@ -346,6 +367,7 @@ class Run:
         return finished or out_of_patience, val_loss
 
     def _save(self, val_loss: float | None, stopping: bool = False) -> checkpoint_utils.SaveResult | None:
+        roll_call.doing(f"writing a checkpoint of update {self.trainer.get_num_updates()}")
         result = checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self.trainer, self.epoch_itr, val_loss, stopping)
         if result is not None and result.paths:
             self.last_checkpoint = f"is {result.paths[0]}, of update {self.trainer.get_num_updates()}"
@@ -356,6 +378,8 @@ class Run:
         self.trainer.run_record.validation_due = True
         try:
             val_loss = self.validate()
+        except signals.WaitEnded:  # train saves
+            raise
         except Exception:
             self._save(None, stopping=True)
             raise

@@ -21,6 +21,9 @@ class DistributedTrainingConfig(FairseqDataclass):
     distributed_port: int = field(
         default=-1, metadata={"help": "port of the master (-1: a free one); only where it is set do srun's ranks count"}
     )
+    distributed_timeout: int = field(
+        default=1800, metadata={"help": "seconds that processes wait for each other in an exchange before the run ends with an error"}
+    )
     device_id: int = field(default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK counts before it"})
     ddp_backend: DDP_BACKEND_CHOICES = field(
         default="pytorch_ddp", metadata={"help": "pytorch_ddp, c10d, no_c10d and legacy_ddp all mean torch's DistributedDataParallel"}

@@ -44,6 +44,7 @@ _AT_LEAST = {
     "dataset.validate_interval_updates": 0,
     "dataset.max_valid_steps": 1,
     "distributed_training.distributed_world_size": 1,
+    "distributed_training.distributed_timeout": 1,
     "optimization.max_epoch": 0,
     "optimization.max_update": 0,
     "optimization.stop_time_hours": 0,

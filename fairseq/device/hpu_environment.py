@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, MutableMapping, Sequence
 from importlib import metadata
@@ -140,16 +141,47 @@ def recipe_cache(environ: Mapping[str, str]) -> list[Variable]:
 
     The older PT_RECIPE_CACHE_PATH (of the recipe's command) names the folder too; it is said again in the form that 1.14 and later read.
     Nothing is deleted at the start: a rank that starts late would delete what another has just compiled.
+
+    Raises:
+        ValueError: nobody gave a folder, and there is none that only this user can write.
     """
+    if "PT_HPU_RECIPE_CACHE_CONFIG" in environ:
+        return []
     folder = environ.get("PT_RECIPE_CACHE_PATH")
     if folder is None:
-        folder = os.path.join(tempfile.gettempdir(), f"fairseq_hpu_recipes_{os.getuid()}")
+        folder = _folder_of_ones_own()
         delete, megabytes = "false", "4096"
     else:
         folder = os.path.abspath(folder)
         delete, megabytes = environ.get("PT_CACHE_FOLDER_DELETE", "false"), environ.get("PT_CACHE_FOLDER_SIZE_MB", "1024")
     reason = "graphs are compiled once a machine, not once a rank"
     return [Variable("PT_HPU_RECIPE_CACHE_CONFIG", f"{folder},{delete},{megabytes}", reason, "all")]
+
+
+def _folder_of_ones_own() -> str:
+    """A folder that nobody else can write, since the device runs what is in it: on the local disk, or at home where the name is taken."""
+    name = f"fairseq_hpu_recipes_{os.getuid()}"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    places = [os.path.join(tempfile.gettempdir(), name), os.path.join(home, name)]
+    for folder in places:
+        if is_private(folder):
+            return folder
+    raise ValueError(
+        f"no folder for compiled graphs: {' and '.join(places)} cannot be made, are links, or can be written by other users. Give a folder "
+        "of your own: PT_RECIPE_CACHE_PATH=FOLDER."
+    )
+
+
+def is_private(folder: str) -> bool:
+    """Whether a folder, made here if it is missing, is a real one that only this user can write. Read it right before it is used."""
+    try:
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        found = os.lstat(folder)  # of a link itself
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def _choose_card(environ: MutableMapping[str, str]) -> None:

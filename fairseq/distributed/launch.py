@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +21,9 @@ from omegaconf import DictConfig, open_dict
 
 from fairseq import device as device_layer
 from fairseq.dataclass.base import ConfigError
-from fairseq.distributed import utils
-from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, place_from_environment
+from fairseq.distributed import signals, utils
+from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, lonely_task, place_from_environment
+from fairseq.distributed.roll_call import RollCall
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ def problems_of_place(cfg: DictConfig) -> list[str]:
     except ValueError as error:
         return [str(error)]
     if place is None:
+        if (odd := lonely_task()) is not None:
+            logger.warning(odd)
         return []
     strict = device_layer.asked_for(cfg.common) == "hpu"
     found = cards_of_a_node(training, place, list(cfg.optimization.update_freq), strict)
@@ -64,53 +70,101 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> None:
     if world_size <= 1:
         _run(cfg, main, Place(0, 0, 1, 1), kwargs)
         return
-    os.environ.setdefault("MASTER_ADDR", "localhost")
-    os.environ["MASTER_PORT"] = str(_free_port(cfg.distributed_training.distributed_port))
     _spawn(cfg, main, world_size, kwargs)
 
 
+# -- processes that are spawned here -----------------------------------------------------------------------------------------------
+
+
 def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> None:
+    listener = _listen(cfg.distributed_training.distributed_port)
+    os.environ.setdefault("MASTER_ADDR", "localhost")  # vendors' libraries read both
+    os.environ["MASTER_PORT"] = str(listener.getsockname()[1])
+    if Path("/sys/class/net/lo").exists():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
+    logger.info("starting %d processes", world_size)
     told = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    children = torch.multiprocessing.spawn(_spawned, args=(cfg, main, world_size, kwargs, told), nprocs=world_size, join=False)
-    with _signals_passed_on(children.pids):
-        try:
-            while not children.join():
-                pass
-        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
-            if told.empty():  # else whatever a process that was left alone said first
-                raise
+    with signals.held_back():  # until the children that a signal is passed on to are known
+        arguments = (cfg, main, world_size, kwargs, told, listener)
+        children = torch.multiprocessing.spawn(_spawned, args=arguments, nprocs=world_size, join=False)
+        passing = _PassingOn(children.processes)
+        before = {number: signal.signal(number, passing) for number in signals.ENDING if signal.getsignal(number) is not signal.SIG_IGN}
+    listener.close()
+    try:
+        while not children.join():
+            pass
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+        if not told.empty():  # whatever a process that was left alone said first
             raise told.get() from None
-
-
-def _spawned(local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], told: Any) -> None:
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: SLURM sends it to all processes, and the parent passes on what it means
-    try:
-        _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs)
-    except ConfigError as error:  # the first process tells it, once, without a traceback
-        told.put(error)
-        sys.exit(1)
-
-
-@contextmanager
-def _signals_passed_on(pids: Callable[[], list[int]]) -> Iterator[None]:
-    """Within, SIGTERM and SIGUSR1 go to these processes, which save and end."""
-
-    def pass_on(number: int, frame: Any) -> None:
-        for pid in pids():
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:  # it has just ended
-                continue
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
+        if passing.first is None:
+            raise
+        sys.exit(128 + passing.first)  # they ended as the signal asked them to, before there was anything to save
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[str, Any]) -> None:
+def _listen(port: int) -> socket.socket:
+    """Where spawned processes find each other: a socket that only this machine can reach.
+
+    Raises:
+        ConfigError: `distributed_training.distributed_port` is in use.
+    """
+    try:
+        return socket.create_server(("127.0.0.1", max(0, port)))
+    except (OSError, OverflowError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) else "ports are 1 to 65535"
+        advice = "Set another port, or -1 to take a free one."
+        raise ConfigError([f"distributed_training.distributed_port is {port}: cannot listen there ({why}). {advice}"]) from error
+
+
+def _spawned(
+    local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], told: Any, listener: socket.socket
+) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: SLURM sends it to all processes, and the parent passes on what it means
+    try:
+        _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs, listener)
+    except ConfigError as error:  # the first process tells it, once, without a traceback
+        told.put(error)
+        sys.exit(1)
+    except KeyboardInterrupt:  # torch would take it for a good end
+        sys.exit(128 + signal.SIGINT)
+
+
+class _PassingOn:
+    """The parent's handler: it passes signals on to the processes that train, which save and end. The second Ctrl-C ends all at once."""
+
+    def __init__(self, processes: list[Any]) -> None:
+        self.processes = processes
+        self.first: int | None = None
+        self._first_at = 0.0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.first is None:
+            self.first, self._first_at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._first_at >= signals.AGAIN:
+            for process in self.processes:
+                process.kill()
+            os._exit(128 + signal.SIGINT)
+        # a terminal sends SIGINT to all processes; if it were passed on as it is, they would take it for the second one
+        passed = signal.SIGTERM if number == signal.SIGINT else number
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, passed)
+
+
+# -- one process of several --------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[str, Any], listener: socket.socket | None = None
+) -> None:
+    """Run `main` as the process of this place.
+
+    Args:
+        listener: of spawned processes: the first one serves their store there. None: as torch's variables in the environment say.
+    """
     with open_dict(cfg):
         training = cfg.distributed_training
         training.distributed_world_size = place.world_size
@@ -121,21 +175,58 @@ def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[s
     if place.rank != 0:
         be_quiet()
     if place.world_size == 1:
-        main(cfg, **kwargs)
+        with contextlib.suppress(signals.WaitEnded):
+            main(cfg, **kwargs)
         return
     os.environ.update(place.variables())  # vendors' libraries read them when they are imported
     try:
         device = device_layer.select(cfg.common, place.local_rank)
     except ValueError as error:  # no such device here, or its software is missing
         raise ConfigError([str(error)]) from error
-    dist.init_process_group(device.collective_backend, init_method="env://", rank=place.rank, world_size=place.world_size)
-    utils.open_host_group()
+    timeout = timedelta(seconds=cfg.distributed_training.distributed_timeout)
+    store = _store(place, listener, timeout)
+    dist.init_process_group(
+        device.collective_backend, store=dist.PrefixStore("run", store), rank=place.rank, world_size=place.world_size, timeout=timeout
+    )
+    utils.open_host_group(timeout)
+    roll_call = RollCall(store, place.rank, place.world_size, cfg.distributed_training.distributed_timeout)
+    roll_call.start()
+    signals.set_stuck(roll_call.is_stuck)
     together = False
     try:
-        main(cfg, **kwargs)
-        together = True
+        with contextlib.suppress(signals.WaitEnded):  # this process has ended without the others
+            main(cfg, **kwargs)
+            together = True
+    except RuntimeError:
+        if roll_call.missing():
+            logger.error("%s", roll_call.describe())
+        raise
     finally:
+        signals.set_stuck(None)
+        roll_call.close()
         utils.close_groups(together)
+
+
+def _store(place: Place, listener: socket.socket | None, timeout: timedelta) -> dist.Store:
+    """Where the processes of a run exchange small values: what torch.distributed begins with.
+
+    Raises:
+        ConfigError: the master's port is in use.
+    """
+    if listener is not None:
+        port, is_first = listener.getsockname()[1], place.rank == 0
+        if is_first:
+            return dist.TCPStore("127.0.0.1", port, place.world_size, True, timeout, master_listen_fd=listener.detach())
+        listener.close()
+        return dist.TCPStore("127.0.0.1", port, place.world_size, False, timeout)
+    try:
+        store, _, _ = next(dist.distributed_c10d.rendezvous("env://", place.rank, place.world_size, timeout=timeout))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        advice = "set another distributed_training.distributed_port, or the launcher's --master_port"
+        raise ConfigError([f"port {os.environ['MASTER_PORT']} is in use on this machine: {advice}."]) from error
+    return store
 
 
 def be_quiet() -> None:
@@ -155,10 +246,3 @@ def limit_threads(threads_per_process: int, local_processes: int) -> None:
         threads = min(threads, torch.get_num_threads())
     torch.set_num_threads(threads)
 
-
-def _free_port(wanted: int) -> int:
-    if wanted > 0:
-        return wanted
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]

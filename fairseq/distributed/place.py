@@ -53,13 +53,14 @@ def _is_launched() -> bool:
 def adopt_launcher(distributed_port: int = -1) -> None:
     """Say in torch's variables what mpirun or srun said in theirs; what is there in torch's words already stays.
 
-    srun's variables are also there for processes that it did not mean to be ranks of one run, so they count only with a
-    `distributed_training.distributed_port`, as in fairseq, or where submitit started the tasks, which all run the same.
+    srun's tasks are ranks with a `distributed_training.distributed_port`, as in fairseq, or where submitit started them. Without either,
+    each task would train all of it alone, into the same folder: that is refused. A batch script that starts this command itself is one
+    process, though SLURM_NTASKS says for how many tasks it asked.
 
     Args:
         distributed_port: `distributed_training.distributed_port`, the master's; -1 where it is not set.
     Raises:
-        ValueError: several machines, and nothing says which one is the master.
+        ValueError: several machines, and nothing says which one is the master; several tasks of srun, and no port.
     """
     if _is_launched():
         return
@@ -70,6 +71,29 @@ def adopt_launcher(distributed_port: int = -1) -> None:
             _adopt_slurm(distributed_port)
         elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
             _adopt_slurm(_port_of_job(int(os.environ["SLURM_JOB_ID"])))
+        elif tasks_of_srun() > 1:
+            raise ValueError(
+                f"srun started {tasks_of_srun()} tasks, and distributed_training.distributed_port is not set: each task would train alone. "
+                f"Set distributed_training.distributed_port={_port_of_job(int(os.environ.get('SLURM_JOB_ID', 0)))} to train together, or "
+                "start one task: srun --ntasks=1 --ntasks-per-node=1."
+            )
+
+
+def lonely_task() -> str | None:
+    """What is odd about a process that is alone inside a SLURM job of several tasks; None if nothing is."""
+    tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    if tasks <= 1 or "SLURM_PROCID" not in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ:
+        return None
+    return (
+        f"SLURM_NTASKS is {tasks}, but this process was not started by srun: it trains without the other tasks. To train with all of them, "
+        "start it with srun and set distributed_training.distributed_port."
+    )
+
+
+def tasks_of_srun() -> int:
+    """Tasks that srun started together with this process; 1 in a batch script. A task other than the first one is not alone, either."""
+    alone = "1" if os.environ.get("SLURM_PROCID", "0") == "0" else os.environ["SLURM_NTASKS"]
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", alone))
 
 
 def _adopt_mpi(distributed_port: int) -> None:

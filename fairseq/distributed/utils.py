@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -38,14 +39,14 @@ def get_data_parallel_group() -> Any:
     return None
 
 
-def open_host_group() -> None:
+def open_host_group(timeout: timedelta | None = None) -> None:
     """After init_process_group, on every process: where that is not over gloo, a second group that is.
 
     Objects and whole numbers go over it. Devices' libraries want their own tensors, and Gaudi's sends integers as float32, which is exact
     to 2^24 only; besides, what is on the host need not wait for the device.
     """
     global _HOST_GROUP
-    _HOST_GROUP = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    _HOST_GROUP = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
 
 
 def close_groups(together: bool) -> None:

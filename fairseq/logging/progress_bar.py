@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
-import os
 import sys
 import time
 from collections import OrderedDict, deque
@@ -16,6 +14,7 @@ from typing import Any, Optional
 
 import torch
 
+from fairseq.logging import destinations, tensorboard
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 
 logger = logging.getLogger(__name__)
@@ -61,21 +60,12 @@ def progress_bar(
     if log_format not in _FORMATS:
         raise ValueError(f"common.log_format is {log_format!r}; it may be {', '.join(_FORMATS)}.")
     if log_file is not None:
-        _log_to_file(log_file)
+        destinations.add_file(logger, log_file)
     bar: BaseProgressBar = _FORMATS[log_format](iterator, epoch, prefix, log_interval)
     if total_updates:
         bar.eta = EtaClock.of_run(total_updates)
         bar.eta.mark(start_update)
-    return TensorboardProgressBarWrapper(bar, tensorboard_logdir) if tensorboard_logdir else bar
-
-
-def _log_to_file(path: str) -> None:
-    """Send this module's lines to a file too; once per file, since every epoch makes a new bar."""
-    target = os.path.abspath(path)
-    if any(isinstance(h, logging.FileHandler) and h.baseFilename == target for h in logger.handlers):
-        return
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    logger.addHandler(logging.FileHandler(target))
+    return TensorboardProgressBarWrapper(bar, tensorboard_logdir, start_update) if tensorboard_logdir else bar
 
 
 class EtaClock:
@@ -284,40 +274,13 @@ _FORMATS: dict[str, type[BaseProgressBar]] = {
     "none": NoopProgressBar,
 }
 
-_writers: dict[str, Any] = {}  # folder -> SummaryWriter, one for the whole run: every epoch makes a new bar
-_tensorboard_missing = False
-
-
-def _writer(folder: str) -> Any:
-    """The folder's SummaryWriter, or None where tensorboard is not installed, which is said once."""
-    global _tensorboard_missing
-    if folder in _writers or _tensorboard_missing:
-        return _writers.get(folder)
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        _tensorboard_missing = True
-        logger.warning("common.tensorboard_logdir is ignored: tensorboard is not installed (pip install tensorboard)")
-        return None
-    if not _writers:
-        atexit.register(_close_writers)
-    _writers[folder] = SummaryWriter(folder)
-    _writers[folder].add_text("sys.argv", " ".join(sys.argv))
-    return _writers[folder]
-
-
-def _close_writers() -> None:
-    for writer in _writers.values():
-        writer.close()
-    _writers.clear()
-
 
 class TensorboardProgressBarWrapper(BaseProgressBar):
     """Writes what is logged as scalars too, one folder per tag (train_inner, train, valid)."""
 
-    def __init__(self, wrapped_bar: BaseProgressBar, tensorboard_logdir: str) -> None:
+    def __init__(self, wrapped_bar: BaseProgressBar, tensorboard_logdir: str, start_update: int = 0) -> None:
         self.wrapped_bar = wrapped_bar
-        self.tensorboard_logdir = tensorboard_logdir
+        self.board = tensorboard.board(tensorboard_logdir, start_update)
 
     def __len__(self) -> int:
         return len(self.wrapped_bar)
@@ -334,19 +297,14 @@ class TensorboardProgressBarWrapper(BaseProgressBar):
         self.wrapped_bar.print(stats, tag=tag, step=step)
 
     def update_config(self, config: dict[str, Any]) -> None:
-        writer = _writer(self.tensorboard_logdir)
-        if writer is not None:
-            writer.add_text("config", "```\n" + json.dumps(config, indent=2, default=str) + "\n```")
+        self.board.text("config", "```\n" + json.dumps(config, indent=2, default=str) + "\n```")
         self.wrapped_bar.update_config(config)
 
     def _write(self, stats: Stats, tag: Optional[str], step: Optional[int]) -> None:
-        writer = _writer(os.path.join(self.tensorboard_logdir, tag or ""))
-        if writer is None:
-            return
-        step = stats["num_updates"] if step is None else step
+        scalars = {}
         for key, value in stats.items():
             value = value.val if isinstance(value, AverageMeter) else value
             is_scalar = isinstance(value, Number) or (torch.is_tensor(value) and value.numel() == 1)
             if key != "num_updates" and is_scalar:
-                writer.add_scalar(key, float(value), step)
-        writer.flush()
+                scalars[key] = float(value)
+        self.board.scalars(tag or "", scalars, stats["num_updates"] if step is None else step)

@@ -57,6 +57,7 @@ ADDITIONS = {
     "CommonConfig": {"threads_per_process", "plasma_path", "device", *HPU},  # plasma_path: its default is a folder of the machine
     "FairseqAdamConfig": {"use_fused"},
     "CompositeOptimizerConfig": {"lr"},
+    "DistributedTrainingConfig": {"distributed_timeout"},
     "CheckpointConfig": {"continue_pretraining"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},

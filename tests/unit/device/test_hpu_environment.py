@@ -52,6 +52,32 @@ def test_the_recipes_older_cache_variable_is_said_in_todays_words(tmp_path: Path
     assert environ["PT_HPU_RECIPE_CACHE_CONFIG"] == f"{tmp_path}/cache_dir,false,77"
 
 
+def test_the_cache_is_never_in_a_folder_that_somebody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device runs what is in it, and everybody can make a folder of this name in the temporary directory first."""
+    monkeypatch.setattr(environment.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    name = f"fairseq_hpu_recipes_{os.getuid()}"
+    local, at_home = tmp_path / name, tmp_path / "home" / name
+
+    def chosen() -> str:
+        return prepared()[0]["PT_HPU_RECIPE_CACHE_CONFIG"].split(",")[0]
+
+    assert chosen() == str(local) and local.stat().st_mode & 0o777 == 0o700
+    assert chosen() == str(local)  # the next run's
+    local.chmod(0o777)
+    assert chosen() == str(at_home)
+    local.rmdir()
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    local.symlink_to(tmp_path / "theirs")
+    assert chosen() == str(at_home)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)  # everything there belongs to somebody else
+    (tmp_path / "fairseq_hpu_recipes_4711").mkdir()
+    (tmp_path / "home" / "fairseq_hpu_recipes_4711").mkdir()
+    with pytest.raises(ValueError, match="PT_RECIPE_CACHE_PATH=FOLDER"):
+        prepared()
+    assert prepared({"PT_RECIPE_CACHE_PATH": "/mine"})[0]["PT_HPU_RECIPE_CACHE_CONFIG"].startswith("/mine,")
+
+
 def test_local_ranks_share_the_cache_and_have_cards_of_their_own() -> None:
     ranks = [{"WORLD_SIZE": "4", "RANK": str(2 + n), "LOCAL_RANK": str(n)} for n in range(2)]
     found = [prepared(environ)[0] for environ in ranks]

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fairseq.dataclass.configs import DistributedTrainingConfig
-from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, first_host, place_from_environment
+from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, first_host, lonely_task, place_from_environment
 
 PREFIXES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "OMPI_", "SLURM_", "SUBMITIT_")
 
@@ -66,11 +66,27 @@ def test_mpirun_over_machines_must_name_the_master(environment: pytest.MonkeyPat
 
 def test_srun_counts_where_the_port_says_so(environment: pytest.MonkeyPatch) -> None:
     give(SLURM_PROCID=9, SLURM_LOCALID=1, SLURM_NTASKS=16, SLURM_NNODES=2, SLURM_JOB_NODELIST="gaudi[03-04]")
-    adopt_launcher()
-    assert place_from_environment() is None
     adopt_launcher(29500)
     assert place_from_environment() == Place(9, 1, 16, 8)
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gaudi03", "29500")
+
+
+@pytest.mark.parametrize("variables", [{"SLURM_PROCID": 1}, {"SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 4}])
+def test_tasks_of_srun_do_not_train_copies(environment: pytest.MonkeyPatch, variables: dict[str, int]) -> None:
+    give(SLURM_NTASKS=4, SLURM_JOB_ID=77, **variables)
+    with pytest.raises(ValueError, match="srun started 4 tasks.*Set distributed_training.distributed_port=15077"):
+        adopt_launcher()
+    assert place_from_environment() is None
+
+
+def test_one_process_in_a_job_of_several_tasks(environment: pytest.MonkeyPatch) -> None:
+    """A batch script that does not use srun: one process, whatever the job asked for; and one task of srun inside it."""
+    give(SLURM_NTASKS=4, SLURM_PROCID=0)
+    adopt_launcher()
+    assert place_from_environment() is None and "SLURM_NTASKS is 4" in (lonely_task() or "")
+    give(SLURM_STEP_NUM_TASKS=1)
+    adopt_launcher()
+    assert place_from_environment() is None and lonely_task() is None
 
 
 def test_tasks_that_submitit_started_need_no_port(environment: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fairseq.logging import progress_bar as module
+from fairseq.logging import tensorboard
 from fairseq.logging.meters import AverageMeter
 from fairseq.logging.progress_bar import EtaClock, format_duration, format_stat, progress_bar
 
@@ -18,7 +19,7 @@ def info(caplog):
     caplog.set_level(logging.INFO)
     EtaClock._current = None
     yield
-    module._close_writers()
+    tensorboard.close()
 
 
 class Resumed(list):
@@ -131,7 +132,7 @@ def test_tensorboard_scalars(tmp_path):
     bar.log({"loss": 2.5, "text": "no number", "num_updates": 7}, tag="train_inner")
     bar.print({"loss": torch.tensor(1.5)}, tag="valid", step=8)
     bar.update_config({"model": {"dim": 4}})
-    module._close_writers()
+    tensorboard.close()
     for tag, value, step in (("train_inner", 2.5, 7), ("valid", 1.5, 8)):
         read = events.EventAccumulator(str(tmp_path / tag)).Reload()
         assert read.Tags()["scalars"] == ["loss"]
@@ -140,7 +141,6 @@ def test_tensorboard_scalars(tmp_path):
 
 def test_missing_tensorboard_is_said_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    monkeypatch.setattr(module, "_tensorboard_missing", False)
     bar = progress_bar([0], log_format="none", tensorboard_logdir=str(tmp_path))
     bar.log({"loss": 1}, tag="train", step=1)
     bar.log({"loss": 1}, tag="valid", step=2)

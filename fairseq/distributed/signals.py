@@ -1,0 +1,170 @@
+"""Signals that end a run: it saves and ends after the update in progress. A second Ctrl-C ends it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+AGAIN = 1.0  # seconds; torchrun and timeout(1) deliver one Ctrl-C twice within milliseconds
+GRACE = 10.0  # seconds that a wait may still take after a signal; SLURM and Kubernetes send SIGKILL after 30
+NOTICE = 3.0  # seconds until the log says that the run ends after this update
+LOST = 20.0  # seconds after which a process that waits in vain for another one ends without it
+_AGENT = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None  # torchrun's own process, whose end its ranks do not survive
+
+
+class WaitEnded(Exception):
+    """A signal asked the run to end while this process waited for something that did not come."""
+
+
+class Ending:
+    """The first signal that asked the run to end, and a thread that acts where Python's handlers cannot run.
+
+    Python runs a handler between two steps of the main thread, and not while that waits inside a library. The thread hears of signals
+    through `signal.set_wakeup_fd`.
+
+    Args:
+        on_first: called once, in the main thread.
+    """
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self.name: str | None = None  # of the first signal
+        self._on_first = on_first
+        self._first_at: float | None = None  # set by the thread alone: a starved thread must not take the first Ctrl-C for a second one
+        self._noticed = False
+        self._agent = _AGENT
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._closing = False
+
+    def note(self, number: int, frame: Any) -> None:
+        """Python's handler."""
+        if self.name is None:
+            self.name = signal.Signals(number).name
+            self._on_first()
+
+    @property
+    def seconds_since(self) -> float | None:
+        """Time since the first signal; None before it."""
+        return None if self._first_at is None else time.monotonic() - self._first_at
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing = True
+        with contextlib.suppress(BlockingIOError):  # full: then the thread wakes anyway
+            os.write(self._writer, b"\0")
+        self._thread.join()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _watch(self) -> None:
+        while not self._closing:
+            if select.select([self._reader], [], [], 1.0)[0]:
+                for number in os.read(self._reader, 4096):
+                    self._hear(number)
+            since = self.seconds_since
+            if self._agent is not None and os.getppid() != self._agent:
+                logger.error("torchrun has ended: this process saves and ends too.")
+                self._agent = None
+                os.kill(os.getpid(), signal.SIGTERM)
+            if since is not None and since > NOTICE and not self._noticed and not self._closing:
+                self._noticed = True
+                logger.warning("signal: the run saves and ends after this update. Press Ctrl-C to end at once, without saving.")
+            if since is not None and since > LOST and _is_stuck is not None and _is_stuck():
+                _leave("stopped by a signal while waiting for another process; not saved. The run continues from its last checkpoint.", 1)
+
+    def _hear(self, number: int) -> None:
+        if number not in ENDING:
+            return
+        since = self.seconds_since
+        if since is None:
+            self._first_at = time.monotonic()
+        elif number == signal.SIGINT and since >= AGAIN:
+            _leave("ended at once by a second Ctrl-C; not saved. The run continues from its last checkpoint.", 128 + signal.SIGINT)
+
+
+def _leave(sentence: str, status: int) -> None:
+    """End this process from any thread, whatever the main thread does."""
+    with contextlib.suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{sentence}\n".encode())
+    os._exit(status)
+
+
+_current: Ending | None = None
+_is_stuck: Callable[[], bool] | None = None
+
+
+def set_stuck(is_stuck: Callable[[], bool] | None) -> None:
+    """Say how to find out whether this process waits for another one that does not answer: then a signal ends it unsaved."""
+    global _is_stuck
+    _is_stuck = is_stuck
+
+
+@contextlib.contextmanager
+def caught(on_first: Callable[[], None]) -> Iterator[Ending]:
+    """Within, signals of ENDING call `on_first` once. One that was ignored at the start (nohup, a shell's `&`) stays ignored."""
+    global _current
+    ending = Ending(on_first)
+    mine = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, ending.note) for number in mine}
+    descriptor = signal.set_wakeup_fd(ending._writer, warn_on_full_buffer=False)
+    outer, _current = _current, ending
+    ending.start()
+    try:
+        yield ending
+    finally:
+        _current = outer
+        signal.set_wakeup_fd(descriptor)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        ending.close()
+
+
+def received() -> str | None:
+    """Name of the signal that asked this run to end; None as long as none came."""
+    return None if _current is None else _current.name
+
+
+def check_wait() -> None:
+    """To be called once a second by whatever waits.
+
+    Raises:
+        WaitEnded: a signal came GRACE seconds ago.
+    """
+    since = None if _current is None else _current.seconds_since
+    if since is not None and since > GRACE:
+        raise WaitEnded
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Within, signals of ENDING wait: a process that is started here sets its own handlers before it gets one (`release`)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def in_worker() -> None:
+    """In a data-loading worker: signals are meant for the trainer, which ends its workers itself."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # a scheduler sends SIGTERM to all processes of a job, and the trainer still needs its workers while it saves; the second one ends them
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)

@@ -1,0 +1,120 @@
+"""Where log lines go: standard output and `common.log_file`. A place that cannot be written any more is reported once; the run goes on."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Optional, Union
+
+logger = logging.getLogger(__name__)
+
+
+class Console(logging.StreamHandler):
+    """Standard output, which may be a pipe whose reader is gone, a closed terminal or a file on a full disk."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self._failure_reported = False
+        atexit.register(self._flush_at_exit)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failure_reported:
+            self._failure_reported = True
+            _to_stderr(f"cannot write the log to standard output: {error.strerror or error}; the run goes on without it")
+
+    def _flush_at_exit(self) -> None:
+        """What standard output still refuses is dropped: else Python ends with status 120, whatever became of the run."""
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            except (OSError, ValueError):
+                return
+
+
+class LogFile(logging.Handler):
+    """Appends to `common.log_file`, each line whole and at once.
+
+    Args:
+        path: its folder is made.
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Union[str, os.PathLike]) -> None:
+        super().__init__()
+        self.path = Path(os.path.abspath(path))
+        self._failure_reported = False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor: Optional[int] = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+    def begin(self) -> None:
+        """Write a line that says whose log follows.
+
+        Raises:
+            OSError: the file cannot be written: a full disk lets one be opened.
+        """
+        self._write(f"-- log of process {os.getpid()} on {socket.gethostname()}\n")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._descriptor is None:
+            return
+        try:
+            self._write(self.format(record) + "\n")
+        except OSError as error:
+            if not self._failure_reported:
+                self._failure_reported = True
+                logger.error(f"cannot write common.log_file={self.path}: {error.strerror or error}; the run goes on without it")
+        except (TypeError, ValueError):  # the record's own fault
+            self.handleError(record)
+
+    def _write(self, line: str) -> None:
+        rest = memoryview(line.encode(errors="backslashreplace"))
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
+        super().close()
+
+
+def _to_stderr(sentence: str) -> None:
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except OSError:  # nobody is there to read it
+        return
+
+
+def add_file(source: logging.Logger, path: Union[str, os.PathLike]) -> None:
+    """Let a logger's lines go to a file too, once, and not where a logger above it sends them there already."""
+    target, above = Path(os.path.abspath(path)), source
+    while above is not None:
+        if any(isinstance(handler, LogFile) and handler.path == target for handler in above.handlers):
+            return
+        above = above.parent if above.propagate else None
+    source.addHandler(LogFile(target))
+
+
+def problem_of_folder(path: Union[str, os.PathLike]) -> str | None:
+    """Why nothing can be written into a folder, which is made if need be; None where it can."""
+    probe = os.path.join(path, f".writable.{os.getpid()}")
+    try:
+        os.makedirs(path, exist_ok=True)
+        with open(probe, "wb", buffering=0) as file:
+            file.write(b"x")  # a full disk lets a file be opened
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        if os.path.exists(probe):
+            os.remove(probe)
+    return None

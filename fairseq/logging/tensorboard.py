@@ -1,0 +1,100 @@
+"""TensorBoard: scalars of a run, one folder per tag. It never stops the run: what goes wrong is reported once."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class Board:
+    """What a run writes below `common.tensorboard_logdir`; a folder's writer is opened with its first scalar.
+
+    Args:
+        start_update: the update that the run begins or resumes from. What an earlier life wrote about later ones is hidden (`purge_step`).
+    """
+
+    def __init__(self, folder: str, start_update: int) -> None:
+        self.folder, self.start_update = folder, start_update
+        self._writers: dict[str, Any] = {}
+        self._is_over = False
+
+    def scalars(self, tag: str, values: dict[str, float], step: int) -> None:
+        def write(writer: Any) -> None:
+            for key, value in values.items():
+                writer.add_scalar(key, value, step)
+            writer.flush()
+
+        self._attempt(tag, write)
+
+    def text(self, key: str, text: str) -> None:
+        self._attempt("", lambda writer: writer.add_text(key, text))
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            try:
+                writer.close()
+            except Exception as error:  # see _attempt
+                self._give_up(error)
+        self._writers.clear()
+
+    def _attempt(self, tag: str, write: Any) -> None:
+        if self._is_over:
+            return
+        try:
+            write(self._writer(tag))
+        except ImportError:
+            self._is_over = True
+            logger.warning("common.tensorboard_logdir is ignored: tensorboard is not installed (pip install tensorboard)")
+        except Exception as error:  # of any class: tensorboard hands on what its thread met, with TensorFlow beside it errors of that
+            self._give_up(error)
+
+    def _writer(self, tag: str) -> Any:
+        if tag not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writers[tag] = SummaryWriter(os.path.join(self.folder, tag), purge_step=self.start_update + 1)
+            self._writers[tag].add_text("sys.argv", " ".join(sys.argv))
+        return self._writers[tag]
+
+    def _give_up(self, error: Exception) -> None:
+        if not self._is_over:
+            self._is_over = True
+            logger.error(f"cannot write common.tensorboard_logdir={self.folder}: {error}; the run goes on without TensorBoard")
+
+
+_boards: dict[str, Board] = {}
+
+
+def board(folder: str, start_update: int) -> Board:
+    """The run's board of this folder: one for all its epochs and sets; the update that it was first asked for with counts."""
+    if not _boards:
+        atexit.register(close)
+        _keep_threads_quiet()
+    return _boards.setdefault(folder, Board(folder, start_update))
+
+
+def close() -> None:
+    """Write what is pending, at the end of a run."""
+    for each in _boards.values():
+        each.close()
+    _boards.clear()
+    atexit.unregister(close)
+
+
+def _keep_threads_quiet() -> None:
+    """tensorboard's writer thread raises its error twice: for us, and as a traceback on standard error."""
+    shown = threading.excepthook
+    if shown.__module__ == __name__:
+        return
+
+    def hook(arguments: Any) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            shown(arguments)
+
+    threading.excepthook = hook

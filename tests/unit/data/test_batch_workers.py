@@ -1,0 +1,156 @@
+"""Worker processes: how batches travel, and what becomes of a run whose workers die, hang or cannot start."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq.data import batch_workers
+from fairseq.data.batch_workers import BatchWorkers, WorkerDied, receive, send
+from fairseq.data.batching import BatchPlan
+from fairseq.distributed import signals
+
+
+def plans(number: int) -> Iterator[BatchPlan]:
+    for micro in range(number):
+        yield BatchPlan(np.arange(3), 3, 1, 0, 1, micro)
+
+
+def batches(make_batch: Callable[[BatchPlan], Any], workers: int = 2, number: int = 6, start_method: str = "fork") -> list[Any]:
+    return list(BatchWorkers(make_batch, plans(number), workers, ahead=2, start_method=start_method))
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def everything() -> dict[str, Any]:
+    return {
+        "audio": torch.arange(70_000, dtype=torch.float32).view(7, -1).t(),
+        "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "mask": torch.tensor([[True], [False]]),
+        "count": torch.tensor(5),
+        "empty": torch.empty(0, 3, dtype=torch.int64),
+        "nest": [(torch.ones(1), "text"), Pair(torch.zeros(2), None)],
+        "numbers": np.arange(4),
+    }
+
+
+def flat(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [flat(inner) for inner in value.values()]
+    if isinstance(value, (list, tuple)):
+        return [type(value).__name__, *map(flat, value)]
+    return [value.dtype, list(value.shape), value.tolist()] if hasattr(value, "tolist") else value
+
+
+@pytest.mark.parametrize("memory_files", [True, False])
+def test_a_batch_arrives_as_it_was(monkeypatch: pytest.MonkeyPatch, memory_files: bool) -> None:
+    if not memory_files:
+        monkeypatch.setattr(os, "memfd_create", no_room)
+    here, there = multiprocessing.Pipe()
+    thread = threading.Thread(target=send, args=(there, everything()))  # without a memory file it is more than a socket's buffer holds
+    thread.start()
+    found = receive(here)
+    thread.join()
+    assert flat(found) == flat(everything())
+    found["audio"].add_(1)  # what comes out can be written to
+
+
+def no_room(name: str) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_no_shared_memory_of_the_system_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker gives /dev/shm 64 MB, of which torch's DataLoader hangs."""
+
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", refuse)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", refuse)
+    found = batches(lambda plan: {"x": torch.full((1000,), plan.micro)})
+    assert [batch["x"][0].item() for batch in found] == list(range(6))
+
+
+def test_a_batch_that_cannot_travel_is_an_error() -> None:
+    found = batches(lambda plan: {"x": lambda: None}, number=2)
+    assert "cannot send its batch" in found[0].message and "lambda" in found[0].message
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("place", ["in_worker", "make", "send"])
+def test_a_worker_that_is_killed_ends_the_run_with_advice(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """As it starts, while it makes a batch, and on a batch's way."""
+    if place == "in_worker":
+        monkeypatch.setattr(signals, "in_worker", kill_itself)
+    elif place == "send":
+        monkeypatch.setattr(batch_workers.reduction, "send_handle", lambda *arguments: kill_itself())
+    began = time.monotonic()
+    with pytest.raises(WorkerDied, match=r"data-loading worker \d+ was killed by SIGKILL.*dataset.num_workers=0"):
+        batches(lambda plan: kill_itself() if place == "make" else torch.ones(3))
+    assert time.monotonic() - began < 20
+
+
+def test_a_worker_that_ends_by_itself() -> None:
+    with pytest.raises(WorkerDied, match="ended with status 3"):
+        batches(lambda plan: os._exit(3))
+
+
+def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    start = multiprocessing.context.ForkProcess.start
+
+    def second_fails(self: Any) -> None:
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        start(self)
+        started.append(self)
+
+    monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", second_fails)
+    with pytest.raises(RuntimeError, match="cannot start data-loading worker 2 of 2: Resource temporarily unavailable."):
+        batches(lambda plan: 1)
+    assert not started[0].is_alive()
+
+
+def test_a_signal_ends_the_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As where the storage of the audio is gone."""
+    monkeypatch.setattr(signals, "GRACE", 0.1)
+    monkeypatch.setattr(batch_workers, "PATIENCE", 0.5)
+    wished: list[str] = []
+    with signals.caught(lambda: wished.append("stop")):
+        workers = BatchWorkers(lambda plan: time.sleep(600), plans(2), 1, 2)
+        threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(signals.WaitEnded):
+            next(workers)
+        workers.close()
+    assert wished == ["stop"] and "no batch for" in caplog.text
+
+
+def test_closing_ends_workers_that_are_at_it() -> None:
+    workers = BatchWorkers(lambda plan: time.sleep(600) if plan.micro else 7, plans(4), 2, 2)
+    assert next(workers) == 7
+    processes = [worker.process for worker in workers._workers]
+    workers.close()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_large_plans_do_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans and batches larger than a socket's buffer, without memory files: both sides could wait for each other."""
+    monkeypatch.setattr(os, "memfd_create", no_room)
+    large = (BatchPlan(np.arange(200_000), 1, 1, 0, 1, micro) for micro in range(8))
+    found = list(BatchWorkers(lambda plan: torch.full((300_000,), plan.micro), large, 2, 8))
+    assert [int(batch[0]) for batch in found] == list(range(8))
