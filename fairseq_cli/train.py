@@ -139,7 +139,7 @@ class Run:
         self.trainer = trainer
         self.cfg = trainer.cfg
         self.task = trainer.task
-        logger.info('reading the manifest of "%s" in %s, and a checkpoint if there is one', self.cfg.dataset.train_subset, self.cfg.task.data)
+        logger.info('reading the manifest of "%s" in %s, and the checkpoint', self.cfg.dataset.train_subset, self.cfg.task.data)
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
         self._continue_pretraining()
         self.metrics_file: MetricsFile | None = None
