@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
 
+from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format
+from fairseq.data.audio.manifest import Manifest, printable
+from fairseq.data.audio.quarantine import is_longer
 from fairseq.data.batching import EVALUATION_EPOCH
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.preflight.plan import Launch, Split, audio, epoch_of
@@ -58,21 +61,55 @@ def _files(section: Section, split: Split, cfg: DictConfig) -> None:
 
 
 def _places(section: Section, name: str, dataset: Any) -> None:
-    """The manifests' roots are folders, and a few of their files are there."""
+    """The manifests' roots are folders, and a few of their files are there, and as the manifests say."""
     for manifest in dataset.manifest.manifests:
-        if not Path(manifest.root).is_dir():
-            section.problem(
-                "manifest-root", f"{manifest.path} begins with the root {manifest.root!r}, and there is no such folder here.",
-                "Put the folder of the audio into the manifest's first line, or mount it there.",
-            )  # fmt: skip
+        problem = manifest.root_problem()
+        if problem is not None:
+            section.problem("manifest-root", problem, "")
             continue
         chosen = np.unique(np.linspace(0, len(manifest) - 1, _LOOKED_AT).astype(int)).tolist() if len(manifest) else []
-        missing = [manifest.file(index) for index in chosen if not Path(manifest.file(index)).exists()]
-        if missing:
-            section.problem(
-                "files-missing", f"{manifest.path}: of {len(chosen)} files looked at {len(missing)} are not there, such as {missing[0]}.",
-                "Make the manifest anew with examples/wav2vec/wav2vec_manifest.py, or bring the files.",
-            )  # fmt: skip
+        for kind, (found, advice) in _look_at(manifest, chosen, None if dataset.resample else dataset.sample_rate).items():
+            if found:
+                what = f"{manifest.path}: of {len(chosen)} files looked at {len(found)} {_KINDS[kind]}, such as {found[0]}."
+                section.problem(kind, what, advice)
+
+
+_KINDS = {
+    "files-missing": "are not there",
+    "files-unreadable": "cannot be read",
+    "sample-rate": "have another sample rate than task.sample_rate",
+    "manifest-lengths": "have another length than the manifest says",
+}
+
+
+def _look_at(manifest: Manifest, chosen: list[int], sample_rate: int | None) -> dict[str, tuple[list[str], str]]:
+    """What is wrong with files, by kind: a sentence's end for each file, and what to do.
+
+    Args:
+        chosen: utterances whose headers are read.
+        sample_rate: that files must have; None: any.
+    """
+    found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    for index in chosen:
+        file, size, line = manifest.file(index), int(manifest.sizes[index]), printable(manifest.file(index))
+        try:
+            header = audio_format(file)
+        except UnreadableAudio as error:
+            is_there = any(map(os.path.exists, (file, file.rsplit(":", 2)[0])))  # archive.zip:offset:length
+            found["files-unreadable" if is_there else "files-missing"].append(f"{line} ({error})" if is_there else line)
+            continue
+        if sample_rate is not None and header.sample_rate != sample_rate:
+            found["sample-rate"].append(f"{line} ({header.sample_rate} Hz)")
+        if header.frames < size or is_longer(header.frames, size):
+            found["manifest-lengths"].append(f"{line} ({header.frames:,} samples, {size:,} in the manifest)")
+    again = "Make the manifest again with examples/wav2vec/wav2vec_manifest.py"
+    advice = {
+        "files-missing": f"{again}, or bring the files.",
+        "files-unreadable": "Training replaces such files up to task.max_quarantined_share; repair them, or make the manifest again.",
+        "sample-rate": "Convert the files, or set task.resample=true to convert while reading.",
+        "manifest-lengths": f"{again}: training uses no more of a file than it says, and replaces files that are shorter.",
+    }
+    return {kind: (files, advice[kind]) for kind, files in found.items()}
 
 
 def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, speed: float | None) -> None:

@@ -81,7 +81,10 @@ def load(cfg: DictConfig, task: Any, launch: Launch) -> list[Split]:
             update_freq=list(cfg.optimization.update_freq) if training else 1,
             shuffle=training,
         )
-        iterator.batches(1)
+        try:
+            iterator.batches(1)
+        except ValueError as error:
+            raise ValueError(f"{task.split_source(name)}: {error}") from error
         splits.append(Split(name, training, task.dataset(name), iterator))
     return splits
 

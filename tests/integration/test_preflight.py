@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from omegaconf import OmegaConf
 
 from fairseq import utils
 from fairseq.dataclass.initialize import resolve_config
-from fairseq.preflight import checks
+from fairseq.preflight import checks, corpus
 from fairseq.preflight.options import Options
 from fairseq.preflight.report import Report
 
@@ -59,13 +60,26 @@ class Planted(Wav2Vec2Model):
 
 
 def write_manifest(path: Path, root: Path, number: int) -> None:
-    """Lengths distributed about as LibriSpeech's: most of them 12 to 17 seconds, the others shorter. One file stands for all."""
+    """Lengths distributed about as LibriSpeech's: most of them 12 to 17 seconds, the others shorter. The files that preflight looks at are
+    headers with those lengths; one file stands for all others."""
     rng = np.random.default_rng(number)
     seconds = np.where(rng.random(number) < 0.62, rng.normal(14.8, 1.1, number), rng.uniform(1.4, 14.5, number))
     lengths = (seconds.clip(1.4, 24.5) * 16000).astype(int)
     root.mkdir(exist_ok=True)
     (root / "a.flac").touch()
-    path.write_text("\n".join([str(root), *(f"a.flac\t{length}" for length in lengths.tolist())]) + "\n")
+    looked_at = set(np.linspace(0, number - 1, 25).astype(int).tolist())
+    names = [f"{length}.flac" if index in looked_at else "a.flac" for index, length in enumerate(lengths.tolist())]
+    for index in looked_at:
+        write_header(root / names[index], int(lengths[index]))
+    path.write_text("\n".join([str(root), *(f"{name}\t{length}" for name, length in zip(names, lengths, strict=True))]) + "\n")
+
+
+def write_header(path: Path, length: int, rate: int = 16000) -> None:
+    """A FLAC file that says it has `length` samples; its audio is noise of a few."""
+    soundfile.write(path, np.random.default_rng(0).standard_normal(100) * 0.1, rate)
+    content = bytearray(path.read_bytes())
+    content[21:26] = (int.from_bytes(content[21:26], "big") >> 36 << 36 | length).to_bytes(5, "big")
+    path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -233,16 +247,36 @@ def test_a_run_on_another_device_is_not_asked_about_kernels(few_utterances: Path
 
 def test_names_of_problems_are_documented() -> None:
     source = "".join(path.read_text() for path in (REPOSITORY / "fairseq/preflight").glob("*.py"))
-    used = set(re.findall(r'\.problem\(\s*"([a-z-]+)"', source)) | {"buckets-without-padding"}
+    used = set(re.findall(r'\.problem\(\s*"([a-z-]+)"', source)) | {"buckets-without-padding", *corpus._KINDS}
     documented = set(re.findall(r"^\| `([a-z-]+)` \|", (REPOSITORY / "docs/preflight.md").read_text(), re.MULTILINE))
     assert len(used) > 15 and used <= documented, used - documented
 
 
 def test_files_that_are_not_there(few_utterances: Path, tmp_path: Path) -> None:
     text = (few_utterances / "train.tsv").read_text()
-    (tmp_path / "train.tsv").write_text(text.replace("a.flac", "b.flac"))
+    (tmp_path / "train.tsv").write_text(text.replace(".flac", ".wav"))
     (tmp_path / "valid.tsv").write_text((few_utterances / "valid.tsv").read_text())
     assert "files-missing" in names(check(tmp_path))
+
+
+def test_files_that_are_not_as_the_manifest_says(few_utterances: Path, tmp_path: Path) -> None:
+    root, *lines = (few_utterances / "train.tsv").read_text().splitlines()
+    pairs = [line.split("\t") for line in lines]
+    halved = [f"{root}/{name}\t{int(length) // 2}" for name, length in pairs]
+    (tmp_path / "train.tsv").write_text("\n".join(["/", *halved]) + "\n")
+    write_header(tmp_path / "8k.flac", 40_000, rate=8000)
+    (tmp_path / "broken.flac").write_bytes(b"<html>404</html>")
+    (tmp_path / "valid.tsv").write_text(f"{tmp_path}\n8k.flac\t40000\nbroken.flac\t40000\n")
+    found = {problem.name: problem.what for problem in check(tmp_path).problems}
+    assert re.search(r"train\.tsv: of \d+ files looked at \d+ have another length.*samples, [\d,]+ in the", found["manifest-lengths"])
+    assert "8k.flac (8000 Hz)" in found["sample-rate"] and "broken.flac (it is a web page" in found["files-unreadable"]
+
+
+def test_a_manifest_without_files_is_named(few_utterances: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text((few_utterances / "train.tsv").read_text())
+    (tmp_path / "valid.tsv").write_text("/\n")
+    (problem,) = check(tmp_path).problems
+    assert f"{tmp_path}/valid.tsv, line 2: there is no line of a file below the root" in problem.what
 
 
 def test_too_little_audio_an_update(librispeech: Path) -> None:

@@ -30,6 +30,11 @@ class Trouble(NamedTuple):
     replaced: bool = True  # it could not be decoded; else it is used, and something about it is odd
 
 
+def is_longer(length: int, size: int) -> bool:
+    """Whether a file of `length` samples is so much longer than the manifest's `size` that somebody should know."""
+    return length > size * _LONGER + _BLOCK
+
+
 class Quarantine:
     """Keeps account, in the training process, of the files that batches report.
 
@@ -174,7 +179,7 @@ class PatientReader:
         if samples.note is not None:
             yield Trouble(index, self.name(index), samples.note, replaced=False)
         size, length = int(self.sizes[index]), samples.file_length
-        if length is not None and length > size * _LONGER + _BLOCK:
+        if length is not None and is_longer(length, size):
             reason = (
                 f"has {length:,} samples, but the manifest says {size:,}, and only so many are used: the file changed, or the manifest was "
                 "made for another sample rate. Make the manifest again"

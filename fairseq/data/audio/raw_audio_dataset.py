@@ -345,6 +345,8 @@ class FileAudioDataset(RawAudioDataset):
     ) -> None:
         super().__init__(sample_rate, max_sample_size, min_sample_size, shuffle, pad, normalize, seed)
         self.manifest = JoinedManifest([Manifest(manifest_path)]) if isinstance(manifest_path, str) else manifest_path
+        if len(self.manifest) == 0:
+            raise ValueError(f"{self.manifest.path}, line 2: there is no line of a file below the root. Make the manifest again")
         self.resample = resample
         self.weights = weights
         self.augmentation = augmentation
