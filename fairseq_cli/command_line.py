@@ -6,10 +6,11 @@ quotes. Here overrides may stand anywhere, need no plus, and a value that hydra 
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Container, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from fairseq_cli.yaml_files import MAX_DEPTH
 
 _WITH_VALUE = (
     "--config-dir",
@@ -23,8 +24,12 @@ _WITH_VALUE = (
     "--package",
     "-p",
     "--experimental-rerun",
+    "--explain-key",
 )
-_WITHOUT_VALUE = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc")
+_WITHOUT_VALUE = (
+    "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc",
+    "--list-configs",
+)  # fmt: skip
 _INFO = ("--info", "-i")
 _INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # --info takes one of these or nothing
 _LOCAL_RANK = ("--local_rank", "--local-rank")  # torch.distributed.launch appends one of them, by its version
@@ -78,7 +83,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
             else:
                 options[_LONG_NAMES.get(name, name)] = value
         else:
-            options[_LONG_NAMES.get(word, word)] = None
+            options[_LONG_NAMES.get(name, word if equals else name)] = None
     return CommandLine(overrides, options, local_rank)
 
 
@@ -91,57 +96,6 @@ def _whole_option(name: str) -> str:
     return meant[0] if len(meant) == 1 else name
 
 
-def primary_config(options: dict[str, str | None], package_folder: Path) -> dict[str, Any]:
-    """Content of the YAML file that `--config-name` means, as plain values; empty if there is none (hydra then says so).
-
-    Raises:
-        ValueError: it cannot be read, or is no YAML; names file and line.
-    """
-    from omegaconf import OmegaConf
-    from yaml import MarkedYAMLError, YAMLError
-
-    name = options.get("--config-name") or "config"
-    file_name = name if name.endswith((".yaml", ".yml")) else name + ".yaml"
-    folders = [options.get("--config-path") or package_folder, options.get("--config-dir")]
-    for folder in folders:
-        path = Path(folder or "") / file_name
-        if folder and path.is_file():
-            try:
-                content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-            except MarkedYAMLError as error:
-                line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-                what = error.problem or error.context
-                raise ValueError(f"{path}{line} is not YAML: {what}. (Inside braces, ??? must be quoted: '???'.)") from error
-            except (YAMLError, OSError) as error:
-                raise ValueError(f"{path} cannot be read: {error}") from error
-            return content if isinstance(content, dict) else {}
-    return {}
-
-
-def with_stock_folder(options: dict[str, str | None], package_folder: Path) -> dict[str, str | None]:
-    """Options with --config-dir set to the folder of stock YAMLs, examples/wav2vec/config/*, that has the named one, if none was typed."""
-    name = options.get("--config-name")
-    if name is None or options.get("--config-dir") is not None or options.get("--config-path") is not None:
-        return options
-    file_name = name if name.endswith((".yaml", ".yml")) else name + ".yaml"
-    if (package_folder / file_name).is_file():
-        return options
-    stock = package_folder.parents[1] / "examples" / "wav2vec" / "config"
-    for folder in sorted(stock.glob("*/")):
-        if (folder / file_name).is_file():
-            return {**options, "--config-dir": str(folder)}
-    return options
-
-
-def groups_in_defaults(config: dict[str, Any]) -> set[str]:
-    """Config groups that a YAML's defaults list selects from; hydra wants `+group=name` for the others."""
-    groups = set()
-    for entry in config.get("defaults") or []:
-        if isinstance(entry, dict):
-            groups |= {str(key).split()[-1].split("@")[0].strip("/") for key in entry}  # "override hydra/launcher", "model@package"
-    return groups
-
-
 def override_value(overrides: Sequence[str], key: str) -> str | None:
     """What the last override of `key` sets, without quotes; None if none does."""
     found = None
@@ -152,13 +106,24 @@ def override_value(overrides: Sequence[str], key: str) -> str | None:
     return found
 
 
+def chosen_groups(overrides: Sequence[str], groups: Container[str]) -> list[tuple[str, str]]:
+    """(group, name) of the overrides that select from a group; of a sweep's names, each."""
+    chosen = []
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        group = key.split("@")[0]
+        if group in groups:
+            chosen += [(group, name.strip("'\" ")) for name in value.split(",")]
+    return chosen
+
+
 def normalise_override(word: str, groups: Container[str], in_defaults: Container[str]) -> str:
     """One override in the form that hydra accepts, whether or not the YAML names its key.
 
     Args:
         word: as typed: key=value, +key=value, ++key=value, ~key, group=name.
-        groups: names of config groups (model, optimizer ...), which are selected and not set.
-        in_defaults: those of them that the YAML's defaults list has.
+        groups: names of config groups (model, optimizer, folders of the user's own YAMLs), which are selected and not set.
+        in_defaults: those of them that defaults lists have.
     """
     if word.startswith("~") or "=" not in word:
         return word
@@ -174,16 +139,22 @@ def normalise_override(word: str, groups: Container[str], in_defaults: Container
 
 
 def readable(override: str) -> str:
-    """The override itself if hydra's grammar can read it, else with its value quoted: (0.9,0.98), a path with brackets."""
+    """The override itself if hydra's grammar can read it, else with its value quoted: (0.9,0.98), a path with brackets.
+
+    Raises:
+        ValueError: brackets are nested deeper than any config's.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
+    key, _, value = override.partition("=")
+    if max(itertools.accumulate((mark in "[{(") - (mark in "]})") for mark in value), default=0) > MAX_DEPTH:
+        raise ValueError(f"{key.lstrip('+')}: its brackets are nested more than {MAX_DEPTH} deep.")
     try:
         parser.parse_override(override)
         return override
     except HydraException:
-        key, _, value = override.partition("=")
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         quoted = f"{key}='{escaped}'"
     try:
@@ -191,11 +162,3 @@ def readable(override: str) -> str:
         return quoted
     except HydraException:
         return override  # hydra's own message tells what is wrong with the key
-
-
-def absolute_paths(options: dict[str, str | None]) -> dict[str, str | None]:
-    """Options with --config-path counted from where the command was typed (hydra counts it from the program's own file)."""
-    path = options.get("--config-path")
-    if path is None or "://" in path or os.path.isabs(path) or not os.path.isdir(path):
-        return options
-    return {**options, "--config-path": os.path.abspath(path)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,8 +17,11 @@ import hydra
 from hydra.conf import HydraConf, JobConf, RunDir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import fairseq
 from fairseq import device as device_layer
@@ -29,11 +33,13 @@ from fairseq.dataclass.initialize import add_defaults, hydra_init, resolve_confi
 from fairseq.dataclass.validate import find_problems
 from fairseq.distributed import launch
 from fairseq.logging import metrics
-from fairseq_cli import command_line
+from fairseq_cli import command_line, config_files, explain_key, yaml_files
 
 logger = logging.getLogger("fairseq_cli.hydra_train")
 
 CONFIG_FOLDER = Path(fairseq.__file__).resolve().parent / "config"
+STOCK_FOLDER = CONFIG_FOLDER.parent / "examples" / "wav2vec" / "config"
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def hydra_main(cfg: DictConfig) -> float | None:
@@ -167,27 +173,74 @@ def cli_main() -> None:
 
 
 def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
-    """Compose the config that sys.argv describes and hand it to `main`; what goes wrong is told by the program's name."""
+    """Compose the config that sys.argv describes and hand it to `main`; what goes wrong is reported under the program's name."""
+    full_error = os.environ.get(FULL_ERROR)
     try:
         task = _arrange_arguments(program, main)
-    except ValueError as error:
-        sys.exit(f"{program}: {error}")
-    hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(task)()
+        if task is None:
+            return
+        os.environ[FULL_ERROR] = "1"  # while hydra composes: its errors come here, and not as its own report
+
+        @functools.wraps(task)
+        def composed(cfg: DictConfig) -> Any:
+            _set_environment(FULL_ERROR, full_error)
+            return task(cfg)
+
+        hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(composed)()
+    except (ValueError, OSError, HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
+        if full_error == "1":
+            raise
+        sys.exit(f"{program}: {_of_hydra(error) if isinstance(error, HydraException | OmegaConfBaseException) else error}")
+    finally:
+        _set_environment(FULL_ERROR, full_error)
 
 
-def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Put sys.argv into hydra's form, fill the config groups, and say what is to be done with the composed config."""
+def _set_environment(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _of_hydra(error: BaseException) -> str:
+    """Hydra's message without its list of folders, with omegaconf's reason where that is the cause, and the override that it is about."""
+    text = str(error).partition("\nConfig search path:")[0].strip() or type(error).__name__
+    cause = str(error.__cause__).splitlines()[0] if isinstance(error.__cause__, OmegaConfBaseException) and str(error.__cause__) else ""
+    if "BasicLauncherConf" in text:
+        cause = "hydra.launcher keys belong to a launcher: add hydra/launcher=dependency_submitit_slurm -m, as docs/slurm.md shows."
+    quoted = re.search(r"'(\$\{.*?\})'", text)
+    about = next((word for word in sys.argv[1:] if quoted is not None and quoted[1] in word), None)
+    if about is not None and about not in text:
+        text = f"{about}: {text}"
+    return text if not cause or cause in text else f"{text}\n{cause}"
+
+
+def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any] | None:
+    """Put sys.argv into hydra's form, fill the config groups, and say what is to be done with the composed config.
+
+    Returns:
+        None where there is nothing left to do: what was asked for has been printed.
+    """
     line = command_line.read_command_line(sys.argv[1:])
+    if "--list-configs" in line.options:
+        sys.stdout.write(config_files.list_stock(STOCK_FOLDER) + "\n")
+        return None
     if line.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", line.local_rank)
-    options = command_line.with_stock_folder(command_line.absolute_paths(line.options), CONFIG_FOLDER)
-    yaml = command_line.primary_config(options, CONFIG_FOLDER)
+    source = config_files.locate(line.options, line.overrides, CONFIG_FOLDER, STOCK_FOLDER)
+    yaml, options = source.content(), source.options
     user_dir = command_line.override_value(line.overrides, "common.user_dir")
     utils.import_user_module(CommonConfig(user_dir=user_dir) if user_dir else _common_of(yaml))
+    if "--explain-key" in options:
+        sys.stdout.write(explain_key.explain(options["--explain-key"] or "", yaml, options.get("--config-name") or "") + "\n")
+        return None
     set_up_hydra()
 
-    in_defaults = command_line.groups_in_defaults(yaml)
-    overrides = [command_line.normalise_override(word, CONFIG_GROUPS, in_defaults) for word in line.overrides]
+    groups = {*CONFIG_GROUPS, *config_files.own_groups(source.folders)}
+    in_defaults = set()
+    if source.file is not None:
+        in_defaults = yaml_files.read_all(source.file, command_line.chosen_groups(line.overrides, groups), source.folders)
+    overrides = [command_line.normalise_override(word, groups, in_defaults) for word in line.overrides] + source.overrides
     task = _stop_plainly(program, main)
     if options.get("--cfg") == "job":
         package, resolve = options.pop("--package", None), "--resolve" in options
@@ -205,7 +258,7 @@ def _stop_plainly(program: str, task: Callable[[DictConfig], Any]) -> Callable[[
         try:
             return task(cfg)
         except ConfigError as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if os.environ.get(FULL_ERROR) == "1":
                 raise
             rank = os.environ.get("RANK", "0")
             sys.exit(f"{program}: {'' if rank == '0' else f'rank {rank}: '}{error}")

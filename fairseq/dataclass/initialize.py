@@ -138,9 +138,13 @@ def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> 
 def _meant(key: Any, value: Any, known: list[str]) -> str:
     """What may have been meant by a key of the top level that is none."""
     hint = suggestion("", key, known)
-    if hint or not isinstance(value, str):
+    if hint:
         return hint
-    return f" To select a YAML of your own by {key}={value}, put it at {key}/{value}.yaml in the folder of --config-dir."
+    if isinstance(value, str):
+        return f" No folder of YAML files has {key}/{value}.yaml: put it into the folder of --config-dir to select it."
+    if isinstance(value, dict):
+        return f" If it comes from a YAML of your own in a folder {key}, begin that file with this line: # @package _global_"
+    return ""
 
 
 def _complete_choice(group: str, value: Any, remove_missing: bool, problems: list[str]) -> DictConfig | dict[str, Any] | None:

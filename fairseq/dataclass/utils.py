@@ -72,7 +72,7 @@ def known_only(dataclass: type, values: dict[str, Any]) -> dict[str, Any]:
 
 def nearest(key: str, known: Any) -> str:
     """ " Did you mean 'x'?" for the known key that is spelled most like this one, or nothing."""
-    near = get_close_matches(str(key), list(known), n=1, cutoff=0.5)
+    near = get_close_matches(str(key), list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -135,6 +135,14 @@ def _not_offered(cfg: DictConfig) -> Iterator[Finding]:
                 yield odd(f"{key} is {value!r} and has no effect: {reason}.")._replace(name="no-effect")
 
 
+def remark_on(key: str) -> str | None:
+    """What a user should know of a key whose feature is not offered or that has no effect; None for the others."""
+    if (alternative := _entry(key, NOT_OFFERED)) is not None:
+        return f"Not offered: {alternative}."
+    reason = _entry(key, WITHOUT_EFFECT)
+    return None if reason is None else f"Has no effect: {reason}."
+
+
 def _entry(key: str, table: dict[str, str]) -> str | None:
     return next((text for pattern, text in table.items() if fnmatch(key, pattern)), None)
 

@@ -12,14 +12,11 @@ import yaml
 from hydra._internal.utils import get_args_parser
 
 from fairseq_cli.command_line import (
-    absolute_paths,
-    groups_in_defaults,
+    chosen_groups,
     normalise_override,
     override_value,
-    primary_config,
     read_command_line,
     readable,
-    with_stock_folder,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,30 +81,21 @@ def test_hydras_own_grammar_is_left_alone() -> None:
         assert readable(override) == override
 
 
-def test_what_the_yaml_says(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(
-        "# @package _group_\ndefaults:\n  - _self_\n  - model: null\n  - override /optimizer@opt: adam\ncommon: {user_dir: x}\n"
-    )
-    content = primary_config({"--config-dir": str(tmp_path), "--config-name": "mine"}, tmp_path / "none")
-    assert content["common"]["user_dir"] == "x"
-    assert groups_in_defaults(content) == {"model", "optimizer"}
-    assert primary_config({"--config-name": "mine.yaml", "--config-path": str(tmp_path)}, tmp_path) == content
-    (tmp_path / "broken.yaml").write_text("a: 1\nb: {c: ???}\n")
-    with pytest.raises(ValueError, match=r"broken\.yaml, line 2 is not YAML: .*quoted"):
-        primary_config({"--config-dir": str(tmp_path), "--config-name": "broken"}, tmp_path)
-    assert primary_config({"--config-name": "absent"}, tmp_path) == {}
+def test_groups_that_are_chosen() -> None:
+    words = ["+mygroup=small", "a.b=1", "model@x='one'", "optimizer=adam,composite", "max_update=3"]
+    assert chosen_groups(words, {"mygroup", "model", "optimizer"}) == [
+        ("mygroup", "small"), ("model", "one"), ("optimizer", "adam"), ("optimizer", "composite")
+    ]  # fmt: skip
+
+
+def test_brackets_nested_too_deeply() -> None:
+    with pytest.raises(ValueError, match="optimization.lr: its brackets are nested more than 40 deep"):
+        readable("++optimization.lr=" + "[" * 400 + "]" * 400)
 
 
 def test_last_override_counts() -> None:
     assert override_value(["common.user_dir=a", "++common.user_dir='b'", "common.user_dirs=c"], "common.user_dir") == "b"
     assert override_value([], "common.user_dir") is None
-
-
-def test_config_path_counts_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "conf").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert absolute_paths({"--config-path": "conf"})["--config-path"] == str(tmp_path / "conf")
-    assert absolute_paths({"--config-path": "pkg://x"})["--config-path"] == "pkg://x"
 
 
 # -- the command itself ------------------------------------------------------------------------------------------------------------
@@ -200,16 +188,3 @@ def test_hydras_own_options(tmp_path: Path) -> None:
     assert done.returncode == 0 and "chdir: false" in done.stdout
     done = command("task.data=x", *stock, "--cfg", "job", "--package", "optimizer", "--resolve", "dataset.batch_size=2", cwd=tmp_path)
     assert yaml.safe_load(done.stdout)["lr"] == [0.0005]
-
-
-def test_stock_yamls_are_found_by_name(tmp_path: Path) -> None:
-    package, stock = tmp_path / "fairseq" / "config", tmp_path / "examples" / "wav2vec" / "config" / "pretraining"
-    package.mkdir(parents=True)
-    stock.mkdir(parents=True)
-    (stock / "base.yaml").write_text("")
-    (package / "config.yaml").write_text("")
-    find = with_stock_folder
-    assert find({"--config-name": "base"}, package) == {"--config-name": "base", "--config-dir": str(stock)}
-    assert find({"--config-name": "base.yaml"}, package)["--config-dir"] == str(stock)
-    for options in ({"--config-name": "config"}, {"--config-name": "other"}, {"--config-name": "base", "--config-dir": "mine"}, {}):
-        assert find(options, package) == options

@@ -159,7 +159,7 @@ def test_interpolations_that_multiply_are_bounded(monkeypatch: pytest.MonkeyPatc
         ({"optimization": {"batch_size": 4}}, "optimization.batch_size is not a known key. Did you mean 'dataset.batch_size'?"),
         ({"seed": 5}, "Did you mean 'common.seed'?"),
         ({"criterion": {"_name": "wav2vec", "wer_args": None}}, "criterion.wer_args is not a known key. It belongs to criterion ctc."),
-        ({"run_config": "slurm_1"}, "put it at run_config/slurm_1.yaml in the folder of --config-dir"),
+        ({"run_config": "slurm_1"}, "No folder of YAML files has run_config/slurm_1.yaml: put it into the folder of --config-dir"),
     ],
 )
 def test_a_key_in_the_wrong_place_is_named_with_the_right_one(

@@ -1,0 +1,128 @@
+"""Where a run's YAML files are: --config-name, --config-dir and --config-path, put into the form that hydra accepts, and what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairseq.dataclass.utils import nearest
+from fairseq_cli.yaml_files import file_name, read
+
+Options = dict[str, "str | None"]
+
+
+class Source(NamedTuple):
+    """What the options say about YAML files."""
+
+    options: Options  # for hydra: a name and one folder
+    overrides: list[str]  # for hydra: the other folders
+    folders: list[Path]  # that hold YAML files and groups of them, in the order in which hydra looks
+    file: Path | None  # of --config-name; None where hydra has it from elsewhere (pkg://)
+
+    def content(self) -> dict[str, Any]:
+        """Of that file, as plain values. ValueError: see `yaml_files.read`."""
+        return {} if self.file is None else read(self.file)
+
+
+def locate(options: Options, overrides: Sequence[str], package_folder: Path, stock: Path) -> Source:
+    """Find the YAML that is meant.
+
+    A name is looked for in --config-path and --config-dir, in the package's own folder, among the stock YAMLs, and as a path from here.
+
+    Args:
+        options: hydra's, as typed. --config-path is relative to the current folder, as all paths here.
+        overrides: as typed; hydra.searchpath names further folders.
+        package_folder: YAML files that are always there.
+        stock: folder of folders of stock YAMLs.
+    Raises:
+        ValueError: there is no such folder or YAML; names the nearest.
+    """
+    if "://" in (options.get("--config-path") or ""):
+        return Source(options, [], [package_folder], None)
+    options = dict(options)
+    typed = [Path(folder) for name in ("--config-path", "--config-dir") if (folder := _folder(options, name)) is not None]
+    options.pop("--config-path", None)  # it would hide the package's own folder
+    further = [*typed, *_search_path(overrides)]
+    name = options.get("--config-name")
+    file = package_folder / "config.yaml" if name is None else _find(name, further, package_folder, stock)
+    if file is None:
+        raise ValueError(_not_found(name, further, stock))
+    folders = [package_folder, *further]  # as hydra looks
+    relative = file_name(name or "config")
+    folder = None if Path(relative).is_absolute() else next((folder for folder in folders if folder / relative == file), None)
+    if folder is None:  # a stock YAML, or one named by its path
+        folder, options["--config-name"] = file.parent, file.stem if file.suffix == ".yaml" else file.name
+        folders.insert(1, folder)
+    first = folder if folder in folders[1:] else next(iter(typed), None)
+    rest = [other for other in typed if other != first]
+    options.pop("--config-dir", None)
+    if first is not None:
+        options["--config-dir"] = str(first)
+    searched = [f"hydra.searchpath=[{','.join(repr(f'file://{other.resolve()}') for other in rest)}]"] if rest else []
+    return Source(options, searched, folders, file)
+
+
+def _folder(options: Options, name: str) -> str | None:
+    folder = options.get(name)
+    if folder is not None and not Path(folder).is_dir():
+        here = "" if Path(folder).is_absolute() else f" in {Path.cwd()}"
+        raise ValueError(f"{name} is {folder}: there is no such folder{here}.")
+    return folder
+
+
+def _search_path(overrides: Sequence[str]) -> list[Path]:
+    """Folders of `hydra.searchpath=[file:///a,file:///b]`."""
+    text = next((word.partition("=")[2] for word in reversed(overrides) if word.lstrip("+").startswith("hydra.searchpath=")), "")
+    return [Path(folder) for folder in re.findall(r"file://([^\s,'\"\]]+)", text)]
+
+
+def _find(name: str, folders: Sequence[Path], package_folder: Path, stock: Path) -> Path | None:
+    path = Path(file_name(name)).expanduser()
+    if path.is_absolute():
+        return path if path.is_file() else None
+    own = [folder / path for folder in (package_folder, *folders)]
+    of_stock = [stock / path, *(folder / path for folder in sorted(stock.glob("*/")))]
+    from_here = [path.resolve()] if len(path.parts) > 1 else []
+    return next((file for file in (*own, *of_stock, *from_here) if file.is_file()), None)
+
+
+def _not_found(name: str, folders: Sequence[Path], stock: Path) -> str:
+    files = [(folder, file) for folder in folders for pattern in ("*.yaml", "*/*.yaml") for file in folder.glob(pattern)]
+    own = {str(file.relative_to(folder).with_suffix("")) for folder, file in files}
+    of_stock = [name for names in stock_names_of(stock).values() for name in names]
+    place = f"in {', '.join(map(str, folders))} or among" if folders else "among"
+    if Path(name).expanduser().is_absolute():
+        return f"--config-name is {name}: there is no such file."
+    hint = nearest(Path(name).stem, [*own, *of_stock])
+    if not hint and own:
+        hint = f" There is {', '.join(sorted(own)[:10])}."
+    return f"--config-name is {name}: there is no {file_name(name)} {place} the stock configs (--list-configs lists them).{hint}"
+
+
+def stock_names_of(stock: Path) -> dict[str, list[str]]:
+    """Folder -> names of the stock YAMLs in it."""
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(stock.glob("*/"))}
+
+
+def list_stock(stock: Path) -> str:
+    """What `--list-configs` prints: each stock YAML with the first line of comment in it."""
+    lines = []
+    for folder, names in stock_names_of(stock).items():
+        lines.append(f"{folder}:")
+        width = max(map(len, names))
+        lines += [f"  {name:{width}}  {_summary(stock / folder / file_name(name))}".rstrip() for name in names]
+    return "\n".join(lines)
+
+
+def _summary(file: Path) -> str:
+    comments = (line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    return next((comment for comment in comments if comment and not comment.startswith("@package")), "")
+
+
+def own_groups(folders: Iterable[Path]) -> Iterator[str]:
+    """Folders of YAML files in these folders: hydra's config groups, which `group=name` selects from."""
+    for folder in folders:
+        for file in (*folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml")):
+            yield str(file.parent.relative_to(folder))

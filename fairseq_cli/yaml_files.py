@@ -1,0 +1,157 @@
+"""YAML files, read before hydra reads them: what hydra would stumble over is named by file and line, and nothing grows beyond bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fairseq.dataclass.values import shown
+
+MAX_NODES = 20_000  # values of a file, those of an alias counted at each use; the longest stock YAML has 100
+MAX_DEPTH = 40
+_TAGS = (None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "null", "seq", "map")))
+MAX_FILES = 200  # of a composition
+_QUOTE = "(Inside braces, ??? must be quoted: '???'.)"
+
+
+def file_name(name: str) -> str:
+    """The file's name of a config's: hydra adds .yaml where it is missing."""
+    return name if name.endswith((".yaml", ".yml")) else name + ".yaml"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Content of a YAML file as plain values, interpolations as text; an empty file is an empty dict.
+
+    Raises:
+        ValueError: it cannot be read, is not YAML or not a group of keys, or is larger than any config (by aliases, for example). Names the
+            file, and the line where there is one.
+    """
+    try:
+        _check_size(path)
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ValueError(f"{path}{line} is not YAML: {error.problem or error.context}. {_QUOTE}") from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    except (OmegaConfBaseException, ValueError, OverflowError) as error:  # the last two: a date such as 2026-13-32, a number such as 1e9999
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {shown(content)}: a config is a group of keys, such as `common: {{seed: 1}}`.")
+    _check_defaults(path, content.get("defaults"))
+    return content
+
+
+def _check_size(path: Path) -> None:
+    """Bound the number of values and their depth, without building them: nine aliases of nine aliases ... fill any memory.
+
+    Raises:
+        ValueError: there are too many of them, an alias lies inside what it names, or a value has a tag of some other program.
+    """
+    sizes: dict[str, tuple[int, int]] = {}  # anchor -> values, depth of what it names
+    open_: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # (anchor, values, depth below it) of the collections around an event
+
+    def add(values: int, depth: int) -> None:
+        anchor, number, deepest = open_[-1]
+        open_[-1] = anchor, number + values, max(deepest, depth)
+        line = event.start_mark.line + 1
+        if sum(entry[1] for entry in open_) > MAX_NODES:
+            raise ValueError(f"line {line}: with its aliases written out, the file has more than {MAX_NODES:,} values.")
+        if len(open_) - 1 + depth > MAX_DEPTH:
+            raise ValueError(f"line {line}: groups and lists are nested more than {MAX_DEPTH} deep.")
+
+    with open(path, encoding="utf-8") as file:
+        for event in yaml.parse(file, Loader=yaml.SafeLoader):
+            if (tag := getattr(event, "tag", None)) not in _TAGS:
+                raise ValueError(f"line {event.start_mark.line + 1}: the tag {tag} is not read here. Write the value without it.")
+            if isinstance(event, yaml.AliasEvent):
+                if event.anchor not in sizes and any(anchor == event.anchor for anchor, _, _ in open_):
+                    raise ValueError(f"line {event.start_mark.line + 1}: *{event.anchor} stands inside &{event.anchor} itself.")
+                add(*sizes.get(event.anchor, (1, 0)))
+            elif isinstance(event, yaml.ScalarEvent):
+                add(1, 0)
+                if event.anchor:
+                    sizes[event.anchor] = 1, 0
+            elif isinstance(event, yaml.CollectionStartEvent):
+                open_.append((event.anchor, 1, 0))
+                add(0, 0)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, values, depth = open_.pop()
+                if anchor:
+                    sizes[anchor] = values, depth + 1
+                add(values, depth + 1)
+
+
+# -- defaults lists ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_defaults(path: Path, defaults: Any) -> None:
+    """The form that hydra asserts: a list of names and of `group: name`."""
+    if defaults is None:
+        return
+    form = "it must be a list, each entry _self_, the name of another YAML, or `group: name`."
+    if not isinstance(defaults, list):
+        raise ValueError(f"{path}: defaults is {shown(defaults)}: {form}")
+    for number, entry in enumerate(defaults, 1):
+        options = entry.values() if isinstance(entry, dict) else [entry]
+        names = [name for option in options for name in (option if isinstance(option, list) else [option])]
+        well_formed = all(isinstance(name, str) or (name is None and isinstance(entry, dict)) for name in names)
+        keys = [key for key in entry if key != "optional"] if isinstance(entry, dict) else ["_"]
+        if not well_formed or len(keys) != 1 or not isinstance(keys[0], str) or isinstance(entry, list):
+            raise ValueError(f"{path}: entry {number} of defaults is {shown(entry)}: {form}")
+
+
+def selected(defaults: Any) -> Iterator[tuple[str, str]]:
+    """(group, name) of every YAML that a defaults list selects; the group is "" for a name alone, and both are as they stand there."""
+    for entry in defaults or []:
+        if isinstance(entry, dict):
+            group, value = next((key, value) for key, value in entry.items() if key != "optional")
+            group = group.split()[-1].split("@")[0]  # "override hydra/launcher", "optional model@package"
+            for name in value if isinstance(value, list) else [value]:
+                yield group, name or ""
+        elif entry != "_self_":
+            yield "", entry.split("@")[0]
+
+
+def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence[Path]) -> set[str]:
+    """Read a config's YAML and all that its defaults lists, and groups chosen on the command line, add to it.
+
+    Args:
+        primary: the YAML of --config-name.
+        chosen: (group, name) of `group=name` on the command line.
+        folders: where hydra looks for YAML files.
+    Returns:
+        The groups that the defaults lists select from: hydra wants `+group=name` for others.
+    Raises:
+        ValueError: one of them cannot be read, or a circle of defaults lists.
+    """
+    groups: set[str] = set()
+    number = 0
+
+    def visit(path: Path, place: str, around: tuple[Path, ...]) -> None:
+        nonlocal number
+        number += 1
+        if path in around:
+            raise ValueError(f"{path}: its defaults list leads back to it, by {' and '.join(str(other) for other in around)}.")
+        if number > MAX_FILES:
+            raise ValueError(f"{path}: the defaults lists around it select more than {MAX_FILES} YAML files.")
+        for group, name in selected(read(path).get("defaults")):
+            group = group.strip("/") if group.startswith("/") or not place else f"{place}/{group}".strip("/")
+            groups.add(group)
+            follow(group, name, (*around, path))
+
+    def follow(group: str, name: str, around: tuple[Path, ...]) -> None:
+        whole = name.strip("/") if name.startswith("/") else f"{group}/{name}".strip("/")
+        found = next((folder / file_name(whole) for folder in folders if name and (folder / file_name(whole)).is_file()), None)
+        if found is not None:  # else hydra says what it looked for
+            visit(found, whole.rpartition("/")[0], around)
+
+    visit(primary, "", ())
+    for group, name in chosen:
+        follow(group, name, ())
+    return groups - {""}
