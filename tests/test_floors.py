@@ -43,6 +43,7 @@ FLOORS = {
     "fairseq.dataclass.conv_layers": 0,
     "fairseq.logging.meters": 0,
     "fairseq.installed": 0,
+    "fairseq.text_files": 0,
     "fairseq.file_io": 0,
     "fairseq.public_names": 0,
     "fairseq.version": 0,

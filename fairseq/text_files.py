@@ -1,0 +1,87 @@
+"""Text files that users write: read as UTF-8, with or without a byte order mark; errors name the file and the line."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+BOM = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_LONGEST = 1 << 26  # bytes of a line; a compressed file can hold far more than it takes on disk
+_BLANKS = " \t\r\n\0"  # what KenLM and flashlight split at; str.split() would also split at a no-break space
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by first bytes
+
+
+class MissingFileError(FileNotFoundError, ValueError):
+    """A file that the user named does not exist."""
+
+
+@contextlib.contextmanager
+def named_errors(path: str | os.PathLike[str], what: str, advice: str = "") -> Iterator[None]:
+    """Errors of reading a file, with what the file is and its name.
+
+    Raises:
+        MissingFileError: it does not exist.
+        ValueError: it cannot be read, or its compressed form is damaged.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingFileError(f"cannot read {what} {os.fspath(path)}: {error.strerror}{advice}") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ValueError(f"cannot read {what} {os.fspath(path)}: {reason}{advice}") from error
+
+
+def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A file's bytes, decompressed where it is a gzip, bzip2 or xz file."""
+    with open(path, "rb") as file:
+        begin = file.read(8)
+    opener = next((opener for magic, opener in _COMPRESSED.items() if begin.startswith(magic)), open)
+    return opener(path, "rb")
+
+
+def iterate_lines(path: str | os.PathLike[str], what: str) -> Iterator[str]:
+    """The lines of a text file, one at a time, without their ends ("\\n" or "\\r\\n").
+
+    Args:
+        what: what the file is, for errors: "the lexicon".
+    Raises:
+        MissingFileError: it does not exist.
+        ValueError: it cannot be read, or is not UTF-8; names the file and the line.
+    """
+    with named_errors(path, what), open_bytes(path) as file:
+        number = 0
+        while line := file.readline(_LONGEST):
+            number += 1
+            if number == 1:
+                if line.startswith(UTF16_MARKS):
+                    raise ValueError(f"{what} {os.fspath(path)} is UTF-16: save it as UTF-8")
+                line = line.removeprefix(BOM)
+            if len(line) == _LONGEST:
+                raise ValueError(f"{what} {os.fspath(path)}, line {number} is longer than {_LONGEST >> 20} MiB: the file is damaged")
+            try:
+                yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"cannot read {what} {os.fspath(path)}, line {number}: byte {error.start + 1} of the line is not UTF-8. "
+                    "Save the file as UTF-8"
+                ) from error
+
+
+def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
+    """All lines of a text file. Raises as `iterate_lines`."""
+    return list(iterate_lines(path, what))
+
+
+def split(text: str) -> list[str]:
+    """What stands between blanks and tabs. Other kinds of space belong to the words, as KenLM and flashlight have it."""
+    for blank in _BLANKS[1:]:
+        text = text.replace(blank, " ")
+    return [part for part in text.split(" ") if part]
