@@ -1,12 +1,14 @@
-"""wav2vec 2.0, pre-trained and fine-tuned with fairseq's names, configs and checkpoints, on CPU and CUDA."""
+"""wav2vec 2.0, pre-trained and fine-tuned with fairseq's names, configs and checkpoints, on CPU and CUDA.
 
-from pathlib import Path
+Every public submodule is an attribute after `import fairseq`: `fairseq.checkpoint_utils`, `fairseq.data`, `fairseq.metrics` ...
+"""
 
-from fairseq.installed import warn_of_rivals
+from fairseq import installed as _installed
+from fairseq.public_names import lookup as _lookup
+from fairseq.version import __version__
 
-__version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8").strip()
-
-warn_of_rivals()
+_installed.warn_of_rivals()
+_lookup.install()
 
 # Filling the registries, floor by floor
 import fairseq.criterions  # noqa: E402
@@ -15,7 +17,7 @@ import fairseq.modules  # noqa: E402
 import fairseq.optim  # noqa: E402
 import fairseq.optim.lr_scheduler  # noqa: E402
 import fairseq.tasks  # noqa: E402, F401
-from fairseq.models.wav2vec import pretrained  # noqa: E402
+from fairseq.models.wav2vec import pretrained as _pretrained  # noqa: E402
 
 
 def _read_pretrained(path: str) -> tuple[object, dict[str, object]]:
@@ -25,16 +27,11 @@ def _read_pretrained(path: str) -> tuple[object, dict[str, object]]:
     return checkpoint_utils.load_pretrained(path)
 
 
-pretrained.use_reader(_read_pretrained)
-
-
-def __getattr__(name: str) -> object:
-    """`fairseq.transcribe`, imported when it is asked for."""
-    if name == "transcribe":
-        from fairseq.inference.transcribe import transcribe
-
-        return transcribe
-    raise AttributeError(f"module 'fairseq' has no attribute {name!r}")
-
+_pretrained.use_reader(_read_pretrained)
 
 __all__ = ["__version__", "transcribe"]
+__getattr__ = _lookup.attribute_of(__name__)
+
+
+def __dir__() -> list[str]:
+    return ["__all__", "__doc__", "__file__", "__name__", "__path__", "__version__", *_lookup.public_names()]

@@ -9,8 +9,9 @@ import re
 import shutil
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +24,7 @@ from fairseq.conversion import folders, speech_model
 from fairseq.dataclass.utils import config_to_container, overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from fairseq.models.wav2vec import pretrained
+from fairseq.text_files import MissingFileError
 
 __all__ = [
     "RunRecord",
@@ -43,6 +45,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+Filenames = Union[str, os.PathLike, Sequence[Union[str, os.PathLike]]]
 
 
 class SaveResult(NamedTuple):
@@ -281,7 +285,8 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict[str, Any]] = 
     Args:
         arg_overrides: values for settings of its config, by name, in whichever group they stand.
     Raises:
-        ValueError: the file is damaged or holds pickled objects.
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or holds pickled objects.
     """
     state = io.load(path)
     if state.get("cfg") is not None:
@@ -298,10 +303,11 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
     Args:
         path: a checkpoint, or a folder of transformers or torchaudio (see docs/checkpoints.md).
     Raises:
-        ValueError: there is no such file, it is damaged, it has no model config inside, or it is of a kind that has no counterpart here.
+        MissingFileError: there is no such file.
+        ValueError: it is damaged, it has no model config inside, or it is of a kind that has no counterpart here.
     """
     if not os.path.exists(path):
-        raise ValueError(f"model.w2v_path is {path}: {kinds.missing(path)}.")
+        raise MissingFileError(f"model.w2v_path is {path}: {kinds.missing(path)}.")
     if os.path.isdir(path):
         if not folders.is_folder(path):
             raise ValueError(f"model.w2v_path is {path}: this folder is none of transformers, it has no config.json.")
@@ -312,7 +318,7 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
 
 
 def load_model_ensemble(
-    filenames: list[str],
+    filenames: Filenames,
     arg_overrides: Optional[dict[str, Any]] = None,
     task: Any = None,
     strict: bool = True,
@@ -326,7 +332,7 @@ def load_model_ensemble(
 
 
 def load_model_ensemble_and_task(
-    filenames: list[str],
+    filenames: Filenames,
     arg_overrides: Optional[dict[str, Any]] = None,
     task: Any = None,
     strict: bool = True,
@@ -339,7 +345,7 @@ def load_model_ensemble_and_task(
     Settings that a file does not have keep their defaults; a file without a task is given audio_pretraining.
 
     Args:
-        filenames: checkpoints, one per model.
+        filenames: checkpoints, one per model; or the path of a single one.
         arg_overrides: values for settings of their configs, by name.
         task: use this one; None sets up the first file's.
         strict: names of weights that are missing on either side are an error.
@@ -348,19 +354,23 @@ def load_model_ensemble_and_task(
     Returns:
         the models, the last file's config, the task.
     Raises:
-        ValueError: sharded files (not offered), a missing or damaged file, no config in it.
+        MissingFileError: a file is not there; a FileNotFoundError as well as a ValueError.
+        ValueError: sharded files (not offered), no file at all, a damaged file, no config in it.
     """
     from fairseq import tasks
 
     if num_shards != 1:
         raise ValueError(f"num_shards is {num_shards}: sharded checkpoints are not offered, only files of a whole model.")
-    if state is not None and len(filenames) != 1:
+    paths = [os.fspath(filenames)] if isinstance(filenames, (str, os.PathLike)) else [os.fspath(name) for name in filenames]
+    if not paths:
+        raise ValueError("filenames is empty: give the path of a checkpoint, or a list of such paths.")
+    if state is not None and len(paths) != 1:
         raise ValueError("A loaded state stands for one file: give exactly one file name with it.")
     models: list[nn.Module] = []
-    for name in filenames:
+    for name in paths:
         path = re.sub(r"\.pt$", f"{suffix}.pt", name)
         if state is None and not os.path.isfile(path):
-            raise ValueError(f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else ""))
+            raise MissingFileError(f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else ""))
         loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
         cfg = _config_inside(loaded, path)
         _check_kind(cfg.model.get("_name"), path)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
-from fairseq.dataclass.groups import DEFAULT_NAMES, REGISTERED, config_group, register_dataclass, unknown_name
+from fairseq.dataclass.groups import DEFAULT_NAMES, REGISTERED, config_group, current_name, register_dataclass, unknown_name
 from fairseq.dataclass.utils import merge_with_parent
 
 Registered = TypeVar("Registered", bound=type)
@@ -77,10 +77,8 @@ def _choice(
         return cfg, (dataclasses[cfg]() if cfg in dataclasses else cfg)
     if cfg is None:
         return None, None
-    if isinstance(cfg, Namespace):
-        choice = vars(cfg).get(group, default)
-        return choice, (dataclasses[choice].from_namespace(cfg) if choice in dataclasses else cfg)
-    choice = cfg._name
+    arguments = isinstance(cfg, Namespace)
+    choice = (current_name(group, cfg) or default) if arguments else cfg._name
     if choice in dataclasses:
-        cfg = merge_with_parent(dataclasses[choice](), cfg)
+        cfg = merge_with_parent(dataclasses[choice](), cfg, remove_missing=arguments)  # arguments are those of all groups
     return choice, cfg

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import contextlib
 import importlib
 import importlib.util
 import logging
 import math
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from fairseq import device as device_layer
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+MANIFOLD_PATH_SEP = "|"  # fairseq: between paths with "://" in them
 
 
 # -- tensors and samples -----------------------------------------------------------------------------------------------------------
@@ -67,6 +73,82 @@ def index_put(tensor: Tensor, indices: Tensor, value: Tensor | float) -> Tensor:
 def item(value: Any) -> Any:
     """The Python number of a 0-dim tensor (waits for the device); anything else as it is."""
     return value.item() if isinstance(value, Tensor) else value
+
+
+def strip_pad(tensor: Tensor, pad: int) -> Tensor:
+    """The elements of a tensor that are not `pad`, 1-D."""
+    return tensor[tensor.ne(pad)]
+
+
+def buffered_arange(max: int, device: torch.device | str = "cpu") -> Tensor:
+    """0 to max - 1, int64. fairseq keeps the longest in a buffer; here every call makes its own, so results can be written to."""
+    return torch.arange(max, device=device)
+
+
+def new_arange(x: Tensor, *size: int) -> Tensor:
+    """0, 1, 2 ... along the last dimension of `size` (default: the size of x), int64, on the device of x."""
+    shape = size or tuple(x.shape)
+    return torch.arange(shape[-1], device=x.device).expand(*shape).contiguous()
+
+
+def make_positions(tensor: Tensor, padding_idx: int, onnx_trace: bool = False) -> Tensor:
+    """Positions of the symbols of each row, from padding_idx + 1 on; padding keeps padding_idx. B x U, int64."""
+    valid = tensor.ne(padding_idx).long()
+    return valid.cumsum(dim=1) * valid + padding_idx
+
+
+def convert_padding_direction(src_tokens: Tensor, padding_idx: int, right_to_left: bool = False, left_to_right: bool = False) -> Tensor:
+    """Move the padding of every row, B x U, from its right end to its left end, or the other way round.
+
+    Raises:
+        ValueError: not exactly one direction is given.
+    """
+    if right_to_left == left_to_right:
+        raise ValueError("convert_padding_direction takes exactly one of right_to_left=True and left_to_right=True")
+    padding, length = src_tokens.eq(padding_idx), src_tokens.size(1)
+    starts_padded, ends_padded = bool(padding[:, :1].any()), bool(padding[:, -1:].any())
+    if not (ends_padded if right_to_left else starts_padded):
+        return src_tokens
+    shift = padding.sum(dim=1, keepdim=True)
+    places = torch.arange(length, device=src_tokens.device) + (-shift if right_to_left else shift)
+    return src_tokens.gather(1, places.remainder(length))
+
+
+def fill_with_neg_inf(t: Tensor) -> Tensor:
+    """A tensor like `t`, filled with -inf."""
+    return torch.full_like(t, float("-inf"))
+
+
+def is_xla_tensor(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.device.type == "xla"
+
+
+def softmax(x: Tensor, dim: int, onnx_trace: bool = False) -> Tensor:
+    """Softmax computed and returned in fp32."""
+    return F.softmax(x, dim=dim, dtype=torch.float32)
+
+
+def log_softmax(x: Tensor, dim: int, onnx_trace: bool = False) -> Tensor:
+    """Log-softmax computed and returned in fp32."""
+    return F.log_softmax(x, dim=dim, dtype=torch.float32)
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------------------
+
+
+def has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+@contextlib.contextmanager
+def model_eval(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode for a block, then as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------------------
@@ -129,9 +211,13 @@ def gelu_accurate(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def relu_squared(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
-    "relu_squared": lambda x: F.relu(x).square(),
+    "relu_squared": relu_squared,
     "gelu": F.gelu,
     "gelu_fast": gelu_accurate,
     "gelu_accurate": gelu_accurate,
@@ -169,6 +255,94 @@ def eval_str_list(text: Any, type: Callable[[Any], T] = float) -> list[T] | None
 
 def csv_str_list(text: str) -> list[str]:
     return text.split(",")
+
+
+def eval_str_dict(text: Any, type: Callable[[Any], T] = dict) -> Any:
+    """A dict from a literal such as `{'a': 1}`, parsed as a literal and never run; None and anything but text as they are."""
+    return ast.literal_eval(text) if isinstance(text, str) else text
+
+
+def eval_bool(text: str | None, default: bool = False) -> bool:
+    """The truth of a literal such as `True` or `0`, parsed as a literal and never run; `default` for None."""
+    return default if text is None else bool(ast.literal_eval(text) if isinstance(text, str) else text)
+
+
+def split_paths(paths: str, separator: str = os.pathsep) -> list[str]:
+    """Paths written one after the other, as in `--path a.pt:b.pt`; those with "://" in them are split at "|"."""
+    return paths.split(MANIFOLD_PATH_SEP if "://" in paths else separator)
+
+
+class FileContentsAction(argparse.Action):
+    """An option whose value is a text, or a file that holds it."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        text = Path(values).read_text(encoding="utf-8").strip() if os.path.isfile(values) else values
+        setattr(namespace, self.dest, text)
+
+
+# -- limits and settings -----------------------------------------------------------------------------------------------------------
+
+
+def resolve_max_positions(*limits: Any) -> Any:
+    """The tightest of several limits on a sample's length, of a task and its models for instance.
+
+    Args:
+        limits: None (no limit), a number, a tuple (a number for source, target ...) or a dict (a number or tuple for each key). A number
+            beside a tuple or dict is a limit on each of its entries.
+    Returns:
+        a limit of the richest form among them; None: there is no limit.
+    """
+    tightest = None
+    for limit in limits:
+        tightest = _tighter(tightest, limit)
+    return tightest
+
+
+def _tighter(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return min(a, b)
+    if isinstance(a, dict) or isinstance(b, dict):
+        a, b = _like(a, b), _like(b, a)
+        return {key: _tighter(a.get(key), b.get(key)) for key in [*a, *(key for key in b if key not in a)]}
+    return tuple(_tighter(x, y) for x, y in zip(_like(a, b), _like(b, a), strict=False))
+
+
+def _like(limit: Any, other: Any) -> Any:
+    """A number in the form of the other limit; anything else as it is."""
+    if not isinstance(limit, (int, float)):
+        return limit
+    return dict.fromkeys(other, limit) if isinstance(other, dict) else (limit,) * len(other)
+
+
+def safe_hasattr(obj: Any, k: str) -> bool:
+    """Whether an object has an attribute that is not None."""
+    return getattr(obj, k, None) is not None
+
+
+def safe_getattr(obj: Any, k: str, default: Any = None) -> Any:
+    """An attribute, or a config's value (also where the config's struct flag forbids unknown keys); `default` where there is none."""
+    if OmegaConf.is_config(obj):
+        value = obj.get(k)
+        return default if value is None else value
+    return getattr(obj, k, default)
+
+
+def deprecation_warning(message: str, stacklevel: int = 3) -> None:
+    """Warn in a category that Python shows by default."""
+    warnings.warn(message, stacklevel=stacklevel)
+
+
+def reset_logging() -> None:
+    """Replace the root logger's handlers by one that writes fairseq's lines to standard output, at LOGLEVEL (default: INFO)."""
+    logging.basicConfig(
+        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        level=os.environ.get("LOGLEVEL", "INFO").upper(),
+        stream=sys.stdout,
+        force=True,
+    )
 
 
 def get_perplexity(loss: float | None, round: int = 2, base: float = 2.0) -> float:

@@ -1,7 +1,7 @@
 """Criterions and their registry."""
 
 from fairseq import registry
-from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, LegacyFairseqCriterion
 
 build_criterion, register_criterion, CRITERION_REGISTRY, CRITERION_DATACLASS_REGISTRY = registry.setup_registry(
     "--criterion", base_class=FairseqCriterion, default="wav2vec"
@@ -9,4 +9,11 @@ build_criterion, register_criterion, CRITERION_REGISTRY, CRITERION_DATACLASS_REG
 
 from fairseq.criterions import ctc, wav2vec_criterion  # noqa: E402, F401 - fills the registry, which must stand first
 
-__all__ = ["CRITERION_DATACLASS_REGISTRY", "CRITERION_REGISTRY", "FairseqCriterion", "build_criterion", "register_criterion"]
+__all__ = [
+    "CRITERION_DATACLASS_REGISTRY",
+    "CRITERION_REGISTRY",
+    "FairseqCriterion",
+    "LegacyFairseqCriterion",
+    "build_criterion",
+    "register_criterion",
+]

@@ -55,3 +55,15 @@ class FairseqCriterion(nn.Module):
     def logging_outputs_can_be_summed() -> bool:
         """Whether the outputs may be added up over forward passes and processes before `reduce_metrics`."""
         return False
+
+
+class LegacyFairseqCriterion(FairseqCriterion):
+    """A criterion that takes old command-line arguments as a whole."""
+
+    def __init__(self, args: Any, task: Any) -> None:
+        super().__init__(task)
+        self.args = args
+
+    @classmethod
+    def build_criterion(cls, cfg: Any, task: Any = None) -> LegacyFairseqCriterion:
+        return cls(cfg, task)

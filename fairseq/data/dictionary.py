@@ -25,6 +25,25 @@ def tokenize_line(line: str) -> list[str]:
     return line.split()
 
 
+class DuplicateSymbolError(ValueError, RuntimeError):
+    """A dictionary file that names a symbol twice. fairseq raises a RuntimeError."""
+
+
+class _SpecialIndex:
+    """A special symbol's number as an attribute, such as `pad_index`: that of its first row. A subclass may set its own."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.word = name.removesuffix("_index") + "_word"
+
+    def __get__(self, dictionary: Dictionary | None, owner: type) -> Any:
+        if dictionary is None:
+            return self
+        word = getattr(dictionary, self.word)
+        if word not in dictionary.indices:
+            raise AttributeError(f"this dictionary has no symbol {word!r}")
+        return dictionary.symbols.index(word)  # the special symbols come first: no search
+
+
 class Dictionary:
     """Symbols numbered from 0. The first four are special: `<s>` (which CTC models use as blank), `<pad>`, `</s>` and `<unk>`.
 
@@ -32,7 +51,11 @@ class Dictionary:
         bos, pad, eos, unk: names of the special symbols.
         extra_special_symbols: further ones, numbered after them.
         add_special_symbols: False starts without any; the file then has them.
+
+    `bos_index`, `pad_index`, `eos_index` and `unk_index` are their numbers, `bos_word` and so on their names.
     """
+
+    bos_index, pad_index, eos_index, unk_index = _SpecialIndex(), _SpecialIndex(), _SpecialIndex(), _SpecialIndex()
 
     def __init__(
         self,
@@ -229,7 +252,7 @@ class Dictionary:
             if not word or not _COUNT.fullmatch(count):
                 raise ValueError(f"{name}, line {number}: {_wrong_line(line)}")
             if word in self and not overwrite:
-                raise ValueError(f"{name}, line {number}: {self._twice(word)}")
+                raise DuplicateSymbolError(f"{name}, line {number}: {self._twice(word)}")
             self.add_symbol(word, n=int(count), overwrite=overwrite)
 
     def _twice(self, word: str) -> str:

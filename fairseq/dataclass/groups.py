@@ -6,6 +6,7 @@ complete configs. Importing fairseq therefore does not have to import hydra.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -37,12 +38,14 @@ def register_dataclass(group: str, name: str, dataclass: type) -> None:
 
 
 def current_name(group: str, cfg: Any) -> str | None:
-    """The `_name` that a group's config means today.
+    """The name that a group's config (its `_name`), or old command-line arguments (`task`, `arch` ...), means today.
 
     fairseq: fine-tuning was `audio_pretraining` with `labels` before it had a task of its own; older files and configs still say so.
     """
     value = cfg.get if hasattr(cfg, "keys") else lambda key: vars(cfg).get(key)
     name = value("_name")
+    if name is None and isinstance(cfg, Namespace):
+        name = value("arch" if group == "model" else group)
     return "audio_finetuning" if group == "task" and name == "audio_pretraining" and value("labels") else name
 
 

@@ -20,14 +20,16 @@ class DatasetConfig(FairseqDataclass):
     max_tokens: Optional[int] = field(
         default=None, metadata={"help": "audio samples in a batch, padding included (1400000: 87.5 s at 16 kHz)"}
     )
-    batch_size: Optional[int] = field(default=None, metadata={"help": "utterances in a batch"})
+    batch_size: Optional[int] = field(default=None, metadata={"help": "utterances in a batch", "argparse_alias": "--max-sentences"})
     required_batch_size_multiple: int = field(
         default=8, metadata={"help": "round a batch's utterances down to a multiple of this where it can be"}
     )
     data_buffer_size: int = field(default=10, metadata={"help": "batches that each data-loading process prepares ahead"})
     train_subset: str = field(default="train", metadata={"help": "name of the manifest to train on, without .tsv"})
     valid_subset: str = field(default="valid", metadata={"help": "names of the manifests to validate on, joined by commas"})
-    combine_valid_subsets: Optional[bool] = field(default=None, metadata={"help": "validate on all valid*.tsv together"})
+    combine_valid_subsets: Optional[bool] = field(
+        default=None, metadata={"help": "validate on all valid*.tsv together", "argparse_alias": "--combine-val"}
+    )
     ignore_unused_valid_subsets: Optional[bool] = field(
         default=False, metadata={"help": "no error for valid*.tsv that valid_subset leaves out"}
     )
@@ -36,8 +38,13 @@ class DatasetConfig(FairseqDataclass):
     validate_after_updates: int = field(default=0, metadata={"help": "no validation before this update"})
     disable_validation: bool = field(default=False, metadata={"help": "never validate"})
     max_tokens_valid: Optional[int] = II("dataset.max_tokens")
-    batch_size_valid: Optional[int] = II("dataset.batch_size")
-    max_valid_steps: Optional[int] = field(default=None, metadata={"help": "batches of a validation, per process (null: all)"})
+    batch_size_valid: Optional[int] = field(
+        default=II("dataset.batch_size"),
+        metadata={"help": "utterances in a batch of validation", "argparse_alias": "--max-sentences-valid"},
+    )
+    max_valid_steps: Optional[int] = field(
+        default=None, metadata={"help": "batches of a validation, per process (null: all)", "argparse_alias": "--nval"}
+    )
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
     required_seq_len_multiple: int = 1
@@ -67,7 +74,7 @@ class OptimizationConfig(FairseqDataclass):
     lr: list[float] = field(
         default_factory=lambda: [0.25], metadata={"help": "learning rate, one number or, where the schedule knows it, one per epoch"}
     )
-    stop_min_lr: float = field(default=-1.0, metadata={"help": "stop when the learning rate falls to this"})
+    stop_min_lr: float = field(default=-1.0, metadata={"help": "stop when the learning rate falls to this", "argparse_alias": "--min-lr"})
     skip_remainder_batch: Optional[bool] = field(
         default=False, metadata={"help": "leave out an epoch's last update where its batches are too few"}
     )

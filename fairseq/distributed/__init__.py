@@ -1,1 +1,5 @@
 """Processes: `launch` starts or joins them, `utils` holds the collectives."""
+
+from fairseq.distributed.wrapping import fsdp_wrap
+
+__all__ = ["fsdp_wrap"]

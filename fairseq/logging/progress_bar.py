@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from argparse import Namespace
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -66,6 +67,28 @@ def progress_bar(
         bar.eta = EtaClock.of_run(total_updates)
         bar.eta.mark(start_update)
     return TensorboardProgressBarWrapper(bar, tensorboard_logdir, start_update) if tensorboard_logdir else bar
+
+
+def build_progress_bar(
+    args: Namespace,
+    iterator: Iterable,
+    epoch: Optional[int] = None,
+    prefix: Optional[str] = None,
+    default: str = "tqdm",
+    no_progress_bar: str = "none",
+) -> BaseProgressBar:
+    """`progress_bar` by old command-line arguments: no_progress_bar, log_format, log_interval, tensorboard_logdir, distributed_rank."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    is_first = given.get("distributed_rank", 0) == 0
+    return progress_bar(
+        iterator,
+        log_format=given.get("log_format"),
+        log_interval=given.get("log_interval", 100),
+        epoch=epoch,
+        prefix=prefix,
+        tensorboard_logdir=given.get("tensorboard_logdir") if is_first else None,
+        default_log_format=no_progress_bar if given.get("no_progress_bar") else default,
+    )
 
 
 class EtaClock:

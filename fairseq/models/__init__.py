@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fairseq.dataclass import FairseqDataclass
-from fairseq.dataclass.groups import config_group, register_dataclass, unknown_name
+from fairseq.dataclass.groups import config_group, current_name, register_dataclass, unknown_name
 from fairseq.dataclass.utils import merge_with_parent
-from fairseq.models.fairseq_model import BaseFairseqModel, FairseqModel
+from fairseq.models.fairseq_encoder import FairseqEncoder
+from fairseq.models.fairseq_model import BaseFairseqModel, FairseqEncoderModel, FairseqModel
 
 __all__ = [
     "ARCH_CONFIG_REGISTRY",
@@ -19,6 +21,8 @@ __all__ = [
     "MODEL_REGISTRY",
     "BaseFairseqModel",
     "FairseqDataclass",
+    "FairseqEncoder",
+    "FairseqEncoderModel",
     "FairseqModel",
     "build_model",
     "merge_with_parent",
@@ -88,18 +92,19 @@ def build_model(cfg: Any, task: Any = None, from_checkpoint: bool = False) -> Ba
     """Build the model that a config names.
 
     Args:
-        cfg: the config group `model`: a DictConfig or dict with `_name`, or a dataclass instance.
+        cfg: the config group `model`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line arguments (`arch`).
         task: what the model may need to know of it.
         from_checkpoint: `cfg` comes from a file: fields that this version does not have are left out.
     Raises:
         ValueError: no such model, or keys and values that its dataclass does not take.
     """
-    name = cfg["_name"] if hasattr(cfg, "keys") else cfg._name
+    name = current_name("model", cfg)
     model_type = ARCH_MODEL_NAME_REGISTRY.get(name, name)
     if model_type not in MODEL_REGISTRY:
         raise unknown_name("model", name, MODEL_REGISTRY)
     if model_type in MODEL_DATACLASS_REGISTRY:
-        cfg = merge_with_parent(MODEL_DATACLASS_REGISTRY[model_type](), cfg, remove_missing=from_checkpoint)
+        foreign = from_checkpoint or isinstance(cfg, Namespace)  # arguments are those of all groups
+        cfg = merge_with_parent(MODEL_DATACLASS_REGISTRY[model_type](), cfg, remove_missing=foreign)
     if name in ARCH_CONFIG_REGISTRY:
         ARCH_CONFIG_REGISTRY[name](cfg)
     return MODEL_REGISTRY[model_type].build_model(cfg, task)

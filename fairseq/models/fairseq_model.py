@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from fairseq.models.fairseq_encoder import FairseqEncoder
+
 
 class BaseFairseqModel(nn.Module):
     """A model that a registry builds from its config and a task.
@@ -74,6 +76,29 @@ class BaseFairseqModel(nn.Module):
         """
         telling = [module for module in self.modules() if module is not self and hasattr(module, "frozen_parameters")]
         return [parameter for module in telling for parameter in module.frozen_parameters()]
+
+
+class FairseqEncoderModel(BaseFairseqModel):
+    """A model that is an encoder.
+
+    Args:
+        encoder: its output has the logits as `encoder_out`, where `get_normalized_probs` is asked for.
+    """
+
+    def __init__(self, encoder: FairseqEncoder) -> None:
+        super().__init__()
+        assert isinstance(encoder, FairseqEncoder)
+        self.encoder = encoder
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None, **kwargs: Any) -> Any:
+        return self.encoder(src_tokens, src_lengths, **kwargs)
+
+    def get_normalized_probs(self, net_output: Mapping[str, Any], log_probs: bool, sample: Mapping[str, Any] | None = None) -> Tensor:
+        """Probabilities over the last dimension of `encoder_out`, or their logarithms, in fp32."""
+        return super().get_normalized_probs(net_output["encoder_out"], log_probs, sample)
+
+    def max_positions(self) -> Any:
+        return self.encoder.max_positions()
 
 
 FairseqModel = BaseFairseqModel  # fairseq: the older name of an encoder-decoder, which some plug-ins still extend

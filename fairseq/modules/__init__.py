@@ -13,6 +13,7 @@ from fairseq.modules.fp32_instance_norm import Fp32InstanceNorm
 from fairseq.modules.gelu import gelu, gelu_accurate
 from fairseq.modules.grad_multiply import GradMultiply
 from fairseq.modules.gumbel_vector_quantizer import GumbelVectorQuantizer
+from fairseq.modules.layer_drop import LayerDropModuleList
 from fairseq.modules.layer_norm import Fp32LayerNorm, LayerNorm
 from fairseq.modules.multihead_attention import MultiheadAttention
 from fairseq.modules.rel_positional_encoding import RelPositionalEncoding
@@ -31,6 +32,7 @@ __all__ = [
     "Fp32LayerNorm",
     "GradMultiply",
     "GumbelVectorQuantizer",
+    "LayerDropModuleList",
     "LayerNorm",
     "MultiheadAttention",
     "RelPositionMultiHeadedAttention",

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fairseq import registry
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, LegacyFairseqOptimizer
 
 _build_optimizer, register_optimizer, OPTIMIZER_REGISTRY, OPTIMIZER_DATACLASS_REGISTRY = registry.setup_registry(
     "--optimizer", base_class=FairseqOptimizer, required=True
@@ -31,4 +31,12 @@ def build_optimizer(cfg: Any, params: Iterable[Tensor | dict[str, Tensor]]) -> F
 from fairseq.optim import lr_scheduler  # noqa: E402, I001 - composite builds schedules too
 from fairseq.optim import adam, composite  # noqa: E402
 
-__all__ = ["FairseqOptimizer", "adam", "build_optimizer", "composite", "lr_scheduler", "register_optimizer"]
+__all__ = [
+    "FairseqOptimizer",
+    "LegacyFairseqOptimizer",
+    "adam",
+    "build_optimizer",
+    "composite",
+    "lr_scheduler",
+    "register_optimizer",
+]

@@ -123,3 +123,11 @@ class FairseqOptimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Free all gradients, or fill them with zeros: where operations are recorded, a gradient that comes and goes is another graph."""
         self.optimizer.zero_grad(set_to_none=set_to_none)
+
+
+class LegacyFairseqOptimizer(FairseqOptimizer):
+    """An optimizer that takes old command-line arguments."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        self.args = args

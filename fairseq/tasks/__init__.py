@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fairseq.dataclass.groups import config_group, current_name, register_dataclass, unknown_name
 from fairseq.dataclass.utils import merge_with_parent
-from fairseq.tasks.fairseq_task import FairseqTask
+from fairseq.tasks.fairseq_task import FairseqTask, LegacyFairseqTask
 
-__all__ = ["TASK_DATACLASS_REGISTRY", "TASK_REGISTRY", "FairseqTask", "get_task", "register_task", "setup_task"]
+__all__ = [
+    "TASK_DATACLASS_REGISTRY",
+    "TASK_REGISTRY",
+    "FairseqTask",
+    "LegacyFairseqTask",
+    "get_task",
+    "register_task",
+    "setup_task",
+]
 
 TASK_REGISTRY: dict[str, type[FairseqTask]] = {}
 TASK_DATACLASS_REGISTRY: dict[str, type] = config_group("task")
@@ -52,7 +61,7 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     """Set up the task that a config names.
 
     Args:
-        cfg: the config group `task`: a DictConfig or dict with `_name`, or a dataclass instance.
+        cfg: the config group `task`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line arguments (`task`).
         from_checkpoint: (keyword) `cfg` comes from a file: fields that this version does not have are left out.
     Raises:
         ValueError: no such task, or keys and values that its dataclass does not take.
@@ -60,7 +69,8 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     name = current_name("task", cfg)
     task = get_task(name)
     if name in TASK_DATACLASS_REGISTRY:
-        cfg = merge_with_parent(TASK_DATACLASS_REGISTRY[name](), cfg, remove_missing=bool(kwargs.get("from_checkpoint", False)))
+        foreign = isinstance(cfg, Namespace) or bool(kwargs.get("from_checkpoint", False))  # arguments are those of all groups
+        cfg = merge_with_parent(TASK_DATACLASS_REGISTRY[name](), cfg, remove_missing=foreign)
         cfg._name = name
     return task.setup_task(cfg, **kwargs)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
@@ -226,3 +228,25 @@ class FairseqTask:
     @property
     def target_dictionary(self) -> Any:
         return None
+
+
+class LegacyFairseqTask(FairseqTask):
+    """A task that takes old command-line arguments instead of a config group.
+
+    Args:
+        args: the arguments, which stay as they are.
+    """
+
+    @classmethod
+    def setup_task(cls, cfg: Namespace, **kwargs: Any) -> LegacyFairseqTask:
+        """Make the task of old command-line arguments."""
+        return cls(cfg, **kwargs)
+
+    def __init__(self, args: Namespace, **kwargs: Any) -> None:
+        super().__init__(None)
+        self.args = args
+        self.dataset_to_epoch_iter: dict[Any, EpochBatchIterator] = {}
+
+    def has_sharded_data(self, split: str) -> bool:
+        """Whether `args.data` names several folders."""
+        return os.pathsep in (vars(self.args).get("data") or "")

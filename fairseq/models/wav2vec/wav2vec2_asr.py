@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -22,7 +23,16 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.modules import FairseqDropout
 from fairseq.modules.zero_gradients import with_zero_gradients
 
-__all__ = ["BLANK_MODE_CHOICES", "Linear", "Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig", "Wav2VecCtc", "Wav2VecEncoder"]
+__all__ = [
+    "BLANK_MODE_CHOICES",
+    "Embedding",
+    "Linear",
+    "Wav2Vec2AsrConfig",
+    "Wav2Vec2CtcConfig",
+    "Wav2VecCtc",
+    "Wav2VecEncoder",
+    "base_architecture",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +220,26 @@ class Wav2VecEncoder(nn.Module):
         if self.frozen:
             return list(model.parameters())
         return [] if self.apply_mask and model.mask_prob > 0 else [model.mask_emb]
+
+
+def Embedding(num_embeddings: int, embedding_dim: int, padding_idx: int) -> nn.Embedding:
+    """An embedding with normal weights of standard deviation embedding_dim**-0.5, and zeros for padding."""
+    layer = nn.Embedding(num_embeddings, embedding_dim, padding_idx=padding_idx)
+    nn.init.normal_(layer.weight, mean=0, std=embedding_dim**-0.5)
+    nn.init.zeros_(layer.weight[padding_idx])
+    return layer
+
+
+def base_architecture(args: Namespace) -> None:
+    """fairseq 0.10: put in the settings that old command-line arguments of wav2vec_ctc lack, in place. Its defaults, not today's."""
+    defaults = {
+        "no_pretrained_weights": False, "dropout_input": 0, "final_dropout": 0, "apply_mask": False, "dropout": 0, "attention_dropout": 0,
+        "activation_dropout": 0, "mask_length": 10, "mask_prob": 0.5, "mask_selection": "static", "mask_other": 0, "no_mask_overlap": False,
+        "mask_channel_length": 10, "mask_channel_prob": 0.5, "mask_channel_selection": "static", "mask_channel_other": 0,
+        "no_mask_channel_overlap": False, "freeze_finetune_updates": 0, "feature_grad_mult": 0, "layerdrop": 0.0,
+    }  # fmt: skip
+    for name, value in defaults.items():
+        vars(args).setdefault(name, value)
 
 
 def Linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fairseq import registry
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
-from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler, LegacyFairseqLRScheduler
 
 build_lr_scheduler_, register_lr_scheduler, LR_SCHEDULER_REGISTRY, LR_SCHEDULER_DATACLASS_REGISTRY = registry.setup_registry(
     "--lr-scheduler", base_class=FairseqLRScheduler, default="fixed"
@@ -37,6 +37,7 @@ from fairseq.optim.lr_scheduler import (  # noqa: E402
 
 __all__ = [
     "FairseqLRScheduler",
+    "LegacyFairseqLRScheduler",
     "build_lr_scheduler",
     "cosine_lr_scheduler",
     "fixed_schedule",

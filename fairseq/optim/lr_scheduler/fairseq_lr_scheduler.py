@@ -47,6 +47,14 @@ class FairseqLRScheduler:
         return lr
 
 
+class LegacyFairseqLRScheduler(FairseqLRScheduler):
+    """A schedule that takes old command-line arguments."""
+
+    def __init__(self, args: Any, optimizer: FairseqOptimizer) -> None:
+        super().__init__(args, optimizer)
+        self.args = args
+
+
 def single_rate(lr: Any, schedule: str) -> float:
     """The one learning rate of a schedule that knows no epochs.
 

@@ -121,3 +121,43 @@ def test_special_symbols_keep_their_numbers() -> None:
         assert len(same) == 10 and same.index("A") == 9  # as many rows as in fairseq
         assert [same.bos(), same.pad(), same.eos(), same.unk()] == [0, 1, 2, 3] and same.index("<s>") == 0
         assert Tokens.from_dictionary(same).blank == same.bos()
+
+
+def test_special_symbols_have_their_numbers_as_attributes() -> None:
+    dictionary = Dictionary()
+    for role, number in {"bos": 0, "pad": 1, "eos": 2, "unk": 3}.items():
+        assert getattr(dictionary, f"{role}_index") == getattr(dictionary, role)() == number
+        assert dictionary[number] == getattr(dictionary, f"{role}_word")
+    again = Dictionary.from_state_dict(dictionary.state_dict())
+    assert (again.bos_index, again.pad_index, again.eos_index, again.unk_index) == (0, 1, 2, 3)
+
+
+def test_numbers_of_special_symbols_stay_where_they_began(tmp_path: Path) -> None:
+    path = tmp_path / "dict.ltr.txt"
+    path.write_text("<unk> 5 #fairseq:overwrite\n<s> 5 #fairseq:overwrite\na 1\n")
+    dictionary = Dictionary.load(path)
+    assert (dictionary.unk_index, dictionary.bos_index, dictionary.symbols.index("a")) == (3, 0, 6)
+
+
+def test_special_symbols_that_the_file_brings(tmp_path: Path) -> None:
+    path = tmp_path / "dict.txt"
+    path.write_text("a 1\n<pad> 1\n<unk> 1\n")
+    dictionary = Dictionary.load(path, add_special_symbols=False)
+    assert (dictionary.pad_index, dictionary.unk_index) == (1, 2)
+    assert not hasattr(dictionary, "bos_index")
+
+
+def test_a_subclass_may_number_special_symbols_itself() -> None:
+    class Own(Dictionary):
+        def __init__(self) -> None:
+            self.pad_index = 7
+
+    assert Own().pad_index == 7
+
+
+def test_a_symbol_twice_is_a_runtime_error_too(tmp_path: Path) -> None:
+    path = tmp_path / "dict.ltr.txt"
+    path.write_text("a 1\nb 1\na 1\n")
+    for kind in (RuntimeError, ValueError):
+        with pytest.raises(kind, match="dict.ltr.txt, line 3: the symbol 'a' is there already"):
+            Dictionary.load(path)

@@ -1,0 +1,63 @@
+"""The base of encoders that other projects write."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+
+class EncoderOut(NamedTuple):
+    """What fairseq's text encoders return."""
+
+    encoder_out: Tensor  # T x B x C
+    encoder_padding_mask: Optional[Tensor]  # B x T
+    encoder_embedding: Optional[Tensor]  # B x T x C
+    encoder_states: Optional[list[Tensor]]  # each T x B x C
+    src_tokens: Optional[Tensor]  # B x T
+    src_lengths: Optional[Tensor]  # B x 1
+
+
+class FairseqEncoder(nn.Module):
+    """An encoder; a subclass gives `forward`.
+
+    Args:
+        dictionary: of its input symbols; None for audio.
+    """
+
+    def __init__(self, dictionary: Any) -> None:
+        super().__init__()
+        self.dictionary = dictionary
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **kwargs: Any) -> Any:
+        """Encode a batch, B x T."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def forward_torchscript(self, net_input: dict[str, Tensor]) -> Any:
+        """`forward` with the entries of a batch's net_input, without the decoder's."""
+        if torch.jit.is_scripting():
+            return self.forward(src_tokens=net_input["src_tokens"], src_lengths=net_input["src_lengths"])
+        return self.forward_non_torchscript(net_input)
+
+    @torch.jit.unused
+    def forward_non_torchscript(self, net_input: dict[str, Tensor]) -> Any:
+        return self.forward(**{name: value for name, value in net_input.items() if name != "prev_output_tokens"})
+
+    def reorder_encoder_out(self, encoder_out: Any, new_order: Tensor) -> Any:
+        """The output with its rows in another order."""
+        raise NotImplementedError(f"{type(self).__name__} has no reorder_encoder_out")
+
+    def max_positions(self) -> Any:
+        """Longest input."""
+        return 1_000_000
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
+        """Bring the names of an older checkpoint up to date, in place; the base changes none."""
+        return state_dict
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Tell every submodule that follows a schedule how many updates are done."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "set_num_updates"):
+                module.set_num_updates(num_updates)

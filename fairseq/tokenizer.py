@@ -1,0 +1,5 @@
+"""fairseq's name for cutting a line into symbols."""
+
+from fairseq.data.dictionary import tokenize_line
+
+__all__ = ["tokenize_line"]
