@@ -17,7 +17,7 @@ from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS
 
-ConfigLike = Union[DictConfig, FairseqDataclass, dict]
+ConfigLike = Union[DictConfig, FairseqDataclass, Namespace, dict]
 
 # groups of one dataclass each; the other fields of FairseqConfig are registries
 FIXED_GROUPS: dict[str, type] = {f.name: f.type for f in fields(FairseqConfig) if is_dataclass(f.type)}
@@ -32,7 +32,7 @@ def merge_with_parent(dc: FairseqDataclass, cfg: ConfigLike, remove_missing: boo
 
     Args:
         dc: instance of the dataclass; its values are the defaults.
-        cfg: a DictConfig (free-standing or part of a whole config), a dict, or a dataclass instance.
+        cfg: a DictConfig (free-standing or part of a whole config), a dict, a dataclass instance, or old command-line arguments.
         remove_missing: drop keys that the dataclass does not have (settings of another generation), in place of an error.
     Raises:
         ValueError: keys that the dataclass does not have (with the nearest one) and values of a wrong type, all of them together.
@@ -58,6 +58,8 @@ def plain(cfg: ConfigLike) -> dict[str, Any]:
         cfg = OmegaConf.structured(cfg)
     if isinstance(cfg, DictConfig):
         return OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    if isinstance(cfg, Namespace):  # argparse puts None where nothing was typed
+        return {key: value for key, value in vars(cfg).items() if value is not None}
     return dict(cfg)
 
 
