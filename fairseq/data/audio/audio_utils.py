@@ -382,6 +382,7 @@ def get_waveform(
     start: int = 0,
     always_2d: bool = True,
     output_sample_rate: int | None = None,
+    normalize_volume: bool = False,
 ) -> tuple[np.ndarray, int]:
     """A whole waveform, or `frames` of it from `start`, by fairseq's name.
 
@@ -389,18 +390,31 @@ def get_waveform(
         normalization: samples in [-1, 1]; else in the range of 16-bit integers.
         mono: average the channels.
         always_2d: keep the axis of channels where there is one only.
+        output_sample_rate: convert to this rate (needs the extra `resample`); None: the file's.
+        normalize_volume: scale what is read so that its loudest sample is 1 or -1, before channels are averaged and the rate is converted.
     Returns:
         float32, channels x samples (or samples), and its sample rate.
     """
     audio, rate = _read_channels(path_or_fp, start, frames)
-    if mono and audio.shape[1] > 1:
-        audio = audio.mean(axis=1, keepdims=True)
-    if output_sample_rate is not None and output_sample_rate != rate:
-        import soxr
-
-        audio, rate = soxr.resample(audio, rate, output_sample_rate), output_sample_rate
-    audio = audio.T if normalization else audio.T * 2.0**15
+    audio, rate = convert_waveform(audio.T, rate, normalize_volume, mono, output_sample_rate)
+    if not normalization:
+        audio = audio * 2.0**15
     return (audio if always_2d or audio.shape[0] > 1 else audio[0]), rate
+
+
+def convert_waveform(
+    waveform: np.ndarray, sample_rate: int, normalize_volume: bool = False, to_mono: bool = False, to_sample_rate: int | None = None
+) -> tuple[np.ndarray, int]:
+    """A waveform (channels x samples) at another volume, of one channel, or at another rate; see `get_waveform`. Silence stays silent."""
+    if normalize_volume and (loudest := np.abs(waveform).max(initial=0)) > 0:
+        waveform = waveform / loudest
+    if to_mono and waveform.shape[0] > 1:
+        waveform = waveform.mean(axis=0, keepdims=True)
+    if to_sample_rate is None or to_sample_rate == sample_rate:
+        return waveform, sample_rate
+    import soxr
+
+    return soxr.resample(waveform.T, sample_rate, to_sample_rate).T, to_sample_rate
 
 
 def _read_channels(path_or_fp: str | BinaryIO, start: int, frames: int) -> tuple[np.ndarray, int]:

@@ -9,10 +9,11 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from fairseq.dataclass.utils import config_to_container, convert_namespace_to_omegaconf, merge_with_parent
+from fairseq.dataclass.utils import config_to_container, convert_namespace_to_omegaconf, merge_with_parent, plain
+from fairseq.models.wav2vec.asr_config import Wav2Vec2AsrConfig
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 
 State = dict[str, Any]
@@ -83,6 +84,41 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
     if kind not in ("wav2vec2", None) or args.get("model") is None:
         raise ValueError(f"{path} holds a model of kind {kind!r}: fine-tuning starts from wav2vec2 or wav2vec_ctc")
     return Pretrained(path, args, dict(weights), None, None)
+
+
+def settings_of(cfg: Any) -> DictConfig:
+    """A fine-tuning config of any form with every field of Wav2Vec2AsrConfig: defaults for those it lacks, and none of its others."""
+    if isinstance(cfg, (Namespace, dict)):
+        cfg = plain(cfg)
+        if cfg.get("w2v_args") is not None:
+            cfg["w2v_args"] = as_container(cfg["w2v_args"])  # may be a Namespace, which omegaconf does not hold
+    return merge_with_parent(Wav2Vec2AsrConfig(), cfg, remove_missing=True)
+
+
+def read_start(cfg: DictConfig) -> Pretrained | None:
+    """The checkpoint to start from; its config, with fine-tuning's settings put over it, becomes `cfg.w2v_args`. None if these are set.
+
+    Raises:
+        ValueError: `w2v_path` is not set, or as `load`.
+    """
+    if cfg.w2v_args is not None:
+        return None
+    if OmegaConf.is_missing(cfg, "w2v_path") or not cfg.w2v_path:
+        raise ValueError("model.w2v_path is not set: it names the pre-trained checkpoint that fine-tuning starts from")
+    source = load(cfg.w2v_path, averaged=cfg.load_ema)
+    keep_w2v_args(cfg, with_fine_tuning(source.w2v_args, cfg))
+    return source
+
+
+def keep_w2v_args(cfg: Any, w2v_args: Mapping[str, Any]) -> None:
+    """Put them into a config of any form, so that a model is built from its own checkpoint without `w2v_path`."""
+    if isinstance(cfg, dict):
+        cfg["w2v_args"] = w2v_args
+    elif isinstance(cfg, DictConfig):
+        with open_dict(cfg):
+            cfg.w2v_args = w2v_args
+    else:
+        cfg.w2v_args = OmegaConf.create(w2v_args)
 
 
 def symbols_of(state: Mapping[str, Any]) -> list[str] | None:

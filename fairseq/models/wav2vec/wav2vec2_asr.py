@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from fairseq.dataclass.utils import merge_with_parent
+from fairseq.dataclass.utils import merge_with_parent, plain
 from fairseq.models import bounded, register_model
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
@@ -65,11 +65,7 @@ class Wav2VecCtc(BaseFairseqModel):
             ValueError: `w2v_path` cannot be read, or is no model to fine-tune; keys or values that the config does not take.
         """
         cfg = merge_with_parent(Wav2Vec2CtcConfig(), cfg)
-        source = None
-        if cfg.w2v_args is None:
-            source = pretrained.load(_path(cfg), averaged=cfg.load_ema)
-            with open_dict(cfg):
-                cfg.w2v_args = pretrained.with_fine_tuning(source.w2v_args, cfg)
+        source = pretrained.read_start(cfg)
         with nullcontext() if source is None else bounded.by(source.encoder):
             encoder = Wav2VecEncoder(cfg, len(task.target_dictionary))
         if source is not None and not cfg.no_pretrained_weights:
@@ -105,22 +101,25 @@ class Wav2VecCtc(BaseFairseqModel):
         return None
 
 
-def _path(cfg: DictConfig) -> str:
-    if OmegaConf.is_missing(cfg, "w2v_path") or not cfg.w2v_path:
-        raise ValueError("model.w2v_path is not set: it names the pre-trained checkpoint that fine-tuning starts from")
-    return cfg.w2v_path
-
-
 class Wav2VecEncoder(nn.Module):
     """The pre-trained encoder without its contrastive heads, and an output layer.
 
     Args:
-        cfg: complete; its `w2v_args` describe the encoder.
-        output_size: V; None: no output layer.
+        cfg: fields of Wav2Vec2AsrConfig in any form, also as old command-line arguments; those it lacks have their defaults. Its `w2v_args`
+            describe the encoder. Where they are not set, `w2v_path` is read, the encoder gets its weights (unless
+            `no_pretrained_weights`), and `cfg` gets its config, with the settings of fine-tuning put over it, as `w2v_args`.
+        output_size: V; None: no output layer, or one of `cfg.decoder_embed_dim` where a caller's config has that and it is not the width
+            of the encoder.
+    Raises:
+        ValueError: `w2v_path` is not set or cannot be read, or is no model to fine-tune.
     """
 
-    def __init__(self, cfg: Wav2Vec2AsrConfig | DictConfig, output_size: int | None = None) -> None:
+    def __init__(
+        self, cfg: Wav2Vec2AsrConfig | DictConfig | Namespace | dict[str, Any], output_size: int | None = None
+    ) -> None:
         super().__init__()
+        callers_cfg, cfg = cfg, pretrained.settings_of(cfg)
+        source = pretrained.read_start(cfg)
         self.apply_mask = cfg.apply_mask
         self.freeze_finetune_updates = cfg.freeze_finetune_updates
         self.frozen = (
@@ -130,8 +129,14 @@ class Wav2VecEncoder(nn.Module):
         self.w2v_model.remove_pretraining_modules()
         self.final_dropout = FairseqDropout(cfg.final_dropout)
         width = self.w2v_model.cfg.encoder_embed_dim
+        if output_size is None and plain(callers_cfg).get("decoder_embed_dim", width) != width:
+            output_size = plain(callers_cfg)["decoder_embed_dim"]  # fairseq: of a model with a decoder
         self.proj = None if output_size is None else Linear(width, output_size)
         self.zero_mask = cfg.zero_mask
+        if source is not None:
+            pretrained.keep_w2v_args(callers_cfg, pretrained.as_container(cfg.w2v_args))
+            if not cfg.no_pretrained_weights:
+                self.load_pretrained(source)
         if cfg.freeze_regex is not None:
             self._freeze(cfg.freeze_regex)
 
@@ -190,13 +195,13 @@ class Wav2VecEncoder(nn.Module):
 
         Args:
             source: raw audio, B x S.
-            padding_mask: bool, B x S, true where a sample is padding; None: there is none.
+            padding_mask: B x S, of any dtype, true (not 0) where a sample is padding; None: there is none.
             mask_indices: masked frames, bool, B x T; in training with `apply_mask`, None draws them here.
             mask_channel_indices: masked channels, bool, B x C; likewise.
             kwargs: accepted from fairseq's callers (lengths of the source and the like), which give more than is needed.
         Returns:
-            encoder_out: logits, T x B x V (without an output layer features, T x B x C); padding_mask: bool, B x T, or None;
-            layer_results: of the encoder's blocks.
+            encoder_out: logits, T x B x V (without an output layer features, T x B x C); padding_mask: bool, B x T, or None if
+            nothing is padding; layer_results: of the encoder's blocks.
         """
         with torch.no_grad() if self.frozen else nullcontext():
             result = self.w2v_model(
@@ -213,6 +218,18 @@ class Wav2VecEncoder(nn.Module):
         if self.proj is not None:
             x = self.proj(x)
         return {"encoder_out": x, "padding_mask": result["padding_mask"], "layer_results": result["layer_results"]}
+
+    def reorder_encoder_out(self, encoder_out: dict[str, Any], new_order: Tensor) -> dict[str, Any]:
+        """The output of `forward` with its utterances in another order, as a decoder's beam wants it; `layer_results` stay."""
+        reordered = dict(encoder_out)
+        for name, dim in (("encoder_out", 1), ("padding_mask", 0)):
+            if encoder_out[name] is not None:
+                reordered[name] = encoder_out[name].index_select(dim, new_order)
+        return reordered
+
+    def max_positions(self) -> int | None:
+        """Audio of any length."""
+        return None
 
     def frozen_parameters(self) -> list[Tensor]:
         """The whole encoder's while it is frozen, and the mask embedding where no frame is masked."""

@@ -155,3 +155,19 @@ def test_get_waveform(flac: str) -> None:
     assert (waveform.shape, rate) == ((1, 20), 16000)
     loud, _ = get_waveform(flac, normalization=False, always_2d=False)
     np.testing.assert_allclose(loud, tell_tale(3, 100_000) * 2**15)
+
+
+def test_get_waveform_at_full_volume(tmp_path: Path) -> None:
+    left, right = np.float32([0.1, -0.4, 0.2, 0.0]), np.float32([0.2, 0.4, 0.1, 0.0])
+    soundfile.write(tmp_path / "two.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
+    path = str(tmp_path / "two.wav")
+    expected = np.stack([left, right]) / np.float32(0.4)
+    np.testing.assert_allclose(get_waveform(path, mono=False, normalize_volume=True)[0], expected)  # one gain for both channels
+    np.testing.assert_allclose(get_waveform(path, normalize_volume=True)[0], expected.mean(axis=0, keepdims=True), atol=1e-7)
+    np.testing.assert_allclose(get_waveform(path, mono=False, normalize_volume=True, start=2)[0], expected[:, 2:] * 2)
+    loud, _ = get_waveform(path, normalization=False, always_2d=False, normalize_volume=True, frames=1)
+    np.testing.assert_allclose(loud, [0.75 * 2**15])
+    silence, _ = get_waveform(path, normalize_volume=True, start=3)
+    assert silence.tolist() == [[0.0]]
+    resampled, rate = get_waveform(path, mono=False, output_sample_rate=8000)
+    assert (resampled.shape, rate) == ((2, 2), 8000)

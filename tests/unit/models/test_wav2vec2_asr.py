@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.utils import config_to_container
 from fairseq.models import build_model
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
-from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc, Wav2VecEncoder
 
 W2V = {
     "_name": "wav2vec2", "conv_feature_layers": CONV, "encoder_layers": 2, "encoder_embed_dim": 24, "encoder_ffn_embed_dim": 40,
@@ -154,6 +156,61 @@ def test_a_fine_tuned_checkpoint_gives_its_head_only_to_its_dictionary(
     assert torch.equal(new.w2v_encoder.w2v_model.mask_emb, tuned.w2v_encoder.w2v_model.mask_emb)
 
 
+# -- the encoder alone, as other projects build it ----------------------------------------------------------------------------------------
+
+
+def as_struct(values: dict[str, Any]) -> Any:
+    cfg = OmegaConf.create(values)
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+@pytest.mark.parametrize("form", [lambda values: Namespace(**values), dict, as_struct], ids=["Namespace", "dict", "DictConfig"])
+def test_an_encoder_reads_its_w2v_path(w2v_path: str, form: Callable[[dict[str, Any]], Any]) -> None:
+    """The config lacks keys that are newer than it (zero_mask, freeze_regex ...) and has some of other parts of a program."""
+    cfg = form({"w2v_path": w2v_path, "w2v_args": None, "of_a_decoder": 3, "save_dir": "x", **TUNED})
+    encoder = Wav2VecEncoder(cfg, 32)
+    stored = torch.load(w2v_path, weights_only=True)["model"]
+    assert torch.equal(encoder.w2v_model.encoder.layers[1].fc1.weight, stored["encoder.layers.1.fc1.weight"])
+    assert (encoder.proj.out_features, encoder.apply_mask) == (32, True)
+    assert (encoder.w2v_model.mask_prob, encoder.w2v_model.encoder.layerdrop) == (0.65, 0.1)
+    kept = vars(cfg)["w2v_args"] if isinstance(cfg, Namespace) else cfg["w2v_args"]
+    assert kept["model"]["encoder_embed_dim"] == 24 and kept["model"]["mask_prob"] == 0.65
+    Path(w2v_path).unlink()
+    again = Wav2VecEncoder(cfg, 32)  # from what the config has now
+    again.load_state_dict(encoder.state_dict())
+
+
+@pytest.mark.parametrize("w2v_args", [PARTIAL, OmegaConf.create(PARTIAL), Namespace(arch="wav2vec2", task="audio_pretraining", **W2V)])
+def test_an_encoder_of_arguments_with_w2v_args_opens_nothing(w2v_args: Any) -> None:
+    encoder = Wav2VecEncoder(Namespace(w2v_path="/nowhere.pt", w2v_args=w2v_args, apply_mask=True))
+    assert encoder.proj is None and encoder.w2v_model.mask_prob == 0.4 and encoder.w2v_model.cfg.encoder_embed_dim == 24
+
+
+def test_options_of_an_encoder(w2v_path: str) -> None:
+    def built(output_size: int | None = None, **values: Any) -> Wav2VecEncoder:
+        return Wav2VecEncoder(Namespace(w2v_path=w2v_path, w2v_args=None, **values), output_size)
+
+    stored = torch.load(w2v_path, weights_only=True)["model"]["mask_emb"]
+    assert not torch.equal(built(no_pretrained_weights=True).w2v_model.mask_emb, stored)
+    assert not built(zero_mask=True).w2v_model.mask_emb.any()
+    assert built(decoder_embed_dim=24).proj is None
+    assert built(decoder_embed_dim=12).proj.out_features == 12
+    assert built(7, decoder_embed_dim=12).proj.out_features == 7
+    with pytest.raises(ValueError, match="model.w2v_path is not set"):
+        Wav2VecEncoder(Namespace(w2v_args=None))
+
+
+def test_an_encoders_output_in_another_order(w2v_path: str) -> None:
+    encoder = Wav2VecEncoder({"w2v_path": w2v_path, "w2v_args": None}, 5).eval()
+    output = encoder(**batch())
+    turned = encoder.reorder_encoder_out(output, torch.tensor([1, 0, 1]))
+    assert torch.equal(turned["encoder_out"], output["encoder_out"][:, [1, 0, 1]])
+    assert torch.equal(turned["padding_mask"], output["padding_mask"][[1, 0, 1]])
+    alone = encoder(batch()["source"], torch.zeros(2, 4000, dtype=torch.long))  # no padding
+    assert encoder.reorder_encoder_out(alone, torch.tensor([1]))["padding_mask"] is None and encoder.max_positions() is None
+
+
 # -- the forward pass ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +231,10 @@ def test_shapes_and_padded_frames(task: SimpleNamespace) -> None:
     assert torch.allclose(model.get_normalized_probs(output, log_probs=True).exp(), probs)
     alone = model(source=batch()["source"][:1], padding_mask=None)
     assert alone["padding_mask"] is None
+    for dtype in (torch.uint8, torch.int64, torch.float32):
+        again = model(source=batch()["source"], padding_mask=batch()["padding_mask"].to(dtype))
+        assert torch.equal(again["encoder_out"], output["encoder_out"]) and torch.equal(again["padding_mask"], output["padding_mask"])
+        assert model(source=batch()["source"], padding_mask=torch.zeros(2, 4000, dtype=dtype))["padding_mask"] is None
 
 
 @pytest.mark.parametrize("mode", ["add", "set"])
