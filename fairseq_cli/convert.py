@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint import io
-from fairseq.conversion import folders, huggingface, onnx_model, speech_model, torchaudio_model
+from fairseq.conversion import folders, huggingface, onnx_model, speech_model, torchaudio_model, vocabulary
 from fairseq.conversion.speech_model import SpeechModel
 from fairseq.data.dictionary import Dictionary
+from fairseq.models.wav2vec.pretrained import symbols_of
 
 logger = logging.getLogger("fairseq_cli.convert")
 
@@ -56,7 +57,11 @@ def load(path: str, dictionary: str | None = None) -> Loaded:
         raise ValueError(f"{path} is neither a checkpoint nor a folder with a config.json")
     state = io.load(path)
     if dictionary is not None:
-        state["task_state"] = {"target_symbols": Dictionary.load(dictionary).state_dict()}
+        given = Dictionary.load(dictionary)
+        difference = vocabulary.difference(symbols_of(state), given.symbols)
+        if difference is not None:
+            logger.warning(f"--dict {dictionary} takes precedence over the dictionary inside {path}, which is another one: {difference}")
+        state["task_state"] = {"target_symbols": given.state_dict()}
     return Loaded(speech_model.from_checkpoint(state, path), None)
 
 

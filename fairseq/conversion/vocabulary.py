@@ -28,6 +28,16 @@ class Vocabulary(NamedTuple):
     word_end: str | None
 
 
+def difference(inside: list[str] | None, given: list[str]) -> str | None:
+    """Where a dictionary differs from the one inside a checkpoint; None where it does not, or there is none inside."""
+    if inside is None or inside == given:
+        return None
+    if len(inside) != len(given):
+        return f"it has {len(inside)} symbols, the file {len(given)}"
+    row = next(row for row, (one, other) in enumerate(zip(inside, given, strict=True)) if one != other)
+    return f"output {row} is {inside[row]!r} inside, {given[row]!r} in the file"
+
+
 def from_symbols(symbols: list[str]) -> Vocabulary:
     """The vocabulary of a dictionary.
 
