@@ -52,7 +52,7 @@ def load(path: str, dictionary: str | None = None) -> Loaded:
         model = folders.read(path, io.read)
         if torchaudio_model.is_folder(path):
             return Loaded(model, lambda waveform: torchaudio_model.outputs(path, waveform, io.read))
-        return Loaded(model, lambda waveform: huggingface.outputs(path, waveform))
+        return Loaded(model, lambda waveform: huggingface.outputs(path, waveform, huggingface.head_of(model)))
     if not os.path.isfile(path):
         raise ValueError(f"{path} is neither a checkpoint nor a folder with a config.json")
     state = io.load(path)
@@ -134,7 +134,8 @@ def _write_fairseq(loaded: Loaded, path: str, audio: Tensor) -> Compared:
 def _write_huggingface(loaded: Loaded, path: str, audio: Tensor) -> Compared:
     os.makedirs(path)
     huggingface.write(loaded.model, path)
-    return _outputs(loaded.model, audio), huggingface.outputs(path, audio)
+    head = "ForCTC" if loaded.model.is_fine_tuned else "ForPreTraining"
+    return _outputs(loaded.model, audio), huggingface.outputs(path, audio, head)
 
 
 def _write_torchaudio(loaded: Loaded, path: str, audio: Tensor) -> Compared:
