@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint import io
-from fairseq.conversion import folders, huggingface, onnx_model, speech_model, torchaudio_model
+from fairseq.conversion import folders, huggingface, onnx_model, speech_model, torchaudio_model, vocabulary
 from fairseq.conversion.speech_model import SpeechModel
 from fairseq.data.dictionary import Dictionary
+from fairseq.models.wav2vec.pretrained import symbols_of
 
 logger = logging.getLogger("fairseq_cli.convert")
 
@@ -51,12 +52,16 @@ def load(path: str, dictionary: str | None = None) -> Loaded:
         model = folders.read(path, io.read)
         if torchaudio_model.is_folder(path):
             return Loaded(model, lambda waveform: torchaudio_model.outputs(path, waveform, io.read))
-        return Loaded(model, lambda waveform: huggingface.outputs(path, waveform))
+        return Loaded(model, lambda waveform: huggingface.outputs(path, waveform, huggingface.head_of(model)))
     if not os.path.isfile(path):
         raise ValueError(f"{path} is neither a checkpoint nor a folder with a config.json")
     state = io.load(path)
     if dictionary is not None:
-        state["task_state"] = {"target_symbols": Dictionary.load(dictionary).state_dict()}
+        given = Dictionary.load(dictionary)
+        difference = vocabulary.difference(symbols_of(state), given.symbols)
+        if difference is not None:
+            logger.warning(f"--dict {dictionary} takes precedence over the dictionary inside {path}, which is another one: {difference}")
+        state["task_state"] = {"target_symbols": given.state_dict()}
     return Loaded(speech_model.from_checkpoint(state, path), None)
 
 
@@ -129,7 +134,8 @@ def _write_fairseq(loaded: Loaded, path: str, audio: Tensor) -> Compared:
 def _write_huggingface(loaded: Loaded, path: str, audio: Tensor) -> Compared:
     os.makedirs(path)
     huggingface.write(loaded.model, path)
-    return _outputs(loaded.model, audio), huggingface.outputs(path, audio)
+    head = "ForCTC" if loaded.model.is_fine_tuned else "ForPreTraining"
+    return _outputs(loaded.model, audio), huggingface.outputs(path, audio, head)
 
 
 def _write_torchaudio(loaded: Loaded, path: str, audio: Tensor) -> Compared:

@@ -13,9 +13,12 @@ import json
 import logging
 import multiprocessing
 import os
+import queue
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,9 @@ from fairseq.device.base import available_cores
 from fairseq.inference import feature_files
 from fairseq.inference.features import NAMED, checked, extract_source, frame_seconds
 from fairseq.inference.model import PRECISIONS, SpeechModel
+from fairseq.inference.progress import SECONDS, Progress
 from fairseq.inference.windows import WindowSettings
-from fairseq_cli.infer import DICTIONARY_HELP, set_up_logging
+from fairseq_cli.decoder_arguments import DICTIONARY_HELP, set_up_logging
 
 logger = logging.getLogger("fairseq_cli.extract")
 
@@ -56,31 +60,66 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         ValueError: the checkpoint or the manifest cannot be read, there is no such feature, two files would be written under one name, or
-            the folder holds other features.
+            the folder holds other features or is being written to.
     """
-    began = time.perf_counter()
     args.feature = args.feature or ["context"]
     feature_files.check_kind(args.format)
     manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
-    _check_targets(args, manifest)
+    with feature_files.locked(Path(args.output_dir)):
+        return _extract(args, manifest)
+
+
+def _extract(args: argparse.Namespace, manifest: Manifest) -> dict[str, Any]:
+    began = time.perf_counter()
+    logger.info("loading %s", args.path)
     model = _load(args)
     args.feature = checked(model, args.feature)
+    recordings = [manifest.name(index) for index in range(len(manifest))]
+    feature_files.check_outputs(Path(args.output_dir), recordings, args.feature, args.format, manifest.path)
     feature_files.claim(Path(args.output_dir), _form(args, manifest, model))
     waiting = [i for i in range(len(manifest)) if not feature_files.is_done(_target(args, manifest, i), args.feature)]
     logger.info("%d files, %d of them done before", len(manifest), len(manifest) - len(waiting))
-    parts = [waiting[first :: max(1, args.num_workers)] for first in range(max(1, args.num_workers))]
-    parts = [part for part in parts if part]
-    if len(parts) <= 1:
-        results = [work(args, part, model) for part in parts]
-    else:
-        with multiprocessing.get_context("spawn").Pool(len(parts)) as pool:  # forked processes cannot use torch's threads or GPUs
-            results = pool.starmap(load_and_work, [(args, part, max(1, available_cores() // len(parts))) for part in parts])
-    errors = [error for _, found in results for error in found]
-    for name, error in errors:
+    errors: dict[int, str] = {}
+    with Progress("extracting", len(waiting), "files") as progress:
+        for index, error in _results(args, waiting, model, progress):
+            progress.advance()
+            if error is not None:
+                errors[index] = error
+    found = {manifest.name(index): errors[index] for index in sorted(errors)}
+    for name, error in found.items():
         logger.warning("%s: %s", name, error)
-    seconds = round(time.perf_counter() - began, 2)
-    counts = {"files": len(manifest), "done_before": len(manifest) - len(waiting), "written": sum(count for count, _ in results)}
-    return {**counts, "errors": dict(errors), "seconds": seconds}
+    counts = {"files": len(manifest), "done_before": len(manifest) - len(waiting), "written": len(waiting) - len(found)}
+    return {**counts, "errors": found, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def _results(args: argparse.Namespace, indices: Sequence[int], model: SpeechModel, progress: Progress) -> Iterator[tuple[int, str | None]]:
+    """(index, what is wrong or None) of each file, when it is done: one after the other, or by several processes."""
+    processes = min(args.num_workers, len(indices))
+    if processes <= 1:
+        worker = Worker(args, model, progress.tick)
+        yield from ((index, worker.extract(index)) for index in indices)
+        return
+    threads = max(1, available_cores() // processes)
+    spawn = multiprocessing.get_context("spawn")  # forked processes cannot use torch's threads or GPUs
+    pool = ProcessPoolExecutor(processes, spawn, _start, (args, threads))
+    finished: queue.SimpleQueue[Future[tuple[int, str | None]]] = queue.SimpleQueue()
+    try:
+        for index in indices:
+            pool.submit(_extract_in_pool, index).add_done_callback(finished.put)
+        left = len(indices)
+        while left:
+            try:
+                yield finished.get(timeout=SECONDS).result()
+                left -= 1
+            except queue.Empty:
+                progress.tick()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"one of the {processes} processes (--num-workers) was killed or could not start; too little memory is the usual reason. "
+            "The same command continues after the files that are written"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _form(args: argparse.Namespace, manifest: Manifest, model: SpeechModel) -> dict[str, Any]:
@@ -96,47 +135,50 @@ def _form(args: argparse.Namespace, manifest: Manifest, model: SpeechModel) -> d
     }
 
 
-def load_and_work(args: argparse.Namespace, indices: Sequence[int], threads: int) -> tuple[int, list[tuple[str, str]]]:
-    """`work` in a process of its own."""
-    import torch
-
-    torch.set_num_threads(threads)
-    return work(args, indices, _load(args))
-
-
 def _load(args: argparse.Namespace) -> SpeechModel:
     return SpeechModel.load(args.path, args.device, args.precision, {"data": args.data}, args.dict)
 
 
-def work(args: argparse.Namespace, indices: Sequence[int], model: SpeechModel) -> tuple[int, list[tuple[str, str]]]:
-    """Extract these files; (files written, (name, error) of the others)."""
-    manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
-    settings = WindowSettings(args.window, args.overlap)
-    facts = {"checkpoint": os.fspath(args.path), "sample_rate": model.sample_rate, "window": args.window, "overlap": args.overlap}
-    written, errors = 0, []
-    for index in indices:
+class Worker:
+    """Extracts files of the manifest, one at a time; `tick` is called for each window."""
+
+    def __init__(self, args: argparse.Namespace, model: SpeechModel, tick: Callable[[], None] | None = None) -> None:
+        self.args, self.model, self.tick = args, model, tick
+        self.manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
+        self.settings = WindowSettings(args.window, args.overlap)
+        self.facts = {
+            "checkpoint": os.fspath(args.path), "sample_rate": model.sample_rate, "window": args.window, "overlap": args.overlap
+        }  # fmt: skip
+
+    def extract(self, index: int) -> str | None:
+        """Write a file's features; what is wrong with its audio is returned."""
         try:
-            found = extract_source(model, model.open(manifest.file(index)), args.feature, settings)
+            source = self.model.open(self.manifest.file(index))
+            found = extract_source(self.model, source, self.args.feature, self.settings, self.tick)
         except (ValueError, OSError) as error:
-            errors.append((manifest.name(index), str(error)))
-            continue
-        seconds = frame_seconds(model, len(next(iter(found.values()))))
-        feature_files.write(_target(args, manifest, index), found, seconds, {**facts, "file": manifest.name(index)})
-        written += 1
-    return written, errors
+            return str(error)
+        seconds = frame_seconds(self.model, len(next(iter(found.values()))))
+        facts = {**self.facts, "file": self.manifest.name(index)}
+        feature_files.write(_target(self.args, self.manifest, index), found, seconds, facts)
+        return None
+
+
+_worker: list[Worker] = []  # of a process of the pool
+
+
+def _start(args: argparse.Namespace, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    _worker.append(Worker(args, _load(args)))
+
+
+def _extract_in_pool(index: int) -> tuple[int, str | None]:
+    return index, _worker[0].extract(index)
 
 
 def _target(args: argparse.Namespace, manifest: Manifest, index: int) -> Path:
     return feature_files.target(Path(args.output_dir), manifest.name(index), args.format)
-
-
-def _check_targets(args: argparse.Namespace, manifest: Manifest) -> None:
-    seen: dict[Path, str] = {}
-    for index in range(len(manifest)):
-        path, name = _target(args, manifest, index), manifest.name(index)
-        if path in seen:
-            raise ValueError(f"{seen[path]} and {name} of {manifest.path} would both be written to {path}")
-        seen[path] = name
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:

@@ -14,17 +14,16 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fairseq.decoding.beam import BeamDecoder, BeamSettings, read_beam
-from fairseq.decoding.greedy import GreedyDecoder
+from fairseq.decoding.beam import BeamDecoder
 from fairseq.inference import evaluate, explain, recognise
-from fairseq.inference.facts import Facts, gather_facts
-from fairseq.inference.model import PRECISIONS, SpeechModel
+from fairseq.inference.facts import gather_facts
+from fairseq.inference.model import SpeechModel
+from fairseq.inference.progress import Progress
 from fairseq.inference.recognise import Reading
 from fairseq.inference.statistics import OutputStatistics
 from fairseq.inference.testset import TestSet
@@ -32,10 +31,10 @@ from fairseq.inference.tuning import tune
 from fairseq.inference.windows import WindowSettings
 from fairseq.scoring.wer import word_errors
 from fairseq.utils import make_folder
+from fairseq_cli import old_infer
+from fairseq_cli.decoder_arguments import add_decoder_arguments, check_arguments, decoder_of, join_negative_values, set_up_logging
 
 logger = logging.getLogger("fairseq_cli.infer")
-
-DICTIONARY_HELP = "dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -53,34 +52,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--bootstrap-draws", type=int, default=1000, help="test sets drawn for the intervals (default: 1000)")
     parser.add_argument("--seed", type=int, default=1, help="of these draws (default: 1)")
     parser.add_argument("--max-tokens", type=int, default=640000, help="samples of a batch, padding included (default: 640000)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on a terminal too, as into a pipe or a file")
     return parser
-
-
-def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the model, the decoder and the windows."""
-    parser.add_argument("--dict", help=DICTIONARY_HELP)
-    parser.add_argument("--lexicon", help="words and their spelling, a line `WORD W O R D |` each, or only the words")
-    parser.add_argument("--lm", "--lm-model", dest="lm", help="n-gram language model, KenLM's ARPA or binary form")
-    beam = BeamSettings()
-    for option in ("beam", "beam_size_token", "beam_threshold", "lm_weight", "word_score", "unk_weight", "sil_weight"):
-        default = getattr(beam, option)
-        kind = int if option in ("beam", "beam_size_token") else float
-        shown = "all" if default is None else f"{default:g}"
-        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, default=default, help=f"of the beam search (default: {shown})")
-    parser.add_argument("--nbest", type=int, default=1, help="hypotheses of a beam search (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where that is faster; int8: docs/decoding.md")
-    windows = WindowSettings()
-    parser.add_argument("--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})")
-    parser.add_argument("--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})")
-
-
-def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | BeamDecoder:
-    """The decoder that the arguments ask for: greedy without lexicon and language model."""
-    if args.lexicon is None and args.lm is None:
-        return GreedyDecoder(model.dictionary())
-    settings = BeamSettings(**{f.name: getattr(args, f.name) for f in fields(BeamSettings) if hasattr(args, f.name)})
-    return read_beam(model.dictionary(), args.lexicon, args.lm, settings, args.nbest)
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -93,6 +66,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     check_arguments(args)
     if args.results_path is not None:
         make_folder(args.results_path, "--results-path")
+    logger.info("loading %s", args.path)
     model = SpeechModel.load(args.path, args.device, args.precision, {"data": args.data}, args.dict)
     labels = None if args.labels == "none" else args.labels or model.task.cfg.labels
     testset = TestSet.read(args.data, args.gen_subset, labels, model.dictionary())
@@ -107,24 +81,13 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     result = _summary(args, model, testset, readings, decoder, outputs)
     if testset.references:
         result["rates"] = evaluate.error_rates(testset, readings, speakers, args.bootstrap_draws, args.seed)
-        for line in evaluate.describe_rates(result["rates"], args.bootstrap_draws):
-            logger.info(line)
-        if speakers is None:
-            logger.info("no interval over speakers: say who they are with --speakers or --speaker-pattern")
     if args.explain:
         facts = gather_facts(model, testset, readings, decoder, outputs, windows, args.max_tokens)
-        result["explanation"] = [finding._asdict() for finding in tell(explain.explain(facts), facts)]
+        result["explanation"] = [finding._asdict() for finding in explain.explain(facts)]
     result["seconds"] = round(time.perf_counter() - began, 2)
     if args.results_path is not None:
         evaluate.write_results(Path(args.results_path), testset, readings, model.conv_layers, model.sample_rate, result)
     return result
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ValueError for numbers that decoding or its evaluation cannot use."""
-    for option in ("beam", "nbest", "bootstrap_draws"):
-        if vars(args).get(option, 1) < 1:
-            raise ValueError(f"--{option.replace('_', '-')} is {vars(args)[option]}; it must be at least 1")
 
 
 def _tune(args: argparse.Namespace, model: SpeechModel, decoder: Any, labels: str | None, windows: WindowSettings) -> None:
@@ -132,10 +95,12 @@ def _tune(args: argparse.Namespace, model: SpeechModel, decoder: Any, labels: st
         raise ValueError("--tune needs a lexicon or a language model (--lexicon, --lm), and labels of its manifest")
     dev = TestSet.read(args.data, args.tune, labels, model.dictionary())
     log_probs: list[np.ndarray] = [np.zeros((0, len(model.dictionary().symbols)), dtype=np.float32)] * len(dev)
-    for emission in recognise.emissions(model, dev.files(), dev.manifest.sizes, windows, args.max_tokens):
-        pieces = list(emission.pieces)
-        if pieces:
-            log_probs[emission.index] = np.concatenate(pieces)
+    with Progress(f"reading {args.tune}", len(dev)) as progress:
+        for emission in recognise.emissions(model, dev.files(), dev.manifest.sizes, windows, args.max_tokens):
+            pieces = list(recognise.ticking(emission.pieces, progress))
+            if pieces:
+                log_probs[emission.index] = np.concatenate(pieces)
+            progress.advance()
     tune(decoder, log_probs, lambda texts: word_errors(dev.references, texts).errors)
 
 
@@ -160,34 +125,31 @@ def _summary(
     return found
 
 
-def tell(findings: list[explain.Finding], facts: Facts) -> list[explain.Finding]:
-    """Log the findings, or that there are none."""
-    for finding in findings:
-        logger.info("explanation: %s", finding)
-    if not findings and facts.references:
-        logger.info("explanation: WER is %.1f %%, CER %.1f %%, and none of the known causes fits", facts.wer, facts.cer)
-    return findings
-
-
-def set_up_logging() -> None:
-    logging.basicConfig(
-        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level=os.environ.get("LOGLEVEL", "INFO").upper(),
-        stream=sys.stderr,
-        force=True,
-    )
+def report(result: dict[str, Any], args: argparse.Namespace, as_json: bool) -> None:
+    """Print the result: as JSON, with its figures in the log; or as text for a terminal."""
+    lines = evaluate.describe(result, args.bootstrap_draws)
+    if not as_json:
+        print("\n".join(lines))
+        return
+    for line in lines:
+        logger.info(line)
+    print(json.dumps(result))
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
-    args = get_parser().parse_args(argv)
+    words = join_negative_values(sys.argv[1:] if argv is None else argv)
+    advice = old_infer.new_command(words)
+    if advice is not None:
+        print(f"fairseq-infer: {advice}", file=sys.stderr)
+        return 2
+    args = get_parser().parse_args(words)
     set_up_logging()
     try:
         result = main(args)
     except (ValueError, OSError) as error:
         print(f"fairseq-infer: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(result))
+    report(result, args, args.json or not sys.stdout.isatty())
     return 0
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from fairseq.inference.formats import FORMATS, write
 from fairseq.inference.model import SpeechModel
+from fairseq.inference.progress import Progress
 from fairseq.inference.transcribe import transcribe_one
 from fairseq.inference.transcript import Transcript
 from fairseq.inference.windows import WindowSettings
-from fairseq_cli.infer import add_decoder_arguments, check_arguments, decoder_of, set_up_logging
+from fairseq.utils import make_folder
+from fairseq_cli.decoder_arguments import add_decoder_arguments, check_arguments, decoder_of, join_negative_values, set_up_logging
 
+_SUBTITLES = ("srt", "vtt")
 _ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
 
@@ -44,11 +47,13 @@ def main(args: argparse.Namespace) -> int:
     model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
     decoder = decoder_of(args, model)
     failed = 0
-    for name, target in zip(args.files, targets, strict=True):
-        transcript = transcribe_one(model, name, decoder, windows)
-        failed += transcript.error is not None
-        report(transcript)
-        deliver(transcript, args.format, target, several=len(args.files) > 1)
+    with Progress("transcribing", len(args.files), "files", bar=False) as progress:
+        for name, target in zip(args.files, targets, strict=True):
+            transcript = transcribe_one(model, name, decoder, windows, progress.tick)
+            failed += transcript.error is not None
+            report(transcript)
+            deliver(transcript, args.format, target, several=len(args.files) > 1)
+            progress.advance()
     return failed
 
 
@@ -56,16 +61,23 @@ def output_paths(files: Sequence[str], folder: str | None, kind: str) -> list[Pa
     """Where each file's transcript goes; None: it is printed.
 
     Raises:
-        ValueError: two files of one name.
+        ValueError: two files of one name, or subtitles of several files, which cannot be printed one after the other.
     """
     if folder is None:
+        if kind in _SUBTITLES and len(files) > 1:
+            raise ValueError(
+                f"--format {kind} of {len(files)} files needs --output-dir DIR: subtitles of several recordings are not one file. "
+                "--format text and json print several"
+            )
         return [None] * len(files)
-    paths: list[Path | None] = [Path(folder) / (Path(name).stem + _ENDINGS[kind]) for name in files]
-    for number, path in enumerate(paths):
-        if path in paths[:number]:
-            raise ValueError(f"{files[paths.index(path)]} and {files[number]} would both be written to {path}: transcribe them apart")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return paths
+    owners: dict[Path, str] = {}
+    for name in files:
+        path = Path(folder) / (Path(name).stem + _ENDINGS[kind])
+        if path in owners:
+            raise ValueError(f"{owners[path]} and {name} would both be written to {path}: transcribe them apart")
+        owners[path] = name
+    make_folder(folder, "--output-dir")
+    return list(owners)
 
 
 def report(transcript: Transcript) -> None:
@@ -95,7 +107,7 @@ def deliver(transcript: Transcript, kind: str, target: Path | None, several: boo
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
-    args = get_parser().parse_args(argv)
+    args = get_parser().parse_args(join_negative_values(sys.argv[1:] if argv is None else argv))
     set_up_logging()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names are printed as the bytes that they are

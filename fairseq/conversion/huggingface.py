@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fairseq.conversion import hf_config, names, vocabulary
 from fairseq.conversion.speech_model import SpeechModel, encoder_of
 from fairseq.conversion.vocabulary import Vocabulary
+from fairseq.decoding.tokens import WORD_START, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +46,18 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
     values = hf_config.from_huggingface(config, folder)
     weights = names.one_spelling(_weights(folder, read_pickle))
     fine_tuned = "lm_head.weight" in weights
-    if not fine_tuned and not architecture.endswith(("Model", "ForPreTraining")):
+    if not fine_tuned and architecture and not architecture.endswith(("Model", "ForPreTraining")):
         raise ValueError(f"{folder} holds a {architecture}: only models for pre-training and for CTC can be converted")
     conformer = values["layer_type"] == "conformer"
     prefixes = names.huggingface(conformer)
-    if not fine_tuned and architecture.endswith("Model"):  # a plain encoder's names have no prefix
-        weights = {name if name.startswith(prefixes.model) else prefixes.model + name: tensor for name, tensor in weights.items()}
+    if not fine_tuned and not any(name.startswith(prefixes.model) for name in weights):  # a plain encoder's names have no prefix
+        weights = {prefixes.model + name: tensor for name, tensor in weights.items()}
     name_there = partial(names.translate, prefixes=prefixes, conformer=conformer)
     encoder, new, left_over = encoder_of(values, fine_tuned, weights, name_there, folder)
     _refuse_left_over(left_over, weights, prefixes, folder)
     if new:
         logger.info(f"{folder} has no {', '.join(sorted(new))}: what it lacks is new")
-    preprocessor = _json(folder, "preprocessor_config.json", needed=False)
-    task = {"normalize": preprocessor.get("do_normalize", True), "sample_rate": preprocessor.get("sampling_rate", 16_000)}
+    task = _preprocessing(folder)
     if not fine_tuned:
         return SpeechModel(values, task, encoder, has_new_parts="final_proj.weight" in new)
     if "lm_head.bias" not in weights:
@@ -71,12 +71,27 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
     return SpeechModel(values, task, encoder, settings, vocabulary.reordered(head, rows), symbols, their_rows=rows)
 
 
+def _preprocessing(folder: str) -> dict[str, Any]:
+    """How audio is prepared: normalize and sample_rate, from the file of transformers 5 where it has them, else from the older one."""
+    settings = _json(folder, "processor_config.json", needed=False).get("feature_extractor")
+    if not isinstance(settings, dict):
+        settings = _json(folder, "preprocessor_config.json", needed=False)
+    found = {"normalize": settings.get("do_normalize"), "sample_rate": settings.get("sampling_rate", 16_000)}
+    if not isinstance(found["normalize"], bool):
+        logger.warning(
+            f"{folder} does not say whether audio is normalised (do_normalize of preprocessor_config.json or processor_config.json): "
+            "task.normalize=true is assumed, as transformers does"
+        )
+        found["normalize"] = True
+    return found
+
+
 def _json(folder: str, name: str, needed: bool = True) -> dict[str, Any]:
     path = os.path.join(folder, name)
     if not needed and not os.path.exists(path):
         return {}
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
@@ -92,7 +107,10 @@ def _weights(folder: str, read_pickle: Callable[[str], Any]) -> dict[str, Tensor
             raise ValueError(f"{os.path.join(folder, name)}.index.json has no table `weight_map`")
         files = sorted(set(index["weight_map"].values())) if index else [name]
         paths = [os.path.join(folder, os.path.basename(file)) for file in files]
-        if not all(map(os.path.exists, paths)):
+        missing = [os.path.basename(path) for path in paths if not os.path.exists(path)]
+        if missing and index:
+            raise ValueError(f"{folder} lacks {', '.join(missing)} of the {len(paths)} files in {name}.index.json: download them too")
+        if missing:
             continue
         weights: dict[str, Tensor] = {}
         for path in paths:
@@ -162,6 +180,7 @@ def write(source: SpeechModel, folder: str) -> None:
     transformers = _transformers()
     conformer = source.config["layer_type"] == "conformer"
     if source.is_fine_tuned:
+        kind = Tokens.from_symbols(source.symbols).kind
         words = vocabulary.from_symbols(source.symbols)
         fields |= {
             "vocab_size": len(words.rows),
@@ -169,11 +188,11 @@ def write(source: SpeechModel, folder: str) -> None:
             "bos_token_id": words.rows.get(words.bos),
             "eos_token_id": words.rows.get(words.eos),
         }
-        _write_tokenizer(words, folder)
-    kind = "Wav2Vec2Conformer" if conformer else "Wav2Vec2"
-    config = getattr(transformers, f"{kind}Config")(**fields)
+        _write_tokenizer(words, kind, folder)
+    name = "Wav2Vec2Conformer" if conformer else "Wav2Vec2"
+    config = getattr(transformers, f"{name}Config")(**fields)
     with torch.device("meta"):
-        model = getattr(transformers, f"{kind}{'ForCTC' if source.is_fine_tuned else 'ForPreTraining'}")(config)
+        model = getattr(transformers, f"{name}{'ForCTC' if source.is_fine_tuned else 'ForPreTraining'}")(config)
     model.load_state_dict(_their_weights(source, names.huggingface(conformer), model), strict=True, assign=True)
     model.save_pretrained(folder)
     transformers.Wav2Vec2FeatureExtractor(
@@ -198,14 +217,23 @@ def _their_weights(source: SpeechModel, prefixes: names.Prefixes, model: nn.Modu
     return {spelled.get(name, name): tensor for name, tensor in fp32.items()}
 
 
-def _write_tokenizer(words: Vocabulary, folder: str) -> None:
-    path = Path(folder) / "vocab.json"
-    path.write_text(json.dumps(words.rows, ensure_ascii=False), encoding="utf-8")
+def _write_tokenizer(words: Vocabulary, kind: str, folder: str) -> None:
+    """Write the tokenizer that joins units of this kind (see `Tokens.kind`) to words as we do.
+
+    Letters: their end of a word becomes a blank. Sentencepieces: each begins with the blank that stands before it. Phones and words: the
+    class for phonemes puts a blank between units.
+    """
     special = {"pad_token": words.blank, "bos_token": words.bos, "eos_token": words.eos, "unk_token": words.unk}
     special = {key: token for key, token in special.items() if token is not None}
-    settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": False, "word_delimiter_token": words.word_end or " ", **special}
-    (Path(folder) / "special_tokens_map.json").write_text(json.dumps(special, ensure_ascii=False, indent=2), encoding="utf-8")
-    (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
+    settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": False, **special}
+    if kind == "letter":
+        settings |= {"word_delimiter_token": words.word_end}
+    elif kind == "none":
+        settings |= {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer", "do_phonemize": False, "word_delimiter_token": None}
+    rows = {token.replace(WORD_START, " "): row for token, row in words.rows.items()} if kind == "sentencepiece" else words.rows
+    contents = {"vocab.json": rows, "special_tokens_map.json": special, "tokenizer_config.json": settings}
+    for name, content in contents.items():
+        Path(folder, name).write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def _transformers() -> Any:
@@ -219,18 +247,36 @@ def _transformers() -> Any:
     return transformers
 
 
+def head_of(source: SpeechModel) -> str:
+    """The ending of transformers' class for a model that `read` returned."""
+    return "ForCTC" if source.is_fine_tuned else "Model" if source.has_new_parts else "ForPreTraining"
+
+
+def check_preprocessing(folder: str | os.PathLike) -> None:
+    """Raise ValueError where transformers prepares audio for this folder in another way than `read` says."""
+    try:
+        extractor = _transformers().Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
+    except OSError:  # the folder has no file that this version of transformers reads
+        return
+    theirs = {"normalize": extractor.do_normalize, "sample_rate": extractor.sampling_rate}
+    ours = _preprocessing(os.fspath(folder))
+    if ours != theirs:
+        raise ValueError(f"transformers prepares audio for {folder} with {theirs}, and {ours} was read: nothing is written")
+
+
 @torch.no_grad()
-def outputs(folder: str | os.PathLike, waveform: Tensor) -> list[Tensor]:
+def outputs(folder: str | os.PathLike, waveform: Tensor, head: str) -> list[Tensor]:
     """What transformers' own model makes of audio B x S, in the order of `speech_model.outputs`.
 
+    Args:
+        head: ForCTC, ForPreTraining or Model.
     Raises:
-        ValueError: transformers is not there.
+        ValueError: transformers is not there, or prepares audio in another way.
     """
+    check_preprocessing(folder)
     transformers = _transformers()
     config = _json(os.fspath(folder), "config.json")
     kind = "Wav2Vec2Conformer" if config["model_type"] == "wav2vec2-conformer" else "Wav2Vec2"
-    architecture = (config.get("architectures") or [""])[0]
-    head = next((head for head in ("ForCTC", "ForPreTraining") if architecture.endswith(head)), "Model")
     model_class = getattr(transformers, kind + head)
     model = model_class.from_pretrained(folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager").eval()
     found = model(waveform)

@@ -131,7 +131,7 @@ def _drop_identity(weights: dict[str, Tensor], folder: str) -> None:
 def _description(folder: str) -> dict[str, Any]:
     path = Path(folder, DESCRIPTION)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8-sig"))
         needed = (*_SAME.values(), "extractor_mode", "extractor_conv_layer_config")
         missing = [name for name in needed if name not in description["arguments"]]
     except (OSError, ValueError, KeyError, TypeError) as error:

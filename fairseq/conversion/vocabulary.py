@@ -6,11 +6,14 @@ the names of `<s>` and `<pad>`, and the rows stay. A foreign vocabulary may have
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from fairseq.decoding.tokens import WORD_START
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 WORD_END = "|"
@@ -26,6 +29,16 @@ class Vocabulary(NamedTuple):
     eos: str | None
     unk: str | None
     word_end: str | None
+
+
+def difference(inside: list[str] | None, given: list[str]) -> str | None:
+    """Where a dictionary differs from the one inside a checkpoint; None where it does not, or there is none inside."""
+    if inside is None or inside == given:
+        return None
+    if len(inside) != len(given):
+        return f"it has {len(inside)} symbols, the file {len(given)}"
+    row = next(row for row, (one, other) in enumerate(zip(inside, given, strict=True)) if one != other)
+    return f"output {row} is {inside[row]!r} inside, {given[row]!r} in the file"
 
 
 def from_symbols(symbols: list[str]) -> Vocabulary:
@@ -52,7 +65,7 @@ def from_labels(labels: list[str]) -> Vocabulary:
     Raises:
         ValueError: a label twice, or more special ones than a dictionary has places for.
     """
-    twice = next((label for label in labels if labels.count(label) > 1), None)
+    twice = next((label for label, count in Counter(labels).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"the label {twice!r} is there twice")
     others = labels[1:]
@@ -77,11 +90,12 @@ def to_symbols(vocabulary: Vocabulary, num_rows: int) -> tuple[list[str], list[i
     found = [vocabulary.rows.get(token, num_rows) if token is not None else num_rows for token in special]
     rows: list[int | None] = [row if row < num_rows else None for row in found]
     rows = [row if row not in rows[:place] else None for place, row in enumerate(rows)]  # one token may have two parts to play
-    symbols = list(SPECIAL)
+    symbols, placed = list(SPECIAL), set(rows)
     for row in range(num_rows):
-        if row not in rows:
+        if row not in placed:
             token = named.get(row, f"madeupword{row:04d}")
-            symbols.append(WORD_END if token == vocabulary.word_end else token)
+            # a blank of transformers begins a piece, which sentencepiece and fairseq write with another sign
+            symbols.append(WORD_END if token == vocabulary.word_end else token.replace(" ", WORD_START))
             rows.append(row)
     return symbols, rows
 

@@ -158,8 +158,10 @@ def in_case(text: str, case: str) -> str:
     Georgian stays as it is: its capitals are for headlines, and no corpus is written in them. `-tr` is the case of Turkish and
     Azerbaijani, where the capital of i is İ and that of ı is I.
     """
-    if case.endswith("-tr"):
-        text = text.replace("i", "\u0130").replace("\u0131", "I") if case == "upper-tr" else text.replace("\u0130", "i").replace("I", "\u0131")
+    if case == "upper-tr":
+        text = text.replace("i", "\u0130").replace("\u0131", "I")
+    if case == "lower-tr":
+        text = text.replace("\u0130", "i").replace("I", "\u0131")
     if case.startswith("upper"):
         return "".join(part if _GEORGIAN.match(part) else part.upper() for part in _GEORGIAN.split(text))
     # Unicode's own lower case of İ is two characters, i and a dot above

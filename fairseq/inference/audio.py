@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, check_samples, mix, read_samples, resampled_length
 from fairseq.data.audio.manifest import printable
+from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class FileSource:
     Args:
         sample_rate: the rate that is wanted; a file of another one is converted while it is read (extra `resample`).
     Raises:
+        MissingFileError: there is no such file.
         ValueError: the file cannot be opened.
     """
 
@@ -37,7 +39,9 @@ class FileSource:
         try:
             header = audio_format(self._path)
         except UnreadableAudio as error:
-            raise ValueError(f"{self.name} cannot be read: {error}") from error
+            is_missing = not any(map(os.path.exists, (self.name, self.name.rsplit(":", 2)[0])))  # archive.zip:offset:length
+            kind = MissingFileError if is_missing else ValueError
+            raise kind(f"{self.name} cannot be read: {error}") from error
         self.own_rate, self.sample_rate = header.sample_rate, sample_rate
         self.num_samples = resampled_length(header.frames, header.sample_rate, sample_rate)
 
@@ -105,11 +109,13 @@ class ArraySource:
 
 
 def open_source(audio: Audio, sample_rate: int) -> FileSource | ArraySource:
-    """What `audio` means: a path, a waveform at the model's rate, or (waveform, its rate)."""
+    """What `audio` means: a path, a waveform at the model's rate, or (waveform, its rate), in scipy's order too."""
     if isinstance(audio, (str, os.PathLike)):
         return FileSource(audio, sample_rate)
     if isinstance(audio, tuple):
-        wave, own_rate = audio
+        if len(audio) != 2:
+            raise ValueError(f"a tuple stands for (waveform, its sample rate); this one has {len(audio)} parts")
+        wave, own_rate = audio if np.ndim(audio[0]) else reversed(audio)
         return ArraySource(wave, int(own_rate), sample_rate)
     return ArraySource(audio, sample_rate, sample_rate)
 

@@ -27,7 +27,8 @@ def error_rates(testset: TestSet, readings: Sequence[Reading], speakers: Sequenc
         speakers: of each utterance; None: not known.
     Returns:
         {"wer": {"rate", "errors", "total", "by_utterance": [low, high], "by_speaker": ...}, "cer": ..., "uer": ...}; "uer" only where the
-        references' units are known. Rates and bounds are None where all references are empty.
+        references' units are known. Rates and bounds are None where all references are empty; an interval is None over one utterance or
+        one speaker, which says nothing about others.
     """
     texts = [reading.hypotheses[0].text for reading in readings]
     units = [reading.hypotheses[0].unit_text for reading in readings]
@@ -59,23 +60,53 @@ def _number(rate: float) -> float | None:
     return None if math.isnan(rate) else rate
 
 
-def _bounds(interval: Interval) -> list[float | None]:
-    return [_number(round(interval.low, 3)), _number(round(interval.high, 3))]
+def _bounds(interval: Interval) -> list[float | None] | None:
+    return None if interval.num_groups < 2 else [_number(round(interval.low, 3)), _number(round(interval.high, 3))]
 
 
-def describe_rates(rates: dict[str, Any], draws: int) -> list[str]:
-    """A line for each rate, for people."""
-    lines = []
-    for name, found in rates.items():
-        if found["rate"] is None:
-            lines.append(f"{name.upper()}: no rate, as all references are empty ({found['errors']} errors)")
-            continue
-        text = f"{name.upper()} {found['rate']:.2f} % ({found['errors']} of {found['total']}), 95 % interval "
-        text += "{:.2f} to {:.2f} over utterances".format(*found["by_utterance"])
-        if "by_speaker" in found:
-            text += ", {:.2f} to {:.2f} over {} speakers".format(*found["by_speaker"], found["num_speakers"])
-        lines.append(f"{text} ({draws} draws)")
+def describe(result: dict[str, Any], draws: int) -> list[str]:
+    """The result of `fairseq-infer` in lines for people."""
+    decoder, tokens = result["decoder"], result["symbols_used"]
+    kind = "greedy decoding" if decoder["kind"] == "greedy" else f"beam search (beam {decoder['beam']})"
+    lines = [
+        f"{result['subset']}: {result['utterances']} utterances, {result['audio_seconds'] / 60:.1f} min, {kind}, {result['seconds']:.0f} s",
+        f"blank in {100 * result['blank_share']:.1f} % of the frames, {tokens[0]} of {tokens[1]} symbols used",
+    ]
+    if result["unreadable"] or result["empty"]:
+        lines.append(f"could not be read: {result['unreadable']}; without any text: {result['empty']}")
+    if "rates" in result:
+        lines += _describe_rates(result["rates"], draws)
+    for finding in result.get("explanation", []):
+        lines.append(f"explanation: {finding['cause']}: {finding['evidence']}. {finding['advice']}")
+    if result.get("explanation") == [] and "rates" in result:
+        lines.append("explanation: none of the known causes fits")
     return lines
+
+
+def _describe_rates(rates: dict[str, Any], draws: int) -> list[str]:
+    """A row for each rate, and what its intervals are of."""
+    speakers = rates["wer"].get("num_speakers")
+    rows = [["", "rate", "errors", "of", "95 % over utterances", *([] if speakers is None else [f"95 % over {speakers} speakers"])]]
+    for name, found in rates.items():
+        rate = "none" if found["rate"] is None else f"{found['rate']:.2f} %"
+        intervals = [found[key] for key in ("by_utterance", "by_speaker") if key in found]
+        rows.append([name.upper(), rate, str(found["errors"]), str(found["total"]), *map(_interval, intervals)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    if rates["wer"]["rate"] is None:
+        return [*lines, "all references are empty, so there are no rates"]
+    if rates["wer"]["by_utterance"] is None:
+        return [*lines, "no intervals: one utterance says nothing about others"]
+    lines.append(f"intervals: {draws} draws with replacement")
+    if speakers is None:
+        lines.append("no interval over speakers: give them with --speakers or --speaker-pattern")
+    elif speakers == 1:
+        lines.append("no interval over speakers: one voice says nothing about others")
+    return lines
+
+
+def _interval(bounds: list[float | None] | None) -> str:
+    return "-" if bounds is None or bounds[0] is None else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
 
 
 def write_results(

@@ -90,7 +90,7 @@ def gather_facts(
         return facts
 
     def read() -> list[str]:
-        found = recognise.read_all(model, files, sizes, GreedyDecoder(facts.tokens), windows, max_tokens)
+        found = recognise.read_all(model, files, sizes, GreedyDecoder(facts.tokens), windows, max_tokens, title="explaining")
         return [reading.hypotheses[0].text for reading in found]
 
     plain = read()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import logging
 import os
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fairseq.utils import make_folder
+
+logger = logging.getLogger(__name__)
+
 KINDS = ("npy", "parquet")
 _NOTE = "extract.json"
+_LOCK = "extract.lock"
 
 
 def check_kind(kind: str) -> str:
@@ -35,6 +45,29 @@ def target(folder: Path, name: str, kind: str) -> Path:
     parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
     path = folder.joinpath(*parts)
     return path.with_name(f"{path.name}.{kind}") if ":" in path.name else path.with_suffix(f".{kind}")  # archive.zip:offset:length
+
+
+def outputs(path: Path, names: Sequence[str]) -> list[Path]:
+    """All files that `write` makes for a recording whose target is `path`, with features of these names."""
+    return [path] if path.suffix != ".npy" else [_npy_path(path, name, alone=len(names) == 1) for name in ("seconds", *names)]
+
+
+def check_outputs(folder: Path, recordings: Sequence[str], names: Sequence[str], kind: str, listed_in: str) -> None:
+    """Raise ValueError where two recordings would write one file, or one a file and the other a folder of its name."""
+    owners: dict[Path, str] = {folder / _NOTE: "the note on these features", folder / _LOCK: "the lock of this folder"}
+    for recording in recordings:
+        for path in outputs(target(folder, recording, kind), names):
+            if path in owners:
+                raise ValueError(f"{owners[path]} and {recording} of {listed_in} would both be written to {path}: rename one of them")
+            owners[path] = recording
+    for path, recording in owners.items():
+        for parent in path.parents:
+            if parent == folder:
+                break
+            if parent in owners:
+                raise ValueError(
+                    f"{owners[parent]} and {recording} of {listed_in} need {parent} as a file and as a folder: rename one of them"
+                )
 
 
 def write(path: Path, features: dict[str, np.ndarray], seconds: np.ndarray, facts: dict[str, Any]) -> None:
@@ -66,6 +99,30 @@ def write(path: Path, features: dict[str, np.ndarray], seconds: np.ndarray, fact
     os.replace(temporary, path)
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; the system takes the lock back however the process ends.
+
+    Raises:
+        ValueError: another process writes there; names it and its host.
+    """
+    make_folder(folder, "--output-dir")
+    with open(folder / _LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise ValueError(f"{owner} is writing features to {folder}: wait until it has ended, or give another --output-dir") from None
+        except OSError as error:  # a network file system without locks
+            logger.warning("%s cannot be locked (%s): start no second run that writes there", folder, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
 def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Note in a folder what its features are, so that a later run with other settings does not take them for its own.
 
@@ -83,7 +140,6 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
             moved = f"; where the audio was only moved, write its new root into {note}" if "root" in other else ""
             raise ValueError(f"{folder} holds features of other settings ({listing}): give another --output-dir, or remove {folder}{moved}")
         return
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = note.with_name(note.name + ".part")
     temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, note)
@@ -112,9 +168,7 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 def is_done(path: Path, names: list[str]) -> bool:
     """Whether an earlier run wrote all of a file's features."""
-    if path.suffix != ".npy":
-        return path.exists()
-    return all(_npy_path(path, name, alone=len(names) == 1).exists() for name in ["seconds", *names])
+    return all(file.exists() for file in outputs(path, names))
 
 
 def _npy_path(path: Path, name: str, alone: bool) -> Path:

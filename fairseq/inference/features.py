@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,8 +86,10 @@ def _of_batch(model: SpeechModel, source: Tensor, padding_mask: Tensor | None, f
     return {feature: found[feature] for feature in features}
 
 
-def extract_source(model: SpeechModel, source: Any, features: Sequence[str], settings: WindowSettings) -> dict[str, np.ndarray]:
-    """Features of all of a source, read window by window, each frame once.
+def extract_source(
+    model: SpeechModel, source: Any, features: Sequence[str], settings: WindowSettings, tick: Callable[[], None] | None = None
+) -> dict[str, np.ndarray]:
+    """Features of all of a source, read window by window, each frame once. `tick` is called for each window.
 
     Raises:
         ValueError: it is shorter than one frame sees, or cannot be read.
@@ -99,6 +101,8 @@ def extract_source(model: SpeechModel, source: Any, features: Sequence[str], set
     for window, wave in read_windows(model, source, settings):
         for feature, values in extract(model, [wave], features)[0].items():
             parts[feature].append(values[window.keep])
+        if tick is not None:
+            tick()
     return {feature: np.concatenate(pieces) for feature, pieces in parts.items()}
 
 

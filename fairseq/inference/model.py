@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq import checkpoint_utils
 from fairseq import device as device_layer
+from fairseq.checkpoint import io
+from fairseq.conversion import folders, vocabulary
+from fairseq.conversion.speech_model import to_checkpoint
+from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.conv_layers import frames_for_samples
 from fairseq.dataclass.utils import merge_with_parent
@@ -22,7 +27,9 @@ from fairseq.device import Device
 from fairseq.inference.audio import FileSource, open_source
 from fairseq.inference.int8 import to_int8
 from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
+from fairseq.models.wav2vec.pretrained import symbols_of
 from fairseq.modules.length_aware import set_length_aware
+from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
 
@@ -74,18 +81,22 @@ class SpeechModel:
         overrides: dict[str, Any] | None = None,
         dictionary: str | None = None,
     ) -> SpeechModel:
-        """Read a checkpoint.
+        """Read a checkpoint, or a folder of transformers or torchaudio.
 
         Args:
             device: cpu, cuda or another kind that the device layer has.
             overrides: values for settings of its config, by name, such as {"data": folder}.
             dictionary: file of a fine-tuned one's symbols; None: those inside, else those of its data folder.
         Raises:
+            FileNotFoundError: there is no such file.
             ValueError: it cannot be read, has another number of outputs than symbols, or there is no such device.
         """
         if not os.path.exists(path):
-            raise ValueError(f"there is no checkpoint {os.fspath(path)}")
-        state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)
+            raise MissingFileError(f"there is no checkpoint {os.fspath(path)}")
+        if os.path.isdir(path):
+            state = _read_folder(os.fspath(path))
+        else:
+            state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)
         if dictionary is not None:
             _give_dictionary(state, dictionary)
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([os.fspath(path)], state=state)
@@ -161,8 +172,10 @@ class SpeechModel:
         0.93 s one by one).
 
         Raises:
-            ValueError: the model is not fine-tuned.
+            ValueError: the model is not fine-tuned, or a waveform is not 1-D.
         """
+        if any(np.ndim(wave) != 1 for wave in waves):
+            raise ValueError("log_probs takes a list of 1-D waveforms: log_probs([wave])")
         if self.device.gains_by_batches or len(waves) <= 1:
             return self._log_probs_of_batch(waves)
         return [log_probs for wave in waves for log_probs in self._log_probs_of_batch([wave])]
@@ -182,11 +195,22 @@ class SpeechModel:
         return [next(found)[:count] if count > 0 else empty for count in frames]
 
 
+def _read_folder(path: str) -> dict[str, Any]:
+    """The state of a folder of another tool, as `load_checkpoint_to_cpu` gives that of a checkpoint."""
+    if not folders.is_folder(path):
+        raise ValueError(f"{path} is a folder without a config.json: give a checkpoint's file, or a folder of transformers")
+    state = to_checkpoint(folders.read(path, io.read))
+    return {**state, "cfg": OmegaConf.create(state["cfg"])}
+
+
 def _give_dictionary(state: dict[str, Any], path: str) -> None:
     """Have a fine-tuned checkpoint's task read its symbols from a file; others have none."""
     cfg = state.get("cfg")
     if cfg is None or cfg.get("model") is None or cfg.model.get("_name") != "wav2vec_ctc":
         return
+    difference = vocabulary.difference(symbols_of(state), Dictionary.load(path).symbols)
+    if difference is not None:
+        logger.warning("--dict %s takes precedence over the dictionary inside the checkpoint, which is another one: %s", path, difference)
     state["task_state"] = {}
     task = cfg.get("task") or {}
     name = task.get("_name", "audio_pretraining")

@@ -11,6 +11,7 @@ import numpy as np
 from fairseq.decoding.hypothesis import Hypothesis
 from fairseq.inference.audio import open_source
 from fairseq.inference.model import SpeechModel
+from fairseq.inference.progress import Progress
 from fairseq.inference.statistics import OutputStatistics
 from fairseq.inference.streaming import Decoder, stream
 from fairseq.inference.transcribe import read_windows
@@ -99,13 +100,30 @@ def read_all(
     settings: WindowSettings,
     max_tokens: int,
     outputs: OutputStatistics | None = None,
+    title: str = "recognising",
 ) -> list[Reading]:
-    """Readings of all utterances, in their order; what cannot be read is logged, and reads as empty. `outputs` counts the frames."""
+    """Readings of all utterances, in their order, with signs of life on the way.
+
+    What cannot be read is logged, and reads as empty.
+
+    Args:
+        outputs: counts the frames.
+        title: of the bar or of the log lines.
+    """
     readings: dict[int, Reading] = {}
-    for emission in emissions(model, audios, sizes, settings, max_tokens):
-        watched = emission if outputs is None else emission._replace(pieces=outputs.watch(emission.pieces))
-        reading = read(watched, decoder)
-        if reading.error is not None:
-            logger.warning("utterance %d: %s", reading.index, reading.error)
-        readings[reading.index] = reading
+    with Progress(title, len(audios)) as progress:
+        for emission in emissions(model, audios, sizes, settings, max_tokens):
+            pieces = ticking(emission.pieces, progress)
+            reading = read(emission._replace(pieces=pieces if outputs is None else outputs.watch(pieces)), decoder)
+            if reading.error is not None:
+                logger.warning("utterance %d: %s", reading.index, reading.error)
+            readings[reading.index] = reading
+            progress.advance()
     return [readings[index] for index in range(len(audios))]
+
+
+def ticking(pieces: Iterable[np.ndarray], progress: Progress) -> Iterator[np.ndarray]:
+    """The same pieces; each is a sign of life."""
+    for piece in pieces:
+        progress.tick()
+        yield piece

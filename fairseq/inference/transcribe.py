@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fairseq.decoding.beam import BeamSettings, read_beam
 from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.decoding.hypothesis import Hypothesis
 from fairseq.inference.audio import Audio
@@ -16,6 +18,8 @@ from fairseq.inference.streaming import Decoder, stream
 from fairseq.inference.transcript import FrameTimes, Transcript, from_hypotheses
 from fairseq.inference.windows import Window, WindowSettings, plan_windows
 
+_AUDIO_ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aiff", ".au")
+_MODEL_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 _SILENCE = 1e-4  # of full scale: a 16-bit file has steps of 3e-5
 
 
@@ -27,49 +31,91 @@ def transcribe(
     device: str = "cpu",
     precision: str = "auto",
     windows: WindowSettings | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    lm: str | os.PathLike[str] | None = None,
+    settings: BeamSettings | None = None,
 ) -> Transcript | list[Transcript]:
     """What was said.
 
     Args:
-        model: a fine-tuned checkpoint, or a SpeechModel already loaded (`SpeechModel.load`), which is quicker the second time.
+        model: a fine-tuned checkpoint or a folder of transformers, or a SpeechModel already loaded (`SpeechModel.load`), which is quicker
+            the second time.
         audio: a path; a waveform at the model's sample rate; (waveform, its rate); or a list of such, which gives a list. A waveform is
             an array or tensor, of one channel or several, which are averaged. Other rates are converted (extra `resample`).
-        decoder: None decodes greedily; see `fairseq.decoding.beam.read_beam`.
+        decoder: one already made (`fairseq.decoding.beam.read_beam`), in place of `lexicon`, `lm` and `settings`.
         device, precision: of a model that is loaded here.
         windows: how long audio is cut; memory does not grow with its length.
+        lexicon, lm: files of words and of an n-gram language model, for a beam search; without both, decoding is greedy.
+        settings: beam and weights of that search.
     Returns:
-        A Transcript with text, words with times and confidence, and `error` instead where the audio cannot be read.
+        A Transcript with text, and words with times and confidence. In a list, audio that cannot be read gives a Transcript with `error`.
     Raises:
-        ValueError: the checkpoint cannot be read, or is not fine-tuned.
+        FileNotFoundError: there is no such checkpoint, audio file (of a single one), lexicon or language model.
+        ValueError: one of them cannot be read, or the checkpoint is not fine-tuned.
     """
+    _check_order(model, audio)
     if not isinstance(model, SpeechModel):
         model = SpeechModel.load(model, device, precision)
-    decoder = GreedyDecoder(model.dictionary()) if decoder is None else decoder
-    settings = WindowSettings() if windows is None else windows
+    if decoder is None and lexicon is None and lm is None:
+        decoder = GreedyDecoder(model.dictionary())
+    elif decoder is None:
+        decoder = read_beam(model.dictionary(), lexicon, lm, BeamSettings() if settings is None else settings)
+    cut = WindowSettings() if windows is None else windows
     if isinstance(audio, list):
-        return [transcribe_one(model, item, decoder, settings) for item in audio]
-    return transcribe_one(model, audio, decoder, settings)
+        return [transcribe_one(model, item, decoder, cut) for item in audio]
+    return _transcribed(model, audio, decoder, cut)
 
 
-def transcribe_one(model: SpeechModel, audio: Audio, decoder: Decoder, settings: WindowSettings) -> Transcript:
-    """One file or waveform; what is wrong with it becomes its `error`."""
-    name = os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else "waveform"
+def _check_order(model: Any, audio: Any) -> None:
+    """Raise ValueError for arguments the other way round, and for a waveform as a list of numbers."""
+    order = "transcribe(model, audio) takes the checkpoint first and then the audio"
+    if not isinstance(model, (SpeechModel, str, os.PathLike)):
+        raise ValueError(f"{order}; the first argument is a {type(model).__name__}, neither a path nor a SpeechModel")
+    if isinstance(audio, SpeechModel):
+        raise ValueError(f"{order}; these are the other way round")
+    if isinstance(model, SpeechModel) or not isinstance(audio, (str, os.PathLike)):
+        if isinstance(audio, list) and audio and isinstance(audio[0], (int, float)):
+            raise ValueError("a list stands for several recordings; give a waveform as an array or tensor: numpy.array(samples)")
+        return
+    first, second = Path(os.fspath(model)).suffix.lower(), Path(os.fspath(audio)).suffix.lower()
+    if first in _AUDIO_ENDINGS or (second in _MODEL_ENDINGS and first not in _MODEL_ENDINGS and not os.path.isdir(model)):
+        raise ValueError(f"{order}; {os.fspath(model)} and {os.fspath(audio)} look the other way round")
+
+
+def transcribe_one(
+    model: SpeechModel, audio: Audio, decoder: Decoder, settings: WindowSettings, tick: Callable[[], None] | None = None
+) -> Transcript:
+    """One file or waveform; what is wrong with it becomes its `error`. `tick` is called for each window."""
     try:
-        source = model.open(audio)
-        hypotheses, loudest = read_and_decode(model, source, decoder, settings)
+        return _transcribed(model, audio, decoder, settings, tick)
     except (ValueError, OSError) as error:
-        return Transcript(name, error=str(error))
+        return Transcript(_name(audio), error=str(error))
+
+
+def _transcribed(
+    model: SpeechModel, audio: Audio, decoder: Decoder, settings: WindowSettings, tick: Callable[[], None] | None = None
+) -> Transcript:
+    source = model.open(audio)
+    hypotheses, loudest = read_and_decode(model, source, decoder, settings, tick)
     duration = source.num_samples / model.sample_rate
     times = FrameTimes(model.conv_layers, model.sample_rate, duration)
-    return from_hypotheses(name, hypotheses, times, duration, _note(model, source.num_samples, loudest))
+    return from_hypotheses(_name(audio), hypotheses, times, duration, _note(model, source.num_samples, loudest))
 
 
-def read_and_decode(model: SpeechModel, source: Any, decoder: Decoder, settings: WindowSettings) -> tuple[list[Hypothesis], float]:
+def _name(audio: Audio) -> str:
+    return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else "waveform"
+
+
+def read_and_decode(
+    model: SpeechModel, source: Any, decoder: Decoder, settings: WindowSettings, tick: Callable[[], None] | None = None
+) -> tuple[list[Hypothesis], float]:
     """Hypotheses for all of a source, and its largest sample."""
     reading, loudest = stream(decoder), 0.0
     for window, wave in read_windows(model, source, settings):
         loudest = max(loudest, float(np.abs(wave).max()))
         reading.feed(model.log_probs([wave])[0][window.keep])
+        if tick is not None:
+            tick()
     return reading.finish(), loudest
 
 

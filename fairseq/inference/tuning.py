@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from fairseq.decoding.beam import BeamDecoder, BeamSettings
+from fairseq.inference.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +34,26 @@ def tune(decoder: BeamDecoder, log_probs: Sequence[np.ndarray], count_errors: Ca
     def errors(lm_weight: float, word_score: float) -> int:
         if (lm_weight, word_score) not in tried:
             decoder.configure(replace(base, lm_weight=lm_weight, word_score=word_score))
-            tried[lm_weight, word_score] = count_errors([decoder.decode(utterance)[0].text for utterance in log_probs])
+            tried[lm_weight, word_score] = count_errors([text_of(utterance) for utterance in log_probs])
+            progress.advance()
         return tried[lm_weight, word_score]
+
+    def text_of(utterance: np.ndarray) -> str:
+        progress.tick()
+        return decoder.decode(utterance)[0].text
 
     has_model, has_lexicon = decoder.vocabulary.model is not None, bool(decoder.vocabulary.entries)
     weights = _LM_WEIGHTS if has_model else (base.lm_weight,)
     scores = _WORD_SCORES if has_lexicon else (base.word_score,)
     points = [(weight, score) for weight in weights for score in scores]
-    best = min(points, key=lambda point: (errors(*point), abs(point[0]), abs(point[1])))
-    for step in _FINER:
-        near_weights = [max(0.0, best[0] + shift) for shift in (-step, 0, step)] if has_model else [best[0]]
-        near_scores = [best[1] + shift for shift in (-step, 0, step)] if has_lexicon else [best[1]]
-        near = [(weight, score) for weight in near_weights for score in near_scores]
-        best = min(near, key=lambda point: (errors(*point), abs(point[0]), abs(point[1])))
+    finer = len(_FINER) * (3 if has_model else 1) * (3 if has_lexicon else 1)
+    with Progress("tuning", len(points) + finer, "settings") as progress:
+        best = min(points, key=lambda point: (errors(*point), abs(point[0]), abs(point[1])))
+        for step in _FINER:
+            near_weights = [max(0.0, best[0] + shift) for shift in (-step, 0, step)] if has_model else [best[0]]
+            near_scores = [best[1] + shift for shift in (-step, 0, step)] if has_lexicon else [best[1]]
+            near = [(weight, score) for weight in near_weights for score in near_scores]
+            best = min(near, key=lambda point: (errors(*point), abs(point[0]), abs(point[1])))
     settings = replace(base, lm_weight=best[0], word_score=best[1])
     decoder.configure(settings)
     logger.info("tuned: lm_weight %g, word_score %g, %d errors (%d settings tried)", *best, tried[best], len(tried))

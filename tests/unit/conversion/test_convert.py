@@ -15,6 +15,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
 from fairseq.conversion import folders, huggingface, names, speech_model
+from fairseq.decoding import GreedyDecoder, Tokens
 from fairseq.models.wav2vec import Wav2Vec2Model, pretrained
 from fairseq_cli import convert
 
@@ -63,7 +64,7 @@ def write(path: Path, config: dict[str, Any], fine_tuned: bool = False, symbols:
         settings |= fine_tuning
         state["cfg"] = {"model": settings, "task": {**task, "_name": "audio_finetuning", "labels": "ltr"}}
         state["model"] = {pretrained.ENCODER + name: tensor for name, tensor in weights.items()}
-        head = torch.nn.Linear(config["encoder_embed_dim"], len(SYMBOLS))
+        head = torch.nn.Linear(config["encoder_embed_dim"], len(symbols or SYMBOLS))
         state["model"] |= {pretrained.HEAD + name: tensor for name, tensor in head.state_dict().items()}
         if symbols is not None:
             state["task_state"] = {"target_symbols": speech_model.dictionary_of(symbols).state_dict()}
@@ -167,7 +168,7 @@ def test_a_model_made_by_transformers(tmp_path, caplog):
         source = folders.read(folder, io.read)
     assert "mask_emb" in caplog.text and source.symbols == ["<s>", "<pad>", "</s>", "<unk>", "|", "b", "a"]
     audio = convert.waveform(16000)
-    (ours,), (theirs,) = speech_model.outputs(speech_model.build(source), audio), huggingface.outputs(folder, audio)
+    (ours,), (theirs,) = speech_model.outputs(speech_model.build(source), audio), huggingface.outputs(folder, audio, "ForCTC")
     assert (ours[..., [4, 5, 6, 3, 0]] - theirs).abs().max() < 1e-5
     assert convert.convert(str(folder), str(tmp_path / "made.pt"), "fairseq") < 1e-5
 
@@ -213,6 +214,93 @@ def test_a_damaged_folder_is_named(tmp_path, capsys):
         assert f"{folder}/{named}" in capsys.readouterr().err
         with pytest.raises(ValueError, match=named):
             pretrained.load(str(folder))
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.parametrize(
+    ("units", "rows", "text"),
+    [
+        (["\u2581A", "B", "\u2581", "C\u2581D"], [4, 4, 0, 5, 0, 5, 6, 5, 7, 0, 4], "ABB BC D A"),
+        (["aa", "t\u02b0", "sil"], [4, 4, 0, 4, 5, 6], "aa aa t\u02b0 sil"),
+        (["YES", "NO"], [5, 0, 4, 4], "NO YES"),
+    ],
+)
+def test_units_that_are_not_letters_are_joined_as_here(units, rows, text, tmp_path):
+    import transformers
+
+    symbols = [*SYMBOLS[:4], *units]
+    path = write(tmp_path / "a.pt", BASE, True, symbols)
+    convert.convert(path, str(tmp_path / "there"), "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "there")
+    assert tokenizer.decode(rows) == text
+    log_probs = np.log(np.eye(len(symbols), dtype=np.float32)[rows] + 1e-3)
+    assert GreedyDecoder(Tokens.from_symbols(symbols)).decode(log_probs)[0].text.replace("\u2581", " ") == text
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "there")
+    assert processor.batch_decode(torch.tensor([rows]))[0] == text
+    convert.convert(str(tmp_path / "there"), str(tmp_path / "back.pt"), "fairseq")
+    assert io.load(tmp_path / "back.pt")["task_state"]["target_symbols"]["symbols"] == symbols
+    assert_same_weights(path, str(tmp_path / "back.pt"))
+
+
+def preprocessing(folder, **contents):
+    """A folder with these files, and what `read` says of it."""
+    for name in ("processor_config", "preprocessor_config"):
+        (folder / f"{name}.json").unlink(missing_ok=True)
+        if name in contents:
+            (folder / f"{name}.json").write_text(json.dumps(contents[name]))
+    return folders.read(folder, io.read).task
+
+
+@pytest.mark.needs("transformers")
+def test_preprocessing_is_read_where_each_version_of_transformers_keeps_it(tmp_path, caplog):
+    folder = tmp_path / "there"
+    convert.convert(write(tmp_path / "a.pt", LARGE, fine_tuned=True), str(folder), "hf")
+    plain, loud = {"do_normalize": False, "sampling_rate": 16000}, {"do_normalize": True, "sampling_rate": 8000}
+    kind = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "padding_value": 0.0}
+    nested = {"processor_class": "Wav2Vec2Processor", "feature_extractor": {**plain, **kind}}
+    assert preprocessing(folder, processor_config=nested) == {"normalize": False, "sample_rate": 16000}
+    convert.convert(str(folder), str(tmp_path / "b.pt"), "fairseq")
+    assert io.load(tmp_path / "b.pt")["cfg"]["task"]["normalize"] is False
+    assert preprocessing(folder, processor_config=nested, preprocessor_config=loud)["normalize"] is False
+    huggingface.check_preprocessing(folder)  # transformers gives them the same order
+    assert preprocessing(folder, processor_config={"processor_class": "x"}, preprocessor_config=loud)["sample_rate"] == 8000
+    assert "does not say" not in caplog.text
+    assert preprocessing(folder)["normalize"] is True and f"{folder} does not say whether audio is normalised" in caplog.text
+
+
+@pytest.mark.needs("transformers")
+def test_preprocessing_that_was_read_wrongly_stops_the_conversion(tmp_path, monkeypatch):
+    convert.convert(write(tmp_path / "a.pt", LARGE, fine_tuned=True), str(tmp_path / "there"), "hf")
+    monkeypatch.setattr(huggingface, "_preprocessing", lambda folder: {"normalize": False, "sample_rate": 16000})
+    with pytest.raises(ValueError, match="transformers prepares audio for .* with {'normalize': True"):
+        convert.convert(str(tmp_path / "there"), str(tmp_path / "b.pt"), "fairseq")
+    assert not (tmp_path / "b.pt").exists()
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.parametrize("kind", ["ForCTC", "ForPreTraining", "Model"])
+def test_a_config_without_architectures_is_one_of_what_its_tensors_say(kind, tmp_path):
+    import transformers
+
+    folder = tmp_path / "there"
+    convert.convert(write(tmp_path / "a.pt", BASE, kind == "ForCTC"), str(folder), "hf")
+    if kind == "Model":
+        transformers.Wav2Vec2Model.from_pretrained(folder).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert convert.convert(str(folder), str(tmp_path / "b.pt"), "fairseq") < 1e-5
+    assert_same_weights(str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), ("quantizer", "project_q", "final_proj") if kind == "Model" else ())
+
+
+def test_shards_that_are_missing_are_named(tmp_path):
+    folder = tmp_path / "there"
+    folder.mkdir()
+    names = [f"model-{number}-of-3.safetensors" for number in (1, 2, 3)]
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(zip("abc", names, strict=True))}))
+    (folder / names[1]).write_bytes(b"")
+    with pytest.raises(ValueError, match="there lacks model-1-of-3.safetensors, model-3-of-3.safetensors of the 3 files in model.safe"):
+        huggingface._weights(str(folder), io.read)
 
 
 # -- torchaudio --------------------------------------------------------------------------------------------------------------------

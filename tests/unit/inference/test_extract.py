@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +218,48 @@ def test_targets_stay_inside_the_folder(tmp_path: Path) -> None:
     assert feature_files.target(tmp_path, "a.zip:12:34", "npy") == tmp_path / "a.zip:12:34.npy"
     with pytest.raises(ValueError, match="the format is 'csv'"):
         feature_files.check_kind("csv")
+
+
+@pytest.mark.parametrize(
+    ("names", "features", "message"),
+    [
+        (["x.flac", "x.seconds.flac"], ["context"], r"x.flac and x.seconds.flac of .*would both be written to .*x.seconds.npy"),
+        (["x.8.flac", "x.flac"], ["8", "9"], None),  # x.8.8.npy, x.8.9.npy; x.8.npy, x.9.npy
+        (["x.seconds.flac", "x.flac"], ["8", "9"], None),
+        (["x.seconds.flac", "x.flac", "x.seconds.wav"], ["8", "9"], r"x.seconds.flac and x.seconds.wav"),
+        (["a/x.flac", "b/x.flac", "x.flac"], ["8"], None),
+        (["x.flac", "x.npy/y.flac"], ["8"], r"x.flac and x.npy/y.flac .*need .*x.npy as a file and as a folder"),
+    ],
+)
+def test_no_file_is_written_for_two_recordings(tmp_path: Path, names: list[str], features: list[str], message: str | None) -> None:
+    if message is None:
+        feature_files.check_outputs(tmp_path, names, features, "npy", "train.tsv")
+        return
+    with pytest.raises(ValueError, match=message):
+        feature_files.check_outputs(tmp_path, names, features, "npy", "train.tsv")
+
+
+def test_times_of_one_recording_are_not_the_features_of_another(data: Path, pretrained_checkpoint: Path) -> None:
+    (data / "audio" / "0.seconds.wav").write_bytes((data / "audio" / "1.wav").read_bytes())
+    (data / "train.tsv").write_text((data / "train.tsv").read_text() + "audio/0.seconds.wav\t19200\n")
+    with pytest.raises(ValueError, match="audio/0.wav and audio/0.seconds.wav"):
+        run(data, pretrained_checkpoint)
+    assert not list((data / "out").rglob("*.npy"))
+
+
+def test_a_second_run_into_the_folder_is_refused(data: Path, pretrained_checkpoint: Path) -> None:
+    with feature_files.locked(data / "out"), pytest.raises(ValueError, match=f"process {os.getpid()} on .* is writing features to .*out"):
+        run(data, pretrained_checkpoint)
+    assert run(data, pretrained_checkpoint)["written"] == 3  # the lock ends with its owner
+    (data / "out" / "extract.lock").write_text("process 1 on a machine that was switched off")
+    assert run(data, pretrained_checkpoint)["done_before"] == 3
+
+
+def test_a_killed_process_is_an_error_and_not_a_hang(data: Path, pretrained_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_start", _die)
+    with pytest.raises(ValueError, match="one of the 2 processes .* was killed"):
+        run(data, pretrained_checkpoint, "--num-workers", "2")
+
+
+def _die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

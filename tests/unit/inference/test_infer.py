@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from small_speech import SYMBOLS, speech, write_checkpoint
 
 from fairseq import checkpoint_utils
 from fairseq.decoding.tokens import Tokens
+from fairseq.inference.evaluate import describe
 from fairseq.inference.model import SpeechModel
+from fairseq.inference.progress import Progress
 from fairseq.inference.testset import has_words
 from fairseq.inference.transcribe import transcribe
 from fairseq_cli import infer
+from fairseq_cli.decoder_arguments import join_negative_values
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,11 @@ def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_pa
         (["--results-path", __file__], "--results-path .* cannot be a folder: File exists"),
         (["--bootstrap-draws", "0"], "--bootstrap-draws is 0; it must be at least 1"),
         (["--beam", "0"], "--beam is 0; it must be at least 1"),
+        (["--max-tokens", "0"], "--max-tokens is 0; it must be at least 1"),
+        (["--lm-weight", "nan"], "--lm-weight is nan; it must be a finite number$"),
+        (["--unk-weight", "nan"], "--unk-weight is nan; it must be a finite number, or -inf"),
+        (["--unk-weight=inf"], "--unk-weight is inf; it must be a finite number, or -inf"),
+        (["--nbest", "5"], "--nbest 5 needs a beam search: give --lexicon or --lm"),
         (["--window", "2", "--overlap", "3"], "must be shorter than a window"),
     ],
 )
@@ -219,3 +228,61 @@ def test_letters_that_stand_at_masks_are_found(corpus: tuple[Path, Path], tmp_pa
     state["cfg"]["model"]["apply_mask"] = False
     torch.save(state, path)
     assert all(found["cause"] != "letters at masks" for found in run((tmp_path, path), "--explain")["explanation"])
+
+
+def test_negative_values_of_every_form_are_values() -> None:
+    words = join_negative_values(["data", "--path", "m.pt", "--unk-weight", "-inf", "--lm-weight", "-1e-3", "--word-score=-2", "--json"])
+    args = infer.get_parser().parse_args(words)
+    assert (args.unk_weight, args.lm_weight, args.word_score, args.json) == (float("-inf"), -0.001, -2, True)
+
+
+def test_options_without_effect_are_named(corpus: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    run(corpus, "--lm-weight", "3", "--beam", "9")
+    assert "no effect without the beam search (--lexicon, --lm): --beam, --lm-weight" in caplog.text
+
+
+def test_a_terminal_gets_text_and_a_pipe_json(
+    corpus: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, checkpoint = corpus
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert infer.cli_main([str(root), "--path", str(checkpoint), "--precision", "fp32"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("test: 5 utterances, 0.1 min, greedy decoding") and not any(line.startswith("{") for line in printed)
+    assert printed[3].split()[:4] == ["WER", "0.00", "%", "0"] and "95 % over 2 speakers" in printed[2]
+    assert infer.cli_main([str(root), "--path", str(checkpoint), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["utterances"] == 5
+
+
+def test_one_speaker_and_one_utterance_have_no_interval(corpus: tuple[Path, Path]) -> None:
+    root = corpus[0]
+    header, *rows = (root / "test.tsv").read_text().splitlines()
+    labels = (root / "test.ltr").read_text().splitlines()
+    for name, count in (("one", 1), ("voice", 5)):
+        (root / f"{name}.tsv").write_text("\n".join([header, *rows[:count]]) + "\n")
+        (root / f"{name}.ltr").write_text("\n".join(labels[:count]) + "\n")
+    (root / "same.spk").write_text("S\n" * 5)
+    one = run(corpus, "--gen-subset", "one")
+    assert one["rates"]["wer"]["by_utterance"] is None and "no intervals: one utterance" in describe(one, 1000)[-1]
+    voice = run(corpus, "--gen-subset", "voice", "--speakers", str(root / "same.spk"))
+    assert voice["rates"]["wer"]["by_utterance"] == [0, 0] and voice["rates"]["wer"]["by_speaker"] is None
+    assert "one voice says nothing about others" in describe(voice, 1000)[-1]
+
+
+def test_long_work_gives_a_line_every_ten_seconds(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr("fairseq.inference.progress.time.monotonic", lambda: next(clock))
+    with caplog.at_level("INFO"), Progress("recognising", 5) as progress:
+        for _ in range(5):
+            progress.advance()
+        progress.tick()
+    assert caplog.messages == ["recognising: 3 of 5 utterances, 12 s", "recognising: 5 of 5 utterances, 24 s"]
+
+
+def test_a_dictionary_that_replaces_the_inner_one_is_said(corpus: tuple[Path, Path], tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "same.txt").write_text("".join(f"{symbol} 9\n" for symbol in SYMBOLS))
+    run(corpus, "--dict", str(tmp_path / "same.txt"))
+    assert "precedence" not in caplog.text
+    (tmp_path / "other.txt").write_text("".join(f"{symbol} 9\n" for symbol in [*SYMBOLS[:2], "Z", *SYMBOLS[3:]]))
+    run(corpus, "--dict", str(tmp_path / "other.txt"))
+    assert f"takes precedence over the dictionary inside the checkpoint, which is another one: output 6 is {SYMBOLS[2]!r}" in caplog.text

@@ -15,10 +15,12 @@ from small_speech import speech, write_checkpoint
 import fairseq
 from fairseq import checkpoint_utils
 from fairseq.decoding import GreedyDecoder
+from fairseq.decoding.beam import BeamSettings, read_beam
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import read_windows, transcribe
 from fairseq.inference.transcript import FrameTimes, Transcript
 from fairseq.inference.windows import WindowSettings
+from fairseq_cli.convert import convert
 from tests.unit.data.small_corpus import without_length
 
 SHORT = WindowSettings(seconds=1.0, overlap=0.4)
@@ -198,3 +200,47 @@ def test_arranged_weights_give_what_the_model_gives(checkpoint: Path, model: Spe
     with torch.no_grad():
         expected = plain.get_normalized_probs(plain(source=torch.from_numpy(odd)[None], padding_mask=None), log_probs=True)[:, 0]
     assert len(expected) % 2 == 1 and np.abs(model.log_probs([odd])[0] - expected.numpy()).max() < 1e-5
+
+
+def test_a_single_file_that_cannot_be_read_raises(model: SpeechModel, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere.wav"):
+        transcribe(model, tmp_path / "nowhere.wav")
+    (tmp_path / "text.wav").write_text("no audio")
+    with pytest.raises(ValueError, match="text.wav cannot be read"):
+        transcribe(model, tmp_path / "text.wav")
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint .*nowhere.pt"):
+        transcribe(tmp_path / "nowhere.pt", tmp_path / "text.wav")
+
+
+def test_arguments_the_other_way_round_are_noticed(checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
+    for swapped in ((tmp_path / "talk.flac", checkpoint), (wave, checkpoint), ("talk", model), (tmp_path / "talk.au", model)):
+        with pytest.raises(ValueError, match="checkpoint first and then the audio"):
+            transcribe(*swapped)
+    with pytest.raises(ValueError, match="as an array or tensor"):
+        transcribe(model, wave[:100].tolist())
+    with pytest.raises(ValueError, match=r"log_probs\(\[wave\]\)"):
+        model.log_probs(wave)
+
+
+def test_a_rate_may_stand_first_as_scipy_has_it(model: SpeechModel, wave: np.ndarray) -> None:
+    assert transcribe(model, (16000, wave)).text == transcribe(model, (wave, 16000)).text
+
+
+def test_a_folder_of_transformers_is_a_model(checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    convert(str(checkpoint), str(tmp_path / "hf"), "hf")
+    assert transcribe(tmp_path / "hf", wave, precision="fp32").text == transcribe(model, wave).text
+    with pytest.raises(ValueError, match="is a folder without a config.json"):
+        SpeechModel.load(tmp_path)
+
+
+def test_lexicon_and_language_model_from_python(model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("kenlm")
+    pytest.importorskip("flashlight.lib.text.decoder")
+    said = transcribe(model, wave).text.split()
+    (tmp_path / "lexicon.txt").write_text("".join(f"{word}\t{' '.join(word)} |\n" for word in sorted({*said, "CAB"})))
+    found = transcribe(model, wave, lexicon=tmp_path / "lexicon.txt", settings=BeamSettings(word_score=0))
+    decoder = read_beam(model.dictionary(), tmp_path / "lexicon.txt", None, BeamSettings(word_score=0))
+    assert found.text == transcribe(model, wave, decoder).text and set(found.text.split()) <= {*said, "CAB"}
+    with pytest.raises(FileNotFoundError, match="language model .*gone.arpa"):
+        transcribe(model, wave, lm=tmp_path / "gone.arpa")

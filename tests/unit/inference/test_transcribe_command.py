@@ -61,3 +61,21 @@ def test_mistakes_end_plainly(checkpoint: Path, files: list[str], capsys: pytest
     assert run(checkpoint.parent / "nowhere.pt", files[0]) == 1
     assert run(checkpoint, files[0], "--overlap", "30") == 1
     assert "must be shorter than a window" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["srt", "vtt"])
+def test_subtitles_of_several_files_are_not_one_stream(
+    checkpoint: Path, files: list[str], tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, files[0], files[2], "--format", kind) == 1
+    printed = capsys.readouterr()
+    assert f"--format {kind} of 2 files needs --output-dir" in printed.err and printed.out == ""
+    assert run(checkpoint, files[0], "--format", kind) == 0 and "-->" in capsys.readouterr().out
+
+
+def test_names_of_many_files_are_found_at_once(tmp_path: Path) -> None:
+    names = [f"{number}.wav" for number in range(100_000)]  # each compared with all before it, this took an hour
+    paths = transcribe.output_paths(names, str(tmp_path), "text")
+    assert len(paths) == 100_000 and paths[7] == tmp_path / "7.txt"
+    with pytest.raises(ValueError, match="7.wav and a/7.flac would both be written"):
+        transcribe.output_paths([*names, "a/7.flac"], str(tmp_path), "text")

@@ -1,0 +1,105 @@
+"""What the commands that read audio have in common: arguments of model, decoder and windows, and the decoder that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from fairseq.decoding.beam import BeamDecoder, BeamSettings, read_beam
+from fairseq.decoding.greedy import GreedyDecoder
+from fairseq.inference.model import PRECISIONS, SpeechModel
+from fairseq.inference.windows import WindowSettings
+
+logger = logging.getLogger(__name__)
+
+DICTIONARY_HELP = "dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt"
+_BEAM_OPTIONS = ("beam", "beam_size_token", "beam_threshold", "lm_weight", "word_score", "unk_weight", "sil_weight")
+
+
+def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the model, the decoder and the windows."""
+    parser.add_argument("--dict", help=DICTIONARY_HELP)
+    parser.add_argument("--lexicon", help="words and their spelling, a line `WORD W O R D |` each, or only the words")
+    parser.add_argument("--lm", "--lm-model", dest="lm", help="n-gram language model, KenLM's ARPA or binary form")
+    beam = BeamSettings()
+    for option in _BEAM_OPTIONS:
+        default = getattr(beam, option)
+        kind = int if option in ("beam", "beam_size_token") else float
+        shown = "all" if default is None else f"{default:g}"
+        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, default=default, help=f"of the beam search (default: {shown})")
+    parser.add_argument("--nbest", type=int, default=1, help="hypotheses of a beam search (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where that is faster; int8: docs/decoding.md")
+    windows = WindowSettings()
+    parser.add_argument("--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})")
+    parser.add_argument("--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})")
+
+
+def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | BeamDecoder:
+    """The decoder that the arguments ask for: greedy without lexicon and language model."""
+    if args.lexicon is None and args.lm is None:
+        return GreedyDecoder(model.dictionary())
+    settings = BeamSettings(**{f.name: getattr(args, f.name) for f in fields(BeamSettings) if hasattr(args, f.name)})
+    return read_beam(model.dictionary(), args.lexicon, args.lm, settings, args.nbest)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for numbers that decoding or its evaluation cannot use, and warn of those that have no effect."""
+    for option in ("beam", "beam_size_token", "nbest", "bootstrap_draws", "max_tokens"):
+        value = vars(args).get(option)
+        if value is not None and value < 1:
+            raise ValueError(f"{_typed(option)} is {value}; it must be at least 1")
+    for option in ("beam_threshold", "lm_weight", "word_score", "unk_weight", "sil_weight"):
+        value = getattr(args, option)
+        if not math.isfinite(value) and not (option == "unk_weight" and value == -math.inf):
+            allowed = "a finite number, or -inf" if option == "unk_weight" else "a finite number"
+            raise ValueError(f"{_typed(option)} is {value}; it must be {allowed}")
+    has_beam = args.lexicon is not None or args.lm is not None
+    if args.nbest > 1 and not has_beam:
+        raise ValueError(
+            f"--nbest {args.nbest} needs a beam search: give --lexicon or --lm. Greedy decoding, used without them, has one hypothesis"
+        )
+    settings = BeamSettings()
+    needs_lm = () if args.lm is not None else ("lm_weight",)
+    idle = [option for option in (needs_lm if has_beam else _BEAM_OPTIONS) if getattr(args, option) != getattr(settings, option)]
+    if idle:
+        needed = "a language model (--lm)" if has_beam else "the beam search (--lexicon, --lm)"
+        logger.warning("no effect without %s: %s", needed, ", ".join(map(_typed, idle)))
+
+
+def _typed(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def join_negative_values(argv: Sequence[str]) -> list[str]:
+    """Arguments with `--unk-weight -inf` as `--unk-weight=-inf`: argparse takes -inf and -1e3 for options."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and word.startswith("-") and _is_number(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def set_up_logging() -> None:
+    logging.basicConfig(
+        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        level=os.environ.get("LOGLEVEL", "INFO").upper(),
+        stream=sys.stderr,
+        force=True,
+    )
