@@ -27,6 +27,8 @@ from fairseq import device as device_layer
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MANIFOLD_PATH_SEP = "|"  # fairseq: between paths with "://" in them
+# for every torch.save: in lazy mode Gaudi's package makes it 4, which torch's weights_only refuses to read
+PICKLE_PROTOCOL = 2
 
 
 # -- tensors and samples -----------------------------------------------------------------------------------------------------------
