@@ -110,7 +110,8 @@ class Reader:
             if program == "python":
                 done = self.warm.script(self.repository / arguments[0], arguments[1:], self.here)
             else:
-                environment = dict(step.environment, **({"PYTHONPATH": str(FAKES)} if "hpu" in shown else {}))
+                on_card = program == "fairseq-hydra-train" and "hpu" in shown
+                environment = dict(step.environment, **({"PYTHONPATH": str(FAKES)} if on_card else {}))
                 done = self.warm.module(COMMANDS[program], [*arguments, *self.small(program, arguments)], self.here, environment)
         # 1: preflight found something, as it must on such a corpus
         allowed = (0, 1) if "fairseq-preflight" in shown and "Traceback" not in done.output else (0,)
