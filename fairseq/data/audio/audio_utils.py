@@ -134,9 +134,7 @@ def open_audio(path: str) -> Iterator[SoundFile]:
         UnreadableAudio: there is no such file, or it is no audio.
     """
     with ExitStack() as stack:
-        if os.path.splitext(path)[1] not in SF_AUDIO_FILE_EXTENSIONS:  # may be MPEG
-            stack.enter_context(silenced())
-        with _as_unreadable(path):
+        with silenced(), _as_unreadable(path):
             file = stack.enter_context(_open(_contents(path)))
         if file.format == "MP3":
             stack.enter_context(silenced())
@@ -290,12 +288,12 @@ def mix(channels: np.ndarray) -> tuple[np.ndarray, str | None]:
     Returns:
         float32, S; and what was odd, or None.
     """
-    mean = channels.mean(axis=1)
-    powers = np.einsum("sc,sc->c", channels, channels)
-    if float(np.dot(mean, mean)) >= _CANCELLED * float(powers.mean()):
-        return mean, None
+    with np.errstate(all="ignore"):  # `check_samples` looks for what is not finite
+        mean = channels.mean(axis=1)
+        powers = np.einsum("sc,sc->c", channels, channels)
+        cancelled = float(np.dot(mean, mean)) < _CANCELLED * float(powers.mean())
     loudest = int(powers.argmax())
-    if powers[loudest] == 0 or not np.isfinite(powers).all():
+    if not cancelled or powers[loudest] == 0 or not np.isfinite(powers).all():
         return mean, None
     return channels[:, loudest].copy(), f"its channels cancel each other when they are averaged: channel {loudest + 1} is read alone"
 
