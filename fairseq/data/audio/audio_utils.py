@@ -389,6 +389,9 @@ def get_waveform(
         always_2d: keep the axis of channels where there is one only.
     Returns:
         float32, channels x samples (or samples), and its sample rate.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be decoded; names it.
     """
     audio, rate = _read_channels(path_or_fp, start, frames)
     if mono and audio.shape[1] > 1:
@@ -408,8 +411,13 @@ def _read_channels(path_or_fp: str | BinaryIO, start: int, frames: int) -> tuple
     if not isinstance(path_or_fp, (str, os.PathLike)):
         return soundfile.read(path_or_fp, dtype="float32", always_2d=True, frames=frames, start=start)
     path = os.fspath(path_or_fp)
-    with open_audio(path) as file, _as_unreadable(path):
-        if start:
-            file.seek(start)
-        audio = _read_blocks(file, file.frames - start if frames < 0 else frames)
-        return audio, file.samplerate
+    try:
+        with open_audio(path) as file, _as_unreadable(path):
+            if start:
+                file.seek(start)
+            audio = _read_blocks(file, file.frames - start if frames < 0 else frames)
+            return audio, file.samplerate
+    except UnreadableAudio as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise FileNotFoundError(f"{path}: {error}") from error
+        raise ValueError(f"{path} cannot be decoded: {error}") from error
