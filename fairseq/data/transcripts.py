@@ -189,5 +189,5 @@ def dictionary_of(lines: Iterable[str]) -> Dictionary:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:  # names in manifests need not be UTF-8
         file.writelines(line + "\n" for line in lines)

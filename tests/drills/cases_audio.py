@@ -15,7 +15,7 @@ import soundfile
 from tests.drills.cases import Case, Ended, Finding, judges
 
 SCRIPT = "examples/wav2vec/wav2vec_manifest.py"
-LIMIT = 15.0  # seconds in which a wrong root must be reported, on a busy machine
+LIMIT = 20.0  # seconds more than for a manifest that is refused at once, in which a wrong root must be reported
 MP3_FRAMES = {"00.mp3": 77184, "01.mp3": 69696, "02.mp3": 77184, "03.mp3": 66816}  # decoded to the end, libsndfile 1.2.2
 
 
@@ -54,9 +54,10 @@ def seen(ended: Ended) -> str:
 def manifests(case: Case) -> Iterator[Finding]:
     shutil.copytree(case.cases / "training/common/base", case.work / "base")
     own = _own_manifests(case)
+    at_once = train(case, case.folder / "utf16").seconds
     for name, words in {
         "noroot": ("train.tsv, line 1",),
-        "noroot_abs": ("train.tsv, line 1",),
+        "noroot_abs": (".tsv, line 1",),
         "relroot_noslash": ("train.tsv, line 1", "tmp/casesA"),
         "onlyroot_valid": ("valid.tsv, line",),
         "utf16": ("train.tsv, line 1", "UTF-16"),
@@ -65,7 +66,7 @@ def manifests(case: Case) -> Iterator[Finding]:
         data = (case.work if name in own else case.folder) / name
         label = f"own: {name}" if name in own else name
         ended = train(case, data, "optimization.max_update=2")
-        yield Finding(label, refused(ended, *words) and ended.seconds < LIMIT + 15, seen(ended))
+        yield Finding(label, refused(ended, *words) and ended.seconds < at_once + LIMIT, seen(ended))
         looked = preflight(case, data)
         yield Finding(f"{label}, preflight", refused(looked, *words), seen(looked))
     for folder, label in ((case.folder / "bom", "bom"), (case.work / "crlf_bom", "own: BOM and CRLF")):

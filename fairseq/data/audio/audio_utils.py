@@ -134,9 +134,7 @@ def open_audio(path: str) -> Iterator[SoundFile]:
         UnreadableAudio: there is no such file, or it is no audio.
     """
     with ExitStack() as stack:
-        if os.path.splitext(path)[1] not in SF_AUDIO_FILE_EXTENSIONS:  # may be MPEG
-            stack.enter_context(silenced())
-        with _as_unreadable(path):
+        with silenced(), _as_unreadable(path):
             file = stack.enter_context(_open(_contents(path)))
         if file.format == "MP3":
             stack.enter_context(silenced())
@@ -290,12 +288,12 @@ def mix(channels: np.ndarray) -> tuple[np.ndarray, str | None]:
     Returns:
         float32, S; and what was odd, or None.
     """
-    mean = channels.mean(axis=1)
-    powers = np.einsum("sc,sc->c", channels, channels)
-    if float(np.dot(mean, mean)) >= _CANCELLED * float(powers.mean()):
-        return mean, None
+    with np.errstate(all="ignore"):  # `check_samples` looks for what is not finite
+        mean = channels.mean(axis=1)
+        powers = np.einsum("sc,sc->c", channels, channels)
+        cancelled = float(np.dot(mean, mean)) < _CANCELLED * float(powers.mean())
     loudest = int(powers.argmax())
-    if powers[loudest] == 0 or not np.isfinite(powers).all():
+    if not cancelled or powers[loudest] == 0 or not np.isfinite(powers).all():
         return mean, None
     return channels[:, loudest].copy(), f"its channels cancel each other when they are averaged: channel {loudest + 1} is read alone"
 
@@ -394,6 +392,9 @@ def get_waveform(
         normalize_volume: scale what is read so that its loudest sample is 1 or -1, before channels are averaged and the rate is converted.
     Returns:
         float32, channels x samples (or samples), and its sample rate.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be decoded; names it.
     """
     audio, rate = _read_channels(path_or_fp, start, frames)
     audio, rate = convert_waveform(audio.T, rate, normalize_volume, mono, output_sample_rate)
@@ -424,8 +425,13 @@ def _read_channels(path_or_fp: str | BinaryIO, start: int, frames: int) -> tuple
     if not isinstance(path_or_fp, (str, os.PathLike)):
         return soundfile.read(path_or_fp, dtype="float32", always_2d=True, frames=frames, start=start)
     path = os.fspath(path_or_fp)
-    with open_audio(path) as file, _as_unreadable(path):
-        if start:
-            file.seek(start)
-        audio = _read_blocks(file, file.frames - start if frames < 0 else frames)
-        return audio, file.samplerate
+    try:
+        with open_audio(path) as file, _as_unreadable(path):
+            if start:
+                file.seek(start)
+            audio = _read_blocks(file, file.frames - start if frames < 0 else frames)
+            return audio, file.samplerate
+    except UnreadableAudio as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise FileNotFoundError(f"{path}: {error}") from error
+        raise ValueError(f"{path} cannot be decoded: {error}") from error

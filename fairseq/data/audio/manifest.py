@@ -48,6 +48,7 @@ class Manifest:
         begins, ends = begins[lines], ends[lines]
         tabs = np.flatnonzero(text == _TAB)
         self._begins = begins
+        self._lines = lines.astype(np.int32)
         self._name_ends = self._find_tabs(tabs, begins, ends, lines)
         self.sizes = self._parse_sizes(text, ends, lines)
 
@@ -130,7 +131,7 @@ class Manifest:
 
     def places(self, indices: Sequence[int], shown: int = 5) -> str:
         """The first of these utterances by line and path, for a message."""
-        return "; ".join(f"line {index + 2}: {self.name(index)}" for index in indices[:shown])
+        return "; ".join(f"line {self._lines[index] + 2}: {printable(self.name(index))}" for index in indices[:shown])
 
 
 class JoinedManifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def silenced() -> Iterator[None]:
                 variable.value = _before
 
 
+@functools.cache
 def _variable() -> ctypes.c_void_p | None:
     """C's variable `stderr`."""
     try:

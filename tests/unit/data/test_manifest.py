@@ -77,6 +77,11 @@ def test_a_root_that_is_not_there_is_named_by_file_and_line(tmp_path: Path, monk
     assert "is a file, not a folder" in str(Manifest(write(tmp_path, b"train.tsv\na\t1\n")).root_problem())
 
 
+def test_places_are_lines_of_the_file(tmp_path: Path) -> None:
+    manifest = Manifest(write(tmp_path, b"/d\n\na\t1\n\ncaf\xe9\t2\n"))
+    assert manifest.places([0, 1]) == "line 3: a; line 5: caf\\xe9"
+
+
 def test_a_missing_manifest_says_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wav2vec_manifest.py"):
         Manifest(tmp_path / "train.tsv")

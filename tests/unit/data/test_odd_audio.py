@@ -154,9 +154,13 @@ def test_headers_that_promise_more_than_there_is(tmp_path: Path) -> None:
     content[21] |= 0x0F  # 36 bits of STREAMINFO: 64 GiB of float32 and more
     content[22:26] = b"\xff\xff\xff\xff"
     path.write_bytes(content)
-    for reading in (audio_format, read_frames, lambda name: read_frames(name, 0, 100), get_waveform):
+    for reading in (audio_format, read_frames, lambda name: read_frames(name, 0, 100)):
         with pytest.raises(UnreadableAudio, match="its header says 68,719,476,735 frames"):
             reading(str(path))
+    with pytest.raises(ValueError, match=r"a\.flac cannot be decoded: its header says 68,719,476,735 frames"):
+        get_waveform(path)
+    with pytest.raises(FileNotFoundError, match=r"b\.flac: No such file"):
+        get_waveform(tmp_path / "b.flac")
     content[21:26] = (content[21] & 0xF0 | 0).to_bytes(1, "big") + (20_000_000).to_bytes(4, "big")  # what its bytes might just hold
     path.write_bytes(content)
     with pytest.raises(UnreadableAudio, match="ends after|do not fit together"):

@@ -164,3 +164,17 @@ def test_what_does_not_fit_is_told(corpus: Path) -> None:
     transcripts.write_text("path\twords\nx\ty\n")
     told = run("prepare_labels", manifest, "--layout", "commonvoice", "--transcripts", transcripts, status=1)
     assert "no column 'sentence'" in told
+
+
+def test_names_that_are_not_utf8_go_through(tmp_path: Path) -> None:
+    folder = tmp_path / "7-8.trans.txt"
+    folder.write_text("a HELLO\nb YOU\n")
+    manifest = tmp_path / "m.tsv"
+    manifest.write_bytes(f"{tmp_path}\na.flac\t1\ncaf".encode() + b"\xe9.flac\t2\nb.flac\t3\n")
+    assert r"line 3: caf\xe9.flac" in run("prepare_labels", manifest, "--layout", "librispeech", status=1)
+    manifest.write_bytes(manifest.read_bytes().replace(b"a.flac", b"\xfc/a.flac"))
+    (tmp_path / "m").mkdir()
+    table = tmp_path / "t"
+    table.write_text("a\tHELLO\nb\tYOU\n")
+    run("prepare_labels", manifest, "--layout", "tsv", "--transcripts", table, "--drop", "--dest", tmp_path / "m")
+    assert (tmp_path / "m/m.tsv").read_bytes().split(b"\n")[1:3] == [b"\xfc/a.flac\t1", b"b.flac\t3"]

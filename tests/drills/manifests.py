@@ -1,0 +1,199 @@
+"""Damaged manifests: read right, or refused by file; never another exception, a hang, or more than 1 GB.
+
+    python -m tests.drills.manifests --tries 2000 [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from fairseq.data.audio import quarantine
+from fairseq.data.audio.manifest import Manifest
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.preflight import corpus
+from tests.drills.forked import Tally, attempt
+
+RATE = 16000
+FILES = 30
+
+
+def write_corpus(folder: Path) -> bytes:
+    """Files whose samples tell which they are, and their manifest."""
+    (folder / "audio" / "a b").mkdir(parents=True)
+    lines = [os.fsencode(folder / "audio")]
+    for number in range(FILES):
+        name = (b"a b/%02d.wav", b"caf\xe9%02d.wav", "ü%02d.wav".encode())[number % 3] % number
+        samples = 2000 + 100 * number
+        soundfile.write(lines[0] + b"/" + name, np.full(samples, number / 100), RATE, format="WAV", subtype="FLOAT")
+        lines.append(name + b"\t%d" % samples)
+    os.mkfifo(folder / "audio/pipe")
+    return b"\n".join(lines) + b"\n"
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------------------------
+
+NUMBERS = (
+    b"", b"0", b"-1", b"1e4", b"2000.0", b" 2000", b"2000 ", b"9" * 17, b"9" * 18, b"9" * 19, b"9" * 5000, "\uff12\uff10".encode(), b"nan",
+    b"0x7d0", b"1", b"1000", b"4000", b"123456789",
+)  # fmt: skip
+NAMES = (
+    b"", b".", b"..", b"/dev/zero", b"/dev/null", b"pipe", b"a b", b"\xff\xfe", b"x" * 300, b"x" * 70000, b"a\0b.wav", b"a.zip:1:2",
+    b"train.tsv:0:50", b"00.wav:" + b"9" * 30 + b":1", b"a b/00.wav\t5", b'"a b/00.wav"', b"A B/00.WAV", b"~", b"-", b"a b/00.wav ",
+)  # fmt: skip
+ODD = (b"\0", b"\t", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"\n\n\n", b" ", b"\x1a", b"\x0b", b"\xc2\x85")
+
+
+def flip_bits(text: bytes, draw: random.Random) -> bytes:
+    data = bytearray(text)
+    for _ in range(draw.choice((1, 1, 5, 50))):
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    return bytes(data)
+
+
+def cut(text: bytes, draw: random.Random) -> bytes:
+    place, length = draw.randrange(len(text)), draw.choice((1, 3, 40, len(text)))
+    return draw.choice((text[:place], text[place:], text[:place] + text[place + length :]))
+
+
+def insert(text: bytes, draw: random.Random) -> bytes:
+    place = draw.randrange(len(text) + 1)
+    odd = draw.choice((*ODD, draw.randbytes(20)))
+    return text[:place] + odd + text[place:]
+
+
+def other_encoding(text: bytes, draw: random.Random) -> bytes:
+    decoded = text.decode("latin-1")
+    kind = draw.choice(("utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-32", "utf-7", "utf-8"))
+    return decoded.encode(kind)
+
+
+def line_ends(text: bytes, draw: random.Random) -> bytes:
+    return text.replace(b"\n", draw.choice((b"\r\n", b"\r", b"\n\n", b"\n\r", b"\r\r\n", b"\x0b", b" \n", b"\t\n")))
+
+
+def lines(text: bytes, draw: random.Random) -> bytes:
+    """Lines lost, doubled, moved, or of another file."""
+    rows = text.split(b"\n")
+    for _ in range(draw.choice((1, 2, 10))):
+        place = draw.randrange(len(rows))
+        what = draw.randrange(5)
+        if what == 0 and len(rows) > 1:
+            del rows[place]
+        elif what == 1:
+            rows.insert(place, draw.choice(rows))
+        elif what == 2:
+            rows.insert(place, draw.choice((b"", b"# a comment", b"path\tframes", b"a,b,c", b"<html>", b"\t", b"\t\t")))
+        elif what == 3:
+            draw.shuffle(rows)
+        else:
+            rows[place] = rows[place].replace(b"\t", draw.choice((b" ", b",", b"\t\t", b"")))
+    return b"\n".join(rows)
+
+
+def values(text: bytes, draw: random.Random) -> bytes:
+    """Other lengths and names in some lines."""
+    root, *rows = text.rstrip(b"\n").split(b"\n")
+    for _ in range(draw.choice((1, 3, len(rows)))):
+        place = draw.randrange(len(rows))
+        name, tab, size = rows[place].partition(b"\t")
+        rows[place] = draw.choice(NAMES) + tab + size if draw.random() < 0.5 else name + tab + draw.choice(NUMBERS)
+    return b"\n".join([root, *rows, b""])
+
+
+def root_line(text: bytes, draw: random.Random) -> bytes:
+    root, rest = text.split(b"\n", 1)
+    other = draw.choice(
+        (b"", root[1:], root + b"/", root + b" ", b"  " + root, root + b"/a b/../", root + b"/a b/00.wav", b"/no/such", b".", b"/", b"\xff",
+         b"/dev", root + b"\t5", b"s3://bucket/audio", b"~/audio", b"C:\\audio", b'"' + root + b'"', b"x" * 5000, root + b"\0")
+    )  # fmt: skip
+    return rest if draw.random() < 0.2 else other + b"\n" + rest
+
+
+DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
+    flip_bits, cut, insert, other_encoding, line_ends, lines, values, values, root_line,
+)  # fmt: skip
+
+
+# -- one try -----------------------------------------------------------------------------------------------------------------------------
+
+
+def as_it_stands(text: bytes) -> tuple[bytes, list[tuple[bytes, int]]] | None:
+    """Root, names and lengths of a manifest, read the slow way; None where a line has another form."""
+    if b"\0" in text or text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return None
+    root, *rows = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    found = []
+    for row in rows:
+        name, *sizes = row.removesuffix(b"\r").split(b"\t")
+        if not name and not sizes:
+            continue
+        if not name or len(sizes) != 1 or not sizes[0].isdigit() or len(sizes[0]) > 18:
+            return None
+        found.append((name, int(sizes[0])))
+    root = root.strip()
+    return None if b"\t" in root or b"\r" in root else (root, found)
+
+
+def one(path: Path, text: bytes, longest: int | None) -> str:
+    """Load a manifest, look at it as preflight does, and make a batch of it.
+
+    Raises:
+        AssertionError: it holds other than what stands there, or a row holds other than its file.
+        ValueError: as for users, with the manifest's path as `fairseq_cli.train` puts it before errors of batches.
+    """
+    manifest, expected = Manifest(path), as_it_stands(text)
+    assert expected is not None, "a malformed manifest was read"
+    root, rows = expected
+    assert os.fsencode(manifest.root) == root and manifest.sizes.tolist() == [size for _, size in rows]
+    assert [os.fsencode(manifest.name(index)) for index in range(len(manifest))] == [name for name, _ in rows]
+    manifest.root_problem()
+    corpus._look_at(manifest, list(range(min(5, len(manifest)))), RATE)
+    dataset = FileAudioDataset(str(path), RATE, max_sample_size=longest, pad=True, min_sample_size=500)
+    try:
+        made = dataset.collate_plan(dataset.batches(1, 20 * RATE, None).plan(0, 1, 0))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for row, index in zip(made["net_input"]["source"].numpy(), made["id"].tolist(), strict=True):
+        filled = row[: min(int(dataset.sizes[index]), longest or len(row))]
+        digits = [part for part in Path(dataset.file(index)).stem[-2:] if part.isdigit()]
+        assert np.allclose(filled, int("".join(digits)) / 100), f"row of {dataset.name(index)} holds other samples"
+    return "quarantine" if any(trouble.replaced for trouble in made["quarantined"]) else "read"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tries", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    draw, tally = random.Random(arguments.seed), Tally("damaged manifests")
+    quarantine._PAUSES = (0.0,)
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        sound = write_corpus(folder)
+        os.chdir(folder)  # relative roots do not meet files of the checkout
+        for number in range(arguments.tries):
+            damage = draw.choice(DAMAGES)
+            text = sound if number == 0 else damage(sound, draw)
+            path = folder / f"try{number}.tsv"
+            path.write_bytes(text)
+            longest = draw.choice((None, 10 * RATE))
+            outcome = attempt(lambda path=path, text=text, longest=longest: one(path, text, longest), path.name)
+            if number == 0 and outcome.kind != "right":
+                outcome = outcome._replace(kind="exception")
+            tally.add(f"{number}: {damage.__name__}: {text[:80]!r}", outcome)
+            path.unlink()
+        os.chdir("/")
+    sys.exit(not tally.report())
+
+
+if __name__ == "__main__":
+    main()
