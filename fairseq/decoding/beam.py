@@ -155,8 +155,9 @@ class BeamDecoder:
         path = self.vocabulary.model.path
         try:
             return KenLM(path, known)
-        except RuntimeError as error:
-            raise ValueError(f"KenLM cannot read the language model {path}: {_reason(path, str(error))}") from error
+        except (RuntimeError, UnicodeDecodeError) as error:  # the second where KenLM quotes bytes that are not UTF-8
+            said = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error)
+            raise ValueError(f"KenLM cannot read the language model {path}: {_reason(path, said)}") from error
 
     def _build_trie(self) -> Any:
         """The lexicon as a tree of units, each word with what the language model gives it at the start of a sentence."""

@@ -223,3 +223,10 @@ def test_compressed_models_are_searched_or_refused_plainly(tokens: Tokens, tmp_p
         assert read_beam(tokens, lexicon, tmp_path / "m.arpa.bz2", BeamSettings()).decode(emit("-AB|C|"))[0] == found[0]
     except ValueError as error:  # as flashlight's KenLM was built
         assert "m.arpa.bz2: flashlight's KenLM was built without this compression. Decompress" in str(error)
+
+
+def test_bytes_after_the_unigrams_that_are_not_utf8_name_the_file(tokens: Tokens, tmp_path: Path) -> None:
+    model = tmp_path / "m.arpa"
+    model.write_bytes(arpa(UNIGRAMS, {("AB", "C"): -0.3}).encode().replace(b"AB C", b"AB \xc3("))  # KenLM quotes the word
+    with pytest.raises(ValueError, match="KenLM cannot read the language model .*m.arpa"):
+        read_beam(tokens, None, model, BeamSettings())
