@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _SHOWN = 5  # lines that a message names
 HOMOPHONES = 6  # words of one spelling that flashlight's trie holds; it drops further ones without a word
 _IMPOSSIBLE = -1e4  # log-probability of all but the delimiter in the frame that is added at the end
-_PLACE_IN_KENLM = re.compile(r"^.*? threw \w+( because `.*?'\.)?\s*")  # its own file, function and condition, before what is wrong
+_PLACE_IN_KENLM = re.compile(r"^.*? threw \w+( because `.*?')?\.?\s*")  # its own file, function and condition, before what is wrong
 
 
 @dataclass
@@ -155,8 +155,9 @@ class BeamDecoder:
         path = self.vocabulary.model.path
         try:
             return KenLM(path, known)
-        except RuntimeError as error:
-            raise ValueError(f"KenLM cannot read the language model {path}: {_reason(path, str(error))}") from error
+        except (RuntimeError, UnicodeDecodeError) as error:  # the second where KenLM quotes bytes that are not UTF-8
+            said = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error)
+            raise ValueError(f"KenLM cannot read the language model {path}: {_reason(path, said)}") from error
 
     def _build_trie(self) -> Any:
         """The lexicon as a tree of units, each word with what the language model gives it at the start of a sentence."""
@@ -226,6 +227,8 @@ def _reason(path: str, said: str) -> str:
     """Why KenLM does not load a file, and what to do where that is known."""
     if "at least a bigram" in said:
         return "it has unigrams only, and KenLM needs order 2 or more. Make it again with a higher order (make_ngram.py --order 3)"
+    if "not compiled in" in said:
+        return "flashlight's KenLM was built without this compression. Decompress the file, or compress it with gzip"
     with text_files.open_bytes(path) as file:
         if file.read(len(text_files.BOM)) == text_files.BOM:
             return "it begins with a byte order mark, which KenLM does not know. Save it as UTF-8 without BOM"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import itertools
 import math
 from collections import defaultdict
@@ -207,4 +209,24 @@ def test_why_kenlm_refuses_a_model_is_said(tokens: Tokens, tmp_path: Path) -> No
         read_beam(tokens, None, model, BeamSettings())
     model.write_text("\ufeff" + arpa(UNIGRAMS, BIGRAMS))
     with pytest.raises(ValueError, match="m.arpa: it begins with a byte order mark"):
+        read_beam(tokens, None, model, BeamSettings())
+
+
+def test_compressed_models_are_searched_or_refused_plainly(tokens: Tokens, tmp_path: Path, lexicon: Path, emit: Emit) -> None:
+    plain = arpa(UNIGRAMS, BIGRAMS).encode()
+    (tmp_path / "m.arpa").write_bytes(plain)
+    (tmp_path / "m.arpa.gz").write_bytes(gzip.compress(plain))
+    found = [read_beam(tokens, lexicon, tmp_path / name, BeamSettings()).decode(emit("-AB|C|"))[0] for name in ("m.arpa", "m.arpa.gz")]
+    assert found[0] == found[1] and found[0].text == "AB C"
+    (tmp_path / "m.arpa.bz2").write_bytes(bz2.compress(plain))
+    try:
+        assert read_beam(tokens, lexicon, tmp_path / "m.arpa.bz2", BeamSettings()).decode(emit("-AB|C|"))[0] == found[0]
+    except ValueError as error:  # as flashlight's KenLM was built
+        assert "m.arpa.bz2: flashlight's KenLM was built without this compression. Decompress" in str(error)
+
+
+def test_bytes_after_the_unigrams_that_are_not_utf8_name_the_file(tokens: Tokens, tmp_path: Path) -> None:
+    model = tmp_path / "m.arpa"
+    model.write_bytes(arpa(UNIGRAMS, {("AB", "C"): -0.3}).encode().replace(b"AB C", b"AB \xc3("))  # KenLM quotes the word
+    with pytest.raises(ValueError, match="KenLM cannot read the language model .*m.arpa"):
         read_beam(tokens, None, model, BeamSettings())
