@@ -114,7 +114,8 @@ def int_padding_mask(case: Case) -> Iterator[Finding]:
 for dtype in (torch.uint8, torch.long, torch.int32, torch.int8, torch.float16):
     for name, mask in (("no padding", torch.zeros_like(padding)), ("padded", padding)):
         one, other = (model.extract_features(x, padding_mask=m, mask=False) for m in (mask, mask.to(dtype)))
-        print("case", str(dtype).removeprefix("torch."), name, "|", [frames(one), frames(other), (one["x"] - other["x"]).abs().max().item()])
+        difference = (one["x"] - other["x"]).abs().max().item()
+        print("case", str(dtype).removeprefix("torch."), name, "|", [frames(one), frames(other), difference])
 """
     for line in lines(run_case(case, MODEL + text), "case"):
         label, _, seen = line.partition(" | ")
