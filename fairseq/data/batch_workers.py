@@ -178,6 +178,7 @@ def _work(
         parent: the trainer's process id, where it is this process's parent.
     """
     signals.in_worker()
+    signals.end_with_parent()  # what hangs in a read does not look whether the trainer is there
     torch.set_num_threads(1)
     for other in others:
         other.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import select
@@ -20,6 +21,7 @@ AGAIN = 1.0  # seconds; torchrun and timeout(1) deliver one Ctrl-C twice within 
 GRACE = 10.0  # seconds that a wait may still take after a signal; SLURM and Kubernetes send SIGKILL after 30
 NOTICE = 3.0  # seconds until the log says that the run ends after this update
 LOST = 20.0  # seconds after which a process that waits in vain for another one ends without it
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _AGENT = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None  # torchrun's own process, whose end its ranks do not survive
 
 
@@ -168,3 +170,9 @@ def in_worker() -> None:
     # a scheduler sends SIGTERM to all processes of a job, and the trainer still needs its workers while it saves; the second one ends them
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when the thread that started it ends, however that comes about (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -112,6 +112,8 @@ def problem_of_folder(path: Union[str, os.PathLike]) -> str | None:
         os.makedirs(path, exist_ok=True)
         with open(probe, "wb", buffering=0) as file:
             file.write(b"x")  # a full disk lets a file be opened
+    except FileExistsError:
+        return "it is not a folder"
     except OSError as error:
         return error.strerror or str(error)
     finally:

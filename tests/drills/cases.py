@@ -66,13 +66,14 @@ class Case:
         self.tree, self.cases, self.name = tree, work / "cases", name
         self.shared = cases.parent
         group, _, _ = name.partition("/")
-        for part in (name, f"{group}/common"):
+        folder, _, _ = name.partition("#")
+        for part in (folder, f"{group}/common"):
             if (cases / part).is_dir() and not (self.cases / part).exists():
                 shutil.copytree(cases / part, self.cases / part)
         for manifest in self.cases.rglob("*.tsv"):
             if b"$CASES" in (old := manifest.read_bytes()):
                 manifest.write_bytes(old.replace(b"$CASES", os.fsencode(self.cases)))
-        self.folder = self.cases / name
+        self.folder = self.cases / folder
         self.work = work / "work"  # an empty folder, in which commands run
         self.work.mkdir(exist_ok=True)
 
@@ -113,7 +114,7 @@ JUDGES: dict[str, Judge] = {}
 
 
 def judges(name: str) -> Callable[[Judge], Judge]:
-    """Register a judge for the folder `name` of the cases, "training/manifests" for example."""
+    """Register a judge for the folder `name` of the cases, "training/manifests" for example; "training/x#part" judges a part of it."""
 
     def register(judge: Judge) -> Judge:
         JUDGES[name] = judge

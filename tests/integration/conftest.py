@@ -101,6 +101,12 @@ def pretrained_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     return paths
 
 
+def _heed_signals() -> None:
+    """The background jobs of a shell ignore Ctrl-C, and so would what they start."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Workplace:
     """A folder with `tiny.yaml`, from which commands are typed."""
 
@@ -118,8 +124,9 @@ class Workplace:
     def start(self, *overrides: str, launcher: list[str] | None = None) -> subprocess.Popen[str]:
         command = [sys.executable, *(launcher or []), "-m", "fairseq_cli.hydra_train", *self.arguments(*overrides)]
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            command, cwd=self.folder, env=self.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=_heed_signals,
+        )  # fmt: skip
 
     def run(self, *overrides: str, launcher: list[str] | None = None, status: int | None = 0) -> str:
         """The command's output; `status` is the exit status that it must have (None: any but 0)."""

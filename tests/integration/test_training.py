@@ -70,7 +70,7 @@ def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> Non
     assert updates == list(range(2, 21, 2)), "metrics.jsonl goes on where the checkpoint stands"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_ends(workplace: Workplace, number: signal.Signals) -> None:
     output = workplace.run_until("run/metrics.jsonl", number, "optimization.max_update=100000", "checkpoint.save_interval_updates=0",
                                  "dataset.validate_interval_updates=0", "dataset.disable_validation=true",
@@ -82,8 +82,9 @@ def test_a_signal_saves_and_ends(workplace: Workplace, number: signal.Signals) -
     assert "stopped by" not in again
 
 
-def test_a_signal_to_the_parent_of_spawned_processes_saves_and_ends(workplace: Workplace) -> None:
-    output = workplace.run_until("run/metrics.jsonl", signal.SIGTERM, "optimization.max_update=100000", "dataset.disable_validation=true",
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_parent_of_spawned_processes_saves_and_ends(workplace: Workplace, number: signal.Signals) -> None:
+    output = workplace.run_until("run/metrics.jsonl", number, "optimization.max_update=100000", "dataset.disable_validation=true",
                                  "distributed_training.distributed_world_size=2", "checkpoint.save_interval_updates=0",
                                  "checkpoint.save_interval=1000000")
     assert "stopped by" in output and "Traceback" not in output

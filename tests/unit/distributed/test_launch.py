@@ -148,6 +148,31 @@ def test_an_exchange_that_nobody_asked_for_ends_before_its_group(tmp_path: Path,
     assert steps == ["destroyed"]
 
 
+def test_spawned_processes_meet_where_only_this_machine_can_reach() -> None:
+    with launch._listen(-1) as listener:
+        address, port = listener.getsockname()
+        assert address == "127.0.0.1"
+        with pytest.raises(ConfigError, match=rf"distributed_training.distributed_port is {port}: cannot listen there \(Address already"):
+            launch._listen(port)
+    with pytest.raises(ConfigError, match="distributed_port is 70000: .*ports are 1 to 65535"):
+        launch._listen(70000)
+
+
+def wait_for_one_that_does_not_come(cfg: DictConfig) -> None:
+    if utils.get_rank() == 0:
+        utils.barrier()
+    time.sleep(60)
+
+
+def test_the_wait_for_another_process_is_bounded() -> None:
+    cfg = small_config()
+    cfg.distributed_training.distributed_timeout = 2
+    began = time.monotonic()
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="(?i)timed out|timeout"):
+        launch.call_main(cfg, wait_for_one_that_does_not_come)
+    assert time.monotonic() - began < 55
+
+
 def test_what_one_process_finds_wrong_comes_back_as_it_is() -> None:
     with pytest.raises(ConfigError, match="task.data is wrong"):
         launch.call_main(small_config(), refuse_on_the_second)

@@ -72,7 +72,7 @@ def test_standard_output_that_cannot_be_written_does_not_end_the_run(how: str) -
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert destinations.problem_of_folder(tmp_path / "file") == "File exists"
+    assert destinations.problem_of_folder(tmp_path / "file") == "it is not a folder"
     assert destinations.problem_of_folder(tmp_path / "file" / "x") == "Not a directory"
     assert destinations.problem_of_folder(tmp_path / "new" / "x") is None and list((tmp_path / "new" / "x").iterdir()) == []
 

@@ -1,0 +1,287 @@
+"""What could leave a run waiting for ever, or processes behind: it ends within a bound, and says why.
+
+    python -m tests.drills.hangs [SCENARIO ...] [--tries N] [--seed S]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.drills.forked import Outcome, Tally
+from tests.drills.workers import children_of, make_corpus
+from tests.integration.conftest import REPOSITORY, TINY
+
+ENDLESS = ("optimization.max_update=1000000", "checkpoint.save_interval_updates=100000", "dataset.validate_interval_updates=5")
+USUAL = ("common.log_interval=1", "common.user_dir=plug_in")
+# reads of a network file system that is gone wait for ever
+STORAGE = """import time
+from pathlib import Path
+from fairseq.data.audio.raw_audio_dataset import RawAudioDataset
+old = RawAudioDataset.collate_plan
+def wait(self, plan):
+    while Path("gone").exists():
+        time.sleep(0.1)
+    return old(self, plan)
+RawAudioDataset.collate_plan = wait
+"""
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--nnodes=1", "--master_port={port}")
+
+
+class Fault(Exception):
+    """What went wrong in a try."""
+
+
+class Drill(NamedTuple):
+    """A folder with a corpus, and commands that are started in folders of their own."""
+
+    corpus: Path
+    rng: random.Random
+
+    def start(self, *overrides: str, launcher: tuple[str, ...] = (), before: tuple[str, ...] = ()) -> Run:
+        folder = Path(tempfile.mkdtemp(dir=self.corpus))
+        (folder / "tiny.yaml").write_text(TINY)
+        (folder / "plug_in").mkdir()
+        (folder / "plug_in" / "__init__.py").write_text(STORAGE)
+        words = [word.format(port=self.rng.randrange(20000, 30000)) for word in launcher]
+        command = [*before, sys.executable, *words, "-m", "fairseq_cli.hydra_train", f"task.data={self.corpus}", "--config-dir", "."]
+        return Run(folder, [*command, "--config-name", "tiny", *USUAL, *overrides])
+
+
+class Run:
+    """A command that runs; all processes that come of it carry a mark in their environment."""
+
+    def __init__(self, folder: Path, command: list[str]) -> None:
+        self.folder, self.mark = folder, f"DRILL={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", name: value}
+        self.log = folder / "log"
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_heed_signals
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def until(self, pattern: str, seconds: float = 120) -> None:
+        """Wait until the log has this pattern."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.output):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Fault(f"the log never had {pattern!r}:\n{self.output[-1500:]}")
+            time.sleep(0.05)
+
+    def ranks(self) -> list[int]:
+        """Spawned processes or torchrun's, the first rank first."""
+        found = [pid for pid in children_of(self.process.pid) if b"spawn_main" in _command(pid) or b"hydra_train" in _command(pid)]
+        return sorted(found)
+
+    def lose_the_storage(self) -> None:
+        """From now on no batch is made."""
+        (self.folder / "gone").touch()
+        time.sleep(1.5)
+
+    def end(self, seconds: float, status: int | None = None) -> str:
+        """The output of the command, which must end by itself, leave no process, and show no traceback."""
+        began = time.monotonic()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise Fault(f"no end after {seconds:.0f} s:\n{self.output[-1500:]}") from error
+        while left := self.left():
+            if time.monotonic() - began > seconds:
+                raise Fault(f"processes {left} are left:\n{self.output[-1500:]}")
+            time.sleep(0.2)
+        if status is not None and self.process.returncode != status:
+            raise Fault(f"status {self.process.returncode}, not {status}:\n{self.output[-1500:]}")
+        return self.output
+
+    def plain_end(self, seconds: float, *needles: str, status: int | None = None) -> str:
+        output = self.end(seconds, status)
+        missing = [needle for needle in needles if not re.search(needle, output)]
+        if missing or "Traceback" in output:
+            raise Fault(f"{'a traceback' if 'Traceback' in output else f'the log lacks {missing}'}:\n{output[-1500:]}")
+        return output
+
+    def left(self) -> list[int]:
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self.mark.encode() in _environment(pid)]
+
+    def kill(self) -> None:
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+def _heed_signals() -> None:
+    """A shell's background job ignores SIGINT, and what it starts too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _command(pid: int) -> bytes:
+    return _read(pid, "cmdline")
+
+
+def _environment(pid: int) -> bytes:
+    return _read(pid, "environ")
+
+
+# -- scenarios ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(drill: Drill, *overrides: str, **how: tuple[str, ...]) -> Iterator[Run]:
+    run = drill.start(*overrides, **how)
+    try:
+        yield run
+    finally:
+        run.kill()
+
+
+def small_shm(drill: Drill) -> str:
+    """A /dev/shm of 1 MB, as small as Docker's is for large batches."""
+    inside = ("unshare", "-m", "bash", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "x")
+    if subprocess.run([*inside, "true"], capture_output=True).returncode:
+        return "skipped: unshare -m needs root"
+    with running(drill, "optimization.max_update=12", "dataset.num_workers=2", before=inside) as run:
+        run.plain_end(120, "done training", status=0)
+    return "trained"
+
+
+def lost_storage(drill: Drill) -> str:
+    """SIGTERM while no batch comes."""
+    with running(drill, *ENDLESS, "dataset.validate_interval_updates=0") as run:
+        run.until("train_inner")
+        run.lose_the_storage()
+        run.process.send_signal(signal.SIGTERM)
+        run.plain_end(40, "stopped by SIGTERM at update [0-9]+; saved")
+    return "saved"
+
+
+def second_ctrl_c(drill: Drill) -> str:
+    """While the first one waits for a batch that does not come."""
+    with running(drill, *ENDLESS, "dataset.validate_interval_updates=0") as run:
+        run.until("train_inner")
+        run.lose_the_storage()
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(2.0)
+        run.process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        run.plain_end(6, "ended at once by a second Ctrl-C", status=130)
+    return f"ended {time.monotonic() - began:.1f} s later"
+
+
+def ctrl_c(drill: Drill) -> str:
+    """At any moment: imports, start, training, validation, and while workers start."""
+    processes = drill.rng.choice([1, 1, 2])
+    with running(drill, *ENDLESS, f"distributed_training.distributed_world_size={processes}") as run:
+        number = drill.rng.choice([signal.SIGINT, signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+        early = drill.rng.random() < 0.3
+        if not early:
+            run.until("train_inner")
+        time.sleep(drill.rng.uniform(0, 5))
+        run.process.send_signal(number)
+        output = run.plain_end(60)
+        if not early and "; saved" not in output:
+            raise Fault(f"{number.name}: not saved:\n{output[-1500:]}")
+    return f"{number.name}, {processes} process(es): {'at the start' if early else 'saved'}"
+
+
+def stopped_rank(drill: Drill) -> str:
+    """A process of two that stops; nobody sends a signal."""
+    limit = ("distributed_training.distributed_world_size=2", "distributed_training.distributed_timeout=30")
+    with running(drill, *ENDLESS, *limit) as run:
+        run.until("train_inner")
+        os.kill(run.ranks()[1], signal.SIGSTOP)
+        output = run.end(150)
+        if not re.search(r"rank 1 \(process \d+ on \S+\) has not reported", output):
+            raise Fault(f"rank 1 is not named:\n{output[-3000:]}")
+    return "ended, and rank 1 is named"
+
+
+def stopped_rank_and_sigterm(drill: Drill) -> str:
+    with running(drill, *ENDLESS, "distributed_training.distributed_world_size=2") as run:
+        run.until("train_inner")
+        os.kill(run.ranks()[drill.rng.randrange(2)], signal.SIGSTOP)
+        time.sleep(drill.rng.uniform(0, 3))
+        run.process.send_signal(signal.SIGTERM)
+        run.end(120)
+    return "ended"
+
+
+def torchrun_dies(drill: Drill) -> str:
+    """SIGKILL or SIGUSR1 to torchrun: its ranks save and end."""
+    with running(drill, *ENDLESS, launcher=TORCHRUN) as run:
+        run.until("train_inner")
+        number = drill.rng.choice([signal.SIGKILL, signal.SIGUSR1])
+        run.process.send_signal(number)
+        run.end(60)
+        if "; saved" not in run.output:
+            raise Fault(f"{number.name}: not saved:\n{run.output[-1500:]}")
+    return f"{number.name}: saved"
+
+
+def parent_dies(drill: Drill) -> str:
+    """SIGKILL to the parent of spawned processes."""
+    with running(drill, *ENDLESS, "distributed_training.distributed_world_size=2") as run:
+        run.until("train_inner")
+        run.process.kill()
+        run.end(60)
+        if "; saved" not in run.output:
+            raise Fault(f"not saved:\n{run.output[-1500:]}")
+    return "saved"
+
+
+SCENARIOS: dict[str, Callable[[Drill], str]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        small_shm, lost_storage, second_ctrl_c, ctrl_c, stopped_rank, stopped_rank_and_sigterm, torchrun_dies, parent_dies,
+    )
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*", choices=[*SCENARIOS, []], help="default: all")
+    parser.add_argument("--tries", type=int, default=1, help="of each scenario")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    all_right = True
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        make_corpus(Path(folder))
+        for name in arguments.scenarios or SCENARIOS:
+            tally = Tally(name)
+            for number in range(arguments.seed, arguments.seed + arguments.tries):
+                drill = Drill(Path(folder), random.Random(number))
+                try:
+                    tally.add(f"seed {number}", Outcome("right", SCENARIOS[name](drill)))
+                except Fault as fault:
+                    tally.add(f"seed {number}", Outcome("fault", str(fault)))
+            all_right &= tally.report()
+    sys.exit(not all_right)
+
+
+if __name__ == "__main__":
+    main()
