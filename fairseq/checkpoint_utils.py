@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple, Optional
 
@@ -16,10 +17,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fairseq.checkpoint import building, compare, io, kinds, retention, source
+from fairseq.checkpoint import building, compare, io, kinds, lock, retention, source
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
 from fairseq.conversion import folders, speech_model
+from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.utils import config_to_container, overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from fairseq.models.wav2vec import pretrained
@@ -37,6 +39,7 @@ __all__ = [
     "out_of_patience",
     "prune_state_dict",
     "save_checkpoint",
+    "save_dir_held",
     "save_ema_as_checkpoint",
     "torch_persistent_save",
     "verify_checkpoint_directory",
@@ -177,6 +180,30 @@ def verify_checkpoint_directory(save_dir: str) -> None:
         raise ValueError(f"checkpoint.save_dir is {save_dir}: cannot write there ({error.strerror or error}).") from error
 
 
+@contextlib.contextmanager
+def save_dir_held(cfg: Any, writes: bool) -> Iterator[None]:
+    """Within, no other run writes to `checkpoint.save_dir`; see `fairseq.checkpoint.lock`.
+
+    Args:
+        writes: whether this process is the one that writes; the others only pass.
+    Raises:
+        ConfigError: another run is in that folder.
+    """
+    held = lock.FolderLock(cfg.save_dir)
+    if writes:
+        try:
+            os.makedirs(cfg.save_dir, exist_ok=True)
+            held.acquire()
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+        except OSError as error:  # `verify_checkpoint_directory` refuses it, unless nothing is to be saved
+            logger.debug(f"no lock in {cfg.save_dir}: {error}")
+    try:
+        yield
+    finally:
+        held.release()
+
+
 # -- continuing --------------------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +229,20 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
         logger.info(found.note)
         return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
     state = io.load(found.path)
+    with building.naming(found.path, "the run cannot continue from its entries"):
+        extra_state, epoch_itr, place = _restore(found, state, trainer, overrides, **passthrough_args)
+    if found.continues and trainer.is_data_parallel_master and not cfg.no_save:
+        _complete_last_save(cfg, found.path, trainer.run_record, trainer.get_num_updates())
+    if all(found.resets) and not found.own:
+        trainer.run_record.updates_before = _updates_before(state) if cfg.continue_pretraining else 0
+    logger.info(_what_was_loaded(found, state, place))
+    return extra_state, epoch_itr
+
+
+def _restore(
+    found: source.Source, state: dict[str, Any], trainer: Any, overrides: dict[str, Any], **passthrough_args: Any
+) -> tuple[dict[str, Any], Any, Optional[dict[str, Any]]]:
+    """Put a checkpoint into the trainer, its record and a training iterator; returns extra_state, the iterator and its saved place."""
     saved_extra, resets = state.get("extra_state") or {}, found.resets
     place = None if resets.dataloader else saved_extra.get("train_iterator")
     epoch_itr = trainer.get_train_iterator(epoch=1 if place is None else place["epoch"], load_dataset=True, **passthrough_args)
@@ -219,14 +260,9 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
     trainer.run_record.load_state_dict(saved_extra, reset_best=resets.optimizer or resets.meters)
     trainer.run_record.started_from = found.started_from or trainer.run_record.started_from
     trainer.run_record.continues = found.continues
-    if found.continues and trainer.is_data_parallel_master and not cfg.no_save:
-        _complete_last_save(cfg, found.path, trainer.run_record, trainer.get_num_updates())
-    if all(resets) and not found.own:
-        trainer.run_record.updates_before = _updates_before(state) if cfg.continue_pretraining else 0
     if place is not None:
         epoch_itr.load_state_dict(place)
-    logger.info(_what_was_loaded(found, state, place))
-    return extra_state, epoch_itr
+    return extra_state, epoch_itr, place
 
 
 def _updates_before(state: dict[str, Any]) -> int:

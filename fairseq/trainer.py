@@ -73,6 +73,7 @@ class Trainer:
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
         self._num_updates = 0
+        self.is_between_updates = True  # else weights, averages and counts do not fit together: nothing may be saved
         self._stop_wish = StopWish.NONE
         self._stop_seen: Callable[[], float] = lambda: 0.0
         self.start_time = time.time()
@@ -137,6 +138,7 @@ class Trainer:
             self.cfg.optimization.clip_norm,
             self.fused_clip,
         )
+        self.is_between_updates = False
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
         if self.precision.scaler is not None:
             self.precision.scaler.update(prepared.found_inf)
@@ -145,6 +147,7 @@ class Trainer:
         self.set_num_updates(self._num_updates + 1)
         if self.ema is not None:
             self.ema.step(self.unwrapped_model, self._num_updates)
+        self.is_between_updates = True
         self.device.mark_step()
 
     def _forward_backward(self, samples: list[dict[str, Any]]) -> Tensor:

@@ -26,8 +26,8 @@ _WRONG_VALUES = (
 
 
 @contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Within, what the values in a checkpoint make go wrong is a ValueError that names the file."""
+def naming(path: str, what: str = "no model can be built from the config inside") -> Iterator[None]:
+    """Within, what the values in a checkpoint make go wrong is a ValueError that names the file, and says `what` did not work."""
     try:
         yield
     except ValueError as error:
@@ -35,7 +35,7 @@ def naming(path: str) -> Iterator[None]:
             raise
         raise ValueError(f"{path}: {error}") from error
     except _WRONG_VALUES as error:
-        raise ValueError(f"{path}: no model can be built from the config inside ({type(error).__name__}: {_first_line(error)}).") from error
+        raise ValueError(f"{path}: {what} ({type(error).__name__}: {_first_line(error)}).") from error
 
 
 def build(make: Any, weights: Mapping[str, Tensor], path: str) -> nn.Module:

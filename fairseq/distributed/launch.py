@@ -23,6 +23,10 @@ from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, pl
 
 logger = logging.getLogger(__name__)
 
+# exit statuses beside 0 (done) and 1 (an error), with the numbers of sysexits.h
+UNSAVED = 74  # EX_IOERR: the run came to its end, or was stopped, and its last state could not be saved
+STOPPED = 75  # EX_TEMPFAIL: a signal ended the run before its time, and its state is saved: the same command continues
+
 
 def problems_of_place(cfg: DictConfig) -> list[str]:
     """What stops the run in how it was started, beside the config's own problems; takes over what mpirun or srun said.
@@ -46,49 +50,55 @@ def problems_of_place(cfg: DictConfig) -> list[str]:
     return []
 
 
-def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> None:
+def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> int:
     """Run `main(cfg)` in every process of the run: those a launcher started, those spawned here, or this one alone.
 
     Under a launcher WORLD_SIZE and RANK count. Without one, `distributed_training.distributed_world_size` processes are spawned; this one
     then touches no device, hands them the signals that it gets, and ends as they do.
 
+    Returns:
+        the exit status that the first process's `main` returned (None is 0).
     Raises:
         ConfigError: what a spawned process found wrong with config or data.
     """
     adopt_launcher(cfg.distributed_training.distributed_port)
     place = place_from_environment()
     if place is not None:
-        _run(cfg, main, place, kwargs)
-        return
+        return _run(cfg, main, place, kwargs)
     world_size = cfg.distributed_training.distributed_world_size
     if world_size <= 1:
-        _run(cfg, main, Place(0, 0, 1, 1), kwargs)
-        return
+        return _run(cfg, main, Place(0, 0, 1, 1), kwargs)
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ["MASTER_PORT"] = str(_free_port(cfg.distributed_training.distributed_port))
-    _spawn(cfg, main, world_size, kwargs)
+    return _spawn(cfg, main, world_size, kwargs)
 
 
-def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> None:
+def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> int:
     told = torch.multiprocessing.get_context("spawn").SimpleQueue()
     children = torch.multiprocessing.spawn(_spawned, args=(cfg, main, world_size, kwargs, told), nprocs=world_size, join=False)
     with _signals_passed_on(children.pids):
         try:
             while not children.join():
                 pass
-        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
-            if told.empty():  # else whatever a process that was left alone said first
-                raise
-            raise told.get() from None
+        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
+            if not told.empty():  # whatever a process that was left alone said first
+                raise told.get() from None
+            status = getattr(error, "exit_code", None)
+            if status in (UNSAVED, STOPPED):  # the first process has said why
+                return status
+            raise
+    return 0
 
 
 def _spawned(local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], told: Any) -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: SLURM sends it to all processes, and the parent passes on what it means
     try:
-        _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs)
+        status = _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs)
     except ConfigError as error:  # the first process tells it, once, without a traceback
         told.put(error)
         sys.exit(1)
+    if status:
+        sys.exit(status)
 
 
 @contextmanager
@@ -110,7 +120,7 @@ def _signals_passed_on(pids: Callable[[], list[int]]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[str, Any]) -> None:
+def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[str, Any]) -> int:
     with open_dict(cfg):
         training = cfg.distributed_training
         training.distributed_world_size = place.world_size
@@ -121,8 +131,7 @@ def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[s
     if place.rank != 0:
         be_quiet()
     if place.world_size == 1:
-        main(cfg, **kwargs)
-        return
+        return main(cfg, **kwargs) or 0
     os.environ.update(place.variables())  # vendors' libraries read them when they are imported
     try:
         device = device_layer.select(cfg.common, place.local_rank)
@@ -132,10 +141,11 @@ def _run(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[s
     utils.open_host_group()
     together = False
     try:
-        main(cfg, **kwargs)
+        status = main(cfg, **kwargs) or 0
         together = True
     finally:
         utils.close_groups(together)
+    return status
 
 
 def be_quiet() -> None:
