@@ -15,14 +15,15 @@ from typing import Any, NamedTuple, Optional
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from fairseq.checkpoint import building, compare, io, kinds, lock, retention, source
+from fairseq.checkpoint.building import prune_state_dict
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
 from fairseq.conversion import folders, speech_model
 from fairseq.dataclass.base import ConfigError
-from fairseq.dataclass.utils import config_to_container, overwrite_args_by_name
+from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from fairseq.models.wav2vec import pretrained
 
@@ -321,10 +322,11 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict[str, Any]] = 
     """
     state = io.load(path)
     if state.get("cfg") is not None:
-        state["cfg"] = OmegaConf.create(state["cfg"])
-        if arg_overrides:
-            overwrite_args_by_name(state["cfg"], arg_overrides)
-        OmegaConf.set_struct(state["cfg"], False)
+        with building.naming(path):
+            state["cfg"] = OmegaConf.create(state["cfg"])
+            if arg_overrides:
+                overwrite_args_by_name(state["cfg"], arg_overrides)
+            OmegaConf.set_struct(state["cfg"], False)
     return state
 
 
@@ -386,8 +388,6 @@ def load_model_ensemble_and_task(
     Raises:
         ValueError: sharded files (not offered), a missing or damaged file, no config in it.
     """
-    from fairseq import tasks
-
     if num_shards != 1:
         raise ValueError(f"num_shards is {num_shards}: sharded checkpoints are not offered, only files of a whole model.")
     if state is not None and len(filenames) != 1:
@@ -398,25 +398,33 @@ def load_model_ensemble_and_task(
         if state is None and not os.path.isfile(path):
             raise ValueError(f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else ""))
         loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
-        cfg = _config_inside(loaded, path)
-        _check_kind(cfg.model.get("_name"), path)
         with building.naming(path):
-            if task is None:
-                building.known_task(cfg, path)
-                task = tasks.setup_task(cfg.task, from_checkpoint=True)
-            if loaded.get("task_state"):
-                task.load_state_dict(loaded["task_state"])
-        if cfg.model.get("_name") == "wav2vec_ctc":
-            _check_dictionary(task, loaded, path)
-        model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"], path)
-        history = loaded.get("optimizer_history") or [{}]
-        if hasattr(model, "updates_before"):
-            model.updates_before = _record_of(loaded).get("updates_before", 0)
-        if "num_updates" in history[-1]:
-            model.set_num_updates(history[-1]["num_updates"])
-        building.fill(model, loaded["model"], path, strict, cfg.model)
+            model, cfg, task = _model_inside(loaded, path, task, strict)
         models.append(model)
     return models, cfg, task
+
+
+def _model_inside(loaded: dict[str, Any], path: str, task: Any, strict: bool) -> tuple[nn.Module, DictConfig, Any]:
+    """One checkpoint's model with its weights, its config, and the task: the given one, or its own."""
+    from fairseq import tasks
+
+    cfg = _config_inside(loaded, path)
+    _check_kind(cfg.model.get("_name"), path)
+    if task is None:
+        building.known_task(cfg, path)
+        task = tasks.setup_task(cfg.task, from_checkpoint=True)
+    if loaded.get("task_state"):
+        task.load_state_dict(loaded["task_state"])
+    if cfg.model.get("_name") == "wav2vec_ctc":
+        _check_dictionary(task, loaded, path)
+    model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"])
+    history = loaded.get("optimizer_history") or [{}]
+    if hasattr(model, "updates_before"):
+        model.updates_before = _record_of(loaded).get("updates_before", 0)
+    if "num_updates" in history[-1]:
+        model.set_num_updates(history[-1]["num_updates"])
+    building.fill(model, loaded["model"], path, strict, cfg.model)
+    return model, cfg, task
 
 
 def _check_kind(kind: str | None, path: str) -> None:
@@ -456,27 +464,6 @@ def _config_inside(state: dict[str, Any], path: str) -> DictConfig:
     if cfg.get("task") is None:
         cfg.task = {"_name": "audio_pretraining"}
     return cfg
-
-
-def prune_state_dict(state_dict: dict[str, Tensor], model_cfg: Any) -> dict[str, Tensor]:
-    """Keep only the layers that `encoder_layers_to_keep` or `decoder_layers_to_keep` name ("0,2,4"), numbered anew; else all."""
-    settings = {} if model_cfg is None else config_to_container(model_cfg) if not isinstance(model_cfg, dict) else model_cfg
-    pruned = dict(state_dict)
-    for part in ("encoder", "decoder"):
-        wanted = settings.get(f"{part}_layers_to_keep")
-        if not wanted:
-            continue
-        new_numbers = {int(number): i for i, number in enumerate(sorted(int(number) for number in wanted.split(",")))}
-        layer = re.compile(rf"^({part}.*?\.layers\.)(\d+)(\..*)$")
-        kept = {}
-        for name, tensor in pruned.items():
-            match = layer.match(name)
-            if match is None:
-                kept[name] = tensor
-            elif int(match[2]) in new_numbers:
-                kept[f"{match[1]}{new_numbers[int(match[2])]}{match[3]}"] = tensor
-        pruned = kept
-    return pruned
 
 
 def load_ema_from_checkpoint(fpath: str) -> dict[str, Any]:
