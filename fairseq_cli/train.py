@@ -267,6 +267,7 @@ class Run:
         with metrics.aggregate("train"):
             if updates.n == 0:  # what was loaded may hold the sums of another epoch: checkpoint.reset_dataloader, or older versions
                 metrics.reset_meters("train")
+                self.trainer.held = None
             for samples in self._read(progress):
                 self._update(samples, progress)
                 if self.validate_and_save(progress, end_of_epoch=not updates.has_next()):
@@ -310,8 +311,11 @@ class Run:
             self._log("train_inner", metrics.get_smoothed_values("train_inner"), progress.log)
             metrics.reset_meters("train_inner")
 
-    def _flush(self) -> None:
-        """Read the device, on all processes, into the meters of this interval and this epoch."""
+    def _flush(self, hold: bool = False) -> None:
+        """Read the device, on all processes, into the meters of this interval and this epoch; `hold`: keep it for the next time."""
+        if hold:
+            self.trainer.flush_statistics(hold=True)
+            return
         with metrics.aggregate("train_inner"):
             elapsed = time.perf_counter() - self.interval_start
             metrics.log_scalar("data_wait", 100 * self.waiting / elapsed, weight=elapsed, priority=810, round=1)
@@ -356,7 +360,8 @@ class Run:
         save = finished or self._time_to_save(end_of_epoch)
         validate = self._time_to_validate(end_of_epoch, save, finished)
         if save or validate or end_of_epoch or wish is StopWish.SIGNAL:
-            self._flush()  # all processes together: what follows may fail on one of them
+            # all processes together: what follows may fail on one of them
+            self._flush(hold=not (save or validate or end_of_epoch))
         if finished or end_of_epoch:
             self._log("train", metrics.get_smoothed_values("train"), progress.print)
         if end_of_epoch:

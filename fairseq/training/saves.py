@@ -79,11 +79,11 @@ class Saves:
             logger.info("stopped by %s at update %d; saved. The same command continues from there.", who, update)
         return launch.STOPPED
 
-    def after_error(self, error: Exception, flush: Callable[[], None]) -> NoReturn:
+    def after_error(self, error: Exception, flush: Callable[[bool], None]) -> NoReturn:
         """Save what is trained, alone, since other processes may not get so far. Then end with the error.
 
         Args:
-            flush: brings the metrics up to the last update; waits for the other processes.
+            flush: called with True, reads the device up to the last update; waits for the other processes.
         Raises:
             RunError: where a sentence says all.
             Exception: the error itself, where its traceback is needed.
@@ -95,14 +95,14 @@ class Saves:
             logger.error("%s: %s", type(error).__name__, told)
         raise error
 
-    def _save_after_error(self, flush: Callable[[], None]) -> str:
+    def _save_after_error(self, flush: Callable[[bool], None]) -> str:
         update = self.trainer.get_num_updates()
         if not self.trainer.is_between_updates:
             return f"The weights were being changed, so update {update} is not saved: the last checkpoint {self.last_checkpoint}."
         if self._tried_at != update and not self.cfg.no_save:
             if self.trainer.data_parallel_world_size == 1:
                 with suppress(FloatingPointError):  # it may be the error itself
-                    flush()
+                    flush(True)
             self.save(None, stopping=True)
         if self._error is not None:
             return f"Update {update} is not saved: {self._error}. The last checkpoint {self.last_checkpoint}."
