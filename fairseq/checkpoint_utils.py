@@ -9,19 +9,21 @@ import re
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
-from fairseq.checkpoint import building, compare, io, kinds, retention, source
+from fairseq.checkpoint import building, compare, io, kinds, lock, retention, source
+from fairseq.checkpoint.building import prune_state_dict
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
 from fairseq.conversion import folders, speech_model
-from fairseq.dataclass.utils import config_to_container, overwrite_args_by_name
+from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from fairseq.models.wav2vec import pretrained
 from fairseq.text_files import MissingFileError
@@ -39,6 +41,7 @@ __all__ = [
     "out_of_patience",
     "prune_state_dict",
     "save_checkpoint",
+    "save_dir_held",
     "save_ema_as_checkpoint",
     "torch_persistent_save",
     "verify_checkpoint_directory",
@@ -181,6 +184,30 @@ def verify_checkpoint_directory(save_dir: str) -> None:
         raise ValueError(f"checkpoint.save_dir is {save_dir}: cannot write there ({error.strerror or error}).") from error
 
 
+@contextlib.contextmanager
+def save_dir_held(cfg: Any, writes: bool) -> Iterator[None]:
+    """Within, no other run writes to `checkpoint.save_dir`; see `fairseq.checkpoint.lock`.
+
+    Args:
+        writes: whether this process is the one that writes; the others only pass.
+    Raises:
+        ConfigError: another run is in that folder.
+    """
+    held = lock.FolderLock(cfg.save_dir)
+    if writes:
+        try:
+            os.makedirs(cfg.save_dir, exist_ok=True)
+            held.acquire()
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+        except OSError as error:  # `verify_checkpoint_directory` refuses it, unless nothing is to be saved
+            logger.debug(f"no lock in {cfg.save_dir}: {error}")
+    try:
+        yield
+    finally:
+        held.release()
+
+
 # -- continuing --------------------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +233,20 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
         logger.info(found.note)
         return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
     state = io.load(found.path)
+    with building.naming(found.path, "the run cannot continue from its entries"):
+        extra_state, epoch_itr, place = _restore(found, state, trainer, overrides, **passthrough_args)
+    if found.continues and trainer.is_data_parallel_master and not cfg.no_save:
+        _complete_last_save(cfg, found.path, trainer.run_record, trainer.get_num_updates())
+    if all(found.resets) and not found.own:
+        trainer.run_record.updates_before = _updates_before(state) if cfg.continue_pretraining else 0
+    logger.info(_what_was_loaded(found, state, place))
+    return extra_state, epoch_itr
+
+
+def _restore(
+    found: source.Source, state: dict[str, Any], trainer: Any, overrides: dict[str, Any], **passthrough_args: Any
+) -> tuple[dict[str, Any], Any, Optional[dict[str, Any]]]:
+    """Put a checkpoint into the trainer, its record and a training iterator; returns extra_state, the iterator and its saved place."""
     saved_extra, resets = state.get("extra_state") or {}, found.resets
     place = None if resets.dataloader else saved_extra.get("train_iterator")
     epoch_itr = trainer.get_train_iterator(epoch=1 if place is None else place["epoch"], load_dataset=True, **passthrough_args)
@@ -223,14 +264,9 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
     trainer.run_record.load_state_dict(saved_extra, reset_best=resets.optimizer or resets.meters)
     trainer.run_record.started_from = found.started_from or trainer.run_record.started_from
     trainer.run_record.continues = found.continues
-    if found.continues and trainer.is_data_parallel_master and not cfg.no_save:
-        _complete_last_save(cfg, found.path, trainer.run_record, trainer.get_num_updates())
-    if all(resets) and not found.own:
-        trainer.run_record.updates_before = _updates_before(state) if cfg.continue_pretraining else 0
     if place is not None:
         epoch_itr.load_state_dict(place)
-    logger.info(_what_was_loaded(found, state, place))
-    return extra_state, epoch_itr
+    return extra_state, epoch_itr, place
 
 
 def _updates_before(state: dict[str, Any]) -> int:
@@ -290,10 +326,11 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict[str, Any]] = 
     """
     state = io.load(path)
     if state.get("cfg") is not None:
-        state["cfg"] = OmegaConf.create(state["cfg"])
-        if arg_overrides:
-            overwrite_args_by_name(state["cfg"], arg_overrides)
-        OmegaConf.set_struct(state["cfg"], False)
+        with building.naming(path):
+            state["cfg"] = OmegaConf.create(state["cfg"])
+            if arg_overrides:
+                overwrite_args_by_name(state["cfg"], arg_overrides)
+            OmegaConf.set_struct(state["cfg"], False)
     return state
 
 
@@ -357,8 +394,6 @@ def load_model_ensemble_and_task(
         MissingFileError: a file is not there; a FileNotFoundError as well as a ValueError.
         ValueError: sharded files (not offered), no file at all, a damaged file, no config in it.
     """
-    from fairseq import tasks
-
     if num_shards != 1:
         raise ValueError(f"num_shards is {num_shards}: sharded checkpoints are not offered, only files of a whole model.")
     paths = [os.fspath(filenames)] if isinstance(filenames, (str, os.PathLike)) else [os.fspath(name) for name in filenames]
@@ -372,25 +407,33 @@ def load_model_ensemble_and_task(
         if state is None and not os.path.isfile(path):
             raise MissingFileError(f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else ""))
         loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
-        cfg = _config_inside(loaded, path)
-        _check_kind(cfg.model.get("_name"), path)
         with building.naming(path):
-            if task is None:
-                building.known_task(cfg, path)
-                task = tasks.setup_task(cfg.task, from_checkpoint=True)
-            if loaded.get("task_state"):
-                task.load_state_dict(loaded["task_state"])
-        if cfg.model.get("_name") == "wav2vec_ctc":
-            _check_dictionary(task, loaded, path)
-        model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"], path)
-        history = loaded.get("optimizer_history") or [{}]
-        if hasattr(model, "updates_before"):
-            model.updates_before = _record_of(loaded).get("updates_before", 0)
-        if "num_updates" in history[-1]:
-            model.set_num_updates(history[-1]["num_updates"])
-        building.fill(model, loaded["model"], path, strict, cfg.model)
+            model, cfg, task = _model_inside(loaded, path, task, strict)
         models.append(model)
     return models, cfg, task
+
+
+def _model_inside(loaded: dict[str, Any], path: str, task: Any, strict: bool) -> tuple[nn.Module, DictConfig, Any]:
+    """One checkpoint's model with its weights, its config, and the task: the given one, or its own."""
+    from fairseq import tasks
+
+    cfg = _config_inside(loaded, path)
+    _check_kind(cfg.model.get("_name"), path)
+    if task is None:
+        building.known_task(cfg, path)
+        task = tasks.setup_task(cfg.task, from_checkpoint=True)
+    if loaded.get("task_state"):
+        task.load_state_dict(loaded["task_state"])
+    if cfg.model.get("_name") == "wav2vec_ctc":
+        _check_dictionary(task, loaded, path)
+    model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"])
+    history = loaded.get("optimizer_history") or [{}]
+    if hasattr(model, "updates_before"):
+        model.updates_before = _record_of(loaded).get("updates_before", 0)
+    if "num_updates" in history[-1]:
+        model.set_num_updates(history[-1]["num_updates"])
+    building.fill(model, loaded["model"], path, strict, cfg.model)
+    return model, cfg, task
 
 
 def _check_kind(kind: str | None, path: str) -> None:
@@ -430,27 +473,6 @@ def _config_inside(state: dict[str, Any], path: str) -> DictConfig:
     if cfg.get("task") is None:
         cfg.task = {"_name": "audio_pretraining"}
     return cfg
-
-
-def prune_state_dict(state_dict: dict[str, Tensor], model_cfg: Any) -> dict[str, Tensor]:
-    """Keep only the layers that `encoder_layers_to_keep` or `decoder_layers_to_keep` name ("0,2,4"), numbered anew; else all."""
-    settings = {} if model_cfg is None else config_to_container(model_cfg) if not isinstance(model_cfg, dict) else model_cfg
-    pruned = dict(state_dict)
-    for part in ("encoder", "decoder"):
-        wanted = settings.get(f"{part}_layers_to_keep")
-        if not wanted:
-            continue
-        new_numbers = {int(number): i for i, number in enumerate(sorted(int(number) for number in wanted.split(",")))}
-        layer = re.compile(rf"^({part}.*?\.layers\.)(\d+)(\..*)$")
-        kept = {}
-        for name, tensor in pruned.items():
-            match = layer.match(name)
-            if match is None:
-                kept[name] = tensor
-            elif int(match[2]) in new_numbers:
-                kept[f"{match[1]}{new_numbers[int(match[2])]}{match[3]}"] = tensor
-        pruned = kept
-    return pruned
 
 
 def load_ema_from_checkpoint(fpath: str) -> dict[str, Any]:

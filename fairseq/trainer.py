@@ -26,7 +26,7 @@ from fairseq.training import gradients, state, validation
 from fairseq.training.compile_alarm import CompileAlarm
 from fairseq.training.ema import EMA
 from fairseq.training.precision import Precision
-from fairseq.training.statistics import Statistics
+from fairseq.training.statistics import Interval, Statistics
 
 logger = logging.getLogger(__name__)
 MOST_NORMS = 1000  # kept in one vector on the device, whatever common.log_interval
@@ -71,6 +71,7 @@ class Trainer:
         self.update_log = gradients.UpdateLog(
             self.device.torch_device, cfg.optimization.max_nonfinite_updates, room=min(cfg.common.log_interval, MOST_NORMS)
         )
+        self.held: Interval | None = None  # of the log interval in progress, read before it was over
         self.skipped_updates = 0
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
@@ -264,9 +265,11 @@ class Trainer:
 
     # -- what the log shows --------------------------------------------------------------------------------------------------------
 
-    def flush_statistics(self) -> None:
+    def flush_statistics(self, hold: bool = False) -> None:
         """Read the device once and hand what happened since the last read to the metrics.
 
+        Args:
+            hold: keep it for the next call, over a resume too: the run stops within a log interval, whose means must not change by that.
         Raises:
             FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
         """
@@ -280,8 +283,12 @@ class Trainer:
         settled = self.update_log.settle(device_values)
         self.device.mark_step()  # hpu: what was set to zero, so that it does not join another graph
         self._report_skipped(settled.skipped)
-        if fetched.counted.get("num_updates"):
-            self._log_update_metrics(fetched.logged, fetched.counted, settled.norms)
+        interval = Interval(fetched.logged, fetched.counted, settled.norms)
+        if self.held is not None:
+            interval = self.held.then(interval)
+        self.held = interval if hold else None
+        if interval.counted.get("num_updates") and not hold:
+            self._log_update_metrics(*interval)
         if settled.too_many_in_a_row:
             raise FloatingPointError(
                 f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite "

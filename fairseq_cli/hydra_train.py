@@ -59,11 +59,14 @@ def hydra_main(cfg: DictConfig) -> float | None:
     from fairseq_cli import train  # after prepare: a config that cannot train is told without waiting for the trainer's imports
 
     try:
-        launch.call_main(run, train.main)
+        status = launch.call_main(run, train.main)
     except Exception:
         if not run.common.suppress_crashes:
             raise
         logger.exception("this run failed; common.suppress_crashes: going on")
+        status = 0
+    if status:
+        sys.exit(status)
     meters = metrics.get_meters("valid")
     return None if meters is None else meters.get_smoothed_values().get(run.checkpoint.best_checkpoint_metric)
 

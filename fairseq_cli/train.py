@@ -8,9 +8,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
@@ -19,39 +19,46 @@ from fairseq import device as device_layer
 from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.data.iterators import EpochBatchIterator
-from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.base import ConfigError, RunError
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.dataclass.validate import validate_config
-from fairseq.distributed import roll_call, signals
+from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import destinations, metrics, progress_bar, tensorboard
 from fairseq.logging.metrics_file import MetricsFile
 from fairseq.trainer import StopWish, Trainer
 from fairseq.training import codebook_use
 from fairseq.training.host_load import LoadHint
+from fairseq.training.saves import Saves
 
 logger = logging.getLogger("fairseq_cli.train")
 
 _MODEL = 0x30DE1  # the key of the initial weights' seed
+_ANOTHERS = "a signal to another process"
 PAPER_SECONDS_PER_UPDATE = 1.6 * 3600  # Baevski et al. 2020, section 4.2: 1.6 hours of audio a batch
 
 
 class Stopped(Exception):
-    """A signal asked the run to end; `saved` says what became of its checkpoint, None where this process writes none."""
-
-    def __init__(self, saved: checkpoint_utils.SaveResult | None) -> None:
-        super().__init__()
-        self.saved = saved
+    """A signal asked the run to end, and what there is to save is saved."""
 
 
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> int:
     """Train until the config's end, a signal, or an error; a run that ended early continues with the same command.
 
+    Returns:
+        the exit status: 0, or one of those that `fairseq.distributed.launch` defines.
     Raises:
-        ConfigError: all problems of the config, together; or a problem of the data or of the checkpoint to continue from.
+        ConfigError: all problems of the config, together; a problem of the data or of the checkpoint to continue from; another run in
+            `checkpoint.save_dir`.
         WaitEnded: a signal ended this process alone, while it waited for a batch or for another process; what can be saved is saved.
     """
     set_up_logging(cfg.common)
+    with checkpoint_utils.save_dir_held(cfg.checkpoint, writes=distributed.is_master()):
+        return prepare_and_train(cfg)
+
+
+def prepare_and_train(cfg: DictConfig) -> int:
+    """`main`, in a folder that no other run writes to."""
     try:
         run = prepare(cfg)
     except ConfigError:
@@ -62,7 +69,7 @@ def main(cfg: DictConfig) -> None:
         logger.warning("stopped by SIGINT before the first update: nothing to save.")
         sys.exit(128 + signals.signal.SIGINT)
     with signals.caught(run.trainer.wish_to_stop):
-        run.train()
+        return run.train()
 
 
 def prepare(cfg: DictConfig) -> Run:
@@ -145,8 +152,9 @@ class Run:
         self.metrics_file: MetricsFile | None = None
         if trainer.is_data_parallel_master:
             self.metrics_file = MetricsFile(Path(self.cfg.checkpoint.save_dir) / "metrics.jsonl")
-            self.metrics_file.rewind(trainer.get_num_updates())
-        self.last_checkpoint = f"is of update {trainer.get_num_updates()}" if trainer.get_num_updates() else "is not written yet"
+            again = valid_subsets(self.cfg) if trainer.run_record.validation_due else []
+            self.metrics_file.rewind(trainer.get_num_updates(), continues=trainer.run_record.continues, again=again)
+        self.saves = Saves(trainer, self.epoch_itr)
         self.has_trained = False
         self.waiting, self.interval_start = 0.0, time.perf_counter()
         self.quarantines: dict[str, Quarantine] = {}
@@ -155,7 +163,7 @@ class Run:
         self._open_sets()
 
     def _open_sets(self) -> None:
-        """Cut the batches of all sets, and read the first one of each that validates: else hours may pass before a mistake is told.
+        """Cut the batches of all sets, and read one of each: else updates, or hours, may pass before a mistake is told.
 
         Raises:
             ValueError: a set gives no batch, or its first one cannot be read; names the manifest.
@@ -165,6 +173,7 @@ class Run:
         try:
             self.quarantines[train] = Quarantine(len(self.task.dataset(train)), max_share)
             self.epoch_itr.batches(self.epoch_itr.next_epoch_idx)
+            self.quarantines[train].report(self.epoch_itr.first_batch["quarantined"])
         except ValueError as error:
             raise ValueError(f"{self.task.split_source(train)}: {error}") from error
         for subset in [] if self.cfg.dataset.disable_validation else valid_subsets(self.cfg):
@@ -195,29 +204,30 @@ class Run:
 
     # -- epochs --------------------------------------------------------------------------------------------------------------------
 
-    def train(self) -> None:
+    def train(self) -> int:
+        """Train to the end; returns the exit status."""
         started = time.perf_counter()
         self._tell_audio_per_update()
         max_epoch = self.cfg.optimization.max_epoch or math.inf
         try:
             over = self._catch_up_validation() or self.trainer.starts_out_of_time()
             while not over and self.epoch_itr.next_epoch_idx <= max_epoch and not self._learning_is_over():
-                stop, val_loss = self.train_epoch()
-                if stop:
-                    break
-                self.trainer.lr_step(self.epoch_itr.epoch, val_loss)
-        except Stopped as stopped:
-            self._tell_stopped(stopped.saved)
-            return
-        except (signals.WaitEnded, RuntimeError) as error:
-            if signals.received() is None or not self.trainer.is_between_updates:
-                raise
-            self._stop_alone(error)
+                over = self.train_epoch()
+            self.saves.save_the_end()
+        except Stopped:
+            return self.saves.after_signal(signals.received() or _ANOTHERS)
+        except Exception as error:
+            if signals.received() and self.trainer.is_between_updates and isinstance(error, (signals.WaitEnded, RuntimeError)):
+                self._stop_alone(error)
+            self.saves.after_error(error, self._flush)
         finally:
             self.close()
-        logger.info("done training in %.1f seconds, at update %d", time.perf_counter() - started, self.trainer.get_num_updates())
+        status = self.saves.at_the_end()
+        if status == 0:
+            logger.info("done training in %.1f seconds, at update %d", time.perf_counter() - started, self.trainer.get_num_updates())
+        return status
 
-    def _stop_alone(self, error: Exception) -> None:
+    def _stop_alone(self, error: Exception) -> NoReturn:
         """Save and end without the other processes: a batch did not come, or another process has ended, and a signal asked the run to end.
 
         Raises:
@@ -225,19 +235,8 @@ class Run:
         """
         if not isinstance(error, signals.WaitEnded):
             logger.warning("%s", error)
-        self._tell_stopped(self._save(None, stopping=True))
-        raise signals.WaitEnded from error
-
-    def _tell_stopped(self, saved: checkpoint_utils.SaveResult | None) -> None:
-        who, update = signals.received() or "a signal to another process", self.trainer.get_num_updates()
-        if self.cfg.checkpoint.no_save:
-            logger.warning("stopped by %s at update %d; not saved: checkpoint.no_save is true.", who, update)
-        elif saved is not None and not saved.paths:
-            why = f"{saved.error}. The last checkpoint {self.last_checkpoint}"
-            logger.error("stopped by %s at update %d; not saved: %s.", who, update, why)
-        else:  # written, or another process tells what became of it
-            told = "" if saved is None else "; saved. The same command continues from there"
-            logger.info("stopped by %s at update %d%s.", who, update, told)
+        self.saves.save(None, stopping=True)
+        raise signals.WaitEnded(self.saves.after_signal(signals.received() or _ANOTHERS)) from error
 
     def close(self) -> None:
         """Let the data-loading workers go: whatever ended the run, they must not outlive it."""
@@ -271,32 +270,52 @@ class Run:
             return True
         return self.trainer.is_finished()
 
-    def train_epoch(self) -> tuple[bool, float | None]:
-        """One epoch, or what is left of it; returns whether the run is over, and the last validation loss."""
+    def train_epoch(self) -> bool:
+        """One epoch, or what is left of it; returns whether the run is over."""
         updates = self.epoch_itr.next_epoch_itr(shuffle=True)
         self.trainer.lr_step_begin_epoch(self.epoch_itr.epoch)
         progress = self._progress(updates)
-        stop, val_loss = False, None
         with metrics.aggregate("train"):
-            ready = time.perf_counter()
-            for samples in progress:
-                self.waiting += time.perf_counter() - ready
+            if updates.n == 0:  # what was loaded may hold the sums of another epoch: checkpoint.reset_dataloader, or older versions
+                metrics.reset_meters("train")
+                self.trainer.held = None
+            for samples in self._read(progress):
                 self._update(samples, progress)
-                stop, val_loss = self.validate_and_save(end_of_epoch=not updates.has_next())
-                if stop:
-                    break
-                ready = time.perf_counter()
-            self._flush()
-            self._log("train", metrics.get_smoothed_values("train"), progress.print)
-        metrics.reset_meters("train")
-        return stop, val_loss
+                if self.validate_and_save(progress, end_of_epoch=not updates.has_next()):
+                    return True
+        return False
+
+    def _read(self, updates: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+        """The updates, as long as their files can be read.
+
+        Raises:
+            RunError: the user's mistake, such as a file that another program changed; names manifest and file.
+        """
+        subset = self.cfg.dataset.train_subset
+        ready, waiting = time.perf_counter(), iter(updates)
+        while True:
+            try:
+                self.saves.in_training = next(waiting, None)
+                for sample in self.saves.in_training or []:
+                    self.quarantines[subset].report(sample["quarantined"])
+            except ValueError as error:
+                raise self._mistake_in(subset, error) from error
+            if self.saves.in_training is None:
+                return
+            self.waiting += time.perf_counter() - ready
+            yield self.saves.in_training
+            ready = time.perf_counter()
+
+    def _mistake_in(self, subset: str, error: ValueError) -> RunError:
+        """What is wrong with a data set, on one line that begins with its manifest."""
+        reason = "; ".join(line.strip() for line in str(error).rstrip(".").splitlines())
+        return RunError(f"{self.task.split_source(subset)}: {reason}.")
 
     def _update(self, samples: list[dict[str, Any]], progress: Any) -> None:
-        for sample in samples:
-            self.quarantines[self.cfg.dataset.train_subset].report(sample["quarantined"])
         with metrics.aggregate("train_inner"):
             metrics.log_start_time("train_wall", priority=800, round=0)
             self.trainer.train_step(samples)
+            self.saves.in_training = None
             metrics.log_stop_time("train_wall")
         self._tell_first_update()
         if self.trainer.get_num_updates() % self.cfg.common.log_interval == 0:
@@ -312,8 +331,11 @@ class Run:
             update, interval = self.trainer.get_num_updates(), self.cfg.common.log_interval
             logger.info("update %d is done; metrics follow every %d updates (common.log_interval)", update, interval)
 
-    def _flush(self) -> None:
-        """Read the device, on all processes, into the meters of this interval and this epoch."""
+    def _flush(self, hold: bool = False) -> None:
+        """Read the device, on all processes, into the meters of this interval and this epoch; `hold`: keep it for the next time."""
+        if hold:
+            self.trainer.flush_statistics(hold=True)
+            return
         with metrics.aggregate("train_inner"):
             elapsed = time.perf_counter() - self.interval_start
             metrics.log_scalar("data_wait", 100 * self.waiting / elapsed, weight=elapsed, priority=810, round=1)
@@ -345,8 +367,10 @@ class Run:
 
     # -- validation and checkpoints ------------------------------------------------------------------------------------------------
 
-    def validate_and_save(self, end_of_epoch: bool) -> tuple[bool, float | None]:
-        """What the config asks for after an update; returns whether the run is over, and the validation loss if there is one.
+    def validate_and_save(self, progress: Any, end_of_epoch: bool) -> bool:
+        """What the config asks for after an update; returns whether the run is over.
+
+        What a save must hold comes before it: the epoch's row, which nobody would write after a kill, and the schedule's step.
 
         Raises:
             Stopped: a signal came, and what there is to save is saved.
@@ -355,23 +379,28 @@ class Run:
         finished = self.trainer.is_finished() or wish is StopWish.TIME
         save = finished or self._time_to_save(end_of_epoch)
         validate = self._time_to_validate(end_of_epoch, save, finished)
-        if save or validate or wish is StopWish.SIGNAL:
-            self._flush()  # all processes together: what follows may fail on one of them
+        if save or validate or end_of_epoch or wish is StopWish.SIGNAL:
+            # all processes together: what follows may fail on one of them
+            self._flush(hold=not (save or validate or end_of_epoch))
+        if finished or end_of_epoch:
+            self._log("train", metrics.get_smoothed_values("train"), progress.print)
+        if end_of_epoch:
+            metrics.reset_meters("train")
         if wish is StopWish.SIGNAL:
             self.trainer.run_record.validation_due = validate
-            raise Stopped(self._save(None, stopping=True))
+            if end_of_epoch and not validate:  # else the step waits for the loss: see _catch_up_validation
+                self.trainer.lr_step(self.epoch_itr.epoch)
+            self.saves.save(None, stopping=True)
+            raise Stopped
         val_loss = self._validate_or_save() if validate else None
         out_of_patience = val_loss is not None and checkpoint_utils.out_of_patience(self.cfg.checkpoint, self.trainer, val_loss)
+        if out_of_patience and not (finished or end_of_epoch):
+            self._log("train", metrics.get_smoothed_values("train"), progress.print)
+        if end_of_epoch:
+            self.trainer.lr_step(self.epoch_itr.epoch, val_loss)
         if save or out_of_patience:
-            self._save(val_loss)
-        return finished or out_of_patience, val_loss
-
-    def _save(self, val_loss: float | None, stopping: bool = False) -> checkpoint_utils.SaveResult | None:
-        roll_call.doing(f"writing a checkpoint of update {self.trainer.get_num_updates()}")
-        result = checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self.trainer, self.epoch_itr, val_loss, stopping)
-        if result is not None and result.paths:
-            self.last_checkpoint = f"is {result.paths[0]}, of update {self.trainer.get_num_updates()}"
-        return result
+            self.saves.save(val_loss)
+        return finished or out_of_patience
 
     def _validate_or_save(self) -> float:
         """Validate; what is trained is saved if that fails, whether it was due or not, and is validated first when the run goes on."""
@@ -381,7 +410,7 @@ class Run:
         except signals.WaitEnded:  # train saves
             raise
         except Exception:
-            self._save(None, stopping=True)
+            self.saves.save(None, stopping=True)
             raise
         self.trainer.run_record.validation_due = False
         return val_loss
@@ -393,8 +422,10 @@ class Run:
             return False
         val_loss = self.validate()
         record.validation_due = False
+        if self.epoch_itr.n == 0:  # it was the end of an epoch
+            self.trainer.lr_step(self.epoch_itr.epoch - 1, val_loss)
         over = checkpoint_utils.out_of_patience(self.cfg.checkpoint, self.trainer, val_loss)
-        self._save(val_loss)
+        self.saves.save(val_loss)
         return over
 
     def _time_to_save(self, end_of_epoch: bool) -> bool:
@@ -429,9 +460,12 @@ class Run:
         steps = self.cfg.dataset.max_valid_steps
         progress = self._progress(batches, prefix=f"valid on '{subset}' subset")
         with metrics.aggregate(new_root=True) as aggregator:
-            sums = self.trainer.validate(
-                progress if steps is None else itertools.islice(progress, steps), self.quarantines[subset]
-            )
+            try:
+                sums = self.trainer.validate(
+                    progress if steps is None else itertools.islice(progress, steps), self.quarantines[subset]
+                )
+            except ValueError as error:
+                raise self._mistake_in(subset, error) from error
             self.task.reduce_metrics([sums], self.trainer.criterion)
         stats = aggregator.get_smoothed_values()
         self._log(subset, stats, progress.print)

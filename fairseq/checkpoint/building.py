@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -26,8 +27,8 @@ _WRONG_VALUES = (
 
 
 @contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Within, what the values in a checkpoint make go wrong is a ValueError that names the file."""
+def naming(path: str, what: str = "no model can be built from the config inside") -> Iterator[None]:
+    """Within, what the values in a checkpoint make go wrong is a ValueError that names the file, and says `what` did not work."""
     try:
         yield
     except ValueError as error:
@@ -35,16 +36,16 @@ def naming(path: str) -> Iterator[None]:
             raise
         raise ValueError(f"{path}: {error}") from error
     except _WRONG_VALUES as error:
-        raise ValueError(f"{path}: no model can be built from the config inside ({type(error).__name__}: {_first_line(error)}).") from error
+        raise ValueError(f"{path}: {what} ({type(error).__name__}: {_first_line(error)}).") from error
 
 
-def build(make: Any, weights: Mapping[str, Tensor], path: str) -> nn.Module:
+def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
     """The model that `make()` builds, as long as it is not far larger than the weights.
 
     Raises:
-        ValueError: as `naming`.
+        TooLarge: it is.
     """
-    with naming(path), bounded.by(weights):
+    with bounded.by(weights):
         return make()
 
 
@@ -54,14 +55,14 @@ def fill(model: nn.Module, weights: dict[str, Tensor], path: str, strict: bool, 
     Raises:
         WeightsDoNotFit: they are not of this model; lists the first tensors.
     """
-    with naming(path):
-        try:
-            model.load_state_dict(weights, strict=strict, model_cfg=model_cfg)
-        except (AttributeError, RuntimeError, TypeError) as error:
-            found = compare.unlike(weights, model.state_dict())
-            raise compare.WeightsDoNotFit(
-                f"{path}: the weights inside do not fit the config inside: {found or _first_line(error)}. {_advice(weights)}"
-            ) from error
+    try:
+        model.load_state_dict(weights, strict=strict, model_cfg=model_cfg)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        odd = [f"{name} is a {type(value).__name__}" for name, value in weights.items() if not isinstance(value, Tensor)]
+        found = ", ".join(odd[:3]) or compare.unlike(weights, model.state_dict()) or _first_line(error)
+        raise compare.WeightsDoNotFit(
+            f"{path}: the weights inside do not fit the config inside: {found}. {_advice(weights)}"
+        ) from error
 
 
 def _advice(weights: Mapping[str, Tensor]) -> str:
@@ -84,3 +85,24 @@ def known_task(cfg: DictConfig, path: str) -> None:
     values = config_to_container(cfg.task)
     cfg.task = OmegaConf.create({**{key: value for key, value in values.items() if key in names}, "_name": instead})
     logger.info(f"{path}: its task {name!r} is not offered here; {instead} is used")
+
+
+def prune_state_dict(state_dict: dict[str, Tensor], model_cfg: Any) -> dict[str, Tensor]:
+    """Keep only the layers that `encoder_layers_to_keep` or `decoder_layers_to_keep` name ("0,2,4"), numbered anew; else all."""
+    settings = {} if model_cfg is None else config_to_container(model_cfg) if not isinstance(model_cfg, dict) else model_cfg
+    pruned = dict(state_dict)
+    for part in ("encoder", "decoder"):
+        wanted = settings.get(f"{part}_layers_to_keep")
+        if not wanted:
+            continue
+        new_numbers = {int(number): i for i, number in enumerate(sorted(int(number) for number in wanted.split(",")))}
+        layer = re.compile(rf"^({part}.*?\.layers\.)(\d+)(\..*)$")
+        kept = {}
+        for name, tensor in pruned.items():
+            match = layer.match(name)
+            if match is None:
+                kept[name] = tensor
+            elif int(match[2]) in new_numbers:
+                kept[f"{match[1]}{new_numbers[int(match[2])]}{match[3]}"] = tensor
+        pruned = kept
+    return pruned

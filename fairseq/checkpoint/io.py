@@ -220,7 +220,26 @@ def _dict(path: str | os.PathLike, with_tensors: bool) -> dict[str, Any]:
     state = read(path, with_tensors)
     if not isinstance(state, dict):
         raise ValueError(f"{os.fspath(path)} is not a checkpoint: it holds a {type(state).__name__}, not a dict.")
+    odd = _odd_entry(state)
+    if odd is not None:
+        raise ValueError(f"{os.fspath(path)} is not a checkpoint: its entry {odd} is not what fairseq writes.")
     return state
+
+
+def _odd_entry(state: dict[str, Any]) -> str | None:
+    """The name of an entry of another form than all readers rely on."""
+    for name in ("extra_state", "task_state"):
+        if not isinstance(state.get(name) or {}, dict):
+            return name
+    history = state.get("optimizer_history") or []
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        return "optimizer_history"
+    if not all(type(entry.get("num_updates", 0)) is int for entry in history):
+        return "optimizer_history.num_updates"
+    record = (state.get("extra_state") or {}).get("run_record") or {}
+    if not isinstance(record, dict) or not isinstance(record.get("files", []), list):
+        return "extra_state.run_record"
+    return None
 
 
 class Peek(NamedTuple):

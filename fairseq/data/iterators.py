@@ -180,6 +180,12 @@ class EpochBatchIterator:
         self._current = self._begin(self.epoch, self.shuffle, [])
         return self._current
 
+    def take_back(self, update: list[Any]) -> None:
+        """Count the update that was handed out last as not done, so that `state_dict` stands before it. It is not handed out again."""
+        if self._current is not None:
+            self._current.n -= 1
+            self._current.steps_done -= len(update)
+
     def close(self) -> None:
         """Let the workers of the current epoch go, wherever it stands."""
         for iterator in (self._current, self._resumed):

@@ -18,6 +18,17 @@ class ConfigError(ValueError):
         return ConfigError, (self.problems,)  # a spawned process sends its errors pickled
 
 
+class RunError(ConfigError):
+    """What ended a run that had begun, as the sentence that the user reads: no traceback would add to it."""
+
+    def __init__(self, sentence: str) -> None:
+        ValueError.__init__(self, sentence)
+        self.problems = [sentence]
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return RunError, (self.problems[0],)
+
+
 @dataclass
 class FairseqDataclass:
     """A group of config fields. `_name` says which registered class the group configures (None for groups that have only one)."""

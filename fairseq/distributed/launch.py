@@ -27,6 +27,10 @@ from fairseq.distributed.roll_call import RollCall
 
 logger = logging.getLogger(__name__)
 
+# exit statuses beside 0 (done) and 1 (an error), with the numbers of sysexits.h
+UNSAVED = 74  # EX_IOERR: the run came to its end, or was stopped, and its last state could not be saved
+STOPPED = 75  # EX_TEMPFAIL: a signal ended the run before its time, and its state is saved: the same command continues
+
 
 def problems_of_place(cfg: DictConfig) -> list[str]:
     """What stops the run in how it was started, beside the config's own problems; takes over what mpirun or srun said.
@@ -52,31 +56,31 @@ def problems_of_place(cfg: DictConfig) -> list[str]:
     return []
 
 
-def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> None:
+def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> int:
     """Run `main(cfg)` in every process of the run: those a launcher started, those spawned here, or this one alone.
 
     Under a launcher WORLD_SIZE and RANK count. Without one, `distributed_training.distributed_world_size` processes are spawned; this one
     then touches no device, hands them the signals that it gets, and ends as they do.
 
+    Returns:
+        the exit status that the first process's `main` returned (None is 0).
     Raises:
         ConfigError: what a spawned process found wrong with config or data.
     """
     adopt_launcher(cfg.distributed_training.distributed_port)
     place = place_from_environment()
     if place is not None:
-        _run(cfg, main, place, kwargs)
-        return
+        return _run(cfg, main, place, kwargs)
     world_size = cfg.distributed_training.distributed_world_size
     if world_size <= 1:
-        _run(cfg, main, Place(0, 0, 1, 1), kwargs)
-        return
-    _spawn(cfg, main, world_size, kwargs)
+        return _run(cfg, main, Place(0, 0, 1, 1), kwargs)
+    return _spawn(cfg, main, world_size, kwargs)
 
 
 # -- processes that are spawned here -----------------------------------------------------------------------------------------------
 
 
-def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> None:
+def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> int:
     listener = _listen(cfg.distributed_training.distributed_port)
     os.environ.setdefault("MASTER_ADDR", "localhost")  # vendors' libraries read both
     os.environ["MASTER_PORT"] = str(listener.getsockname()[1])
@@ -93,15 +97,19 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
     try:
         while not children.join():
             pass
-    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
         if not told.empty():  # whatever a process that was left alone said first
             raise told.get() from None
+        status = getattr(error, "exit_code", None)
+        if status in (UNSAVED, STOPPED):  # the first process has said why
+            return status
         if passing.first is None:
             raise
         sys.exit(128 + passing.first)  # they ended as the signal asked them to, before there was anything to save
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return 0
 
 
 def _listen(port: int) -> socket.socket:
@@ -124,12 +132,14 @@ def _spawned(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: SLURM sends it to all processes, and the parent passes on what it means
     try:
-        _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs, listener)
+        status = _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs, listener)
     except ConfigError as error:  # the first process tells it, once, without a traceback
         told.put(error)
         sys.exit(1)
     except KeyboardInterrupt:  # torch would take it for a good end
         sys.exit(128 + signal.SIGINT)
+    if status:
+        sys.exit(status)
 
 
 class _PassingOn:
@@ -159,8 +169,8 @@ class _PassingOn:
 
 def _run(
     cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[str, Any], listener: socket.socket | None = None
-) -> None:
-    """Run `main` as the process of this place.
+) -> int:
+    """Run `main` as the process of this place; returns its exit status.
 
     Args:
         listener: of spawned processes: the first one serves their store there. None: as torch's variables in the environment say.
@@ -175,9 +185,10 @@ def _run(
     if place.rank != 0:
         be_quiet()
     if place.world_size == 1:
-        with contextlib.suppress(signals.WaitEnded):
-            main(cfg, **kwargs)
-        return
+        try:
+            return main(cfg, **kwargs) or 0
+        except signals.WaitEnded as ended:
+            return ended.status
     os.environ.update(place.variables())  # vendors' libraries read them when they are imported
     try:
         device = device_layer.select(cfg.common, place.local_rank)
@@ -194,9 +205,11 @@ def _run(
     signals.set_stuck(roll_call.is_stuck)
     together = False
     try:
-        with contextlib.suppress(signals.WaitEnded):  # this process has ended without the others
-            main(cfg, **kwargs)
+        try:
+            status = main(cfg, **kwargs) or 0
             together = True
+        except signals.WaitEnded as ended:  # this process has ended without the others
+            status = ended.status
     except RuntimeError:
         if roll_call.missing():
             logger.error("%s", roll_call.describe())
@@ -205,6 +218,7 @@ def _run(
         signals.set_stuck(None)
         roll_call.close()
         utils.close_groups(together)
+    return status
 
 
 def _store(place: Place, listener: socket.socket | None, timeout: timedelta) -> dist.Store:

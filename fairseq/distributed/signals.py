@@ -26,7 +26,15 @@ _AGENT = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None  # torchr
 
 
 class WaitEnded(Exception):
-    """A signal asked the run to end while this process waited for something that did not come."""
+    """A signal asked the run to end while this process waited for something that did not come.
+
+    Args:
+        status: this process's exit status.
+    """
+
+    def __init__(self, status: int = 0) -> None:
+        super().__init__()
+        self.status = status
 
 
 class Ending:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import math
 import os
+import shutil
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -19,34 +22,65 @@ class MetricsFile:
     """`metrics.jsonl`: rows of plain values, each with `num_updates`.
 
     A resumed run first calls `rewind`, so the file never holds two rows of one update from two lives of the run. A file that cannot be
-    written (a full disk) is reported once; training goes on.
+    read or written (a full disk, a folder of its name) is reported once; training goes on.
     """
 
     def __init__(self, path: Union[str, os.PathLike]) -> None:
         self.path = Path(path)
         self._failure_reported = False
 
-    def rewind(self, update: int) -> int:
-        """Drop rows past `update`, the update that was loaded (0: a new run), and rows that a crash cut off. Returns how many went."""
-        if not self.path.exists():
+    def rewind(self, update: int, continues: bool = True, again: Container[str] = ()) -> int:
+        """Drop rows past `update`, the update that was loaded (0: a new run), and rows that a crash cut off. Returns how many went.
+
+        A file that cannot be changed is reported, and the run goes on.
+
+        Args:
+            continues: the rows are of the run that goes on. Else, where some would go, all are kept in metrics.1.jsonl (2, 3 ...).
+            again: splits whose rows of `update` itself go too, because they will be written again.
+        """
+        try:
+            return self._rewind(update, continues, again)
+        except FileNotFoundError:
             return 0
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        kept = [line for line in lines if self._belongs_before(line, update)]
-        if len(kept) < len(lines):
+        except OSError as error:
+            self._report(error)
+            return 0
+
+    def _rewind(self, update: int, continues: bool, again: Container[str]) -> int:
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if self._belongs_before(line, update, again)]
+        if len(kept) == len(lines):
+            return 0
+        if not continues:
+            aside = self._free_name()
+            logger.info("%s holds rows of an earlier run past update %d: they are kept in %s", self.path, update, aside)
+            if not kept:
+                os.rename(self.path, aside)
+                return len(lines)
+            shutil.copyfile(self.path, aside)
+        if lines[: len(kept)] == kept:  # as a rule: works on a full disk too
+            os.truncate(self.path, sum(map(len, kept)))
+        else:
             temporary = self.path.with_name(self.path.name + ".tmp")
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_bytes(b"".join(kept))
             os.replace(temporary, self.path)
         return len(lines) - len(kept)
 
+    def _free_name(self) -> Path:
+        names = (self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}") for number in itertools.count(1))
+        return next(name for name in names if not name.exists())
+
     @staticmethod
-    def _belongs_before(line: str, update: int) -> bool:
-        if not line.endswith("\n"):
+    def _belongs_before(line: bytes, update: int, again: Container[str]) -> bool:
+        if not line.endswith(b"\n"):
             return False
         try:
             row = json.loads(line)
         except ValueError:
             return False
-        return isinstance(row, dict) and isinstance(row.get("num_updates"), int) and row["num_updates"] <= update
+        if not isinstance(row, dict) or not isinstance(row.get("num_updates"), int):
+            return False
+        return row["num_updates"] < update or (row["num_updates"] == update and row.get("split") not in again)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row. `num_updates` must be in it; other values may be numbers, strings, one-element tensors, lists or dicts of these."""

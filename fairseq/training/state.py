@@ -10,6 +10,7 @@ from fairseq import utils
 from fairseq.checkpoint import compare
 from fairseq.dataclass.utils import config_to_container
 from fairseq.logging import metrics
+from fairseq.training.statistics import Interval
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ def collect(trainer: Any) -> dict[str, Any]:
     }
     if not trainer.cfg.checkpoint.no_save_optimizer_state:
         state["last_optimizer_state"] = trainer.optimizer.state_dict()
+    if trainer.held is not None:
+        state["extra_state"]["held_statistics"] = trainer.held._asdict()
     if trainer.ema is not None:
         state["extra_state"]["ema"] = trainer.ema.state_dict()
     return utils.apply_to_sample(lambda tensor: tensor.detach().cpu(), state)
@@ -100,4 +103,6 @@ def restore(
         trainer.start_time = time.time()
         if "metrics" in extra:
             metrics.load_state_dict(extra["metrics"])
+        if "held_statistics" in extra:
+            trainer.held = Interval(**extra["held_statistics"])
     return extra

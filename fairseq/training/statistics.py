@@ -19,6 +19,25 @@ class Fetched(NamedTuple):
     extra: list[float]  # this process's further values
 
 
+class Interval(NamedTuple):
+    """What a log interval's updates brought. An interval that a stop cuts in two goes on with its first part after it."""
+
+    logged: dict[str, Any]
+    counted: dict[str, float]
+    norms: list[float]  # of the gradients, update by update
+
+    def then(self, later: Interval) -> Interval:
+        """Both parts as one."""
+        return Interval(_added(self.logged, later.logged), _added(self.counted, later.counted), self.norms + later.norms)
+
+
+def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Sums of two dicts; a name that one of them lacks counts nothing there."""
+    both = {name: (one[name], other[name]) for name in one if name in other}
+    sums = {name: [x + y for x, y in zip(a, b, strict=True)] if isinstance(a, list) else a + b for name, (a, b) in both.items()}
+    return {**one, **other, **sums}
+
+
 class Statistics:
     """Running sums of named 0-dim or 1-dim values over forward passes.
 

@@ -112,6 +112,7 @@ class Workplace:
 
     def __init__(self, folder: Path, corpus: Path) -> None:
         self.folder, self.corpus = folder, corpus
+        self.variables: dict[str, str] = {}  # of the environment, beside the tests' own
         (folder / "tiny.yaml").write_text(TINY)
 
     def arguments(self, *overrides: str) -> list[str]:
@@ -119,7 +120,7 @@ class Workplace:
 
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **self.variables}
 
     def start(self, *overrides: str, launcher: list[str] | None = None) -> subprocess.Popen[str]:
         command = [sys.executable, *(launcher or []), "-m", "fairseq_cli.hydra_train", *self.arguments(*overrides)]

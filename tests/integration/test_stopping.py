@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 import torch
 
-from tests.integration.conftest import Workplace
+from fairseq.distributed.launch import STOPPED, UNSAVED
+from tests.integration.conftest import Workplace, write_audio
 
 SIGNAL = "import os, signal\nfrom fairseq.trainer import Trainer\nold = Trainer.train_step\ndef step(self, samples):\n" \
     "    old(self, samples)\n    if self.get_num_updates() == 4:\n        os.kill(os.getpid(), signal.SIGTERM)\nTrainer.train_step = step\n"
@@ -47,16 +50,87 @@ def test_what_is_trained_is_saved_where_validation_fails(workplace: Workplace) -
 
 
 def test_a_signal_without_a_checkpoint_says_so(workplace: Workplace) -> None:
-    output = workplace.run(plug_in(workplace, SIGNAL), "checkpoint.no_save=true")
+    output = workplace.run(plug_in(workplace, SIGNAL), "checkpoint.no_save=true", status=STOPPED)
     assert "not saved: checkpoint.no_save is true" in output and "continues from there" not in output
 
 
 def test_a_validation_that_a_signal_put_off_comes_first(workplace: Workplace) -> None:
-    workplace.run(plug_in(workplace, SIGNAL), "optimization.max_update=4")
+    workplace.run(plug_in(workplace, SIGNAL), "optimization.max_update=4", status=STOPPED)
     assert updates_in(workplace.folder / "run/checkpoint_last.pt") == 4 and workplace.rows("valid") == []
     workplace.run("optimization.max_update=4")
     assert [row["num_updates"] for row in workplace.rows("valid")] == [4]
     assert (workplace.folder / "run/checkpoint_best.pt").exists()
+
+
+def test_two_processes_that_a_signal_stops_end_with_its_status(workplace: Workplace) -> None:
+    output = workplace.run(plug_in(workplace, SIGNAL), "distributed_training.distributed_world_size=2", status=STOPPED)
+    assert "Traceback" not in output and "; saved. The same command continues" in output
+
+
+def test_an_error_in_training_saves_what_was_trained_and_names_file_and_manifest(workplace: Workplace, tmp_path: Path) -> None:
+    """A file whose rate is another one than the manifest's time says, met in the fourth update."""
+    lines = (workplace.corpus / "train.tsv").read_text().splitlines()
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "valid.tsv").write_text((workplace.corpus / "valid.tsv").read_text())
+    plug = plug_in(workplace, "from fairseq_cli.train import Run\nold = Run._update\ndef note(self, samples, bar):\n"
+                              "    old(self, samples, bar)\n    print('TRAINED', [sample['id'].tolist() for sample in samples])\n"
+                              "Run._update = note\n")  # fmt: skip
+    never = ["checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=0"]
+    settings = [f"task.data={data}", plug, "dataset.num_workers=0", *never]
+    (data / "train.tsv").write_text("\n".join(lines) + "\n")
+    output = workplace.run(*settings, "optimization.max_update=4", "checkpoint.no_save=true")
+    fourth = json.loads(output.split("TRAINED ")[4].splitlines()[0])[0]
+    name = lines[1 + fourth[0]].split("\t")[0]
+    write_audio(tmp_path / "slow.flac", 2.0, seed=1, sample_rate=8000)
+    lines[1 + fourth[0]] = lines[1 + fourth[0]].replace(name, str(tmp_path / "slow.flac"))
+    (data / "train.tsv").write_text("\n".join(lines) + "\n")
+    for _ in range(2):
+        output = workplace.run(*settings, status=1)
+        assert "Traceback" not in output and output.count("slow.flac") == 1
+        last = output.strip().splitlines()[-1]
+        assert last.startswith(f"fairseq-hydra-train: {data}/train.tsv: ") and "slow.flac" in last and "Update 3 is saved" in last
+        assert updates_in(workplace.folder / "run/checkpoint_last.pt") == 3
+    saved = torch.load(workplace.folder / "run/checkpoint_last.pt", weights_only=True)
+    assert saved["extra_state"]["train_iterator"]["updates_in_epoch"] == 3
+
+
+@pytest.mark.parametrize("point, status", [("1", UNSAVED), ("12", UNSAVED), ("4", 0)])
+def test_the_end_says_where_the_last_state_is_not_saved(workplace: Workplace, point: str, status: int) -> None:
+    """The disk refuses from an update on (12: the last one), or once."""
+    refuse = "updates == 4" if status == 0 else f"updates >= {point}"
+    plug = plug_in(workplace, "import errno\nfrom fairseq.checkpoint import io\nold = io.save\ndef save(state, path):\n"
+                              "    updates = state['optimizer_history'][-1]['num_updates']\n"
+                              f"    if {refuse}:\n        raise io.CheckpointWriteError(errno.EROFS, 'Read-only file system')\n"
+                              "    return old(state, path)\nio.save = save\n")  # fmt: skip
+    output = workplace.run(plug, status=status)
+    assert "training goes on" in output and ("done training" in output) == (status == 0)
+    if status:
+        assert "at its end, update 12, but this state is not saved: " in output and "Read-only" in output
+
+
+def test_rows_of_a_run_that_was_interrupted_equal_an_unbroken_ones(workplace: Workplace) -> None:
+    """The sums of an epoch, and of a log interval, are in the checkpoint; those of the epoch before are not."""
+    plug = plug_in(workplace, SIGNAL.replace("self.get_num_updates() == 4", "str(self.get_num_updates()) == os.environ.get('STOP_AT')"))
+    settings = [plug, "dataset.num_workers=0", "dataset.disable_validation=true", "checkpoint.save_interval_updates=0"]
+    workplace.run(*settings, "checkpoint.save_dir=unbroken")
+    wanted = comparable(workplace.rows("train", "unbroken"))
+    epoch_end = wanted[0]["num_updates"]
+    assert len(wanted) > 1
+    for stop_at in (epoch_end - 1, epoch_end):
+        name = f"stopped{stop_at}"
+        workplace.variables = {"STOP_AT": str(stop_at)}
+        workplace.run(*settings, f"checkpoint.save_dir={name}", status=STOPPED)
+        workplace.variables = {}
+        workplace.run(*settings, f"checkpoint.save_dir={name}")
+        assert comparable(workplace.rows("train", name)) == wanted, stop_at
+        assert comparable(workplace.rows("train_inner", name)) == comparable(workplace.rows("train_inner", "unbroken")), stop_at
+
+
+def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what depends on the clock."""
+    clock = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "eta"}
+    return [{key: value for key, value in row.items() if key not in clock} for row in rows]
 
 
 def test_the_time_limit_ends_all_processes_at_one_update(workplace: Workplace) -> None:

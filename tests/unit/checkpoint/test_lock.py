@@ -10,8 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from fairseq import checkpoint_utils
 from fairseq.checkpoint.lock import NAME, FolderLock, Holder
+from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.configs import CheckpointConfig
 
 HOLDS = (
     "import sys\nfrom fairseq.checkpoint.lock import FolderLock\nlock = FolderLock(sys.argv[1])\nlock.acquire()\n"
@@ -70,3 +74,20 @@ def test_a_file_that_says_nothing_is_taken(tmp_path: Path, text: str) -> None:
     lock = FolderLock(tmp_path)
     lock.acquire()
     lock.release()
+
+
+def test_a_run_holds_its_folder_and_lets_it_go(tmp_path: Path) -> None:
+    cfg = OmegaConf.structured(CheckpointConfig(save_dir=str(tmp_path / "run")))
+    with pytest.raises(ZeroDivisionError), checkpoint_utils.save_dir_held(cfg, writes=True):
+        assert (tmp_path / "run" / NAME).exists()
+        raise ZeroDivisionError
+    assert not (tmp_path / "run" / NAME).exists()
+    write(tmp_path / "run", pid=1, started="")
+    with checkpoint_utils.save_dir_held(cfg, writes=False):  # the other processes of a run
+        pass
+    with pytest.raises(ConfigError, match="in use by process 1"), checkpoint_utils.save_dir_held(cfg, writes=True):
+        pass
+    (tmp_path / "file").write_text("")
+    cfg.save_dir = str(tmp_path / "file" / "run")  # cannot be written: others say so, or nothing is to be saved
+    with checkpoint_utils.save_dir_held(cfg, writes=True):
+        pass

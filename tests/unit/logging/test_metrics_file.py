@@ -39,6 +39,42 @@ def test_rewind_drops_rows_past_the_loaded_update_and_torn_ones(tmp_path):
     assert resumed.rewind(0) == 3 and read_rows(path) == []
 
 
+def test_rows_of_another_run_are_kept_in_a_file_of_their_own(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for number in (1, 2):
+        file = MetricsFile(path)
+        assert file.rewind(0, continues=False) == (0 if number == 1 else 2)
+        file.append({"num_updates": 2, "loss": number})
+        file.append({"num_updates": 4, "loss": number})
+    assert [row["loss"] for row in read_rows(tmp_path / "metrics.1.jsonl")] == [1, 1]
+    assert [row["loss"] for row in read_rows(path)] == [2, 2]
+    assert MetricsFile(path).rewind(2, continues=False) == 1  # an older checkpoint of this run was asked for
+    assert [row["num_updates"] for row in read_rows(tmp_path / "metrics.2.jsonl")] == [2, 4]
+    assert [row["num_updates"] for row in read_rows(path)] == [2]
+    assert MetricsFile(path).rewind(2, continues=False) == 0 and not (tmp_path / "metrics.3.jsonl").exists()
+
+
+def test_rows_that_will_be_written_again_go(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for update, split in ((2, "valid"), (4, "train_inner"), (4, "valid")):
+        file.append({"num_updates": update, "split": split})
+    assert file.rewind(4, again={"valid"}) == 1
+    assert [(row["num_updates"], row["split"]) for row in read_rows(file.path)] == [(2, "valid"), (4, "train_inner")]
+
+
+def test_a_file_that_cannot_be_rewound_is_reported_once(tmp_path, caplog, monkeypatch):
+    folder = MetricsFile(tmp_path / "metrics.jsonl")
+    folder.path.mkdir()
+    assert folder.rewind(3) == 0
+    folder.append({"num_updates": 4})
+    assert caplog.text.count("cannot write") == 1 and "Is a directory" in caplog.text
+    full = MetricsFile(tmp_path / "full.jsonl")
+    for update in (2, 4):
+        full.append({"num_updates": update})
+    monkeypatch.setattr("pathlib.Path.write_bytes", lambda *rest: pytest.fail("a full disk takes no second file"))
+    assert full.rewind(2) == 1 and [row["num_updates"] for row in read_rows(full.path)] == [2]
+
+
 def test_unwritable_file_is_reported_once_and_the_run_goes_on(tmp_path, caplog):
     blocked = tmp_path / "file"
     blocked.write_text("")

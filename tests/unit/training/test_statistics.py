@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from fairseq import device as device_layer
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.device import Device
-from fairseq.training.statistics import Statistics
+from fairseq.training.statistics import Interval, Statistics
 
 
 def values(loss: float, count: float) -> dict[str, torch.Tensor]:
@@ -68,3 +68,11 @@ def test_the_hosts_counts_are_exact_where_the_device_has_float32(fake_habana: Mo
     statistics.commit()
     fetched = statistics.fetch()
     assert statistics.dtype == torch.float32 and fetched.counted == {"samples": 3 * (2**24 + 1)} and fetched.logged["count"] == 2.0
+
+
+def test_an_interval_in_two_parts_is_their_sum() -> None:
+    first = Interval({"loss": 1.5, "counts": [1, 2]}, {"num_updates": 1.0}, [0.5])
+    second = Interval({"loss": 2.0, "counts": [0, 5]}, {"num_updates": 2.0, "few_masked": 1.0}, [0.25, 4.0])
+    both = first.then(second)
+    assert both == ({"loss": 3.5, "counts": [1, 7]}, {"num_updates": 3.0, "few_masked": 1.0}, [0.5, 0.25, 4.0])
+    assert Interval({}, {}, []).then(second) == second

@@ -1,0 +1,311 @@
+"""SIGKILLs and signals at random moments: does the run still end bit for bit as one that nobody touched?
+
+    python -m tests.drills.kills [--tries N] [--seed S] [--writing] [--signals] [--setups NAME ...]
+
+Each try trains a tiny model in one of the setups, ends it at a random moment, starts the same command again until it is done, and compares
+with an unbroken run: all checkpoints (weights, optimizer, average, place in the data, best value), the latest and the best one among them,
+and the rows of `metrics.jsonl`. With --writing the kill comes while a checkpoint's temporary file exists; with
+--signals it is SIGTERM, SIGINT, SIGUSR1 or SIGHUP, after which the run must end by itself, and save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+
+from tests.drills.forked import Outcome, Tally
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 240.0  # for one life of a run, on a busy machine too
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+CLOCK = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "eta"}  # values of a row that no two runs share
+KILLS = 3  # of one run, at the most
+
+BASE = """# @package _group_
+common: {fp16: false, log_format: json, log_interval: 2, seed: 1, cpu: true}
+checkpoint: {save_interval_updates: 3, keep_interval_updates: 2, no_epoch_checkpoints: true, save_dir: run}
+dataset: {num_workers: 0, max_tokens: 96000, required_batch_size_multiple: 1, validate_interval_updates: 3, validate_interval: 100}
+distributed_training: {distributed_world_size: 1, ddp_backend: legacy_ddp}
+optimizer: {_name: adam, adam_betas: "(0.9,0.98)", adam_eps: 1e-06, weight_decay: 0.01}
+optimization: {max_update: 14, lr: [0.001]}
+lr_scheduler: {_name: polynomial_decay, warmup_updates: 4}
+"""
+ENCODER = """quantize_targets: true, final_dim: 16, encoder_layerdrop: 0.2, dropout_input: 0.1, dropout_features: 0.1,
+  feature_grad_mult: 0.1, encoder_embed_dim: 32, encoder_layers: 2, encoder_ffn_embed_dim: 64, encoder_attention_heads: 2, latent_vars: 8,
+  num_negatives: 10, conv_feature_layers: "[(16,10,5)] + [(16,3,2)]*4 + [(16,2,2)]*2", conv_pos: 16, conv_pos_groups: 4"""
+PRETRAINING = f"""{BASE}task: {{_name: audio_pretraining, data: DATA, max_sample_size: 24000, min_sample_size: 8000, normalize: true}}
+criterion: {{_name: wav2vec, infonce: true, log_keys: [prob_perplexity, code_perplexity, temp], loss_weights: [0.1, 10]}}
+model: {{_name: wav2vec2, {ENCODER}}}
+"""
+FINETUNING = f"""{BASE}task: {{_name: audio_finetuning, data: DATA, labels: ltr, normalize: true}}
+criterion: {{_name: ctc, zero_infinity: true}}
+model: {{_name: wav2vec_ctc, w2v_path: W2V, apply_mask: true, mask_prob: 0.3, mask_channel_prob: 0.1, mask_channel_length: 4,
+  layerdrop: 0.1, feature_grad_mult: 0.0, freeze_finetune_updates: 4}}
+"""
+
+
+class Setup(NamedTuple):
+    """One way to run."""
+
+    config: str
+    overrides: tuple[str, ...] = ()
+    torchrun: bool = False
+
+
+TWO = "distributed_training.distributed_world_size=2"
+SETUPS = {
+    "plain": Setup("pretraining"),
+    "workers": Setup("pretraining", ("dataset.num_workers=2",)),
+    "ema": Setup("pretraining", ("ema.store_ema=true", "ema.ema_decay=0.9", "optimization.update_freq=[2]", "optimization.max_update=8")),
+    "finetuning": Setup("finetuning"),
+    "spawn": Setup("pretraining", (TWO, "optimization.max_update=8")),
+    "torchrun": Setup("pretraining", ("dataset.num_workers=2", "optimization.max_update=8"), torchrun=True),
+    "finetuning-spawn": Setup("finetuning", (TWO, "dataset.num_workers=2", "optimization.max_update=8")),
+}
+
+
+# -- a corpus ----------------------------------------------------------------------------------------------------------------------
+
+
+def make_corpus(folder: Path) -> None:
+    """20 + 4 short files of noise and tones, labels, and a pre-trained model with random weights."""
+    from fairseq.models import build_model
+
+    letters = "ABCDEFGH"
+    (folder / "audio").mkdir(parents=True)
+    for split, numbers in (("train", range(20)), ("valid", range(20, 24))):
+        lines, labels = [str(folder)], []
+        for i in numbers:
+            rng = np.random.default_rng(i)
+            samples = int(16000 * (0.6 + 0.04 * (i * 7 % 24)))
+            tone = np.sin(2 * np.pi * rng.uniform(100, 2000) * np.arange(samples) / 16000)
+            soundfile.write(folder / f"audio/{i}.wav", (0.1 * tone + 0.02 * rng.standard_normal(samples)).astype(np.float32), 16000)
+            lines.append(f"audio/{i}.wav\t{samples}")
+            labels.append(" ".join([*rng.choice(list(letters), 3), "|"]))
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+        (folder / f"{split}.ltr").write_text("\n".join(labels) + "\n")
+    (folder / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in "|" + letters))
+    from omegaconf import OmegaConf
+
+    model = OmegaConf.to_container(OmegaConf.create(PRETRAINING).model)
+    torch.manual_seed(1)
+    cfg = {"model": model, "task": {"_name": "audio_pretraining", "data": "gone", "normalize": True}}
+    torch.save({"cfg": cfg, "model": build_model(model).state_dict(), "args": None}, folder / "w2v.pt")
+    for name, text in (("pretraining", PRETRAINING), ("finetuning", FINETUNING)):
+        (folder / f"{name}.yaml").write_text(text.replace("DATA", str(folder)).replace("W2V", str(folder / "w2v.pt")))
+
+
+# -- lives of a run ----------------------------------------------------------------------------------------------------------------
+
+
+class Life:
+    """A command in a process group of its own, with its log."""
+
+    def __init__(self, setup: Setup, corpus: Path, work: Path) -> None:
+        self.run = work / "run"
+        start = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"] if setup.torchrun else []
+        line = [*start, "-m", "fairseq_cli.hydra_train", "--config-dir", str(corpus), "--config-name", setup.config, *setup.overrides]
+        self.log = (work / "log").open("ab")
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, *line], cwd=work, env=variables, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self.deadline = time.monotonic() + SECONDS
+
+    def ended(self) -> bool:
+        if time.monotonic() > self.deadline:
+            self.kill()
+            raise TimeoutError(f"no end after {SECONDS:.0f} s")
+        return self.process.poll() is not None
+
+    def wait(self) -> int:
+        """The exit status, once no process of it is left: torchrun's may outlive torchrun while they save."""
+        others = descendants(self.process.pid)
+        while not self.ended() or any(Path(f"/proc/{pid}").exists() for pid in others):
+            others |= descendants(self.process.pid)
+            time.sleep(0.05)
+            if time.monotonic() > self.deadline:
+                raise TimeoutError(f"processes {others} are left")
+        self.log.close()
+        return self.process.returncode
+
+    def wait_until(self, moment: float, writing: bool) -> bool:
+        """Wait for `moment`, in seconds from the first sign of training, or for a temporary file after it; False where the run ended."""
+        while not (self.run / "metrics.jsonl").exists() and not list(self.run.glob("checkpoint*")):
+            if self.ended():
+                return False
+            time.sleep(0.005)
+        until = time.monotonic() + moment
+        while time.monotonic() < until or (writing and not list(self.run.glob("*.tmp"))):
+            if self.ended():
+                return False
+            if not writing:
+                time.sleep(0.002)
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL to all of them at once, as a power cut or a scheduler's last word."""
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes that a process started, and those that they started."""
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(place.parent.name)] = int(place.read_text().rpartition(")")[2].split()[1])
+    found, last = set(), {pid}
+    while last:
+        last = {child for child, parent in parents.items() if parent in last}
+        found |= last
+    return found
+
+
+# -- comparing ---------------------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def unequal(one: Any, other: Any, name: str = "") -> list[str]:
+    """Names of what differs between two nested states, tensors bit for bit."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        return [found for key in keys for found in unequal(one.get(key), other.get(key), f"{name}.{key}")]
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
+        return [found for i, pair in enumerate(zip(one, other, strict=True)) for found in unequal(*pair, f"{name}[{i}]")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [name]
+    return [] if type(one) is type(other) and one == other else [name]
+
+
+def comparable(state: dict[str, Any]) -> dict[str, Any]:
+    """What of a checkpoint must not depend on how often the run was stopped."""
+    extra = state["extra_state"]
+    chosen = {key: extra.get(key) for key in ("train_iterator", "ema", "best", "val_loss", "precision", "data_fingerprint")}
+    return {**{key: state[key] for key in ("model", "last_optimizer_state", "optimizer_history", "task_state")}, "extra_state": chosen}
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows by update and split: a validation that a signal put off comes later in the file, not in the run."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = [{key: value for key, value in json.loads(line).items() if key not in CLOCK} for line in lines]
+    return sorted(found, key=lambda row: (row["num_updates"], row["split"]))
+
+
+def faults(unbroken: Path, run: Path) -> list[str]:
+    """How the end of a stopped run differs from the unbroken one's."""
+    found = []
+    names = {folder: sorted(path.name for path in folder.glob("checkpoint*")) for folder in (unbroken, run)}
+    if names[unbroken] != names[run]:
+        found.append(f"files {names[run]}, not {names[unbroken]}")
+    for name in set(names[unbroken]) & set(names[run]):
+        found += [f"{name}: {what}" for what in unequal(comparable(load(unbroken / name)), comparable(load(run / name)))][:5]
+    leftovers = [path.name for path in run.iterdir() if path.suffix == ".tmp" or path.name == "run.lock"]
+    found += [f"left over: {name}" for name in leftovers]
+    wanted, seen = rows(unbroken), rows(run)
+    places = [[(row["split"], row["num_updates"]) for row in some] for some in (wanted, seen)]
+    if places[0] != places[1]:
+        found.append(f"rows {sorted(set(places[0]) ^ set(places[1]))} or doubles among {places[1]}")
+    else:
+        pairs = [pair for pair in zip(wanted, seen, strict=True) if pair[0] != pair[1]]
+        found += [f"row {one['split']} of {one['num_updates']}: {unequal(one, other)}" for one, other in pairs[:3]]
+    return found
+
+
+def attempt(setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: random.Random, arguments: argparse.Namespace) -> Outcome:
+    """One run, stopped up to three times. `seconds`: how long the unbroken one trained."""
+    work = Path(tempfile.mkdtemp(prefix="kills."))
+    stops = 0
+    try:
+        for _ in range(choice.randint(1, KILLS)):
+            life = Life(setup, corpus, work)
+            if not life.wait_until(choice.uniform(0, 0.8 * seconds), arguments.writing):
+                break
+            stops += 1
+            if not arguments.signals:
+                life.kill()
+                continue
+            number = choice.choice(SIGNALS)
+            life.process.send_signal(number)
+            status = life.wait()
+            if status not in (0, 75) and not setup.torchrun:
+                return Outcome("status", f"{status} after {number.name}\n{_end_of(work)}")
+        status = Life(setup, corpus, work).wait()
+        if status != 0:
+            return Outcome("status", f"{status} at the end\n{_end_of(work)}")
+        found = faults(unbroken, work / "run")
+        if found:
+            return Outcome("unequal", "; ".join(found))
+        log = (work / "log").read_text(errors="replace")
+        if "Traceback" in log and not setup.torchrun and arguments.signals:
+            return Outcome("traceback", _end_of(work))
+        return Outcome("right", str(stops))
+    except TimeoutError as error:
+        return Outcome("hang", f"{error}\n{_end_of(work)}")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _end_of(work: Path) -> str:
+    return (work / "log").read_text(errors="replace")[-1500:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tries", type=int, default=14)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--writing", action="store_true", help="kill while a checkpoint's temporary file exists")
+    parser.add_argument("--signals", action="store_true", help="a signal instead of SIGKILL")
+    parser.add_argument("--setups", nargs="+", choices=sorted(SETUPS), default=list(SETUPS))
+    arguments = parser.parse_args()
+    choice = random.Random(arguments.seed)
+    tally = Tally("signals" if arguments.signals else "kills in a checkpoint's writing" if arguments.writing else "kills")
+    stops = 0
+    with tempfile.TemporaryDirectory(prefix="kills.") as folder:
+        corpus = Path(folder) / "corpus"
+        make_corpus(corpus)
+        unbroken: dict[str, float] = {}
+        for number in range(arguments.tries):
+            name = arguments.setups[number % len(arguments.setups)]
+            place = Path(folder) / name
+            if name not in unbroken:
+                place.mkdir()
+                life = Life(SETUPS[name], corpus, place)
+                life.wait_until(0, False)
+                began = time.monotonic()
+                if life.wait() != 0:
+                    sys.exit(f"the unbroken run of {name} failed:\n{_end_of(place)}")
+                unbroken[name] = max(0.5, time.monotonic() - began)
+            outcome = attempt(SETUPS[name], corpus, place / "run", unbroken[name], choice, arguments)
+            stops += int(outcome.text) if outcome.kind == "right" else 0
+            tally.add(f"try {number} ({name})", outcome)
+            said = outcome.text if outcome.kind == "right" else outcome.text[-1500:]
+            print(f"{number + 1}/{arguments.tries} {name}: {outcome.kind} ({said})", flush=True)
+    print(f"{stops} stops in the runs that ended right")
+    sys.exit(not tally.report())
+
+
+if __name__ == "__main__":
+    main()
