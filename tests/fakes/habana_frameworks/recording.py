@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq.preflight import kernels
 from fairseq.preflight.graph_keys import Call, Change, Compiled, Recorder
-
 from habana_frameworks import mode, recorder
 
 compiled = Compiled()

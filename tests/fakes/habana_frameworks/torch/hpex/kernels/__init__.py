@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq.device.stand_in import Ctc
-
 from habana_frameworks import recorder
 
 
