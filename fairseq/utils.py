@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+# said to every torch.save: in lazy mode Gaudi's package makes the default 4, which torch.load(weights_only=True) refuses
+PICKLE_PROTOCOL = 2
+
+
 # -- tensors and samples -----------------------------------------------------------------------------------------------------------
 
 

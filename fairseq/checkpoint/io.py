@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
+from fairseq import utils
 from fairseq.checkpoint import legacy
 from fairseq.checkpoint.allowed import Refused
 from fairseq.checkpoint.legacy import is_zip
@@ -24,7 +25,6 @@ from fairseq.checkpoint.upgrade import upgrade
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = 2  # of pickle, said to every torch.save: in lazy mode Gaudi's package makes it 4, which torch's weights_only refuses to read
 TEMPORARY = ".tmp"  # a file of this ending is a checkpoint that was never finished
 
 # what reading a damaged archive can raise: a flipped bit may also ask for a password or an unknown compression
@@ -41,7 +41,7 @@ def save(obj: Any, path: str | os.PathLike) -> str:
     Raises:
         CheckpointWriteError: the disk is full or refuses; the temporary file is removed, an older file of this name stays.
     """
-    return _write(path, lambda file: torch.save(obj, file, pickle_protocol=PROTOCOL))
+    return _write(path, lambda file: torch.save(obj, file, pickle_protocol=utils.PICKLE_PROTOCOL))
 
 
 def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:

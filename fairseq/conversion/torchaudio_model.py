@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.checkpoint.io import PROTOCOL
+from fairseq import utils
 from fairseq.conversion import hf_config, names, speech_model, vocabulary
 from fairseq.conversion.speech_model import SpeechModel, complete_config, encoder_of
 from fairseq.dataclass.conv_layers import parse_conv_layers
@@ -71,7 +71,7 @@ def write(source: SpeechModel, folder: str) -> None:
         weights |= {f"{_PROJECTION}weight": torch.eye(width), f"{_PROJECTION}bias": torch.zeros(width)}
     if source.is_fine_tuned:
         weights |= {names.TORCHAUDIO.head + name: tensor.float() for name, tensor in source.head.items()}
-    torch.save(weights, os.path.join(folder, WEIGHTS), pickle_protocol=PROTOCOL)
+    torch.save(weights, os.path.join(folder, WEIGHTS), pickle_protocol=utils.PICKLE_PROTOCOL)
     description = {"arguments": arguments, "labels": source.symbols, **source.task}
     Path(folder, DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
 
