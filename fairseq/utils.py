@@ -27,7 +27,9 @@ from fairseq import device as device_layer
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MANIFOLD_PATH_SEP = "|"  # fairseq: between paths with "://" in them
-# for every torch.save: in lazy mode Gaudi's package makes it 4, which torch's weights_only refuses to read
+
+
+# said to every torch.save: in lazy mode Gaudi's package makes the default 4, which torch.load(weights_only=True) refuses
 PICKLE_PROTOCOL = 2
 
 

@@ -51,6 +51,9 @@ class Change(NamedTuple):
     place: str
     difference: str  # "value was 2.0, then 1.99"
 
+    def __str__(self) -> str:
+        return f"{self.operator} at {self.place}: {self.difference}"
+
 
 @cache
 def _arguments(operator: OpOverload) -> tuple[tuple[str, bool], ...]:

@@ -106,7 +106,7 @@ class Meter:
     """
 
     def __init__(self, build: Callable[[], nn.Module], criterion: nn.Module) -> None:
-        self.fake = FakeTensorMode()
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)  # a pre-trained model is read from its file
         with self.fake:
             self.model = build()
         self.blocks = [module for module in self.model.modules() if hasattr(module, "precheckpoint_forward")]

@@ -43,15 +43,16 @@ class Twin:
             tiny.hear_noise(split)
         self.micro_batches = min(2, max(self.cfg.optimization.update_freq))
 
-    def samples(self, shape: Shape, num_valid: int | None = None) -> list[dict[str, Any]]:
+    def samples(self, shape: Shape, num_valid: tuple[int, ...] = ()) -> list[dict[str, Any]]:
         """The micro-batches of an update, all of this shape; in validation one.
 
         Args:
-            num_valid: utterances of each, the other rows are filler; None: as in the run's plan.
+            num_valid: utterances of each, where the other rows are to be filler; without, as in the run's plan.
         """
         split: Split = self.splits[shape.split]
-        number = self.micro_batches if shape.training else 1
-        plans = [shape.plan._replace(micro=n) if self.full else tiny.few_rows(shape.plan, n, num_valid) for n in range(number)]
+        plans = [shape.plan._replace(micro=n) for n in range(self.micro_batches if shape.training else 1)]
+        if not self.full:
+            plans = [tiny.few_rows(plan, *num_valid[plan.micro : plan.micro + 1]) for plan in plans]
         return [tiny.batch(split, plan) for plan in plans]
 
     def step(self, shape: Shape, samples: list[dict[str, Any]]) -> None:
@@ -129,18 +130,19 @@ def trace_operators(cfg: DictConfig, shapes: list[Shape]) -> tuple[Trace, Watch]
 
 def _updates(twin: Twin, watch: Watch, training: list[Shape], validation: Shape | None) -> None:
     trainer, start = twin.trainer, twin.trainer.get_num_updates()
-    batches = {(shape.key, valid): twin.samples(shape, valid) for shape in training for valid in (1, 2)}
+    counts = [(1, 1), (2, 1), (2, 2)]  # utterances of two micro-batches: the first two visits of each shape have the same
+    batches = {(shape.key, valid): twin.samples(shape, valid) for shape in training for valid in counts}
     for number in range(UPDATES):
         shape = training[number % len(training)]
         trainer.optimizer.set_lr(trainer.get_lr() * 0.99)
         with watch.visit((start, shape.key)):
-            twin.step(shape, batches[shape.key, 1 + number // 2 % 2])
+            twin.step(shape, batches[shape.key, counts[number * len(counts) // UPDATES]])
         if number % 3 == 2:
             with watch.visit("log"):
                 trainer.flush_statistics()
         if validation is not None and number % 4 == 3:
             with watch.visit("validation"):
-                twin.step(validation, twin.samples(validation, 1 + number % 8 // 4))
+                twin.step(validation, twin.samples(validation, (1 + number % 8 // 4,)))
         if number == UPDATES // 2:
             trainer.lr_step(1)
             trainer.lr_step_begin_epoch(2)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq.data.batching import BatchPlan
 from fairseq.dataclass.conv_layers import parse_conv_layers
+from fairseq.models.wav2vec import pretrained
 from fairseq.preflight.plan import Split, audio
 
 _HALF = ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16")
@@ -37,22 +38,32 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
         for key in ("warmup_updates", "warmup_steps"):
             if small.lr_scheduler.get(key):
                 small.lr_scheduler[key] = 1
+        if narrow and "w2v_path" in model and model.w2v_args is None:
+            model.w2v_args = _encoder_of(model)  # of random weights, which w2v_path is not read for again
+        encoder = model.w2v_args.model if model.get("w2v_args") is not None else model
         if narrow:
-            for key in _AT_MOST.keys() & model.keys():
-                if model[key] is not None:
-                    model[key] = min(model[key], _AT_MOST[key])
-        if narrow and "encoder_embed_dim" in model:
-            _narrow(model)
+            _narrow(encoder)
         inferred = small.task.get("inferred_w2v_config")
         if inferred is not None:
             for key in ("encoder_embed_dim", "conv_feature_layers"):
-                if key in model and key in inferred:
-                    inferred[key] = model[key]
+                if key in encoder and key in inferred:
+                    inferred[key] = encoder[key]
     return small
 
 
+def _encoder_of(model: DictConfig) -> DictConfig:
+    """The pre-training config that fine-tuning would take from its checkpoint, with fine-tuning's settings."""
+    source = pretrained.load(model.w2v_path, averaged=model.load_ema)
+    return OmegaConf.create(pretrained.with_fine_tuning(source.w2v_args, model), flags={"allow_objects": True})
+
+
 def _narrow(model: DictConfig) -> None:
-    """Widths that still divide each other."""
+    """Few layers, and widths that still divide each other, where the model knows them."""
+    for key in _AT_MOST.keys() & model.keys():
+        if model[key] is not None:
+            model[key] = min(model[key], _AT_MOST[key])
+    if "encoder_embed_dim" not in model:
+        return
     heads = min(model.get("encoder_attention_heads") or _HEADS, _HEADS)
     model.encoder_attention_heads = heads
     model.encoder_embed_dim = min(model.encoder_embed_dim, math.lcm(_WIDTH, heads, model.get("conv_pos_groups") or 1))
@@ -77,11 +88,11 @@ def hear_noise(split: Split) -> None:
     dataset._patient_reader = None
 
 
-def few_rows(plan: BatchPlan, micro: int, num_valid: int | None = None, rows: int = _ROWS) -> BatchPlan:
+def few_rows(plan: BatchPlan, num_valid: int | None = None, rows: int = _ROWS) -> BatchPlan:
     """A plan with its first rows only, `num_valid` of them real utterances (None: all but one where the plan has filler)."""
     filler = plan.num_valid < len(plan.indices)
     valid = min(plan.num_valid, len(plan.indices[:rows]), num_valid or (rows - 1 if filler else rows))
-    return plan._replace(indices=plan.indices[:rows], num_valid=valid, micro=micro)
+    return plan._replace(indices=plan.indices[:rows], num_valid=valid)
 
 
 def batch(split: Split, plan: BatchPlan) -> dict[str, Any]:

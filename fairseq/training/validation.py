@@ -52,4 +52,6 @@ def validate(
             statistics.add(log)
         statistics.commit()
         device.mark_step()
-    return statistics.fetch().logged
+    logged = statistics.fetch().logged
+    device.mark_step()  # hpu: what was set to zero, so that it does not join an update's graph
+    return logged

@@ -72,8 +72,10 @@ def test_the_recipes_own_paths_of_the_op_lists_lead_to_them() -> None:
         assert (ROOT / "fairseq" / OURS[key]).read_text(encoding="utf-8") == from_the_package.read_text(encoding="utf-8")
 
 
-def test_the_eager_variant_differs_in_the_mode_only() -> None:
+def test_the_eager_variant_differs_in_the_mode_and_what_is_compiled() -> None:
     lazy, eager = read(NAMES[0]), read(NAMES[1])
+    compiled = {key: eager["common"].pop(key) for key in ("hpu_compile", "hpu_optimize_ddp", "hpu_compiled_autograd")}
+    assert compiled == {"hpu_compile": "compile", "hpu_optimize_ddp": True, "hpu_compiled_autograd": False}
     assert eager["common"].pop("hpu_lazy_mode") is False and lazy["common"].pop("hpu_lazy_mode") is True
     assert eager == lazy
 

@@ -77,6 +77,38 @@ def test_eager_mode_hands_over_nothing(fake_habana: ModuleType, corpus: Path, tm
     assert fake_habana.count("mark_step") == 0
 
 
+@pytest.mark.parametrize(("lazy", "seeds"), [(True, 4), (False, 2)])
+def test_eager_mode_seeds_once_an_update(
+    fake_habana: ModuleType, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lazy: bool, seeds: int
+) -> None:
+    """Two updates of two micro-batches; each seed makes the host wait for the card in eager mode."""
+    trainer, updates = make(corpus, tmp_path, HPU, {"common": {"hpu_lazy_mode": lazy}})
+    given: list[int] = []
+    seed = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda number: (given.append(number), seed(number)))
+    train(trainer, updates.next_epoch_itr(), 2)
+    assert len(given) == len(set(given)) == seeds
+
+
+def test_graphs_that_are_compiled_late_are_warned_of(
+    fake_habana: ModuleType, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One batch again and again; then with another number in a fill each time."""
+    trainer, updates = make(corpus, tmp_path, HPU)
+    batch = next(updates.next_epoch_itr())
+    warnings = []
+    for interval in range(5):
+        for update in range(2):
+            trainer.train_step(batch)
+            if interval >= 3:
+                trainer.unwrapped_model.mask_emb.data.fill_(interval + update / 2)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            flush(trainer)
+        warnings.append("graphs were compiled" in caplog.text)
+    assert warnings == [False, False, False, True, True]
+
+
 @pytest.mark.parametrize("lazy", [True, False])
 def test_lazy_mode_zeroes_gradients_in_place(fake_habana: ModuleType, corpus: Path, tmp_path: Path, lazy: bool) -> None:
     trainer, updates = make(corpus, tmp_path, HPU, {"common": {"hpu_lazy_mode": lazy}})

@@ -102,6 +102,17 @@ def test_a_good_config_has_no_problems() -> None:
             "common.hpu_compile is hpu_graphs, which lazy mode alone has",
         ),
         (
+            {"common.hpu": True, "common.hpu_compile": "hpu_graphs", "model.checkpoint_activations": True},
+            "common.hpu_compile is hpu_graphs and model.checkpoint_activations is true",
+        ),
+        (
+            {
+                "common.hpu": True, "common.hpu_lazy_mode": False, "common.hpu_compile": "compile",
+                "model.checkpoint_activations": True,
+            },
+            "common.hpu_compile is compile and model.checkpoint_activations is true",
+        ),
+        (
             {"common.hpu": True, "common.hpu_compile": "hpu_graphs", "model.logit_temp_start": 1.0},
             "kept graphs would hold the temperature of their first update",
         ),

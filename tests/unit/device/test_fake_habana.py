@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +20,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from fairseq.checkpoint import io
 from fairseq.distributed import utils as distributed
+from fairseq.modules import checkpoint_wrapper
 from tests.conftest import FAKES
 
 
@@ -117,6 +122,75 @@ def test_its_ctc_takes_lengths_on_the_device(fake_habana: ModuleType) -> None:
     assert torch.equal(CTCLoss.apply(log_probs, targets, *lengths, *rest), F.ctc_loss(log_probs, targets, *lengths, *rest))
     with pytest.raises(TypeError, match="input_lengths must be a tensor"):
         CTCLoss.apply(log_probs, targets, [6, 5], lengths[1])
+
+
+# -- what the package replaces in torch --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_lazy_mode_saves_with_protocol_4_unless_another_is_given(
+    lazy: bool, fake_habana: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's weights_only reads protocol 2 alone; our checkpoints say so, whatever the default is."""
+    read = torch.load
+    monkeypatch.setenv("PT_HPU_LAZY_MODE", "1" if lazy else "0")
+    import habana_frameworks.torch.core  # noqa: F401
+
+    state = {"model": OrderedDict(weight=torch.ones(2)), "size": torch.Size([2])}
+    torch.save(state, tmp_path / "theirs.pt")
+    io.save(state, tmp_path / "ours.pt")
+    assert _protocol(tmp_path / "theirs.pt") == (4 if lazy else 2) and _protocol(tmp_path / "ours.pt") == 2
+    assert torch.equal(read(tmp_path / "ours.pt", weights_only=True)["model"]["weight"], torch.ones(2))
+    if lazy:
+        with pytest.raises(pickle.UnpicklingError):
+            read(tmp_path / "theirs.pt", weights_only=True)
+
+
+def _protocol(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        return archive.read(name)[1]  # after the opcode PROTO
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_seeding_waits_for_the_pipeline_in_eager_mode(lazy: bool, fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PT_HPU_LAZY_MODE", "1" if lazy else "0")
+    import habana_frameworks.torch.core  # noqa: F401
+
+    torch.manual_seed(3)
+    first = torch.rand(2)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(2), first)
+    assert fake_habana.count("join_pending_pipeline_threads") == fake_habana.count("reset_seeds") == (0 if lazy else 2)
+
+
+class ScaledDropout(nn.Module):
+    """Weight times gradient is the output where the recomputed mask is the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((), 1.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(x * self.weight, 0.5, self.training)
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_a_replayed_graph_draws_new_seeds_in_its_recomputation(recomputes: bool, fake_habana: ModuleType) -> None:
+    """Why common.hpu_compile and model.checkpoint_activations are refused together."""
+    import habana_frameworks.torch.core  # noqa: F401
+
+    block = ScaledDropout()
+    model = torch.hpu.ModuleCacher()(nn.Sequential(checkpoint_wrapper(block) if recomputes else block))
+    agrees = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model.zero_grad()
+        out = model(torch.ones(40, 50)).sum()
+        out.backward()
+        agrees.append((block.weight * block.weight.grad).item() == pytest.approx(out.item()))
+    assert agrees == ([True, False, False] if recomputes else [True] * 3)  # the first pass is captured as it runs
+    assert fake_habana.count("graph_captured") == 1
 
 
 def test_a_process_leaves_what_it_found_at_the_import(tmp_path: Path) -> None:

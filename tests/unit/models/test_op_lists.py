@@ -177,6 +177,8 @@ def test_the_bridges_lists_would_not(fake_habana: ModuleType, monkeypatch: pytes
     assert {"_softmax", "mul", "native_layer_norm"} <= dtypes.in_bf16("encoder")
 
 
-def test_the_recipes_lists_run_the_first_norm_in_bf16(fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    dtypes, _ = record(monkeypatch, *LISTS["recipe"])
-    assert "native_batch_norm" in dtypes.in_bf16("extractor")
+@pytest.mark.parametrize("name", LISTS)
+def test_the_first_norm_is_fp32_by_any_list(fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The recipe's list of operators for bf16 has instance_norm, which would cast the fp32 input straight back."""
+    dtypes, _ = record(monkeypatch, *LISTS[name])
+    assert dtypes.seen["extractor"]["native_batch_norm"] == {torch.float32}
