@@ -29,7 +29,7 @@ from fairseq.dataclass.initialize import add_defaults, hydra_init, resolve_confi
 from fairseq.dataclass.validate import find_problems
 from fairseq.distributed import launch
 from fairseq.logging import metrics
-from fairseq_cli import command_line
+from fairseq_cli import command_line, old_arguments
 
 logger = logging.getLogger("fairseq_cli.hydra_train")
 
@@ -170,6 +170,8 @@ def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
 
 def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Put sys.argv into hydra's form, fill the config groups, and say what is to be done with the composed config."""
+    if any(map(old_arguments.is_option, command_line.split_off_options(sys.argv[1:])[0])):
+        raise ValueError(old_arguments.explain(sys.argv[1:], program))
     line = command_line.read_command_line(sys.argv[1:])
     if line.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", line.local_rank)

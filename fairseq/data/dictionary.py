@@ -246,7 +246,8 @@ class Dictionary:
             if not word or not count.isdecimal():
                 raise ValueError(f"{name}, line {number}: {line!r} is not of the form 'symbol count'")
             if word in self and not overwrite:
-                raise DuplicateSymbolError(f"{name}, line {number}: the symbol {word!r} is there already ({_OVERWRITE} at the end replaces it)")
+                where = f"{name}, line {number}"
+                raise DuplicateSymbolError(f"{where}: the symbol {word!r} is there already ({_OVERWRITE} at the end replaces it)")
             self.add_symbol(word, n=int(count), overwrite=overwrite)
 
     def save(self, f: str | os.PathLike[str] | TextIO) -> None:

@@ -25,7 +25,7 @@ def test_which_layers_stay_is_what_the_generator_says() -> None:
     torch.manual_seed(3)
     draws = torch.empty(8).uniform_()
     torch.manual_seed(3)
-    assert [layer for layer in layers] == [layer for layer, draw in zip(list(layers.children()), draws, strict=True) if draw > 0.5]
+    assert list(layers) == [layer for layer, draw in zip(list(layers.children()), draws, strict=True) if draw > 0.5]
 
 
 def blocks_of(layer: nn.Module, block_size: int) -> torch.Tensor:
