@@ -94,7 +94,9 @@ setup(
             "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
             "fairseq-infer = fairseq_cli.infer:cli_main",
             "fairseq-preflight = fairseq_cli.preflight:cli_main",
+            "fairseq-train = fairseq_cli.fairseq_train:cli_main",
             "fairseq-transcribe = fairseq_cli.transcribe:cli_main",
+            "fairseq-validate = fairseq_cli.validate:cli_main",
         ]
     },
     cmdclass={"editable_wheel": EditableWheel},

@@ -27,8 +27,6 @@ from fairseq import device as device_layer
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MANIFOLD_PATH_SEP = "|"  # fairseq: between paths with "://" in them
-
-
 # said to every torch.save: in lazy mode Gaudi's package makes the default 4, which torch.load(weights_only=True) refuses
 PICKLE_PROTOCOL = 2
 

@@ -33,6 +33,7 @@ _WITHOUT_VALUE = (
 _INFO = ("--info", "-i")
 _INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # --info takes one of these or nothing
 _LOCAL_RANK = ("--local_rank", "--local-rank")  # torch.distributed.launch appends one of them, by its version
+OPTIONS = (*_WITH_VALUE, *_WITHOUT_VALUE, *_INFO, *_LOCAL_RANK)
 _LONG_NAMES = {"-cd": "--config-dir", "-cn": "--config-name", "-cp": "--config-path", "-c": "--cfg", "-p": "--package", "-m": "--multirun"}
 
 
@@ -85,6 +86,24 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
         else:
             options[_LONG_NAMES.get(name, word if equals else name)] = None
     return CommandLine(overrides, options, local_rank)
+
+
+def split_off_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(words that hydra has no option for, hydra's own options with their values), each in the order typed."""
+    others: list[str] = []
+    own: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name = _whole_option(word.partition("=")[0])
+        if name not in OPTIONS:
+            others.append(word)
+            continue
+        own.append(word)
+        takes_next = name in _WITH_VALUE or name in _LOCAL_RANK or (name in _INFO and rest and rest[0] in _INFO_TOPICS)
+        if takes_next and "=" not in word and rest:
+            own.append(rest.pop(0))
+    return others, own
 
 
 def _whole_option(name: str) -> str:

@@ -33,7 +33,7 @@ from fairseq.dataclass.initialize import add_defaults, hydra_init, resolve_confi
 from fairseq.dataclass.validate import find_problems
 from fairseq.distributed import launch
 from fairseq.logging import metrics
-from fairseq_cli import command_line, config_files, explain_key, yaml_files
+from fairseq_cli import command_line, config_files, explain_key, old_arguments, yaml_files
 
 logger = logging.getLogger("fairseq_cli.hydra_train")
 
@@ -224,6 +224,8 @@ def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Calla
     Returns:
         None where there is nothing left to do: what was asked for has been printed.
     """
+    if any(map(old_arguments.is_option, command_line.split_off_options(sys.argv[1:])[0])):
+        raise ValueError(old_arguments.explain(sys.argv[1:], program))
     line = command_line.read_command_line(sys.argv[1:])
     if "--list-configs" in line.options:
         sys.stdout.write(config_files.list_stock(STOCK_FOLDER) + "\n")

@@ -26,7 +26,9 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
     final_dropout: float = field(default=0.0, metadata=_help("dropout of the encoder's output"))
     dropout: float = field(default=0.0, metadata=_help("dropout in the encoder"))
     attention_dropout: float = field(default=0.0, metadata=_help("dropout of attention weights"))
-    activation_dropout: float = field(default=0.0, metadata=_help("dropout after the activation of a feed-forward layer"))
+    activation_dropout: float = field(
+        default=0.0, metadata=_help("dropout after the activation of a feed-forward layer") | {"argparse_alias": "--relu-dropout"}
+    )
 
     # masks over time, in training only
     apply_mask: bool = field(default=False, metadata=_help("mask frames (and channels) in training"))
