@@ -70,7 +70,7 @@ def split(words: Sequence[str], takes_value: Mapping[str, bool]) -> Words:
     while rest:
         word = rest.pop(0)
         if not is_option(word):
-            others.append(word)
+            others += [word] if word != "--" else []
             continue
         typed, equals, value = word.partition("=")
         name = _whole_name(typed, takes_value)
@@ -87,7 +87,7 @@ def split(words: Sequence[str], takes_value: Mapping[str, bool]) -> Words:
 
 def is_option(word: str) -> bool:
     """Whether argparse takes a word for an option's name; -1 and -.5 are numbers."""
-    return word.startswith("-") and len(word) > 1 and not word[1].isdigit() and word[1] != "."
+    return word.startswith("-") and word not in ("-", "--") and not word[1].isdigit() and word[1] != "."
 
 
 def _whole_name(typed: str, known: Mapping[str, bool]) -> str | None:

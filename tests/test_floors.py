@@ -21,6 +21,7 @@ FLOORS = {
     "fairseq.trainer": 8,
     "fairseq.training": 8,
     "fairseq.inference": 8,
+    "fairseq.hub_utils": 8,
     "fairseq.checkpoint_utils": 7,
     "fairseq.checkpoint": 7,
     "fairseq.tasks": 6,

@@ -53,7 +53,6 @@ EMPTY_MODULES: dict[str, str] = {
     "fairseq.binarizer": _TEXT_DATA,
     "fairseq.file_chunker_utils": _FILES,
     "fairseq.file_utils": _FILES,
-    "fairseq.hub_utils": _HUB,
     "fairseq.incremental_decoding_utils": _GENERATION,
     "fairseq.iterative_refinement_generator": _GENERATION,
     "fairseq.model_parallel": _DATA_PARALLEL,
@@ -90,7 +89,7 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.data": {
         _HUBERT: "HubertDataset",
         _MANIFESTS: """
-            BinarizedAudioDataset ResamplingDataset MultiCorpusSampledDataset multi_corpus_dataset multi_corpus_sampled_dataset
+            BinarizedAudioDataset ResamplingDataset MultiCorpusSampledDataset multi_corpus_sampled_dataset
             resampling_dataset SampledMultiDataset SampledMultiEpochDataset plasma_utils codedataset""",
         _UNITS: "encoders huffman",
         _ITERATORS: "CountingIterator GroupedIterator ShardedIterator FairseqIterableDataset",
@@ -157,6 +156,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "use torch.distributed, or all_reduce, all_gather_list and broadcast_object": """
             all_gather all_reduce_dict all_to_all broadcast broadcast_tensors""",
     },
+    "fairseq.hub_utils": {_GENERATION: "BPEHubInterface GeneratorHubInterface TokenizerHubInterface"},
     "fairseq.logging.metrics": {_TPU: "xla_metrics_report"},
     "fairseq.logging.progress_bar": {
         _TRACKER: "AimProgressBarWrapper AzureMLProgressBarWrapper WandBProgressBarWrapper get_aim_run"},

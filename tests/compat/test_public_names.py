@@ -27,7 +27,7 @@ ATTRIBUTES = """
     iterative_refinement_generator sequence_generator nan_detector incremental_decoding_utils benchmark model_parallel
     quantization_utils ngram_repeat_block version speech_generator binarizer
 """
-LIMIT_OF_RESOLVED = 311  # of 550; before the table of names there were 261
+LEAST_RESOLVED = 314  # of 550; there were 261 before names were looked up in tables
 
 
 def fresh(code: str) -> str:
@@ -131,7 +131,7 @@ def test_every_public_name_resolves_or_says_what_to_use() -> None:
     missing = [name for name in NAMES if not resolves(name)]
     unexplained = [name for name in missing if not_offered.sentence(name) is None and not_offered.sentence(name.rpartition(".")[0]) is None]
     assert [name for name in unexplained if not name.endswith(".logger")] == []
-    assert len(NAMES) - len(missing) >= LIMIT_OF_RESOLVED
+    assert len(NAMES) - len(missing) >= LEAST_RESOLVED
 
 
 @pytest.mark.parametrize("name", MODULES)

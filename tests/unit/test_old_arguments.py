@@ -115,6 +115,7 @@ def test_the_fine_tuning_command_of_2020() -> None:
         ("task=audio_pretraining task.data=/d --max-upd 5", ["task=audio_pretraining", "task.data=/d", "optimization.max_update=5"]),
         ("--weight-decay 0.01", ["optimizer.weight_decay=0.01"]),  # no --optimizer: all of them are asked
         ("--local_rank=3 --seed 2", ["common.seed=2"]),
+        ("-- --word-score=-1 --seed -1", ["common.seed=-1"]),
         ("--train-subset a,b", ["dataset.train_subset='a,b'"]),
         ("--no-epoch-checkpoints /d", ["task.data=/d", "checkpoint.no_epoch_checkpoints=true"]),  # a flag takes no value
     ],

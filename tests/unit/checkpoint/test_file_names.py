@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fairseq import checkpoint_utils, models, tasks
+from fairseq import checkpoint_utils, hub_utils, models, tasks
 from fairseq.dataclass.utils import config_to_container
 
 TINY = {
@@ -23,7 +23,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = tasks.setup_task(Namespace(task="audio_pretraining"))
     model = models.build_model(OmegaConf.create({"_name": "wav2vec2", **TINY}), task)
     path = tmp_path_factory.mktemp("checkpoint") / "x.pt"
-    cfg = {"model": config_to_container(model.cfg) | {"_name": "wav2vec2"}, "task": {"_name": "audio_pretraining"}}
+    cfg = {
+        "model": config_to_container(model.cfg) | {"_name": "wav2vec2"},
+        "task": {"_name": "audio_pretraining", "data": "", "normalize": False},
+    }
     checkpoint_utils.torch_persistent_save({"cfg": cfg, "model": model.state_dict()}, str(path))
     return path
 
@@ -59,3 +62,13 @@ def test_a_missing_file_is_a_file_not_found(tmp_path: Path, form: object, kind: 
 def test_functions_for_one_file_name_it(tmp_path: Path, load: object) -> None:
     with pytest.raises(FileNotFoundError, match="nothing.pt"):
         load(str(tmp_path / "nothing.pt"))
+
+
+def test_from_pretrained_reads_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    found = hub_utils.from_pretrained(str(checkpoint.parent), checkpoint.name, normalize=True)
+    assert len(found["models"]) == 1 and found["task"].cfg.data == str(checkpoint.parent) and found["task"].cfg.normalize is True
+    assert hub_utils.from_pretrained(str(checkpoint.parent), "x.pt", data_name_or_path=str(tmp_path))["args"].task.data == str(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nothing is not a folder on this machine"):
+        hub_utils.from_pretrained("nothing")
+    with pytest.raises(FileNotFoundError, match="Model file not found"):
+        hub_utils.from_pretrained(str(checkpoint.parent))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fairseq.data import BaseWrapperDataset, ConcatDataset, FairseqDataset, SubsampleDataset
+from fairseq.data.multi_corpus_dataset import MultiCorpusDataset
 from fairseq.data.text_compressor import TextCompressionLevel, TextCompressor
 
 
@@ -85,6 +86,51 @@ def test_a_share_of_a_data_set_is_drawn_by_its_seed() -> None:
     assert [part.size(i) <= 15 for i in kept] == [True] * len(kept) and all(part.size(i) > 15 for i in left) and len(kept) + len(left) == 4
     with pytest.raises(ValueError, match="size_ratio is 1"):
         SubsampleDataset(inner, size_ratio=1)
+
+
+class Named(Numbers):
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        return {"from": self.name, "id": int(index)}
+
+
+def mixed(shares: list[float], **options: Any) -> MultiCorpusDataset:
+    corpora = {"a": Named("a", [3, 1, 2]), "b": Named("b", [9] * 5), "c": Named("c", [7, 7])}
+    return MultiCorpusDataset(corpora, shares, seed=1, **options)
+
+
+def test_corpora_are_mixed_by_their_shares() -> None:
+    dataset = mixed([0.2, 0.5, 0.3])
+    counts = np.bincount([{"a": 0, "b": 1, "c": 2}[dataset[i]["from"]] for i in dataset.ordered_indices()])
+    assert len(dataset) == 10 and counts.tolist() == [2, 5, 3]  # of the two of c, each once and one of them again
+    assert len(set(dataset.ordered_indices().tolist())) == 9
+    assert dataset[8] == {"from": "c", "id": 0, "full_id": 8} and dataset.num_tokens(1) == 1 and dataset.size(8) == 7
+    assert dataset.collater([dataset[8]])["by"] == "c" and dataset.collater([]) is None
+    assert dataset.sizes.tolist() == [3, 1, 2, 9, 9, 9, 9, 9, 7, 7]
+    with pytest.raises(ValueError, match="index 10"):
+        dataset.size(10)
+
+
+def test_what_is_drawn_is_a_function_of_seed_and_epoch() -> None:
+    dataset = mixed([0.2, 0.5, 0.3])
+    first = dataset.ordered_indices().tolist()
+    assert dataset.ordered_indices().tolist() == first and not dataset.can_reuse_epoch_itr_across_epochs
+    dataset.set_epoch(2)
+    assert dataset.ordered_indices().tolist() != first
+
+
+def test_a_share_of_nothing_leaves_a_corpus_out() -> None:
+    dataset = mixed([0.5, 0.5, 0])
+    assert len(dataset) == 8 and max(dataset.ordered_indices()) < 8 and len(dataset.ordered_indices()) == 8
+    sizes = [mixed([1, 0, 0], sort_indices=True).num_tokens(i) for i in mixed([1, 0, 0], sort_indices=True).ordered_indices()]
+    assert sizes == [1, 2, 3]
+    with pytest.raises(ValueError, match="sum 1"):
+        mixed([0.5, 0.1, 0.1])
+
+
+def test_batches_of_one_corpus() -> None:
+    dataset = mixed([0.2, 0.5, 0.3], batch_sample=True)
+    batches = dataset.batch_by_size(dataset.ordered_indices(), max_sentences=2)
+    assert sum(map(len, batches)) == 10 and all(len({dataset[i]["from"] for i in batch}) == 1 for batch in batches)
 
 
 @pytest.mark.parametrize("level", [TextCompressionLevel.none, TextCompressionLevel.low])
