@@ -15,6 +15,6 @@ def pad_to_multiple(x: Tensor | None, multiple: int, dim: int = -1, value: float
     if x is None or multiple == 1:
         return x, 0
     added = -x.size(dim) % multiple
-    if added == 0 and not torch.jit.is_tracing():
+    if not torch.jit.is_tracing() and added == 0:
         return x, 0
     return F.pad(x, (0, 0) * (-1 - dim) + (0, added), value=value), added
