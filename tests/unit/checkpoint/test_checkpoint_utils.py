@@ -193,7 +193,7 @@ def test_a_full_disk_is_reported_and_the_run_goes_on(tmp_path, caplog, monkeypat
     run = Run(tmp_path, save_interval_updates=1)
     run.train(1).save()
 
-    def full(obj, file):
+    def full(obj, file, **options):
         file.write(b"partly")
         raise OSError(errno.ENOSPC, "No space left on device")
 

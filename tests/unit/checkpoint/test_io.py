@@ -86,7 +86,7 @@ def test_a_flipped_byte_of_the_weights_names_the_record(path):
 
 
 def test_full_disk_removes_the_temporary_file_and_keeps_the_old_one(path, tmp_path, monkeypatch):
-    def full(obj, file):
+    def full(obj, file, **options):
         file.write(b"x" * 1000)
         raise OSError(errno.ENOSPC, "No space left on device")
 
