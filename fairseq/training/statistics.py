@@ -88,8 +88,12 @@ class Statistics:
         if self._update is not None:
             self._update.zero_()
 
-    def fetch(self, extra: list[Tensor] | None = None) -> Fetched:
-        """The sums over all processes since the last fetch, and this process's `extra` values, in one read of the device."""
+    def fetch(self, extra: list[Tensor] | None = None, is_last: bool = False) -> Fetched:
+        """The sums over all processes since the last fetch, and this process's `extra` values, in one read of the device.
+
+        Args:
+            is_last: nothing is added afterwards, so the sums stay as they are.
+        """
         extra = extra or []
         numbers = sorted(self._numbers)
         # over the host: a device may count in float32, exact to 2^24, and so does HCCL whatever it is given
@@ -97,7 +101,7 @@ class Statistics:
         sums = torch.zeros(0, dtype=self.dtype, device=self.device) if self._sums is None else distributed.all_reduce(self._sums.clone())
         more = torch.cat([value.to(self.dtype).flatten() for value in extra]) if extra else sums[:0]
         values = torch.cat([sums, more]).tolist()
-        if self._sums is not None:
+        if self._sums is not None and not is_last:  # hpu: an operation that is left over would join the next graph
             self._sums.zero_()
         self._numbers = dict.fromkeys(self._numbers, 0.0)
         logged = 0 if self._sums is None else len(self._sums)

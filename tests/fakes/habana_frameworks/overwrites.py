@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from habana_frameworks import mode, recorder
+from habana_frameworks import mode, recorder, recording
 
 _replays = 0  # under way
 
@@ -46,6 +46,7 @@ def install() -> None:
     _replace(torch, "set_rng_state", set_rng_state)
     _replace(torch.random, "set_rng_state", set_rng_state)
     if mode.is_lazy():
+        _replace(torch.Tensor, "tolist", _read(torch.Tensor.tolist))
         _replace(torch, "save", _save(torch.save))
         _replace(torch, "load", _load(torch.load))
 
@@ -76,6 +77,16 @@ def _unless_replaying(original: Any) -> Any:
             original(*args)
 
     return function
+
+
+def _read(original: Any) -> Any:
+    """The host waits for a tensor: what was recorded runs. (torch shows a dispatch mode `item`, but not this.)"""
+
+    def tolist(tensor: Tensor) -> Any:
+        recording.cut()
+        return original(tensor)
+
+    return tolist
 
 
 def _save(original: Any) -> Any:
