@@ -150,9 +150,13 @@ class Life:
         """What this life has logged so far."""
         return Path(self.log.name).read_bytes()[self.log_start :].decode(errors="replace")
 
-    def wait_until(self, moment: float, writing: bool) -> bool:
-        """Wait for `moment`, in seconds from the start of training, or for a temporary file after it; False where the run ended."""
-        while "seconds of audio an update" not in self.said():
+    def wait_until(self, moment: float, writing: bool, at_start: bool = False) -> bool:
+        """Wait for `moment`, or for a temporary file after it; False where the run ended.
+
+        Args:
+            moment: seconds from the start of training; `at_start`: of the process, which may be reading its checkpoint then.
+        """
+        while not at_start and "seconds of audio an update" not in self.said():
             if self.ended():
                 return False
             time.sleep(0.01)
@@ -246,7 +250,8 @@ def attempt(setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: 
     try:
         for _ in range(choice.randint(1, KILLS)):
             life = Life(setup, corpus, work)
-            if not life.wait_until(choice.uniform(0, 0.8 * seconds), arguments.writing):
+            at_start = stops > 0 and not (arguments.signals or arguments.writing) and choice.random() < 0.3
+            if not life.wait_until(choice.uniform(0, 0.8 * seconds + 3 * at_start), arguments.writing, at_start):
                 break
             stops += 1
             if not arguments.signals:
