@@ -426,7 +426,7 @@ def _model_inside(loaded: dict[str, Any], path: str, task: Any, strict: bool) ->
         task.load_state_dict(loaded["task_state"])
     if cfg.model.get("_name") == "wav2vec_ctc":
         _check_dictionary(task, loaded, path)
-    model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"])
+    model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"], cfg.model)
     history = loaded.get("optimizer_history") or [{}]
     if hasattr(model, "updates_before"):
         model.updates_before = _record_of(loaded).get("updates_before", 0)

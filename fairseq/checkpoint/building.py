@@ -39,14 +39,27 @@ def naming(path: str, what: str = "no model can be built from the config inside"
         raise ValueError(f"{path}: {what} ({type(error).__name__}: {_first_line(error)}).") from error
 
 
-def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
+def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], model_cfg: Any) -> nn.Module:
     """The model that `make()` builds, as long as it is not far larger than the weights.
 
     Raises:
-        TooLarge: it is.
+        TooLarge: it is; names the config's largest number.
     """
-    with bounded.by(weights):
-        return make()
+    try:
+        with bounded.by(weights):
+            return make()
+    except bounded.TooLarge as error:
+        value, key = max(_numbers(config_to_container(model_cfg), "model"), default=(0, ""))
+        raise bounded.TooLarge(f"{error}. Its largest setting is {key}={value}.") from error
+
+
+def _numbers(values: Any, name: str) -> Iterator[tuple[int, str]]:
+    """Every whole number in nested settings, with its place."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _numbers(value, f"{name}.{key}")
+    elif isinstance(values, int) and not isinstance(values, bool):
+        yield values, name
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], path: str, strict: bool, model_cfg: Any) -> None:

@@ -121,6 +121,7 @@ class Life:
         start = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"] if setup.torchrun else []
         line = [*start, "-m", "fairseq_cli.hydra_train", "--config-dir", str(corpus), "--config-name", setup.config, *setup.overrides]
         self.log = (work / "log").open("ab")
+        self.log_start = self.log.tell()
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
@@ -145,12 +146,20 @@ class Life:
         self.log.close()
         return self.process.returncode
 
-    def wait_until(self, moment: float, writing: bool) -> bool:
-        """Wait for `moment`, in seconds from the first sign of training, or for a temporary file after it; False where the run ended."""
-        while not (self.run / "metrics.jsonl").exists() and not list(self.run.glob("checkpoint*")):
+    def said(self) -> str:
+        """What this life has logged so far."""
+        return Path(self.log.name).read_bytes()[self.log_start :].decode(errors="replace")
+
+    def wait_until(self, moment: float, writing: bool, at_start: bool = False) -> bool:
+        """Wait for `moment`, or for a temporary file after it; False where the run ended.
+
+        Args:
+            moment: seconds from the start of training; `at_start`: of the process, which may be reading its checkpoint then.
+        """
+        while not at_start and "seconds of audio an update" not in self.said():
             if self.ended():
                 return False
-            time.sleep(0.005)
+            time.sleep(0.01)
         until = time.monotonic() + moment
         while time.monotonic() < until or (writing and not list(self.run.glob("*.tmp"))):
             if self.ended():
@@ -241,7 +250,8 @@ def attempt(setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: 
     try:
         for _ in range(choice.randint(1, KILLS)):
             life = Life(setup, corpus, work)
-            if not life.wait_until(choice.uniform(0, 0.8 * seconds), arguments.writing):
+            at_start = stops > 0 and not (arguments.signals or arguments.writing) and choice.random() < 0.3
+            if not life.wait_until(choice.uniform(0, 0.8 * seconds + 3 * at_start), arguments.writing, at_start):
                 break
             stops += 1
             if not arguments.signals:
@@ -250,7 +260,8 @@ def attempt(setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: 
             number = choice.choice(SIGNALS)
             life.process.send_signal(number)
             status = life.wait()
-            if status not in (0, 75) and not setup.torchrun:
+            over = "done training" in life.said()  # and Python's own handlers back in place
+            if status not in (0, 75) and not setup.torchrun and not over:
                 return Outcome("status", f"{status} after {number.name}\n{_end_of(work)}")
         status = Life(setup, corpus, work).wait()
         if status != 0:

@@ -163,6 +163,19 @@ def test_continuing_gives_what_an_unbroken_run_gives(manifest: Path, options: di
     assert continued.iterations_in_epoch == unbroken.iterations_in_epoch
 
 
+@pytest.mark.parametrize("done", [1, 3, None])
+def test_an_update_that_is_taken_back_is_the_next_one(manifest: Path, done: int | None) -> None:
+    """Of the first epoch's updates the last one handed out was not trained; None: it was the epoch's last."""
+    iterator = make_iterator(make_dataset(manifest), update_freq=2)
+    updates = iterator.next_epoch_itr()
+    taken = [next(updates) for _ in range(len(updates) if done is None else done)]
+    iterator.take_back(taken[-1])
+    continued = make_iterator(make_dataset(manifest), update_freq=2)
+    continued.load_state_dict(iterator.state_dict())
+    assert continued.next_epoch_idx == 1
+    assert real_content([next(continued.next_epoch_itr())]) == real_content([taken[-1]])
+
+
 def test_a_state_of_the_end_of_an_epoch_begins_the_next(manifest: Path) -> None:
     iterator = make_iterator(make_dataset(manifest), update_freq=2)
     list(iterator.next_epoch_itr())
