@@ -58,9 +58,6 @@ def main(cfg: DictConfig) -> None:
         raise
     except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
         raise ConfigError([str(error)]) from error
-    except KeyboardInterrupt:
-        logger.warning("stopped by SIGINT before the first update: nothing to save.")
-        sys.exit(128 + signals.signal.SIGINT)
     with signals.caught(run.trainer.wish_to_stop):
         run.train()
 
