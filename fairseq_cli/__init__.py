@@ -1,6 +1,10 @@
 """Commands. Torch must not load device plug-ins by itself when it is imported: the device layer does that once the config says which."""
 
 import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")  # every command's modules import this package before they import torch
 
@@ -8,3 +12,20 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")  # every command's m
 WAIT_PASSIVELY = False
 if WAIT_PASSIVELY:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _leave(number: int, frame: Any) -> None:
+    """Ctrl-C while a training command imports and prepares: there is nothing to save yet."""
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, b"\nstopped by SIGINT before the first update: nothing to save.\n")
+    os._exit(128 + number)
+
+
+def _starts_training() -> bool:
+    """Whether this process is the command fairseq-hydra-train, however it was started."""
+    return Path(sys.argv[0]).name in ("fairseq-hydra-train", "hydra_train.py") or "fairseq_cli.hydra_train" in sys.orig_argv
+
+
+# KeyboardInterrupt would show a traceback through half of torch, or be swallowed by a callback; the run's own handlers come later
+if _starts_training() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)

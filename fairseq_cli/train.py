@@ -65,9 +65,6 @@ def prepare_and_train(cfg: DictConfig) -> int:
         raise
     except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
         raise ConfigError([str(error)]) from error
-    except KeyboardInterrupt:
-        logger.warning("stopped by SIGINT before the first update: nothing to save.")
-        sys.exit(128 + signals.signal.SIGINT)
     with signals.caught(run.trainer.wish_to_stop):
         return run.train()
 

@@ -105,7 +105,8 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
             return status
         if passing.first is None:
             raise
-        sys.exit(128 + passing.first)  # they ended as the signal asked them to, before there was anything to save
+        logger.warning("stopped by %s before the first update: nothing to save.", signal.Signals(passing.first).name)
+        sys.exit(128 + passing.first)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -129,6 +130,7 @@ def _listen(port: int) -> socket.socket:
 def _spawned(
     local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], told: Any, listener: socket.socket
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to save, Ctrl-C ends this process without a traceback
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: SLURM sends it to all processes, and the parent passes on what it means
     try:
@@ -136,8 +138,6 @@ def _spawned(
     except ConfigError as error:  # the first process tells it, once, without a traceback
         told.put(error)
         sys.exit(1)
-    except KeyboardInterrupt:  # torch would take it for a good end
-        sys.exit(128 + signal.SIGINT)
     if status:
         sys.exit(status)
 

@@ -94,7 +94,8 @@ def shm_hang(case: Case) -> Iterator[Finding]:
     for label, (size, overrides) in variants.items():
         line = training(case, "dataset.num_workers=2", f"checkpoint.save_dir=ckpt{size}", *overrides)
         ended = case.run_line(with_small_disk(line, "/dev/shm", size), seconds=150)
-        yield Finding(label, ended.code == 0 and "done training" in ended.output, "hangs" if ended.code == -9 else in_short(ended))
+        right = ended.code == 0 and "done training" in ended.output and not ended.has_traceback
+        yield Finding(label, right, "hangs" if ended.code == -9 else in_short(ended))
 
 
 @judges("training/log-file-full")

@@ -99,3 +99,12 @@ def test_one_ctrl_c_that_is_delivered_twice_is_one() -> None:
 def test_a_process_that_waits_for_a_lost_one_ends_unsaved() -> None:
     done = run_stuck(pauses=(0.2,), number="SIGTERM", stuck=True)
     assert done.returncode == 1 and "while waiting for another process; not saved" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "status"), [("fairseq-hydra-train", 130), ("notebook", -signal.SIGINT)])
+def test_ctrl_c_while_the_command_still_imports(name: str, status: int) -> None:
+    """Other programs that import the package keep Python's KeyboardInterrupt."""
+    text = f"import sys; sys.argv[0] = '/bin/{name}'\nimport os, signal, fairseq_cli\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()"
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, **heed)
+    assert done.returncode == status and ("Traceback" in done.stderr) == (status != 130)
