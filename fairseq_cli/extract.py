@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     args.feature = args.feature or ["context"]
     feature_files.check_kind(args.format)
     manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
+    manifest.check_root()
     _check_targets(args, manifest)
     model = _load(args)
     args.feature = checked(model, args.feature)
