@@ -65,6 +65,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     args.feature = args.feature or ["context"]
     feature_files.check_kind(args.format)
     manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
+    manifest.check_root()
     with feature_files.locked(Path(args.output_dir)):
         return _extract(args, manifest)
 

@@ -43,9 +43,10 @@ class TestSet:
         Args:
             labels: extension of the label file; None: there is none.
         Raises:
-            ValueError: a file is missing, or the counts of lines differ.
+            ValueError: a file or the manifest's root is missing, or the counts of lines differ.
         """
         manifest = Manifest(os.path.join(data, f"{subset}.tsv"))
+        manifest.check_root()
         if labels is None:
             return cls(subset, manifest, None, [], [])
         path = os.path.join(data, f"{subset}.{labels}")

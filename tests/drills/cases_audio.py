@@ -236,7 +236,7 @@ def wav_data_size_0(case: Case) -> Iterator[Finding]:
 def audio_messages(case: Case) -> Iterator[Finding]:
     content = (case.cases / "using/common/a.wav").read_bytes()
     expected = text_of(case, case.cases / "using/common/a.wav")
-    for name, words in {"v.mp4": "MP4", "empty.wav": "empty", "lfs.wav": "LFS", "page.wav": "web page"}.items():
+    for name, words in {"v.mp4": "MP4", "empty.wav": "the file is empty", "lfs.wav": "LFS", "page.wav": "web page"}.items():
         ended = transcribe(case, case.folder / name)
         yield Finding(name, refused(ended, name, words), ended.last_line[-150:])
     ended = transcribe(case, "/dev/stdin", stdin=content)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 _FEW = 1 << 16  # bytes at the beginning of a WAV file among which its data chunk must begin
+_DS64_DATA = 28  # where RF64 has the size of its data
 _ID3_HEADER = 10
 _OVERSTATED = 64  # the highest bit rate of MPEG audio is 40 times the lowest
 _LAST = 128  # bytes at the end that libmpg123 asks for, looking for an ID3v1 tag
@@ -91,16 +92,19 @@ def completed(file: BinaryIO, size: int) -> VirtualFile | None:
     start = file.read(_FEW)
     if start[:4] == b".snd" and int.from_bytes(start[8:12], "big") == 0 and size > int.from_bytes(start[4:8], "big"):
         return VirtualFile(file, size, [(8, b"\xff\xff\xff\xff")])  # AU's own word for an unknown size
-    if start[:4] != b"RIFF" or start[8:12] != b"WAVE":
+    if start[:4] not in (b"RIFF", b"RF64") or start[8:12] != b"WAVE":
         return None
+    large = start[:4] == b"RF64" and start[12:16] == b"ds64"  # then that chunk has the sizes
     place = 12
     while place + 8 <= len(start):
         name, length = start[place : place + 4], int.from_bytes(start[place + 4 : place + 8], "little")
         if name == b"data":
             rest = size - place - 8
-            if length != 0 or rest == 0 or _is_chunks(start[place + 8 :], rest):
+            stated = int.from_bytes(start[_DS64_DATA : _DS64_DATA + 8], "little") if large else length
+            if stated != 0 or rest == 0 or _is_chunks(start[place + 8 :], rest):
                 return None
-            return VirtualFile(file, size, [(place + 4, min(rest, 0xFFFFFFFF).to_bytes(4, "little"))])
+            whole = rest.to_bytes(8, "little") if large else min(rest, 0xFFFFFFFF).to_bytes(4, "little")
+            return VirtualFile(file, size, [(_DS64_DATA if large else place + 4, whole)])
         place += 8 + length + length % 2
     return None
 

@@ -81,6 +81,12 @@ class Manifest:
             problem += " An absolute path begins with a slash."
         return f"{problem} Put the folder of the audio there, or mount it."
 
+    def check_root(self) -> None:
+        """Raise ValueError where `root_problem` has something to say."""
+        problem = self.root_problem()
+        if problem is not None:
+            raise ValueError(problem)
+
     def _error(self, line: int, problem: str) -> ValueError:
         return ValueError(f"{self.path}, line {line + 2}: {problem}; a line must be path<TAB>frames")
 
@@ -158,9 +164,9 @@ class JoinedManifest:
         manifest, own = self._find(index)
         return manifest.file(own)
 
-    def root_problem(self, index: int) -> str | None:
+    def check_root(self, index: int) -> None:
         """Of the manifest that lists this utterance."""
-        return self._find(index)[0].root_problem()
+        self._find(index)[0].check_root()
 
 
 def printable(name: str) -> str:

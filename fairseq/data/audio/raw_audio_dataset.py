@@ -400,9 +400,7 @@ class FileAudioDataset(RawAudioDataset):
         return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
 
     def check(self, index: int) -> None:
-        problem = self.manifest.root_problem(int(self.lines[index]))
-        if problem is not None:
-            raise ValueError(problem)
+        self.manifest.check_root(int(self.lines[index]))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A whole utterance: {"id", "source": float32, S}.

@@ -101,6 +101,16 @@ def test_wav_of_an_interrupted_recording_has_what_follows_its_header(tmp_path: P
     assert crops_agree(f"{archive}:{offset}:{len(content)}", whole)
 
 
+def test_rf64_of_an_interrupted_recording(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.wav", tell_tale(3, 20_000)
+    soundfile.write(path, whole, RATE, format="RF64", subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[20:44] = bytes(24)  # sizes and the count of frames
+    path.write_bytes(content)
+    assert soundfile.info(path).frames == 0
+    np.testing.assert_array_equal(read_frames(str(path)), whole)
+
+
 def test_au_of_no_stated_size(tmp_path: Path) -> None:
     path, whole = tmp_path / "a.au", tell_tale(3, 20_000)
     soundfile.write(path, whole, RATE, subtype="PCM_16")
