@@ -124,10 +124,14 @@ def normalise_override(word: str, groups: Container[str], in_defaults: Container
         word: as typed: key=value, +key=value, ++key=value, ~key, group=name.
         groups: names of config groups (model, optimizer, folders of the user's own YAMLs), which are selected and not set.
         in_defaults: those of them that defaults lists have.
+    Raises:
+        ValueError: there is no key, or brackets are nested deeper than any config's.
     """
     if word.startswith("~") or "=" not in word:
         return word
     key, _, value = word.lstrip("+").partition("=")
+    if not key.strip():
+        raise ValueError(f"{word!r} names no key before its equals sign.")
     group = key.split("@")[0]
     if group.split("/")[0].split(".")[0] == "hydra":
         return word
