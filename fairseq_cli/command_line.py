@@ -7,6 +7,7 @@ quotes. Here overrides may stand anywhere, need no plus, and a value that hydra 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,9 @@ _INFO = ("--info", "-i")
 _INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # --info takes one of these or nothing
 _LOCAL_RANK = ("--local_rank", "--local-rank")  # torch.distributed.launch appends one of them, by its version
 _LONG_NAMES = {"-cd": "--config-dir", "-cn": "--config-name", "-cp": "--config-path", "-c": "--cfg", "-p": "--package", "-m": "--multirun"}
+
+
+_NOT_A_NAME = re.compile(r"[-+]?[\d._]+(e[-+]?\d+)?|true|false", re.IGNORECASE)  # what hydra's grammar reads as a number or truth value
 
 
 class CommandLine(NamedTuple):
@@ -136,6 +140,8 @@ def normalise_override(word: str, groups: Container[str], in_defaults: Container
     if group.split("/")[0].split(".")[0] == "hydra":
         return word
     if group in groups and not value.startswith("{"):
+        if _NOT_A_NAME.fullmatch(value):
+            value = f"'{value}'"  # as text it is a name that hydra does not find, and says so
         return readable(f"{key}={value}") if group in in_defaults else readable(f"+{key}={value}")
     if "/" in key or "@" in key:
         return word

@@ -50,8 +50,8 @@ TEXTS = [
     "é\u200b\x07", "x" * 5000, "/", "/abs", "../..", "a.b",
 ]  # fmt: skip
 REFERENCES = [
-    "???", "${", "${}", "${model}", "${optimization.lr}", "${oc.env:NOT_SET_ANYWHERE}", "${oc.env:HOME}", "${nothing.there}", "${.x}", "${..}",
-    "${oc.decode:'[1,'}", "${oc.create:{a: 1}}", "x${model}", "${model.${task}}", "\\${x}",
+    "???", "${", "${}", "${model}", "${optimization.lr}", "${oc.env:NOT_SET_ANYWHERE}", "${oc.env:HOME}", "${nothing.there}", "${.x}",
+    "${..}", "${oc.decode:'[1,'}", "${oc.create:{a: 1}}", "x${model}", "${model.${task}}", "\\${x}",
 ]  # fmt: skip
 CONTAINERS: list[Any] = [
     [], [None], [[]], [1, "a"], ["${optimization.lr}"], {}, {"a": 1}, {1: 2}, {"_name": None}, {"_name": ["a"]}, {"_name": "${model}"},
