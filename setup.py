@@ -70,7 +70,13 @@ setup(
     # hydra_plugins itself too, though it holds nothing: else hydra, which looks through its folders, misses that of an editable install
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
     + find_namespace_packages(include=["hydra_plugins*"]),
-    package_data={"fairseq": ["version.txt", "config/**/*.yaml", "ops_*.txt", "preflight/tables/*.txt"]},
+    # fairseq/examples is a link to examples, as in fairseq's own checkout: a wheel has the stock YAMLs and scripts under fairseq/examples
+    package_data={
+        "fairseq": [
+            "version.txt", "ops_*.txt", "config/**/*.yaml", "preflight/tables/*.txt",
+            "examples/wav2vec/*.py", "examples/wav2vec/config/*/*.yaml", "examples/wav2vec/config/*/ops_*.txt",
+        ]
+    },  # fmt: skip
     include_package_data=False,
     zip_safe=False,
     install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
@@ -93,7 +99,11 @@ setup(
             "fairseq-extract = fairseq_cli.extract:cli_main",
             "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
             "fairseq-infer = fairseq_cli.infer:cli_main",
+            "fairseq-libri-labels = fairseq_cli.scripts:libri_labels",
+            "fairseq-make-ngram = fairseq_cli.scripts:make_ngram",
+            "fairseq-manifest = fairseq_cli.scripts:manifest",
             "fairseq-preflight = fairseq_cli.preflight:cli_main",
+            "fairseq-prepare-labels = fairseq_cli.scripts:prepare_labels",
             "fairseq-train = fairseq_cli.fairseq_train:cli_main",
             "fairseq-transcribe = fairseq_cli.transcribe:cli_main",
             "fairseq-validate = fairseq_cli.validate:cli_main",

@@ -7,6 +7,7 @@ quotes. Here overrides may stand anywhere, need no plus, and a value that hydra 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,9 @@ _INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "search
 _LOCAL_RANK = ("--local_rank", "--local-rank")  # torch.distributed.launch appends one of them, by its version
 OPTIONS = (*_WITH_VALUE, *_WITHOUT_VALUE, *_INFO, *_LOCAL_RANK)
 _LONG_NAMES = {"-cd": "--config-dir", "-cn": "--config-name", "-cp": "--config-path", "-c": "--cfg", "-p": "--package", "-m": "--multirun"}
+
+
+_NOT_A_NAME = re.compile(r"[-+]?[\d._]+(e[-+]?\d+)?|true|false", re.IGNORECASE)  # what hydra's grammar reads as a number or truth value
 
 
 class CommandLine(NamedTuple):
@@ -143,14 +147,20 @@ def normalise_override(word: str, groups: Container[str], in_defaults: Container
         word: as typed: key=value, +key=value, ++key=value, ~key, group=name.
         groups: names of config groups (model, optimizer, folders of the user's own YAMLs), which are selected and not set.
         in_defaults: those of them that defaults lists have.
+    Raises:
+        ValueError: there is no key, or brackets are nested deeper than any config's.
     """
     if word.startswith("~") or "=" not in word:
         return word
     key, _, value = word.lstrip("+").partition("=")
+    if not key.strip():
+        raise ValueError(f"{word!r} names no key before its equals sign.")
     group = key.split("@")[0]
     if group.split("/")[0].split(".")[0] == "hydra":
         return word
     if group in groups and not value.startswith("{"):
+        if _NOT_A_NAME.fullmatch(value):
+            value = f"'{value}'"  # as text it is a name that hydra does not find, and says so
         return readable(f"{key}={value}") if group in in_defaults else readable(f"+{key}={value}")
     if "/" in key or "@" in key:
         return word

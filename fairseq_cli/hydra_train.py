@@ -212,7 +212,7 @@ def _of_hydra(error: BaseException) -> str:
     if "BasicLauncherConf" in text:
         cause = "hydra.launcher keys belong to a launcher: add hydra/launcher=dependency_submitit_slurm -m, as docs/slurm.md shows."
     quoted = re.search(r"'(\$\{.*?\})'", text)
-    about = next((word for word in sys.argv[1:] if quoted is not None and quoted[1] in word), None)
+    about = getattr(error, "override", None) or next((word for word in sys.argv[1:] if quoted is not None and quoted[1] in word), None)
     if about is not None and about not in text:
         text = f"{about}: {text}"
     return text if not cause or cause in text else f"{text}\n{cause}"

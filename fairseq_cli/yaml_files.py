@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from fairseq.dataclass.values import shown
 MAX_NODES = 20_000  # values of a file, those of an alias counted at each use; the longest stock YAML has 100
 MAX_DEPTH = 40
 _TAGS = (None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "null", "seq", "map")))
+_HEADER = re.compile(r"\s*#\s*@")  # lines at the beginning that hydra reads
+_NAME = re.compile(r"([^$]|\$\{[\w./@]+\})*")  # of a YAML; hydra looks up ${group} in it, and no other interpolation
 MAX_FILES = 200  # of a composition
 _QUOTE = "(Inside braces, ??? must be quoted: '???'.)"
 
@@ -66,6 +70,10 @@ def _check_size(path: Path) -> None:
             raise ValueError(f"line {line}: groups and lists are nested more than {MAX_DEPTH} deep.")
 
     with open(path, encoding="utf-8") as file:
+        for number, text in enumerate(itertools.takewhile(_HEADER.match, file), 1):
+            if len(text.lstrip("# ").split()) != 2:
+                raise ValueError(f"line {number}: {text.strip()!r} must be a word and its value, such as `# @package _global_`.")
+        file.seek(0)
         for event in yaml.parse(file, Loader=yaml.SafeLoader):
             if (tag := getattr(event, "tag", None)) not in _TAGS:
                 raise ValueError(f"line {event.start_mark.line + 1}: the tag {tag} is not read here. Write the value without it.")
@@ -100,7 +108,7 @@ def _check_defaults(path: Path, defaults: Any) -> None:
     for number, entry in enumerate(defaults, 1):
         options = entry.values() if isinstance(entry, dict) else [entry]
         names = [name for option in options for name in (option if isinstance(option, list) else [option])]
-        well_formed = all(isinstance(name, str) or (name is None and isinstance(entry, dict)) for name in names)
+        well_formed = all(_NAME.fullmatch(name) if isinstance(name, str) else name is None and isinstance(entry, dict) for name in names)
         keys = [key for key in entry if key != "optional"] if isinstance(entry, dict) else ["_"]
         if not well_formed or len(keys) != 1 or not isinstance(keys[0], str) or isinstance(entry, list):
             raise ValueError(f"{path}: entry {number} of defaults is {shown(entry)}: {form}")

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS
-from fairseq.dataclass.values import coerce, is_optional, leaves, misfit
+from fairseq.dataclass.values import coerce, is_flat, is_optional, leaves, misfit
 
 ConfigLike = Union[DictConfig, FairseqDataclass, Namespace, dict]
 
@@ -122,10 +122,12 @@ def merge_values(dc: FairseqDataclass, values: dict[str, Any], path: str, proble
     for key, value in values.items():
         if key not in names:
             problems.append(f"{path}{key} is not a known key.{suggestion(path.rstrip('.'), key, names)}")
-        elif value == "None" and is_optional(types[key]):
-            problems.append(misfit(path + key, value, types[key]))
+            continue
+        form = coerce(value, types[key])
+        if (value == "None" and is_optional(types[key])) or not is_flat(form, types[key]):
+            problems.append(misfit(path + key, value, types[key], dc.field_defaults()[key]))
         else:
-            good[key] = coerce(value, types[key])
+            good[key] = form
     base = OmegaConf.structured(dc)
     try:
         return OmegaConf.merge(base, good)

@@ -65,6 +65,13 @@ def _whole(value: Any) -> Any:
     return int(number) if isinstance(number, float) and math.isfinite(number) and number.is_integer() else value
 
 
+def is_flat(value: Any, declared: Any) -> bool:
+    """Whether the items of a list fit one whose field wants numbers or texts: omegaconf takes lists inside it too."""
+    kind = _kind(declared)
+    single = get_origin(kind) in (list, tuple) and next(iter(get_args(kind)), Any) in _WORDS
+    return not (single and isinstance(value, list) and any(isinstance(item, list | dict) for item in value))
+
+
 def is_optional(declared: Any) -> bool:
     """Whether a field may be null."""
     return declared is Any or type(None) in get_args(declared)

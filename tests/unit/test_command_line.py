@@ -62,6 +62,7 @@ def test_option_without_its_value() -> None:
         ("~task.labels", "~task.labels"),
         ("model=wav2vec2/wav2vec2_base", "+model=wav2vec2/wav2vec2_base"),
         ("+optimizer=adam", "optimizer=adam"),
+        ("task=2.5", "+task='2.5'"),
         ("model={_name:wav2vec2}", "++model={_name:wav2vec2}"),
         ("hydra.run.dir=x", "hydra.run.dir=x"),
         ("hydra/launcher=basic", "hydra/launcher=basic"),

@@ -33,6 +33,8 @@ BOMB = "a: &a [1,2,3,4,5,6,7,8,9]\n" + "".join(f"{level}: &{level} [{','.join([f
         ("defaults: [_self_, null]", "entry 2 of defaults is null: it must be a list, each entry _self_"),
         ("defaults: [{1: b}]", "entry 1 of defaults"),
         ("defaults: [{a: b, c: d}]", "entry 1 of defaults"),
+        ("defaults: ['${oc.create:{a: 1}}']", "entry 1 of defaults"),
+        ("# @package\na: 1", "line 1: '# @package' must be a word and its value"),
         ("defaults: [[a]]", "entry 1 of defaults"),
         ("defaults: [{model: [a, 1]}]", "entry 1 of defaults"),
     ],
@@ -64,7 +66,7 @@ def test_what_is_read(tmp_path: Path) -> None:
 
 def test_files_that_defaults_lists_add_are_read_too(tmp_path: Path) -> None:
     files = {
-        "top.yaml": "defaults: [_self_, g: inner, model: null, override /optimizer@opt: adam, '${hydra:x}']",
+        "top.yaml": "defaults: [_self_, g: inner, model: null, override /optimizer@opt: adam, 'x_${model}']",
         "g/inner.yaml": "defaults: [other, /h/more, sub: deep]", "g/other.yaml": "{}", "g/sub/deep.yaml": "{}", "h/more.yaml": "{}",
         "run/here.yaml": "a: [1",
     }  # fmt: skip

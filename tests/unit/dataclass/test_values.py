@@ -75,6 +75,7 @@ def test_what_a_field_takes() -> None:
         ({"maybe": "None"}, "g.maybe is 'None': it must be a whole number, or null. Write g.maybe=null for no value."),
         ({"name": "None"}, "g.name is 'None': it must be text, or null. Write g.name=null for no value."),
         ({"many": "[2"}, "g.many is '[2': it must be a list of whole numbers, such as [64]. A bracket is not closed."),
+        ({"many": [[64]]}, "g.many is [[64]]: it must be a list of whole numbers, such as [64]."),
         ({"text": [1, 2]}, "g.text is [1, 2]: it must be text. Put it into quotes."),
         ({"colour": "green"}, "g.colour is 'green': it must be one of red, blue."),
         ({"inner": {"steps": "x"}}, "g.inner.steps is 'x': it must be a whole number."),
