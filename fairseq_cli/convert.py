@@ -18,6 +18,7 @@ from fairseq.conversion import folders, huggingface, onnx_model, speech_model, t
 from fairseq.conversion.speech_model import SpeechModel
 from fairseq.data.dictionary import Dictionary
 from fairseq.models.wav2vec.pretrained import symbols_of
+from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger("fairseq_cli.convert")
 
@@ -53,6 +54,8 @@ def load(path: str, dictionary: str | None = None) -> Loaded:
         if torchaudio_model.is_folder(path):
             return Loaded(model, lambda waveform: torchaudio_model.outputs(path, waveform, io.read))
         return Loaded(model, lambda waveform: huggingface.outputs(path, waveform, huggingface.head_of(model)))
+    if not os.path.exists(path):
+        raise MissingFileError(f"there is no checkpoint or folder {path}")
     if not os.path.isfile(path):
         raise ValueError(f"{path} is neither a checkpoint nor a folder with a config.json")
     state = io.load(path)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from fairseq.decoding.beam import BeamDecoder, BeamSettings, read_beam
+from fairseq.decoding.beam import BeamDecoder, BeamSettings, allowed_instead, read_beam
 from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.inference.model import PRECISIONS, SpeechModel
 from fairseq.inference.windows import WindowSettings
@@ -50,15 +49,13 @@ def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError for numbers that decoding or its evaluation cannot use, and warn of those that have no effect."""
-    for option in ("beam", "beam_size_token", "nbest", "bootstrap_draws", "max_tokens"):
-        value = vars(args).get(option)
-        if value is not None and value < 1:
-            raise ValueError(f"{_typed(option)} is {value}; it must be at least 1")
-    for option in ("beam_threshold", "lm_weight", "word_score", "unk_weight", "sil_weight"):
-        value = getattr(args, option)
-        if not math.isfinite(value) and not (option == "unk_weight" and value == -math.inf):
-            allowed = "a finite number, or -inf" if option == "unk_weight" else "a finite number"
-            raise ValueError(f"{_typed(option)} is {value}; it must be {allowed}")
+    for option in ("nbest", "bootstrap_draws", "max_tokens"):
+        if vars(args).get(option, 1) < 1:
+            raise ValueError(f"{_typed(option)} is {vars(args)[option]}; it must be at least 1")
+    for option in _BEAM_OPTIONS:
+        allowed = allowed_instead(option, getattr(args, option))
+        if allowed is not None:
+            raise ValueError(f"{_typed(option)} is {getattr(args, option)}; it must be {allowed}")
     has_beam = args.lexicon is not None or args.lm is not None
     if args.nbest > 1 and not has_beam:
         raise ValueError(

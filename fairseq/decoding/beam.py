@@ -28,7 +28,11 @@ _PLACE_IN_KENLM = re.compile(r"^.*? threw \w+( because `.*?')?\.?\s*")  # its ow
 
 @dataclass
 class BeamSettings:
-    """Settings of the search; fairseq's names and defaults."""
+    """Settings of the search; fairseq's names and defaults.
+
+    Raises:
+        ValueError: a count below 1, or a weight that is not a number; names it.
+    """
 
     beam: int = 50  # hypotheses kept
     beam_size_token: int | None = None  # likeliest tokens that a frame may add; None: all
@@ -38,6 +42,23 @@ class BeamSettings:
     unk_weight: float = -math.inf  # added for a word that is not in the lexicon; none is admitted at -inf
     sil_weight: float = 0.0  # added for each frame of the delimiter
     log_add: bool = True  # probabilities of the paths to one prefix are added; False: the likeliest path stands for all
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            allowed = allowed_instead(name, value)
+            if allowed is not None:
+                raise ValueError(f"{name} is {value}; it must be {allowed}")
+
+
+def allowed_instead(name: str, value: float | None) -> str | None:
+    """What a setting of the search must be, where `value` is none of that."""
+    if value is None or name == "log_add":
+        return None
+    if name in ("beam", "beam_size_token"):
+        return "at least 1" if value < 1 else None
+    if name == "unk_weight":
+        return None if math.isfinite(value) or value == -math.inf else "a finite number, or -inf"
+    return None if math.isfinite(value) else "a finite number"
 
 
 class Vocabulary(NamedTuple):
@@ -199,11 +220,11 @@ def most_likely_homophones(entries: Sequence[Entry], likelihood: Callable[[str],
 
 
 def describe_dropped(dropped: Sequence[Entry]) -> str:
-    """A warning that names words which can never be recognised."""
+    """A warning that names the words that `most_likely_homophones` left out."""
     lines = "; ".join(f"line {entry.line}: {entry.word} ({' '.join(entry.spelling)})" for entry in dropped[:_SHOWN])
     more = f" (and {len(dropped) - _SHOWN} more)" if len(dropped) > _SHOWN else ""
     return (
-        f"words of the lexicon that cannot be recognised: {len(dropped)}. The search holds {HOMOPHONES} words of one spelling, and these "
+        f"lines of the lexicon that are left out: {len(dropped)}. The search holds {HOMOPHONES} words of one spelling, and these "
         f"are less likely than the others: {lines}{more}. Remove rare homophones from the lexicon, or give words different spellings"
     )
 

@@ -57,6 +57,8 @@ def check_outputs(folder: Path, recordings: Sequence[str], names: Sequence[str],
     owners: dict[Path, str] = {folder / _NOTE: "the note on these features", folder / _LOCK: "the lock of this folder"}
     for recording in recordings:
         for path in outputs(target(folder, recording, kind), names):
+            if owners.get(path) == recording:
+                raise ValueError(f"{recording} is listed twice in {listed_in}: remove one of the lines")
             if path in owners:
                 raise ValueError(f"{owners[path]} and {recording} of {listed_in} would both be written to {path}: rename one of them")
             owners[path] = recording

@@ -60,7 +60,11 @@ class ConvFeatureExtractionModel(nn.Module):
             num_samples: valid samples of each utterance, B, to keep padding out of the group norm's statistics; None: all count.
         Returns:
             B x C x T.
+        Raises:
+            ValueError: `x` is not 2-D.
         """
+        if x.dim() != 2:
+            raise ValueError(f"audio must be B x S (utterances, samples), not of shape {tuple(x.shape)}. One waveform: wave.reshape(1, -1)")
         first = self.conv_layers[0]
         form = device_layer.of(x).conv_form(first.conv.out_channels, compute_dtype(x))
         if form == "matmul" and not is_hpu_tensor(x):

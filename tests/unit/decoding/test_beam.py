@@ -194,7 +194,7 @@ def test_the_likeliest_homophones_are_kept_and_the_others_named(
     decoder = read_beam(tokens, lexicon, model, BeamSettings(lm_weight=5))
     assert decoder.decode(emit("-BA|BA|"))[0].text.split()[-1] == "BH"  # the last line, and by far the likeliest
     assert [entry.word for entry in decoder.dropped] == ["BC", "BD"]
-    assert "line 4: BC (B A |); line 5: BD (B A |)" in caplog.text and "cannot be recognised: 2" in caplog.text
+    assert "line 4: BC (B A |); line 5: BD (B A |)" in caplog.text and "that are left out: 2" in caplog.text
 
 
 def test_without_a_language_model_the_first_homophones_are_kept(tokens: Tokens, tmp_path: Path) -> None:
@@ -230,3 +230,14 @@ def test_bytes_after_the_unigrams_that_are_not_utf8_name_the_file(tokens: Tokens
     model.write_bytes(arpa(UNIGRAMS, {("AB", "C"): -0.3}).encode().replace(b"AB C", b"AB \xc3("))  # KenLM quotes the word
     with pytest.raises(ValueError, match="KenLM cannot read the language model .*m.arpa"):
         read_beam(tokens, None, model, BeamSettings())
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [({"lm_weight": math.nan}, "a finite number"), ({"unk_weight": math.inf}, "a finite number, or -inf"), ({"beam": 0}, "at least 1")],
+)
+def test_settings_that_no_search_can_have_are_refused(setting: dict[str, float], allowed: str) -> None:
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be {allowed}$"):
+        BeamSettings(**setting)
+    BeamSettings(unk_weight=-math.inf, beam_size_token=None)

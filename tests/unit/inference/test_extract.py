@@ -228,6 +228,7 @@ def test_targets_stay_inside_the_folder(tmp_path: Path) -> None:
         (["x.seconds.flac", "x.flac"], ["8", "9"], None),
         (["x.seconds.flac", "x.flac", "x.seconds.wav"], ["8", "9"], r"x.seconds.flac and x.seconds.wav"),
         (["a/x.flac", "b/x.flac", "x.flac"], ["8"], None),
+        (["x.flac", "y.flac", "x.flac"], ["8"], "x.flac is listed twice in train.tsv"),
         (["x.flac", "x.npy/y.flac"], ["8"], r"x.flac and x.npy/y.flac .*need .*x.npy as a file and as a folder"),
     ],
 )

@@ -244,3 +244,9 @@ def test_lexicon_and_language_model_from_python(model: SpeechModel, wave: np.nda
     assert found.text == transcribe(model, wave, decoder).text and set(found.text.split()) <= {*said, "CAB"}
     with pytest.raises(FileNotFoundError, match="language model .*gone.arpa"):
         transcribe(model, wave, lm=tmp_path / "gone.arpa")
+
+
+@pytest.mark.parametrize("shape", [(16000,), (1, 1, 16000)])
+def test_a_model_says_which_shape_audio_has(model: SpeechModel, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"audio must be B x S .*wave.reshape\(1, -1\)"):
+        model.encoder(torch.zeros(shape), mask=False, features_only=True)
