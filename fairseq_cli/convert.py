@@ -50,6 +50,8 @@ def load(path: str, dictionary: str | None = None) -> Loaded:
         ValueError: it is none, it is damaged, or it has no counterpart here.
     """
     if folders.is_folder(path):
+        if dictionary is not None:
+            logger.warning(f"--dict {dictionary} has no effect: {path} is a folder, whose tokenizer or labels say what the outputs mean")
         model = folders.read(path, io.read)
         if torchaudio_model.is_folder(path):
             return Loaded(model, lambda waveform: torchaudio_model.outputs(path, waveform, io.read))

@@ -159,7 +159,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
         if len(labels) != len(manifest):
             raise ValueError(
                 f"{path} has {len(labels)} lines, but {manifest_path} has {len(manifest)} utterances: line n of the one belongs to "
-                f"line n + 1 of the other (whose first line is the root). Make both anew, examples/wav2vec/prepare_labels.py checks them."
+                f"line n + 1 of the other (whose first line is the root). Make both again from one list of recordings."
             )
         return labels
 
