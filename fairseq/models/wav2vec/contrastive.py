@@ -94,15 +94,14 @@ def logits_against_codebook(x: Tensor, drawn: Tensor, is_positive: Tensor, tempe
 # -- by fairseq's names, for callers with losses of their own ----------------------------------------------------------------------
 
 
-def sample_negatives(
-    y: Tensor, num: int, num_within: int, num_across: int, padding_count: int | None = None
-) -> tuple[Tensor, Tensor]:
+def sample_negatives(y: Tensor, num: int, num_within: int, num_across: int, padding_count: int | None = None) -> tuple[Tensor, Tensor]:
     """Negatives for `num` frames of each row, drawn on the host from torch's default generator: fairseq's numbers after the same seed.
 
     Args:
         y: candidates, B x K x D.
         num_within: negatives from a frame's own row, never the frame itself.
-        num_across: further negatives from all rows. fairseq: these step over the frame itself in the first row only.
+        num_across: further negatives from all rows. fairseq: these avoid the frame itself in the first row only, and where both kinds are
+            drawn, a frame may get those that were drawn for another.
         padding_count: candidates at the end of a row that are padding, and not drawn from its own row.
     Returns:
         N x B x num x D, and their indices into the B*K candidates, int64, B x (num*N); empty tensors where N is 0.

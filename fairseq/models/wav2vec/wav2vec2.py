@@ -72,8 +72,8 @@ class Wav2Vec2Model(BaseFairseqModel):
             cfg = merge_with_parent(Wav2Vec2Config(), cfg)
         check_model_config(cfg)
         self.cfg = cfg
-        # what a forward pass reads is an attribute: callers of fairseq set these after loading, torch.compile cannot look into omegaconf,
-        # and every look there takes 20 microseconds
+        # fairseq: attributes, which callers set after loading. A forward pass reads these: torch.compile cannot look into omegaconf, and
+        # every look there takes 20 microseconds
         settings = cfg if isinstance(cfg, Wav2Vec2Config) else Wav2Vec2Config(**config_to_container(cfg))
         for name in MASK_SETTINGS:
             setattr(self, name, getattr(settings, name))
@@ -230,8 +230,8 @@ class Wav2Vec2Model(BaseFairseqModel):
     def _padding(self, padding_mask: Tensor | None, features_only: bool) -> Tensor | None:
         """A caller's padding mask as bool; None if it marks nothing.
 
-        To look for that waits for the device. So this happens where features are asked for in evaluation, and not in the trainer, whose
-        batches always have a mask; nor in a graph that is being recorded, since the next input may have padding.
+        Checking for that waits for the device. It is done where features are extracted in evaluation mode: not in training, not in the
+        trainer (its batches always have a mask), and not while a graph is recorded, since the next input may have padding.
         """
         if padding_mask is None:
             return None
@@ -270,8 +270,8 @@ class Wav2Vec2Model(BaseFairseqModel):
         Args:
             x: B x T x C; it is not changed.
             padding_mask: B x T, of any dtype, true (not 0) for frames not to mask; None: there is no padding.
-            mask_indices: masked frames, bool, B x T; None draws them. Of no effect where `mask_prob` is 0.
-            mask_channel_indices: masked channels, bool, B x C or B x T x C; likewise, with `mask_channel_prob`.
+            mask_indices: masked frames, bool, B x T; None draws them. Ignored where `mask_prob` is 0.
+            mask_channel_indices: masked channels, bool, B x C or B x T x C; None draws them. Ignored where `mask_channel_prob` is 0.
         Returns:
             x with `mask_emb` in masked frames and 0 in masked channels, and the masked frames (bool, B x T, or None where there are none).
         """

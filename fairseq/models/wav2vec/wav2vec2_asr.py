@@ -114,9 +114,7 @@ class Wav2VecEncoder(nn.Module):
         ValueError: `w2v_path` is not set or cannot be read, or is no model to fine-tune.
     """
 
-    def __init__(
-        self, cfg: Wav2Vec2AsrConfig | DictConfig | Namespace | dict[str, Any], output_size: int | None = None
-    ) -> None:
+    def __init__(self, cfg: Wav2Vec2AsrConfig | DictConfig | Namespace | dict[str, Any], output_size: int | None = None) -> None:
         super().__init__()
         callers_cfg, cfg = cfg, pretrained.settings_of(cfg)
         source = pretrained.read_start(cfg)
@@ -220,7 +218,7 @@ class Wav2VecEncoder(nn.Module):
         return {"encoder_out": x, "padding_mask": result["padding_mask"], "layer_results": result["layer_results"]}
 
     def reorder_encoder_out(self, encoder_out: dict[str, Any], new_order: Tensor) -> dict[str, Any]:
-        """The output of `forward` with its utterances in another order, as a decoder's beam wants it; `layer_results` stay."""
+        """The output of `forward` with its utterances in another order, for a decoder's beam search; `layer_results` stay as they are."""
         reordered = dict(encoder_out)
         for name, dim in (("encoder_out", 1), ("padding_mask", 0)):
             if encoder_out[name] is not None:
