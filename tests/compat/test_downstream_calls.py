@@ -400,7 +400,6 @@ def test_masks_set_after_loading(path: str, audio: Tensor) -> None:
     assert not torch.equal(model(audio, mask=True, features_only=True)["x"], features(path, audio))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("fairseq.public_names") is None, reason="fairseq's public names are not there")
 def test_transformers_conversion_scripts_after_a_plain_import(folder: Path) -> None:
     """A fresh process: `import fairseq` alone, a task of old arguments, the dictionary's indices, tensors by their path of attributes."""
     code = """

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fairseq.dataclass.utils import merge_with_parent, plain
 from fairseq.models import bounded, register_model
+from fairseq.models.fairseq_encoder import FairseqEncoder
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
@@ -101,7 +102,7 @@ class Wav2VecCtc(BaseFairseqModel):
         return None
 
 
-class Wav2VecEncoder(nn.Module):
+class Wav2VecEncoder(FairseqEncoder):
     """The pre-trained encoder without its contrastive heads, and an output layer.
 
     Args:
@@ -115,7 +116,7 @@ class Wav2VecEncoder(nn.Module):
     """
 
     def __init__(self, cfg: Wav2Vec2AsrConfig | DictConfig | Namespace | dict[str, Any], output_size: int | None = None) -> None:
-        super().__init__()
+        super().__init__(None)
         callers_cfg, cfg = cfg, pretrained.settings_of(cfg)
         source = pretrained.read_start(cfg)
         self.apply_mask = cfg.apply_mask
