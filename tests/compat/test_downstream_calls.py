@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
-import importlib.util
 import os
 import subprocess
 import sys
