@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from fairseq.conversion import hf_config, names, vocabulary
 from fairseq.conversion.speech_model import SpeechModel, encoder_of
 from fairseq.conversion.vocabulary import Vocabulary
+from fairseq.installed import advice
 
 logger = logging.getLogger(__name__)
 
-_NEEDS = "comparing a model with transformers' needs the extra `convert`: pip install 'fairseq-hpu[convert]'"
+_NEEDS = f"comparing a model with transformers' needs transformers and safetensors: {advice('convert')}"
 _PROJECTION = "post_extract_proj."
 
 
@@ -106,7 +107,7 @@ def _safetensors(path: str) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ValueError(f"reading {path} needs safetensors, of the extra `convert`: pip install 'fairseq-hpu[convert]'") from error
+        raise ValueError(f"reading {path} needs safetensors: {advice('convert')}") from error
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, read_frames, resampled_length
+from fairseq.installed import advice
 
 Audio = Union[str, "os.PathLike[str]", np.ndarray, Tensor, "tuple[Any, int]"]
 
@@ -102,7 +103,7 @@ def resample(wave: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
         import soxr
     except ImportError as error:
         raise ValueError(
-            f"audio of {own_rate} Hz for a model of {sample_rate} Hz needs the package soxr: pip install 'fairseq-hpu[resample]'"
+            f"audio of {own_rate} Hz for a model of {sample_rate} Hz needs the package soxr: {advice('resample')}"
         ) from error
     return soxr.resample(wave, own_rate, sample_rate)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fairseq.installed import advice
+
 KINDS = ("npy", "parquet")
 _NOTE = "extract.json"
 
@@ -26,7 +28,7 @@ def check_kind(kind: str) -> str:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
-            raise ValueError("--format parquet needs pyarrow: pip install 'fairseq-hpu[parquet]'") from error
+            raise ValueError(f"--format parquet needs pyarrow: {advice('parquet')}") from error
     return kind
 
 

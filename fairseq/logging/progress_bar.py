@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 import torch
 
+from fairseq.installed import advice
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 
 logger = logging.getLogger(__name__)
@@ -297,7 +298,7 @@ def _writer(folder: str) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         _tensorboard_missing = True
-        logger.warning("common.tensorboard_logdir is ignored: tensorboard is not installed (pip install tensorboard)")
+        logger.warning(f"common.tensorboard_logdir is ignored: tensorboard is not installed ({advice('tensorboard')})")
         return None
     if not _writers:
         atexit.register(_close_writers)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
+from fairseq.installed import advice
+
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
@@ -186,7 +188,7 @@ def _read_resampled(file: SoundFile, start: int, frames: int, rate: int) -> np.n
     try:
         import soxr
     except ImportError as error:
-        raise ValueError("task.resample is true, but the package soxr is not installed: pip install 'fairseq-hpu[resample]'") from error
+        raise ValueError(f"task.resample is true, but the package soxr is not installed: {advice('resample')}") from error
     own = file.samplerate
     if frames < 0:
         frames = resampled_length(file.frames, own, rate) - start
