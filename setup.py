@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+INSTALLED = runpy.run_path(str(ROOT / "fairseq" / "installed.py"))
 RECURSION_GUARD = "FAIRSEQ_HPU_INSIDE_DEVELOP"
 FIRST_SETUPTOOLS_WITH_EDITABLE = 71  # 64 builds editable wheels; up to 70.0 that needs `wheel` beside it
 
@@ -36,11 +37,10 @@ def develop() -> int:
 
 def refuse_rivals() -> None:
     """Stops an editable install that could not be imported: a package folder in site-packages goes before an editable one."""
-    installed = runpy.run_path(str(ROOT / "fairseq" / "installed.py"))
     # pip's isolated builds hide the environment from sys.path, not from sysconfig
-    rivals = installed["rivals"]([sysconfig.get_path("purelib")])
+    rivals = INSTALLED["rivals"]([sysconfig.get_path("purelib")])
     if rivals:
-        raise SystemExit(installed["describe"](rivals))
+        raise SystemExit(INSTALLED["describe"](rivals))
 
 
 if __name__ == "__main__" and sys.argv[1:2] == ["develop"]:
@@ -80,18 +80,7 @@ setup(
     include_package_data=False,
     zip_safe=False,
     install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
-    extras_require={
-        "convert": ["transformers>=4.46", "safetensors"],
-        "decode": ["flashlight-text", "kenlm"],
-        "demo": ["espeakng-loader", "soxr"],
-        "dev": ["pytest", "pytest-timeout", "ruff"],
-        "hpu": ["habana-torch-plugin"],  # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
-        "onnx": ["onnx", "onnxruntime"],
-        "parquet": ["pyarrow"],
-        "resample": ["soxr"],
-        "slurm": ["submitit>=1.5"],
-        "tensorboard": ["tensorboard"],
-    },
+    extras_require=INSTALLED["EXTRAS"],
     entry_points={
         "console_scripts": [
             "fairseq-average-checkpoints = fairseq_cli.average_checkpoints:cli_main",

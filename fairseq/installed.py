@@ -1,4 +1,4 @@
-"""Notices other distributions that install a package named `fairseq` into the same environment.
+"""What is installed beside this package: what its extras bring, and other distributions that install a package named `fairseq`.
 
 Two of them in one environment overwrite each other, or one hides the other, and the run that follows is not the one that was asked for.
 Stands alone, so that `setup.py` can run it before anything is installed.
@@ -13,10 +13,28 @@ import warnings
 from collections.abc import Iterable
 
 OWN_NAME = "fairseq-hpu"
+# What each extra brings. `pip install 'fairseq-hpu[...]'` cannot work, as the package is not on PyPI: see `advice`.
+EXTRAS = {
+    "convert": ["transformers>=4.46", "safetensors"],
+    "decode": ["flashlight-text", "kenlm"],
+    "demo": ["espeakng-loader", "soxr"],
+    "dev": ["pytest", "pytest-timeout", "ruff"],
+    "hpu": ["habana-torch-plugin"],  # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
+    "onnx": ["onnx", "onnxruntime"],
+    "parquet": ["pyarrow"],
+    "resample": ["soxr"],
+    "slurm": ["submitit>=1.5"],
+    "tensorboard": ["tensorboard"],
+}
 PACKAGE = "fairseq"
 # fairseq-fixed and its like: every known rival's name begins as the package's does. Reading all metadata would take longer than the import.
 # A development install of the old kind leaves its folder without a version.
 METADATA_FOLDER = re.compile(r"^(fairseq[\w.]*?)(?:-([^-]+))?(?:-[^-]+)*\.(?:dist|egg)-info$", re.IGNORECASE)
+
+
+def advice(extra: str) -> str:
+    """The command that installs what an extra brings, wherever this package itself came from: its packages by their own names."""
+    return "pip install " + " ".join(f"'{name}'" if re.search(r"[<>=]", name) else name for name in EXTRAS[extra])
 
 
 def _ships_the_package(metadata_path: str) -> bool:

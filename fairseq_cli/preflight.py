@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fairseq.preflight.options import Options
+from fairseq.preflight.progress import Progress
 from fairseq_cli import hydra_train, launcher_line
 
 PROGRAM = "fairseq-preflight"
@@ -95,8 +96,9 @@ def check(cfg: DictConfig, options: Options, json_file: str | None) -> int:
     from fairseq.preflight import checks
 
     logging.getLogger().setLevel(logging.WARNING)  # the run's own lines are not this report's
-    run, problems = hydra_train.whole_config(cfg)
-    report = checks.check(run, problems, options)
+    with Progress(PROGRAM, "completing the config") as progress:
+        run, problems = hydra_train.whole_config(cfg)
+        report = checks.check(run, problems, options, progress)
     sys.stdout.write(report.text() + "\n")
     if json_file is not None:
         Path(json_file).write_text(json.dumps(report.as_json(), indent=2, default=_plain) + "\n", encoding="utf-8")

@@ -17,10 +17,11 @@ from fairseq.conversion import hf_config, names, vocabulary
 from fairseq.conversion.speech_model import SpeechModel, encoder_of
 from fairseq.conversion.vocabulary import Vocabulary
 from fairseq.decoding.tokens import WORD_START, Tokens
+from fairseq.installed import advice
 
 logger = logging.getLogger(__name__)
 
-_NEEDS = "comparing a model with transformers' needs the extra `convert`: pip install 'fairseq-hpu[convert]'"
+_NEEDS = f"comparing a model with transformers' needs transformers and safetensors: {advice('convert')}"
 _PROJECTION = "post_extract_proj."
 
 
@@ -124,7 +125,7 @@ def _safetensors(path: str) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ValueError(f"reading {path} needs safetensors, of the extra `convert`: pip install 'fairseq-hpu[convert]'") from error
+        raise ValueError(f"reading {path} needs safetensors: {advice('convert')}") from error
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fairseq import device
 from fairseq.conversion import speech_model
 from fairseq.conversion.speech_model import SpeechModel
+from fairseq.installed import advice
 
 OPSET = 17
 _TRACED_SAMPLES = 16_000  # any length does: the graph keeps none
@@ -81,5 +82,5 @@ def _packages() -> tuple[Any, Any]:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise ValueError("exporting to ONNX and checking it needs the extra `onnx`: pip install 'fairseq-hpu[onnx]'") from error
+        raise ValueError(f"exporting to ONNX and checking it needs onnx and onnxruntime: {advice('onnx')}") from error
     return onnx, onnxruntime

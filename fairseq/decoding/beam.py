@@ -17,6 +17,7 @@ from fairseq.decoding.hypothesis import Hypothesis, from_path
 from fairseq.decoding.language_model import LanguageModel, check_letters, check_words, read_language_model
 from fairseq.decoding.lexicon import Entry, read_lexicon, spell
 from fairseq.decoding.tokens import Tokens
+from fairseq.installed import advice
 
 logger = logging.getLogger(__name__)
 
@@ -266,6 +267,6 @@ def _flashlight() -> Any:
         from flashlight.lib.text import decoder
     except ImportError as error:
         raise ValueError(
-            "decoding with a lexicon or a language model needs flashlight-text and kenlm: pip install 'fairseq-hpu[decode]'"
+            f"decoding with a lexicon or a language model needs flashlight-text and kenlm: {advice('decode')}"
         ) from error
     return decoder

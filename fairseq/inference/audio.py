@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, check_samples, mix, read_samples, resampled_length
 from fairseq.data.audio.manifest import printable
+from fairseq.installed import advice
 from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def resample(wave: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
         import soxr
     except ImportError as error:
         raise ValueError(
-            f"audio of {own_rate} Hz for a model of {sample_rate} Hz needs the package soxr: pip install 'fairseq-hpu[resample]'"
+            f"audio of {own_rate} Hz for a model of {sample_rate} Hz needs the package soxr: {advice('resample')}"
         ) from error
     return soxr.resample(wave, own_rate, sample_rate)
 

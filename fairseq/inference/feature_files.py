@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fairseq.installed import advice
 from fairseq.utils import make_folder
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def check_kind(kind: str) -> str:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
-            raise ValueError("--format parquet needs pyarrow: pip install 'fairseq-hpu[parquet]'") from error
+            raise ValueError(f"--format parquet needs pyarrow: {advice('parquet')}") from error
     return kind
 
 

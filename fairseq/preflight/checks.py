@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,19 +19,22 @@ from fairseq.preflight import batches, card, corpus, device, host, plan, steps, 
 from fairseq.preflight.memory import Meter
 from fairseq.preflight.options import Options
 from fairseq.preflight.plan import Launch, Shape, Split
+from fairseq.preflight.progress import silent
 from fairseq.preflight.report import Report, Section
 from fairseq.training.precision import Precision
 
 _VISITED = 8  # shapes a mode that steps run on
 
 
-def check(cfg: DictConfig, config_problems: list[str], options: Options) -> Report:
+def check(cfg: DictConfig, config_problems: list[str], options: Options, progress: Callable[[str], None] = silent) -> Report:
     """Check a run.
 
     Args:
         cfg: the whole config, resolved.
         config_problems: what is wrong with its keys and types.
+        progress: gets the name of each part as it begins.
     """
+    progress("checking the config")
     asked = options.processes or cfg.distributed_training.distributed_world_size
     launch = Launch(options.nodes, asked)
     report = Report(_headline(cfg, launch))
@@ -39,6 +43,7 @@ def check(cfg: DictConfig, config_problems: list[str], options: Options) -> Repo
         report.sections[0].notes.append("the config stops the run at its start, so that data and steps were not looked at.")
         return report
     data = Section("Data")
+    progress("building the model and reading the manifests")
     try:
         task = tasks.setup_task(cfg.task)
         criterion = task.build_criterion(cfg.criterion)
@@ -48,17 +53,20 @@ def check(cfg: DictConfig, config_problems: list[str], options: Options) -> Repo
         data.problem("data", str(error), "")
         report.sections.append(data)
         return report
+    progress("planning batches")
     report.sections.append(corpus.describe(cfg, splits, launch, options.speed))
     report.sections[-1].notes += data.notes
     for split in splits:
         tiny.hear_noise(split)
     tools = host.ask_tools()
+    progress("measuring memory, one shape of batch after the other")
     largest = _batches(report, cfg, meter, splits, options.card or tools.card)
     report.sections.insert(2, host.memory(cfg, splits, largest, launch))
     host.add_tools(report.sections[2], tools)
     if not is_static(cfg):
         report.sections[-1].notes.append("this run is not on HPU: operators, graphs and reads of the device were not looked at.")
     elif options.steps != "none":
+        progress(f"running steps on the CPU in the card's place, --steps {options.steps}")
         report.sections.append(_device(cfg, splits, report, full=options.steps == "full"))
     return report
 

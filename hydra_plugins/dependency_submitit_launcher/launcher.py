@@ -49,7 +49,9 @@ class DependencySubmititLauncher(Launcher):
         except ModuleNotFoundError as error:
             if error.name != "submitit":
                 raise
-            _stop("submitit is not installed: pip install 'fairseq-hpu[slurm]'")
+            from fairseq.installed import advice  # here: hydra imports this file in all its programs
+
+            _stop(f"submitit is not installed: {advice('slurm')}")
 
     # -- where the command was typed ---------------------------------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ def test_where_submitit_is_not_installed(workplace: Workplace) -> None:
         done = subprocess.run(command, cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True)
         lines[words[0]] = done.returncode, done.stderr
     assert lines["--cfg"] == (0, ""), "without the launcher nothing is amiss"
-    assert lines["-m"] == (1, "hydra/launcher=dependency_submitit_slurm: submitit is not installed: pip install 'fairseq-hpu[slurm]'\n")
+    assert lines["-m"] == (1, "hydra/launcher=dependency_submitit_slurm: submitit is not installed: pip install 'submitit>=1.5'\n")
 
 
 # -- in the job --------------------------------------------------------------------------------------------------------------------

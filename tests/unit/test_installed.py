@@ -16,6 +16,19 @@ def add_distribution(site: Path, folder: str, files: dict[str, str]) -> None:
         (site / folder / name).write_text(text)
 
 
+def test_advice_names_packages_that_pip_finds() -> None:
+    assert installed.advice("decode") == "pip install flashlight-text kenlm"
+    assert installed.advice("slurm") == "pip install 'submitit>=1.5'"
+
+
+def test_no_message_advises_an_extra_of_a_package_that_is_not_on_pypi() -> None:
+    root = Path(installed.__file__).resolve().parents[1]
+    places = [*(root / "README.md", root / "Makefile"), *(root / "docs").glob("*.md")]
+    places += [path for folder in ("fairseq", "fairseq_cli", "hydra_plugins", "examples") for path in (root / folder).rglob("*.py")]
+    places.remove(Path(installed.__file__).resolve())
+    assert [str(path) for path in places if "install 'fairseq-hpu[" in path.read_text(encoding="utf-8")] == []
+
+
 def test_no_rival(tmp_path: Path) -> None:
     add_distribution(tmp_path, "fairseq_hpu-0.1.0.dist-info", {"RECORD": "fairseq/__init__.py,,\n"})
     add_distribution(tmp_path, "fairseq2-0.4.dist-info", {"RECORD": "fairseq2/__init__.py,,\n", "top_level.txt": "fairseq2\n"})

@@ -11,12 +11,13 @@ import torch
 from steps import Steps, program, run, train
 
 from fairseq import device
+from fairseq.installed import advice
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent
 CONFIG = SCRIPTS / "config" / "finetuning" / "demo_20m.yaml"
 SPLITS = ("train", "valid", "test")  # fine-tuning, choice of its checkpoint, decoding: no voice is in two of them
-LEFT_OUT = "Left out: decoding with lexicon and language model. It needs flashlight-text and kenlm: pip install 'fairseq-hpu[decode]'"
+LEFT_OUT = f"Left out: decoding with lexicon and language model. It needs flashlight-text and kenlm: {advice('decode')}"
 
 
 class Decoded(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 from fairseq.data.audio.headers import VirtualFile, completed, mpeg_states_length, overstated
 from fairseq.data.audio.quiet import silenced
 from fairseq.data.audio.refusal import LONGEST, what_it_is
+from fairseq.installed import advice
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -264,7 +265,7 @@ def _check_resampler() -> None:
     try:
         import soxr  # noqa: F401
     except ImportError as error:
-        raise ValueError("task.resample is true, but the package soxr is not installed: pip install 'fairseq-hpu[resample]'") from error
+        raise ValueError(f"task.resample is true, but the package soxr is not installed: {advice('resample')}") from error
 
 
 def check_samples(wave: np.ndarray, start: int, rate: int) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fairseq.installed import advice
+
 _SPEED = 4  # third number of the key of the speeds
 _BANDS = 8  # knots of a frequency response, equally far apart in mel
 _NOISE_RANGE = 30  # dB between the loudest noise and the softest
@@ -87,7 +89,7 @@ def check_augmentation(augmentation: Augmentation, key: str) -> list[str]:
         try:
             import soxr  # noqa: F401
         except ImportError:
-            problems.append(f"{key}.speed is {augmentation.speed}, but soxr is not installed: pip install 'fairseq-hpu[resample]'.")
+            problems.append(f"{key}.speed is {augmentation.speed}, but soxr is not installed: {advice('resample')}.")
     return problems
 
 

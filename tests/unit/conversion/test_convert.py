@@ -496,7 +496,7 @@ def test_without_transformers_it_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     path = write(tmp_path / "a.pt", BASE)
     assert convert.cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
-    assert "fairseq-hpu[convert]" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
+    assert "pip install 'transformers>=4.46' safetensors" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
 
 
 @pytest.mark.needs("transformers")
