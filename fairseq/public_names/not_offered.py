@@ -120,7 +120,7 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.data.audio.audio_utils": {
         _SYNTHESIS: "TTSMelScale TTSSpectrogram",
         _FEATURES: """
-            convert_waveform get_features_from_npy_or_audio get_features_or_waveform get_features_or_waveform_from_stored_zip
+            get_features_from_npy_or_audio get_features_or_waveform get_features_or_waveform_from_stored_zip
             get_fourier_basis get_mel_filters get_window""",
     },
     "fairseq.data.audio.raw_audio_dataset": {_MANIFESTS: "BinarizedAudioDataset"},
