@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
 from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import ConfigError, RunError
@@ -214,7 +215,8 @@ class Run:
         except Stopped:
             return self.saves.after_signal(signals.received() or _ANOTHERS)
         except Exception as error:
-            if signals.received() and self.trainer.is_between_updates and isinstance(error, (signals.WaitEnded, RuntimeError)):
+            waited_in_vain = isinstance(error, (signals.WaitEnded, WorkerDied, RuntimeError))
+            if waited_in_vain and signals.received() and self.trainer.is_between_updates:
                 self._stop_alone(error)
             self.saves.after_error(error, self._flush)
         finally:
@@ -304,7 +306,9 @@ class Run:
             ready = time.perf_counter()
 
     def _mistake_in(self, subset: str, error: ValueError) -> RunError:
-        """What is wrong with a data set, on one line that begins with its manifest."""
+        """What is wrong with a data set, on one line that begins with its manifest; what already is the run's error stays as it is."""
+        if isinstance(error, RunError):
+            return error
         reason = "; ".join(line.strip() for line in str(error).rstrip(".").splitlines())
         return RunError(f"{self.task.split_source(subset)}: {reason}.")
 

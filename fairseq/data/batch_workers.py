@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fairseq import utils
 from fairseq.data.batching import BatchPlan
+from fairseq.dataclass.base import RunError
 from fairseq.distributed import signals
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ _MOST_AHEAD = 64
 _ALIGNMENT = 64
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(RunError):
     """A data-loading worker ended without being asked to."""
 
 
@@ -246,7 +247,7 @@ class BatchWorkers:
         ahead: batches that each makes before they are asked for.
         start_method: how processes start.
     Raises:
-        RuntimeError: a process cannot start.
+        RunError: a process cannot start.
     """
 
     def __init__(
@@ -266,7 +267,7 @@ class BatchWorkers:
                 self._workers.append(_Worker(context, make_batch, self._workers))
             except OSError as error:
                 self.close()
-                raise RuntimeError(
+                raise RunError(
                     f"cannot start data-loading worker {number} of {workers}: {error.strerror or error}. Lower dataset.num_workers "
                     "(0 needs no processes), or raise the limit of processes, open files or memory."
                 ) from error
@@ -286,7 +287,7 @@ class BatchWorkers:
             raise self._death_of(worker) from error
         except (OSError, RuntimeError) as error:
             self.close()
-            raise RuntimeError(
+            raise RunError(
                 f"cannot take over a batch from a data-loading worker: {error}. Raise the limit of open files (ulimit -n) or of memory, or "
                 "set dataset.num_workers=0."
             ) from error

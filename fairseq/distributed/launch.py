@@ -205,11 +205,10 @@ def _run(
     signals.set_stuck(roll_call.is_stuck)
     together = False
     try:
-        try:
-            status = main(cfg, **kwargs) or 0
-            together = True
-        except signals.WaitEnded as ended:  # this process has ended without the others
-            status = ended.status
+        status = main(cfg, **kwargs) or 0
+        together = True
+    except signals.WaitEnded as ended:  # this process has ended without the others
+        status = ended.status
     except RuntimeError:
         if roll_call.missing():
             logger.error("%s", roll_call.describe())

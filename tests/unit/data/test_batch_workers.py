@@ -17,6 +17,7 @@ import torch
 from fairseq.data import batch_workers
 from fairseq.data.batch_workers import BatchWorkers, WorkerDied, receive, send
 from fairseq.data.batching import BatchPlan
+from fairseq.dataclass.base import RunError
 from fairseq.distributed import signals
 
 
@@ -121,7 +122,7 @@ def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
         started.append(self)
 
     monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", second_fails)
-    with pytest.raises(RuntimeError, match="cannot start data-loading worker 2 of 2: Resource temporarily unavailable."):
+    with pytest.raises(RunError, match="cannot start data-loading worker 2 of 2: Resource temporarily unavailable."):
         batches(lambda plan: 1)
     assert not started[0].is_alive()
 
