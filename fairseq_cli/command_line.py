@@ -7,7 +7,6 @@ quotes. Here overrides may stand anywhere, need no plus, and a value that hydra 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
@@ -36,9 +35,6 @@ _INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "search
 _LOCAL_RANK = ("--local_rank", "--local-rank")  # torch.distributed.launch appends one of them, by its version
 OPTIONS = (*_WITH_VALUE, *_WITHOUT_VALUE, *_INFO, *_LOCAL_RANK)
 _LONG_NAMES = {"-cd": "--config-dir", "-cn": "--config-name", "-cp": "--config-path", "-c": "--cfg", "-p": "--package", "-m": "--multirun"}
-
-
-_NOT_A_NAME = re.compile(r"[-+]?[\d._]+(e[-+]?\d+)?|true|false", re.IGNORECASE)  # what hydra's grammar reads as a number or truth value
 
 
 class CommandLine(NamedTuple):
@@ -159,12 +155,24 @@ def normalise_override(word: str, groups: Container[str], in_defaults: Container
     if group.split("/")[0].split(".")[0] == "hydra":
         return word
     if group in groups and not value.startswith("{"):
-        if _NOT_A_NAME.fullmatch(value):
-            value = f"'{value}'"  # as text it is a name that hydra does not find, and says so
+        _check_choice(group, value)
         return readable(f"{key}={value}") if group in in_defaults else readable(f"+{key}={value}")
     if "/" in key or "@" in key:
         return word
     return readable(f"++{key}={value}")
+
+
+def _check_choice(group: str, value: str) -> None:
+    """Refuse what hydra's grammar reads as something else than a name, a list of names or a sweep of them: hydra asserts that it is one."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        choice = OverridesParser.create().parse_override(f"{group}={value}").value()
+    except HydraException:
+        return  # hydra's own message tells what is wrong
+    if any(isinstance(item, bool | int | float | list | dict) for item in (choice if isinstance(choice, list) else [choice])):
+        raise ValueError(f"{group} is {value}: it must be the name of one of its YAML files or classes, or null.")
 
 
 def readable(override: str) -> str:

@@ -62,7 +62,6 @@ def test_option_without_its_value() -> None:
         ("~task.labels", "~task.labels"),
         ("model=wav2vec2/wav2vec2_base", "+model=wav2vec2/wav2vec2_base"),
         ("+optimizer=adam", "optimizer=adam"),
-        ("task=2.5", "+task='2.5'"),
         ("model={_name:wav2vec2}", "++model={_name:wav2vec2}"),
         ("hydra.run.dir=x", "hydra.run.dir=x"),
         ("hydra/launcher=basic", "hydra/launcher=basic"),
@@ -87,6 +86,19 @@ def test_groups_that_are_chosen() -> None:
     assert chosen_groups(words, {"mygroup", "model", "optimizer"}) == [
         ("mygroup", "small"), ("model", "one"), ("optimizer", "adam"), ("optimizer", "composite")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["2.5", "true", "[[]]", "[a,1]", "[{a:1}]"])
+def test_a_group_is_chosen_by_name(value: str) -> None:
+    with pytest.raises(ValueError, match="task is .*: it must be the name of one of its YAML files or classes"):
+        normalise_override(f"+task={value}", GROUPS, set())
+    assert normalise_override("task=[a,b]", GROUPS, set()) == "+task=[a,b]"
+    assert normalise_override("task=a,b", GROUPS, set()) == "+task=a,b"
+
+
+def test_an_override_without_a_key() -> None:
+    with pytest.raises(ValueError, match="'=3' names no key"):
+        normalise_override("=3", GROUPS, set())
 
 
 def test_brackets_nested_too_deeply() -> None:
