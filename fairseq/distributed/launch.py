@@ -80,14 +80,20 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
         try:
             while not children.join():
                 pass
-        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
-            if not told.empty():  # whatever a process that was left alone said first
-                raise told.get() from None
-            status = getattr(error, "exit_code", None)
-            if status in (UNSAVED, STOPPED):  # the first process has said why
-                return status
+        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+            for said in _all_of(told):  # whatever a process that was left alone said first
+                if isinstance(said, ConfigError):
+                    raise said from None
             raise
-    return 0
+    return next(iter(_all_of(told)), 0)
+
+
+def _all_of(told: Any) -> list[Any]:
+    """What the processes have said: errors, and the first one's exit status where it is not 0."""
+    said = []
+    while not told.empty():
+        said.append(told.get())
+    return said
 
 
 def _spawned(local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], told: Any) -> None:
@@ -97,8 +103,8 @@ def _spawned(local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_s
     except ConfigError as error:  # the first process tells it, once, without a traceback
         told.put(error)
         sys.exit(1)
-    if status:
-        sys.exit(status)
+    if status:  # told rather than exited with: torch would end the others, which may not be through
+        told.put(status)
 
 
 @contextmanager
