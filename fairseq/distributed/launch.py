@@ -97,12 +97,13 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
     try:
         while not children.join():
             pass
-    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
-        if not told.empty():  # whatever a process that was left alone said first
-            raise told.get() from None
-        status = getattr(error, "exit_code", None)
-        if status in (UNSAVED, STOPPED):  # the first process has said why
-            return status
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+        said = _all_of(told)
+        for error in said:  # whatever a process that was left alone said first
+            if isinstance(error, ConfigError):
+                raise error from None
+        if said:
+            return said[0]
         if passing.first is None:
             raise
         logger.warning("stopped by %s before the first update: nothing to save.", signal.Signals(passing.first).name)
@@ -110,7 +111,15 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 0
+    return next(iter(_all_of(told)), 0)
+
+
+def _all_of(told: Any) -> list[Any]:
+    """What the processes have said: errors, and the first one's exit status where it is not 0."""
+    said = []
+    while not told.empty():
+        said.append(told.get())
+    return said
 
 
 def _listen(port: int) -> socket.socket:
@@ -138,8 +147,8 @@ def _spawned(
     except ConfigError as error:  # the first process tells it, once, without a traceback
         told.put(error)
         sys.exit(1)
-    if status:
-        sys.exit(status)
+    if status:  # told rather than exited with: torch would end the others, which may not be through
+        told.put(status)
 
 
 class _PassingOn:
