@@ -234,6 +234,8 @@ class Run:
         """
         if not isinstance(error, signals.WaitEnded):
             logger.warning("%s", error)
+        if self.trainer.data_parallel_world_size == 1:
+            self._flush(hold=True)
         self.saves.save(None, stopping=True)
         raise signals.WaitEnded(self.saves.after_signal(signals.received() or _ANOTHERS)) from error
 
