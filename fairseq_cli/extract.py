@@ -62,21 +62,22 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: the checkpoint or the manifest cannot be read, there is no such feature, two files would be written under one name, or
             the folder holds other features or is being written to.
     """
+    began = time.perf_counter()
     args.feature = args.feature or ["context"]
     feature_files.check_kind(args.format)
     manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
     manifest.check_root()
-    with feature_files.locked(Path(args.output_dir)):
-        return _extract(args, manifest)
-
-
-def _extract(args: argparse.Namespace, manifest: Manifest) -> dict[str, Any]:
-    began = time.perf_counter()
     logger.info("loading %s", args.path)
     model = _load(args)
     args.feature = checked(model, args.feature)
     recordings = [manifest.name(index) for index in range(len(manifest))]
     feature_files.check_outputs(Path(args.output_dir), recordings, args.feature, args.format, manifest.path)
+    with feature_files.locked(Path(args.output_dir)):  # from here on the folder is there, and written to
+        result = _extract(args, manifest, model)
+    return {**result, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def _extract(args: argparse.Namespace, manifest: Manifest, model: SpeechModel) -> dict[str, Any]:
     feature_files.claim(Path(args.output_dir), _form(args, manifest, model))
     waiting = [i for i in range(len(manifest)) if not feature_files.is_done(_target(args, manifest, i), args.feature)]
     logger.info("%d files, %d of them done before", len(manifest), len(manifest) - len(waiting))
@@ -90,7 +91,7 @@ def _extract(args: argparse.Namespace, manifest: Manifest) -> dict[str, Any]:
     for name, error in found.items():
         logger.warning("%s: %s", name, error)
     counts = {"files": len(manifest), "done_before": len(manifest) - len(waiting), "written": len(waiting) - len(found)}
-    return {**counts, "errors": found, "seconds": round(time.perf_counter() - began, 2)}
+    return {**counts, "errors": found}
 
 
 def _results(args: argparse.Namespace, indices: Sequence[int], model: SpeechModel, progress: Progress) -> Iterator[tuple[int, str | None]]:
