@@ -162,7 +162,7 @@ def test_another_dictionary_gives_a_new_head(
         ({"task.labels": "wrd"}, "train.wrd does not exist"),
         ({"task.target_dictionary": "gone.txt"}, "gone.txt, which does not exist"),
         ({"criterion.wer_args": "('lm.bin', 'lexicon.txt', 2, -1)"}, "decodes greedily"),
-        ({"criterion.wer_args": "__import__('os')"}, "must be a tuple"),
+        ({"criterion.wer_args": "__import__('os')"}, "must be a list"),
         ({"criterion.post_process": "lettre"}, "post_process is 'lettre'"),
         ({"model.no_such": 1}, "model.no_such is not a known key"),
         ({"model.drop_path": 0.1}, "model.drop_path is 0.1, which is not offered"),
