@@ -161,7 +161,7 @@ def _chunks(path: str | Path) -> Iterator[bytes]:
 def _where_from(path: str | Path) -> str:
     """What makes a label file of this extension."""
     if Path(path).suffix in (".ltr", ".wrd"):
-        return "examples/wav2vec/prepare_labels.py makes letters (.ltr) and words (.wrd) from transcripts"
+        return "fairseq-prepare-labels makes letters (.ltr) and words (.wrd) from transcripts"
     return (
         f"No script here makes {Path(path).suffix or 'such'} files: write a line of units for each of the manifest's lines, with blanks "
         f"between the units, and their dictionary dict{Path(path).suffix}.txt, a line `unit count` each"
@@ -178,7 +178,7 @@ def _unknown_units(path: str, found: list[_Unknown], total: int, dictionary: Dic
     if all(len(unit) > 1 and all(letter in dictionary for letter in unit) for unit in units):
         return f"{message} They look like words, the dictionary has letters: letters stand apart, 'H E L L O | Y O U |'."
     if Path(path).suffix in (".ltr", ".wrd"):
-        return f"{message} Correct them, or make the dictionary from these labels (examples/wav2vec/prepare_labels.py)."
+        return f"{message} Correct them, or make the dictionary from these labels (fairseq-prepare-labels)."
     return f"{message} Correct them, or add these units to the dictionary, a line `unit count` each."
 
 

@@ -46,7 +46,7 @@ NOT_OFFERED: dict[str, str] = {
     "distributed_training.cpu_offload": _SHARDING,
     "distributed_training.use_sharded_state": _SHARDING,
     "distributed_training.not_fsdp_flatten_parameters": _SHARDING,
-    "dataset.dataset_impl": "audio is read through a manifest: examples/wav2vec/wav2vec_manifest.py",
+    "dataset.dataset_impl": "audio is read through a manifest: fairseq-manifest",
     "dataset.curriculum": "batches are shuffled from the first epoch on",
     "dataset.grouped_shuffling": "task.num_batch_buckets gives all processes the same shapes",
     "optimization.use_bmuf": _LOCAL_SGD,

@@ -382,7 +382,7 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
     folder = Path(task.data).expanduser()
     if not folder.is_dir():
         yield wrong(
-            f"task.data is {task.data!r}: there is no such folder{_from_here(folder)}. Give the one that wav2vec_manifest.py wrote."
+            f"task.data is {task.data!r}: there is no such folder{_from_here(folder)}. Give the one that fairseq-manifest wrote."
         )
         return
     subsets = {"dataset.train_subset": dataset.train_subset}
@@ -404,19 +404,19 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
             key = "task.target_dictionary" if task.get("target_dictionary") else "task.labels"
             yield wrong(
                 f"{key} asks for the dictionary {dictionary}, which does not exist{_from_here(dictionary)}: "
-                "examples/wav2vec/prepare_labels.py makes it with the labels."
+                "fairseq-prepare-labels makes it with the labels."
             )
 
 
 def _manifest(folder: Path, place: str, asked: str, there: list[str], labels: str | None) -> Iterator[Finding]:
     """One manifest, and its labels if there are to be any."""
     if place not in there:
-        has = f"the folder has {', '.join(there)}" if there else "the folder has no .tsv at all: make them with wav2vec_manifest.py"
+        has = f"the folder has {', '.join(there)}" if there else "the folder has no .tsv at all: make them with fairseq-manifest"
         yield wrong(f"{asked} but {folder / place}.tsv does not exist: {has}.")
     elif labels and not (folder / f"{place}.{labels}").is_file():
         yield wrong(
             f"task.labels is {labels!r} but {folder / place}.{labels} does not exist: a line of units for each line of "
-            f"{place}.tsv. examples/wav2vec/prepare_labels.py makes it from transcripts."
+            f"{place}.tsv. fairseq-prepare-labels makes it from transcripts."
         )
 
 

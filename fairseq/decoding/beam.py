@@ -248,7 +248,7 @@ def read_beam(
 def _reason(path: str, said: str) -> str:
     """Why KenLM does not load a file, and what to do where that is known."""
     if "at least a bigram" in said:
-        return "it has unigrams only, and KenLM needs order 2 or more. Make it again with a higher order (make_ngram.py --order 3)"
+        return "it has unigrams only, and KenLM needs order 2 or more. Make it again with a higher order (fairseq-make-ngram --order 3)"
     if "not compiled in" in said:
         return "flashlight's KenLM was built without this compression. Decompress the file, or compress it with gzip"
     with text_files.open_bytes(path) as file:

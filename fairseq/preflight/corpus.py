@@ -102,7 +102,7 @@ def _look_at(manifest: Manifest, chosen: list[int], sample_rate: int | None) -> 
             found["sample-rate"].append(f"{line} ({header.sample_rate} Hz)")
         if header.frames < size or is_longer(header.frames, size):
             found["manifest-lengths"].append(f"{line} ({header.frames:,} samples, {size:,} in the manifest)")
-    again = "Make the manifest again with examples/wav2vec/wav2vec_manifest.py"
+    again = "Make the manifest again with fairseq-manifest"
     advice = {
         "files-missing": f"{again}, or bring the files.",
         "files-unreadable": "Training replaces such files up to task.max_quarantined_share; repair them, or make the manifest again.",

@@ -39,7 +39,7 @@ _HUB = "download the checkpoint, then use checkpoint_utils.load_model_ensemble_a
 _FILES = "use open and os, or fairseq.file_io.PathManager for local files"
 _ARGPARSE = "use fairseq-infer, fairseq-validate or fairseq-hydra-train, and FairseqConfig for settings in Python"
 _IMPORTS = "use common.user_dir (fairseq.utils.import_user_module) to import your own classes"
-_UNITS = "use fairseq.data.data_utils.post_process to make words of units, and prepare_labels.py to make units of text"
+_UNITS = "use fairseq.data.data_utils.post_process to make words of units, and fairseq-prepare-labels to make units of text"
 _SCORES = "use fairseq.scoring.wer"
 _DEBUGGER = "use Python's own pdb"
 _QUANTISED = "use fairseq.inference.int8 (fairseq-transcribe --int8) for a trained model"
@@ -263,7 +263,7 @@ _OPTIONS: dict[str, str] = {  # of fairseq.options, those with a command of thei
     "get_eval_lm_parser": _LANGUAGE,
     "get_generation_parser": "use fairseq-infer, or fairseq.inference in Python",
     "get_interactive_generation_parser": "use fairseq-transcribe, or fairseq.transcribe in Python",
-    "get_preprocessing_parser": "use the scripts of examples/wav2vec: wav2vec_manifest.py, libri_labels.py, prepare_labels.py",
+    "get_preprocessing_parser": "use the commands fairseq-manifest, fairseq-libri-labels, fairseq-prepare-labels",
     "get_speech_generation_parser": _SYNTHESIS,
     "get_training_parser": "use fairseq-hydra-train",
     "get_validation_parser": "use fairseq-validate",

@@ -29,7 +29,7 @@ class Manifest:
         except OSError as error:
             raise ValueError(
                 f"cannot read the manifest {path}: {error.strerror}. task.data is the folder that holds it; "
-                "examples/wav2vec/wav2vec_manifest.py makes manifests"
+                "fairseq-manifest makes manifests"
             ) from error
         self.path = str(path)
         text = np.frombuffer(self._text, dtype=np.uint8)

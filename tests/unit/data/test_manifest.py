@@ -83,7 +83,7 @@ def test_places_are_lines_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_manifest_says_what_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="wav2vec_manifest.py"):
+    with pytest.raises(ValueError, match="fairseq-manifest"):
         Manifest(tmp_path / "train.tsv")
 
 
