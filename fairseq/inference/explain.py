@@ -121,7 +121,7 @@ def word_ends(facts: Facts) -> Finding | None:
         return None
     return Finding(
         "word ends", f"CER is {facts.cer:.1f} % but WER {facts.wer:.1f} %: {said} words were recognised where {meant} were said",
-        "Fine-tuning had labels without '|' between words, or the wrong kind of unit: make them with fairseq-libri-labels or fairseq-prepare-labels",
+        "Fine-tuning had labels without '|' between words, or the wrong kind of unit: make them with fairseq-prepare-labels",
     )
 
 
