@@ -104,7 +104,7 @@ def preflight(*words: str, cwd: Path = REPOSITORY) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "fairseq_cli.preflight", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=500
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stderr + done.stdout  # the first has a line every few seconds, the second the report
 
 
 def check(data: Path, options: Options | None = None, **changes: Any) -> Report:

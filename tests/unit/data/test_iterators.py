@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.iterators import EpochBatchIterator, UpdateIterator, sensible_workers
 from tests.unit.data.small_corpus import make_dataset
 
@@ -285,7 +286,7 @@ def test_a_bug_comes_with_it() -> None:
 
 
 def test_a_dead_worker_says_what_to_do() -> None:
-    with pytest.raises(RuntimeError, match="was killed by SIGKILL.*dataset.num_workers=0"):
+    with pytest.raises(WorkerDied, match="was killed by SIGKILL.*dataset.num_workers=0"):
         iterate(sudden_death, 1)
 
 

@@ -14,7 +14,7 @@ LETTERS = Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B", "
 
 def read(folder: Path, name: str, content: bytes, tokens: Tokens = LETTERS) -> TestSet:
     lines = content.count(b"\n")
-    (folder / "test.tsv").write_text("/audio\n" + "".join(f"{n}.wav\t1\n" for n in range(lines)))
+    (folder / "test.tsv").write_text(f"{folder}\n" + "".join(f"{n}.wav\t1\n" for n in range(lines)))
     (folder / f"test.{name}").write_bytes(content)
     return TestSet.read(str(folder), "test", name, tokens)
 

@@ -41,8 +41,9 @@ def test_a_log_file_is_written_once_a_line(source: logging.Logger, tmp_path: Pat
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_log_file_on_a_full_disk_is_reported_once(
-    source: logging.Logger, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    source: logging.Logger, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])  # without what other tests' commands left there
     file = destinations.LogFile("/dev/full")
     with pytest.raises(OSError, match=NO_SPACE):
         file.begin()
