@@ -158,13 +158,16 @@ def styles(mode: str, server: Server) -> dict[str, Style]:
     }  # fmt: skip
 
 
-def test_losses_are_equal_however_the_run_is_started(styles: dict[str, Style]) -> None:
+def test_losses_are_equal_however_the_run_is_started(styles: dict[str, Style], mode: str) -> None:
+    """In eager mode a card is seeded once an update, so only runs of equally many processes draw the same numbers."""
     single = styles["single"].losses
     assert [row["num_updates"] for row in single] == list(range(1, UPDATES + 1))
     assert single[0]["loss"] != single[1]["loss"]
+    likes: dict[int, list[dict[str, Any]]] = {}  # the first run of each number of processes
     for name, style in styles.items():
-        for row, expected in zip(style.losses, single, strict=True):
-            assert (row["bsz"], row["audio_s_per_update"]) == (expected["bsz"], expected["audio_s_per_update"]), name
+        like = likes.setdefault(len(style.imports), style.losses) if mode == "eager" else single
+        for row, alone, expected in zip(style.losses, single, like, strict=True):
+            assert (row["bsz"], row["audio_s_per_update"]) == (alone["bsz"], alone["audio_s_per_update"]), name
             for metric in ("loss", "loss_0", "gnorm"):  # the order of sums in float32 may move the last of three printed decimals
                 assert row[metric] == pytest.approx(expected[metric], abs=1.1e-3), (name, metric)
 
