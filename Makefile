@@ -11,8 +11,9 @@ DEMO_DIR ?= demo_output
 DEMO_ARGS ?=
 FINE_TUNING ?=
 TESTS ?= tests
-# Tests are tiny: more threads than two only wait for each other
-TEST_THREADS ?= 2
+# Tests are tiny: processes side by side finish sooner than threads
+TEST_PROCESSES ?= 2
+TEST_THREADS ?= 1
 # VENV_ARGS=--system-site-packages TORCH= where a container brings its own torch, as Gaudi's do
 VENV_ARGS ?=
 
@@ -70,7 +71,7 @@ $(OPTIONAL): $(DECODE)
 	@touch $@
 
 test: $(OPTIONAL) ## all set-up, then the tests
-	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q $(TESTS)
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(TESTS)
 
 demo: $(DECODE) ## pre-train a tiny model on a made corpus, fine-tune it, decode, and say what it learned (DATA=/path: pre-train on that)
 	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") \

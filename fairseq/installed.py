@@ -18,7 +18,7 @@ EXTRAS = {
     "convert": ["transformers>=4.46", "safetensors"],
     "decode": ["flashlight-text", "kenlm"],
     "demo": ["espeakng-loader", "soxr"],
-    "dev": ["pytest", "pytest-timeout", "ruff"],
+    "dev": ["pytest", "pytest-timeout", "pytest-xdist>=3.6", "ruff"],
     "hpu": ["habana-torch-plugin"],  # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
     "onnx": ["onnx", "onnxruntime"],
     "parquet": ["pyarrow"],
