@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ logger = logging.getLogger("fairseq_cli.hydra_train")
 CONFIG_FOLDER = Path(fairseq.__file__).resolve().parent / "config"
 STOCK_FOLDER = CONFIG_FOLDER.parent / "examples" / "wav2vec" / "config"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+_users_full_error = os.environ.get(FULL_ERROR)  # its value before this command sets it
 
 
 def hydra_main(cfg: DictConfig) -> float | None:
@@ -177,7 +179,8 @@ def cli_main() -> None:
 
 def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
     """Compose the config that sys.argv describes and hand it to `main`; what goes wrong is reported under the program's name."""
-    full_error = os.environ.get(FULL_ERROR)
+    global _users_full_error
+    _users_full_error = full_error = os.environ.get(FULL_ERROR)
     try:
         task = _arrange_arguments(program, main)
         if task is None:
@@ -196,6 +199,17 @@ def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
         sys.exit(f"{program}: {_of_hydra(error) if isinstance(error, HydraException | OmegaConfBaseException) else error}")
     finally:
         _set_environment(FULL_ERROR, full_error)
+
+
+@contextmanager
+def users_environment() -> Iterator[None]:
+    """Within, HYDRA_FULL_ERROR is as the user has it, and not as this command sets it while hydra composes."""
+    ours = os.environ.get(FULL_ERROR)
+    _set_environment(FULL_ERROR, _users_full_error)
+    try:
+        yield
+    finally:
+        _set_environment(FULL_ERROR, ours)
 
 
 def _set_environment(name: str, value: str | None) -> None:

@@ -61,6 +61,12 @@ class DependencySubmititLauncher(Launcher):
         Returns:
             The jobs' ids, as if they were the values that the jobs gave.
         """
+        from fairseq_cli.hydra_train import users_environment
+
+        with users_environment():  # sbatch hands it to the jobs
+            return self._launch(job_overrides, initial_job_idx)
+
+    def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         import submitit
 
         script, overrides = _without_next_script(job_overrides)
@@ -182,6 +188,9 @@ def _saved_before_requeue() -> Iterator[None]:
     signal.signal(number, ask_to_save)
     try:
         yield
+    except SystemExit:  # a run that a signal stopped ends with a status of its own
+        if not came:
+            raise
     finally:
         signal.signal(number, of_submitit)
     if came:
