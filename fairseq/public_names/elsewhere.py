@@ -54,7 +54,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "fairseq.models.wav2vec.config": "LAYER_TYPE_CHOICES MASKING_DISTRIBUTION_CHOICES",
         "fairseq.modules": "LayerNorm",
         "fairseq.tasks": "FairseqTask",
-        "omegaconf": "II MISSING",
+        "omegaconf": "II MISSING open_dict",
     },
     "fairseq.dataclass.utils": {"fairseq.dataclass.arguments": "gen_parser_from_dataclass interpret_dc_type"},
     "fairseq.criterions": {"omegaconf": "DictConfig"},
