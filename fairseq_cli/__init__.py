@@ -8,11 +8,6 @@ from typing import Any
 
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")  # every command's modules import this package before they import torch
 
-# whether OpenMP's threads sleep while they wait for each other: faster where other programs run, slower where none does
-WAIT_PASSIVELY = False
-if WAIT_PASSIVELY:
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 
 def _leave(number: int, frame: Any) -> None:
     """Ctrl-C while a training command imports and prepares: there is nothing to save yet."""

@@ -1,4 +1,7 @@
-"""A hint where other programs share the CPU: OpenMP's threads then lose their time waiting for each other."""
+"""A hint where other programs share the CPU: OpenMP's threads then lose their time waiting for each other.
+
+Passive waiting is not the default: on an idle machine of two cores (Intel Xeon, the demo's config, three pairs of runs) it costs 3 to 7 %.
+"""
 
 from __future__ import annotations
 
