@@ -66,7 +66,7 @@ def test_unknown_units_are_named_with_what_is_meant(dictionary: Dictionary, tmp_
 
 
 def test_a_missing_file_says_where_labels_come_from(dictionary: Dictionary, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="prepare_labels"):
+    with pytest.raises(ValueError, match="prepare-labels"):
         read_labels(tmp_path / "gone.ltr", dictionary)
 
 
@@ -111,4 +111,4 @@ def test_the_advice_for_phones_is_one_that_works(dictionary: Dictionary, tmp_pat
         read_labels(tmp_path / "gone.phn", dictionary)
     with pytest.raises(ValueError, match="add these units to the dictionary") as other:
         read_labels(write(tmp_path / "train.phn", ["ah zz9"]), dictionary)
-    assert "prepare_labels" not in str(error.value) + str(other.value)  # it makes letters and words only
+    assert "prepare-labels" not in str(error.value) + str(other.value)  # it makes letters and words only
