@@ -77,8 +77,9 @@ demo: $(DECODE) ## pre-train a tiny model on a made corpus, fine-tune it, decode
 	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") \
 	--fine-tuning "$(FINE_TUNING)" -- $(DEMO_ARGS)
 
-check: $(STAMP) ## ruff
+check: $(STAMP) ## ruff: rules and format
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 bench: $(STAMP) ## the benchmarks that need nothing but this package; results under benchmarks/results
 	$(PY) benchmarks/import_time.py

@@ -26,9 +26,13 @@ def build_tools_are_here() -> bool:
 
 
 def develop() -> int:
-    """`setup.py develop`, which setuptools has retired, by way of pip; needs neither network nor setuptools beyond what pip needs."""
+    """`setup.py develop`, which setuptools has retired, by way of pip; needs neither network nor setuptools beyond
+    what pip needs.
+    """
     if os.environ.get(RECURSION_GUARD):
-        raise SystemExit("this pip runs `setup.py develop` for editable installs: it is too old, upgrade it (pip>=21.3)")
+        raise SystemExit(
+            "this pip runs `setup.py develop` for editable installs: it is too old, upgrade it (pip>=21.3)"
+        )
     command = [sys.executable, "-m", "pip", "install", "--editable", str(ROOT)]
     if build_tools_are_here():
         command.append("--no-build-isolation")
@@ -36,7 +40,9 @@ def develop() -> int:
 
 
 def refuse_rivals() -> None:
-    """Stops an editable install that could not be imported: a package folder in site-packages goes before an editable one."""
+    """Stops an editable install that could not be imported: a package folder in site-packages goes before an
+    editable one.
+    """
     # pip's isolated builds hide the environment from sys.path, not from sysconfig
     rivals = INSTALLED["rivals"]([sysconfig.get_path("purelib")])
     if rivals:
@@ -67,19 +73,34 @@ setup(
     author="the fairseq-hpu authors",
     license="MIT",
     python_requires=">=3.10,<3.14",
-    # hydra_plugins itself too, though it holds nothing: else hydra, which looks through its folders, misses that of an editable install
+    # hydra_plugins itself too, though it holds nothing: else hydra, which looks through its folders, misses that of an
+    # editable install
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
     + find_namespace_packages(include=["hydra_plugins*"]),
-    # fairseq/examples is a link to examples, as in fairseq's own checkout: a wheel has the stock YAMLs and scripts under fairseq/examples
+    # fairseq/examples is a link to examples, as in fairseq's own checkout: a wheel has the stock YAMLs and scripts
+    # under fairseq/examples
     package_data={
         "fairseq": [
-            "version.txt", "ops_*.txt", "config/**/*.yaml", "preflight/tables/*.txt",
-            "examples/wav2vec/*.py", "examples/wav2vec/config/*/*.yaml", "examples/wav2vec/config/*/ops_*.txt",
+            "version.txt",
+            "ops_*.txt",
+            "config/**/*.yaml",
+            "preflight/tables/*.txt",
+            "examples/wav2vec/*.py",
+            "examples/wav2vec/config/*/*.yaml",
+            "examples/wav2vec/config/*/ops_*.txt",
         ]
-    },  # fmt: skip
+    },
     include_package_data=False,
     zip_safe=False,
-    install_requires=["torch>=2.5", "hydra-core>=1.3", "omegaconf>=2.3", "soundfile", "numpy>=1.26", "tqdm", "jiwer>=4"],
+    install_requires=[
+        "torch>=2.5",
+        "hydra-core>=1.3",
+        "omegaconf>=2.3",
+        "soundfile",
+        "numpy>=1.26",
+        "tqdm",
+        "jiwer>=4",
+    ],
     extras_require=INSTALLED["EXTRAS"],
     entry_points={
         "console_scripts": [

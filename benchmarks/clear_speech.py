@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""A small model that reads well, also minutes of audio at once: one synthetic voice, 156 words, random weights, 97 processor minutes.
+"""A small model that reads well, also minutes of audio at once: one synthetic voice, 156 words, random weights, 97
+processor minutes.
 
     python benchmarks/clear_speech.py --work FOLDER
 
-What depends on the audio and not on a model's doubts is measured with it, as in long_audio.py. FOLDER gets the recordings, labels,
-lexicon.txt and words.arpa, the checkpoint longest_run/checkpoint_last.pt, sentences that training has not by the same voice (`test`),
-and the folder five_minutes recordings of about five minutes. What is there already is not made again.
+What depends on the audio and not on a model's doubts is measured with it, as in long_audio.py. FOLDER gets the
+recordings, labels, lexicon.txt and words.arpa, the checkpoint longest_run/checkpoint_last.pt, sentences that training
+has not by the same voice (`test`), and the folder five_minutes recordings of about five minutes. What is there already
+is not made again.
 """
 
 from __future__ import annotations
@@ -32,17 +34,28 @@ SEVERAL = (2, 7)  # sentences of the other utterances, up to 30 s; the end exclu
 # of the recordings of later stages, up to 100 s and up to five minutes; and of those that nothing is trained on
 MANY = {"long": (8, 26), "longest": (35, 76), "five_minutes": (84, 85)}
 SETTINGS = [
-    "dataset.disable_validation=true", "model.w2v_args.model.mask_prob=0.0", "task.augment.speed=1.05", "task.augment.eq_db=0",
+    "dataset.disable_validation=true",
+    "model.w2v_args.model.mask_prob=0.0",
+    "task.augment.speed=1.05",
+    "task.augment.eq_db=0",
     "task.augment.noise_db=null",
-]  # fmt: skip
-# Having read nothing longer than 30 s, the model had 3.0 % of words wrong in five minutes at once and 0.5 % in windows of 30 s: attention
-# over so many frames was new to it. Long recordings are slow, and come last; without dropout, attention needs no table of all pairs.
+]
+# Having read nothing longer than 30 s, the model had 3.0 % of words wrong in five minutes at once and 0.5 % in windows
+# of 30 s: attention over so many frames was new to it. Long recordings are slow, and come last; without dropout,
+# attention needs no table of all pairs.
 STAGES = (
     ("short", ["optimization.max_update=5000", "dataset.max_tokens=480000"]),
     ("long", ["optimization.max_update=480", "optimization.lr=[0.001]", "dataset.max_tokens=1920000"]),
-    ("longest", ["optimization.max_update=160", "optimization.lr=[0.001]", "dataset.max_tokens=5120000",
-                 "model.w2v_args.model.attention_dropout=0.0"]),
-)  # fmt: skip
+    (
+        "longest",
+        [
+            "optimization.max_update=160",
+            "optimization.lr=[0.001]",
+            "dataset.max_tokens=5120000",
+            "model.w2v_args.model.attention_dropout=0.0",
+        ],
+    ),
+)
 
 
 @cache
@@ -68,7 +81,9 @@ def draw_words(rng: np.random.Generator) -> list[str]:
     return sentence[start : start + length]
 
 
-def speak_split(work: Path, name: str, minutes: float, draw: Callable[[np.random.Generator], list[str]], seed: int) -> list[Row]:
+def speak_split(
+    work: Path, name: str, minutes: float, draw: Callable[[np.random.Generator], list[str]], seed: int
+) -> list[Row]:
     """Utterances until they last that long, as files below the folder `name`."""
     rng = np.random.default_rng(seed)
     (work / name).mkdir(parents=True, exist_ok=True)
@@ -119,7 +134,11 @@ def main() -> None:
     for number, (name, settings) in enumerate(STAGES):
         data = work if name == "short" else prepare_recordings(work, name, "train", LONG_MINUTES, 2 + number)
         save_dir = work / f"{name}_run"
-        seconds += train(CONFIGS / "finetuning/small_from_scratch.yaml", save_dir, [f"task.data={data}", *source, *SETTINGS, *settings])
+        seconds += train(
+            CONFIGS / "finetuning/small_from_scratch.yaml",
+            save_dir,
+            [f"task.data={data}", *source, *SETTINGS, *settings],
+        )
         source = [f"checkpoint.finetune_from_model={save_dir / 'checkpoint_last.pt'}"]
     for lexicon in (None, work / "lexicon.txt"):
         rates = score(work, "test", save_dir, lexicon)

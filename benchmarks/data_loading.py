@@ -3,8 +3,9 @@
 
     python benchmarks/data_loading.py --peer-python /path/to/venv/bin/python [--rounds 5]
 
-Two cases on FLAC that is made for the purpose: 60 s files cropped to 15 s, and 14 s files read whole. The two packages alternate in fresh
-processes, each with one thread; what counts is seconds of audio in the batches over processor time. Neither draws masks.
+Two cases on FLAC that is made for the purpose: 60 s files cropped to 15 s, and 14 s files read whole. The two packages
+alternate in fresh processes, each with one thread; what counts is seconds of audio in the batches over processor time.
+Neither draws masks.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ CASES = {"60 s files, 15 s crops": (60, 24), "14 s files": (14, 100)}  # seconds
 
 
 def make_files(folder: Path, seconds: int, count: int) -> Path:
-    """Noise with the spectrum and the loudness changes of speech, so that FLAC has about as much to decode; returns a manifest."""
+    """Noise with the spectrum and the loudness changes of speech, so that FLAC has about as much to decode; returns
+    a manifest.
+    """
     import soundfile
 
     rng = np.random.default_rng(seconds)
@@ -41,7 +44,9 @@ def make_files(folder: Path, seconds: int, count: int) -> Path:
         coloured = np.fft.irfft(np.fft.rfft(white) / (1 + np.arange(len(white) // 2 + 1) / (seconds * 500)))
         loudness = np.repeat(rng.gamma(1.0, size=seconds * 4), RATE // 4)
         wave = coloured * loudness
-        soundfile.write(folder / f"{number}.flac", (wave / np.abs(wave).max() * 0.5).astype(np.float32), RATE, subtype="PCM_16")
+        soundfile.write(
+            folder / f"{number}.flac", (wave / np.abs(wave).max() * 0.5).astype(np.float32), RATE, subtype="PCM_16"
+        )
         lines.append(f"{number}.flac\t{len(wave)}")
     manifest = folder / "train.tsv"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -49,7 +54,9 @@ def make_files(folder: Path, seconds: int, count: int) -> Path:
 
 
 def load(manifest: str, passes: int) -> dict[str, float]:
-    """Load everything, in batches, with the fairseq that this interpreter has; the peer's data set takes the same arguments."""
+    """Load everything, in batches, with the fairseq that this interpreter has; the peer's data set takes the same
+    arguments.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -82,9 +89,16 @@ def load(manifest: str, passes: int) -> dict[str, float]:
 
 def run_child(python: str, manifest: Path, passes: int, ours: bool) -> float:
     """Audio seconds a processor second, measured by a fresh process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY) if ours else ""}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY) if ours else "",
+    }
     command = [python, str(Path(__file__).resolve()), "--child", str(manifest), "--passes", str(passes)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=tempfile.gettempdir()).stdout
+    output = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment, cwd=tempfile.gettempdir()
+    ).stdout
     measured = json.loads(output.splitlines()[-1])
     return measured["audio_seconds"] / measured["processor_seconds"]
 
@@ -113,13 +127,18 @@ def main() -> int:
                 rates["ours"].append(run_child(sys.executable, manifest, args.passes, ours=True))
                 rates["peer"].append(run_child(args.peer_python, manifest, args.passes, ours=False))
             medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-            ratio = round(statistics.median(ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)), 3)
+            ratio = round(
+                statistics.median(ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)), 3
+            )
             results[case] = {
                 "median_audio_seconds_per_processor_second": medians,
                 "median_ratio_of_a_round": ratio,
                 "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
             }
-            print(f"{case}: ours {medians['ours']}, peer {medians['peer']} audio seconds a processor second, ratio {ratio}")
+            print(
+                f"{case}: ours {medians['ours']}, peer {medians['peer']} audio seconds a processor second, ratio "
+                f"{ratio}"
+            )
     config = {"rows": ROWS, "crop_seconds": CROP, "rounds": args.rounds, "passes": args.passes, "cases": CASES}
     print("written to", results_file.write(args.name, {"config": config, "results": results}))
     return 0

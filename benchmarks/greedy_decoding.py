@@ -3,15 +3,17 @@
 
     python benchmarks/greedy_decoding.py --peer-python /path/to/venv/bin/python [--rounds 9] [--threads 2]
 
-What is timed goes from waveforms of 10 s in memory to text: normalisation, model, argmax, joining; batches of 1 and of 8. Each system has a
-process of its own interpreter that lives through the run, and one pass of each size to warm up. They take turns pass by pass while the
-others wait, so that other load on the machine, which comes and goes, meets all of them; quotients are of passes of the same round.
+What is timed goes from waveforms of 10 s in memory to text: normalisation, model, argmax, joining; batches of 1 and of
+8. Each system has a process of its own interpreter that lives through the run, and one pass of each size to warm up.
+They take turns pass by pass while the others wait, so that other load on the machine, which comes and goes, meets all
+of them; quotients are of passes of the same round.
 
-Weights are random and the same for all (written to a file by this package, renamed for transformers), so that the texts can be compared: in
-fp32 they are equal.
+Weights are random and the same for all (written to a file by this package, renamed for transformers), so that the texts
+can be compared: in fp32 they are equal.
 
-transformers runs at its best: its default attention, torch.inference_mode, its own feature extractor and tokenizer; fp32, bf16 weights,
-autocast to bf16 over fp32 weights, and its linear layers in int8 by torch's dynamic quantization, the rest fp32, as that wants it.
+transformers runs at its best: its default attention, torch.inference_mode, its own feature extractor and tokenizer;
+fp32, bf16 weights, autocast to bf16 over fp32 weights, and its linear layers in int8 by torch's dynamic quantization,
+the rest fp32, as that wants it.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def clips(count: int, seconds: float) -> list[Any]:
     return [rng.standard_normal(int(RATE * seconds), dtype=np.float32) * np.float32(0.1) for _ in range(count)]
 
 
-# -- the two systems -----------------------------------------------------------------------------------------------------------------
+# -- the two systems ---------------------------------------------------------------------------------------------------
 
 
 def our_model(layers: int) -> Any:
@@ -140,7 +142,12 @@ def transformers(precision: str, weights: str, layers: int) -> Recognise:
         vocabulary.write_text(json.dumps({symbol: number for number, symbol in enumerate(SYMBOLS)}))
         # the blank is what the tokenizer calls padding
         tokenizer = Wav2Vec2CTCTokenizer(
-            str(vocabulary), pad_token="<s>", bos_token="<pad>", eos_token="</s>", unk_token="<unk>", word_delimiter_token="|"
+            str(vocabulary),
+            pad_token="<s>",
+            bos_token="<pad>",
+            eos_token="</s>",
+            unk_token="<unk>",
+            word_delimiter_token="|",
         )
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=RATE)
 
@@ -153,11 +160,13 @@ def transformers(precision: str, weights: str, layers: int) -> Recognise:
     return recognise
 
 
-# -- measuring -----------------------------------------------------------------------------------------------------------------------
+# -- measuring ---------------------------------------------------------------------------------------------------------
 
 
 def serve(system: str, weights: str, args: argparse.Namespace) -> None:
-    """Run one system in this process: a batch size on each line of the input, a line of seconds, texts, peak memory and version for it."""
+    """Run one system in this process: a batch size on each line of the input, a line of seconds, texts, peak memory
+    and version for it.
+    """
     import torch
 
     torch.set_num_threads(args.threads)
@@ -173,7 +182,9 @@ def serve(system: str, weights: str, args: argparse.Namespace) -> None:
 
 
 def start(python: str, system: str, weights: str, args: argparse.Namespace) -> subprocess.Popen[str]:
-    """A fresh process of this interpreter that serves this system; `write-weights` makes the file of weights and ends."""
+    """A fresh process of this interpreter that serves this system; `write-weights` makes the file of weights and
+    ends.
+    """
     threads = str(args.threads)
     path = str(REPOSITORY) if not system.startswith("transformers") else ""
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path}
@@ -195,7 +206,10 @@ def one_pass(process: subprocess.Popen[str], batch: int) -> dict[str, Any]:
 def take_turns(systems: list[str], weights: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """By system: seconds of each round by batch size, and the texts, peak memory and versions of the last pass."""
     runs: dict[str, dict[str, Any]] = {system: {"seconds": {batch: [] for batch in BATCHES}} for system in systems}
-    processes = {system: start(sys.executable if system in OURS else args.peer_python, system, weights, args) for system in systems}
+    processes = {
+        system: start(sys.executable if system in OURS else args.peer_python, system, weights, args)
+        for system in systems
+    }
     try:
         for number in range(args.rounds + 1):
             for batch in BATCHES:
@@ -227,14 +241,18 @@ def summary(run: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def quotients(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Ours over the best of the peer's that were measured, beside what is wanted: the median of the rounds, and of the least seconds.
+    """Ours over the best of the peer's that were measured, beside what is wanted: the median of the rounds, and of the
+    least seconds.
 
-    A pass that other processes disturb only gets slower, so where the machine is not alone, the least seconds tell more.
+    A pass that other processes disturb only gets slower, so where the machine is not alone, the least seconds tell
+    more.
     """
     result = {}
     for name, groups in TARGETS.items():
         for batch in BATCHES:
-            present = [{system: runs[system]["seconds"][batch] for system in group if system in runs} for group in groups]
+            present = [
+                {system: runs[system]["seconds"][batch] for system in group if system in runs} for group in groups
+            ]
             if not all(present):
                 continue
             own, peer = (min(group, key=lambda system: statistics.median(group[system])) for group in present)
@@ -242,7 +260,12 @@ def quotients(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             least = min(map(min, present[1].values())) / min(map(min, present[0].values()))
             quotient = statistics.median(rounds)
             result[f"{name}, batch {batch}"] = {
-                **{"ours": own, "theirs": peer, "quotient": round(quotient, 3), "of_rounds": [round(value, 2) for value in sorted(rounds)]},
+                **{
+                    "ours": own,
+                    "theirs": peer,
+                    "quotient": round(quotient, 3),
+                    "of_rounds": [round(value, 2) for value in sorted(rounds)],
+                },
                 **{"quotient_of_least": round(least, 3), "wanted": TARGET, "reached": quotient >= TARGET},
             }
     return result
@@ -255,7 +278,10 @@ def agreement(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
     if "ours-fp32" not in runs:
         return {}
     texts = {system: "\n".join(run["texts"]) for system, run in runs.items()}
-    return {system: round(SequenceMatcher(None, texts["ours-fp32"], text, autojunk=False).ratio(), 4) for system, text in texts.items()}
+    return {
+        system: round(SequenceMatcher(None, texts["ours-fp32"], text, autojunk=False).ratio(), 4)
+        for system, text in texts.items()
+    }
 
 
 def main() -> int:
@@ -288,9 +314,19 @@ def main() -> int:
         if start(sys.executable, "write-weights", weights, args).wait() != 0:
             raise SystemExit("the weights could not be written")
         runs = take_turns(systems, weights, args)
-    setting = {"seconds_of_audio_each": args.seconds, "threads": args.threads, "rounds": args.rounds, "layers": args.layers}
+    setting = {
+        "seconds_of_audio_each": args.seconds,
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "layers": args.layers,
+    }
     found = {system: summary(run, args) for system, run in runs.items()}
-    result = {"setting": {**setting, "load_before": load}, "systems": found, "quotients": quotients(runs), "agreement": agreement(runs)}
+    result = {
+        "setting": {**setting, "load_before": load},
+        "systems": found,
+        "quotients": quotients(runs),
+        "agreement": agreement(runs),
+    }
     path = results_file.write(args.name, result)
     print(json.dumps({name: result[name] for name in ("systems", "quotients", "agreement")}, indent=1))
     print(f"written to {path}")

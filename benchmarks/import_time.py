@@ -3,8 +3,8 @@
 
     python benchmarks/import_time.py [--repeats 7] [--limit 0.4]
 
-The two alternate in fresh processes, so that both meet the same load; the least user plus system time of each counts. Exits with 1 where
-the difference is above the limit.
+The two alternate in fresh processes, so that both meet the same load; the least user plus system time of each counts.
+Exits with 1 where the difference is above the limit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def main() -> int:
         "user_plus_system_seconds": {name: sorted(runs) for name, runs in times.items()},
     }
     path = results_file.write("import_time", result)
-    print(f"import fairseq: {over:.3f} s over import torch ({min(times['torch']):.3f} s); limit {args.limit} s; written to {path}")
+    print(
+        f"import fairseq: {over:.3f} s over import torch ({min(times['torch']):.3f} s); limit {args.limit} s; "
+        f"written to {path}"
+    )
     return 1 if over > args.limit else 0
 
 

@@ -1,10 +1,13 @@
-"""Does a run that is killed twice end bit for bit as one that is not? Runs `fairseq-hydra-train` both ways and compares the checkpoints.
+"""Does a run that is killed twice end bit for bit as one that is not? Runs `fairseq-hydra-train` both ways and compares
+the checkpoints.
 
-    python benchmarks/kill_and_resume.py --kill-at 8 16 -- task.data=DATA --config-dir examples/wav2vec/config/pretraining \\
-        --config-name wav2vec2_base_librispeech distributed_training.distributed_world_size=1 dataset.max_tokens=250000 \\
-        optimization.max_update=20 checkpoint.save_interval_updates=4
+    python benchmarks/kill_and_resume.py --kill-at 8 16 -- task.data=DATA --config-dir
+    examples/wav2vec/config/pretraining \\
+        --config-name wav2vec2_base_librispeech distributed_training.distributed_world_size=1 dataset.max_tokens=250000
+        \\ optimization.max_update=20 checkpoint.save_interval_updates=4
 
-A kill is a SIGKILL of the command and its workers once the checkpoint of that update is there; the command is then typed again.
+A kill is a SIGKILL of the command and its workers once the checkpoint of that update is there; the command is then
+typed again.
 """
 
 from __future__ import annotations
@@ -30,9 +33,13 @@ def start(save_dir: Path, arguments: list[str]) -> subprocess.Popen[str]:
 
 def kill_after(process: subprocess.Popen[str], save_dir: Path, update: int, delay: float) -> None:
     """SIGKILL once a checkpoint of `update` or later is there and `delay` seconds have passed."""
-    while not any(int(m[1]) >= update for p in save_dir.glob("checkpoint_*_*.pt") if (m := re.search(r"_(\d+)\.pt$", p.name))):
+    while not any(
+        int(m[1]) >= update for p in save_dir.glob("checkpoint_*_*.pt") if (m := re.search(r"_(\d+)\.pt$", p.name))
+    ):
         if process.poll() is not None:
-            raise SystemExit(f"the run ended by itself (status {process.returncode}) before update {update}; see {save_dir}.log")
+            raise SystemExit(
+                f"the run ended by itself (status {process.returncode}) before update {update}; see {save_dir}.log"
+            )
         time.sleep(0.02)
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGKILL)
@@ -55,8 +62,12 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kill-at", type=int, nargs="+", default=[8, 16], help="kill after the checkpoint of each of these updates")
-    parser.add_argument("--delay", type=float, default=0.5, help="seconds between the checkpoint's appearance and the kill")
+    parser.add_argument(
+        "--kill-at", type=int, nargs="+", default=[8, 16], help="kill after the checkpoint of each of these updates"
+    )
+    parser.add_argument(
+        "--delay", type=float, default=0.5, help="seconds between the checkpoint's appearance and the kill"
+    )
     parser.add_argument("--work", type=Path, default=Path("kill_and_resume"), help="folder for both runs")
     parser.add_argument("arguments", nargs="+", help="of fairseq-hydra-train, after --")
     args = parser.parse_args()
@@ -72,14 +83,20 @@ def main() -> int:
     continued = re.findall(r"loaded checkpoint .*?, (\d+) updates", log)
     last = torch.load(unbroken / "checkpoint_last.pt", map_location="cpu", weights_only=True)
     unequal = differences(unbroken / "checkpoint_last.pt", killed / "checkpoint_last.pt")
-    print(json.dumps({
-        "killed_after_checkpoints_of": args.kill_at,
-        "continued_at_updates": [int(update) for update in continued],
-        "ended_at_update": last["optimizer_history"][-1]["num_updates"],
-        "epoch": last["extra_state"]["train_iterator"]["epoch"],
-        "tensors_compared": len(last["model"]) + sum(len(entry) for entry in last["last_optimizer_state"]["state"].values()),
-        "unequal": unequal,
-    }, indent=1))
+    print(
+        json.dumps(
+            {
+                "killed_after_checkpoints_of": args.kill_at,
+                "continued_at_updates": [int(update) for update in continued],
+                "ended_at_update": last["optimizer_history"][-1]["num_updates"],
+                "epoch": last["extra_state"]["train_iterator"]["epoch"],
+                "tensors_compared": len(last["model"])
+                + sum(len(entry) for entry in last["last_optimizer_state"]["state"].values()),
+                "unequal": unequal,
+            },
+            indent=1,
+        )
+    )
     return 1 if unequal else 0
 
 

@@ -1,11 +1,12 @@
-"""Does a small model learn from real speech? Trains one config with several seeds, as it stands and with the logit temperature's schedule
-(and the small mask embedding that goes with it).
+"""Does a small model learn from real speech? Trains one config with several seeds, as it stands and with the logit
+temperature's schedule (and the small mask embedding that goes with it).
 
     python benchmarks/learning_curve.py CONFIG.yaml --data FOLDER --seeds 1 2 3
 
-FOLDER holds train.tsv and valid.tsv. The result is a file with all curves: InfoNCE in bits, training (means of a log interval) and
-validation.
-"Left the plateau" is the first logged update whose training InfoNCE is below 6.60 bits; chance is log2(1 + negatives) = 6.658 for 100.
+FOLDER holds train.tsv and valid.tsv. The result is a file with all curves: InfoNCE in bits, training (means of a log
+interval) and validation.
+"Left the plateau" is the first logged update whose training InfoNCE is below 6.60 bits; chance is log2(1 + negatives) =
+6.658 for 100.
 """
 
 from __future__ import annotations
@@ -28,20 +29,39 @@ def train(config: Path, data: Path, seed: int, schedule: bool, work: Path, threa
     """One run; its curves."""
     save_dir = work / f"seed{seed}{'_schedule' if schedule else ''}"
     command = [
-        sys.executable, "-m", "fairseq_cli.hydra_train", f"task.data={data}", "--config-dir", str(config.parent),
-        "--config-name", config.stem,
-        f"common.seed={seed}", f"checkpoint.save_dir={save_dir}", *(SCHEDULE if schedule else []),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fairseq_cli.hydra_train",
+        f"task.data={data}",
+        "--config-dir",
+        str(config.parent),
+        "--config-name",
+        config.stem,
+        f"common.seed={seed}",
+        f"checkpoint.save_dir={save_dir}",
+        *(SCHEDULE if schedule else []),
+    ]
     with (work / f"{save_dir.name}.log").open("w") as log:
-        subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=log, stderr=subprocess.STDOUT, check=True)
+        subprocess.run(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
     rows = [json.loads(line) for line in (save_dir / "metrics.jsonl").read_text().splitlines()]
     training = [(row["num_updates"], row["loss_0"]) for row in rows if row["split"] == "train_inner"]
     validation = [(row["num_updates"], row["loss_0"]) for row in rows if row["split"] == "valid"]
     left = next((update for update, loss in training if loss < PLATEAU), None)
     print(f"seed {seed}{' with schedule' if schedule else ''}: left at {left}, ends at {validation[-1][1]}", flush=True)
     return {
-        "seed": seed, "schedule": schedule, "left_plateau_at": left, "valid_end": validation[-1][1], "train": training, "valid": validation
-    }  # fmt: skip
+        "seed": seed,
+        "schedule": schedule,
+        "left_plateau_at": left,
+        "valid_end": validation[-1][1],
+        "train": training,
+        "valid": validation,
+    }
 
 
 def main() -> None:
@@ -57,7 +77,10 @@ def main() -> None:
     jobs = [(seed, schedule) for schedule in (True, False) for seed in args.seeds]
     with ThreadPoolExecutor(args.at_once) as pool:
         runs = list(
-            pool.map(lambda job: train(args.config.resolve(), args.data.resolve(), *job, args.work.resolve(), args.threads), jobs)
+            pool.map(
+                lambda job: train(args.config.resolve(), args.data.resolve(), *job, args.work.resolve(), args.threads),
+                jobs,
+            )
         )
     results_file.write("learning_curve", {"config": args.config.read_text(), "runs": runs})
 

@@ -3,13 +3,14 @@
 
     python benchmarks/long_audio.py CHECKPOINT LABELS [--gen-subset test] [--minutes 5] [--lexicon FILE --lm FILE]
 
-Each recording of a manifest that lasts that long is read twice: as fairseq-infer and fairseq-transcribe do, in overlapping windows that
-are each normalised by themselves, and all at once. Where none is so long, utterances are put one after the other. Words are counted as
-jiwer's word error rate does, with the one pass as the reference; both readings' error rates against what was said stand beside it.
+Each recording of a manifest that lasts that long is read twice: as fairseq-infer and fairseq-transcribe do, in
+overlapping windows that are each normalised by themselves, and all at once. Where none is so long, utterances are put
+one after the other. Words are counted as jiwer's word error rate does, with the one pass as the reference; both
+readings' error rates against what was said stand beside it.
 
 It takes a model that reads well: one that is wrong in every second word flips at any change of what lies around a word.
-`python benchmarks/clear_speech.py --work W` trains such a one: W/longest_run/checkpoint_last.pt, recordings and labels in W/five_minutes,
-W/lexicon.txt and W/words.arpa (--minutes 4.8 reads all of them).
+`python benchmarks/clear_speech.py --work W` trains such a one: W/longest_run/checkpoint_last.pt, recordings and labels
+in W/five_minutes, W/lexicon.txt and W/words.arpa (--minutes 4.8 reads all of them).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ MAX_SHARE = 1.0  # % of words that may differ
 
 
 def recordings(testset: TestSet, seconds: float, sample_rate: int) -> list[tuple[np.ndarray, str]]:
-    """Audio and what was said, of each recording that lasts so long, or of all utterances one after the other, again and again."""
+    """Audio and what was said, of each recording that lasts so long, or of all utterances one after the other,
+    again and again.
+    """
     wanted = int(seconds * sample_rate)
     read = [(_read(file, sample_rate), said) for file, said in zip(testset.files(), testset.references, strict=True)]
     long = [(wave, said) for wave, said in read if len(wave) >= wanted]
@@ -92,7 +95,10 @@ def main() -> int:
             result = compare(model, decoder, wave, said, settings)
             found[name].append(result)
             share = f"{result['differing']} of {result['words']} words differ ({result['differing_percent']:.2f} %)"
-            rates = f"WER in {result['windows']} windows {result['wer_windows']:.1f} %, in one pass {result['wer_one_pass']:.1f} %"
+            rates = (
+                f"WER in {result['windows']} windows {result['wer_windows']:.1f} %, in one pass "
+                f"{result['wer_one_pass']:.1f} %"
+            )
             print(f"{result['audio_seconds']} s, {name}: {share}; {rates}", flush=True)
     measured = {
         "checkpoint": args.checkpoint.name,

@@ -3,10 +3,10 @@
 
     python benchmarks/manifest.py [--peer-python /path/to/venv/bin/python] [--files 20000] [--rounds 3]
 
-The two scripts alternate over one folder of short FLAC files; wall time counts, start of the interpreter included. The peer's script is the
-one that its fairseq brings (--peer-script names another); without a peer, a serial loop of this file stands in that does the same work:
-recursive glob, real path and soundfile.info of each file. A manifest of 281,241 lines (LibriSpeech's 960 hours) is then loaded, also in a
-fresh process.
+The two scripts alternate over one folder of short FLAC files; wall time counts, start of the interpreter included. The
+peer's script is the one that its fairseq brings (--peer-script names another); without a peer, a serial loop of this
+file stands in that does the same work: recursive glob, real path and soundfile.info of each file. A manifest of 281,241
+lines (LibriSpeech's 960 hours) is then loaded, also in a fresh process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 OURS = REPOSITORY / "examples" / "wav2vec" / "wav2vec_manifest.py"
 A_FOLDER = 100  # files
 LINES = 281_241
-_FIND_SCRIPT = "import fairseq, os; print(os.path.join(os.path.dirname(fairseq.__file__), 'examples', 'wav2vec', 'wav2vec_manifest.py'))"
+_FIND_SCRIPT = (
+    "import fairseq, os; print(os.path.join(os.path.dirname(fairseq.__file__), 'examples', 'wav2vec', "
+    "'wav2vec_manifest.py'))"
+)
 
 
 def make_files(root: Path, count: int) -> None:
@@ -69,10 +72,16 @@ def peer_command(args: argparse.Namespace) -> tuple[str, list[str]]:
     if args.peer_script is not None:
         return Path(args.peer_script).name, [args.peer_python or sys.executable, args.peer_script]
     if args.peer_python is not None:
-        found = subprocess.run([args.peer_python, "-c", _FIND_SCRIPT], capture_output=True, text=True, check=True).stdout.split()[-1]
+        found = subprocess.run(
+            [args.peer_python, "-c", _FIND_SCRIPT], capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
         if os.path.isfile(found):
             return "fairseq's examples/wav2vec/wav2vec_manifest.py", [args.peer_python, found]
-    return "a serial loop that does what fairseq's script does", [args.peer_python or sys.executable, __file__, "--serial"]
+    return "a serial loop that does what fairseq's script does", [
+        args.peer_python or sys.executable,
+        __file__,
+        "--serial",
+    ]
 
 
 def timed(command: list[str], root: Path, dest: Path) -> float:
@@ -88,7 +97,8 @@ def load_in_fresh_process(folder: Path) -> dict[str, float]:
     with open(path, "w", encoding="utf-8") as file:
         print("/data/LibriSpeech", file=file)
         for i in range(LINES):
-            print(f"train-other-500/{i % 2338}/{i % 128871}/{i % 2338}-{i % 128871}-{i % 100:04d}.flac\t{30000 + i % 350000}", file=file)
+            folder_name, name = f"{i % 2338}/{i % 128871}", f"{i % 2338}-{i % 128871}-{i % 100:04d}.flac"
+            print(f"train-other-500/{folder_name}/{name}\t{30000 + i % 350000}", file=file)
     code = f"""
 import json, time
 from fairseq.data.audio.manifest import Manifest
@@ -98,7 +108,9 @@ before, began = resident(), time.perf_counter()
 manifest = Manifest({str(path)!r})
 print(json.dumps({{"seconds": time.perf_counter() - began, "mebibytes": resident() - before, "lines": len(manifest)}}))
 """
-    output = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
     return json.loads(output.splitlines()[-1])
 
 
@@ -108,7 +120,9 @@ def main() -> int:
     parser.add_argument("--dest", help=argparse.SUPPRESS)
     parser.add_argument("--serial", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--peer-python", help="interpreter of an environment that has fairseq")
-    parser.add_argument("--peer-script", help="fairseq's wav2vec_manifest.py, if it is not inside that environment's fairseq")
+    parser.add_argument(
+        "--peer-script", help="fairseq's wav2vec_manifest.py, if it is not inside that environment's fairseq"
+    )
     parser.add_argument("--files", type=int, default=20_000, help="(default: 20000)")
     parser.add_argument("--rounds", type=int, default=3, help="alternations (default: 3)")
     parser.add_argument("--name", default="manifest", help="of the result file (default: manifest)")
@@ -123,7 +137,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_files(folder / "audio", args.files)
-        timed([sys.executable, str(OURS)], folder / "audio", folder / "ours")  # file headers are in the page cache for both
+        # file headers are in the page cache for both
+        timed([sys.executable, str(OURS)], folder / "audio", folder / "ours")
         for _ in range(args.rounds):
             seconds["ours"].append(timed([sys.executable, str(OURS)], folder / "audio", folder / "ours"))
             seconds["peer"].append(timed(command, folder / "audio", folder / "peer"))

@@ -3,13 +3,14 @@
 
     python benchmarks/pretrain_step.py --peer-python /path/to/venv/bin/python [--rounds 3] [--steps 3] [--threads 2]
 
-A step is forward, loss, backward and Adam's update, on 4 utterances of 10 s with masks as in training (mask_prob 0.65) and 100 negatives;
-dropouts as in the base recipe, layerdrop 0, so that every step does the same work. The systems alternate, each in fresh processes of its
-own interpreter, with one step to warm up. What counts is seconds of audio over seconds of the clock, and the process's peak memory.
+A step is forward, loss, backward and Adam's update, on 4 utterances of 10 s with masks as in training (mask_prob 0.65)
+and 100 negatives; dropouts as in the base recipe, layerdrop 0, so that every step does the same work. The systems
+alternate, each in fresh processes of its own interpreter, with one step to warm up. What counts is seconds of audio
+over seconds of the clock, and the process's peak memory.
 
-Each peer runs at its best: fairseq with its own masks and its own Adam (its bf16 does not run on CPU); transformers in fp32 and in bf16
-autocast, with torch's fused AdamW, masks and negatives made outside of the clock. Ours takes what the data-loading worker hands over,
-and runs under `torch.autocast` as the trainer does.
+Each peer runs at its best: fairseq with its own masks and its own Adam (its bf16 does not run on CPU); transformers in
+fp32 and in bf16 autocast, with torch's fused AdamW, masks and negatives made outside of the clock. Ours takes what the
+data-loading worker hands over, and runs under `torch.autocast` as the trainer does.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ TARGETS = {  # quotient of audio seconds a second, or of peak memory -> (ours, p
 }
 
 Batch = Any
-Step = tuple[Callable[[], Batch], Callable[[Batch], float]]  # makes a batch (not timed); a step (timed), which returns the loss
+# makes a batch (not timed); a step (timed), which returns the loss
+Step = tuple[Callable[[], Batch], Callable[[Batch], float]]
 
 
 def audio() -> Any:
@@ -63,7 +65,7 @@ def audio() -> Any:
     return torch.randn(ROWS, RATE * SECONDS) * 0.1
 
 
-# -- the three systems ---------------------------------------------------------------------------------------------------------------
+# -- the three systems -------------------------------------------------------------------------------------------------
 
 
 def our_step(precision: str) -> Step:
@@ -144,7 +146,11 @@ def transformers_step(precision: str) -> Step:
 
     off = ("layerdrop", "activation_dropout", "final_dropout")
     config = Wav2Vec2Config(
-        num_negatives=NEGATIVES, mask_time_prob=MASK_PROB, feat_proj_dropout=0.1, feat_quantizer_dropout=0.1, **dict.fromkeys(off, 0.0)
+        num_negatives=NEGATIVES,
+        mask_time_prob=MASK_PROB,
+        feat_proj_dropout=0.1,
+        feat_quantizer_dropout=0.1,
+        **dict.fromkeys(off, 0.0),
     )
     model = Wav2Vec2ForPreTraining(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True, **ADAM)
@@ -171,7 +177,7 @@ def transformers_step(precision: str) -> Step:
     return batch, step
 
 
-# -- measuring -----------------------------------------------------------------------------------------------------------------------
+# -- measuring ---------------------------------------------------------------------------------------------------------
 
 
 def measure(system: str, steps: int, threads: int) -> dict[str, Any]:
@@ -199,8 +205,19 @@ def run_child(python: str, system: str, args: argparse.Namespace) -> dict[str, A
     threads = str(args.threads)
     path = str(REPOSITORY) if system.startswith("ours") else ""
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path}
-    command = [python, str(Path(__file__).resolve()), "--child", system, "--steps", str(args.steps), "--threads", threads]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=tempfile.gettempdir()).stdout
+    command = [
+        python,
+        str(Path(__file__).resolve()),
+        "--child",
+        system,
+        "--steps",
+        str(args.steps),
+        "--threads",
+        threads,
+    ]
+    output = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=tempfile.gettempdir()
+    ).stdout
     return json.loads(output.splitlines()[-1])
 
 
@@ -209,7 +226,11 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     seconds = sorted(second for run in runs for second in run["step_seconds"])
     return {
         "audio_seconds_a_second": round(AUDIO_SECONDS / statistics.median(seconds), 3),
-        "step_seconds": {"median": round(statistics.median(seconds), 2), "least": round(seconds[0], 2), "most": round(seconds[-1], 2)},
+        "step_seconds": {
+            "median": round(statistics.median(seconds), 2),
+            "least": round(seconds[0], 2),
+            "most": round(seconds[-1], 2),
+        },
         "processor_seconds": round(statistics.median(second for run in runs for second in run["processor_seconds"]), 2),
         "peak_gb": round(statistics.median(run["peak_gb"] for run in runs), 2),
         "losses_of_the_first_run": [round(loss, 4) for loss in runs[0]["losses"]],
@@ -256,8 +277,21 @@ def main() -> int:
             seconds = ", ".join(f"{second:.2f}" for second in run["step_seconds"])
             print(f"round {number + 1}: {system}: {seconds} s a step, {run['peak_gb']:.2f} GB", flush=True)
     found = {system: summary(its_runs) for system, its_runs in runs.items()}
-    setting = {"rows": ROWS, "seconds_of_audio_each": SECONDS, "threads": args.threads, "rounds": args.rounds, "steps": args.steps}
-    result = {"setting": setting, "model": BASE, "criterion": CRITERION, "adam": ADAM, "systems": found, "quotients": quotients(found)}
+    setting = {
+        "rows": ROWS,
+        "seconds_of_audio_each": SECONDS,
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "steps": args.steps,
+    }
+    result = {
+        "setting": setting,
+        "model": BASE,
+        "criterion": CRITERION,
+        "adam": ADAM,
+        "systems": found,
+        "quotients": quotients(found),
+    }
     path = results_file.write(args.name, result)
     print(json.dumps({"systems": found, "quotients": result["quotients"]}, indent=1))
     print(f"written to {path}")

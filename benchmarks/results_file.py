@@ -47,5 +47,7 @@ def write(name: str, result: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    path.write_text(json.dumps({"date": date, "environment": environment(), **result}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"date": date, "environment": environment(), **result}, indent=1) + "\n", encoding="utf-8"
+    )
     return path

@@ -1,4 +1,6 @@
-"""Small models trained and scored with the commands that users type, each run with one thread; what is done already is not done again."""
+"""Small models trained and scored with the commands that users type, each run with one thread; what is done already
+is not done again.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def run(module: str, arguments: list[str], log: Path) -> float:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -58,7 +62,14 @@ def train(config: Path, save_dir: Path, overrides: list[str]) -> float:
     """Train to the end unless that is done: processor seconds, which are kept beside the checkpoint."""
     cost = save_dir / "processor_seconds.txt"
     if not cost.exists():
-        arguments = ["--config-dir", str(config.parent), "--config-name", config.stem, f"checkpoint.save_dir={save_dir}", *overrides]
+        arguments = [
+            "--config-dir",
+            str(config.parent),
+            "--config-name",
+            config.stem,
+            f"checkpoint.save_dir={save_dir}",
+            *overrides,
+        ]
         seconds = run("fairseq_cli.hydra_train", ["common.cpu=true", *arguments], Path(f"{save_dir}.log"))
         cost.write_text(f"{seconds:.1f}\n")
     return float(cost.read_text())
@@ -67,7 +78,19 @@ def train(config: Path, save_dir: Path, overrides: list[str]) -> float:
 def score(data: Path, subset: str, save_dir: Path, lexicon: Path | None) -> dict[str, float]:
     """WER and CER in percent."""
     results = save_dir / f"{subset}-{'lexicon' if lexicon else 'greedy'}"
-    arguments = [str(data), "--path", str(save_dir / "checkpoint_last.pt"), "--gen-subset", subset, "--results-path", str(results)]
-    run("fairseq_cli.infer", [*arguments, *(["--lexicon", str(lexicon)] if lexicon else [])], results.with_suffix(".log"))
+    arguments = [
+        str(data),
+        "--path",
+        str(save_dir / "checkpoint_last.pt"),
+        "--gen-subset",
+        subset,
+        "--results-path",
+        str(results),
+    ]
+    run(
+        "fairseq_cli.infer",
+        [*arguments, *(["--lexicon", str(lexicon)] if lexicon else [])],
+        results.with_suffix(".log"),
+    )
     rates = json.loads((results / "results.json").read_text())["rates"]
     return {name: round(rates[name]["rate"], 2) for name in ("wer", "cer")}

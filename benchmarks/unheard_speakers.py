@@ -1,11 +1,14 @@
-"""How well does a small model know words from speakers that it has never heard? Trains and scores with the commands that users type.
+"""How well does a small model know words from speakers that it has never heard? Trains and scores with the commands
+that users type.
 
-    python benchmarks/unheard_speakers.py digits DIGITS --work FOLDER      leaves one speaker out at a time; then speakers that were heard
-    python benchmarks/unheard_speakers.py an4 AN4 LIBRISPEECH --work FOLDER   pre-trained against random weights, three seeds
+    python benchmarks/unheard_speakers.py digits DIGITS --work FOLDER      leaves one speaker out at a time; then
+    speakers that were heard python benchmarks/unheard_speakers.py an4 AN4 LIBRISPEECH --work FOLDER   pre-trained
+    against random weights, three seeds
 
-DIGITS and AN4 hold train.tsv and the like, `path<TAB>TRANSCRIPT` a line, beside the audio; LIBRISPEECH holds train and dev. What is done
-already in FOLDER is not done again. Cost is processor time of all that a result needed. No recording of a test speaker is in any training,
-pre-training included, and the last update's weights are tested. Nothing is chosen by a score but AN4's learning rate: by seed 1's CER.
+DIGITS and AN4 hold train.tsv and the like, `path<TAB>TRANSCRIPT` a line, beside the audio; LIBRISPEECH holds train and
+dev. What is done already in FOLDER is not done again. Cost is processor time of all that a result needed. No recording
+of a test speaker is in any training, pre-training included, and the last update's weights are tested. Nothing is chosen
+by a score but AN4's learning rate: by seed 1's CER.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from small_runs import CONFIGS, EXAMPLES, Row, score, train, write_split, write_
 SAMPLE_RATE = 8000  # Hz, of the digits
 TAKES = 1  # of each word by each synthetic voice
 AN4_RATES = (0.0005, 0.001, 0.002)
-# Recordings are hardly changed and nothing is masked: with the config's augmentation and masks, CTC did not leave its plateau here in
+# Recordings are hardly changed and nothing is masked: with the config's augmentation and masks, CTC did not leave its
+# plateau here in
 # 1,200 updates from any weights.
 AN4_SETTINGS = ["task.augment.speed=1.1", "task.augment.eq_db=0", "task.augment.noise_db=null"]
 
@@ -38,7 +42,7 @@ def read_rows(file: Path) -> list[Row]:
     return [tuple(line.split("\t")) for line in file.read_text(encoding="utf-8").splitlines()]  # type: ignore[misc]
 
 
-# -- digits --------------------------------------------------------------------------------------------------------------------------
+# -- digits ------------------------------------------------------------------------------------------------------------
 
 
 def synthesize(folder: Path, words: Sequence[str]) -> float:
@@ -57,7 +61,8 @@ def synthesize(folder: Path, words: Sequence[str]) -> float:
                 voice = Voice(name, int(rng.integers(110, 220)), int(rng.integers(15, 80)), int(rng.integers(10, 90)))
                 wave = synthesizer.speak([word.lower()], [0], voice, int(rng.integers(1, 2**31)))
                 heard = np.flatnonzero(np.abs(wave) > 0.01)
-                wave = wave[max(0, heard[0] - 400) : heard[-1] + 800]  # no silence around it, as the recorded digits are cut
+                # no silence around it, as the recorded digits are cut
+                wave = wave[max(0, heard[0] - 400) : heard[-1] + 800]
                 wave *= 10 ** (rng.uniform(-26, -14) / 20) / np.sqrt(np.mean(wave**2))
                 path = f"wav/{word}_{number}_{take}.wav"
                 soundfile.write(folder / path, np.clip(wave, -1, 1), SYNTHESIZED_RATE)
@@ -72,7 +77,9 @@ def _processor_seconds() -> float:
 
 
 def digits(args: argparse.Namespace) -> dict[str, Any]:
-    """Five folds, each without one speaker; and one with all of them, on the recordings that none of them trained on."""
+    """Five folds, each without one speaker; and one with all of them, on the recordings that none of them trained
+    on.
+    """
     root = args.data.resolve()
     training, test = read_rows(root / "train.tsv"), read_rows(root / "test.tsv")
     speakers = sorted({_speaker(path) for path, _ in training + test})
@@ -80,7 +87,10 @@ def digits(args: argparse.Namespace) -> dict[str, Any]:
     words = sorted({text for _, text in training})
     seconds = synthesize(synthetic, words) if args.synthetic and not (synthetic / "train.ltr").exists() else 0.0
     folds: dict[str, tuple[list[Row], list[Row]]] = {
-        speaker: ([row for row in training if _speaker(row[0]) != speaker], [row for row in training + test if _speaker(row[0]) == speaker])
+        speaker: (
+            [row for row in training if _speaker(row[0]) != speaker],
+            [row for row in training + test if _speaker(row[0]) == speaker],
+        )
         for speaker in args.folds or speakers
     }
     if not args.folds:
@@ -99,23 +109,46 @@ def digits(args: argparse.Namespace) -> dict[str, Any]:
             for file in ("train.tsv", "train.ltr"):
                 (data / "synthetic" / file).write_bytes((synthetic / file).read_bytes())
         cost = train(
-            CONFIGS / "finetuning/small_from_scratch.yaml", data / "run",
-            [f"task.data={data}", f"task.multi_corpus_keys='{','.join(corpora)}'", f"task.target_dictionary={data / 'dict.ltr.txt'}",
-             "dataset.disable_validation=true", f"common.seed={args.seed}", *args.overrides],
-        )  # fmt: skip
-        greedy, lexicon = score(data, "test", data / "run", None), score(data, "test", data / "run", data / "lexicon.txt")
+            CONFIGS / "finetuning/small_from_scratch.yaml",
+            data / "run",
+            [
+                f"task.data={data}",
+                f"task.multi_corpus_keys='{','.join(corpora)}'",
+                f"task.target_dictionary={data / 'dict.ltr.txt'}",
+                "dataset.disable_validation=true",
+                f"common.seed={args.seed}",
+                *args.overrides,
+            ],
+        )
+        greedy, lexicon = (
+            score(data, "test", data / "run", None),
+            score(data, "test", data / "run", data / "lexicon.txt"),
+        )
         found = {
-            "greedy_wer": greedy["wer"], "greedy_cer": greedy["cer"], "lexicon_wer": lexicon["wer"],
-            "trained_on": len(train_rows), "tested_on": len(test_rows), "core_minutes": round((cost + seconds) / 60, 1),
-        }  # fmt: skip
+            "greedy_wer": greedy["wer"],
+            "greedy_cer": greedy["cer"],
+            "lexicon_wer": lexicon["wer"],
+            "trained_on": len(train_rows),
+            "tested_on": len(test_rows),
+            "core_minutes": round((cost + seconds) / 60, 1),
+        }
         print(name, json.dumps(found), flush=True)
         return found
 
     found = dict(zip(folds, _at_once(args.at_once, fold, list(folds)), strict=True))
     unheard = [values for name, values in found.items() if name != "heard"]
-    mean = {key: round(statistics.mean(values[key] for values in unheard), 2) for key in ("greedy_wer", "greedy_cer", "lexicon_wer")}
+    mean = {
+        key: round(statistics.mean(values[key] for values in unheard), 2)
+        for key in ("greedy_wer", "greedy_cer", "lexicon_wer")
+    }
     print("mean", json.dumps(mean), flush=True)
-    return {"folds": found, "mean_of_unheard_speakers": mean, "synthetic": args.synthetic, "seed": args.seed, "overrides": args.overrides}
+    return {
+        "folds": found,
+        "mean_of_unheard_speakers": mean,
+        "synthetic": args.synthetic,
+        "seed": args.seed,
+        "overrides": args.overrides,
+    }
 
 
 def _speaker(path: str) -> str:
@@ -128,13 +161,15 @@ def _at_once(workers: int, function: Callable[[Any], Any], items: list[Any]) -> 
         return list(pool.map(function, items))
 
 
-# -- AN4 -----------------------------------------------------------------------------------------------------------------------------
+# -- AN4 ---------------------------------------------------------------------------------------------------------------
 
 
 def an4(args: argparse.Namespace) -> dict[str, Any]:
-    """The same fine-tuning from pre-trained and from random weights, each at its own best learning rate of three (seed 1 says which).
+    """The same fine-tuning from pre-trained and from random weights, each at its own best learning rate of three (seed
+    1 says which).
 
-    Twice: with the same updates; and with pre-training counted, so that random weights get the more updates that it would have paid for.
+    Twice: with the same updates; and with pre-training counted, so that random weights get the more updates that it
+    would have paid for.
     """
     root, books = args.data.resolve(), args.librispeech.resolve()
     training, dev = read_rows(root / "train.tsv"), read_rows(root / "dev.tsv")
@@ -147,45 +182,84 @@ def an4(args: argparse.Namespace) -> dict[str, Any]:
     write_split(unlabelled, "train", top, _files(books / "train", top) + heard)
     write_split(unlabelled, "valid", top, _files(books / "dev", top))
     pretraining = train(
-        CONFIGS / "pretraining/wav2vec2_demo.yaml", args.work / "pretrained",
-        [f"task.data={unlabelled}", "common.bf16=true", f"optimization.max_update={args.pretraining_updates}", "dataset.max_tokens=320000",
-         "model.logit_temp_updates=400", "lr_scheduler.warmup_updates=60", "model.dropout=0.05", "model.conv_pos=16",
-         "dataset.validate_interval_updates=200", "common.seed=1"],
-    )  # fmt: skip
+        CONFIGS / "pretraining/wav2vec2_demo.yaml",
+        args.work / "pretrained",
+        [
+            f"task.data={unlabelled}",
+            "common.bf16=true",
+            f"optimization.max_update={args.pretraining_updates}",
+            "dataset.max_tokens=320000",
+            "model.logit_temp_updates=400",
+            "lr_scheduler.warmup_updates=60",
+            "model.dropout=0.05",
+            "model.conv_pos=16",
+            "dataset.validate_interval_updates=200",
+            "common.seed=1",
+        ],
+    )
     weights = {
         "random": ["model.w2v_args.model.mask_prob=0.0", "model.w2v_args.model.mask_channel_prob=0.0"],
         "pretrained": [
-            "model.w2v_args=null", f"model.w2v_path={args.work / 'pretrained/checkpoint_last.pt'}", "model.feature_grad_mult=1.0",
-            "model.dropout=0.1", "model.attention_dropout=0.1", "model.apply_mask=false", "model.layerdrop=0.0",
+            "model.w2v_args=null",
+            f"model.w2v_path={args.work / 'pretrained/checkpoint_last.pt'}",
+            "model.feature_grad_mult=1.0",
+            "model.dropout=0.1",
+            "model.attention_dropout=0.1",
+            "model.apply_mask=false",
+            "model.layerdrop=0.0",
         ],
-    }  # fmt: skip
+    }
 
     def trial(start: str, rate: float, seed: int, updates: int) -> dict[str, Any]:
         save_dir = args.work / f"{start}-{rate}-{seed}-{updates}"
         cost = train(
-            CONFIGS / "finetuning/small_from_scratch.yaml", save_dir,
-            [f"task.data={data}", "dataset.disable_validation=true", f"common.seed={seed}", f"optimization.lr=[{rate}]",
-             f"optimization.max_update={updates}", *AN4_SETTINGS, *weights[start], *args.overrides],
-        )  # fmt: skip
+            CONFIGS / "finetuning/small_from_scratch.yaml",
+            save_dir,
+            [
+                f"task.data={data}",
+                "dataset.disable_validation=true",
+                f"common.seed={seed}",
+                f"optimization.lr=[{rate}]",
+                f"optimization.max_update={updates}",
+                *AN4_SETTINGS,
+                *weights[start],
+                *args.overrides,
+            ],
+        )
         found = {"start": start, "lr": rate, "seed": seed, "updates": updates, "core_minutes": round(cost / 60, 1)}
         found |= score(data, "dev", save_dir, None)
         found["lexicon_wer"] = score(data, "dev", save_dir, data / "lexicon.txt")["wer"]
         print(json.dumps(found), flush=True)
         return found
 
-    runs = _at_once(args.at_once, lambda job: trial(*job), [(start, rate, 1, args.updates) for start in weights for rate in AN4_RATES])
-    best = {start: min((found for found in runs if found["start"] == start), key=lambda found: found["cer"])["lr"] for start in weights}
+    runs = _at_once(
+        args.at_once,
+        lambda job: trial(*job),
+        [(start, rate, 1, args.updates) for start in weights for rate in AN4_RATES],
+    )
+    best = {
+        start: min((found for found in runs if found["start"] == start), key=lambda found: found["cer"])["lr"]
+        for start in weights
+    }
     cost = statistics.mean(found["core_minutes"] for found in runs)
     more = args.updates + round(args.updates * pretraining / 60 / cost)
     further = [(start, best[start], seed, args.updates) for seed in (2, 3) for start in weights]
-    runs += _at_once(args.at_once, lambda job: trial(*job), further + [("random", best["random"], seed, more) for seed in (1, 2, 3)])
+    runs += _at_once(
+        args.at_once, lambda job: trial(*job), further + [("random", best["random"], seed, more) for seed in (1, 2, 3)]
+    )
     groups = {
         "pretrained": ("pretrained", args.updates),
         "random": ("random", args.updates),
         "random, pre-training counted": ("random", more),
     }
     means = {
-        name: _means([found for found in runs if (found["start"], found["lr"], found["updates"]) == (start, best[start], updates)])
+        name: _means(
+            [
+                found
+                for found in runs
+                if (found["start"], found["lr"], found["updates"]) == (start, best[start], updates)
+            ]
+        )
         for name, (start, updates) in groups.items()
     }
     result = {"best_lr": best, "means_over_seeds": means, "pretraining_core_minutes": round(pretraining / 60, 1)}
@@ -194,7 +268,10 @@ def an4(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _means(runs: list[dict[str, Any]]) -> dict[str, float]:
-    return {key: round(statistics.mean(found[key] for found in runs), 2) for key in ("wer", "cer", "lexicon_wer", "core_minutes")}
+    return {
+        key: round(statistics.mean(found[key] for found in runs), 2)
+        for key in ("wer", "cer", "lexicon_wer", "core_minutes")
+    }
 
 
 def _files(folder: Path, top: Path) -> list[Row]:
@@ -214,7 +291,9 @@ def main() -> None:
         else:
             command.add_argument("--folds", nargs="*", help="speakers to leave out (default: each, and none)")
             command.add_argument("--seed", type=int, default=1)
-            command.add_argument("--no-synthetic", dest="synthetic", action="store_false", help="train on the real recordings alone")
+            command.add_argument(
+                "--no-synthetic", dest="synthetic", action="store_false", help="train on the real recordings alone"
+            )
         command.add_argument("--work", type=Path, required=True, help="folder for the runs")
         command.add_argument("--at-once", type=int, default=2, help="runs at the same time, a thread each (default: 2)")
         command.add_argument("--overrides", nargs="*", default=[], help="further overrides of the fine-tuning config")

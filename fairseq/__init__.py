@@ -1,6 +1,7 @@
 """wav2vec 2.0, pre-trained and fine-tuned with fairseq's names, configs and checkpoints, on CPU and CUDA.
 
-Every public submodule is an attribute after `import fairseq`: `fairseq.checkpoint_utils`, `fairseq.data`, `fairseq.metrics` ...
+Every public submodule is an attribute after `import fairseq`: `fairseq.checkpoint_utils`, `fairseq.data`,
+`fairseq.metrics` ...
 """
 
 from fairseq import installed as _installed
@@ -21,7 +22,9 @@ from fairseq.models.wav2vec import pretrained as _pretrained  # noqa: E402
 
 
 def _read_pretrained(path: str) -> tuple[object, dict[str, object]]:
-    """What fine-tuned models open their pre-trained checkpoint with; here, since models may not import from higher floors."""
+    """What fine-tuned models open their pre-trained checkpoint with; here, since models may not import from higher
+    floors.
+    """
     from fairseq import checkpoint_utils
 
     return checkpoint_utils.load_pretrained(path)

@@ -60,13 +60,17 @@ class SaveResult(NamedTuple):
     seconds: float = 0.0
 
 
-# -- saving ------------------------------------------------------------------------------------------------------------------------
+# -- saving ------------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float], stopping: bool = False) -> Optional[SaveResult]:
-    """Write the checkpoints that are due and remove those that no longer are. To be called by all processes; the first one writes.
+def save_checkpoint(
+    cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float], stopping: bool = False
+) -> Optional[SaveResult]:
+    """Write the checkpoints that are due and remove those that no longer are. To be called by all processes; the first
+    one writes.
 
-    A disk that is full or refuses is reported with its path and free space, and the run goes on: older files are unharmed.
+    A disk that is full or refuses is reported with its path and free space, and the run goes on: older files are
+    unharmed.
 
     Args:
         cfg: the config group `checkpoint`.
@@ -95,7 +99,8 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
     state["extra_state"].update({"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **record.state_dict()})
     result = _write(state, [os.path.join(cfg.save_dir, name) for name in names])
     result = result._replace(seconds=time.perf_counter() - start)
-    if len(result.paths) < len(names):  # checkpoint_best.pt comes after the one to resume from: it may be the one that is missing
+    # checkpoint_best.pt comes after the one to resume from: it may be the one that is missing
+    if len(result.paths) < len(names):
         record.saved_best = best_before
     if result.error is not None:
         going_on = "" if stopping else "; training goes on"
@@ -181,7 +186,9 @@ def verify_checkpoint_directory(save_dir: str) -> None:
             pass
         os.remove(probe)
     except OSError as error:
-        raise ValueError(f"checkpoint.save_dir is {save_dir}: cannot write there ({error.strerror or error}).") from error
+        raise ValueError(
+            f"checkpoint.save_dir is {save_dir}: cannot write there ({error.strerror or error})."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -208,21 +215,24 @@ def save_dir_held(cfg: Any, writes: bool) -> Iterator[None]:
         held.release()
 
 
-# -- continuing --------------------------------------------------------------------------------------------------------------------
+# -- continuing --------------------------------------------------------------------------------------------------------
 
 
 def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Optional[dict[str, Any]], Any]:
-    """Put a run where it was, or where `checkpoint.restore_file`, `finetune_from_model` or `continue_once` say; one log line tells which.
+    """Put a run where it was, or where `checkpoint.restore_file`, `finetune_from_model` or `continue_once` say; one log
+    line tells which.
 
     Args:
         cfg: the config group `checkpoint`.
-        trainer: gives `cfg`, `task`, `get_train_iterator(epoch=, load_dataset=)`, `load_state_dict(state, reset_optimizer=,
-            reset_lr_scheduler=, reset_meters=, optimizer_overrides=)`, `is_data_parallel_master`; receives `run_record`.
+        trainer: gives `cfg`, `task`, `get_train_iterator(epoch=, load_dataset=)`, `load_state_dict(state,
+            reset_optimizer=, reset_lr_scheduler=, reset_meters=, optimizer_overrides=)`, `is_data_parallel_master`;
+            receives `run_record`.
         passthrough_args: more arguments of `get_train_iterator`.
     Returns:
         the checkpoint's extra_state (None without a checkpoint) and the training iterator at its place.
     Raises:
-        ValueError: settings that exclude each other, a missing or damaged file, or a config that differs from the run's own checkpoint.
+        ValueError: settings that exclude each other, a missing or damaged file, or a config that differs from the run's
+            own checkpoint.
     """
     overrides = source.optimizer_overrides(cfg)
     trainer.run_record = RunRecord(cfg.maximize_best_checkpoint_metric)
@@ -246,10 +256,14 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough_args: Any) -> tuple[Op
 def _restore(
     found: source.Source, state: dict[str, Any], trainer: Any, overrides: dict[str, Any], **passthrough_args: Any
 ) -> tuple[dict[str, Any], Any, Optional[dict[str, Any]]]:
-    """Put a checkpoint into the trainer, its record and a training iterator; returns extra_state, the iterator and its saved place."""
+    """Put a checkpoint into the trainer, its record and a training iterator; returns extra_state, the iterator and
+    its saved place.
+    """
     saved_extra, resets = state.get("extra_state") or {}, found.resets
     place = None if resets.dataloader else saved_extra.get("train_iterator")
-    epoch_itr = trainer.get_train_iterator(epoch=1 if place is None else place["epoch"], load_dataset=True, **passthrough_args)
+    epoch_itr = trainer.get_train_iterator(
+        epoch=1 if place is None else place["epoch"], load_dataset=True, **passthrough_args
+    )
     _compare(found, state, trainer)
     try:
         extra_state = trainer.load_state_dict(
@@ -280,7 +294,8 @@ def _record_of(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compare(found: source.Source, state: dict[str, Any], trainer: Any) -> None:
-    """Decision 6: the run's own checkpoint must have the command's model and task; for another's, differences are listed.
+    """Decision 6: the run's own checkpoint must have the command's model and task; for another's, differences are
+    listed.
 
     Call it after the training data is loaded: a moved data folder is no difference if both manifests list the same.
     """
@@ -290,9 +305,13 @@ def _compare(found: source.Source, state: dict[str, Any], trainer: Any) -> None:
     if differing and found.own and not only_weights:
         raise ValueError(compare.refusal(found.path, differing))
     if differing:
-        logger.info(f"the config differs from that of {found.path} (checkpoint -> command): {compare.listing(differing)}")
+        logger.info(
+            f"the config differs from that of {found.path} (checkpoint -> command): {compare.listing(differing)}"
+        )
     if found.own and same is False and not only_weights:
-        logger.warning(f"the manifests list other files than when {found.path} was written: the run goes on with the new ones")
+        logger.warning(
+            f"the manifests list other files than when {found.path} was written: the run goes on with the new ones"
+        )
 
 
 def same_data(saved: Any, now: Any) -> Optional[bool]:
@@ -312,10 +331,12 @@ def _what_was_loaded(found: source.Source, state: dict[str, Any], place: Optiona
     return f"loaded checkpoint {found.path} ({epoch}{updates} updates)" + "".join(f"; {note}" for note in notes)
 
 
-# -- using -------------------------------------------------------------------------------------------------------------------------
+# -- using -------------------------------------------------------------------------------------------------------------
 
 
-def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict[str, Any]] = None, load_on_all_ranks: bool = False) -> dict[str, Any]:
+def load_checkpoint_to_cpu(
+    path: str, arg_overrides: Optional[dict[str, Any]] = None, load_on_all_ranks: bool = False
+) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; its `cfg` becomes a DictConfig.
 
     Args:
@@ -395,8 +416,12 @@ def load_model_ensemble_and_task(
         ValueError: sharded files (not offered), no file at all, a damaged file, no config in it.
     """
     if num_shards != 1:
-        raise ValueError(f"num_shards is {num_shards}: sharded checkpoints are not offered, only files of a whole model.")
-    paths = [os.fspath(filenames)] if isinstance(filenames, (str, os.PathLike)) else [os.fspath(name) for name in filenames]
+        raise ValueError(
+            f"num_shards is {num_shards}: sharded checkpoints are not offered, only files of a whole model."
+        )
+    paths = (
+        [os.fspath(filenames)] if isinstance(filenames, (str, os.PathLike)) else [os.fspath(name) for name in filenames]
+    )
     if not paths:
         raise ValueError("filenames is empty: give the path of a checkpoint, or a list of such paths.")
     if state is not None and len(paths) != 1:
@@ -405,7 +430,9 @@ def load_model_ensemble_and_task(
     for name in paths:
         path = re.sub(r"\.pt$", f"{suffix}.pt", name)
         if state is None and not os.path.isfile(path):
-            raise MissingFileError(f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else ""))
+            raise MissingFileError(
+                f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else "")
+            )
         loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
         with building.naming(path):
             model, cfg, task = _model_inside(loaded, path, task, strict)
@@ -444,7 +471,9 @@ def _check_kind(kind: str | None, path: str) -> None:
 
 
 def _check_dictionary(task: Any, state: dict[str, Any], path: str) -> None:
-    """A fine-tuned checkpoint's dictionary must fit; without one inside (fairseq before 0.11) it needs the one of its data folder."""
+    """A fine-tuned checkpoint's dictionary must fit; without one inside (fairseq before 0.11) it needs the one of
+    its data folder.
+    """
     if not hasattr(task, "dictionary_path"):
         return
     name = "the dictionary inside"
@@ -452,16 +481,16 @@ def _check_dictionary(task: Any, state: dict[str, Any], path: str) -> None:
         name = f"the dictionary {task.dictionary_path()}"
         if not os.path.isfile(task.dictionary_path()):
             raise ValueError(
-                f"{path} is fine-tuned and holds no dictionary, and {task.dictionary_path()} is not there. Give its file with --dict FILE, "
-                f"in Python its folder by arg_overrides={{'data': folder}}; or put it into the checkpoint once: "
-                f"fairseq-convert {path} NEW.pt --to fairseq --dict FILE."
+                f"{path} is fine-tuned and holds no dictionary, and {task.dictionary_path()} is not there. Give its "
+                f"file with --dict FILE, in Python its folder by arg_overrides={{'data': folder}}; or put it into "
+                f"the checkpoint once: fairseq-convert {path} NEW.pt --to fairseq --dict FILE."
             )
     head = state["model"].get(pretrained.HEAD + "weight")
     size = len(task.target_dictionary)
     if head is not None and head.size(0) != size:
         raise ValueError(
-            f"{path} has an output layer of {head.size(0)} rows, but {name} has {size} symbols (the four special ones counted): give the "
-            "one that it was fine-tuned with, by --dict FILE or in the data folder."
+            f"{path} has an output layer of {head.size(0)} rows, but {name} has {size} symbols (the four special "
+            "ones counted): give the one that it was fine-tuned with, by --dict FILE or in the data folder."
         )
 
 
@@ -485,7 +514,9 @@ def load_ema_from_checkpoint(fpath: str) -> dict[str, Any]:
     average = (state.get("extra_state") or {}).get("ema")
     if not average:
         raise ValueError(f"{fpath} holds no averaged weights: it was written without ema.store_ema=true.")
-    state["model"] = OrderedDict((key, value.float() if value.dtype == torch.float16 else value) for key, value in average.items())
+    state["model"] = OrderedDict(
+        (key, value.float() if value.dtype == torch.float16 else value) for key, value in average.items()
+    )
     return state
 
 

@@ -10,11 +10,18 @@ __all__ = ["PathManager"]
 
 
 class PathManager:
-    """Files by path, as fairseq's plug-ins open them. Paths are local; there are no handlers for `s3://` and the like."""
+    """Files by path, as fairseq's plug-ins open them. Paths are local; there are no handlers for `s3://` and the
+    like.
+    """
 
     @staticmethod
     def open(
-        path: str, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None, newline: str | None = None
+        path: str,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
     ) -> IO[Any]:
         return open(path, mode=mode, buffering=buffering, encoding=encoding, errors=errors, newline=newline)
 
@@ -83,4 +90,6 @@ class PathManager:
     @staticmethod
     def register_handler(handler: Any) -> None:
         """Raises ValueError: handlers are not offered."""
-        raise ValueError("PathManager.register_handler is not offered here: give local paths, or mount the other file system.")
+        raise ValueError(
+            "PathManager.register_handler is not offered here: give local paths, or mount the other file system."
+        )

@@ -1,7 +1,8 @@
-"""What is installed beside this package: what its extras bring, and other distributions that install a package named `fairseq`.
+"""What is installed beside this package: what its extras bring, and other distributions that install a package named
+`fairseq`.
 
-Two of them in one environment overwrite each other, or one hides the other, and the run that follows is not the one that was asked for.
-Stands alone, so that `setup.py` can run it before anything is installed.
+Two of them in one environment overwrite each other, or one hides the other, and the run that follows is not the one
+that was asked for. Stands alone, so that `setup.py` can run it before anything is installed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ EXTRAS = {
     "decode": ["flashlight-text", "kenlm"],
     "demo": ["espeakng-loader", "soxr"],
     "dev": ["pytest", "pytest-timeout", "pytest-xdist>=3.6", "ruff"],
-    "hpu": ["habana-torch-plugin"],  # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
+    # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
+    "hpu": ["habana-torch-plugin"],
     "onnx": ["onnx", "onnxruntime"],
     "parquet": ["pyarrow"],
     "resample": ["soxr"],
@@ -27,18 +29,22 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
 }
 PACKAGE = "fairseq"
-# fairseq-fixed and its like: every known rival's name begins as the package's does. Reading all metadata would take longer than the import.
-# A development install of the old kind leaves its folder without a version.
+# fairseq-fixed and its like: every known rival's name begins as the package's does. Reading all metadata would take
+# longer than the import. A development install of the old kind leaves its folder without a version.
 METADATA_FOLDER = re.compile(r"^(fairseq[\w.]*?)(?:-([^-]+))?(?:-[^-]+)*\.(?:dist|egg)-info$", re.IGNORECASE)
 
 
 def advice(extra: str) -> str:
-    """The command that installs what an extra brings, wherever this package itself came from: its packages by their own names."""
+    """The command that installs what an extra brings, wherever this package itself came from: its packages by their
+    own names.
+    """
     return "pip install " + " ".join(f"'{name}'" if re.search(r"[<>=]", name) else name for name in EXTRAS[extra])
 
 
 def _ships_the_package(metadata_path: str) -> bool:
-    """Whether the distribution described in this folder installs the top-level package (fairseq2, for one, does not)."""
+    """Whether the distribution described in this folder installs the top-level package (fairseq2, for one, does
+    not).
+    """
     try:
         with open(os.path.join(metadata_path, "top_level.txt"), encoding="utf-8") as lines:
             return PACKAGE in lines.read().split()
@@ -80,9 +86,9 @@ def describe(found: list[tuple[str, str]]) -> str:
     names = ", ".join(f"{name} {version}" for name, version in found)
     remove = " ".join(name for name, _ in found)
     return (
-        f"another distribution installs a package named `{PACKAGE}` in this environment: {names}. Only one of them can be imported, "
-        f"and its `fairseq-hydra-train` may be the one that runs. Remove it (pip uninstall {remove}) and install {OWN_NAME} again, "
-        "or give each an environment of its own."
+        f"another distribution installs a package named `{PACKAGE}` in this environment: {names}. Only one of them "
+        "can be imported, and its `fairseq-hydra-train` may be the one that runs. Remove it (pip uninstall "
+        f"{remove}) and install {OWN_NAME} again, or give each an environment of its own."
     )
 
 

@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
-from fairseq.dataclass.groups import DEFAULT_NAMES, REGISTERED, config_group, current_name, register_dataclass, unknown_name
+from fairseq.dataclass.groups import (
+    DEFAULT_NAMES,
+    REGISTERED,
+    config_group,
+    current_name,
+    register_dataclass,
+    unknown_name,
+)
 from fairseq.dataclass.utils import merge_with_parent
 
 Registered = TypeVar("Registered", bound=type)
@@ -22,7 +29,8 @@ def setup_registry(
     """Make a registry, as fairseq's plug-ins know it.
 
     Args:
-        registry_name: "--optimizer", "--lr-scheduler" ...: dashes become underscores, and that is the config group's name.
+        registry_name: "--optimizer", "--lr-scheduler" ...: dashes become underscores, and that is the config group's
+            name.
         base_class: what every registered class must extend.
         default: the name that is meant where a config names none.
         required: a config without a name is an error (else `build_x` returns None).
@@ -48,7 +56,8 @@ def setup_registry(
         if choice not in classes:
             raise unknown_name(group, choice, classes)
         cls = classes[choice]
-        build = getattr(cls, f"build_{group}", cls)  # fairseq: a class may bring its own builder, such as build_criterion
+        # fairseq: a class may bring its own builder, such as build_criterion
+        build = getattr(cls, f"build_{group}", cls)
         return build(cfg, *extra_args, **extra_kwargs)
 
     def register_x(name: str, dataclass: type | None = None) -> Callable[[Registered], Registered]:
@@ -70,7 +79,9 @@ def setup_registry(
 def _choice(
     cfg: DictConfig | Namespace | str | None, group: str, default: str | None, dataclasses: dict[str, type]
 ) -> tuple[str | None, Any]:
-    """(name, config) that a group's config asks for: a DictConfig or dataclass with `_name`, a name, or old command-line arguments."""
+    """(name, config) that a group's config asks for: a DictConfig or dataclass with `_name`, a name, or old
+    command-line arguments.
+    """
     if cfg is None:
         cfg = default
     if isinstance(cfg, str):
@@ -80,5 +91,6 @@ def _choice(
     arguments = isinstance(cfg, Namespace)
     choice = (current_name(group, cfg) or default) if arguments else cfg._name
     if choice in dataclasses:
-        cfg = merge_with_parent(dataclasses[choice](), cfg, remove_missing=arguments)  # arguments are those of all groups
+        # arguments are those of all groups
+        cfg = merge_with_parent(dataclasses[choice](), cfg, remove_missing=arguments)
     return choice, cfg

@@ -65,13 +65,15 @@ def iterate_lines(path: str | os.PathLike[str], what: str) -> Iterator[str]:
                     raise ValueError(f"{what} {os.fspath(path)} is UTF-16: save it as UTF-8")
                 line = line.removeprefix(BOM)
             if len(line) == _LONGEST:
-                raise ValueError(f"{what} {os.fspath(path)}, line {number} is longer than {_LONGEST >> 20} MiB: the file is damaged")
+                raise ValueError(
+                    f"{what} {os.fspath(path)}, line {number} is longer than {_LONGEST >> 20} MiB: the file is damaged"
+                )
             try:
                 yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"cannot read {what} {os.fspath(path)}, line {number}: byte {error.start + 1} of the line is not UTF-8. "
-                    "Save the file as UTF-8"
+                    f"cannot read {what} {os.fspath(path)}, line {number}: byte {error.start + 1} of the line is "
+                    "not UTF-8. Save the file as UTF-8"
                 ) from error
 
 
@@ -81,7 +83,9 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
 
 
 def split(text: str) -> list[str]:
-    """What stands between blanks and tabs. Other kinds of space belong to the words, as KenLM and flashlight have it."""
+    """What stands between blanks and tabs. Other kinds of space belong to the words, as KenLM and flashlight have
+    it.
+    """
     for blank in _BLANKS[1:]:
         text = text.replace(blank, " ")
     return [part for part in text.split(" ") if part]

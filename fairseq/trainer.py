@@ -43,8 +43,9 @@ class StopWish(IntEnum):
 class Trainer:
     """Trains one model on one device of one process, in step with the other processes of the run.
 
-    An update takes its micro-batches forward and backward, adds up the sample sizes of all processes, normalises and clips the gradient,
-    and steps the optimizer. None of that waits for the device: what it computed is read at the log interval (`flush_statistics`).
+    An update takes its micro-batches forward and backward, adds up the sample sizes of all processes, normalises and
+    clips the gradient, and steps the optimizer. None of that waits for the device: what it computed is read at the log
+    interval (`flush_statistics`).
 
     Args:
         cfg: the whole config.
@@ -69,7 +70,9 @@ class Trainer:
         self.statistics = Statistics(self.device)
         self.compile_alarm = CompileAlarm()
         self.update_log = gradients.UpdateLog(
-            self.device.torch_device, cfg.optimization.max_nonfinite_updates, room=min(cfg.common.log_interval, MOST_NORMS)
+            self.device.torch_device,
+            cfg.optimization.max_nonfinite_updates,
+            room=min(cfg.common.log_interval, MOST_NORMS),
         )
         self.held: Interval | None = None  # of the log interval in progress, read before it was over
         self.skipped_updates = 0
@@ -100,7 +103,8 @@ class Trainer:
             if hasattr(module, "static_layerdrop"):
                 module.static_layerdrop = static
             if hasattr(module, "looks_for_padding"):
-                module.looks_for_padding = False  # it would wait for the device, and run other graphs without padding than with it
+                # it would wait for the device, and run other graphs without padding than with it
+                module.looks_for_padding = False
         if self.data_parallel_world_size == 1:
             return self.unwrapped_model
         return distributed.distribute(self.unwrapped_model, self.cfg.distributed_training, self.device.ddp_options())
@@ -113,12 +117,13 @@ class Trainer:
         if self.optimizer.uses_vendor_kernel and self.cfg.optimization.clip_norm > 0:
             self.fused_clip = self.device.fused_clip_norm(self._params, self.cfg.optimization.clip_norm)
 
-    # -- the update ----------------------------------------------------------------------------------------------------------------
+    # -- the update ----------------------------------------------------------------------------------------------------
 
     def train_step(self, samples: list[dict[str, Any]]) -> None:
         """One update from this process's micro-batches, in their order.
 
-        Out of memory on the device: the update is left out and the run goes on, or ends where its device cannot, or other processes wait.
+        Out of memory on the device: the update is left out and the run goes on, or ends where its device cannot, or
+        other processes wait.
         """
         self.model.train()
         self.unwrapped_model.set_num_updates(self._num_updates)
@@ -166,7 +171,8 @@ class Trainer:
         total = torch.zeros((), device=self.device.torch_device)
         for i, sample in enumerate(samples):
             # decision 5: what a forward draws depends on the update and on the micro-batch's global number alone
-            if i == 0 or self.device.seeds_each_micro_batch:  # hpu: in eager mode seeding waits for the card, so it is done once an update
+            # hpu: in eager mode seeding waits for the card, so it is done once an update
+            if i == 0 or self.device.seeds_each_micro_batch:
                 self.device.seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
             with self._unreduced(until_last=i == len(samples) - 1):
                 with self.precision.autocast():
@@ -200,7 +206,9 @@ class Trainer:
         return self.model.no_sync()
 
     def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
-        """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is needed."""
+        """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is
+        needed.
+        """
         work = distributed.all_reduce(sample_size, async_op=True)
 
         def finish() -> Tensor:
@@ -214,19 +222,22 @@ class Trainer:
         """Leave the update out, if that is possible: on this device, alone, and before the weights began to move."""
         shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
         advice = (
-            f"out of memory at update {self._num_updates + 1} with audio of shape {shapes} (utterances x samples). Lower "
-            "dataset.max_tokens or dataset.batch_size (and raise optimization.update_freq as much), lower task.max_sample_size, or set "
-            "model.checkpoint_activations=true."
+            f"out of memory at update {self._num_updates + 1} with audio of shape {shapes} (utterances x samples). "
+            "Lower dataset.max_tokens or dataset.batch_size (and raise optimization.update_freq as much), lower "
+            "task.max_sample_size, or set model.checkpoint_activations=true."
         )
         if not self.device.recovers_from_out_of_memory:
             raise RuntimeError(
-                f"{advice} {self._memory()}This device cannot free what the update held: the run ends, its last checkpoint is good. "
-                "fairseq-preflight, with the same arguments, tells the memory of each bucket before the start."
+                f"{advice} {self._memory()}This device cannot free what the update held: the run ends, its last "
+                "checkpoint is good. fairseq-preflight, with the same arguments, tells the memory of each bucket "
+                "before the start."
             ) from error
         if self.data_parallel_world_size > 1:
             raise RuntimeError(f"{advice} The other processes cannot go on without this one.") from error
         if has_gradients:
-            raise RuntimeError(f"{advice} It happened while the weights moved: the run ends, its last checkpoint is good.") from error
+            raise RuntimeError(
+                f"{advice} It happened while the weights moved: the run ends, its last checkpoint is good."
+            ) from error
         self.out_of_memory_updates += 1
         logger.warning("%s The batch is left out (%d so far).", advice, self.out_of_memory_updates)
         self.statistics.discard()
@@ -239,13 +250,15 @@ class Trainer:
         numbers = sum(tensor.numel() for tensor in held)
         figures = ", ".join(f"{name} {value}" for name, value in self.device.memory_statistics().items())
         return (
-            f"Weights, gradients and the optimizer's averages take about {16 * numbers / 2**30:.1f} GB, the rest are the activations "
-            f"of this shape ({figures}). "
+            f"Weights, gradients and the optimizer's averages take about {16 * numbers / 2**30:.1f} GB, the rest "
+            f"are the activations of this shape ({figures}). "
         )
 
-    # -- validation ----------------------------------------------------------------------------------------------------------------
+    # -- validation ----------------------------------------------------------------------------------------------------
 
-    def validate(self, batches: Iterable[list[dict[str, Any]]], quarantine: Quarantine | None = None) -> dict[str, float]:
+    def validate(
+        self, batches: Iterable[list[dict[str, Any]]], quarantine: Quarantine | None = None
+    ) -> dict[str, float]:
         """Sums of the criterion's values over a validation set, over all processes.
 
         Args:
@@ -253,7 +266,14 @@ class Trainer:
         """
         batches = self._noting_shapes(batches)
         return validation.validate(
-            self.task, self.unwrapped_model, self.criterion, batches, self.device, self.precision, self.cfg.common.seed, quarantine
+            self.task,
+            self.unwrapped_model,
+            self.criterion,
+            batches,
+            self.device,
+            self.precision,
+            self.cfg.common.seed,
+            quarantine,
         )
 
     def _noting_shapes(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
@@ -263,13 +283,14 @@ class Trainer:
                 self.compile_alarm.visit(("validation", sample["net_input"]["source"].shape))
             yield samples
 
-    # -- what the log shows --------------------------------------------------------------------------------------------------------
+    # -- what the log shows --------------------------------------------------------------------------------------------
 
     def flush_statistics(self, hold: bool = False) -> None:
         """Read the device once and hand what happened since the last read to the metrics.
 
         Args:
-            hold: keep it for the next call, over a resume too: the run stops within a log interval, whose means must not change by that.
+            hold: keep it for the next call, over a resume too: the run stops within a log interval, whose means must
+                not change by that.
         Raises:
             FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
         """
@@ -293,7 +314,8 @@ class Trainer:
             raise FloatingPointError(
                 f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite "
                 f"(optimization.max_nonfinite_updates="
-                f"{self.update_log.limit}). Lower optimization.lr, set optimization.clip_norm, or look at the utterances named above."
+                f"{self.update_log.limit}). Lower optimization.lr, set optimization.clip_norm, or look at the "
+                "utterances named above."
             )
         if scale:
             self.precision.scaler.check(loss_scale)
@@ -333,10 +355,12 @@ class Trainer:
         for update, indices in skipped:
             names = [self.task.utterance_name(self.cfg.dataset.train_subset, index) for index in indices]
             logger.warning(
-                "update %d was skipped: its loss or gradient was not finite. Its utterances: %s", update + 1, ", ".join(names)
+                "update %d was skipped: its loss or gradient was not finite. Its utterances: %s",
+                update + 1,
+                ", ".join(names),
             )
 
-    # -- stopping together ---------------------------------------------------------------------------------------------------------
+    # -- stopping together ---------------------------------------------------------------------------------------------
 
     def wish_to_stop(self) -> None:
         """Called by a signal's handler: all processes are to stop after the same update."""
@@ -345,7 +369,8 @@ class Trainer:
     def should_stop(self) -> StopWish:
         """Why any process wished to stop, the same on all of them; to be asked once an update.
 
-        Several processes learn it from each other on the host, an update later, so that none waits for another one's device.
+        Several processes learn it from each other on the host, an update later, so that none waits for another one's
+        device.
         """
         own = self._own_wish()
         if self.data_parallel_world_size == 1:
@@ -366,7 +391,7 @@ class Trainer:
             logger.info("stopping: %.2f hours of training, optimization.stop_time_hours is %g", hours, limit)
         return self._stop_wish
 
-    # -- data ----------------------------------------------------------------------------------------------------------------------
+    # -- data ----------------------------------------------------------------------------------------------------------
 
     def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator:
         """Updates of the training set from this epoch (from 1) on."""
@@ -405,13 +430,15 @@ class Trainer:
             "seed": self.cfg.common.seed,
             "num_shards": self.data_parallel_world_size,
             "shard_id": self.data_parallel_rank,
-            "num_workers": sensible_workers(self.cfg.dataset.num_workers, self.cfg.distributed_training.nprocs_per_node),
+            "num_workers": sensible_workers(
+                self.cfg.dataset.num_workers, self.cfg.distributed_training.nprocs_per_node
+            ),
             "data_buffer_size": self.cfg.dataset.data_buffer_size,
             "start_method": self.device.loader_start_method(),
             "pin_memory": self.device.copies_from_pinned_memory,
         }
 
-    # -- state ---------------------------------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The whole run but its place in the data, under fairseq's top-level keys."""

@@ -27,15 +27,18 @@ from fairseq import device as device_layer
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MANIFOLD_PATH_SEP = "|"  # fairseq: between paths with "://" in them
-# said to every torch.save: in lazy mode Gaudi's package makes the default 4, which torch.load(weights_only=True) refuses
+# said to every torch.save: in lazy mode Gaudi's package makes the default 4, which torch.load(weights_only=True)
+# refuses
 PICKLE_PROTOCOL = 2
 
 
-# -- tensors and samples -----------------------------------------------------------------------------------------------------------
+# -- tensors and samples -----------------------------------------------------------------------------------------------
 
 
 def is_hpu_tensor(tensor: Tensor) -> bool:
-    """Whether the branches marked `# hpu:` run for this tensor; the device layer decides, so that stand-ins and tests take them too."""
+    """Whether the branches marked `# hpu:` run for this tensor; the device layer decides, so that stand-ins and
+    tests take them too.
+    """
     return device_layer.takes_hpu_arms(tensor)
 
 
@@ -67,7 +70,9 @@ def move_to_cpu(sample: Any) -> Any:
 
 
 def index_put(tensor: Tensor, indices: Tensor, value: Tensor | float) -> Tensor:
-    """`tensor` with `value` where the boolean `indices` (leading dimensions of `tensor`) are true; static shapes, no host read."""
+    """`tensor` with `value` where the boolean `indices` (leading dimensions of `tensor`) are true; static shapes,
+    no host read.
+    """
     mask = indices.reshape(indices.shape + (1,) * (tensor.dim() - indices.dim()))
     return torch.where(mask, torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device), tensor)
 
@@ -83,7 +88,9 @@ def strip_pad(tensor: Tensor, pad: int) -> Tensor:
 
 
 def buffered_arange(max: int, device: torch.device | str = "cpu") -> Tensor:
-    """0 to max - 1, int64. fairseq keeps the longest in a buffer; here every call makes its own, so results can be written to."""
+    """0 to max - 1, int64. fairseq keeps the longest in a buffer; here every call makes its own, so results can be
+    written to.
+    """
     return torch.arange(max, device=device)
 
 
@@ -99,7 +106,9 @@ def make_positions(tensor: Tensor, padding_idx: int, onnx_trace: bool = False) -
     return valid.cumsum(dim=1) * valid + padding_idx
 
 
-def convert_padding_direction(src_tokens: Tensor, padding_idx: int, right_to_left: bool = False, left_to_right: bool = False) -> Tensor:
+def convert_padding_direction(
+    src_tokens: Tensor, padding_idx: int, right_to_left: bool = False, left_to_right: bool = False
+) -> Tensor:
     """Move the padding of every row, B x U, from its right end to its left end, or the other way round.
 
     Raises:
@@ -135,7 +144,7 @@ def log_softmax(x: Tensor, dim: int, onnx_trace: bool = False) -> Tensor:
     return F.log_softmax(x, dim=dim, dtype=torch.float32)
 
 
-# -- modules -----------------------------------------------------------------------------------------------------------------------
+# -- modules -----------------------------------------------------------------------------------------------------------
 
 
 def has_parameters(module: nn.Module) -> bool:
@@ -153,7 +162,7 @@ def model_eval(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-# -- gradients ---------------------------------------------------------------------------------------------------------------------
+# -- gradients ---------------------------------------------------------------------------------------------------------
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -167,7 +176,9 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 def clip_grad_norm_(
     params: Tensor | Iterable[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Scale gradients in place to an L2 norm of at most `max_norm` (0: no clipping); returns the norm before, on the device."""
+    """Scale gradients in place to an L2 norm of at most `max_norm` (0: no clipping); returns the norm before, on
+    the device.
+    """
     params = [params] if isinstance(params, Tensor) else list(params)
     grads = [p.grad for p in params if p.grad is not None]
     norm = total_norm(grads)
@@ -178,11 +189,13 @@ def clip_grad_norm_(
     return norm
 
 
-# -- randomness --------------------------------------------------------------------------------------------------------------------
+# -- randomness --------------------------------------------------------------------------------------------------------
 
 
 def keyed_seed(*key: int) -> int:
-    """A 63-bit seed that is a function of these non-negative integers alone (for instance seed, update, micro-batch)."""
+    """A 63-bit seed that is a function of these non-negative integers alone (for instance seed, update,
+    micro-batch).
+    """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -205,7 +218,7 @@ def set_rng_state(state: dict[str, Tensor]) -> None:
         device.set_rng_state(state)
 
 
-# -- functions by name -------------------------------------------------------------------------------------------------------------
+# -- functions by name -------------------------------------------------------------------------------------------------
 
 
 def gelu_accurate(x: Tensor) -> Tensor:
@@ -244,11 +257,13 @@ def get_activation_fn(activation: str) -> Callable[[Tensor], Tensor]:
     return _ACTIVATIONS[activation]
 
 
-# -- text from configs and command lines -------------------------------------------------------------------------------------------
+# -- text from configs and command lines -------------------------------------------------------------------------------
 
 
 def eval_str_list(text: Any, type: Callable[[Any], T] = float) -> list[T] | None:
-    """A list from a literal such as `[0.9,0.98]`, `(1,2)` or `5`, parsed as a literal and never run; None stays None."""
+    """A list from a literal such as `[0.9,0.98]`, `(1,2)` or `5`, parsed as a literal and never run; None stays
+    None.
+    """
     if text is None:
         return None
     value = ast.literal_eval(text) if isinstance(text, str) else text
@@ -260,7 +275,9 @@ def csv_str_list(text: str) -> list[str]:
 
 
 def eval_str_dict(text: Any, type: Callable[[Any], T] = dict) -> Any:
-    """A dict from a literal such as `{'a': 1}`, parsed as a literal and never run; None and anything but text as they are."""
+    """A dict from a literal such as `{'a': 1}`, parsed as a literal and never run; None and anything but text as
+    they are.
+    """
     return ast.literal_eval(text) if isinstance(text, str) else text
 
 
@@ -277,20 +294,22 @@ def split_paths(paths: str, separator: str = os.pathsep) -> list[str]:
 class FileContentsAction(argparse.Action):
     """An option whose value is a text, or a file that holds it."""
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         text = Path(values).read_text(encoding="utf-8").strip() if os.path.isfile(values) else values
         setattr(namespace, self.dest, text)
 
 
-# -- limits and settings -----------------------------------------------------------------------------------------------------------
+# -- limits and settings -----------------------------------------------------------------------------------------------
 
 
 def resolve_max_positions(*limits: Any) -> Any:
     """The tightest of several limits on a sample's length, of a task and its models for instance.
 
     Args:
-        limits: None (no limit), a number, a tuple (a number for source, target ...) or a dict (a number or tuple for each key). A number
-            beside a tuple or dict is a limit on each of its entries.
+        limits: None (no limit), a number, a tuple (a number for source, target ...) or a dict (a number or tuple for
+            each key). A number beside a tuple or dict is a limit on each of its entries.
     Returns:
         a limit of the richest form among them; None: there is no limit.
     """
@@ -324,7 +343,9 @@ def safe_hasattr(obj: Any, k: str) -> bool:
 
 
 def safe_getattr(obj: Any, k: str, default: Any = None) -> Any:
-    """An attribute, or a config's value (also where the config's struct flag forbids unknown keys); `default` where there is none."""
+    """An attribute, or a config's value (also where the config's struct flag forbids unknown keys); `default` where
+    there is none.
+    """
     if OmegaConf.is_config(obj):
         value = obj.get(k)
         return default if value is None else value
@@ -337,7 +358,9 @@ def deprecation_warning(message: str, stacklevel: int = 3) -> None:
 
 
 def reset_logging() -> None:
-    """Replace the root logger's handlers by one that writes fairseq's lines to standard output, at LOGLEVEL (default: INFO)."""
+    """Replace the root logger's handlers by one that writes fairseq's lines to standard output, at LOGLEVEL
+    (default: INFO).
+    """
     logging.basicConfig(
         format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
@@ -388,7 +411,9 @@ def import_user_module(common: Any) -> None:
         if where is not None and Path(where).resolve() == source:
             return
         owner = where or "a built-in module"
-        raise ValueError(f"common.user_dir is {common.user_dir}: the name {name!r} belongs to {owner}; rename the folder")
+        raise ValueError(
+            f"common.user_dir is {common.user_dir}: the name {name!r} belongs to {owner}; rename the folder"
+        )
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     importlib.import_module(name)

@@ -1,4 +1,6 @@
-"""Commands. Torch must not load device plug-ins by itself when it is imported: the device layer does that once the config says which."""
+"""Commands. Torch must not load device plug-ins by itself when it is imported: the device layer does that once the
+config says which.
+"""
 
 import os
 import signal
@@ -6,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")  # every command's modules import this package before they import torch
+# every command's modules import this package before they import torch
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 def _leave(number: int, frame: Any) -> None:
@@ -18,9 +21,13 @@ def _leave(number: int, frame: Any) -> None:
 
 def _starts_training() -> bool:
     """Whether this process is the command fairseq-hydra-train, however it was started."""
-    return Path(sys.argv[0]).name in ("fairseq-hydra-train", "hydra_train.py") or "fairseq_cli.hydra_train" in sys.orig_argv
+    return (
+        Path(sys.argv[0]).name in ("fairseq-hydra-train", "hydra_train.py")
+        or "fairseq_cli.hydra_train" in sys.orig_argv
+    )
 
 
-# KeyboardInterrupt would show a traceback through half of torch, or be swallowed by a callback; the run's own handlers come later
+# KeyboardInterrupt would show a traceback through half of torch, or be swallowed by a callback; the run's own handlers
+# come later
 if _starts_training() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)

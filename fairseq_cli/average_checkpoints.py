@@ -1,4 +1,6 @@
-"""The mean of several checkpoints' weights: `fairseq-average-checkpoints --inputs FILES --output FILE`, with fairseq's arguments."""
+"""The mean of several checkpoints' weights: `fairseq-average-checkpoints --inputs FILES --output FILE`, with
+fairseq's arguments.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,36 @@ from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
 from fairseq.models.wav2vec import pretrained
 
-BY_EPOCH, BY_UPDATES, BEST = r"checkpoint(\d+)\.pt", r"checkpoint_\d+_(\d+)\.pt", r"checkpoint\.best_[a-z_]+?_(-?\d+\.?\d*)\.pt"
+BY_EPOCH, BY_UPDATES, BEST = (
+    r"checkpoint(\d+)\.pt",
+    r"checkpoint_\d+_(\d+)\.pt",
+    r"checkpoint\.best_[a-z_]+?_(-?\d+\.?\d*)\.pt",
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-average-checkpoints", description=__doc__)
-    parser.add_argument("--inputs", required=True, nargs="+", metavar="PATH", help="checkpoints, or with one of --num-* their folder")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the checkpoint to write; it has the first input's other entries")
+    parser.add_argument(
+        "--inputs", required=True, nargs="+", metavar="PATH", help="checkpoints, or with one of --num-* their folder"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the checkpoint to write; it has the first input's other entries",
+    )
     number = parser.add_mutually_exclusive_group()
     number.add_argument("--num-epoch-checkpoints", type=int, metavar="N", help="the last N of checkpointE.pt")
     number.add_argument("--num-update-checkpoints", type=int, metavar="N", help="the last N of checkpoint_E_U.pt")
-    number.add_argument("--num-best-checkpoints", type=int, default=0, metavar="N", help="the best N of checkpoint.best_METRIC_VALUE.pt")
+    number.add_argument(
+        "--num-best-checkpoints", type=int, default=0, metavar="N", help="the best N of checkpoint.best_METRIC_VALUE.pt"
+    )
     parser.add_argument("--maximize", action="store_true", help="with --num-best-checkpoints: larger values are better")
     parser.add_argument(
-        "--checkpoint-upper-bound", type=int, metavar="N", help="none after epoch N (with --num-update-checkpoints: update N)"
+        "--checkpoint-upper-bound",
+        type=int,
+        metavar="N",
+        help="none after epoch N (with --num-update-checkpoints: update N)",
     )
     return parser
 
@@ -60,11 +78,12 @@ def chosen(args: argparse.Namespace) -> list[str]:
 def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
     """The first checkpoint, with the mean of all inputs' weights as "model".
 
-    Sums are fp64; a mean has the type of the first checkpoint's weight, fp32 for half precision; whole numbers are rounded down.
+    Sums are fp64; a mean has the type of the first checkpoint's weight, fp32 for half precision; whole numbers are
+    rounded down.
 
     Raises:
-        ValueError: a file cannot be read, has other weights than the first, or another dictionary: the rows of its output layer would
-            then mean other symbols.
+        ValueError: a file cannot be read, has other weights than the first, or another dictionary: the rows of its
+            output layer would then mean other symbols.
     """
     first: dict[str, Any] = {}
     sums: dict[str, Tensor] = {}
@@ -75,7 +94,9 @@ def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
             first = state
             sums = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in weights.items()}
         _same_dictionary(first, state, inputs[0], path)
-        differing = sorted(set(sums) ^ set(weights)) or [name for name in sums if sums[name].shape != weights[name].shape]
+        differing = sorted(set(sums) ^ set(weights)) or [
+            name for name in sums if sums[name].shape != weights[name].shape
+        ]
         if differing:
             raise ValueError(f"{path} and {inputs[0]} have different weights: {', '.join(differing[:5])}")
         for name, tensor in weights.items():
@@ -90,12 +111,14 @@ def _same_dictionary(first: dict[str, Any], state: dict[str, Any], first_path: s
         return
     if len(ours) != len(theirs):
         raise ValueError(
-            f"{path} and {first_path} have different dictionaries: {len(theirs)} and {len(ours)} symbols. Average checkpoints of one run."
+            f"{path} and {first_path} have different dictionaries: {len(theirs)} and {len(ours)} symbols. Average "
+            "checkpoints of one run."
         )
     row = next(row for row, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
     raise ValueError(
-        f"{path} and {first_path} have different dictionaries: symbol {row} is {theirs[row]!r} and {ours[row]!r}. The rows of their output "
-        "layers mean different symbols, so their mean means nothing. Average checkpoints of one run."
+        f"{path} and {first_path} have different dictionaries: symbol {row} is {theirs[row]!r} and {ours[row]!r}. "
+        "The rows of their output layers mean different symbols, so their mean means nothing. Average checkpoints of "
+        "one run."
     )
 
 

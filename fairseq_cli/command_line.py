@@ -1,7 +1,8 @@
 """What was typed after `fairseq-hydra-train`, put into the form that hydra accepts.
 
-Hydra takes overrides in one run only, tells `key=value` (in the YAML) from `+key=value` (not in it), and refuses parentheses without
-quotes. Here overrides may stand anywhere, need no plus, and a value that hydra cannot read is taken as text.
+Hydra takes overrides in one run only, tells `key=value` (in the YAML) from `+key=value` (not in it), and refuses
+parentheses without quotes. Here overrides may stand anywhere, need no plus, and a value that hydra cannot read is taken
+as text.
 """
 
 from __future__ import annotations
@@ -27,14 +28,32 @@ _WITH_VALUE = (
     "--explain-key",
 )
 _WITHOUT_VALUE = (
-    "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc",
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--resolve",
+    "--run",
+    "-r",
+    "--multirun",
+    "-m",
+    "--shell-completion",
+    "-sc",
     "--list-configs",
-)  # fmt: skip
+)
 _INFO = ("--info", "-i")
-_INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # --info takes one of these or nothing
+# --info takes one of these or nothing
+_INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _LOCAL_RANK = ("--local_rank", "--local-rank")  # torch.distributed.launch appends one of them, by its version
 OPTIONS = (*_WITH_VALUE, *_WITHOUT_VALUE, *_INFO, *_LOCAL_RANK)
-_LONG_NAMES = {"-cd": "--config-dir", "-cn": "--config-name", "-cp": "--config-path", "-c": "--cfg", "-p": "--package", "-m": "--multirun"}
+_LONG_NAMES = {
+    "-cd": "--config-dir",
+    "-cn": "--config-name",
+    "-cp": "--config-path",
+    "-c": "--cfg",
+    "-p": "--package",
+    "-m": "--multirun",
+}
 
 
 class CommandLine(NamedTuple):
@@ -141,7 +160,8 @@ def normalise_override(word: str, groups: Container[str], in_defaults: Container
 
     Args:
         word: as typed: key=value, +key=value, ++key=value, ~key, group=name.
-        groups: names of config groups (model, optimizer, folders of the user's own YAMLs), which are selected and not set.
+        groups: names of config groups (model, optimizer, folders of the user's own YAMLs), which are selected and not
+            set.
         in_defaults: those of them that defaults lists have.
     Raises:
         ValueError: there is no key, or brackets are nested deeper than any config's.
@@ -163,7 +183,9 @@ def normalise_override(word: str, groups: Container[str], in_defaults: Container
 
 
 def _check_choice(group: str, value: str) -> None:
-    """Refuse what hydra's grammar reads as something else than a name, a list of names or a sweep of them: hydra asserts that it is one."""
+    """Refuse what hydra's grammar reads as something else than a name, a list of names or a sweep of them: hydra
+    asserts that it is one.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -171,7 +193,10 @@ def _check_choice(group: str, value: str) -> None:
         choice = OverridesParser.create().parse_override(f"{group}={value}").value()
     except HydraException:
         return  # hydra's own message tells what is wrong
-    if any(isinstance(item, bool | int | float | list | dict) for item in (choice if isinstance(choice, list) else [choice])):
+    if any(
+        isinstance(item, bool | int | float | list | dict)
+        for item in (choice if isinstance(choice, list) else [choice])
+    ):
         raise ValueError(f"{group} is {value}: it must be the name of one of its YAML files or classes, or null.")
 
 

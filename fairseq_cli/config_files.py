@@ -1,4 +1,6 @@
-"""Where a run's YAML files are: --config-name, --config-dir and --config-path, put into the form that hydra accepts, and what they hold."""
+"""Where a run's YAML files are: --config-name, --config-dir and --config-path, put into the form that hydra
+accepts, and what they hold.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class Source(NamedTuple):
 def locate(options: Options, overrides: Sequence[str], package_folder: Path, stock: Path) -> Source:
     """Find the YAML that is meant.
 
-    A name is looked for in --config-path and --config-dir, in the package's own folder, among the stock YAMLs, and as a path from here.
+    A name is looked for in --config-path and --config-dir, in the package's own folder, among the stock YAMLs, and as a
+    path from here.
 
     Args:
         options: hydra's, as typed. --config-path is relative to the current folder, as all paths here.
@@ -42,7 +45,9 @@ def locate(options: Options, overrides: Sequence[str], package_folder: Path, sto
     if "://" in (options.get("--config-path") or ""):
         return Source(options, [], [package_folder], None)
     options = dict(options)
-    typed = [Path(folder) for name in ("--config-path", "--config-dir") if (folder := _folder(options, name)) is not None]
+    typed = [
+        Path(folder) for name in ("--config-path", "--config-dir") if (folder := _folder(options, name)) is not None
+    ]
     options.pop("--config-path", None)  # it would hide the package's own folder
     further = [*typed, *_search_path(overrides)]
     name = options.get("--config-name")
@@ -51,7 +56,11 @@ def locate(options: Options, overrides: Sequence[str], package_folder: Path, sto
         raise ValueError(_not_found(name, further, stock))
     folders = [package_folder, *further]  # as hydra looks
     relative = file_name(name or "config")
-    folder = None if Path(relative).is_absolute() else next((folder for folder in folders if folder / relative == file), None)
+    folder = (
+        None
+        if Path(relative).is_absolute()
+        else next((folder for folder in folders if folder / relative == file), None)
+    )
     if folder is None:  # a stock YAML, or one named by its path
         folder, options["--config-name"] = file.parent, file.stem if file.suffix == ".yaml" else file.name
         folders.insert(1, folder)
@@ -74,7 +83,9 @@ def _folder(options: Options, name: str) -> str | None:
 
 def _search_path(overrides: Sequence[str]) -> list[Path]:
     """Folders of `hydra.searchpath=[file:///a,file:///b]`."""
-    text = next((word.partition("=")[2] for word in reversed(overrides) if word.lstrip("+").startswith("hydra.searchpath=")), "")
+    text = next(
+        (word.partition("=")[2] for word in reversed(overrides) if word.lstrip("+").startswith("hydra.searchpath=")), ""
+    )
     return [Path(folder) for folder in re.findall(r"file://([^\s,'\"\]]+)", text)]
 
 
@@ -89,7 +100,9 @@ def _find(name: str, folders: Sequence[Path], package_folder: Path, stock: Path)
 
 
 def _not_found(name: str, folders: Sequence[Path], stock: Path) -> str:
-    files = [(folder, file) for folder in folders for pattern in ("*.yaml", "*/*.yaml") for file in folder.glob(pattern)]
+    files = [
+        (folder, file) for folder in folders for pattern in ("*.yaml", "*/*.yaml") for file in folder.glob(pattern)
+    ]
     own = {str(file.relative_to(folder).with_suffix("")) for folder, file in files}
     of_stock = [name for names in stock_names_of(stock).values() for name in names]
     place = f"in {', '.join(map(str, folders))} or among" if folders else "among"
@@ -98,7 +111,10 @@ def _not_found(name: str, folders: Sequence[Path], stock: Path) -> str:
     hint = nearest(Path(name).stem, [*own, *of_stock])
     if not hint and own:
         hint = f" There is {', '.join(sorted(own)[:10])}."
-    return f"--config-name is {name}: there is no {file_name(name)} {place} the stock configs (--list-configs lists them).{hint}"
+    return (
+        f"--config-name is {name}: there is no {file_name(name)} {place} the stock configs (--list-configs lists "
+        f"them).{hint}"
+    )
 
 
 def stock_names_of(stock: Path) -> dict[str, list[str]]:

@@ -1,4 +1,6 @@
-"""Convert models between fairseq, transformers (Hugging Face) and torchaudio, and to ONNX: `fairseq-convert MODEL OUTPUT --to FORMAT`."""
+"""Convert models between fairseq, transformers (Hugging Face) and torchaudio, and to ONNX: `fairseq-convert MODEL
+OUTPUT --to FORMAT`.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,15 @@ WAVEFORM_SECONDS = 2.0
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-convert", description=__doc__)
     parser.add_argument("model", help="a checkpoint, a folder of transformers, or one that --to torchaudio wrote")
-    parser.add_argument("output", help="what to write: a file for fairseq and onnx, else a folder; it must not be there yet")
-    parser.add_argument("--to", required=True, choices=list(WRITERS), help="hf: a folder of transformers; onnx: of fine-tuned models")
-    parser.add_argument("--dict", help="dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt")
+    parser.add_argument(
+        "output", help="what to write: a file for fairseq and onnx, else a folder; it must not be there yet"
+    )
+    parser.add_argument(
+        "--to", required=True, choices=list(WRITERS), help="hf: a folder of transformers; onnx: of fine-tuned models"
+    )
+    parser.add_argument(
+        "--dict", help="dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt"
+    )
     return parser
 
 
@@ -51,7 +59,10 @@ def load(path: str, dictionary: str | None = None) -> Loaded:
     """
     if folders.is_folder(path):
         if dictionary is not None:
-            logger.warning(f"--dict {dictionary} has no effect: {path} is a folder, whose tokenizer or labels say what the outputs mean")
+            logger.warning(
+                f"--dict {dictionary} has no effect: {path} is a folder, whose tokenizer or labels say what the "
+                "outputs mean"
+            )
         model = folders.read(path, io.read)
         if torchaudio_model.is_folder(path):
             return Loaded(model, lambda waveform: torchaudio_model.outputs(path, waveform, io.read))
@@ -65,7 +76,10 @@ def load(path: str, dictionary: str | None = None) -> Loaded:
         given = Dictionary.load(dictionary)
         difference = vocabulary.difference(symbols_of(state), given.symbols)
         if difference is not None:
-            logger.warning(f"--dict {dictionary} takes precedence over the dictionary inside {path}, which is another one: {difference}")
+            logger.warning(
+                f"--dict {dictionary} takes precedence over the dictionary inside {path}, which is another one: "
+                f"{difference}"
+            )
         state["task_state"] = {"target_symbols": given.state_dict()}
     return Loaded(speech_model.from_checkpoint(state, path), None)
 
@@ -74,7 +88,10 @@ def waveform(sample_rate: int) -> Tensor:
     """Audio to compare on, 1 x S: tones that come and go in noise, of zero mean and unit variance."""
     generator = torch.Generator().manual_seed(0)
     time = torch.arange(int(WAVEFORM_SECONDS * sample_rate)) / sample_rate
-    tones = [torch.sin(2 * torch.pi * hertz * time) * (torch.sin(2 * torch.pi * rate * time) > 0) for hertz, rate in ((220, 3), (700, 1.3))]
+    tones = [
+        torch.sin(2 * torch.pi * hertz * time) * (torch.sin(2 * torch.pi * rate * time) > 0)
+        for hertz, rate in ((220, 3), (700, 1.3))
+    ]
     audio = sum(tones) + 0.3 * torch.randn(len(time), generator=generator)
     return ((audio - audio.mean()) / audio.std()).unsqueeze(0)
 
@@ -88,7 +105,9 @@ def compare(ours: list[Tensor], theirs: list[Tensor]) -> float:
     largest = 0.0
     for one, other in zip(ours, theirs, strict=True):
         if one.shape != other.shape:
-            raise ValueError(f"the outputs have the shapes {tuple(one.shape)} and {tuple(other.shape)}: nothing is written")
+            raise ValueError(
+                f"the outputs have the shapes {tuple(one.shape)} and {tuple(other.shape)}: nothing is written"
+            )
         difference = (one - other).abs().max().item()
         if not difference <= TOLERANCE * max(1.0, one.abs().max().item()):
             raise ValueError(f"the outputs differ by {difference:.3g}: nothing is written")
@@ -151,7 +170,8 @@ def _write_torchaudio(loaded: Loaded, path: str, audio: Tensor) -> Compared:
 
 def _write_onnx(loaded: Loaded, path: str, audio: Tensor) -> Compared:
     onnx_model.write(loaded.model, path)
-    several = [audio, audio[:, : audio.size(1) // 3].repeat(3, 1)]  # another length and number than the graph was traced with
+    # another length and number than the graph was traced with
+    several = [audio, audio[:, : audio.size(1) // 3].repeat(3, 1)]
     model = speech_model.build(loaded.model)
     return [speech_model.outputs(model, source)[0] for source in several], onnx_model.outputs(path, several)
 
@@ -173,7 +193,10 @@ def cli_main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"wrote {args.output}; largest difference of the two models' outputs on {WAVEFORM_SECONDS:g} s of audio: {largest:.3g}")
+    print(
+        f"wrote {args.output}; largest difference of the two models' outputs on {WAVEFORM_SECONDS:g} s of audio: "
+        f"{largest:.3g}"
+    )
     return 0
 
 

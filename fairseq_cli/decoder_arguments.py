@@ -1,4 +1,6 @@
-"""What the commands that read audio have in common: arguments of model, decoder and windows, and the decoder that they ask for."""
+"""What the commands that read audio have in common: arguments of model, decoder and windows, and the decoder that
+they ask for.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,24 @@ def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
         default = getattr(beam, option)
         kind = int if option in ("beam", "beam_size_token") else float
         shown = "all" if default is None else f"{default:g}"
-        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, default=default, help=f"of the beam search (default: {shown})")
+        parser.add_argument(
+            f"--{option.replace('_', '-')}", type=kind, default=default, help=f"of the beam search (default: {shown})"
+        )
     parser.add_argument("--nbest", type=int, default=1, help="hypotheses of a beam search (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where that is faster; int8: docs/decoding.md")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="auto: bf16 where that is faster; int8: docs/decoding.md",
+    )
     windows = WindowSettings()
-    parser.add_argument("--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})")
-    parser.add_argument("--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})")
+    parser.add_argument(
+        "--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})"
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})"
+    )
 
 
 def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | BeamDecoder:
@@ -48,7 +61,9 @@ def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | 
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ValueError for numbers that decoding or its evaluation cannot use, and warn of those that have no effect."""
+    """Raise ValueError for numbers that decoding or its evaluation cannot use, and warn of those that have no
+    effect.
+    """
     for option in ("nbest", "bootstrap_draws", "max_tokens"):
         if vars(args).get(option, 1) < 1:
             raise ValueError(f"{_typed(option)} is {vars(args)[option]}; it must be at least 1")
@@ -59,11 +74,16 @@ def check_arguments(args: argparse.Namespace) -> None:
     has_beam = args.lexicon is not None or args.lm is not None
     if args.nbest > 1 and not has_beam:
         raise ValueError(
-            f"--nbest {args.nbest} needs a beam search: give --lexicon or --lm. Greedy decoding, used without them, has one hypothesis"
+            f"--nbest {args.nbest} needs a beam search: give --lexicon or --lm. Greedy decoding, used without them, "
+            "has one hypothesis"
         )
     settings = BeamSettings()
     needs_lm = () if args.lm is not None else ("lm_weight",)
-    idle = [option for option in (needs_lm if has_beam else _BEAM_OPTIONS) if getattr(args, option) != getattr(settings, option)]
+    idle = [
+        option
+        for option in (needs_lm if has_beam else _BEAM_OPTIONS)
+        if getattr(args, option) != getattr(settings, option)
+    ]
     if idle:
         needed = "a language model (--lm)" if has_beam else "the beam search (--lexicon, --lm)"
         logger.warning("no effect without %s: %s", needed, ", ".join(map(_typed, idle)))
@@ -77,7 +97,13 @@ def join_negative_values(argv: Sequence[str]) -> list[str]:
     """Arguments with `--unk-weight -inf` as `--unk-weight=-inf`: argparse takes -inf and -1e3 for options."""
     joined: list[str] = []
     for word in argv:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and word.startswith("-") and _is_number(word):
+        if (
+            joined
+            and joined[-1].startswith("--")
+            and "=" not in joined[-1]
+            and word.startswith("-")
+            and _is_number(word)
+        ):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -72,7 +72,11 @@ def _explained(key: str, yaml: dict[str, Any], yaml_name: str) -> Iterator[str]:
     for _, choice, dataclass in _dataclasses(group):
         defaults, types = _defaults(dataclass), get_type_hints(dataclass)
         name, *inner = path.split(".")
-        while inner and isinstance(defaults.get(name), dict) and isinstance(dataclass.field_defaults()[name], FairseqDataclass):
+        while (
+            inner
+            and isinstance(defaults.get(name), dict)
+            and isinstance(dataclass.field_defaults()[name], FairseqDataclass)
+        ):
             dataclass = type(dataclass.field_defaults()[name])
             defaults, types = _defaults(dataclass), get_type_hints(dataclass)
             name, *inner = inner
@@ -106,4 +110,10 @@ def _text(value: Any) -> str:
         return "??? (you must set it)"
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else shown(value).replace(", ", ",") if isinstance(value, list) else shown(value)
+    return (
+        value
+        if isinstance(value, str)
+        else shown(value).replace(", ", ",")
+        if isinstance(value, list)
+        else shown(value)
+    )

@@ -1,7 +1,8 @@
 """`fairseq-extract`: features or codes of a manifest's files, with the time of each frame, to .npy or .parquet.
 
     fairseq-extract DATA --path CHECKPOINT --gen-subset train --feature 8 --output-dir features
-    fairseq-extract DATA --path CHECKPOINT --feature codes --feature 11 --format parquet --num-workers 4 --output-dir features
+    fairseq-extract DATA --path CHECKPOINT --feature codes --feature 11 --format parquet --num-workers 4 --output-dir
+    features
 
 What is written already is left as it is: the same command goes on after an interruption.
 """
@@ -41,17 +42,22 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dict", help=DICTIONARY_HELP)
     parser.add_argument("--gen-subset", default="train", help="name of the manifest (default: train)")
     parser.add_argument(
-        "--feature", action="append", help=f"a block by number (0: the first one's output), or {', '.join(NAMED)}; again for more "
-        "(default: context)",
-    )  # fmt: skip
+        "--feature",
+        action="append",
+        help=f"a block by number (0: the first one's output), or {', '.join(NAMED)}; again for more (default: context)",
+    )
     parser.add_argument("--output-dir", required=True, help="folder for the features, with the manifest's paths in it")
     parser.add_argument("--format", choices=feature_files.KINDS, default="npy", help="default: npy")
     parser.add_argument("--num-workers", type=int, default=1, help="processes, each with its own model (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     windows = WindowSettings()
-    parser.add_argument("--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})")
-    parser.add_argument("--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})")
+    parser.add_argument(
+        "--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})"
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})"
+    )
     return parser
 
 
@@ -59,8 +65,8 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     """Extract as `args` say; returns counts and the files that gave an error.
 
     Raises:
-        ValueError: the checkpoint or the manifest cannot be read, there is no such feature, two files would be written under one name, or
-            the folder holds other features or is being written to.
+        ValueError: the checkpoint or the manifest cannot be read, there is no such feature, two files would be written
+            under one name, or the folder holds other features or is being written to.
     """
     began = time.perf_counter()
     args.feature = args.feature or ["context"]
@@ -94,7 +100,9 @@ def _extract(args: argparse.Namespace, manifest: Manifest, model: SpeechModel) -
     return {**counts, "errors": found}
 
 
-def _results(args: argparse.Namespace, indices: Sequence[int], model: SpeechModel, progress: Progress) -> Iterator[tuple[int, str | None]]:
+def _results(
+    args: argparse.Namespace, indices: Sequence[int], model: SpeechModel, progress: Progress
+) -> Iterator[tuple[int, str | None]]:
     """(index, what is wrong or None) of each file, when it is done: one after the other, or by several processes."""
     processes = min(args.num_workers, len(indices))
     if processes <= 1:
@@ -117,8 +125,8 @@ def _results(args: argparse.Namespace, indices: Sequence[int], model: SpeechMode
                 progress.tick()
     except BrokenProcessPool as error:
         raise ValueError(
-            f"one of the {processes} processes (--num-workers) was killed or could not start; too little memory is the usual reason. "
-            "The same command continues after the files that are written"
+            f"one of the {processes} processes (--num-workers) was killed or could not start; too little memory is "
+            "the usual reason. The same command continues after the files that are written"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -149,8 +157,11 @@ class Worker:
         self.manifest = Manifest(os.path.join(args.data, f"{args.gen_subset}.tsv"))
         self.settings = WindowSettings(args.window, args.overlap)
         self.facts = {
-            "checkpoint": os.fspath(args.path), "sample_rate": model.sample_rate, "window": args.window, "overlap": args.overlap
-        }  # fmt: skip
+            "checkpoint": os.fspath(args.path),
+            "sample_rate": model.sample_rate,
+            "window": args.window,
+            "overlap": args.overlap,
+        }
 
     def extract(self, index: int) -> str | None:
         """Write a file's features; what is wrong with its audio is returned."""

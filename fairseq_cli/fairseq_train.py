@@ -1,4 +1,6 @@
-"""`fairseq-train`: says how fairseq's training command of 2020 is typed today. It does not train; fairseq-hydra-train does."""
+"""`fairseq-train`: says how fairseq's training command of 2020 is typed today. It does not train;
+fairseq-hydra-train does.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def hydra_main(cfg: DictConfig) -> float | None:
     """Train with the config that hydra composed.
 
     Returns:
-        The last value of checkpoint.best_checkpoint_metric in validation, which sweepers optimise; None where another process has it.
+        The last value of checkpoint.best_checkpoint_metric in validation, which sweepers optimise; None where another
+        process has it.
     Raises:
         ConfigError: everything that is wrong with the config, together.
     """
@@ -58,7 +59,8 @@ def hydra_main(cfg: DictConfig) -> float | None:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             sys.exit(1)  # a launcher started several of this command here: the first one tells it
         raise
-    from fairseq_cli import train  # after prepare: a config that cannot train is told without waiting for the trainer's imports
+    # after prepare: a config that cannot train is told without waiting for the trainer's imports
+    from fairseq_cli import train
 
     try:
         status = launch.call_main(run, train.main)
@@ -74,7 +76,9 @@ def hydra_main(cfg: DictConfig) -> float | None:
 
 
 def prepare(cfg: DictConfig) -> DictConfig:
-    """The whole config of the run, plain values only. One error names what is wrong in keys, types and across fields."""
+    """The whole config of the run, plain values only. One error names what is wrong in keys, types and across
+    fields.
+    """
     run, problems = whole_config(cfg)
     # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
     devices = device_layer.count(run.common)
@@ -101,11 +105,15 @@ def config_folders() -> list[str]:
     """Where hydra found YAML files: --config-dir, and the package's own folder."""
     if not HydraConfig.initialized():
         return []
-    return [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file" and source.path]
+    return [
+        source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file" and source.path
+    ]
 
 
 def drop_leftovers(cfg: DictConfig) -> None:
-    """Remove the YAML's settings of a class that the command line replaced: with `lr_scheduler=fixed`, the former schedule's."""
+    """Remove the YAML's settings of a class that the command line replaced: with `lr_scheduler=fixed`, the former
+    schedule's.
+    """
     if not HydraConfig.initialized():
         return
     typed = [word.lstrip("+").partition("=") for word in typed_overrides("task")]
@@ -121,12 +129,16 @@ def drop_leftovers(cfg: DictConfig) -> None:
 
 
 def typed_overrides(kind: str) -> list[str]:
-    """The overrides of hydra's own keys (kind "hydra") or of the run's ("task") as they were typed, interpolations included."""
+    """The overrides of hydra's own keys (kind "hydra") or of the run's ("task") as they were typed, interpolations
+    included.
+    """
     return OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)[kind]
 
 
 def launcher_without_multirun() -> list[str]:
-    """A typed `hydra/launcher=...` that hydra would pass over, to train right here: it asks launchers with --multirun only."""
+    """A typed `hydra/launcher=...` that hydra would pass over, to train right here: it asks launchers with
+    --multirun only.
+    """
     if not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.MULTIRUN:
         return []
     typed = [word for word in typed_overrides("hydra") if word.lstrip("+").startswith("hydra/launcher=")]
@@ -134,8 +146,14 @@ def launcher_without_multirun() -> list[str]:
 
 
 def own_folder_in_sweep(run: DictConfig) -> None:
-    """With --multirun, put a relative checkpoint.save_dir into the job's own folder: else each job would continue the one before."""
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and not os.path.isabs(run.checkpoint.save_dir):
+    """With --multirun, put a relative checkpoint.save_dir into the job's own folder: else each job would continue
+    the one before.
+    """
+    if (
+        HydraConfig.initialized()
+        and HydraConfig.get().mode == RunMode.MULTIRUN
+        and not os.path.isabs(run.checkpoint.save_dir)
+    ):
         run.checkpoint.save_dir = os.path.join(HydraConfig.get().runtime.output_dir, run.checkpoint.save_dir)
 
 
@@ -154,20 +172,26 @@ def show_config(cfg: DictConfig, package: str | None, resolve: bool) -> None:
 
 
 def store_hydra_settings() -> None:
-    """Hydra's own defaults for this command: no change of folder, no output folders, one console log. YAML and overrides still win."""
+    """Hydra's own defaults for this command: no change of folder, no output folders, one console log. YAML and
+    overrides still win.
+    """
     settings = HydraConf(run=RunDir("."), output_subdir=None, job=JobConf(chdir=False))
     replaced = {"job_logging": "fairseq", "help": "fairseq"}
     settings.defaults = [
-        {key: replaced.get(key, value) for key, value in entry.items()} if isinstance(entry, dict) else entry for entry in settings.defaults
+        {key: replaced.get(key, value) for key, value in entry.items()} if isinstance(entry, dict) else entry
+        for entry in settings.defaults
     ]
     ConfigStore.instance().store(group="hydra", name="config", node=settings, provider="fairseq")
 
 
 def set_up_hydra() -> None:
-    """All that this command wants of hydra, in this process: config groups, defaults, and no warnings about stock YAMLs."""
+    """All that this command wants of hydra, in this process: config groups, defaults, and no warnings about stock
+    YAMLs.
+    """
     hydra_init()
     store_hydra_settings()
-    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as meant, with warnings that help nobody
+    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as meant, with warnings
+    # that help nobody
     for message in ("Usage of deprecated keyword in package header", 'version_base="1.1" selects'):
         warnings.filterwarnings("ignore", message=f"(?s).*{message}", category=UserWarning)
 
@@ -178,7 +202,9 @@ def cli_main() -> None:
 
 
 def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
-    """Compose the config that sys.argv describes and hand it to `main`; what goes wrong is reported under the program's name."""
+    """Compose the config that sys.argv describes and hand it to `main`; what goes wrong is reported under the
+    program's name.
+    """
     global _users_full_error
     _users_full_error = full_error = os.environ.get(FULL_ERROR)
     try:
@@ -196,7 +222,9 @@ def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
     except (ValueError, OSError, HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
         if full_error == "1":
             raise
-        sys.exit(f"{program}: {_of_hydra(error) if isinstance(error, HydraException | OmegaConfBaseException) else error}")
+        sys.exit(
+            f"{program}: {_of_hydra(error) if isinstance(error, HydraException | OmegaConfBaseException) else error}"
+        )
     finally:
         _set_environment(FULL_ERROR, full_error)
 
@@ -220,13 +248,24 @@ def _set_environment(name: str, value: str | None) -> None:
 
 
 def _of_hydra(error: BaseException) -> str:
-    """Hydra's message without its list of folders, with omegaconf's reason where that is the cause, and the override that it is about."""
+    """Hydra's message without its list of folders, with omegaconf's reason where that is the cause, and the
+    override that it is about.
+    """
     text = str(error).partition("\nConfig search path:")[0].strip() or type(error).__name__
-    cause = str(error.__cause__).splitlines()[0] if isinstance(error.__cause__, OmegaConfBaseException) and str(error.__cause__) else ""
+    cause = (
+        str(error.__cause__).splitlines()[0]
+        if isinstance(error.__cause__, OmegaConfBaseException) and str(error.__cause__)
+        else ""
+    )
     if "BasicLauncherConf" in text:
-        cause = "hydra.launcher keys belong to a launcher: add hydra/launcher=dependency_submitit_slurm -m, as docs/slurm.md shows."
+        cause = (
+            "hydra.launcher keys belong to a launcher: add hydra/launcher=dependency_submitit_slurm -m, as "
+            "docs/slurm.md shows."
+        )
     quoted = re.search(r"'(\$\{.*?\})'", text)
-    about = getattr(error, "override", None) or next((word for word in sys.argv[1:] if quoted is not None and quoted[1] in word), None)
+    about = getattr(error, "override", None) or next(
+        (word for word in sys.argv[1:] if quoted is not None and quoted[1] in word), None
+    )
     if about is not None and about not in text:
         text = f"{about}: {text}"
     return text if not cause or cause in text else f"{text}\n{cause}"
@@ -251,15 +290,21 @@ def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Calla
     user_dir = command_line.override_value(line.overrides, "common.user_dir")
     utils.import_user_module(CommonConfig(user_dir=user_dir) if user_dir else _common_of(yaml))
     if "--explain-key" in options:
-        sys.stdout.write(explain_key.explain(options["--explain-key"] or "", yaml, options.get("--config-name") or "") + "\n")
+        sys.stdout.write(
+            explain_key.explain(options["--explain-key"] or "", yaml, options.get("--config-name") or "") + "\n"
+        )
         return None
     set_up_hydra()
 
     groups = {*CONFIG_GROUPS, *config_files.own_groups(source.folders)}
     in_defaults = set()
     if source.file is not None:
-        in_defaults = yaml_files.read_all(source.file, command_line.chosen_groups(line.overrides, groups), source.folders)
-    overrides = [command_line.normalise_override(word, groups, in_defaults) for word in line.overrides] + source.overrides
+        in_defaults = yaml_files.read_all(
+            source.file, command_line.chosen_groups(line.overrides, groups), source.folders
+        )
+    overrides = [
+        command_line.normalise_override(word, groups, in_defaults) for word in line.overrides
+    ] + source.overrides
     task = _stop_plainly(program, main)
     if options.get("--cfg") == "job":
         package, resolve = options.pop("--package", None), "--resolve" in options

@@ -1,7 +1,8 @@
 """`fairseq-infer`: recognise a manifest's utterances, and say how many errors there are and why.
 
-    fairseq-infer DATA --path CHECKPOINT --gen-subset test
-    fairseq-infer DATA --path CHECKPOINT --gen-subset test --lexicon lexicon.txt --lm words.bin --tune dev --results-path results
+fairseq-infer DATA --path CHECKPOINT --gen-subset test
+fairseq-infer DATA --path CHECKPOINT --gen-subset test --lexicon lexicon.txt --lm words.bin --tune dev
+--results-path results
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ from fairseq.inference.windows import WindowSettings
 from fairseq.scoring.wer import word_errors
 from fairseq.utils import make_folder
 from fairseq_cli import old_infer
-from fairseq_cli.decoder_arguments import add_decoder_arguments, check_arguments, decoder_of, join_negative_values, set_up_logging
+from fairseq_cli.decoder_arguments import (
+    add_decoder_arguments,
+    check_arguments,
+    decoder_of,
+    join_negative_values,
+    set_up_logging,
+)
 
 logger = logging.getLogger("fairseq_cli.infer")
 
@@ -43,16 +50,26 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--path", required=True, help="fine-tuned checkpoint")
     parser.add_argument("--gen-subset", default="test", help="name of the manifest (default: test)")
     parser.add_argument("--labels", help="extension of the label files; none: no labels (default: the checkpoint's)")
-    parser.add_argument("--results-path", help="folder for hypo.word, hypo.units, ref.word, ref.units, hypo.jsonl and results.json")
+    parser.add_argument(
+        "--results-path", help="folder for hypo.word, hypo.units, ref.word, ref.units, hypo.jsonl and results.json"
+    )
     parser.add_argument("--explain", action="store_true", help="say which of the known causes of a bad result fits")
     add_decoder_arguments(parser)
     parser.add_argument("--tune", metavar="SUBSET", help="find lm_weight and word_score on this manifest first")
     parser.add_argument("--speakers", help="file with the speaker of each utterance, a line each")
-    parser.add_argument("--speaker-pattern", help="regular expression whose first group is the speaker in the manifest's paths")
-    parser.add_argument("--bootstrap-draws", type=int, default=1000, help="test sets drawn for the intervals (default: 1000)")
+    parser.add_argument(
+        "--speaker-pattern", help="regular expression whose first group is the speaker in the manifest's paths"
+    )
+    parser.add_argument(
+        "--bootstrap-draws", type=int, default=1000, help="test sets drawn for the intervals (default: 1000)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of these draws (default: 1)")
-    parser.add_argument("--max-tokens", type=int, default=640000, help="samples of a batch, padding included (default: 640000)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on a terminal too, as into a pipe or a file")
+    parser.add_argument(
+        "--max-tokens", type=int, default=640000, help="samples of a batch, padding included (default: 640000)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON on a terminal too, as into a pipe or a file"
+    )
     return parser
 
 
@@ -60,7 +77,8 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     """Recognise and evaluate as `args` say; returns what is printed and written to results.json.
 
     Raises:
-        ValueError: the checkpoint, a manifest, labels, a lexicon or a language model cannot be read or do not fit; an argument is wrong.
+        ValueError: the checkpoint, a manifest, labels, a lexicon or a language model cannot be read or do not fit; an
+            argument is wrong.
     """
     began = time.perf_counter()
     check_arguments(args)
@@ -77,7 +95,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     if args.tune is not None:
         _tune(args, model, decoder, labels, windows)
     outputs = OutputStatistics()
-    readings = recognise.read_all(model, testset.files(), testset.manifest.sizes, decoder, windows, args.max_tokens, outputs)
+    readings = recognise.read_all(
+        model, testset.files(), testset.manifest.sizes, decoder, windows, args.max_tokens, outputs
+    )
     result = _summary(args, model, testset, readings, decoder, outputs)
     if testset.references:
         result["rates"] = evaluate.error_rates(testset, readings, speakers, args.bootstrap_draws, args.seed)
@@ -90,7 +110,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _tune(args: argparse.Namespace, model: SpeechModel, decoder: Any, labels: str | None, windows: WindowSettings) -> None:
+def _tune(
+    args: argparse.Namespace, model: SpeechModel, decoder: Any, labels: str | None, windows: WindowSettings
+) -> None:
     if not isinstance(decoder, BeamDecoder) or labels is None:
         raise ValueError("--tune needs a lexicon or a language model (--lexicon, --lm), and labels of its manifest")
     dev = TestSet.read(args.data, args.tune, labels, model.dictionary())
@@ -105,7 +127,12 @@ def _tune(args: argparse.Namespace, model: SpeechModel, decoder: Any, labels: st
 
 
 def _summary(
-    args: argparse.Namespace, model: SpeechModel, testset: TestSet, readings: Sequence[Reading], decoder: Any, outputs: OutputStatistics
+    args: argparse.Namespace,
+    model: SpeechModel,
+    testset: TestSet,
+    readings: Sequence[Reading],
+    decoder: Any,
+    outputs: OutputStatistics,
 ) -> dict[str, Any]:
     """What was done, and how the outputs look."""
     tokens = model.dictionary()
@@ -113,7 +140,9 @@ def _summary(
     found["audio_seconds"] = round(sum(reading.num_samples for reading in readings) / model.sample_rate, 1)
     found["decoder"] = {"kind": "greedy"}
     if isinstance(decoder, BeamDecoder):
-        settings = {name: value for name, value in vars(decoder.settings).items() if value is not None and math.isfinite(value)}
+        settings = {
+            name: value for name, value in vars(decoder.settings).items() if value is not None and math.isfinite(value)
+        }
         found["decoder"] = {"kind": "beam", "lexicon": args.lexicon, "lm": args.lm, **settings}
     found["unreadable"] = sum(reading.error is not None for reading in readings)
     found["empty"] = sum(not reading.hypotheses[0].text for reading in readings)

@@ -1,4 +1,6 @@
-"""A whole launcher's line, read and not run: how many processes it would start, and what it would hand to the training command."""
+"""A whole launcher's line, read and not run: how many processes it would start, and what it would hand to the
+training command.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class LauncherLine(NamedTuple):
 
 
 def read(words: Sequence[str]) -> LauncherLine:
-    """Take apart `VARIABLE=value ... launcher --flags fairseq-hydra-train arguments`; all but the arguments may be missing.
+    """Take apart `VARIABLE=value ... launcher --flags fairseq-hydra-train arguments`; all but the arguments may be
+    missing.
 
     Raises:
         ValueError: a launcher that is not torch's, or whose number of processes is not a number.
@@ -42,8 +45,9 @@ def read(words: Sequence[str]) -> LauncherLine:
         others = before[1:] if is_python else before
         if [word for word in others if word != "-m"]:
             raise ValueError(
-                f"{before[0]!r} is not a launcher that is known here ({', '.join(_LAUNCHERS)}): give the training command's own arguments, "
-                "with --nodes N and distributed_training.distributed_world_size=cards of a node"
+                f"{before[0]!r} is not a launcher that is known here ({', '.join(_LAUNCHERS)}): give the training "
+                "command's own arguments, with --nodes N and distributed_training.distributed_world_size=cards of a "
+                "node"
             )
         return LauncherLine(environment, None, None, arguments)
     numbers = {"nnodes": "1", "nproc_per_node": "1"}
@@ -53,11 +57,16 @@ def read(words: Sequence[str]) -> LauncherLine:
             value = match[2] if match[2] is not None else (before[number + 1] if number + 1 < len(before) else "")
             numbers[match[1].replace("-", "_")] = value
     return LauncherLine(
-        environment, _number("--nnodes", numbers["nnodes"].split(":")[0]), _number("--nproc_per_node", numbers["nproc_per_node"]), arguments
+        environment,
+        _number("--nnodes", numbers["nnodes"].split(":")[0]),
+        _number("--nproc_per_node", numbers["nproc_per_node"]),
+        arguments,
     )
 
 
 def _number(flag: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{flag} is {text!r}: it must be a number here, as the machine that it would be counted on is another one")
+        raise ValueError(
+            f"{flag} is {text!r}: it must be a number here, as the machine that it would be counted on is another one"
+        )
     return int(text)

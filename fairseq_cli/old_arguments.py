@@ -1,6 +1,7 @@
 """fairseq's argparse options of 2020 (`--arch wav2vec2 --lr 0.0005 ...`) as the overrides that configs take today.
 
-Options are known from the config dataclasses: each field is an option of its name, with the older names in its metadata.
+Options are known from the config dataclasses: each field is an option of its name, with the older names in its
+metadata.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from fairseq.utils import import_user_module
 from fairseq_cli import command_line
 
 _ORDER = ("task", "model", "criterion", "optimizer", "lr_scheduler", *REGISTRY_GROUPS)  # of groups in the new command
-_SELECTING = {"--" + ("arch" if group == "model" else group.replace("_", "-")): group for group in REGISTRY_GROUPS} | {"-a": "model"}
+_SELECTING = {"--" + ("arch" if group == "model" else group.replace("_", "-")): group for group in REGISTRY_GROUPS} | {
+    "-a": "model"
+}
 _EVALUATION = ("common_eval", "generation", "eval_lm", "interactive", "bmuf")  # training does not read these groups
 _LAUNCHER = {"--local_rank", "--local-rank"}  # torch.distributed.launch adds it to every command that it starts
 _WIDTH = 100
@@ -101,25 +104,40 @@ def known_options(chosen: Mapping[str, str]) -> dict[str, Option]:
     """Every option of training, by its name on the command line.
 
     Args:
-        chosen: group -> the name selected in it (`{"model": "wav2vec2"}`). Groups without one offer the fields of all their names.
+        chosen: group -> the name selected in it (`{"model": "wav2vec2"}`). Groups without one offer the fields of all
+            their names.
     """
-    selected = [(group, CONFIG_GROUPS[group][chosen[group]]) for group in _ORDER if chosen.get(group) in CONFIG_GROUPS.get(group, {})]
+    selected = [
+        (group, CONFIG_GROUPS[group][chosen[group]])
+        for group in _ORDER
+        if chosen.get(group) in CONFIG_GROUPS.get(group, {})
+    ]
     fixed = [(group, dataclass) for group, dataclass in FIXED_GROUPS.items() if group not in _EVALUATION]
     groups = {group for group, _ in selected}
-    other = [(group, dataclass) for group in _ORDER if group not in groups for dataclass in CONFIG_GROUPS.get(group, {}).values()]
+    other = [
+        (group, dataclass)
+        for group in _ORDER
+        if group not in groups
+        for dataclass in CONFIG_GROUPS.get(group, {}).values()
+    ]
     last = [(group, FIXED_GROUPS[group]) for group in _EVALUATION]
     found: dict[str, Option] = {}
-    for group, dataclass in [("common", FIXED_GROUPS["common"]), *selected, *fixed, *other, *last]:  # the first to have a name owns it
+    # the first to have a name owns it
+    for group, dataclass in [("common", FIXED_GROUPS["common"]), *selected, *fixed, *other, *last]:
         _add_options(found, group, dataclass)
     return found
 
 
 def _add_options(found: dict[str, Option], group: str, dataclass: type) -> None:
-    """Add the options of a group's fields, but for names that are there, and fields that only repeat another group's of that name."""
+    """Add the options of a group's fields, but for names that are there, and fields that only repeat another
+    group's of that name.
+    """
     types = get_type_hints(dataclass)
     for field in fields(dataclass):
         default, wanted = arguments.default_of(field), arguments.interpret_dc_type(types[field.name])
-        if field.name == "_name" or (isinstance(default, str) and default.startswith("${") and default.endswith(f".{field.name}}}")):
+        if field.name == "_name" or (
+            isinstance(default, str) and default.startswith("${") and default.endswith(f".{field.name}}}")
+        ):
             continue
         items = arguments.item_type(types[field.name])
         is_text = items is None and wanted not in (int, float, bool)
@@ -137,17 +155,25 @@ def hydra_form(words: Sequence[str]) -> HydraForm:
     typed = {word.partition("=")[0].lstrip("+") for word in words if not is_option(word) and "=" in word}
     chosen = _chosen(words)
     known = known_options(chosen)
-    takes_value = {name: not option.is_flag for name, option in known.items()} | dict.fromkeys([*_SELECTING, *_LAUNCHER], True)
+    takes_value = {name: not option.is_flag for name, option in known.items()} | dict.fromkeys(
+        [*_SELECTING, *_LAUNCHER], True
+    )
     sorted_words = split(words, takes_value)
     keys: list[str] = []
-    notes = [str(unknown_name(group, name, CONFIG_GROUPS[group])) for group, name in chosen.items() if name not in CONFIG_GROUPS[group]]
+    notes = [
+        str(unknown_name(group, name, CONFIG_GROUPS[group]))
+        for group, name in chosen.items()
+        if name not in CONFIG_GROUPS[group]
+    ]
     for name, value in sorted_words.options:
         if value is None and takes_value[name]:
             notes.append(f"{name} has no value: it is left out.")
         elif name in known:
             option = known[name]
             keys.append(f"{option.key}={option.flag_value if value is None else hydra_value(value, option)}")
-            offered_instead = [advice for pattern, advice in NOT_OFFERED.items() if fnmatch.fnmatchcase(option.key, pattern)]
+            offered_instead = [
+                advice for pattern, advice in NOT_OFFERED.items() if fnmatch.fnmatchcase(option.key, pattern)
+            ]
             notes += [f"{option.key} is not offered: {advice}." for advice in offered_instead]
     overrides = [word for word in sorted_words.others if "=" in word]
     folders = [word for word in sorted_words.others if "=" not in word]
@@ -179,7 +205,8 @@ def hydra_value(text: str, option: Option) -> str:
     if option.items is not None:
         return "[" + ",".join(_items(text)) + "]"
     if option.is_text and (text == "" or any(sign in text for sign in ",[]{}'\"")) and "(" not in text:
-        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"  # else hydra reads a list, or a sweep over several values
+        # else hydra reads a list, or a sweep over several values
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return text
 
 
@@ -204,18 +231,23 @@ def explain(argv: Sequence[str], program: str = "fairseq-hydra-train") -> str:
     known = [*known_options({}), *_SELECTING, *command_line.OPTIONS]
     for group in form.unknown:
         near = get_close_matches(group[0].partition("=")[0], known, n=1, cutoff=0.75)
-        notes.append(f"There is no option {' '.join(group)}: it is left out." + (f" Did you mean {near[0]}?" if near else ""))
+        notes.append(
+            f"There is no option {' '.join(group)}: it is left out." + (f" Did you mean {near[0]}?" if near else "")
+        )
     if not form.from_options:
         return "\n".join([*notes, *form.notes])
-    return "\n".join([
-        "settings are written key=value here, not as fairseq's older options (--key value). The same command:",
-        "",
-        *command_lines([program, *form.overrides, *hydras_own]),
-        "",
-        *notes,
-        *form.notes,
-        "What is not set has this version's default; with --cfg job at the end, the command prints the whole config and does not train.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "settings are written key=value here, not as fairseq's older options (--key value). The same command:",
+            "",
+            *command_lines([program, *form.overrides, *hydras_own]),
+            "",
+            *notes,
+            *form.notes,
+            "What is not set has this version's default; with --cfg job at the end, the command prints the whole "
+            "config and does not train.",
+        ]
+    )
 
 
 def _import_user_dir(words: Sequence[str]) -> list[str]:

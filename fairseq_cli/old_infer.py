@@ -7,28 +7,66 @@ from collections.abc import Sequence
 
 # old argument -> what it is called here; None: fairseq-infer needs no such argument
 _WITH_VALUE: dict[str, str | None] = {
-    "--task": None, "--criterion": None, "--w2l-decoder": None, "--post-process": None, "--remove-bpe": None, "--batch-size": None,
-    "--max-sentences": None, "--num-workers": None, "--user-dir": None, "--model-overrides": None, "--log-format": None,
-    "--log-interval": None, "--rnnt_decoding_type": None, "--rnnt_len_penalty": None, "--rnnt-decoding-type": None,
-    "--rnnt-len-penalty": None, "--kenlm-model": "--lm", "--lm_weight": "--lm-weight", "--results_path": "--results-path",
-}  # fmt: skip
+    "--task": None,
+    "--criterion": None,
+    "--w2l-decoder": None,
+    "--post-process": None,
+    "--remove-bpe": None,
+    "--batch-size": None,
+    "--max-sentences": None,
+    "--num-workers": None,
+    "--user-dir": None,
+    "--model-overrides": None,
+    "--log-format": None,
+    "--log-interval": None,
+    "--rnnt_decoding_type": None,
+    "--rnnt_len_penalty": None,
+    "--rnnt-decoding-type": None,
+    "--rnnt-len-penalty": None,
+    "--kenlm-model": "--lm",
+    "--lm_weight": "--lm-weight",
+    "--results_path": "--results-path",
+}
 _FLAGS = ("--quiet", "--fp16", "--memory-efficient-fp16", "--cpu", "--normalize", "--unit-lm", "--no-progress-bar")
 _NOT_OFFERED = {
-    "--wfstlm": "decoding with a WFST", "--kspmodel": "a separate sentencepiece model (the checkpoint's dictionary has the pieces)",
-    "--dump-emissions": "writing log-probabilities", "--load-emissions": "reading log-probabilities",
+    "--wfstlm": "decoding with a WFST",
+    "--kspmodel": "a separate sentencepiece model (the checkpoint's dictionary has the pieces)",
+    "--dump-emissions": "writing log-probabilities",
+    "--load-emissions": "reading log-probabilities",
     "--dump-features": "features here (fairseq-extract writes them)",
-}  # fmt: skip
+}
 _OPTIONAL_VALUE = ("--remove-bpe", "--post-process")
 # keys of the newer one, examples/speech_recognition/new/infer.py; others are dropped
 _KEYS = {
-    "common_eval.path": "--path", "common_eval.results_path": "--results-path", "decoding.results_path": "--results-path",
-    "dataset.gen_subset": "--gen-subset", "dataset.max_tokens": "--max-tokens", "task.labels": "--labels", "decoding.lexicon": "--lexicon",
-    "decoding.lmpath": "--lm", "decoding.lmweight": "--lm-weight", "decoding.wordscore": "--word-score",
-    "decoding.unkweight": "--unk-weight", "decoding.silweight": "--sil-weight", "decoding.beam": "--beam",
+    "common_eval.path": "--path",
+    "common_eval.results_path": "--results-path",
+    "decoding.results_path": "--results-path",
+    "dataset.gen_subset": "--gen-subset",
+    "dataset.max_tokens": "--max-tokens",
+    "task.labels": "--labels",
+    "decoding.lexicon": "--lexicon",
+    "decoding.lmpath": "--lm",
+    "decoding.lmweight": "--lm-weight",
+    "decoding.wordscore": "--word-score",
+    "decoding.unkweight": "--unk-weight",
+    "decoding.silweight": "--sil-weight",
+    "decoding.beam": "--beam",
     "decoding.beamthreshold": "--beam-threshold",
-    "decoding.beamsizetoken": "--beam-size-token", "decoding.nbest": "--nbest", "decoding.type": "--w2l-decoder",
-}  # fmt: skip
-_GROUPS = ("task", "decoding", "common_eval", "common", "dataset", "distributed_training", "model", "criterion", "hydra")
+    "decoding.beamsizetoken": "--beam-size-token",
+    "decoding.nbest": "--nbest",
+    "decoding.type": "--w2l-decoder",
+}
+_GROUPS = (
+    "task",
+    "decoding",
+    "common_eval",
+    "common",
+    "dataset",
+    "distributed_training",
+    "model",
+    "criterion",
+    "hydra",
+)
 _LANGUAGE_MODEL = ("--lm", "--lm-model", "--lexicon")
 
 
@@ -45,7 +83,10 @@ def new_command(argv: Sequence[str]) -> str | None:
         options = {name: value for name, value in options.items() if name not in _LANGUAGE_MODEL}
     command = ["fairseq-infer", *kept, *(part for item in options.items() for part in _typed(*item))]
     names = ", ".join(dict.fromkeys([*old, *(word.partition("=")[0] for word in by_key)]))
-    text = f"these are arguments of fairseq's infer.py: {names}. fairseq-infer takes task, units and normalisation from the checkpoint. "
+    text = (
+        f"these are arguments of fairseq's infer.py: {names}. fairseq-infer takes task, units and normalisation "
+        "from the checkpoint. "
+    )
     refused = [_NOT_OFFERED[name] for name in dropped]
     refused += ["a neural language model (fairseqlm)"] if decoder == "fairseqlm" else []
     if refused:

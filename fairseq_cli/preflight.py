@@ -21,16 +21,18 @@ USAGE = f"""\
 usage: {PROGRAM} [options] ARGUMENTS
        {PROGRAM} [options] [VARIABLE=value ...] LAUNCHER --its-flags fairseq-hydra-train ARGUMENTS
 
-Check a run without a card: ARGUMENTS are those of fairseq-hydra-train, and LAUNCHER is torchrun or python -m torch.distributed.launch,
-whose flags say how many nodes and cards there are. Nothing is trained or written, and no vendor's package is needed.
+Check a run without a card: ARGUMENTS are those of fairseq-hydra-train, and LAUNCHER is torchrun or python -m
+torch.distributed.launch, whose flags say how many nodes and cards there are. Nothing is trained or written, and no
+vendor's package is needed.
 
 options:
   --json FILE                    also write the findings as JSON
   --nodes N                      machines of the run (without a launcher)
   --audio-seconds-per-second X   what all cards together train; gives the days that the run takes
   --card {{gaudi,gaudi2,gaudi3}}   whose memory the run must fit into (default: the one that hl-smi shows, else any)
-  --steps {{tiny,full,none}}       which steps run, on the CPU in Gaudi's place and on torch's lazy-tensor device: a narrow model's on two
-                                 rows of each shape (tiny, the default), also the config's own model and batches (full: slow), or none
+  --steps {{tiny,full,none}}       which steps run, on the CPU in Gaudi's place and on torch's lazy-tensor device:
+                                 a narrow model's on two rows of each shape (tiny, the default), also the config's
+                                 own model and batches (full: slow), or none
   --help                         this text
 
 exit status: 0 nothing found, 1 problems, 2 arguments that cannot be used. docs/preflight.md names the problems.

@@ -1,4 +1,5 @@
-"""`fairseq-manifest`, `fairseq-libri-labels`, `fairseq-prepare-labels`, `fairseq-make-ngram`: the scripts of examples/wav2vec as commands.
+"""`fairseq-manifest`, `fairseq-libri-labels`, `fairseq-prepare-labels`, `fairseq-make-ngram`: the scripts of
+examples/wav2vec as commands.
 
 An installed package has them under fairseq/examples, which in a checkout is a link to examples.
 """

@@ -49,9 +49,10 @@ def main(cfg: DictConfig) -> int:
     Returns:
         the exit status: 0, or one of those that `fairseq.distributed.launch` defines.
     Raises:
-        ConfigError: all problems of the config, together; a problem of the data or of the checkpoint to continue from; another run in
-            `checkpoint.save_dir`.
-        WaitEnded: a signal ended this process alone, while it waited for a batch or for another process; what can be saved is saved.
+        ConfigError: all problems of the config, together; a problem of the data or of the checkpoint to continue from;
+            another run in `checkpoint.save_dir`.
+        WaitEnded: a signal ended this process alone, while it waited for a batch or for another process; what can be
+            saved is saved.
     """
     set_up_logging(cfg.common)
     with checkpoint_utils.save_dir_held(cfg.checkpoint, writes=distributed.is_master()):
@@ -95,18 +96,24 @@ def prepare(cfg: DictConfig) -> Run:
 
 
 def set_up_logging(common: Any) -> None:
-    """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first only warn."""
+    """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first
+    only warn.
+    """
     handlers: list[logging.Handler] = [destinations.Console()]
     if common.log_file is not None and distributed.is_master():
         try:
             handlers.append(file := destinations.LogFile(common.log_file))
             file.begin()
         except OSError as error:
-            raise ConfigError([f"common.log_file is {common.log_file}: cannot write there ({error.strerror or error})."]) from error
+            raise ConfigError(
+                [f"common.log_file is {common.log_file}: cannot write there ({error.strerror or error})."]
+            ) from error
     if common.tensorboard_logdir is not None and distributed.is_master():
         problem = destinations.problem_of_folder(common.tensorboard_logdir)
         if problem is not None:
-            raise ConfigError([f"common.tensorboard_logdir is {common.tensorboard_logdir}: cannot write there ({problem})."])
+            raise ConfigError(
+                [f"common.tensorboard_logdir is {common.tensorboard_logdir}: cannot write there ({problem})."]
+            )
     who = "" if distributed.is_master() else f"rank {distributed.get_rank()}: "
     logging.basicConfig(
         format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
@@ -129,9 +136,17 @@ def describe(trainer: Trainer) -> None:
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     logger.info(
         "model %s, %s parameters (%s trained), criterion %s",
-        type(trainer.unwrapped_model).__name__, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}", type(trainer.criterion).__name__,
+        type(trainer.unwrapped_model).__name__,
+        f"{sum(p.numel() for p in parameters):,}",
+        f"{trained:,}",
+        type(trainer.criterion).__name__,
     )
-    logger.info("%d process(es), each on %s, in %s", trainer.data_parallel_world_size, trainer.device.describe(), trainer.precision.name())
+    logger.info(
+        "%d process(es), each on %s, in %s",
+        trainer.data_parallel_world_size,
+        trainer.device.describe(),
+        trainer.precision.name(),
+    )
 
 
 class Run:
@@ -144,7 +159,9 @@ class Run:
         self.trainer = trainer
         self.cfg = trainer.cfg
         self.task = trainer.task
-        logger.info('reading the manifest of "%s" in %s, and the checkpoint', self.cfg.dataset.train_subset, self.cfg.task.data)
+        logger.info(
+            'reading the manifest of "%s" in %s, and the checkpoint', self.cfg.dataset.train_subset, self.cfg.task.data
+        )
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
         self._continue_pretraining()
         self.metrics_file: MetricsFile | None = None
@@ -157,7 +174,9 @@ class Run:
         self.waiting, self.interval_start = 0.0, time.perf_counter()
         self.quarantines: dict[str, Quarantine] = {}
         self.valid_itrs: dict[str, EpochBatchIterator] = {}
-        self.load_hint = LoadHint(trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers)
+        self.load_hint = LoadHint(
+            trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers
+        )
         self._open_sets()
 
     def _open_sets(self) -> None:
@@ -189,18 +208,26 @@ class Run:
                 raise ValueError(f"{source}: {error}") from error
 
     def _continue_pretraining(self) -> None:
-        """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook fits the new audio."""
+        """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook
+        fits the new audio.
+        """
         trainer = self.trainer
         before = trainer.run_record.updates_before
         if before > 0 and hasattr(trainer.unwrapped_model, "updates_before"):
             trainer.unwrapped_model.updates_before = before
             trainer.unwrapped_model.set_num_updates(trainer.get_num_updates())
             logger.info("temperatures go on from update %d of the pre-training that is continued", before)
-        if self.cfg.checkpoint.continue_pretraining and trainer.get_num_updates() == 0 and trainer.is_data_parallel_master:
+        if (
+            self.cfg.checkpoint.continue_pretraining
+            and trainer.get_num_updates() == 0
+            and trainer.is_data_parallel_master
+        ):
             dataset = self.task.dataset(self.cfg.dataset.train_subset)
-            codebook_use.report(trainer.unwrapped_model, dataset, trainer.device, self.task.cfg.sample_rate, self.cfg.common.seed)
+            codebook_use.report(
+                trainer.unwrapped_model, dataset, trainer.device, self.task.cfg.sample_rate, self.cfg.common.seed
+            )
 
-    # -- epochs --------------------------------------------------------------------------------------------------------------------
+    # -- epochs --------------------------------------------------------------------------------------------------------
 
     def train(self) -> int:
         """Train to the end; returns the exit status."""
@@ -223,11 +250,16 @@ class Run:
             self.close()
         status = self.saves.at_the_end()
         if status == 0:
-            logger.info("done training in %.1f seconds, at update %d", time.perf_counter() - started, self.trainer.get_num_updates())
+            logger.info(
+                "done training in %.1f seconds, at update %d",
+                time.perf_counter() - started,
+                self.trainer.get_num_updates(),
+            )
         return status
 
     def _stop_alone(self, error: Exception) -> NoReturn:
-        """Save and end without the other processes: a batch did not come, or another process has ended, and a signal asked the run to end.
+        """Save and end without the other processes: a batch did not come, or another process has ended, and a signal
+        asked the run to end.
 
         Raises:
             WaitEnded: afterwards, so that nobody waits for the other processes.
@@ -246,7 +278,9 @@ class Run:
         tensorboard.close()
 
     def _tell_audio_per_update(self) -> None:
-        """What an update learns from beside what the paper's did: too little audio an update is the commonest reason for a flat loss."""
+        """What an update learns from beside what the paper's did: too little audio an update is the commonest
+        reason for a flat loss.
+        """
         epoch, training = self.epoch_itr.next_epoch_idx, self.cfg.distributed_training
         nodes = max(1, training.distributed_world_size // training.nprocs_per_node)
         size = update_size(self.cfg, training.distributed_world_size // nodes, nodes, epoch)
@@ -256,7 +290,9 @@ class Run:
         seconds = samples / self.task.cfg.sample_rate / updates
         logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())
         if self.cfg.model.get("_name") == "wav2vec2":
-            logger.info("that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE)
+            logger.info(
+                "that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE
+            )
         advice = beside_the_recipe(self.cfg, size, self.task.cfg.sample_rate) if self._compares_with_recipe() else None
         if advice is not None and distributed.is_master():
             logger.warning(advice)
@@ -277,7 +313,8 @@ class Run:
         self.trainer.lr_step_begin_epoch(self.epoch_itr.epoch)
         progress = self._progress(updates)
         with metrics.aggregate("train"):
-            if updates.n == 0:  # what was loaded may hold the sums of another epoch: checkpoint.reset_dataloader, or older versions
+            # what was loaded may hold the sums of another epoch: checkpoint.reset_dataloader, or older versions
+            if updates.n == 0:
                 metrics.reset_meters("train")
                 self.trainer.held = None
             for samples in self._read(progress):
@@ -308,7 +345,9 @@ class Run:
             ready = time.perf_counter()
 
     def _mistake_in(self, subset: str, error: ValueError) -> RunError:
-        """What is wrong with a data set, on one line that begins with its manifest; what already is the run's error stays as it is."""
+        """What is wrong with a data set, on one line that begins with its manifest; what already is the run's error
+        stays as it is.
+        """
         if isinstance(error, RunError):
             return error
         reason = "; ".join(line.strip() for line in str(error).rstrip(".").splitlines())
@@ -335,7 +374,9 @@ class Run:
             logger.info("update %d is done; metrics follow every %d updates (common.log_interval)", update, interval)
 
     def _flush(self, hold: bool = False) -> None:
-        """Read the device, on all processes, into the meters of this interval and this epoch; `hold`: keep it for the next time."""
+        """Read the device, on all processes, into the meters of this interval and this epoch; `hold`: keep it for
+        the next time.
+        """
         if hold:
             self.trainer.flush_statistics(hold=True)
             return
@@ -368,12 +409,13 @@ class Run:
             start_update=self.trainer.get_num_updates(),
         )
 
-    # -- validation and checkpoints ------------------------------------------------------------------------------------------------
+    # -- validation and checkpoints ------------------------------------------------------------------------------------
 
     def validate_and_save(self, progress: Any, end_of_epoch: bool) -> bool:
         """What the config asks for after an update; returns whether the run is over.
 
-        What a save must hold comes before it: the epoch's row, which nobody would write after a kill, and the schedule's step.
+        What a save must hold comes before it: the epoch's row, which nobody would write after a kill, and the
+        schedule's step.
 
         Raises:
             Stopped: a signal came, and what there is to save is saved.
@@ -396,7 +438,9 @@ class Run:
             self.saves.save(None, stopping=True)
             raise Stopped
         val_loss = self._validate_or_save() if validate else None
-        out_of_patience = val_loss is not None and checkpoint_utils.out_of_patience(self.cfg.checkpoint, self.trainer, val_loss)
+        out_of_patience = val_loss is not None and checkpoint_utils.out_of_patience(
+            self.cfg.checkpoint, self.trainer, val_loss
+        )
         if out_of_patience and not (finished or end_of_epoch):
             self._log("train", metrics.get_smoothed_values("train"), progress.print)
         if end_of_epoch:
@@ -406,7 +450,9 @@ class Run:
         return finished or out_of_patience
 
     def _validate_or_save(self) -> float:
-        """Validate; what is trained is saved if that fails, whether it was due or not, and is validated first when the run goes on."""
+        """Validate; what is trained is saved if that fails, whether it was due or not, and is validated first when
+        the run goes on.
+        """
         self.trainer.run_record.validation_due = True
         try:
             val_loss = self.validate()
@@ -419,7 +465,9 @@ class Run:
         return val_loss
 
     def _catch_up_validation(self) -> bool:
-        """The validation that was due where the loaded checkpoint stands and did not come about; returns whether patience is over."""
+        """The validation that was due where the loaded checkpoint stands and did not come about; returns whether
+        patience is over.
+        """
         record = self.trainer.run_record
         if not record.validation_due or self.cfg.dataset.disable_validation:
             return False
@@ -476,4 +524,7 @@ class Run:
 
 
 if __name__ == "__main__":
-    sys.exit("fairseq_cli.train has no command line of its own: fairseq-hydra-train task.data=FOLDER --config-name ... trains.")
+    sys.exit(
+        "fairseq_cli.train has no command line of its own: fairseq-hydra-train task.data=FOLDER --config-name ... "
+        "trains."
+    )

@@ -1,7 +1,7 @@
 """`fairseq-transcribe`: what was said in audio files, as text, JSON, or subtitles.
 
-    fairseq-transcribe --path CHECKPOINT talk.flac interview.mp3
-    fairseq-transcribe --path CHECKPOINT --format srt --output-dir subtitles *.wav
+fairseq-transcribe --path CHECKPOINT talk.flac interview.mp3
+fairseq-transcribe --path CHECKPOINT --format srt --output-dir subtitles *.wav
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from fairseq.inference.transcribe import transcribe_one
 from fairseq.inference.transcript import Transcript
 from fairseq.inference.windows import WindowSettings
 from fairseq.utils import make_folder
-from fairseq_cli.decoder_arguments import add_decoder_arguments, check_arguments, decoder_of, join_negative_values, set_up_logging
+from fairseq_cli.decoder_arguments import (
+    add_decoder_arguments,
+    check_arguments,
+    decoder_of,
+    join_negative_values,
+    set_up_logging,
+)
 
 _SUBTITLES = ("srt", "vtt")
 _ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
@@ -39,7 +45,8 @@ def main(args: argparse.Namespace) -> int:
     """Transcribe; returns how many files gave no result.
 
     Raises:
-        ValueError: the checkpoint, lexicon or language model cannot be read, or two files would be written under one name.
+        ValueError: the checkpoint, lexicon or language model cannot be read, or two files would be written under one
+            name.
     """
     check_arguments(args)
     targets = output_paths(args.files, args.output_dir, args.format)
@@ -66,8 +73,8 @@ def output_paths(files: Sequence[str], folder: str | None, kind: str) -> list[Pa
     if folder is None:
         if kind in _SUBTITLES and len(files) > 1:
             raise ValueError(
-                f"--format {kind} of {len(files)} files needs --output-dir DIR: subtitles of several recordings are not one file. "
-                "--format text and json print several"
+                f"--format {kind} of {len(files)} files needs --output-dir DIR: subtitles of several recordings are "
+                "not one file. --format text and json print several"
             )
         return [None] * len(files)
     owners: dict[Path, str] = {}

@@ -29,29 +29,48 @@ CRITERION_OF_MODEL = {"wav2vec2": "wav2vec", "wav2vec_ctc": "ctc"}  # for checkp
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("fairseq-validate", description=__doc__)
-    parser.add_argument("data", nargs="?", help="folder of the manifests; default: the one that the checkpoint was trained with")
+    parser.add_argument(
+        "data", nargs="?", help="folder of the manifests; default: the one that the checkpoint was trained with"
+    )
     parser.add_argument("--path", required=True, help="checkpoint")
-    parser.add_argument("--valid-subset", default="valid", help="names of the manifests, separated by commas (default: valid)")
-    tokens, sentences = ("--max-tokens", "--max-tokens-valid"), ("--batch-size", "--max-sentences", "--batch-size-valid")
-    parser.add_argument(*tokens, type=int, help="audio samples a batch; default: the checkpoint's dataset.max_tokens_valid")
-    parser.add_argument(*sentences, type=int, help="utterances a batch; default: the checkpoint's dataset.batch_size_valid")
+    parser.add_argument(
+        "--valid-subset", default="valid", help="names of the manifests, separated by commas (default: valid)"
+    )
+    tokens, sentences = (
+        ("--max-tokens", "--max-tokens-valid"),
+        ("--batch-size", "--max-sentences", "--batch-size-valid"),
+    )
+    parser.add_argument(
+        *tokens, type=int, help="audio samples a batch; default: the checkpoint's dataset.max_tokens_valid"
+    )
+    parser.add_argument(
+        *sentences, type=int, help="utterances a batch; default: the checkpoint's dataset.batch_size_valid"
+    )
     parser.add_argument("--required-batch-size-multiple", type=int, help="default: the checkpoint's")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that load data (default: 1)")
     parser.add_argument("--seed", type=int, help="of crops, masks and negatives; default: the checkpoint's common.seed")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--device", choices=[str(choice.value) for choice in DEVICE_CHOICES], help="default: a GPU where there is one")
+    where.add_argument(
+        "--device", choices=[str(choice.value) for choice in DEVICE_CHOICES], help="default: a GPU where there is one"
+    )
     where.add_argument("--cpu", action="store_true", help="the same as --device cpu")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16 autocast")
     parser.add_argument("--fp16", action="store_true", help="compute in fp16 autocast (bf16 on devices without it)")
     parser.add_argument("--user-dir", help="package of your own that registers what the checkpoint needs")
-    parser.add_argument("--model-overrides", default="{}", help="a Python dict of settings that differ from the checkpoint's")
+    parser.add_argument(
+        "--model-overrides", default="{}", help="a Python dict of settings that differ from the checkpoint's"
+    )
     parser.add_argument("--labels", help="ending of the label files; default: the checkpoint's task.labels")
     parser.add_argument("--task", help="accepted from fairseq's commands; the checkpoint's task is set up")
     parser.add_argument("--criterion", choices=sorted(criterions.CRITERION_REGISTRY), help="default: the checkpoint's")
-    parser.add_argument("--skip-invalid-size-inputs-valid-test", action="store_true", help="accepted from fairseq's commands; always on")
+    parser.add_argument(
+        "--skip-invalid-size-inputs-valid-test", action="store_true", help="accepted from fairseq's commands; always on"
+    )
     parser.add_argument("--log-format", choices=["json", "none", "simple", "tqdm"], default="simple")
     parser.add_argument("--log-interval", type=int, default=100, help="batches between two lines (default: 100)")
-    parser.add_argument("--no-progress-bar", action="store_true", help="accepted from fairseq's commands; see --log-format")
+    parser.add_argument(
+        "--no-progress-bar", action="store_true", help="accepted from fairseq's commands; see --log-format"
+    )
     parser.add_argument("--quiet", action="store_true", help="the results only")
     return parser
 
@@ -66,7 +85,9 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(args.path, arg_overrides=_overrides(args))
     criterion = criterions.build_criterion(_criterion(cfg, args.criterion), task)
     dataset = merge_with_parent(DatasetConfig(), cfg.get("dataset") or {}, remove_missing=True)
-    common = merge_with_parent(CommonConfig(), {"cpu": args.cpu, "device": args.device, "bf16": args.bf16, "fp16": args.fp16})
+    common = merge_with_parent(
+        CommonConfig(), {"cpu": args.cpu, "device": args.device, "bf16": args.bf16, "fp16": args.fp16}
+    )
     device = device_layer.select(common)
     model.to(device.torch_device)
     precision = Precision(common, device, updates_per_window=1)
@@ -87,7 +108,9 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
             start_method=device.loader_start_method(),
         ).next_epoch_itr(shuffle=False)
         log_format = "none" if args.quiet else args.log_format
-        progress = progress_bar.progress_bar(batches, log_format, args.log_interval, prefix=f"valid on '{subset}' subset")
+        progress = progress_bar.progress_bar(
+            batches, log_format, args.log_interval, prefix=f"valid on '{subset}' subset"
+        )
         with metrics.aggregate(new_root=True) as aggregator:
             quarantine = Quarantine(len(task.dataset(subset)), task.cfg.max_quarantined_share)
             sums = validation.validate(task, model, criterion, progress, device, precision, seed, quarantine)
@@ -104,13 +127,17 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     except (ValueError, SyntaxError):
         overrides = None
     if not isinstance(overrides, dict):
-        raise ValueError(f"--model-overrides is {args.model_overrides}: it must be a Python dict like {{'normalize': True}}.")
+        raise ValueError(
+            f"--model-overrides is {args.model_overrides}: it must be a Python dict like {{'normalize': True}}."
+        )
     typed = {"data": args.data, "labels": args.labels}
     return {**overrides, **{name: value for name, value in typed.items() if value is not None}}
 
 
 def _criterion(cfg: DictConfig, name: str | None) -> Any:
-    """The config of the checkpoint's criterion; of another one, or of the model's usual one where there is none, the defaults."""
+    """The config of the checkpoint's criterion; of another one, or of the model's usual one where there is none,
+    the defaults.
+    """
     saved = cfg.get("criterion")
     if saved is not None and name in (None, saved.get("_name")):
         return saved

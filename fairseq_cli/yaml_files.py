@@ -1,4 +1,6 @@
-"""YAML files, read before hydra reads them: what hydra would stumble over is named by file and line, and nothing grows beyond bounds."""
+"""YAML files, read before hydra reads them: what hydra would stumble over is named by file and line, and nothing
+grows beyond bounds.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ def read(path: Path) -> dict[str, Any]:
     """Content of a YAML file as plain values, interpolations as text; an empty file is an empty dict.
 
     Raises:
-        ValueError: it cannot be read, is not YAML or not a group of keys, or is larger than any config (by aliases, for example). Names the
-            file, and the line where there is one.
+        ValueError: it cannot be read, is not YAML or not a group of keys, or is larger than any config (by aliases, for
+            example). Names the file, and the line where there is one.
     """
     try:
         _check_size(path)
@@ -43,7 +45,8 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}{line} is not YAML: {error.problem or error.context}. {_QUOTE}") from error
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    except (OmegaConfBaseException, ValueError, OverflowError) as error:  # the last two: a date such as 2026-13-32, a number such as 1e9999
+    except (OmegaConfBaseException, ValueError, OverflowError) as error:
+        # the last two: a date such as 2026-13-32, a number such as 1e9999
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {shown(content)}: a config is a group of keys, such as `common: {{seed: 1}}`.")
@@ -52,13 +55,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _check_size(path: Path) -> None:
-    """Bound the number of values and their depth, without building them: nine aliases of nine aliases ... fill any memory.
+    """Bound the number of values and their depth, without building them: nine aliases of nine aliases ... fill any
+    memory.
 
     Raises:
-        ValueError: there are too many of them, an alias lies inside what it names, or a value has a tag of some other program.
+        ValueError: there are too many of them, an alias lies inside what it names, or a value has a tag of some other
+            program.
     """
     sizes: dict[str, tuple[int, int]] = {}  # anchor -> values, depth of what it names
-    open_: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # (anchor, values, depth below it) of the collections around an event
+    # (anchor, values, depth below it) of the collections around an event
+    open_: list[tuple[str | None, int, int]] = [(None, 0, 0)]
 
     def add(values: int, depth: int) -> None:
         anchor, number, deepest = open_[-1]
@@ -72,14 +78,20 @@ def _check_size(path: Path) -> None:
     with open(path, encoding="utf-8") as file:
         for number, text in enumerate(itertools.takewhile(_HEADER.match, file), 1):
             if len(text.lstrip("# ").split()) != 2:
-                raise ValueError(f"line {number}: {text.strip()!r} must be a word and its value, such as `# @package _global_`.")
+                raise ValueError(
+                    f"line {number}: {text.strip()!r} must be a word and its value, such as `# @package _global_`."
+                )
         file.seek(0)
         for event in yaml.parse(file, Loader=yaml.SafeLoader):
             if (tag := getattr(event, "tag", None)) not in _TAGS:
-                raise ValueError(f"line {event.start_mark.line + 1}: the tag {tag} is not read here. Write the value without it.")
+                raise ValueError(
+                    f"line {event.start_mark.line + 1}: the tag {tag} is not read here. Write the value without it."
+                )
             if isinstance(event, yaml.AliasEvent):
                 if event.anchor not in sizes and any(anchor == event.anchor for anchor, _, _ in open_):
-                    raise ValueError(f"line {event.start_mark.line + 1}: *{event.anchor} stands inside &{event.anchor} itself.")
+                    raise ValueError(
+                        f"line {event.start_mark.line + 1}: *{event.anchor} stands inside &{event.anchor} itself."
+                    )
                 add(*sizes.get(event.anchor, (1, 0)))
             elif isinstance(event, yaml.ScalarEvent):
                 add(1, 0)
@@ -95,7 +107,7 @@ def _check_size(path: Path) -> None:
                 add(values, depth + 1)
 
 
-# -- defaults lists ----------------------------------------------------------------------------------------------------------------
+# -- defaults lists ----------------------------------------------------------------------------------------------------
 
 
 def _check_defaults(path: Path, defaults: Any) -> None:
@@ -108,14 +120,19 @@ def _check_defaults(path: Path, defaults: Any) -> None:
     for number, entry in enumerate(defaults, 1):
         options = entry.values() if isinstance(entry, dict) else [entry]
         names = [name for option in options for name in (option if isinstance(option, list) else [option])]
-        well_formed = all(_NAME.fullmatch(name) if isinstance(name, str) else name is None and isinstance(entry, dict) for name in names)
+        well_formed = all(
+            _NAME.fullmatch(name) if isinstance(name, str) else name is None and isinstance(entry, dict)
+            for name in names
+        )
         keys = [key for key in entry if key != "optional"] if isinstance(entry, dict) else ["_"]
         if not well_formed or len(keys) != 1 or not isinstance(keys[0], str) or isinstance(entry, list):
             raise ValueError(f"{path}: entry {number} of defaults is {shown(entry)}: {form}")
 
 
 def selected(defaults: Any) -> Iterator[tuple[str, str]]:
-    """(group, name) of every YAML that a defaults list selects; the group is "" for a name alone, and both are as they stand there."""
+    """(group, name) of every YAML that a defaults list selects; the group is "" for a name alone, and both are as
+    they stand there.
+    """
     for entry in defaults or []:
         if isinstance(entry, dict):
             group, value = next((key, value) for key, value in entry.items() if key != "optional")
@@ -145,7 +162,9 @@ def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence
         nonlocal number
         number += 1
         if path in around:
-            raise ValueError(f"{path}: its defaults list leads back to it, by {' and '.join(str(other) for other in around)}.")
+            raise ValueError(
+                f"{path}: its defaults list leads back to it, by {' and '.join(str(other) for other in around)}."
+            )
         if number > MAX_FILES:
             raise ValueError(f"{path}: the defaults lists around it select more than {MAX_FILES} YAML files.")
         for group, name in selected(read(path).get("defaults")):
@@ -155,7 +174,9 @@ def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence
 
     def follow(group: str, name: str, around: tuple[Path, ...]) -> None:
         whole = name.strip("/") if name.startswith("/") else f"{group}/{name}".strip("/")
-        found = next((folder / file_name(whole) for folder in folders if name and (folder / file_name(whole)).is_file()), None)
+        found = next(
+            (folder / file_name(whole) for folder in folders if name and (folder / file_name(whole)).is_file()), None
+        )
         if found is not None:  # else hydra says what it looked for
             visit(found, whole.rpartition("/")[0], around)
 

@@ -38,7 +38,8 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "traced functions": (
         lambda: torch.__version__ >= (2, 6),
-        "torch 2.5's compiler has a failed assertion of its own in the stand-in's attention, an autograd function in Python",
+        "torch 2.5's compiler has a failed assertion of its own in the stand-in's attention, an autograd function "
+        "in Python",
     ),
 }
 
@@ -58,7 +59,9 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder of reference numbers and speech beside a checkout; tests that want it are skipped where there is none."""
+    """The folder of reference numbers and speech beside a checkout; tests that want it are skipped where there is
+    none.
+    """
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside this checkout")
     return SHARED
@@ -66,7 +69,9 @@ def shared_dir() -> Path:
 
 @pytest.fixture()
 def fake_habana(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The stand-in for the vendor's package on `sys.path`, and a process that forgets it afterwards; gives its recorder."""
+    """The stand-in for the vendor's package on `sys.path`, and a process that forgets it afterwards; gives its
+    recorder.
+    """
     for name in [name for name in os.environ if name.startswith(("PT_", "HABANA_", "HLS_"))]:
         monkeypatch.delenv(name)
     monkeypatch.syspath_prepend(str(FAKES))

@@ -21,7 +21,17 @@ from typing import Any, NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS = 120  # that a command may take
 # imported before the first fork
-_MODULES = ("train", "hydra_train", "preflight", "infer", "transcribe", "extract", "convert", "average_checkpoints", "validate")
+_MODULES = (
+    "train",
+    "hydra_train",
+    "preflight",
+    "infer",
+    "transcribe",
+    "extract",
+    "convert",
+    "average_checkpoints",
+    "validate",
+)
 
 
 class Done(NamedTuple):
@@ -40,13 +50,17 @@ class Warm:
     def __enter__(self) -> Warm:
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", "tests.warm"]
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment, cwd=REPOSITORY)
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=self._environment, cwd=REPOSITORY
+        )
         return self
 
     def __exit__(self, *error: object) -> None:
         self._process.communicate()
 
-    def module(self, name: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None) -> Done:
+    def module(
+        self, name: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
+    ) -> Done:
         """`cli_main` of a module, as its console command calls it."""
         return self._run({"module": name, "arguments": list(arguments)}, cwd, environment)
 

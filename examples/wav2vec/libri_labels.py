@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Make the labels of a LibriSpeech manifest from the transcripts next to the audio: NAME.ltr (letters) and NAME.wrd (words).
+"""Make the labels of a LibriSpeech manifest from the transcripts next to the audio: NAME.ltr (letters) and NAME.wrd
+(words).
 
-Where the output folder has no dict.ltr.txt yet, that is written too, from these letters: so begin with the training split.
-`prepare_labels.py` does all splits at once, for any corpus and language.
+Where the output folder has no dict.ltr.txt yet, that is written too, from these letters: so begin with the training
+split. `prepare_labels.py` does all splits at once, for any corpus and language.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tsv", help="manifest, as wav2vec_manifest.py makes it")
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="where the labels go")
-    parser.add_argument("--output-name", required=True, metavar="NAME", help="their name, without extension: that of the manifest")
+    parser.add_argument(
+        "--output-name", required=True, metavar="NAME", help="their name, without extension: that of the manifest"
+    )
     return parser
 
 
@@ -30,7 +33,9 @@ def main(args: argparse.Namespace) -> int:
     texts = [source.text(manifest, number) for number in range(len(manifest))]
     missing = [number for number, text in enumerate(texts) if not text]
     if missing:
-        raise ValueError(f"{len(missing)} utterances of {args.tsv} have no transcript beside them: {manifest.places(missing)}")
+        raise ValueError(
+            f"{len(missing)} utterances of {args.tsv} have no transcript beside them: {manifest.places(missing)}"
+        )
     lines = [letters(text) for text in texts]
     write_lines(Path(args.output_dir) / f"{args.output_name}.ltr", lines)
     write_lines(Path(args.output_dir) / f"{args.output_name}.wrd", texts)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Make an n-gram language model of a text, in ARPA form, for `fairseq-infer --lm`: a sentence a line, words with blanks between.
+"""Make an n-gram language model of a text, in ARPA form, for `fairseq-infer --lm`: a sentence a line, words with blanks
+between.
 
     python make_ngram.py train.wrd more.txt --output words.arpa [--order 3] [--lexicon lexicon.txt]
 
-The text must be in the labels' case; `.wrd` files are. Interpolated Witten-Bell smoothing, which needs no tuning and suits small texts
-(Chen and Goodman 1998, section 2.5): with c(h) words counted after a history h, T(h) different ones among them, and h' the history without
-its first word,
+The text must be in the labels' case; `.wrd` files are. Interpolated Witten-Bell smoothing, which needs no tuning and
+suits small texts (Chen and Goodman 1998, section 2.5): with c(h) words counted after a history h, T(h) different ones
+among them, and h' the history without its first word,
 
     p(w | h) = (c(h w) + T(h) p(w | h')) / (c(h) + T(h)),    p(w | nothing at all) = 1 / (words + </s> + <unk>).
 
@@ -43,7 +44,8 @@ class NgramModel:
         if order < 1:
             raise ValueError(f"the order of the model is {order}; it must be 1 or more")
         self.order = order
-        self.counts: list[Counter[Ngram]] = [Counter() for _ in range(order)]  # of n-grams of 1, 2 ... words, none ending in <s>
+        # of n-grams of 1, 2 ... words, none ending in <s>
+        self.counts: list[Counter[Ngram]] = [Counter() for _ in range(order)]
         for words in sentences:
             self._count([BEGIN, *words, END])
         if len(self.counts[0]) <= 1:
@@ -62,7 +64,9 @@ class NgramModel:
                 self.counts[length - 1][tuple(text[end - length + 1 : end + 1])] += 1
 
     def probability(self, word: str, history: Ngram = ()) -> float:
-        """Of a word (</s>, or <unk> for any that is not in the text) after a history, of which the last order - 1 words count."""
+        """Of a word (</s>, or <unk> for any that is not in the text) after a history, of which the last order - 1
+        words count.
+        """
         history = history[max(0, len(history) - self.order + 1) :]
         share = 1 / (len(self.words) + 2)
         for begin in range(len(history), -1, -1):
@@ -111,7 +115,10 @@ def read_sentences(paths: Iterable[Path]) -> Iterator[list[str]]:
             words = split(line)
             marks = {BEGIN, END, UNKNOWN}.intersection(words)
             if marks:
-                raise ValueError(f"{path}, line {number}: {' '.join(sorted(marks))} stands for no word; take such marks out of the text")
+                raise ValueError(
+                    f"{path}, line {number}: {' '.join(sorted(marks))} stands for no word; take such marks out of "
+                    "the text"
+                )
             if words:
                 yield words
 
@@ -126,7 +133,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("text", nargs="+", type=Path, metavar="TEXT", help="files of sentences, one a line")
     parser.add_argument("--output", required=True, type=Path, metavar="ARPA", help="the language model")
     parser.add_argument("--order", type=int, default=3, metavar="N", help="longest n-gram (default: 3)")
-    parser.add_argument("--lexicon", type=Path, metavar="FILE", help="also write the text's words, spelled by their letters")
+    parser.add_argument(
+        "--lexicon", type=Path, metavar="FILE", help="also write the text's words, spelled by their letters"
+    )
     return parser
 
 
@@ -140,7 +149,9 @@ def main(args: argparse.Namespace) -> int:
     sizes = ", ".join(f"{len(counts)} {length}-grams" for length, counts in enumerate(model.counts, start=1))
     print(f"made {args.output}: {len(model.words)} words; {sizes}")
     if args.order == 1:
-        print("KenLM does not load models of unigrams only: fairseq-infer --lm needs --order 2 or more", file=sys.stderr)
+        print(
+            "KenLM does not load models of unigrams only: fairseq-infer --lm needs --order 2 or more", file=sys.stderr
+        )
     return 0
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Make labels for manifests of any corpus and language: NAME.ltr, NAME.wrd, and the dictionaries dict.ltr.txt and dict.wrd.txt.
+"""Make labels for manifests of any corpus and language: NAME.ltr, NAME.wrd, and the dictionaries dict.ltr.txt and
+dict.wrd.txt.
 
 Layouts of transcripts:
   librispeech   SPEAKER-CHAPTER.trans.txt beside the audio; no --transcripts
@@ -7,7 +8,8 @@ Layouts of transcripts:
   tsv           path<TAB>transcript a line; a header that names the columns may stand first
   text          a transcript a line, in the manifest's order; --transcripts is the file, or the folder of NAME.txt
 
-Every line of a manifest must find its transcript; those that do not are listed. Texts become words of letters and digits of any script.
+Every line of a manifest must find its transcript; those that do not are listed. Texts become words of letters and
+digits of any script.
 """
 
 from __future__ import annotations
@@ -39,21 +41,39 @@ SHOWN = 5  # letters that a message lists
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifests", nargs="+", metavar="TSV", help="manifests; the first one's letters and words make the dictionaries")
+    parser.add_argument(
+        "manifests", nargs="+", metavar="TSV", help="manifests; the first one's letters and words make the dictionaries"
+    )
     parser.add_argument("--layout", required=True, choices=LAYOUTS, help="form of the transcripts, see above")
     parser.add_argument("--transcripts", metavar="PATH", help="file of the transcripts (layout text: or folder)")
     parser.add_argument("--dest", metavar="DIR", help="where the labels go (default: beside each manifest)")
     parser.add_argument(
-        "--case", default="upper", choices=CASES, help="of the labels; -tr: of Turkish and Azerbaijani (default: upper, as fairseq's)"
+        "--case",
+        default="upper",
+        choices=CASES,
+        help="of the labels; -tr: of Turkish and Azerbaijani (default: upper, as fairseq's)",
     )
     parser.add_argument(
-        "--keep", default="'", metavar="CHARS", help="characters that words may have beside letters and digits (default: ')"
+        "--keep",
+        default="'",
+        metavar="CHARS",
+        help="characters that words may have beside letters and digits (default: ')",
     )
-    parser.add_argument("--path-column", default="path", metavar="NAME", help="header's name of the paths (default: path)")
-    parser.add_argument("--text-column", default="sentence", metavar="NAME", help="and of the transcripts (default: sentence)")
-    parser.add_argument("--dict", metavar="FILE", help="existing dictionary of letters to check the labels against, in place of a new one")
     parser.add_argument(
-        "--drop", action="store_true", help="leave out utterances without a transcript: writes manifests without them to --dest"
+        "--path-column", default="path", metavar="NAME", help="header's name of the paths (default: path)"
+    )
+    parser.add_argument(
+        "--text-column", default="sentence", metavar="NAME", help="and of the transcripts (default: sentence)"
+    )
+    parser.add_argument(
+        "--dict",
+        metavar="FILE",
+        help="existing dictionary of letters to check the labels against, in place of a new one",
+    )
+    parser.add_argument(
+        "--drop",
+        action="store_true",
+        help="leave out utterances without a transcript: writes manifests without them to --dest",
     )
     return parser
 
@@ -77,8 +97,9 @@ def texts_of(args: argparse.Namespace, manifest: Manifest, removed: Counter[str]
     turkic = next((number for number, text in enumerate(originals) if is_turkic(text)), None)
     if turkic is not None and args.case in ("upper", "lower"):
         print(
-            f"warning: the transcript of {manifest.places([turkic])} has ı or İ, letters of Turkish and Azerbaijani. --case {args.case} "
-            f"does not keep ı and i apart: use --case {args.case}-tr, or --case keep for text that is in one case",
+            f"warning: the transcript of {manifest.places([turkic])} has ı or İ, letters of Turkish and "
+            f"Azerbaijani. --case {args.case} does not keep ı and i apart: use --case {args.case}-tr, or --case keep "
+            "for text that is in one case",
             file=sys.stderr,
         )
     texts = [clean(text, args.case, args.keep, removed) for text in originals]
@@ -92,10 +113,18 @@ def write_manifest(path: Path, manifest: Manifest, left_out: set[int]) -> None:
 
 def check(name: str, lines: list[str], dictionary: Dictionary, what: str) -> None:
     """Raise ValueError for units that the dictionary does not have."""
-    unknown = {unit: number for number, line in enumerate(lines, start=1) for unit in set(line.split()) if unit not in dictionary}
+    unknown = {
+        unit: number
+        for number, line in enumerate(lines, start=1)
+        for unit in set(line.split())
+        if unit not in dictionary
+    }
     if unknown:
         shown = "; ".join(f"line {number}: {unit!r}" for unit, number in list(unknown.items())[:SHOWN])
-        raise ValueError(f"{name}: {len(unknown)} letter(s) that {what} does not have: {shown}. Leave these lines out, or correct them")
+        raise ValueError(
+            f"{name}: {len(unknown)} letter(s) that {what} does not have: {shown}. Leave these lines out, or "
+            "correct them"
+        )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -111,8 +140,8 @@ def main(args: argparse.Namespace) -> int:
         texts, without = texts_of(args, manifest, removed)
         if without and not args.drop:
             raise ValueError(
-                f"{len(without)} of {len(manifest)} utterances of {path} have no transcript: {manifest.places(without)}. "
-                "--drop leaves such utterances out"
+                f"{len(without)} of {len(manifest)} utterances of {path} have no transcript: "
+                f"{manifest.places(without)}. --drop leaves such utterances out"
             )
         dest = path.parent if args.dest is None else Path(args.dest)
         if args.drop:
@@ -130,9 +159,15 @@ def main(args: argparse.Namespace) -> int:
         write_lines(dest / f"{path.stem}.wrd", texts)
         print(f"{path.stem}: {len(texts)} utterances, {len(without)} left out, {sum(map(len, texts))} characters")
     assert dictionary is not None
-    print(f"dictionary: {len(dictionary) - dictionary.nspecial} letters: {' '.join(dictionary.symbols[dictionary.nspecial :])}")
+    print(
+        f"dictionary: {len(dictionary) - dictionary.nspecial} letters: "
+        f"{' '.join(dictionary.symbols[dictionary.nspecial :])}"
+    )
     if removed:
-        print("taken out of the texts: " + ", ".join(f"{character!r} {count}x" for character, count in removed.most_common(20)))
+        print(
+            "taken out of the texts: "
+            + ", ".join(f"{character!r} {count}x" for character, count in removed.most_common(20))
+        )
     return 0
 
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Make the manifests of a folder of audio: train.tsv and valid.tsv, line 1 the folder, every further line `path<TAB>frames`.
+"""Make the manifests of a folder of audio: train.tsv and valid.tsv, line 1 the folder, every further line
+`path<TAB>frames`.
 
     wav2vec_manifest.py /corpus/train-960 --dest manifests --valid-percent 0.01
     wav2vec_manifest.py /corpus/train-960 --dest manifests --valid /corpus/dev-other
 
-Files are listed in the order of their names, so the split is the same on every file system. Files that cannot be read, are empty, or have a
-name that a manifest cannot hold go to unreadable.tsv beside the manifests.
+Files are listed in the order of their names, so the split is the same on every file system. Files that cannot be read,
+are empty, or have a name that a manifest cannot hold go to unreadable.tsv beside the manifests.
 """
 
 from __future__ import annotations
@@ -39,22 +40,40 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", metavar="DIR", help="folder that holds the audio, at any depth")
     valid = parser.add_mutually_exclusive_group()
-    valid.add_argument("--valid-percent", default=0.01, type=float, metavar="P", help="share of the files for valid.tsv: 0.01 is 1 %%")
-    valid.add_argument("--valid", metavar="DIR", help="folder whose files go to valid.tsv; those of the first folder all go to train.tsv")
-    parser.add_argument("--dest", default=".", metavar="DIR", help="folder that the manifests go to; may lie inside the root")
-    parser.add_argument("--ext", default="flac", metavar="EXT", help="extension of the audio files, in capitals or not; several: flac,wav")
+    valid.add_argument(
+        "--valid-percent", default=0.01, type=float, metavar="P", help="share of the files for valid.tsv: 0.01 is 1 %%"
+    )
+    valid.add_argument(
+        "--valid",
+        metavar="DIR",
+        help="folder whose files go to valid.tsv; those of the first folder all go to train.tsv",
+    )
+    parser.add_argument(
+        "--dest", default=".", metavar="DIR", help="folder that the manifests go to; may lie inside the root"
+    )
+    parser.add_argument(
+        "--ext",
+        default="flac",
+        metavar="EXT",
+        help="extension of the audio files, in capitals or not; several: flac,wav",
+    )
     parser.add_argument("--seed", default=42, type=int, metavar="N", help="of the split")
     parser.add_argument("--path-must-contain", metavar="FRAG", help="only list files whose absolute path contains this")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read headers (default: one a core)")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a file had to be left out (the manifests are written)")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with status 1 if a file had to be left out (the manifests are written)",
+    )
     return parser
 
 
-# -- finding files -----------------------------------------------------------------------------------------------------------------------
+# -- finding files -----------------------------------------------------------------------------------------------------
 
 
 def find_files(root: str, extensions: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """All files with these extensions: (path below root, real path), sorted, each real path once; and lines about folders that do not open.
+    """All files with these extensions: (path below root, real path), sorted, each real path once; and lines about
+    folders that do not open.
 
     Links are followed, but a folder is entered once, so that loops end. Names that begin with a dot are passed over.
     """
@@ -97,7 +116,7 @@ def first_names(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(path, real) for path, real in found if not (real in seen or seen.add(real))]
 
 
-# -- reading headers ---------------------------------------------------------------------------------------------------------------------
+# -- reading headers ---------------------------------------------------------------------------------------------------
 
 
 def read_header(path: str) -> Header:
@@ -114,7 +133,9 @@ def read_header(path: str) -> Header:
     frames = flac_frames(start)
     if frames:
         blocks = -(-frames // _LARGEST_FLAC_BLOCK)
-        problem = "the file ends before its audio" if status.st_size < len(start) + blocks * _SMALLEST_FLAC_FRAME else ""
+        problem = (
+            "the file ends before its audio" if status.st_size < len(start) + blocks * _SMALLEST_FLAC_FRAME else ""
+        )
         return Header(frames, problem, identity)
     from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format  # takes seconds, which FLAC can do without
 
@@ -128,7 +149,8 @@ def read_header(path: str) -> Header:
 def flac_frames(start: bytes) -> int | None:
     """Frames that a FLAC stream's first 42 bytes tell; None where libsndfile has to look.
 
-    Source: RFC 9639, section 8.2: "fLaC", a block header of 4 bytes, then STREAMINFO, whose bytes 13 to 17 end in 36 bits of frames.
+    Source: RFC 9639, section 8.2: "fLaC", a block header of 4 bytes, then STREAMINFO, whose bytes 13 to 17 end in 36
+    bits of frames.
     """
     if len(start) < 42 or start[:4] != b"fLaC" or start[4] & 0x7F != 0:
         return None
@@ -150,7 +172,7 @@ def read_headers(paths: Sequence[str], workers: int) -> Iterator[Header]:
         yield from tqdm(headers, total=len(paths), unit="file", desc="headers", disable=None)
 
 
-# -- writing -----------------------------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def write_lines(path: str, lines: Sequence[str]) -> None:
@@ -187,7 +209,9 @@ class Listing(NamedTuple):
 
 
 def drawn(count: int, share: float, seed: int) -> list[bool]:
-    """Which of so many files go to valid.tsv. A file is drawn whether it can be read or not, so that one broken file moves no other."""
+    """Which of so many files go to valid.tsv. A file is drawn whether it can be read or not, so that one broken
+    file moves no other.
+    """
     draw = random.Random(seed)
     return [draw.random() <= share and share > 0 for _ in range(count)]
 
@@ -196,14 +220,22 @@ def make_listing(files: Sequence[tuple[str, str]], for_valid: Sequence[bool], wo
     """Read headers, and split as `for_valid` says."""
     listing = Listing([], [], [], set())
     identities: set[tuple[int, int]] = set()
-    for (path, real), header, to_valid in zip(files, read_headers([real for _, real in files], workers), for_valid, strict=True):
+    for (path, real), header, to_valid in zip(
+        files, read_headers([real for _, real in files], workers), for_valid, strict=True
+    ):
         if header.identity is not None:
             if header.identity in identities:
                 continue  # a hard link to a file that is listed
             identities.add(header.identity)
-        problem = "a manifest cannot hold a tab or a line break in a name" if any(c in path for c in "\t\n\r") else header.problem
+        problem = (
+            "a manifest cannot hold a tab or a line break in a name"
+            if any(c in path for c in "\t\n\r")
+            else header.problem
+        )
         if problem:
-            listing.unreadable.append(f"{path!a}\t{problem}" if any(c in path for c in "\t\n\r") else f"{path}\t{problem}")
+            listing.unreadable.append(
+                f"{path!a}\t{problem}" if any(c in path for c in "\t\n\r") else f"{path}\t{problem}"
+            )
         else:
             (listing.valid if to_valid else listing.train).append(f"{path}\t{header.frames}")
             if not to_valid:
@@ -229,13 +261,16 @@ def main(args: argparse.Namespace) -> int:
     for_valid = [True] * len(more) + drawn(len(files), 0 if more else args.valid_percent, args.seed)
     if all(for_valid):
         raise ValueError(
-            f"all {len(for_valid)} files would go to valid.tsv and none to train.tsv: --valid-percent is a share (0.01 is 1 %), and the "
-            "folder of --valid must not hold all files of the other"
+            f"all {len(for_valid)} files would go to valid.tsv and none to train.tsv: --valid-percent is a share "
+            "(0.01 is 1 %), and the folder of --valid must not hold all files of the other"
         )
     listing = make_listing(more + files, for_valid, args.workers or usable_cores())
     listing.unreadable.extend(closed)
     write_manifests(args.dest, (root, valid_root or root), listing, with_valid=more != [] or args.valid_percent > 0)
-    print(f"{len(listing.train)} files in train.tsv, {len(listing.valid)} in valid.tsv, {len(listing.unreadable)} left out")
+    print(
+        f"{len(listing.train)} files in train.tsv, {len(listing.valid)} in valid.tsv, {len(listing.unreadable)} "
+        "left out"
+    )
     if not listing.valid and args.valid_percent > 0:
         print("valid.tsv has no file: with so few files take --valid DIR, or a larger --valid-percent", file=sys.stderr)
     if listing.unreadable:
@@ -251,15 +286,21 @@ def check_arguments(args: argparse.Namespace) -> None:
         if folder is not None and not os.path.isdir(folder):
             raise ValueError(f"there is no folder {folder}")
         if folder is not None and any(character in os.path.realpath(folder) for character in "\t\n\r"):
-            raise ValueError(f"the folder {folder!a} has a tab or a line break in its path, which a manifest cannot hold")
+            raise ValueError(
+                f"the folder {folder!a} has a tab or a line break in its path, which a manifest cannot hold"
+            )
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers is {args.workers}; it must be at least 1")
     dest = args.dest.rstrip(os.sep) or os.sep
     if os.path.exists(dest) and not os.path.isdir(dest):
-        raise ValueError(f"--dest is {args.dest}, which is a file; it must be a folder: train.tsv and valid.tsv are written there")
+        raise ValueError(
+            f"--dest is {args.dest}, which is a file; it must be a folder: train.tsv and valid.tsv are written there"
+        )
     if dest.endswith(".tsv") and not os.path.isdir(dest):
         folder = os.path.dirname(dest) or "."
-        raise ValueError(f"--dest is {args.dest}; it must be a folder, in which train.tsv and valid.tsv are written: --dest {folder}")
+        raise ValueError(
+            f"--dest is {args.dest}; it must be a folder, in which train.tsv and valid.tsv are written: --dest {folder}"
+        )
 
 
 def audio_below(root: str, args: argparse.Namespace) -> tuple[list[tuple[str, str]], list[str]]:
@@ -274,7 +315,9 @@ def audio_below(root: str, args: argparse.Namespace) -> tuple[list[tuple[str, st
         files = [(path, real) for path, real in files if args.path_must_contain in os.path.join(root, path)]
     if not files:
         wanted = f" whose path contains {args.path_must_contain!r}" if args.path_must_contain else ""
-        raise ValueError(f"there is no .{', .'.join(extensions)} file{wanted} below {root}; --ext names other extensions (flac,wav)")
+        raise ValueError(
+            f"there is no .{', .'.join(extensions)} file{wanted} below {root}; --ext names other extensions (flac,wav)"
+        )
     return files, closed
 
 
@@ -283,7 +326,8 @@ def usable_cores() -> int:
 
 
 def write_manifests(dest: str, roots: tuple[str, str], listing: Listing, with_valid: bool) -> None:
-    """Write train.tsv, and valid.tsv and the report where there is something to write; `roots` of train.tsv and valid.tsv.
+    """Write train.tsv, and valid.tsv and the report where there is something to write; `roots` of train.tsv and
+    valid.tsv.
 
     Raises:
         ValueError: a valid.tsv that is not rewritten lists files of the new train.tsv.

@@ -1,7 +1,8 @@
-"""What a checkpoint's pickle may name, and what this reader makes of it: one table. Nothing outside it is ever looked up or imported.
+"""What a checkpoint's pickle may name, and what this reader makes of it: one table. Nothing outside it is ever looked
+up or imported.
 
-A pickle names classes and functions and asks for them to be called. Here a name only selects an entry of `ALLOWED`: a function of ours that
-takes the arguments and gives plain values back, or an `Inert` that merely keeps them.
+A pickle names classes and functions and asks for them to be called. Here a name only selects an entry of `ALLOWED`: a
+function of ours that takes the arguments and gives plain values back, or an `Inert` that merely keeps them.
 """
 
 from __future__ import annotations
@@ -64,13 +65,19 @@ class Global:
             raise Refused(f"a call of {self.name} with unfitting arguments") from error
 
 
-# -- tensors -----------------------------------------------------------------------------------------------------------------------
+# -- tensors -----------------------------------------------------------------------------------------------------------
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
-    """A view of a storage; flags and hooks (`rest`) are left out. Bounds are checked here, before torch checks them again."""
+    """A view of a storage; flags and hooks (`rest`) are left out. Bounds are checked here, before torch checks them
+    again.
+    """
     numbers = (offset, *size, *stride)
-    if not isinstance(storage, Storage) or len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
+    if (
+        not isinstance(storage, Storage)
+        or len(size) != len(stride)
+        or any(type(n) is not int or n < 0 for n in numbers)
+    ):
         raise Refused("a tensor whose storage, sizes or strides are none")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and last >= storage.flat.numel():
@@ -84,7 +91,7 @@ def _parameter(data: Any, *rest: Any) -> Tensor:
     return data
 
 
-# -- numbers and containers --------------------------------------------------------------------------------------------------------
+# -- numbers and containers --------------------------------------------------------------------------------------------
 
 
 def _numpy_scalar(dtype: Any, content: Any) -> Any:
@@ -92,7 +99,11 @@ def _numpy_scalar(dtype: Any, content: Any) -> Any:
     kind = dtype.arguments[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.arguments else None
     if not isinstance(kind, str) or not re.fullmatch(r"[iuf][248]|[iub]1", kind) or not isinstance(content, bytes):
         raise Refused("a numpy value that is no number")
-    order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 and dtype.state[1] in ("<", ">", "|") else "="
+    order = (
+        dtype.state[1]
+        if isinstance(dtype.state, tuple) and len(dtype.state) > 1 and dtype.state[1] in ("<", ">", "|")
+        else "="
+    )
     (value,) = np.frombuffer(content, dtype=np.dtype(kind).newbyteorder(order))
     return value.item()
 
@@ -150,17 +161,38 @@ _INERT_CLASSES = (
     "omegaconf.base.Metadata",
     "omegaconf.base.SCMode",
     "fairseq.data.dictionary.Dictionary",
-    *(f"{module}.{kind}Meter" for module in ("fairseq.meters", "fairseq.logging.meters") for kind in ("Average", "Time", "Stopwatch")),
+    *(
+        f"{module}.{kind}Meter"
+        for module in ("fairseq.meters", "fairseq.logging.meters")
+        for kind in ("Average", "Time", "Stopwatch")
+    ),
     "numpy.dtype",
 )
-_ONLY_NAMES = ("builtins.dict", "builtins.list", "builtins.tuple", "builtins.str", "builtins.int", "builtins.float", "builtins.bool")
+_ONLY_NAMES = (
+    "builtins.dict",
+    "builtins.list",
+    "builtins.tuple",
+    "builtins.str",
+    "builtins.int",
+    "builtins.float",
+    "builtins.bool",
+)
 _DTYPES = {
-    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
-    "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
-}  # fmt: skip
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+}
 STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in _DTYPES.items()}
 
-# name -> what a call of it gives; None: it may be named, as a type or a factory, and never called. `*` stands for any ending
+# name -> what a call of it gives; None: it may be named, as a type or a factory, and never called. `*` stands for any
+# ending
 ALLOWED: dict[str, Callable[..., Any] | None] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -199,11 +231,12 @@ def look_up(module: str, name: str) -> Global:
     raise Refused(f"pickled objects of {name}")
 
 
-# -- from what was read to plain values --------------------------------------------------------------------------------------------
+# -- from what was read to plain values --------------------------------------------------------------------------------
 
 
 def plain(value: Any) -> Any:
-    """What was read, without stand-ins: omegaconf's configs become dicts and lists (interpolations stay text), meters dicts.
+    """What was read, without stand-ins: omegaconf's configs become dicts and lists (interpolations stay text), meters
+    dicts.
 
     Raises:
         Refused: lists of lists of the same lists, which would grow without end.
@@ -240,7 +273,8 @@ class _Plain:
             vars(namespace).update(self.of(state))
             return namespace
         if value.name.startswith("omegaconf."):
-            return self.of(state.get("_content", state.get("_val")))  # a config's `_parent` leads back to where we come from: left out
+            # a config's `_parent` leads back to where we come from: left out
+            return self.of(state.get("_content", state.get("_val")))
         if value.name.endswith(".Dictionary"):
             return _dictionary(self.of(state))
         return self.of(state)

@@ -1,4 +1,6 @@
-"""A model out of a checkpoint, built from the config inside and filled with the weights inside. What is wrong in either names the file."""
+"""A model out of a checkpoint, built from the config inside and filled with the weights inside. What is wrong in
+either names the file.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,23 @@ logger = logging.getLogger(__name__)
 
 # what building from a file's values can raise: torch asserts and divides with them, omegaconf resolves them
 _WRONG_VALUES = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError, OmegaConfBaseException,
-)  # fmt: skip
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    OmegaConfBaseException,
+)
 
 
 @contextmanager
 def naming(path: str, what: str = "no model can be built from the config inside") -> Iterator[None]:
-    """Within, what the values in a checkpoint make go wrong is a ValueError that names the file, and says `what` did not work."""
+    """Within, what the values in a checkpoint make go wrong is a ValueError that names the file, and says `what`
+    did not work.
+    """
     try:
         yield
     except ValueError as error:
@@ -71,7 +83,9 @@ def fill(model: nn.Module, weights: dict[str, Tensor], path: str, strict: bool, 
     try:
         model.load_state_dict(weights, strict=strict, model_cfg=model_cfg)
     except (AttributeError, RuntimeError, TypeError) as error:
-        odd = [f"{name} is a {type(value).__name__}" for name, value in weights.items() if not isinstance(value, Tensor)]
+        odd = [
+            f"{name} is a {type(value).__name__}" for name, value in weights.items() if not isinstance(value, Tensor)
+        ]
         found = ", ".join(odd[:3]) or compare.unlike(weights, model.state_dict()) or _first_line(error)
         raise compare.WeightsDoNotFit(
             f"{path}: the weights inside do not fit the config inside: {found}. {_advice(weights)}"
@@ -89,7 +103,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def known_task(cfg: DictConfig, path: str) -> None:
-    """Put the task that is offered here in the place of one that is not: a model's use depends on audio settings and labels only."""
+    """Put the task that is offered here in the place of one that is not: a model's use depends on audio settings
+    and labels only.
+    """
     name, known = cfg.task.get("_name"), config_group("task")
     if name in known:
         return
@@ -101,8 +117,12 @@ def known_task(cfg: DictConfig, path: str) -> None:
 
 
 def prune_state_dict(state_dict: dict[str, Tensor], model_cfg: Any) -> dict[str, Tensor]:
-    """Keep only the layers that `encoder_layers_to_keep` or `decoder_layers_to_keep` name ("0,2,4"), numbered anew; else all."""
-    settings = {} if model_cfg is None else config_to_container(model_cfg) if not isinstance(model_cfg, dict) else model_cfg
+    """Keep only the layers that `encoder_layers_to_keep` or `decoder_layers_to_keep` name ("0,2,4"), numbered anew;
+    else all.
+    """
+    settings = (
+        {} if model_cfg is None else config_to_container(model_cfg) if not isinstance(model_cfg, dict) else model_cfg
+    )
     pruned = dict(state_dict)
     for part in ("encoder", "decoder"):
         wanted = settings.get(f"{part}_layers_to_keep")

@@ -33,7 +33,8 @@ def differences(saved: dict[str, Any] | None, cfg: Any, same_data: bool) -> list
             found.append((f"{group}._name", old.get("_name"), new.get("_name")))
             continue
         found += [(f"{group}.{key}", before, now) for key, before, now in config_diff(_completed(group, old), new)]
-    moved = {"model.w2v_path", *(("task.data", "model.data") if same_data else ())}  # what w2v_path held is compared: w2v_args
+    # what w2v_path held is compared: w2v_args
+    moved = {"model.w2v_path", *(("task.data", "model.data") if same_data else ())}
     return [difference for difference in found if difference[0] not in moved]
 
 
@@ -43,7 +44,10 @@ def _completed(group: str, saved: dict[str, Any]) -> dict[str, Any]:
     if dataclass is None:
         return saved
     try:
-        return {**config_to_container(merge_with_parent(dataclass(), saved, remove_missing=True)), "_name": saved["_name"]}
+        return {
+            **config_to_container(merge_with_parent(dataclass(), saved, remove_missing=True)),
+            "_name": saved["_name"],
+        }
     except ValueError:  # values of another generation's types: compare them as they are
         return saved
 
@@ -54,7 +58,9 @@ class WeightsDoNotFit(ValueError, RuntimeError):
 
 def unlike(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """The first tensors of a checkpoint and a model that are not of one shape, and how many there are."""
-    found = [f"{name} is missing" for name in own if name not in weights] + [f"{name} is too many" for name in weights if name not in own]
+    found = [f"{name} is missing" for name in own if name not in weights] + [
+        f"{name} is too many" for name in weights if name not in own
+    ]
     shapes = {name: (tuple(tensor.shape), tuple(own[name].shape)) for name, tensor in weights.items() if name in own}
     found = [f"{name} is {one}, not {other}" for name, (one, other) in shapes.items() if one != other] + found
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
@@ -69,7 +75,9 @@ def misfit(path: str, note: str, saved: dict[str, Any] | None, cfg: Any, tensors
         tensors: as `unlike` says.
     """
     there, here = _model(saved), _model(cfg)
-    differing = [(key, before) for key, before, _ in differences(saved, cfg, same_data=True) if key.rpartition(".")[2] in _SHAPES]
+    differing = [
+        (key, before) for key, before, _ in differences(saved, cfg, same_data=True) if key.rpartition(".")[2] in _SHAPES
+    ]
     if (there.get("_name"), here.get("_name")) == ("wav2vec_ctc", "wav2vec2"):
         advice = "It is fine-tuned: go on from the pre-trained checkpoint, or fine-tune this one with model.w2v_path"
     elif (there.get("_name"), here.get("_name")) == ("wav2vec2", "wav2vec_ctc"):
@@ -81,19 +89,40 @@ def misfit(path: str, note: str, saved: dict[str, Any] | None, cfg: Any, tensors
     else:
         advice = "Give a checkpoint of the config's model"
     return (
-        f"{path}{', taken ' * bool(note)}{note}, does not fit: it holds {_described(there)}, the config asks for {_described(here)} "
-        f"({tensors}). {advice}."
+        f"{path}{', taken ' * bool(note)}{note}, does not fit: it holds {_described(there)}, the config asks for "
+        f"{_described(here)} ({tensors}). {advice}."
     )
 
 
 _SHAPES = frozenset(
     {
-        "conv_bias", "conv_feature_layers", "conv_pos", "conv_pos_groups", "pos_conv_depth", "depthwise_conv_kernel_size", "layer_type",
-        "attn_type", "pos_enc_type", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_layers", "encoder_attention_heads",
-        "extractor_mode", "final_dim", "latent_dim", "latent_groups", "latent_vars", "layer_norm_first", "quantize_targets",
-        "quantize_input", "quantizer_depth", "quantizer_factor", "same_quantizer", "target_glu",
+        "conv_bias",
+        "conv_feature_layers",
+        "conv_pos",
+        "conv_pos_groups",
+        "pos_conv_depth",
+        "depthwise_conv_kernel_size",
+        "layer_type",
+        "attn_type",
+        "pos_enc_type",
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
+        "encoder_layers",
+        "encoder_attention_heads",
+        "extractor_mode",
+        "final_dim",
+        "latent_dim",
+        "latent_groups",
+        "latent_vars",
+        "layer_norm_first",
+        "quantize_targets",
+        "quantize_input",
+        "quantizer_depth",
+        "quantizer_factor",
+        "same_quantizer",
+        "target_glu",
     }
-)  # fmt: skip
+)
 
 
 def _model(cfg: Any) -> dict[str, Any]:
@@ -122,7 +151,8 @@ def refusal(path: str, found: list[Difference]) -> str:
     """The error of a run whose own checkpoint was trained with another model or task config."""
     return (
         f"{path} was written by this run with another config (checkpoint -> command): {listing(found)}. "
-        "Either put these values back; or begin a new run with checkpoint.save_dir=<another folder>, to which checkpoint.restore_file or "
-        "checkpoint.finetune_from_model can give this file's weights; or set all of checkpoint.reset_optimizer, reset_lr_scheduler, "
-        "reset_meters and reset_dataloader to true to keep only the weights here."
+        "Either put these values back; or begin a new run with checkpoint.save_dir=<another folder>, to which "
+        "checkpoint.restore_file or checkpoint.finetune_from_model can give this file's weights; or set all of "
+        "checkpoint.reset_optimizer, reset_lr_scheduler, reset_meters and reset_dataloader to true to keep only the "
+        "weights here."
     )

@@ -1,6 +1,7 @@
 """Checkpoint files: written whole or not at all, checked before they are read, never unpickled freely.
 
-A file is torch's zip archive of tensors and plain containers; the archive carries a CRC-32 of each record, which `verify` and `load` check.
+A file is torch's zip archive of tensors and plain containers; the archive carries a CRC-32 of each record, which
+`verify` and `load` check.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def save(obj: Any, path: str | os.PathLike) -> str:
     """Write a checkpoint: to a temporary name, then to the disk itself, then under its own name. Returns the path.
 
     Raises:
-        CheckpointWriteError: the disk is full or refuses; the temporary file is removed, an older file of this name stays.
+        CheckpointWriteError: the disk is full or refuses; the temporary file is removed, an older file of this name
+            stays.
     """
     return _write(path, lambda file: torch.save(obj, file, pickle_protocol=PICKLE_PROTOCOL))
 
@@ -57,7 +59,9 @@ def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:
 
 
 class _Disk:
-    """A file open for writing that remembers why the disk refused: torch's zip writer replaces that error by a RuntimeError."""
+    """A file open for writing that remembers why the disk refused: torch's zip writer replaces that error by a
+    RuntimeError.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -107,11 +111,15 @@ def _refused(path: str, error: OSError) -> CheckpointWriteError:
 
 
 def _put_in_place(temporary: str, path: str) -> None:
-    """Give a finished file its name. A link of that name goes: its target may be another run's checkpoint, or an older one of this."""
+    """Give a finished file its name. A link of that name goes: its target may be another run's checkpoint, or an
+    older one of this.
+    """
     link = os.readlink(path) if os.path.islink(path) else None
     os.replace(temporary, path)
     if link is not None:
-        logger.warning(f"{path} was a symbolic link to {link}; it is a file of its own now, and the target is unchanged")
+        logger.warning(
+            f"{path} was a symbolic link to {link}; it is a file of its own now, and the target is unchanged"
+        )
 
 
 def _sync_folder(folder: str) -> None:
@@ -138,7 +146,9 @@ def _remove(path: str) -> None:
 
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
-    """Remove unfinished checkpoints that a killed process left behind; only the process that writes there may call this."""
+    """Remove unfinished checkpoints that a killed process left behind; only the process that writes there may call
+    this.
+    """
     for unfinished in Path(folder).glob(f"checkpoint*.pt*{TEMPORARY}"):
         logger.info(f"removing the unfinished checkpoint {unfinished}")
         _remove(os.fspath(unfinished))
@@ -157,7 +167,8 @@ def verify(path: str | os.PathLike) -> str | None:
             damaged = archive.testzip()
         if damaged is not None:
             return f"the checksum of its record {damaged} is wrong"
-        legacy.read(path, with_tensors=False)  # `testzip` takes the archive's list as it is: here every tensor's record must be in it
+        # `testzip` takes the archive's list as it is: here every tensor's record must be in it
+        legacy.read(path, with_tensors=False)
         return None
     except (zipfile.BadZipFile, EOFError) as error:
         return f"it is cut off or damaged ({error})"
@@ -171,7 +182,8 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
     """What a file of torch holds, through the restricted reader (see `legacy`): nothing in it runs.
 
     Raises:
-        ValueError: the file is damaged, of another kind (see `kinds`), or holds something else than data; the message names it.
+        ValueError: the file is damaged, of another kind (see `kinds`), or holds something else than data; the message
+            names it.
         FileNotFoundError: there is no such file.
     """
     path = os.fspath(path)
@@ -179,7 +191,9 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
     try:
         return legacy.read(path, with_tensors)
     except Refused as error:
-        raise ValueError(f"{path} is not opened: it holds {error}. A checkpoint is data, and what else lies in a file might run.") from None
+        raise ValueError(
+            f"{path} is not opened: it holds {error}. A checkpoint is data, and what else lies in a file might run."
+        ) from None
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"The checkpoint {path} is damaged: {error}.") from error
     except _DAMAGE as error:
@@ -208,8 +222,8 @@ def _without_model(state: dict[str, Any], path: str) -> str:
     weights = sum(isinstance(value, Tensor) for value in state.values())
     if weights and weights == len(state):
         return (
-            f"{path} holds bare weights ({weights} tensors) without the config that the model is built from. Give the whole checkpoint "
-            "that fairseq saved, with its entries 'cfg' and 'model'."
+            f"{path} holds bare weights ({weights} tensors) without the config that the model is built from. Give "
+            "the whole checkpoint that fairseq saved, with its entries 'cfg' and 'model'."
         )
     names = [str(name)[:40] for name in state]
     entries = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -48,7 +48,9 @@ def refuse_other_kinds(path: str | os.PathLike[str]) -> None:
 
 
 def problem(path: str | os.PathLike[str]) -> str | None:
-    """What a file is, a folder, a pipe, empty or of another kind, and what to do, as a sentence about it; None: it may be a checkpoint."""
+    """What a file is, a folder, a pipe, empty or of another kind, and what to do, as a sentence about it; None: it
+    may be a checkpoint.
+    """
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         return "is a folder, not a checkpoint. Give the file inside it"

@@ -1,7 +1,8 @@
 """The restricted reader of checkpoint files: torch's zip archives and the streams that torch wrote before 1.6.
 
-Every checkpoint goes through it, our own too. What it gives: tensors on the CPU and plain containers, `argparse.Namespace` and fairseq's
-`Dictionary`. Nothing in the file runs (see unpickle.py and allowed.py), and every size that the file states is compared with its length.
+Every checkpoint goes through it, our own too. What it gives: tensors on the CPU and plain containers,
+`argparse.Namespace` and fairseq's `Dictionary`. Nothing in the file runs (see unpickle.py and allowed.py), and every
+size that the file states is compared with its length.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
     """What a file of torch holds.
 
     Args:
-        with_tensors: else the tensors of an archive have their shapes only (they are on the meta device), and their bytes are not read.
+        with_tensors: else the tensors of an archive have their shapes only (they are on the meta device), and their
+            bytes are not read.
     Raises:
         Refused: what the file holds is not data; the message names it.
         zipfile.BadZipFile, EOFError: the file is damaged or cut off.
@@ -59,7 +61,7 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
         raise Refused("containers nested without end") from error
 
 
-# -- storages ----------------------------------------------------------------------------------------------------------------------
+# -- storages ----------------------------------------------------------------------------------------------------------
 
 
 def _storage_id(value: Any) -> _StorageId:
@@ -90,14 +92,17 @@ def _storages(read_one: Callable[[_StorageId], Tensor]) -> Callable[[Any], Stora
     return persistent
 
 
-# -- zip archives ------------------------------------------------------------------------------------------------------------------
+# -- zip archives ------------------------------------------------------------------------------------------------------
 
 
 def _read_zip(archive: zipfile.ZipFile, with_tensors: bool) -> Any:
     names = dict.fromkeys(archive.namelist())
     pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
-        raise Refused("an archive without one data.pkl" + (": it is TorchScript" if any("/code/" in name for name in names) else ""))
+        raise Refused(
+            "an archive without one data.pkl"
+            + (": it is TorchScript" if any("/code/" in name for name in names) else "")
+        )
     folder = pickles[0].partition("/")[0]
     if f"{folder}/constants.pkl" in names:
         raise Refused("a TorchScript module, which is a program")
@@ -124,16 +129,22 @@ def _read_zip(archive: zipfile.ZipFile, with_tensors: bool) -> Any:
     return unpickle(content(pickles[0]), _storages(read_one))
 
 
-# -- streams -----------------------------------------------------------------------------------------------------------------------
+# -- streams -----------------------------------------------------------------------------------------------------------
 
 
 def _read_stream(file: BinaryIO) -> Any:
-    """Magic number, protocol, byte order, the object, the storages' keys: five pickles; then every storage, its length before it."""
+    """Magic number, protocol, byte order, the object, the storages' keys: five pickles; then every storage, its
+    length before it.
+    """
     length = os.fstat(file.fileno()).st_size
     _expect(unpickle(file), MAGIC_NUMBER, "a stream that torch did not write")
     _expect(unpickle(file), PROTOCOL_VERSION, "another version of torch's stream")
     system = unpickle(file)
-    _expect(isinstance(system, dict) and system.get("little_endian"), sys.byteorder == "little", "numbers of the other byte order")
+    _expect(
+        isinstance(system, dict) and system.get("little_endian"),
+        sys.byteorder == "little",
+        "numbers of the other byte order",
+    )
     waiting: dict[str, Tensor] = {}
     wanted_bytes = 0
 

@@ -1,7 +1,8 @@
 """One run at a time in a `checkpoint.save_dir`: two would overwrite each other's checkpoints and mix their metrics.
 
-The lock is a file with the host and process of its holder, which also holds a POSIX lock on it: the kernel drops that one with the process,
-so a killed run leaves nothing behind that stops the next. What the file says decides where a POSIX lock does not reach: on other hosts.
+The lock is a file with the host and process of its holder, which also holds a POSIX lock on it: the kernel drops that
+one with the process, so a killed run leaves nothing behind that stops the next. What the file says decides where a
+POSIX lock does not reach: on other hosts.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ class FolderLock:
         if held or (before is not None and (before.is_running_here() or self._may_run_elsewhere(before, own))):
             raise ValueError(self._refusal(before, own))
         if before is not None and before.pid != own.pid:
-            logger.info(f"{self.path} is left over from process {before.pid}, which is not running any more: taken over")
+            logger.info(
+                f"{self.path} is left over from process {before.pid}, which is not running any more: taken over"
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(own._asdict()) + "\n").encode(), 0)
 
@@ -110,13 +113,19 @@ class FolderLock:
     def _refusal(self, holder: Holder | None, own: Holder) -> str:
         folder = os.path.dirname(self.path)
         if holder is None:
-            return f"checkpoint.save_dir {folder} is in use by another run. Give this one another folder, or stop the other first."
+            return (
+                f"checkpoint.save_dir {folder} is in use by another run. Give this one another folder, or stop "
+                "the other first."
+            )
         who = f"process {holder.pid} on {holder.host}"
         if holder.host == own.host:
-            return f"checkpoint.save_dir {folder} is in use by {who}. Give this run another folder, or stop that process first."
+            return (
+                f"checkpoint.save_dir {folder} is in use by {who}. Give this run another folder, or stop that "
+                "process first."
+            )
         return (
-            f"checkpoint.save_dir {folder} is in use by {who}, which cannot be checked from here ({own.host}). Give this run another "
-            f"folder; if that process has ended, remove {self.path} and start again."
+            f"checkpoint.save_dir {folder} is in use by {who}, which cannot be checked from here ({own.host}). Give "
+            f"this run another folder; if that process has ended, remove {self.path} and start again."
         )
 
     def _is_still_there(self, descriptor: int) -> bool:

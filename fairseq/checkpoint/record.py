@@ -1,4 +1,6 @@
-"""What a run remembers about its checkpoints: the best value so far, the patience left, and which file it began from."""
+"""What a run remembers about its checkpoints: the best value so far, the patience left, and which file it began
+from.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from typing import Any, Optional
 
 
 class RunRecord:
-    """Kept by the trainer as `run_record` and saved in `extra_state` ("best" as fairseq has it, the rest under "run_record").
+    """Kept by the trainer as `run_record` and saved in `extra_state` ("best" as fairseq has it, the rest under
+    "run_record").
 
     Args:
         maximize: larger values are better (`checkpoint.maximize_best_checkpoint_metric`).
@@ -18,15 +21,19 @@ class RunRecord:
         self.best: Optional[float] = None  # of all validations; patience is counted from it
         self.saved_best: Optional[float] = None  # of checkpoint_best.pt: another one where the disk refused the best
         self.validations_without_better = 0
-        self.started_from: Optional[str] = None  # checkpoint of another run (or an older one of this) that the first life loaded
-        self.updates_before = 0  # of the pre-training that this run continues (checkpoint.continue_pretraining); not in num_updates
+        # checkpoint of another run (or an older one of this) that the first life loaded
+        self.started_from: Optional[str] = None
+        # of the pre-training that this run continues (checkpoint.continue_pretraining); not in num_updates
+        self.updates_before = 0
         self.validation_due = False  # it was due at this update, and a signal or an error came before it
         self.files: list[str] = []  # names that the save with this record was written under, the first one first
         self.continues = False  # this life goes on where the folder's last checkpoint ended; not saved
         self._observed_at: Optional[int] = None
 
     def observe(self, value: float, num_updates: int) -> None:
-        """Note a validation's value; a second call for the same update changes nothing. A value that is not a number never is better."""
+        """Note a validation's value; a second call for the same update changes nothing. A value that is not a
+        number never is better.
+        """
         if num_updates == self._observed_at:
             return
         self._observed_at = num_updates

@@ -11,7 +11,9 @@ import numpy as np
 _NUMBER = r"(-?\d+\.?\d*)"
 
 
-def checkpoint_paths(path: str | os.PathLike, pattern: str = r"checkpoint(\d+)\.pt", keep_match: bool = False) -> list[Any]:
+def checkpoint_paths(
+    path: str | os.PathLike, pattern: str = r"checkpoint(\d+)\.pt", keep_match: bool = False
+) -> list[Any]:
     """Files in a folder whose whole name matches; if the pattern has a group, sorted by that number, largest first.
 
     Returns:
@@ -34,9 +36,16 @@ def last_name(cfg: Any) -> str:
 
 
 def checkpoint_names(
-    cfg: Any, epoch: int, updates: int, end_of_epoch: bool, val_loss: Optional[float], is_best: bool, stopping: bool = False
+    cfg: Any,
+    epoch: int,
+    updates: int,
+    end_of_epoch: bool,
+    val_loss: Optional[float],
+    is_best: bool,
+    stopping: bool = False,
 ) -> list[str]:
-    """Names of a save's files, the one to resume from first, so that a process killed between two files has lost nothing.
+    """Names of a save's files, the one to resume from first, so that a process killed between two files has lost
+    nothing.
 
     Args:
         cfg: the config group `checkpoint`.

@@ -23,7 +23,9 @@ class Resets(NamedTuple):
     dataloader: bool = False
 
     def names(self) -> list[str]:
-        return [name.replace("lr_scheduler", "learning rate schedule") for name, value in self._asdict().items() if value]
+        return [
+            name.replace("lr_scheduler", "learning rate schedule") for name, value in self._asdict().items() if value
+        ]
 
 
 ALL = Resets(True, True, True, True)
@@ -44,17 +46,20 @@ def find(cfg: Any) -> Source:
     """The checkpoint that the config group `checkpoint` asks for.
 
     Raises:
-        ValueError: settings that exclude each other, a named file that does not exist, or only damaged checkpoints in `save_dir`.
+        ValueError: settings that exclude each other, a named file that does not exist, or only damaged checkpoints in
+            `save_dir`.
     """
     resets = Resets(cfg.reset_optimizer, cfg.reset_lr_scheduler, cfg.reset_meters, cfg.reset_dataloader)
     if cfg.finetune_from_model is not None and any(resets):
         raise ValueError(
-            "checkpoint.finetune_from_model takes the weights only, so it cannot be set together with checkpoint.reset_optimizer, "
-            "reset_lr_scheduler, reset_meters or reset_dataloader."
+            "checkpoint.finetune_from_model takes the weights only, so it cannot be set together with "
+            "checkpoint.reset_optimizer, reset_lr_scheduler, reset_meters or reset_dataloader."
         )
     if cfg.restore_file != DEFAULT_RESTORE_FILE:
         if cfg.finetune_from_model is not None:
-            raise ValueError("checkpoint.finetune_from_model and checkpoint.restore_file are both set: give one of them.")
+            raise ValueError(
+                "checkpoint.finetune_from_model and checkpoint.restore_file are both set: give one of them."
+            )
         return _named(cfg, resets)
     own = _own(cfg)
     if own is not None:
@@ -71,9 +76,11 @@ def find(cfg: Any) -> Source:
 def _own(cfg: Any) -> str | None:
     """This run's last sound checkpoint, or None where it has not written any."""
     last = os.path.join(cfg.save_dir, retention.last_name(cfg))
-    if os.path.islink(last) and not os.path.exists(last):  # to start at update 0 would replace the link and hide the run it stands for
+    # to start at update 0 would replace the link and hide the run it stands for
+    if os.path.islink(last) and not os.path.exists(last):
         raise ValueError(
-            f"{last} cannot be continued: {kinds.missing(last)}. Mount that disk or put the file back; or remove the link to start anew."
+            f"{last} cannot be continued: {kinds.missing(last)}. Mount that disk or put the file back; or remove "
+            "the link to start anew."
         )
     if not os.path.exists(last) and not cfg.no_last_checkpoints:
         return None
@@ -82,8 +89,8 @@ def _own(cfg: Any) -> str | None:
         logger.error(f"the checkpoint {damaged} is damaged and not used: {reason}")
     if path is None and bad:
         raise ValueError(
-            f"{cfg.save_dir} holds only damaged checkpoints: {', '.join(damaged for damaged, _ in bad)}. Move them away to start from "
-            "random weights, or give another one by checkpoint.restore_file."
+            f"{cfg.save_dir} holds only damaged checkpoints: {', '.join(damaged for damaged, _ in bad)}. Move them "
+            "away to start from random weights, or give another one by checkpoint.restore_file."
         )
     if bad:
         logger.warning(f"continuing from the newest sound checkpoint, {path}")
@@ -97,12 +104,16 @@ def _named(cfg: Any, resets: Resets) -> Source:
     if not os.path.isfile(path):
         links = [f" ({name}: {kinds.missing(name)})" for name in (inside, cfg.restore_file) if os.path.islink(name)]
         raise ValueError(
-            f"checkpoint.restore_file is {cfg.restore_file}: there is no such file, neither as {inside} nor by itself{''.join(links[:1])}."
+            f"checkpoint.restore_file is {cfg.restore_file}: there is no such file, neither as {inside} nor by "
+            f"itself{''.join(links[:1])}."
         )
     begun_from = os.path.realpath(path)
     last = _own(cfg)
     if last is not None and io.peek(last).extra_state.get("run_record", {}).get("started_from") == begun_from:
-        note = f"the run that began from {path} goes on; its checkpoint.reset_* settings applied then. Remove {last} to begin again"
+        note = (
+            f"the run that began from {path} goes on; its checkpoint.reset_* settings applied then. Remove "
+            f"{last} to begin again"
+        )
         return Source(last, True, Resets(), note, continues=True)
     own = os.path.dirname(begun_from) == os.path.realpath(cfg.save_dir)
     return Source(path, own, resets, "as checkpoint.restore_file asks", begun_from)
@@ -136,5 +147,8 @@ def optimizer_overrides(cfg: Any) -> dict[str, Any]:
     except (ValueError, SyntaxError):
         overrides = None
     if not isinstance(overrides, dict):
-        raise ValueError(f"checkpoint.optimizer_overrides is {cfg.optimizer_overrides!r}: it must be a Python dict like {{'eps': 1e-6}}.")
+        raise ValueError(
+            f"checkpoint.optimizer_overrides is {cfg.optimizer_overrides!r}: it must be a Python dict like {{'eps': "
+            f"1e-6}}."
+        )
     return overrides

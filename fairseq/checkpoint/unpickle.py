@@ -1,8 +1,8 @@
 """Reads a pickle without running it: the opcodes one by one, over values that only `allowed.ALLOWED` can make.
 
-`pickletools.genops` (the standard library's disassembler) splits the stream; this machine does what data needs, and refuses the rest. The
-difference to `pickle.Unpickler`: no name is imported, nothing is called but the table's own functions, and no object's `__setstate__`,
-`__reduce__`, `__dict__` or attribute is touched.
+`pickletools.genops` (the standard library's disassembler) splits the stream; this machine does what data needs, and
+refuses the rest. The difference to `pickle.Unpickler`: no name is imported, nothing is called but the table's own
+functions, and no object's `__setstate__`, `__reduce__`, `__dict__` or attribute is touched.
 """
 
 from __future__ import annotations
@@ -18,10 +18,26 @@ from fairseq.checkpoint.allowed import Global, Inert, Refused, check_key, look_u
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
 _ARGUMENT_IS_THE_VALUE = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-}  # fmt: skip
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -48,7 +64,16 @@ def unpickle(stream: bytes | BinaryIO, persistent: Callable[[Any], Any] | None =
             machine.do(opcode.name, argument)
     except Refused:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError, MemoryError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        UnicodeError,
+        MemoryError,
+    ) as error:
         raise Refused("a stream that is no pickle of plain data") from error
     raise Refused("a stream that ends too early")
 
@@ -174,7 +199,9 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 
 def _set_state(target: Any, state: Any) -> None:
-    """A stand-in keeps its state. A dict's attributes (torch notes versions of modules there) and a tensor's are left out."""
+    """A stand-in keeps its state. A dict's attributes (torch notes versions of modules there) and a tensor's are
+    left out.
+    """
     if isinstance(target, Inert):
         target.state = state
     elif not isinstance(target, (dict, Tensor)):

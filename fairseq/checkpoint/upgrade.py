@@ -1,4 +1,5 @@
-"""From what any fairseq wrote to what this version writes: configs as plain containers of known keys, 3-D weights, today's names.
+"""From what any fairseq wrote to what this version writes: configs as plain containers of known keys, 3-D weights,
+today's names.
 
 `io.load` applies it to every file, so that no other place knows of generations.
 """
@@ -18,7 +19,8 @@ from fairseq.dataclass.utils import REGISTRY_GROUPS, config_to_container, conver
 
 logger = logging.getLogger(__name__)
 
-_NOT_CONFIG = (("cfg", "hydra"), ("cfg", "job_logging_cfg"))  # fairseq: hydra's own settings, which it puts beside the groups
+# fairseq: hydra's own settings, which it puts beside the groups
+_NOT_CONFIG = (("cfg", "hydra"), ("cfg", "job_logging_cfg"))
 _RENAMED = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid", "remove_bpe": "post_process"}
 _ASKS_A_RESOLVER = re.compile(r"\$\{[^}]*:")
 
@@ -48,7 +50,7 @@ def upgrade(state: dict[str, Any], path: str) -> dict[str, Any]:
     return state
 
 
-# -- configs -----------------------------------------------------------------------------------------------------------------------
+# -- configs -----------------------------------------------------------------------------------------------------------
 
 
 def _from_arguments(args: Namespace | dict[str, Any], left_out: list[str]) -> dict[str, Any]:
@@ -76,7 +78,9 @@ def _config(cfg: dict[str, Any] | Namespace, left_out: list[str]) -> dict[str, A
     model, task = groups.get("model"), groups.get("task")
     if isinstance(model, dict) and model.get("w2v_args") is not None:
         inner = model["w2v_args"]
-        model["w2v_args"] = _from_arguments(inner, left_out) if isinstance(inner, Namespace) else _config(inner, left_out)
+        model["w2v_args"] = (
+            _from_arguments(inner, left_out) if isinstance(inner, Namespace) else _config(inner, left_out)
+        )
     if isinstance(task, dict) and task.get("_name") == "audio_pretraining" and task.get("labels"):
         task["_name"] = "audio_finetuning"  # fairseq before 0.11 had one task for both
     return groups
@@ -96,7 +100,9 @@ def _group(name: str, values: Any, left_out: list[str]) -> Any:
 
 
 def _refuse_resolvers(value: Any, path: str, key: str) -> None:
-    """Text such as "${oc.env:HOME}" would ask the machine when it is read; a reference to another key, "${task.data}", does not."""
+    """Text such as "${oc.env:HOME}" would ask the machine when it is read; a reference to another key,
+    "${task.data}", does not.
+    """
     if isinstance(value, (dict, Namespace)):
         for name, item in (vars(value) if isinstance(value, Namespace) else value).items():
             if (key, name) not in _NOT_CONFIG:
@@ -108,11 +114,13 @@ def _refuse_resolvers(value: Any, path: str, key: str) -> None:
         raise ValueError(f"{path} is not opened: its {key} is {value!r}, which would be computed when it is read.")
 
 
-# -- tensors -----------------------------------------------------------------------------------------------------------------------
+# -- tensors -----------------------------------------------------------------------------------------------------------
 
 
 def _without_height(tensor: Any) -> Any:
-    """The Gaudi fork keeps conv weights, and Adam's averages of them, as C' x C x 1 x K; no parameter here has four dimensions."""
+    """The Gaudi fork keeps conv weights, and Adam's averages of them, as C' x C x 1 x K; no parameter here has four
+    dimensions.
+    """
     return tensor.squeeze(2) if isinstance(tensor, Tensor) and tensor.dim() == 4 and tensor.size(2) == 1 else tensor
 
 
@@ -135,4 +143,6 @@ def _upgrade_statistics(extra: Any) -> None:
     extra.pop("train_meters", None)  # fairseq before 0.9 pickled the meters themselves
     metrics = extra.get("metrics")
     if isinstance(metrics, dict):  # fairseq: the update's number is a metric there; here each row has it by itself
-        extra["metrics"] = {name: [meter for meter in meters if meter[1] != "num_updates"] for name, meters in metrics.items()}
+        extra["metrics"] = {
+            name: [meter for meter in meters if meter[1] != "num_updates"] for name, meters in metrics.items()
+        }

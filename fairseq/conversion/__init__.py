@@ -1,1 +1,3 @@
-"""Models in other tools' forms: `speech_model` is what they have in common, `names` translates parameters, one file a format."""
+"""Models in other tools' forms: `speech_model` is what they have in common, `names` translates parameters, one file
+a format.
+"""

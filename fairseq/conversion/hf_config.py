@@ -37,9 +37,14 @@ _SAME = {
 }
 _CONFORMER = {"depthwise_conv_kernel_size": "conv_depthwise_kernel_size"}
 _ACTIVATIONS = {
-    "gelu": "gelu", "relu": "relu", "tanh": "tanh", "swish": "swish", "linear": "linear",
-    "gelu_fast": "gelu_new", "gelu_accurate": "gelu_new",
-}  # fmt: skip
+    "gelu": "gelu",
+    "relu": "relu",
+    "tanh": "tanh",
+    "swish": "swish",
+    "linear": "linear",
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+}
 _POSITIONS = {"rel_pos": "relative", "rope": "rotary"}
 _WITHOUT_COUNTERPART = ("pos_conv_depth", "quantize_input", "target_glu", "quantizer_depth", "crop_seq_to_multiple")
 _LOCAL = ("_name", "w2v_path", "data", "normalize", "ddp_backend")  # what the model does not depend on
@@ -55,8 +60,13 @@ def refuse(source: SpeechModel, tool: str) -> None:
     config, defaults = source.config, Wav2Vec2Config.field_defaults()
     wrong = [f"model.{key}={config[key]!r}" for key in _WITHOUT_COUNTERPART if config[key] != defaults[key]]
     conformer = config["layer_type"] == "conformer"
-    if conformer and (tool != "transformers" or config["attn_type"] != "espnet" or config["pos_enc_type"] not in _POSITIONS):
-        wrong.append(f"model.layer_type='conformer' with attn_type={config['attn_type']!r} and pos_enc_type={config['pos_enc_type']!r}")
+    if conformer and (
+        tool != "transformers" or config["attn_type"] != "espnet" or config["pos_enc_type"] not in _POSITIONS
+    ):
+        wrong.append(
+            f"model.layer_type='conformer' with attn_type={config['attn_type']!r} and "
+            f"pos_enc_type={config['pos_enc_type']!r}"
+        )
     elif conformer and not config["layer_norm_first"]:
         wrong.append("model.layer_norm_first=False of a conformer, which there ends with its layer norm")
     elif not conformer and config["pos_enc_type"] != "abs":
@@ -67,7 +77,9 @@ def refuse(source: SpeechModel, tool: str) -> None:
         wrong.append(f"model.activation_fn={config['activation_fn']!r}")
     settings = source.fine_tuning or {}
     if settings.get("blank_weight", 0) != 0 or settings.get("blank_mode", "add") == "set":
-        wrong.append(f"model.blank_weight={settings.get('blank_weight')} with blank_mode={settings.get('blank_mode', 'add')}")
+        wrong.append(
+            f"model.blank_weight={settings.get('blank_weight')} with blank_mode={settings.get('blank_mode', 'add')}"
+        )
     if wrong:
         raise ValueError(f"this model has no counterpart in {tool}: {'; '.join(wrong)}")
 
@@ -98,7 +110,10 @@ def to_huggingface(source: SpeechModel) -> dict[str, Any]:
     }
     if conformer:
         fields |= {theirs: config[ours] for ours, theirs in _CONFORMER.items()}
-        fields |= {"position_embeddings_type": _POSITIONS[config["pos_enc_type"]], "conformer_conv_dropout": config["dropout"]}
+        fields |= {
+            "position_embeddings_type": _POSITIONS[config["pos_enc_type"]],
+            "conformer_conv_dropout": config["dropout"],
+        }
     settings = source.fine_tuning
     if settings is not None:
         defaults = Wav2Vec2CtcConfig.field_defaults()
@@ -114,17 +129,29 @@ def to_huggingface(source: SpeechModel) -> dict[str, Any]:
 def _own_settings(source: SpeechModel, fields: dict[str, Any]) -> dict[str, Any]:
     """What their fields leave out, where it differs from the default."""
     defaults = complete_config({})
-    mapped = {*_SAME, *_CONFORMER, "conv_feature_layers", "extractor_mode", "final_dim", "latent_dim", "layer_norm_first", "layer_type"}
+    mapped = {
+        *_SAME,
+        *_CONFORMER,
+        "conv_feature_layers",
+        "extractor_mode",
+        "final_dim",
+        "latent_dim",
+        "layer_norm_first",
+        "layer_type",
+    }
     own = {key: value for key, value in source.config.items() if key not in mapped and value != defaults[key]}
     if fields["mask_time_prob"] == 0 and fields["mask_feature_prob"] == 0:  # they would have no mask embedding then
         fields |= {"mask_time_prob": 0.05, "apply_spec_augment": False}
         own["mask_prob"] = source.config["mask_prob"]
-    for key in ("final_dim", "latent_dim", "conv_feature_layers"):  # 0: as wide as another; layers: how they are spelled
+    # 0: as wide as another; layers: how they are spelled
+    for key in ("final_dim", "latent_dim", "conv_feature_layers"):
         own[key] = source.config[key]
     if source.fine_tuning is None:
         return {"model": own}
     usual = Wav2Vec2CtcConfig.field_defaults()
-    settings = {key: value for key, value in source.fine_tuning.items() if key not in _LOCAL and value != usual.get(key)}
+    settings = {
+        key: value for key, value in source.fine_tuning.items() if key not in _LOCAL and value != usual.get(key)
+    }
     return {"model": own, "fine_tuning": settings}
 
 
@@ -143,7 +170,9 @@ def from_huggingface(config: Mapping[str, Any], path: str) -> dict[str, Any]:
     spelled = own.pop("conv_feature_layers", None)
     activations = {theirs: ours for ours, theirs in reversed(_ACTIVATIONS.items())}
     values |= {
-        "conv_feature_layers": spelled if spelled and [tuple(layer) for layer in parse_conv_layers(spelled)] == layers else str(layers),
+        "conv_feature_layers": spelled
+        if spelled and [tuple(layer) for layer in parse_conv_layers(spelled)] == layers
+        else str(layers),
         "extractor_mode": "layer_norm" if config["feat_extract_norm"] == "layer" else "default",
         "final_dim": config.get("proj_codevector_dim", 0),
         "latent_dim": config.get("codevector_dim", 0),
@@ -172,7 +201,9 @@ def _refuse_incomplete(config: Mapping[str, Any], conformer: bool, path: str) ->
 
 def _refuse_foreign(config: Mapping[str, Any], conformer: bool, path: str) -> None:
     if config.get("model_type") not in ("wav2vec2", "wav2vec2-conformer"):
-        raise ValueError(f"{path} is a model of type {config.get('model_type')!r}: wav2vec2 and wav2vec2-conformer can be converted")
+        raise ValueError(
+            f"{path} is a model of type {config.get('model_type')!r}: wav2vec2 and wav2vec2-conformer can be converted"
+        )
     wanted: dict[str, tuple[Any, ...]] = {
         "add_adapter": (False,),
         "adapter_attn_dim": (None,),

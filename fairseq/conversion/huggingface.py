@@ -1,4 +1,6 @@
-"""Folders of transformers: config.json, model.safetensors, preprocessor_config.json and, of a fine-tuned model, the tokenizer's files."""
+"""Folders of transformers: config.json, model.safetensors, preprocessor_config.json and, of a fine-tuned model, the
+tokenizer's files.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def is_folder(path: str | os.PathLike) -> bool:
     return os.path.isfile(os.path.join(path, "config.json"))
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> SpeechModel:
@@ -51,7 +53,8 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
         raise ValueError(f"{folder} holds a {architecture}: only models for pre-training and for CTC can be converted")
     conformer = values["layer_type"] == "conformer"
     prefixes = names.huggingface(conformer)
-    if not fine_tuned and not any(name.startswith(prefixes.model) for name in weights):  # a plain encoder's names have no prefix
+    # a plain encoder's names have no prefix
+    if not fine_tuned and not any(name.startswith(prefixes.model) for name in weights):
         weights = {prefixes.model + name: tensor for name, tensor in weights.items()}
     name_there = partial(names.translate, prefixes=prefixes, conformer=conformer)
     encoder, new, left_over = encoder_of(values, fine_tuned, weights, name_there, folder)
@@ -73,15 +76,17 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
 
 
 def _preprocessing(folder: str) -> dict[str, Any]:
-    """How audio is prepared: normalize and sample_rate, from the file of transformers 5 where it has them, else from the older one."""
+    """How audio is prepared: normalize and sample_rate, from the file of transformers 5 where it has them, else
+    from the older one.
+    """
     settings = _json(folder, "processor_config.json", needed=False).get("feature_extractor")
     if not isinstance(settings, dict):
         settings = _json(folder, "preprocessor_config.json", needed=False)
     found = {"normalize": settings.get("do_normalize"), "sample_rate": settings.get("sampling_rate", 16_000)}
     if not isinstance(found["normalize"], bool):
         logger.warning(
-            f"{folder} does not say whether audio is normalised (do_normalize of preprocessor_config.json or processor_config.json): "
-            "task.normalize=true is assumed, as transformers does"
+            f"{folder} does not say whether audio is normalised (do_normalize of preprocessor_config.json or "
+            "processor_config.json): task.normalize=true is assumed, as transformers does"
         )
         found["normalize"] = True
     return found
@@ -110,7 +115,9 @@ def _weights(folder: str, read_pickle: Callable[[str], Any]) -> dict[str, Tensor
         paths = [os.path.join(folder, os.path.basename(file)) for file in files]
         missing = [os.path.basename(path) for path in paths if not os.path.exists(path)]
         if missing and index:
-            raise ValueError(f"{folder} lacks {', '.join(missing)} of the {len(paths)} files in {name}.index.json: download them too")
+            raise ValueError(
+                f"{folder} lacks {', '.join(missing)} of the {len(paths)} files in {name}.index.json: download them too"
+            )
         if missing:
             continue
         weights: dict[str, Tensor] = {}
@@ -132,7 +139,9 @@ def _safetensors(path: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged or cut off ({error}): copy or download it again") from error
 
 
-def _refuse_left_over(left_over: set[str], weights: Mapping[str, Tensor], prefixes: names.Prefixes, folder: str) -> None:
+def _refuse_left_over(
+    left_over: set[str], weights: Mapping[str, Tensor], prefixes: names.Prefixes, folder: str
+) -> None:
     """Nothing of the file may be lost."""
     left_over = left_over - {"lm_head.weight", "lm_head.bias"}
     projection = {name for name in left_over if name.startswith(f"{prefixes.projection}projection.")}
@@ -145,15 +154,24 @@ def _refuse_left_over(left_over: set[str], weights: Mapping[str, Tensor], prefix
 def _is_identity(projection: Mapping[str, Tensor]) -> bool:
     """fairseq has no projection where the extractor is as wide as the encoder; there it is the identity then."""
     weight = projection["weight"]
-    return weight.size(0) == weight.size(1) and torch.equal(weight, torch.eye(weight.size(0))) and not projection["bias"].any()
+    return (
+        weight.size(0) == weight.size(1)
+        and torch.equal(weight, torch.eye(weight.size(0)))
+        and not projection["bias"].any()
+    )
 
 
 def _vocabulary(folder: str) -> Vocabulary:
     """The tokenizer's tokens, from the files that transformers has written over the years."""
     rows = _json(folder, "vocab.json")
     if any(not isinstance(row, int) for row in rows.values()):
-        raise ValueError(f"{os.path.join(folder, 'vocab.json')} has several languages: write one of them into a file of its own")
-    settings = {**_json(folder, "special_tokens_map.json", needed=False), **_json(folder, "tokenizer_config.json", needed=False)}
+        raise ValueError(
+            f"{os.path.join(folder, 'vocab.json')} has several languages: write one of them into a file of its own"
+        )
+    settings = {
+        **_json(folder, "special_tokens_map.json", needed=False),
+        **_json(folder, "tokenizer_config.json", needed=False),
+    }
     rows |= _json(folder, "added_tokens.json", needed=False)
     for row, token in (settings.get("added_tokens_decoder") or {}).items():
         rows.setdefault(_text(token), int(row))
@@ -168,7 +186,7 @@ def _text(token: Any) -> Any:
     return token["content"] if isinstance(token, dict) else token
 
 
-# -- writing -----------------------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def write(source: SpeechModel, folder: str) -> None:
@@ -214,15 +232,17 @@ def _their_weights(source: SpeechModel, prefixes: names.Prefixes, model: nn.Modu
     if source.is_fine_tuned:
         weights |= {prefixes.head + name: tensor for name, tensor in source.head.items()}
     spelled = {names.one_spelling({name: tensor}).popitem()[0]: name for name, tensor in model.state_dict().items()}
-    fp32 = {name: tensor.float().contiguous() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    fp32 = {
+        name: tensor.float().contiguous() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
+    }
     return {spelled.get(name, name): tensor for name, tensor in fp32.items()}
 
 
 def _write_tokenizer(words: Vocabulary, kind: str, folder: str) -> None:
     """Write the tokenizer that joins units of this kind (see `Tokens.kind`) to words as we do.
 
-    Letters: their end of a word becomes a blank. Sentencepieces: each begins with the blank that stands before it. Phones and words: the
-    class for phonemes puts a blank between units.
+    Letters: their end of a word becomes a blank. Sentencepieces: each begins with the blank that stands before it.
+    Phones and words: the class for phonemes puts a blank between units.
     """
     special = {"pad_token": words.blank, "bos_token": words.bos, "eos_token": words.eos, "unk_token": words.unk}
     special = {key: token for key, token in special.items() if token is not None}
@@ -230,8 +250,16 @@ def _write_tokenizer(words: Vocabulary, kind: str, folder: str) -> None:
     if kind == "letter":
         settings |= {"word_delimiter_token": words.word_end}
     elif kind == "none":
-        settings |= {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer", "do_phonemize": False, "word_delimiter_token": None}
-    rows = {token.replace(WORD_START, " "): row for token, row in words.rows.items()} if kind == "sentencepiece" else words.rows
+        settings |= {
+            "tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer",
+            "do_phonemize": False,
+            "word_delimiter_token": None,
+        }
+    rows = (
+        {token.replace(WORD_START, " "): row for token, row in words.rows.items()}
+        if kind == "sentencepiece"
+        else words.rows
+    )
     contents = {"vocab.json": rows, "special_tokens_map.json": special, "tokenizer_config.json": settings}
     for name, content in contents.items():
         Path(folder, name).write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
@@ -262,7 +290,9 @@ def check_preprocessing(folder: str | os.PathLike) -> None:
     theirs = {"normalize": extractor.do_normalize, "sample_rate": extractor.sampling_rate}
     ours = _preprocessing(os.fspath(folder))
     if ours != theirs:
-        raise ValueError(f"transformers prepares audio for {folder} with {theirs}, and {ours} was read: nothing is written")
+        raise ValueError(
+            f"transformers prepares audio for {folder} with {theirs}, and {ours} was read: nothing is written"
+        )
 
 
 @torch.no_grad()
@@ -279,7 +309,9 @@ def outputs(folder: str | os.PathLike, waveform: Tensor, head: str) -> list[Tens
     config = _json(os.fspath(folder), "config.json")
     kind = "Wav2Vec2Conformer" if config["model_type"] == "wav2vec2-conformer" else "Wav2Vec2"
     model_class = getattr(transformers, kind + head)
-    model = model_class.from_pretrained(folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager").eval()
+    model = model_class.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     found = model(waveform)
     if head == "ForCTC":
         return [found.logits]

@@ -36,7 +36,8 @@ _RULES = (
     (rf"(quantizer\.weight_proj|project_q)\.{_LEAF}", r"\1.\2"),
     (rf"final_proj\.{_LEAF}", r"project_hid.\1"),
 )
-_SELF_ATTENTION_NORM = re.compile(rf"{_BLOCK}self_attn_layer_norm\.{_LEAF}")  # called otherwise in the two kinds of block
+# called otherwise in the two kinds of block
+_SELF_ATTENTION_NORM = re.compile(rf"{_BLOCK}self_attn_layer_norm\.{_LEAF}")
 _OTHER_SPELLING = {  # torch's second weight norm, of 2.0 and later
     "parametrizations.weight.original0": "weight_g",
     "parametrizations.weight.original1": "weight_v",

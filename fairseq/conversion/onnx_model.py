@@ -30,7 +30,8 @@ class _Logits(nn.Module):
 
 
 def write(source: SpeechModel, path: str) -> None:
-    """Export; what the logits mean and what audio the model wants stands in the file's metadata: symbols, normalize, sample_rate.
+    """Export; what the logits mean and what audio the model wants stands in the file's metadata: symbols, normalize,
+    sample_rate.
 
     Raises:
         ValueError: a pre-trained model, a conformer, or onnx and onnxruntime are not there.
@@ -39,15 +40,18 @@ def write(source: SpeechModel, path: str) -> None:
         raise ValueError("only fine-tuned models are exported to ONNX: a pre-trained one has nothing to say")
     if source.config["layer_type"] != "transformer" or source.config["crop_seq_to_multiple"] != 1:
         raise ValueError(
-            f"model.layer_type={source.config['layer_type']!r}, crop_seq_to_multiple={source.config['crop_seq_to_multiple']}: "
-            "ONNX export is offered for transformers without cropping; the conformer's positions do not trace with a free length"
+            f"model.layer_type={source.config['layer_type']!r}, "
+            f"crop_seq_to_multiple={source.config['crop_seq_to_multiple']}: ONNX export is offered for transformers "
+            "without cropping; the conformer's positions do not trace with a free length"
         )
     onnx, _ = _packages()
     model = speech_model.build(source)
-    model.w2v_encoder.w2v_model.encoder.required_seq_len_multiple = 1  # frames to fill up are masked, and would fix the length in the graph
+    # frames to fill up are masked, and would fix the length in the graph
+    model.w2v_encoder.w2v_model.encoder.required_seq_len_multiple = 1
     # the forms that ONNX has operators for; all forms give the same
     with device.forced(conv_form="conv1d", pos_conv_form="conv1d", attention_form="matmul"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # the other exporter needs minutes and a further package
+        # the other exporter needs minutes and a further package
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         torch.onnx.export(
             _Logits(model).eval(),

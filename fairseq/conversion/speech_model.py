@@ -46,13 +46,19 @@ def from_checkpoint(state: Mapping[str, Any], path: str) -> SpeechModel:
         raise ValueError(f"{path} holds a model of kind {kind!r}: only wav2vec2 and wav2vec_ctc can be converted")
     source = pretrained.split(path, cfg, state)
     config = complete_config(source.w2v_args["model"])
-    task = {"normalize": pretrained.normalizes(source.w2v_args), "sample_rate": (cfg.get("task") or {}).get("sample_rate", 16_000)}
+    task = {
+        "normalize": pretrained.normalizes(source.w2v_args),
+        "sample_rate": (cfg.get("task") or {}).get("sample_rate", 16_000),
+    }
     if kind == "wav2vec2":
         return SpeechModel(config, task, source.encoder)
     if source.head is None:
         raise ValueError(f"{path} is fine-tuned, but has no output layer")
     if source.symbols is None:
-        raise ValueError(f"{path} is fine-tuned and holds no dictionary: give its file with --dict (dict.ltr.txt of the labels' folder)")
+        raise ValueError(
+            f"{path} is fine-tuned and holds no dictionary: give its file with --dict (dict.ltr.txt of the labels' "
+            "folder)"
+        )
     if len(source.symbols) != (rows := source.head["weight"].size(0)):
         raise ValueError(f"the dictionary has {len(source.symbols)} symbols, the output layer of {path} {rows} rows")
     settings = {key: value for key, value in model.items() if key != "w2v_args"}
@@ -61,7 +67,10 @@ def from_checkpoint(state: Mapping[str, Any], path: str) -> SpeechModel:
 
 def complete_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """Every field of Wav2Vec2Config, those that `values` lacks at their defaults."""
-    return {**config_to_container(merge_with_parent(Wav2Vec2Config(), dict(values), remove_missing=True)), "_name": "wav2vec2"}
+    return {
+        **config_to_container(merge_with_parent(Wav2Vec2Config(), dict(values), remove_missing=True)),
+        "_name": "wav2vec2",
+    }
 
 
 def dictionary_of(symbols: list[str]) -> Dictionary:
@@ -89,7 +98,8 @@ def encoder_of(
 ) -> tuple[dict[str, Tensor], set[str], set[str]]:
     """An encoder's tensors out of another tool's file.
 
-    What that tool's encoders may not have (the mask embedding, heads of the pre-training) is then new, the same every time.
+    What that tool's encoders may not have (the mask embedding, heads of the pre-training) is then new, the same every
+    time.
 
     Args:
         weights: under the other tool's names, the weight norm's parts called weight_g and weight_v.
@@ -105,7 +115,9 @@ def encoder_of(
         model.remove_pretraining_modules()
     translated = name_there(model.state_dict())
     missing = {ours for ours, theirs in translated.items() if theirs not in weights}
-    needed = sorted(translated[name] for name in missing if name != "mask_emb" and not name.startswith(pretrained.PRETRAINING_ONLY))
+    needed = sorted(
+        translated[name] for name in missing if name != "mask_emb" and not name.startswith(pretrained.PRETRAINING_ONLY)
+    )
     if needed:
         raise ValueError(f"{path} lacks the tensors {', '.join(needed[:5])}{' ...' if len(needed) > 5 else ''}")
     fresh = _fresh(config) if missing else {}
@@ -143,14 +155,26 @@ def to_checkpoint(source: SpeechModel) -> dict[str, Any]:
         criterion = {"_name": "wav2vec", "infonce": True, "loss_weights": [0.1, 10.0]}
         cfg, model, task_state = {**pretraining, "criterion": criterion}, dict(source.encoder), {}
     else:
-        settings = {**(source.fine_tuning or {}), "_name": "wav2vec_ctc", "w2v_args": pretraining, "normalize": source.task["normalize"]}
+        settings = {
+            **(source.fine_tuning or {}),
+            "_name": "wav2vec_ctc",
+            "w2v_args": pretraining,
+            "normalize": source.task["normalize"],
+        }
         settings.setdefault("w2v_path", "")
         cfg = {"model": settings, "task": {"_name": "audio_finetuning", "labels": "ltr", **source.task}}
         model = {pretrained.ENCODER + name: tensor for name, tensor in source.encoder.items()}
         model |= {pretrained.HEAD + name: tensor for name, tensor in source.head.items()}
         task_state = {"target_symbols": dictionary_of(source.symbols).state_dict()}
     whole = config_to_container(resolve_config(cfg, remove_missing=True))
-    return {"args": None, "cfg": whole, "model": model, "optimizer_history": [], "task_state": task_state, "extra_state": {}}
+    return {
+        "args": None,
+        "cfg": whole,
+        "model": model,
+        "optimizer_history": [],
+        "task_state": task_state,
+        "extra_state": {},
+    }
 
 
 @torch.no_grad()
@@ -158,8 +182,8 @@ def outputs(model: nn.Module, waveform: Tensor, encoder_only: bool = False) -> l
     """What the model makes of audio B x S.
 
     Returns:
-        of a fine-tuned one the logits B x T x V; else predictions and quantized targets B x T x D, or with `encoder_only` the encoder's
-        features B x T x C.
+        of a fine-tuned one the logits B x T x V; else predictions and quantized targets B x T x D, or with
+        `encoder_only` the encoder's features B x T x C.
     """
     if hasattr(model, "w2v_encoder"):
         return [model(source=waveform, padding_mask=None)["encoder_out"].transpose(0, 1)]

@@ -1,6 +1,8 @@
-"""Weights of torchaudio's wav2vec 2.0: a folder of model.pt, its state dict, and wav2vec2_model.json, what it takes to build the model.
+"""Weights of torchaudio's wav2vec 2.0: a folder of model.pt, its state dict, and wav2vec2_model.json, what it takes to
+build the model.
 
-torchaudio's `wav2vec2_model(**arguments)` has an encoder and perhaps an output layer; the heads of the pre-training stay behind.
+torchaudio's `wav2vec2_model(**arguments)` has an encoder and perhaps an output layer; the heads of the pre-training
+stay behind.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ def write(source: SpeechModel, folder: str) -> None:
 
 
 def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> SpeechModel:
-    """The model in a folder. What torchaudio's has not (mask embedding, heads of the pre-training) is new, and the log says so.
+    """The model in a folder. What torchaudio's has not (mask embedding, heads of the pre-training) is new, and the log
+    says so.
 
     Args:
         read_pickle: opens model.pt: the restricted reader of checkpoints.
@@ -98,7 +101,9 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
     head = {name: weights.pop(names.TORCHAUDIO.head + name) for name in ("weight", "bias")} if fine_tuned else None
     if config["encoder_embed_dim"] == layers[-1][0]:
         _drop_identity(weights, folder)
-    encoder, new, left_over = encoder_of(config, fine_tuned, weights, partial(names.translate, prefixes=names.TORCHAUDIO), folder)
+    encoder, new, left_over = encoder_of(
+        config, fine_tuned, weights, partial(names.translate, prefixes=names.TORCHAUDIO), folder
+    )
     if left_over:
         raise ValueError(f"{folder} has tensors without counterpart in fairseq: {', '.join(sorted(left_over)[:5])}")
     logger.info(f"torchaudio's model has no {', '.join(sorted(new))}: they are new")
@@ -110,7 +115,9 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
 
 
 def _symbols(labels: Any, num_rows: int, path: str) -> tuple[list[str], list[int | None]]:
-    """As `vocabulary.to_symbols`; the labels of one of our dictionaries, which the four special symbols begin, stay as they are."""
+    """As `vocabulary.to_symbols`; the labels of one of our dictionaries, which the four special symbols begin, stay
+    as they are.
+    """
     if not isinstance(labels, list) or len(labels) != num_rows or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"{path} must have `labels`: what the {num_rows} outputs mean, the blank first")
     if tuple(labels[:4]) == vocabulary.SPECIAL:
@@ -135,7 +142,9 @@ def _description(folder: str) -> dict[str, Any]:
         needed = (*_SAME.values(), "extractor_mode", "extractor_conv_layer_config")
         missing = [name for name in needed if name not in description["arguments"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must be a table with `arguments`, those of torchaudio.models.wav2vec2_model ({error})") from error
+        raise ValueError(
+            f"{path} must be a table with `arguments`, those of torchaudio.models.wav2vec2_model ({error})"
+        ) from error
     if missing:
         raise ValueError(f"{path}: `arguments` lacks {', '.join(missing)}")
     return description
@@ -155,7 +164,11 @@ def outputs(folder: str | os.PathLike, waveform: Tensor, read_pickle: Callable[[
         found = speech_model.outputs(speech_model.build(source), waveform, encoder_only=True)
         if source.their_rows is None:
             return found
-        return [found[0][..., [source.their_rows.index(row) for row in range(found[0].size(-1) - source.their_rows.count(None))]]]
+        return [
+            found[0][
+                ..., [source.their_rows.index(row) for row in range(found[0].size(-1) - source.their_rows.count(None))]
+            ]
+        ]
     model = wav2vec2_model(**_description(os.fspath(folder))["arguments"]).eval()
     model.load_state_dict(read_pickle(os.path.join(folder, WEIGHTS)))
     return [model(waveform)[0]]

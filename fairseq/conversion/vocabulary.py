@@ -1,7 +1,8 @@
 """The rows of an output layer: fairseq's dictionary here, a vocabulary with special tokens there.
 
-fairseq's blank is `<s>`, row 0; in transformers the padding token is the blank. A dictionary turned into a vocabulary therefore exchanges
-the names of `<s>` and `<pad>`, and the rows stay. A foreign vocabulary may have its padding token anywhere: then the rows are put in order.
+fairseq's blank is `<s>`, row 0; in transformers the padding token is the blank. A dictionary turned into a vocabulary
+therefore exchanges the names of `<s>` and `<pad>`, and the rows stay. A foreign vocabulary may have its padding token
+anywhere: then the rows are put in order.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def from_symbols(symbols: list[str]) -> Vocabulary:
 
 
 def from_labels(labels: list[str]) -> Vocabulary:
-    """The vocabulary of an output layer's labels, the blank first: torchaudio's own begin with "-" and "|" and have no special tokens.
+    """The vocabulary of an output layer's labels, the blank first: torchaudio's own begin with "-" and "|" and have no
+    special tokens.
 
     Raises:
         ValueError: a label twice, or more special ones than a dictionary has places for.
@@ -70,9 +72,21 @@ def from_labels(labels: list[str]) -> Vocabulary:
         raise ValueError(f"the label {twice!r} is there twice")
     others = labels[1:]
     if SPECIAL[0] in others and SPECIAL[1] in others:
-        raise ValueError(f"the blank is {labels[0]!r}, the first label, beside both {SPECIAL[0]} and {SPECIAL[1]}: one of these must be it")
-    bos, eos, unk = (next((name for name in names if name in others), None) for names in (SPECIAL[:2], SPECIAL[2:3], SPECIAL[3:]))
-    return Vocabulary({label: row for row, label in enumerate(labels)}, labels[0], bos, eos, unk, WORD_END if WORD_END in others else None)
+        raise ValueError(
+            f"the blank is {labels[0]!r}, the first label, beside both {SPECIAL[0]} and {SPECIAL[1]}: one of these "
+            "must be it"
+        )
+    bos, eos, unk = (
+        next((name for name in names if name in others), None) for names in (SPECIAL[:2], SPECIAL[2:3], SPECIAL[3:])
+    )
+    return Vocabulary(
+        {label: row for row, label in enumerate(labels)},
+        labels[0],
+        bos,
+        eos,
+        unk,
+        WORD_END if WORD_END in others else None,
+    )
 
 
 def to_symbols(vocabulary: Vocabulary, num_rows: int) -> tuple[list[str], list[int | None]]:
@@ -89,7 +103,8 @@ def to_symbols(vocabulary: Vocabulary, num_rows: int) -> tuple[list[str], list[i
     special = (vocabulary.blank, vocabulary.bos, vocabulary.eos, vocabulary.unk)
     found = [vocabulary.rows.get(token, num_rows) if token is not None else num_rows for token in special]
     rows: list[int | None] = [row if row < num_rows else None for row in found]
-    rows = [row if row not in rows[:place] else None for place, row in enumerate(rows)]  # one token may have two parts to play
+    # one token may have two parts to play
+    rows = [row if row not in rows[:place] else None for place, row in enumerate(rows)]
     symbols, placed = list(SPECIAL), set(rows)
     for row in range(num_rows):
         if row not in placed:

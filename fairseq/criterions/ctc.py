@@ -23,18 +23,28 @@ from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
 
 @dataclass
 class CtcCriterionConfig(FairseqDataclass):
-    zero_infinity: bool = field(default=False, metadata={"help": "an utterance whose label does not fit into its frames counts 0"})
+    zero_infinity: bool = field(
+        default=False, metadata={"help": "an utterance whose label does not fit into its frames counts 0"}
+    )
     sentence_avg: bool = II("optimization.sentence_avg")
     post_process: str = field(
-        default="letter", metadata={"help": "kind of unit, which says how words are made: letter, sentencepiece, silence, none ..."}
+        default="letter",
+        metadata={"help": "kind of unit, which says how words are made: letter, sentencepiece, silence, none ..."},
     )
-    wer_kenlm_model: Optional[str] = field(default=None, metadata={"help": "not offered: fairseq-infer decodes with a language model"})
-    wer_lexicon: Optional[str] = field(default=None, metadata={"help": "not offered: fairseq-infer decodes with a lexicon"})
+    wer_kenlm_model: Optional[str] = field(
+        default=None, metadata={"help": "not offered: fairseq-infer decodes with a language model"}
+    )
+    wer_lexicon: Optional[str] = field(
+        default=None, metadata={"help": "not offered: fairseq-infer decodes with a lexicon"}
+    )
     wer_lm_weight: float = field(default=2.0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_word_score: float = field(default=-1.0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_sil_weight: float = field(default=0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_args: Any = field(
-        default=None, metadata={"help": "the first four of these as a Python tuple or a list, as older configs have it; read as a literal"}
+        default=None,
+        metadata={
+            "help": "the first four of these as a Python tuple or a list, as older configs have it; read as a literal"
+        },
     )
 
 
@@ -42,8 +52,10 @@ class CtcCriterionConfig(FairseqDataclass):
 class CtcCriterion(FairseqCriterion):
     """Negative log-likelihood of the labels, in nats, summed over the utterances that count.
 
-    All that training logs stays on the device, as 0-dim tensors that add up over forward passes and processes. Validation decodes greedily,
-    on the host: error rates of words and units, how much of the dictionary was said, and the first hypotheses (`scorer.examples`).
+    All that training logs stays on the device, as 0-dim tensors that add up over forward passes and processes.
+    Validation decodes greedily,
+    on the host: error rates of words and units, how much of the dictionary was said, and the first hypotheses
+    (`scorer.examples`).
     """
 
     def __init__(self, cfg: Any, task: Any) -> None:
@@ -58,14 +70,16 @@ class CtcCriterion(FairseqCriterion):
         refuse_wer_args(cfg.wer_args)
         self.scorer = GreedyScorer(self._words, self.blank_idx, len(self.dictionary), self.dictionary.nspecial)
 
-    def forward(self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def forward(
+        self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Loss of one batch.
 
         Args:
             model: as Wav2VecCtc, possibly wrapped for distributed training.
-            sample: net_input, the model's arguments; target int64 B x U and id; and if the worker made it target_lengths and
-                input_lengths int64 B, target_weights float32 B. All but net_input may be on the host, where the kernels of most devices
-                want lengths; then nothing here waits for the device.
+            sample: net_input, the model's arguments; target int64 B x U and id; and if the worker made it
+                target_lengths and input_lengths int64 B, target_weights float32 B. All but net_input may be on the
+                host, where the kernels of most devices want lengths; then nothing here waits for the device.
             reduce: accepted from fairseq's callers; the loss is a sum either way.
         Returns:
             The loss (0-dim, fp32), units or with `sentence_avg` utterances that count (0-dim, fp32), and what to log.
@@ -79,7 +93,9 @@ class CtcCriterion(FairseqCriterion):
             target_lengths = self._target_lengths(sample)
             weights = sample.get("target_weights")
             weights = torch.ones(log_probs.size(1)) if weights is None else weights
-            loss = device.ctc_loss(log_probs, sample["target"], input_lengths, target_lengths, weights, self.blank_idx, self.zero_infinity)
+            loss = device.ctc_loss(
+                log_probs, sample["target"], input_lengths, target_lengths, weights, self.blank_idx, self.zero_infinity
+            )
             counts = device.send(weights)
             nsentences = counts.sum()
             ntokens = (device.send(target_lengths.float()) * counts).sum()

@@ -23,7 +23,8 @@ class FairseqCriterion(nn.Module):
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: Any = None) -> FairseqCriterion:
-        """A criterion whose arguments are taken from `task` (or `cfg` as a whole) and, by name, from the config's fields.
+        """A criterion whose arguments are taken from `task` (or `cfg` as a whole) and, by name, from the config's
+        fields.
 
         Raises:
             ValueError: an argument without a default is no field of the config.
@@ -42,7 +43,9 @@ class FairseqCriterion(nn.Module):
                 raise ValueError(f"criterion.{name} is missing: {cls.__name__} needs it")
         return cls(**arguments)
 
-    def forward(self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def forward(
+        self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Loss (a sum), what it is a sum over, and what to log."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 

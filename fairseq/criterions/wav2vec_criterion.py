@@ -24,12 +24,20 @@ from fairseq.logging.meters import safe_round
 class Wav2VecCriterionConfig(FairseqDataclass):
     infonce: bool = field(
         default=False,
-        metadata={"help": "cross-entropy over the positive and its negatives, as in the paper; false: binary cross-entropy of each"},
+        metadata={
+            "help": (
+                "cross-entropy over the positive and its negatives, as in the paper; false: binary "
+                "cross-entropy of each"
+            )
+        },
     )
     loss_weights: Optional[list[float]] = field(
-        default=None, metadata={"help": "weights of the further losses: codebook diversity (with a quantizer), feature penalty"}
+        default=None,
+        metadata={"help": "weights of the further losses: codebook diversity (with a quantizer), feature penalty"},
     )
-    log_keys: list[str] = field(default_factory=list, metadata={"help": "what to log of the model's output, such as code_perplexity"})
+    log_keys: list[str] = field(
+        default_factory=list, metadata={"help": "what to log of the model's output, such as code_perplexity"}
+    )
 
 
 @register_criterion("wav2vec", dataclass=Wav2VecCriterionConfig)
@@ -40,14 +48,20 @@ class Wav2vecCriterion(FairseqCriterion):
     """
 
     def __init__(
-        self, task: Any = None, infonce: bool = False, loss_weights: Sequence[float] | None = None, log_keys: Sequence[str] | None = None
+        self,
+        task: Any = None,
+        infonce: bool = False,
+        loss_weights: Sequence[float] | None = None,
+        log_keys: Sequence[str] | None = None,
     ) -> None:
         super().__init__(task)
         self.infonce = infonce
         self.loss_weights = None if loss_weights is None else list(loss_weights)
         self.log_keys = list(log_keys or [])
 
-    def forward(self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def forward(
+        self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Loss of one batch.
 
         Args:
@@ -55,22 +69,26 @@ class Wav2vecCriterion(FairseqCriterion):
             sample: `net_input`, the model's arguments.
             reduce: False returns the losses of the masked frames (M*B, 0 for filler) in place of the loss.
         Returns:
-            The loss (0-dim, fp32), the masked frames that count (0-dim, fp32), and what to log. Everything stays on the device.
+            The loss (0-dim, fp32), the masked frames that count (0-dim, fp32), and what to log. Everything stays on the
+            device.
         Raises:
             ValueError: `loss_weights` does not have as many weights as the model has further losses.
         """
         net_output = model(**sample["net_input"])
-        module = model.module if hasattr(model, "module") else model  # DistributedDataParallel shows none of the model's methods
+        # DistributedDataParallel shows none of the model's methods
+        module = model.module if hasattr(model, "module") else model
         with device_layer.of(net_output["x"]).full_precision():
             logits = module.get_logits(net_output).float()
             weights = net_output["masked_weights"].float()
             counts = weights.t().flatten()  # position-major, as the logits
-            # hpu: static loss: every masked position has one, filler too, and counts 0; selecting those that count would change the shape
+            # hpu: static loss: every masked position has one, filler too, and counts 0; selecting those that count
+            # would change the shape
             per_frame = self._loss_per_frame(logits, module.get_targets(sample, net_output), counts)
             sample_size = counts.sum()
             losses = [per_frame.sum(), *self._further_losses(module, net_output, sample_size)]
             loss = torch.stack(losses).sum()
-            # hpu: detached logging: 0-dim tensors that stay on the card; the trainer reads their sums once per log interval
+            # hpu: detached logging: 0-dim tensors that stay on the card; the trainer reads their sums once per log
+            # interval
             logging_output = self._logged(net_output, logits.detach(), weights, losses, loss)
         return (loss if reduce else per_frame), sample_size, logging_output
 
@@ -95,11 +113,17 @@ class Wav2vecCriterion(FairseqCriterion):
                 f"criterion.loss_weights has {len(weights)} weights, but the model has {len(further)} further losses "
                 "(codebook diversity, with model.quantize_targets, and the feature penalty): give one weight for each"
             )
-        return [weight * loss.float() * sample_size for weight, loss in zip(weights, further, strict=True) if weight != 0]
+        return [
+            weight * loss.float() * sample_size for weight, loss in zip(weights, further, strict=True) if weight != 0
+        ]
 
     @torch.no_grad()
-    def _logged(self, net_output: Mapping[str, Any], logits: Tensor, weights: Tensor, losses: list[Tensor], loss: Tensor) -> dict[str, Any]:
-        """What to log; sums over the batch, and log keys times `nonempty`, so that empty batches do not count in their mean."""
+    def _logged(
+        self, net_output: Mapping[str, Any], logits: Tensor, weights: Tensor, losses: list[Tensor], loss: Tensor
+    ) -> dict[str, Any]:
+        """What to log; sums over the batch, and log keys times `nonempty`, so that empty batches do not count in
+        their mean.
+        """
         counts = weights.t().flatten()
         sample_size = counts.sum()
         nonempty = (sample_size > 0).float()
@@ -125,8 +149,14 @@ class Wav2vecCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Log means over the outputs of all forward passes and processes of an update, losses in bits a masked frame."""
-        total = {key: sum(utils.item(log.get(key, 0)) for log in logging_outputs) for log in logging_outputs[:1] for key in log}
+        """Log means over the outputs of all forward passes and processes of an update, losses in bits a masked
+        frame.
+        """
+        total = {
+            key: sum(utils.item(log.get(key, 0)) for log in logging_outputs)
+            for log in logging_outputs[:1]
+            for key in log
+        }
         sample_size = total.get("sample_size", 0)
         for key, value in total.items():
             if key.startswith("loss"):

@@ -29,10 +29,15 @@ class AddTargetDataset(FairseqDataset):
         skip_unusable: leave utterances out that CTC cannot learn from; else they are an error.
     """
 
-    def __init__(self, dataset: FileAudioDataset, labels: Labels, pad: int, blank: int = 0, skip_unusable: bool = False) -> None:
+    def __init__(
+        self, dataset: FileAudioDataset, labels: Labels, pad: int, blank: int = 0, skip_unusable: bool = False
+    ) -> None:
         super().__init__()
         if not dataset.pad:
-            raise ValueError("labels need padding: without it a batch's audio is cropped to its shortest utterance, and labels are not")
+            raise ValueError(
+                "labels need padding: without it a batch's audio is cropped to its shortest utterance, and labels "
+                "are not"
+            )
         self.dataset = dataset
         self.labels = labels
         self.pad_index = pad
@@ -46,7 +51,10 @@ class AddTargetDataset(FairseqDataset):
     def _leave_out_long(self) -> None:
         too_long = np.flatnonzero(self.dataset.sizes > self.dataset.max_sample_size)
         if len(too_long):
-            logger.warning("%d utterances are longer than task.max_sample_size: left out, as labels cannot be cropped", len(too_long))
+            logger.warning(
+                "%d utterances are longer than task.max_sample_size: left out, as labels cannot be cropped",
+                len(too_long),
+            )
             self.dataset.leave_out(too_long)
 
     def _check(self, conv_layers: Sequence[ConvSpec] | None) -> None:
@@ -55,15 +63,20 @@ class AddTargetDataset(FairseqDataset):
         if len(found.indices) == 0:
             return
         listed = "\n".join(f"  {reason}" for reason in found.reasons)
-        more = f"\n  and {len(found.indices) - len(found.reasons)} more" if len(found.indices) > len(found.reasons) else ""
+        more = (
+            f"\n  and {len(found.indices) - len(found.reasons)} more" if len(found.indices) > len(found.reasons) else ""
+        )
         told = f"{len(found.indices)} of {len(self.dataset)} utterances cannot be learned by CTC:\n{listed}{more}"
         if not self.skip_unusable:
-            raise ValueError(f"{told}\nCorrect or remove these lines (in the manifest too); task.skip_unusable_labels=true leaves them out")
+            raise ValueError(
+                f"{told}\nCorrect or remove these lines (in the manifest too); task.skip_unusable_labels=true "
+                "leaves them out"
+            )
         logger.warning("task.skip_unusable_labels: %s\n", told)
         self.dataset.leave_out(found.indices)
         self._bucket_labels = None
 
-    # -- what the audio answers ----------------------------------------------------------------------------------------------------
+    # -- what the audio answers ----------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
         if name == "dataset" or name.startswith("__"):  # asked for before __init__ has run, when a worker unpickles
@@ -114,7 +127,7 @@ class AddTargetDataset(FairseqDataset):
     def batches(self, *args: Any, **kwargs: Any) -> Batches:
         return self.dataset.batches(*args, **kwargs)
 
-    # -- labels --------------------------------------------------------------------------------------------------------------------
+    # -- labels --------------------------------------------------------------------------------------------------------
 
     def label(self, index: int) -> np.ndarray:
         """Units of an utterance, U."""
@@ -140,8 +153,10 @@ class AddTargetDataset(FairseqDataset):
         """As the audio's, with the labels.
 
         Returns:
-            Also target: int64, B x U, filled up with `pad`; target_lengths: int64, B; input_lengths: frames of each row, int64, B;
-            target_weights: float32, B, 1 for rows that count, 0 for filler and for the rare row in which the stand-in of an unreadable
+            Also target: int64, B x U, filled up with `pad`; target_lengths: int64, B; input_lengths: frames of each
+                row, int64, B;
+            target_weights: float32, B, 1 for rows that count, 0 for filler and for the rare row in which the stand-in
+                of an unreadable
             file does not fit; ntokens: units of the rows that count.
         """
         sample = self.dataset.collate_plan(plan)

@@ -1,8 +1,9 @@
 """Worker processes that make batches ahead of time, and the way of a batch from there to the trainer.
 
-torch's DataLoader is not used: its queue loses a batch for which /dev/shm has no room, so that the trainer waits for ever; its handler of
-SIGCHLD raises anywhere in the main thread; and a worker that dies while others start leaves the run hanging. Here each worker has one
-socket. A batch's tensors travel in an anonymous file in memory (memfd) that the worker fills and passes on: /dev/shm is not involved.
+torch's DataLoader is not used: its queue loses a batch for which /dev/shm has no room, so that the trainer waits for
+ever; its handler of SIGCHLD raises anywhere in the main thread; and a worker that dies while others start leaves the
+run hanging. Here each worker has one socket. A batch's tensors travel in an anonymous file in memory (memfd) that the
+worker fills and passes on: /dev/shm is not involved.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from fairseq.distributed import signals
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # seconds of waiting for one batch after which the log says so
-_PLAN_BYTES = 1 << 16  # of plans that a worker has not answered: a socket's buffer holds more, so that sending never waits
+# of plans that a worker has not answered: a socket's buffer holds more, so that sending never waits
+_PLAN_BYTES = 1 << 16
 _MOST_AHEAD = 64
 _ALIGNMENT = 64
 
@@ -42,13 +44,15 @@ class WorkerDied(RunError):
 
 
 class Failure(NamedTuple):
-    """What went wrong in a worker, for the main process to raise. A user's mistake comes without the worker's traceback."""
+    """What went wrong in a worker, for the main process to raise. A user's mistake comes without the worker's
+    traceback.
+    """
 
     message: str
     mistake: bool
 
 
-# -- a batch's way ----------------------------------------------------------------------------------------------------------------
+# -- a batch's way -----------------------------------------------------------------------------------------------------
 
 
 class _Slot(NamedTuple):
@@ -105,7 +109,9 @@ def _bytes_of(values: Tensor) -> Any:
 
 
 def _memory_file(slots: list[tuple[_Slot, Tensor]], size: int) -> int | None:
-    """A descriptor of an anonymous file with the tensors' bytes; None where the system has no such files, or no room for one."""
+    """A descriptor of an anonymous file with the tensors' bytes; None where the system has no such files, or no
+    room for one.
+    """
     try:
         descriptor = os.memfd_create("batch")
     except (AttributeError, OSError):
@@ -156,7 +162,7 @@ def _fill(value: Any, source: Any) -> Any:
     return value
 
 
-# -- in a worker -------------------------------------------------------------------------------------------------------------------
+# -- in a worker -------------------------------------------------------------------------------------------------------
 
 
 def make(make_batch: Callable[[BatchPlan], Any], plan: BatchPlan) -> Any:
@@ -170,12 +176,16 @@ def make(make_batch: Callable[[BatchPlan], Any], plan: BatchPlan) -> Any:
 
 
 def _work(
-    end: connection.Connection, others: list[connection.Connection], parent: int | None, make_batch: Callable[[BatchPlan], Any]
+    end: connection.Connection,
+    others: list[connection.Connection],
+    parent: int | None,
+    make_batch: Callable[[BatchPlan], Any],
 ) -> None:
     """A worker process's life: plans in, batches out, until the trainer is gone.
 
     Args:
-        others: the trainer's ends of sockets, which a fork copies: where a copy is open, nobody notices that the trainer has ended.
+        others: the trainer's ends of sockets, which a fork copies: where a copy is open, nobody notices that the
+            trainer has ended.
         parent: the trainer's process id, where it is this process's parent.
     """
     signals.in_worker()
@@ -195,10 +205,13 @@ def _work(
             except (OSError, KeyboardInterrupt):
                 raise
             except Exception:
-                send(end, Failure(f"a data-loading worker cannot send its batch:\n{traceback.format_exc()}", mistake=False))
+                send(
+                    end,
+                    Failure(f"a data-loading worker cannot send its batch:\n{traceback.format_exc()}", mistake=False),
+                )
 
 
-# -- in the trainer ----------------------------------------------------------------------------------------------------------------
+# -- in the trainer ----------------------------------------------------------------------------------------------------
 
 
 class _Worker:
@@ -209,7 +222,10 @@ class _Worker:
         forked = context.get_start_method() == "fork"
         ends = [self.end, *(other.end for other in others)] if forked else []
         self.process = context.Process(
-            target=_work, args=(theirs, ends, os.getpid() if forked else None, make_batch), name="data-loading worker", daemon=True
+            target=_work,
+            args=(theirs, ends, os.getpid() if forked else None, make_batch),
+            name="data-loading worker",
+            daemon=True,
         )
         self.asked: collections.deque[int] = collections.deque()
         try:
@@ -234,7 +250,11 @@ class _Worker:
         if code is None:
             return "closed its connection"
         if code < 0:
-            return f"was killed by {signal.Signals(-code).name}" if -code in set(signal.Signals) else f"was killed by signal {-code}"
+            return (
+                f"was killed by {signal.Signals(-code).name}"
+                if -code in set(signal.Signals)
+                else f"was killed by signal {-code}"
+            )
         return f"ended with status {code}"
 
 
@@ -251,14 +271,20 @@ class BatchWorkers:
     """
 
     def __init__(
-        self, make_batch: Callable[[BatchPlan], Any], plans: Iterator[BatchPlan], workers: int, ahead: int, start_method: str = "fork"
+        self,
+        make_batch: Callable[[BatchPlan], Any],
+        plans: Iterator[BatchPlan],
+        workers: int,
+        ahead: int,
+        start_method: str = "fork",
     ) -> None:
         self._plans = plans
         self._ahead = min(max(2, ahead), _MOST_AHEAD)
         self._drawn: bytes | None = None  # a plan that no worker had room for
         self._next_asked = self._next_taken = 0
         self._workers: list[_Worker] = []
-        self.close = weakref.finalize(self, _end, self._workers)  # before the first starts: whatever happens, all that did are ended
+        # before the first starts: whatever happens, all that did are ended
+        self.close = weakref.finalize(self, _end, self._workers)
         context = multiprocessing.get_context(start_method)
         if start_method == "forkserver":
             context.set_forkserver_preload(["fairseq"])  # imported once, not in each worker of each epoch
@@ -268,8 +294,9 @@ class BatchWorkers:
             except OSError as error:
                 self.close()
                 raise RunError(
-                    f"cannot start data-loading worker {number} of {workers}: {error.strerror or error}. Lower dataset.num_workers "
-                    "(0 needs no processes), or raise the limit of processes, open files or memory."
+                    f"cannot start data-loading worker {number} of {workers}: {error.strerror or error}. Lower "
+                    "dataset.num_workers (0 needs no processes), or raise the limit of processes, open files or "
+                    "memory."
                 ) from error
 
     def __iter__(self) -> BatchWorkers:
@@ -288,8 +315,8 @@ class BatchWorkers:
         except (OSError, RuntimeError) as error:
             self.close()
             raise RunError(
-                f"cannot take over a batch from a data-loading worker: {error}. Raise the limit of open files (ulimit -n) or of memory, or "
-                "set dataset.num_workers=0."
+                f"cannot take over a batch from a data-loading worker: {error}. Raise the limit of open files "
+                "(ulimit -n) or of memory, or set dataset.num_workers=0."
             ) from error
         worker.asked.popleft()
         self._next_taken += 1
@@ -332,16 +359,19 @@ class BatchWorkers:
             if not told and time.monotonic() - began > PATIENCE:
                 told = True
                 logger.warning(
-                    "no batch for %.0f seconds: data-loading worker %s is still at it. Is the storage of the audio slow or gone?",
-                    PATIENCE, worker.process.pid,
-                )  # fmt: skip
+                    "no batch for %.0f seconds: data-loading worker %s is still at it. Is the storage of the audio "
+                    "slow or gone?",
+                    PATIENCE,
+                    worker.process.pid,
+                )
 
     def _death_of(self, worker: _Worker) -> WorkerDied:
         pid, how = worker.process.pid, worker.how_it_ended()
         self.close()
         return WorkerDied(
-            f"data-loading worker {pid} {how}. The usual cause is that the memory of the machine or container is full: lower "
-            "dataset.data_buffer_size, or set dataset.num_workers=0, so that the training process reads the audio itself."
+            f"data-loading worker {pid} {how}. The usual cause is that the memory of the machine or container is "
+            "full: lower dataset.data_buffer_size, or set dataset.num_workers=0, so that the training process reads "
+            "the audio itself."
         )
 
 

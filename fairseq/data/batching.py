@@ -1,4 +1,5 @@
-"""Which utterances form a batch, which batches an update, and which of them a rank takes at which step. Numbers only, no audio.
+"""Which utterances form a batch, which batches an update, and which of them a rank takes at which step. Numbers only,
+no audio.
 
 All of it is a function of its arguments: every rank computes the same plan and takes its share.
 """
@@ -56,7 +57,8 @@ def cut_batches(sizes: np.ndarray, max_tokens: int | None, max_sentences: int | 
         sizes: samples of each utterance, K, in the order of batching.
         max_tokens: rows times the longest row's samples must not exceed this; None: no limit.
         max_sentences: most rows; None: no limit.
-        multiple: a batch of at least this many rows is cut back to a multiple of it. fairseq: required_batch_size_multiple.
+        multiple: a batch of at least this many rows is cut back to a multiple of it. fairseq:
+            required_batch_size_multiple.
     Returns:
         int64, the end of each batch.
     Raises:
@@ -116,7 +118,8 @@ def make_batches(
 def update_order(stream: np.ndarray, buckets: np.ndarray, update_size: int) -> np.ndarray:
     """Reorder batches so that consecutive runs of `update_size` share a bucket as far as possible.
 
-    A bucket's batches wait until there are enough of them for an update; what is left over at the end follows, bucket by bucket.
+    A bucket's batches wait until there are enough of them for an update; what is left over at the end follows, bucket
+    by bucket.
 
     Args:
         stream: numbers of batches in the order in which they become available.
@@ -148,8 +151,8 @@ class Step(NamedTuple):
 def steps_of_update(update: np.ndarray, buckets: np.ndarray, update_size: int, world_size: int) -> list[Step]:
     """Spread an update's batches over ranks and steps so that all ranks have the same bucket at a step.
 
-    A bucket's last step is filled with batches that do not count, so an update of several buckets may take more steps. Micro numbers of
-    real batches do not depend on the world size; those of filler follow `update_size`.
+    A bucket's last step is filled with batches that do not count, so an update of several buckets may take more steps.
+    Micro numbers of real batches do not depend on the world size; those of filler follow `update_size`.
     """
     ordered = update[np.argsort(buckets[update], kind="stable")].tolist()
     steps: list[Step] = []

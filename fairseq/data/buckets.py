@@ -19,7 +19,9 @@ class BucketShapes(NamedTuple):
 
 
 def get_buckets(sizes: np.ndarray, num_buckets: int) -> np.ndarray:
-    """At most `num_buckets` ascending lengths, quantiles of `sizes`: every size fits into one, and each is a size that occurs."""
+    """At most `num_buckets` ascending lengths, quantiles of `sizes`: every size fits into one, and each is a size
+    that occurs.
+    """
     return np.unique(np.percentile(sizes, np.linspace(0, 100, num_buckets + 1)[1:], method="lower"))
 
 
@@ -28,11 +30,14 @@ def get_bucketed_sizes(orig_sizes: np.ndarray, buckets: np.ndarray) -> np.ndarra
     return np.asarray(buckets)[np.searchsorted(buckets, orig_sizes)]
 
 
-def bucket_shapes(lengths: np.ndarray, max_tokens: int | None, max_sentences: int | None, multiple: int) -> BucketShapes:
+def bucket_shapes(
+    lengths: np.ndarray, max_tokens: int | None, max_sentences: int | None, multiple: int
+) -> BucketShapes:
     """How many rows a batch of each bucket has: as many as `max_tokens` samples and `max_sentences` rows allow.
 
     Args:
-        multiple: `dataset.required_batch_size_multiple`; a row count of at least this is rounded down to a multiple of it.
+        multiple: `dataset.required_batch_size_multiple`; a row count of at least this is rounded down to a multiple of
+            it.
     Raises:
         ValueError: neither limit is given, or a bucket is longer than `max_tokens`.
     """
@@ -47,11 +52,15 @@ def bucket_shapes(lengths: np.ndarray, max_tokens: int | None, max_sentences: in
 def check_limits(longest: int, max_tokens: int | None, max_sentences: int | None) -> None:
     """Raise ValueError if no batch can be made of utterances up to `longest` samples under these limits."""
     if max_tokens is None and max_sentences is None:
-        raise ValueError("neither dataset.max_tokens (audio samples a batch) nor dataset.batch_size (utterances a batch) is set: set one")
+        raise ValueError(
+            "neither dataset.max_tokens (audio samples a batch) nor dataset.batch_size (utterances a batch) is set: "
+            "set one"
+        )
     if max_sentences is not None and max_sentences < 1:
         raise ValueError(f"dataset.batch_size is {max_sentences}; it must be at least 1")
     if max_tokens is not None and longest > max_tokens:
         raise ValueError(
-            f"dataset.max_tokens is {max_tokens}, but the longest utterance has {longest} samples after task.max_sample_size: "
-            f"raise dataset.max_tokens, or set task.max_sample_size to {max_tokens} or less to crop"
+            f"dataset.max_tokens is {max_tokens}, but the longest utterance has {longest} samples after "
+            f"task.max_sample_size: raise dataset.max_tokens, or set task.max_sample_size to {max_tokens} or less to "
+            "crop"
         )

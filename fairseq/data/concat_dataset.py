@@ -27,14 +27,18 @@ class ConcatDataset(FairseqDataset):
         self.datasets = list(datasets)
         if not self.datasets:
             raise ValueError("datasets must hold at least one data set")
-        self.sample_ratios = [sample_ratios] * len(self.datasets) if isinstance(sample_ratios, int) else list(sample_ratios)
+        self.sample_ratios = (
+            [sample_ratios] * len(self.datasets) if isinstance(sample_ratios, int) else list(sample_ratios)
+        )
         self.cumulative_sizes = self.cumsum(self.datasets, self.sample_ratios)
         self.real_sizes = [len(dataset) for dataset in self.datasets]
 
     @staticmethod
     def cumsum(sequence: Sequence[Any], sample_ratios: Sequence[int]) -> list[int]:
         """Where each data set ends."""
-        return np.cumsum([int(ratio * len(dataset)) for dataset, ratio in zip(sequence, sample_ratios, strict=True)]).tolist()
+        return np.cumsum(
+            [int(ratio * len(dataset)) for dataset, ratio in zip(sequence, sample_ratios, strict=True)]
+        ).tolist()
 
     def __len__(self) -> int:
         return self.cumulative_sizes[-1]

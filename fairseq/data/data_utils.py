@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def numpy_seed(seed: int | None, *addl_seeds: int) -> Iterator[None]:
-    """Run a block with numpy's global generator seeded by these integers, then put its state back. None: leave it alone."""
+    """Run a block with numpy's global generator seeded by these integers, then put its state back. None: leave it
+    alone.
+    """
     if seed is None:
         yield
         return
@@ -87,7 +89,9 @@ def batch_by_size(
     indices = np.asarray(indices, dtype=np.int64)
     if num_tokens_vec is None:
         num_tokens_vec = np.fromiter((num_tokens_fn(i) for i in indices.tolist()), dtype=np.int64, count=len(indices))
-    ends = cut_batches(np.asarray(num_tokens_vec, dtype=np.int64), max_tokens, max_sentences, required_batch_size_multiple)
+    ends = cut_batches(
+        np.asarray(num_tokens_vec, dtype=np.int64), max_tokens, max_sentences, required_batch_size_multiple
+    )
     return np.split(indices, ends[:-1]) if len(ends) else []
 
 
@@ -106,7 +110,9 @@ def filter_by_size(
             "dataset.skip_invalid_size_inputs_valid_test=true leaves such samples out"
         )
     if len(ignored):
-        logger.warning("%d samples are longer than %s and are left out, first: %s", len(ignored), max_positions, list(ignored[:10]))
+        logger.warning(
+            "%d samples are longer than %s and are left out, first: %s", len(ignored), max_positions, list(ignored[:10])
+        )
     return kept
 
 
@@ -127,7 +133,9 @@ def post_process(sentence: str, symbol: str | None) -> str:
         return (sentence + " ").replace("@@" if symbol == "@@" else "@@ ", "").rstrip()
     if symbol in (None, "none"):
         return sentence
-    raise ValueError(f"post_process is {symbol!r}; it may be one of {', '.join(_WORD_MARKS)}, silence, subword_nmt, @@, none")
+    raise ValueError(
+        f"post_process is {symbol!r}; it may be one of {', '.join(_WORD_MARKS)}, silence, subword_nmt, @@, none"
+    )
 
 
 def compute_mask_indices(
@@ -152,12 +160,15 @@ def compute_mask_indices(
     Args:
         shape: (B, T).
         padding_mask: bool, B x T, True for padding at the end of a row; it is never masked.
-        mask_type: static, uniform, normal or poisson lengths; `mask_other` is uniform's shortest, normal's standard deviation.
-        require_same_masks: unmask single frames at random until every row has as many as the row with the fewest. The data-loading worker
-            cuts each row by its own length instead (`masking.common_count`), and in fine-tuning not at all.
+        mask_type: static, uniform, normal or poisson lengths; `mask_other` is uniform's shortest, normal's standard
+            deviation.
+        require_same_masks: unmask single frames at random until every row has as many as the row with the fewest. The
+            data-loading worker cuts each row by its own length instead (`masking.common_count`), and in fine-tuning not
+            at all.
         mask_dropout: share of every row's masked frames to unmask again.
         seed, epoch, indices: with all three, row i is drawn from a generator keyed by (seed, epoch, indices[i]).
-        rng: the generator otherwise; None makes one from numpy's global state, so that `numpy_seed` and `np.random.seed` rule it.
+        rng: the generator otherwise; None makes one from numpy's global state, so that `numpy_seed` and
+            `np.random.seed` rule it.
     Returns:
         bool, B x T.
     Raises:
@@ -189,7 +200,12 @@ def compute_mask_indices(
 def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
     """Raise ValueError if the data folder has manifests valid1.tsv ... that the config neither names nor dismisses."""
     dataset = train_cfg.dataset
-    if dataset.ignore_unused_valid_subsets or dataset.combine_valid_subsets or dataset.disable_validation or "data" not in train_cfg.task:
+    if (
+        dataset.ignore_unused_valid_subsets
+        or dataset.combine_valid_subsets
+        or dataset.disable_validation
+        or "data" not in train_cfg.task
+    ):
         return
     folder = train_cfg.task.data
     if not os.path.isdir(folder):
@@ -200,5 +216,6 @@ def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
         raise ValueError(
             f"dataset.valid_subset is {dataset.valid_subset!r}, but {folder} also has {', '.join(ignored)}: "
             "name them in dataset.valid_subset, "
-            "set dataset.combine_valid_subsets=true to join them, or dataset.ignore_unused_valid_subsets=true to leave them out"
+            "set dataset.combine_valid_subsets=true to join them, or dataset.ignore_unused_valid_subsets=true to "
+            "leave them out"
         )

@@ -30,7 +30,9 @@ class DuplicateSymbolError(ValueError, RuntimeError):
 
 
 class _SpecialIndex:
-    """A special symbol's number as an attribute, such as `pad_index`: that of its first row. A subclass may set its own."""
+    """A special symbol's number as an attribute, such as `pad_index`: that of its first row. A subclass may set its
+    own.
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.word = name.removesuffix("_index") + "_word"
@@ -45,7 +47,8 @@ class _SpecialIndex:
 
 
 class Dictionary:
-    """Symbols numbered from 0. The first four are special: `<s>` (which CTC models use as blank), `<pad>`, `</s>` and `<unk>`.
+    """Symbols numbered from 0. The first four are special: `<s>` (which CTC models use as blank), `<pad>`, `</s>` and
+    `<unk>`.
 
     Args:
         bos, pad, eos, unk: names of the special symbols.
@@ -77,7 +80,7 @@ class Dictionary:
                 self.add_symbol(symbol)
             self.nspecial = len(self.symbols)
 
-    # -- looking up ----------------------------------------------------------------------------------------------------------------
+    # -- looking up ----------------------------------------------------------------------------------------------------
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Dictionary) and self.symbols == other.symbols
@@ -114,7 +117,7 @@ class Dictionary:
         """Raises KeyError where the dictionary has no symbol for unknown ones."""
         return self.indices[self.unk_word]
 
-    # -- text ----------------------------------------------------------------------------------------------------------------------
+    # -- text ----------------------------------------------------------------------------------------------------------
 
     def string(
         self,
@@ -134,14 +137,23 @@ class Dictionary:
             unk_string: write them like this.
         """
         if isinstance(tensor, Tensor) and tensor.dim() == 2:
-            rows = (self.string(t, bpe_symbol, escape_unk, extra_symbols_to_ignore, unk_string, include_eos, separator) for t in tensor)
+            rows = (
+                self.string(t, bpe_symbol, escape_unk, extra_symbols_to_ignore, unk_string, include_eos, separator)
+                for t in tensor
+            )
             return "\n".join(rows)
         numbers = tensor.tolist() if isinstance(tensor, Tensor) else [int(number) for number in tensor]
         ignored = set(extra_symbols_to_ignore or ())
-        ignored |= {self.indices[word] for word in (self.bos_word, *(() if include_eos else (self.eos_word,))) if word in self.indices}
+        ignored |= {
+            self.indices[word]
+            for word in (self.bos_word, *(() if include_eos else (self.eos_word,)))
+            if word in self.indices
+        }
         unknown = self.indices.get(self.unk_word)
         shown = self.unk_string(escape_unk) if unk_string is None else unk_string
-        text = separator.join(shown if number == unknown else self[number] for number in numbers if number not in ignored)
+        text = separator.join(
+            shown if number == unknown else self[number] for number in numbers if number not in ignored
+        )
         return post_process(text, bpe_symbol)
 
     def unk_string(self, escape: bool = False) -> str:
@@ -175,14 +187,14 @@ class Dictionary:
             numbers.append(self.eos())
         return torch.tensor(numbers, dtype=torch.int32)
 
-    # -- building ------------------------------------------------------------------------------------------------------------------
+    # -- building ------------------------------------------------------------------------------------------------------
 
     def add_symbol(self, word: str, n: int = 1, overwrite: bool = False) -> int:
         """Number a symbol, or count a known one `n` times more; returns its number.
 
         Args:
-            overwrite: give a known symbol a new number. A special symbol gets the row but keeps its first number: models, criterion and
-                decoder take `<s>`, output 0, as blank.
+            overwrite: give a known symbol a new number. A special symbol gets the row but keeps its first number:
+                models, criterion and decoder take `<s>`, output 0, as blank.
         """
         known = self.indices.get(word)
         if known is not None and not overwrite:
@@ -208,7 +220,11 @@ class Dictionary:
             padding_factor: fill up to a multiple of this with symbols that never occur.
         """
         counts = Counter(dict(sorted(zip(self.symbols[self.nspecial :], self.count[self.nspecial :], strict=True))))
-        kept = [(word, n) for word, n in counts.most_common(None if nwords <= 0 else nwords - self.nspecial) if n >= threshold]
+        kept = [
+            (word, n)
+            for word, n in counts.most_common(None if nwords <= 0 else nwords - self.nspecial)
+            if n >= threshold
+        ]
         self.symbols = self.symbols[: self.nspecial] + [word for word, _ in kept]
         self.count = self.count[: self.nspecial] + [n for _, n in kept]
         self.indices = {word: number for number, word in enumerate(self.symbols)}
@@ -218,7 +234,7 @@ class Dictionary:
         for number in range(-len(self) % padding_factor if padding_factor > 1 else 0):
             self.add_symbol(f"madeupword{number:04d}", n=0)
 
-    # -- files and checkpoints -----------------------------------------------------------------------------------------------------
+    # -- files and checkpoints -----------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, f: str | os.PathLike[str] | TextIO, add_special_symbols: bool = True) -> Dictionary:
@@ -236,7 +252,8 @@ class Dictionary:
 
         Raises:
             MissingFileError: the file does not exist.
-            ValueError: it is not UTF-8, or a line has another form or a symbol that is there already; names file and line.
+            ValueError: it is not UTF-8, or a line has another form or a symbol that is there already; names file and
+                line.
         """
         if isinstance(f, (str, os.PathLike)):
             lines, name = text_files.read_lines(f, "the dictionary"), os.fspath(f)
@@ -257,12 +274,20 @@ class Dictionary:
 
     def _twice(self, word: str) -> str:
         if word in self.symbols[: self.nspecial]:
-            return f"the symbol {word!r} is there already: the special symbols are added without a line of their own. Remove the line"
-        return f"the symbol {word!r} is there already: remove one of the two lines ({_OVERWRITE} at a line's end gives it a second number)"
+            return (
+                f"the symbol {word!r} is there already: the special symbols are added without a line of their "
+                "own. Remove the line"
+            )
+        return (
+            f"the symbol {word!r} is there already: remove one of the two lines ({_OVERWRITE} at a line's end "
+            "gives it a second number)"
+        )
 
     def save(self, f: str | os.PathLike[str] | TextIO) -> None:
         """Write what `load` reads."""
-        text = "".join(f"{word} {n}\n" for word, n in zip(self.symbols[self.nspecial :], self.count[self.nspecial :], strict=True))
+        text = "".join(
+            f"{word} {n}\n" for word, n in zip(self.symbols[self.nspecial :], self.count[self.nspecial :], strict=True)
+        )
         if isinstance(f, (str, os.PathLike)):
             Path(f).parent.mkdir(parents=True, exist_ok=True)
             Path(f).write_text(text, encoding="utf-8")
@@ -277,7 +302,9 @@ class Dictionary:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Dictionary:
         """The dictionary that `state_dict` described."""
-        dictionary = cls(bos=state["bos"], pad=state["pad"], eos=state["eos"], unk=state["unk"], add_special_symbols=False)
+        dictionary = cls(
+            bos=state["bos"], pad=state["pad"], eos=state["eos"], unk=state["unk"], add_special_symbols=False
+        )
         dictionary.symbols, dictionary.count = list(state["symbols"]), [int(n) for n in state["count"]]
         dictionary.nspecial = int(state["nspecial"])
         special = {word: number for number, word in enumerate(dictionary.symbols[: dictionary.nspecial])}
@@ -286,7 +313,9 @@ class Dictionary:
 
 
 def _last_column(line: str) -> tuple[str, str]:
-    """(what stands before the last blanks, what stands after); where only blanks stand before, one of them: fairseq knows such a symbol."""
+    """(what stands before the last blanks, what stands after); where only blanks stand before, one of them: fairseq
+    knows such a symbol.
+    """
     line = line.rstrip(_BLANKS)
     cut = max(line.rfind(" "), line.rfind("\t"), 0)
     before = line[:cut]
@@ -301,4 +330,7 @@ def _wrong_line(line: str) -> str:
         float(columns[-1] if len(columns) > 1 else "none")
     except ValueError:
         return f"{shown} is not of the form 'symbol count'"
-    return f"the count {columns[-1][:20]!r} is not a whole number. A sentencepiece .vocab file has scores there: write counts, such as 1"
+    return (
+        f"the count {columns[-1][:20]!r} is not a whole number. A sentencepiece .vocab file has scores there: "
+        "write counts, such as 1"
+    )

@@ -14,7 +14,9 @@ class EpochListening:
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        """fairseq: whether an EpochBatchIterator may be kept over epochs. Here it always is: it plans each epoch anew."""
+        """fairseq: whether an EpochBatchIterator may be kept over epochs. Here it always is: it plans each epoch
+        anew.
+        """
         return True
 
     def set_epoch(self, epoch: int) -> None:

@@ -19,8 +19,8 @@ _BATCH_ORDER = 2  # third number of the key of the batches' order; the order of 
 class EpochBatchIterator:
     """Epochs over a data set, for training or evaluation, sharded over ranks, resumable between any two updates.
 
-    An update takes `num_shards * update_freq` real batches. Their order is a function of (seed, epoch) and that product, not of how it is
-    split, and no batch is lost or met twice where a run is resumed with another product.
+    An update takes `num_shards * update_freq` real batches. Their order is a function of (seed, epoch) and that
+    product, not of how it is split, and no batch is lost or met twice where a run is resumed with another product.
 
     Args:
         dataset: has `collate_plan(plan) -> batch`, and `set_epoch(epoch)`.
@@ -66,12 +66,13 @@ class EpochBatchIterator:
         self._planned: tuple[int, Batches] | None = None
         self._current: UpdateIterator | None = None
         self._resumed: UpdateIterator | None = None  # begun by load_state_dict, handed out by the next next_epoch_itr
-        self._segments: list[list[int]] = []  # [update size, batches] consumed of this epoch before the current iterator
+        # [update size, batches] consumed of this epoch before the current iterator
+        self._segments: list[list[int]] = []
         self._steps_before = 0
         self._sequence_length = 0  # batches that the current iterator began with
         self._updates_at_begin = 0  # updates of the epoch done before it
 
-    # -- an epoch's plan -----------------------------------------------------------------------------------------------------------
+    # -- an epoch's plan -----------------------------------------------------------------------------------------------
 
     def update_size(self, epoch: int | None = None) -> int:
         """Real batches an update, over all ranks."""
@@ -87,7 +88,10 @@ class EpochBatchIterator:
         if self._planned is None or self._planned[0] != epoch:
             made = self.plan_fn(EVALUATION_EPOCH if self.fixed else epoch)
             if len(made) == 0:
-                raise ValueError("the data set has no utterance left: check the manifest, task.min_sample_size and task.max_sample_size")
+                raise ValueError(
+                    "the data set has no utterance left: check the manifest, task.min_sample_size and "
+                    "task.max_sample_size"
+                )
             self._planned = (epoch, made)
         return self._planned[1]
 
@@ -109,25 +113,34 @@ class EpochBatchIterator:
         size = self.update_size(epoch)
         segments = [list(segment) for segment in segments]
         batches = self.batches(epoch)
-        consumed = segments.pop()[1] if segments and segments[-1][0] == size else 0  # same size: go on in the same order
+        # same size: go on in the same order
+        consumed = segments.pop()[1] if segments and segments[-1][0] == size else 0
         rest = self._remaining(epoch, shuffle, segments)
         sequence = update_order(rest, batches.buckets, size)[consumed:]
         if self.skip_remainder_batch and len(sequence) >= size:
             sequence = sequence[: len(sequence) - len(sequence) % size]
         self._segments = [*segments, [size, consumed]]
         self._sequence_length, self._updates_at_begin = len(sequence), updates_done
-        plans = plans_of_rank(batches, sequence, size, self.num_shards, self.shard_id, EVALUATION_EPOCH if self.fixed else epoch)
+        plans = plans_of_rank(
+            batches, sequence, size, self.num_shards, self.shard_id, EVALUATION_EPOCH if self.fixed else epoch
+        )
         return UpdateIterator(
-            self.dataset.collate_plan, plans, math.ceil(len(sequence) / size), updates_done, self.num_workers, self.buffer_size,
-            self.start_method, self.pin_memory,
-        )  # fmt: skip
+            self.dataset.collate_plan,
+            plans,
+            math.ceil(len(sequence) / size),
+            updates_done,
+            self.num_workers,
+            self.buffer_size,
+            self.start_method,
+            self.pin_memory,
+        )
 
     @property
     def _active(self) -> UpdateIterator | None:
         """The current epoch's iterator; an exhausted one counts too, though its length is 0."""
         return self._current if self._current is not None else self._resumed
 
-    # -- iterating -----------------------------------------------------------------------------------------------------------------
+    # -- iterating -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Updates of the current epoch, those done included."""
@@ -137,7 +150,9 @@ class EpochBatchIterator:
     @property
     def first_batch(self) -> Any:
         """A batch of this data, made here and now; for its shapes."""
-        return self.dataset.collate_plan(self.batches(self.epoch).plan(0, EVALUATION_EPOCH if self.fixed else self.epoch, 0))
+        return self.dataset.collate_plan(
+            self.batches(self.epoch).plan(0, EVALUATION_EPOCH if self.fixed else self.epoch, 0)
+        )
 
     @property
     def n(self) -> int:
@@ -154,18 +169,25 @@ class EpochBatchIterator:
     @property
     def next_epoch_idx(self) -> int:
         """Number of the epoch that `next_epoch_itr` begins (or goes on with, after `load_state_dict`)."""
-        return self.epoch + 1 if self._resumed is None and self._current is not None and self.end_of_epoch() else self.epoch
+        return (
+            self.epoch + 1
+            if self._resumed is None and self._current is not None and self.end_of_epoch()
+            else self.epoch
+        )
 
     def end_of_epoch(self) -> bool:
         """Whether the epoch's updates have all been handed out."""
         return self._current is not None and not self._current.has_next()
 
-    def next_epoch_itr(self, shuffle: bool = True, fix_batches_to_gpus: bool = False, set_dataset_epoch: bool = True) -> UpdateIterator:
+    def next_epoch_itr(
+        self, shuffle: bool = True, fix_batches_to_gpus: bool = False, set_dataset_epoch: bool = True
+    ) -> UpdateIterator:
         """Begin the next epoch, or go on with the one that `load_state_dict` found.
 
         Args:
             shuffle: shuffle the batches; utterances are always shuffled within their length when batches are cut.
-            fix_batches_to_gpus: only for fairseq's callers: the order does not depend on how many processes there are, so nothing is fixed.
+            fix_batches_to_gpus: only for fairseq's callers: the order does not depend on how many processes there are,
+                so nothing is fixed.
         """
         self.epoch = self.next_epoch_idx
         if set_dataset_epoch:
@@ -181,7 +203,9 @@ class EpochBatchIterator:
         return self._current
 
     def take_back(self, update: list[Any]) -> None:
-        """Count the update that was handed out last as not done, so that `state_dict` stands before it. It is not handed out again."""
+        """Count the update that was handed out last as not done, so that `state_dict` stands before it. It is not
+        handed out again.
+        """
         if self._current is not None:
             self._current.n -= 1
             self._current.steps_done -= len(update)
@@ -192,7 +216,7 @@ class EpochBatchIterator:
             if iterator is not None:
                 iterator.close()
 
-    # -- state ---------------------------------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands, for `load_state_dict`; plain containers."""
@@ -219,7 +243,8 @@ class EpochBatchIterator:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where a state stands: at the same real batch, also with another number of processes or another update_freq.
+        """Continue where a state stands: at the same real batch, also with another number of processes or another
+        update_freq.
 
         A state of fairseq (version 1 or 2) counts steps of a rank; the number of ranks is then taken to be the same.
 
@@ -245,9 +270,10 @@ class EpochBatchIterator:
         saved_total = state_dict.get("num_batches", total)
         if saved_total != total:
             raise ValueError(
-                f"the checkpoint stands at batch {consumed} of {saved_total} of epoch {self.epoch}, which now has {total} batches: "
-                "the manifest or the batch settings (dataset.max_tokens, batch_size, task.max_sample_size ...) have changed since. "
-                "Restore them, or begin the epoch anew with checkpoint.reset_dataloader=true"
+                f"the checkpoint stands at batch {consumed} of {saved_total} of epoch {self.epoch}, which now has "
+                f"{total} batches: the manifest or the batch settings (dataset.max_tokens, batch_size, "
+                "task.max_sample_size ...) have changed since. Restore them, or begin the epoch anew with "
+                "checkpoint.reset_dataloader=true"
             )
         if consumed >= total:  # it stood at the epoch's end
             self.epoch += 1

@@ -1,4 +1,6 @@
-"""Label files: a line of units for each utterance of a manifest, read and encoded at once. Letter: U units of an utterance."""
+"""Label files: a line of units for each utterance of a manifest, read and encoded at once. Letter: U units of an
+utterance.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from fairseq import text_files
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples
 
-_CHUNK = 1 << 22  # bytes that are encoded at a time: what needs 30 times the text's memory is held for no more than this
+# bytes that are encoded at a time: what needs 30 times the text's memory is held for no more than this
+_CHUNK = 1 << 22
 _PACKED = 8  # bytes of a unit that one integer holds
 _SHOWN = 5  # lines that an error lists of each kind
 
@@ -32,7 +35,11 @@ class Labels:
     @classmethod
     def from_lines(cls, lines: Sequence[Sequence[int]], path: str = "the labels") -> Labels:
         """Labels of lists of numbers."""
-        units = np.concatenate([np.asarray(line, dtype=np.int64) for line in lines]) if len(lines) else np.zeros(0, dtype=np.int64)
+        units = (
+            np.concatenate([np.asarray(line, dtype=np.int64) for line in lines])
+            if len(lines)
+            else np.zeros(0, dtype=np.int64)
+        )
         return cls(units, np.cumsum([len(line) for line in lines], dtype=np.int64), path)
 
     def __len__(self) -> int:
@@ -72,7 +79,8 @@ def join(labels: Sequence[Labels]) -> Labels:
 class UnitTable:
     """Encodes all units of a text at once.
 
-    Units of one byte are looked up in a table, those of up to eight bytes as integers in a sorted list, longer ones one by one.
+    Units of one byte are looked up in a table, those of up to eight bytes as integers in a sorted list, longer ones one
+    by one.
     """
 
     def __init__(self, dictionary: Dictionary) -> None:
@@ -83,7 +91,9 @@ class UnitTable:
         for unit, number in spelled.items():
             if len(unit) == 1:
                 self._single[unit[0]] = number
-        short = sorted((int.from_bytes(unit, "little"), number) for unit, number in spelled.items() if len(unit) <= _PACKED)
+        short = sorted(
+            (int.from_bytes(unit, "little"), number) for unit, number in spelled.items() if len(unit) <= _PACKED
+        )
         self._keys = np.array([key for key, _ in short], dtype=np.uint64)
         self._numbers = np.array([number for _, number in short], dtype=np.int64)
         self._long = {unit: number for unit, number in spelled.items() if len(unit) > _PACKED}
@@ -163,26 +173,35 @@ def _where_from(path: str | Path) -> str:
     if Path(path).suffix in (".ltr", ".wrd"):
         return "fairseq-prepare-labels makes letters (.ltr) and words (.wrd) from transcripts"
     return (
-        f"No script here makes {Path(path).suffix or 'such'} files: write a line of units for each of the manifest's lines, with blanks "
-        f"between the units, and their dictionary dict{Path(path).suffix}.txt, a line `unit count` each"
+        f"No script here makes {Path(path).suffix or 'such'} files: write a line of units for each of the "
+        f"manifest's lines, with blanks between the units, and their dictionary dict{Path(path).suffix}.txt, a line "
+        "`unit count` each"
     )
 
 
 def _unknown_units(path: str, found: list[_Unknown], total: int, dictionary: Dictionary, dictionary_path: str) -> str:
     shown = "; ".join(f"line {line}: {unit!r}" for line, unit in found)
-    message = f"{path} has {total} unit(s) that {dictionary_path} does not have: {shown}{' ...' if total > len(found) else ''}."
+    message = (
+        f"{path} has {total} unit(s) that {dictionary_path} does not have: "
+        f"{shown}{' ...' if total > len(found) else ''}."
+    )
     units = [unit for _, unit in found]
     for case, turned in (("upper", [unit.upper() for unit in units]), ("lower", [unit.lower() for unit in units])):
         if all(unit in dictionary for unit in turned):
-            return f"{message} The dictionary is in {case} case: write the labels in that case too, or make the dictionary from them."
+            return (
+                f"{message} The dictionary is in {case} case: write the labels in that case too, or make the "
+                "dictionary from them."
+            )
     if all(len(unit) > 1 and all(letter in dictionary for letter in unit) for unit in units):
-        return f"{message} They look like words, the dictionary has letters: letters stand apart, 'H E L L O | Y O U |'."
+        return (
+            f"{message} They look like words, the dictionary has letters: letters stand apart, 'H E L L O | Y O U |'."
+        )
     if Path(path).suffix in (".ltr", ".wrd"):
         return f"{message} Correct them, or make the dictionary from these labels (fairseq-prepare-labels)."
     return f"{message} Correct them, or add these units to the dictionary, a line `unit count` each."
 
 
-# -- what cannot be learned ----------------------------------------------------------------------------------------------------------
+# -- what cannot be learned --------------------------------------------------------------------------------------------
 
 
 class Unusable(NamedTuple):
@@ -192,7 +211,9 @@ class Unusable(NamedTuple):
     reasons: list[str]  # of the first few, with file and line
 
 
-def find_unusable(labels: Labels, lines: np.ndarray, sizes: np.ndarray, conv_layers: Sequence[ConvSpec] | None, blank: int) -> Unusable:
+def find_unusable(
+    labels: Labels, lines: np.ndarray, sizes: np.ndarray, conv_layers: Sequence[ConvSpec] | None, blank: int
+) -> Unusable:
     """Utterances without units, with the blank among them, or with more units than frames.
 
     Args:
@@ -217,6 +238,9 @@ def find_unusable(labels: Labels, lines: np.ndarray, sizes: np.ndarray, conv_lay
         elif with_blank[i]:
             reason = "the label has the blank symbol, which no label may have"
         else:
-            reason = f"{lengths[i]} units need {needed[i]} frames (a blank between equal ones), but {sizes[i]} samples make {frames[i]}"
+            reason = (
+                f"{lengths[i]} units need {needed[i]} frames (a blank between equal ones), but {sizes[i]} "
+                f"samples make {frames[i]}"
+            )
         reasons.append(f"{labels.place(int(lines[i]))}: {reason}")
     return Unusable(bad, reasons)

@@ -33,7 +33,9 @@ class MaskConfig(NamedTuple):
     same_count: bool = False  # rows are cut to `common_count`: fairseq's require_same_masks
 
     def check(self, axis: str) -> MaskConfig:
-        """Raise ValueError for settings that no mask can be drawn from; `axis` is "mask" or "mask_channel", as in the config's keys."""
+        """Raise ValueError for settings that no mask can be drawn from; `axis` is "mask" or "mask_channel", as in
+        the config's keys.
+        """
         problems = []
         if self.selection not in SELECTIONS:
             problems.append(f"{axis}_selection is {self.selection!r}; it may be one of {', '.join(SELECTIONS)}")
@@ -42,7 +44,9 @@ class MaskConfig(NamedTuple):
         if self.length < 1:
             problems.append(f"{axis}_length is {self.length}; it must be at least 1")
         if self.other < 0 or (self.selection == "uniform" and self.other > 2 * self.length):
-            problems.append(f"{axis}_other is {self.other}; it must not be negative nor, for uniform, above twice {axis}_length")
+            problems.append(
+                f"{axis}_other is {self.other}; it must not be negative nor, for uniform, above twice {axis}_length"
+            )
         if not 0 <= self.dropout <= 1:
             problems.append(f"{axis}_dropout is {self.dropout}; it must lie between 0 and 1")
         if problems:
@@ -60,14 +64,19 @@ class PretrainingMasks(NamedTuple):
     num_negatives: int = 0  # negatives a masked frame that validation batches bring along; 0: the model draws them
 
     @classmethod
-    def from_config(cls, cfg: Any, dropout: float = 0.0, num_negatives: int = 0, same_count: bool = True) -> PretrainingMasks:
+    def from_config(
+        cls, cfg: Any, dropout: float = 0.0, num_negatives: int = 0, same_count: bool = True
+    ) -> PretrainingMasks:
         """Read the fields that `task.inferred_w2v_config` and the wav2vec 2.0 model's config share.
 
         Raises:
             ValueError: settings that no mask can be drawn from, or none that masks anything.
         """
         if cfg.mask_prob <= 0:
-            raise ValueError(f"mask_prob is {cfg.mask_prob}: pre-training predicts masked frames, so it must be above 0 (the paper: 0.65)")
+            raise ValueError(
+                f"mask_prob is {cfg.mask_prob}: pre-training predicts masked frames, so it must be above 0 (the "
+                "paper: 0.65)"
+            )
         return cls(
             time=time_masks(cfg, dropout)._replace(same_count=same_count),
             channel=channel_masks(cfg) if cfg.mask_channel_prob > 0 else None,
@@ -78,7 +87,9 @@ class PretrainingMasks(NamedTuple):
 
 
 class FinetuningMasks(NamedTuple):
-    """What a worker needs to draw the masks of fine-tuning, which nothing is predicted at; none are drawn in evaluation."""
+    """What a worker needs to draw the masks of fine-tuning, which nothing is predicted at; none are drawn in
+    evaluation.
+    """
 
     time: MaskConfig | None
     channel: MaskConfig | None
@@ -103,17 +114,28 @@ class FinetuningMasks(NamedTuple):
 def time_masks(cfg: Any, dropout: float = 0.0) -> MaskConfig:
     """The settings of masks over time in a model's config, checked."""
     return MaskConfig(
-        cfg.mask_prob, cfg.mask_length, str(cfg.mask_selection), cfg.mask_other, cfg.no_mask_overlap, cfg.mask_min_space, MIN_TIME_MASKS,
+        cfg.mask_prob,
+        cfg.mask_length,
+        str(cfg.mask_selection),
+        cfg.mask_other,
+        cfg.no_mask_overlap,
+        cfg.mask_min_space,
+        MIN_TIME_MASKS,
         dropout,
-    ).check("mask")  # fmt: skip
+    ).check("mask")
 
 
 def channel_masks(cfg: Any) -> MaskConfig:
     """The settings of masks over channels, checked."""
     return MaskConfig(
-        cfg.mask_channel_prob, cfg.mask_channel_length, str(cfg.mask_channel_selection), cfg.mask_channel_other,
-        cfg.no_mask_channel_overlap, cfg.mask_channel_min_space, 0,
-    ).check("mask_channel")  # fmt: skip
+        cfg.mask_channel_prob,
+        cfg.mask_channel_length,
+        str(cfg.mask_channel_selection),
+        cfg.mask_channel_other,
+        cfg.no_mask_channel_overlap,
+        cfg.mask_channel_min_space,
+        0,
+    ).check("mask_channel")
 
 
 def max_spans(size: int, cfg: MaskConfig) -> int:
@@ -122,7 +144,8 @@ def max_spans(size: int, cfg: MaskConfig) -> int:
 
 
 def max_masked_frames(size: int, cfg: MaskConfig) -> int:
-    """M: the largest count that `draw_mask` can mask on an axis of this size; a function of the size and the settings alone.
+    """M: the largest count that `draw_mask` can mask on an axis of this size; a function of the size and the settings
+    alone.
 
     Normal and poisson lengths have no upper end, so for them it is the size itself if rows are not cut.
     """
@@ -147,11 +170,11 @@ def _most_drawn(size: int, cfg: MaskConfig) -> int:
 def common_count(size: int, cfg: MaskConfig) -> int:
     """The masked frames that a row of this size is cut to with `same_count`; it grows with the size.
 
-    fairseq cuts all rows of a batch to the row with the fewest, so that a row depends on the others of its batch, and a short padded one
-    takes the masks of them all. Here a row is cut to what the fewest of eight rows of its own size has on average, by its size alone, but
-    not below the length of a span. That is taken from the mean and deviation of long rows: where `min_masks` decides how many spans there
-    are (short rows, a small `prob`), rows are cut further than by fairseq, and with `no_overlap` a little less, so that more of them
-    have fewer masked frames than this.
+    fairseq cuts all rows of a batch to the row with the fewest, so that a row depends on the others of its batch, and a
+    short padded one takes the masks of them all. Here a row is cut to what the fewest of eight rows of its own size has
+    on average, by its size alone, but not below the length of a span. That is taken from the mean and deviation of long
+    rows: where `min_masks` decides how many spans there are (short rows, a small `prob`), rows are cut further than by
+    fairseq, and with `no_overlap` a little less, so that more of them have fewer masked frames than this.
     """
     share, variance = _masked_share(cfg)
     return max(cfg.length, cfg.min_masks, math.floor(share * size - _FEWEST_OF_EIGHT * math.sqrt(variance * size)))
@@ -169,8 +192,10 @@ def draw_mask(size: int, cfg: MaskConfig, rng: np.random.Generator, num_spans: i
     """One mask of `size` booleans: whole spans, cut at the end of the axis only, but for `same_count` and `dropout`.
 
     Args:
-        num_spans: spans to draw; None draws it as fairseq does: prob * size / length, rounded up or down at random, at least min_masks.
-    Source: Baevski et al. 2020, section 3.1, with fairseq 0.12.2's rounding, lengths and placement, so that counts are distributed alike.
+        num_spans: spans to draw; None draws it as fairseq does: prob * size / length, rounded up or down at random, at
+            least min_masks.
+    Source: Baevski et al. 2020, section 3.1, with fairseq 0.12.2's rounding, lengths and placement, so that counts are
+    distributed alike.
     """
     if size <= 0:
         return np.zeros(max(size, 0), dtype=bool)
@@ -232,7 +257,9 @@ def _draw_lengths(size: int, num_spans: int, cfg: MaskConfig, rng: np.random.Gen
 
 
 def _overlapping(size: int, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Distinct starts. fairseq: the shortest span ends before the last frame, which static spans therefore never mask."""
+    """Distinct starts. fairseq: the shortest span ends before the last frame, which static spans therefore never
+    mask.
+    """
     room = size - int(lengths.min())
     if room <= len(lengths):
         room = len(lengths) + 1  # an axis that its spans fill: starts may then lie anywhere, and past the end
@@ -242,8 +269,9 @@ def _overlapping(size: int, lengths: np.ndarray, rng: np.random.Generator) -> np
 def _apart(size: int, lengths: np.ndarray, min_space: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Starts and lengths of spans that do not overlap; from the first that finds no room on, they are left out.
 
-    The longest are placed first, each in a free part that is drawn in proportion to its size. As in fairseq, the part before a span may
-    come one frame closer to it than `min_space`, and parts shorter than the shortest span are given up.
+    The longest are placed first, each in a free part that is drawn in proportion to its size. As in fairseq, the part
+    before a span may come one frame closer to it than `min_space`, and parts shorter than the shortest span are given
+    up.
     """
     shortest = int(lengths.min())
     part_starts, part_ends = [0], [size]
@@ -279,7 +307,8 @@ def positions_and_weights(mask: np.ndarray, max_masked: int) -> tuple[np.ndarray
         max_masked: M, at least the largest row's count.
     Returns:
         positions: int64, B x M, the masked frames in ascending order, then zeros.
-        weights: float32, B x M, 1 for masked frames and 0 for filler; all 0 in rows with fewer than two masked frames: no negative.
+        weights: float32, B x M, 1 for masked frames and 0 for filler; all 0 in rows with fewer than two masked frames:
+            no negative.
     """
     counts = mask.sum(axis=1)
     assert counts.max(initial=0) <= max_masked, "a row has more masked frames than its settings can draw"

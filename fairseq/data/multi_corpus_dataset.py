@@ -1,4 +1,6 @@
-"""Data sets mixed by shares, drawn again each epoch. For manifests, task.multi_corpus_keys and its sampling weights do the same."""
+"""Data sets mixed by shares, drawn again each epoch. For manifests, task.multi_corpus_keys and its sampling weights
+do the same.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ class MultiCorpusDataset(FairseqDataset):
     ) -> None:
         super().__init__()
         if len(datasets) != len(distribution) or abs(sum(distribution) - 1) > 1e-6:
-            raise ValueError(f"distribution is {list(distribution)}; it must have a share for each of {list(datasets)}, with the sum 1")
+            raise ValueError(
+                f"distribution is {list(distribution)}; it must have a share for each of {list(datasets)}, with the "
+                "sum 1"
+            )
         self.datasets, self.distribution, self.seed = dict(datasets), list(distribution), seed
         self.sort_indices, self.batch_sample, self.epoch = sort_indices, batch_sample, 1
         shares = zip(self.datasets.values(), self.distribution, strict=True)
@@ -79,7 +84,9 @@ class MultiCorpusDataset(FairseqDataset):
         return np.concatenate([np.asarray(dataset.sizes)[:count] for dataset, count in counts])
 
     def ordered_indices(self) -> np.ndarray:
-        """An epoch's indices: whole copies of a data set as often as its share has room for, the rest drawn without repeats."""
+        """An epoch's indices: whole copies of a data set as often as its share has room for, the rest drawn without
+        repeats.
+        """
         total, drawn = self.total_num_instances, []
         with numpy_seed(self.seed, self.epoch):
             remaining, last = total, max(i for i, size in enumerate(self.num_instances_per_dataset) if size)
@@ -88,7 +95,10 @@ class MultiCorpusDataset(FairseqDataset):
                     continue
                 wanted = remaining if i == last else int(self.distribution[i] * total)
                 remaining -= wanted
-                drawn += [np.tile(np.arange(size), wanted // size) + begin, np.random.permutation(size)[: wanted % size] + begin]
+                drawn += [
+                    np.tile(np.arange(size), wanted // size) + begin,
+                    np.random.permutation(size)[: wanted % size] + begin,
+                ]
             indices = np.random.permutation(np.concatenate(drawn))
         if self.sort_indices:
             indices = indices[np.argsort([self.num_tokens(i) for i in indices], kind="stable")]
@@ -107,7 +117,9 @@ class MultiCorpusDataset(FairseqDataset):
             names = np.array([self._map_index(i)[1] for i in indices])
             parts = [parts[0][names == name] for name in self.datasets if (names == name).any()]
         return [
-            b for part in parts for b in batch_by_size(part, self.num_tokens, None, max_tokens, max_sentences, required_batch_size_multiple)
+            b
+            for part in parts
+            for b in batch_by_size(part, self.num_tokens, None, max_tokens, max_sentences, required_batch_size_multiple)
         ]
 
     @property

@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 class SubsampleDataset(BaseWrapperDataset):
-    """A share of a data set's samples, drawn once. (In a config, task.subsample keeps a share of the training manifest.)
+    """A share of a data set's samples, drawn once. (In a config, task.subsample keeps a share of the training
+    manifest.)
 
     Args:
         dataset: the whole data set.
@@ -61,7 +62,8 @@ class SubsampleDataset(BaseWrapperDataset):
         return np.lexsort((tie_break, self.sizes))
 
     def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
-        return super(BaseWrapperDataset, self).filter_indices_by_size(indices, max_sizes)  # by this data set's own sizes
+        # by this data set's own sizes
+        return super(BaseWrapperDataset, self).filter_indices_by_size(indices, max_sizes)
 
     def prefetch(self, indices: Any) -> None:
         self.dataset.prefetch(self.indices[indices])

@@ -1,4 +1,6 @@
-"""fairseq's way to keep many file names in little memory. Manifests here do not need it (see `fairseq.data.audio.manifest`)."""
+"""fairseq's way to keep many file names in little memory. Manifests here do not need it (see
+`fairseq.data.audio.manifest`).
+"""
 
 from __future__ import annotations
 

@@ -46,14 +46,18 @@ class LibriSpeech:
         if file.parent != self._folder:
             self._folder, self._texts = file.parent, {}
             for path in sorted(file.parent.glob("*.trans.txt")):
-                self._texts.update((name, " ".join(text.split())) for name, _, text in (line.partition(" ") for line in _read(path)))
+                self._texts.update(
+                    (name, " ".join(text.split())) for name, _, text in (line.partition(" ") for line in _read(path))
+                )
         return self._texts.get(file.stem)
 
 
 class Table:
-    """A file of tab-separated columns: path and transcript, with a header that names them (as Common Voice has) or without.
+    """A file of tab-separated columns: path and transcript, with a header that names them (as Common Voice has) or
+    without.
 
-    A manifest's path is looked up as it is, then by its file name without extension: corpora of .mp3 are listed after conversion.
+    A manifest's path is looked up as it is, then by its file name without extension: corpora of .mp3 are listed after
+    conversion.
 
     Raises:
         ValueError: it cannot be read, has no such columns, or two transcripts for one name.
@@ -66,7 +70,10 @@ class Table:
         if path_column in header:
             text = next((name for name in (text_column, "transcript", "text") if name in header), None)
             if text is None:
-                raise ValueError(f"{path}: its header has no column {text_column!r}, but {', '.join(header)}: name it with --text-column")
+                raise ValueError(
+                    f"{path}: its header has no column {text_column!r}, but {', '.join(header)}: name it with "
+                    "--text-column"
+                )
             columns, first = (header.index(path_column), header.index(text)), 1
         self._by_path: dict[str, str] = {}
         self._by_name: dict[str, str] = {}
@@ -74,7 +81,10 @@ class Table:
             if not any(row):
                 continue
             if len(row) <= max(columns):
-                raise ValueError(f"{path}, line {number}: {len(row)} column(s); it must be path<TAB>transcript, or a header must name both")
+                raise ValueError(
+                    f"{path}, line {number}: {len(row)} column(s); it must be path<TAB>transcript, or a header must "
+                    "name both"
+                )
             name, text = row[columns[0]], row[columns[1]]
             if self._by_path.get(name, text) != text:
                 raise ValueError(f"{path}, line {number}: a second transcript for {name}")
@@ -97,7 +107,10 @@ class Lines:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._lines = _read(path)
         if len(self._lines) != len(manifest):
-            raise ValueError(f"{path} has {len(self._lines)} lines, {manifest.path} has {len(manifest)} utterances: they must be in step")
+            raise ValueError(
+                f"{path} has {len(self._lines)} lines, {manifest.path} has {len(manifest)} utterances: they must be "
+                "in step"
+            )
 
     def text(self, manifest: Manifest, number: int) -> str | None:
         return self._lines[number]
@@ -106,7 +119,8 @@ class Lines:
 def clean(text: str, case: str = "keep", keep: str = "'", removed: Counter[str] | None = None) -> str:
     """A transcript as words of letters, marks and digits of any script, one space between them.
 
-    Punctuation and symbols separate words, except marks within a word (`without_invisible`, and the middle dot of `col·legi`).
+    Punctuation and symbols separate words, except marks within a word (`without_invisible`, and the middle dot of
+    `col·legi`).
 
     Args:
         case: one of `CASES`.
@@ -114,7 +128,9 @@ def clean(text: str, case: str = "keep", keep: str = "'", removed: Counter[str] 
         removed: counts the characters that were taken out.
     """
     text = unicodedata.normalize("NFC", _APOSTROPHES.sub("'", text))
-    text = _DOTS_IN_WORDS.sub(lambda dot: dot[0] if dot[0] in keep else _taken(dot[0], removed), without_invisible(text, keep, removed))
+    text = _DOTS_IN_WORDS.sub(
+        lambda dot: dot[0] if dot[0] in keep else _taken(dot[0], removed), without_invisible(text, keep, removed)
+    )
     text = unicodedata.normalize("NFC", in_case(text, case))
     characters = []
     for character in text:
@@ -132,7 +148,8 @@ def _taken(character: str, removed: Counter[str] | None) -> str:
 
 
 def without_invisible(text: str, keep: Container[str] = "", removed: Counter[str] | None = None) -> str:
-    """Text without characters that nobody sees: joiners and non-joiners, soft hyphens, marks of direction (Unicode category Cf).
+    """Text without characters that nobody sees: joiners and non-joiners, soft hyphens, marks of direction (Unicode
+    category Cf).
 
     They stand within words and do not separate them. The zero-width space does: Thai and Khmer write it between words.
 
@@ -155,8 +172,8 @@ def without_invisible(text: str, keep: Container[str] = "", removed: Counter[str
 def in_case(text: str, case: str) -> str:
     """Text in one of `CASES`.
 
-    Georgian stays as it is: its capitals are for headlines, and no corpus is written in them. `-tr` is the case of Turkish and
-    Azerbaijani, where the capital of i is İ and that of ı is I.
+    Georgian stays as it is: its capitals are for headlines, and no corpus is written in them. `-tr` is the case of
+    Turkish and Azerbaijani, where the capital of i is İ and that of ı is I.
     """
     if case == "upper-tr":
         text = text.replace("i", "\u0130").replace("\u0131", "I")

@@ -28,7 +28,11 @@ def sensible_workers(requested: int, local_ranks: int = 1) -> int:
     if requested <= allowed:
         return requested
     logger.info(
-        "dataset.num_workers is %d, but %d cores are shared by %d process(es): using %d", requested, available_cores(), local_ranks, allowed
+        "dataset.num_workers is %d, but %d cores are shared by %d process(es): using %d",
+        requested,
+        available_cores(),
+        local_ranks,
+        allowed,
     )
     return allowed
 

@@ -44,14 +44,18 @@ def default_of(field: Field) -> Any:
 
 
 def gen_parser_from_dataclass(
-    parser: ArgumentParser, dataclass_instance: FairseqDataclass, delete_default: bool = False, with_prefix: str | None = None
+    parser: ArgumentParser,
+    dataclass_instance: FairseqDataclass,
+    delete_default: bool = False,
+    with_prefix: str | None = None,
 ) -> None:
     """Add an option to `parser` for every field of a dataclass; options that are there already stay as they are.
 
     Args:
-        delete_default: add no defaults, so that the parsed arguments tell what was typed (with `argument_default=SUPPRESS`).
-        with_prefix: "--x" makes `--x-name` of the field `name`. Without one, the field `data` is a positional argument, and the fields
-            of dataclasses in fields are added under their own names.
+        delete_default: add no defaults, so that the parsed arguments tell what was typed (with
+            `argument_default=SUPPRESS`).
+        with_prefix: "--x" makes `--x-name` of the field `name`. Without one, the field `data` is a positional argument,
+            and the fields of dataclasses in fields are added under their own names.
     """
     types = get_type_hints(type(dataclass_instance))
     for field in fields(dataclass_instance):
@@ -61,7 +65,9 @@ def gen_parser_from_dataclass(
         if with_prefix and names[0].startswith("--"):
             names[0] = f"{with_prefix}-{names[0][2:]}"
         if is_dataclass(types[field.name]):
-            gen_parser_from_dataclass(parser, types[field.name](), delete_default, None if with_prefix is None else names[0])
+            gen_parser_from_dataclass(
+                parser, types[field.name](), delete_default, None if with_prefix is None else names[0]
+            )
             continue
         keywords = _keywords(field, types[field.name], with_prefix)
         default = keywords.get("default")

@@ -31,7 +31,9 @@ class RunError(ConfigError):
 
 @dataclass
 class FairseqDataclass:
-    """A group of config fields. `_name` says which registered class the group configures (None for groups that have only one)."""
+    """A group of config fields. `_name` says which registered class the group configures (None for groups that have
+    only one).
+    """
 
     _name: Optional[str] = None
 
@@ -60,7 +62,9 @@ class FairseqDataclass:
 
     @classmethod
     def from_namespace(cls, args: Namespace | dict[str, Any]) -> "FairseqDataclass":
-        """An instance with the fields that old command-line arguments (or any dict) name; the others keep their defaults."""
+        """An instance with the fields that old command-line arguments (or any dict) name; the others keep their
+        defaults.
+        """
         values = args if isinstance(args, dict) else vars(args)
         config = cls()
         for f in fields(cls):

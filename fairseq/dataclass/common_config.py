@@ -14,35 +14,54 @@ class CommonConfig(FairseqDataclass):
     """What every command needs: log, seed, device, precision."""
 
     no_progress_bar: bool = field(default=False, metadata={"help": "no bar on a terminal: `simple` in place of `tqdm`"})
-    log_interval: int = field(default=100, metadata={"help": "updates between two log lines; metrics leave the device once per interval"})
+    log_interval: int = field(
+        default=100, metadata={"help": "updates between two log lines; metrics leave the device once per interval"}
+    )
     log_format: Optional[LOG_FORMAT_CHOICES] = field(
         default=None, metadata={"help": "json, simple, tqdm or none (null: tqdm on a terminal, simple elsewhere)"}
     )
     log_file: Optional[str] = field(default=None, metadata={"help": "also append the log to this file"})
-    tensorboard_logdir: Optional[str] = field(default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"})
-    seed: int = field(default=1, metadata={"help": "all randomness is a function of this and of epoch, sample, update and micro-batch"})
+    tensorboard_logdir: Optional[str] = field(
+        default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"}
+    )
+    seed: int = field(
+        default=1,
+        metadata={"help": "all randomness is a function of this and of epoch, sample, update and micro-batch"},
+    )
     cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})
     device: Optional[DEVICE_CHOICES] = field(
         default=None,
         metadata={
-            "help": "cpu, cuda, hpu, or lazy, which records graphs on the CPU as Gaudi does (null: by common.hpu or common.cpu, "
-            "else cuda where there is a GPU)"
+            "help": "cpu, cuda, hpu, or lazy, which records graphs on the CPU as Gaudi does (null: by common.hpu or "
+            "common.cpu, else cuda where there is a GPU)"
         },
     )
-    threads_per_process: int = field(default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"})
+    threads_per_process: int = field(
+        default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"}
+    )
 
     bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16 over fp32 parameters"})
     fp16: bool = field(
-        default=False, metadata={"help": "autocast to float16 with loss scaling on CUDA; bfloat16 on devices without float16"}
+        default=False,
+        metadata={"help": "autocast to float16 with loss scaling on CUDA; bfloat16 on devices without float16"},
     )
     amp: bool = field(default=False, metadata={"help": "the same as fp16"})
-    memory_efficient_bf16: bool = field(default=False, metadata={"help": "the same as bf16: parameters are never kept in half precision"})
-    memory_efficient_fp16: bool = field(default=False, metadata={"help": "the same as fp16: parameters are never kept in half precision"})
+    memory_efficient_bf16: bool = field(
+        default=False, metadata={"help": "the same as bf16: parameters are never kept in half precision"}
+    )
+    memory_efficient_fp16: bool = field(
+        default=False, metadata={"help": "the same as fp16: parameters are never kept in half precision"}
+    )
     fp16_init_scale: int = field(default=2**7, metadata={"help": "loss scale that fp16 starts with"})
     fp16_scale_window: Optional[int] = field(
-        default=None, metadata={"help": "updates without overflow before the loss scale doubles (null: 2^14 / world size / update_freq)"}
+        default=None,
+        metadata={
+            "help": "updates without overflow before the loss scale doubles (null: 2^14 / world size / update_freq)"
+        },
     )
-    min_loss_scale: float = field(default=1e-4, metadata={"help": "stop when fp16's loss scale falls below this: the run has diverged"})
+    min_loss_scale: float = field(
+        default=1e-4, metadata={"help": "stop when fp16's loss scale falls below this: the run has diverged"}
+    )
     amp_init_scale: int = field(default=2**7, metadata={"help": "loss scale that amp starts with"})
 
     user_dir: Optional[str] = field(
@@ -55,21 +74,37 @@ class CommonConfig(FairseqDataclass):
         default=True, metadata={"help": "Gaudi records operations and runs them as compiled graphs; false: one by one"}
     )
     hpu_compile: HPU_COMPILE_CHOICES = field(
-        default="none", metadata={"help": "hpu_graphs: replay captured graphs (lazy mode); compile: torch.compile (eager mode)"}
+        default="none",
+        metadata={"help": "hpu_graphs: replay captured graphs (lazy mode); compile: torch.compile (eager mode)"},
     )
     hpu_optimize_ddp: bool = field(
         default=True,
-        metadata={"help": "hpu_compile=compile, several cards: split graphs at DDP's buckets, so that exchange overlaps with backward"},
+        metadata={
+            "help": (
+                "hpu_compile=compile, several cards: split graphs at DDP's buckets, so that exchange overlaps "
+                "with backward"
+            )
+        },
     )
     hpu_compiled_autograd: bool = field(
-        default=False, metadata={"help": "hpu_compile=compile: torch compiles the backward pass too, while it runs (experimental there)"}
+        default=False,
+        metadata={
+            "help": "hpu_compile=compile: torch compiles the backward pass too, while it runs (experimental there)"
+        },
     )
-    hmp: bool = field(default=False, metadata={"help": "the Gaudi recipe's mixed precision: autocast to bfloat16 by the two op lists"})
+    hmp: bool = field(
+        default=False, metadata={"help": "the Gaudi recipe's mixed precision: autocast to bfloat16 by the two op lists"}
+    )
     hmp_bf16: str = field(
-        default="", metadata={"help": "file of the operators to run in bf16, looked for beside the config, here, and in the package"}
+        default="",
+        metadata={
+            "help": "file of the operators to run in bf16, looked for beside the config, here, and in the package"
+        },
     )
     hmp_fp32: str = field(default="", metadata={"help": "file of the operators to run in fp32, looked for likewise"})
-    hmp_opt_level: str = field(default="O1", metadata={"help": "O1, by op lists; O2 ended with release 1.13 of Gaudi's software"})
+    hmp_opt_level: str = field(
+        default="O1", metadata={"help": "O1, by op lists; O2 ended with release 1.13 of Gaudi's software"}
+    )
     hmp_verbose: bool = field(default=False, metadata={"help": "log the operators of both lists"})
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
@@ -103,7 +138,9 @@ class CommonEvalConfig(FairseqDataclass):
         default=None, metadata={"help": "how label units become words: letter, wordpiece, sentencepiece ..."}
     )
     quiet: bool = field(default=False, metadata={"help": "print the scores only"})
-    model_overrides: str = field(default="{}", metadata={"help": "a Python dict of model settings that differ from the checkpoint's"})
+    model_overrides: str = field(
+        default="{}", metadata={"help": "a Python dict of model settings that differ from the checkpoint's"}
+    )
     results_path: Optional[str] = field(default=None, metadata={"help": "folder for the results"})
 
 
@@ -111,9 +148,13 @@ class CommonEvalConfig(FairseqDataclass):
 class EMAConfig(FairseqDataclass):
     """A running average of the weights, kept beside them."""
 
-    store_ema: bool = field(default=False, metadata={"help": "keep the average; it is saved in the checkpoint's extra_state"})
+    store_ema: bool = field(
+        default=False, metadata={"help": "keep the average; it is saved in the checkpoint's extra_state"}
+    )
     ema_decay: float = field(default=0.9999, metadata={"help": "share of the old average that an update keeps"})
-    ema_start_update: int = field(default=0, metadata={"help": "copy the weights until this update, average from then on"})
+    ema_start_update: int = field(
+        default=0, metadata={"help": "copy the weights until this update, average from then on"}
+    )
     ema_seed_model: Optional[str] = field(
         default=None, metadata={"help": "checkpoint that the average starts from (null: the model itself)"}
     )

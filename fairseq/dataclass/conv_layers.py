@@ -10,7 +10,10 @@ Count = TypeVar("Count")  # int, int numpy array or int Tensor
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>-?\d+)|(?P<mark>[\[\](),+*]))")
 _MOST_LAYERS = 1000  # receptive fields grow with every layer: the models that there are have 7
-_FORM = "sums of lists of (channels, kernel, stride), each list optionally times a number: [(512, 10, 5)] + [(512, 3, 2)] * 4"
+_FORM = (
+    "sums of lists of (channels, kernel, stride), each list optionally times a number: [(512, 10, 5)] + [(512, "
+    "3, 2)] * 4"
+)
 
 
 class ConvSpec(NamedTuple):
@@ -41,7 +44,8 @@ class _Reader:
     def error(self, expected: str, position: int) -> ValueError:
         found = self.text[position : position + 12] or "the end"
         return ValueError(
-            f"conv_feature_layers {self.text!r}: expected {expected} at character {position}, found {found!r}. It may be {_FORM}."
+            f"conv_feature_layers {self.text!r}: expected {expected} at character {position}, found {found!r}. It "
+            f"may be {_FORM}."
         )
 
     def peek(self) -> str:
@@ -125,7 +129,8 @@ def check_conv_layers(layers: Sequence[ConvSpec], text: str = "") -> None:
     for number, layer in enumerate(layers):
         if min(layer) < 1:
             raise ValueError(
-                f"conv_feature_layers {text or list(layers)}: layer {number} is {tuple(layer)}, every number must be at least 1."
+                f"conv_feature_layers {text or list(layers)}: layer {number} is {tuple(layer)}, every number must "
+                "be at least 1."
             )
 
 
@@ -145,7 +150,8 @@ def frames_for_samples(num_samples: Count, layers: Sequence[ConvSpec]) -> Count:
     frames = num_samples
     for _, kernel, stride in layers:
         frames = (frames - kernel) // stride + 1
-    return frames * (frames > 0)  # one spelling of max(0, n) for int, array and Tensor; too short stays <= 0 through all layers
+    # one spelling of max(0, n) for int, array and Tensor; too short stays <= 0 through all layers
+    return frames * (frames > 0)
 
 
 def receptive_field(layers: Sequence[ConvSpec]) -> tuple[int, int]:

@@ -6,7 +6,12 @@ from typing import Optional
 from omegaconf import II
 
 from fairseq.dataclass.base import FairseqDataclass
-from fairseq.dataclass.constants import DDP_BACKEND_CHOICES, DDP_COMM_HOOK_CHOICES, PIPELINE_CHECKPOINT_CHOICES, ZERO_SHARDING_CHOICES
+from fairseq.dataclass.constants import (
+    DDP_BACKEND_CHOICES,
+    DDP_COMM_HOOK_CHOICES,
+    PIPELINE_CHECKPOINT_CHOICES,
+    ZERO_SHARDING_CHOICES,
+)
 
 
 @dataclass
@@ -15,25 +20,40 @@ class DistributedTrainingConfig(FairseqDataclass):
 
     distributed_world_size: int = field(
         default=1,
-        metadata={"help": "processes, one per device, of this machine; under a launcher WORLD_SIZE counts, and on HPU this must agree"},
+        metadata={
+            "help": (
+                "processes, one per device, of this machine; under a launcher WORLD_SIZE counts, and on HPU "
+                "this must agree"
+            )
+        },
     )
     distributed_rank: Optional[int] = field(default=0, metadata={"help": "rank of the first process on this machine"})
     distributed_port: int = field(
         default=-1, metadata={"help": "port of the master (-1: a free one); only where it is set do srun's ranks count"}
     )
     distributed_timeout: int = field(
-        default=1800, metadata={"help": "seconds that processes wait for each other in an exchange before the run ends with an error"}
+        default=1800,
+        metadata={
+            "help": "seconds that processes wait for each other in an exchange before the run ends with an error"
+        },
     )
-    device_id: int = field(default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK counts before it"})
+    device_id: int = field(
+        default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK counts before it"}
+    )
     ddp_backend: DDP_BACKEND_CHOICES = field(
-        default="pytorch_ddp", metadata={"help": "pytorch_ddp, c10d, no_c10d and legacy_ddp all mean torch's DistributedDataParallel"}
+        default="pytorch_ddp",
+        metadata={"help": "pytorch_ddp, c10d, no_c10d and legacy_ddp all mean torch's DistributedDataParallel"},
     )
     bucket_cap_mb: int = field(default=25, metadata={"help": "DDP: megabytes of gradients per exchange"})
-    find_unused_parameters: bool = field(default=False, metadata={"help": "DDP: search for parameters that got no gradient"})
+    find_unused_parameters: bool = field(
+        default=False, metadata={"help": "DDP: search for parameters that got no gradient"}
+    )
     gradient_as_bucket_view: bool = field(
         default=False, metadata={"help": "DDP: gradients are views of the exchange buffers, which saves their memory"}
     )
-    broadcast_buffers: bool = field(default=False, metadata={"help": "DDP: copy the master's buffers before each forward pass"})
+    broadcast_buffers: bool = field(
+        default=False, metadata={"help": "DDP: copy the master's buffers before each forward pass"}
+    )
     nprocs_per_node: int = field(default=1, metadata={"help": "processes on each machine"})
     fp16: bool = II("common.fp16")
     memory_efficient_fp16: bool = II("common.memory_efficient_fp16")

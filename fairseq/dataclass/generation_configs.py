@@ -1,6 +1,7 @@
 """Groups `generation`, `eval_lm` and `interactive`: decoding of text, which this package does not do.
 
-The groups exist because fairseq's checkpoints carry them and because audio_finetuning's config holds a GenerationConfig.
+The groups exist because fairseq's checkpoints carry them and because audio_finetuning's config holds a
+GenerationConfig.
 """
 
 import sys
@@ -8,7 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from fairseq.dataclass.base import FairseqDataclass
-from fairseq.dataclass.constants import GENERATION_CONSTRAINTS_CHOICES, GENERATION_DECODING_FORMAT_CHOICES, PRINT_ALIGNMENT_CHOICES
+from fairseq.dataclass.constants import (
+    GENERATION_CONSTRAINTS_CHOICES,
+    GENERATION_DECODING_FORMAT_CHOICES,
+    PRINT_ALIGNMENT_CHOICES,
+)
 
 
 @dataclass

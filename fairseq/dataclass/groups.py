@@ -1,7 +1,7 @@
 """Config groups (model, task, criterion, optimizer ...): which names each has, and the dataclass of every name.
 
-`register_model`, `register_task` and the registries write here; `fairseq.dataclass.initialize` reads it to fill hydra's ConfigStore and to
-complete configs. Importing fairseq therefore does not have to import hydra.
+`register_model`, `register_task` and the registries write here; `fairseq.dataclass.initialize` reads it to fill hydra's
+ConfigStore and to complete configs. Importing fairseq therefore does not have to import hydra.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ DEFAULT_NAMES: dict[str, str | None] = {}  # group -> the name that is meant whe
 
 
 def config_group(group: str) -> dict[str, type]:
-    """The (name -> dataclass) table of a config group, made on first use. `register_model` and `register_task` write into theirs."""
+    """The (name -> dataclass) table of a config group, made on first use. `register_model` and `register_task`
+    write into theirs.
+    """
     return CONFIG_GROUPS.setdefault(group, {})
 
 
@@ -40,7 +42,8 @@ def register_dataclass(group: str, name: str, dataclass: type) -> None:
 def current_name(group: str, cfg: Any) -> str | None:
     """The name that a group's config (its `_name`), or old command-line arguments (`task`, `arch` ...), means today.
 
-    fairseq: fine-tuning was `audio_pretraining` with `labels` before it had a task of its own; older files and configs still say so.
+    fairseq: fine-tuning was `audio_pretraining` with `labels` before it had a task of its own; older files and configs
+    still say so.
     """
     value = cfg.get if hasattr(cfg, "keys") else lambda key: vars(cfg).get(key)
     name = value("_name")
@@ -54,4 +57,6 @@ def unknown_name(group: str, name: object, known: Iterable[str]) -> ValueError:
     names = sorted(known)
     near = get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{group} {name!r} is not known.{hint} It may be: {', '.join(names) or '(nothing is registered)'}.")
+    return ValueError(
+        f"{group} {name!r} is not known.{hint} It may be: {', '.join(names) or '(nothing is registered)'}."
+    )

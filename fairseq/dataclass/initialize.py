@@ -30,13 +30,14 @@ def hydra_init(cfg_name: str = "config") -> None:
     """Put every registered dataclass into hydra's ConfigStore, so that `model=wav2vec2` or `optimizer=adam` select it.
 
     Args:
-        cfg_name: name for the whole FairseqConfig, for programs that compose without a config folder; under "config" it would shadow
-            fairseq/config/config.yaml, so that name stores the groups alone.
+        cfg_name: name for the whole FairseqConfig, for programs that compose without a config folder; under "config" it
+            would shadow fairseq/config/config.yaml, so that name stores the groups alone.
     """
     from hydra.core.config_store import ConfigStore
 
     if not OmegaConf.has_resolver("env"):
-        OmegaConf.register_new_resolver("env", os.environ.get)  # fairseq: YAMLs for old hydra write ${env:PWD}, omegaconf now ${oc.env:PWD}
+        # fairseq: YAMLs for old hydra write ${env:PWD}, omegaconf now ${oc.env:PWD}
+        OmegaConf.register_new_resolver("env", os.environ.get)
     store = ConfigStore.instance()
     for group, dataclasses in CONFIG_GROUPS.items():
         for name, dataclass in dataclasses.items():
@@ -62,7 +63,8 @@ def add_defaults(cfg: DictConfig) -> None:
 
 
 def resolve_config(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> DictConfig:
-    """The whole config of a run: every group filled from its dataclass, interpolations resolved, plain values only, no new keys allowed.
+    """The whole config of a run: every group filled from its dataclass, interpolations resolved, plain values only, no
+    new keys allowed.
 
     Mandatory values that nobody set stay `???`; `fairseq.dataclass.validate` asks for them.
 
@@ -81,7 +83,8 @@ def resolve_config(cfg: DictConfig | dict[str, Any], remove_missing: bool = Fals
 def try_resolve(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
     """As resolve_config, but returns the problems beside what could be resolved without them."""
     whole, problems = complete(cfg, remove_missing)
-    # without the dataclasses' types, so that each value is looked up as it stands, and then takes the form of the field that it arrives in
+    # without the dataclasses' types, so that each value is looked up as it stands, and then takes the form of the field
+    # that it arrives in
     values, references = interpolations.resolve(OmegaConf.create(plain(whole)), problems)
     failed: set[str] = set()
     for (group, name), reference in references.items():
@@ -143,12 +146,19 @@ def _meant(key: Any, value: Any, known: list[str]) -> str:
     if isinstance(value, str):
         return f" No folder of YAML files has {key}/{value}.yaml: put it into the folder of --config-dir to select it."
     if isinstance(value, dict):
-        return f" If it comes from a YAML of your own in a folder {key}, begin that file with this line: # @package _global_"
+        return (
+            f" If it comes from a YAML of your own in a folder {key}, begin that file with this line: # @package "
+            "_global_"
+        )
     return ""
 
 
-def _complete_choice(group: str, value: Any, remove_missing: bool, problems: list[str]) -> DictConfig | dict[str, Any] | None:
-    """The config of a group whose dataclass is named by `_name`; a plain name stands for that name with its defaults."""
+def _complete_choice(
+    group: str, value: Any, remove_missing: bool, problems: list[str]
+) -> DictConfig | dict[str, Any] | None:
+    """The config of a group whose dataclass is named by `_name`; a plain name stands for that name with its
+    defaults.
+    """
     default = DEFAULT_NAMES.get(group)
     dataclasses = CONFIG_GROUPS.get(group, {})
     if value is None or value == "???":
@@ -161,7 +171,8 @@ def _complete_choice(group: str, value: Any, remove_missing: bool, problems: lis
         problems.append(f"{group} is {shown(value)}: it must be a name or a group of keys.")
         return None
     nested = [key for key in value if key in dataclasses and isinstance(value[key], dict)]
-    if nested and not value.get("_name"):  # fairseq: model/wav2vec2/mine.yaml lands in model.wav2vec2, and that names the class
+    # fairseq: model/wav2vec2/mine.yaml lands in model.wav2vec2, and that names the class
+    if nested and not value.get("_name"):
         rest = {key: item for key, item in value.items() if key != nested[0]}
         value = {**value[nested[0]], **rest, "_name": nested[0]}
     name = current_name(group, value) or (default if default in dataclasses else None)

@@ -1,4 +1,6 @@
-"""Interpolations of a whole config (`${optimization.lr}`, `${oc.env:STEPS}`), resolved to plain values of their fields' types."""
+"""Interpolations of a whole config (`${optimization.lr}`, `${oc.env:STEPS}`), resolved to plain values of their
+fields' types.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def resolve(cfg: DictConfig, problems: list[str]) -> tuple[dict[str, Any], dict[
             failed[path] = resolver.references[-1], str(error)
             return UNRESOLVED
         except _TooMany:
-            raise ConfigError([*problems, f"{path}: interpolations make more than {MAX_NODES:,} values of this config."]) from None
+            raise ConfigError(
+                [*problems, f"{path}: interpolations make more than {MAX_NODES:,} values of this config."]
+            ) from None
 
     for group in cfg:
         node = cfg._get_node(group)
@@ -109,7 +113,9 @@ class _Resolver:
         except RecursionError as error:
             raise _Unresolved(_CIRCLE) from error
         if isinstance(value, str) and "${" in value:
-            raise _Unresolved(f"which stands for {shown(value)}: text with another interpolation in it is not looked up")
+            raise _Unresolved(
+                f"which stands for {shown(value)}: text with another interpolation in it is not looked up"
+            )
         return self.container(value) if OmegaConf.is_config(value) else value
 
     def container(self, node: DictConfig | ListConfig) -> Any:
@@ -131,7 +137,9 @@ def _reason(error: OmegaConfBaseException) -> str:
     text = str(error).strip().splitlines()[0]
     variable = re.search(r"Environment variable '(.*)' not found", text)
     if variable is not None:
-        return f"but the environment variable {variable[1]} is not set: set it, or write ${{oc.env:{variable[1]},DEFAULT}}"
+        return (
+            f"but the environment variable {variable[1]} is not set: set it, or write ${{oc.env:{variable[1]},DEFAULT}}"
+        )
     if re.search(r"Interpolation key|Error resolving key|is not a container", text):
         return "which refers to a key that this config does not have"
     if re.search(r"[Rr]ecursi|parent node", text):

@@ -1,6 +1,7 @@
 """Keys that fairseq's configs carry and whose feature is not offered here, each with what to use in its place.
 
-They are accepted at their defaults, so that every stock YAML and checkpoint loads; any other value is an error. `*` stands for any ending.
+They are accepted at their defaults, so that every stock YAML and checkpoint loads; any other value is an error. `*`
+stands for any ending.
 """
 
 from __future__ import annotations
@@ -52,10 +53,14 @@ NOT_OFFERED: dict[str, str] = {
     "optimization.use_bmuf": _LOCAL_SGD,
     "optimization.debug_param_names": "model.named_parameters() has them in the optimizer's order",
     "checkpoint.checkpoint_shard_count": "a checkpoint is one file",
-    "checkpoint.write_checkpoints_asynchronously": "checkpoints are written at once, under another name until they are whole",
+    "checkpoint.write_checkpoints_asynchronously": (
+        "checkpoints are written at once, under another name until they are whole"
+    ),
     "checkpoint.load_checkpoint_on_all_dp_ranks": "the processes of a run read the same checkpoint file",
     "task.binarized_dataset": "use a manifest of audio files, or of members of a .zip (path.zip:offset:length)",
-    "task.precompute_mask_config": "data-loading processes always draw the masks, by task.inferred_w2v_config or the model's settings",
+    "task.precompute_mask_config": (
+        "data-loading processes always draw the masks, by task.inferred_w2v_config or the model's settings"
+    ),
     "task.post_save_script": "start it on the files in checkpoint.save_dir from outside",
     "task.eval_bleu*": _TRANSLATION,
     "task.eval_tokenized_bleu": _TRANSLATION,
@@ -84,9 +89,13 @@ WITHOUT_EFFECT: dict[str, str] = {
     "common.amp_batch_retries": "an update that overflows is skipped",
     "common.all_gather_list_size": "log entries are summed on the device",
     "common.reset_logging": "log handlers that others installed are always removed",
-    "common.empty_cache_freq": "the memory cache stays; PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps where it breaks into pieces",
+    "common.empty_cache_freq": (
+        "the memory cache stays; PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps where it breaks into pieces"
+    ),
     "distributed_training.distributed_backend": "CUDA exchanges over nccl, HPU over hccl, CPU over gloo",
-    "distributed_training.distributed_num_procs": "distributed_training.distributed_world_size says how many processes start",
+    "distributed_training.distributed_num_procs": (
+        "distributed_training.distributed_world_size says how many processes start"
+    ),
     "distributed_training.fix_batches_to_gpus": "which batches a process gets is always a function of seed and epoch",
     "distributed_training.fast_stat_sync": "statistics are always summed in one exchange",
     "dataset.required_seq_len_multiple": "it belongs to fairseq's text datasets",

@@ -15,18 +15,25 @@ class DatasetConfig(FairseqDataclass):
 
     num_workers: int = field(default=1, metadata={"help": "data-loading processes per training process (0: none)"})
     skip_invalid_size_inputs_valid_test: bool = field(
-        default=False, metadata={"help": "leave out utterances of a size that the model cannot take, in place of an error"}
+        default=False,
+        metadata={"help": "leave out utterances of a size that the model cannot take, in place of an error"},
     )
     max_tokens: Optional[int] = field(
         default=None, metadata={"help": "audio samples in a batch, padding included (1400000: 87.5 s at 16 kHz)"}
     )
-    batch_size: Optional[int] = field(default=None, metadata={"help": "utterances in a batch", "argparse_alias": "--max-sentences"})
+    batch_size: Optional[int] = field(
+        default=None, metadata={"help": "utterances in a batch", "argparse_alias": "--max-sentences"}
+    )
     required_batch_size_multiple: int = field(
         default=8, metadata={"help": "round a batch's utterances down to a multiple of this where it can be"}
     )
-    data_buffer_size: int = field(default=10, metadata={"help": "batches that each data-loading process prepares ahead"})
+    data_buffer_size: int = field(
+        default=10, metadata={"help": "batches that each data-loading process prepares ahead"}
+    )
     train_subset: str = field(default="train", metadata={"help": "name of the manifest to train on, without .tsv"})
-    valid_subset: str = field(default="valid", metadata={"help": "names of the manifests to validate on, joined by commas"})
+    valid_subset: str = field(
+        default="valid", metadata={"help": "names of the manifests to validate on, joined by commas"}
+    )
     combine_valid_subsets: Optional[bool] = field(
         default=None, metadata={"help": "validate on all valid*.tsv together", "argparse_alias": "--combine-val"}
     )
@@ -34,7 +41,9 @@ class DatasetConfig(FairseqDataclass):
         default=False, metadata={"help": "no error for valid*.tsv that valid_subset leaves out"}
     )
     validate_interval: int = field(default=1, metadata={"help": "epochs between two validations"})
-    validate_interval_updates: int = field(default=0, metadata={"help": "updates between two validations (0: only by epochs)"})
+    validate_interval_updates: int = field(
+        default=0, metadata={"help": "updates between two validations (0: only by epochs)"}
+    )
     validate_after_updates: int = field(default=0, metadata={"help": "no validation before this update"})
     disable_validation: bool = field(default=False, metadata={"help": "never validate"})
     max_tokens_valid: Optional[int] = II("dataset.max_tokens")
@@ -65,16 +74,24 @@ class OptimizationConfig(FairseqDataclass):
 
     max_epoch: int = field(default=0, metadata={"help": "stop after so many epochs (0: no limit)"})
     max_update: int = field(default=0, metadata={"help": "stop after so many updates (0: no limit)"})
-    stop_time_hours: float = field(default=0, metadata={"help": "save and stop after so many hours of training (0: no limit)"})
+    stop_time_hours: float = field(
+        default=0, metadata={"help": "save and stop after so many hours of training (0: no limit)"}
+    )
     clip_norm: float = field(default=0.0, metadata={"help": "largest norm of the gradient (0: not clipped)"})
-    sentence_avg: bool = field(default=False, metadata={"help": "divide the gradient by utterances in place of masked frames"})
+    sentence_avg: bool = field(
+        default=False, metadata={"help": "divide the gradient by utterances in place of masked frames"}
+    )
     update_freq: list[int] = field(
-        default_factory=lambda: [1], metadata={"help": "batches per process that an update sums, one number or one per epoch"}
+        default_factory=lambda: [1],
+        metadata={"help": "batches per process that an update sums, one number or one per epoch"},
     )
     lr: list[float] = field(
-        default_factory=lambda: [0.25], metadata={"help": "learning rate, one number or, where the schedule knows it, one per epoch"}
+        default_factory=lambda: [0.25],
+        metadata={"help": "learning rate, one number or, where the schedule knows it, one per epoch"},
     )
-    stop_min_lr: float = field(default=-1.0, metadata={"help": "stop when the learning rate falls to this", "argparse_alias": "--min-lr"})
+    stop_min_lr: float = field(
+        default=-1.0, metadata={"help": "stop when the learning rate falls to this", "argparse_alias": "--min-lr"}
+    )
     skip_remainder_batch: Optional[bool] = field(
         default=False, metadata={"help": "leave out an epoch's last update where its batches are too few"}
     )
@@ -92,7 +109,8 @@ class CheckpointConfig(FairseqDataclass):
     """Where checkpoints go, how many stay, what is restored, and which one is the best."""
 
     save_dir: str = field(
-        default="checkpoints", metadata={"help": "folder for checkpoints and metrics.jsonl, relative to where the command was typed"}
+        default="checkpoints",
+        metadata={"help": "folder for checkpoints and metrics.jsonl, relative to where the command was typed"},
     )
     restore_file: str = field(
         default="checkpoint_last.pt", metadata={"help": "checkpoint to continue from, in save_dir or by its whole path"}
@@ -101,13 +119,17 @@ class CheckpointConfig(FairseqDataclass):
         default=None, metadata={"help": "checkpoint to continue from while save_dir has no checkpoint_last.pt yet"}
     )
     finetune_from_model: Optional[str] = field(
-        default=None, metadata={"help": "take the weights of this checkpoint, start all else anew; ignored once save_dir has its own"}
+        default=None,
+        metadata={
+            "help": "take the weights of this checkpoint, start all else anew; ignored once save_dir has its own"
+        },
     )
     continue_pretraining: bool = field(
         default=False,
         metadata={
-            "help": "with finetune_from_model, on audio of one's own: temperatures go on from where that checkpoint's ended, and how much "
-            "of the codebook the new audio uses is told before the first update"
+            "help": "with finetune_from_model, on audio of one's own: temperatures go on from where that "
+            "checkpoint's ended, and how much of the codebook the new audio uses is told before the first "
+            "update"
         },
     )
     reset_dataloader: bool = field(default=False, metadata={"help": "do not restore the place in the data"})
@@ -118,22 +140,43 @@ class CheckpointConfig(FairseqDataclass):
         default="{}", metadata={"help": "a Python dict of optimizer settings that differ from the checkpoint's"}
     )
     save_interval: int = field(default=1, metadata={"help": "epochs between two checkpoints"})
-    save_interval_updates: int = field(default=0, metadata={"help": "updates between two checkpoints (0: only by epochs)"})
-    keep_interval_updates: int = field(default=-1, metadata={"help": "keep so many of the checkpoints that updates caused (-1: all)"})
-    keep_interval_updates_pattern: int = field(
-        default=-1, metadata={"help": "with keep_interval_updates: keep those whose update is a multiple of this as well (-1: none)"}
+    save_interval_updates: int = field(
+        default=0, metadata={"help": "updates between two checkpoints (0: only by epochs)"}
     )
-    keep_last_epochs: int = field(default=-1, metadata={"help": "keep the checkpoints of so many last epochs (-1: all)"})
-    keep_best_checkpoints: int = field(default=-1, metadata={"help": "keep so many of the best checkpoints (-1: only the best one)"})
+    keep_interval_updates: int = field(
+        default=-1, metadata={"help": "keep so many of the checkpoints that updates caused (-1: all)"}
+    )
+    keep_interval_updates_pattern: int = field(
+        default=-1,
+        metadata={
+            "help": "with keep_interval_updates: keep those whose update is a multiple of this as well (-1: none)"
+        },
+    )
+    keep_last_epochs: int = field(
+        default=-1, metadata={"help": "keep the checkpoints of so many last epochs (-1: all)"}
+    )
+    keep_best_checkpoints: int = field(
+        default=-1, metadata={"help": "keep so many of the best checkpoints (-1: only the best one)"}
+    )
     no_save: bool = field(default=False, metadata={"help": "write no checkpoint at all"})
-    no_epoch_checkpoints: bool = field(default=False, metadata={"help": "write only the last and the best at the end of an epoch"})
-    no_last_checkpoints: bool = field(default=False, metadata={"help": "write no checkpoint_last.pt: a run continues from another"})
+    no_epoch_checkpoints: bool = field(
+        default=False, metadata={"help": "write only the last and the best at the end of an epoch"}
+    )
+    no_last_checkpoints: bool = field(
+        default=False, metadata={"help": "write no checkpoint_last.pt: a run continues from another"}
+    )
     no_save_optimizer_state: bool = field(
         default=False, metadata={"help": "leave the optimizer's state out: the run then cannot be continued exactly"}
     )
-    best_checkpoint_metric: str = field(default="loss", metadata={"help": "validation metric that says which checkpoint is the best"})
-    maximize_best_checkpoint_metric: bool = field(default=False, metadata={"help": "larger is better, as with accuracy"})
-    patience: int = field(default=-1, metadata={"help": "stop after so many validations in a row without a better metric (-1: never)"})
+    best_checkpoint_metric: str = field(
+        default="loss", metadata={"help": "validation metric that says which checkpoint is the best"}
+    )
+    maximize_best_checkpoint_metric: bool = field(
+        default=False, metadata={"help": "larger is better, as with accuracy"}
+    )
+    patience: int = field(
+        default=-1, metadata={"help": "stop after so many validations in a row without a better metric (-1: never)"}
+    )
     checkpoint_suffix: str = field(default="", metadata={"help": "put before .pt in file names"})
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead

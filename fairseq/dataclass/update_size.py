@@ -1,4 +1,6 @@
-"""How much audio an update learns from, beside the published recipes: `cards of a node x update_freq x nodes` batches of `max_tokens`."""
+"""How much audio an update learns from, beside the published recipes: `cards of a node x update_freq x nodes`
+batches of `max_tokens`.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,11 @@ def update_size(cfg: DictConfig, cards: int, nodes: int, epoch: int = 1) -> Upda
 
 
 def beside_the_recipe(cfg: DictConfig, size: UpdateSize, sample_rate: int) -> str | None:
-    """What to change where updates may hold far less or more audio than the published model's did; None where they are near.
+    """What to change where updates may hold far less or more audio than the published model's did; None where they are
+    near.
 
-    A flat loss is what too little audio an update looks like; too much costs time and memory of optimizer steps not taken.
+    A flat loss is what too little audio an update looks like; too much costs time and memory of optimizer steps not
+    taken.
     """
     layers = cfg.model.encoder_layers if isinstance(cfg.model, DictConfig) and "encoder_layers" in cfg.model else 0
     recipe = LARGE if layers >= _LARGE_LAYERS else BASE
@@ -59,7 +63,7 @@ def beside_the_recipe(cfg: DictConfig, size: UpdateSize, sample_rate: int) -> st
         return None
     wanted = max(1, round(size.update_freq / ratio))
     return (
-        f"{size.factors()} of at most {tokens / sample_rate:.4g} seconds an update: {ratio:.3g} times the audio of the recipe for "
-        f"{recipe.name} ({recipe.batches} batches of {recipe.max_tokens / sample_rate:.4g} seconds). Its size here: "
-        f"optimization.update_freq=[{wanted}]"
+        f"{size.factors()} of at most {tokens / sample_rate:.4g} seconds an update: {ratio:.3g} times the audio of "
+        f"the recipe for {recipe.name} ({recipe.batches} batches of {recipe.max_tokens / sample_rate:.4g} seconds). "
+        f"Its size here: optimization.update_freq=[{wanted}]"
     )

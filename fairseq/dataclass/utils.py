@@ -22,21 +22,26 @@ ConfigLike = Union[DictConfig, FairseqDataclass, Namespace, dict]
 
 # groups of one dataclass each; the other fields of FairseqConfig are registries
 FIXED_GROUPS: dict[str, type] = {f.name: f.type for f in fields(FairseqConfig) if is_dataclass(f.type)}
-REGISTRY_GROUPS: tuple[str, ...] = tuple(f.name for f in fields(FairseqConfig) if f.name not in FIXED_GROUPS and f.name != "_name")
+REGISTRY_GROUPS: tuple[str, ...] = tuple(
+    f.name for f in fields(FairseqConfig) if f.name not in FIXED_GROUPS and f.name != "_name"
+)
 
 
 def merge_with_parent(dc: FairseqDataclass, cfg: ConfigLike, remove_missing: bool = False) -> DictConfig:
     """A config with every field of its dataclass: the values that `cfg` has, the defaults of `dc` for the others.
 
-    Interpolations (`${optimization.lr}`) are looked up in the config that `cfg` is part of. Where `cfg` stands alone, or that config has no
-    such key, the referenced field's own default is put in.
+    Interpolations (`${optimization.lr}`) are looked up in the config that `cfg` is part of. Where `cfg` stands alone,
+    or that config has no such key, the referenced field's own default is put in.
 
     Args:
         dc: instance of the dataclass; its values are the defaults.
-        cfg: a DictConfig (free-standing or part of a whole config), a dict, a dataclass instance, or old command-line arguments.
-        remove_missing: drop keys that the dataclass does not have (settings of another generation), in place of an error.
+        cfg: a DictConfig (free-standing or part of a whole config), a dict, a dataclass instance, or old command-line
+            arguments.
+        remove_missing: drop keys that the dataclass does not have (settings of another generation), in place of an
+            error.
     Raises:
-        ValueError: keys that the dataclass does not have (with the nearest one) and values of a wrong type, all of them together.
+        ValueError: keys that the dataclass does not have (with the nearest one) and values of a wrong type, all of them
+            together.
     """
     values, parent = plain(cfg), None
     if isinstance(cfg, DictConfig):
@@ -65,11 +70,15 @@ def plain(cfg: ConfigLike) -> dict[str, Any]:
 
 
 def known_only(dataclass: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The values, of another generation, whose keys are fields of the dataclass; the text None is null, as old files have it."""
+    """The values, of another generation, whose keys are fields of the dataclass; the text None is null, as old
+    files have it.
+    """
     types = get_type_hints(dataclass)
     return {
-        key: None if value == "None" and is_optional(types[key]) else value for key, value in values.items() if key in types
-    }  # fmt: skip
+        key: None if value == "None" and is_optional(types[key]) else value
+        for key, value in values.items()
+        if key in types
+    }
 
 
 def nearest(key: str, known: Any) -> str:
@@ -82,7 +91,11 @@ def homes_of(name: str) -> list[str]:
     """group.name of the fields that have this name; those that only refer to another group's are left out."""
     homes = []
     for group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
-        defaults = [dataclass.field_defaults()[name] for dataclass in dataclasses_of(group) if name in dataclass.field_defaults()]
+        defaults = [
+            dataclass.field_defaults()[name]
+            for dataclass in dataclasses_of(group)
+            if name in dataclass.field_defaults()
+        ]
         if any(not (isinstance(default, str) and default.startswith("${")) for default in defaults):
             homes.append(f"{group}.{name}")
     return homes
@@ -135,7 +148,9 @@ def merge_values(dc: FairseqDataclass, values: dict[str, Any], path: str, proble
         return _merge_one_by_one(base, dc, good, path, problems)
 
 
-def _merge_one_by_one(base: DictConfig, dc: FairseqDataclass, values: dict[str, Any], path: str, problems: list[str]) -> DictConfig:
+def _merge_one_by_one(
+    base: DictConfig, dc: FairseqDataclass, values: dict[str, Any], path: str, problems: list[str]
+) -> DictConfig:
     for keys, value, declared in leaves(values, type(dc)):
         part: Any = value
         for key in reversed(keys):
@@ -147,7 +162,9 @@ def _merge_one_by_one(base: DictConfig, dc: FairseqDataclass, values: dict[str, 
             if declared is None:
                 problems.append(f"{key} is not a known key.")
             else:
-                problems.append(misfit(key, value, declared, dc.field_defaults().get(keys[0]) if len(keys) == 1 else None))
+                problems.append(
+                    misfit(key, value, declared, dc.field_defaults().get(keys[0]) if len(keys) == 1 else None)
+                )
     return base
 
 
@@ -175,12 +192,17 @@ def referenced_default(reference: str) -> tuple[bool, Any]:
         defaults = dataclass.field_defaults()
         if dot and name in defaults:
             default = defaults[name]
-            return referenced_default(default) if isinstance(default, str) and default.startswith("${") else (True, default)
+            return (
+                referenced_default(default)
+                if isinstance(default, str) and default.startswith("${")
+                else (True, default)
+            )
     return False, None
 
 
 def config_to_container(cfg: ConfigLike) -> dict[str, Any]:
-    """A config as nested dicts, lists, strings, numbers, bools and None, interpolations resolved: what a checkpoint may hold.
+    """A config as nested dicts, lists, strings, numbers, bools and None, interpolations resolved: what a checkpoint may
+    hold.
 
     Free-standing configs keep interpolations that nothing answers as text; unset mandatory values stay "???".
     """
@@ -202,7 +224,9 @@ def _plain_values(value: Any) -> Any:
 
 
 def config_diff(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) of every value that differs, in the order of keys; an absent key's value is None."""
+    """(dotted key, old value, new value) of every value that differs, in the order of keys; an absent key's value
+    is None.
+    """
     before, after = dict(_flat(_plain_values(old))), dict(_flat(_plain_values(new)))
     keys = list(before) + [key for key in after if key not in before]
     return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
@@ -219,14 +243,16 @@ def _flat(cfg: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def convert_namespace_to_omegaconf(args: Namespace | dict[str, Any]) -> DictConfig:
     """The config that old command-line arguments (fairseq before 0.11, and its oldest checkpoints) stand for.
 
-    Every argument goes to the fields of its name; `arch`, `task`, `criterion`, `optimizer` and `lr_scheduler` name the classes. Arguments
-    that no field is called like are left out: command lines carried those of every module that was imported. A class without a dataclass
-    here gets all arguments.
+    Every argument goes to the fields of its name; `arch`, `task`, `criterion`, `optimizer` and `lr_scheduler` name the
+    classes. Arguments that no field is called like are left out: command lines carried those of every module that was
+    imported. A class without a dataclass here gets all arguments.
 
     Raises:
         ValueError: values of a wrong type, all of them together.
     """
-    values = {key: value for key, value in (args if isinstance(args, dict) else vars(args)).items() if value is not None}
+    values = {
+        key: value for key, value in (args if isinstance(args, dict) else vars(args)).items() if value is not None
+    }
     problems: list[str] = []
     config: dict[str, Any] = {"_name": None}
     for group, dataclass in FIXED_GROUPS.items():
@@ -235,7 +261,9 @@ def convert_namespace_to_omegaconf(args: Namespace | dict[str, Any]) -> DictConf
         name = values.get("arch" if group == "model" else group)
         if name in CONFIG_GROUPS.get(group, {}):
             dataclass = CONFIG_GROUPS[group][name]
-            config[group] = merge_values(dataclass(), {**known_only(dataclass, values), "_name": name}, f"{group}.", problems)
+            config[group] = merge_values(
+                dataclass(), {**known_only(dataclass, values), "_name": name}, f"{group}.", problems
+            )
         else:
             config[group] = None if name is None else {**values, "_name": name}
     if problems:
@@ -246,7 +274,9 @@ def convert_namespace_to_omegaconf(args: Namespace | dict[str, Any]) -> DictConf
 
 
 def overwrite_args_by_name(cfg: DictConfig, overrides: dict[str, Any]) -> None:
-    """Set, in place, every key called like an override's, in whichever group it stands; a dict overrides inside the group of its name."""
+    """Set, in place, every key called like an override's, in whichever group it stands; a dict overrides inside the
+    group of its name.
+    """
     OmegaConf.set_struct(cfg, False)
     for key in list(cfg):
         if isinstance(cfg._get_node(key), DictConfig) and not cfg._get_node(key)._is_none():

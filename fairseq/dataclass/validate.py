@@ -30,12 +30,15 @@ class Problems(NamedTuple):
     warnings: list[str]
 
 
-def validate_config(cfg: DictConfig, devices: int | None = None, recommended: int | None = None, check_paths: bool = True) -> list[str]:
+def validate_config(
+    cfg: DictConfig, devices: int | None = None, recommended: int | None = None, check_paths: bool = True
+) -> list[str]:
     """Check a resolved config (`resolve_config`).
 
     Args:
         devices: processes that this machine can hold (None: not checked).
-        recommended: processes that it should better hold, where that differs: 1 on a CPU, whose cores one process uses already.
+        recommended: processes that it should better hold, where that differs: 1 on a CPU, whose cores one process uses
+            already.
         check_paths: look for the data's manifests. Not wanted for a config that came out of a checkpoint.
     Returns:
         Warnings, a sentence or two each.
@@ -49,13 +52,17 @@ def validate_config(cfg: DictConfig, devices: int | None = None, recommended: in
 
 
 def find_problems(
-    cfg: DictConfig, devices: int | None = None, recommended: int | None = None, check_paths: bool = True, after: Sequence[str] = ()
+    cfg: DictConfig,
+    devices: int | None = None,
+    recommended: int | None = None,
+    check_paths: bool = True,
+    after: Sequence[str] = (),
 ) -> Problems:
     """As validate_config, without raising.
 
     Args:
-        after: problems that are known already, as `fairseq.dataclass.initialize.try_resolve` returns them: their keys have defaults now,
-            and nothing is said of these.
+        after: problems that are known already, as `fairseq.dataclass.initialize.try_resolve` returns them: their keys
+            have defaults now, and nothing is said of these.
     """
     problems = Problems([], [])
     for finding in unrelated(find_named(cfg, check_paths), after):
@@ -68,7 +75,9 @@ def find_problems(
 
 
 def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[Finding]:
-    """Everything that is wrong or odd in a resolved config, each finding with a name; the machine it is checked on plays no part."""
+    """Everything that is wrong or odd in a resolved config, each finding with a name; the machine it is checked on
+    plays no part.
+    """
     yield from _missing(cfg)
     yield from _not_offered(cfg)
     for rule in rules.RULES + (rules.PATH_RULES if check_paths else ()):
@@ -77,7 +86,9 @@ def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[Finding]:
 
 
 def unrelated(findings: Iterable[Finding], after: Sequence[str]) -> Iterator[Finding]:
-    """The findings that speak of no key (or group) that the problems in `after` name: the others would follow from these."""
+    """The findings that speak of no key (or group) that the problems in `after` name: the others would follow from
+    these.
+    """
     keys = {key for text in after for key in _KEY.findall(text)}
     groups = {text.split(" ")[0] for text in after}
     for finding in findings:
@@ -103,13 +114,17 @@ def check_devices(cfg: DictConfig, devices: int, recommended: int) -> list[str]:
         if local <= devices:
             return []
         return [
-            f"the launcher started {local} processes on this machine, which has room for {devices}: use --nproc_per_node={recommended}."
+            f"the launcher started {local} processes on this machine, which has room for {devices}: use "
+            f"--nproc_per_node={recommended}."
         ]
     world = cfg.distributed_training.distributed_world_size
     if world <= devices:
         return []
     frequencies = [max(1, math.ceil(number * world / recommended)) for number in cfg.optimization.update_freq]
-    overrides = f"distributed_training.distributed_world_size={recommended} optimization.update_freq={str(frequencies).replace(' ', '')}"
+    overrides = (
+        f"distributed_training.distributed_world_size={recommended} "
+        f"optimization.update_freq={str(frequencies).replace(' ', '')}"
+    )
     return [
         f"distributed_training.distributed_world_size is {world}, but this machine has room for {devices}. "
         f"For updates of the same size here, add: {overrides}"
@@ -130,7 +145,9 @@ def _not_offered(cfg: DictConfig) -> Iterator[Finding]:
             if alternative is not None and not _is_default(value, default, cfg):
                 yield wrong(f"{key} is {value!r}, which is not offered: {alternative}.", "not-offered")
             elif key in NOT_OFFERED_VALUES and value in NOT_OFFERED_VALUES[key]:
-                yield wrong(f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.", "not-offered")
+                yield wrong(
+                    f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.", "not-offered"
+                )
             elif (reason := _entry(key, WITHOUT_EFFECT)) is not None and not _is_default(value, default, cfg):
                 yield odd(f"{key} is {value!r} and has no effect: {reason}.")._replace(name="no-effect")
 
@@ -148,7 +165,9 @@ def _entry(key: str, table: dict[str, str]) -> str | None:
 
 
 def _is_default(value: Any, default: Any, cfg: DictConfig) -> bool:
-    """A default may refer to another key; then that key is the one to complain about, unless this one says something else."""
+    """A default may refer to another key; then that key is the one to complain about, unless this one says
+    something else.
+    """
     if isinstance(default, str) and default.startswith("${"):
         default = OmegaConf.select(cfg, default.strip("${}"))
     if is_dataclass(default):

@@ -1,4 +1,6 @@
-"""A value and the type of its field: forms that mean the same become the field's own, and what a field takes is put into words."""
+"""A value and the type of its field: forms that mean the same become the field's own, and what a field takes is put
+into words.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ def is_reference(value: Any) -> bool:
 def coerce(value: Any, declared: Any) -> Any:
     """A value in the form that its field wants, where it means one; else as it is, for omegaconf to refuse.
 
-    Whole floats are integers where an integer is wanted (1e6, also inside lists and as text); "(0.9, 0.98)" is read as a literal where a
-    list or tuple is wanted, and 64 is the list of it; the fields of a nested dataclass are treated alike.
+    Whole floats are integers where an integer is wanted (1e6, also inside lists and as text); "(0.9, 0.98)" is read as
+    a literal where a list or tuple is wanted, and 64 is the list of it; the fields of a nested dataclass are treated
+    alike.
     """
     if is_reference(value):
         return value
@@ -42,7 +45,8 @@ def coerce(value: Any, declared: Any) -> Any:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: brackets nested too deeply to be parsed
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            # the last two: brackets nested too deeply to be parsed
             return value
     if isinstance(value, (int, float)) and get_origin(kind) is list:
         value = [value]
@@ -121,8 +125,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
 
 
-def leaves(values: dict[str, Any], dataclass: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """(path, value, declared type) of every value, those of nested dataclasses one by one; the type of an unknown key is None."""
+def leaves(
+    values: dict[str, Any], dataclass: type, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """(path, value, declared type) of every value, those of nested dataclasses one by one; the type of an unknown
+    key is None.
+    """
     types = get_type_hints(dataclass)
     for key, value in values.items():
         declared = types.get(key)

@@ -27,8 +27,8 @@ def read_wer_args(value: Any) -> tuple[str | None, str | None, float, float]:
     except (ValueError, SyntaxError, TypeError) as error:
         shown = list(value) if isinstance(value, ListConfig) else value
         raise ValueError(
-            f"criterion.wer_args is {shown!r}: it must be a list of language model, lexicon, lm_weight and word_score, such as "
-            f"['lm.bin', 'lexicon.txt', 2.0, -1.0], or a tuple of them in quotes ({error})."
+            f"criterion.wer_args is {shown!r}: it must be a list of language model, lexicon, lm_weight and "
+            f"word_score, such as ['lm.bin', 'lexicon.txt', 2.0, -1.0], or a tuple of them in quotes ({error})."
         ) from error
 
 
@@ -39,8 +39,9 @@ def refuse_wer_args(value: Any) -> None:
     model, lexicon, *_ = read_wer_args(value)
     if model or lexicon:
         raise ValueError(
-            f"criterion.wer_args names {' and '.join(path for path in (model, lexicon) if path)}: validation decodes greedily, without a "
-            "language model or a lexicon. Leave wer_args out, and decode the checkpoint with fairseq-infer --lm and --lexicon."
+            f"criterion.wer_args names {' and '.join(path for path in (model, lexicon) if path)}: validation "
+            "decodes greedily, without a language model or a lexicon. Leave wer_args out, and decode the checkpoint "
+            "with fairseq-infer --lm and --lexicon."
         )
 
 

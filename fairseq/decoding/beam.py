@@ -1,4 +1,6 @@
-"""Prefix beam search with a lexicon, an n-gram language model, or both, by flashlight-text and KenLM (extra `decode`)."""
+"""Prefix beam search with a lexicon, an n-gram language model, or both, by flashlight-text and KenLM (extra
+`decode`).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ logger = logging.getLogger(__name__)
 _SHOWN = 5  # lines that a message names
 HOMOPHONES = 6  # words of one spelling that flashlight's trie holds; it drops further ones without a word
 _IMPOSSIBLE = -1e4  # log-probability of all but the delimiter in the frame that is added at the end
-_PLACE_IN_KENLM = re.compile(r"^.*? threw \w+( because `.*?')?\.?\s*")  # its own file, function and condition, before what is wrong
+# its own file, function and condition, before what is wrong
+_PLACE_IN_KENLM = re.compile(r"^.*? threw \w+( because `.*?')?\.?\s*")
 
 
 @dataclass
@@ -80,7 +83,10 @@ def read_vocabulary(tokens: Tokens, lexicon: str | None, language_model: str | N
         ValueError: neither is given, one cannot be read, or they do not fit; names lines.
     """
     if lexicon is None and language_model is None:
-        raise ValueError("a beam search needs a lexicon, a language model, or both; without them the greedy decoder finds the same text")
+        raise ValueError(
+            "a beam search needs a lexicon, a language model, or both; without them the greedy decoder finds the "
+            "same text"
+        )
     entries = [] if lexicon is None else read_lexicon(lexicon, tokens)
     if language_model is None:
         return Vocabulary(entries, None, False, [])
@@ -132,9 +138,13 @@ class BeamDecoder:
             options = library.LexiconFreeDecoderOptions(**common)
             self._search = library.LexiconFreeDecoder(options, self._lm, silence, tokens.blank, [])
         else:
-            options = library.LexiconDecoderOptions(word_score=settings.word_score, unk_score=settings.unk_weight, **common)
+            options = library.LexiconDecoderOptions(
+                word_score=settings.word_score, unk_score=settings.unk_weight, **common
+            )
             unknown, of_units = len(self._words), self.vocabulary.of_units
-            self._search = library.LexiconDecoder(options, self._trie, self._lm, silence, tokens.blank, unknown, [], of_units)
+            self._search = library.LexiconDecoder(
+                options, self._trie, self._lm, silence, tokens.blank, unknown, [], of_units
+            )
 
     def decode(self, log_probs: np.ndarray) -> list[Hypothesis]:
         """The best readings of log-probabilities T x V, the best one first; an empty one where there is no frame."""
@@ -156,14 +166,19 @@ class BeamDecoder:
 
     def _hypothesis(self, result: Any, log_probs: np.ndarray) -> Hypothesis:
         frames = len(log_probs)
-        path = np.asarray(result.tokens[1 : frames + 1])  # before the first frame and after the last stands the delimiter
+        # before the first frame and after the last stands the delimiter
+        path = np.asarray(result.tokens[1 : frames + 1])
         own = np.take_along_axis(log_probs, path[:, None], axis=1)[:, 0]
         labels = None
         if self._trie is not None:
-            labels = [(self._words[word], frame) for frame, word in enumerate(result.words, start=-1) if 0 <= word < len(self._words)]
+            labels = [
+                (self._words[word], frame)
+                for frame, word in enumerate(result.words, start=-1)
+                if 0 <= word < len(self._words)
+            ]
         return from_path(path, own, self.tokens, result.score, labels)
 
-    # -- what the library is given -------------------------------------------------------------------------------------------------
+    # -- what the library is given -------------------------------------------------------------------------------------
 
     def _language_model(self) -> Any:
         if self.vocabulary.model is None:
@@ -182,7 +197,9 @@ class BeamDecoder:
             raise ValueError(f"KenLM cannot read the language model {path}: {_reason(path, said)}") from error
 
     def _build_trie(self) -> Any:
-        """The lexicon as a tree of units, each word with what the language model gives it at the start of a sentence."""
+        """The lexicon as a tree of units, each word with what the language model gives it at the start of a
+        sentence.
+        """
         index = self.tokens.index()
         numbers = {word: number for number, word in enumerate(self._words)}
         silence = self.tokens.blank if self.tokens.delimiter is None else self.tokens.delimiter
@@ -200,8 +217,11 @@ class BeamDecoder:
         return trie
 
 
-def most_likely_homophones(entries: Sequence[Entry], likelihood: Callable[[str], float]) -> tuple[list[Entry], list[Entry]]:
-    """Split a lexicon into the entries that the search can hold, and those that it cannot: further words of one spelling.
+def most_likely_homophones(
+    entries: Sequence[Entry], likelihood: Callable[[str], float]
+) -> tuple[list[Entry], list[Entry]]:
+    """Split a lexicon into the entries that the search can hold, and those that it cannot: further words of one
+    spelling.
 
     Args:
         likelihood: of a word; of equal ones the lexicon's order decides.
@@ -225,8 +245,9 @@ def describe_dropped(dropped: Sequence[Entry]) -> str:
     lines = "; ".join(f"line {entry.line}: {entry.word} ({' '.join(entry.spelling)})" for entry in dropped[:_SHOWN])
     more = f" (and {len(dropped) - _SHOWN} more)" if len(dropped) > _SHOWN else ""
     return (
-        f"lines of the lexicon that are left out: {len(dropped)}. The search holds {HOMOPHONES} words of one spelling, and these "
-        f"are less likely than the others: {lines}{more}. Remove rare homophones from the lexicon, or give words different spellings"
+        f"lines of the lexicon that are left out: {len(dropped)}. The search holds {HOMOPHONES} words of one "
+        f"spelling, and these are less likely than the others: {lines}{more}. Remove rare homophones from the "
+        "lexicon, or give words different spellings"
     )
 
 
@@ -248,7 +269,10 @@ def read_beam(
 def _reason(path: str, said: str) -> str:
     """Why KenLM does not load a file, and what to do where that is known."""
     if "at least a bigram" in said:
-        return "it has unigrams only, and KenLM needs order 2 or more. Make it again with a higher order (fairseq-make-ngram --order 3)"
+        return (
+            "it has unigrams only, and KenLM needs order 2 or more. Make it again with a higher order "
+            "(fairseq-make-ngram --order 3)"
+        )
     if "not compiled in" in said:
         return "flashlight's KenLM was built without this compression. Decompress the file, or compress it with gzip"
     with text_files.open_bytes(path) as file:

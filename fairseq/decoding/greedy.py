@@ -9,7 +9,9 @@ from fairseq.decoding.tokens import Tokens
 
 
 class GreedyDecoder:
-    """Takes the likeliest token of each frame, joins repetitions and drops blanks (Graves et al. 2006, "best path decoding")."""
+    """Takes the likeliest token of each frame, joins repetitions and drops blanks (Graves et al. 2006, "best path
+    decoding").
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens

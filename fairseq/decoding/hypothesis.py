@@ -67,7 +67,11 @@ def runs(path: np.ndarray, log_probs: np.ndarray, tokens: Tokens) -> list[Run]:
 
 
 def from_path(
-    path: np.ndarray, log_probs: np.ndarray, tokens: Tokens, score: float, labels: Sequence[tuple[str, int]] | None = None
+    path: np.ndarray,
+    log_probs: np.ndarray,
+    tokens: Tokens,
+    score: float,
+    labels: Sequence[tuple[str, int]] | None = None,
 ) -> Hypothesis:
     """Read a path of tokens.
 
@@ -89,7 +93,9 @@ def _spelled(found: list[Run], tokens: Tokens) -> list[Word]:
     for run in [*found, None]:
         ends = run is None or run.token == tokens.delimiter or tokens.symbols[run.token].startswith(WORD_START)
         if ends and letters:
-            words.append(_join(letters, "".join(tokens.symbols[letter.token] for letter in letters).removeprefix(WORD_START)))
+            words.append(
+                _join(letters, "".join(tokens.symbols[letter.token] for letter in letters).removeprefix(WORD_START))
+            )
             letters = []
         if run is not None and run.token != tokens.delimiter:
             letters.append(run)

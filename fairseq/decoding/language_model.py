@@ -19,7 +19,8 @@ _WHAT = "the language model"
 class LanguageModel(NamedTuple):
     """A language model's file and its words.
 
-    `vocabulary` is word -> line of an ARPA file, or -> number of the entry in a binary one, from 1; without sentence marks.
+    `vocabulary` is word -> line of an ARPA file, or -> number of the entry in a binary one, from 1; without sentence
+    marks.
     """
 
     path: str
@@ -70,7 +71,8 @@ def _arpa_vocabulary(path: str) -> dict[str, int]:
             break
     if not inside:
         raise ValueError(
-            f"{path} is not a language model: it has no line \\data\\ with \\1-grams: after it (ARPA), nor KenLM's binary header"
+            f"{path} is not a language model: it has no line \\data\\ with \\1-grams: after it (ARPA), nor KenLM's "
+            "binary header"
         )
     raise ValueError(f"{path} ends within the section \\1-grams: the file is cut off")
 
@@ -83,7 +85,9 @@ def _unigram(path: str, number: int, line: str) -> str:
             return columns[1]
     except ValueError:
         pass
-    raise ValueError(f"{path}, line {number}: {line[:60]!r} is not a unigram; a line must be log-probability, word, back-off weight")
+    raise ValueError(
+        f"{path}, line {number}: {line[:60]!r} is not a unigram; a line must be log-probability, word, back-off weight"
+    )
 
 
 def _binary_vocabulary(path: str) -> dict[str, int]:
@@ -92,7 +96,9 @@ def _binary_vocabulary(path: str) -> dict[str, int]:
         content = file.read()
     begin = content.rfind(b"<unk>\0")
     if begin < 0 or not content.endswith(b"\0"):
-        raise ValueError(f"{path} holds no words: build it with KenLM's build_binary, which keeps them unless it is told not to")
+        raise ValueError(
+            f"{path} holds no words: build it with KenLM's build_binary, which keeps them unless it is told not to"
+        )
     try:
         return {word.decode(): number for number, word in enumerate(content[begin:-1].split(b"\0"), start=1)}
     except UnicodeDecodeError as error:
@@ -113,12 +119,18 @@ def check_words(model: LanguageModel, entries: Sequence[Entry], lexicon: str) ->
     swapped = _swapped(model, (entry.word for entry in missing))
     lines = "; ".join(f"line {entry.line}: {entry.word}" for entry in missing[:_SHOWN])
     more = f" (and {len(missing) - _SHOWN} more)" if len(missing) > _SHOWN else ""
-    case = f" The case differs: {model.place(swapped[1])} has {swapped[1]}, the lexicon has {swapped[0]}." if swapped else ""
+    case = (
+        f" The case differs: {model.place(swapped[1])} has {swapped[1]}, the lexicon has {swapped[0]}."
+        if swapped
+        else ""
+    )
     if len(missing) == len(entries):
-        raise ValueError(f"the language model {model.path} knows none of the words of the lexicon {lexicon} ({lines}{more}).{case}")
+        raise ValueError(
+            f"the language model {model.path} knows none of the words of the lexicon {lexicon} ({lines}{more}).{case}"
+        )
     return [
-        f"the language model {model.path} does not know {len(missing)} of the {len(entries)} words of the lexicon {lexicon}, which "
-        f"are scored as unknown: {lines}{more}.{case}"
+        f"the language model {model.path} does not know {len(missing)} of the {len(entries)} words of the lexicon "
+        f"{lexicon}, which are scored as unknown: {lines}{more}.{case}"
     ]
 
 
@@ -138,14 +150,18 @@ def check_letters(model: LanguageModel, spelled: Sequence[Entry], tokens: Tokens
     if not unspelled:
         return []
     lines = "; ".join(
-        f"{model.place(word)}: {word} has {' '.join(repr(letter) for letter in sorted(set(word) - letters))}" for word in unspelled[:_SHOWN]
+        f"{model.place(word)}: {word} has {' '.join(repr(letter) for letter in sorted(set(word) - letters))}"
+        for word in unspelled[:_SHOWN]
     )
     more = f" (and {len(unspelled) - _SHOWN} more)" if len(unspelled) > _SHOWN else ""
     if not could:
         swapped = any(letters.issuperset(word.swapcase()) for word in unspelled)
         case = " They differ by case only: write the language model's text in the dictionary's case." if swapped else ""
         raise ValueError(f"the dictionary can spell no word of the language model: {lines}{more}.{case}")
-    return [f"{len(unspelled)} words of the language model cannot be spelled with the dictionary and are left out: {lines}{more}"]
+    return [
+        f"{len(unspelled)} words of the language model cannot be spelled with the dictionary and are left out: "
+        f"{lines}{more}"
+    ]
 
 
 def _swapped(model: LanguageModel, words: Iterable[str]) -> tuple[str, str] | None:

@@ -39,13 +39,17 @@ def read_lexicon(path: str | os.PathLike[str], tokens: Tokens) -> list[Entry]:
     silent = [entry for entry in entries if set(entry.spelling) <= {DELIMITER}]
     if silent:
         lines = "; ".join(f"line {entry.line}: {entry.word}" for entry in silent[:_SHOWN])
-        raise ValueError(f"the lexicon {path} has words that are spelled by nothing: {lines}; a line is WORD<TAB>W O R D |")
+        raise ValueError(
+            f"the lexicon {path} has words that are spelled by nothing: {lines}; a line is WORD<TAB>W O R D |"
+        )
     check_spellings(entries, tokens, str(path))
     return entries
 
 
 def spell(words: Iterable[tuple[str, int]], tokens: Tokens) -> list[Entry]:
-    """Spell words (each with the line that it comes from) by their letters; those that the dictionary cannot spell are left out."""
+    """Spell words (each with the line that it comes from) by their letters; those that the dictionary cannot spell
+    are left out.
+    """
     letters = tokens.letters()
     return [_entry(word, list(word), line, tokens) for word, line in words if word and letters.issuperset(word)]
 

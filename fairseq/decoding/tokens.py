@@ -41,8 +41,12 @@ class Tokens(NamedTuple):
 
     @classmethod
     def from_dictionary(cls, dictionary: Any, blank: int | None = None) -> Tokens:
-        """The roles of a fairseq Dictionary's symbols; the blank is `dictionary.bos()`, as in training, unless `blank` names another."""
-        return cls.from_symbols([dictionary[number] for number in range(len(dictionary))], dictionary.bos() if blank is None else blank)
+        """The roles of a fairseq Dictionary's symbols; the blank is `dictionary.bos()`, as in training, unless
+        `blank` names another.
+        """
+        return cls.from_symbols(
+            [dictionary[number] for number in range(len(dictionary))], dictionary.bos() if blank is None else blank
+        )
 
     @property
     def has_pieces(self) -> bool:
@@ -56,7 +60,11 @@ class Tokens(NamedTuple):
 
     def letters(self) -> set[str]:
         """The symbols that words are spelled with."""
-        return {s for number, s in enumerate(self.symbols) if number not in self.silent and number != self.delimiter and s != "<unk>"}
+        return {
+            s
+            for number, s in enumerate(self.symbols)
+            if number not in self.silent and number != self.delimiter and s != "<unk>"
+        }
 
     def index(self) -> dict[str, int]:
         """Output by symbol, those with a text only."""

@@ -1,7 +1,7 @@
 """The device layer: what the rest of the package asks of the hardware.
 
-`base.Device` is the contract and the CPU's answer to it; `cuda` and `hpu` answer where a GPU or a Gaudi card differs. Nothing outside this
-folder asks which hardware there is, imports a vendor's package or sets its environment variables.
+`base.Device` is the contract and the CPU's answer to it; `cuda` and `hpu` answer where a GPU or a Gaudi card differs.
+Nothing outside this folder asks which hardware there is, imports a vendor's package or sets its environment variables.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def select(common: DictConfig, local_rank: int = 0) -> Device:
 
 
 def asked_for(common: DictConfig) -> str:
-    """The kind of device that a config means: `common.device`, else `hpu` or `cpu` by its key, else a GPU where there is one."""
+    """The kind of device that a config means: `common.device`, else `hpu` or `cpu` by its key, else a GPU where
+    there is one.
+    """
     if common.device is not None:
         return str(common.device)
     if common.hpu:
@@ -79,7 +81,9 @@ def count(common: DictConfig) -> int:
 
 
 def _make(kind: str, index: int = 0) -> Device:
-    return _STAND_INS.get(kind) or {"cpu": Device, "cuda": CudaDevice, "hpu": HpuDevice, "lazy": LazyDevice}[kind](index)
+    return _STAND_INS.get(kind) or {"cpu": Device, "cuda": CudaDevice, "hpu": HpuDevice, "lazy": LazyDevice}[kind](
+        index
+    )
 
 
 def missing(common: DictConfig) -> str | None:
@@ -88,10 +92,11 @@ def missing(common: DictConfig) -> str | None:
 
 
 def prepare_process(common: DictConfig) -> list[base.Note]:
-    """Set the environment variables that the device's software reads when it is imported; `select` calls this, and imports it.
+    """Set the environment variables that the device's software reads when it is imported; `select` calls this, and
+    imports it.
 
-    To be called in the process that will own the device, once RANK, LOCAL_RANK and WORLD_SIZE are in the environment where there are
-    several. See `hpu_environment.prepare`.
+    To be called in the process that will own the device, once RANK, LOCAL_RANK and WORLD_SIZE are in the environment
+    where there are several. See `hpu_environment.prepare`.
 
     Returns:
         Lines for the log.
@@ -118,7 +123,9 @@ def forced(
     attention_form: str | None = None,
     hpu_arms: bool = False,
 ) -> Iterator[None]:
-    """Take the named forms, and with `hpu_arms` the branches marked `# hpu:`, whatever the device: the hook by which tests compare arms."""
+    """Take the named forms, and with `hpu_arms` the branches marked `# hpu:`, whatever the device: the hook by
+    which tests compare arms.
+    """
     before = base.FORCED
     base.FORCED = base.Forced(conv_form, pos_conv_form, attention_form, hpu_arms)
     try:

@@ -35,9 +35,9 @@ FORCED = Forced()
 class Device:
     """What a run asks of its hardware; this class is the CPU.
 
-    The `*_form` methods choose between forms of one computation that give equal results at different speeds. The choices are
-    measurements (benchmarks/results), not beliefs. A graph that `torch.jit.trace` records has torch's own operators: the other forms loop
-    over lengths in Python, which the trace would keep as constants.
+    The `*_form` methods choose between forms of one computation that give equal results at different speeds. The
+    choices are measurements (benchmarks/results), not beliefs. A graph that `torch.jit.trace` records has torch's own
+    operators: the other forms loop over lengths in Python, which the trace would keep as constants.
     """
 
     type = "cpu"
@@ -46,15 +46,18 @@ class Device:
     graphs_are_static = False  # True where a changed Python branch costs a compilation
     recovers_from_out_of_memory = True  # the allocator can go on, once what the update held is let go
     records_graphs = False  # True where operations only run at `mark_step`; gradients are then zeroed in place
-    seeds_each_micro_batch = True  # False where seeding makes the host wait: once an update then, and the processes' number matters
+    # False where seeding makes the host wait: once an update then, and the processes' number matters
+    seeds_each_micro_batch = True
     statistics_dtype = torch.float64  # of the sums that the log is made of
     index_dtype: torch.dtype | None = None  # what integer inputs are sent as; None: as they are
     has_fp16 = False  # float16 kernels and a reason to use them
-    ctc_on_host = False  # torch's CTC has no kernel here: log-probabilities are fetched, and their gradient is sent back
+    # torch's CTC has no kernel here: log-probabilities are fetched, and their gradient is sent back
+    ctc_on_host = False
     copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
     dropout_form = "bits"  # or "native": torch's own
     torch_fuses_adam = True  # torch's fused AdamW has a kernel for this device
-    gains_by_batches = False  # inference of several utterances at once is faster; on CPU the activations of one fit the caches better
+    # inference of several utterances at once is faster; on CPU the activations of one fit the caches better
+    gains_by_batches = False
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
 
     def __init__(self, index: int = 0) -> None:
@@ -69,25 +72,33 @@ class Device:
         """Make this the process's current device, before anything is allocated."""
 
     def missing(self) -> str | None:
-        """What keeps this machine from having such a device, and the way out; None: nothing. Imports and opens nothing."""
+        """What keeps this machine from having such a device, and the way out; None: nothing. Imports and opens
+        nothing.
+        """
         return None
 
     def count(self) -> int:
         """Processes that this machine can hold with one device each."""
         return available_cores()
 
-    # -- forms ---------------------------------------------------------------------------------------------------------------------
+    # -- forms ---------------------------------------------------------------------------------------------------------
 
     def conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
-        """Form of the feature extractor's convolutions: `conv1d`, `conv2d` (channels last) or `matmul` (time first, products of views)."""
+        """Form of the feature extractor's convolutions: `conv1d`, `conv2d` (channels last) or `matmul` (time first,
+        products of views).
+        """
         return FORCED.conv_form or ("conv1d" if torch.jit.is_tracing() else self._conv_form(in_channels, dtype))
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
-        """Form of the positional convolution: `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices, each for 8 frames)."""
+        """Form of the positional convolution: `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices,
+        each for 8 frames).
+        """
         return FORCED.pos_conv_form or ("conv1d" if torch.jit.is_tracing() else self._pos_conv_form(dtype))
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
-        """Form of self-attention: `sdpa`, `vendor` (`fused_attention`), `blocks` (of heads, in cache) or `matmul` (has weights)."""
+        """Form of self-attention: `sdpa`, `vendor` (`fused_attention`), `blocks` (of heads, in cache) or `matmul`
+        (has weights).
+        """
         if FORCED.attention_form is not None or needs_weights:
             return FORCED.attention_form or "matmul"
         return "sdpa" if torch.jit.is_tracing() else self._attention_form(dtype)
@@ -96,12 +107,13 @@ class Device:
         return "matmul"
 
     def _pos_conv_form(self, dtype: torch.dtype) -> str:
-        return "conv2d" if dtype == torch.bfloat16 else "conv1d"  # fp32: the gradient of a channels-last weight takes seconds
+        # fp32: the gradient of a channels-last weight takes seconds
+        return "conv2d" if dtype == torch.bfloat16 else "conv1d"
 
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "blocks"
 
-    # -- losses --------------------------------------------------------------------------------------------------------------------
+    # -- losses --------------------------------------------------------------------------------------------------------
 
     def ctc_loss(
         self,
@@ -117,7 +129,8 @@ class Device:
 
         Args:
             log_probs: T x B x V, fp32, on this device.
-            targets: B x U, filled up with any number; this and the following best on the host, where torch's kernels read lengths.
+            targets: B x U, filled up with any number; this and the following best on the host, where torch's kernels
+                read lengths.
             input_lengths, target_lengths: frames and units of each row, B.
             weights: float32, B: 1, or 0 for rows that are filler.
             zero_infinity: rows whose units do not fit into their frames have loss and gradient 0.
@@ -130,7 +143,7 @@ class Device:
         losses = F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity)
         return torch.where(weights > 0, losses, 0).sum().to(self.torch_device)
 
-    # -- running -------------------------------------------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------------------------------
 
     def autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
         """Mixed precision over fp32 parameters; None computes in fp32."""
@@ -151,15 +164,18 @@ class Device:
     def seed(self, seed: int) -> None:
         """Seed torch's default generators. What was recorded before is handed over first.
 
-        torch's lazy device draws numbers when a graph runs, so what is pending must run under the old seed. Gaudi's bridge draws one seed
-        for each random operator when the operator is recorded, and again when a kept graph is replayed (`hpu_graphs`); there the step only
-        keeps what came before, such as gradients that were set to zero, out of the next micro-batch's graph.
+        torch's lazy device draws numbers when a graph runs, so what is pending must run under the old seed. Gaudi's
+        bridge draws one seed for each random operator when the operator is recorded, and again when a kept graph is
+        replayed (`hpu_graphs`); there the step only keeps what came before, such as gradients that were set to zero,
+        out of the next micro-batch's graph.
         """
         self.mark_step()
         torch.manual_seed(seed)
 
     def rng_state(self) -> dict[str, Tensor]:
-        """The state of the device's own generator, by the name that it has in a saved state; empty where torch's is the device's."""
+        """The state of the device's own generator, by the name that it has in a saved state; empty where torch's is
+        the device's.
+        """
         return {}
 
     def set_rng_state(self, state: dict[str, Tensor]) -> None:
@@ -172,10 +188,11 @@ class Device:
         return tensor.to(self.torch_device, non_blocking=True)
 
     def set_number(self, tensor: Tensor, number: float) -> None:
-        """Give a 0-dim tensor of this device another value, by a copy that does not wait: for numbers that change between updates.
+        """Give a 0-dim tensor of this device another value, by a copy that does not wait: for numbers that change
+        between updates.
 
-        `tensor.fill_(number)` would make the number part of the key of the compiled graph in Gaudi's lazy mode, so that each value is a
-        graph to compile; a copy is data.
+        `tensor.fill_(number)` would make the number part of the key of the compiled graph in Gaudi's lazy mode, so that
+        each value is a graph to compile; a copy is data.
         """
         tensor.copy_(torch.tensor(number, dtype=tensor.dtype), non_blocking=True)
 
@@ -183,11 +200,15 @@ class Device:
         """Wait until the device has done what it was given."""
 
     def memory_statistics(self) -> dict[str, float]:
-        """Gigabytes for the log: free now, and the peak since the last call; empty where the device has no memory of its own."""
+        """Gigabytes for the log: free now, and the peak since the last call; empty where the device has no memory
+        of its own.
+        """
         return {}
 
     def counters(self) -> dict[str, float]:
-        """Counts for the log since the process began, such as graphs compiled and the seconds it took; empty where nothing is compiled."""
+        """Counts for the log since the process began, such as graphs compiled and the seconds it took; empty where
+        nothing is compiled.
+        """
         return {}
 
     def bf16_is_fast(self) -> bool:
@@ -213,10 +234,12 @@ class Device:
     def empty_cache(self) -> None:
         """Give memory that the allocator keeps back to the device."""
 
-    # -- kernels of the device's vendor ------------------------------------------------------------------------------------------------
+    # -- kernels of the device's vendor --------------------------------------------------------------------------------
 
     def fused_adam(self) -> type[torch.optim.Optimizer] | None:
-        """An optimizer class with the formula of `fairseq.optim.adam.Adam` in one kernel; None: there is none but torch's."""
+        """An optimizer class with the formula of `fairseq.optim.adam.Adam` in one kernel; None: there is none but
+        torch's.
+        """
         return None
 
     def fused_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -224,11 +247,16 @@ class Device:
         raise NotImplementedError(f"{self.type} has no attention kernel of its own")
 
     def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
-        """A function that clips these parameters' gradients in place to an L2 norm and returns the norm before; None: there is none."""
+        """A function that clips these parameters' gradients in place to an L2 norm and returns the norm before;
+        None: there is none.
+        """
         return None
 
-    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True) -> None:
-        """Let a module's forward pass, and the backward pass of it, run as compiled graphs; in place. Only HPU is asked for it.
+    def compile(
+        self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True
+    ) -> None:
+        """Let a module's forward pass, and the backward pass of it, run as compiled graphs; in place. Only HPU is asked
+        for it.
 
         Args:
             how: `common.hpu_compile`.
@@ -237,7 +265,7 @@ class Device:
             optimize_ddp: `common.hpu_optimize_ddp`.
         """
 
-    # -- processes -----------------------------------------------------------------------------------------------------------------
+    # -- processes -----------------------------------------------------------------------------------------------------
 
     def ddp_options(self) -> dict[str, Any]:
         """Arguments of DistributedDataParallel that depend on the device."""

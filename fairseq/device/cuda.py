@@ -43,8 +43,9 @@ class CudaDevice(Device):
         present = torch.cuda.device_count()
         if self.index >= present:
             raise ValueError(
-                f"local rank {self.index} has no GPU: this machine shows {present}. Start at most {present} processes here "
-                f"(distributed_training.distributed_world_size={present}, or --nproc_per_node={present})."
+                f"local rank {self.index} has no GPU: this machine shows {present}. Start at most {present} "
+                f"processes here (distributed_training.distributed_world_size={present}, or "
+                f"--nproc_per_node={present})."
             )
         torch.cuda.set_device(self.index)
 

@@ -1,4 +1,6 @@
-"""What the lazy-tensor device did: graphs compiled and run, cuts between two `mark_step`s, and the lines of code that caused them."""
+"""What the lazy-tensor device did: graphs compiled and run, cuts between two `mark_step`s, and the lines of code
+that caused them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,20 @@ from torch.overrides import TorchFunctionMode
 
 _TORCH = str(Path(torch.__file__).parent)
 _DEVICE_LAYER = str(Path(__file__).parent)
-READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero", "masked_select", "unique", "equal"}
+READS = {
+    "item",
+    "tolist",
+    "numpy",
+    "cpu",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "equal",
+}
 
 _graphs_at_steps = 0  # graphs that ran inside of `mark_step`
 
@@ -24,11 +39,14 @@ class GraphCounts(NamedTuple):
     compiled: int  # graphs that were new
     ran: int  # graphs that ran, new or not
     steps: int  # of these, those that a `mark_step` ran
-    fallbacks: dict[str, int]  # operators that were run by themselves, since torch's backend cannot record them; each cuts the graph
+    # operators that were run by themselves, since torch's backend cannot record them; each cuts the graph
+    fallbacks: dict[str, int]
 
     @property
     def cuts(self) -> int:
-        """Graphs that ran although no `mark_step` asked for it: a value was read, or an operator could not be recorded."""
+        """Graphs that ran although no `mark_step` asked for it: a value was read, or an operator could not be
+        recorded.
+        """
         return self.ran - self.steps
 
     def since(self, before: GraphCounts) -> GraphCounts:
@@ -77,13 +95,17 @@ class Place(NamedTuple):
 
 
 class CutFinder(TorchFunctionMode):
-    """Notes the lines that cut the graph or read a value of the lazy device: `with CutFinder() as finder: ...`, then `finder.places`."""
+    """Notes the lines that cut the graph or read a value of the lazy device: `with CutFinder() as finder: ...`,
+    then `finder.places`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.places: Counter[Place] = Counter()
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         before, fallbacks = self._cuts(), sum(_fallbacks().values())
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", str(func))
@@ -93,7 +115,9 @@ class CutFinder(TorchFunctionMode):
         return result
 
     def _cuts(self) -> int:
-        """Graphs run without a `mark_step`, and operators run by themselves, which cut nothing where nothing was pending."""
+        """Graphs run without a `mark_step`, and operators run by themselves, which cut nothing where nothing was
+        pending.
+        """
         return _graphs_run() - _graphs_at_steps + sum(_fallbacks().values())
 
 

@@ -29,8 +29,8 @@ OUT_OF_MEMORY = "MODULE:PT_DEVMEM Allocation failed"
 class HpuDevice(Device):
     """A card; one process has one, by the name `hpu` and the number 0.
 
-    In lazy mode operations are recorded and run as a compiled graph at `mark_step`; in eager mode they run one by one. Forms are chosen
-    by what the bridge has kernels for: nothing here was measured on a card.
+    In lazy mode operations are recorded and run as a compiled graph at `mark_step`; in eager mode they run one by one.
+    Forms are chosen by what the bridge has kernels for: nothing here was measured on a card.
     """
 
     type = "hpu"
@@ -44,7 +44,8 @@ class HpuDevice(Device):
     gains_by_batches = True
     torch_fuses_adam = False
     ctc_on_host = True  # where the vendor's kernel is missing: torch's own would compile anew for each set of lengths
-    recovers_from_out_of_memory = False  # the pool holds the card's memory from the start, and cannot give any of it back
+    # the pool holds the card's memory from the start, and cannot give any of it back
+    recovers_from_out_of_memory = False
 
     @property
     def records_graphs(self) -> bool:
@@ -94,7 +95,7 @@ class HpuDevice(Device):
         nodes = [path for pattern in ("accel/accel[0-9]*", "hl[0-9]*") for path in Path("/dev").glob(pattern)]
         return len(nodes) or CARDS_OF_A_SERVER
 
-    # -- forms ---------------------------------------------------------------------------------------------------------------------
+    # -- forms ---------------------------------------------------------------------------------------------------------
 
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         return "conv2d"
@@ -105,7 +106,7 @@ class HpuDevice(Device):
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "matmul" if self._attention is None else "vendor"
 
-    # -- running -------------------------------------------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------------------------------
 
     def autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
         return torch.autocast(self.torch_device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
@@ -136,7 +137,10 @@ class HpuDevice(Device):
         """Graphs compiled and the seconds it took, and operators that ran on the host, by the bridge's own count."""
         metric_global = _import("habana_frameworks.torch.hpu.metrics", "metric_global")
         counts: dict[str, float] = {}
-        for name, metric_name in (("hpu_graph_compilations", "graph_compilation"), ("hpu_cpu_fallbacks", "cpu_fallback")):
+        for name, metric_name in (
+            ("hpu_graph_compilations", "graph_compilation"),
+            ("hpu_cpu_fallbacks", "cpu_fallback"),
+        ):
             metric = None if metric_global is None else metric_global(metric_name)
             if metric is not None:
                 stats = dict(metric.stats())
@@ -151,7 +155,7 @@ class HpuDevice(Device):
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, RuntimeError) and OUT_OF_MEMORY in str(error)
 
-    # -- kernels of the device's vendor ------------------------------------------------------------------------------------------------
+    # -- kernels of the device's vendor --------------------------------------------------------------------------------
 
     def fused_adam(self) -> type[torch.optim.Optimizer] | None:
         """Habana's FusedAdamW: decoupled decay and eps before the bias correction, as fairseq's Adam."""
@@ -159,7 +163,8 @@ class HpuDevice(Device):
 
     def fused_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         if mask is not None:
-            mask = mask.expand(q.size(0), -1, q.size(2), k.size(2))  # B x 1 x T x T', as the kernel's other users give it
+            # B x 1 x T x T', as the kernel's other users give it
+            mask = mask.expand(q.size(0), -1, q.size(2), k.size(2))
         return self._attention.apply(q, k, v, mask, dropout)  # an autograd function: by position
 
     def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
@@ -179,7 +184,8 @@ class HpuDevice(Device):
         blank: int = 0,
         zero_infinity: bool = False,
     ) -> Tensor:
-        """By the vendor's kernel, which takes lengths on the device and keeps shapes static; on the host where this release has none.
+        """By the vendor's kernel, which takes lengths on the device and keeps shapes static; on the host where this
+        release has none.
 
         Rows of filler go in as certain of anything and without units: their loss is 0, and no gradient comes back.
         """
@@ -192,10 +198,14 @@ class HpuDevice(Device):
         return kernel.apply(log_probs, self.send(targets), self.send(input_lengths), units, blank, "sum", zero_infinity)
 
     def _ctc_kernel(self) -> Any:
-        """Habana's CTCLoss, an autograd function that takes its arguments by position; None where this release has none."""
+        """Habana's CTCLoss, an autograd function that takes its arguments by position; None where this release has
+        none.
+        """
         return _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")
 
-    def compile(self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True) -> None:
+    def compile(
+        self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True
+    ) -> None:
         if how == "hpu_graphs":
             torch.hpu.ModuleCacher(max_graphs=num_shapes)(
                 model=module, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
@@ -203,16 +213,19 @@ class HpuDevice(Device):
         elif how == "compile":
             from torch._dynamo import config
 
-            # a graph for each shape, in training and evaluation; beyond its limit torch would run the rest uncompiled without a word
+            # a graph for each shape, in training and evaluation; beyond its limit torch would run the rest uncompiled
+            # without a word
             config.cache_size_limit = max(config.cache_size_limit, 2 * num_shapes)
             if not environment.compiles_autograd(os.environ):  # which wants, and sets, DDP's reducer in Python
                 config.optimize_ddp = optimize_ddp
             module.compile(backend="hpu_backend", dynamic=False)
 
-    # -- processes -----------------------------------------------------------------------------------------------------------------
+    # -- processes -----------------------------------------------------------------------------------------------------
 
     def ddp_options(self) -> dict[str, Any]:
-        """Where the config keeps to its defaults: few and large exchanges (each cuts the graph), and no second copy of the gradients."""
+        """Where the config keeps to its defaults: few and large exchanges (each cuts the graph), and no second copy
+        of the gradients.
+        """
         return {"device_ids": None, "bucket_cap_mb": 230, "gradient_as_bucket_view": True, "broadcast_buffers": False}
 
     def loader_start_method(self) -> str | None:
@@ -224,8 +237,9 @@ class HpuDevice(Device):
 
     def describe(self) -> str:
         mode = "lazy" if self.records_graphs else "eager"
-        return f"HPU {self.index}, {torch.hpu.get_device_name()}, software {environment.software_version()}, {mode} mode"
-
+        return (
+            f"HPU {self.index}, {torch.hpu.get_device_name()}, software {environment.software_version()}, {mode} mode"
+        )
 
 
 def _import(module: str, name: str) -> Any:

@@ -1,8 +1,8 @@
 """What Gaudi's software reads from the environment when it is imported, set before that.
 
-Plain functions of (config, environment): nothing here imports the vendor's package. `prepare` is to be called in the process that will
-own the card, before `HpuDevice.claim` imports the package there: in the child where processes are spawned, never in their parent or in a
-data-loading worker. What the user set always stays.
+Plain functions of (config, environment): nothing here imports the vendor's package. `prepare` is to be called in the
+process that will own the card, before `HpuDevice.claim` imports the package there: in the child where processes are
+spawned, never in their parent or in a data-loading worker. What the user set always stays.
 
 Names and defaults: Intel's runtime flags, and the open bridge source of release 1.19.
 """
@@ -23,7 +23,8 @@ from fairseq.device.base import Note
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 PLUGIN = "habana-torch-plugin"  # the distribution that carries the vendor's package; its version is the software's
-# software -> releases of torch that its containers carry (Intel's support matrix); a release by its first two numbers, or by three
+# software -> releases of torch that its containers carry (Intel's support matrix); a release by its first two numbers,
+# or by three
 TORCH_OF_SOFTWARE: dict[str, list[str]] = {
     "1.19": ["2.5"],
     "1.20": ["2.6"],
@@ -41,7 +42,8 @@ COMPILED_AUTOGRAD = "PT_HPU_ENABLE_COMPILED_AUTOGRAD"
 LOWER_LIST = "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST"
 FP32_LIST = "PT_HPU_AUTOCAST_FP32_OPS_LIST"
 _HALF_KEYS = ("hmp", "bf16", "memory_efficient_bf16", "fp16", "memory_efficient_fp16", "amp")
-DEFAULT_LISTS = {LOWER_LIST: "ops_bf16_wav2vec2.txt", FP32_LIST: "ops_fp32_wav2vec2.txt"}  # beside the recipe's, in the package's folder
+# beside the recipe's, in the package's folder
+DEFAULT_LISTS = {LOWER_LIST: "ops_bf16_wav2vec2.txt", FP32_LIST: "ops_fp32_wav2vec2.txt"}
 
 
 class Variable(NamedTuple):
@@ -54,7 +56,9 @@ class Variable(NamedTuple):
 
 
 def is_lazy(environ: Mapping[str, str]) -> bool:
-    """Whether the bridge records graphs: any value but "0", as it reads it. `prepare` has set it: the default is eager from 1.21 on."""
+    """Whether the bridge records graphs: any value but "0", as it reads it. `prepare` has set it: the default is
+    eager from 1.21 on.
+    """
     return environ.get(LAZY_MODE, "1") != "0"
 
 
@@ -66,15 +70,16 @@ def compiles_autograd(environ: Mapping[str, str]) -> bool:
 def stock_torch_in_lazy_mode(environ: Mapping[str, str], torch_version: str) -> str | None:
     """Why the vendor's package would refuse to be imported, and the way out; None: it would not.
 
-    Lazy mode is in Intel's own build of torch only, whose version has a local part that begins with "git". Of the two container images of
-    a release the second carries stock PyTorch.
+    Lazy mode is in Intel's own build of torch only, whose version has a local part that begins with "git". Of the two
+    container images of a release the second carries stock PyTorch.
     """
     if not is_lazy(environ) or torch_version.partition("+")[2].startswith("git") or not _is_vendors_package():
         return None
     return (
-        f"common.hpu_lazy_mode is true, but this is stock PyTorch {torch_version}, on which Gaudi's software has eager mode only. Train in "
-        f"eager mode: --config-name {EAGER_CONFIG} (or common.hpu_lazy_mode=false, and {LAZY_MODE} unset or 0). For lazy mode take the "
-        "container with Intel's build of PyTorch, whose version ends in +git and a commit."
+        f"common.hpu_lazy_mode is true, but this is stock PyTorch {torch_version}, on which Gaudi's software has "
+        f"eager mode only. Train in eager mode: --config-name {EAGER_CONFIG} (or common.hpu_lazy_mode=false, and "
+        f"{LAZY_MODE} unset or 0). For lazy mode take the container with Intel's build of PyTorch, whose version "
+        "ends in +git and a commit."
     )
 
 
@@ -92,8 +97,8 @@ def prepare(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
 
     Args:
         common: the config group `common`; `hmp_bf16` and `hmp_fp32` are looked for by `find_op_list`.
-        environ: `os.environ`, or a dict in tests. Where there are several processes it has RANK, LOCAL_RANK and WORLD_SIZE by now, from
-            the launcher or from whoever spawned this one.
+        environ: `os.environ`, or a dict in tests. Where there are several processes it has RANK, LOCAL_RANK and
+            WORLD_SIZE by now, from the launcher or from whoever spawned this one.
     Raises:
         ValueError: an op list is not there.
     """
@@ -116,8 +121,9 @@ def _set_lazy_mode(common: Any, environ: MutableMapping[str, str]) -> list[Note]
     mode = "lazy" if is_lazy(environ) else "eager"
     return [
         Note(
-            f"{LAZY_MODE}={found} is set in the environment and common.hpu_lazy_mode is {str(bool(common.hpu_lazy_mode)).lower()}: "
-            f"the environment counts, this run is in {mode} mode. Unset the one or change the other.",
+            f"{LAZY_MODE}={found} is set in the environment and common.hpu_lazy_mode is "
+            f"{str(bool(common.hpu_lazy_mode)).lower()}: the environment counts, this run is in {mode} mode. Unset "
+            "the one or change the other.",
             True,
         )
     ]
@@ -126,21 +132,27 @@ def _set_lazy_mode(common: Any, environ: MutableMapping[str, str]) -> list[Note]
 def _fixed() -> list[Variable]:
     return [
         Variable(
-            "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES", "0",
-            "buckets give every batch one of a few shapes; the bridge must not make its own of them", "on by default before 1.14",
+            "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES",
+            "0",
+            "buckets give every batch one of a few shapes; the bridge must not make its own of them",
+            "on by default before 1.14",
         ),
         Variable(
-            "HABANA_PGM_LRU_MAX", "100000",
-            "every bucket's graphs stay in memory; one that was dropped would be compiled again", "default 30000 in lazy mode up to 1.24",
+            "HABANA_PGM_LRU_MAX",
+            "100000",
+            "every bucket's graphs stay in memory; one that was dropped would be compiled again",
+            "default 30000 in lazy mode up to 1.24",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def recipe_cache(environ: Mapping[str, str]) -> list[Variable]:
-    """One folder on this machine for compiled graphs: one local rank compiles, the others and the next run read. All releases.
+    """One folder on this machine for compiled graphs: one local rank compiles, the others and the next run read. All
+    releases.
 
-    The older PT_RECIPE_CACHE_PATH (of the recipe's command) names the folder too; it is said again in the form that 1.14 and later read.
-    Nothing is deleted at the start: a rank that starts late would delete what another has just compiled.
+    The older PT_RECIPE_CACHE_PATH (of the recipe's command) names the folder too; it is said again in the form that
+    1.14 and later read. Nothing is deleted at the start: a rank that starts late would delete what another has just
+    compiled.
 
     Raises:
         ValueError: nobody gave a folder, and there is none that only this user can write.
@@ -153,13 +165,18 @@ def recipe_cache(environ: Mapping[str, str]) -> list[Variable]:
         delete, megabytes = "false", "4096"
     else:
         folder = os.path.abspath(folder)
-        delete, megabytes = environ.get("PT_CACHE_FOLDER_DELETE", "false"), environ.get("PT_CACHE_FOLDER_SIZE_MB", "1024")
+        delete, megabytes = (
+            environ.get("PT_CACHE_FOLDER_DELETE", "false"),
+            environ.get("PT_CACHE_FOLDER_SIZE_MB", "1024"),
+        )
     reason = "graphs are compiled once a machine, not once a rank"
     return [Variable("PT_HPU_RECIPE_CACHE_CONFIG", f"{folder},{delete},{megabytes}", reason, "all")]
 
 
 def _folder_of_ones_own() -> str:
-    """A folder that nobody else can write, since the device runs what is in it: on the local disk, or at home where the name is taken."""
+    """A folder that nobody else can write, since the device runs what is in it: on the local disk, or at home where
+    the name is taken.
+    """
     name = f"fairseq_hpu_recipes_{os.getuid()}"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     places = [os.path.join(tempfile.gettempdir(), name), os.path.join(home, name)]
@@ -167,13 +184,15 @@ def _folder_of_ones_own() -> str:
         if is_private(folder):
             return folder
     raise ValueError(
-        f"no folder for compiled graphs: {' and '.join(places)} cannot be made, are links, or can be written by other users. Give a folder "
-        "of your own: PT_RECIPE_CACHE_PATH=FOLDER."
+        f"no folder for compiled graphs: {' and '.join(places)} cannot be made, are links, or can be written by "
+        "other users. Give a folder of your own: PT_RECIPE_CACHE_PATH=FOLDER."
     )
 
 
 def is_private(folder: str) -> bool:
-    """Whether a folder, made here if it is missing, is a real one that only this user can write. Read it right before it is used."""
+    """Whether a folder, made here if it is missing, is a real one that only this user can write. Read it right
+    before it is used.
+    """
     try:
         os.makedirs(os.path.dirname(folder), exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -185,7 +204,9 @@ def is_private(folder: str) -> bool:
 
 
 def _choose_card(environ: MutableMapping[str, str]) -> None:
-    """What HCCL reads at its import beside the launcher's variables: the name of its log files, and which card this process takes."""
+    """What HCCL reads at its import beside the launcher's variables: the name of its log files, and which card this
+    process takes.
+    """
     local_rank = int(environ["LOCAL_RANK"])
     modules = visible_modules(environ)
     environ.setdefault("ID", environ["RANK"])
@@ -197,13 +218,15 @@ def visible_modules(environ: Mapping[str, str]) -> list[str]:
     return [name.strip() for name in environ.get("HABANA_VISIBLE_MODULES", "").split(",") if name.strip()]
 
 
-# -- op lists of mixed precision ---------------------------------------------------------------------------------------------------
+# -- op lists of mixed precision ---------------------------------------------------------------------------------------
 
 
 def find_op_list(name: str, config_folders: Sequence[str] = ()) -> Path:
-    """The file that `common.hmp_bf16` or `hmp_fp32` means: absolute, or relative to the config's folder, where one works, or the package.
+    """The file that `common.hmp_bf16` or `hmp_fp32` means: absolute, or relative to the config's folder, where one
+    works, or the package.
 
-    The package carries the recipe's two lists, ops_bf16.txt and ops_fp32.txt; files of these names beside the config come first.
+    The package carries the recipe's two lists, ops_bf16.txt and ops_fp32.txt; files of these names beside the config
+    come first.
 
     Raises:
         ValueError: there is none.
@@ -214,11 +237,14 @@ def find_op_list(name: str, config_folders: Sequence[str] = ()) -> Path:
         if path.is_file():
             return path
     places = ", ".join(str(folder) for folder in folders)
-    raise ValueError(f"{name!r}: there is no such file in {places}. Give a file with one operator a line, such as ops_bf16.txt.")
+    raise ValueError(
+        f"{name!r}: there is no such file in {places}. Give a file with one operator a line, such as ops_bf16.txt."
+    )
 
 
 def locate_op_lists(common: Any, config_folders: Sequence[str]) -> None:
-    """Put whole paths into `common`, while the config's folder is known: processes that are started later know only the working directory.
+    """Put whole paths into `common`, while the config's folder is known: processes that are started later know only the
+    working directory.
 
     A file that is nowhere stays as it is; the config's check tells it.
     """
@@ -237,12 +263,16 @@ def read_op_list(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.isidentifier():
-            raise ValueError(f"{path}, line {number} is {line!r}: it must be one operator's name, without spaces or comments.")
+            raise ValueError(
+                f"{path}, line {number} is {line!r}: it must be one operator's name, without spaces or comments."
+            )
     return lines
 
 
 def _set_op_lists(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
-    """Both lists, wherever the run is in mixed precision: the bridge's own would run log_softmax, softmax, mean and mul in bf16."""
+    """Both lists, wherever the run is in mixed precision: the bridge's own would run log_softmax, softmax, mean and
+    mul in bf16.
+    """
     if not any(common[key] for key in _HALF_KEYS):
         return []
     asked = {LOWER_LIST: ("hmp_bf16", common.hmp_bf16), FP32_LIST: ("hmp_fp32", common.hmp_fp32)}
@@ -251,17 +281,21 @@ def _set_op_lists(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
         wanted = find_op_list(name) if common.hmp and name else PACKAGE_FOLDER / DEFAULT_LISTS[variable]
         given = environ.setdefault(variable, str(wanted))
         if common.hmp and name and Path(given).resolve() != wanted:
-            notes.append(Note(f"{variable}={given} is set in the environment: it counts before common.{key}={name}.", True))
+            notes.append(
+                Note(f"{variable}={given} is set in the environment: it counts before common.{key}={name}.", True)
+            )
         if common.hmp_verbose and Path(given).is_file():
             precision = "bf16" if variable == LOWER_LIST else "fp32"
-            notes.append(Note(f"operators that autocast runs in {precision} ({given}): {' '.join(read_op_list(Path(given)))}"))
+            notes.append(
+                Note(f"operators that autocast runs in {precision} ({given}): {' '.join(read_op_list(Path(given)))}")
+            )
     both = [environ[variable] for variable in asked if Path(environ[variable]).is_file()]
     if len(both) == 2 and (twice := sorted(set(read_op_list(Path(both[0]))) & set(read_op_list(Path(both[1]))))):
         notes.append(Note(f"{', '.join(twice)}: in both op lists; the bridge takes the one of lower precision.", True))
     return notes
 
 
-# -- what the log says -------------------------------------------------------------------------------------------------------------
+# -- what the log says -------------------------------------------------------------------------------------------------
 
 
 def software_version() -> str | None:
@@ -275,7 +309,9 @@ def software_version() -> str | None:
 def check_versions(software: str | None, torch_version: str) -> list[Note]:
     """A warning where software and torch are no pair that Intel supports."""
     if software is None:
-        return [Note(f"the version of Gaudi's software is not known ({PLUGIN} is not installed as a distribution)", True)]
+        return [
+            Note(f"the version of Gaudi's software is not known ({PLUGIN} is not installed as a distribution)", True)
+        ]
     numbers = software.split(".")
     torch_release = ".".join(torch_version.split(".")[:2])
     supported = TORCH_OF_SOFTWARE.get(".".join(numbers[:3])) or TORCH_OF_SOFTWARE.get(".".join(numbers[:2]))

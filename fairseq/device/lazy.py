@@ -1,4 +1,6 @@
-"""PyTorch's own lazy-tensor device: operations are recorded and run as graphs, on the CPU, as Gaudi's lazy mode does on its card."""
+"""PyTorch's own lazy-tensor device: operations are recorded and run as graphs, on the CPU, as Gaudi's lazy mode
+does on its card.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from fairseq.device.base import Device
 
 
 class LazyDevice(Device):
-    """Training with real graph capture and no card: one process, fp32, no fused kernels; slow, and made for tests and checks.
+    """Training with real graph capture and no card: one process, fp32, no fused kernels; slow, and made for tests and
+    checks.
 
-    It takes the branches marked `# hpu:`. Its own gaps are not an HPU's: what torch's backend would run one by one on the CPU though
-    the HPU has a kernel for it is written in operators that it can record (`lazy_operators`).
+    It takes the branches marked `# hpu:`. Its own gaps are not an HPU's: what torch's backend would run one by one on
+    the CPU though the HPU has a kernel for it is written in operators that it can record (`lazy_operators`).
     """
 
     type = "lazy"
@@ -52,7 +55,8 @@ class LazyDevice(Device):
         """
         if dtype is not None:
             raise ValueError(
-                "common.device is lazy, which computes in fp32 only: leave common.fp16, bf16, amp and hmp false, or take another device"
+                "common.device is lazy, which computes in fp32 only: leave common.fp16, bf16, amp and hmp false, or "
+                "take another device"
             )
         return contextlib.nullcontext()
 

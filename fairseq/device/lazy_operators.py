@@ -1,7 +1,7 @@
 """Operators that torch's lazy backend cannot record, written in ones that it can.
 
-Each of them has a kernel on HPU (hpu_ops list of release 1.19), so a graph cut here would be a false alarm. None makes a view: this is
-below the layer that tracks them.
+Each of them has a kernel on HPU (hpu_ops list of release 1.19), so a graph cut here would be a false alarm. None makes
+a view: this is below the layer that tracks them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def register() -> None:
 def _with_typed_numbers(name: str) -> Callable[..., Tensor]:
     """The backend's own kernel, given a Python number in the dtype of the result.
 
-    The backend hands a number over as a 0-dim fp64 tensor, so that another value is no other graph; with a 0-dim fp32 tensor (a loss) the
-    graph then computes in fp64, and matrix products further down meet two dtypes.
+    The backend hands a number over as a 0-dim fp64 tensor, so that another value is no other graph; with a 0-dim fp32
+    tensor (a loss) the graph then computes in fp64, and matrix products further down meet two dtypes.
     """
     kernel = torch.library.get_kernel(f"aten::{name}", "Lazy")
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.Lazy)
@@ -74,8 +74,16 @@ def _bitwise_not(x: Tensor) -> Tensor:
 
 
 def _exponential_(x: Tensor, lambd: float = 1.0, generator: Any = None) -> Tensor:
-    # 1 - [0, 1) is (0, 1]: the logarithm is finite. Zero is left out, as torch leaves it out: its own logarithm is not finite
-    drawn = torch.rand(x.shape, dtype=x.dtype, device=x.device).neg().add(1).log().neg().clamp(min=torch.finfo(x.dtype).eps / 2)
+    # 1 - [0, 1) is (0, 1]: the logarithm is finite. Zero is left out, as torch leaves it out: its own logarithm is not
+    # finite
+    drawn = (
+        torch.rand(x.shape, dtype=x.dtype, device=x.device)
+        .neg()
+        .add(1)
+        .log()
+        .neg()
+        .clamp(min=torch.finfo(x.dtype).eps / 2)
+    )
     return x.copy_(drawn / lambd)
 
 
@@ -87,7 +95,9 @@ def _expm1(x: Tensor) -> Tensor:
     return (x / 2).tanh() * (x.exp() + 1)  # exact around 0, where a difference is not
 
 
-def _vector_norm(x: Tensor, ord: float = 2, dim: list[int] | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def _vector_norm(
+    x: Tensor, ord: float = 2, dim: list[int] | None = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
     assert ord == 2, "only lengths are needed"
     x = x if dtype is None else x.to(dtype)
     return (x * x).sum(list(range(x.dim())) if dim is None else dim, keepdim=keepdim).sqrt()

@@ -1,4 +1,6 @@
-"""A device whose tensors live on the CPU and that answers as an HPU does: for looking at the HPU's branches where there is no card."""
+"""A device whose tensors live on the CPU and that answers as an HPU does: for looking at the HPU's branches where
+there is no card.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def _ctc_loss(
 
 
 class Ctc(torch.autograd.Function):
-    """torch's CTC as one operator that takes lengths as tensors, like the vendor's kernel (release 1.15 and later); the sum of a batch."""
+    """torch's CTC as one operator that takes lengths as tensors, like the vendor's kernel (release 1.15 and later);
+    the sum of a batch.
+    """
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, targets: Tensor, *rest: Any) -> Tensor:

@@ -59,8 +59,8 @@ def problems_of_place(cfg: DictConfig) -> list[str]:
 def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> int:
     """Run `main(cfg)` in every process of the run: those a launcher started, those spawned here, or this one alone.
 
-    Under a launcher WORLD_SIZE and RANK count. Without one, `distributed_training.distributed_world_size` processes are spawned; this one
-    then touches no device, hands them the signals that it gets, and ends as they do.
+    Under a launcher WORLD_SIZE and RANK count. Without one, `distributed_training.distributed_world_size` processes are
+    spawned; this one then touches no device, hands them the signals that it gets, and ends as they do.
 
     Returns:
         the exit status that the first process's `main` returned (None is 0).
@@ -77,7 +77,7 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> int:
     return _spawn(cfg, main, world_size, kwargs)
 
 
-# -- processes that are spawned here -----------------------------------------------------------------------------------------------
+# -- processes that are spawned here -----------------------------------------------------------------------------------
 
 
 def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> int:
@@ -92,7 +92,11 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
         arguments = (cfg, main, world_size, kwargs, told, listener)
         children = torch.multiprocessing.spawn(_spawned, args=arguments, nprocs=world_size, join=False)
         passing = _PassingOn(children.processes)
-        before = {number: signal.signal(number, passing) for number in signals.ENDING if signal.getsignal(number) is not signal.SIG_IGN}
+        before = {
+            number: signal.signal(number, passing)
+            for number in signals.ENDING
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
     listener.close()
     try:
         while not children.join():
@@ -133,15 +137,25 @@ def _listen(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) else "ports are 1 to 65535"
         advice = "Set another port, or -1 to take a free one."
-        raise ConfigError([f"distributed_training.distributed_port is {port}: cannot listen there ({why}). {advice}"]) from error
+        raise ConfigError(
+            [f"distributed_training.distributed_port is {port}: cannot listen there ({why}). {advice}"]
+        ) from error
 
 
 def _spawned(
-    local_rank: int, cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], told: Any, listener: socket.socket
+    local_rank: int,
+    cfg: DictConfig,
+    main: Callable[..., Any],
+    world_size: int,
+    kwargs: dict[str, Any],
+    told: Any,
+    listener: socket.socket,
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to save, Ctrl-C ends this process without a traceback
+    # until there is something to save, Ctrl-C ends this process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's: SLURM sends it to all processes, and the parent passes on what it means
+    # submitit's: SLURM sends it to all processes, and the parent passes on what it means
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         status = _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs, listener)
     except ConfigError as error:  # the first process tells it, once, without a traceback
@@ -152,7 +166,9 @@ def _spawned(
 
 
 class _PassingOn:
-    """The parent's handler: it passes signals on to the processes that train, which save and end. The second Ctrl-C ends all at once."""
+    """The parent's handler: it passes signals on to the processes that train, which save and end. The second Ctrl-C
+    ends all at once.
+    """
 
     def __init__(self, processes: list[Any]) -> None:
         self.processes = processes
@@ -173,16 +189,21 @@ class _PassingOn:
                 os.kill(process.pid, passed)
 
 
-# -- one process of several --------------------------------------------------------------------------------------------------------
+# -- one process of several --------------------------------------------------------------------------------------------
 
 
 def _run(
-    cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[str, Any], listener: socket.socket | None = None
+    cfg: DictConfig,
+    main: Callable[..., Any],
+    place: Place,
+    kwargs: dict[str, Any],
+    listener: socket.socket | None = None,
 ) -> int:
     """Run `main` as the process of this place; returns its exit status.
 
     Args:
-        listener: of spawned processes: the first one serves their store there. None: as torch's variables in the environment say.
+        listener: of spawned processes: the first one serves their store there. None: as torch's variables in the
+            environment say.
     """
     with open_dict(cfg):
         training = cfg.distributed_training
@@ -206,7 +227,11 @@ def _run(
     timeout = timedelta(seconds=cfg.distributed_training.distributed_timeout)
     store = _store(place, listener, timeout)
     dist.init_process_group(
-        device.collective_backend, store=dist.PrefixStore("run", store), rank=place.rank, world_size=place.world_size, timeout=timeout
+        device.collective_backend,
+        store=dist.PrefixStore("run", store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timeout,
     )
     utils.open_host_group(timeout)
     roll_call = RollCall(store, place.rank, place.world_size, cfg.distributed_training.distributed_timeout)
@@ -259,7 +284,8 @@ def be_quiet() -> None:
 
 
 def limit_threads(threads_per_process: int, local_processes: int) -> None:
-    """Keep the processes of one machine from fighting over its cores: `threads_per_process`, or with 0 a fair share of them.
+    """Keep the processes of one machine from fighting over its cores: `threads_per_process`, or with 0 a fair share of
+    them.
 
     Threads that the user asked for (OMP_NUM_THREADS) are never exceeded.
     """
@@ -267,4 +293,3 @@ def limit_threads(threads_per_process: int, local_processes: int) -> None:
     if "OMP_NUM_THREADS" in os.environ and not threads_per_process:
         threads = min(threads, torch.get_num_threads())
     torch.set_num_threads(threads)
-

@@ -1,4 +1,6 @@
-"""What each process of a run is doing. When one of them makes no progress, the log says which one the others wait for."""
+"""What each process of a run is doing. When one of them makes no progress, the log says which one the others wait
+for.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,11 @@ def doing(what: str) -> None:
 
 
 class RollCall:
-    """Reports what this process does through the run's store, and reads the others' reports while this one makes no progress.
+    """Reports what this process does through the run's store, and reads the others' reports while this one makes no
+    progress.
 
-    Two threads: one talks to the store, which blocks where the process that holds it is stopped; the other one looks at the clock.
+    Two threads: one talks to the store, which blocks where the process that holds it is stopped; the other one looks at
+    the clock.
 
     Args:
         store: of torch.distributed, shared by all processes.
@@ -69,7 +73,9 @@ class RollCall:
         return time.monotonic() - _doing.since
 
     def missing(self) -> list[int]:
-        """Processes that have not reported for MISSING seconds, as far as this one knows; it asks only while it makes no progress."""
+        """Processes that have not reported for MISSING seconds, as far as this one knows; it asks only while it
+        makes no progress.
+        """
         now = time.monotonic()
         if now - self._exchanged > MISSING:
             return [0] if self.rank else []
@@ -86,9 +92,13 @@ class RollCall:
         for rank, (report, new_at) in sorted(self._seen.items()):
             if rank in missing:
                 who = f"rank {rank} (process {report['pid']} on {report['host']})"
-                parts.append(f"{who} has not reported for {now - new_at:.0f} seconds: it is stopped, or its machine is gone")
+                parts.append(
+                    f"{who} has not reported for {now - new_at:.0f} seconds: it is stopped, or its machine is gone"
+                )
             elif report["what"] != _doing.what:
-                parts.append(f"rank {rank} has been {report['what']} for {report['seconds'] + now - new_at:.0f} seconds")
+                parts.append(
+                    f"rank {rank} has been {report['what']} for {report['seconds'] + now - new_at:.0f} seconds"
+                )
         if 0 in missing and 0 not in self._seen:
             parts.append("rank 0 does not answer: it is stopped, or its machine is gone")
         if len(parts) == 1:
@@ -96,7 +106,7 @@ class RollCall:
         limit = f"distributed_training.distributed_timeout={self.timeout} s"
         return "; ".join(parts) + f". An exchange that takes longer than {limit} ends the run."
 
-    # -- threads -------------------------------------------------------------------------------------------------------------------
+    # -- threads -------------------------------------------------------------------------------------------------------
 
     def _talk(self) -> None:
         count = 0
@@ -112,7 +122,13 @@ class RollCall:
             self._closing.wait(EVERY)
 
     def _report(self, count: int) -> None:
-        report = {"count": count, "what": _doing.what, "seconds": self.stands_still(), "host": self._host, "pid": os.getpid()}
+        report = {
+            "count": count,
+            "what": _doing.what,
+            "seconds": self.stands_still(),
+            "host": self._host,
+            "pid": os.getpid(),
+        }
         self._store.set(str(self.rank), json.dumps(report))
 
     def _read(self) -> None:

@@ -22,7 +22,8 @@ GRACE = 10.0  # seconds that a wait may still take after a signal; SLURM and Kub
 NOTICE = 3.0  # seconds until the log says that the run ends after this update
 LOST = 20.0  # seconds after which a process that waits in vain for another one ends without it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_AGENT = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None  # torchrun's own process, whose end its ranks do not survive
+# torchrun's own process, whose end its ranks do not survive
+_AGENT = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 class WaitEnded(Exception):
@@ -40,8 +41,8 @@ class WaitEnded(Exception):
 class Ending:
     """The first signal that asked the run to end, and a thread that acts where Python's handlers cannot run.
 
-    Python runs a handler between two steps of the main thread, and not while that waits inside a library. The thread hears of signals
-    through `signal.set_wakeup_fd`.
+    Python runs a handler between two steps of the main thread, and not while that waits inside a library. The thread
+    hears of signals through `signal.set_wakeup_fd`.
 
     Args:
         on_first: called once, in the main thread.
@@ -50,7 +51,8 @@ class Ending:
     def __init__(self, on_first: Callable[[], None]) -> None:
         self.name: str | None = None  # of the first signal
         self._on_first = on_first
-        self._first_at: float | None = None  # set by the thread alone: a starved thread must not take the first Ctrl-C for a second one
+        # set by the thread alone: a starved thread must not take the first Ctrl-C for a second one
+        self._first_at: float | None = None
         self._noticed = False
         self._agent = _AGENT
         self._reader, self._writer = os.pipe()
@@ -93,9 +95,15 @@ class Ending:
                 os.kill(os.getpid(), signal.SIGTERM)
             if since is not None and since > NOTICE and not self._noticed and not self._closing:
                 self._noticed = True
-                logger.warning("signal: the run saves and ends after this update. Press Ctrl-C to end at once, without saving.")
+                logger.warning(
+                    "signal: the run saves and ends after this update. Press Ctrl-C to end at once, without saving."
+                )
             if since is not None and since > LOST and _is_stuck is not None and _is_stuck():
-                _leave("stopped by a signal while waiting for another process; not saved. The run continues from its last checkpoint.", 1)
+                _leave(
+                    "stopped by a signal while waiting for another process; not saved. The run continues from its "
+                    "last checkpoint.",
+                    1,
+                )
 
     def _hear(self, number: int) -> None:
         if number not in ENDING:
@@ -104,7 +112,10 @@ class Ending:
         if since is None:
             self._first_at = time.monotonic()
         elif number == signal.SIGINT and since >= AGAIN:
-            _leave("ended at once by a second Ctrl-C; not saved. The run continues from its last checkpoint.", 128 + signal.SIGINT)
+            _leave(
+                "ended at once by a second Ctrl-C; not saved. The run continues from its last checkpoint.",
+                128 + signal.SIGINT,
+            )
 
 
 def _leave(sentence: str, status: int) -> None:
@@ -119,14 +130,18 @@ _is_stuck: Callable[[], bool] | None = None
 
 
 def set_stuck(is_stuck: Callable[[], bool] | None) -> None:
-    """Say how to find out whether this process waits for another one that does not answer: then a signal ends it unsaved."""
+    """Say how to find out whether this process waits for another one that does not answer: then a signal ends it
+    unsaved.
+    """
     global _is_stuck
     _is_stuck = is_stuck
 
 
 @contextlib.contextmanager
 def caught(on_first: Callable[[], None]) -> Iterator[Ending]:
-    """Within, signals of ENDING call `on_first` once. One that was ignored at the start (nohup, a shell's `&`) stays ignored."""
+    """Within, signals of ENDING call `on_first` once. One that was ignored at the start (nohup, a shell's `&`)
+    stays ignored.
+    """
     global _current
     ending = Ending(on_first)
     mine = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
@@ -162,7 +177,9 @@ def check_wait() -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Within, signals of ENDING wait: a process that is started here sets its own handlers before it gets one (`release`)."""
+    """Within, signals of ENDING wait: a process that is started here sets its own handlers before it gets one
+    (`release`).
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
@@ -175,7 +192,8 @@ def in_worker() -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # a scheduler sends SIGTERM to all processes of a job, and the trainer still needs its workers while it saves; the second one ends them
+    # a scheduler sends SIGTERM to all processes of a job, and the trainer still needs its workers while it saves; the
+    # second one ends them
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 

@@ -1,4 +1,6 @@
-"""Ranks, collectives and the wrapper that spreads a model over processes; every function works in a single process too."""
+"""Ranks, collectives and the wrapper that spreads a model over processes; every function works in a single process
+too.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,8 @@ def get_data_parallel_group() -> Any:
 def open_host_group(timeout: timedelta | None = None) -> None:
     """After init_process_group, on every process: where that is not over gloo, a second group that is.
 
-    Objects and whole numbers go over it. Devices' libraries want their own tensors, and Gaudi's sends integers as float32, which is exact
-    to 2^24 only; besides, what is on the host need not wait for the device.
+    Objects and whole numbers go over it. Devices' libraries want their own tensors, and Gaudi's sends integers as
+    float32, which is exact to 2^24 only; besides, what is on the host need not wait for the device.
     """
     global _HOST_GROUP
     _HOST_GROUP = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
@@ -53,8 +55,8 @@ def close_groups(together: bool) -> None:
     """At the end of the run, on every process.
 
     Args:
-        together: all processes came to the same end. They then wait for each other, and for what they began and never asked for: a group
-            that is destroyed with an exchange on its way can abort its process.
+        together: all processes came to the same end. They then wait for each other, and for what they began and never
+            asked for: a group that is destroyed with an exchange on its way can abort its process.
     """
     global _HOST_GROUP
     if together:
@@ -102,7 +104,9 @@ class _Done:
 
 
 def sum_on_host(numbers: Sequence[float]) -> list[float]:
-    """Sums over all processes of numbers that the host knows, in float64: whole numbers are exact to 2^53, and no device is asked."""
+    """Sums over all processes of numbers that the host knows, in float64: whole numbers are exact to 2^53, and no
+    device is asked.
+    """
     if get_world_size() == 1:
         return [float(number) for number in numbers]
     sums = torch.tensor(numbers, dtype=torch.float64)
@@ -111,7 +115,9 @@ def sum_on_host(numbers: Sequence[float]) -> list[float]:
 
 
 def begin_max_on_host(number: float) -> Callable[[], float]:
-    """Begin to look for the largest of all processes' numbers; the result waits for the slowest process's beginning, for no device."""
+    """Begin to look for the largest of all processes' numbers; the result waits for the slowest process's
+    beginning, for no device.
+    """
     largest = torch.tensor(number, dtype=torch.float64)
     if get_world_size() == 1:
         return largest.item

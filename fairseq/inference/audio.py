@@ -13,7 +13,14 @@ from typing import Any, Union
 import numpy as np
 from torch import Tensor
 
-from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, check_samples, mix, read_samples, resampled_length
+from fairseq.data.audio.audio_utils import (
+    UnreadableAudio,
+    audio_format,
+    check_samples,
+    mix,
+    read_samples,
+    resampled_length,
+)
 from fairseq.data.audio.manifest import printable
 from fairseq.installed import advice
 from fairseq.text_files import MissingFileError
@@ -24,7 +31,8 @@ Audio = Union[str, "os.PathLike[str]", np.ndarray, Tensor, "tuple[Any, int]"]
 
 
 class FileSource:
-    """A file, or a member of a stored zip; a piece is read by seeking to it. What comes through a pipe is kept in a temporary file.
+    """A file, or a member of a stored zip; a piece is read by seeking to it. What comes through a pipe is kept in a
+    temporary file.
 
     Args:
         sample_rate: the rate that is wanted; a file of another one is converted while it is read (extra `resample`).
@@ -40,7 +48,8 @@ class FileSource:
         try:
             header = audio_format(self._path)
         except UnreadableAudio as error:
-            is_missing = not any(map(os.path.exists, (self.name, self.name.rsplit(":", 2)[0])))  # archive.zip:offset:length
+            # archive.zip:offset:length
+            is_missing = not any(map(os.path.exists, (self.name, self.name.rsplit(":", 2)[0])))
             kind = MissingFileError if is_missing else ValueError
             raise kind(f"{self.name} cannot be read: {error}") from error
         self.own_rate, self.sample_rate = header.sample_rate, sample_rate
@@ -73,8 +82,8 @@ class ArraySource:
     """A waveform in memory.
 
     Args:
-        wave: S, channels x S or S x channels (the longer axis is time), floating point in [-1, 1], or integers of 8, 16 or 32
-            bits over their whole range; unsigned ones have their middle for zero, as 8-bit WAV files have.
+        wave: S, channels x S or S x channels (the longer axis is time), floating point in [-1, 1], or integers of 8, 16
+            or 32 bits over their whole range; unsigned ones have their middle for zero, as 8-bit WAV files have.
         own_rate: its sample rate.
         sample_rate: the rate that is wanted.
     Raises:
@@ -89,7 +98,9 @@ class ArraySource:
             wave = wave.float() if wave.is_floating_point() else wave  # NumPy has no bfloat16
         array = np.asarray(wave)
         if array.ndim not in (1, 2):
-            raise ValueError(f"a waveform has 1 or 2 dimensions (samples, channels); this one has the shape {array.shape}")
+            raise ValueError(
+                f"a waveform has 1 or 2 dimensions (samples, channels); this one has the shape {array.shape}"
+            )
         array = as_floats(array)
         if array.size == 0:
             array = array.reshape(-1)
@@ -147,8 +158,8 @@ def as_floats(array: np.ndarray) -> np.ndarray:
         return array.astype(np.float32, copy=False)
     if kind not in "iu" or bits > 32:
         raise ValueError(
-            f"a waveform holds floating point numbers, or integers of 8, 16 or 32 bits; this one is of type {array.dtype}. Convert it, for "
-            "example with astype(numpy.int16) where it has the range of 16 bits"
+            "a waveform holds floating point numbers, or integers of 8, 16 or 32 bits; this one is of type "
+            f"{array.dtype}. Convert it, for example with astype(numpy.int16) where it has the range of 16 bits"
         )
     wide = array.astype(np.float64 if bits == 32 else np.float32)  # exact
     half = wide.dtype.type(2 ** (bits - 1))

@@ -19,16 +19,18 @@ from fairseq.scoring.wer import Errors, character_errors, word_errors
 Count = Callable[[Sequence[str], Sequence[str]], Errors]
 
 
-def error_rates(testset: TestSet, readings: Sequence[Reading], speakers: Sequence[str] | None, draws: int, seed: int) -> dict[str, Any]:
+def error_rates(
+    testset: TestSet, readings: Sequence[Reading], speakers: Sequence[str] | None, draws: int, seed: int
+) -> dict[str, Any]:
     """WER, CER and UER in per cent, each with its intervals.
 
     Args:
         readings: one for each utterance, in the manifest's order.
         speakers: of each utterance; None: not known.
     Returns:
-        {"wer": {"rate", "errors", "total", "by_utterance": [low, high], "by_speaker": ...}, "cer": ..., "uer": ...}; "uer" only where the
-        references' units are known. Rates and bounds are None where all references are empty; an interval is None over one utterance or
-        one speaker, which says nothing about others.
+        {"wer": {"rate", "errors", "total", "by_utterance": [low, high], "by_speaker": ...}, "cer": ..., "uer": ...};
+        "uer" only where the references' units are known. Rates and bounds are None where all references are empty; an
+        interval is None over one utterance or one speaker, which says nothing about others.
     """
     texts = [reading.hypotheses[0].text for reading in readings]
     units = [reading.hypotheses[0].unit_text for reading in readings]
@@ -42,11 +44,20 @@ def error_rates(testset: TestSet, readings: Sequence[Reading], speakers: Sequenc
 
 
 def _rate(
-    count: Count, references: Sequence[str], hypotheses: Sequence[str], speakers: Sequence[str] | None, draws: int, seed: int
+    count: Count,
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    speakers: Sequence[str] | None,
+    draws: int,
+    seed: int,
 ) -> dict[str, Any]:
     each = [count([reference], [hypothesis]) for reference, hypothesis in zip(references, hypotheses, strict=True)]
     errors, totals = [found.errors for found in each], [found.total for found in each]
-    found: dict[str, Any] = {"rate": _number(Errors(sum(errors), sum(totals)).rate()), "errors": sum(errors), "total": sum(totals)}
+    found: dict[str, Any] = {
+        "rate": _number(Errors(sum(errors), sum(totals)).rate()),
+        "errors": sum(errors),
+        "total": sum(totals),
+    }
     by_utterance = bootstrap(errors, totals, None, draws, seed)
     found["by_utterance"] = _bounds(by_utterance)
     if speakers is not None:
@@ -69,7 +80,8 @@ def describe(result: dict[str, Any], draws: int) -> list[str]:
     decoder, tokens = result["decoder"], result["symbols_used"]
     kind = "greedy decoding" if decoder["kind"] == "greedy" else f"beam search (beam {decoder['beam']})"
     lines = [
-        f"{result['subset']}: {result['utterances']} utterances, {result['audio_seconds'] / 60:.1f} min, {kind}, {result['seconds']:.0f} s",
+        f"{result['subset']}: {result['utterances']} utterances, {result['audio_seconds'] / 60:.1f} min, {kind}, "
+        f"{result['seconds']:.0f} s",
         f"blank in {100 * result['blank_share']:.1f} % of the frames, {tokens[0]} of {tokens[1]} symbols used",
     ]
     if result["unreadable"] or result["empty"]:
@@ -86,7 +98,16 @@ def describe(result: dict[str, Any], draws: int) -> list[str]:
 def _describe_rates(rates: dict[str, Any], draws: int) -> list[str]:
     """A row for each rate, and what its intervals are of."""
     speakers = rates["wer"].get("num_speakers")
-    rows = [["", "rate", "errors", "of", "95 % over utterances", *([] if speakers is None else [f"95 % over {speakers} speakers"])]]
+    rows = [
+        [
+            "",
+            "rate",
+            "errors",
+            "of",
+            "95 % over utterances",
+            *([] if speakers is None else [f"95 % over {speakers} speakers"]),
+        ]
+    ]
     for name, found in rates.items():
         rate = "none" if found["rate"] is None else f"{found['rate']:.2f} %"
         intervals = [found[key] for key in ("by_utterance", "by_speaker") if key in found]
@@ -110,12 +131,18 @@ def _interval(bounds: list[float | None] | None) -> str:
 
 
 def write_results(
-    folder: Path, testset: TestSet, readings: Sequence[Reading], conv_layers: Any, sample_rate: int, result: dict[str, Any]
+    folder: Path,
+    testset: TestSet,
+    readings: Sequence[Reading],
+    conv_layers: Any,
+    sample_rate: int,
+    result: dict[str, Any],
 ) -> None:
-    """fairseq's hypo.word, hypo.units, ref.word and ref.units, a line `text (None-index)` for each utterance, hypo.jsonl and results.json.
+    """fairseq's hypo.word, hypo.units, ref.word and ref.units, a line `text (None-index)` for each utterance,
+    hypo.jsonl and results.json.
 
-    hypo.jsonl has the words' times, confidence, the other hypotheses and what went wrong; results.json has `result`. Each is written
-    whole or not at all, and references that a former run left are removed where this one has none.
+    hypo.jsonl has the words' times, confidence, the other hypotheses and what went wrong; results.json has `result`.
+    Each is written whole or not at all, and references that a former run left are removed where this one has none.
     """
     best = [reading.hypotheses[0] for reading in readings]
     texts = {"hypo.word": [found.text for found in best], "hypo.units": [found.unit_text for found in best]}
@@ -123,7 +150,9 @@ def write_results(
         texts["ref.word"] = testset.references
     if testset.unit_references:
         texts["ref.units"] = testset.unit_references
-    contents = {name: "".join(f"{line} (None-{index})\n" for index, line in enumerate(lines)) for name, lines in texts.items()}
+    contents = {
+        name: "".join(f"{line} (None-{index})\n" for index, line in enumerate(lines)) for name, lines in texts.items()
+    }
     rows = []
     for reading in readings:
         duration = reading.num_samples / sample_rate

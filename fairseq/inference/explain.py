@@ -23,7 +23,9 @@ class Finding(NamedTuple):
 
 
 def explain(facts: Facts) -> list[Finding]:
-    """The causes that fit, those nearest to the root first; empty where the error rate needs no explanation or none of them fits."""
+    """The causes that fit, those nearest to the root first; empty where the error rate needs no explanation or none
+    of them fits.
+    """
     if facts.references and facts.wer < _BAD_WER:
         return []
     if facts.references and not any(text.split() for text in facts.references):
@@ -32,12 +34,13 @@ def explain(facts: Facts) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-# -- causes in the data ------------------------------------------------------------------------------------------------------------
+# -- causes in the data ------------------------------------------------------------------------------------------------
 
 
 def empty_references(facts: Facts) -> Finding:
     return Finding(
-        "empty references", f"all {len(facts.references)} references are empty, so that there is nothing to count errors of",
+        "empty references",
+        f"all {len(facts.references)} references are empty, so that there is nothing to count errors of",
         "Look at the label file: its lines must be what was said, in the manifest's order",
     )
 
@@ -46,7 +49,8 @@ def unreadable_audio(facts: Facts) -> Finding | None:
     if not facts.errors:
         return None
     return Finding(
-        "unreadable audio", f"{len(facts.errors)} of {len(facts.texts)} utterances could not be read, such as: {facts.errors[0]}",
+        "unreadable audio",
+        f"{len(facts.errors)} of {len(facts.texts)} utterances could not be read, such as: {facts.errors[0]}",
         "Repair or remove these files; each counts as an empty hypothesis",
     )
 
@@ -55,7 +59,8 @@ def silent_audio(facts: Facts) -> Finding | None:
     if facts.audio.files == 0 or facts.audio.quiet < 0.5 * facts.audio.files:
         return None
     return Finding(
-        "silent audio", f"{facts.audio.quiet} of {facts.audio.files} files looked at have no sample louder than 0.001 of full scale",
+        "silent audio",
+        f"{facts.audio.quiet} of {facts.audio.files} files looked at have no sample louder than 0.001 of full scale",
         "Look at how the files were converted",
     )
 
@@ -65,11 +70,16 @@ def sample_rate(facts: Facts) -> Finding | None:
     narrow = facts.audio.above_half < 1e-5 and facts.audio.quiet < facts.audio.files
     if not others and not narrow:
         return None
-    rates = ", ".join(f"{count} files of {rate} Hz" for rate, count in sorted(others.items())) or f"files of {facts.sample_rate} Hz"
+    rates = (
+        ", ".join(f"{count} files of {rate} Hz" for rate, count in sorted(others.items()))
+        or f"files of {facts.sample_rate} Hz"
+    )
     share = f"{100 * facts.audio.above_half:.4f} % of their energy lies above {facts.sample_rate // 4} Hz"
     return Finding(
-        "sample rate", f"{rates} for a model of {facts.sample_rate} Hz; {share}",
-        "Audio of a lower rate lacks what the model listens to: fine-tune it on such audio, and check that the headers tell the true rate",
+        "sample rate",
+        f"{rates} for a model of {facts.sample_rate} Hz; {share}",
+        "Audio of a lower rate lacks what the model listens to: fine-tune it on such audio, and check that the "
+        "headers tell the true rate",
     )
 
 
@@ -79,7 +89,8 @@ def dictionary_case(facts: Facts) -> Finding | None:
         return None
     return Finding(
         "dictionary case",
-        f"{unknown} of {total} units of the references are not in the dictionary, {swapped} of them are in the other case",
+        f"{unknown} of {total} units of the references are not in the dictionary, {swapped} of them are in the "
+        "other case",
         "Write the labels in the dictionary's case (tr a-z A-Z), with the same dictionary as in fine-tuning",
     )
 
@@ -89,8 +100,10 @@ def other_dictionary(facts: Facts) -> Finding | None:
     if total == 0 or unknown < 0.1 * total or swapped >= 0.5 * unknown:
         return None
     return Finding(
-        "another dictionary", f"{unknown} of {total} units of the references are not in the checkpoint's dictionary",
-        "The labels belong to another dictionary or kind of unit: check --labels, and make them anew with the one from fine-tuning",
+        "another dictionary",
+        f"{unknown} of {total} units of the references are not in the checkpoint's dictionary",
+        "The labels belong to another dictionary or kind of unit: check --labels, and make them anew with the one "
+        "from fine-tuning",
     )
 
 
@@ -107,7 +120,8 @@ def text_case(facts: Facts) -> Finding | None:
     if not facts.references or plain > 0.7 * facts.wer:
         return None
     return Finding(
-        "case of the text", f"WER {facts.wer:.1f} % falls to {plain:.1f} % if upper and lower case count as the same",
+        "case of the text",
+        f"WER {facts.wer:.1f} % falls to {plain:.1f} % if upper and lower case count as the same",
         "Write references, lexicon and language model in the dictionary's case",
     )
 
@@ -120,12 +134,14 @@ def word_ends(facts: Facts) -> Finding | None:
     if 0.5 * meant < said < 2 * meant:
         return None
     return Finding(
-        "word ends", f"CER is {facts.cer:.1f} % but WER {facts.wer:.1f} %: {said} words were recognised where {meant} were said",
-        "Fine-tuning had labels without '|' between words, or the wrong kind of unit: make them with fairseq-prepare-labels",
+        "word ends",
+        f"CER is {facts.cer:.1f} % but WER {facts.wer:.1f} %: {said} words were recognised where {meant} were said",
+        "Fine-tuning had labels without '|' between words, or the wrong kind of unit: make them with "
+        "fairseq-prepare-labels",
     )
 
 
-# -- causes in the model and its settings ------------------------------------------------------------------------------------------
+# -- causes in the model and its settings ------------------------------------------------------------------------------
 
 
 def normalize_mismatch(facts: Facts) -> Finding | None:
@@ -137,15 +153,22 @@ def normalize_mismatch(facts: Facts) -> Finding | None:
     if told:
         evidence.append(f"task.normalize is {facts.normalize}, the pre-training had {facts.pretraining_normalize}")
     if flipped and facts.flipped_wer is not None:
-        evidence.append("WER of some utterances falls from {:.1f} to {:.1f} % with the other setting".format(*facts.flipped_wer))
-    return Finding("normalize", "; ".join(evidence), "Fine-tune with task.normalize as in the pre-training: false for base, true for large")
+        evidence.append(
+            "WER of some utterances falls from {:.1f} to {:.1f} % with the other setting".format(*facts.flipped_wer)
+        )
+    return Finding(
+        "normalize",
+        "; ".join(evidence),
+        "Fine-tune with task.normalize as in the pre-training: false for base, true for large",
+    )
 
 
 def untrained_head(facts: Facts) -> Finding | None:
     if bool(facts.head_bias.any()):
         return None
     return Finding(
-        "untrained head", "every bias of the output layer is exactly 0, as before training",
+        "untrained head",
+        "every bias of the output layer is exactly 0, as before training",
         "The output layer was never trained: load the checkpoint that fine-tuning wrote",
     )
 
@@ -159,9 +182,12 @@ def too_few_updates(facts: Facts) -> Finding | None:
         return None
     evidence = f"{updates} updates of {facts.max_update or 'an unknown number'}"
     if facts.freeze_updates > 0:
-        evidence += f", and the first {facts.freeze_updates} (model.freeze_finetune_updates) train the output layer only"
+        evidence += (
+            f", and the first {facts.freeze_updates} (model.freeze_finetune_updates) train the output layer only"
+        )
     return Finding(
-        "too few updates", f"{evidence}; {100 * facts.blank_share:.1f} % of the frames are blank",
+        "too few updates",
+        f"{evidence}; {100 * facts.blank_share:.1f} % of the frames are blank",
         "Train on: models say nothing but blanks at first, and words come after some thousand updates",
     )
 
@@ -173,10 +199,11 @@ def letters_at_masks(facts: Facts) -> Finding | None:
     if masked < 1.5 * plain or masked < 0.3 * meant:
         return None
     return Finding(
-        "letters at masks", f"in some utterances {plain} letters are recognised where {meant} were said, and {masked} with random frames "
+        "letters at masks",
+        f"in some utterances {plain} letters are recognised where {meant} were said, and {masked} with random frames "
         "masked as in fine-tuning",
-        "The model learned to put letters at the mask embedding, as small pre-trained models may: fine-tune with model.mask_prob=0.0, "
-        "masks of channels may stay",
+        "The model learned to put letters at the mask embedding, as small pre-trained models may: fine-tune with "
+        "model.mask_prob=0.0, masks of channels may stay",
     )
 
 
@@ -184,10 +211,11 @@ def blank_collapse(facts: Facts) -> Finding | None:
     if facts.blank_share < 0.97:
         return None
     return Finding(
-        "blank collapse", f"the blank is likeliest in {100 * facts.blank_share:.2f} % of {facts.outputs.frames} frames, with a mean "
+        "blank collapse",
+        f"the blank is likeliest in {100 * facts.blank_share:.2f} % of {facts.outputs.frames} frames, with a mean "
         f"probability of {facts.outputs.confidence / max(1, facts.outputs.frames):.2f} for the likeliest symbol",
-        "The model learned to say nothing: lower optimization.lr, more updates, check that labels belong to their audio (a shifted line is "
-        "enough) and that the pre-trained checkpoint is sound",
+        "The model learned to say nothing: lower optimization.lr, more updates, check that labels belong to their "
+        "audio (a shifted line is enough) and that the pre-trained checkpoint is sound",
     )
 
 
@@ -196,7 +224,8 @@ def symbol_collapse(facts: Facts) -> Finding | None:
     if facts.blank_share >= 0.97 or used > max(3, 0.2 * known):
         return None
     return Finding(
-        "few symbols", f"only {used} of the dictionary's {known} symbols are ever the likeliest one",
+        "few symbols",
+        f"only {used} of the dictionary's {known} symbols are ever the likeliest one",
         "Training has hardly begun or has collapsed: more updates, or a lower optimization.lr",
     )
 
@@ -205,7 +234,8 @@ def language_model_weight(facts: Facts) -> Finding | None:
     if facts.greedy_wer is None or facts.greedy_wer > 0.8 * facts.wer:
         return None
     return Finding(
-        "weights of the beam", f"WER is {facts.wer:.1f} % with the beam and {facts.greedy_wer:.1f} % greedily",
+        "weights of the beam",
+        f"WER is {facts.wer:.1f} % with the beam and {facts.greedy_wer:.1f} % greedily",
         "Lower --lm-weight, raise --word-score, or let --tune find both on a development set",
     )
 
@@ -215,12 +245,27 @@ def lexicon_coverage(facts: Facts) -> Finding | None:
     if not facts.lexicon_misses or len(facts.lexicon_misses) < 0.2 * words:
         return None
     return Finding(
-        "lexicon", f"{len(facts.lexicon_misses)} of {words} words that were said are not in the lexicon, such as {facts.lexicon_misses[0]}",
+        "lexicon",
+        f"{len(facts.lexicon_misses)} of {words} words that were said are not in the lexicon, such as "
+        f"{facts.lexicon_misses[0]}",
         "Add them: what is not in the lexicon cannot be recognised",
     )
 
 
 CAUSES: Sequence[Callable[[Facts], Finding | None]] = (
-    unreadable_audio, silent_audio, dictionary_case, other_dictionary, text_case, normalize_mismatch, sample_rate, untrained_head,
-    too_few_updates, letters_at_masks, blank_collapse, symbol_collapse, language_model_weight, lexicon_coverage, word_ends,
-)  # fmt: skip
+    unreadable_audio,
+    silent_audio,
+    dictionary_case,
+    other_dictionary,
+    text_case,
+    normalize_mismatch,
+    sample_rate,
+    untrained_head,
+    too_few_updates,
+    letters_at_masks,
+    blank_collapse,
+    symbol_collapse,
+    language_model_weight,
+    lexicon_coverage,
+    word_ends,
+)

@@ -43,8 +43,10 @@ class Facts:
     head_bias: np.ndarray  # of the output layer, V
     normalize: bool
     pretraining_normalize: bool | None
-    flipped_wer: tuple[float, float] | None = None  # WER of some utterances as they are, and with `normalize` the other way round
-    masked_letters: tuple[int, int, int] | None = None  # of some utterances: recognised, recognised with fine-tuning's masks, meant
+    # WER of some utterances as they are, and with `normalize` the other way round
+    flipped_wer: tuple[float, float] | None = None
+    # of some utterances: recognised, recognised with fine-tuning's masks, meant
+    masked_letters: tuple[int, int, int] | None = None
     greedy_wer: float | None = None  # where a beam was used
     lexicon_misses: list[str] | None = None  # words of the references that the lexicon does not have
 
@@ -70,9 +72,14 @@ def gather_facts(
     windows: WindowSettings,
     max_tokens: int,
 ) -> Facts:
-    """Measure. Some utterances are read again: greedily, as they are, with `normalize` the other way round, and with training's masks."""
+    """Measure. Some utterances are read again: greedily, as they are, with `normalize` the other way round, and
+    with training's masks.
+    """
     chosen = [reading.index for reading in readings if reading.error is None][:_LOOKED_AT]
-    files, sizes = [testset.manifest.file(index) for index in chosen], [testset.manifest.sizes[index] for index in chosen]
+    files, sizes = (
+        [testset.manifest.file(index) for index in chosen],
+        [testset.manifest.sizes[index] for index in chosen],
+    )
     references = [testset.references[index] for index in chosen] if testset.references else []
     facts = Facts(
         tokens=model.dictionary(),
@@ -90,7 +97,9 @@ def gather_facts(
         return facts
 
     def read() -> list[str]:
-        found = recognise.read_all(model, files, sizes, GreedyDecoder(facts.tokens), windows, max_tokens, title="explaining")
+        found = recognise.read_all(
+            model, files, sizes, GreedyDecoder(facts.tokens), windows, max_tokens, title="explaining"
+        )
         return [reading.hypotheses[0].text for reading in found]
 
     plain = read()

@@ -42,15 +42,22 @@ def check_kind(kind: str) -> str:
 
 
 def target(folder: Path, name: str, kind: str) -> Path:
-    """Where the features of an audio file go: its path in the manifest, with another ending; outside of the folder never."""
+    """Where the features of an audio file go: its path in the manifest, with another ending; outside of the folder
+    never.
+    """
     parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
     path = folder.joinpath(*parts)
-    return path.with_name(f"{path.name}.{kind}") if ":" in path.name else path.with_suffix(f".{kind}")  # archive.zip:offset:length
+    # archive.zip:offset:length
+    return path.with_name(f"{path.name}.{kind}") if ":" in path.name else path.with_suffix(f".{kind}")
 
 
 def outputs(path: Path, names: Sequence[str]) -> list[Path]:
     """All files that `write` makes for a recording whose target is `path`, with features of these names."""
-    return [path] if path.suffix != ".npy" else [_npy_path(path, name, alone=len(names) == 1) for name in ("seconds", *names)]
+    return (
+        [path]
+        if path.suffix != ".npy"
+        else [_npy_path(path, name, alone=len(names) == 1) for name in ("seconds", *names)]
+    )
 
 
 def check_outputs(folder: Path, recordings: Sequence[str], names: Sequence[str], kind: str, listed_in: str) -> None:
@@ -61,7 +68,9 @@ def check_outputs(folder: Path, recordings: Sequence[str], names: Sequence[str],
             if owners.get(path) == recording:
                 raise ValueError(f"{recording} is listed twice in {listed_in}: remove one of the lines")
             if path in owners:
-                raise ValueError(f"{owners[path]} and {recording} of {listed_in} would both be written to {path}: rename one of them")
+                raise ValueError(
+                    f"{owners[path]} and {recording} of {listed_in} would both be written to {path}: rename one of them"
+                )
             owners[path] = recording
     for path, recording in owners.items():
         for parent in path.parents:
@@ -69,7 +78,8 @@ def check_outputs(folder: Path, recordings: Sequence[str], names: Sequence[str],
                 break
             if parent in owners:
                 raise ValueError(
-                    f"{owners[parent]} and {recording} of {listed_in} need {parent} as a file and as a folder: rename one of them"
+                    f"{owners[parent]} and {recording} of {listed_in} need {parent} as a file and as a folder: "
+                    "rename one of them"
                 )
 
 
@@ -77,8 +87,9 @@ def write(path: Path, features: dict[str, np.ndarray], seconds: np.ndarray, fact
     """Write one file's features.
 
     Args:
-        features: by name, T x C each. As .npy each has a file of its own (name.feature.npy where there are several), and the frames'
-            times another (name.seconds.npy); as .parquet a row is a frame, with a column of lists for each.
+        features: by name, T x C each. As .npy each has a file of its own (name.feature.npy where there are several),
+            and the frames' times another (name.seconds.npy); as .parquet a row is a frame, with a column of lists for
+            each.
         seconds: times of the frames' centres, T.
         facts: plain values, kept in the Parquet file's metadata.
     """
@@ -116,7 +127,9 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise ValueError(f"{owner} is writing features to {folder}: wait until it has ended, or give another --output-dir") from None
+            raise ValueError(
+                f"{owner} is writing features to {folder}: wait until it has ended, or give another --output-dir"
+            ) from None
         except OSError as error:  # a network file system without locks
             logger.warning("%s cannot be locked (%s): start no second run that writes there", folder, error.strerror)
         file.truncate(0)
@@ -141,7 +154,10 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         if other:
             listing = "; ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in other.items())
             moved = f"; where the audio was only moved, write its new root into {note}" if "root" in other else ""
-            raise ValueError(f"{folder} holds features of other settings ({listing}): give another --output-dir, or remove {folder}{moved}")
+            raise ValueError(
+                f"{folder} holds features of other settings ({listing}): give another --output-dir, or remove "
+                f"{folder}{moved}"
+            )
         return
     temporary = note.with_name(note.name + ".part")
     temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
@@ -152,9 +168,13 @@ def _read_note(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}, which says what the features beside it are, is damaged ({error}): remove its folder") from error
+        raise ValueError(
+            f"{path}, which says what the features beside it are, is damaged ({error}): remove its folder"
+        ) from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path}, which says what the features beside it are, holds no table of settings: remove its folder")
+        raise ValueError(
+            f"{path}, which says what the features beside it are, holds no table of settings: remove its folder"
+        )
     return found
 
 

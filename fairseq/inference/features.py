@@ -30,9 +30,9 @@ def check_feature(model: SpeechModel, feature: str) -> str:
     """The feature's name: of a block its plain number.
 
     Args:
-        feature: a block by number (0 is the first one's output), or by name: extractor (the convolutions, layer-normed), projected (what
-            the encoder gets), context (its output, with the final norm of a pre-norm model), quantized (codewords), codes (their numbers
-            by group).
+        feature: a block by number (0 is the first one's output), or by name: extractor (the convolutions,
+            layer-normed), projected (what the encoder gets), context (its output, with the final norm of a pre-norm
+            model), quantized (codewords), codes (their numbers by group).
     Raises:
         ValueError: there is no such feature, or the model has no quantizer.
     """
@@ -42,15 +42,21 @@ def check_feature(model: SpeechModel, feature: str) -> str:
             raise ValueError(f"there is no block {feature}: this model has {blocks}, numbered from 0 to {blocks - 1}")
         return str(int(feature))
     if feature not in NAMED:
-        raise ValueError(f"the feature {feature!r} is not known; it may be a block's number (0 to {blocks - 1}) or {', '.join(NAMED)}")
+        raise ValueError(
+            f"the feature {feature!r} is not known; it may be a block's number (0 to {blocks - 1}) or "
+            f"{', '.join(NAMED)}"
+        )
     if feature in ("quantized", "codes") and model.encoder.quantizer is None:
-        raise ValueError(f"{feature!r} needs a quantizer: this model has none (fine-tuning drops it): use the pre-trained checkpoint")
+        raise ValueError(
+            f"{feature!r} needs a quantizer: this model has none (fine-tuning drops it): use the pre-trained checkpoint"
+        )
     return feature
 
 
 @torch.inference_mode()
 def extract(model: SpeechModel, waves: Sequence[np.ndarray], features: Sequence[str]) -> list[dict[str, np.ndarray]]:
-    """Features of each waveform, by name: T x C float32, of `codes` T x G int64. All come from one pass, which ends where the last one is.
+    """Features of each waveform, by name: T x C float32, of `codes` T x G int64. All come from one pass, which ends
+    where the last one is.
 
     Args:
         waves: each long enough for a frame.
@@ -61,12 +67,16 @@ def extract(model: SpeechModel, waves: Sequence[np.ndarray], features: Sequence[
     source, padding_mask = model.batch(waves)
     with model.device.autocast(model.dtype):
         found = _of_batch(model, source, padding_mask, features)
-    arrays = {feature: (values if feature == "codes" else values.float()).cpu().numpy() for feature, values in found.items()}
+    arrays = {
+        feature: (values if feature == "codes" else values.float()).cpu().numpy() for feature, values in found.items()
+    }
     frames = [model.num_frames(len(wave)) for wave in waves]
     return [{feature: values[row, :count] for feature, values in arrays.items()} for row, count in enumerate(frames)]
 
 
-def _of_batch(model: SpeechModel, source: Tensor, padding_mask: Tensor | None, features: Sequence[str]) -> dict[str, Tensor]:
+def _of_batch(
+    model: SpeechModel, source: Tensor, padding_mask: Tensor | None, features: Sequence[str]
+) -> dict[str, Tensor]:
     """B x T x C each (codes: B x T x G), padding included."""
     encoder, found = model.encoder, {}
     blocks = [int(feature) for feature in features if feature.isdecimal()]
@@ -87,7 +97,11 @@ def _of_batch(model: SpeechModel, source: Tensor, padding_mask: Tensor | None, f
 
 
 def extract_source(
-    model: SpeechModel, source: Any, features: Sequence[str], settings: WindowSettings, tick: Callable[[], None] | None = None
+    model: SpeechModel,
+    source: Any,
+    features: Sequence[str],
+    settings: WindowSettings,
+    tick: Callable[[], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Features of all of a source, read window by window, each frame once. `tick` is called for each window.
 

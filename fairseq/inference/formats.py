@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from fairseq.inference.transcript import TimedWord, Transcript
 
 FORMATS = ("text", "json", "srt", "vtt")
-_LONGEST, _LETTERS, _PAUSE, _LINE = 6.0, 84, 0.8, 42  # of a subtitle: seconds, letters, the pause that ends it; letters of a line
+# of a subtitle: seconds, letters, the pause that ends it; letters of a line
+_LONGEST, _LETTERS, _PAUSE, _LINE = 6.0, 84, 0.8, 42
 
 
 class Subtitle(NamedTuple):
@@ -38,8 +39,8 @@ def as_json(transcript: Transcript) -> str:
 def json_line(value: Any) -> str:
     """A value as JSON on one line, which UTF-8 can hold.
 
-    Bytes of a file name that are not UTF-8, which Python has as lone surrogates, are escaped: `json.loads` gives the same name again, which
-    opens the file.
+    Bytes of a file name that are not UTF-8, which Python has as lone surrogates, are escaped: `json.loads` gives the
+    same name again, which opens the file.
     """
     text = json.dumps(value, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda surrogate: f"\\u{ord(surrogate[0]):04x}", text) + "\n"
@@ -51,7 +52,9 @@ def as_dict(transcript: Transcript) -> dict[str, Any]:
     if transcript.error is not None:
         return {"file": transcript.name, "error": transcript.error}
     found |= {"text": transcript.text, "confidence": transcript.confidence}
-    found["words"] = [{"word": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in transcript.words]
+    found["words"] = [
+        {"word": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in transcript.words
+    ]
     if transcript.alternatives:
         found["alternatives"] = transcript.alternatives
     if transcript.note is not None:
@@ -61,12 +64,17 @@ def as_dict(transcript: Transcript) -> dict[str, Any]:
 
 def as_srt(transcript: Transcript) -> str:
     cues = subtitles(transcript.words)
-    blocks = [f"{n}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text}\n" for n, cue in enumerate(cues, start=1)]
+    blocks = [
+        f"{n}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text}\n" for n, cue in enumerate(cues, start=1)
+    ]
     return "\n".join(blocks)
 
 
 def as_vtt(transcript: Transcript) -> str:
-    blocks = [f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_escaped(cue.text)}\n" for cue in subtitles(transcript.words)]
+    blocks = [
+        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_escaped(cue.text)}\n"
+        for cue in subtitles(transcript.words)
+    ]
     return "\n".join(["WEBVTT\n", *blocks])
 
 

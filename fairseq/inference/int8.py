@@ -1,19 +1,23 @@
 """A model's products with weights in 8-bit integers, for inference on processors that have instructions for them.
 
-Weights are int8, symmetric, with a scale for each output channel, and packed once. Activations become uint8 where they are multiplied,
-with scales found there and then ("dynamic" quantization: no data to calibrate on); products add up in int32, and come back as fp32 or
-bf16. What is no product with a weight (norms, GELU, attention), the first convolution and the positional one stay in floating point.
+Weights are int8, symmetric, with a scale for each output channel, and packed once. Activations become uint8 where they
+are multiplied, with scales found there and then ("dynamic" quantization: no data to calibrate on); products add up in
+int32, and come back as fp32 or bf16. What is no product with a weight (norms, GELU, attention), the first convolution
+and the positional one stay in floating point.
 
-- Linear layers: scale and zero point of the tensor's range (Jacob et al. 2018, section 2). They stand behind layer norms, where frames
+- Linear layers: scale and zero point of the tensor's range (Jacob et al. 2018, section 2). They stand behind layer
+norms, where frames
   are alike in size.
-- Convolutions: a scale for each output frame, of the frames that it sees. Base's extractor has a norm over time only: where a speaker
-  pauses, all channels are small, and the steps of a scale that fits the speech beside it are too coarse. Layer-normed features of AN4
-  utterances behind a random extractor differed from fp32 by 34 to 53 % of their norm with one scale a second, by 4 % with one a frame
-  (bf16: 1 %).
+- Convolutions: a scale for each output frame, of the frames that it sees. Base's extractor has a norm over time only:
+where a speaker
+  pauses, all channels are small, and the steps of a scale that fits the speech beside it are too coarse. Layer-normed
+  features of AN4 utterances behind a random extractor differed from fp32 by 34 to 53 % of their norm with one scale a
+  second, by 4 % with one a frame (bf16: 1 %).
 
-Measured on 2 cores of a Zen 4 (avx512_vnni, avx512_bf16), torch 2.13, one product of a block's fc1 for 10 s (499 x 768 x 3072): fp32
-13.4 ms, bf16 5.6 ms, int8 2.9 ms and 0.1 ms to quantize. oneDNN's kernel wants uint8 activations: signed ones run its reference code,
-thousands of times slower. Joining queries, keys and values to one product, or GELU to fc1's, saved nothing.
+Measured on 2 cores of a Zen 4 (avx512_vnni, avx512_bf16), torch 2.13, one product of a block's fc1 for 10 s (499 x 768
+x 3072): fp32 13.4 ms, bf16 5.6 ms, int8 2.9 ms and 0.1 ms to quantize. oneDNN's kernel wants uint8 activations: signed
+ones run its reference code, thousands of times slower. Joining queries, keys and values to one product, or GELU to
+fc1's, saved nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +37,8 @@ from fairseq.modules.time_convolution import compute_dtype, window_convolution, 
 
 CHUNK = 100  # frames (2 s) that the extractor makes at a time; what 10 s make on the way is 130 MB
 SMALLEST = 1e-30  # a scale, of what is all 0
-ROUNDING = 1.5 * 2**23  # fp32 numbers of this size are whole: added to smaller ones it rounds them, into its lowest bits
+# fp32 numbers of this size are whole: added to smaller ones it rounds them, into its lowest bits
+ROUNDING = 1.5 * 2**23
 
 
 class Quantized(NamedTuple):
@@ -45,7 +50,8 @@ class Quantized(NamedTuple):
 
 
 def quantize(x: Tensor) -> Quantized:
-    """Any shape, fp32, by the range of the whole tensor and 0, which is exact. NaN or infinity within makes the scale NaN.
+    """Any shape, fp32, by the range of the whole tensor and 0, which is exact. NaN or infinity within makes the scale
+    NaN.
 
     Written out, because torch's own, `quantize_per_tensor_dynamic`, is deprecated.
     """
@@ -75,14 +81,17 @@ class PackedWeight(nn.Module):
         super().__init__()
         scales = weight.abs().amax(dim=1).clamp(min=SMALLEST) / 127
         rounded = (weight / scales.unsqueeze(1)).round().to(torch.int8)
-        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)  # opaque: no buffer, which `to` and `state_dict` would touch
+        # opaque: no buffer, which `to` and `state_dict` would touch
+        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.scales, self.zero_points = scales, torch.zeros(len(scales), dtype=torch.int32)
         self.bias = bias
 
     def forward(self, x: Quantized, dtype: torch.dtype) -> Tensor:
         """... x K -> ... x N in this dtype."""
         weight = (self.packed, self.scales, self.zero_points, self.bias)
-        return torch.ops.onednn.qlinear_pointwise(x.values, x.scale, x.zero_point, *weight, 1.0, 0, dtype, "none", [], "")
+        return torch.ops.onednn.qlinear_pointwise(
+            x.values, x.scale, x.zero_point, *weight, 1.0, 0, dtype, "none", [], ""
+        )
 
 
 class Int8Linear(nn.Module):
@@ -112,7 +121,8 @@ class Int8Convolution(nn.Module):
         """P x C -> T x C', without spare rows."""
         frames, channels = (len(x) - self.kernel) // self.stride + 1, x.size(1)
         largest = torch.maximum(x.amax(dim=1), -x.amin(dim=1))
-        scales = largest.unfold(0, self.kernel, self.stride).amax(dim=1, keepdim=True).clamp_(min=SMALLEST) / 127  # T x 1
+        # T x 1
+        scales = largest.unfold(0, self.kernel, self.stride).amax(dim=1, keepdim=True).clamp_(min=SMALLEST) / 127
         seen = x.as_strided((frames, self.kernel * channels), (self.stride * channels, 1))
         values = _lowest_byte((seen * scales.reciprocal()).add_(ROUNDING + 128))
         x = self.product(Quantized(values, 1.0, 128), torch.float32).mul_(scales)
@@ -126,8 +136,8 @@ class Int8Convolution(nn.Module):
 class Int8FeatureExtractor(nn.Module):
     """`ConvFeatureExtractionModel` with all layers but the first in int8, some seconds after the others.
 
-    Chunks have nothing to do with the result; they keep what is made on the way small. Only the group norm needs all the audio at once: its
-    statistics are folded into the first convolution before.
+    Chunks have nothing to do with the result; they keep what is made on the way small. Only the group norm needs all
+    the audio at once: its statistics are folded into the first convolution before.
     """
 
     def __init__(self, extractor: ConvFeatureExtractionModel) -> None:
@@ -139,7 +149,11 @@ class Int8FeatureExtractor(nn.Module):
         """B x S -> B x C x T; `num_samples` as in `ConvFeatureExtractionModel`."""
         kernel, stride = self.first.conv.kernel_size[0], self.first.conv.stride[0]
         columns = windows(x, kernel, stride, (x.size(1) - kernel) // stride + 1)
-        weight, bias, norms = self.first.conv.weight.squeeze(1).expand(len(x), -1, -1), self.first.conv.bias, list(self.first)[2:-1]
+        weight, bias, norms = (
+            self.first.conv.weight.squeeze(1).expand(len(x), -1, -1),
+            self.first.conv.bias,
+            list(self.first)[2:-1],
+        )
         if norms and isinstance(norms[0], nn.GroupNorm):
             lengths = None if num_samples is None else (num_samples - kernel) // stride + 1
             weight, bias = fold_group_norm(columns, self.first.conv, norms.pop(), lengths)
@@ -148,7 +162,14 @@ class Int8FeatureExtractor(nn.Module):
         rows = []
         for number, own in enumerate(columns):
             chunks = [own[begin:end] for begin, end in self._spans(len(own))]
-            rows.append(torch.cat([self._chunk(chunk, weight[number], None if bias is None else bias[number], norms) for chunk in chunks]))
+            rows.append(
+                torch.cat(
+                    [
+                        self._chunk(chunk, weight[number], None if bias is None else bias[number], norms)
+                        for chunk in chunks
+                    ]
+                )
+            )
         return torch.stack(rows).transpose(1, 2)
 
     def _chunk(self, columns: Tensor, weight: Tensor, bias: Tensor | None, norms: list[nn.Module]) -> Tensor:
@@ -172,7 +193,9 @@ class Int8FeatureExtractor(nn.Module):
 
 
 def to_int8(encoder: Wav2Vec2Model) -> None:
-    """Put a model's convolutions, and the linear layers before and in its blocks, in int8, in place. It can then only run, not be saved."""
+    """Put a model's convolutions, and the linear layers before and in its blocks, in int8, in place. It can then
+    only run, not be saved.
+    """
     encoder.feature_extractor = Int8FeatureExtractor(encoder.feature_extractor)
     if encoder.post_extract_proj is not None:
         encoder.post_extract_proj = Int8Linear(encoder.post_extract_proj)
@@ -180,5 +203,6 @@ def to_int8(encoder: Wav2Vec2Model) -> None:
         attention = isinstance(module, MultiheadAttention | ESPNETMultiHeadedAttention)
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                # attention reads its queries, keys and values in half precision where that is fast, everything else goes on in fp32
+                # attention reads its queries, keys and values in half precision where that is fast, everything else
+                # goes on in fp32
                 setattr(module, name, Int8Linear(child, mixed=attention and not name.endswith("out")))

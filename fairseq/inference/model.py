@@ -1,4 +1,6 @@
-"""A checkpoint in the form that inference runs: no dropout, no gradient, no padding seen, half precision where the device is faster so."""
+"""A checkpoint in the form that inference runs: no dropout, no gradient, no padding seen, half precision where the
+device is faster so.
+"""
 
 from __future__ import annotations
 
@@ -44,18 +46,24 @@ class SpeechModel:
         task: gives `cfg.sample_rate`, `cfg.normalize` and, of a fine-tuned one, `target_dictionary`.
         cfg: the checkpoint's whole config.
         device: None chooses the CPU.
-        precision: fp32, bf16, int8 (see inference/int8.py), or auto: bf16 where the device computes it faster than fp32.
+        precision: fp32, bf16, int8 (see inference/int8.py), or auto: bf16 where the device computes it faster than
+            fp32.
     Raises:
         ValueError: another precision, or int8 where the device or torch has none.
     """
 
-    def __init__(self, model: nn.Module, task: Any, cfg: Any, device: Device | None = None, precision: str = "auto") -> None:
+    def __init__(
+        self, model: nn.Module, task: Any, cfg: Any, device: Device | None = None, precision: str = "auto"
+    ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"the precision is {precision!r}; it may be {', '.join(PRECISIONS)}")
         self.device = device_layer.get("cpu") if device is None else device
         missing = self.device.int8_is_missing() if precision == "int8" else None
         if missing is not None:
-            raise ValueError(f"the precision int8 cannot be had: {missing}; use {', '.join(name for name in PRECISIONS if name != 'int8')}")
+            raise ValueError(
+                f"the precision int8 cannot be had: {missing}; use "
+                f"{', '.join(name for name in PRECISIONS if name != 'int8')}"
+            )
         self.int8 = precision == "int8"
         self.model, self.task, self.cfg = model.eval().requires_grad_(False), task, cfg
         self.num_updates: int | None = None  # that the checkpoint was trained for, where it says so
@@ -70,7 +78,9 @@ class SpeechModel:
         model.to(self.device.torch_device)
         self.conv_layers = self.encoder.conv_layers
         self.sample_rate, self.normalize = int(task.cfg.sample_rate), bool(task.cfg.normalize)
-        self.tokens: Tokens | None = Tokens.from_dictionary(task.target_dictionary) if hasattr(model, "w2v_encoder") else None
+        self.tokens: Tokens | None = (
+            Tokens.from_dictionary(task.target_dictionary) if hasattr(model, "w2v_encoder") else None
+        )
 
     @classmethod
     def load(
@@ -106,7 +116,9 @@ class SpeechModel:
         return loaded
 
     def _arrange_weights(self) -> None:
-        """The weights of the big products once and for all in the dtype and the order that every forward pass would copy them to."""
+        """The weights of the big products once and for all in the dtype and the order that every forward pass would
+        copy them to.
+        """
         if self.int8:
             to_int8(self.encoder)
         parts = [self.encoder.post_extract_proj, self.encoder.encoder.layers]
@@ -120,7 +132,8 @@ class SpeechModel:
         for module in self.encoder.encoder.modules():
             if isinstance(module, WeightNormConv1d):
                 module.freeze_weight(self.dtype or torch.float32)
-        for conv in later:  # C' x C x K as before, with the channels side by side in memory, as products over time take them
+        # C' x C x K as before, with the channels side by side in memory, as products over time take them
+        for conv in later:
             conv.weight.data = conv.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
     def dictionary(self) -> Tokens:
@@ -130,7 +143,9 @@ class SpeechModel:
             ValueError: the model is not fine-tuned.
         """
         if self.tokens is None:
-            raise ValueError("this checkpoint is pre-trained only: it has no output layer over a dictionary. Fine-tune it first")
+            raise ValueError(
+                "this checkpoint is pre-trained only: it has no output layer over a dictionary. Fine-tune it first"
+            )
         return self.tokens
 
     @property
@@ -141,11 +156,15 @@ class SpeechModel:
     def describe(self) -> str:
         return f"{self.device.describe()}, {self.precision}"
 
-    # -- audio ---------------------------------------------------------------------------------------------------------------------
+    # -- audio ---------------------------------------------------------------------------------------------------------
 
     def open(self, audio: Any) -> Any:
         """A source of samples at the model's rate; see `open_source`."""
-        return audio if isinstance(audio, FileSource) or hasattr(audio, "num_samples") else open_source(audio, self.sample_rate)
+        return (
+            audio
+            if isinstance(audio, FileSource) or hasattr(audio, "num_samples")
+            else open_source(audio, self.sample_rate)
+        )
 
     def num_frames(self, num_samples: int) -> int:
         """Frames for so many samples, after cropping to the model's multiple."""
@@ -153,23 +172,28 @@ class SpeechModel:
         return frames - frames % self.encoder.cfg.crop_seq_to_multiple
 
     def batch(self, waves: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
-        """Waveforms side by side on the device: normalised one by one as the model was trained, padded (B x S), and where (B x S)."""
+        """Waveforms side by side on the device: normalised one by one as the model was trained, padded (B x S), and
+        where (B x S).
+        """
         lengths = torch.tensor([len(wave) for wave in waves])
         source = torch.zeros(len(waves), int(lengths.max()))
         for row, wave in zip(source, waves, strict=True):
             piece = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
             row[: len(wave)] = F.layer_norm(piece, piece.shape) if self.normalize else piece
-        padding_mask = None if bool((lengths == source.size(1)).all()) else torch.arange(source.size(1)) >= lengths.unsqueeze(1)
+        padding_mask = (
+            None if bool((lengths == source.size(1)).all()) else torch.arange(source.size(1)) >= lengths.unsqueeze(1)
+        )
         return self.device.send(source), None if padding_mask is None else self.device.send(padding_mask)
 
-    # -- what the model says -------------------------------------------------------------------------------------------------------
+    # -- what the model says -------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Log-probabilities of the dictionary's symbols, fp32, T x V for each waveform; T is 0 where it is shorter than one frame sees.
+        """Log-probabilities of the dictionary's symbols, fp32, T x V for each waveform; T is 0 where it is shorter than
+        one frame sees.
 
-        Devices that gain nothing by batches read one waveform after the other (base in bf16, 8 x 10 s, one core: 1.17 s a clip together,
-        0.93 s one by one).
+        Devices that gain nothing by batches read one waveform after the other (base in bf16, 8 x 10 s, one core: 1.17 s
+        a clip together, 0.93 s one by one).
 
         Raises:
             ValueError: the model is not fine-tuned, or a waveform is not 1-D.
@@ -198,7 +222,9 @@ class SpeechModel:
 def _read_folder(path: str) -> dict[str, Any]:
     """The state of a folder of another tool, as `load_checkpoint_to_cpu` gives that of a checkpoint."""
     if not folders.is_folder(path):
-        raise ValueError(f"{path} is a folder without a config.json: give a checkpoint's file, or a folder of transformers")
+        raise ValueError(
+            f"{path} is a folder without a config.json: give a checkpoint's file, or a folder of transformers"
+        )
     state = to_checkpoint(folders.read(path, io.read))
     return {**state, "cfg": OmegaConf.create(state["cfg"])}
 
@@ -210,7 +236,11 @@ def _give_dictionary(state: dict[str, Any], path: str) -> None:
         return
     difference = vocabulary.difference(symbols_of(state), Dictionary.load(path).symbols)
     if difference is not None:
-        logger.warning("--dict %s takes precedence over the dictionary inside the checkpoint, which is another one: %s", path, difference)
+        logger.warning(
+            "--dict %s takes precedence over the dictionary inside the checkpoint, which is another one: %s",
+            path,
+            difference,
+        )
     state["task_state"] = {}
     task = cfg.get("task") or {}
     name = task.get("_name", "audio_pretraining")

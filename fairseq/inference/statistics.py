@@ -16,7 +16,8 @@ class OutputStatistics:
     """Counts over all frames."""
 
     frames: int = 0
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # frames whose likeliest symbol is this
+    # frames whose likeliest symbol is this
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     confidence: float = 0.0  # sum over frames of the likeliest symbol's probability
 
     def watch(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -48,7 +49,8 @@ class AudioFacts:
     own_rates: dict[int, int]  # sample rate -> files
     quiet: int  # files without a sample louder than 0.001 of full scale
     files: int
-    above_half: float  # share of the energy above half of the highest frequency that the model's rate can hold (above 4 kHz at 16 kHz)
+    # share of the energy above half of the highest frequency that the model's rate can hold (above 4 kHz at 16 kHz)
+    above_half: float
 
 
 def measure_audio(sources: list[Any], seconds: float = 10.0) -> AudioFacts:

@@ -1,4 +1,6 @@
-"""Log-probabilities that come window by window, to words: what is kept in the meantime does not grow with the search's own memory."""
+"""Log-probabilities that come window by window, to words: what is kept in the meantime does not grow with the
+search's own memory.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.decoding.hypothesis import Hypothesis, Word, from_path
 from fairseq.decoding.tokens import Tokens
 
-SEGMENT_FRAMES = 3000  # a minute at 50 frames a second: a beam search remembers every frame of every hypothesis until its end
+# a minute at 50 frames a second: a beam search remembers every frame of every hypothesis until its end
+SEGMENT_FRAMES = 3000
 
 
 class Decoder(Protocol):
@@ -43,8 +46,8 @@ class GreedyStream:
 class SegmentStream:
     """Decoding of a stream in segments that end in pauses.
 
-    One segment, up to `segment_frames`, gives the decoder's n-best list. Of several the best ones are joined, and the language model starts
-    anew at each.
+    One segment, up to `segment_frames`, gives the decoder's n-best list. Of several the best ones are joined, and the
+    language model starts anew at each.
     """
 
     def __init__(self, decoder: Decoder, segment_frames: int = SEGMENT_FRAMES) -> None:
@@ -81,7 +84,9 @@ def stream(decoder: Decoder) -> GreedyStream | SegmentStream:
 
 
 def pause(log_probs: np.ndarray, tokens: Tokens) -> int:
-    """Where to cut: the middle of the longest run of blanks and delimiters in the later half, preferring those with a delimiter."""
+    """Where to cut: the middle of the longest run of blanks and delimiters in the later half, preferring those with
+    a delimiter.
+    """
     half = len(log_probs) // 2
     path = log_probs[half:].argmax(axis=1)
     quiet = np.isin(path, list(tokens.silent | ({tokens.delimiter} if tokens.delimiter is not None else set())))

@@ -25,7 +25,8 @@ LIBRISPEECH_SPEAKER = r"(?:^|/)(\d+)-\d+-\d+\.\w+$"  # speaker-chapter-utterance
 class TestSet:
     """A manifest's utterances.
 
-    `references` are empty where there are no labels, and `unit_references` also where the labels are words and the model's units are not.
+    `references` are empty where there are no labels, and `unit_references` also where the labels are words and the
+    model's units are not.
     """
 
     name: str
@@ -67,8 +68,8 @@ class TestSet:
 
         Args:
             file: a line for each utterance.
-            pattern: a regular expression whose first group is the speaker in the manifest's path; None takes LibriSpeech's file names, and
-                finds nothing in others.
+            pattern: a regular expression whose first group is the speaker in the manifest's path; None takes
+                LibriSpeech's file names, and finds nothing in others.
         Raises:
             ValueError: the file has another count of lines, or the pattern does not fit all paths.
         """
@@ -89,7 +90,8 @@ class TestSet:
 
 
 def has_words(lines: Sequence[str], labels: str, tokens: Tokens) -> bool:
-    """Whether label lines are words, though the dictionary has letters or pieces of words: nothing marks where a word ends or begins.
+    """Whether label lines are words, though the dictionary has letters or pieces of words: nothing marks where a word
+    ends or begins.
 
     Args:
         labels: the file's extension; `wrd` says it where all words have one letter.
@@ -102,7 +104,9 @@ def has_words(lines: Sequence[str], labels: str, tokens: Tokens) -> bool:
 
 
 def visible(lines: list[str], path: str, tokens: Tokens) -> list[str]:
-    """Label lines without characters that nobody sees and that the dictionary does not have: each would be an error of the model's."""
+    """Label lines without characters that nobody sees and that the dictionary does not have: each would be an error
+    of the model's.
+    """
     known = set("".join(tokens.symbols))
     found: dict[str, int] = {}  # character -> its first line
     cleaned = []
@@ -112,8 +116,13 @@ def visible(lines: list[str], path: str, tokens: Tokens) -> list[str]:
         for character in removed:
             found.setdefault(character, number)
     if found:
-        shown = "; ".join(f"line {number}: U+{ord(character):04X} {unicodedata.name(character, '')}" for character, number in found.items())
-        logger.warning("%s has invisible characters that the dictionary does not have, and they do not count: %s", path, shown)
+        shown = "; ".join(
+            f"line {number}: U+{ord(character):04X} {unicodedata.name(character, '')}"
+            for character, number in found.items()
+        )
+        logger.warning(
+            "%s has invisible characters that the dictionary does not have, and they do not count: %s", path, shown
+        )
     return cleaned
 
 
@@ -126,5 +135,7 @@ def read_lines(path: str, count: int, manifest: str) -> list[str]:
     """
     lines = text_files.read_lines(path, "the file")
     if len(lines) != count:
-        raise ValueError(f"{path} has {len(lines)} lines, but {manifest} has {count} utterances: line n belongs to line n + 1 there")
+        raise ValueError(
+            f"{path} has {len(lines)} lines, but {manifest} has {count} utterances: line n belongs to line n + 1 there"
+        )
     return [line.strip() for line in lines]

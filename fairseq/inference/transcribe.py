@@ -38,17 +38,20 @@ def transcribe(
     """What was said.
 
     Args:
-        model: a fine-tuned checkpoint or a folder of transformers, or a SpeechModel already loaded (`SpeechModel.load`), which is quicker
-            the second time.
-        audio: a path; a waveform at the model's sample rate; (waveform, its rate); or a list of such, which gives a list. A waveform is
-            an array or tensor, of one channel or several, which are averaged. Other rates are converted (extra `resample`).
+        model: a fine-tuned checkpoint or a folder of transformers, or a SpeechModel already loaded
+            (`SpeechModel.load`), which is quicker the second time.
+        audio: a path; a waveform at the model's sample rate; (waveform, its rate); or a list of such, which gives a
+            list. A waveform is an array or tensor, of one channel or several, which are averaged. Other rates are
+            converted (extra `resample`).
         decoder: one already made (`fairseq.decoding.beam.read_beam`), in place of `lexicon`, `lm` and `settings`.
         device, precision: of a model that is loaded here.
         windows: how long audio is cut; memory does not grow with its length.
-        lexicon, lm: files of words and of an n-gram language model, for a beam search; without both, decoding is greedy.
+        lexicon, lm: files of words and of an n-gram language model, for a beam search; without both, decoding is
+            greedy.
         settings: beam and weights of that search.
     Returns:
-        A Transcript with text, and words with times and confidence. In a list, audio that cannot be read gives a Transcript with `error`.
+        A Transcript with text, and words with times and confidence. In a list, audio that cannot be read gives a
+        Transcript with `error`.
     Raises:
         FileNotFoundError: there is no such checkpoint, audio file (of a single one), lexicon or language model.
         ValueError: one of them cannot be read, or the checkpoint is not fine-tuned.
@@ -75,10 +78,14 @@ def _check_order(model: Any, audio: Any) -> None:
         raise ValueError(f"{order}; these are the other way round")
     if isinstance(model, SpeechModel) or not isinstance(audio, (str, os.PathLike)):
         if isinstance(audio, list) and audio and isinstance(audio[0], (int, float)):
-            raise ValueError("a list stands for several recordings; give a waveform as an array or tensor: numpy.array(samples)")
+            raise ValueError(
+                "a list stands for several recordings; give a waveform as an array or tensor: numpy.array(samples)"
+            )
         return
     first, second = Path(os.fspath(model)).suffix.lower(), Path(os.fspath(audio)).suffix.lower()
-    if first in _AUDIO_ENDINGS or (second in _MODEL_ENDINGS and first not in _MODEL_ENDINGS and not os.path.isdir(model)):
+    if first in _AUDIO_ENDINGS or (
+        second in _MODEL_ENDINGS and first not in _MODEL_ENDINGS and not os.path.isdir(model)
+    ):
         raise ValueError(f"{order}; {os.fspath(model)} and {os.fspath(audio)} look the other way round")
 
 

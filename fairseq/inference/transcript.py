@@ -54,7 +54,9 @@ class FrameTimes:
         return TimedWord(word.text, self.start(word.first), self.end(word.last), round(word.confidence, 4))
 
 
-def from_hypotheses(name: str, hypotheses: Sequence[Hypothesis], times: FrameTimes, duration: float, note: str | None = None) -> Transcript:
+def from_hypotheses(
+    name: str, hypotheses: Sequence[Hypothesis], times: FrameTimes, duration: float, note: str | None = None
+) -> Transcript:
     """The transcript of a file from its hypotheses, the best one first."""
     best = hypotheses[0]
     words = [times.word(word) for word in best.words]

@@ -18,7 +18,9 @@ _WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 _FINER = (0.5, 0.25)  # steps of the search around the best point of the grid
 
 
-def tune(decoder: BeamDecoder, log_probs: Sequence[np.ndarray], count_errors: Callable[[list[str]], int]) -> BeamSettings:
+def tune(
+    decoder: BeamDecoder, log_probs: Sequence[np.ndarray], count_errors: Callable[[list[str]], int]
+) -> BeamSettings:
     """Search lm_weight and word_score: a grid, then around its best point.
 
     Args:

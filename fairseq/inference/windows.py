@@ -5,8 +5,8 @@
                                                       |------ window 2 -----|
     frames     kept by 0         ^ kept by 1           ^ kept by 2
 
-A window starts at a multiple of the stride, so that its frame i is frame `first + i` of the whole file. Each is normalised by itself. Where
-two overlap, each gives the half that lies nearer to its middle.
+A window starts at a multiple of the stride, so that its frame i is frame `first + i` of the whole file. Each is
+normalised by itself. Where two overlap, each gives the half that lies nearer to its middle.
 """
 
 from __future__ import annotations
@@ -40,11 +40,18 @@ class WindowSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.seconds:
-            raise ValueError(f"the overlap of windows is {self.overlap} s; it must be shorter than a window, which is {self.seconds} s")
+            raise ValueError(
+                f"the overlap of windows is {self.overlap} s; it must be shorter than a window, which is "
+                f"{self.seconds} s"
+            )
 
 
 def plan_windows(
-    num_samples: int, conv_layers: Sequence[tuple[int, int, int]], sample_rate: int, settings: WindowSettings, multiple: int = 1
+    num_samples: int,
+    conv_layers: Sequence[tuple[int, int, int]],
+    sample_rate: int,
+    settings: WindowSettings,
+    multiple: int = 1,
 ) -> list[Window]:
     """Windows that keep every frame of the whole exactly once.
 

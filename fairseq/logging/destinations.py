@@ -1,4 +1,6 @@
-"""Where log lines go: standard output and `common.log_file`. A place that cannot be written any more is reported once; the run goes on."""
+"""Where log lines go: standard output and `common.log_file`. A place that cannot be written any more is reported
+once; the run goes on.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,14 @@ class Console(logging.StreamHandler):
             super().handleError(record)
         elif not self._failure_reported:
             self._failure_reported = True
-            _to_stderr(f"cannot write the log to standard output: {error.strerror or error}; the run goes on without it")
+            _to_stderr(
+                f"cannot write the log to standard output: {error.strerror or error}; the run goes on without it"
+            )
 
     def _flush_at_exit(self) -> None:
-        """What standard output still refuses is dropped: else Python ends with status 120, whatever became of the run."""
+        """What standard output still refuses is dropped: else Python ends with status 120, whatever became of the
+        run.
+        """
         try:
             self.stream.flush()
         except (OSError, ValueError):
@@ -72,7 +78,9 @@ class LogFile(logging.Handler):
         except OSError as error:
             if not self._failure_reported:
                 self._failure_reported = True
-                logger.error(f"cannot write common.log_file={self.path}: {error.strerror or error}; the run goes on without it")
+                logger.error(
+                    f"cannot write common.log_file={self.path}: {error.strerror or error}; the run goes on without it"
+                )
         except (TypeError, ValueError):  # the record's own fault
             self.handleError(record)
 

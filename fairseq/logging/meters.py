@@ -1,4 +1,6 @@
-"""Meters: small accumulators behind the names that a run logs. Their states are plain numbers, so checkpoints can hold them."""
+"""Meters: small accumulators behind the names that a run logs. Their states are plain numbers, so checkpoints can
+hold them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def safe_round(number: Any, ndigits: int) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """A Python number for a one-element tensor or numpy scalar: a state must load with weights_only, which refuses numpy scalars."""
+    """A Python number for a one-element tensor or numpy scalar: a state must load with weights_only, which refuses
+    numpy scalars.
+    """
     if torch.is_tensor(value):
         return value.item() if value.numel() == 1 else value.detach().cpu()
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
@@ -81,7 +85,12 @@ class AverageMeter(Meter):
             self.count = type_as(self.count, n) + n
 
     def state_dict(self) -> dict[str, Any]:
-        return {"val": to_plain(self.val), "sum": to_plain(self.sum), "count": to_plain(self.count), "round": self.round}
+        return {
+            "val": to_plain(self.val),
+            "sum": to_plain(self.sum),
+            "count": to_plain(self.count),
+            "round": self.round,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.val, self.sum, self.count = state_dict["val"], state_dict["sum"], state_dict["count"]
@@ -260,7 +269,9 @@ class MetersDict(OrderedDict):
     def state_dict(self) -> list[tuple[int, str, str, dict[str, Any]]]:
         """(priority, name, class name, state) per meter; derived meters hold a function, so they are left out."""
         entries = [(priority, key, self[key]) for priority, _, key in self.priorities]
-        return [(p, key, type(m).__name__, m.state_dict()) for p, key, m in entries if not isinstance(m, self._DerivedMeter)]
+        return [
+            (p, key, type(m).__name__, m.state_dict()) for p, key, m in entries if not isinstance(m, self._DerivedMeter)
+        ]
 
     def load_state_dict(self, state_dict: list[tuple[int, str, str, dict[str, Any]]]) -> None:
         self.clear()

@@ -1,13 +1,13 @@
 """Log a number from anywhere; the `aggregate` scopes that are open at that moment collect it.
 
-    with metrics.aggregate("train"):
-        for step, batch in enumerate(batches):
-            with metrics.aggregate("train_inner") as inner:
-                metrics.log_scalar("loss", loss, weight=sample_size, round=3)
-            if step % log_interval == 0:
-                show(inner.get_smoothed_values())
-                metrics.reset_meters("train_inner")
-    whole_epoch = metrics.get_smoothed_values("train")
+with metrics.aggregate("train"):
+    for step, batch in enumerate(batches):
+        with metrics.aggregate("train_inner") as inner:
+            metrics.log_scalar("loss", loss, weight=sample_size, round=3)
+        if step % log_interval == 0:
+            show(inner.get_smoothed_values())
+            metrics.reset_meters("train_inner")
+whole_epoch = metrics.get_smoothed_values("train")
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from typing import Any, Optional
 
 from torch import Tensor
 
-from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, Meter, MetersDict, StopwatchMeter, SumMeter, TimeMeter
+from fairseq.logging.meters import (
+    AverageMeter,
+    ConcatTensorMeter,
+    Meter,
+    MetersDict,
+    StopwatchMeter,
+    SumMeter,
+    TimeMeter,
+)
 
 _aggregators: OrderedDict[str, MetersDict] = OrderedDict()  # every scope that was ever named, with what it collected
 _active: OrderedDict[str, MetersDict] = OrderedDict()  # the open scopes, outermost first
@@ -44,7 +52,8 @@ def aggregate(name: Optional[str] = None, new_root: bool = False) -> Iterator[Me
     """Collect what is logged inside this scope.
 
     Args:
-        name: opening the same name again goes on with its meters; without one, the scope's values are dropped at its end.
+        name: opening the same name again goes on with its meters; without one, the scope's values are dropped at its
+            end.
         new_root: hide what is logged here from the scopes around it ("default" too), as validation does.
     """
     if name == "default":
@@ -91,7 +100,9 @@ def _meter(collected: MetersDict, key: str, make: Callable[[], Meter], priority:
 
 
 def log_scalar(key: str, value: Any, weight: Any = 1, priority: int = 10, round: Optional[int] = None) -> None:
-    """Log a value into a weighted mean; weight 0 shows the latest value. `round`: digits shown; `priority`: place in the line."""
+    """Log a value into a weighted mean; weight 0 shows the latest value. `round`: digits shown; `priority`: place
+    in the line.
+    """
     for collected in get_active_aggregators():
         _meter(collected, key, lambda: AverageMeter(round=round), priority).update(value, weight)
 
@@ -115,7 +126,9 @@ def log_derived(key: str, fn: Callable[[MetersDict], Any], priority: int = 20) -
 
 
 def log_speed(key: str, value: Any, priority: int = 30, round: Optional[int] = None) -> None:
-    """Log a count that is shown per second. The first call starts the clock and counts nothing, so start-up does not slow the figure."""
+    """Log a count that is shown per second. The first call starts the clock and counts nothing, so start-up does
+    not slow the figure.
+    """
     for collected in get_active_aggregators():
         if key not in collected:
             collected.add_meter(key, TimeMeter(round=round), priority)
@@ -131,7 +144,9 @@ def log_start_time(key: str, priority: int = 40, round: Optional[int] = None) ->
 
 
 def log_stop_time(key: str, weight: float = 0.0, prehook: Optional[Callable[[], None]] = None) -> None:
-    """Add the seconds since `log_start_time`. weight > 0 shows the mean instead of the sum; `prehook` runs before the clock is read."""
+    """Add the seconds since `log_start_time`. weight > 0 shows the mean instead of the sum; `prehook` runs before
+    the clock is read.
+    """
     for collected in get_active_aggregators():
         if key in collected:
             collected[key].stop(weight, prehook)

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class MetricsFile:
     """`metrics.jsonl`: rows of plain values, each with `num_updates`.
 
-    A resumed run first calls `rewind`, so the file never holds two rows of one update from two lives of the run. A file that cannot be
-    read or written (a full disk, a folder of its name) is reported once; training goes on.
+    A resumed run first calls `rewind`, so the file never holds two rows of one update from two lives of the run. A file
+    that cannot be read or written (a full disk, a folder of its name) is reported once; training goes on.
     """
 
     def __init__(self, path: Union[str, os.PathLike]) -> None:
@@ -30,12 +30,14 @@ class MetricsFile:
         self._failure_reported = False
 
     def rewind(self, update: int, continues: bool = True, again: Container[str] = ()) -> int:
-        """Drop rows past `update`, the update that was loaded (0: a new run), and rows that a crash cut off. Returns how many went.
+        """Drop rows past `update`, the update that was loaded (0: a new run), and rows that a crash cut off. Returns
+        how many went.
 
         A file that cannot be changed is reported, and the run goes on.
 
         Args:
-            continues: the rows are of the run that goes on. Else, where some would go, all are kept in metrics.1.jsonl (2, 3 ...).
+            continues: the rows are of the run that goes on. Else, where some would go, all are kept in metrics.1.jsonl
+                (2, 3 ...).
             again: splits whose rows of `update` itself go too, because they will be written again.
         """
         try:
@@ -83,9 +85,13 @@ class MetricsFile:
         return row["num_updates"] < update or (row["num_updates"] == update and row.get("split") not in again)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one row. `num_updates` must be in it; other values may be numbers, strings, one-element tensors, lists or dicts of these."""
+        """Add one row. `num_updates` must be in it; other values may be numbers, strings, one-element tensors,
+        lists or dicts of these.
+        """
         if "num_updates" not in row:
-            raise ValueError(f"A row of {self.path.name} needs num_updates; this one has {', '.join(row) or 'nothing'}.")
+            raise ValueError(
+                f"A row of {self.path.name} needs num_updates; this one has {', '.join(row) or 'nothing'}."
+            )
         plain = {key: _json_value(value) for key, value in row.items()}
         plain["num_updates"] = int(plain["num_updates"])
         line = json.dumps(plain, allow_nan=False) + "\n"

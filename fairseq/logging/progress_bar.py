@@ -41,7 +41,8 @@ def progress_bar(
     """Wrap an epoch's iterator in the bar that `common.log_format` asks for.
 
     Args:
-        iterator: yields updates; its length is the number left, `n` (if it has one) the number already done in this epoch.
+        iterator: yields updates; its length is the number left, `n` (if it has one) the number already done in this
+            epoch.
         log_format: json, simple, tqdm or none; None means `default_log_format`. tqdm without a terminal becomes simple.
         log_interval: updates between lines.
         log_file: also write the lines there.
@@ -51,10 +52,17 @@ def progress_bar(
     Raises:
         ValueError: an unknown format, or a logging service that this package does not talk to.
     """
-    services = {"common.aim_repo": aim_repo, "common.wandb_project": wandb_project, "common.azureml_logging": azureml_logging}
+    services = {
+        "common.aim_repo": aim_repo,
+        "common.wandb_project": wandb_project,
+        "common.azureml_logging": azureml_logging,
+    }
     wanted = [key for key, value in services.items() if value]
     if wanted:
-        raise ValueError(f"{', '.join(wanted)}: this service is not offered; use common.tensorboard_logdir, or the run's metrics.jsonl.")
+        raise ValueError(
+            f"{', '.join(wanted)}: this service is not offered; use common.tensorboard_logdir, or the run's "
+            "metrics.jsonl."
+        )
     log_format = log_format or default_log_format
     if log_format == "tqdm" and not sys.stderr.isatty():
         log_format = "simple"
@@ -77,7 +85,9 @@ def build_progress_bar(
     default: str = "tqdm",
     no_progress_bar: str = "none",
 ) -> BaseProgressBar:
-    """`progress_bar` by old command-line arguments: no_progress_bar, log_format, log_interval, tensorboard_logdir, distributed_rank."""
+    """`progress_bar` by old command-line arguments: no_progress_bar, log_format, log_interval, tensorboard_logdir,
+    distributed_rank.
+    """
     given = {name: value for name, value in vars(args).items() if value is not None}
     is_first = given.get("distributed_rank", 0) == 0
     return progress_bar(
@@ -92,7 +102,9 @@ def build_progress_bar(
 
 
 class EtaClock:
-    """Time left to the run's last update, from the wall-clock rate over the latest marks; validation and saving count: they recur."""
+    """Time left to the run's last update, from the wall-clock rate over the latest marks; validation and saving
+    count: they recur.
+    """
 
     _current: Optional[EtaClock] = None
 
@@ -102,7 +114,9 @@ class EtaClock:
 
     @classmethod
     def of_run(cls, total_updates: int) -> EtaClock:
-        """The clock of the run with this many updates: one for all its epochs, which may be shorter than a log interval."""
+        """The clock of the run with this many updates: one for all its epochs, which may be shorter than a log
+        interval.
+        """
         if cls._current is None or cls._current.total_updates != total_updates:
             cls._current = cls(total_updates)
         return cls._current
@@ -135,7 +149,9 @@ def format_duration(seconds: float) -> str:
 
 
 def format_stat(stat: Any) -> Any:
-    """What a line shows of a number, meter or tensor; the values are fairseq's strings, so its log readers keep working."""
+    """What a line shows of a number, meter or tensor; the values are fairseq's strings, so its log readers keep
+    working.
+    """
     if isinstance(stat, Number):
         return f"{stat:g}"
     if isinstance(stat, AverageMeter):
@@ -163,7 +179,9 @@ class BaseProgressBar:
 
     eta: Optional[EtaClock] = None
 
-    def __init__(self, iterable: Iterable, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000) -> None:
+    def __init__(
+        self, iterable: Iterable, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000
+    ) -> None:
         self.iterable = iterable
         self.n = getattr(iterable, "n", 0)  # done in this epoch before a resume; a plain list has none
         self.epoch = epoch
@@ -272,7 +290,9 @@ class SimpleProgressBar(BaseProgressBar):
 class TqdmProgressBar(BaseProgressBar):
     """A bar on the terminal; the epoch's result stays as a line."""
 
-    def __init__(self, iterable: Iterable, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000) -> None:
+    def __init__(
+        self, iterable: Iterable, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000
+    ) -> None:
         super().__init__(iterable, epoch, prefix, log_interval)
         from tqdm import tqdm
 

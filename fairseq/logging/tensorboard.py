@@ -16,7 +16,8 @@ class Board:
     """What a run writes below `common.tensorboard_logdir`; a folder's writer is opened with its first scalar.
 
     Args:
-        start_update: the update that the run begins or resumes from. What an earlier life wrote about later ones is hidden (`purge_step`).
+        start_update: the update that the run begins or resumes from. What an earlier life wrote about later ones is
+            hidden (`purge_step`).
     """
 
     def __init__(self, folder: str, start_update: int) -> None:
@@ -50,8 +51,11 @@ class Board:
             write(self._writer(tag))
         except ImportError:
             self._is_over = True
-            logger.warning("common.tensorboard_logdir is ignored: tensorboard is not installed (pip install tensorboard)")
-        except Exception as error:  # of any class: tensorboard hands on what its thread met, with TensorFlow beside it errors of that
+            logger.warning(
+                "common.tensorboard_logdir is ignored: tensorboard is not installed (pip install tensorboard)"
+            )
+        except Exception as error:
+            # of any class: tensorboard hands on what its thread met, with TensorFlow beside it errors of that
             self._give_up(error)
 
     def _writer(self, tag: str) -> Any:
@@ -65,14 +69,18 @@ class Board:
     def _give_up(self, error: Exception) -> None:
         if not self._is_over:
             self._is_over = True
-            logger.error(f"cannot write common.tensorboard_logdir={self.folder}: {error}; the run goes on without TensorBoard")
+            logger.error(
+                f"cannot write common.tensorboard_logdir={self.folder}: {error}; the run goes on without TensorBoard"
+            )
 
 
 _boards: dict[str, Board] = {}
 
 
 def board(folder: str, start_update: int) -> Board:
-    """The run's board of this folder: one for all its epochs and sets; the update that it was first asked for with counts."""
+    """The run's board of this folder: one for all its epochs and sets; the update that it was first asked for with
+    counts.
+    """
     if not _boards:
         atexit.register(close)
         _keep_threads_quiet()

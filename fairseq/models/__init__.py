@@ -71,8 +71,11 @@ def _register_architecture(model_name: str, arch_name: str, set_defaults: Callab
     ARCH_CONFIG_REGISTRY[arch_name] = set_defaults
 
 
-def register_model_architecture(model_name: str, arch_name: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Function decorator: a named architecture of a registered model, whose function fills in its config's missing values.
+def register_model_architecture(
+    model_name: str, arch_name: str
+) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Function decorator: a named architecture of a registered model, whose function fills in its config's missing
+    values.
 
     Raises:
         ValueError: there is no such model, or the architecture's name is taken.
@@ -92,7 +95,8 @@ def build_model(cfg: Any, task: Any = None, from_checkpoint: bool = False) -> Ba
     """Build the model that a config names.
 
     Args:
-        cfg: the config group `model`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line arguments (`arch`).
+        cfg: the config group `model`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line
+            arguments (`arch`).
         task: what the model may need to know of it.
         from_checkpoint: `cfg` comes from a file: fields that this version does not have are left out.
     Raises:

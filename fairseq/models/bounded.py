@@ -1,7 +1,7 @@
 """A model that a file's config describes may not grow far beyond the weights in that file.
 
-A damaged or hostile config can ask for 10^9 layers. The model is refused while it is built, whichever key of the config is wrong: PyTorch
-reports every tensor before it is made, and every parameter and module when it is registered.
+A damaged or hostile config can ask for 10^9 layers. The model is refused while it is built, whichever key of the config
+is wrong: PyTorch reports every tensor before it is made, and every parameter and module when it is registered.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# a model may build parts that its file lacks (heads of the pre-training), and weight norm registers a weight up to three times
+# a model may build parts that its file lacks (heads of the pre-training), and weight norm registers a weight up to
+# three times
 _TIMES = 4
 _MORE_NUMBERS, _MORE_TENSORS, _MORE_MODULES = 1 << 26, 1000, 10_000
 

@@ -28,7 +28,9 @@ class BaseFairseqModel(nn.Module):
         """Targets of a batch; the base takes them from the batch itself."""
         return sample["target"]
 
-    def get_normalized_probs(self, net_output: Tensor, log_probs: bool, sample: Mapping[str, Any] | None = None) -> Tensor:
+    def get_normalized_probs(
+        self, net_output: Tensor, log_probs: bool, sample: Mapping[str, Any] | None = None
+    ) -> Tensor:
         """Probabilities over the last dimension of the output, or their logarithms, in fp32."""
         logits = net_output.float()
         return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
@@ -42,13 +44,18 @@ class BaseFairseqModel(nn.Module):
         return None
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, model_cfg: DictConfig | None = None, args: Namespace | None = None
+        self,
+        state_dict: Mapping[str, Any],
+        strict: bool = True,
+        model_cfg: DictConfig | None = None,
+        args: Namespace | None = None,
     ) -> Any:
         """Load parameters and buffers after `upgrade_state_dict` has brought an older checkpoint's names up to date.
 
         Args:
             strict: names missing from either side are an error.
-            model_cfg, args: the config that the checkpoint was written with, for models that change themselves to fit it.
+            model_cfg, args: the config that the checkpoint was written with, for models that change themselves to fit
+                it.
         """
         state_dict = dict(state_dict)
         self.upgrade_state_dict(state_dict)
@@ -59,7 +66,9 @@ class BaseFairseqModel(nn.Module):
         self.upgrade_state_dict_named(state_dict, "")
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """The same for this model at prefix `name`: every submodule that has this method brings its own names up to date."""
+        """The same for this model at prefix `name`: every submodule that has this method brings its own names up to
+        date.
+        """
         assert state_dict is not None
         _upgrade_children(self, state_dict, name)
 
@@ -70,7 +79,8 @@ class BaseFairseqModel(nn.Module):
                 module.set_num_updates(num_updates)
 
     def frozen_parameters(self) -> list[Tensor]:
-        """Parameters that no gradient can reach at this count of updates, of all submodules that tell theirs; some may come twice.
+        """Parameters that no gradient can reach at this count of updates, of all submodules that tell theirs; some may
+        come twice.
 
         The trainer leaves them, and what the optimizer keeps for them, as they are.
         """
@@ -93,7 +103,9 @@ class FairseqEncoderModel(BaseFairseqModel):
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None, **kwargs: Any) -> Any:
         return self.encoder(src_tokens, src_lengths, **kwargs)
 
-    def get_normalized_probs(self, net_output: Mapping[str, Any], log_probs: bool, sample: Mapping[str, Any] | None = None) -> Tensor:
+    def get_normalized_probs(
+        self, net_output: Mapping[str, Any], log_probs: bool, sample: Mapping[str, Any] | None = None
+    ) -> Tensor:
         """Probabilities over the last dimension of `encoder_out`, or their logarithms, in fp32."""
         return super().get_normalized_probs(net_output["encoder_out"], log_probs, sample)
 

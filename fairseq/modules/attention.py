@@ -36,18 +36,23 @@ def attend(
 
 
 def additive_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """Both masks as one term to add to the scores, broadcastable to B x H x T x T', in the dtype of `like`; None for no mask."""
+    """Both masks as one term to add to the scores, broadcastable to B x H x T x T', in the dtype of `like`; None
+    for no mask.
+    """
     terms = []
     if key_padding_mask is not None:
         terms.append(minus_infinity_where(key_padding_mask, like)[:, None, None, :])
     if attn_mask is not None:
-        terms.append(minus_infinity_where(attn_mask, like) if attn_mask.dtype == torch.bool else attn_mask.type_as(like))
+        terms.append(
+            minus_infinity_where(attn_mask, like) if attn_mask.dtype == torch.bool else attn_mask.type_as(like)
+        )
     return sum(terms[1:], terms[0]) if terms else None
 
 
 def minus_infinity_where(mask: Tensor, like: Tensor) -> Tensor:
     """What makes a score impossible where `mask` is true, else 0."""
-    # hpu: infinities make NaN in its softmax kernels; beside -2^30 a score vanishes as well, and its exponential is 0 (bit-equal)
+    # hpu: infinities make NaN in its softmax kernels; beside -2^30 a score vanishes as well, and its exponential is 0
+    # (bit-equal)
     lowest = -(2.0**30) if is_hpu_tensor(like) else float("-inf")
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.bool(), lowest)
 

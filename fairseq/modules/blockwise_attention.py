@@ -17,13 +17,14 @@ def blockwise_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dr
 
     Args:
         q: B x H x T x D. k, v: B x H x T' x D.
-        mask: added to the scaled scores, broadcastable to B x H x T x T'; it may need a gradient if it has that very shape.
+        mask: added to the scaled scores, broadcastable to B x H x T x T'; it may need a gradient if it has that very
+            shape.
         dropout: on the weights.
     Returns:
         B x H x T x D.
 
-    Measured for 4 x 12 heads of 500 frames, bf16, dropout 0.1, 2 threads, forward and backward: 65 ms; torch's SDPA 209 ms (107 without
-    dropout).
+    Measured for 4 x 12 heads of 500 frames, bf16, dropout 0.1, 2 threads, forward and backward: 65 ms; torch's SDPA 209
+    ms (107 without dropout).
     """
     B, H = q.shape[:2]
     if mask is not None:
@@ -39,7 +40,9 @@ def blockwise_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dr
 
 
 def attention_without_gradient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention over heads x T x D of scaled queries that keeps no weights: memory for one block of scores, whatever the length."""
+    """Attention over heads x T x D of scaled queries that keeps no weights: memory for one block of scores,
+    whatever the length.
+    """
     heads, T = q.shape[:2]
     out = q.new_empty(heads, T, v.size(2))
     rows = max(1, min(T, _BLOCK // k.size(1)))  # where one head's scores are more than a block, some of its rows

@@ -20,13 +20,15 @@ from fairseq.device import Device
 def checkpoint_wrapper(module: nn.Module) -> nn.Module:
     """Make `module` recompute its activations in backward; parameter names stay as they are.
 
-    Dropout falls on the same places in the recomputation: the random state is put back, or where operations are recorded, the module has
-    a seed of its own and its operations are graphs of their own (in one graph with the first computation, a compiler would find the
-    second one superfluous and keep the activations). Graphs that are kept and replayed draw other seeds each time: the config's check
-    refuses `common.hpu_compile` with activation checkpointing. In evaluation the forward runs as it was.
+    Dropout falls on the same places in the recomputation: the random state is put back, or where operations are
+    recorded, the module has a seed of its own and its operations are graphs of their own (in one graph with the first
+    computation, a compiler would find the second one superfluous and keep the activations). Graphs that are kept and
+    replayed draw other seeds each time: the config's check refuses `common.hpu_compile` with activation checkpointing.
+    In evaluation the forward runs as it was.
     """
     module.precheckpoint_forward = module.forward
-    module.forward = functools.partial(_recomputing_forward, module.forward)  # a partial of a method: a deep copy calls the copy's
+    # a partial of a method: a deep copy calls the copy's
+    module.forward = functools.partial(_recomputing_forward, module.forward)
     return module
 
 
@@ -43,8 +45,9 @@ def _recomputing_forward(forward: MethodType, *args: Any, **kwargs: Any) -> Any:
     if not forward.__self__.training:
         return forward(*args, **kwargs)
     tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-    # hpu: torch's lazy device draws numbers when a graph runs, so a random state that is read now is not theirs; the card's bridge draws a
-    # seed for each operator when it is recorded, and the same seed before both passes gives the same ones
+    # hpu: torch's lazy device draws numbers when a graph runs, so a random state that is read now is not theirs; the
+    # card's bridge draws a seed for each operator when it is recorded, and the same seed before both passes gives the
+    # same ones
     if utils.is_hpu_tensor(tensor):
         draws = functools.partial(_seeded, device_layer.of(tensor), utils.keyed_seed(torch.initial_seed()))
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=draws, **kwargs)

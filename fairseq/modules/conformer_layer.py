@@ -74,7 +74,13 @@ class FeedForwardModule(nn.Module):
     """Layer norm and two linear layers with dropout after each."""
 
     def __init__(
-        self, input_feat: int, hidden_units: int, dropout1: float, dropout2: float, activation_fn: str = "swish", bias: bool = True
+        self,
+        input_feat: int,
+        hidden_units: int,
+        dropout1: float,
+        dropout2: float,
+        activation_fn: str = "swish",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.layer_norm = LayerNorm(input_feat)
@@ -97,7 +103,8 @@ class ConformerEncoderLayer(nn.Module):
         attn_type: "espnet", or "" for fairseq's attention, which sees no positions.
         pos_enc_type: "rel_pos", "rope" or "abs".
     Raises:
-        ValueError: `attn_type` or `pos_enc_type` is none of these, or relative positions are asked of fairseq's attention.
+        ValueError: `attn_type` or `pos_enc_type` is none of these, or relative positions are asked of fairseq's
+            attention.
     """
 
     def __init__(
@@ -114,7 +121,8 @@ class ConformerEncoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.pos_enc_type = pos_enc_type
-        self.ffn1 = FeedForwardModule(embed_dim, ffn_embed_dim, dropout, dropout)  # fairseq: swish, whatever activation_fn says
+        # fairseq: swish, whatever activation_fn says
+        self.ffn1 = FeedForwardModule(embed_dim, ffn_embed_dim, dropout, dropout)
         self.self_attn_layer_norm = LayerNorm(embed_dim)
         self.self_attn_dropout = FairseqDropout(dropout)
         self.self_attn = build_attention(embed_dim, attention_heads, dropout, attn_type or "", pos_enc_type)
@@ -144,7 +152,12 @@ class ConformerEncoderLayer(nn.Module):
         normalized = self.self_attn_layer_norm(x)
         extra = {"pos_emb": position_emb} if self.pos_enc_type == "rel_pos" else {}
         attended, weights = self.self_attn(
-            query=normalized, key=normalized, value=normalized, key_padding_mask=encoder_padding_mask, need_weights=False, **extra
+            query=normalized,
+            key=normalized,
+            value=normalized,
+            key_padding_mask=encoder_padding_mask,
+            need_weights=False,
+            **extra,
         )
         x = x + self.self_attn_dropout(attended)
 
@@ -183,5 +196,7 @@ def build_attention(embed_dim: int, num_heads: int, dropout: float, attn_type: s
     if attn_type != "":
         raise ValueError(f"model.attn_type is {attn_type!r}; it may be 'espnet', or '' for fairseq's attention")
     if pos_enc_type == "rel_pos":
-        raise ValueError("model.pos_enc_type is 'rel_pos' but model.attn_type is '': relative positions need model.attn_type=espnet")
+        raise ValueError(
+            "model.pos_enc_type is 'rel_pos' but model.attn_type is '': relative positions need model.attn_type=espnet"
+        )
     return MultiheadAttention(embed_dim, num_heads, dropout=dropout)

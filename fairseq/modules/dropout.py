@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from fairseq import device as device_layer
 from fairseq.utils import is_hpu_tensor
 
-_INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+_INTEGERS = {
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 
 
 class FairseqDropout(nn.Dropout):
@@ -42,10 +47,12 @@ def can_draw_signs(p: float, dtype: torch.dtype) -> bool:
 
 
 def draw_signs(shape: torch.Size, p: float, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """Integers as wide as `dtype`'s numbers, on the CPU, negative with a probability close to `p`, and that probability.
+    """Integers as wide as `dtype`'s numbers, on the CPU, negative with a probability close to `p`, and that
+    probability.
 
-    An integer of W bits is negative with a multiple of 2^-(W-1); for p = 0.1 and 16 bits it is 0.10001. One 64-bit draw serves up to four
-    numbers. Measured for 12 million bfloat16 numbers and 2 threads: 15 ms, and torch's dropout 100 ms.
+    An integer of W bits is negative with a multiple of 2^-(W-1); for p = 0.1 and 16 bits it is 0.10001. One 64-bit draw
+    serves up to four numbers. Measured for 12 million bfloat16 numbers and 2 threads: 15 ms, and torch's dropout 100
+    ms.
     """
     integer = _INTEGERS[dtype]
     bits = torch.iinfo(integer).bits - 1

@@ -27,7 +27,9 @@ class ESPNETMultiHeadedAttention(nn.Module):
     def __init__(self, n_feat: int, n_head: int, dropout: float) -> None:
         super().__init__()
         if n_feat % n_head != 0:
-            raise ValueError(f"{n_feat} channels (model.encoder_embed_dim) cannot be split over {n_head} attention heads")
+            raise ValueError(
+                f"{n_feat} channels (model.encoder_embed_dim) cannot be split over {n_head} attention heads"
+            )
         self.d_k = n_feat // n_head
         self.h = n_head
         self.linear_q = nn.Linear(n_feat, n_feat)
@@ -72,9 +74,17 @@ class RelPositionMultiHeadedAttention(ESPNETMultiHeadedAttention):
         nn.init.xavier_uniform_(self.pos_bias_v)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, pos_emb: Tensor, key_padding_mask: Tensor | None = None, **unused: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        pos_emb: Tensor,
+        key_padding_mask: Tensor | None = None,
+        **unused: Any,
     ) -> tuple[Tensor, None]:
-        """Attend: query, key, value T x B x C, pos_emb (2T-1) x 1 x C (`RelPositionalEncoding`), key_padding_mask B x T."""
+        """Attend: query, key, value T x B x C, pos_emb (2T-1) x 1 x C (`RelPositionalEncoding`), key_padding_mask B
+        x T.
+        """
         q, k, v = self.forward_qkv(query, key, value)
         p = self._heads(self.linear_pos(pos_emb))  # 1 x H x (2T-1) x D
         q_content = q + self.pos_bias_u.type_as(q).unsqueeze(1)
@@ -101,7 +111,9 @@ class RotaryPositionMultiHeadedAttention(ESPNETMultiHeadedAttention):
     (fairseq/modules/espnet_multihead_attention.py), so checkpoints need it there.
     """
 
-    def __init__(self, n_feat: int, n_head: int, dropout: float, precision: Any = None, rotary_emd_base: float = 10000) -> None:
+    def __init__(
+        self, n_feat: int, n_head: int, dropout: float, precision: Any = None, rotary_emd_base: float = 10000
+    ) -> None:
         super().__init__(n_feat, n_head, dropout)
         self.rotary_ndims = self.d_k
         self.rotary_emb = RotaryPositionalEmbedding(self.rotary_ndims, base=rotary_emd_base)

@@ -8,11 +8,14 @@ from fairseq import device as device_layer
 from fairseq.modules.length_aware import valid_frames
 
 
-def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def fold_group_norm(
+    columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Weight and bias of each utterance's own convolution that gives what `norm(conv(audio))` gives.
 
-    With one channel a group, the norm shifts and scales each channel by its mean and variance over time, and both follow from the mean and
-    the K x K covariance of the audio's windows: the output need not be computed, kept or read again to normalise it.
+    With one channel a group, the norm shifts and scales each channel by its mean and variance over time, and both
+    follow from the mean and the K x K covariance of the audio's windows: the output need not be computed, kept or read
+    again to normalise it.
 
     Args:
         columns: windows of raw audio that the statistics run over, B x T x K.
@@ -21,7 +24,8 @@ def fold_group_norm(columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, length
         lengths: how many of each utterance's windows count in the statistics, B; None: all T.
     Returns:
         weight B x C x K and bias B x C, in the dtype of `conv`; gradients reach the weights of both modules.
-    Source: Var[w.x] = w' Cov[x] w. Computed in fp64: neighbouring samples are so alike that for some filters it is a small difference of
+    Source: Var[w.x] = w' Cov[x] w. Computed in fp64: neighbouring samples are so alike that for some filters it is a
+    small difference of
         large numbers.
     """
     with device_layer.of(columns).full_precision():

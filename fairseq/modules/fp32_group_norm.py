@@ -13,13 +13,15 @@ from fairseq.utils import is_hpu_tensor
 class Fp32GroupNorm(nn.GroupNorm):
     """Group norm with fp32 statistics whatever the input's dtype, which the output keeps; B x C x T.
 
-    The statistics run over all T frames, padding included, as upstream's do, unless `lengths` (B) tells how many are valid.
+    The statistics run over all T frames, padding included, as upstream's do, unless `lengths` (B) tells how many are
+    valid.
     """
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         if lengths is not None:
             return self._over_valid_frames(x, lengths)
-        if self.num_groups == self.num_channels and is_hpu_tensor(x):  # hpu: the same as instance norm, as the recipe has it (its 2g)
+        # hpu: the same as instance norm, as the recipe has it (its 2g)
+        if self.num_groups == self.num_channels and is_hpu_tensor(x):
             return self._as_instance_norm(x)
         if device_layer.of(x).norms_mix_dtypes:
             return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
@@ -38,9 +40,13 @@ class Fp32GroupNorm(nn.GroupNorm):
             return (normalised * self.weight.unsqueeze(-1) + self.bias.unsqueeze(-1)).type_as(x)
 
     def _as_instance_norm(self, x: Tensor) -> Tensor:
-        """Twin of the group norm where each group is one channel; largest difference measured on CPU: 1e-6 of values of order 1.
+        """Twin of the group norm where each group is one channel; largest difference measured on CPU: 1e-6 of values of
+        order 1.
 
-        Autocast is off: the recipe's list of operators for bf16 has instance_norm, and would cast the fp32 input straight back.
+        Autocast is off: the recipe's list of operators for bf16 has instance_norm, and would cast the fp32 input
+        straight back.
         """
         with device_layer.of(x).full_precision():
-            return F.instance_norm(x.float(), weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps).type_as(x)
+            return F.instance_norm(
+                x.float(), weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps
+            ).type_as(x)

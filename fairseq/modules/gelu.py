@@ -1,7 +1,8 @@
 """GELU by fairseq's names.
 
 Models compute the exact (erf) form, on CPU and CUDA. On HPU every GELU has the tanh form, whatever is asked for, unless
-PT_HPU_FORCE_TANH_FOR_GELU is 0: values differ by less than 5e-4, slopes by less than 1e-3 (tests/parity/test_hpu_arms.py).
+PT_HPU_FORCE_TANH_FOR_GELU is 0: values differ by less than 5e-4, slopes by less than 1e-3
+(tests/parity/test_hpu_arms.py).
 """
 
 from __future__ import annotations

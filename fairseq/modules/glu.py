@@ -11,7 +11,8 @@ class GLU(nn.GLU):
     """One half of a dimension times the sigmoid of the other half (Dauphin et al. 2017)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_hpu_tensor(x):  # hpu: its kernel is for fp32 only; the two operations that it stands for are not (the same bits on CPU)
+        # hpu: its kernel is for fp32 only; the two operations that it stands for are not (the same bits on CPU)
+        if is_hpu_tensor(x):
             half, gate = x.chunk(2, dim=self.dim)
             return half * gate.sigmoid()
         return super().forward(x)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 class GradMultiply(torch.autograd.Function):
-    """Identity whose gradient is multiplied by `scale`: slows the feature extractor's learning (Baevski et al. 2020, appendix A)."""
+    """Identity whose gradient is multiplied by `scale`: slows the feature extractor's learning (Baevski et al.
+    2020, appendix A).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:

@@ -15,10 +15,12 @@ from fairseq.utils import is_hpu_tensor
 
 
 class GumbelVectorQuantizer(nn.Module):
-    """Picks one of V learned codewords in each of G groups and joins them (Baevski et al. 2020, section 2, "Quantization module").
+    """Picks one of V learned codewords in each of G groups and joins them (Baevski et al. 2020, section 2,
+    "Quantization module").
 
-    In training the pick is a hard Gumbel-softmax sample with a straight-through gradient, in evaluation the largest logit. All of it is
-    computed in the parameters' dtype, fp32, with autocast off: logits have a deviation of about 20, where bf16 steps by 1/8.
+    In training the pick is a hard Gumbel-softmax sample with a straight-through gradient, in evaluation the largest
+    logit. All of it is computed in the parameters' dtype, fp32, with autocast off: logits have a deviation of about 20,
+    where bf16 steps by 1/8.
 
     Args:
         dim: input channels C.
@@ -54,9 +56,14 @@ class GumbelVectorQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         if vq_dim % groups != 0:
-            raise ValueError(f"the quantizer's width (model.latent_dim or final_dim) is {vq_dim}; it must be a multiple of {groups} groups")
+            raise ValueError(
+                f"the quantizer's width (model.latent_dim or final_dim) is {vq_dim}; it must be a multiple of "
+                f"{groups} groups"
+            )
         if len(temp) != 3:
-            raise ValueError(f"model.latent_temp is {temp}; it must hold three numbers: start, floor and factor an update")
+            raise ValueError(
+                f"model.latent_temp is {temp}; it must hold three numbers: start, floor and factor an update"
+            )
         self.groups = groups
         self.combine_groups = combine_groups
         self.input_dim = dim
@@ -72,7 +79,9 @@ class GumbelVectorQuantizer(nn.Module):
             nn.init.normal_(self.vars, mean=0, std=std)
 
         if weight_proj_depth > 1:
-            self.weight_proj = self._deep_projection(activation or nn.GELU(), weight_proj_depth, dim * weight_proj_factor)
+            self.weight_proj = self._deep_projection(
+                activation or nn.GELU(), weight_proj_depth, dim * weight_proj_factor
+            )
         else:
             self.weight_proj = nn.Linear(dim, groups * num_vars)
             nn.init.normal_(self.weight_proj.weight, mean=0, std=1)
@@ -80,10 +89,13 @@ class GumbelVectorQuantizer(nn.Module):
 
         self.max_temp, self.min_temp, self.temp_decay = (float(value) for value in temp)
         self.curr_temp = self.max_temp
-        self.register_buffer("temperature", torch.tensor(self.max_temp), persistent=False)  # curr_temp, where graphs are kept
+        # curr_temp, where graphs are kept
+        self.register_buffer("temperature", torch.tensor(self.max_temp), persistent=False)
 
     def _deep_projection(self, activation: nn.Module, depth: int, width: int) -> nn.Sequential:
-        blocks = [nn.Sequential(nn.Linear(self.input_dim if i == 0 else width, width), activation) for i in range(depth - 1)]
+        blocks = [
+            nn.Sequential(nn.Linear(self.input_dim if i == 0 else width, width), activation) for i in range(depth - 1)
+        ]
         return nn.Sequential(*blocks, nn.Linear(width, self.groups * self.num_vars))
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -91,7 +103,7 @@ class GumbelVectorQuantizer(nn.Module):
         self.curr_temp = max(self.max_temp * self.temp_decay**num_updates, self.min_temp)
         device_layer.of(self.temperature).set_number(self.temperature, self.curr_temp)
 
-    # -- codewords ---------------------------------------------------------------------------------------------------------------------
+    # -- codewords -----------------------------------------------------------------------------------------------------
 
     def grouped_vars(self) -> Tensor:
         """Codewords by group, G x V x D."""
@@ -135,7 +147,7 @@ class GumbelVectorQuantizer(nn.Module):
             number = number * self.num_vars + indices[..., group]
         return number
 
-    # -- quantization ------------------------------------------------------------------------------------------------------------------
+    # -- quantization --------------------------------------------------------------------------------------------------
 
     def forward_idx(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Quantized vectors and their codes (B x T x G)."""
@@ -152,13 +164,15 @@ class GumbelVectorQuantizer(nn.Module):
         Returns:
             x: quantized, B x T x (G * D), fp32 (transposed without `time_first`).
             targets: codes, B x T x G, where asked for.
-            prob_perplexity, code_perplexity: effective number of codewords by mean probability and by pick, summed over groups; 0-dim.
+            prob_perplexity, code_perplexity: effective number of codewords by mean probability and by pick, summed over
+                groups; 0-dim.
             num_vars: G * V. temp: the current temperature.
         """
         if not self.time_first:
             x = x.transpose(1, 2)
         with device_layer.of(x).full_precision():
-            logits = self.weight_proj(x.to(self.vars.dtype)).unflatten(-1, (self.groups, self.num_vars))  # B x T x G x V
+            # B x T x G x V
+            logits = self.weight_proj(x.to(self.vars.dtype)).unflatten(-1, (self.groups, self.num_vars))
             result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self._temperature(logits)}
             with torch.no_grad():
                 most_likely = one_hot(logits.argmax(-1), logits)
@@ -173,21 +187,26 @@ class GumbelVectorQuantizer(nn.Module):
         return result
 
     def _pick(self, logits: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Share of each codeword in each place (B x T x G x V; None: the codes say it all) and the codes (B x T x G)."""
+        """Share of each codeword in each place (B x T x G x V; None: the codes say it all) and the codes (B x T x
+        G).
+        """
         if not self.training:
             return None, logits.argmax(-1)
         waited = torch.empty_like(logits).exponential_()
-        if is_hpu_tensor(logits):  # hpu: nothing says that its kernel leaves out 0, whose noise would be infinite (bit-equal on CPU)
+        # hpu: nothing says that its kernel leaves out 0, whose noise would be infinite (bit-equal on CPU)
+        if is_hpu_tensor(logits):
             waited = waited.clamp(min=torch.finfo(waited.dtype).tiny)
         soft = ((logits - waited.log()) / self._temperature(logits)).softmax(-1)
         codes = soft.argmax(-1)
         if not self.hard:
             return soft, codes
-        # the bracket is exactly zero: picked codewords come out bit for bit, gradients go through the soft probabilities
+        # the bracket is exactly zero: picked codewords come out bit for bit, gradients go through the soft
+        # probabilities
         return one_hot(codes, soft) + (soft - soft.detach()), codes
 
     def _temperature(self, like: Tensor) -> float | Tensor:
-        # hpu: hpu_graphs and torch.compile would keep the number of their first update; the tensor is read when the graph runs (bit-equal)
+        # hpu: hpu_graphs and torch.compile would keep the number of their first update; the tensor is read when the
+        # graph runs (bit-equal)
         return self.temperature if is_hpu_tensor(like) else self.curr_temp
 
     def _join(self, picks: Tensor | None, codes: Tensor) -> Tensor:
@@ -195,7 +214,8 @@ class GumbelVectorQuantizer(nn.Module):
         if picks is None:
             if not is_hpu_tensor(codes):
                 return self.look_up(codes)
-            # hpu: the table look-up's backward is a scattered sum; as a product with one-hot rows it is a matmul (equal on CPU)
+            # hpu: the table look-up's backward is a scattered sum; as a product with one-hot rows it is a matmul (equal
+            # on CPU)
             picks = one_hot(codes, self.vars.new_empty(*codes.shape, self.num_vars))
         B, T = codes.shape[:2]
         rows = picks.flatten(0, 1).transpose(0, 1)  # G x BT x V
@@ -205,7 +225,9 @@ class GumbelVectorQuantizer(nn.Module):
 def one_hot(codes: Tensor, like: Tensor) -> Tensor:
     """Rows of zeros with a one at the code, shaped as `like` (torch's own one_hot reads the codes on the host)."""
     if is_hpu_tensor(codes):  # hpu: a comparison runs with the operations around it, a scatter by itself (bit-equal)
-        return (codes.unsqueeze(-1) == torch.arange(like.size(-1), device=codes.device, dtype=codes.dtype)).to(like.dtype)
+        return (codes.unsqueeze(-1) == torch.arange(like.size(-1), device=codes.device, dtype=codes.dtype)).to(
+            like.dtype
+        )
     return torch.zeros_like(like).scatter_(-1, codes.unsqueeze(-1), 1.0)
 
 

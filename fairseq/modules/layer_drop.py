@@ -9,7 +9,8 @@ from torch import nn
 
 
 class LayerDropModuleList(nn.ModuleList):
-    """A list of layers; in training every pass over it leaves each layer out with probability `p` (LayerDrop, arXiv:1909.11556).
+    """A list of layers; in training every pass over it leaves each layer out with probability `p` (LayerDrop,
+    arXiv:1909.11556).
 
     The wav2vec 2.0 encoder here does not use it: it draws all layers of a pass together.
 

@@ -10,7 +10,9 @@ from fairseq import device as device_layer
 has_fused_layernorm = False  # fairseq: whether apex's kernel is there
 
 
-def LayerNorm(normalized_shape: int | list[int], eps: float = 1e-5, elementwise_affine: bool = True, export: bool = False) -> nn.LayerNorm:
+def LayerNorm(
+    normalized_shape: int | list[int], eps: float = 1e-5, elementwise_affine: bool = True, export: bool = False
+) -> nn.LayerNorm:
     """torch's layer norm; `export` chose between kernels upstream and changes nothing here."""
     return nn.LayerNorm(normalized_shape, eps, elementwise_affine)
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 def set_length_aware(model: nn.Module, on: bool = True) -> None:
     """Let an utterance's output be the same whatever batch it lies in, from now on.
 
-    Upstream's models take the base extractor's group norm over padding too, and let the conformer's depthwise and the stacked positional
-    convolutions see it; weights were trained so, and training and `eval()` keep to it. Commands that read utterances for their own sake
-    (infer, transcribe, extract) switch this on. Modules that have a choice have an attribute `length_aware`.
+    Upstream's models take the base extractor's group norm over padding too, and let the conformer's depthwise and the
+    stacked positional convolutions see it; weights were trained so, and training and `eval()` keep to it. Commands that
+    read utterances for their own sake (infer, transcribe, extract) switch this on. Modules that have a choice have an
+    attribute `length_aware`.
     """
     for module in model.modules():
         if hasattr(module, "length_aware"):
@@ -19,5 +20,7 @@ def set_length_aware(model: nn.Module, on: bool = True) -> None:
 
 
 def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:
-    """bool, B x T: the first `lengths` (B) of each row's frames; at least one, since a mean over nothing at all is NaN."""
+    """bool, B x T: the first `lengths` (B) of each row's frames; at least one, since a mean over nothing at all is
+    NaN.
+    """
     return torch.arange(num_frames, device=lengths.device) < lengths.clamp(min=1).unsqueeze(1)

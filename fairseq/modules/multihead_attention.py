@@ -34,7 +34,9 @@ class MultiheadAttention(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dim % num_heads != 0:
-            raise ValueError(f"{embed_dim} channels (model.encoder_embed_dim) cannot be split over {num_heads} attention heads")
+            raise ValueError(
+                f"{embed_dim} channels (model.encoder_embed_dim) cannot be split over {num_heads} attention heads"
+            )
         self.embed_dim = embed_dim
         self.kdim = embed_dim if kdim is None else kdim
         self.vdim = embed_dim if vdim is None else vdim

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 
 def quant_noise(module: nn.Module, p: float, block_size: int) -> nn.Module:
-    """Make a layer set blocks of its weights to zero before every forward pass in training, and scale the rest by 1 / (1 - p).
+    """Make a layer set blocks of its weights to zero before every forward pass in training, and scale the rest by 1 /
+    (1 - p).
 
     The weights themselves are changed, as in fairseq; this is meant for training that ends in product quantization.
 
     Args:
         module: nn.Linear, nn.Embedding or nn.Conv2d.
         p: share of the blocks; 0 returns the layer as it is.
-        block_size: entries of a block, along the last dimension of the weights (for convolutions: input channels, or a whole kernel).
+        block_size: entries of a block, along the last dimension of the weights (for convolutions: input channels, or a
+            whole kernel).
     Raises:
         ValueError: another kind of layer, or a size that is not a multiple of `block_size`.
     """

@@ -34,7 +34,9 @@ class RelPositionalEncoding(nn.Module):
         self._table: Tensor | None = None  # not a buffer: it must not travel in checkpoints
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encodings for input T x B x C: (2T-1) x 1 x C, largest distance first, in the input's dtype and on its device."""
+        """Encodings for input T x B x C: (2T-1) x 1 x C, largest distance first, in the input's dtype and on its
+        device.
+        """
         num_frames = x.size(0)
         if torch.jit.is_tracing():  # the table would be a constant of the graph, as long as the traced input
             return relative_sinusoids(num_frames, self.d_model, x.device).unsqueeze(1).type_as(x)

@@ -20,7 +20,8 @@ def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, offset:
 
 
 class RotaryPositionalEmbedding(nn.Module):
-    """Cosines and sines of position * frequency (Su et al. 2021); `inv_freq` is a buffer of the state dict, as in fairseq.
+    """Cosines and sines of position * frequency (Su et al. 2021); `inv_freq` is a buffer of the state dict, as in
+    fairseq.
 
     Args:
         dim: width of a head, even.

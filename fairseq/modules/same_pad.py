@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 
 class SamePad(nn.Module):
-    """Drops the frame that an even kernel adds, so that a convolution padded by kernel // 2 keeps its length; B x C x T.
+    """Drops the frame that an even kernel adds, so that a convolution padded by kernel // 2 keeps its length; B x C x
+    T.
 
     Args:
         kernel_size: kernel of the convolution before.

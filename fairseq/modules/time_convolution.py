@@ -19,8 +19,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def convolve_over_time(x: Tensor, conv: nn.Conv1d, form: str) -> Tensor:
-    """`conv(x)`, B x C x T -> B x C' x T', as "conv1d", or as "conv2d" over a 1 x T image with the channels side by side in memory."""
-    if is_hpu_tensor(x):  # hpu: the matrix engine runs 2-D convolutions; the weight stays 3-D, so checkpoints are the same everywhere
+    """`conv(x)`, B x C x T -> B x C' x T', as "conv1d", or as "conv2d" over a 1 x T image with the channels side by
+    side in memory.
+    """
+    # hpu: the matrix engine runs 2-D convolutions; the weight stays 3-D, so checkpoints are the same everywhere
+    if is_hpu_tensor(x):
         return F.conv2d(x.unsqueeze(2), conv.weight.unsqueeze(2), conv.bias, stride=(1, conv.stride[0])).squeeze(2)
     if form == "conv2d":
         image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
@@ -28,12 +31,13 @@ def convolve_over_time(x: Tensor, conv: nn.Conv1d, form: str) -> Tensor:
     return conv(x)
 
 
-# -- the form "matmul": time first, channels side by side --------------------------------------------------------------------------
+# -- the form "matmul": time first, channels side by side --------------------------------------------------------------
 #
-# Rows of all utterances lie behind each other in one matrix, and each utterance has a few rows too many ("spare rows"), so that its
-# length divides by every stride to come. The frames t*stride ... t*stride+stride-1 of all outputs t then are the rows of one matrix
-# that is a view of the input, and so are the next `stride` frames: each such run of taps is one product, nothing is unfolded, and the
-# products of all utterances are one. Spare rows hold finite numbers that no valid row depends on, and their gradient is 0.
+# Rows of all utterances lie behind each other in one matrix, and each utterance has a few rows too many ("spare rows"),
+# so that its length divides by every stride to come. The frames t*stride ... t*stride+stride-1 of all outputs t then
+# are the rows of one matrix that is a view of the input, and so are the next `stride` frames: each such run of taps is
+# one product, nothing is unfolded, and the products of all utterances are one. Spare rows hold finite numbers that no
+# valid row depends on, and their gradient is 0.
 
 
 def frames_with_spare(num_frames: int, strides: Sequence[int]) -> int:
@@ -51,7 +55,8 @@ def windows(source: Tensor, kernel: int, stride: int, num_windows: int) -> Tenso
 
 
 def window_convolution(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Windows B x P x K times a weight C' x K for all utterances, or B x C' x K for each: B x P x C', in autocast's dtype where it is on.
+    """Windows B x P x K times a weight C' x K for all utterances, or B x C' x K for each: B x P x C', in autocast's
+    dtype where it is on.
 
     The bias (C', or B x C') is one more column, which saves a pass over the output.
     """

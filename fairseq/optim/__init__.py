@@ -1,4 +1,6 @@
-"""Optimizers by name: `adam`, and `composite` for parameter groups that train differently. Schedules are in `lr_scheduler`."""
+"""Optimizers by name: `adam`, and `composite` for parameter groups that train differently. Schedules are in
+`lr_scheduler`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`adam` as fairseq has it: weight decay apart from the gradient, epsilon outside the bias correction, fused where the device can."""
+"""`adam` as fairseq has it: weight decay apart from the gradient, epsilon outside the bias correction, fused where
+the device can.
+"""
 
 import ast
 import logging
@@ -21,15 +23,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class FairseqAdamConfig(FairseqDataclass):
-    adam_betas: Any = field(default=(0.9, 0.999), metadata={"help": 'decay of the two averages: [0.9, 0.98], or the text "(0.9, 0.98)"'})
-    adam_eps: float = field(default=1e-8, metadata={"help": "added to the root of the second average, before bias correction"})
-    weight_decay: float = field(default=0.0, metadata={"help": "share of a weight, times lr, that an update takes away"})
-    use_old_adam: bool = field(default=False, metadata={"help": "plain operations in place of torch's fused kernel (the same update)"})
+    adam_betas: Any = field(
+        default=(0.9, 0.999), metadata={"help": 'decay of the two averages: [0.9, 0.98], or the text "(0.9, 0.98)"'}
+    )
+    adam_eps: float = field(
+        default=1e-8, metadata={"help": "added to the root of the second average, before bias correction"}
+    )
+    weight_decay: float = field(
+        default=0.0, metadata={"help": "share of a weight, times lr, that an update takes away"}
+    )
+    use_old_adam: bool = field(
+        default=False, metadata={"help": "plain operations in place of torch's fused kernel (the same update)"}
+    )
     use_fused: Any = field(
         default="auto",
-        metadata={"help": "the device's fused kernel: auto, where there is one; true, or an error; false, plain operations"},
+        metadata={
+            "help": "the device's fused kernel: auto, where there is one; true, or an error; false, plain operations"
+        },
     )
-    fp16_adam_stats: bool = field(default=False, metadata={"help": "not offered: the averages are kept in the parameters' precision"})
+    fp16_adam_stats: bool = field(
+        default=False, metadata={"help": "not offered: the averages are kept in the parameters' precision"}
+    )
     tpu: bool = II("common.tpu")
     lr: list[float] = II("optimization.lr")
 
@@ -63,12 +77,17 @@ def parse_use_fused(value: Any) -> str:
 
 @register_optimizer("adam", dataclass=FairseqAdamConfig)
 class FairseqAdam(FairseqOptimizer):
-    """Adam with decoupled weight decay (AdamW). Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; eps as in fairseq/optim/adam.py."""
+    """Adam with decoupled weight decay (AdamW). Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; eps as in
+    fairseq/optim/adam.py.
+    """
 
     def __init__(self, cfg: FairseqAdamConfig, params: Iterable[Tensor]) -> None:
         super().__init__(cfg)
         if cfg.fp16_adam_stats:
-            raise ValueError("optimizer.fp16_adam_stats is not offered: leave it false; common.fp16 or bf16 halve the activations' memory.")
+            raise ValueError(
+                "optimizer.fp16_adam_stats is not offered: leave it false; common.fp16 or bf16 halve the "
+                "activations' memory."
+            )
         self._optimizer = self._build(list(params))
 
     def _build(self, params: list[Tensor]) -> Adam:
@@ -77,7 +96,9 @@ class FairseqAdam(FairseqOptimizer):
         device = device_layer.of(params[0]) if params else device_layer.get("cpu")
         kernel = device.fused_adam()
         if choice == "true" and kernel is None and not device.torch_fuses_adam:
-            raise ValueError(f"optimizer.use_fused is true, but {device.type} has no fused Adam here: set it to auto or false.")
+            raise ValueError(
+                f"optimizer.use_fused is true, but {device.type} has no fused Adam here: set it to auto or false."
+            )
         if choice == "false" or self.cfg.use_old_adam:
             return Adam(params, fused=False, **self.optimizer_config)
         if kernel is not None:

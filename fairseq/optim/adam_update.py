@@ -1,4 +1,6 @@
-"""The torch optimizer behind `adam`: torch's fused AdamW made to compute fairseq's formula, or plain operations, with skipped updates."""
+"""The torch optimizer behind `adam`: torch's fused AdamW made to compute fairseq's formula, or plain operations,
+with skipped updates.
+"""
 
 import math
 from collections import defaultdict
@@ -19,10 +21,10 @@ class Adam(torch.optim.Optimizer):
         m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2
         p -= lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)
 
-    On CPU and CUDA this is torch's fused AdamW, which adds its eps after the bias correction of v; given eps / sqrt(1 - beta2^t) it
-    computes the same. That t is a number on the host, where nobody knows yet of an update that the device has just skipped: until
-    `sync_steps` it runs ahead, in this one factor (which is above 0.98 after 200 updates at beta2 0.98). Averages and bias corrections
-    go by the device's own count.
+    On CPU and CUDA this is torch's fused AdamW, which adds its eps after the bias correction of v; given eps / sqrt(1 -
+    beta2^t) it computes the same. That t is a number on the host, where nobody knows yet of an update that the device
+    has just skipped: until `sync_steps` it runs ahead, in this one factor (which is above 0.98 after 200 updates at
+    beta2 0.98). Averages and bias corrections go by the device's own count.
 
     Args:
         params: parameters or groups of them.
@@ -52,7 +54,9 @@ class Adam(torch.optim.Optimizer):
         found_inf: Optional[Tensor] = None,
         grad_scale: Optional[Tensor] = None,
     ) -> Any:
-        """One update, or none where `found_inf` is 1; gradients are divided by `grad_scale` (both 0-dim, on the device)."""
+        """One update, or none where `found_inf` is 1; gradients are divided by `grad_scale` (both 0-dim, on the
+        device).
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -82,7 +86,12 @@ class Adam(torch.optim.Optimizer):
             self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
     def _fused_update(
-        self, params: list[Tensor], group: dict[str, Any], count: int, found_inf: Optional[Tensor], grad_scale: Optional[Tensor]
+        self,
+        params: list[Tensor],
+        group: dict[str, Any],
+        count: int,
+        found_inf: Optional[Tensor],
+        grad_scale: Optional[Tensor],
     ) -> None:
         states = [self.state[p] for p in params]
         beta1, beta2 = group["betas"]
@@ -105,7 +114,9 @@ class Adam(torch.optim.Optimizer):
             eps=group["eps"] / math.sqrt(1 - beta2**count),
         )
 
-    def _plain_update(self, p: Tensor, group: dict[str, Any], found_inf: Optional[Tensor], grad_scale: Optional[Tensor]) -> None:
+    def _plain_update(
+        self, p: Tensor, group: dict[str, Any], found_inf: Optional[Tensor], grad_scale: Optional[Tensor]
+    ) -> None:
         state, (beta1, beta2), lr = self.state[p], group["betas"], group["lr"]
         grad = p.grad if grad_scale is None else p.grad / grad_scale
         step = state["step"] + 1
@@ -114,7 +125,12 @@ class Adam(torch.optim.Optimizer):
         # 1 - beta^t as -expm1(t log beta): a difference of fp32 numbers would keep only three digits of it at t = 1
         correction = torch.sqrt(_one_minus_power(beta2, step)) / _one_minus_power(beta1, step)
         moved = p * (1 - lr * group["weight_decay"]) - exp_avg / (exp_avg_sq.sqrt() + group["eps"]) * (correction * lr)
-        for old, new in ((p, moved), (state["step"], step), (state["exp_avg"], exp_avg), (state["exp_avg_sq"], exp_avg_sq)):
+        for old, new in (
+            (p, moved),
+            (state["step"], step),
+            (state["exp_avg"], exp_avg),
+            (state["exp_avg_sq"], exp_avg_sq),
+        ):
             old.copy_(new if found_inf is None else torch.where(found_inf > 0, old, new))
 
     def sync_steps(self) -> None:
@@ -128,7 +144,8 @@ class Adam(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """torch's form, keyed by parameter index, with whole-number steps as in fairseq's files.
 
-        `host_step` stands beside a step that the host still counts otherwise, so that a resumed run goes on with the same numbers.
+        `host_step` stands beside a step that the host still counts otherwise, so that a resumed run goes on with the
+        same numbers.
         """
         packed = super().state_dict()
         counts = dict(zip(self.state, self._device_steps(), strict=True))
@@ -140,7 +157,8 @@ class Adam(torch.optim.Optimizer):
         return {"state": state, "param_groups": packed["param_groups"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state: ours, fairseq's (also the single flat one that its fp16 training writes) or torch's AdamW's.
+        """Take over a state: ours, fairseq's (also the single flat one that its fp16 training writes) or torch's
+        AdamW's.
 
         Raises:
             ValueError: the state belongs to another number of parameters, or to parameters of other shapes.
@@ -149,7 +167,8 @@ class Adam(torch.optim.Optimizer):
         state_dict = _reference_layout(_per_parameter(state_dict, self.param_groups), params)
         _check_fits(state_dict, params)
         super().load_state_dict({"state": state_dict["state"], "param_groups": state_dict["param_groups"]})
-        for group in self.param_groups:  # our settings and no others (amsgrad, differentiable): states of one run stay alike
+        # our settings and no others (amsgrad, differentiable): states of one run stay alike
+        for group in self.param_groups:
             own = {key: group.get(key, value) for key, value in self._settings.items()}
             members = group["params"]
             group.clear()
@@ -172,7 +191,9 @@ def _laid_out_as(grad: Tensor, p: Tensor) -> Tensor:
 
 
 def _per_parameter(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The state with one entry per parameter: fairseq's fp16 training keeps all parameters in one flat vector, in their order."""
+    """The state with one entry per parameter: fairseq's fp16 training keeps all parameters in one flat vector, in
+    their order.
+    """
     params = [p for group in groups for p in group["params"]]
     flat = state_dict["state"].get(0)
     is_flat = len(state_dict["state"]) == 1 and flat is not None and flat["exp_avg"].dim() == 1 and len(params) > 1
@@ -181,7 +202,8 @@ def _per_parameter(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> 
     sizes = [p.numel() for p in params]
     averages = {key: flat[key].split(sizes) for key in ("exp_avg", "exp_avg_sq")}
     state = {
-        i: {"step": flat["step"], **{key: parts[i].view_as(p).clone() for key, parts in averages.items()}} for i, p in enumerate(params)
+        i: {"step": flat["step"], **{key: parts[i].view_as(p).clone() for key, parts in averages.items()}}
+        for i, p in enumerate(params)
     }
     return {"state": state, "param_groups": [{**state_dict["param_groups"][0], "params": list(range(len(params)))}]}
 
@@ -190,7 +212,12 @@ def _reference_layout(state_dict: dict[str, Any], params: list[Tensor]) -> dict[
     """Averages of the Gaudi fork's convolutions, C' x C x 1 x K, as C' x C x K, like the weights."""
 
     def entry_for(index: int, entry: dict[str, Any]) -> dict[str, Any]:
-        if index >= len(params) or entry["exp_avg"].dim() != 4 or params[index].dim() != 3 or entry["exp_avg"].size(2) != 1:
+        if (
+            index >= len(params)
+            or entry["exp_avg"].dim() != 4
+            or params[index].dim() != 3
+            or entry["exp_avg"].size(2) != 1
+        ):
             return entry
         return {**entry, **{key: entry[key].squeeze(2) for key in ("exp_avg", "exp_avg_sq")}}
 
@@ -201,7 +228,9 @@ def _check_fits(state_dict: dict[str, Any], params: list[Tensor]) -> None:
     way_out = "Set checkpoint.reset_optimizer=true to start the optimizer anew."
     saved = sum(len(group["params"]) for group in state_dict["param_groups"])
     if saved != len(params):
-        raise ValueError(f"The checkpoint's optimizer state is for {saved} parameters; this model trains {len(params)}. {way_out}")
+        raise ValueError(
+            f"The checkpoint's optimizer state is for {saved} parameters; this model trains {len(params)}. {way_out}"
+        )
     for index, entry in state_dict["state"].items():
         if entry["exp_avg"].shape != params[index].shape:
             shapes = f"{tuple(entry['exp_avg'].shape)}, the model's {tuple(params[index].shape)}"

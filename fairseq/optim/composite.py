@@ -24,29 +24,38 @@ class OptimizerAndSchedulerConfig(FairseqDataclass):
     """One entry of `optimizer.groups`."""
 
     optimizer: Any = field(default=None, metadata={"help": "config of the group's optimizer, with its _name"})
-    lr_scheduler: Optional[Any] = field(default=None, metadata={"help": "config of the group's schedule; all groups have one or none has"})
+    lr_scheduler: Optional[Any] = field(
+        default=None, metadata={"help": "config of the group's schedule; all groups have one or none has"}
+    )
     lr: list[float] = II("optimization.lr")
-    lr_float: Optional[float] = field(default=None, metadata={"help": "learning rate as one number, for sweeps; wins over lr"})
+    lr_float: Optional[float] = field(
+        default=None, metadata={"help": "learning rate as one number, for sweeps; wins over lr"}
+    )
 
 
 @dataclass
 class CompositeOptimizerConfig(FairseqDataclass):
-    groups: dict[str, Any] = field(default_factory=dict, metadata={"help": "param_group name -> OptimizerAndSchedulerConfig"})
+    groups: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "param_group name -> OptimizerAndSchedulerConfig"}
+    )
     dynamic_groups: bool = field(
-        default=False, metadata={"help": "make a group of its own for every set of a parameter's `optim_overrides` (lr_scale ...)"}
+        default=False,
+        metadata={"help": "make a group of its own for every set of a parameter's `optim_overrides` (lr_scale ...)"},
     )
     lr: list[float] = II("optimization.lr")
 
 
 @register_optimizer("composite", dataclass=CompositeOptimizerConfig)
 class FairseqCompositeOptimizer(FairseqOptimizer):
-    """Hands every parameter to the optimizer of its group: `optimizer.groups[p.param_group]`, "default" for those without that attribute.
+    """Hands every parameter to the optimizer of its group: `optimizer.groups[p.param_group]`, "default" for those
+    without that attribute.
 
-    A parameter may carry `optim_overrides = {"optimizer": {"lr_scale": x, "weight_decay_scale": y}}`; without `dynamic_groups` all
-    parameters of a group must carry the same.
+    A parameter may carry `optim_overrides = {"optimizer": {"lr_scale": x, "weight_decay_scale": y}}`; without
+    `dynamic_groups` all parameters of a group must carry the same.
 
     Raises:
-        ValueError: a group without config, a config without parameters, different overrides in one group, schedules for some groups only.
+        ValueError: a group without config, a config without parameters, different overrides in one group, schedules for
+            some groups only.
     """
 
     def __init__(self, cfg: CompositeOptimizerConfig, params: Iterable[Tensor]) -> None:
@@ -62,7 +71,10 @@ class FairseqCompositeOptimizer(FairseqOptimizer):
         if self.lr_schedulers:
             without = sorted(set(self.optimizers) - set(self.lr_schedulers))
             if without:
-                raise ValueError(f"optimizer.groups: {', '.join(without)} has no lr_scheduler, others have. Give each its own, or none.")
+                raise ValueError(
+                    f"optimizer.groups: {', '.join(without)} has no lr_scheduler, others have. Give each its own, "
+                    "or none."
+                )
             self.lr_scheduler = CompositeLRScheduler(self.lr_schedulers)
         self._optimizer = CompositeOptimizer(self.optimizers)
 
@@ -91,12 +103,15 @@ class FairseqCompositeOptimizer(FairseqOptimizer):
         return {key: optimizer.state_dict() for key, optimizer in self.optimizers.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Optional[dict[str, Any]] = None) -> None:
-        """Load every group's state; overrides are per group. Keys of other things (fairseq's "loss_scale") are passed over."""
+        """Load every group's state; overrides are per group. Keys of other things (fairseq's "loss_scale") are
+        passed over.
+        """
         missing = [key for key in self.optimizers if key not in state_dict]
         if missing:
             raise ValueError(
-                f"The checkpoint's optimizer state has no group {', '.join(missing)}; it has {', '.join(map(str, state_dict))}. "
-                "Set checkpoint.reset_optimizer=true to start the optimizers anew."
+                f"The checkpoint's optimizer state has no group {', '.join(missing)}; it has "
+                f"{', '.join(map(str, state_dict))}. Set checkpoint.reset_optimizer=true to start the optimizers "
+                "anew."
             )
         for key, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state_dict[key], (optimizer_overrides or {}).get(key))
@@ -112,22 +127,31 @@ def _members(params: Iterable[Tensor], dynamic: bool) -> dict[tuple[str, str], l
     names = [name for name, _ in members]
     mixed = sorted({name for name in names if names.count(name) > 1})
     if mixed and not dynamic:
-        raise ValueError(f"Parameters of the group {', '.join(mixed)} carry different optim_overrides: set optimizer.dynamic_groups=true.")
+        raise ValueError(
+            f"Parameters of the group {', '.join(mixed)} carry different optim_overrides: set "
+            "optimizer.dynamic_groups=true."
+        )
     return members
 
 
 def _check_names(used: set[str], configured: set[str]) -> None:
     if used - configured:
         raise ValueError(
-            f"The model has parameters of the group {', '.join(sorted(used - configured))}, which optimizer.groups lacks; "
-            f"it has {', '.join(sorted(configured)) or 'none'}."
+            f"The model has parameters of the group {', '.join(sorted(used - configured))}, which optimizer.groups "
+            f"lacks; it has {', '.join(sorted(configured)) or 'none'}."
         )
     if configured - used:
-        raise ValueError(f"optimizer.groups.{', '.join(sorted(configured - used))}: no parameter of the model is in this group.")
+        raise ValueError(
+            f"optimizer.groups.{', '.join(sorted(configured - used))}: no parameter of the model is in this group."
+        )
 
 
-def _settings(name: str, group_cfg: DictConfig, run_lr: Any, overrides: dict[str, float]) -> tuple[list[float], DictConfig]:
-    """Learning rates of a group (lr_float, else its lr, else its optimizer's, else the run's) and the config of its optimizer."""
+def _settings(
+    name: str, group_cfg: DictConfig, run_lr: Any, overrides: dict[str, float]
+) -> tuple[list[float], DictConfig]:
+    """Learning rates of a group (lr_float, else its lr, else its optimizer's, else the run's) and the config of its
+    optimizer.
+    """
     if group_cfg.get("optimizer") is None or "_name" not in group_cfg.optimizer:
         raise ValueError(f"optimizer.groups.{name}.optimizer must be a config with a _name, such as adam.")
     optimizer_cfg = copy.deepcopy(group_cfg.optimizer)
@@ -142,7 +166,9 @@ def _settings(name: str, group_cfg: DictConfig, run_lr: Any, overrides: dict[str
 
 
 class CompositeOptimizer(torch.optim.Optimizer):
-    """The groups' optimizers as one torch optimizer. It holds nothing itself, so the base class's constructor is not called."""
+    """The groups' optimizers as one torch optimizer. It holds nothing itself, so the base class's constructor is
+    not called.
+    """
 
     skips_on_device = True
 

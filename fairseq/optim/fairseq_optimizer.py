@@ -27,8 +27,8 @@ def learning_rates(lr: Any) -> list[float]:
 class FairseqOptimizer:
     """A torch optimizer, held in `_optimizer`, with the few more calls that a trainer makes.
 
-    A torch optimizer whose `step` takes `found_inf` and `grad_scale` says so with `skips_on_device = True`; for others the flag is read on
-    the host.
+    A torch optimizer whose `step` takes `found_inf` and `grad_scale` says so with `skips_on_device = True`; for others
+    the flag is read on the host.
     """
 
     _optimizer: torch.optim.Optimizer
@@ -42,12 +42,16 @@ class FairseqOptimizer:
 
     @property
     def uses_vendor_kernel(self) -> bool:
-        """Whether a kernel of the device's vendor does the update, and its other kernels should work on the same gradients."""
+        """Whether a kernel of the device's vendor does the update, and its other kernels should work on the same
+        gradients.
+        """
         return False
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """What the config says about the torch optimizer's groups. On a resume it wins over what the checkpoint says."""
+        """What the config says about the torch optimizer's groups. On a resume it wins over what the checkpoint
+        says.
+        """
         raise NotImplementedError
 
     @property
@@ -70,9 +74,11 @@ class FairseqOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Optional[dict[str, Any]] = None) -> None:
-        """Take over a checkpoint's state. The group settings are the config's, with `checkpoint.optimizer_overrides` over them.
+        """Take over a checkpoint's state. The group settings are the config's, with `checkpoint.optimizer_overrides`
+        over them.
 
-        # fairseq: there the checkpoint's settings win, so a changed optimizer.weight_decay does nothing; here no key is ignored
+        # fairseq: there the checkpoint's settings win, so a changed optimizer.weight_decay does nothing; here no key is
+        ignored
         """
         self.optimizer.load_state_dict(state_dict)
         for group in self.param_groups:
@@ -101,7 +107,8 @@ class FairseqOptimizer:
         return utils.clip_grad_norm_(list(self.params), max_norm, aggregate_norm_fn)
 
     def step(self, found_inf: Optional[Tensor] = None, grad_scale: Optional[Tensor] = None) -> None:
-        """Take one step with the gradients divided by `grad_scale`, or none where `found_inf` is 1. The gradients are used up by it.
+        """Take one step with the gradients divided by `grad_scale`, or none where `found_inf` is 1. The gradients are
+        used up by it.
 
         Args:
             found_inf: 0-dim float tensor on the parameters' device, 0 or 1.
@@ -121,7 +128,9 @@ class FairseqOptimizer:
             self.optimizer.sync_steps()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Free all gradients, or fill them with zeros: where operations are recorded, a gradient that comes and goes is another graph."""
+        """Free all gradients, or fill them with zeros: where operations are recorded, a gradient that comes and
+        goes is another graph.
+        """
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
 

@@ -21,18 +21,22 @@ class _Alike(NamedTuple):
 
 
 class VendorAdam(Adam):
-    """`Adam` with the update done by another optimizer's kernel, such as Habana's FusedAdamW, whose formula is the same.
+    """`Adam` with the update done by another optimizer's kernel, such as Habana's FusedAdamW, whose formula is the
+    same.
 
-    The state is `Adam`'s own: the kernel is lent its averages. What it counts otherwise (one `step` a group, where here each parameter
-    has its own) is set before each launch, for parameters with equal counts together. So nothing is converted when a checkpoint is
-    written or read, on whatever device. Results differ from `Adam`'s by rounding: 1e-6 of a weight's size after 50 updates on CPU.
+    The state is `Adam`'s own: the kernel is lent its averages. What it counts otherwise (one `step` a group, where here
+    each parameter has its own) is set before each launch, for parameters with equal counts together. So nothing is
+    converted when a checkpoint is written or read, on whatever device. Results differ from `Adam`'s by rounding: 1e-6
+    of a weight's size after 50 updates on CPU.
 
-    The kernel cannot be told to leave an update out. Weights and averages are copied before it and put back by `torch.where`, which needs
-    three times the parameters' memory for a moment; zeroed gradients would not do, since momentum and decay go on without a gradient.
-    The kernel's `step` is a number on the host: after a skipped update it runs ahead until `sync_steps`, as in `Adam`.
+    The kernel cannot be told to leave an update out. Weights and averages are copied before it and put back by
+    `torch.where`, which needs three times the parameters' memory for a moment; zeroed gradients would not do, since
+    momentum and decay go on without a gradient. The kernel's `step` is a number on the host: after a skipped update it
+    runs ahead until `sync_steps`, as in `Adam`.
 
     Args:
-        kernel: class of a torch optimizer with the arguments lr, betas, eps and weight_decay, and a count `step` in its param groups.
+        kernel: class of a torch optimizer with the arguments lr, betas, eps and weight_decay, and a count `step` in its
+            param groups.
     """
 
     def __init__(self, params: Iterable[Any], kernel: type[torch.optim.Optimizer], **settings: Any) -> None:
@@ -58,7 +62,9 @@ class VendorAdam(Adam):
             part.taken.add_(1 if found_inf is None else 1 - found_inf)
 
     def _arrange(self) -> None:
-        """Part the parameters that have gradients by group and count, anew only where that differs from the last update."""
+        """Part the parameters that have gradients by group and count, anew only where that differs from the last
+        update.
+        """
         found: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for number, group in enumerate(self.param_groups):
             for p in group["params"]:
@@ -75,15 +81,25 @@ class VendorAdam(Adam):
             for p in members:
                 self.state[p]["step"] = taken
             self._parts.append(_Alike(self.param_groups[number], members, taken))
-        self._kernel = self._kernel_class([{"params": part.params} for part in self._parts], lr=0.0) if self._parts else None
+        self._kernel = (
+            self._kernel_class([{"params": part.params} for part in self._parts], lr=0.0) if self._parts else None
+        )
 
     def _launch(self) -> None:
         assert self._kernel is not None
         for part, group in zip(self._parts, self._kernel.param_groups, strict=True):
             count = self._host_steps[part.params[0]]
-            group.update({key: part.group[key] for key in ("betas", "eps", "weight_decay")}, lr=float(part.group["lr"]), step=count)
+            group.update(
+                {key: part.group[key] for key in ("betas", "eps", "weight_decay")},
+                lr=float(part.group["lr"]),
+                step=count,
+            )
             for p in part.params:
-                self._kernel.state[p] = {"step": 0, "exp_avg": self.state[p]["exp_avg"], "exp_avg_sq": self.state[p]["exp_avg_sq"]}
+                self._kernel.state[p] = {
+                    "step": 0,
+                    "exp_avg": self.state[p]["exp_avg"],
+                    "exp_avg_sq": self.state[p]["exp_avg_sq"],
+                }
                 self._host_steps[p] = count + 1
         self._kernel.step()
 

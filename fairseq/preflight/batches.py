@@ -61,7 +61,9 @@ def _bytes(sample: Any, integer: int) -> int:
     return sum(sizes)
 
 
-def describe(shapes: list[Shape], needs: dict[tuple[bool, int, int], int], static: bool, epoch_padding: float) -> Section:
+def describe(
+    shapes: list[Shape], needs: dict[tuple[bool, int, int], int], static: bool, epoch_padding: float
+) -> Section:
     """The table of shapes.
 
     Args:
@@ -73,10 +75,17 @@ def describe(shapes: list[Shape], needs: dict[tuple[bool, int, int], int], stati
     rows = []
     for shape in shapes:
         need = needs.get(shape.key)
-        rows.append([
-            shape.split, str(shape.rows), f"{shape.samples:,}", *("-" if n is None else f"{n:,}" for n in (shape.frames, shape.masked)),
-            f"{shape.batches:,}", percent(shape.padding), "-" if need is None else gigabytes(need),
-        ])  # fmt: skip
+        rows.append(
+            [
+                shape.split,
+                str(shape.rows),
+                f"{shape.samples:,}",
+                *("-" if n is None else f"{n:,}" for n in (shape.frames, shape.masked)),
+                f"{shape.batches:,}",
+                percent(shape.padding),
+                "-" if need is None else gigabytes(need),
+            ]
+        )
     if len(rows) > _SHOWN:
         half = _SHOWN // 2
         rows = [*rows[:half], ["...", *[""] * 7], *rows[-half:]]
@@ -85,18 +94,23 @@ def describe(shapes: list[Shape], needs: dict[tuple[bool, int, int], int], stati
     numbers = f"{len(training):,} shapes in training, {len(shapes) - len(training):,} in validation"
     section.say("", f"{numbers}; {percent(epoch_padding)} of what an epoch computes is padding and filler")
     fields = [name for name in Shape._fields if name != "plan"]
-    section.values["shapes"] = [{**{name: getattr(s, name) for name in fields}, "bytes": needs.get(s.key)} for s in shapes]
+    section.values["shapes"] = [
+        {**{name: getattr(s, name) for name in fields}, "bytes": needs.get(s.key)} for s in shapes
+    ]
     section.values["padding"] = epoch_padding
     late = sum(not shape.batches for shape in training)
     if static and (late or len(training) > _MANY):
         changing = f", {late} of them first met in the second epoch" if late else ""
         section.problem(
-            "changing-shapes", f"training has {len(training):,} batch shapes{changing}: each is a graph to compile.",
+            "changing-shapes",
+            f"training has {len(training):,} batch shapes{changing}: each is a graph to compile.",
             "Set task.enable_padding=true and task.num_batch_buckets=7.",
-        )  # fmt: skip
+        )
     if epoch_padding > _WASTE:
         section.problem(
-            "padding-waste", f"{percent(epoch_padding)} of what is computed is padding or rows that fill a batch up.",
-            "More buckets (task.num_batch_buckets) pad less; fewer, or a smaller dataset.batch_size, need fewer filling rows.",
-        )  # fmt: skip
+            "padding-waste",
+            f"{percent(epoch_padding)} of what is computed is padding or rows that fill a batch up.",
+            "More buckets (task.num_batch_buckets) pad less; fewer, or a smaller dataset.batch_size, need fewer "
+            "filling rows.",
+        )
     return section

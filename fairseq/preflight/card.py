@@ -27,7 +27,9 @@ def describe(
         card: a key of CARDS; None: any may do.
         negatives: N and the width C of the candidates, for the tensor that is not made here; None: another criterion.
     """
-    section = Section("Memory: GB of the card, a lower bound: what autograd keeps, parameters, gradients, optimizer state")
+    section = Section(
+        "Memory: GB of the card, a lower bound: what autograd keeps, parameters, gradients, optimizer state"
+    )
     largest = max(measured, key=lambda m: m.held(recomputes))
     single = max(measured, key=lambda m: m.held(recomputes, in_fp32=True))
     shape, precision = largest.shape, _PRECISION[dtype]
@@ -36,25 +38,41 @@ def describe(
 
     parts = [f"{name} {gigabytes(size)}" for name, size in weights._asdict().items()]
     section.say("weights", f"{gigabytes(weights.total)}: {', '.join(parts)}")
-    kept = f"{gigabytes(largest.held(recomputes))} of them kept for backward by {shape.rows} x {shape.samples:,} samples"
+    kept = (
+        f"{gigabytes(largest.held(recomputes))} of them kept for backward by {shape.rows} x {shape.samples:,} samples"
+    )
     section.say(f"in {precision}", f"{gigabytes(need)}, {kept}; {_fits(need)}")
     if dtype is not None:
         section.say("in fp32", f"{gigabytes(need_fp32)}; {_fits(need_fp32)}")
     extra = None
     if negatives is not None and single.shape.masked is not None:
         extra = bytes_of_negatives(single.shape.rows, single.shape.masked, *negatives)
-        section.say("negatives", f"a similarity matrix stands for them; the (N+1) x B x M x C tensor would have added {gigabytes(extra)}")
+        section.say(
+            "negatives",
+            f"a similarity matrix stands for them; the (N+1) x B x M x C tensor would have added {gigabytes(extra)}",
+        )
     other = need_fp32_other = None
     if largest.kept.recomputed is not None:
-        other, need_fp32_other = (m.held(not recomputes, fp32) + weights.total for m, fp32 in ((largest, False), (single, True)))
+        other, need_fp32_other = (
+            m.held(not recomputes, fp32) + weights.total for m, fp32 in ((largest, False), (single, True))
+        )
         in_fp32 = f", {gigabytes(need_fp32_other)} in fp32" if dtype is not None else ""
         setting = f"model.checkpoint_activations={str(not recomputes).lower()}"
-        section.say("recomputing" if not recomputes else "else", f"{gigabytes(other)} in {precision}{in_fp32} with {setting}")
+        section.say(
+            "recomputing" if not recomputes else "else", f"{gigabytes(other)} in {precision}{in_fp32} with {setting}"
+        )
     section.values.update(
-        precision=precision, weights=weights._asdict(), bytes=need, bytes_fp32=need_fp32, bytes_of_negatives=extra, recomputes=recomputes,
-        bytes_other_way=other, bytes_fp32_other_way=need_fp32_other, to_device=largest.to_device,
+        precision=precision,
+        weights=weights._asdict(),
+        bytes=need,
+        bytes_fp32=need_fp32,
+        bytes_of_negatives=extra,
+        recomputes=recomputes,
+        bytes_other_way=other,
+        bytes_fp32_other_way=need_fp32_other,
+        to_device=largest.to_device,
         fits=[name for name, size in CARDS.items() if need <= size * 2**30],
-    )  # fmt: skip
+    )
     _against(section, need, other if not recomputes else None, CARDS[card] if card else max(CARDS.values()))
     return section
 

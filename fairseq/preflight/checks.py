@@ -26,7 +26,9 @@ from fairseq.training.precision import Precision
 _VISITED = 8  # shapes a mode that steps run on
 
 
-def check(cfg: DictConfig, config_problems: list[str], options: Options, progress: Callable[[str], None] = silent) -> Report:
+def check(
+    cfg: DictConfig, config_problems: list[str], options: Options, progress: Callable[[str], None] = silent
+) -> Report:
     """Check a run.
 
     Args:
@@ -40,7 +42,9 @@ def check(cfg: DictConfig, config_problems: list[str], options: Options, progres
     report = Report(_headline(cfg, launch))
     report.sections.append(_config(cfg, config_problems, options))
     if report.problems:
-        report.sections[0].notes.append("the config stops the run at its start, so that data and steps were not looked at.")
+        report.sections[0].notes.append(
+            "the config stops the run at its start, so that data and steps were not looked at."
+        )
         return report
     data = Section("Data")
     progress("building the model and reading the manifests")
@@ -64,7 +68,9 @@ def check(cfg: DictConfig, config_problems: list[str], options: Options, progres
     report.sections.insert(2, host.memory(cfg, splits, largest, launch))
     host.add_tools(report.sections[2], tools)
     if not is_static(cfg):
-        report.sections[-1].notes.append("this run is not on HPU: operators, graphs and reads of the device were not looked at.")
+        report.sections[-1].notes.append(
+            "this run is not on HPU: operators, graphs and reads of the device were not looked at."
+        )
     elif options.steps != "none":
         progress(f"running steps on the CPU in the card's place, --steps {options.steps}")
         report.sections.append(_device(cfg, splits, report, full=options.steps == "full"))
@@ -78,7 +84,11 @@ def is_static(cfg: DictConfig) -> bool:
 
 def _headline(cfg: DictConfig, launch: Launch) -> str:
     model = cfg.model._name if isinstance(cfg.model, DictConfig) else "no model"
-    mode = f"HPU, {'lazy' if cfg.common.hpu_lazy_mode else 'eager'} mode" if cfg.common.hpu else device_layer.asked_for(cfg.common)
+    mode = (
+        f"HPU, {'lazy' if cfg.common.hpu_lazy_mode else 'eager'} mode"
+        if cfg.common.hpu
+        else device_layer.asked_for(cfg.common)
+    )
     cards = f"{launch.nodes} node{'s' * (launch.nodes > 1)} x {launch.processes} card{'s' * (launch.processes > 1)}"
     return f"{model} on {mode}, {cards}, update_freq {list(cfg.optimization.update_freq)}"
 
@@ -95,7 +105,9 @@ def _config(cfg: DictConfig, config_problems: list[str], options: Options) -> Se
             section.notes.append(finding.text)
     if options.processes is not None:
         place = Place(0, 0, options.nodes * options.processes, options.processes)
-        odd = cards_of_a_node(cfg.distributed_training, place, list(cfg.optimization.update_freq), strict=is_static(cfg))
+        odd = cards_of_a_node(
+            cfg.distributed_training, place, list(cfg.optimization.update_freq), strict=is_static(cfg)
+        )
         if odd is not None and is_static(cfg):
             section.problem("cards-of-a-node", odd, "")
         elif odd is not None:
@@ -122,7 +134,9 @@ def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) ->
         )
         return section
     sent = report.values("to_device")
-    return device.describe(trace, watch, graphs, len(visited), None if sent is None else sent * cfg.optimization.update_freq[-1])
+    return device.describe(
+        trace, watch, graphs, len(visited), None if sent is None else sent * cfg.optimization.update_freq[-1]
+    )
 
 
 def _spread(shapes: list[Shape]) -> list[Shape]:
@@ -132,7 +146,7 @@ def _spread(shapes: list[Shape]) -> list[Shape]:
     return [shapes[round(i * (len(shapes) - 1) / (_VISITED - 1))] for i in range(_VISITED)]
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------------------
+# -- memory ------------------------------------------------------------------------------------------------------------
 
 
 def dtype_of(common: Any) -> torch.dtype | None:
@@ -150,12 +164,16 @@ def _meter(cfg: DictConfig, task: Any, criterion: nn.Module, section: Section) -
     try:
         return Meter(lambda: task.build_model(model), criterion)
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        section.notes.append(f"memory was not measured: the model cannot be built without numbers ({_first_line(error)}).")
+        section.notes.append(
+            f"memory was not measured: the model cannot be built without numbers ({_first_line(error)})."
+        )
         task.build_model(cfg.model)
         return None
 
 
-def _batches(report: Report, cfg: DictConfig, meter: Meter | None, splits: list[Split], model_of_card: str | None) -> int:
+def _batches(
+    report: Report, cfg: DictConfig, meter: Meter | None, splits: list[Split], model_of_card: str | None
+) -> int:
     """Sections of shapes and memory; returns the bytes of the largest batch as a worker makes it."""
     shapes = [shape for split in splits for shape in plan.shapes(split)]
     training = [shape for shape in shapes if shape.training]
@@ -166,7 +184,9 @@ def _batches(report: Report, cfg: DictConfig, meter: Meter | None, splits: list[
             with device_layer.stood_in(StandIn()) if is_static(cfg) else device_layer.forced():
                 measured = batches.measure(meter, splits[0], training, dtype)
         except Exception as error:  # a user's model may fail in any way without numbers, and still train
-            report.sections[-1].notes.append(f"memory was not measured: the model does not run without numbers ({_first_line(error)}).")
+            report.sections[-1].notes.append(
+                f"memory was not measured: the model does not run without numbers ({_first_line(error)})."
+            )
         weights = meter.weights(_optimizer_share(cfg))
     recomputes = bool(cfg.model.get("checkpoint_activations"))
     needs = {m.shape.key: m.held(recomputes) + weights.total for m in measured}
@@ -188,14 +208,20 @@ def _optimizer_share(cfg: DictConfig) -> float:
     parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     state = optimizer.optimizer.state[parameter]
-    return sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor) and value.dim()) / parameter.nbytes
+    return (
+        sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor) and value.dim())
+        / parameter.nbytes
+    )
 
 
 def _negatives(cfg: DictConfig) -> tuple[int, int] | None:
     model = cfg.model
     if cfg.criterion._name != "wav2vec" or "num_negatives" not in model:
         return None
-    return model.num_negatives + model.cross_sample_negatives, model.final_dim if model.final_dim > 0 else model.encoder_embed_dim
+    return (
+        model.num_negatives + model.cross_sample_negatives,
+        model.final_dim if model.final_dim > 0 else model.encoder_embed_dim,
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -41,7 +41,9 @@ def _files(section: Section, split: Split, cfg: DictConfig) -> None:
     seconds = sizes / rate
     text = f"{len(sizes):,} files, {seconds.sum() / 3600:,.1f} hours"
     if dataset.skipped:
-        text += f"; {dataset.skipped:,} left out, shorter than task.min_sample_size ({dataset.min_sample_size:,} samples)"
+        text += (
+            f"; {dataset.skipped:,} left out, shorter than task.min_sample_size ({dataset.min_sample_size:,} samples)"
+        )
     section.say(split.name, text)
     marks = {"shortest": 0, "10 %": 10, "median": 50, "90 %": 90, "longest": 100}
     lengths = {name: round(float(np.percentile(seconds, place)), 2) for name, place in marks.items()}
@@ -52,11 +54,19 @@ def _files(section: Section, split: Split, cfg: DictConfig) -> None:
     batches = split.batches
     kept = dataset.lengths(batches.indices, 1 if split.training else EVALUATION_EPOCH)
     padded = float((np.repeat(batches.lengths, np.diff(batches.ends, prepend=0)) > kept).mean())
-    section.say("", f"{percent(cropped)} of them are cropped ({percent(lost)} of the audio an epoch), {percent(padded)} are padded")
+    section.say(
+        "",
+        f"{percent(cropped)} of them are cropped ({percent(lost)} of the audio an epoch), {percent(padded)} are padded",
+    )
     section.values[split.name] = {
-        "files": len(sizes), "hours": float(seconds.sum() / 3600), "left_out": int(dataset.skipped), "lengths_s": lengths,
-        "share_cropped": cropped, "audio_share_cropped": lost, "share_padded": padded,
-    }  # fmt: skip
+        "files": len(sizes),
+        "hours": float(seconds.sum() / 3600),
+        "left_out": int(dataset.skipped),
+        "lengths_s": lengths,
+        "share_cropped": cropped,
+        "audio_share_cropped": lost,
+        "share_padded": padded,
+    }
     _places(section, split.name, dataset)
 
 
@@ -68,9 +78,14 @@ def _places(section: Section, name: str, dataset: Any) -> None:
             section.problem("manifest-root", problem, "")
             continue
         chosen = np.unique(np.linspace(0, len(manifest) - 1, _LOOKED_AT).astype(int)).tolist() if len(manifest) else []
-        for kind, (found, advice) in _look_at(manifest, chosen, None if dataset.resample else dataset.sample_rate).items():
+        for kind, (found, advice) in _look_at(
+            manifest, chosen, None if dataset.resample else dataset.sample_rate
+        ).items():
             if found:
-                what = f"{manifest.path}: of {len(chosen)} files looked at {len(found)} {_KINDS[kind]}, such as {found[0]}."
+                what = (
+                    f"{manifest.path}: of {len(chosen)} files looked at {len(found)} {_KINDS[kind]}, such as "
+                    f"{found[0]}."
+                )
                 section.problem(kind, what, advice)
 
 
@@ -105,9 +120,13 @@ def _look_at(manifest: Manifest, chosen: list[int], sample_rate: int | None) -> 
     again = "Make the manifest again with fairseq-manifest"
     advice = {
         "files-missing": f"{again}, or bring the files.",
-        "files-unreadable": "Training replaces such files up to task.max_quarantined_share; repair them, or make the manifest again.",
+        "files-unreadable": (
+            "Training replaces such files up to task.max_quarantined_share; repair them, or make the manifest again."
+        ),
         "sample-rate": "Convert the files, or set task.resample=true to convert while reading.",
-        "manifest-lengths": f"{again}: training uses no more of a file than it says, and replaces files that are shorter.",
+        "manifest-lengths": (
+            f"{again}: training uses no more of a file than it says, and replaces files that are shorter."
+        ),
     }
     return {kind: (files, advice[kind]) for kind, files in found.items()}
 
@@ -119,21 +138,34 @@ def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, sp
     share = seconds / PAPER_SECONDS
     nodes = f"{launch.nodes} nodes x " if launch.nodes > 1 else ""
     cards = f"{nodes}{launch.processes} card{'s' * (launch.processes > 1)} x update_freq {frequency}"
-    section.say("an epoch", f"{epoch.batches:,} batches, {epoch.updates:,} updates; {epoch.steps:,} forward passes a card")
+    section.say(
+        "an epoch", f"{epoch.batches:,} batches, {epoch.updates:,} updates; {epoch.steps:,} forward passes a card"
+    )
     section.say("an update", f"{seconds:,.0f} s of audio ({cards}): {share:.2f} of the paper's 1.6 hours")
     section.values["updates"] = {
-        "batches_per_epoch": epoch.batches, "updates_per_epoch": epoch.updates, "forward_passes_per_epoch": epoch.steps,
-        "seconds_per_update": seconds, "share_of_paper": share, "padding": 1 - epoch.seconds / epoch.emitted,
-    }  # fmt: skip
+        "batches_per_epoch": epoch.batches,
+        "updates_per_epoch": epoch.updates,
+        "forward_passes_per_epoch": epoch.steps,
+        "seconds_per_update": seconds,
+        "share_of_paper": share,
+        "padding": 1 - epoch.seconds / epoch.emitted,
+    }
     if total:
         days = None if speed is None else total * seconds / speed / _DAY
         took = f"a week needs {total * seconds / (7 * _DAY):,.0f} s of audio a second"
         if days is not None:
             took = f"{days:,.1f} days at {speed:,.0f} s of audio a second"
         section.say(
-            "the run", f"{total:,} updates, {total / epoch.updates:,.0f} epochs, {total * seconds / 3600:,.0f} hours of audio; {took}"
+            "the run",
+            f"{total:,} updates, {total / epoch.updates:,.0f} epochs, {total * seconds / 3600:,.0f} hours of audio; "
+            f"{took}",
         )
-        section.values["run"] = {"updates": total, "epochs": total / epoch.updates, "hours": total * seconds / 3600, "days": days}
+        section.values["run"] = {
+            "updates": total,
+            "epochs": total / epoch.updates,
+            "hours": total * seconds / 3600,
+            "days": days,
+        }
     if cfg.criterion._name == "wav2vec":
         _beside_the_recipe(section, cfg, launch, seconds)
 
@@ -147,8 +179,12 @@ def _beside_the_recipe(section: Section, cfg: DictConfig, launch: Launch, second
     if advice is not None and seconds > PAPER_SECONDS:
         section.notes.append(f"much audio an update: {advice}.")
         return
-    what = f"an update sees {seconds:,.0f} s of audio, {seconds / PAPER_SECONDS:.2f} of the paper's 1.6 hours: the loss may stay at chance."
-    change = (
-        advice or "The corpus has less audio than one update of that size: lower optimization.lr and lengthen the warm-up, or add data."
+    what = (
+        f"an update sees {seconds:,.0f} s of audio, {seconds / PAPER_SECONDS:.2f} of the paper's 1.6 hours: the "
+        "loss may stay at chance."
+    )
+    change = advice or (
+        "The corpus has less audio than one update of that size: lower optimization.lr and lengthen the warm-up, "
+        "or add data."
     )
     section.problem("little-audio", what, f"{change.rstrip('.')}. See docs/stuck-at-6.658.md.")

@@ -1,4 +1,6 @@
-"""What an update would do on a card: operators without a kernel, graphs compiled, values that the host waits for, bytes sent."""
+"""What an update would do on a card: operators without a kernel, graphs compiled, values that the host waits for,
+bytes sent.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ _LISTED = 6
 _READ = ("_local_scalar_dense", "nonzero")  # told as host reads and dynamic shapes
 
 
-def describe(trace: Trace | None, watch: Watch | None, graphs: Graphs | None, num_shapes: int, bytes_per_update: int | None) -> Section:
+def describe(
+    trace: Trace | None, watch: Watch | None, graphs: Graphs | None, num_shapes: int, bytes_per_update: int | None
+) -> Section:
     """Args:
     trace: of an update through the HPU's branches; None: it was not asked for.
     watch: the graphs of several updates by the bridge's rule.
     num_shapes: shapes that `graphs` visited.
     bytes_per_update: copied to each card.
     """
-    section = Section("Device: what the steps of a small twin do, on the CPU in Gaudi's place and on torch's lazy-tensor device")
+    section = Section(
+        "Device: what the steps of a small twin do, on the CPU in Gaudi's place and on torch's lazy-tensor device"
+    )
     missing: set[str] = set()
     if trace is not None:
         missing = _operators(section, trace)
@@ -40,20 +46,26 @@ def _operators(section: Section, trace: Trace) -> set[str]:
     dtypes = [m for m in trace.missing if m.dtype is not None]
     names = sorted({m.operator for m in lacking})
     told = f"{', '.join(names)} without" if names else "all with"
-    section.say("operators", f"{len(trace.operators)} kinds in a step, {told} a kernel in Gaudi's bridge {kernels.RELEASE}")
+    section.say(
+        "operators", f"{len(trace.operators)} kinds in a step, {told} a kernel in Gaudi's bridge {kernels.RELEASE}"
+    )
     section.values["operators"] = dict(sorted(trace.operators.items()))
     section.values["no_gaudi_kernel"] = [{**m._asdict(), "calls": times} for m, times in trace.missing.items()]
     for name in names:
         section.problem(
-            "no-kernel", f"{name} has no Gaudi kernel: it runs on the host, with a wait for the card each time. {_called(name, lacking)}",
-            "Write it with operators that are in fairseq/preflight/tables/hpu_ops_1.19.txt, or do it in the data-loading worker.",
-        )  # fmt: skip
+            "no-kernel",
+            f"{name} has no Gaudi kernel: it runs on the host, with a wait for the card each time. "
+            f"{_called(name, lacking)}",
+            "Write it with operators that are in fairseq/preflight/tables/hpu_ops_1.19.txt, or do it in the "
+            "data-loading worker.",
+        )
     for name, dtype in sorted({(m.operator, str(m.dtype)) for m in dtypes}):
         those = [m for m in dtypes if (m.operator, m.dtype) == (name, dtype)]
         section.problem(
-            "no-kernel-for-dtype", f"{name} has no Gaudi kernel for {dtype}. {_called(name, those)}",
+            "no-kernel-for-dtype",
+            f"{name} has no Gaudi kernel for {dtype}. {_called(name, those)}",
             f"Instead: {those[0].instead}.",
-        )  # fmt: skip
+        )
     return {name.split(".")[0] for name in names}
 
 
@@ -66,30 +78,39 @@ def _called(name: str, those: list[Missing]) -> str:
 def _keys(section: Section, watch: Watch) -> None:
     """Graphs by the bridge's rule, and the places at which one differs from all before."""
     late = sum(map(len, watch.changes.values()))
-    section.say("graph keys", f"{len(watch.compiled)} graphs in {UPDATES} updates; {late} new after the first {WARM_UP} visits")
+    section.say(
+        "graph keys", f"{len(watch.compiled)} graphs in {UPDATES} updates; {late} new after the first {WARM_UP} visits"
+    )
     new = {f"{operator} at {place}": len(changes) for (operator, place), changes in watch.changes.items()}
     section.values["graph_keys"] = {"graphs": len(watch.compiled), "new": new}
     for where, changes in zip(new, watch.changes.values(), strict=True):
         section.problem(
-            "recompiles", f"{len(changes)} graphs of {UPDATES} updates are new where none should be: they first differ in {where}. "
+            "recompiles",
+            f"{len(changes)} graphs of {UPDATES} updates are new where none should be: they first differ in {where}. "
             f"There, {changes[0].difference}.",
-            "A number that changes must reach the card as data: copy it into a tensor (tensor.copy_(torch.tensor(x))), or give it where a "
-            "tensor may stand (x * number). A shape, a slice's bound and a dropout probability must stay the same.",
-        )  # fmt: skip
+            "A number that changes must reach the card as data: copy it into a tensor "
+            "(tensor.copy_(torch.tensor(x))), or give it where a tensor may stand (x * number). A shape, a slice's "
+            "bound and a dropout probability must stay the same.",
+        )
 
 
 def _graphs(section: Section, graphs: Graphs, num_shapes: int) -> None:
     each = ", ".join(f"{number} in {mode}" for mode, number in graphs.compiled.items())
     late = sum(graphs.again.values())
-    section.say("graphs", f"{each}, for {num_shapes} shapes visited {VISITS} times; {late} compiled after the first {WARM_UP} visits")
+    section.say(
+        "graphs",
+        f"{each}, for {num_shapes} shapes visited {VISITS} times; {late} compiled after the first {WARM_UP} visits",
+    )
     section.values["graphs"] = {"compiled": graphs.compiled, "compiled_again": graphs.again, "shapes": num_shapes}
     if late:
         shown = ", ".join(f"{shape} ({number})" for shape, number in list(graphs.again.items())[:_LISTED])
         section.problem(
-            "recompiles", f"{late} graphs were compiled after the first {WARM_UP} visits of their shapes on torch's lazy device: {shown}.",
-            "A graph is compiled anew when a shape, a slice's bound or a dropout probability changes: keep them fixed, and choose by "
-            "torch.where, weights of 0 or an index tensor.",
-        )  # fmt: skip
+            "recompiles",
+            f"{late} graphs were compiled after the first {WARM_UP} visits of their shapes on torch's lazy device: "
+            f"{shown}.",
+            "A graph is compiled anew when a shape, a slice's bound or a dropout probability changes: keep them "
+            "fixed, and choose by torch.where, weights of 0 or an index tensor.",
+        )
 
 
 def _reads(section: Section, graphs: Graphs, trace: Trace | None) -> None:
@@ -102,17 +123,19 @@ def _reads(section: Section, graphs: Graphs, trace: Trace | None) -> None:
     for place, times in sorted(places.items()):
         often = f"{times / max(1, graphs.updates):.3g} times an update"
         section.problem(
-            "host-read", f"{place}, {often}: the host waits until the card has computed it, and the graph is cut there.",
-            "Keep the value on the device (torch.where in place of if), or put it into the logging output, which is fetched at the log "
-            "interval.",
-        )  # fmt: skip
+            "host-read",
+            f"{place}, {often}: the host waits until the card has computed it, and the graph is cut there.",
+            "Keep the value on the device (torch.where in place of if), or put it into the logging output, which is "
+            "fetched at the log interval.",
+        )
     told = {place.split(" at ")[-1] for place in places}
     for operator, place in sorted(trace.dynamic if trace is not None else ()):
         if place not in told:
             section.problem(
-                "dynamic-shape", f"{operator} at {place}: its shape depends on numbers: the host waits, and a new graph is compiled.",
+                "dynamic-shape",
+                f"{operator} at {place}: its shape depends on numbers: the host waits, and a new graph is compiled.",
                 "Use a mask and torch.where, or positions of a fixed number with weights.",
-            )  # fmt: skip
+            )
 
 
 def _only_here(section: Section, graphs: Graphs, missing: set[str]) -> None:
@@ -122,4 +145,6 @@ def _only_here(section: Section, graphs: Graphs, missing: set[str]) -> None:
     section.values["only_here"] = here
     if here:
         where = ", ".join(list(graphs.only_here)[:_LISTED])
-        section.notes.append(f"only here: torch's lazy backend cannot record {', '.join(here)}, Gaudi's bridge can ({where}).")
+        section.notes.append(
+            f"only here: torch's lazy backend cannot record {', '.join(here)}, Gaudi's bridge can ({where})."
+        )

@@ -1,10 +1,12 @@
 """What a compiled graph of Gaudi's lazy mode depends on: the bridge's rule, applied to a recorded stream of operators.
 
-The bridge keeps compiled graphs by a key. A tensor enters the key with its shape and dtype. A Python number given for a tensor
-(`x * 0.5`) becomes an input, so that its value may change. A `Scalar` argument (`x.fill_(0.5)`) is part of the key: another value
-is another graph to compile. Source: gaudi-pytorch-bridge 1.19, `lazy_graph_hash_builder.cpp`, `lazy_kernels.cpp`, `hpu_op.yaml`.
+The bridge keeps compiled graphs by a key. A tensor enters the key with its shape and dtype. A Python number given for a
+tensor (`x * 0.5`) becomes an input, so that its value may change. A `Scalar` argument (`x.fill_(0.5)`) is part of the
+key: another value is another graph to compile. Source: gaudi-pytorch-bridge 1.19, `lazy_graph_hash_builder.cpp`,
+`lazy_kernels.cpp`, `hpu_op.yaml`.
 
-The CPU with the number 0 stands for the card: `tensor.to("cpu:0")` is a copy that can be seen, and what is made of it is the card's.
+The CPU with the number 0 stands for the card: `tensor.to("cpu:0")` is a copy that can be seen, and what is made of it
+is the card's.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ CARD = "cpu:0"  # the device of tensors that stand for the card's
 # `Scalar` arguments that the bridge turns into inputs (its frontends named ...ScalarToTensor and the like)
 _COMPARED = {f"{name}.Scalar" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 _BITWISE = {f"bitwise_{name}.Scalar" for name in ("and", "or", "xor")}
-_DIVIDED = {f"{name}.{overload}" for name in ("div", "div_") for overload in ("Scalar", "Scalar_mode", "Scalar_out", "Scalar_mode_out")}
+_DIVIDED = {
+    f"{name}.{overload}"
+    for name in ("div", "div_")
+    for overload in ("Scalar", "Scalar_mode", "Scalar_out", "Scalar_mode_out")
+}
 _LIFTED = {**dict.fromkeys(_COMPARED | _BITWISE | _DIVIDED, "other")}
 # the same unless it is 1, which is left out of the graph: the key says which of the two
 _LIFTED_BUT_FOR_1 = {
@@ -68,8 +74,15 @@ def signature(operator: OpOverload, name: str, args: tuple[Any, ...], kwargs: di
         name: the operator's, without `aten::` and the overload `default`.
     """
     parts = []
-    given = [(argument, takes_tensors, args[i]) for i, (argument, takes_tensors) in enumerate(_arguments(operator)[: len(args)])]
-    given += [(argument, takes_tensors, kwargs[argument]) for argument, takes_tensors in _arguments(operator) if argument in kwargs]
+    given = [
+        (argument, takes_tensors, args[i])
+        for i, (argument, takes_tensors) in enumerate(_arguments(operator)[: len(args)])
+    ]
+    given += [
+        (argument, takes_tensors, kwargs[argument])
+        for argument, takes_tensors in _arguments(operator)
+        if argument in kwargs
+    ]
     for argument, takes_tensors, value in given:
         if argument in _NOT_IN_KEYS:
             continue
@@ -93,8 +106,9 @@ def _input(value: Any) -> Any:
 class Recorder:
     """Splits operators that are noted one after the other into graphs, leaving out what runs on the host.
 
-    The card's are operators on tensors that were sent there, or that were made there. A tensor that is made without others
-    (`torch.zeros(3, device=x.device)`) does not show whether it is the card's: its making counts once the card uses it.
+    The card's are operators on tensors that were sent there, or that were made there. A tensor that is made without
+    others (`torch.zeros(3, device=x.device)`) does not show whether it is the card's: its making counts once the card
+    uses it.
 
     Args:
         ended: called with the operators of each graph, at `cut` and where a value is read.
@@ -110,13 +124,21 @@ class Recorder:
         """The graph ends here: a `mark_step`, or a value that the host reads."""
         calls, self._calls = self._calls, []
         for known in (self._card, self._pending):
-            for key in [key for key, entry in known.items() if (entry[0] if isinstance(entry, tuple) else entry).expired()]:
+            for key in [
+                key for key, entry in known.items() if (entry[0] if isinstance(entry, tuple) else entry).expired()
+            ]:
                 del known[key]
         if calls:
             self._ended(calls)
 
     def note(
-        self, operator: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, place: Callable[[], str]
+        self,
+        operator: OpOverload,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,
+        place: Callable[[], str],
     ) -> None:
         """Note an operator that has just run."""
         inputs, outputs = _tensors((args, kwargs)), _tensors(result)
@@ -183,13 +205,17 @@ class Compiled:
         return len(self._keys)
 
     def add(self, calls: list[Call]) -> Change | None:
-        """Compile a graph if its key is new; returns where it first differs from the known graph that is most like it, None if known."""
+        """Compile a graph if its key is new; returns where it first differs from the known graph that is most like
+        it, None if known.
+        """
         key = tuple(call[:2] for call in calls)
         if key in self._keys:
             return None
         self._keys.add(key)
         names = tuple(call.operator for call in calls)
-        like = self._latest.get(names) or max(self._latest.values(), key=lambda known: _common(known, calls), default=[])
+        like = self._latest.get(names) or max(
+            self._latest.values(), key=lambda known: _common(known, calls), default=[]
+        )
         self._latest[names] = calls
         return _change(like, calls)
 

@@ -1,4 +1,6 @@
-"""The machine: memory for data loading, and where Gaudi's tools are installed, the software's version, the card and its links."""
+"""The machine: memory for data loading, and where Gaudi's tools are installed, the software's version, the card and
+its links.
+"""
 
 from __future__ import annotations
 
@@ -47,15 +49,19 @@ def memory(cfg: DictConfig, splits: list[Split], batch_bytes: int, launch: Launc
     total = launch.processes * ((1 + workers) * (process + manifests) + (workers * ahead + 1) * batch_bytes)
     section.say(
         "memory",
-        f"{gigabytes(total)} GB a node at least: {launch.processes} rank(s) x (1 + {workers} workers) of {gigabytes(process)} GB, "
-        f"and {workers} x {ahead} batches ahead of {batch_bytes / 2**20:.1f} MB (the recipe: 512 GB for 8 cards)",
+        f"{gigabytes(total)} GB a node at least: {launch.processes} rank(s) x (1 + {workers} workers) of "
+        f"{gigabytes(process)} GB, and {workers} x {ahead} batches ahead of {batch_bytes / 2**20:.1f} MB (the "
+        "recipe: 512 GB for 8 cards)",
     )
-    section.values.update(memory_bytes=total, process_bytes=process, batch_bytes=batch_bytes, workers=workers, prefetch=ahead)
+    section.values.update(
+        memory_bytes=total, process_bytes=process, batch_bytes=batch_bytes, workers=workers, prefetch=ahead
+    )
     if total > RECIPE_HOST_MEMORY:
         section.problem(
-            "host-memory", f"loading data takes {gigabytes(total)} GB of the host's memory, more than the recipe's 512 GB.",
+            "host-memory",
+            f"loading data takes {gigabytes(total)} GB of the host's memory, more than the recipe's 512 GB.",
             "Lower dataset.num_workers or dataset.data_buffer_size.",
-        )  # fmt: skip
+        )
     return section
 
 
@@ -70,7 +76,9 @@ def add_tools(section: Section, tools: Tools) -> None:
     if tools.down:
         commands = "; ".join(f"sudo ip link set {name} up" for name in tools.down[:4])
         more = f"; and so on for {len(tools.down) - 4} more" if len(tools.down) > 4 else ""
-        section.problem("links-down", f"no link on {', '.join(tools.down)}: cards could not reach each other.", commands + more)
+        section.problem(
+            "links-down", f"no link on {', '.join(tools.down)}: cards could not reach each other.", commands + more
+        )
 
 
 def ask_tools(interfaces: Path = _INTERFACES) -> Tools:
@@ -81,7 +89,9 @@ def ask_tools(interfaces: Path = _INTERFACES) -> Tools:
     card = next((_MODELS[model] for model in models if model in _MODELS), None)
     managed = []
     if shutil.which("ethtool") and interfaces.is_dir():
-        managed = [path.name for path in sorted(interfaces.iterdir()) if _DRIVER.search(_output("ethtool", "-i", path.name))]
+        managed = [
+            path.name for path in sorted(interfaces.iterdir()) if _DRIVER.search(_output("ethtool", "-i", path.name))
+        ]
     down = [name for name in managed if re.search(r"Link detected:\s*no", _output("ethtool", name))]
     return Tools(version[1] if version else None, card, len(models), len(managed), down)
 

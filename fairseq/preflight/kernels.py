@@ -1,4 +1,6 @@
-"""Which operators Gaudi's bridge runs on the card: the tables of release 1.19, and how torch's dispatcher makes one operator of others."""
+"""Which operators Gaudi's bridge runs on the card: the tables of release 1.19, and how torch's dispatcher makes one
+operator of others.
+"""
 
 from __future__ import annotations
 
@@ -54,16 +56,24 @@ def name_of(operator: OpOverload) -> str:
 
 
 def has_kernel(operator: OpOverload) -> bool:
-    """Whether the bridge registers an operator, or the form of it that writes into a given tensor, by which torch makes the others."""
+    """Whether the bridge registers an operator, or the form of it that writes into a given tensor, by which torch
+    makes the others.
+    """
     if name_of(operator) in operators() or operator.namespace == stand_in.KERNELS:
         return True
     if not _has_key(operator, "CompositeExplicitAutogradNonFunctional"):
         return False
-    packet = getattr(getattr(torch.ops, operator.namespace), operator._schema.name.split("::")[1].removesuffix("_"), None)
+    packet = getattr(
+        getattr(torch.ops, operator.namespace), operator._schema.name.split("::")[1].removesuffix("_"), None
+    )
     if packet is None:
         return False
     variants = [getattr(packet, overload) for overload in packet.overloads()]
-    return any(name_of(v) in operators() for v in variants if any(a.alias_info and a.alias_info.is_write for a in v._schema.arguments))
+    return any(
+        name_of(v) in operators()
+        for v in variants
+        if any(a.alias_info and a.alias_info.is_write for a in v._schema.arguments)
+    )
 
 
 def is_composite(operator: OpOverload) -> bool:
@@ -72,9 +82,15 @@ def is_composite(operator: OpOverload) -> bool:
 
 
 def run_composite(operator: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator by the kernel that it has for all backends, so that what it is made of goes through the dispatcher."""
+    """Run an operator by the kernel that it has for all backends, so that what it is made of goes through the
+    dispatcher.
+    """
     keys = torch._C.DispatchKey
-    key = keys.CompositeExplicitAutograd if _has_key(operator, "CompositeExplicitAutograd") else keys.CompositeImplicitAutograd
+    key = (
+        keys.CompositeExplicitAutograd
+        if _has_key(operator, "CompositeExplicitAutograd")
+        else keys.CompositeImplicitAutograd
+    )
     return operator._op_dk(key, *args, **kwargs)
 
 
@@ -85,7 +101,8 @@ def _has_key(operator: OpOverload, key: str) -> bool:
 def unsupported_dtype(operator: OpOverload, args: tuple[Any, ...]) -> tuple[str, str] | None:
     """The dtype of a call that has no kernel, and what to write instead; None where there is no such limit.
 
-    An operation on two numbers runs in the dtype that torch promotes them to; every other is judged by its first tensor.
+    An operation on two numbers runs in the dtype that torch promotes them to; every other is judged by its first
+    tensor.
     """
     limit = dtype_limits().get(operator._schema.name.split("::")[-1].removesuffix("_"))
     if limit is None or not args:

@@ -1,7 +1,9 @@
-"""Memory of a training step on the card, as a lower bound: what autograd keeps for backward, parameters, gradients, optimizer state.
+"""Memory of a training step on the card, as a lower bound: what autograd keeps for backward, parameters, gradients,
+optimizer state.
 
-The forward pass runs on fake tensors: every operator's shapes and dtypes, no numbers and no memory, so that the config's full size is
-measured in a fraction of a second a shape. What autograd keeps is counted once a storage, as the CPU's autograd really keeps it.
+The forward pass runs on fake tensors: every operator's shapes and dtypes, no numbers and no memory, so that the
+config's full size is measured in a fraction of a second a shape. What autograd keeps is counted once a storage, as the
+CPU's autograd really keeps it.
 """
 
 from __future__ import annotations
@@ -23,9 +25,8 @@ class Activations(NamedTuple):
     """Bytes that are kept between forward and backward."""
 
     kept: int
-    recomputed: (
-        int | None
-    )  # with model.checkpoint_activations: blocks keep their input, and one at a time what is in it; None: no such blocks
+    # with model.checkpoint_activations: blocks keep their input, and one at a time what is in it; None: no such blocks
+    recomputed: int | None
 
 
 class Weights(NamedTuple):
@@ -88,9 +89,13 @@ class _Storages:
 
 
 class HostReadsAsOne(TorchDispatchMode):
-    """A value that a step reads on the host is taken to be 1: fake tensors have none, and shapes seldom depend on it."""
+    """A value that a step reads on the host is taken to be 1: fake tensors have none, and shapes seldom depend on
+    it.
+    """
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
@@ -101,7 +106,8 @@ class Meter:
     """A model and criterion of fake tensors whose steps can be measured.
 
     Args:
-        build: makes the model; called where its parameters are fake. Checkpointed blocks are unwrapped, and counted both ways.
+        build: makes the model; called where its parameters are fake. Checkpointed blocks are unwrapped, and counted
+            both ways.
         criterion: called as criterion(model, sample).
     """
 
@@ -113,7 +119,8 @@ class Meter:
         unwrap_checkpoint(self.model)
         for module in self.model.modules():
             if hasattr(module, "layerdrop"):
-                module.layerdrop = 0.0  # on a device of static graphs all blocks are computed; its flags are drawn on the host
+                # on a device of static graphs all blocks are computed; its flags are drawn on the host
+                module.layerdrop = 0.0
         if hasattr(self.model, "set_num_updates"):
             with self.fake:
                 self.model.set_num_updates(0)  # as a trainer does before its first step

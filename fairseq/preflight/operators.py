@@ -1,4 +1,6 @@
-"""Every operator that an update and a validation step hand to the dispatcher, and those that Gaudi's bridge has no kernel for."""
+"""Every operator that an update and a validation step hand to the dispatcher, and those that Gaudi's bridge has no
+kernel for.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,28 @@ from fairseq.preflight import graph_keys, kernels, places
 from fairseq.preflight.graph_keys import Call, Recorder
 
 # views and marks of autograd: no number is computed
-_NO_KERNEL_NEEDED = {"detach", "detach_", "alias", "lift_fresh", "lift_fresh_copy", "_local_scalar_dense", "is_same_size"}
+_NO_KERNEL_NEEDED = {
+    "detach",
+    "detach_",
+    "alias",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "_local_scalar_dense",
+    "is_same_size",
+}
 
 
 # their result's shape depends on numbers: the host waits for these
 _DEPEND_ON_NUMBERS = {
-    "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave.Tensor", "bincount",
-}  # fmt: skip
+    "nonzero",
+    "masked_select",
+    "_unique",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "repeat_interleave.Tensor",
+    "bincount",
+}
 
 
 class Missing(NamedTuple):
@@ -36,8 +53,8 @@ class Missing(NamedTuple):
 class Trace(TorchDispatchMode):
     """Notes operators while tensors on the CPU take the HPU's branches.
 
-    An operator that the bridge does not register but that torch makes of others is run by torch's general kernel, so that the others are
-    looked up in its place.
+    An operator that the bridge does not register but that torch makes of others is run by torch's general kernel, so
+    that the others are looked up in its place.
 
     Args:
         with_calls: keep the calls, in their order.
@@ -53,7 +70,9 @@ class Trace(TorchDispatchMode):
         self.with_calls = with_calls
         self.recorder = recorder
 
-    def __torch_dispatch__(self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         name = kernels.name_of(func)
         registered = kernels.has_kernel(func) or name in _NO_KERNEL_NEEDED

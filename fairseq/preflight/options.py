@@ -14,7 +14,8 @@ class Options(NamedTuple):
     """The command's own options."""
 
     nodes: int = 1
-    processes: int | None = None  # of a node, as a launcher would start them; None: distributed_training.distributed_world_size
+    # of a node, as a launcher would start them; None: distributed_training.distributed_world_size
+    processes: int | None = None
     speed: float | None = None  # seconds of audio a second, all cards together
     card: str | None = None  # a key of CARDS
     steps: str = "tiny"
@@ -35,9 +36,12 @@ class Options(NamedTuple):
             if words.get(name, values[0]) not in values:
                 raise ValueError(f"{name} is {words[name]!r}; it may be {', '.join(values)}")
         return cls(
-            nodes or int(given or 1), processes, _speed(words.get("--audio-seconds-per-second")), words.get("--card"),
+            nodes or int(given or 1),
+            processes,
+            _speed(words.get("--audio-seconds-per-second")),
+            words.get("--card"),
             words.get("--steps", "tiny"),
-        )  # fmt: skip
+        )
 
 
 def _speed(text: str | None) -> float | None:

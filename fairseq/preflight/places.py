@@ -1,4 +1,6 @@
-"""Where in the code something comes from: file and line of the innermost frame that is neither torch's nor this package's."""
+"""Where in the code something comes from: file and line of the innermost frame that is neither torch's nor this
+package's.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def current() -> str:
 
 
 def of_backward() -> str | None:
-    """Within backward, where the forward pass made the node that runs; None outside, or without torch's anomaly mode."""
+    """Within backward, where the forward pass made the node that runs; None outside, or without torch's anomaly
+    mode.
+    """
     node = torch._C._current_autograd_node()
     if node is None:
         return None

@@ -1,4 +1,6 @@
-"""The data and batches of the run that is asked about: the real task's, over all its ranks, without decoding anything."""
+"""The data and batches of the run that is asked about: the real task's, over all its ranks, without decoding
+anything.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ class Shape(NamedTuple):
 
 
 def load(cfg: DictConfig, task: Any, launch: Launch) -> list[Split]:
-    """Training data first, then the validation sets. The model has been built by `task`, which takes the masks' settings from it.
+    """Training data first, then the validation sets. The model has been built by `task`, which takes the masks'
+    settings from it.
 
     Raises:
         ValueError: a manifest is missing or malformed, or leaves nothing to train on.
@@ -108,7 +111,9 @@ def shapes(split: Split) -> list[Shape]:
         counts = np.diff(batches.ends, prepend=0)
         real = np.minimum(sizes, np.repeat(batches.lengths, counts))
         of_batch = np.add.reduceat(real, batches.ends - counts) if len(counts) else real
-        pairs, first, members = np.unique(np.stack([batches.rows, batches.lengths]), axis=1, return_index=True, return_inverse=True)
+        pairs, first, members = np.unique(
+            np.stack([batches.rows, batches.lengths]), axis=1, return_index=True, return_inverse=True
+        )
         numbers = np.bincount(members.ravel())
         filled = np.bincount(members.ravel(), weights=of_batch)
         for place, (rows, samples) in enumerate(pairs.T.tolist()):
@@ -152,4 +157,6 @@ def epoch_of(split: Split, cfg: DictConfig, launch: Launch) -> Epoch:
             steps += 1
             emitted += sum(volume[batch] for batch in step.batches)
     rate = cfg.task.sample_rate
-    return Epoch(len(batches), math.ceil(len(batches) / size), steps, dataset.total_samples(batches, 1) / rate, emitted / rate)
+    return Epoch(
+        len(batches), math.ceil(len(batches) / size), steps, dataset.total_samples(batches, 1) / rate, emitted / rate
+    )

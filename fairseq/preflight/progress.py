@@ -11,7 +11,9 @@ EVERY = 8.0  # seconds without a line, at the most
 
 
 class Progress:
-    """Says every few seconds what is being done; quick checks are silent. A context manager, as a thread writes the lines."""
+    """Says every few seconds what is being done; quick checks are silent. A context manager, as a thread writes the
+    lines.
+    """
 
     def __init__(self, program: str, first: str) -> None:
         self.program, self.what, self.since = program, first, time.monotonic()
@@ -31,7 +33,9 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end.set()
         self._thread.join()
 

@@ -42,7 +42,8 @@ class Section:
         widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
         for row in cells:
             first, *others = [
-                cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+                cell.ljust(width) if not place else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             self.lines.append(("  " + "  ".join([first.ljust(_LABEL - 2), *others])).rstrip())
 
@@ -83,7 +84,9 @@ class Report:
         if self.notes:
             lines += ["", "Notes"]
             for note in self.notes:
-                lines += textwrap.wrap(note, _WIDTH - 2, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
+                lines += textwrap.wrap(
+                    note, _WIDTH - 2, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False
+                )
         return "\n".join([*lines, "", *self._verdict()])
 
     def _verdict(self) -> list[str]:
@@ -92,11 +95,17 @@ class Report:
         lines = [f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"]
         for problem in self.problems:
             lines.append(f"  [{problem.name}]")
-            for prefix, text in (("", problem.what), ("-> ", problem.change)) if problem.change else (("", problem.what),):
+            for prefix, text in (
+                (("", problem.what), ("-> ", problem.change)) if problem.change else (("", problem.what),)
+            ):
                 lines += textwrap.wrap(
-                    prefix + text, _WIDTH, initial_indent="    ", subsequent_indent="    " + " " * len(prefix), break_on_hyphens=False,
+                    prefix + text,
+                    _WIDTH,
+                    initial_indent="    ",
+                    subsequent_indent="    " + " " * len(prefix),
+                    break_on_hyphens=False,
                     break_long_words=False,
-                )  # fmt: skip
+                )
         return lines
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Steps of a run on devices that are everywhere: on the CPU in an HPU's place for its operators, on torch's lazy device for its graphs."""
+"""Steps of a run on devices that are everywhere: on the CPU in an HPU's place for its operators, on torch's lazy
+device for its graphs.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ def quietly(threads: int | None = 1) -> Iterator[None]:
         torch.set_num_threads(threads_before)
 
 
-# -- operators ---------------------------------------------------------------------------------------------------------------------
+# -- operators ---------------------------------------------------------------------------------------------------------
 
 
 class Watch:
@@ -108,14 +110,20 @@ class Watch:
 def trace_operators(cfg: DictConfig, shapes: list[Shape]) -> tuple[Trace, Watch]:
     """The operators of an update and a validation step through the HPU's branches, and the graphs of twelve updates.
 
-    Between the updates everything changes that changes in a run: temperature, learning rate, utterances that count, shape, epoch; some
-    are followed by a line of the log. Where the run unfreezes its encoder, twelve updates more are looked at from there on.
+    Between the updates everything changes that changes in a run: temperature, learning rate, utterances that count,
+    shape, epoch; some are followed by a line of the log. Where the run unfreezes its encoder, twelve updates more are
+    looked at from there on.
     """
     training = [shape for shape in shapes if shape.training][:2]
     validation = next((shape for shape in shapes if not shape.training), None)
     watch = Watch()
     stand_in = StandIn(lives_on=graph_keys.CARD, on_mark_step=watch.recorder.cut)
-    with quietly(), device_layer.stood_in(stand_in), metrics.aggregate(new_root=True), operators.tracing(recorder=watch.recorder):
+    with (
+        quietly(),
+        device_layer.stood_in(stand_in),
+        metrics.aggregate(new_root=True),
+        operators.tracing(recorder=watch.recorder),
+    ):
         twin = Twin(cfg, "cpu", full=False)
         unfreezes = int(twin.cfg.model.get("freeze_finetune_updates") or 0)
         for start in sorted({0, unfreezes}):
@@ -130,7 +138,8 @@ def trace_operators(cfg: DictConfig, shapes: list[Shape]) -> tuple[Trace, Watch]
 
 def _updates(twin: Twin, watch: Watch, training: list[Shape], validation: Shape | None) -> None:
     trainer, start = twin.trainer, twin.trainer.get_num_updates()
-    counts = [(1, 1), (2, 1), (2, 2)]  # utterances of two micro-batches: the first two visits of each shape have the same
+    # utterances of two micro-batches: the first two visits of each shape have the same
+    counts = [(1, 1), (2, 1), (2, 2)]
     batches = {(shape.key, valid): twin.samples(shape, valid) for shape in training for valid in counts}
     for number in range(UPDATES):
         shape = training[number % len(training)]
@@ -148,7 +157,7 @@ def _updates(twin: Twin, watch: Watch, training: list[Shape], validation: Shape 
             trainer.lr_step_begin_epoch(2)
 
 
-# -- graphs ------------------------------------------------------------------------------------------------------------------------
+# -- graphs ------------------------------------------------------------------------------------------------------------
 
 
 class Graphs(NamedTuple):

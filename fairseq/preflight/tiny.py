@@ -1,4 +1,6 @@
-"""A small twin of a run: its own task, data plan, model class and trainer, with few and narrow layers, short of rows, on noise."""
+"""A small twin of a run: its own task, data plan, model class and trainer, with few and narrow layers, short of
+rows, on noise.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _AT_MOST = {"encoder_layers": 2, "encoder_ffn_embed_dim": 64, "latent_vars": 16,
 
 
 def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
-    """The run's config on `cpu` or `lazy`, in one process, writing no files; `narrow`: few and narrow layers where the model knows them."""
+    """The run's config on `cpu` or `lazy`, in one process, writing no files; `narrow`: few and narrow layers where
+    the model knows them.
+    """
     small = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     with open_dict(small):
         common, model = small.common, small.model
@@ -34,7 +38,8 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
         if "use_old_adam" in small.optimizer:
             small.optimizer.use_old_adam = True  # plain operations, as on HPU without Habana's fused kernel
         small.distributed_training.distributed_world_size, small.distributed_training.nprocs_per_node = 1, 1
-        # early in a warm-up, 1 - lr * weight_decay is 1 in fp32, and torch's lazy backend compiles a product with 1 apart
+        # early in a warm-up, 1 - lr * weight_decay is 1 in fp32, and torch's lazy backend compiles a product with 1
+        # apart
         for key in ("warmup_updates", "warmup_steps"):
             if small.lr_scheduler.get(key):
                 small.lr_scheduler[key] = 1
@@ -89,7 +94,9 @@ def hear_noise(split: Split) -> None:
 
 
 def few_rows(plan: BatchPlan, num_valid: int | None = None, rows: int = _ROWS) -> BatchPlan:
-    """A plan with its first rows only, `num_valid` of them real utterances (None: all but one where the plan has filler)."""
+    """A plan with its first rows only, `num_valid` of them real utterances (None: all but one where the plan has
+    filler).
+    """
     filler = plan.num_valid < len(plan.indices)
     valid = min(plan.num_valid, len(plan.indices[:rows]), num_valid or (rows - 1 if filler else rows))
     return plan._replace(indices=plan.indices[:rows], num_valid=valid)

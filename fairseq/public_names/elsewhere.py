@@ -24,15 +24,16 @@ _NAMES: dict[str, dict[str, str]] = {
     },
     "fairseq.models.wav2vec": {
         "fairseq.models.wav2vec.wav2vec2": (
-            "ConformerEncoder ConvFeatureExtractionModel EXTRACTOR_MODE_CHOICES LAYER_TYPE_CHOICES MASKING_DISTRIBUTION_CHOICES "
-            "TransformerEncoder TransformerSentenceEncoderLayer make_conv_pos "
-            "BaseFairseqModel ChoiceEnum ConformerWav2Vec2EncoderLayer FairseqDataclass Fp32GroupNorm Fp32LayerNorm GradMultiply "
-            "GumbelVectorQuantizer LayerNorm MultiheadAttention RelPositionalEncoding SamePad TransposeLast buffered_arange "
-            "checkpoint_wrapper compute_mask_indices fsdp_wrap index_put init_bert_params is_xla_tensor pad_to_multiple register_model"
+            "ConformerEncoder ConvFeatureExtractionModel EXTRACTOR_MODE_CHOICES LAYER_TYPE_CHOICES "
+            "MASKING_DISTRIBUTION_CHOICES TransformerEncoder TransformerSentenceEncoderLayer make_conv_pos "
+            "BaseFairseqModel ChoiceEnum ConformerWav2Vec2EncoderLayer FairseqDataclass Fp32GroupNorm Fp32LayerNorm "
+            "GradMultiply GumbelVectorQuantizer LayerNorm MultiheadAttention RelPositionalEncoding SamePad "
+            "TransposeLast buffered_arange checkpoint_wrapper compute_mask_indices fsdp_wrap index_put "
+            "init_bert_params is_xla_tensor pad_to_multiple register_model"
         ),
         "fairseq.models.wav2vec.wav2vec2_asr": (
-            "Embedding FairseqEncoder FairseqTask II Linear MISSING Namespace Wav2Vec2AsrConfig Wav2VecEncoder base_architecture "
-            "convert_namespace_to_omegaconf open_dict"
+            "Embedding FairseqEncoder FairseqTask II Linear MISSING Namespace Wav2Vec2AsrConfig Wav2VecEncoder "
+            "base_architecture convert_namespace_to_omegaconf open_dict"
         ),
     },
     "fairseq.models.wav2vec.wav2vec2": {
@@ -41,8 +42,8 @@ _NAMES: dict[str, dict[str, str]] = {
         "fairseq.distributed": "fsdp_wrap",
         "fairseq.models.wav2vec.utils": "pad_to_multiple",
         "fairseq.modules": (
-            "ConformerWav2Vec2EncoderLayer Fp32GroupNorm Fp32LayerNorm MultiheadAttention RelPositionalEncoding SamePad TransposeLast "
-            "checkpoint_wrapper init_bert_params"
+            "ConformerWav2Vec2EncoderLayer Fp32GroupNorm Fp32LayerNorm MultiheadAttention RelPositionalEncoding "
+            "SamePad TransposeLast checkpoint_wrapper init_bert_params"
         ),
         "fairseq.utils": "buffered_arange is_xla_tensor",
     },
@@ -66,5 +67,8 @@ _NAMES: dict[str, dict[str, str]] = {
 }
 
 NAMES: dict[str, tuple[str, str]] = {  # fairseq's full name -> (module, name in it)
-    f"{module}.{name}": (home, name) for module, homes in _NAMES.items() for home, names in homes.items() for name in names.split()
+    f"{module}.{name}": (home, name)
+    for module, homes in _NAMES.items()
+    for home, names in homes.items()
+    for name in names.split()
 }

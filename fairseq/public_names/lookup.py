@@ -1,7 +1,9 @@
-"""How a name of fairseq is looked up: attributes by `attribute_of`, modules by a finder that comes first for `fairseq.*`.
+"""How a name of fairseq is looked up: attributes by `attribute_of`, modules by a finder that comes first for
+`fairseq.*`.
 
-What is not offered raises AttributeError (attributes) or ModuleNotFoundError (imports), with a sentence from `not_offered`, so that
-`hasattr` and `except ImportError` in other projects keep working. Modules need no line of their own for this.
+What is not offered raises AttributeError (attributes) or ModuleNotFoundError (imports), with a sentence from
+`not_offered`, so that `hasattr` and `except ImportError` in other projects keep working. Modules need no line of their
+own for this.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from fairseq.public_names import elsewhere, not_offered
 
 ROOT = "fairseq"
 _HIDDEN = {"installed", "public_names"}  # not for users: missing from dir(fairseq)
-_WITH_NAMES = {name.rpartition(".")[0] for name in [*elsewhere.NAMES, *not_offered.ADVICE]}  # modules that the tables know names of
+# modules that the tables know names of
+_WITH_NAMES = {name.rpartition(".")[0] for name in [*elsewhere.NAMES, *not_offered.ADVICE]}
 
 
 def attribute_of(module_name: str) -> Callable[[str], object]:
-    """The `__getattr__` of a module (PEP 562): names that live elsewhere, and a package's submodules, imported on first use.
+    """The `__getattr__` of a module (PEP 562): names that live elsewhere, and a package's submodules, imported on first
+    use.
 
     Raises (the function that is returned):
         AttributeError: there is no such name; says so if fairseq has it and this package does not.
@@ -46,7 +50,9 @@ def attribute_of(module_name: str) -> Callable[[str], object]:
 
 
 def public_names() -> list[str]:
-    """What `dir(fairseq)` shows besides dunder names: functions, the modules of the package, and fairseq's older names of modules."""
+    """What `dir(fairseq)` shows besides dunder names: functions, the modules of the package, and fairseq's older
+    names of modules.
+    """
     own = {found.name for found in pkgutil.iter_modules(sys.modules[ROOT].__path__)} - _HIDDEN
     older = {name.partition(".")[2] for name in elsewhere.MODULES if name.count(".") == 1}
     functions = {name.partition(".")[2] for name in elsewhere.NAMES if name.count(".") == 1}
@@ -74,7 +80,8 @@ class PublicNames:
             return ModuleSpec(name, StandIn())
         sentence = not_offered.sentence(name)
         if sentence is not None:
-            raise ModuleNotFoundError(sentence)  # without its `name`: import statements replace the message of one that has it
+            # without its `name`: import statements replace the message of one that has it
+            raise ModuleNotFoundError(sentence)
         return None
 
 
@@ -92,13 +99,15 @@ def _look_up_names_of(loader: Loader, is_package: bool) -> None:
 def _add_names(module: ModuleType, is_package: bool) -> None:
     module.__getattr__ = attribute_of(module.__name__)  # type: ignore[method-assign]
     if not is_package:
-        # `from module import name` says no more than "cannot import name" for a plain module; for a package it asks the finder, whose
-        # error carries the sentence. No file is importable by an empty path.
+        # `from module import name` says no more than "cannot import name" for a plain module; for a package it asks the
+        # finder, whose error carries the sentence. No file is importable by an empty path.
         module.__path__ = []
 
 
 class StandIn(Loader):
-    """Loads a module of fairseq that has no file here: the one that has its contents, or one of which nothing is offered."""
+    """Loads a module of fairseq that has no file here: the one that has its contents, or one of which nothing is
+    offered.
+    """
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__

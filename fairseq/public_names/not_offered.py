@@ -1,28 +1,38 @@
-"""fairseq's public names that this package does not have, each with what to use instead. The only such table: add a name here, not a stub.
+"""fairseq's public names that this package does not have, each with what to use instead. The only such table: add a
+name here, not a stub.
 
-A module in EMPTY_MODULES can be imported, since `import fairseq` of fairseq itself makes it an attribute; nothing in it is offered.
-Any other name raises AttributeError or ImportError at once.
+A module in EMPTY_MODULES can be imported, since `import fairseq` of fairseq itself makes it an attribute; nothing in it
+is offered. Any other name raises AttributeError or ImportError at once.
 """
 
 from __future__ import annotations
 
 _CTC = "use wav2vec_ctc models, and fairseq.transcribe or fairseq-infer to decode"
 _GENERATION = f"this package has no models that generate text; {_CTC}"
-_TRANSFORMER = f"this package has no text transformers; the speech encoder's layers are in fairseq.models.wav2vec.wav2vec2; {_CTC}"
-_LANGUAGE = "this package has no language models in PyTorch; fairseq-infer --lm-model reads n-gram models (.arpa, KenLM .bin)"
+_TRANSFORMER = (
+    f"this package has no text transformers; the speech encoder's layers are in fairseq.models.wav2vec.wav2vec2; {_CTC}"
+)
+_LANGUAGE = (
+    "this package has no language models in PyTorch; fairseq-infer --lm-model reads n-gram models (.arpa, KenLM .bin)"
+)
 _TEXT_DATA = "this package reads audio and its labels only; use FileAudioDataset and AddTargetDataset"
 _TEXT_TASK = "this package has the tasks audio_pretraining and audio_finetuning only"
 _TEXT_LOSS = "this package has the criterions wav2vec and ctc only"
 _SYNTHESIS = "this package recognises speech; it does not produce or translate it"
 _HUBERT = "HuBERT models cannot be loaded; wav2vec2 and wav2vec_ctc models can"
 _SEQ2SEQ = "fine-tune wav2vec_ctc instead of wav2vec_seq2seq"
-_OTHER_SPEECH = "this package has wav2vec2 and wav2vec_ctc models; build the head for another use over Wav2Vec2Model.extract_features"
+_OTHER_SPEECH = (
+    "this package has wav2vec2 and wav2vec_ctc models; build the head for another use over "
+    "Wav2Vec2Model.extract_features"
+)
 _ADAPTERS = "this package has no adapter layers; use layer_type=transformer or conformer"
 _LAYERS = "no wav2vec 2.0 model uses it; take it from torch.nn or keep a copy in your project"
 _ATTENTION = "use fairseq.modules.MultiheadAttention or torch.nn.MultiheadAttention"
 _KMEANS = "use GumbelVectorQuantizer (model.quantizer of wav2vec 2.0)"
 _OPTIMIZER = "this package has the optimizers adam and composite only"
-_SCHEDULE = "this package has the schedules fixed, cosine, inverse_sqrt, polynomial_decay, tri_stage and pass_through only"
+_SCHEDULE = (
+    "this package has the schedules fixed, cosine, inverse_sqrt, polynomial_decay, tri_stage and pass_through only"
+)
 _PRECISION = "use common.bf16=true, fp16=true or amp=true; the trainer keeps parameters and optimizer state in fp32"
 _DATA_PARALLEL = "models are trained data parallel: use distributed_training.ddp_backend=pytorch_ddp"
 _START = "use fairseq-hydra-train or torchrun to start processes, and fairseq.distributed.launch.call_main in Python"
@@ -39,7 +49,9 @@ _HUB = "download the checkpoint, then use checkpoint_utils.load_model_ensemble_a
 _FILES = "use open and os, or fairseq.file_io.PathManager for local files"
 _ARGPARSE = "use fairseq-infer, fairseq-validate or fairseq-hydra-train, and FairseqConfig for settings in Python"
 _IMPORTS = "use common.user_dir (fairseq.utils.import_user_module) to import your own classes"
-_UNITS = "use fairseq.data.data_utils.post_process to make words of units, and fairseq-prepare-labels to make units of text"
+_UNITS = (
+    "use fairseq.data.data_utils.post_process to make words of units, and fairseq-prepare-labels to make units of text"
+)
 _SCORES = "use fairseq.scoring.wer"
 _DEBUGGER = "use Python's own pdb"
 _QUANTISED = "use fairseq.inference.int8 (fairseq-transcribe --int8) for a trained model"
@@ -82,9 +94,10 @@ _NAMES: dict[str, dict[str, str]] = {
         _SYNTHESIS: """
             fastspeech2_loss speech_dlm_criterion speech_to_speech_criterion speech_ulm_criterion tacotron2_loss""",
         _TEXT_LOSS: """
-            adaptive_loss composite_loss cross_entropy label_smoothed_cross_entropy label_smoothed_cross_entropy_latency_augmented
-            label_smoothed_cross_entropy_with_alignment label_smoothed_cross_entropy_with_ctc label_smoothed_cross_entropy_with_rdrop
-            legacy_masked_lm masked_lm model_criterion nat_loss sentence_prediction sentence_prediction_adapters sentence_ranking""",
+            adaptive_loss composite_loss cross_entropy label_smoothed_cross_entropy
+            label_smoothed_cross_entropy_latency_augmented label_smoothed_cross_entropy_with_alignment
+            label_smoothed_cross_entropy_with_ctc label_smoothed_cross_entropy_with_rdrop legacy_masked_lm masked_lm
+            model_criterion nat_loss sentence_prediction sentence_prediction_adapters sentence_ranking""",
     },
     "fairseq.data": {
         _HUBERT: "HubertDataset",
@@ -95,20 +108,23 @@ _NAMES: dict[str, dict[str, str]] = {
         _ITERATORS: "CountingIterator GroupedIterator ShardedIterator FairseqIterableDataset",
         _OTHER_SPEECH: "add_class_target_dataset",
         _TEXT_DATA: """
-            AppendTokenDataset BacktranslationDataset BucketPadLengthDataset ColorizeDataset ConcatSentencesDataset DenoisingDataset
-            EncodedFastaDataset FastaDataset IdDataset IndexedCachedDataset IndexedDataset IndexedRawTextDataset LMContextWindowDataset
-            LRUCacheDataset LanguagePairDataset LeftPadDataset LeftPaddingMaskDataset ListDataset MMapIndexedDataset MaskTokensDataset
-            MonolingualDataset NestedDictionaryDataset NoisingDataset NumSamplesDataset NumelDataset OffsetTokensDataset PadDataset
-            PaddingMaskDataset PrependDataset PrependTokenDataset RandomCropDataset RawLabelDataset ReplaceDataset RightPadDataset
-            RightPaddingMaskDataset RollDataset RoundRobinZipDatasets SortDataset SpeechDLMDataset StripTokenDataset TokenBlockDataset
-            TransformEosConcatLangPairDataset TransformEosDataset TransformEosLangPairDataset TruncateDataset TruncatedDictionary
-            append_token_dataset backtranslation_dataset bucket_pad_length_dataset colorize_dataset concat_sentences_dataset
+            AppendTokenDataset BacktranslationDataset BucketPadLengthDataset ColorizeDataset ConcatSentencesDataset
+            DenoisingDataset EncodedFastaDataset FastaDataset IdDataset IndexedCachedDataset IndexedDataset
+            IndexedRawTextDataset LMContextWindowDataset LRUCacheDataset LanguagePairDataset LeftPadDataset
+            LeftPaddingMaskDataset ListDataset MMapIndexedDataset MaskTokensDataset MonolingualDataset
+            NestedDictionaryDataset NoisingDataset NumSamplesDataset NumelDataset OffsetTokensDataset PadDataset
+            PaddingMaskDataset PrependDataset PrependTokenDataset RandomCropDataset RawLabelDataset ReplaceDataset
+            RightPadDataset RightPaddingMaskDataset RollDataset RoundRobinZipDatasets SortDataset SpeechDLMDataset
+            StripTokenDataset TokenBlockDataset TransformEosConcatLangPairDataset TransformEosDataset
+            TransformEosLangPairDataset TruncateDataset TruncatedDictionary append_token_dataset
+            backtranslation_dataset bucket_pad_length_dataset colorize_dataset concat_sentences_dataset
             denoising_dataset fasta_dataset id_dataset indexed_dataset language_pair_dataset legacy list_dataset
-            lm_context_window_dataset lru_cache_dataset mask_tokens_dataset monolingual_dataset multilingual nested_dictionary_dataset
-            noising num_samples_dataset numel_dataset offset_tokens_dataset pad_dataset padding_mask_dataset prepend_dataset
-            prepend_token_dataset raw_label_dataset replace_dataset roll_dataset round_robin_zip_datasets shorten_dataset sort_dataset
-            span_mask_tokens_dataset speech_dlm_dataset strip_token_dataset token_block_dataset transform_eos_concat_langpair_dataset
-            transform_eos_dataset transform_eos_lang_pair_dataset""",
+            lm_context_window_dataset lru_cache_dataset mask_tokens_dataset monolingual_dataset multilingual
+            nested_dictionary_dataset noising num_samples_dataset numel_dataset offset_tokens_dataset pad_dataset
+            padding_mask_dataset prepend_dataset prepend_token_dataset raw_label_dataset replace_dataset roll_dataset
+            round_robin_zip_datasets shorten_dataset sort_dataset span_mask_tokens_dataset speech_dlm_dataset
+            strip_token_dataset token_block_dataset transform_eos_concat_langpair_dataset transform_eos_dataset
+            transform_eos_lang_pair_dataset""",
     },
     "fairseq.data.audio": {
         _HUBERT: "hubert_dataset",
@@ -126,7 +142,8 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.data.audio.raw_audio_dataset": {_MANIFESTS: "BinarizedAudioDataset"},
     "fairseq.data.data_utils": {
         _MASKS: """
-            compute_block_mask_1d compute_block_mask_2d compute_mask_indices_for_one compute_mask_indices_v2 compute_mask_indices_v3""",
+            compute_block_mask_1d compute_block_mask_2d compute_mask_indices_for_one compute_mask_indices_v2
+            compute_mask_indices_v3""",
         "use filter_by_size": "collect_filtered filter_paired_dataset_indices_by_size",
         _TEXT_DATA: "infer_language_pair load_indexed_dataset",
         "use psutil": "get_mem_usage",
@@ -135,8 +152,8 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.data.fairseq_dataset": {_ITERATORS: "FairseqIterableDataset"},
     "fairseq.data.iterators": {
         _ITERATORS: """
-            BackgroundConsumer BufferedIterator CountingIterator EpochBatchIterating FrozenBatchSampler GroupedEpochBatchIterator
-            GroupedIterator ShardedIterator StreamingEpochBatchIterator"""
+            BackgroundConsumer BufferedIterator CountingIterator EpochBatchIterating FrozenBatchSampler
+            GroupedEpochBatchIterator GroupedIterator ShardedIterator StreamingEpochBatchIterator"""
     },
     "fairseq.dataclass.utils": {
         "use convert_namespace_to_omegaconf or hydra's overrides": "override_module_args migrate_registry",
@@ -151,7 +168,8 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.distributed.utils": {
         _START: "distributed_init distributed_main infer_init_method",
         _DATA_PARALLEL: """
-            get_global_group get_model_parallel_group get_model_parallel_rank get_model_parallel_world_size new_groups""",
+            get_global_group get_model_parallel_group get_model_parallel_rank get_model_parallel_world_size
+            new_groups""",
         _TPU: "use_xla",
         "use torch.distributed, or all_reduce, all_gather_list and broadcast_object": """
             all_gather all_reduce_dict all_to_all broadcast broadcast_tensors""",
@@ -159,16 +177,17 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.hub_utils": {_GENERATION: "BPEHubInterface GeneratorHubInterface TokenizerHubInterface"},
     "fairseq.logging.metrics": {_TPU: "xla_metrics_report"},
     "fairseq.logging.progress_bar": {
-        _TRACKER: "AimProgressBarWrapper AzureMLProgressBarWrapper WandBProgressBarWrapper get_aim_run"},
+        _TRACKER: "AimProgressBarWrapper AzureMLProgressBarWrapper WandBProgressBarWrapper get_aim_run"
+    },
     "fairseq.models": {
         _HUBERT: "hubert multires_hubert",
         _GENERATION: """
-            CompositeEncoder FairseqDecoder FairseqEncoderDecoderModel FairseqIncrementalDecoder FairseqMultiModel composite_encoder
-            fairseq_decoder fairseq_incremental_decoder""",
+            CompositeEncoder FairseqDecoder FairseqEncoderDecoderModel FairseqIncrementalDecoder FairseqMultiModel
+            composite_encoder fairseq_decoder fairseq_incremental_decoder""",
         _LANGUAGE: "FairseqLanguageModel fconv_lm lightconv_lm lstm_lm masked_lm transformer_lm transformer_ulm",
         _TRANSFORMER: """
-            bart fconv fconv_self_att huggingface lightconv lstm model_utils multilingual_transformer nat roberta transformer
-            transformer_align transformer_from_pretrained_xlm xmod""",
+            bart fconv fconv_self_att huggingface lightconv lstm model_utils multilingual_transformer nat roberta
+            transformer transformer_align transformer_from_pretrained_xlm xmod""",
         _SYNTHESIS: "speech_dlm speech_to_speech speech_to_text text_to_speech",
         _DATA_PARALLEL: "DistributedFairseqModel distributed_fairseq_model",
         "set ema.store_ema=true for a running average; load_ema_from_checkpoint reads it": "ema",
@@ -182,7 +201,8 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.models.wav2vec": {
         "use Wav2Vec2Model: this package has wav2vec 2.0, not the first wav2vec": "wav2vec Wav2VecConfig Wav2VecModel",
         _OTHER_SPEECH: """
-            wav2vec2_classification wav2vec2_laser Wav2Vec2ClassificationConfig Wav2VecClassification Wav2Vec2LaserEncoder Wav2VecLaser""",
+            wav2vec2_classification wav2vec2_laser Wav2Vec2ClassificationConfig Wav2VecClassification
+            Wav2Vec2LaserEncoder Wav2VecLaser""",
         _SEQ2SEQ: "TransformerDecoder Wav2Vec2Seq2SeqConfig Wav2Vec2Seq2SeqModel",
         _ADAPTERS: "AdapterFast TransformerSentenceEncoderWithAdapterLayer",
     },
@@ -192,31 +212,34 @@ _NAMES: dict[str, dict[str, str]] = {
     },
     "fairseq.models.wav2vec.wav2vec2_asr": {
         _SEQ2SEQ: """
-            FairseqEncoderDecoderModel FairseqIncrementalDecoder PositionalEmbedding TransformerDecoder TransformerDecoderLayer
-            Wav2Vec2Seq2SeqConfig Wav2Vec2Seq2SeqModel""",
+            FairseqEncoderDecoderModel FairseqIncrementalDecoder PositionalEmbedding TransformerDecoder
+            TransformerDecoderLayer Wav2Vec2Seq2SeqConfig Wav2Vec2Seq2SeqModel""",
         _ADAPTERS: "AdapterFast",
     },
     "fairseq.modules": {
         _TRANSFORMER: """
-            LearnedPositionalEmbedding PositionalEmbedding SinusoidalPositionalEmbedding TransformerDecoderLayer TransformerEncoderLayer
-            TransformerSentenceEncoder TransformerSentenceEncoderLayer learned_positional_embedding positional_embedding
-            sinusoidal_positional_embedding sparse_transformer_sentence_encoder sparse_transformer_sentence_encoder_layer
-            transformer_layer transformer_layer_aug transformer_sentence_encoder_layer""",
+            LearnedPositionalEmbedding PositionalEmbedding SinusoidalPositionalEmbedding TransformerDecoderLayer
+            TransformerEncoderLayer TransformerSentenceEncoder TransformerSentenceEncoderLayer
+            learned_positional_embedding positional_embedding sinusoidal_positional_embedding
+            sparse_transformer_sentence_encoder sparse_transformer_sentence_encoder_layer transformer_layer
+            transformer_layer_aug transformer_sentence_encoder_layer""",
         _ATTENTION: """
-            DownsampledMultiHeadAttention downsampled_multihead_attention kmeans_attention sparse_multihead_attention LocationAttention
-            location_attention""",
+            DownsampledMultiHeadAttention downsampled_multihead_attention kmeans_attention sparse_multihead_attention
+            LocationAttention location_attention""",
         _KMEANS: "KmeansVectorQuantizer kmeans_vector_quantizer",
         "set ema.store_ema=true for a running average": "EMAModule EMAModuleConfig ema_module",
         _QUANTISED: "quantization",
         _LAYERS: """
-            AdaptiveInput AdaptiveSoftmax BaseLayer BeamableMM CharacterTokenEmbedder ConvTBC DynamicCRF DynamicConv DynamicConv1dTBC
-            DynamicConv_scripatable Fp32BatchNorm LSTMCellWithZoneOut LightweightConv LightweightConv1dTBC LinearizedConvolution
-            SamePad2d ScalarBias VGGBlock adaptive_input adaptive_softmax base_layer beamable_mm character_token_embedder conv_tbc
-            cross_entropy dynamic_convolution dynamic_crf_layer dynamicconv_layer fp32_batch_norm lightconv_layer
-            lightweight_convolution linearized_convolution lstm_cell_with_zoneout scalar_bias unfold unfold1d vggblock""",
+            AdaptiveInput AdaptiveSoftmax BaseLayer BeamableMM CharacterTokenEmbedder ConvTBC DynamicCRF DynamicConv
+            DynamicConv1dTBC DynamicConv_scripatable Fp32BatchNorm LSTMCellWithZoneOut LightweightConv
+            LightweightConv1dTBC LinearizedConvolution SamePad2d ScalarBias VGGBlock adaptive_input adaptive_softmax
+            base_layer beamable_mm character_token_embedder conv_tbc cross_entropy dynamic_convolution
+            dynamic_crf_layer dynamicconv_layer fp32_batch_norm lightconv_layer lightweight_convolution
+            linearized_convolution lstm_cell_with_zoneout scalar_bias unfold unfold1d vggblock""",
     },
     "fairseq.modules.checkpoint_activations": {
-        _CHECKPOINTING: "CheckpointFunction pack_kwargs split_non_tensors unpack_kwargs unpack_non_tensors"},
+        _CHECKPOINTING: "CheckpointFunction pack_kwargs split_non_tensors unpack_kwargs unpack_non_tensors"
+    },
     "fairseq.modules.layer_norm": {"use LayerNorm": "FusedLayerNorm"},
     "fairseq.modules.transformer_sentence_encoder": {_TRANSFORMER: "TransformerSentenceEncoder"},
     "fairseq.optim": {
@@ -235,29 +258,37 @@ _NAMES: dict[str, dict[str, str]] = {
         _OTHER_SPEECH: "audio_classification",
         _TEXT_TASK: """
             cross_lingual_lm denoising language_modeling legacy_masked_lm masked_lm multilingual_denoising
-            multilingual_language_modeling multilingual_masked_lm multilingual_translation nlu_finetuning online_backtranslation
-            semisupervised_translation sentence_prediction sentence_prediction_adapters sentence_ranking simultaneous_translation
-            span_masked_lm translation translation_from_pretrained_bart translation_from_pretrained_xlm translation_lev
-            translation_multi_simple_epoch""",
+            multilingual_language_modeling multilingual_masked_lm multilingual_translation nlu_finetuning
+            online_backtranslation semisupervised_translation sentence_prediction sentence_prediction_adapters
+            sentence_ranking simultaneous_translation span_masked_lm translation translation_from_pretrained_bart
+            translation_from_pretrained_xlm translation_lev translation_multi_simple_epoch""",
         _IMPORTS: "import_tasks tasks_dir",
         "use TASK_REGISTRY": "TASK_CLASS_NAMES",
     },
-    "fairseq.tasks.audio_finetuning": {"use the dictionary's encode_line and AddTargetDataset": "LabelEncoder label_len_fn"},
-    "fairseq.tasks.audio_pretraining": {"use InferredW2vConfig, fairseq's name for it until 0.12": "AudioMaskingConfig"},
+    "fairseq.tasks.audio_finetuning": {
+        "use the dictionary's encode_line and AddTargetDataset": "LabelEncoder label_len_fn"
+    },
+    "fairseq.tasks.audio_pretraining": {
+        "use InferredW2vConfig, fairseq's name for it until 0.12": "AudioMaskingConfig"
+    },
     "fairseq.utils": {
         _TPU: "get_tpu_device move_to_tpu tpu_data_loader xla_device_to_cpu",
         _ALIGNMENT: "extract_hard_alignment extract_soft_alignment load_align_dict parse_alignment",
         _GENERATION: """
-            get_incremental_state load_ensemble_for_inference post_process_prediction replace_unk set_incremental_state""",
+            get_incremental_state load_ensemble_for_inference post_process_prediction replace_unk
+            set_incremental_state""",
         _TEXT_DATA: "get_token_to_word_mapping load_embedding parse_embedding print_embed_overlap",
         "use clip_grad_norm_ and total_norm": "multi_tensor_l2norm_available multi_tensor_total_norm",
         "use torch.cuda.get_device_properties": "CudaEnvironment",
         "use importlib.reload": "hotreload_function",
     },
-}  # fmt: skip
+}
 
 ADVICE: dict[str, str] = {
-    f"{module}.{name}": advice for module, offers in _NAMES.items() for advice, names in offers.items() for name in names.split()
+    f"{module}.{name}": advice
+    for module, offers in _NAMES.items()
+    for advice, names in offers.items()
+    for name in names.split()
 }
 _OPTIONS: dict[str, str] = {  # of fairseq.options, those with a command of their own
     "get_eval_lm_parser": _LANGUAGE,

@@ -20,11 +20,17 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    errors: Sequence[int], totals: Sequence[int], groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 1, level: float = 0.95
+    errors: Sequence[int],
+    totals: Sequence[int],
+    groups: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 1,
+    level: float = 0.95,
 ) -> Interval:
     """Percentile interval of errors over totals (Bisani and Ney 2004).
 
-    Utterances of one speaker err alike, so that drawing utterances makes the interval too narrow where speakers are few: draw speakers.
+    Utterances of one speaker err alike, so that drawing utterances makes the interval too narrow where speakers are
+    few: draw speakers.
 
     Args:
         errors, totals: of each utterance.

@@ -47,7 +47,9 @@ class GreedyScorer:
         inside = (torch.arange(path.size(1), device=path.device) < input_lengths.unsqueeze(1)) * counts.unsqueeze(1)
         return {"frames": inside.sum(), "blanks": (inside * (path == self.blank)).sum()}
 
-    def score(self, path: Tensor, target: Tensor, input_lengths: Tensor, target_lengths: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    def score(
+        self, path: Tensor, target: Tensor, input_lengths: Tensor, target_lengths: Tensor, counts: Tensor
+    ) -> dict[str, Tensor]:
         """Errors of a batch; reads the device.
 
         Args:
@@ -55,8 +57,8 @@ class GreedyScorer:
             target: B x U.
             target_lengths: units of each row, B.
         Returns:
-            0-dim sums on the path's device: c_errors and c_total of units, w_errors and w_total of words; and `used`, 1-dim: how often each
-            symbol but the special ones was said.
+            0-dim sums on the path's device: c_errors and c_total of units, w_errors and w_total of words; and `used`,
+            1-dim: how often each symbol but the special ones was said.
         """
         rows, labels = path.cpu().numpy(), target.cpu().numpy()
         frames, units = input_lengths.tolist(), target_lengths.tolist()
@@ -66,8 +68,15 @@ class GreedyScorer:
         references, hypotheses = [self.words(row) for row in said], [self.words(row) for row in heard]
         self.examples.extend(list(zip(references, hypotheses, strict=True))[: EXAMPLES - len(self.examples)])
         by_unit, by_word = unit_errors(said, heard), word_errors(references, hypotheses)
-        numbers = {"c_errors": by_unit.errors, "c_total": by_unit.total, "w_errors": by_word.errors, "w_total": by_word.total}
-        used = np.bincount(np.concatenate([*heard, np.zeros(0, dtype=np.int64)]).astype(np.int64), minlength=self.num_symbols)
+        numbers = {
+            "c_errors": by_unit.errors,
+            "c_total": by_unit.total,
+            "w_errors": by_word.errors,
+            "w_total": by_word.total,
+        }
+        used = np.bincount(
+            np.concatenate([*heard, np.zeros(0, dtype=np.int64)]).astype(np.int64), minlength=self.num_symbols
+        )
         return {
             **{name: torch.tensor(float(value), device=path.device) for name, value in numbers.items()},
             "used": torch.from_numpy(used[self.num_special :].astype(np.float32)).to(path.device),
@@ -90,7 +99,9 @@ def summed(logging_outputs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray
 
 
 def log_rates(total: Mapping[str, np.ndarray]) -> None:
-    """Log the rates that these sums give, in per cent: uer, wer, blanks (of frames), symbols_used (of the dictionary)."""
+    """Log the rates that these sums give, in per cent: uer, wer, blanks (of frames), symbols_used (of the
+    dictionary).
+    """
     for name, (part, whole) in _RATES.items():
         if whole in total:
             metrics.log_scalar(f"_{part}", float(total[part]))

@@ -39,7 +39,9 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Er
 
 def unit_errors(references: Sequence[Sequence[int]], hypotheses: Sequence[Sequence[int]]) -> Errors:
     """The same of units, given by number."""
-    return word_errors([" ".join(map(str, units)) for units in references], [" ".join(map(str, units)) for units in hypotheses])
+    return word_errors(
+        [" ".join(map(str, units)) for units in references], [" ".join(map(str, units)) for units in hypotheses]
+    )
 
 
 def _counted(measured: Any) -> Errors:

@@ -61,7 +61,8 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     """Set up the task that a config names.
 
     Args:
-        cfg: the config group `task`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line arguments (`task`).
+        cfg: the config group `task`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line
+            arguments (`task`).
         from_checkpoint: (keyword) `cfg` comes from a file: fields that this version does not have are left out.
     Raises:
         ValueError: no such task, or keys and values that its dataclass does not take.
@@ -69,7 +70,8 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     name = current_name("task", cfg)
     task = get_task(name)
     if name in TASK_DATACLASS_REGISTRY:
-        foreign = isinstance(cfg, Namespace) or bool(kwargs.get("from_checkpoint", False))  # arguments are those of all groups
+        # arguments are those of all groups
+        foreign = isinstance(cfg, Namespace) or bool(kwargs.get("from_checkpoint", False))
         cfg = merge_with_parent(TASK_DATACLASS_REGISTRY[name](), cfg, remove_missing=foreign)
         cfg._name = name
     return task.setup_task(cfg, **kwargs)

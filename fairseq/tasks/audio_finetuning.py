@@ -31,26 +31,42 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class AugmentConfig(FairseqDataclass):
-    """Changes of training's recordings, drawn anew each epoch; what few speakers need most. Validation hears them as they are."""
+    """Changes of training's recordings, drawn anew each epoch; what few speakers need most. Validation hears them
+    as they are.
+    """
 
-    speed: float = field(default=1.0, metadata={"help": "play by a factor from 1/speed to speed; pitch and formants move along; 1: off"})
-    eq_db: float = field(default=0.0, metadata={"help": "raise or lower bands of frequencies by up to so many dB; 0: off"})
+    speed: float = field(
+        default=1.0, metadata={"help": "play by a factor from 1/speed to speed; pitch and formants move along; 1: off"}
+    )
+    eq_db: float = field(
+        default=0.0, metadata={"help": "raise or lower bands of frequencies by up to so many dB; 0: off"}
+    )
     noise_db: Optional[float] = field(
-        default=None, metadata={"help": "add noise, the loudest so many dB below the speech, the softest 30 dB softer; None: off"}
+        default=None,
+        metadata={"help": "add noise, the loudest so many dB below the speech, the softest 30 dB softer; None: off"},
     )
 
 
 @dataclass
 class AudioFinetuningConfig(AudioPretrainingConfig):
     eval_wer: bool = field(
-        default=False, metadata={"help": "word error rate in validation; criterion ctc always has it, this is for criterions of plug-ins"}
+        default=False,
+        metadata={
+            "help": "word error rate in validation; criterion ctc always has it, this is for criterions of plug-ins"
+        },
     )
     eval_wer_config: GenerationConfig = field(
-        default_factory=GenerationConfig, metadata={"help": "not offered: for models that generate text; fairseq-infer decodes"}
+        default_factory=GenerationConfig,
+        metadata={"help": "not offered: for models that generate text; fairseq-infer decodes"},
     )
-    eval_wer_tokenizer: Any = field(default=None, metadata={"help": "not offered: units become words by eval_wer_post_process"})
+    eval_wer_tokenizer: Any = field(
+        default=None, metadata={"help": "not offered: units become words by eval_wer_post_process"}
+    )
     eval_wer_post_process: str = field(
-        default="letter", metadata={"help": "kind of unit, which says how words are made of them: letter, sentencepiece, silence, none ..."}
+        default="letter",
+        metadata={
+            "help": "kind of unit, which says how words are made of them: letter, sentencepiece, silence, none ..."
+        },
     )
     eval_bleu: bool = field(default=False, metadata={"help": "not offered: for translation"})
     eval_bleu_detok: Optional[str] = field(default=None, metadata={"help": "not offered"})
@@ -59,13 +75,18 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
     eval_bleu_remove_bpe: Optional[str] = field(default=None, metadata={"help": "not offered"})
     eval_bleu_args: str = field(default="{}", metadata={"help": "not offered"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "not offered"})
-    autoregressive: bool = field(default=False, metadata={"help": "not offered: wav2vec_seq2seq is not; use model wav2vec_ctc"})
+    autoregressive: bool = field(
+        default=False, metadata={"help": "not offered: wav2vec_seq2seq is not; use model wav2vec_ctc"}
+    )
     target_dictionary: Optional[str] = field(
         default=None, metadata={"help": "file of the dictionary; None: dict.<labels>.txt in task.data"}
     )
     eval_uer: bool = field(default=False, metadata={"help": "error rate of units in validation, as eval_wer"})
     skip_unusable_labels: bool = field(
-        default=False, metadata={"help": "leave out utterances with an empty label or one longer than their frames; else they are an error"}
+        default=False,
+        metadata={
+            "help": "leave out utterances with an empty label or one longer than their frames; else they are an error"
+        },
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -74,7 +95,8 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
 class AudioFinetuningTask(AudioPretrainingTask):
     """Audio with labels, masked by the data-loading workers as augmentation, and the dictionary of the labels' units.
 
-    The dictionary is read when it is first asked for; a checkpoint's `task_state` has it too, so that a model needs no data folder.
+    The dictionary is read when it is first asked for; a checkpoint's `task_state` has it too, so that a model needs no
+    data folder.
 
     Raises:
         ValueError: all problems of the config together.
@@ -85,13 +107,15 @@ class AudioFinetuningTask(AudioPretrainingTask):
         self.augmentation = Augmentation(cfg.augment.speed, cfg.augment.eq_db, cfg.augment.noise_db)
         problems = check_augmentation(self.augmentation, "task.augment")
         if self.augmentation.speed > 1 and not cfg.rebuild_batches:
-            problems.append("task.augment.speed needs task.rebuild_batches=true: lengths, and so batches, change each epoch.")
+            problems.append(
+                "task.augment.speed needs task.rebuild_batches=true: lengths, and so batches, change each epoch."
+            )
         if problems:
             raise ValueError("\n".join(problems))
         self.encoder_cfg: Any = None
         self.state.add_factory("target_dictionary", self.load_target_dictionary)
 
-    # -- dictionary ----------------------------------------------------------------------------------------------------------------
+    # -- dictionary ----------------------------------------------------------------------------------------------------
 
     def dictionary_path(self) -> str:
         """File of the dictionary.
@@ -102,7 +126,9 @@ class AudioFinetuningTask(AudioPretrainingTask):
         if self.cfg.target_dictionary is not None:
             return self.cfg.target_dictionary
         if not self.cfg.labels:
-            raise ValueError("task.labels is not set: audio_finetuning needs the extension of the label files, such as ltr")
+            raise ValueError(
+                "task.labels is not set: audio_finetuning needs the extension of the label files, such as ltr"
+            )
         return os.path.join(self.cfg.data, f"dict.{self.cfg.labels}.txt")
 
     def load_target_dictionary(self) -> Dictionary:
@@ -118,7 +144,9 @@ class AudioFinetuningTask(AudioPretrainingTask):
         return self.state.target_dictionary
 
     def state_dict(self) -> dict[str, Any]:
-        """The dictionary as plain containers. The key is not fairseq's `target_dictionary`, which has to be a pickled object there."""
+        """The dictionary as plain containers. The key is not fairseq's `target_dictionary`, which has to be a
+        pickled object there.
+        """
         return {"target_symbols": self.target_dictionary.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -128,7 +156,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
             dictionary = Dictionary.from_state_dict(found) if isinstance(found, Mapping) else found
             self.state.merge_state_dict({"target_dictionary": dictionary})
 
-    # -- data ----------------------------------------------------------------------------------------------------------------------
+    # -- data ----------------------------------------------------------------------------------------------------------
 
     def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
         """Load <data>/<split>.tsv and <data>/<split>.<labels>, or those of several corpora.
@@ -143,12 +171,19 @@ class AudioFinetuningTask(AudioPretrainingTask):
         augmentation = None if self.augmentation == Augmentation() else self.augmentation
         audio = self._audio(cfg, JoinedManifest(manifests), weights, pad=True, augmentation=augmentation)
         dictionary = self.target_dictionary
-        self.datasets[split] = AddTargetDataset(audio, labels, dictionary.pad(), dictionary.bos(), self.cfg.skip_unusable_labels)
+        self.datasets[split] = AddTargetDataset(
+            audio, labels, dictionary.pad(), dictionary.bos(), self.cfg.skip_unusable_labels
+        )
         if self.encoder_cfg is not None:
             self.datasets[split].set_masks(self.masks())  # compares labels with frames
         used = np.count_nonzero(np.bincount(labels.units[: 1 << 24]))
         logger.info(
-            "%s: %d labels of %d units, %d of the dictionary's %d symbols", split, len(labels), len(labels.units), used, len(dictionary)
+            "%s: %d labels of %d units, %d of the dictionary's %d symbols",
+            split,
+            len(labels),
+            len(labels.units),
+            used,
+            len(dictionary),
         )
 
     def _labels(self, manifest_path: str, manifest: Manifest) -> Labels:
@@ -158,8 +193,9 @@ class AudioFinetuningTask(AudioPretrainingTask):
         labels = read_labels(path, dictionary, "the dictionary " + self._dictionary_name())
         if len(labels) != len(manifest):
             raise ValueError(
-                f"{path} has {len(labels)} lines, but {manifest_path} has {len(manifest)} utterances: line n of the one belongs to "
-                f"line n + 1 of the other (whose first line is the root). Make both again from one list of recordings."
+                f"{path} has {len(labels)} lines, but {manifest_path} has {len(manifest)} utterances: line n of the "
+                "one belongs to line n + 1 of the other (whose first line is the root). Make both again from one "
+                "list of recordings."
             )
         return labels
 
@@ -178,7 +214,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
             digests[split] = digest.hexdigest()
         return digests
 
-    # -- masks and model -----------------------------------------------------------------------------------------------------------
+    # -- masks and model -----------------------------------------------------------------------------------------------
 
     def masks(self) -> Any:
         """Mask settings of the encoder, and its feature extractor's spec.
@@ -218,11 +254,13 @@ class AudioFinetuningTask(AudioPretrainingTask):
         rate = (w2v_args.get("task") or {}).get("sample_rate")
         if rate is not None and rate != self.cfg.sample_rate:
             raise ValueError(
-                f"task.sample_rate is {self.cfg.sample_rate}, but the model was pre-trained at {rate} Hz: set that, and task.resample=true"
+                f"task.sample_rate is {self.cfg.sample_rate}, but the model was pre-trained at {rate} Hz: set that, "
+                "and task.resample=true"
             )
 
     def adapted_weights(self, state: dict[str, Any], model: nn.Module, only_weights: bool) -> dict[str, Tensor]:
-        """See FairseqTask. An output layer over another dictionary's symbols is left out: the model's own, new one stays.
+        """See FairseqTask. An output layer over another dictionary's symbols is left out: the model's own, new one
+        stays.
 
         Raises:
             ValueError: the dictionary differs, and more than the weights is wanted.
@@ -231,26 +269,39 @@ class AudioFinetuningTask(AudioPretrainingTask):
         if symbols is None or symbols == self.target_dictionary.symbols:
             return state["model"]
         size, path = len(self.target_dictionary), self.dictionary_path()
-        differ = f"the checkpoint was trained with another dictionary ({len(symbols)} symbols) than {path} ({size} symbols)"
+        differ = (
+            f"the checkpoint was trained with another dictionary ({len(symbols)} symbols) than {path} ({size} symbols)"
+        )
         if not only_weights:
             raise ValueError(
                 f"{differ}. Put the former one back; or give the encoder a new output layer in another run, whose "
                 "checkpoint.finetune_from_model or model.w2v_path is this file"
             )
-        logger.warning("%s: its output layer is left out, the one over the new symbols is trained from random weights", differ)
+        logger.warning(
+            "%s: its output layer is left out, the one over the new symbols is trained from random weights", differ
+        )
         own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(pretrained.HEAD)}
         return {**state["model"], **own}
 
-    # -- error rates ---------------------------------------------------------------------------------------------------------------
+    # -- error rates ---------------------------------------------------------------------------------------------------
 
-    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """See FairseqTask; with task.eval_wer or eval_uer also errors, where the criterion does not count them itself."""
+    def valid_step(
+        self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """See FairseqTask; with task.eval_wer or eval_uer also errors, where the criterion does not count them
+        itself.
+        """
         loss, sample_size, log = super().valid_step(sample, model, criterion)
         if (self.cfg.eval_wer or self.cfg.eval_uer) and "w_total" not in log:
             with torch.no_grad():
                 path = model.get_logits(model(**sample["net_input"])).argmax(dim=-1).t()
             lengths = sample["input_lengths"].clamp(1, path.size(1))
-            log = {**log, **self.scorer.score(path, sample["target"], lengths, sample["target_lengths"], sample["target_weights"])}
+            log = {
+                **log,
+                **self.scorer.score(
+                    path, sample["target"], lengths, sample["target_lengths"], sample["target_weights"]
+                ),
+            }
         return loss, sample_size, log
 
     @functools.cached_property
@@ -264,7 +315,9 @@ class AudioFinetuningTask(AudioPretrainingTask):
         return GreedyScorer(words, dictionary.bos(), len(dictionary), dictionary.nspecial)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """See FairseqTask. After a validation, the first hypotheses are shown beside their references: what errors look like says most."""
+        """See FairseqTask. After a validation, the first hypotheses are shown beside their references: what errors
+        look like says most.
+        """
         super().reduce_metrics(logging_outputs, criterion)
         scorer = criterion.scorer if hasattr(criterion, "scorer") else self.scorer
         if scorer is self.scorer:

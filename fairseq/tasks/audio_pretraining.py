@@ -26,7 +26,9 @@ TEXT_COMPRESSION_CHOICES = ChoiceEnum(["none", "low", "high"])
 
 @dataclass
 class InferredW2vConfig(FairseqDataclass):
-    """What a data-loading worker must know of the model to draw its masks; taken from the model's config unless set here."""
+    """What a data-loading worker must know of the model to draw its masks; taken from the model's config unless set
+    here.
+    """
 
     mask_length: int = II("model.mask_length")
     mask_prob: float = II("model.mask_prob")
@@ -48,48 +50,80 @@ class InferredW2vConfig(FairseqDataclass):
 class AudioPretrainingConfig(FairseqDataclass):
     data: str = field(default=MISSING, metadata={"help": "folder of the manifests, <split>.tsv"})
     labels: Optional[str] = field(
-        default=None, metadata={"help": "extension of label files beside the manifests (ltr, wrd, phn): makes this task audio_finetuning"}
+        default=None,
+        metadata={
+            "help": "extension of label files beside the manifests (ltr, wrd, phn): makes this task audio_finetuning"
+        },
     )
     multi_corpus_keys: Optional[str] = field(
         default=None,
         metadata={
-            "help": "comma-separated names of corpora to mix: a split is then <data>/<key>/<split>.tsv of each, or is itself written "
-            "key:manifest,key:manifest"
+            "help": "comma-separated names of corpora to mix: a split is then <data>/<key>/<split>.tsv of each, or "
+            "is itself written key:manifest,key:manifest"
         },
     )
     multi_corpus_sampling_weights: Optional[str] = field(
-        default=None, metadata={"help": "comma-separated shares of the corpora in an epoch, in the order of multi_corpus_keys; sum 1"}
+        default=None,
+        metadata={
+            "help": "comma-separated shares of the corpora in an epoch, in the order of multi_corpus_keys; sum 1"
+        },
     )
-    binarized_dataset: bool = field(default=False, metadata={"help": "not offered: manifests of any size load as they are"})
-    sample_rate: int = field(default=16_000, metadata={"help": "Hz; what the audio must have, or is converted to with resample"})
-    normalize: bool = field(default=False, metadata={"help": "audio of zero mean and unit variance (with extractor_mode layer_norm)"})
-    enable_padding: bool = field(default=False, metadata={"help": "pad a batch to its longest utterance; else crop to its shortest"})
-    max_sample_size: Optional[int] = field(default=None, metadata={"help": "longer utterances are cropped to this many samples"})
+    binarized_dataset: bool = field(
+        default=False, metadata={"help": "not offered: manifests of any size load as they are"}
+    )
+    sample_rate: int = field(
+        default=16_000, metadata={"help": "Hz; what the audio must have, or is converted to with resample"}
+    )
+    normalize: bool = field(
+        default=False, metadata={"help": "audio of zero mean and unit variance (with extractor_mode layer_norm)"}
+    )
+    enable_padding: bool = field(
+        default=False, metadata={"help": "pad a batch to its longest utterance; else crop to its shortest"}
+    )
+    max_sample_size: Optional[int] = field(
+        default=None, metadata={"help": "longer utterances are cropped to this many samples"}
+    )
     min_sample_size: Optional[int] = field(default=None, metadata={"help": "shorter utterances (samples) are left out"})
     num_batch_buckets: int = field(
-        default=0, metadata={"help": "round padded lengths up to this many sizes, each with one batch shape (0: off); needs enable_padding"}
+        default=0,
+        metadata={
+            "help": (
+                "round padded lengths up to this many sizes, each with one batch shape (0: off); needs enable_padding"
+            )
+        },
     )
     precompute_mask_indices: bool = field(
-        default=False, metadata={"help": "fairseq's switch for masks drawn by the data-loading workers; here they always are"}
+        default=False,
+        metadata={"help": "fairseq's switch for masks drawn by the data-loading workers; here they always are"},
     )
     inferred_w2v_config: Optional[InferredW2vConfig] = field(
         default=None, metadata={"help": "mask settings for the workers; None: the model's"}
     )
     tpu: bool = II("common.tpu")
     text_compression_level: TEXT_COMPRESSION_CHOICES = field(  # type: ignore[valid-type]
-        default="none", metadata={"help": "fairseq's compression of file names; has no effect, they are held compactly in any case"}
+        default="none",
+        metadata={"help": "fairseq's compression of file names; has no effect, they are held compactly in any case"},
     )
-    rebuild_batches: bool = field(default=True, metadata={"help": "cut new batches each epoch; else shuffle those of the first"})
-    precompute_mask_config: Optional[Any] = field(default=None, metadata={"help": "not offered (data2vec 2): see inferred_w2v_config"})
+    rebuild_batches: bool = field(
+        default=True, metadata={"help": "cut new batches each epoch; else shuffle those of the first"}
+    )
+    precompute_mask_config: Optional[Any] = field(
+        default=None, metadata={"help": "not offered (data2vec 2): see inferred_w2v_config"}
+    )
     post_save_script: Optional[str] = field(default=None, metadata={"help": "not offered"})
     subsample: float = field(default=1.0, metadata={"help": "share of the utterances to train on, drawn by seed"})
     seed: int = II("common.seed")
     resample: bool = field(
-        default=False, metadata={"help": "convert files of another sample rate while reading (needs the extra `resample`); else an error"}
+        default=False,
+        metadata={
+            "help": "convert files of another sample rate while reading (needs the extra `resample`); else an error"
+        },
     )
     max_quarantined_share: float = field(
         default=0.01,
-        metadata={"help": "a run stops when more than this share of its files cannot be decoded; until then they are replaced"},
+        metadata={
+            "help": "a run stops when more than this share of its files cannot be decoded; until then they are replaced"
+        },
     )
 
 
@@ -106,7 +140,9 @@ def config_problems(cfg: Any) -> list[str]:
     if cfg.num_batch_buckets < 0:
         problems.append(f"task.num_batch_buckets is {cfg.num_batch_buckets}; it must be 0 (off) or more.")
     if cfg.num_batch_buckets > 0 and not (cfg.enable_padding or cfg.labels):  # with labels, audio is always padded
-        problems.append(f"task.num_batch_buckets is {cfg.num_batch_buckets} but task.enable_padding is false: buckets need padding.")
+        problems.append(
+            f"task.num_batch_buckets is {cfg.num_batch_buckets} but task.enable_padding is false: buckets need padding."
+        )
     if not 0 < cfg.subsample <= 1:
         problems.append(f"task.subsample is {cfg.subsample}; it must be above 0 and at most 1.")
     if not 0 <= cfg.max_quarantined_share <= 1:
@@ -125,11 +161,20 @@ def _corpus_problems(cfg: Any) -> list[str]:
     try:
         weights = [float(text) for text in texts]
     except ValueError:
-        return [f"task.multi_corpus_sampling_weights is {cfg.multi_corpus_sampling_weights!r}; it must be comma-separated numbers."]
+        return [
+            f"task.multi_corpus_sampling_weights is {cfg.multi_corpus_sampling_weights!r}; it must be "
+            "comma-separated numbers."
+        ]
     if len(weights) != len(keys):
-        return [f"task.multi_corpus_sampling_weights has {len(weights)} numbers for the {len(keys)} corpora of task.multi_corpus_keys."]
+        return [
+            f"task.multi_corpus_sampling_weights has {len(weights)} numbers for the {len(keys)} corpora of "
+            "task.multi_corpus_keys."
+        ]
     if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-        return [f"task.multi_corpus_sampling_weights is {cfg.multi_corpus_sampling_weights!r}; shares must not be negative and sum to 1."]
+        return [
+            f"task.multi_corpus_sampling_weights is {cfg.multi_corpus_sampling_weights!r}; shares must not be "
+            "negative and sum to 1."
+        ]
     return []
 
 
@@ -154,22 +199,27 @@ class AudioPretrainingTask(FairseqTask):
             logger.info("task.text_compression_level has no effect: file names are held compactly in any case")
         self.model_cfg: Any = None
 
-    # -- data ----------------------------------------------------------------------------------------------------------------------
+    # -- data ----------------------------------------------------------------------------------------------------------
 
     def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
         """Load <data>/<split>.tsv, or the split's manifests of several corpora.
 
         Args:
-            task_cfg: another AudioPretrainingConfig for normalisation and padding, such as a checkpoint's; None: the task's own.
+            task_cfg: another AudioPretrainingConfig for normalisation and padding, such as a checkpoint's; None: the
+                task's own.
             combine: join valid.tsv, valid1.tsv, valid2.tsv ... if `split` is "valid" (dataset.combine_valid_subsets).
         Raises:
             ValueError: a manifest is missing or malformed.
         """
         cfg = self.cfg if task_cfg is None else task_cfg
         paths, weights = self._manifests(split, combine)
-        self.datasets[split] = self._audio(cfg, JoinedManifest([Manifest(path) for path in paths]), weights, pad=cfg.enable_padding)
+        self.datasets[split] = self._audio(
+            cfg, JoinedManifest([Manifest(path) for path in paths]), weights, pad=cfg.enable_padding
+        )
 
-    def _audio(self, cfg: Any, manifest: JoinedManifest, weights: Optional[list[float]], **options: Any) -> FileAudioDataset:
+    def _audio(
+        self, cfg: Any, manifest: JoinedManifest, weights: Optional[list[float]], **options: Any
+    ) -> FileAudioDataset:
         """The data set of a split's manifests; `weights` of several corpora, `options` of FileAudioDataset."""
         return FileAudioDataset(
             manifest,
@@ -204,7 +254,9 @@ class AudioPretrainingTask(FairseqTask):
             chosen = [(key, os.path.join(data, key, f"{split}.tsv")) for key in keys]
         unknown = [key for key, _ in chosen if key not in keys]
         if unknown:
-            raise ValueError(f"the split {split!r} names the corpus {unknown[0]!r}; task.multi_corpus_keys has {', '.join(keys)}")
+            raise ValueError(
+                f"the split {split!r} names the corpus {unknown[0]!r}; task.multi_corpus_keys has {', '.join(keys)}"
+            )
         paths = [path for _, path in chosen]
         if self.cfg.multi_corpus_sampling_weights is None or len(paths) == 1:
             return paths, None
@@ -243,12 +295,13 @@ class AudioPretrainingTask(FairseqTask):
             epoch = 1
         return super().batches(dataset, epoch, *limits)
 
-    # -- masks and model -----------------------------------------------------------------------------------------------------------
+    # -- masks and model -----------------------------------------------------------------------------------------------
 
     def masks(self) -> Optional[PretrainingMasks]:
         """Mask settings: task.inferred_w2v_config, else the model's; None for a model whose config knows no masks.
 
-        Negatives of validation batches come from the worker if the model takes all of them from the utterance's masked frames.
+        Negatives of validation batches come from the worker if the model takes all of them from the utterance's masked
+        frames.
         """
         inferred, model = self.cfg.inferred_w2v_config, self.model_cfg
         if inferred is None and model is None:
@@ -256,11 +309,15 @@ class AudioPretrainingTask(FairseqTask):
         dropout, same_count, num_negatives = 0.0, True, 0
         if model is not None and hasattr(model, "mask_prob"):
             dropout, same_count = model.mask_dropout, model.require_same_masks
-            elsewhere = model.negatives_from_everywhere or model.cross_sample_negatives > 0 or model.codebook_negatives > 0
+            elsewhere = (
+                model.negatives_from_everywhere or model.cross_sample_negatives > 0 or model.codebook_negatives > 0
+            )
             num_negatives = 0 if elsewhere else model.num_negatives
         elif inferred is None:
             return None
-        return PretrainingMasks.from_config(inferred if inferred is not None else model, dropout, num_negatives, same_count)
+        return PretrainingMasks.from_config(
+            inferred if inferred is not None else model, dropout, num_negatives, same_count
+        )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and remember its settings for the masks."""

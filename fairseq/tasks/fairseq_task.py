@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class StatefulContainer:
-    """What a task makes once and checkpoints keep, such as dictionaries; made on first use by the factory of its name."""
+    """What a task makes once and checkpoints keep, such as dictionaries; made on first use by the factory of its
+    name.
+    """
 
     def __init__(self) -> None:
         self._state: dict[str, Any] = {}
@@ -67,7 +69,7 @@ class FairseqTask:
         self.datasets: dict[str, FairseqDataset] = {}
         self.state = StatefulContainer()
 
-    # -- data ----------------------------------------------------------------------------------------------------------------------
+    # -- data ----------------------------------------------------------------------------------------------------------
 
     def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
         """Load a split (train, valid, ...) into `datasets`."""
@@ -144,11 +146,13 @@ class FairseqTask:
         Args:
             max_tokens: most audio samples a batch, padding included; None: no limit.
             max_sentences: most utterances a batch; None: no limit.
-            max_positions: longer samples are an error, or left out with `ignore_invalid_inputs`; None: there is no such limit.
+            max_positions: longer samples are an error, or left out with `ignore_invalid_inputs`; None: there is no such
+                limit.
             seed: with epoch and utterance, the key of order, crops and masks.
             data_buffer_size: batches to make ahead of time.
             update_freq: batches an update and process; a list gives one for each epoch, the last for all further ones.
-            shuffle: for training; else for evaluation, whose batches, crops, masks and negatives are the same each time.
+            shuffle: for training; else for evaluation, whose batches, crops, masks and negatives are the same each
+                time.
             start_method: how worker processes start.
         Raises:
             ValueError: a sample is too long, or the limits allow no batch.
@@ -160,10 +164,20 @@ class FairseqTask:
             return self.batches(dataset, epoch, max_tokens, max_sentences, required_batch_size_multiple, max_size)
 
         return EpochBatchIterator(
-            dataset, plan, seed=seed, num_shards=num_shards, shard_id=shard_id, num_workers=num_workers, epoch=epoch,
-            buffer_size=data_buffer_size, update_freq=update_freq, fixed=not shuffle, skip_remainder_batch=skip_remainder_batch,
-            start_method=start_method, pin_memory=pin_memory,
-        )  # fmt: skip
+            dataset,
+            plan,
+            seed=seed,
+            num_shards=num_shards,
+            shard_id=shard_id,
+            num_workers=num_workers,
+            epoch=epoch,
+            buffer_size=data_buffer_size,
+            update_freq=update_freq,
+            fixed=not shuffle,
+            skip_remainder_batch=skip_remainder_batch,
+            start_method=start_method,
+            pin_memory=pin_memory,
+        )
 
     def _largest_size(self, dataset: Any, max_positions: Any, ignore_invalid_inputs: bool) -> int | None:
         """The limit that batches are cut under; None if no sample exceeds `max_positions`."""
@@ -177,7 +191,7 @@ class FairseqTask:
             return None
         return int(max_positions if isinstance(max_positions, (int, float)) else max_positions[0])
 
-    # -- model and loss ------------------------------------------------------------------------------------------------------------
+    # -- model and loss ------------------------------------------------------------------------------------------------
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model that the config group `model` names."""
@@ -191,7 +205,9 @@ class FairseqTask:
 
         return criterions.build_criterion(cfg, self)
 
-    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def valid_step(
+        self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Evaluate a batch: (summed loss, sample size, what is logged)."""
         model.eval()
         with torch.no_grad():
@@ -209,7 +225,7 @@ class FairseqTask:
         """
         return state["model"]
 
-    # -- state ---------------------------------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         return self.state.state_dict

@@ -24,7 +24,8 @@ class CodebookUse(NamedTuple):
     seconds: float
     frames: int
     used: list[int]  # different codewords, of each group
-    effective: list[float]  # exp of the entropy of their shares, of each group: so many equally common ones would be as varied
+    # exp of the entropy of their shares, of each group: so many equally common ones would be as varied
+    effective: list[float]
     num_vars: int  # V
 
     def is_little(self) -> bool:
@@ -39,7 +40,9 @@ class CodebookUse(NamedTuple):
 
 
 @torch.no_grad()
-def measure(model: nn.Module, dataset: Any, device: Device, sample_rate: int, seed: int, minutes: float = MINUTES) -> CodebookUse:
+def measure(
+    model: nn.Module, dataset: Any, device: Device, sample_rate: int, seed: int, minutes: float = MINUTES
+) -> CodebookUse:
     """The likeliest codeword of every frame of utterances drawn from a data set, until there are `minutes` of audio.
 
     Files that cannot be decoded are left out: training tells of them. The model's mode is left as it was.
@@ -71,7 +74,9 @@ def measure(model: nn.Module, dataset: Any, device: Device, sample_rate: int, se
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum(dim=1)
     frames = int(counts[0].sum())
-    return CodebookUse(samples / sample_rate, frames, (counts > 0).sum(dim=1).tolist(), entropy.exp().tolist(), quantizer.num_vars)
+    return CodebookUse(
+        samples / sample_rate, frames, (counts > 0).sum(dim=1).tolist(), entropy.exp().tolist(), quantizer.num_vars
+    )
 
 
 def report(model: nn.Module, dataset: Any, device: Device, sample_rate: int, seed: int) -> CodebookUse | None:
@@ -83,8 +88,9 @@ def report(model: nn.Module, dataset: Any, device: Device, sample_rate: int, see
     logger.info("use of the codebook before the first update: %s", use)
     if use.is_little():
         logger.warning(
-            "the new audio uses few codewords (fewer than a tenth of a group, in effect): it may be unlike the old in loudness, sample "
-            "rate or task.normalize; or the codebook has collapsed, and pre-training then learns little. A higher criterion.loss_weights[0]"
-            " (diversity) spreads it out; pre-training from random weights may do better."
+            "the new audio uses few codewords (fewer than a tenth of a group, in effect): it may be unlike the old "
+            "in loudness, sample rate or task.normalize; or the codebook has collapsed, and pre-training then learns "
+            "little. A higher criterion.loss_weights[0] (diversity) spreads it out; pre-training from random weights "
+            "may do better."
         )
     return use

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 
-SETTLED = 2  # visits after which nothing of a kind is compiled any more: the first, and the one after the optimizer's state was made
+# visits after which nothing of a kind is compiled any more: the first, and the one after the optimizer's state was made
+SETTLED = 2
 MOST_KINDS = 64  # more kinds of steps than any set of buckets has: shapes that never repeat
-_COMPILED, _SECONDS, _ON_HOST = "hpu_graph_compilations", "hpu_compile_seconds", "hpu_cpu_fallbacks"  # of `Device.counters`
+# of `Device.counters`
+_COMPILED, _SECONDS, _ON_HOST = "hpu_graph_compilations", "hpu_compile_seconds", "hpu_cpu_fallbacks"
 
 
 class CompileAlarm:
-    """Compares a device's counters between two log lines, once every kind of step between them had been made twice before."""
+    """Compares a device's counters between two log lines, once every kind of step between them had been made twice
+    before.
+    """
 
     def __init__(self) -> None:
         self._visits: Counter[Hashable] = Counter()
@@ -43,10 +47,10 @@ class CompileAlarm:
             parts.append(f"{on_host} operators ran on the host")
         kinds = len(self._visits)
         reason = (
-            "although each kind of step had run twice before. Something changes from update to update: run fairseq-preflight with the same "
-            "arguments, which names the line."
+            "although each kind of step had run twice before. Something changes from update to update: run "
+            "fairseq-preflight with the same arguments, which names the line."
             if kinds <= MOST_KINDS
-            else f"and there were {kinds} kinds of steps so far: set task.num_batch_buckets=7 and task.enable_padding=true, so that "
-            "batches have few shapes."
+            else f"and there were {kinds} kinds of steps so far: set task.num_batch_buckets=7 and "
+            "task.enable_padding=true, so that batches have few shapes."
         )
         return f"in the last {updates} updates {', and '.join(parts)}, {reason}"

@@ -15,9 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 class EMA:
-    """After every `ema_update_freq`-th update: average = decay * average + (1 - decay) * weights. Buffers are copied, not averaged.
+    """After every `ema_update_freq`-th update: average = decay * average + (1 - decay) * weights. Buffers are copied,
+    not averaged.
 
-    Before `ema_start_update` the weights are copied. The state dict has the model's names and shapes, so it loads into the model itself.
+    Before `ema_start_update` the weights are copied. The state dict has the model's names and shapes, so it loads into
+    the model itself.
 
     Args:
         model: the model to follow, without a distributed wrapper.
@@ -42,7 +44,9 @@ class EMA:
     def reset(self, model: nn.Module) -> None:
         """Begin the average anew: from `ema_seed_model` where that is set, else from the model's weights."""
         averaged = set(self._averaged)
-        self.params = OrderedDict((name, self._own_copy(value, name in averaged)) for name, value in model.state_dict().items())
+        self.params = OrderedDict(
+            (name, self._own_copy(value, name in averaged)) for name, value in model.state_dict().items()
+        )
         if self.config.ema_seed_model is not None:
             self.load_state_dict(checkpoint_utils.load_ema_from_checkpoint(self.config.ema_seed_model)["model"])
             logger.info(f"the running average starts from that of {self.config.ema_seed_model}")
@@ -59,7 +63,8 @@ class EMA:
         """Follow the model.
 
         Args:
-            updates: updates done, this one included; None: count the calls. With it, a resumed run averages at the same updates.
+            updates: updates done, this one included; None: count the calls. With it, a resumed run averages at the same
+                updates.
         """
         self._steps = self._steps + 1 if updates is None else updates
         if self._steps % self.config.ema_update_freq != 0:
@@ -87,7 +92,9 @@ class EMA:
         if missing or unknown:
             lacking = f"it lacks {', '.join(sorted(missing))}" if missing else ""
             extra = f"it has unknown {', '.join(sorted(unknown))}" if unknown else ""
-            raise ValueError(f"The averaged weights do not fit the model: {'; '.join(part for part in (lacking, extra) if part)}.")
+            raise ValueError(
+                f"The averaged weights do not fit the model: {'; '.join(part for part in (lacking, extra) if part)}."
+            )
         for name, average in self.params.items():
             if average.shape != state_dict[name].shape:
                 shapes = f"{tuple(state_dict[name].shape)}, the model's {tuple(average.shape)}"

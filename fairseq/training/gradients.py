@@ -1,4 +1,6 @@
-"""From accumulated gradients to an update: norm, clipping, and the guard against gradients that are not finite. All on the device."""
+"""From accumulated gradients to an update: norm, clipping, and the guard against gradients that are not finite. All
+on the device.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class Prepared(NamedTuple):
     """What the optimizer needs to take its step; 0-dim tensors on the device."""
 
     norm: Tensor  # L2 norm of the normalised gradient, before clipping
-    divide_by: Tensor | None  # the optimizer divides gradients by this: loss scale, sample size, clipping; None: they are as they should be
+    # the optimizer divides gradients by this: loss scale, sample size, clipping; None: they are as they should be
+    divide_by: Tensor | None
     found_inf: Tensor  # 1.0 where the gradient is not finite and the update must not happen
 
 
@@ -32,11 +35,13 @@ def prepare(
     """Norm of the mean gradient and the one factor by which the optimizer divides the accumulated one.
 
     Args:
-        params: parameters whose `.grad` holds the sum over this update's micro-batches (averaged over `world_size` processes, as
-            DistributedDataParallel leaves it), times the loss scale.
-        sample_size: gives the masked frames of the update over all processes, 0-dim; called once what does not need them is on its way.
+        params: parameters whose `.grad` holds the sum over this update's micro-batches (averaged over `world_size`
+            processes, as DistributedDataParallel leaves it), times the loss scale.
+        sample_size: gives the masked frames of the update over all processes, 0-dim; called once what does not need
+            them is on its way.
         clip_norm: largest norm of the mean gradient; 0 for no clipping.
-        fused_clip: a device's own kernel (`Device.fused_clip_norm`) to clip with; the gradients are then divided here and now.
+        fused_clip: a device's own kernel (`Device.fused_clip_norm`) to clip with; the gradients are then divided here
+            and now.
     """
     grads = [p.grad for p in params if p.grad is not None]
     norm_of_sum = utils.total_norm(grads) if fused_clip is None else None
@@ -56,7 +61,8 @@ def prepare(
 
 
 def zero_in_place(params: list[Tensor], frozen: set[Tensor]) -> None:
-    """Gradients of zero in the memory that they have, or in new memory: every micro-batch then adds to them, in one and the same graph.
+    """Gradients of zero in the memory that they have, or in new memory: every micro-batch then adds to them, in one and
+    the same graph.
 
     Args:
         frozen: those of `params` that get none.
@@ -73,9 +79,9 @@ def zero_in_place(params: list[Tensor], frozen: set[Tensor]) -> None:
 def complete(params: list[Tensor], frozen: set[Tensor]) -> None:
     """After the backward passes: a gradient for each parameter that is trained, and none for the frozen ones.
 
-    A block that layerdrop left out of every micro-batch has none yet. Zeros let Adam's momentum go on, as where several processes train.
-    Frozen parameters may have zeros, which were there for other processes' sake: with them weight decay would shrink the weights, and
-    Adam count updates that are none.
+    A block that layerdrop left out of every micro-batch has none yet. Zeros let Adam's momentum go on, as where several
+    processes train. Frozen parameters may have zeros, which were there for other processes' sake: with them weight
+    decay would shrink the weights, and Adam count updates that are none.
     """
     for param in params:
         if param in frozen:
@@ -85,10 +91,12 @@ def complete(params: list[Tensor], frozen: set[Tensor]) -> None:
 
 
 class UpdateLog:
-    """Gradient norms of the updates since the last fetch, and the count of skipped updates in a row, kept on the device.
+    """Gradient norms of the updates since the last fetch, and the count of skipped updates in a row, kept on the
+    device.
 
-    An update was skipped if its norm is not finite. The utterances of each update are remembered until the fetch, so that a skipped one
-    can be named. Norms move through a vector of one size, so that a device that compiles graphs sees the same ones whatever the interval.
+    An update was skipped if its norm is not finite. The utterances of each update are remembered until the fetch, so
+    that a skipped one can be named. Norms move through a vector of one size, so that a device that compiles graphs sees
+    the same ones whatever the interval.
 
     Args:
         limit: the run stops after this many skipped updates in a row; 0 never stops it.

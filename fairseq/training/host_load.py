@@ -1,6 +1,7 @@
 """A hint where other programs share the CPU: OpenMP's threads then lose their time waiting for each other.
 
-Passive waiting is not the default: on an idle machine of two cores (Intel Xeon, the demo's config, three pairs of runs) it costs 3 to 7 %.
+Passive waiting is not the default: on an idle machine of two cores (Intel Xeon, the demo's config, three pairs of runs)
+it costs 3 to 7 %.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def advice(load: float, cores: int, threads: int, processes: int, workers: int) 
     if threads == 1 or load <= cores or others < 1:
         return None
     return (
-        f"the load of this machine is {load:.1f} on {cores} cores: other programs interrupt this run's {threads} threads, and the others "
-        "wait for the interrupted one at full speed. Start the run with OMP_WAIT_POLICY=passive in the environment, or set "
-        "common.threads_per_process=1."
+        f"the load of this machine is {load:.1f} on {cores} cores: other programs interrupt this run's {threads} "
+        "threads, and the others wait for the interrupted one at full speed. Start the run with "
+        "OMP_WAIT_POLICY=passive in the environment, or set common.threads_per_process=1."
     )
 
 

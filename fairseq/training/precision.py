@@ -21,10 +21,11 @@ class Precision:
     """The dtype that a run computes in, and the scale that keeps fp16 gradients from vanishing.
 
     Args:
-        common: the `common` config; `fp16`, `memory_efficient_fp16` and `amp` all mean autocast to fp16 with a loss scale, `bf16`,
-            `memory_efficient_bf16` and `hmp` autocast to bf16, on HPU by op lists. fp16 on a device without it runs in bf16, and the log
-            says so.
-        updates_per_window: updates without overflow after which the scale doubles, where `common.fp16_scale_window` is not set.
+        common: the `common` config; `fp16`, `memory_efficient_fp16` and `amp` all mean autocast to fp16 with a loss
+            scale, `bf16`, `memory_efficient_bf16` and `hmp` autocast to bf16, on HPU by op lists. fp16 on a device
+            without it runs in bf16, and the log says so.
+        updates_per_window: updates without overflow after which the scale doubles, where `common.fp16_scale_window` is
+            not set.
     """
 
     def __init__(self, common: Any, device: Device, updates_per_window: int) -> None:
@@ -67,8 +68,8 @@ class Precision:
 class LossScale:
     """A dynamic loss scale in two device tensors; no update reads them on the host.
 
-    Halved by an update whose gradient overflowed, doubled after `window` updates without one. `check` (at the log interval) stops a run
-    whose scale has fallen below `minimum`: by then the loss itself is broken.
+    Halved by an update whose gradient overflowed, doubled after `window` updates without one. `check` (at the log
+    interval) stops a run whose scale has fallen below `minimum`: by then the loss itself is broken.
     """
 
     def __init__(self, device: torch.device, init: float, window: int, minimum: float) -> None:
@@ -92,8 +93,9 @@ class LossScale:
         """
         if scale < self.minimum:
             raise FloatingPointError(
-                f"the fp16 loss scale fell to {scale:g}, below common.min_loss_scale={self.minimum:g}: the loss is probably exploding. "
-                "Lower optimization.lr, raise the warm-up, set optimization.clip_norm, or train with common.bf16=true common.fp16=false."
+                f"the fp16 loss scale fell to {scale:g}, below common.min_loss_scale={self.minimum:g}: the loss is "
+                "probably exploding. Lower optimization.lr, raise the warm-up, set optimization.clip_norm, or train "
+                "with common.bf16=true common.fp16=false."
             )
 
     def state_dict(self) -> dict[str, float]:

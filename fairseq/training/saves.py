@@ -1,4 +1,6 @@
-"""A run's saves, and what each of its ends says about them: how much of the run is on the disk, and the exit status that tells scripts."""
+"""A run's saves, and what each of its ends says about them: how much of the run is on the disk, and the exit status
+that tells scripts.
+"""
 
 from __future__ import annotations
 
@@ -49,20 +51,24 @@ class Saves:
         if self._tried_at != self.trainer.get_num_updates():
             self.save(None)
 
-    # -- ends ----------------------------------------------------------------------------------------------------------------------
+    # -- ends ----------------------------------------------------------------------------------------------------------
 
     def at_the_end(self) -> int:
         """The exit status of a run that came to its end."""
         if self._error is None:
             return 0
         logger.error(
-            "the run is at its end, update %d, but this state is not saved: %s. The last checkpoint %s. Free space, and start the same "
-            "command again.", self._tried_at, self._error, self.last_checkpoint,
-        )  # fmt: skip
+            "the run is at its end, update %d, but this state is not saved: %s. The last checkpoint %s. Free space, "
+            "and start the same command again.",
+            self._tried_at,
+            self._error,
+            self.last_checkpoint,
+        )
         return launch.UNSAVED
 
     def after_signal(self, who: str) -> int:
-        """Say what became of a run that a signal stopped; returns the exit status. All processes but the first end with 0.
+        """Say what became of a run that a signal stopped; returns the exit status. All processes but the first end with
+        0.
 
         A launcher would kill the first one, which may still be saving, when another one ends with an error.
         """
@@ -99,7 +105,10 @@ class Saves:
     def _save_after_error(self, flush: Callable[[bool], None]) -> str:
         update = self.trainer.get_num_updates()
         if not self.trainer.is_between_updates:
-            return f"The weights were being changed, so update {update} is not saved: the last checkpoint {self.last_checkpoint}."
+            return (
+                f"The weights were being changed, so update {update} is not saved: the last checkpoint "
+                f"{self.last_checkpoint}."
+            )
         if self._tried_at != update and not self.cfg.no_save:
             if self.trainer.data_parallel_world_size == 1:
                 with suppress(FloatingPointError):  # it may be the error itself

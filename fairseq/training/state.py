@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 
 def collect(trainer: Any) -> dict[str, Any]:
-    """A `Trainer`'s run as tensors on the CPU and plain containers; the caller has flushed the statistics, on all processes.
+    """A `Trainer`'s run as tensors on the CPU and plain containers; the caller has flushed the statistics, on all
+    processes.
 
     No random state is in it: all randomness is a function of (seed, epoch, sample, update, micro-batch).
     """
@@ -83,11 +84,13 @@ def restore(
         last = history[-1]
         if last["criterion_name"] != type(trainer.criterion).__name__:
             raise ValueError(
-                f"the checkpoint was trained with criterion {last['criterion_name']}, this run has {type(trainer.criterion).__name__}: "
-                "set checkpoint.reset_optimizer=true to take only its weights"
+                f"the checkpoint was trained with criterion {last['criterion_name']}, this run has "
+                f"{type(trainer.criterion).__name__}: set checkpoint.reset_optimizer=true to take only its weights"
             )
         if optimizer_state is None:
-            raise ValueError("the checkpoint holds no optimizer state: set checkpoint.reset_optimizer=true to take only its weights")
+            raise ValueError(
+                "the checkpoint holds no optimizer state: set checkpoint.reset_optimizer=true to take only its weights"
+            )
         trainer.optimizer.load_state_dict(optimizer_state, optimizer_overrides)
         if not reset_lr_scheduler:
             trainer.lr_scheduler.load_state_dict(last["lr_scheduler_state"])

@@ -14,13 +14,16 @@ from fairseq.distributed import utils as distributed
 class Fetched(NamedTuple):
     """What one read of the device brought."""
 
-    logged: dict[str, Any]  # sums of what the criterion logged, over all processes: numbers, and lists of them for 1-dim tensors
+    # sums of what the criterion logged, over all processes: numbers, and lists of them for 1-dim tensors
+    logged: dict[str, Any]
     counted: dict[str, float]  # sums of the numbers that the host counted, over all processes
     extra: list[float]  # this process's further values
 
 
 class Interval(NamedTuple):
-    """What a log interval's updates brought. An interval that a stop cuts in two goes on with its first part after it."""
+    """What a log interval's updates brought. An interval that a stop cuts in two goes on with its first part after
+    it.
+    """
 
     logged: dict[str, Any]
     counted: dict[str, float]
@@ -28,21 +31,26 @@ class Interval(NamedTuple):
 
     def then(self, later: Interval) -> Interval:
         """Both parts as one."""
-        return Interval(_added(self.logged, later.logged), _added(self.counted, later.counted), self.norms + later.norms)
+        return Interval(
+            _added(self.logged, later.logged), _added(self.counted, later.counted), self.norms + later.norms
+        )
 
 
 def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Sums of two dicts; a name that one of them lacks counts nothing there."""
     both = {name: (one[name], other[name]) for name in one if name in other}
-    sums = {name: [x + y for x, y in zip(a, b, strict=True)] if isinstance(a, list) else a + b for name, (a, b) in both.items()}
+    sums = {
+        name: [x + y for x, y in zip(a, b, strict=True)] if isinstance(a, list) else a + b
+        for name, (a, b) in both.items()
+    }
     return {**one, **other, **sums}
 
 
 class Statistics:
     """Running sums of named 0-dim or 1-dim values over forward passes.
 
-    One vector on the device holds the tensors among them; plain numbers stay on the host. Processes add up theirs at `fetch`, so that an
-    update needs no collective of its own. An update that was skipped adds none of its tensors.
+    One vector on the device holds the tensors among them; plain numbers stay on the host. Processes add up theirs at
+    `fetch`, so that an update needs no collective of its own. An update that was skipped adds none of its tensors.
     """
 
     def __init__(self, device: Device) -> None:
@@ -66,7 +74,8 @@ class Statistics:
             self.names = list(values)
             self._sizes = [None if value.dim() == 0 else len(value) for value in values.values()]
             length = sum(1 if size is None else size for size in self._sizes)
-            # sent rather than made there: where operations are recorded, this pass is then the graph of all the later ones
+            # sent rather than made there: where operations are recorded, this pass is then the graph of all the later
+            # ones
             self._sums = torch.zeros(length, dtype=self.dtype).to(self.device)
             self._update = torch.zeros(length, dtype=self.dtype).to(self.device)
         assert list(values) == self.names, f"a criterion changed what it logs: {list(values)}, before: {self.names}"
@@ -89,7 +98,8 @@ class Statistics:
             self._update.zero_()
 
     def fetch(self, extra: list[Tensor] | None = None, is_last: bool = False) -> Fetched:
-        """The sums over all processes since the last fetch, and this process's `extra` values, in one read of the device.
+        """The sums over all processes since the last fetch, and this process's `extra` values, in one read of the
+        device.
 
         Args:
             is_last: nothing is added afterwards, so the sums stay as they are.
@@ -98,7 +108,11 @@ class Statistics:
         numbers = sorted(self._numbers)
         # over the host: a device may count in float32, exact to 2^24, and so does HCCL whatever it is given
         counted = distributed.sum_on_host([self._numbers[name] for name in numbers]) if numbers else []
-        sums = torch.zeros(0, dtype=self.dtype, device=self.device) if self._sums is None else distributed.all_reduce(self._sums.clone())
+        sums = (
+            torch.zeros(0, dtype=self.dtype, device=self.device)
+            if self._sums is None
+            else distributed.all_reduce(self._sums.clone())
+        )
         more = torch.cat([value.to(self.dtype).flatten() for value in extra]) if extra else sums[:0]
         values = torch.cat([sums, more]).tolist()
         if self._sums is not None and not is_last:  # hpu: an operation that is left over would join the next graph

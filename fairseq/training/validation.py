@@ -30,8 +30,8 @@ def validate(
 ) -> dict[str, float]:
     """Sums of what the criterion logs over a validation set, over all processes.
 
-    Crops, masks and negatives come with the batches and depend on the utterance alone; what a model still draws itself (negatives of
-    other utterances, of the codebook) depends on the batch's place.
+    Crops, masks and negatives come with the batches and depend on the utterance alone; what a model still draws itself
+    (negatives of other utterances, of the codebook) depends on the batch's place.
 
     Args:
         batches: as `EpochBatchIterator` gives them, a list for each step.

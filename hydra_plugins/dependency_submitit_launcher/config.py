@@ -1,6 +1,9 @@
-"""`hydra.launcher` of dependency_submitit_slurm: what is asked of SLURM. Imports hydra only, which reads this file whenever it starts."""
+"""`hydra.launcher` of dependency_submitit_slurm: what is asked of SLURM. Imports hydra only, which reads this file
+whenever it starts.
+"""
 
-# no `from __future__ import annotations`: hydra runs this file before it is in sys.modules, where dataclasses look for what text means
+# no `from __future__ import annotations`: hydra runs this file before it is in sys.modules, where dataclasses look for
+# what text means
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -9,7 +12,9 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class DependencySubmititConf:
-    """Names and defaults of hydra's own `submitit_slurm`, so that YAMLs written for it go on; what differs is said beside the field."""
+    """Names and defaults of hydra's own `submitit_slurm`, so that YAMLs written for it go on; what differs is said
+    beside the field.
+    """
 
     _target_: str = "hydra_plugins.dependency_submitit_launcher.launcher.DependencySubmititLauncher"
 
@@ -34,7 +39,8 @@ class DependencySubmititConf:
     gpus_per_task: Optional[int] = None
     mem_per_gpu: Optional[str] = None
     mem_per_cpu: Optional[str] = None
-    dependency: Optional[str] = None  # not in submitit_slurm: what these jobs wait for, as sbatch writes it: afterok:123:124
+    # not in submitit_slurm: what these jobs wait for, as sbatch writes it: afterok:123:124
+    dependency: Optional[str] = None
 
     signal_delay_s: int = 120  # a job is told this long before its time is over; it then saves
     max_num_timeout: int = 0  # how often a job whose time was over is queued again, to go on from its checkpoint
@@ -44,5 +50,8 @@ class DependencySubmititConf:
 
 
 ConfigStore.instance().store(
-    group="hydra/launcher", name="dependency_submitit_slurm", node=DependencySubmititConf, provider="dependency_submitit_launcher"
+    group="hydra/launcher",
+    name="dependency_submitit_slurm",
+    node=DependencySubmititConf,
+    provider="dependency_submitit_launcher",
 )

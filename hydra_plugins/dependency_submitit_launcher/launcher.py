@@ -25,21 +25,32 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 logger = logging.getLogger(__name__)
 
 # names that submitit has for every kind of cluster; the others are SLURM's and begin with slurm_ there
-_OF_ANY_CLUSTER = ("name", "timeout_min", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem_gb", "stderr_to_stdout")
+_OF_ANY_CLUSTER = (
+    "name",
+    "timeout_min",
+    "nodes",
+    "gpus_per_node",
+    "tasks_per_node",
+    "cpus_per_task",
+    "mem_gb",
+    "stderr_to_stdout",
+)
 
 
 class DependencySubmititLauncher(Launcher):
-    """Submits and does not wait. It is also what a job runs: submitit pickles it with the job's overrides and calls it there.
+    """Submits and does not wait. It is also what a job runs: submitit pickles it with the job's overrides and calls it
+    there.
 
-    `+next_script=PROGRAM` among the overrides is started once for each job when all are submitted, with the job's id (123, or 123_0 in
-    a sweep), its number in SLURM's array (0 where it is alone), the sweep's folder and the job's own folder as arguments. It is to
-    submit what follows, with a dependency on that id.
+    `+next_script=PROGRAM` among the overrides is started once for each job when all are submitted, with the job's id
+    (123, or 123_0 in a sweep), its number in SLURM's array (0 where it is alone), the sweep's folder and the job's own
+    folder as arguments. It is to submit what follows, with a dependency on that id.
     """
 
     def __init__(self, **params: Any) -> None:
         """Takes the fields of DependencySubmititConf."""
         self.params = {
-            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value for key, value in params.items()
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in params.items()
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -53,10 +64,11 @@ class DependencySubmititLauncher(Launcher):
 
             _stop(f"submitit is not installed: {advice('slurm')}")
 
-    # -- where the command was typed ---------------------------------------------------------------------------------------------------
+    # -- where the command was typed -----------------------------------------------------------------------------------
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Submit one job for each list of overrides; SystemExit, and nothing submitted, for what the user can set right.
+        """Submit one job for each list of overrides; SystemExit, and nothing submitted, for what the user can set
+        right.
 
         Returns:
             The jobs' ids, as if they were the values that the jobs gave.
@@ -85,13 +97,20 @@ class DependencySubmititLauncher(Launcher):
             _stop(str(error))
         submitted = list(zip(numbers, overrides, jobs, strict=True))
         for number, words, job in submitted:
-            logger.info("#%d is job %s, log %s : %s", number, job.job_id, job.paths.stdout, " ".join(filter_overrides(words)))
+            logger.info(
+                "#%d is job %s, log %s : %s", number, job.job_id, job.paths.stdout, " ".join(filter_overrides(words))
+            )
         if script is not None:
             self._start_next(script, [(number, words, job.job_id) for number, words, job in submitted])
-        return [JobReturn(overrides=words, status=JobStatus.COMPLETED, _return_value=job.job_id) for _, words, job in submitted]
+        return [
+            JobReturn(overrides=words, status=JobStatus.COMPLETED, _return_value=job.job_id)
+            for _, words, job in submitted
+        ]
 
     def _check(self, overrides: list[str], number: int) -> None:
-        """Tell a mistyped key now, not when the job has waited in the queue; what needs the nodes' devices or data is told there."""
+        """Tell a mistyped key now, not when the job has waited in the queue; what needs the nodes' devices or data
+        is told there.
+        """
         from fairseq_cli.hydra_train import whole_config
 
         config = self._job_config(overrides, number)
@@ -112,8 +131,8 @@ class DependencySubmititLauncher(Launcher):
         tasks = values.setdefault("tasks_per_node", gpus)
         if values["nodes"] > 1 and tasks < gpus:
             _stop(
-                f"hydra.launcher.tasks_per_node is {tasks} and gpus_per_node {gpus}: over several nodes each device needs a task of its "
-                "own. Leave tasks_per_node out."
+                f"hydra.launcher.tasks_per_node is {tasks} and gpus_per_node {gpus}: over several nodes each device "
+                "needs a task of its own. Leave tasks_per_node out."
             )
         user_dir = OmegaConf.select(self.config, "common.user_dir")
         if user_dir is not None:  # what its classes are in the pickle is their module's name
@@ -127,7 +146,9 @@ class DependencySubmititLauncher(Launcher):
             settings = self._job_config(overrides, number, job_id).hydra
             sweep_dir = os.path.abspath(str(settings.sweep.dir))
             task_id = job_id.partition("_")[2] or "0"
-            code = subprocess.call([script, job_id, task_id, sweep_dir, os.path.join(sweep_dir, str(settings.sweep.subdir))])
+            code = subprocess.call(
+                [script, job_id, task_id, sweep_dir, os.path.join(sweep_dir, str(settings.sweep.subdir))]
+            )
             failed += [f"for job {job_id} with code {code}"] if code != 0 else []
         if failed:
             _stop(f"the jobs are submitted, but next_script={script} ended {', '.join(failed)}")
@@ -138,10 +159,12 @@ class DependencySubmititLauncher(Launcher):
             config.hydra.job.num, config.hydra.job.id = number, job_id
         return config
 
-    # -- in the job --------------------------------------------------------------------------------------------------------------------
+    # -- in the job ----------------------------------------------------------------------------------------------------
 
     def __call__(self, overrides: list[str], number: int, singletons: dict[Any, Any]) -> Any:
-        """Run the task in each process of the job; an error of the task is raised, so that SLURM's afterok holds back what follows."""
+        """Run the task in each process of the job; an error of the task is raised, so that SLURM's afterok holds
+        back what follows.
+        """
         import submitit
 
         from fairseq_cli.hydra_train import set_up_hydra
@@ -168,8 +191,8 @@ class DependencySubmititLauncher(Launcher):
 
 @contextmanager
 def _saved_before_requeue() -> Iterator[None]:
-    """Within, SLURM's word that the time is nearly over makes the run save and end, as SIGUSR1 does; then submitit's own handler
-    queues the job again (`max_num_timeout`), or raises, so that a run cut short does not count as done."""
+    """Within, SLURM's word that the time is nearly over makes the run save and end, as SIGUSR1 does; then submitit's
+    own handler queues the job again (`max_num_timeout`), or raises, so that a run cut short does not count as done."""
     import submitit
 
     number = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")

@@ -51,10 +51,12 @@ DATACLASSES = {
     )
 }
 HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "hmp_verbose", "hpu_compile"} | {
-    "hpu_optimize_ddp", "hpu_compiled_autograd"
-}  # fmt: skip
+    "hpu_optimize_ddp",
+    "hpu_compiled_autograd",
+}
 ADDITIONS = {
-    "CommonConfig": {"threads_per_process", "plasma_path", "device", *HPU},  # plasma_path: its default is a folder of the machine
+    # plasma_path: its default is a folder of the machine
+    "CommonConfig": {"threads_per_process", "plasma_path", "device", *HPU},
     "FairseqAdamConfig": {"use_fused"},
     "CompositeOptimizerConfig": {"lr"},
     "DistributedTrainingConfig": {"distributed_timeout"},
@@ -84,7 +86,11 @@ def test_golden_defaults_are_the_reference(shared_dir: Path) -> None:
         for key, default in values.items():
             told = reference.get(name, {}).get(key, {"main only": default})
             told = told["main only"] if isinstance(told, dict) and "main only" in told else told
-            as_call = f"GenerationConfig({', '.join(f'{k}={v}' for k, v in default.items())})" if isinstance(default, dict) else None
+            as_call = (
+                f"GenerationConfig({', '.join(f'{k}={v}' for k, v in default.items())})"
+                if isinstance(default, dict)
+                else None
+            )
             spelled = (default, str(default), as_call)  # the reference spells an empty dict and a dataclass as text
             assert told in spelled, f"{name}.{key}"
 
@@ -92,6 +98,23 @@ def test_golden_defaults_are_the_reference(shared_dir: Path) -> None:
 def test_whole_config_has_fairseqs_groups() -> None:
     groups = {f.name for f in fields(configs.FairseqConfig)}
     assert groups >= {
-        "common", "common_eval", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "generation", "eval_lm",
-        "interactive", "model", "task", "criterion", "optimizer", "lr_scheduler", "scoring", "bpe", "tokenizer", "ema",
-    }  # fmt: skip
+        "common",
+        "common_eval",
+        "distributed_training",
+        "dataset",
+        "optimization",
+        "checkpoint",
+        "bmuf",
+        "generation",
+        "eval_lm",
+        "interactive",
+        "model",
+        "task",
+        "criterion",
+        "optimizer",
+        "lr_scheduler",
+        "scoring",
+        "bpe",
+        "tokenizer",
+        "ema",
+    }

@@ -1,4 +1,5 @@
-"""How other projects load and call models: their calls, in our words, on small checkpoints. A project's name is its test's.
+"""How other projects load and call models: their calls, in our words, on small checkpoints. A project's name is its
+test's.
 
 Looked up in the projects' public sources; what they compute with the features afterwards is left out.
 """
@@ -33,9 +34,17 @@ from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecEncoder
 
 CONV = "[(16, 10, 5)] + [(16, 3, 2)] * 3 + [(16,2,2)]"  # 80 samples a frame; 4000 samples are 49 frames
 SMALL = {
-    "encoder_layers": 2, "encoder_embed_dim": 24, "encoder_ffn_embed_dim": 40, "encoder_attention_heads": 3, "conv_pos": 8,
-    "conv_pos_groups": 4, "conv_feature_layers": CONV, "quantize_targets": True, "final_dim": 12, "latent_vars": 6,
-}  # fmt: skip
+    "encoder_layers": 2,
+    "encoder_embed_dim": 24,
+    "encoder_ffn_embed_dim": 40,
+    "encoder_attention_heads": 3,
+    "conv_pos": 8,
+    "conv_pos_groups": 4,
+    "conv_feature_layers": CONV,
+    "quantize_targets": True,
+    "final_dim": 12,
+    "latent_vars": 6,
+}
 LARGE = {**SMALL, "extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True, "dropout": 0.0}
 
 
@@ -49,18 +58,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, settings in (("pretrained", SMALL), ("large", LARGE)):
         config = Wav2Vec2Config(**settings)
         task = {"_name": "audio_pretraining", "data": "/gone", "normalize": name == "large", "sample_rate": 16000}
-        save(folder / f"{name}.pt", {"model": {**config_to_container(config), "_name": "wav2vec2"}, "task": task}, Wav2Vec2Model(config))
+        save(
+            folder / f"{name}.pt",
+            {"model": {**config_to_container(config), "_name": "wav2vec2"}, "task": task},
+            Wav2Vec2Model(config),
+        )
     inner = {"model": {**SMALL, "_name": "wav2vec2"}, "task": {"_name": "audio_pretraining", "data": "/gone"}}
     tuned = Wav2Vec2CtcConfig(w2v_path="/gone.pt", w2v_args=inner, apply_mask=True, normalize=False, data="/gone")
     model = Wav2VecCtc.build_model(tuned, Namespace(target_dictionary=symbols))
     task = {"_name": "audio_finetuning", "data": "/gone", "labels": "ltr", "normalize": False}
     state = {"target_dictionary": symbols.state_dict()}
-    save(folder / "finetuned.pt", {"model": {**config_to_container(tuned), "_name": "wav2vec_ctc"}, "task": task}, model, task_state=state)
+    save(
+        folder / "finetuned.pt",
+        {"model": {**config_to_container(tuned), "_name": "wav2vec_ctc"}, "task": task},
+        model,
+        task_state=state,
+    )
     return folder
 
 
 def save(path: Path, cfg: dict[str, Any], model: nn.Module, **more: Any) -> None:
-    state = {"cfg": cfg, "args": None, "model": model.state_dict(), "extra_state": {}, "optimizer_history": [{"num_updates": 9}], **more}
+    state = {
+        "cfg": cfg,
+        "args": None,
+        "model": model.state_dict(),
+        "extra_state": {},
+        "optimizer_history": [{"num_updates": 9}],
+        **more,
+    }
     torch.save(state, path)
 
 
@@ -140,7 +165,9 @@ def test_utmos22(path: str, audio: Tensor) -> None:
 
 
 def test_scoreq(path: str, audio: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.load replaced while it loads; traced at an odd count of frames, with its own pad_to_multiple, for any length."""
+    """torch.load replaced while it loads; traced at an odd count of frames, with its own pad_to_multiple, for any
+    length.
+    """
     plain_load = torch.load
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: plain_load(*args, **{**kwargs, "weights_only": False}))
     model, _, _ = fairseq.checkpoint_utils.load_model_ensemble_and_task([path])
@@ -174,7 +201,14 @@ def test_scoreq(path: str, audio: Tensor, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_ser_with_w2v2(path: str, audio: Tensor) -> None:
     """Overrides for every dropout, and for one that this model does not have."""
-    names = ("activation_dropout", "attention_dropout", "dropout", "dropout_features", "dropout_input", "encoder_layerdrop")
+    names = (
+        "activation_dropout",
+        "attention_dropout",
+        "dropout",
+        "dropout_features",
+        "dropout_input",
+        "encoder_layerdrop",
+    )
     override = dict.fromkeys((*names, "pooler_dropout"), 0.0)
     model, cfg, task = fairseq.checkpoint_utils.load_model_ensemble_and_task([path], arg_overrides=override)
     assert cfg.model.dropout == cfg.model.encoder_layerdrop == model[0].encoder.layers[0].dropout1.p == 0
@@ -265,21 +299,31 @@ def test_s3prl_converted(path: str) -> None:
 
 
 def test_layerwise_analysis(folder: Path, path: str, audio: Tensor) -> None:
-    """Each block's output, codes, the encoder inside a fine-tuned model, and random weights from a checkpoint's config."""
+    """Each block's output, codes, the encoder inside a fine-tuned model, and random weights from a checkpoint's
+    config.
+    """
     encoder, args, task = fairseq.checkpoint_utils.load_model_ensemble_and_task([path])
     encoder = encoder[0].eval()
     with torch.no_grad():
         out = encoder.forward(audio[:1], mask=False, features_only=True)
         z_discrete, indices = encoder.quantize(audio[:1])
     layers = [layer[0].squeeze(1) for layer in out["layer_results"]]
-    assert [layer.shape for layer in layers] == [(49, 24)] * 2 and indices.shape == (1, 49, 2) and z_discrete.shape[:2] == (1, 49)
+    assert (
+        [layer.shape for layer in layers] == [(49, 24)] * 2
+        and indices.shape == (1, 49, 2)
+        and z_discrete.shape[:2] == (1, 49)
+    )
     assert task.cfg.normalize is False
     random = wav2vec2_module.Wav2Vec2Model(wav2vec2_module.Wav2Vec2Config(**args["model"]))
     random.load_state_dict(encoder.state_dict())
     tuned, _, task = fairseq.checkpoint_utils.load_model_ensemble_and_task(
         [str(folder / "finetuned.pt")], arg_overrides={"data": str(folder)}
     )
-    assert tuned[0].w2v_encoder._modules["w2v_model"].forward(audio, mask=False, features_only=True)["x"].shape == (2, 49, 24)
+    assert tuned[0].w2v_encoder._modules["w2v_model"].forward(audio, mask=False, features_only=True)["x"].shape == (
+        2,
+        49,
+        24,
+    )
 
 
 def test_indicwav2vec(folder: Path, audio: Tensor, tmp_path: Path) -> None:
@@ -309,7 +353,13 @@ def read_like_torchaudio(model: Wav2Vec2Model) -> dict[str, Any]:
         "conv": [(layer[0].out_channels, layer[0].kernel_size[0], layer[0].stride[0]) for layer in convs],
         "conv_bias": all(layer[0].bias is not None for layer in convs),
         "width": encoder.embedding_dim,
-        "dropouts": (model.dropout_input.p, first.self_attn.dropout_module.p, first.dropout2.p, first.dropout3.p, encoder.layerdrop),
+        "dropouts": (
+            model.dropout_input.p,
+            first.self_attn.dropout_module.p,
+            first.dropout2.p,
+            first.dropout3.p,
+            encoder.layerdrop,
+        ),
         "pos_conv": (encoder.pos_conv[0].kernel_size[0], encoder.pos_conv[0].groups),
         "blocks": (len(encoder.layers), first.self_attn.num_heads, first.fc1.out_features),
         "norm_first": (first.layer_norm_first, encoder.layer_norm_first),
@@ -321,17 +371,38 @@ def test_dphubert_and_torchaudios_importer(folder: Path) -> None:
         models, cfg, task = fairseq.checkpoint_utils.load_model_ensemble_and_task([str(folder / f"{name}.pt")])
         dropouts = (0.0, 0.1, 0.0, 0.0 if first else 0.1, 0.0)
         assert read_like_torchaudio(models[0]) == {
-            "mode": mode, "conv": [(16, 10, 5)] + [(16, 3, 2)] * 3 + [(16, 2, 2)], "conv_bias": first, "width": 24, "dropouts": dropouts,
-            "pos_conv": (8, 4), "blocks": (2, 3, 40), "norm_first": (first, first),
-        }  # fmt: skip
+            "mode": mode,
+            "conv": [(16, 10, 5)] + [(16, 3, 2)] * 3 + [(16, 2, 2)],
+            "conv_bias": first,
+            "width": 24,
+            "dropouts": dropouts,
+            "pos_conv": (8, 4),
+            "blocks": (2, 3, 40),
+            "norm_first": (first, first),
+        }
         names = set(models[0].state_dict())
-        assert {"encoder.pos_conv.0.weight_g", "encoder.pos_conv.0.weight_v", "post_extract_proj.weight", "mask_emb"} <= names
+        assert {
+            "encoder.pos_conv.0.weight_g",
+            "encoder.pos_conv.0.weight_v",
+            "post_extract_proj.weight",
+            "mask_emb",
+        } <= names
 
 
 def test_torchaudios_fairseq_tests(audio: Tensor) -> None:
-    """A config from JSON, an encoder of it without a task, a mask of floats, and layer=-1 for the outputs of all blocks."""
-    config = {"_name": "wav2vec_ctc", "apply_mask": True, "freeze_finetune_updates": 10000, "w2v_path": "???", "normalize": False}
-    config["w2v_args"] = OmegaConf.create({"model": {**SMALL, "_name": "wav2vec2"}, "task": {"_name": "audio_pretraining"}})
+    """A config from JSON, an encoder of it without a task, a mask of floats, and layer=-1 for the outputs of all
+    blocks.
+    """
+    config = {
+        "_name": "wav2vec_ctc",
+        "apply_mask": True,
+        "freeze_finetune_updates": 10000,
+        "w2v_path": "???",
+        "normalize": False,
+    }
+    config["w2v_args"] = OmegaConf.create(
+        {"model": {**SMALL, "_name": "wav2vec2"}, "task": {"_name": "audio_pretraining"}}
+    )
     cfg = Wav2Vec2CtcConfig(**config)
     encoder = Wav2VecEncoder(cfg, 28).eval()
     assert type(encoder).__name__ == "Wav2VecEncoder" and Wav2VecCtc(cfg, encoder).w2v_encoder is encoder
@@ -344,7 +415,9 @@ def test_torchaudios_fairseq_tests(audio: Tensor) -> None:
 
 @pytest.mark.parametrize("kind", ["pretrained", "finetuned"])
 def test_espnet2(folder: Path, audio: Tensor, kind: str) -> None:
-    """An encoder of its own around either kind; masked while it trains; lengths of the output from the padding mask, or none."""
+    """An encoder of its own around either kind; masked while it trains; lengths of the output from the padding
+    mask, or none.
+    """
     path = str(folder / f"{kind}.pt")
     models, _, _ = fairseq.checkpoint_utils.load_model_ensemble_and_task([path], arg_overrides={"data": str(folder)})
     model = models[0]
@@ -367,11 +440,23 @@ def test_espnet2(folder: Path, audio: Tensor, kind: str) -> None:
 
 
 def test_speech_translation_with_an_adaptor(path: str, audio: Tensor) -> None:
-    """A decoder's project builds the encoder from its command line, which has `w2v_path` and lacks what came after 2020."""
+    """A decoder's project builds the encoder from its command line, which has `w2v_path` and lacks what came after
+    2020.
+    """
     args = Namespace(
-        w2v_path=path, w2v_args=None, apply_mask=True, mask_prob=0.3, layerdrop=0.05, normalize=False, data="/gone", decoder_embed_dim=24,
-        freeze_finetune_updates=0, adaptor_n_layers=3, arch="xm_transformer", task="speech_to_text",
-    )  # fmt: skip
+        w2v_path=path,
+        w2v_args=None,
+        apply_mask=True,
+        mask_prob=0.3,
+        layerdrop=0.05,
+        normalize=False,
+        data="/gone",
+        decoder_embed_dim=24,
+        freeze_finetune_updates=0,
+        adaptor_n_layers=3,
+        arch="xm_transformer",
+        task="speech_to_text",
+    )
     encoder = Wav2VecEncoder(args).eval()
     assert encoder.w2v_model.encoder.embedding_dim == 24 and encoder.proj is None and encoder.w2v_model.mask_prob == 0.3
     out = encoder.forward(audio, torch.arange(4000) >= torch.tensor([[4000], [2900]]), tbc=True)
@@ -400,7 +485,9 @@ def test_masks_set_after_loading(path: str, audio: Tensor) -> None:
 
 
 def test_transformers_conversion_scripts_after_a_plain_import(folder: Path) -> None:
-    """A fresh process: `import fairseq` alone, a task of old arguments, the dictionary's indices, tensors by their path of attributes."""
+    """A fresh process: `import fairseq` alone, a task of old arguments, the dictionary's indices, tensors by their
+    path of attributes.
+    """
     code = """
 import argparse, fairseq
 from fairseq.data import Dictionary
@@ -418,8 +505,11 @@ for part in (model[0].eval(), tuned[0].eval()):
 print(sorted(name for name in tuned[0].state_dict() if "proj." in name and "w2v_model" not in name))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code.replace("FOLDER", repr(str(folder)))], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", code.replace("FOLDER", repr(str(folder)))],
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["0 1 2 3 10 10", "['w2v_encoder.proj.bias', 'w2v_encoder.proj.weight']"]

@@ -1,4 +1,6 @@
-"""Setting up leaves the torch that Gaudi's containers bring alone. A distribution of that name and version stands in for it."""
+"""Setting up leaves the torch that Gaudi's containers bring alone. A distribution of that name and version stands
+in for it.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,28 @@ def requirement_of_torch(repository: Path) -> str:
 @pytest.mark.parametrize("version", GAUDIS_TORCH)
 def test_pip_finds_the_requirement_satisfied(repository: Path, tmp_path: Path, version: str) -> None:
     add_distribution(tmp_path, "torch", version)
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", requirement_of_torch(repository)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, cwd=tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--no-index",
+        "--no-deps",
+        requirement_of_torch(repository),
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "already satisfied" in done.stdout and version in done.stdout
 
 
 def make(repository: Path, site: Path, target: str, venv: Path, *variables: str) -> subprocess.CompletedProcess[str]:
     command = ["make", target, f"PYTHON={sys.executable}", f"VENV={venv}", *variables]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, cwd=repository)
+    return subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, cwd=repository
+    )
 
 
 def test_makes_torch_pin_refuses_where_gaudis_plugin_is(repository: Path, tmp_path: Path) -> None:

@@ -24,15 +24,26 @@ from fairseq.tasks.audio_finetuning import AudioFinetuningTask
 from fairseq.tasks.audio_pretraining import AudioPretrainingTask
 
 TINY = {
-    "arch": "wav2vec2", "encoder_layers": 1, "encoder_embed_dim": 8, "encoder_ffn_embed_dim": 8, "encoder_attention_heads": 2,
-    "conv_feature_layers": "[(4, 3, 2)]", "conv_pos": 2, "conv_pos_groups": 1, "mask_prob": 0.4, "dropout": None, "lr": [0.1],
-}  # fmt: skip
+    "arch": "wav2vec2",
+    "encoder_layers": 1,
+    "encoder_embed_dim": 8,
+    "encoder_ffn_embed_dim": 8,
+    "encoder_attention_heads": 2,
+    "conv_feature_layers": "[(4, 3, 2)]",
+    "conv_pos": 2,
+    "conv_pos_groups": 1,
+    "mask_prob": 0.4,
+    "dropout": None,
+    "lr": [0.1],
+}
 
 
 def test_a_task_of_old_arguments() -> None:
     task = tasks.setup_task(Namespace(task="audio_pretraining"))  # transformers' conversion scripts
     assert type(task) is AudioPretrainingTask and task.cfg.sample_rate == 16000
-    task = tasks.setup_task(Namespace(task="audio_pretraining", data="/d", normalize=True, arch="wav2vec2", lr="0.1", min_sample_size=None))
+    task = tasks.setup_task(
+        Namespace(task="audio_pretraining", data="/d", normalize=True, arch="wav2vec2", lr="0.1", min_sample_size=None)
+    )
     assert task.cfg.data == "/d" and task.cfg.normalize is True and task.cfg.min_sample_size is None
 
 
@@ -58,9 +69,13 @@ def test_a_model_of_old_arguments() -> None:
 def test_criterion_and_optimizer_of_old_arguments(tmp_path: Path) -> None:
     (tmp_path / "dict.ltr.txt").write_text("a 1\n| 1\n")
     task = tasks.setup_task(Namespace(task="audio_finetuning", data=str(tmp_path), labels="ltr"))
-    criterion = criterions.build_criterion(Namespace(criterion="ctc", zero_infinity=True, sentence_avg=True, arch="wav2vec_ctc"), task)
+    criterion = criterions.build_criterion(
+        Namespace(criterion="ctc", zero_infinity=True, sentence_avg=True, arch="wav2vec_ctc"), task
+    )
     assert type(criterion) is CtcCriterion and criterion.zero_infinity is True and criterion.sentence_avg is True
-    adam = optim.build_optimizer(Namespace(optimizer="adam", adam_betas="(0.9, 0.9)", lr="[0.5]"), [torch.nn.Parameter(torch.ones(1))])
+    adam = optim.build_optimizer(
+        Namespace(optimizer="adam", adam_betas="(0.9, 0.9)", lr="[0.5]"), [torch.nn.Parameter(torch.ones(1))]
+    )
     assert adam.get_lr() == 0.5 and adam.param_groups[0]["betas"] == (0.9, 0.9)
 
 
@@ -101,7 +116,8 @@ def test_encoders_of_other_projects() -> None:
 def test_embedding_starts_as_fairseqs() -> None:
     torch.manual_seed(0)
     layer = Embedding(2000, 16, padding_idx=1)
-    assert layer.weight[1].abs().sum() == 0 and layer.weight[2:].std().item() == pytest.approx(0.25, rel=0.02)  # 16**-0.5
+    # 16**-0.5
+    assert layer.weight[1].abs().sum() == 0 and layer.weight[2:].std().item() == pytest.approx(0.25, rel=0.02)
 
 
 def test_base_architecture_fills_in_what_is_missing() -> None:
@@ -134,7 +150,9 @@ def test_options_have_fairseqs_older_names_and_choices() -> None:
 
 def test_options_without_defaults_and_with_a_prefix() -> None:
     assert parsed(OptimizationConfig(), ["--max-update", "7"], delete_default=True) == {"max_update": 7}
-    assert parsed(OptimizationConfig(), ["--opt-max-update", "7"], delete_default=True, with_prefix="--opt") == {"opt_max_update": 7}
+    assert parsed(OptimizationConfig(), ["--opt-max-update", "7"], delete_default=True, with_prefix="--opt") == {
+        "opt_max_update": 7
+    }
 
 
 def test_progress_bar_by_old_arguments() -> None:
@@ -149,7 +167,11 @@ def test_path_manager_handles_local_files(tmp_path: Path) -> None:
     with PathManager.open(a, "w") as file:
         file.write("text")
     assert PathManager.copy(a, b) and not PathManager.copy(a, b) and PathManager.copy(a, b, overwrite=True)
-    assert PathManager.isfile(b) and sorted(PathManager.ls(str(tmp_path / "x"))) == ["a", "b"] and PathManager.get_local_path(b) == b
+    assert (
+        PathManager.isfile(b)
+        and sorted(PathManager.ls(str(tmp_path / "x"))) == ["a", "b"]
+        and PathManager.get_local_path(b) == b
+    )
     PathManager.rm(a)
     PathManager.rename(b, a)
     assert PathManager.exists(a) and not PathManager.exists(b) and not PathManager.islink(a)

@@ -32,7 +32,11 @@ LEAST_RESOLVED = 314  # of 550; there were 261 before names were looked up in ta
 
 def fresh(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -77,7 +81,14 @@ def test_every_submodule_is_an_attribute_after_a_plain_import(plain_import: tupl
 
 
 def test_a_plain_import_stays_light(plain_import: tuple[list[str], list[str]]) -> None:
-    late = {"fairseq.checkpoint_utils", "fairseq.trainer", "fairseq.inference", "fairseq.preflight", "hydra", "soundfile"}
+    late = {
+        "fairseq.checkpoint_utils",
+        "fairseq.trainer",
+        "fairseq.inference",
+        "fairseq.preflight",
+        "hydra",
+        "soundfile",
+    }
     assert late.isdisjoint(plain_import[1])
 
 
@@ -103,9 +114,21 @@ def test_help_shows_transcribe() -> None:
         ("from fairseq.distributed_utils import get_rank", "get_rank", "fairseq.distributed.utils.get_rank"),
         ("from fairseq.progress_bar import progress_bar", "progress_bar", "fairseq.logging.progress_bar.progress_bar"),
         ("import fairseq.meters as m", "m", "fairseq.logging.meters"),
-        ("from fairseq.modules.fairseq_dropout import FairseqDropout", "FairseqDropout", "fairseq.modules.FairseqDropout"),
-        ("from fairseq.models.wav2vec.wav2vec2 import pad_to_multiple", "pad_to_multiple", "fairseq.models.wav2vec.utils.pad_to_multiple"),
-        ("from fairseq.models.wav2vec import make_conv_pos", "make_conv_pos", "fairseq.models.wav2vec.wav2vec2.make_conv_pos"),
+        (
+            "from fairseq.modules.fairseq_dropout import FairseqDropout",
+            "FairseqDropout",
+            "fairseq.modules.FairseqDropout",
+        ),
+        (
+            "from fairseq.models.wav2vec.wav2vec2 import pad_to_multiple",
+            "pad_to_multiple",
+            "fairseq.models.wav2vec.utils.pad_to_multiple",
+        ),
+        (
+            "from fairseq.models.wav2vec import make_conv_pos",
+            "make_conv_pos",
+            "fairseq.models.wav2vec.wav2vec2.make_conv_pos",
+        ),
         ("from fairseq.distributed.utils import call_main", "call_main", "fairseq.distributed.launch.call_main"),
     ],
 )
@@ -129,7 +152,11 @@ def resolves(name: str) -> bool:
 
 def test_every_public_name_resolves_or_says_what_to_use() -> None:
     missing = [name for name in NAMES if not resolves(name)]
-    unexplained = [name for name in missing if not_offered.sentence(name) is None and not_offered.sentence(name.rpartition(".")[0]) is None]
+    unexplained = [
+        name
+        for name in missing
+        if not_offered.sentence(name) is None and not_offered.sentence(name.rpartition(".")[0]) is None
+    ]
     assert [name for name in unexplained if not name.endswith(".logger")] == []
     assert len(NAMES) - len(missing) >= LEAST_RESOLVED
 
@@ -140,11 +167,15 @@ def test_every_module_of_fairseq_imports_or_says_what_to_use(name: str) -> None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         said = str(error)
-        assert " is not offered " in said and ": " in said and said.endswith(".") and name.startswith(said.split(" ")[0]), said
+        assert (
+            " is not offered " in said and ": " in said and said.endswith(".") and name.startswith(said.split(" ")[0])
+        ), said
 
 
 def test_the_tables_do_not_hide_what_is_here() -> None:
-    """An entry for a name that the module defines would never be read; one whose home lacks it would be an error at first use."""
+    """An entry for a name that the module defines would never be read; one whose home lacks it would be an error at
+    first use.
+    """
     for name in not_offered.ADVICE:
         module, _, attribute = name.rpartition(".")
         if module not in not_offered.EMPTY_MODULES:
@@ -157,13 +188,20 @@ def test_the_tables_do_not_hide_what_is_here() -> None:
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("from fairseq.options import get_generation_parser", "get_generation_parser is not offered here: use fairseq-infer"),
-        ("from fairseq.utils import replace_unk", "fairseq.utils.replace_unk is not offered here: "),  # a plain module, no package
+        (
+            "from fairseq.options import get_generation_parser",
+            "get_generation_parser is not offered here: use fairseq-infer",
+        ),
+        # a plain module, no package
+        ("from fairseq.utils import replace_unk", "fairseq.utils.replace_unk is not offered here: "),
         ("from fairseq.data import ResamplingDataset", "fairseq.data.ResamplingDataset is not offered here: "),
         ("from fairseq.data import encoders", "fairseq.data.encoders is not offered here: "),
         ("import fairseq.models.hubert", "fairseq.models.hubert is not offered yet: "),
         ("from fairseq.models.hubert.hubert import HubertModel", "fairseq.models.hubert is not offered yet: "),
-        ("from fairseq.models.wav2vec import Wav2Vec2Seq2SeqModel", "Wav2Vec2Seq2SeqModel is not offered here: fine-tune wav2vec_ctc"),
+        (
+            "from fairseq.models.wav2vec import Wav2Vec2Seq2SeqModel",
+            "Wav2Vec2Seq2SeqModel is not offered here: fine-tune wav2vec_ctc",
+        ),
     ],
 )
 def test_imports_of_what_is_not_offered(statement: str, says: str) -> None:
@@ -176,7 +214,9 @@ def test_attributes_that_are_not_offered() -> None:
     import fairseq
     from fairseq import options
 
-    with pytest.raises(AttributeError, match=r"fairseq.options.get_training_parser is not offered here: use fairseq-hydra-train\."):
+    with pytest.raises(
+        AttributeError, match=r"fairseq.options.get_training_parser is not offered here: use fairseq-hydra-train\."
+    ):
         _ = options.get_training_parser
     with pytest.raises(AttributeError, match="fairseq.data.encoders is not offered here"):
         _ = fairseq.data.encoders

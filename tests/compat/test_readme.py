@@ -1,4 +1,6 @@
-"""What the README and the pages it leads to tell people to type, as far as it can be checked without running for hours."""
+"""What the README and the pages it leads to tell people to type, as far as it can be checked without running for
+hours.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _KEY = re.compile(r"`([a-z_]+\.[a-z_]+)(?:=[^`]*)?`")
 
 
 def commands(repository: Path, page: str) -> list[list[str]]:
-    """The commands of a page's bash blocks as words, continuation lines joined, variables set before a command left out."""
+    """The commands of a page's bash blocks as words, continuation lines joined, variables set before a command left
+    out.
+    """
     found = []
     for _, block in _FENCE.findall((repository / page).read_text(encoding="utf-8")):
         for line in block.replace("\\\n", " ").splitlines():
@@ -54,7 +58,11 @@ def test_make_targets_exist(repository: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
     asked = {word for words in all_commands(repository, "make") for word in words[1:] if "=" not in word}
     assert asked and asked <= targets
-    mentioned = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", (repository / page).read_text(encoding="utf-8"))}
+    mentioned = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`make ([a-z]+)", (repository / page).read_text(encoding="utf-8"))
+    }
     assert mentioned <= targets
 
 
@@ -63,7 +71,9 @@ def test_files_and_links_exist(repository: Path) -> None:
         text = (repository / page).read_text(encoding="utf-8")
         for link in _LINK.findall(text):
             assert ((repository / page).parent / link).exists(), f"{page}: {link}"
-    folders = re.findall(r"`((?:fairseq|fairseq_cli|examples|benchmarks|tests|docs)/[\w./-]*)`", (repository / "README.md").read_text())
+    folders = re.findall(
+        r"`((?:fairseq|fairseq_cli|examples|benchmarks|tests|docs)/[\w./-]*)`", (repository / "README.md").read_text()
+    )
     assert folders
     for folder in folders:
         assert (repository / folder).exists(), folder
@@ -75,7 +85,9 @@ def test_scripts_take_the_options(repository: Path) -> None:
     for words in calls:
         script = repository / words[1]
         assert script.is_file(), words[1]
-        shown = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(
+            [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True
+        ).stdout
         for option in (word for word in words if word.startswith("--")):
             assert re.search(rf"{re.escape(option)}\b", shown), f"{words[1]} has no {option}"
 
@@ -88,15 +100,18 @@ def test_pip_installs_extras_that_exist(repository: Path) -> None:
 
 
 def test_training_commands_compose(repository: Path, tmp_path: Path) -> None:
-    """Each `fairseq-hydra-train` line of the pages, with --cfg job in place of the run, prints a config that has its overrides.
+    """Each `fairseq-hydra-train` line of the pages, with --cfg job in place of the run, prints a config that has its
+    overrides.
 
     `tests/integration/test_documented_commands.py` runs those that can run on one machine.
     """
     lines = [words for page in PAGES for words in commands(repository, page) if "--help" not in words]
     calls = {  # after a launcher, too
-        tuple(words[words.index(program) + 1 :]) for program in ("fairseq-hydra-train", "fairseq-preflight") for words in lines
+        tuple(words[words.index(program) + 1 :])
+        for program in ("fairseq-hydra-train", "fairseq-preflight")
+        for words in lines
         if program in words and not (program == "fairseq-preflight" and "fairseq-hydra-train" in words)
-    }  # fmt: skip
+    }
     assert calls
     (tmp_path / "examples").symlink_to(repository / "examples")
     with Warm() as warm:
@@ -119,7 +134,9 @@ def test_launchers_of_torch_take_the_options(repository: Path) -> None:
     from torch.distributed.launch import parse_args
 
     calls = [words[1:] for words in all_commands(repository, "torchrun")]
-    calls += [words[3:] for words in all_commands(repository, "python") if words[1:3] == ["-m", "torch.distributed.launch"]]
+    calls += [
+        words[3:] for words in all_commands(repository, "python") if words[1:3] == ["-m", "torch.distributed.launch"]
+    ]
     assert len(calls) >= 2
     for words in calls:
         args = parse_args(words)
@@ -154,8 +171,18 @@ def test_config_map_names_keys_that_exist(repository: Path) -> None:
 
     table = re.search(r"\| group \| sets \|.*?\n\n", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert table
-    every = {field for members in CONFIG_GROUPS.values() for config in members.values() for field in config.__dataclass_fields__}
-    for config in (configs.CommonConfig, configs.DatasetConfig, configs.DistributedTrainingConfig, configs.OptimizationConfig):
+    every = {
+        field
+        for members in CONFIG_GROUPS.values()
+        for config in members.values()
+        for field in config.__dataclass_fields__
+    }
+    for config in (
+        configs.CommonConfig,
+        configs.DatasetConfig,
+        configs.DistributedTrainingConfig,
+        configs.OptimizationConfig,
+    ):
         every.update(config.__dataclass_fields__)
     every.update(configs.CheckpointConfig.__dataclass_fields__, configs.EMAConfig.__dataclass_fields__)
     rows = [row.split("|") for row in table.group(0).splitlines()[2:]]

@@ -55,7 +55,10 @@ def test_the_three_pretrained_forms_are_one_model(shared_dir: Path) -> None:
     first, *others = [checkpoint_utils.load_checkpoint_to_cpu(str(folder / f"fairseq_{name}.pt")) for name in NAMES[:3]]
     for other in others:
         assert all(torch.equal(tensor, other["model"][name]) for name, tensor in first["model"].items())
-        assert first["cfg"].model.items() <= other["cfg"].model.items() and other["optimizer_history"] == first["optimizer_history"]
+        assert (
+            first["cfg"].model.items() <= other["cfg"].model.items()
+            and other["optimizer_history"] == first["optimizer_history"]
+        )
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
@@ -65,7 +68,18 @@ def test_validate(name: str, shared_dir: Path, tmp_path: Path) -> None:
         write_audio(file, 1.0 + 0.2 * i, seed=i)
     write_manifest(tmp_path / "valid.tsv", tmp_path, files)
     path = str(shared_dir / "reference" / "checkpoints" / f"fairseq_{name}.pt")
-    arguments = [str(tmp_path), "--path", path, "--cpu", "--num-workers", "0", "--log-format", "none", "--max-tokens", "320000"]
+    arguments = [
+        str(tmp_path),
+        "--path",
+        path,
+        "--cpu",
+        "--num-workers",
+        "0",
+        "--log-format",
+        "none",
+        "--max-tokens",
+        "320000",
+    ]
     results = validate.main(validate.get_parser().parse_args(arguments))
     assert results["valid"]["loss"] > 1 and results["valid"]["nsentences"] == 3
     if "args" not in name:  # that file's arguments do not say infonce

@@ -46,7 +46,8 @@ def test_resolves_without_problems(path: Path) -> None:
                 assert cfg[group][key] == value or float(cfg[group][key]) == float(value), f"{group}.{key}"
     filled = OmegaConf.merge(given, {"task": {"data": "somewhere"}, "model": {"w2v_path": "some.pt"}})
     errors, warnings = find_problems(resolve_config(filled), check_paths=False)
-    assert [error for error in errors if not error.startswith("common.hpu ")] == []  # whether there is a layer for it is not asked here
+    # whether there is a layer for it is not asked here
+    assert [error for error in errors if not error.startswith("common.hpu ")] == []
     assert warnings == []
 
 
@@ -57,6 +58,9 @@ def test_hpu_files_differ_in_shapes_and_devices_only(hours: str) -> None:
     hpu = yaml.safe_load((FOLDER / f"base_{hours}_hpu.yaml").read_text(encoding="utf-8"))
     assert hpu["task"].pop("enable_padding") and hpu["task"].pop("num_batch_buckets") > 1
     assert hpu["common"].pop("hpu") and hpu["common"].pop("bf16") and stock["common"].pop("fp16")
-    sizes = [cfg["distributed_training"].pop("distributed_world_size") * cfg["optimization"].pop("update_freq")[0] for cfg in (stock, hpu)]
+    sizes = [
+        cfg["distributed_training"].pop("distributed_world_size") * cfg["optimization"].pop("update_freq")[0]
+        for cfg in (stock, hpu)
+    ]
     assert sizes[0] == sizes[1]
     assert hpu == stock

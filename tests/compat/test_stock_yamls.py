@@ -48,7 +48,10 @@ def test_resolves_without_problems(path: Path) -> None:
     given = OmegaConf.load(path)
     cfg = OmegaConf.to_container(resolve_config(given))
     assert_has(cfg, OmegaConf.to_container(given))
-    typed = {"task": {"data": "somewhere"}, "checkpoint": {"finetune_from_model": "a.pt"} if path.stem.endswith("_continue") else {}}
+    typed = {
+        "task": {"data": "somewhere"},
+        "checkpoint": {"finetune_from_model": "a.pt"} if path.stem.endswith("_continue") else {},
+    }
     problems = find_problems(resolve_config(OmegaConf.merge(given, typed)), check_paths=False)
     assert problems == ([], [])
 

@@ -1,6 +1,6 @@
 """Damaged audio files: read right, refused by name, or quarantined; never another exception, a hang, or more than 1 GB.
 
-    python -m tests.drills.audio_files --tries 2000 [--seed 0]
+python -m tests.drills.audio_files --tries 2000 [--seed 0]
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def write_originals(folder: Path) -> dict[str, Path]:
     return made
 
 
-# -- damage ------------------------------------------------------------------------------------------------------------------------------
+# -- damage ------------------------------------------------------------------------------------------------------------
 
 
 def flip_bits(data: bytearray, draw: random.Random, within: int | None = None) -> None:
@@ -90,7 +90,9 @@ def large_number(data: bytearray, draw: random.Random) -> None:
     """A size, rate or count in the header that lies."""
     width = draw.choice((2, 4, 4, 5, 8))
     place = draw.randrange(max(1, min(len(data), 120) - width))
-    value = draw.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, (1 << 36) - 1, (1 << 62) - 1, (1 << 64) - 1, draw.getrandbits(32)))
+    value = draw.choice(
+        (0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, (1 << 36) - 1, (1 << 62) - 1, (1 << 64) - 1, draw.getrandbits(32))
+    )
     data[place : place + width] = (value & ((1 << 8 * width) - 1)).to_bytes(width, draw.choice(("little", "big")))
 
 
@@ -114,24 +116,47 @@ def append(data: bytearray, draw: random.Random) -> None:
 
 
 def other_start(data: bytearray, draw: random.Random) -> None:
-    marks = (b"RIFF", b"fLaC", b"OggS", b"ID3\x03", b"\xff\xfb\x90\x64", b"FORM", b".snd", b"caff", b"<html>", b"NIST_1A\n", bytes(12))
+    marks = (
+        b"RIFF",
+        b"fLaC",
+        b"OggS",
+        b"ID3\x03",
+        b"\xff\xfb\x90\x64",
+        b"FORM",
+        b".snd",
+        b"caff",
+        b"<html>",
+        b"NIST_1A\n",
+        bytes(12),
+    )
     start = draw.choice(marks)
     data[: len(start)] = start
 
 
 DAMAGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
-    flip_bits, flip_header, flip_header, truncate, large_number, large_number, overwrite, cut_out, insert, append, other_start,
-)  # fmt: skip
+    flip_bits,
+    flip_header,
+    flip_header,
+    truncate,
+    large_number,
+    large_number,
+    overwrite,
+    cut_out,
+    insert,
+    append,
+    other_start,
+)
 
 
-# -- one try -----------------------------------------------------------------------------------------------------------------------------
+# -- one try -----------------------------------------------------------------------------------------------------------
 
 
 def read_everyhow(path: str, original: np.ndarray | None = None) -> str:
     """Read a file as each of its users would, and compare what they get.
 
     Args:
-        original: samples with which those of the file must begin or end, where its format has checksums; None: it has none.
+        original: samples with which those of the file must begin or end, where its format has checksums; None: it has
+            none.
     Raises:
         AssertionError: results that are not finite, of another length than promised, or not the original's.
         UnreadableAudio, ValueError: as for users.
@@ -187,6 +212,7 @@ def main() -> None:
         folder = Path(work)
         originals = write_originals(folder)
         import fairseq.data.audio.streamed  # noqa: F401 - before the forks
+
         quarantine._PAUSES = (0.0,)
         for name, path in originals.items():
             outcome = attempt(lambda path=path: read_everyhow(str(path)), path.name)

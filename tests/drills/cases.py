@@ -2,8 +2,8 @@
 
     python -m tests.drills.cases [NAME ...] [--tree CHECKOUT] [--shared FOLDER]
 
-`--tree` is the checkout whose code runs (this one, unless said otherwise): so the same judges show an older commit's results.
-Each judge stands in a `cases_*.py` beside this file, under the name of its folder.
+`--tree` is the checkout whose code runs (this one, unless said otherwise): so the same judges show an older commit's
+results. Each judge stands in a `cases_*.py` beside this file, under the name of its folder.
 """
 
 from __future__ import annotations
@@ -86,7 +86,12 @@ class Case:
         return [sys.executable, *start, *map(os.fsdecode, arguments)]
 
     def run(
-        self, command: str, *arguments: str | os.PathLike[str], seconds: float = 120, stdin: bytes | None = None, **variables: str
+        self,
+        command: str,
+        *arguments: str | os.PathLike[str],
+        seconds: float = 120,
+        stdin: bytes | None = None,
+        **variables: str,
     ) -> Ended:
         """Run to its end, or kill it after `seconds`: then the code is -9."""
         return self.run_line(self.line(command, *arguments), seconds, stdin, **variables)
@@ -101,7 +106,13 @@ class Case:
             try:
                 environment = self.environment(**variables)
                 code = subprocess.run(
-                    words, stdout=output, stderr=subprocess.STDOUT, timeout=seconds, cwd=self.work, env=environment, **source
+                    words,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    timeout=seconds,
+                    cwd=self.work,
+                    env=environment,
+                    **source,
                 ).returncode
             except subprocess.TimeoutExpired:
                 code = -9
@@ -114,7 +125,9 @@ JUDGES: dict[str, Judge] = {}
 
 
 def judges(name: str) -> Callable[[Judge], Judge]:
-    """Register a judge for the folder `name` of the cases, "training/manifests" for example; "training/x#part" judges a part of it."""
+    """Register a judge for the folder `name` of the cases, "training/manifests" for example; "training/x#part"
+    judges a part of it.
+    """
 
     def register(judge: Judge) -> Judge:
         JUDGES[name] = judge

@@ -15,8 +15,10 @@ import soundfile
 from tests.drills.cases import Case, Ended, Finding, judges
 
 SCRIPT = "examples/wav2vec/wav2vec_manifest.py"
-LIMIT = 20.0  # seconds beyond twice the time of a manifest that is refused at once: a wrong root must be reported by then
-MP3_FRAMES = {"00.mp3": 77184, "01.mp3": 69696, "02.mp3": 77184, "03.mp3": 66816}  # decoded to the end, libsndfile 1.2.2
+# seconds beyond twice the time of a manifest that is refused at once: a wrong root must be reported by then
+LIMIT = 20.0
+# decoded to the end, libsndfile 1.2.2
+MP3_FRAMES = {"00.mp3": 77184, "01.mp3": 69696, "02.mp3": 77184, "03.mp3": 66816}
 
 
 def train(case: Case, data: Path, *more: str) -> Ended:
@@ -39,15 +41,22 @@ def refused(ended: Ended, *words: str) -> bool:
 
 
 def trained(ended: Ended, utterances: int = 20) -> bool:
-    return ended.code == 0 and f"loaded {utterances}, skipped 0" in ended.output and "cannot be decoded" not in ended.output
+    return (
+        ended.code == 0
+        and f"loaded {utterances}, skipped 0" in ended.output
+        and "cannot be decoded" not in ended.output
+    )
 
 
 def seen(ended: Ended) -> str:
-    line = next((line for line in reversed(ended.output.splitlines()) if ".tsv" in line and "Saved" not in line), ended.last_line)
+    line = next(
+        (line for line in reversed(ended.output.splitlines()) if ".tsv" in line and "Saved" not in line),
+        ended.last_line,
+    )
     return f"status {ended.code}, {ended.seconds:.0f} s: {line.strip()[-170:]}"
 
 
-# -- training/manifests ------------------------------------------------------------------------------------------------------------------
+# -- training/manifests ------------------------------------------------------------------------------------------------
 
 
 @judges("training/manifests")
@@ -73,10 +82,18 @@ def manifests(case: Case) -> Iterator[Finding]:
         ended = train(case, folder, "optimization.max_update=2")
         yield Finding(label, trained(ended), seen(ended))
         looked = preflight(case, folder)
-        yield Finding(f"{label}, preflight", "manifest-root" not in looked.output and "files-missing" not in looked.output, seen(looked))
+        yield Finding(
+            f"{label}, preflight",
+            "manifest-root" not in looked.output and "files-missing" not in looked.output,
+            seen(looked),
+        )
     ended = train(case, case.folder / "fewer", "optimization.max_update=2")
     warned = [line for line in ended.output.splitlines() if "WARNING" in line and "manifest" in line and ".wav" in line]
-    yield Finding("fewer", ended.code == 0 and 1 <= len(warned) <= 6, f"{len(warned)} warnings: {warned[0][-160:] if warned else ''}")
+    yield Finding(
+        "fewer",
+        ended.code == 0 and 1 <= len(warned) <= 6,
+        f"{len(warned)} warnings: {warned[0][-160:] if warned else ''}",
+    )
     looked = preflight(case, case.folder / "fewer")
     yield Finding("fewer, preflight", "[manifest-lengths]" in looked.output, seen(looked))
 
@@ -104,27 +121,39 @@ def _own_manifests(case: Case) -> dict[str, tuple[str, ...]]:
     return {name: words for name, (_, words) in made.items()}
 
 
-# -- the manifest script -----------------------------------------------------------------------------------------------------------------
+# -- the manifest script -----------------------------------------------------------------------------------------------
 
 
 @judges("training/manifest-script")
 def manifest_script(case: Case) -> Iterator[Finding]:
     audio = case.cases / "training/common/base"
     ended = case.run(SCRIPT, audio, "--dest", "m1", "--ext", "wav", "--valid-percent", "1")
-    yield Finding("--valid-percent 1", refused(ended, "--valid-percent") and not (case.work / "m1").exists(), seen(ended))
+    yield Finding(
+        "--valid-percent 1", refused(ended, "--valid-percent") and not (case.work / "m1").exists(), seen(ended)
+    )
     (case.work / "f.tsv").touch()
     ended = case.run(SCRIPT, audio, "--dest", "f.tsv", "--ext", "wav")
     yield Finding("--dest FILE", refused(ended, "--dest", "folder"), seen(ended))
     ended = case.run(SCRIPT, audio, "--dest", "new/train.tsv", "--ext", "wav")
-    yield Finding("--dest new/train.tsv", refused(ended, "--dest new") and not (case.work / "new").exists(), seen(ended))
+    yield Finding(
+        "--dest new/train.tsv", refused(ended, "--dest new") and not (case.work / "new").exists(), seen(ended)
+    )
     shutil.copytree(audio, case.work / "capitals")
     os.rename(case.work / "capitals/wav/u03.wav", case.work / "capitals/wav/u03.WAV")
     ended = case.run(SCRIPT, "capitals", "--dest", "m2", "--ext", "wav", "--valid-percent", "0")
     listed = (case.work / "m2/train.tsv").read_text() if ended.code == 0 else ""
     yield Finding("own: .WAV among --ext wav", "u03.WAV\t" in listed and listed.count("\n") == 25, seen(ended))
     ended = case.run(SCRIPT, "capitals", "--dest", "m3", "--ext", "wav", "--valid", audio / "wav")
-    roots = [(case.work / "m3" / name).read_text().split("\n")[0] for name in ("train.tsv", "valid.tsv")] if ended.code == 0 else []
-    yield Finding("own: --valid DIR", roots == [os.path.realpath(case.work / "capitals"), os.path.realpath(audio / "wav")], seen(ended))
+    roots = (
+        [(case.work / "m3" / name).read_text().split("\n")[0] for name in ("train.tsv", "valid.tsv")]
+        if ended.code == 0
+        else []
+    )
+    yield Finding(
+        "own: --valid DIR",
+        roots == [os.path.realpath(case.work / "capitals"), os.path.realpath(audio / "wav")],
+        seen(ended),
+    )
 
 
 @judges("training/name-not-utf8")
@@ -134,7 +163,9 @@ def name_not_utf8(case: Case) -> Iterator[Finding]:
         os.makedirs(folder + b"/d\xfcr")
         for number in range(24):
             wave, rate = soundfile.read(case.cases / f"training/common/base/wav/u{number:02d}.wav")
-            soundfile.write(folder + b"/d\xfcr/caf\xe9%02d." % number + suffix.encode(), wave, rate, format=suffix.upper())
+            soundfile.write(
+                folder + b"/d\xfcr/caf\xe9%02d." % number + suffix.encode(), wave, rate, format=suffix.upper()
+            )
         made = case.run(SCRIPT, suffix, "--dest", f"m_{suffix}", "--ext", suffix, "--valid-percent", "0.2")
         manifest = case.work / f"m_{suffix}/train.tsv"
         count = manifest.read_bytes().count(b"caf\xe9") if manifest.exists() else 0
@@ -142,11 +173,13 @@ def name_not_utf8(case: Case) -> Iterator[Finding]:
         ended = train(case, case.work / f"m_{suffix}", "optimization.max_update=2")
         yield Finding(f"{suffix}: training", trained(ended, count) and "Logging error" not in ended.output, seen(ended))
         looked = preflight(case, case.work / f"m_{suffix}")
-        quiet = not any(name in looked.output for name in ("[data]", "[manifest-", "[files-")) and not looked.has_traceback
+        quiet = (
+            not any(name in looked.output for name in ("[data]", "[manifest-", "[files-")) and not looked.has_traceback
+        )
         yield Finding(f"{suffix}: preflight", quiet, seen(looked))
 
 
-# -- formats -----------------------------------------------------------------------------------------------------------------------------
+# -- formats -----------------------------------------------------------------------------------------------------------
 
 
 @judges("training/gsm-unseekable")
@@ -157,7 +190,9 @@ def gsm(case: Case) -> Iterator[Finding]:
         for path in sorted((case.folder / "wav").iterdir()):
             with soundfile.SoundFile(path) as file:
                 wave, rate = file.read(file.frames), file.samplerate
-            soundfile.write(case.work / subtype / f"{path.stem}.{suffix}", wave, rate, format=suffix.upper(), subtype=subtype)
+            soundfile.write(
+                case.work / subtype / f"{path.stem}.{suffix}", wave, rate, format=suffix.upper(), subtype=subtype
+            )
         yield from _format(case, f"own: {subtype} in {suffix}", case.work / subtype, suffix)
 
 
@@ -165,9 +200,15 @@ def _format(case: Case, label: str, folder: Path, suffix: str) -> Iterator[Findi
     data = case.work / f"m_{folder.name}_{suffix}"
     made = case.run(SCRIPT, folder, "--dest", data, "--ext", suffix, "--valid-percent", "0.2")
     ended = train(case, data)
-    yield Finding(f"{label}: training", made.code == 0 and ended.code == 0 and "cannot be decoded" not in ended.output, seen(ended))
+    yield Finding(
+        f"{label}: training",
+        made.code == 0 and ended.code == 0 and "cannot be decoded" not in ended.output,
+        seen(ended),
+    )
     looked = preflight(case, data)
-    yield Finding(f"{label}: preflight", "files-unreadable" not in looked.output and not looked.has_traceback, seen(looked))
+    yield Finding(
+        f"{label}: preflight", "files-unreadable" not in looked.output and not looked.has_traceback, seen(looked)
+    )
 
 
 @judges("training/mp3-estimated-length")
@@ -182,7 +223,9 @@ def mp3(case: Case) -> Iterator[Finding]:
 
 
 def _lengths(case: Case, label: str, data: Path) -> Finding:
-    lines = [line.split("\t") for name in ("train.tsv", "valid.tsv") for line in (data / name).read_text().splitlines()[1:]]
+    lines = [
+        line.split("\t") for name in ("train.tsv", "valid.tsv") for line in (data / name).read_text().splitlines()[1:]
+    ]
     found = {name: int(frames) for name, frames in lines if name in MP3_FRAMES}
     return Finding(label, found == MP3_FRAMES, str(found))
 
@@ -193,7 +236,12 @@ def nan_samples(case: Case) -> Iterator[Finding]:
     for label, value in (("own: inf in another file", np.inf), ("own: -inf and huge", -3e38)):
         data = case.work / label.split()[1]
         shutil.copytree(case.cases / "training/nan-samples/wav", data / "wav")
-        soundfile.write(data / "wav/u05.wav", soundfile.read(case.cases / "training/common/base/wav/u05.wav")[0], 16000, subtype="FLOAT")
+        soundfile.write(
+            data / "wav/u05.wav",
+            soundfile.read(case.cases / "training/common/base/wav/u05.wav")[0],
+            16000,
+            subtype="FLOAT",
+        )
         wave, rate = soundfile.read(data / "wav/u11.wav", dtype="float32")
         wave[::50] = value  # any crop has some
         soundfile.write(data / "wav/u11.wav", wave, rate, subtype="FLOAT")
@@ -206,10 +254,12 @@ def _quarantines(case: Case, label: str, data: Path, name: str) -> Finding:
     ended = train(case, data, "optimization.max_update=10", "task.max_quarantined_share=0.1")
     named = [line for line in ended.output.splitlines() if name in line and "replaced" in line]
     skipped = "skipped: the gradient" in ended.output or "NaN or Inf" in ended.output or "non-finite" in ended.output
-    return Finding(label, ended.code == 0 and len(named) == 1 and not skipped, named[0][-150:] if named else seen(ended))
+    return Finding(
+        label, ended.code == 0 and len(named) == 1 and not skipped, named[0][-150:] if named else seen(ended)
+    )
 
 
-# -- transcribing ------------------------------------------------------------------------------------------------------------------------
+# -- transcribing ------------------------------------------------------------------------------------------------------
 
 
 def transcribe(case: Case, *arguments: str | Path, stdin: bytes | None = None) -> Ended:
@@ -224,25 +274,38 @@ def text_of(case: Case, path: Path) -> str:
 def wav_data_size_0(case: Case) -> Iterator[Finding]:
     expected = text_of(case, case.cases / "using/common/a.wav")
     ended = transcribe(case, case.folder / "z.wav")
-    yield Finding("", ended.code == 0 and ended.output.strip() == expected, f"status {ended.code}: {ended.last_line[-120:]}")
+    yield Finding(
+        "", ended.code == 0 and ended.output.strip() == expected, f"status {ended.code}: {ended.last_line[-120:]}"
+    )
     content = bytearray((case.cases / "using/common/a.wav").read_bytes())
     content[4:8] = content[40:44] = bytes(4)
     (case.work / "list.wav").write_bytes(content[:36] + b"LIST\x04\0\0\0INFO" + content[36:])
     ended = transcribe(case, case.work / "list.wav")
-    yield Finding("own: a chunk before the data", ended.output.strip() == expected, f"status {ended.code}: {ended.last_line[-120:]}")
+    yield Finding(
+        "own: a chunk before the data",
+        ended.output.strip() == expected,
+        f"status {ended.code}: {ended.last_line[-120:]}",
+    )
 
 
 @judges("using/audio_messages")
 def audio_messages(case: Case) -> Iterator[Finding]:
     content = (case.cases / "using/common/a.wav").read_bytes()
     expected = text_of(case, case.cases / "using/common/a.wav")
-    for name, words in {"v.mp4": "MP4", "empty.wav": "the file is empty", "lfs.wav": "LFS", "page.wav": "web page"}.items():
+    for name, words in {
+        "v.mp4": "MP4",
+        "empty.wav": "the file is empty",
+        "lfs.wav": "LFS",
+        "page.wav": "web page",
+    }.items():
         ended = transcribe(case, case.folder / name)
         yield Finding(name, refused(ended, name, words), ended.last_line[-150:])
     ended = transcribe(case, "/dev/stdin", stdin=content)
     yield Finding("/dev/stdin", ended.code == 0 and ended.output.strip() == expected, ended.last_line[-120:])
     line = case.line("fairseq-transcribe", "--path", case.cases / "using/common/en.pt")
-    ended = case.run_line(["bash", "-c", '"$@" <(cat "$SOUND")', "bash", *line], SOUND=str(case.cases / "using/common/a.wav"))
+    ended = case.run_line(
+        ["bash", "-c", '"$@" <(cat "$SOUND")', "bash", *line], SOUND=str(case.cases / "using/common/a.wav")
+    )
     yield Finding("<(cat ...)", ended.code == 0 and ended.output.strip() == expected, ended.last_line[-120:])
     ended = transcribe(case, case.folder / "rec:10:20")
     yield Finding("rec:10:20", ended.code == 0 and ended.output.strip() == expected, ended.last_line[-120:])
@@ -277,11 +340,19 @@ def using_name_not_utf8(case: Case) -> Iterator[Finding]:
     rows = (case.work / "res/hypo.jsonl").read_text(encoding="utf-8").splitlines() if "hypo.jsonl" in written else []
     names = [os.fsencode(json.loads(row)["file"]) for row in rows]
     right = ended.code == 0 and names == [b"caf\xe9.wav", b"ok.wav"] and "results.json" in written
-    yield Finding("infer", right and not any(name.endswith(".tmp") for name in written), f"status {ended.code}: {' '.join(written)}")
+    yield Finding(
+        "infer",
+        right and not any(name.endswith(".tmp") for name in written),
+        f"status {ended.code}: {' '.join(written)}",
+    )
     ended = case.run(SCRIPT, case.folder / "au", "--dest", "m", "--ext", "wav", "--valid-percent", "0")
     listed = (case.work / "m/train.tsv").read_bytes() if ended.code == 0 else b""
     yield Finding("the manifest script", b"\ncaf\xe9.wav\t16000\n" in listed, f"status {ended.code}: {listed[-40:]!r}")
     ended = case.run("fairseq-extract", folder, *path, "--gen-subset", "test", "--output-dir", "features", **strict)
     made = sorted(os.listdir(os.fsencode(case.work / "features"))) if (case.work / "features").exists() else []
     counts = re.search(r'"written": (\d)', ended.output)
-    yield Finding("own: extract", counts is not None and counts[1] == "2" and b"caf\xe9.npy" in made, f"status {ended.code}: {made}")
+    yield Finding(
+        "own: extract",
+        counts is not None and counts[1] == "2" and b"caf\xe9.npy" in made,
+        f"status {ended.code}: {made}",
+    )

@@ -104,12 +104,16 @@ def frames(result): return None if result["padding_mask"] is None else result["p
 def float_padding_mask(case: Case) -> Iterator[Finding]:
     for line in lines(run_case(case, text_of(case)), "torch\\.(bool|uint8|int64|float32) "):
         dtype, padded, seen = [*line.split(maxsplit=2), "", ""][:3]
-        yield Finding(f"{dtype} {'padded' if padded == '1' else 'no padding'}", seen.startswith("torch.Size"), seen[:80])
+        yield Finding(
+            f"{dtype} {'padded' if padded == '1' else 'no padding'}", seen.startswith("torch.Size"), seen[:80]
+        )
 
 
 @judges("downstream/int_padding_mask")
 def int_padding_mask(case: Case) -> Iterator[Finding]:
-    """The case's inputs; its script cannot run as it is, since a mask that marks nothing is to come back as None, which it counts."""
+    """The case's inputs; its script cannot run as it is, since a mask that marks nothing is to come back as None,
+    which it counts.
+    """
     text = """
 for dtype in (torch.uint8, torch.long, torch.int32, torch.int8, torch.float16):
     for name, mask in (("no padding", torch.zeros_like(padding)), ("padded", padding)):
@@ -122,7 +126,9 @@ for dtype in (torch.uint8, torch.long, torch.int32, torch.int8, torch.float16):
         own = "own: " * ("int8" in label.split()[1:2] or "float16" in label)
         counted, got, difference = ast.literal_eval(seen) if seen else (0, 1, 1)
         expected = None if "no padding" in label else [0, 25]
-        yield Finding(own + label.removeprefix("case "), counted == got == expected and difference == 0, seen or line[-90:])
+        yield Finding(
+            own + label.removeprefix("case "), counted == got == expected and difference == 0, seen or line[-90:]
+        )
 
 
 @judges("downstream/layer_minus_one")
@@ -145,8 +151,13 @@ def mask_attributes(case: Case) -> Iterator[Finding]:
     output = run_case(case, text_of(case)).output
     for name, there in re.findall(r"(\w+) (True|False);", output):
         yield Finding(name, there == "True", there)
-    masked = re.search(r"after model.mask_prob=0.1: (\d+)", output)  # of 49 frames: the two spans of ten that there are at least
-    yield Finding("masked after mask_prob=0.1", masked is not None and 0 < int(masked[1]) <= 20, masked[1] if masked else output[-90:])
+    # of 49 frames: the two spans of ten that there are at least
+    masked = re.search(r"after model.mask_prob=0.1: (\d+)", output)
+    yield Finding(
+        "masked after mask_prob=0.1",
+        masked is not None and 0 < int(masked[1]) <= 20,
+        masked[1] if masked else output[-90:],
+    )
     own = """
 model.mask_prob, model.mask_length, model.mask_channel_prob, model.mask_channel_length = 0.3, 2, 0.5, 4
 masked, hidden = model.apply_mask(torch.ones(2, 400, 32), None)

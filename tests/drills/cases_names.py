@@ -1,4 +1,6 @@
-"""Judges for fairseq's public names: `downstream/import_fairseq_attr` and the first steps of `downstream/hf_convert`."""
+"""Judges for fairseq's public names: `downstream/import_fairseq_attr` and the first steps of
+`downstream/hf_convert`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Iterable
 
 from tests.drills.cases import Case, Finding, judges
 
-# full names, by how other projects reach them; each must resolve, or fail with one sentence that names it and says what to use
+# full names, by how other projects reach them; each must resolve, or fail with one sentence that names it and says what
+# to use
 IMPORTS = {
     "import fairseq.metrics": True,
     "from fairseq import metrics, meters, progress_bar, distributed_utils, file_io, options": True,
@@ -24,7 +27,8 @@ IMPORTS = {
     "from fairseq.models.wav2vec import ConvFeatureExtractionModel, TransformerEncoder": True,
     "from fairseq.dataclass.utils import gen_parser_from_dataclass": True,
     "from fairseq.tasks import LegacyFairseqTask": True,
-    "from fairseq.utils import strip_pad, split_paths, log_softmax, softmax, buffered_arange, is_xla_tensor, safe_getattr": True,
+    "from fairseq.utils import strip_pad, split_paths, log_softmax, softmax, buffered_arange, is_xla_tensor, "
+    "safe_getattr": True,
     "from fairseq.data.audio.audio_utils import get_fbank": True,
     "from fairseq.data import encoders": False,
     "from fairseq.models.hubert import HubertModel": False,
@@ -54,15 +58,23 @@ def attributes_after_a_plain_import(case: Case) -> Iterable[Finding]:
     ended = case.python((case.shared / "cases/downstream/import_fairseq_attr.py").read_text(encoding="utf-8"))
     rows = [line.split() for line in ended.output.splitlines() if line.endswith((" True", " False"))]
     missing = [name for name, found in rows if found == "False"]
-    yield Finding("", len(rows) == 37 and not missing, f"{len(rows) - len(missing)} of {len(rows)} resolve; missing: {missing}")
+    yield Finding(
+        "", len(rows) == 37 and not missing, f"{len(rows) - len(missing)} of {len(rows)} resolve; missing: {missing}"
+    )
     ended = case.python(TRY % json.dumps(list(IMPORTS)))
     results = json.loads(ended.output.splitlines()[-1]) if ended.code == 0 else {}
     for statement, works in IMPORTS.items():
         error = results.get(statement, "no result")
         right = error == "" if works else " is not offered " in error
         yield Finding(f"own: {statement}", right, error or "works")
-    ended = case.python("import fairseq; print('transcribe' in dir(fairseq), 'Path' in dir(fairseq), 'warn_of_rivals' in dir(fairseq))")
-    yield Finding("own: dir(fairseq) shows transcribe, hides Path and helpers", ended.last_line == "True False False", ended.last_line)
+    ended = case.python(
+        "import fairseq; print('transcribe' in dir(fairseq), 'Path' in dir(fairseq), 'warn_of_rivals' in dir(fairseq))"
+    )
+    yield Finding(
+        "own: dir(fairseq) shows transcribe, hides Path and helpers",
+        ended.last_line == "True False False",
+        ended.last_line,
+    )
 
 
 @judges("downstream/hf_convert")
@@ -74,7 +86,11 @@ def first_steps_of_conversion_scripts(case: Case) -> Iterable[Finding]:
     step_1 = [line for line in lines if line.startswith("1 ")]
     yield Finding("attribute checkpoint_utils", ended.code == 0 and not step_1, step_1[0] if step_1 else "resolves")
     step_2 = [line for line in lines if "AudioPretrainingTask" in line or line.startswith("2 ")]
-    yield Finding("setup_task(Namespace)", bool(step_2) and "AudioPretrainingTask object" in step_2[0], step_2[0][:80] if step_2 else "no")
+    yield Finding(
+        "setup_task(Namespace)",
+        bool(step_2) and "AudioPretrainingTask object" in step_2[0],
+        step_2[0][:80] if step_2 else "no",
+    )
     seen = [line[2:] for line in lines if line.startswith("3 ")]
     wanted = [
         "pad_index 1",
@@ -97,12 +113,14 @@ def first_steps_of_conversion_scripts(case: Case) -> Iterable[Finding]:
     )
     ended = case.python(own)
     right = ended.output.startswith("RuntimeError") and ended.last_line == "3"
-    yield Finding("own: duplicates are a RuntimeError, <unk> stays at 3", right, " / ".join(ended.output.splitlines()[-2:])[:120])
+    yield Finding(
+        "own: duplicates are a RuntimeError, <unk> stays at 3", right, " / ".join(ended.output.splitlines()[-2:])[:120]
+    )
     ended = case.python(
         "import argparse, fairseq\n"
-        "args = argparse.Namespace(arch='wav2vec2', task='audio_pretraining', encoder_layers=1, encoder_embed_dim=8, lr='0.1',"
-        " encoder_ffn_embed_dim=8, encoder_attention_heads=2, conv_feature_layers='[(4, 3, 2)]', conv_pos=2, conv_pos_groups=1)\n"
-        "import fairseq.tasks\n"
+        "args = argparse.Namespace(arch='wav2vec2', task='audio_pretraining', encoder_layers=1, "
+        "encoder_embed_dim=8, lr='0.1', encoder_ffn_embed_dim=8, encoder_attention_heads=2, "
+        "conv_feature_layers='[(4, 3, 2)]', conv_pos=2, conv_pos_groups=1)\nimport fairseq.tasks\n"
         "print(type(fairseq.tasks.setup_task(args).build_model(args)).__name__)"
     )
     yield Finding("own: build_model(Namespace)", ended.last_line == "Wav2Vec2Model", ended.last_line[:80])
@@ -119,15 +137,37 @@ def first_steps_of_conversion_scripts(case: Case) -> Iterable[Finding]:
 
 @judges("downstream/old_commands")  # no folder: the issue names the commands
 def old_commands(case: Case) -> Iterable[Finding]:
-    ended = case.run("fairseq-train", "/d", "--arch", "wav2vec2", "--task", "audio_pretraining", "--restore-file", "x.pt", "--lr", "0.0005")
+    ended = case.run(
+        "fairseq-train",
+        "/d",
+        "--arch",
+        "wav2vec2",
+        "--task",
+        "audio_pretraining",
+        "--restore-file",
+        "x.pt",
+        "--lr",
+        "0.0005",
+    )
     right = ended.code not in (0, -9) and all(
         part in ended.output
-        for part in ("task=audio_pretraining", "model=wav2vec2", "task.data=/d", "checkpoint.restore_file=x.pt", "lr=[0.0005]")
+        for part in (
+            "task=audio_pretraining",
+            "model=wav2vec2",
+            "task.data=/d",
+            "checkpoint.restore_file=x.pt",
+            "lr=[0.0005]",
+        )
     )
     yield Finding("own: fairseq-train", right, ended.last_line[:100])
     ended = case.run("fairseq-hydra-train", "--restore-file", "x.pt", "--save-dir", "d")
-    right = "fairseq-hydra-train checkpoint.restore_file=x.pt checkpoint.save_dir=d" in ended.output and ended.code not in (0, -9)
+    right = (
+        "fairseq-hydra-train checkpoint.restore_file=x.pt checkpoint.save_dir=d" in ended.output
+        and ended.code not in (0, -9)
+    )
     yield Finding("own: fairseq-hydra-train --restore-file", right, ended.last_line[:100])
-    ended = case.run("fairseq-validate", "/d", "--path", "nothing.pt", "--valid-subset", "valid", "--max-sentences", "2")
+    ended = case.run(
+        "fairseq-validate", "/d", "--path", "nothing.pt", "--valid-subset", "valid", "--max-sentences", "2"
+    )
     right = "fairseq-validate: Model file not found: nothing.pt" in ended.output and not ended.has_traceback
     yield Finding("own: fairseq-validate", right, ended.last_line[:100])

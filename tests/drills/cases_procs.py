@@ -12,7 +12,11 @@ from collections.abc import Iterator
 
 from tests.drills.cases import Case, Ended, Finding, judges
 
-ENDLESS = ("optimization.max_update=100000", "checkpoint.save_interval_updates=50000", "checkpoint.save_interval=100000")
+ENDLESS = (
+    "optimization.max_update=100000",
+    "checkpoint.save_interval_updates=50000",
+    "checkpoint.save_interval=100000",
+)
 TWO = "distributed_training.distributed_world_size=2"
 # what tensorboard does with a folder and a full disk, where it is not installed
 STAND_IN = """import os, sys, types
@@ -33,7 +37,15 @@ sys.modules["torch.utils.tensorboard"] = module
 
 def training(case: Case, *overrides: str) -> list[str]:
     common = case.cases / "training/common"
-    return case.line("fairseq-hydra-train", "--config-dir", common, "--config-name", "mini", f"task.data={common / 'base'}", *overrides)
+    return case.line(
+        "fairseq-hydra-train",
+        "--config-dir",
+        common,
+        "--config-name",
+        "mini",
+        f"task.data={common / 'base'}",
+        *overrides,
+    )
 
 
 def with_small_disk(line: list[str], folder: str, size: str) -> list[str]:
@@ -43,7 +55,9 @@ def with_small_disk(line: list[str], folder: str, size: str) -> list[str]:
 
 
 def may_mount() -> bool:
-    return subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode == 0
+    return (
+        subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode == 0
+    )
 
 
 SKIPPED = "skipped: unshare -m needs root"
@@ -54,11 +68,20 @@ def interrupted(case: Case, line: list[str], number: signal.Signals) -> Ended:
     began, log = time.monotonic(), case.work / f"{time.monotonic()}.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=case.work, env=case.environment(),
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=case.work,
+            env=case.environment(),
             preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background job ignores SIGINT
-        )  # fmt: skip
+        )
     try:
-        while process.poll() is None and time.monotonic() - began < 120 and "train_inner" not in log.read_text(errors="replace"):
+        while (
+            process.poll() is None
+            and time.monotonic() - began < 120
+            and "train_inner" not in log.read_text(errors="replace")
+        ):
             time.sleep(0.1)
         process.send_signal(number)
         process.wait(60)
@@ -74,7 +97,11 @@ def in_short(ended: Ended) -> str:
 
 @judges("training/ctrl-c")
 def ctrl_c(case: Case) -> Iterator[Finding]:
-    variants = [("SIGINT", signal.SIGINT, ()), ("SIGHUP", signal.SIGHUP, ()), ("own: SIGINT, two processes", signal.SIGINT, (TWO,))]
+    variants = [
+        ("SIGINT", signal.SIGINT, ()),
+        ("SIGHUP", signal.SIGHUP, ()),
+        ("own: SIGINT, two processes", signal.SIGINT, (TWO,)),
+    ]
     for label, number, more in variants:
         folder = label.replace(" ", "_").replace(":", "").replace(",", "")
         ended = interrupted(case, training(case, *ENDLESS, *more, f"checkpoint.save_dir={folder}"), number)
@@ -88,7 +115,12 @@ def shm_hang(case: Case) -> Iterator[Finding]:
     if not may_mount():
         yield Finding("", True, SKIPPED)
         return
-    large = (f"task.data={case.folder}", "dataset.max_tokens=2600000", "optimization.max_update=4", "dataset.disable_validation=true")
+    large = (
+        f"task.data={case.folder}",
+        "dataset.max_tokens=2600000",
+        "optimization.max_update=4",
+        "dataset.disable_validation=true",
+    )
     short = ("optimization.max_update=8",)
     variants = {"1 MB": ("1m", ("optimization.max_update=40",)), "64 MB": ("64m", large), "own: 4 kB": ("4k", short)}
     for label, (size, overrides) in variants.items():
@@ -102,13 +134,28 @@ def shm_hang(case: Case) -> Iterator[Finding]:
 def log_file_full(case: Case) -> Iterator[Finding]:
     ended = case.run_line(training(case, "common.log_file=/dev/full", "optimization.max_update=4"))
     named = "common.log_file" in ended.output
-    yield Finding("/dev/full", named and not ended.has_traceback, f"{ended.output.count('Traceback')} tracebacks; {in_short(ended)}")
+    yield Finding(
+        "/dev/full",
+        named and not ended.has_traceback,
+        f"{ended.output.count('Traceback')} tracebacks; {in_short(ended)}",
+    )
     if not may_mount():
         yield Finding("own: full in the middle", True, SKIPPED)
         return
-    line = training(case, "common.log_file=logs/a.log", "optimization.max_update=60", "common.log_interval=1", "checkpoint.save_dir=b")
+    line = training(
+        case,
+        "common.log_file=logs/a.log",
+        "optimization.max_update=60",
+        "common.log_interval=1",
+        "checkpoint.save_dir=b",
+    )
     ended = case.run_line(with_small_disk(line, "logs", "8k"))
-    right = ended.code == 0 and not ended.has_traceback and ended.output.count("common.log_file") == 1 and "done training" in ended.output
+    right = (
+        ended.code == 0
+        and not ended.has_traceback
+        and ended.output.count("common.log_file") == 1
+        and "done training" in ended.output
+    )
     yield Finding("own: full in the middle", right, f"{ended.output.count('Traceback')} tracebacks; {in_short(ended)}")
 
 
@@ -120,13 +167,20 @@ def tensorboard_disk(case: Case) -> Iterator[Finding]:
     (case.work / "afile").touch()
     plugged = f"common.user_dir={plug_in}"
     for label, path in (("a file", "afile"), ("own: below a file", "afile/runs/x")):
-        ended = case.run_line(training(case, plugged, f"common.tensorboard_logdir={case.work / path}", "optimization.max_update=4"))
+        ended = case.run_line(
+            training(case, plugged, f"common.tensorboard_logdir={case.work / path}", "optimization.max_update=4")
+        )
         right = ended.code != 0 and "common.tensorboard_logdir" in ended.output and not ended.has_traceback
         yield Finding(label, right, in_short(ended))
     if not may_mount():
         yield Finding("full while it runs", True, SKIPPED)
         return
-    many = ("optimization.max_update=120", "common.log_interval=1", "dataset.validate_interval_updates=100", "checkpoint.save_dir=b")
+    many = (
+        "optimization.max_update=120",
+        "common.log_interval=1",
+        "dataset.validate_interval_updates=100",
+        "checkpoint.save_dir=b",
+    )
     line = training(case, plugged, f"common.tensorboard_logdir={case.work / 'tb/x'}", *many)
     ended = case.run_line(with_small_disk(line, "tb", "16k"), seconds=200)
     reports = len(re.findall(r"cannot write common\.tensorboard_logdir", ended.output))
@@ -158,5 +212,3 @@ def slurm(case: Case) -> Iterator[Finding]:
         ended = case.run_line(line, **base, **variables)
         right = ended.code != 0 and "distributed_training.distributed_port" in ended.output and not ended.has_traceback
         yield Finding(label, right, in_short(ended))
-
-

@@ -37,7 +37,11 @@ def lines_of(path: Path) -> list[str]:
 def updates_in(path: Path) -> int:
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True)["optimizer_history"][-1]["num_updates"] if path.is_file() else -1
+    return (
+        torch.load(path, map_location="cpu", weights_only=True)["optimizer_history"][-1]["num_updates"]
+        if path.is_file()
+        else -1
+    )
 
 
 def short(ended: Ended, length: int = 150) -> str:
@@ -50,7 +54,8 @@ def error_while_training(case: Case) -> Iterator[Finding]:
     ended = train(case, case.folder, "optimization.max_update=100", "checkpoint.save_interval_updates=1000")
     named = str(manifest) in ended.last_line and ".wav" in ended.last_line
     yield Finding("names file and manifest", ended.code != 0 and not ended.has_traceback and named, short(ended))
-    # a file of another rate, met after some updates: which file is met when depends on the seed, so that several are tried
+    # a file of another rate, met after some updates: which file is met when depends on the seed, so that several are
+    # tried
     data = case.work / "data"
     shutil.copytree(base(case), data)
     for name in ("train", "valid"):
@@ -61,14 +66,25 @@ def error_while_training(case: Case) -> Iterator[Finding]:
         kept = wav.read_bytes()
         soundfile.write(wav, soundfile.read(wav)[0], 8000)
         folder = case.work / f"ckpt-{name}"
-        common = ("optimization.max_update=100", "checkpoint.save_interval_updates=1000", f"checkpoint.save_dir={folder}")
+        common = (
+            "optimization.max_update=100",
+            "checkpoint.save_interval_updates=1000",
+            f"checkpoint.save_dir={folder}",
+        )
         ended = train(case, data, *common, "dataset.validate_interval_updates=0")
         wav.write_bytes(kept)
         trained = "update 1 is done" in ended.output or "train_inner" in ended.output
         if trained:
             saved = updates_in(folder / "checkpoint_last.pt")
-            right = saved > 0 and not ended.has_traceback and f"{name}.wav" in ended.last_line and "train.tsv" in ended.last_line
-            yield Finding(f"own: {name}.wav of another rate, met mid-epoch", right, f"update {saved} saved; {short(ended)}")
+            right = (
+                saved > 0
+                and not ended.has_traceback
+                and f"{name}.wav" in ended.last_line
+                and "train.tsv" in ended.last_line
+            )
+            yield Finding(
+                f"own: {name}.wav of another rate, met mid-epoch", right, f"update {saved} saved; {short(ended)}"
+            )
             return
     yield Finding("own: a file of another rate, met mid-epoch", False, "every one was met before the first log line")
 
@@ -80,7 +96,9 @@ def metrics_wiped(case: Case) -> Iterator[Finding]:
     before = lines_of(case.work / "ckpt/metrics.jsonl")
     train(case, base(case), "optimization.max_update=4", "checkpoint.restore_file=checkpoint_best.pt", *resets)
     kept = [path.name for path in (case.work / "ckpt").glob("metrics*") if set(before) <= set(lines_of(path))]
-    yield Finding("restore_file with resets", bool(before and kept), f"{len(before)} rows before; kept in {kept or 'no file'}")
+    yield Finding(
+        "restore_file with resets", bool(before and kept), f"{len(before)} rows before; kept in {kept or 'no file'}"
+    )
     again = ("checkpoint.no_save=true", "checkpoint.save_dir=trial", "optimization.max_update=2")
     train(case, base(case), *again)
     before = lines_of(case.work / "trial/metrics.jsonl")
@@ -90,16 +108,26 @@ def metrics_wiped(case: Case) -> Iterator[Finding]:
     (case.work / "folder/metrics.jsonl").mkdir(parents=True)
     ended = train(case, base(case), "checkpoint.save_dir=folder", "optimization.max_update=2")
     told = ended.output.count("metrics.jsonl: ")
-    yield Finding("own: metrics.jsonl is a folder", ended.code == 0 and told == 1, f"reported {told} times; {short(ended)}")
+    yield Finding(
+        "own: metrics.jsonl is a folder", ended.code == 0 and told == 1, f"reported {told} times; {short(ended)}"
+    )
 
 
 @judges("training/two-runs-one-folder")
 def two_runs_one_folder(case: Case) -> Iterator[Finding]:
-    overrides = ("optimization.max_update=100000", "checkpoint.save_interval_updates=5", "dataset.validate_interval_updates=50")
+    overrides = (
+        "optimization.max_update=100000",
+        "checkpoint.save_interval_updates=5",
+        "dataset.validate_interval_updates=50",
+    )
     first = subprocess.Popen(
-        case.line(TRAIN, *training(case, base(case)), *overrides), cwd=case.work, env=case.environment(), stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        case.line(TRAIN, *training(case, base(case)), *overrides),
+        cwd=case.work,
+        env=case.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + 120
         while updates_in(case.work / "ckpt/checkpoint_last.pt") < 5 and time.monotonic() < deadline:
@@ -137,8 +165,12 @@ def dangling_checkpoint_link(case: Case) -> Iterator[Finding]:
     before = away.read_bytes()
     ended = train(case, base(case), "optimization.max_update=12")
     told = f"was a symbolic link to {away}" in ended.output
-    right = ended.code == 0 and updates_in(folder / "checkpoint_last.pt") == 12 and (told and away.read_bytes() == before)
-    yield Finding("valid: replaced knowingly", right, f"said so: {told}; update {updates_in(folder / 'checkpoint_last.pt')}")
+    right = (
+        ended.code == 0 and updates_in(folder / "checkpoint_last.pt") == 12 and (told and away.read_bytes() == before)
+    )
+    yield Finding(
+        "valid: replaced knowingly", right, f"said so: {told}; update {updates_in(folder / 'checkpoint_last.pt')}"
+    )
 
 
 @judges("training/interval-at-epoch-end")
@@ -150,7 +182,11 @@ def interval_at_epoch_end(case: Case) -> Iterator[Finding]:
     train(case, case.folder, "optimization.max_update=6", *save)
     names = sorted(path.name for path in (case.work / "two").glob("*.pt"))
     wanted = {"checkpoint_4_4.pt", "checkpoint_6_6.pt", "checkpoint6.pt"}
-    yield Finding("own: beside epoch checkpoints, two kept", wanted <= set(names) and "checkpoint_2_2.pt" not in names, ", ".join(names))
+    yield Finding(
+        "own: beside epoch checkpoints, two kept",
+        wanted <= set(names) and "checkpoint_2_2.pt" not in names,
+        ", ".join(names),
+    )
 
 
 @judges("using/checkpoint_mms_adapter")
@@ -171,16 +207,28 @@ def checkpoint_messages(case: Case) -> Iterator[Finding]:
     (case.folder / "login.pt").write_text("\n  <!DOCTYPE HTML><title>Sign in</title>")
     (case.folder / "packed.pt").write_bytes(b"\x1f\x8b\x08\x00rest of it")
     for name, word, label in (
-        ("lfs.pt", "lfs", ""), ("empty.pt", "empty", ""), ("page.pt", "web page", ""), ("m.safetensors", "safetensors", ""),
-        ("bare.pt", "weights", ""), ("login.pt", "web page", "own: "), ("packed.pt", "gzip", "own: "),
-    ):  # fmt: skip
+        ("lfs.pt", "lfs", ""),
+        ("empty.pt", "empty", ""),
+        ("page.pt", "web page", ""),
+        ("m.safetensors", "safetensors", ""),
+        ("bare.pt", "weights", ""),
+        ("login.pt", "web page", "own: "),
+        ("packed.pt", "gzip", "own: "),
+    ):
         ended = case.run("fairseq-transcribe", "--path", case.folder / name, audio)
-        right = ended.code != 0 and not ended.has_traceback and name in ended.output and word in ended.output.lower().replace(name, "")
+        right = (
+            ended.code != 0
+            and not ended.has_traceback
+            and name in ended.output
+            and word in ended.output.lower().replace(name, "")
+        )
         yield Finding(f"{label}{name}", right and len(ended.last_line) < 400, short(ended))
     manifest = case.work / "test.tsv"
     manifest.write_text(f"{audio.parent}\n{audio.name}\t16000\n")
     path = case.folder / "xlsr_task.pt"
-    ended = case.run("fairseq-extract", case.work, "--path", path, "--gen-subset", "test", "--output-dir", case.work / "f")
+    ended = case.run(
+        "fairseq-extract", case.work, "--path", path, "--gen-subset", "test", "--output-dir", case.work / "f"
+    )
     yield Finding("xlsr_task.pt", ended.code == 0 and not ended.has_traceback, short(ended))
 
 

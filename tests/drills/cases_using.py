@@ -11,22 +11,31 @@ from pathlib import Path
 
 from tests.drills.cases import Case, Ended, Finding, judges
 
-HEARD = "'RFXNY RZYLXTORIVPGBXRWGEG'GDKRTZRMRHRMPRGRZR"  # what common/en.pt says of common/a.wav in fp32, on the machine of the report
+# what common/en.pt says of common/a.wav in fp32, on the machine of the report
+HEARD = "'RFXNY RZYLXTORIVPGBXRWGEG'GDKRTZRMRHRMPRGRZR"
 
 
 def transcribe(case: Case, *arguments: str | os.PathLike[str], model: str = "en.pt") -> Ended:
     audio = case.folder.parent / "common" / "a.wav"
-    return case.run("fairseq-transcribe", "--path", case.folder.parent / "common" / model, "--precision", "fp32", *arguments, audio)
+    return case.run(
+        "fairseq-transcribe", "--path", case.folder.parent / "common" / model, "--precision", "fp32", *arguments, audio
+    )
 
 
 def infer(case: Case, *arguments: str | os.PathLike[str]) -> Ended:
     model = case.folder.parent / "common" / "en.pt"
-    return case.run("fairseq-infer", case.folder, "--path", model, "--precision", "fp32", "--gen-subset", "test", *arguments)
+    return case.run(
+        "fairseq-infer", case.folder, "--path", model, "--precision", "fp32", "--gen-subset", "test", *arguments
+    )
 
 
 def said(ended: Ended) -> str:
     """The transcript, without KenLM's and our own log lines."""
-    lines = [line for line in ended.output.splitlines() if line and not re.match(r"\d{4}-|Loading the LM|Reading |-{4}|\*+", line)]
+    lines = [
+        line
+        for line in ended.output.splitlines()
+        if line and not re.match(r"\d{4}-|Loading the LM|Reading |-{4}|\*+", line)
+    ]
     return lines[-1] if lines else ""
 
 
@@ -43,12 +52,26 @@ def arguments(case: Case) -> Iterator[Finding]:
     yield Finding("--unk-weight -inf", found.code == 0, found.last_line[:80])
     lexicon, lm = ("--lexicon", folder / "w.lex"), ("--lm", folder / "w.arpa")
     yield refused("--lm-weight nan", infer(case, *lexicon, *lm, "--lm-weight", "nan"), "--lm-weight")
-    yield refused("own: --word-score -inf", infer(case, "--lexicon", folder / "w.lex", "--word-score", "-inf"), "--word-score is -inf")
+    yield refused(
+        "own: --word-score -inf",
+        infer(case, "--lexicon", folder / "w.lex", "--word-score", "-inf"),
+        "--word-score is -inf",
+    )
     yield refused("--nbest greedy", infer(case, "--nbest", "5"), "--nbest 5", "--lexicon or --lm")
     old = ("--task", "audio_finetuning", "--w2l-decoder", "viterbi", "--criterion", "ctc", "--post-process", "letter")
     yield refused("old infer.py", infer(case, *old), "--w2l-decoder", "fairseq-infer " + str(folder))
-    keys = ("task=audio_finetuning", f"task.data={folder}", "common_eval.path=en.pt", "decoding.type=viterbi", "dataset.gen_subset=test")
-    yield refused("own: the newer infer.py", case.run("fairseq-infer", *keys), f"fairseq-infer {folder} --path en.pt --gen-subset test")
+    keys = (
+        "task=audio_finetuning",
+        f"task.data={folder}",
+        "common_eval.path=en.pt",
+        "decoding.type=viterbi",
+        "dataset.gen_subset=test",
+    )
+    yield refused(
+        "own: the newer infer.py",
+        case.run("fairseq-infer", *keys),
+        f"fairseq-infer {folder} --path en.pt --gen-subset test",
+    )
     yield refused("unigrams", infer(case, "--lm", folder / "uni.arpa"), "uni.arpa", "unigrams", "order 2")
 
 
@@ -112,7 +135,9 @@ def hf_processor_config(case: Case) -> Iterator[Finding]:
         path.write_text(json.dumps(settings))
         output = case.work / f"{value}.pt"
         case.run("fairseq-convert", case.folder / "model", output, "--to", "fairseq")
-        read = case.python(f"from fairseq.checkpoint import io; print(io.load({str(output)!r})['cfg']['task']['normalize'])")
+        read = case.python(
+            f"from fairseq.checkpoint import io; print(io.load({str(output)!r})['cfg']['task']['normalize'])"
+        )
         yield Finding(label, read.last_line == str(value), read.last_line)
 
 
@@ -121,10 +146,14 @@ def homophones(case: Case) -> Iterator[Finding]:
     ended = transcribe(case, "--lexicon", case.folder / "hom.lex", "--lm", case.folder / "hom.arpa", "--lm-weight", "5")
     words = said(ended)
     yield Finding("the likeliest is said", "BY" in words.split(), words)
-    yield Finding("what is dropped is named", "line 7: BYE" in ended.output, "named" if "BYE" in ended.output else "not named")
+    yield Finding(
+        "what is dropped is named", "line 7: BYE" in ended.output, "named" if "BYE" in ended.output else "not named"
+    )
     lines = (case.folder / "hom.lex").read_text().splitlines()
     (case.folder / "own.lex").write_text("\n".join(lines[:6] + lines[-1:]) + "\n")
-    words = said(transcribe(case, "--lexicon", case.folder / "own.lex", "--lm", case.folder / "hom.arpa", "--lm-weight", "5"))
+    words = said(
+        transcribe(case, "--lexicon", case.folder / "own.lex", "--lm", case.folder / "hom.arpa", "--lm-weight", "5")
+    )
     yield Finding("own: seven, the last one likeliest", "BY" in words.split(), words)
 
 
@@ -141,7 +170,9 @@ def labels_case(case: Case) -> Iterator[Finding]:
     upper, ended = labels(case)
     warned = "warning" in ended.output and "Turkish" in ended.output
     yield Finding("Turkish is warned of", warned, "warned" if warned else "no warning")
-    yield Finding("Georgian stays", upper[2] == "\u10d2\u10d0\u10db\u10d0\u10e0\u10ef\u10dd\u10d1\u10d0", ascii(upper[2]))
+    yield Finding(
+        "Georgian stays", upper[2] == "\u10d2\u10d0\u10db\u10d0\u10e0\u10ef\u10dd\u10d1\u10d0", ascii(upper[2])
+    )
     yield Finding("Greek is NFC", unicodedata.is_normalized("NFC", upper[3]), ascii(upper[3]))
     lower, _ = labels(case, "--case", "lower")
     yield Finding("lower of a dotted I", lower[1] == "istanbul", ascii(lower[1]))
@@ -158,7 +189,9 @@ def labels_words_split(case: Case) -> Iterator[Finding]:
         yield Finding(name, len(line.split()) == count, ascii(line))
     (case.folder / "t.txt").write_text("\u202babc\u202c\na\u200eb\na\u2060b\nab\u200bcd\n", encoding="utf-8")
     found, _ = labels(case)
-    yield Finding("own: bidi marks, word joiner, and a zero-width space", found == ["ABC", "AB", "AB", "AB CD"], ascii(found))
+    yield Finding(
+        "own: bidi marks, word joiner, and a zero-width space", found == ["ABC", "AB", "AB", "AB CD"], ascii(found)
+    )
 
 
 @judges("using/lm_gz")
@@ -189,7 +222,10 @@ def lm_nbsp(case: Case) -> Iterator[Finding]:
 @judges("using/reference_invisible")
 def reference_invisible(case: Case) -> Iterator[Finding]:
     units = " ".join(said(transcribe(case)).replace(" ", "|")) + " |"
-    for label, line in (("ZWSP at the end", f"{units}\u200b"), ("own: soft hyphen", units.replace(" |", "\u00ad |", 1))):
+    for label, line in (
+        ("ZWSP at the end", f"{units}\u200b"),
+        ("own: soft hyphen", units.replace(" |", "\u00ad |", 1)),
+    ):
         (case.folder / "test.ltr").write_text(line + "\n", encoding="utf-8")
         ended = infer(case)
         errors = result(ended)["rates"]["wer"]["errors"]
@@ -205,7 +241,9 @@ from fairseq.decoding.tokens import Tokens
 for dictionary in (d := Dictionary.load({path!r}), Dictionary.from_state_dict(d.state_dict())):
     print(dictionary.bos(), dictionary.index('<s>'), Tokens.from_dictionary(dictionary).blank, len(dictionary))
 """
-    listed = case.python(f"from fairseq.data.dictionary import Dictionary; Dictionary.load({str(case.folder / 'listed.txt')!r})")
+    listed = case.python(
+        f"from fairseq.data.dictionary import Dictionary; Dictionary.load({str(case.folder / 'listed.txt')!r})"
+    )
     good = "listed.txt, line 1" in listed.last_line and "#fairseq:overwrite" not in listed.last_line
     yield Finding("advice", good, listed.last_line[:160])
     found = case.python(program.format(path=str(case.folder / "overwrite.txt")))
@@ -213,7 +251,11 @@ for dictionary in (d := Dictionary.load({path!r}), Dictionary.from_state_dict(d.
     some = case.folder / "some.txt"
     some.write_text("| 5\n<s> 1 #fairseq:overwrite\nA 3\n")
     found = case.python(program.format(path=str(some)))
-    yield Finding("own: one of them, in the middle", found.output.split() == ["0", "0", "0", "7"] * 2, " ".join(found.output.split()))
+    yield Finding(
+        "own: one of them, in the middle",
+        found.output.split() == ["0", "0", "0", "7"] * 2,
+        " ".join(found.output.split()),
+    )
 
 
 @judges("using/subtitles_several")
@@ -229,7 +271,10 @@ def subtitles_several(case: Case) -> Iterator[Finding]:
 
 @judges("using/table_long_field")
 def table_long_field(case: Case) -> Iterator[Finding]:
-    for label, content in (("", "path\tsentence\na.wav\t" + "a" * 200_000), ("own: without a header", "a.wav\t" + "ab " * 100_000)):
+    for label, content in (
+        ("", "path\tsentence\na.wav\t" + "a" * 200_000),
+        ("own: without a header", "a.wav\t" + "ab " * 100_000),
+    ):
         (case.folder / "t.tsv").write_text(content + "\n")
         words = ("--layout", "tsv", "--transcripts", case.folder / "t.tsv", "--dest", case.work / "o")
         ended = case.run("examples/wav2vec/prepare_labels.py", case.folder / "test.tsv", *words)

@@ -2,8 +2,9 @@
 
     python -m tests.drills.checkpoints --tries N [--seed S]
 
-A try damages a small checkpoint in one way (a flipped bit anywhere or in the zip directory, a cut, an overwritten piece, an entry dropped,
-doubled or renamed, a value of its config changed) and opens it as the commands do: to use its model, and to continue a run.
+A try damages a small checkpoint in one way (a flipped bit anywhere or in the zip directory, a cut, an overwritten
+piece, an entry dropped, doubled or renamed, a value of its config changed) and opens it as the commands do: to use its
+model, and to continue a run.
 """
 
 from __future__ import annotations
@@ -25,15 +26,46 @@ import torch
 from tests.drills.forked import Tally, attempt
 
 MODEL = {
-    "_name": "wav2vec2", "encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 16, "encoder_attention_heads": 2,
-    "final_dim": 8, "conv_feature_layers": "[(8,10,5)] + [(8,3,2)] * 2", "conv_pos": 8, "conv_pos_groups": 2, "quantize_targets": True,
+    "_name": "wav2vec2",
+    "encoder_layers": 2,
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 16,
+    "encoder_attention_heads": 2,
+    "final_dim": 8,
+    "conv_feature_layers": "[(8,10,5)] + [(8,3,2)] * 2",
+    "conv_pos": 8,
+    "conv_pos_groups": 2,
+    "quantize_targets": True,
     "latent_vars": 4,
-}  # fmt: skip
+}
 TASK = {"_name": "audio_pretraining", "data": "gone", "normalize": True, "sample_rate": 16000}
 VALUES: list[Any] = [
-    None, True, -1, 0, 1, 3, 2**31, 10**9, 10**30, 0.5, float("nan"), float("inf"), "", "x", "${model}", "${oc.env:HOME}", "${",
-    [], [1, 2], [[]], {}, {"a": {"b": 1}}, "(1, 2", "[(8,10,5)] * 1000000000", b"bytes",
-]  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    2**31,
+    10**9,
+    10**30,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "${model}",
+    "${oc.env:HOME}",
+    "${",
+    [],
+    [1, 2],
+    [[]],
+    {},
+    {"a": {"b": 1}},
+    "(1, 2",
+    "[(8,10,5)] * 1000000000",
+    b"bytes",
+]
 
 
 def make_state() -> dict[str, Any]:
@@ -51,11 +83,14 @@ def make_state() -> dict[str, Any]:
         ],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1}, "metrics": {}, "val_loss": 1.5},
-        "last_optimizer_state": {"state": {0: {"step": 7, "exp_avg": torch.ones(4)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-    }  # fmt: skip
+        "last_optimizer_state": {
+            "state": {0: {"step": 7, "exp_avg": torch.ones(4)}},
+            "param_groups": [{"lr": 0.1, "params": [0]}],
+        },
+    }
 
 
-# -- damage ------------------------------------------------------------------------------------------------------------------------
+# -- damage ------------------------------------------------------------------------------------------------------------
 
 Damage = Callable[[Path, dict[str, Any], random.Random], str]
 
@@ -91,7 +126,9 @@ def piece(path: Path, state: dict[str, Any], choice: random.Random) -> str:
     length, start = choice.choice((1, 16, 512, 4096)), choice.randrange(len(data))
     other = choice.randrange(len(data))
     how = choice.choice(("zeros", "noise", "moved", "removed", "put in"))
-    new = {"zeros": bytes(length), "noise": choice.randbytes(length), "removed": b""}.get(how, bytes(data[other : other + length]))
+    new = {"zeros": bytes(length), "noise": choice.randbytes(length), "removed": b""}.get(
+        how, bytes(data[other : other + length])
+    )
     data[start : start if how == "put in" else start + length] = new
     path.write_bytes(data)
     return f"{length} bytes at {start} {how}"
@@ -109,7 +146,10 @@ def entries(path: Path, state: dict[str, Any], choice: random.Random) -> str:
     elif how == "doubled":
         records.append((name, records[choice.randrange(len(records))][1]))
     elif how == "renamed":
-        records[number] = (choice.choice(("../x", "archive/data/99", records[choice.randrange(len(records))][0])), content)
+        records[number] = (
+            choice.choice(("../x", "archive/data/99", records[choice.randrange(len(records))][0])),
+            content,
+        )
     elif how == "emptied":
         records[number] = (name, b"")
     elif how == "reversed":
@@ -127,7 +167,16 @@ def entries(path: Path, state: dict[str, Any], choice: random.Random) -> str:
 def values(path: Path, state: dict[str, Any], choice: random.Random) -> str:
     """A value of the state changed, most often one of the model's config."""
     changed = copy.deepcopy(state)
-    keys = (*MODEL, *MODEL, *MODEL, "quantizer_depth", "latent_dim", "layer_norm_first", "extractor_mode", "encoder_layerdrop")
+    keys = (
+        *MODEL,
+        *MODEL,
+        *MODEL,
+        "quantizer_depth",
+        "latent_dim",
+        "layer_norm_first",
+        "extractor_mode",
+        "encoder_layerdrop",
+    )
     places: list[list[Any]] = [["cfg", "model", key] for key in keys] + [["cfg", "task", key] for key in TASK]
     places += [["cfg", "model"], ["cfg", "task"], ["cfg"], ["optimizer_history", 0, "num_updates"]]
     places += [[key] for key in changed] + [["extra_state", key] for key in changed["extra_state"]]
@@ -145,7 +194,12 @@ def weights(path: Path, state: dict[str, Any], choice: random.Random) -> str:
     name = choice.choice(list(changed))
     how = choice.choice(("dropped", "renamed", "reshaped", "a number", "added"))
     tensor = changed[name] if how == "added" else changed.pop(name)
-    new = {"renamed": (f"{name}x", tensor), "reshaped": (name, torch.zeros(3)), "a number": (name, 3), "added": ("more.weight", tensor)}
+    new = {
+        "renamed": (f"{name}x", tensor),
+        "reshaped": (name, torch.zeros(3)),
+        "a number": (name, 3),
+        "added": ("more.weight", tensor),
+    }
     if how in new:
         changed[new[how][0]] = new[how][1]
     torch.save({**state, "model": changed}, path)
@@ -155,7 +209,7 @@ def weights(path: Path, state: dict[str, Any], choice: random.Random) -> str:
 DAMAGES: tuple[Damage, ...] = (flip, flip, flip_directory, flip_directory, cut, piece, entries, values, values, weights)
 
 
-# -- opening -----------------------------------------------------------------------------------------------------------------------
+# -- opening -----------------------------------------------------------------------------------------------------------
 
 
 def use(path: Path, sound: dict[str, Any], same_config: bool) -> str:
@@ -183,7 +237,9 @@ def resume(path: Path, sound: dict[str, Any], same_config: bool) -> str:
         for name, tensor in sound["model"].items():
             assert torch.equal(state["model"][name], tensor), f"{name} is another one"
         assert state["extra_state"] == sound["extra_state"], "extra_state is another one"
-        assert torch.equal(state["last_optimizer_state"]["state"][0]["exp_avg"], torch.ones(4)), "the optimizer's state is another one"
+        assert torch.equal(state["last_optimizer_state"]["state"][0]["exp_avg"], torch.ones(4)), (
+            "the optimizer's state is another one"
+        )
     return "the same state"
 
 

@@ -1,6 +1,6 @@
 """Mutated YAML files and command lines: each composes, or ends with a sentence that names a file or a key.
 
-    python -m tests.drills.configs --tries N [--seed S]
+python -m tests.drills.configs --tries N [--seed S]
 """
 
 from __future__ import annotations
@@ -26,42 +26,109 @@ from tests.drills.forked import Tally, attempt
 
 NAMED = "[named] "  # put before a sentence that names a file or a key
 GROUPS = (*FIXED_GROUPS, *REGISTRY_GROUPS)
-KEYS = [f"{group}.{name}" for group in GROUPS for dataclass in dataclasses_of(group) for name in dataclass.field_defaults()]
+KEYS = [
+    f"{group}.{name}" for group in GROUPS for dataclass in dataclasses_of(group) for name in dataclass.field_defaults()
+]
 _KEY = re.compile(rf"\b({'|'.join(GROUPS)})\b|^  - \S+ is not a known group|names no key", re.MULTILINE)
 
 BASE: dict[str, Any] = {
     "defaults": ["_self_", {"model": "wav2vec2/wav2vec2_base"}, {"optimizer": None}],
     "common": {"cpu": True, "seed": 1, "log_interval": 2, "log_format": "simple"},
     "checkpoint": {"save_dir": "ckpt", "no_epoch_checkpoints": True},
-    "task": {"_name": "audio_pretraining", "data": ".", "max_sample_size": 32000, "min_sample_size": 8000, "normalize": True},
+    "task": {
+        "_name": "audio_pretraining",
+        "data": ".",
+        "max_sample_size": 32000,
+        "min_sample_size": 8000,
+        "normalize": True,
+    },
     "dataset": {"num_workers": 0, "max_tokens": 128000, "skip_invalid_size_inputs_valid_test": True},
     "criterion": {"_name": "wav2vec", "infonce": True, "log_keys": ["temp"], "loss_weights": [0.1, 10]},
     "optimization": {"max_update": 8, "lr": [0.0005], "update_freq": [1]},
     "optimizer": {"_name": "adam", "adam_betas": "(0.9,0.98)", "adam_eps": 1e-06, "weight_decay": 0.01},
     "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": 2},
     "model": {
-        "encoder_embed_dim": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "conv_pos_groups": 4, "final_dim": 16,
-        "conv_feature_layers": "[(32,10,5)] + [(32,3,2)]*4", "latent_temp": [2, 0.5, 0.9],
+        "encoder_embed_dim": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "conv_pos_groups": 4,
+        "final_dim": 16,
+        "conv_feature_layers": "[(32,10,5)] + [(32,3,2)]*4",
+        "latent_temp": [2, 0.5, 0.9],
     },
 }
 NUMBERS = [-1, 0, 3, 2.5, 1e6, 1e308, 10**30, float("inf"), float("nan")]
 TEXTS = [
-    "", " ", "None", "null", "nan", "yes", "1e6", "-", "[", "[2", "(1,", "{a: b", ",", "a,b", "choice(1,2)", "*x", "&x", "!!python/name:os",
-    "é\u200b\x07", "x" * 5000, "/", "/abs", "../..", "a.b",
-]  # fmt: skip
+    "",
+    " ",
+    "None",
+    "null",
+    "nan",
+    "yes",
+    "1e6",
+    "-",
+    "[",
+    "[2",
+    "(1,",
+    "{a: b",
+    ",",
+    "a,b",
+    "choice(1,2)",
+    "*x",
+    "&x",
+    "!!python/name:os",
+    "é\u200b\x07",
+    "x" * 5000,
+    "/",
+    "/abs",
+    "../..",
+    "a.b",
+]
 REFERENCES = [
-    "???", "${", "${}", "${model}", "${optimization.lr}", "${oc.env:NOT_SET_ANYWHERE}", "${oc.env:HOME}", "${nothing.there}", "${.x}",
-    "${..}", "${oc.decode:'[1,'}", "${oc.create:{a: 1}}", "x${model}", "${model.${task}}", "\\${x}",
-]  # fmt: skip
+    "???",
+    "${",
+    "${}",
+    "${model}",
+    "${optimization.lr}",
+    "${oc.env:NOT_SET_ANYWHERE}",
+    "${oc.env:HOME}",
+    "${nothing.there}",
+    "${.x}",
+    "${..}",
+    "${oc.decode:'[1,'}",
+    "${oc.create:{a: 1}}",
+    "x${model}",
+    "${model.${task}}",
+    "\\${x}",
+]
 CONTAINERS: list[Any] = [
-    [], [None], [[]], [1, "a"], ["${optimization.lr}"], {}, {"a": 1}, {1: 2}, {"_name": None}, {"_name": ["a"]}, {"_name": "${model}"},
-    {"_name": 3}, {"_target_": "os.system"}, [{"a": [{"b": None}]}],
-]  # fmt: skip
+    [],
+    [None],
+    [[]],
+    [1, "a"],
+    ["${optimization.lr}"],
+    {},
+    {"a": 1},
+    {1: 2},
+    {"_name": None},
+    {"_name": ["a"]},
+    {"_name": "${model}"},
+    {"_name": 3},
+    {"_target_": "os.system"},
+    [{"a": [{"b": None}]}],
+]
 VALUES: list[Any] = [None, True, *NUMBERS, *TEXTS, *REFERENCES, *CONTAINERS]
 ODD_KEYS: list[Any] = ["x", "", 3, None, True, 1.5, "a.b", "seed", "_name", "defaults", "hydra"]
 AFTER_COLON = ["", "::", ": &x", ": *x", ":\t", ": !!set", ": !!timestamp", ": |", ": >", ": {", ": ["]
 LINES = ["---", "...", "\t", "? x", "<<: *x", "%YAML 9", "- x", "x: y: z", "a: 2026-99-99", "b: 1:99:99", "'"]
-HEADERS = ["", "# @package _global_\n", "# @package a b\n", "# @package ${x}\n", "# @package _global_.model\n", "# @package\n"]
+HEADERS = [
+    "",
+    "# @package _global_\n",
+    "# @package a b\n",
+    "# @package ${x}\n",
+    "# @package _global_.model\n",
+    "# @package\n",
+]
 TYPED = [*CONFIG_GROUPS, *GROUPS, "x", "max_update", "seed", "hydra.run.dir", "hydra/launcher", "", "a.b.c", "model@x"]
 
 
@@ -134,8 +201,12 @@ def overrides(chance: random.Random) -> list[str]:
     words = []
     for _ in range(chance.choice([0, 0, 1, 1, 2])):
         key = chance.choice([*KEYS, *KEYS, *TYPED])
-        value = chance.choice([str(value) for value in VALUES] + ["adam", "wav2vec2", "wav2vec2/wav2vec2_large", "[1,2,3]"])
-        words.append(chance.choice(["", "", "", "+", "++", "~"]) + key + chance.choice(["=", "=", "=", "=", ""]) + value)
+        value = chance.choice(
+            [str(value) for value in VALUES] + ["adam", "wav2vec2", "wav2vec2/wav2vec2_large", "[1,2,3]"]
+        )
+        words.append(
+            chance.choice(["", "", "", "+", "++", "~"]) + key + chance.choice(["=", "=", "=", "=", ""]) + value
+        )
     return words
 
 
@@ -146,7 +217,9 @@ def try_one(chance: random.Random, folder: Path) -> tuple[str, Callable[[], str]
     if kind == "text":
         content = mutated_text(chance)
     else:
-        content = yaml.safe_dump(mutated_tree(chance) if kind == "tree" else BASE, sort_keys=False).encode("utf-8", "surrogatepass")
+        content = yaml.safe_dump(mutated_tree(chance) if kind == "tree" else BASE, sort_keys=False).encode(
+            "utf-8", "surrogatepass"
+        )
     (folder / f"{name}.yaml").write_bytes(b"# @package _group_\n" + content)
     words = overrides(chance)
     if kind == "group":

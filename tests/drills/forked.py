@@ -16,7 +16,9 @@ SECONDS = 30.0
 
 
 class Outcome(NamedTuple):
-    """`kind`: right, refused (a clear error that names the file), unnamed (clear, but without the file), exception, hang, memory, died."""
+    """`kind`: right, refused (a clear error that names the file), unnamed (clear, but without the file), exception,
+    hang, memory, died.
+    """
 
     kind: str
     text: str = ""
@@ -27,7 +29,10 @@ class Outcome(NamedTuple):
 
 
 def attempt(
-    action: Callable[[], str], name: str, clear: tuple[type[BaseException], ...] = (ValueError, OSError), seconds: float = SECONDS
+    action: Callable[[], str],
+    name: str,
+    clear: tuple[type[BaseException], ...] = (ValueError, OSError),
+    seconds: float = SECONDS,
 ) -> Outcome:
     """Run `action` in a forked child.
 

@@ -1,11 +1,13 @@
-"""Graphs that Gaudi's lazy mode would compile again and again, by the bridge's rule, in this checkout's code or in an older one's.
+"""Graphs that Gaudi's lazy mode would compile again and again, by the bridge's rule, in this checkout's code or in an
+older one's.
 
     python -m tests.drills.gaudi_graphs [--tree CHECKOUT]
 
-Runs this checkout's `fairseq-preflight` on the recipe's pre-training and on CTC fine-tuning with `sentence_avg`, each over 12 updates with
-other temperatures, learning rates, numbers of utterances, shapes and epochs, with and without a line of the log. With `--tree` the model,
-criterion, optimizer and trainer are that checkout's, and only the checker (`fairseq/preflight`, `fairseq/device`) is this one's.
-Prints each place by file and line; the exit status is 1 if there is any.
+Runs this checkout's `fairseq-preflight` on the recipe's pre-training and on CTC fine-tuning with `sentence_avg`, each
+over 12 updates with other temperatures, learning rates, numbers of utterances, shapes and epochs, with and without a
+line of the log. With `--tree` the model, criterion, optimizer and trainer are that checkout's, and only the checker
+(`fairseq/preflight`, `fairseq/device`) is this one's. Prints each place by file and line; the exit status is 1 if there
+is any.
 """
 
 from __future__ import annotations
@@ -26,17 +28,31 @@ from tests.integration.finetuning_runs import CONV, LETTERS, TINY, write_labels
 
 CHECKER = ("preflight", "device")
 SHORT = [
-    "dataset.required_batch_size_multiple=1", "dataset.num_workers=0", "task.num_batch_buckets=2", "dataset.max_tokens=96000",
-]  # fmt: skip
+    "dataset.required_batch_size_multiple=1",
+    "dataset.num_workers=0",
+    "task.num_batch_buckets=2",
+    "dataset.max_tokens=96000",
+]
 RUNS = {
     "pre-training": [
-        "--config-dir", "examples/wav2vec/config/pretraining", "--config-name", "wav2vec2_base_librispeech_hpu", "dataset.batch_size=4",
-        "task.max_sample_size=24000", "task.min_sample_size=8000", "model.encoder_layers=2", f"+model.conv_feature_layers='{CONV}'",
+        "--config-dir",
+        "examples/wav2vec/config/pretraining",
+        "--config-name",
+        "wav2vec2_base_librispeech_hpu",
+        "dataset.batch_size=4",
+        "task.max_sample_size=24000",
+        "task.min_sample_size=8000",
+        "model.encoder_layers=2",
+        f"+model.conv_feature_layers='{CONV}'",
     ],
     "CTC with sentence_avg": [
-        "--config-dir", "examples/wav2vec/config/finetuning", "--config-name", "base_10h_hpu", "optimization.sentence_avg=true",
+        "--config-dir",
+        "examples/wav2vec/config/finetuning",
+        "--config-name",
+        "base_10h_hpu",
+        "optimization.sentence_avg=true",
     ],
-}  # fmt: skip
+}
 
 
 def overlay(tree: Path, folder: Path) -> Path:
@@ -54,7 +70,9 @@ def overlay(tree: Path, folder: Path) -> Path:
 
 
 def write_data(folder: Path) -> list[str]:
-    """Twelve utterances with labels, a dictionary and a pre-trained model; returns the overrides that fine-tuning needs."""
+    """Twelve utterances with labels, a dictionary and a pre-trained model; returns the overrides that fine-tuning
+    needs.
+    """
     files = [folder / "audio" / f"{i:02d}.flac" for i in range(12)]
     for i, file in enumerate(files):
         write_audio(file, 0.8 + 0.06 * i, seed=i)
@@ -81,7 +99,9 @@ def look(path: Path, data: Path, words: list[str]) -> tuple[list[str], int]:
     found.unlink()
     if "graph_keys" not in report.get("device", {}):
         raise SystemExit(f"the steps were not looked at: {report['problems']}")
-    return [problem["what"] for problem in report["problems"] if problem["name"] == "recompiles"], report["device"]["graph_keys"]["graphs"]
+    return [problem["what"] for problem in report["problems"] if problem["name"] == "recompiles"], report["device"][
+        "graph_keys"
+    ]["graphs"]
 
 
 def main() -> None:
@@ -95,7 +115,10 @@ def main() -> None:
         pretrained = write_data(data)
         for name, words in RUNS.items():
             told, graphs = look(path, data, [*words, *(pretrained if "CTC" in name else [])])
-            print(f"{name}: {graphs} graphs by the bridge's rule; places that make new ones again and again: {len(told)}", flush=True)
+            print(
+                f"{name}: {graphs} graphs by the bridge's rule; places that make new ones again and again: {len(told)}",
+                flush=True,
+            )
             for what in told:
                 print(f"  {what.replace(f'{tree}{os.sep}', '')}", flush=True)
             failed |= bool(told)

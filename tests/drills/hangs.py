@@ -1,6 +1,6 @@
 """What could leave a run waiting for ever, or processes behind: it ends within a bound, and says why.
 
-    python -m tests.drills.hangs [SCENARIO ...] [--tries N] [--seed S]
+python -m tests.drills.hangs [SCENARIO ...] [--tries N] [--seed S]
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from tests.drills.forked import Outcome, Tally
 from tests.drills.workers import children_of, make_corpus
 from tests.integration.conftest import REPOSITORY, TINY
 
-ENDLESS = ("optimization.max_update=1000000", "checkpoint.save_interval_updates=100000", "dataset.validate_interval_updates=5")
+ENDLESS = (
+    "optimization.max_update=1000000",
+    "checkpoint.save_interval_updates=100000",
+    "dataset.validate_interval_updates=5",
+)
 USUAL = ("common.log_interval=1", "common.user_dir=plug_in")
 # reads of a network file system that is gone wait for ever
 STORAGE = """import time
@@ -56,7 +60,16 @@ class Drill(NamedTuple):
         (folder / "plug_in").mkdir()
         (folder / "plug_in" / "__init__.py").write_text(STORAGE)
         words = [word.format(port=self.rng.randrange(20000, 30000)) for word in launcher]
-        command = [*before, sys.executable, *words, "-m", "fairseq_cli.hydra_train", f"task.data={self.corpus}", "--config-dir", "."]
+        command = [
+            *before,
+            sys.executable,
+            *words,
+            "-m",
+            "fairseq_cli.hydra_train",
+            f"task.data={self.corpus}",
+            "--config-dir",
+            ".",
+        ]
         return Run(folder, [*command, "--config-name", "tiny", *USUAL, *overrides])
 
 
@@ -70,7 +83,13 @@ class Run:
         self.log = folder / "log"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_heed_signals
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_heed_signals,
             )
 
     @property
@@ -87,7 +106,11 @@ class Run:
 
     def ranks(self) -> list[int]:
         """Spawned processes or torchrun's, the first rank first."""
-        found = [pid for pid in children_of(self.process.pid) if b"spawn_main" in _command(pid) or b"hydra_train" in _command(pid)]
+        found = [
+            pid
+            for pid in children_of(self.process.pid)
+            if b"spawn_main" in _command(pid) or b"hydra_train" in _command(pid)
+        ]
         return sorted(found)
 
     def lose_the_storage(self) -> None:
@@ -118,7 +141,9 @@ class Run:
         return output
 
     def left(self) -> list[int]:
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self.mark.encode() in _environment(pid)]
+        return [
+            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self.mark.encode() in _environment(pid)
+        ]
 
     def kill(self) -> None:
         for pid in self.left():
@@ -148,7 +173,7 @@ def _environment(pid: int) -> bytes:
     return _read(pid, "environ")
 
 
-# -- scenarios ---------------------------------------------------------------------------------------------------------------------
+# -- scenarios ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -257,9 +282,16 @@ def parent_dies(drill: Drill) -> str:
 SCENARIOS: dict[str, Callable[[Drill], str]] = {
     scenario.__name__: scenario
     for scenario in (
-        small_shm, lost_storage, second_ctrl_c, ctrl_c, stopped_rank, stopped_rank_and_sigterm, torchrun_dies, parent_dies,
+        small_shm,
+        lost_storage,
+        second_ctrl_c,
+        ctrl_c,
+        stopped_rank,
+        stopped_rank_and_sigterm,
+        torchrun_dies,
+        parent_dies,
     )
-}  # fmt: skip
+}
 
 
 def main() -> None:

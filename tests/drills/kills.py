@@ -2,10 +2,11 @@
 
     python -m tests.drills.kills [--tries N] [--seed S] [--writing] [--signals] [--setups NAME ...]
 
-Each try trains a tiny model in one of the setups, ends it at a random moment, starts the same command again until it is done, and compares
-with an unbroken run: all checkpoints (weights, optimizer, average, place in the data, best value), the latest and the best one among them,
-and the rows of `metrics.jsonl`. With --writing the kill comes while a checkpoint's temporary file exists; with
---signals it is SIGTERM, SIGINT, SIGUSR1 or SIGHUP, after which the run must end by itself, and save.
+Each try trains a tiny model in one of the setups, ends it at a random moment, starts the same command again until it is
+done, and compares
+with an unbroken run: all checkpoints (weights, optimizer, average, place in the data, best value), the latest and the
+best one among them, and the rows of `metrics.jsonl`. With --writing the kill comes while a checkpoint's temporary file
+exists; with --signals it is SIGTERM, SIGINT, SIGUSR1 or SIGHUP, after which the run must end by itself, and save.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from tests.drills.forked import Outcome, Tally
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 240.0  # for one life of a run, on a busy machine too
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-CLOCK = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "eta"}  # values of a row that no two runs share
+# values of a row that no two runs share
+CLOCK = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "eta"}
 KILLS = 3  # of one run, at the most
 
 BASE = """# @package _group_
@@ -71,7 +73,10 @@ TWO = "distributed_training.distributed_world_size=2"
 SETUPS = {
     "plain": Setup("pretraining"),
     "workers": Setup("pretraining", ("dataset.num_workers=2",)),
-    "ema": Setup("pretraining", ("ema.store_ema=true", "ema.ema_decay=0.9", "optimization.update_freq=[2]", "optimization.max_update=8")),
+    "ema": Setup(
+        "pretraining",
+        ("ema.store_ema=true", "ema.ema_decay=0.9", "optimization.update_freq=[2]", "optimization.max_update=8"),
+    ),
     "finetuning": Setup("finetuning"),
     "spawn": Setup("pretraining", (TWO, "optimization.max_update=8")),
     "torchrun": Setup("pretraining", ("dataset.num_workers=2", "optimization.max_update=8"), torchrun=True),
@@ -79,7 +84,7 @@ SETUPS = {
 }
 
 
-# -- a corpus ----------------------------------------------------------------------------------------------------------------------
+# -- a corpus ----------------------------------------------------------------------------------------------------------
 
 
 def make_corpus(folder: Path) -> None:
@@ -94,7 +99,9 @@ def make_corpus(folder: Path) -> None:
             rng = np.random.default_rng(i)
             samples = int(16000 * (0.6 + 0.04 * (i * 7 % 24)))
             tone = np.sin(2 * np.pi * rng.uniform(100, 2000) * np.arange(samples) / 16000)
-            soundfile.write(folder / f"audio/{i}.wav", (0.1 * tone + 0.02 * rng.standard_normal(samples)).astype(np.float32), 16000)
+            soundfile.write(
+                folder / f"audio/{i}.wav", (0.1 * tone + 0.02 * rng.standard_normal(samples)).astype(np.float32), 16000
+            )
             lines.append(f"audio/{i}.wav\t{samples}")
             labels.append(" ".join([*rng.choice(list(letters), 3), "|"]))
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
@@ -110,7 +117,7 @@ def make_corpus(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(text.replace("DATA", str(folder)).replace("W2V", str(folder / "w2v.pt")))
 
 
-# -- lives of a run ----------------------------------------------------------------------------------------------------------------
+# -- lives of a run ----------------------------------------------------------------------------------------------------
 
 
 class Life:
@@ -119,13 +126,27 @@ class Life:
     def __init__(self, setup: Setup, corpus: Path, work: Path) -> None:
         self.run = work / "run"
         start = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"] if setup.torchrun else []
-        line = [*start, "-m", "fairseq_cli.hydra_train", "--config-dir", str(corpus), "--config-name", setup.config, *setup.overrides]
+        line = [
+            *start,
+            "-m",
+            "fairseq_cli.hydra_train",
+            "--config-dir",
+            str(corpus),
+            "--config-name",
+            setup.config,
+            *setup.overrides,
+        ]
         self.log = (work / "log").open("ab")
         self.log_start = self.log.tell()
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, *line], cwd=work, env=variables, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, *line],
+            cwd=work,
+            env=variables,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         self.deadline = time.monotonic() + SECONDS
 
@@ -154,7 +175,8 @@ class Life:
         """Wait for `moment`, or for a temporary file after it; False where the run ended.
 
         Args:
-            moment: seconds from the start of training; `at_start`: of the process, which may be reading its checkpoint then.
+            moment: seconds from the start of training; `at_start`: of the process, which may be reading its checkpoint
+                then.
         """
         while not at_start and "seconds of audio an update" not in self.said():
             if self.ended():
@@ -190,7 +212,7 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-# -- comparing ---------------------------------------------------------------------------------------------------------------------
+# -- comparing ---------------------------------------------------------------------------------------------------------
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -203,7 +225,9 @@ def unequal(one: Any, other: Any, name: str = "") -> list[str]:
         keys = [*one, *(key for key in other if key not in one)]
         return [found for key in keys for found in unequal(one.get(key), other.get(key), f"{name}.{key}")]
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
-        return [found for i, pair in enumerate(zip(one, other, strict=True)) for found in unequal(*pair, f"{name}[{i}]")]
+        return [
+            found for i, pair in enumerate(zip(one, other, strict=True)) for found in unequal(*pair, f"{name}[{i}]")
+        ]
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if one.dtype == other.dtype and torch.equal(one, other) else [name]
     return [] if type(one) is type(other) and one == other else [name]
@@ -212,8 +236,13 @@ def unequal(one: Any, other: Any, name: str = "") -> list[str]:
 def comparable(state: dict[str, Any]) -> dict[str, Any]:
     """What of a checkpoint must not depend on how often the run was stopped."""
     extra = state["extra_state"]
-    chosen = {key: extra.get(key) for key in ("train_iterator", "ema", "best", "val_loss", "precision", "data_fingerprint")}
-    return {**{key: state[key] for key in ("model", "last_optimizer_state", "optimizer_history", "task_state")}, "extra_state": chosen}
+    chosen = {
+        key: extra.get(key) for key in ("train_iterator", "ema", "best", "val_loss", "precision", "data_fingerprint")
+    }
+    return {
+        **{key: state[key] for key in ("model", "last_optimizer_state", "optimizer_history", "task_state")},
+        "extra_state": chosen,
+    }
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -230,7 +259,9 @@ def faults(unbroken: Path, run: Path) -> list[str]:
     if names[unbroken] != names[run]:
         found.append(f"files {names[run]}, not {names[unbroken]}")
     for name in set(names[unbroken]) & set(names[run]):
-        found += [f"{name}: {what}" for what in unequal(comparable(load(unbroken / name)), comparable(load(run / name)))][:5]
+        found += [
+            f"{name}: {what}" for what in unequal(comparable(load(unbroken / name)), comparable(load(run / name)))
+        ][:5]
     leftovers = [path.name for path in run.iterdir() if path.suffix == ".tmp" or path.name == "run.lock"]
     found += [f"left over: {name}" for name in leftovers]
     wanted, seen = rows(unbroken), rows(run)
@@ -243,7 +274,9 @@ def faults(unbroken: Path, run: Path) -> list[str]:
     return found
 
 
-def attempt(setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: random.Random, arguments: argparse.Namespace) -> Outcome:
+def attempt(
+    setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: random.Random, arguments: argparse.Namespace
+) -> Outcome:
     """One run, stopped up to three times. `seconds`: how long the unbroken one trained."""
     work = Path(tempfile.mkdtemp(prefix="kills."))
     stops = 0
@@ -292,7 +325,9 @@ def main() -> None:
     parser.add_argument("--setups", nargs="+", choices=sorted(SETUPS), default=list(SETUPS))
     arguments = parser.parse_args()
     choice = random.Random(arguments.seed)
-    tally = Tally("signals" if arguments.signals else "kills in a checkpoint's writing" if arguments.writing else "kills")
+    tally = Tally(
+        "signals" if arguments.signals else "kills in a checkpoint's writing" if arguments.writing else "kills"
+    )
     stops = 0
     with tempfile.TemporaryDirectory(prefix="kills.") as folder:
         corpus = Path(folder) / "corpus"

@@ -1,6 +1,6 @@
 """Damaged manifests: read right, or refused by file; never another exception, a hang, or more than 1 GB.
 
-    python -m tests.drills.manifests --tries 2000 [--seed 0]
+python -m tests.drills.manifests --tries 2000 [--seed 0]
 """
 
 from __future__ import annotations
@@ -39,16 +39,50 @@ def write_corpus(folder: Path) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-# -- damage ------------------------------------------------------------------------------------------------------------------------------
+# -- damage ------------------------------------------------------------------------------------------------------------
 
 NUMBERS = (
-    b"", b"0", b"-1", b"1e4", b"2000.0", b" 2000", b"2000 ", b"9" * 17, b"9" * 18, b"9" * 19, b"9" * 5000, "\uff12\uff10".encode(), b"nan",
-    b"0x7d0", b"1", b"1000", b"4000", b"123456789",
-)  # fmt: skip
+    b"",
+    b"0",
+    b"-1",
+    b"1e4",
+    b"2000.0",
+    b" 2000",
+    b"2000 ",
+    b"9" * 17,
+    b"9" * 18,
+    b"9" * 19,
+    b"9" * 5000,
+    "\uff12\uff10".encode(),
+    b"nan",
+    b"0x7d0",
+    b"1",
+    b"1000",
+    b"4000",
+    b"123456789",
+)
 NAMES = (
-    b"", b".", b"..", b"/dev/zero", b"/dev/null", b"pipe", b"a b", b"\xff\xfe", b"x" * 300, b"x" * 70000, b"a\0b.wav", b"a.zip:1:2",
-    b"train.tsv:0:50", b"00.wav:" + b"9" * 30 + b":1", b"a b/00.wav\t5", b'"a b/00.wav"', b"A B/00.WAV", b"~", b"-", b"a b/00.wav ",
-)  # fmt: skip
+    b"",
+    b".",
+    b"..",
+    b"/dev/zero",
+    b"/dev/null",
+    b"pipe",
+    b"a b",
+    b"\xff\xfe",
+    b"x" * 300,
+    b"x" * 70000,
+    b"a\0b.wav",
+    b"a.zip:1:2",
+    b"train.tsv:0:50",
+    b"00.wav:" + b"9" * 30 + b":1",
+    b"a b/00.wav\t5",
+    b'"a b/00.wav"',
+    b"A B/00.WAV",
+    b"~",
+    b"-",
+    b"a b/00.wav ",
+)
 ODD = (b"\0", b"\t", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"\n\n\n", b" ", b"\x1a", b"\x0b", b"\xc2\x85")
 
 
@@ -112,18 +146,45 @@ def values(text: bytes, draw: random.Random) -> bytes:
 def root_line(text: bytes, draw: random.Random) -> bytes:
     root, rest = text.split(b"\n", 1)
     other = draw.choice(
-        (b"", root[1:], root + b"/", root + b" ", b"  " + root, root + b"/a b/../", root + b"/a b/00.wav", b"/no/such", b".", b"/", b"\xff",
-         b"/dev", root + b"\t5", b"s3://bucket/audio", b"~/audio", b"C:\\audio", b'"' + root + b'"', b"x" * 5000, root + b"\0")
-    )  # fmt: skip
+        (
+            b"",
+            root[1:],
+            root + b"/",
+            root + b" ",
+            b"  " + root,
+            root + b"/a b/../",
+            root + b"/a b/00.wav",
+            b"/no/such",
+            b".",
+            b"/",
+            b"\xff",
+            b"/dev",
+            root + b"\t5",
+            b"s3://bucket/audio",
+            b"~/audio",
+            b"C:\\audio",
+            b'"' + root + b'"',
+            b"x" * 5000,
+            root + b"\0",
+        )
+    )
     return rest if draw.random() < 0.2 else other + b"\n" + rest
 
 
 DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
-    flip_bits, cut, insert, other_encoding, line_ends, lines, values, values, root_line,
-)  # fmt: skip
+    flip_bits,
+    cut,
+    insert,
+    other_encoding,
+    line_ends,
+    lines,
+    values,
+    values,
+    root_line,
+)
 
 
-# -- one try -----------------------------------------------------------------------------------------------------------------------------
+# -- one try -----------------------------------------------------------------------------------------------------------
 
 
 def as_it_stands(text: bytes) -> tuple[bytes, list[tuple[bytes, int]]] | None:

@@ -38,9 +38,13 @@ def good(kind: str, rng: random.Random) -> bytes:
     if kind == "dictionaries":
         return "".join(f"{letter} {rng.randrange(1, 10**6)}\n" for letter in LETTERS).encode()
     if kind == "labels":
-        return "".join(" ".join("|".join(rng.choices(WORDS, k=rng.randrange(1, 8)))) + " |\n" for _ in range(rng.randrange(1, 30))).encode()
+        return "".join(
+            " ".join("|".join(rng.choices(WORDS, k=rng.randrange(1, 8)))) + " |\n" for _ in range(rng.randrange(1, 30))
+        ).encode()
     if kind == "lexicons":
-        return "".join(f"{word}\t{' '.join(word)} |\n" for word in rng.sample(WORDS, rng.randrange(1, len(WORDS)))).encode()
+        return "".join(
+            f"{word}\t{' '.join(word)} |\n" for word in rng.sample(WORDS, rng.randrange(1, len(WORDS)))
+        ).encode()
     unigrams = ["<unk>", "<s>", "</s>", *WORDS]
     bigrams = [f"{-rng.random():.4f}\t{first} {second}" for first, second in zip(WORDS, WORDS[1:], strict=False)]
     head = f"\\data\\\nngram 1={len(unigrams)}\nngram 2={len(bigrams)}\n\n\\1-grams:\n"
@@ -90,23 +94,62 @@ def _lines(content: bytes, rng: random.Random) -> bytes:
 
 
 def _encode(content: bytes, rng: random.Random) -> bytes:
-    return content.decode(errors="replace").encode(rng.choice(["utf-16", "utf-16-le", "latin-1", "utf-32", "utf-8-sig"]), errors="replace")
+    return content.decode(errors="replace").encode(
+        rng.choice(["utf-16", "utf-16-le", "latin-1", "utf-32", "utf-8-sig"]), errors="replace"
+    )
 
 
 INSERTED = [
-    BOM, b"\r", b"\t", b" ", b"  ", b"\n", b"\n\n", b"\0", b"\x0b", b"\x0c", b"\xff", b"\xc3", b"\xc2\xa0", b"\xe3\x80\x80",
-    b"\xe2\x80\xa8", b"\xe2\x80\x8b", b"\xc2\x85", b"-", b"nan", b"-inf", b"1e999", b"9" * 5000, b"#fairseq:overwrite", b"<s>",
-    b"<unk>", b"\\", b"\\end\\", b"\\2-grams:", b"ngram 1=99999999999", b"ngram 7=3\n", b"A" * 100_000, b" A" * 50_000,
-    "\u0661".encode(), "\u00b2".encode(),
-]  # fmt: skip
+    BOM,
+    b"\r",
+    b"\t",
+    b" ",
+    b"  ",
+    b"\n",
+    b"\n\n",
+    b"\0",
+    b"\x0b",
+    b"\x0c",
+    b"\xff",
+    b"\xc3",
+    b"\xc2\xa0",
+    b"\xe3\x80\x80",
+    b"\xe2\x80\xa8",
+    b"\xe2\x80\x8b",
+    b"\xc2\x85",
+    b"-",
+    b"nan",
+    b"-inf",
+    b"1e999",
+    b"9" * 5000,
+    b"#fairseq:overwrite",
+    b"<s>",
+    b"<unk>",
+    b"\\",
+    b"\\end\\",
+    b"\\2-grams:",
+    b"ngram 1=99999999999",
+    b"ngram 7=3\n",
+    b"A" * 100_000,
+    b" A" * 50_000,
+    "\u0661".encode(),
+    "\u00b2".encode(),
+]
 MUTATIONS: list[Callable[[bytes, random.Random], bytes]] = [
-    _flip, _flip, _insert, _insert, _insert, _delete, _lines, _encode,
+    _flip,
+    _flip,
+    _insert,
+    _insert,
+    _insert,
+    _delete,
+    _lines,
+    _encode,
     lambda content, rng: content[: _place(content, rng)],
     lambda content, rng: content.replace(b"\n", rng.choice([b"\r\n", b"\r", b" \n", b"\n\n"])),
     lambda content, rng: content.replace(b" ", rng.choice([b"  ", b"\t", b"\xc2\xa0", b""])),
     lambda content, rng: rng.randbytes(rng.randrange(200)),
     lambda content, rng: rng.choice([gzip.compress, bz2.compress])(content)[: rng.choice([20, 10**6, 10**6])],
-]  # fmt: skip
+]
 
 
 def lines_of(content: bytes) -> list[bytes]:
@@ -139,7 +182,9 @@ def check_labels(path: Path, content: bytes) -> str:
     labels = read_labels(path, dictionary)
     lines = content.removeprefix(BOM).split(b"\n")
     lines = lines if lines[-1] else lines[:-1]
-    expected = [[dictionary.indices[unit.decode()] for unit in re.split(rb"[\x00-\x20]+", line) if unit] for line in lines]
+    expected = [
+        [dictionary.indices[unit.decode()] for unit in re.split(rb"[\x00-\x20]+", line) if unit] for line in lines
+    ]
     found = [labels[line].tolist() for line in range(len(labels))]
     assert found == expected, f"{found} instead of {expected}"
     return "read"

@@ -1,4 +1,5 @@
-"""Data-loading workers killed at random moments, every other time while they start: the run ends soon, and says what to do.
+"""Data-loading workers killed at random moments, every other time while they start: the run ends soon, and says what to
+do.
 
     python -m tests.drills.workers --tries N [--seed S]
 """

@@ -48,7 +48,9 @@ def write_audio(path: Path, seconds: float, seed: int, sample_rate: int = 16000)
     rng = np.random.default_rng(seed)
     time_axis = np.arange(int(seconds * sample_rate)) / sample_rate
     tones = sum(np.sin(2 * np.pi * rng.uniform(100, 2000) * time_axis + rng.uniform(0, 6)) for _ in range(4))
-    audio = 0.05 * tones * (1 + np.sin(2 * np.pi * rng.uniform(1, 4) * time_axis)) + 0.01 * rng.standard_normal(len(time_axis))
+    audio = 0.05 * tones * (1 + np.sin(2 * np.pi * rng.uniform(1, 4) * time_axis)) + 0.01 * rng.standard_normal(
+        len(time_axis)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, audio.astype(np.float32), sample_rate)
 
@@ -74,7 +76,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train.tsv (8 files of about a second) and dev_other.tsv (3 files), their .ltr, and the dictionary."""
+    """A folder with train.tsv (8 files of about a second) and dev_other.tsv (3 files), their .ltr, and the
+    dictionary.
+    """
     root = tmp_path_factory.mktemp("labelled")
     files = [root / "audio" / f"{i:02d}.flac" for i in range(11)]
     for i, file in enumerate(files):
@@ -88,14 +92,20 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pretrained_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints of tiny models with random weights: `base`, and `vox` (layer-norm extractor, pre-norm, normalised audio)."""
+    """Checkpoints of tiny models with random weights: `base`, and `vox` (layer-norm extractor, pre-norm, normalised
+    audio).
+    """
     folder = tmp_path_factory.mktemp("pretrained")
     changes = {"base": {}, "vox": {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True}}
     paths = {}
     for name, change in changes.items():
         torch.manual_seed(1)
         model = {**TINY_W2V, **change}
-        cfg = {"model": model, "task": {"_name": "audio_pretraining", "data": "gone", "normalize": name == "vox"}, "common": {}}
+        cfg = {
+            "model": model,
+            "task": {"_name": "audio_pretraining", "data": "gone", "normalize": name == "vox"},
+            "common": {},
+        }
         paths[name] = folder / f"{name}.pt"
         torch.save({"cfg": cfg, "model": Wav2Vec2Model(model).state_dict(), "args": None}, paths[name])
     return paths
@@ -125,9 +135,14 @@ class Workplace:
     def start(self, *overrides: str, launcher: list[str] | None = None) -> subprocess.Popen[str]:
         command = [sys.executable, *(launcher or []), "-m", "fairseq_cli.hydra_train", *self.arguments(*overrides)]
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             preexec_fn=_heed_signals,
-        )  # fmt: skip
+        )
 
     def run(self, *overrides: str, launcher: list[str] | None = None, status: int | None = 0) -> str:
         """The command's output; `status` is the exit status that it must have (None: any but 0)."""

@@ -36,7 +36,9 @@ REDUCED: dict[str, Any] = {
 
 def recipe(data: Path, save_dir: Path, **groups: dict[str, Any]) -> DictConfig:
     """The resolved config; `groups` are put over the reduced one."""
-    cfg = OmegaConf.merge(OmegaConf.load(YAML), REDUCED, groups, {"task": {"data": str(data)}, "checkpoint": {"save_dir": str(save_dir)}})
+    cfg = OmegaConf.merge(
+        OmegaConf.load(YAML), REDUCED, groups, {"task": {"data": str(data)}, "checkpoint": {"save_dir": str(save_dir)}}
+    )
     return resolve_config(cfg)
 
 

@@ -1,4 +1,6 @@
-"""Continued pre-training through the command: the stock YAML without --config-dir, fresh counts, temperatures that go on, a report."""
+"""Continued pre-training through the command: the stock YAML without --config-dir, fresh counts, temperatures that
+go on, a report.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +15,50 @@ from fairseq import checkpoint_utils
 from tests.integration.conftest import Workplace
 
 TINY_MODEL = [
-    "model.final_dim=16", "model.encoder_embed_dim=32", "model.encoder_layers=2", "model.encoder_ffn_embed_dim=64", "model.latent_vars=8",
-    "model.encoder_attention_heads=2", "model.conv_feature_layers='[(16,10,5)] + [(16,3,2)]*4 + [(16,2,2)]*2'", "model.conv_pos=16",
-    "model.conv_pos_groups=4", "model.num_negatives=10", "model.latent_temp=[2.0,0.5,0.9]",
-]  # fmt: skip
+    "model.final_dim=16",
+    "model.encoder_embed_dim=32",
+    "model.encoder_layers=2",
+    "model.encoder_ffn_embed_dim=64",
+    "model.latent_vars=8",
+    "model.encoder_attention_heads=2",
+    "model.conv_feature_layers='[(16,10,5)] + [(16,3,2)]*4 + [(16,2,2)]*2'",
+    "model.conv_pos=16",
+    "model.conv_pos_groups=4",
+    "model.num_negatives=10",
+    "model.latent_temp=[2.0,0.5,0.9]",
+]
 
 
 def continue_from(workplace: Workplace, source: Path, *overrides: str) -> str:
     """The documented command, at a size for tests."""
     small = [
-        "common.cpu=true", "common.log_interval=1", "checkpoint.save_dir=continued", "checkpoint.save_interval_updates=2",
-        "optimization.update_freq=[1]", "dataset.num_workers=0", "dataset.max_tokens=96000", "task.min_sample_size=8000",
+        "common.cpu=true",
+        "common.log_interval=1",
+        "checkpoint.save_dir=continued",
+        "checkpoint.save_interval_updates=2",
+        "optimization.update_freq=[1]",
+        "dataset.num_workers=0",
+        "dataset.max_tokens=96000",
+        "task.min_sample_size=8000",
         "task.max_sample_size=24000",
-        "dataset.required_batch_size_multiple=1", "lr_scheduler.warmup_updates=2",
-    ]  # fmt: skip
-    named = ["--config-name", "wav2vec2_base_continue", f"task.data={workplace.corpus}", f"checkpoint.finetune_from_model={source}"]
+        "dataset.required_batch_size_multiple=1",
+        "lr_scheduler.warmup_updates=2",
+    ]
+    named = [
+        "--config-name",
+        "wav2vec2_base_continue",
+        f"task.data={workplace.corpus}",
+        f"checkpoint.finetune_from_model={source}",
+    ]
     command = [sys.executable, "-m", "fairseq_cli.hydra_train", *named, *small, *TINY_MODEL, *overrides]
     done = subprocess.run(
-        command, cwd=workplace.folder, env=workplace.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+        command,
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -64,14 +92,19 @@ def test_resumed_it_keeps_its_temperature_and_needs_no_report(workplace: Workpla
     continue_from(workplace, source, "optimization.max_update=2")
     output = continue_from(workplace, source, "optimization.max_update=4")
     assert "use of the codebook" not in output
-    assert [row["temp"] for row in workplace.rows(save_dir="continued")][2:] == [pytest.approx(2 * 0.9**n, abs=1e-3) for n in (6, 7)]
-    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(workplace.folder / "continued" / "checkpoint_last.pt")])
+    assert [row["temp"] for row in workplace.rows(save_dir="continued")][2:] == [
+        pytest.approx(2 * 0.9**n, abs=1e-3) for n in (6, 7)
+    ]
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+        [str(workplace.folder / "continued" / "checkpoint_last.pt")]
+    )
     assert model.quantizer.curr_temp == pytest.approx(2 * 0.9**8)
 
 
 def test_a_collapsed_codebook_is_warned_of(workplace: Workplace, source: Path) -> None:
     state = torch.load(source, weights_only=True)
-    state["model"]["quantizer.weight_proj.bias"][0] = 1000.0  # one codeword of group 0 for everything; 1 of 8 is above a tenth
+    # one codeword of group 0 for everything; 1 of 8 is above a tenth
+    state["model"]["quantizer.weight_proj.bias"][0] = 1000.0
     state["model"]["quantizer.weight_proj.bias"][8] = 1000.0
     checkpoint_utils.torch_persistent_save(state, str(workplace.folder / "collapsed.pt"))
     output = continue_from(workplace, workplace.folder / "collapsed.pt", "optimization.max_update=1")

@@ -1,6 +1,8 @@
-"""Every command of README and docs, run in the order in which a reader types them, on seconds of audio and a tiny model.
+"""Every command of README and docs, run in the order in which a reader types them, on seconds of audio and a tiny
+model.
 
-What is added to a command makes it small and puts it on the CPU; nothing else of it changes. A page's Python lines run too.
+What is added to a command makes it small and puts it on the CPU; nothing else of it changes. A page's Python lines run
+too.
 """
 
 from __future__ import annotations
@@ -34,17 +36,21 @@ NOT_RUN = {
     "torch.distributed.launch": "tests/integration/test_recipe_commands.py",
     "hydra/launcher=dependency_submitit_slurm": "tests/integration/test_submitit_launcher.py",
 }
-_BLOCK = re.compile(r"^(?P<indent>[ ]*)```(?P<language>bash|python)\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^(?P<indent>[ ]*)```(?P<language>bash|python)\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
+)
 _VARIABLE = re.compile(r"([A-Z_]+)=(.*)")
 
 SMALL = shlex.split(
-    "common.cpu=true common.fp16=false dataset.num_workers=0 dataset.max_tokens=64000 dataset.required_batch_size_multiple=1 "
-    "distributed_training.distributed_world_size=1 'optimization.update_freq=[1]' optimization.max_update=2 "
+    "common.cpu=true common.fp16=false dataset.num_workers=0 dataset.max_tokens=64000 "
+    "dataset.required_batch_size_multiple=1 distributed_training.distributed_world_size=1 "
+    "'optimization.update_freq=[1]' optimization.max_update=2 "
 )
 SMALL_MODEL = shlex.split(
-    "model.encoder_layers=1 model.encoder_embed_dim=16 model.encoder_ffn_embed_dim=16 model.encoder_attention_heads=2 model.final_dim=8 "
-    "model.latent_vars=8 model.latent_dim=0 'model.conv_feature_layers=[(8,10,5)]+[(8,3,2)]*4+[(8,2,2)]*2' model.conv_pos=8 "
-    "model.conv_pos_groups=2 model.num_negatives=4 task.max_sample_size=32000 task.min_sample_size=8000"
+    "model.encoder_layers=1 model.encoder_embed_dim=16 model.encoder_ffn_embed_dim=16 "
+    "model.encoder_attention_heads=2 model.final_dim=8 model.latent_vars=8 model.latent_dim=0 "
+    "'model.conv_feature_layers=[(8,10,5)]+[(8,3,2)]*4+[(8,2,2)]*2' model.conv_pos=8 model.conv_pos_groups=2 "
+    "model.num_negatives=4 task.max_sample_size=32000 task.min_sample_size=8000"
 )
 SMALL_FINE_TUNING = shlex.split("model.mask_channel_length=4")
 
@@ -74,9 +80,20 @@ def steps(page: Path) -> Iterator[Step]:
 
 def reason_not_to_run(step: Step) -> str | None:
     if step.text:
-        names = [alias.name for node in ast.walk(ast.parse(step.text)) if isinstance(node, ast.Import) for alias in node.names]
+        names = [
+            alias.name
+            for node in ast.walk(ast.parse(step.text))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        ]
         return next((f"needs {name}" for name in names if importlib.util.find_spec(name.split(".")[0]) is None), None)
-    extras = {"hf": "transformers", "onnx": "onnxruntime", "parquet": "pyarrow", "--lexicon": "flashlight", "--lm": "flashlight"}
+    extras = {
+        "hf": "transformers",
+        "onnx": "onnxruntime",
+        "parquet": "pyarrow",
+        "--lexicon": "flashlight",
+        "--lm": "flashlight",
+    }
     missing = [name for word, name in extras.items() if word in step.words and importlib.util.find_spec(name) is None]
     if missing:
         return f"needs {missing[0]}"
@@ -112,7 +129,9 @@ class Reader:
             else:
                 on_card = program == "fairseq-hydra-train" and "hpu" in shown
                 environment = dict(step.environment, **({"PYTHONPATH": str(FAKES)} if on_card else {}))
-                done = self.warm.module(COMMANDS[program], [*arguments, *self.small(program, arguments)], self.here, environment)
+                done = self.warm.module(
+                    COMMANDS[program], [*arguments, *self.small(program, arguments)], self.here, environment
+                )
         # 1: preflight found something, as it must on such a corpus
         allowed = (0, 1) if "fairseq-preflight" in shown and "Traceback" not in done.output else (0,)
         assert done.code in allowed, f"{shown}\n{done.output[-3000:]}"
@@ -120,7 +139,11 @@ class Reader:
     def expanded(self, words: list[str]) -> list[str]:
         """File names for patterns, and the command for `$(which ...)`, as the shell gives them."""
         words = shlex.split(shlex.join(words).replace("'$(which fairseq-hydra-train)'", "fairseq-hydra-train"))
-        return [name for word in words for name in (sorted(path.name for path in self.here.glob(word)) if "*" in word else [word])]
+        return [
+            name
+            for word in words
+            for name in (sorted(path.name for path in self.here.glob(word)) if "*" in word else [word])
+        ]
 
     def small(self, program: str, words: list[str]) -> list[str]:
         """What is added to a command to make it small."""
@@ -155,7 +178,10 @@ def make_librispeech(root: Path) -> None:
 def after_the_readme(reader: Reader) -> None:
     """Files that the other pages take for granted, under the names that they have there."""
     here, there = reader.here, reader.there
-    pretrained, finetuned = here / "checkpoints/base/checkpoint_best.pt", here / "checkpoints/base_100h/checkpoint_best.pt"
+    pretrained, finetuned = (
+        here / "checkpoints/base/checkpoint_best.pt",
+        here / "checkpoints/base_100h/checkpoint_best.pt",
+    )
     for name in ("wav2vec_small.pt", "checkpoint_last.pt"):
         shutil.copy(pretrained, there / name)
     shutil.copy(finetuned, there / "finetuned.pt")
@@ -174,7 +200,9 @@ def after_the_readme(reader: Reader) -> None:
     write_audio(here / "interview.wav", 1.5, seed=8)
     make_ngram = reader.repository / "examples/wav2vec/make_ngram.py"
     for text, output in (("train.wrd", "words.bin"), ("train.wrd", "words.arpa"), ("train.ltr", "letters.arpa")):
-        done = reader.warm.script(make_ngram, [str(here / "DATA" / text), "--output", output, "--lexicon", "lexicon.txt"], here)
+        done = reader.warm.script(
+            make_ngram, [str(here / "DATA" / text), "--output", output, "--lexicon", "lexicon.txt"], here
+        )
         assert done.code == 0, done.output
     words = sorted(set((here / "DATA/train.wrd").read_text().split()))
     (here / "lexicon.txt").write_text("".join(f"{word}\n" for word in words))

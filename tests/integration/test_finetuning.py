@@ -1,4 +1,6 @@
-"""Fine-tuning runs in this process: the stock configs at the width of a tiny pre-trained checkpoint, and what a run leaves behind."""
+"""Fine-tuning runs in this process: the stock configs at the width of a tiny pre-trained checkpoint, and what a run
+leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ FAIRSEQS = [path for path in STOCK if path.stem.startswith(("base_", "vox_")) an
 
 @pytest.mark.parametrize("trained", ["as it is", "whole"])
 @pytest.mark.parametrize("stock", FAIRSEQS, ids=lambda path: path.stem)
-def test_stock_configs_run(stock: Path, trained: str, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
+def test_stock_configs_run(
+    stock: Path, trained: str, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path
+) -> None:
     """Two updates of each; once more with nothing frozen and a channel mask that fits the width."""
     changes = {} if trained == "as it is" else {"model.freeze_finetune_updates": 0, "model.mask_channel_length": 4}
     source = pretrained_files[stock.stem.split("_")[0]]
@@ -49,8 +53,12 @@ def test_small_configs_run(name: str, labelled: Path, pretrained_files: dict[str
     assert (before.shape == after.shape) == (name == "demo_20m")
 
 
-def test_a_checkpoint_needs_nothing_beside_it(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
-    """Moved to another place, after data and pre-trained checkpoint are gone: model, dictionary and pre-training config are inside."""
+def test_a_checkpoint_needs_nothing_beside_it(
+    labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Moved to another place, after data and pre-trained checkpoint are gone: model, dictionary and pre-training
+    config are inside.
+    """
     data, source = tmp_path / "data", tmp_path / "w2v.pt"
     data.mkdir()
     for name in ("train.tsv", "train.ltr", "dev_other.tsv", "dev_other.ltr", "dict.ltr.txt"):
@@ -64,14 +72,27 @@ def test_a_checkpoint_needs_nothing_beside_it(labelled: Path, pretrained_files: 
         path.unlink()
     data.rmdir()
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(moved)])
-    assert task.target_dictionary.symbols[4:] == list("|" + LETTERS) and cfg.model.w2v_args.model.extractor_mode == "layer_norm"
+    assert (
+        task.target_dictionary.symbols[4:] == list("|" + LETTERS)
+        and cfg.model.w2v_args.model.extractor_mode == "layer_norm"
+    )
     assert model.eval()(source=torch.randn(1, 8000))["encoder_out"].shape == (24, 1, 13)
     weights = torch.load(moved, weights_only=True)["model"]
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
     # validated on labels of another folder, by the dictionary inside
     (labelled / "dict.ltr.txt").rename(labelled / "dict.gone")
     try:
-        arguments = [str(labelled), "--path", str(moved), "--valid-subset", "dev_other", "--cpu", "--bf16", "--num-workers", "0"]
+        arguments = [
+            str(labelled),
+            "--path",
+            str(moved),
+            "--valid-subset",
+            "dev_other",
+            "--cpu",
+            "--bf16",
+            "--num-workers",
+            "0",
+        ]
         results = validate.main(validate.get_parser().parse_args(arguments))
     finally:
         (labelled / "dict.gone").rename(labelled / "dict.ltr.txt")
@@ -79,22 +100,41 @@ def test_a_checkpoint_needs_nothing_beside_it(labelled: Path, pretrained_files: 
     assert results["dev_other"]["wer"] == best and results["dev_other"]["nsentences"] == 3
 
 
-def test_a_continued_run_equals_an_unbroken_one(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
-    """Also with the pre-trained checkpoint at another place; masks, dropout, layerdrop and weight decay on, frozen for the first two
-    updates and killed before and after that. Frozen parameters stay as they are, and Adam begins with them where they begin to learn."""
+def test_a_continued_run_equals_an_unbroken_one(
+    labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also with the pre-trained checkpoint at another place; masks, dropout, layerdrop and weight decay on, frozen for
+    the first two updates and killed before and after that. Frozen parameters stay as they are, and Adam begins with
+    them where they begin to learn.
+    """
     changes = {"model.freeze_finetune_updates": 2, "model.mask_channel_length": 4}
     changes["lr_scheduler"] = {"_name": "tri_stage", "warmup_steps": 2, "hold_steps": 2, "decay_steps": 2}
-    changes |= {"dataset.max_tokens": 40000, "dataset.disable_validation": True, "optimization.update_freq": [2], "common.fp16": False}
+    changes |= {
+        "dataset.max_tokens": 40000,
+        "dataset.disable_validation": True,
+        "optimization.update_freq": [2],
+        "common.fp16": False,
+    }
     changes["optimizer.weight_decay"] = 0.01
     moved = tmp_path / "moved.pt"
     moved.write_bytes(pretrained_files["base"].read_bytes())
-    train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / "a", **changes, **{"optimization.max_update": 6}))
-    train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / "b", **changes, **{"optimization.max_update": 1}))
+    train.main(
+        config(
+            "base_10h", labelled, pretrained_files["base"], tmp_path / "a", **changes, **{"optimization.max_update": 6}
+        )
+    )
+    train.main(
+        config(
+            "base_10h", labelled, pretrained_files["base"], tmp_path / "b", **changes, **{"optimization.max_update": 1}
+        )
+    )
     frozen = load(tmp_path / "b")
     assert_as_before(frozen["model"], pretrained_files["base"])
     assert len(frozen["last_optimizer_state"]["state"]) == 2  # the output layer's
     for updates in (4, 6):
-        train.main(config("base_10h", labelled, moved, tmp_path / "b", **changes, **{"optimization.max_update": updates}))
+        train.main(
+            config("base_10h", labelled, moved, tmp_path / "b", **changes, **{"optimization.max_update": updates})
+        )
         assert load(tmp_path / "b")["optimizer_history"][-1]["num_updates"] == updates
     one, other = load(tmp_path / "a"), load(tmp_path / "b")
     for name, tensor in one["model"].items():
@@ -131,12 +171,15 @@ def test_another_dictionary_gives_a_new_head(
     other.mkdir()
     for path in labelled.glob("*.*"):
         (other / path.name).write_bytes(path.read_bytes())
-    (other / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in LETTERS + "|"))  # as many symbols, in another order
+    # as many symbols, in another order
+    (other / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in LETTERS + "|"))
     changes = {"optimization.lr": [1e-9], "dataset.disable_validation": True}
 
     train.main(config("base_100h", labelled, tuned, tmp_path / "same", **changes))
     assert "its output layer is kept" in capsys.readouterr().out
-    assert torch.allclose(load(tmp_path / "same")["model"]["w2v_encoder.proj.weight"], before["w2v_encoder.proj.weight"], atol=1e-6)
+    assert torch.allclose(
+        load(tmp_path / "same")["model"]["w2v_encoder.proj.weight"], before["w2v_encoder.proj.weight"], atol=1e-6
+    )
 
     for name, override in (("by path", {}), ("by finetune", {"checkpoint.finetune_from_model": str(tuned)})):
         source = tuned if not override else pretrained_files["base"]
@@ -149,7 +192,11 @@ def test_another_dictionary_gives_a_new_head(
         assert torch.allclose(after[inner], before[inner], atol=1e-6), name
 
     with pytest.raises(ConfigError, match="another dictionary"):
-        train.main(config("base_100h", other, pretrained_files["base"], tmp_path / "x", **{"checkpoint.restore_file": str(tuned)}))
+        train.main(
+            config(
+                "base_100h", other, pretrained_files["base"], tmp_path / "x", **{"checkpoint.restore_file": str(tuned)}
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -211,38 +258,65 @@ def test_validation_shows_what_was_heard(
     train.main(config("base_100h", labelled, pretrained_files["base"], tmp_path))
     printed = capsys.readouterr().out
     references = [line.split("REF: ")[1] for line in printed.splitlines() if "REF: " in line]
-    said = {line.replace(" ", "").replace("|", " ").strip() for line in (labelled / "dev_other.ltr").read_text().splitlines()}
+    said = {
+        line.replace(" ", "").replace("|", " ").strip()
+        for line in (labelled / "dev_other.ltr").read_text().splitlines()
+    }
     assert len(references) == 6 and set(references) == said and printed.count("HYP: ") == 6  # two validations
     assert rows(tmp_path, "dev_other")[-1].keys() >= {"loss", "nll_loss", "wer", "uer", "blanks", "symbols_used"}
     assert "blanks" in rows(tmp_path, "train")[-1]
 
 
 def test_two_processes_train_what_one_does(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
-    """Frozen for three updates, then not, with a frozen feature extractor: parameters without a gradient hold nobody up and stay as
-    they are, and error rates are those of all processes."""
+    """Frozen for three updates, then not, with a frozen feature extractor: parameters without a gradient hold nobody up
+    and stay as they are, and error rates are those of all processes."""
     command = [
-        sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", str(STOCK[0].parent), "--config-name", "base_10h",
-        f"task.data={labelled}", f"model.w2v_path={pretrained_files['base']}", "common.cpu=true", "common.fp16=false",
-        "optimization.max_update=5", "dataset.max_tokens=40000", "dataset.required_batch_size_multiple=1", "dataset.num_workers=0",
-        "model.freeze_finetune_updates=3", "model.mask_channel_length=4", "checkpoint.save_interval_updates=3",
-        "dataset.validate_interval_updates=5", "dataset.validate_after_updates=0", "optimizer.weight_decay=0.01",
-        # with a large eps Adam's steps are proportional to the gradient; else it would turn the rounding of next to nothing into full steps
-        "optimizer.adam_eps=0.1", "optimization.lr=[0.1]",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fairseq_cli.hydra_train",
+        "--config-dir",
+        str(STOCK[0].parent),
+        "--config-name",
+        "base_10h",
+        f"task.data={labelled}",
+        f"model.w2v_path={pretrained_files['base']}",
+        "common.cpu=true",
+        "common.fp16=false",
+        "optimization.max_update=5",
+        "dataset.max_tokens=40000",
+        "dataset.required_batch_size_multiple=1",
+        "dataset.num_workers=0",
+        "model.freeze_finetune_updates=3",
+        "model.mask_channel_length=4",
+        "checkpoint.save_interval_updates=3",
+        "dataset.validate_interval_updates=5",
+        "dataset.validate_after_updates=0",
+        "optimizer.weight_decay=0.01",
+        # with a large eps Adam's steps are proportional to the gradient; else it would turn the rounding of next to
+        # nothing into full steps
+        "optimizer.adam_eps=0.1",
+        "optimization.lr=[0.1]",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     for processes, frequency in ((1, 2), (2, 1)):
         folder = tmp_path / str(processes)
         folder.mkdir()
         shape = [f"distributed_training.distributed_world_size={processes}", f"optimization.update_freq=[{frequency}]"]
         done = subprocess.run(
-            [*command, *shape, f"checkpoint.save_dir={folder / 'run'}"], cwd=folder, env=environment, capture_output=True, text=True
+            [*command, *shape, f"checkpoint.save_dir={folder / 'run'}"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     one, two = load(tmp_path / "1")["model"], load(tmp_path / "2")["model"]
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=2e-5), name
     before = torch.load(pretrained_files["base"], weights_only=True)["model"]
-    assert not torch.equal(one["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"])
+    assert not torch.equal(
+        one["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"]
+    )
     for processes in "12":
         frozen = torch.load(tmp_path / processes / "run" / "checkpoint_2_3.pt", weights_only=True)["model"]
         assert_as_before(frozen, pretrained_files["base"])

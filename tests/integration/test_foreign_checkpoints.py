@@ -22,9 +22,18 @@ def checkpoints(shared_dir: Path) -> Path:
 def model_overrides(path: Path) -> list[str]:
     """The file's model as a user would type it."""
     model = io.load(path)["cfg"]["model"]
-    shape = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads", "final_dim", "latent_vars")
+    shape = (
+        "encoder_layers",
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
+        "encoder_attention_heads",
+        "final_dim",
+        "latent_vars",
+    )
     layers = model["conv_feature_layers"]
-    return [f"model.{key}={model[key]}" for key in (*shape, "conv_pos", "conv_pos_groups")] + [f"model.conv_feature_layers='{layers}'"]
+    return [f"model.{key}={model[key]}" for key in (*shape, "conv_pos", "conv_pos_groups")] + [
+        f"model.conv_feature_layers='{layers}'"
+    ]
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
@@ -57,10 +66,19 @@ def test_fine_tuning_goes_on(workplace: Workplace, checkpoints: Path, tmp_path: 
         (data / f"{name}.tsv").write_text((workplace.corpus / f"{split}.tsv").read_text())
         label(data, before["task_state"]["target_dictionary"]["symbols"], name)
     overrides = [
-        f"task.data={data}", "task.normalize=true", f"model.w2v_path={path}", f"checkpoint.restore_file={path}",
-        "checkpoint.save_dir=run", "optimization.max_update=7", "dataset.num_workers=0", "common.cpu=true", "common.fp16=false",
-        "distributed_training.distributed_world_size=1", "optimization.update_freq=[1]", "model.mask_channel_length=4",
-    ]  # fmt: skip
+        f"task.data={data}",
+        "task.normalize=true",
+        f"model.w2v_path={path}",
+        f"checkpoint.restore_file={path}",
+        "checkpoint.save_dir=run",
+        "optimization.max_update=7",
+        "dataset.num_workers=0",
+        "common.cpu=true",
+        "common.fp16=false",
+        "distributed_training.distributed_world_size=1",
+        "optimization.update_freq=[1]",
+        "model.mask_channel_length=4",
+    ]
     folder = REPOSITORY / "examples" / "wav2vec" / "config" / "finetuning"
     workplace.arguments = lambda *more: ["--config-dir", str(folder), "--config-name", "base_100h", *more]
     output = workplace.run(*overrides)
@@ -75,7 +93,9 @@ def test_fine_tuning_goes_on(workplace: Workplace, checkpoints: Path, tmp_path: 
 
 
 def older_forms(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The same run as other versions would have written it: fp16 with one flat optimizer state, and the Gaudi fork's 4-D convolutions."""
+    """The same run as other versions would have written it: fp16 with one flat optimizer state, and the Gaudi
+    fork's 4-D convolutions.
+    """
     entries = state["last_optimizer_state"]["state"]
     group = {**state["last_optimizer_state"]["param_groups"][0], "params": [0]}
     names = ("exp_avg", "exp_avg_sq")
@@ -104,12 +124,18 @@ def older_forms(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("form", ["flat_fp16", "four_dimensions"])
 @pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
-def test_older_forms_give_the_same_run(form: str, as_zip: bool, corpus: Path, checkpoints: Path, tmp_path: Path) -> None:
+def test_older_forms_give_the_same_run(
+    form: str, as_zip: bool, corpus: Path, checkpoints: Path, tmp_path: Path
+) -> None:
     original = io.load(checkpoints / "fairseq_pretrained_tiny.pt")
     path = tmp_path / "older.pt"
     torch.save(older_forms(original)[form], path, _use_new_zipfile_serialization=as_zip)
     state = io.load(path)
-    model = {key: value for key, value in original["cfg"]["model"].items() if key in ("conv_feature_layers", "final_dim", "latent_vars")}
+    model = {
+        key: value
+        for key, value in original["cfg"]["model"].items()
+        if key in ("conv_feature_layers", "final_dim", "latent_vars")
+    }
     shape = {key: value for key, value in original["cfg"]["model"].items() if key.startswith(("encoder_", "conv_pos"))}
     trainer, _ = make_trainer(corpus, tmp_path, **model, **shape)
     trainer.load_state_dict(state)
@@ -117,7 +143,11 @@ def test_older_forms_give_the_same_run(form: str, as_zip: bool, corpus: Path, ch
     assert resumed["optimizer_history"][-1]["num_updates"] == 3
     for number, entry in original["last_optimizer_state"]["state"].items():
         ours = resumed["last_optimizer_state"]["state"][number]
-        assert ours["step"] == 3 and torch.equal(ours["exp_avg"], entry["exp_avg"]) and torch.equal(ours["exp_avg_sq"], entry["exp_avg_sq"])
+        assert (
+            ours["step"] == 3
+            and torch.equal(ours["exp_avg"], entry["exp_avg"])
+            and torch.equal(ours["exp_avg_sq"], entry["exp_avg_sq"])
+        )
     for name, value in original["model"].items():
         expected = value.half().float() if form == "flat_fp16" else value
         assert torch.equal(resumed["model"][name], expected), name

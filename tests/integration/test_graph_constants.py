@@ -1,4 +1,5 @@
-"""Numbers that change from update to update are no constants of compiled graphs: by the bridge's rule, in the stand-in and in preflight.
+"""Numbers that change from update to update are no constants of compiled graphs: by the bridge's rule, in the stand-in
+and in preflight.
 
 `python -m tests.drills.gaudi_graphs --tree CHECKOUT` shows the same for an older checkout.
 """
@@ -55,9 +56,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pretraining(corpus: Path, save_dir: Path, **common: Any) -> Any:
     return recipe(
-        corpus, save_dir, common={"log_interval": 3, **common}, task={"num_batch_buckets": 2}, dataset={"validate_interval_updates": 5},
-        optimization={"max_update": UPDATES}, checkpoint={"no_save": True},
-    )  # fmt: skip
+        corpus,
+        save_dir,
+        common={"log_interval": 3, **common},
+        task={"num_batch_buckets": 2},
+        dataset={"validate_interval_updates": 5},
+        optimization={"max_update": UPDATES},
+        checkpoint={"no_save": True},
+    )
 
 
 class Compilations:
@@ -116,27 +122,39 @@ def test_a_temperature_that_is_filled_in_compiles_a_graph_each_update(
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_fine_tuning_with_sentence_avg(
-    filled: bool, fake_habana: ModuleType, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path,
+    filled: bool,
+    fake_habana: ModuleType,
+    labelled: Path,
+    pretrained_files: dict[str, Path],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     if filled:
         monkeypatch.setattr(HpuDevice, "send", fill_what_is_sent)
     changes = {
-        **SETTINGS, "common.hpu": True, "optimization.sentence_avg": True, "optimization.max_update": UPDATES,
-        "model.freeze_finetune_updates": 0, "task.num_batch_buckets": 1, "dataset.max_tokens": 40000, "checkpoint.no_save": True,
-    }  # fmt: skip
+        **SETTINGS,
+        "common.hpu": True,
+        "optimization.sentence_avg": True,
+        "optimization.max_update": UPDATES,
+        "model.freeze_finetune_updates": 0,
+        "task.num_batch_buckets": 1,
+        "dataset.max_tokens": 40000,
+        "checkpoint.no_save": True,
+    }
     train_step, count = Trainer.train_step, iter(range(1, 100))
 
     def with_other_counts(trainer: Trainer, samples: list[dict[str, Any]]) -> None:
         train_step(trainer, [{**sample, "num_valid": next(count)} for sample in samples])
 
     monkeypatch.setattr(Trainer, "train_step", with_other_counts)
-    late, found = on_stand_in(config("base_10h_hpu", labelled, pretrained_files["base"], tmp_path, **changes), monkeypatch)
+    late, found = on_stand_in(
+        config("base_10h_hpu", labelled, pretrained_files["base"], tmp_path, **changes), monkeypatch
+    )
     assert len(late) >= 6 and set(late) == ({1} if filled else {0})
     assert not filled or any(change.operator == "full" for change in found)
 
 
-# -- preflight ---------------------------------------------------------------------------------------------------------------------
+# -- preflight ---------------------------------------------------------------------------------------------------------
 
 
 def watched(cfg: Any) -> dict[tuple[str, str], int]:
@@ -150,7 +168,9 @@ def watched(cfg: Any) -> dict[tuple[str, str], int]:
     return {place: len(changes) for place, changes in watch.changes.items()}
 
 
-def test_preflight_names_a_filled_temperature_by_file_and_line(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_names_a_filled_temperature_by_file_and_line(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As it is, test_preflight's runs find none."""
     monkeypatch.setattr(GumbelVectorQuantizer, "set_num_updates", fill_the_temperature)
     found = watched(pretraining(corpus, tmp_path, hpu=True))

@@ -1,4 +1,6 @@
-"""Fine-tuning on HPU's stand-in and on torch's lazy device trains what the CPU trains, with the vendor's CTC kernel and without."""
+"""Fine-tuning on HPU's stand-in and on torch's lazy device trains what the CPU trains, with the vendor's CTC kernel
+and without.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,19 @@ from fairseq_cli import train
 from tests.integration.finetuning_runs import config, load, rows
 
 SETTINGS: dict[str, Any] = {
-    "common.bf16": False, "common.cpu": False, "task.num_batch_buckets": 2, "model.freeze_finetune_updates": 1,
-    "model.mask_channel_length": 4, "model.activation_dropout": 0.0, "model.layerdrop": 0.0, "dataset.max_tokens": 60000,
-    "dataset.required_batch_size_multiple": 1, "optimization.max_update": 3, "optimization.lr": [0.001],
+    "common.bf16": False,
+    "common.cpu": False,
+    "task.num_batch_buckets": 2,
+    "model.freeze_finetune_updates": 1,
+    "model.mask_channel_length": 4,
+    "model.activation_dropout": 0.0,
+    "model.layerdrop": 0.0,
+    "dataset.max_tokens": 60000,
+    "dataset.required_batch_size_multiple": 1,
+    "optimization.max_update": 3,
+    "optimization.lr": [0.001],
     "lr_scheduler": {"_name": "fixed"},
-}  # fmt: skip
+}
 
 
 def run(data: Path, w2v_path: Path, folder: Path, **changes: Any) -> dict[str, Tensor]:
@@ -37,9 +47,13 @@ def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("kernel", [True, False], ids=["vendor's kernel", "on the host"])
 def test_the_stand_in_trains_what_the_cpu_does(
-    kernel: bool, labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest,
+    kernel: bool,
+    labelled: Path,
+    pretrained_files: dict[str, Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     on_cpu = run(labelled, pretrained_files["base"], tmp_path / "cpu", **{"common.hpu": False, "common.cpu": True})
     recorder: ModuleType = request.getfixturevalue("fake_habana")
     if not kernel:
@@ -55,7 +69,9 @@ def test_the_stand_in_trains_what_the_cpu_does(
 
 
 @pytest.mark.needs("lazy")
-def test_the_lazy_device_trains_what_the_cpu_does(labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_lazy_device_trains_what_the_cpu_does(
+    labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path
+) -> None:
     on_cpu = run(labelled, pretrained_files["base"], tmp_path / "cpu", **{"common.hpu": False, "common.cpu": True})
     lazy = run(labelled, pretrained_files["base"], tmp_path / "lazy", **{"common.hpu": False, "common.device": "lazy"})
     assert_close(on_cpu, lazy)
@@ -65,8 +81,8 @@ def test_the_lazy_device_trains_what_the_cpu_does(labelled: Path, pretrained_fil
 def test_a_frozen_encoder_keeps_its_graphs_and_its_weights(
     labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The graphs change where the encoder unfreezes, in that update and the next, and nowhere else; weight decay leaves it alone until
-    then."""
+    """The graphs change where the encoder unfreezes, in that update and the next, and nowhere else; weight decay leaves
+    it alone until then."""
     compiled: list[int] = []
     before = torch.load(pretrained_files["base"], weights_only=True)["model"]
     train_step = Trainer.train_step
@@ -81,13 +97,21 @@ def test_a_frozen_encoder_keeps_its_graphs_and_its_weights(
 
     monkeypatch.setattr(Trainer, "train_step", recorded)
     changes = {
-        "model.freeze_finetune_updates": 4, "optimization.max_update": 8, "optimization.update_freq": [2], "dataset.max_tokens": 40000,
-        "task.num_batch_buckets": 1, "optimizer.weight_decay": 0.1, "dataset.disable_validation": True, "common.hpu": False,
+        "model.freeze_finetune_updates": 4,
+        "optimization.max_update": 8,
+        "optimization.update_freq": [2],
+        "dataset.max_tokens": 40000,
+        "task.num_batch_buckets": 1,
+        "optimizer.weight_decay": 0.1,
+        "dataset.disable_validation": True,
+        "common.hpu": False,
         "common.device": "lazy",
-    }  # fmt: skip
+    }
     after = run(labelled, pretrained_files["base"], tmp_path, **changes)
     assert [bool(count) for count in compiled] == [True, True, False, False] * 2, compiled
-    assert not torch.equal(after["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"])
+    assert not torch.equal(
+        after["w2v_encoder.w2v_model.encoder.layers.0.fc1.weight"], before["encoder.layers.0.fc1.weight"]
+    )
 
 
 def test_kept_graphs_and_a_frozen_encoder_do_not_go_together(

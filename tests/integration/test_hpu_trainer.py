@@ -22,7 +22,13 @@ from tests.integration.conftest import TINY
 from tests.integration.test_no_host_sync import HostReads
 
 HPU = {"common": {"cpu": False, "hpu": True}}
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "dropout_input": 0.0, "dropout_features": 0.0}
+NO_DROPOUT = {
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "dropout_input": 0.0,
+    "dropout_features": 0.0,
+}
 
 
 def make(corpus: Path, folder: Path, *changes: dict[str, Any]) -> tuple[Trainer, EpochBatchIterator]:
@@ -51,10 +57,12 @@ def flush(trainer: Trainer) -> dict[str, float]:
     return aggregator.get_smoothed_values()
 
 
-# -- graphs ------------------------------------------------------------------------------------------------------------------------
+# -- graphs ------------------------------------------------------------------------------------------------------------
 
 
-def test_where_a_step_hands_over_its_graph(fake_habana: ModuleType, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_step_hands_over_its_graph(
+    fake_habana: ModuleType, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer, updates = make(corpus, tmp_path, HPU, {"optimizer": {"use_fused": False}})
     batches, events = updates.next_epoch_itr(), []
     monkeypatch.setattr(trainer.device._core, "mark_step", lambda: events.append("mark"))
@@ -72,7 +80,9 @@ def test_where_a_step_hands_over_its_graph(fake_habana: ModuleType, corpus: Path
 
 
 def test_eager_mode_hands_over_nothing(fake_habana: ModuleType, corpus: Path, tmp_path: Path) -> None:
-    trainer, updates = make(corpus, tmp_path, HPU, {"common": {"hpu_lazy_mode": False}, "optimizer": {"use_fused": False}})
+    trainer, updates = make(
+        corpus, tmp_path, HPU, {"common": {"hpu_lazy_mode": False}, "optimizer": {"use_fused": False}}
+    )
     train(trainer, updates.next_epoch_itr(), 1)
     assert fake_habana.count("mark_step") == 0
 
@@ -136,14 +146,16 @@ def test_an_update_reads_nothing(fake_habana: ModuleType, corpus: Path, tmp_path
     assert fake_habana.count("FusedAdamW.step") == fake_habana.count("FusedClipNorm.clip_norm") == (3 if fused else 0)
 
 
-def test_dropped_blocks_are_computed_and_undone_on_one_card(fake_habana: ModuleType, corpus: Path, tmp_path: Path) -> None:
+def test_dropped_blocks_are_computed_and_undone_on_one_card(
+    fake_habana: ModuleType, corpus: Path, tmp_path: Path
+) -> None:
     trainer, updates = make(corpus, tmp_path, HPU, {"model": {"encoder_layerdrop": 0.9}})
     assert trainer.unwrapped_model.encoder.static_layerdrop
     train(trainer, updates.next_epoch_itr(), 1)
     assert all(p.grad is not None for p in trainer.unwrapped_model.parameters())
 
 
-# -- kernels of the vendor's -------------------------------------------------------------------------------------------------------
+# -- kernels of the vendor's -------------------------------------------------------------------------------------------
 
 
 def test_the_log_has_the_cards_figures(fake_habana: ModuleType, corpus: Path, tmp_path: Path) -> None:
@@ -159,7 +171,11 @@ def test_vendors_kernels_train_what_plain_operations_do(fake_habana: ModuleType,
         trainer, updates = make(corpus, tmp_path, HPU, {"optimizer": {"use_fused": fused}, "model": NO_DROPOUT})
         train(trainer, updates.next_epoch_itr(), 3)
         logged = flush(trainer)
-        results[fused] = logged["loss"], logged["gnorm"], torch.cat([p.detach().flatten() for p in trainer.unwrapped_model.parameters()])
+        results[fused] = (
+            logged["loss"],
+            logged["gnorm"],
+            torch.cat([p.detach().flatten() for p in trainer.unwrapped_model.parameters()]),
+        )
     assert results[True][:2] == pytest.approx(results[False][:2], rel=1e-4)
     moved = results[False][2]
     assert (results[True][2] - moved).norm() < 1e-4 * moved.norm()
@@ -186,7 +202,7 @@ def test_a_bad_update_is_skipped_on_the_device(
     assert {int(entry["step"]) for entry in trainer.optimizer.state_dict()["state"].values()} == {2}
 
 
-# -- out of memory -----------------------------------------------------------------------------------------------------------------
+# -- out of memory -----------------------------------------------------------------------------------------------------
 
 
 def test_out_of_memory_names_the_shape_and_ends_the_run(
@@ -202,15 +218,19 @@ def test_out_of_memory_names_the_shape_and_ends_the_run(
     too_large = next(batches)
     shape = "x".join(map(str, too_large[0]["net_input"]["source"].shape))
     monkeypatch.setattr(trainer.device, "mark_step", fail)  # where a recorded graph runs, its errors come up
-    with pytest.raises(RuntimeError, match=f"{shape}.*gb_free 86.*the run ends, its last checkpoint is good.*fairseq-preflight"):
+    with pytest.raises(
+        RuntimeError, match=f"{shape}.*gb_free 86.*the run ends, its last checkpoint is good.*fairseq-preflight"
+    ):
         trainer.train_step(too_large)
     assert trainer.out_of_memory_updates == 0 and trainer.get_num_updates() == 1
 
 
-# -- compiled ----------------------------------------------------------------------------------------------------------------------
+# -- compiled ----------------------------------------------------------------------------------------------------------
 
 
-def test_hpu_graphs_get_the_model_and_the_number_of_shapes(fake_habana: ModuleType, corpus: Path, tmp_path: Path) -> None:
+def test_hpu_graphs_get_the_model_and_the_number_of_shapes(
+    fake_habana: ModuleType, corpus: Path, tmp_path: Path
+) -> None:
     buckets = {"task": {"num_batch_buckets": 3, "enable_padding": True}, "dataset": {"batch_size": 4}}
     trainer, updates = make(corpus, tmp_path, HPU, {"common": {"hpu_compile": "hpu_graphs"}}, buckets)
     train(trainer, updates.next_epoch_itr(), 2)
@@ -220,7 +240,9 @@ def test_hpu_graphs_get_the_model_and_the_number_of_shapes(fake_habana: ModuleTy
     assert 1 <= fake_habana.count("graph_captured") <= 3 and fake_habana.count("graph_evicted") == 0
 
 
-def test_a_number_that_changes_is_no_constant_of_a_kept_graph(fake_habana: ModuleType, corpus: Path, tmp_path: Path) -> None:
+def test_a_number_that_changes_is_no_constant_of_a_kept_graph(
+    fake_habana: ModuleType, corpus: Path, tmp_path: Path
+) -> None:
     trainer, _ = make(corpus, tmp_path, HPU, {"model": {"latent_temp": [2.0, 0.5, 0.5]}})
     quantizer = trainer.unwrapped_model.quantizer
     held = quantizer.temperature
@@ -242,7 +264,7 @@ def test_compile_calls_the_backend_once_a_shape(fake_habana: ModuleType, corpus:
     torch._dynamo.reset()
 
 
-# -- checkpoints -------------------------------------------------------------------------------------------------------------------
+# -- checkpoints -------------------------------------------------------------------------------------------------------
 
 # what makes a CPU compute as the stand-in's HPU does, so that nothing but the state tells two runs apart
 AS_ON_HPU = {"conv_form": "conv2d", "pos_conv_form": "conv1d", "attention_form": "matmul", "hpu_arms": True}
@@ -260,7 +282,9 @@ def assert_equal_states(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert torch.equal(value, other["model"][name]), name
     for index, entry in one["last_optimizer_state"]["state"].items():
         for key, value in entry.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other["last_optimizer_state"]["state"][index][key])), (index, key)
+            assert torch.equal(
+                torch.as_tensor(value), torch.as_tensor(other["last_optimizer_state"]["state"][index][key])
+            ), (index, key)
 
 
 @pytest.mark.parametrize("begins_on", ["hpu", "cpu"])
@@ -292,7 +316,9 @@ def test_a_checkpoint_goes_on_elsewhere_bit_for_bit(
 
 
 def test_the_fused_state_is_exchanged_exactly(fake_habana: ModuleType, corpus: Path, tmp_path: Path) -> None:
-    """Weights and averages arrive bit for bit; from there on rounding of two kernels tells the runs apart: 1e-4 of a weight's norm."""
+    """Weights and averages arrive bit for bit; from there on rounding of two kernels tells the runs apart: 1e-4 of
+    a weight's norm.
+    """
     fused = {**PLAIN, "optimizer": {"use_fused": True}}
     first, updates = make(corpus, tmp_path, HPU, fused)
     batches = updates.next_epoch_itr()
@@ -311,7 +337,9 @@ def test_the_fused_state_is_exchanged_exactly(fake_habana: ModuleType, corpus: P
 
 
 def test_the_gaudi_forks_4d_weights_and_averages_load(corpus: Path, tmp_path: Path) -> None:
-    """Its feature extractor's weights, and Adam's averages of them, are C' x C x 1 x K; any width, and from the CPU's path too."""
+    """Its feature extractor's weights, and Adam's averages of them, are C' x C x 1 x K; any width, and from the
+    CPU's path too.
+    """
     trainer, updates = make(corpus, tmp_path, CPU, PLAIN)
     train(trainer, updates.next_epoch_itr(), 2)
     saved = run_of(trainer)

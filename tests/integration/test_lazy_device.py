@@ -1,4 +1,6 @@
-"""The recipe's config on the lazy-tensor device: graphs compiled and when, what cuts them, and the run as a user types it."""
+"""The recipe's config on the lazy-tensor device: graphs compiled and when, what cuts them, and the run as a user
+types it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ pytestmark = pytest.mark.needs("lazy")
 BUCKETS = 7
 PARTS = {"train_step": "update", "validate": "validation", "flush_statistics": "log step", "state_dict": "checkpoint"}
 CONSTANT = {
-    "update: micro-batch": 1,  # update 0's, before the optimizer first wrote the weights: torch's backend then sees them through a view
+    # update 0's, before the optimizer first wrote the weights: torch's backend then sees them through a view
+    "update: micro-batch": 1,
     "update: optimizer": 2,  # making its state, and from then on
     "update: between": 2,  # gradients set to zero: made in update 0, there from then on
     "validation: between": 1,
@@ -119,15 +122,22 @@ def recorded(corpus7: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_graphs_are_few_and_named(recorded: tuple[Recorder, Trainer, Path]) -> None:
-    """A training bucket is one graph, whether its micro-batch is an update's first or adds to it, and so is a validation shape."""
+    """A training bucket is one graph, whether its micro-batch is an update's first or adds to it, and so is a
+    validation shape.
+    """
     recorder, _, _ = recorded
     shapes = {shape for event in recorder.of("update") for shape in event.shapes}
     assert len(shapes) == BUCKETS
     new = recorder.new_graphs
-    allowed = {**CONSTANT, "update: micro-batch": BUCKETS + CONSTANT["update: micro-batch"], "validation: step": BUCKETS}
+    allowed = {
+        **CONSTANT,
+        "update: micro-batch": BUCKETS + CONSTANT["update: micro-batch"],
+        "validation: step": BUCKETS,
+    }
     print("\ngraphs compiled:", {name: count for name, count in sorted(new.items()) if count})
     print("graphs run:", {part: sum(event.counts.ran for event in recorder.of(part)) for part in PARTS.values()})
-    del new["checkpoint: reading"]  # one a shape of parameter, the first time: torch's backend copies each tensor by a graph of its own
+    # one a shape of parameter, the first time: torch's backend copies each tensor by a graph of its own
+    del new["checkpoint: reading"]
     assert all(count <= allowed.get(name, 0) for name, count in new.items())
     assert new.total() == sum(event.counts.compiled for event in recorder.events if event.part != "checkpoint")
     assert new.total() <= 2 * BUCKETS + sum(CONSTANT.values())
@@ -166,14 +176,19 @@ def test_the_run_learns_and_a_checkpoint_gives_the_same_loss_on_cpu(
 ) -> None:
     """Validation draws nothing: its masks and negatives are those of the utterances."""
     _, trainer, save_dir = recorded
-    cpu = fairseq_cli.train.prepare(recipe(corpus7, tmp_path, common={"device": "cpu"}, optimization={"max_update": 1000})).trainer
+    cpu = fairseq_cli.train.prepare(
+        recipe(corpus7, tmp_path, common={"device": "cpu"}, optimization={"max_update": 1000})
+    ).trainer
     fresh = cpu.validate(cpu.get_valid_iterator("valid").next_epoch_itr(shuffle=False))
     checkpoint = torch.load(save_dir / "checkpoint_last.pt", weights_only=True)
     assert all(value.device.type == "cpu" for value in checkpoint["model"].values())
     cpu.load_state_dict(checkpoint)
     on_cpu = cpu.validate(cpu.get_valid_iterator("valid").next_epoch_itr(shuffle=False))
     on_lazy = trainer.validate(trainer.get_valid_iterator("valid").next_epoch_itr(shuffle=False))
-    print(f"\nvalidation loss: before {fresh['loss']:.4f}, after {on_cpu['loss']:.4f} on CPU, {on_lazy['loss']:.4f} on lazy")
+    print(
+        f"\nvalidation loss: before {fresh['loss']:.4f}, after {on_cpu['loss']:.4f} on CPU, {on_lazy['loss']:.4f} "
+        "on lazy"
+    )
     assert on_cpu["loss"] < 0.8 * fresh["loss"]
     assert on_lazy["loss"] == pytest.approx(on_cpu["loss"], rel=1e-5)
     assert on_lazy["sample_size"] == on_cpu["sample_size"]
@@ -228,7 +243,8 @@ def test_the_command_trains_validates_saves_and_continues(workplace: Workplace) 
         "task.enable_padding=true",
         "task.num_batch_buckets=2",
         "task.precompute_mask_indices=true",
-        "+task.inferred_w2v_config={mask_prob: 0.65, mask_length: 10, mask_selection: static, mask_other: 0, mask_channel_prob: 0.0}",
+        "+task.inferred_w2v_config={mask_prob: 0.65, mask_length: 10, mask_selection: static, mask_other: 0, "
+        "mask_channel_prob: 0.0}",
         "checkpoint.save_interval_updates=3",
         "model.encoder_layerdrop=0.2",
         "optimization.max_update=6",
@@ -244,7 +260,12 @@ def test_the_command_trains_validates_saves_and_continues(workplace: Workplace) 
 
 
 def test_what_the_device_lacks_is_said_at_once(workplace: Workplace) -> None:
-    asked = ["common.cpu=false", "common.device=lazy", "common.bf16=true", "distributed_training.distributed_world_size=2"]
+    asked = [
+        "common.cpu=false",
+        "common.device=lazy",
+        "common.bf16=true",
+        "distributed_training.distributed_world_size=2",
+    ]
     output = workplace.run(*asked, status=None)
     assert "fp32 only" in output and "common.bf16=false" in output
     assert "distributed_training.distributed_world_size is 2, but this machine has room for 1" in output

@@ -13,8 +13,13 @@ from fairseq.logging import metrics
 from tests.integration.conftest import make_trainer
 
 READS = {
-    "aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique",
-    "aten.equal", "aten.is_nonzero", "aten.repeat_interleave",
+    "aten._local_scalar_dense",
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten.unique",
+    "aten.equal",
+    "aten.is_nonzero",
+    "aten.repeat_interleave",
 }
 
 
@@ -26,7 +31,9 @@ class HostReads(TorchDispatchMode):
         self.found: list[str] = []
         self.operators = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         self.operators += 1
         name = str(func.overloadpacket)
         by_mask = name in ("aten.index", "aten.index_put", "aten.index_put_") and any(
@@ -37,7 +44,9 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("model", [{}, {"codebook_negatives": 5, "cross_sample_negatives": 5}, {"quantize_targets": False}])
+@pytest.mark.parametrize(
+    "model", [{}, {"codebook_negatives": 5, "cross_sample_negatives": 5}, {"quantize_targets": False}]
+)
 def test_an_update_reads_nothing_and_the_log_reads_once(corpus: Path, tmp_path: Path, model: dict[str, Any]) -> None:
     trainer, updates = make_trainer(corpus, tmp_path, **model)
     if not model.get("quantize_targets", True):

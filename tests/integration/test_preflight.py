@@ -1,4 +1,6 @@
-"""fairseq-preflight on the recipe's command, which has nothing to be told, and on runs with planted faults, each told by its name."""
+"""fairseq-preflight on the recipe's command, which has nothing to be told, and on runs with planted faults, each
+told by its name.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,8 @@ class Planted(Wav2Vec2Model):
 
 
 def write_manifest(path: Path, root: Path, number: int) -> None:
-    """Lengths distributed about as LibriSpeech's: most of them 12 to 17 seconds, the others shorter. The files that preflight looks at are
-    headers with those lengths; one file stands for all others."""
+    """Lengths distributed about as LibriSpeech's: most of them 12 to 17 seconds, the others shorter. The files that
+    preflight looks at are headers with those lengths; one file stands for all others."""
     rng = np.random.default_rng(number)
     seconds = np.where(rng.random(number) < 0.62, rng.normal(14.8, 1.1, number), rng.uniform(1.4, 14.5, number))
     lengths = (seconds.clip(1.4, 24.5) * 16000).astype(int)
@@ -71,7 +73,9 @@ def write_manifest(path: Path, root: Path, number: int) -> None:
     names = [f"{length}.flac" if index in looked_at else "a.flac" for index, length in enumerate(lengths.tolist())]
     for index in looked_at:
         write_header(root / names[index], int(lengths[index]))
-    path.write_text("\n".join([str(root), *(f"{name}\t{length}" for name, length in zip(names, lengths, strict=True))]) + "\n")
+    path.write_text(
+        "\n".join([str(root), *(f"{name}\t{length}" for name, length in zip(names, lengths, strict=True))]) + "\n"
+    )
 
 
 def write_header(path: Path, length: int, rate: int = 16000) -> None:
@@ -102,7 +106,12 @@ def preflight(*words: str, cwd: Path = REPOSITORY) -> tuple[int, str]:
     """The command's exit status and output."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "fairseq_cli.preflight", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=500
+        [sys.executable, "-m", "fairseq_cli.preflight", *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     return done.returncode, done.stderr + done.stdout  # the first has a line every few seconds, the second the report
 
@@ -125,23 +134,32 @@ def names(report: Report) -> list[str]:
     return [problem.name for problem in report.problems]
 
 
-# -- the recipe --------------------------------------------------------------------------------------------------------------------
+# -- the recipe --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_nothing_is_found_in_the_recipes_own_command(librispeech: Path, tmp_path: Path) -> None:
     """As typed in the recipe, on a machine without the vendor's package; measured: 25 s of one core."""
     status, told = preflight(
-        f"task.data={librispeech}", "--config-dir", str(CONFIGS), "--config-name", HPU, "--json", str(tmp_path / "found.json"),
-        "--audio-seconds-per-second", "2000",
-    )  # fmt: skip
+        f"task.data={librispeech}",
+        "--config-dir",
+        str(CONFIGS),
+        "--config-name",
+        HPU,
+        "--json",
+        str(tmp_path / "found.json"),
+        "--audio-seconds-per-second",
+        "2000",
+    )
     assert status == 0, told
     assert told.rstrip().endswith("Nothing found that would stop or slow this run.")
     assert not any(path.is_dir() for path in tmp_path.iterdir())  # nothing trained, nothing written
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["problems"] == [] and found["status"] == 0
     assert 0.7 < found["data"]["updates"]["share_of_paper"] < 1
-    assert found["data"]["run"]["days"] == pytest.approx(400_000 * found["data"]["updates"]["seconds_per_update"] / 2000 / 86400)
+    assert found["data"]["run"]["days"] == pytest.approx(
+        400_000 * found["data"]["updates"]["seconds_per_update"] / 2000 / 86400
+    )
     shapes = found["shapes"]["shapes"]
     assert len([shape for shape in shapes if shape["training"]]) <= 7
     assert all(shape["rows"] * shape["samples"] <= 1_400_000 and shape["masked"] < shape["frames"] for shape in shapes)
@@ -158,12 +176,28 @@ def test_nothing_is_found_in_the_recipes_own_command(librispeech: Path, tmp_path
 def test_a_launchers_line_gives_nodes_and_cards(few_utterances: Path, tmp_path: Path) -> None:
     """The recipe's line for two nodes; the data are too few for such updates, which is told, and nothing else is."""
     status, told = preflight(
-        "--steps", "none", "--json", str(tmp_path / "found.json"), "PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE=0", "python", "-m",
-        "torch.distributed.launch", "--nproc_per_node=8", "--nnodes=2", "--node_rank=0", "--master_addr=10.3.124.151",
+        "--steps",
+        "none",
+        "--json",
+        str(tmp_path / "found.json"),
+        "PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE=0",
+        "python",
+        "-m",
+        "torch.distributed.launch",
+        "--nproc_per_node=8",
+        "--nnodes=2",
+        "--node_rank=0",
+        "--master_addr=10.3.124.151",
         "--master_port=12345",
-        "/usr/local/bin/fairseq-hydra-train", f"task.data={few_utterances}", "--config-dir", str(CONFIGS), "--config-name", HPU,
-        "distributed_training.distributed_world_size=8", "optimization.update_freq=[4]",
-    )  # fmt: skip
+        "/usr/local/bin/fairseq-hydra-train",
+        f"task.data={few_utterances}",
+        "--config-dir",
+        str(CONFIGS),
+        "--config-name",
+        HPU,
+        "distributed_training.distributed_world_size=8",
+        "optimization.update_freq=[4]",
+    )
     assert "2 nodes x 8 cards, update_freq [4]" in told
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["data"]["updates"]["updates_per_epoch"] == -(-found["data"]["updates"]["batches_per_epoch"] // 64)
@@ -181,17 +215,22 @@ def test_arguments_that_cannot_be_used(few_utterances: Path) -> None:
         assert status == 2 and told in output, output
 
 
-# -- planted faults ----------------------------------------------------------------------------------------------------------------
+# -- planted faults ----------------------------------------------------------------------------------------------------
 
 
-def test_a_user_modules_faults_are_told_by_file_and_line(few_utterances: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_modules_faults_are_told_by_file_and_line(
+    few_utterances: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A read on the host, an operator without a kernel, and a slice whose bound moves with the updates."""
     monkeypatch.chdir(tmp_path)
     module = tmp_path / "planted_faults"
     module.mkdir()
     (module / "__init__.py").write_text(PLANTED)
     lines = {
-        mark: number for number, line in enumerate(PLANTED.split("\n"), 1) for mark in ("READ", "KERNEL", "SHAPE") if f"# {mark}" in line
+        mark: number
+        for number, line in enumerate(PLANTED.split("\n"), 1)
+        for mark in ("READ", "KERNEL", "SHAPE")
+        if f"# {mark}" in line
     }
     report = check(few_utterances, Options(), common={"user_dir": str(module)}, model={"_name": "planted"})
     by_name: dict[str, list[str]] = {}
@@ -199,15 +238,25 @@ def test_a_user_modules_faults_are_told_by_file_and_line(few_utterances: Path, t
         by_name.setdefault(problem.name, []).append(problem.what)
     assert set(by_name) == {"host-read", "no-kernel", "recompiles", "little-audio"}
     file = "planted_faults/__init__.py"
-    assert [what for what in by_name["host-read"] if what.startswith(f"item at {file}:{lines['READ']},")] == by_name["host-read"]
-    assert "special_i0e has no Gaudi kernel" in by_name["no-kernel"][0] and f"{file}:{lines['KERNEL']}." in by_name["no-kernel"][0]
+    assert [what for what in by_name["host-read"] if what.startswith(f"item at {file}:{lines['READ']},")] == by_name[
+        "host-read"
+    ]
+    assert (
+        "special_i0e has no Gaudi kernel" in by_name["no-kernel"][0]
+        and f"{file}:{lines['KERNEL']}." in by_name["no-kernel"][0]
+    )
     assert f"slice.Tensor at {file}:{lines['SHAPE']}." in by_name["recompiles"][0]
     assert report.values("only_here") == []
 
 
 @pytest.mark.parametrize("steps", ["tiny", "full"])
 def test_the_same_without_the_faults(few_utterances: Path, steps: str) -> None:
-    small = {"encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 2, "conv_feature_layers": SMALL_CONV}
+    small = {
+        "encoder_embed_dim": 32,
+        "encoder_ffn_embed_dim": 64,
+        "encoder_attention_heads": 2,
+        "conv_feature_layers": SMALL_CONV,
+    }
     report = check(few_utterances, Options(steps=steps), optimization={"update_freq": [2]}, model=small)
     assert names(report) == ["little-audio"]
     assert report.values("host_reads") == {} and report.values("graphs")["compiled_again"] == {}
@@ -217,7 +266,9 @@ def test_the_same_without_the_faults(few_utterances: Path, steps: str) -> None:
 def test_shapes_that_change_from_epoch_to_epoch(few_utterances: Path) -> None:
     report = check(few_utterances, task={"num_batch_buckets": 0, "enable_padding": False, "max_sample_size": 240000})
     report_with_batches = check(
-        few_utterances, task={"num_batch_buckets": 0, "enable_padding": False, "max_sample_size": 240000}, dataset={"max_tokens": 960000}
+        few_utterances,
+        task={"num_batch_buckets": 0, "enable_padding": False, "max_sample_size": 240000},
+        dataset={"max_tokens": 960000},
     )
     assert names(report) == ["batches"]  # no batch could hold such an utterance: the config's own check
     assert "changing-shapes" in names(report_with_batches)
@@ -268,7 +319,9 @@ def test_files_that_are_not_as_the_manifest_says(few_utterances: Path, tmp_path:
     (tmp_path / "broken.flac").write_bytes(b"<html>404</html>")
     (tmp_path / "valid.tsv").write_text(f"{tmp_path}\n8k.flac\t40000\nbroken.flac\t40000\n")
     found = {problem.name: problem.what for problem in check(tmp_path).problems}
-    assert re.search(r"train\.tsv: of \d+ files looked at \d+ have another length.*samples, [\d,]+ in the", found["manifest-lengths"])
+    assert re.search(
+        r"train\.tsv: of \d+ files looked at \d+ have another length.*samples, [\d,]+ in the", found["manifest-lengths"]
+    )
     assert "8k.flac (8000 Hz)" in found["sample-rate"] and "broken.flac (it is a web page" in found["files-unreadable"]
 
 
@@ -281,7 +334,10 @@ def test_a_manifest_without_files_is_named(few_utterances: Path, tmp_path: Path)
 
 def test_too_little_audio_an_update(librispeech: Path) -> None:
     """The recipe's single-card config without its gradient accumulation."""
-    changes = {"task": {"max_sample_size": 250000, "min_sample_size": 32000, "num_batch_buckets": 7}, "dataset": {"max_tokens": 1400000}}
+    changes = {
+        "task": {"max_sample_size": 250000, "min_sample_size": 32000, "num_batch_buckets": 7},
+        "dataset": {"max_tokens": 1400000},
+    }
     little = check(librispeech, **changes, optimization={"update_freq": [1]})
     assert names(little) == ["little-audio"] and "optimization.update_freq=[64]" in little.problems[0].change
 
@@ -299,7 +355,8 @@ def test_what_does_not_fit_into_the_card(librispeech: Path) -> None:
     assert "out-of-memory" in names(report)
     change = next(problem.change for problem in report.problems if problem.name == "out-of-memory")
     assert change.startswith("model.checkpoint_activations=true needs ")
-    assert report.values("bytes_of_negatives") == 101 * 16 * 358 * 256 * 4  # at most 358 of the 781 frames of 250,000 samples are masked
+    # at most 358 of the 781 frames of 250,000 samples are masked
+    assert report.values("bytes_of_negatives") == 101 * 16 * 358 * 256 * 4
     changes["model"]["checkpoint_activations"] = True
     recomputing = check(librispeech, Options(steps="none", card="gaudi"), **changes)
     assert "out-of-memory" not in names(recomputing)

@@ -1,7 +1,8 @@
 """The commands of Gaudi's recipe as they are typed there, with the stand-in for the vendor's package in a card's place.
 
-Eight cards are two processes here, the two servers are two launchers on this machine with two processes each, and the model is small;
-everything else is the recipe's. `distributed_world_size x update_freq x nodes` is 4 in all of them, so all of them train the same.
+Eight cards are two processes here, the two servers are two launchers on this machine with two processes each, and the
+model is small; everything else is the recipe's. `distributed_world_size x update_freq x nodes` is 4 in all of them, so
+all of them train the same.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ FLAGS = "PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE=0 PT_HPU_ENABLE_WEIGHT_CPU_PERMUTE
 CONFIG = "--config-dir examples/wav2vec/config/pretraining --config-name wav2vec2_base_librispeech_hpu"
 DATA = "/software/data/pytorch/wav2vec/data/LibriSpeech/train-960/manifest/"
 ONE_NODE = f"{FLAGS} fairseq-hydra-train task.data={DATA} {CONFIG}"
-SERVERS = "--nproc_per_node=8 --nnodes=2 --node_rank={rank} --master_addr=\"10.3.124.151\" --master_port=12345"
-ON_SERVERS = f"{FLAGS} python -m torch.distributed.launch {SERVERS} $(which fairseq-hydra-train) task.data={DATA} {CONFIG}"
+SERVERS = '--nproc_per_node=8 --nnodes=2 --node_rank={rank} --master_addr="10.3.124.151" --master_port=12345'
+ON_SERVERS = (
+    f"{FLAGS} python -m torch.distributed.launch {SERVERS} $(which fairseq-hydra-train) task.data={DATA} {CONFIG}"
+)
 # release 1.8.0, for Gaudi 2
-ON_GAUDI_2 = f'{FLAGS} PT_RECIPE_CACHE_PATH="./cache_dir/" fairseq-hydra-train common.log_interval=111 task.data={DATA} {CONFIG}'
+ON_GAUDI_2 = (
+    f'{FLAGS} PT_RECIPE_CACHE_PATH="./cache_dir/" fairseq-hydra-train common.log_interval=111 task.data={DATA} {CONFIG}'
+)
 TORCHRUN = f"{FLAGS} torchrun {SERVERS} $(which fairseq-hydra-train) task.data={DATA} {CONFIG}"
 
 UPDATES = 2
@@ -40,9 +45,9 @@ SMALL = (
     "task.max_sample_size=64000 task.num_batch_buckets=2 dataset.max_tokens=128000 dataset.batch_size=2 "
     "common.log_interval=1 "
     f"optimization.max_update={UPDATES} lr_scheduler.warmup_updates={UPDATES} "
-    "model.conv_feature_layers='[(16,10,5)]+[(16,3,2)]*4+[(16,2,2)]*2' model.encoder_layers=1 model.encoder_embed_dim=32 "
-    "model.encoder_ffn_embed_dim=64 model.encoder_attention_heads=2 model.final_dim=16 model.latent_vars=8 model.conv_pos=16 "
-    "model.conv_pos_groups=4"
+    "model.conv_feature_layers='[(16,10,5)]+[(16,3,2)]*4+[(16,2,2)]*2' model.encoder_layers=1 "
+    "model.encoder_embed_dim=32 model.encoder_ffn_embed_dim=64 model.encoder_attention_heads=2 model.final_dim=16 "
+    "model.latent_vars=8 model.conv_pos=16 model.conv_pos_groups=4"
 )
 
 
@@ -82,7 +87,9 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """The shell in which the recipe's commands are typed: in the repository, the installed command and Python on the path."""
+    """The shell in which the recipe's commands are typed: in the repository, the installed command and Python on
+    the path.
+    """
 
     def __init__(self, folder: Path, speech: Path) -> None:
         self.folder, self.speech = folder, speech
@@ -95,15 +102,31 @@ class Server:
         script.chmod(0o755)
 
     def environment(self, style: str) -> dict[str, str]:
-        """The shell's variables: no launcher's, none of Gaudi's; imports of the vendor's package are noted in the style's folder."""
+        """The shell's variables: no launcher's, none of Gaudi's; imports of the vendor's package are noted in the
+        style's folder.
+        """
         path = os.pathsep.join([str(self.folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-        unset = ("PT_", "HABANA_", "HLS_", "TORCH_DEVICE", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "OMPI_", "SLURM_", "PYTHON")
+        unset = (
+            "PT_",
+            "HABANA_",
+            "HLS_",
+            "TORCH_DEVICE",
+            "RANK",
+            "WORLD_SIZE",
+            "LOCAL_",
+            "MASTER_",
+            "OMPI_",
+            "SLURM_",
+            "PYTHON",
+        )
         kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
         ours = {"PATH": path, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(FAKES)]), "OMP_NUM_THREADS": "1"}
         return {**kept, **ours, "FAKE_HABANA_RECORD": str(self.folder / style / "imports")}
 
     def type(self, command: str, style: str, *overrides: str, ranks: int = 1) -> Style:
-        """Run a command, on as many servers as there are ranks, side by side; the model's sizes and where things lie are appended."""
+        """Run a command, on as many servers as there are ranks, side by side; the model's sizes and where things
+        lie are appended.
+        """
         folder = self.folder / style
         (folder / "imports").mkdir(parents=True)
         command = command.replace(DATA, f"{self.speech}/").replace("=8", "=2").replace("10.3.124.151", "127.0.0.1")
@@ -111,11 +134,15 @@ class Server:
         command = " ".join([command, *overrides, SMALL, f"checkpoint.save_dir={folder}/run"])
         started = [
             subprocess.Popen(
-                ["bash", "-c", command.replace("{rank}", str(rank))], cwd=REPOSITORY, env=self.environment(style), text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                ["bash", "-c", command.replace("{rank}", str(rank))],
+                cwd=REPOSITORY,
+                env=self.environment(style),
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
             for rank in range(ranks)
-        ]  # fmt: skip
+        ]
         ended = [process.communicate(timeout=300) for process in started]
         nodes = [Node(process.returncode, *output) for process, output in zip(started, ended, strict=True)]
         for node in nodes:
@@ -150,12 +177,15 @@ def styles(mode: str, server: Server) -> dict[str, Style]:
     return {
         "single": server.type(ONE_NODE, "single", "optimization.update_freq=[4] dataset.num_workers=0", lazy),
         "spawn": server.type(
-            ON_GAUDI_2, "spawn", "distributed_training.distributed_world_size=2 optimization.update_freq=[2] dataset.num_workers=1",
-            "dataset.disable_validation=true", lazy,
+            ON_GAUDI_2,
+            "spawn",
+            "distributed_training.distributed_world_size=2 optimization.update_freq=[2] dataset.num_workers=1",
+            "dataset.disable_validation=true",
+            lazy,
         ),
         "launch": server.type(ON_SERVERS, "launch", *node, *quick, ranks=2),
         "torchrun": server.type(TORCHRUN, "torchrun", *node, *quick, ranks=2),
-    }  # fmt: skip
+    }
 
 
 def test_losses_are_equal_however_the_run_is_started(styles: dict[str, Style], mode: str) -> None:
@@ -168,7 +198,8 @@ def test_losses_are_equal_however_the_run_is_started(styles: dict[str, Style], m
         like = likes.setdefault(len(style.imports), style.losses) if mode == "eager" else single
         for row, alone, expected in zip(style.losses, single, like, strict=True):
             assert (row["bsz"], row["audio_s_per_update"]) == (alone["bsz"], alone["audio_s_per_update"]), name
-            for metric in ("loss", "loss_0", "gnorm"):  # the order of sums in float32 may move the last of three printed decimals
+            # the order of sums in float32 may move the last of three printed decimals
+            for metric in ("loss", "loss_0", "gnorm"):
                 assert row[metric] == pytest.approx(expected[metric], abs=1.1e-3), (name, metric)
 
 
@@ -179,7 +210,9 @@ def test_only_the_master_prints(styles: dict[str, Style]) -> None:
         assert [line for line, times in Counter(told).items() if times > 1] == [], name
         assert all(node.stdout == "" for node in style.nodes[1:]), name
         for node in style.nodes:  # what is left there is torch's own: its launcher is deprecated
-            assert "fairseq" not in re.sub(r"\S*fairseq-hydra-train", "", node.stderr) and " | " not in node.stderr, name
+            assert "fairseq" not in re.sub(r"\S*fairseq-hydra-train", "", node.stderr) and " | " not in node.stderr, (
+                name
+            )
         assert "= 4 batches" in style.nodes[0].stdout, name
 
 
@@ -190,8 +223,12 @@ def test_the_environment_is_whole_before_the_vendors_package_is_imported(styles:
             assert found["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"
             assert found["PT_HPU_LAZY_MODE"] == ("1" if mode == "lazy" else "0")
             assert found["PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE"] == found["PT_HPU_ENABLE_WEIGHT_CPU_PERMUTE"] == "0"
-            assert {"PT_HPU_RECIPE_CACHE_CONFIG", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES", "HABANA_PGM_LRU_MAX"} <= set(found)
-            assert found["PT_HPU_RECIPE_CACHE_CONFIG"].startswith(f"{REPOSITORY}/cache_dir,") == (name == "spawn"), "said by the command"
+            assert {"PT_HPU_RECIPE_CACHE_CONFIG", "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES", "HABANA_PGM_LRU_MAX"} <= set(
+                found
+            )
+            assert found["PT_HPU_RECIPE_CACHE_CONFIG"].startswith(f"{REPOSITORY}/cache_dir,") == (name == "spawn"), (
+                "said by the command"
+            )
             assert found["PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST"].endswith("ops_bf16.txt")
             assert found["PT_HPU_AUTOCAST_FP32_OPS_LIST"].endswith("ops_fp32.txt")
 
@@ -222,7 +259,10 @@ def test_an_update_waits_for_no_barrier(styles: dict[str, Style]) -> None:
 
 def test_the_checkpoint_validates_on_a_card(styles: dict[str, Style], server: Server, mode: str) -> None:
     """`fairseq_cli.validate --device hpu` gives the run's own figures."""
-    command = f"python -m fairseq_cli.validate --path {server.folder}/single/run/checkpoint_last.pt --device hpu --bf16 --log-format none"
+    command = (
+        f"python -m fairseq_cli.validate --path {server.folder}/single/run/checkpoint_last.pt --device hpu "
+        "--bf16 --log-format none"
+    )
     env = {**server.environment("validate"), "PT_HPU_LAZY_MODE": "1" if mode == "lazy" else "0"}
     (server.folder / "validate/imports").mkdir(parents=True)
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=300)

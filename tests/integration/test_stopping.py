@@ -15,10 +15,16 @@ import torch
 from fairseq.distributed.launch import STOPPED, UNSAVED
 from tests.integration.conftest import Workplace, write_audio
 
-SIGNAL = "import os, signal\nfrom fairseq.trainer import Trainer\nold = Trainer.train_step\ndef step(self, samples):\n" \
-    "    old(self, samples)\n    if self.get_num_updates() == 4:\n        os.kill(os.getpid(), signal.SIGTERM)\nTrainer.train_step = step\n"
-SKEW = "import os\nfrom fairseq.trainer import Trainer\ndef clock(self):\n    n = self.get_num_updates()\n" \
-    "    return 4000.0 if n > 3 or (n == 3 and os.environ.get('RANK') == '0') else 0.0\nTrainer.cumulative_training_time = clock\n"
+SIGNAL = (
+    "import os, signal\nfrom fairseq.trainer import Trainer\nold = Trainer.train_step\ndef step(self, samples):\n"
+    "    old(self, samples)\n    if self.get_num_updates() == 4:\n        os.kill(os.getpid(), "
+    "signal.SIGTERM)\nTrainer.train_step = step\n"
+)
+SKEW = (
+    "import os\nfrom fairseq.trainer import Trainer\ndef clock(self):\n    n = self.get_num_updates()\n"
+    "    return 4000.0 if n > 3 or (n == 3 and os.environ.get('RANK') == '0') else "
+    "0.0\nTrainer.cumulative_training_time = clock\n"
+)
 
 
 def plug_in(workplace: Workplace, text: str) -> str:
@@ -43,8 +49,13 @@ def test_an_empty_set_is_told_before_the_first_update(workplace: Workplace, tmp_
 
 
 def test_what_is_trained_is_saved_where_validation_fails(workplace: Workplace) -> None:
-    plug = plug_in(workplace, "from fairseq_cli.train import Run\ndef fail(self): raise ValueError('bad set')\nRun.validate = fail\n")
-    output = workplace.run("checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=3", plug, status=None)
+    plug = plug_in(
+        workplace,
+        "from fairseq_cli.train import Run\ndef fail(self): raise ValueError('bad set')\nRun.validate = fail\n",
+    )
+    output = workplace.run(
+        "checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=3", plug, status=None
+    )
     assert "bad set" in output and updates_in(workplace.folder / "run/checkpoint_last.pt") == 3
 
 
@@ -66,15 +77,20 @@ def test_two_processes_that_a_signal_stops_end_with_its_status(workplace: Workpl
     assert "Traceback" not in output and "; saved. The same command continues" in output
 
 
-def test_an_error_in_training_saves_what_was_trained_and_names_file_and_manifest(workplace: Workplace, tmp_path: Path) -> None:
+def test_an_error_in_training_saves_what_was_trained_and_names_file_and_manifest(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     """A file whose rate is another one than the manifest's time says, met in the fourth update."""
     lines = (workplace.corpus / "train.tsv").read_text().splitlines()
     data = tmp_path / "data"
     data.mkdir()
     (data / "valid.tsv").write_text((workplace.corpus / "valid.tsv").read_text())
-    plug = plug_in(workplace, "from fairseq_cli.train import Run\nold = Run._update\ndef note(self, samples, bar):\n"
-                              "    old(self, samples, bar)\n    print('TRAINED', [sample['id'].tolist() for sample in samples])\n"
-                              "Run._update = note\n")  # fmt: skip
+    plug = plug_in(
+        workplace,
+        "from fairseq_cli.train import Run\nold = Run._update\ndef note(self, samples, bar):\n"
+        "    old(self, samples, bar)\n    print('TRAINED', [sample['id'].tolist() for sample in samples])\n"
+        "Run._update = note\n",
+    )
     never = ["checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=0"]
     settings = [f"task.data={data}", plug, "dataset.num_workers=0", *never]
     (data / "train.tsv").write_text("\n".join(lines) + "\n")
@@ -88,7 +104,11 @@ def test_an_error_in_training_saves_what_was_trained_and_names_file_and_manifest
         output = workplace.run(*settings, status=1)
         assert "Traceback" not in output and output.count("slow.flac") == 1
         last = output.strip().splitlines()[-1]
-        assert last.startswith(f"fairseq-hydra-train: {data}/train.tsv: ") and "slow.flac" in last and "Update 3 is saved" in last
+        assert (
+            last.startswith(f"fairseq-hydra-train: {data}/train.tsv: ")
+            and "slow.flac" in last
+            and "Update 3 is saved" in last
+        )
         assert updates_in(workplace.folder / "run/checkpoint_last.pt") == 3
     saved = torch.load(workplace.folder / "run/checkpoint_last.pt", weights_only=True)
     assert saved["extra_state"]["train_iterator"]["updates_in_epoch"] == 3
@@ -97,10 +117,13 @@ def test_an_error_in_training_saves_what_was_trained_and_names_file_and_manifest
 @pytest.mark.parametrize("refused, status", [("updates == 12", UNSAVED), ("updates == 4", 0)])
 def test_the_end_says_where_the_last_state_is_not_saved(workplace: Workplace, refused: str, status: int) -> None:
     """The disk refuses the last save, or one before."""
-    plug = plug_in(workplace, "import errno\nfrom fairseq.checkpoint import io\nold = io.save\ndef save(state, path):\n"
-                              "    updates = state['optimizer_history'][-1]['num_updates']\n"
-                              f"    if {refused}:\n        raise io.CheckpointWriteError(errno.EROFS, 'Read-only file system')\n"
-                              "    return old(state, path)\nio.save = save\n")  # fmt: skip
+    plug = plug_in(
+        workplace,
+        "import errno\nfrom fairseq.checkpoint import io\nold = io.save\ndef save(state, path):\n"
+        "    updates = state['optimizer_history'][-1]['num_updates']\n"
+        f"    if {refused}:\n        raise io.CheckpointWriteError(errno.EROFS, 'Read-only file system')\n"
+        "    return old(state, path)\nio.save = save\n",
+    )
     output = workplace.run(plug, status=status)
     assert "training goes on" in output and ("done training" in output) == (status == 0)
     if status:
@@ -109,7 +132,10 @@ def test_the_end_says_where_the_last_state_is_not_saved(workplace: Workplace, re
 
 def test_rows_of_a_run_that_was_interrupted_equal_an_unbroken_ones(workplace: Workplace) -> None:
     """The sums of an epoch, and of a log interval, are in the checkpoint; those of the epoch before are not."""
-    plug = plug_in(workplace, SIGNAL.replace("self.get_num_updates() == 4", "str(self.get_num_updates()) == os.environ.get('STOP_AT')"))
+    plug = plug_in(
+        workplace,
+        SIGNAL.replace("self.get_num_updates() == 4", "str(self.get_num_updates()) == os.environ.get('STOP_AT')"),
+    )
     settings = [plug, "dataset.num_workers=0", "dataset.disable_validation=true", "checkpoint.save_interval_updates=0"]
     workplace.run(*settings, "checkpoint.save_dir=unbroken")
     wanted = comparable(workplace.rows("train", "unbroken"))
@@ -122,7 +148,9 @@ def test_rows_of_a_run_that_was_interrupted_equal_an_unbroken_ones(workplace: Wo
         workplace.variables = {}
         workplace.run(*settings, f"checkpoint.save_dir={name}")
         assert comparable(workplace.rows("train", name)) == wanted, stop_at
-        assert comparable(workplace.rows("train_inner", name)) == comparable(workplace.rows("train_inner", "unbroken")), stop_at
+        assert comparable(workplace.rows("train_inner", name)) == comparable(
+            workplace.rows("train_inner", "unbroken")
+        ), stop_at
 
 
 def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -133,7 +161,9 @@ def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_the_time_limit_ends_all_processes_at_one_update(workplace: Workplace) -> None:
     """Their clocks differ: the first one's limit is over an update earlier."""
-    output = workplace.run(plug_in(workplace, SKEW), "optimization.stop_time_hours=1", "distributed_training.distributed_world_size=2")
+    output = workplace.run(
+        plug_in(workplace, SKEW), "optimization.stop_time_hours=1", "distributed_training.distributed_world_size=2"
+    )
     assert "optimization.stop_time_hours is 1" in output and "done training" in output
     assert 3 < updates_in(workplace.folder / "run/checkpoint_last.pt") < 12
 
@@ -151,7 +181,9 @@ def test_broken_validation_files_are_named(workplace: Workplace, tmp_path: Path)
 
 
 def test_the_module_train_is_no_command(workplace: Workplace) -> None:
-    done = subprocess.run([sys.executable, "-m", "fairseq_cli.train", "data"], env=workplace.environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fairseq_cli.train", "data"], env=workplace.environment(), capture_output=True, text=True
+    )
     assert done.returncode != 0 and "fairseq-hydra-train" in done.stderr
 
 

@@ -1,4 +1,6 @@
-"""`hydra/launcher=dependency_submitit_slurm`: what SLURM is asked for, and what a job does when it starts. SLURM is tests/fakes/slurm."""
+"""`hydra/launcher=dependency_submitit_slurm`: what SLURM is asked for, and what a job does when it starts. SLURM is
+tests/fakes/slurm.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture()
-def submit(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Submit]:
+def submit(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Submit]:
     """Type the command with the launcher; gives what it printed. The data is not there yet."""
     pytest.importorskip("submitit")
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -44,7 +48,16 @@ def submit(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
     handlers, level = root.handlers[:], root.level
 
     def run(*overrides: str) -> str:
-        words = ["fairseq-hydra-train", "task.data=data", "--config-dir", str(tmp_path), "--config-name", "tiny", *LAUNCHER, *overrides]
+        words = [
+            "fairseq-hydra-train",
+            "task.data=data",
+            "--config-dir",
+            str(tmp_path),
+            "--config-name",
+            "tiny",
+            *LAUNCHER,
+            *overrides,
+        ]
         monkeypatch.setattr(sys, "argv", words)
         hydra_train.cli_main()
         return capfd.readouterr().out
@@ -62,26 +75,43 @@ def no_job(slurm: Path) -> bool:
     return not list(slurm.glob("*.sh"))
 
 
-# -- submitting --------------------------------------------------------------------------------------------------------------------
+# -- submitting --------------------------------------------------------------------------------------------------------
 
 
 def test_what_slurm_is_asked_for(submit: Submit, slurm: Path, tmp_path: Path) -> None:
-    told = submit("hydra.launcher.partition=devlab", "hydra.launcher.nodes=2", "hydra.launcher.gpus_per_node=8",
-                  "hydra.launcher.dependency=afterok:77", "+hydra.launcher.additional_parameters.mail-type=END")  # fmt: skip
+    told = submit(
+        "hydra.launcher.partition=devlab",
+        "hydra.launcher.nodes=2",
+        "hydra.launcher.gpus_per_node=8",
+        "hydra.launcher.dependency=afterok:77",
+        "+hydra.launcher.additional_parameters.mail-type=END",
+    )
     asked = options(slurm / "101.sh")
-    wanted = {"partition": "devlab", "nodes": "2", "gpus-per-node": "8", "ntasks-per-node": "8", "dependency": "afterok:77",
-              "mail-type": "END", "time": "60", "signal": "USR2@120"}  # fmt: skip
+    wanted = {
+        "partition": "devlab",
+        "nodes": "2",
+        "gpus-per-node": "8",
+        "ntasks-per-node": "8",
+        "dependency": "afterok:77",
+        "mail-type": "END",
+        "time": "60",
+        "signal": "USR2@120",
+    }
     assert wanted.items() <= asked.items() and "array" not in asked
     log = tmp_path / "sweep/.submitit/101/101_0_log.out"
     assert f"#0 is job 101, log {log} :" in told and asked["output"] == str(log).replace("101", "%j")
     assert not (tmp_path / "sweep/0").exists(), "nothing runs here"
 
 
-def test_a_sweep_is_an_array_and_the_next_script_learns_of_each_job(submit: Submit, slurm: Path, tmp_path: Path) -> None:
+def test_a_sweep_is_an_array_and_the_next_script_learns_of_each_job(
+    submit: Submit, slurm: Path, tmp_path: Path
+) -> None:
     (tmp_path / "next.sh").write_text('#!/bin/sh\necho "$@" >>next.txt\n')
     (tmp_path / "next.sh").chmod(0o755)
     told = submit("optimization.lr=[0.1],[0.2]", "+next_script=./next.sh")
-    assert options(slurm / "101.sh")["array"].startswith("0-1") and [path.name for path in slurm.glob("*.sh")] == ["101.sh"]
+    assert options(slurm / "101.sh")["array"].startswith("0-1") and [path.name for path in slurm.glob("*.sh")] == [
+        "101.sh"
+    ]
     assert "#0 is job 101_0" in told and "#1 is job 101_1" in told
     sweep = tmp_path / "sweep"
     assert (tmp_path / "next.txt").read_text().splitlines() == [f"101_{i} {i} {sweep} {sweep}/{i}" for i in range(2)]
@@ -90,7 +120,9 @@ def test_a_sweep_is_an_array_and_the_next_script_learns_of_each_job(submit: Subm
 def test_a_single_job_has_number_0(submit: Submit, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "next.sh").write_text('#!/bin/sh\necho "$@" >>next.txt\nexit 3\n')
     (tmp_path / "next.sh").chmod(0o755)
-    with pytest.raises(SystemExit, match="the jobs are submitted, but next_script=./next.sh ended for job 101 with code 3"):
+    with pytest.raises(
+        SystemExit, match="the jobs are submitted, but next_script=./next.sh ended for job 101 with code 3"
+    ):
         submit("next_script=./next.sh")
     assert (tmp_path / "next.txt").read_text() == f"101 0 {tmp_path / 'sweep'} {tmp_path / 'sweep/0'}\n"
 
@@ -103,7 +135,9 @@ def test_a_single_job_has_number_0(submit: Submit, tmp_path: Path, capfd: pytest
         ("hydra.launcher.tasks_per_node=1", "tasks_per_node is 1 and gpus_per_node 8"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_submitted(submit: Submit, slurm: Path, override: str, message: str) -> None:
+def test_mistakes_are_told_before_anything_is_submitted(
+    submit: Submit, slurm: Path, override: str, message: str
+) -> None:
     with pytest.raises(SystemExit, match=f"(?s)^hydra/launcher=dependency_submitit_slurm: .*{message}"):
         submit("hydra.launcher.nodes=2", "hydra.launcher.gpus_per_node=8", override)
     assert no_job(slurm)
@@ -130,24 +164,37 @@ def test_without_multirun_hydra_would_train_here(submit: Submit, slurm: Path, mo
 
 
 def test_where_submitit_is_not_installed(workplace: Workplace) -> None:
-    hide = "import sys; sys.modules['submitit'] = None; from fairseq_cli import hydra_train as h; sys.argv[0] = 'x'; h.cli_main()"
+    hide = (
+        "import sys; sys.modules['submitit'] = None; from fairseq_cli import hydra_train as h; sys.argv[0] = "
+        "'x'; h.cli_main()"
+    )
     lines = {}
     for words in ([*LAUNCHER, "hydra.launcher.partition=devlab"], ["--cfg", "job"]):
         command = [sys.executable, "-W", "error", "-c", hide, *workplace.arguments(*words)]
-        done = subprocess.run(command, cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True
+        )
         lines[words[0]] = done.returncode, done.stderr
     assert lines["--cfg"] == (0, ""), "without the launcher nothing is amiss"
-    assert lines["-m"] == (1, "hydra/launcher=dependency_submitit_slurm: submitit is not installed: pip install 'submitit>=1.5'\n")
+    assert lines["-m"] == (
+        1,
+        "hydra/launcher=dependency_submitit_slurm: submitit is not installed: pip install 'submitit>=1.5'\n",
+    )
 
 
-# -- in the job --------------------------------------------------------------------------------------------------------------------
+# -- in the job --------------------------------------------------------------------------------------------------------
 
 
 class Job:
     """A job that SLURM has started on this machine."""
 
     def __init__(self, slurm: Path, workplace: Workplace, tasks: int = 1, number: int = 101) -> None:
-        place: dict[str, object] = {"SLURM_JOB_ID": number, "SLURM_NTASKS": tasks, "SLURM_NNODES": 1, "SLURM_JOB_NUM_NODES": 1}
+        place: dict[str, object] = {
+            "SLURM_JOB_ID": number,
+            "SLURM_NTASKS": tasks,
+            "SLURM_NNODES": 1,
+            "SLURM_JOB_NUM_NODES": 1,
+        }
         place["SLURM_JOB_NODELIST"] = "localhost"
         env = {**workplace.environment(), **{name: str(value) for name, value in place.items()}}
         self.slurm, self.log = slurm, workplace.folder / f"sweep/.submitit/{number}/{number}_0_log.out"
@@ -159,7 +206,9 @@ class Job:
         return code, self.log.read_text()
 
     def signal(self, after: Path, number: signal.Signals) -> None:
-        """Send a signal to all processes of all tasks once there is this file, as SLURM does when the time is nearly over."""
+        """Send a signal to all processes of all tasks once there is this file, as SLURM does when the time is
+        nearly over.
+        """
         deadline = time.monotonic() + 120
         while not after.exists():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
@@ -198,8 +247,13 @@ def test_the_tasks_of_a_job_train_together(submitted: Submit, slurm: Path, workp
     """With a plug-in from elsewhere, and a YAML in the form of old hydra."""
     (workplace.folder / "plug").mkdir()
     (workplace.folder / "plug/mine_on_slurm.py").write_text(PLUG_IN)
-    submitted("hydra.launcher.tasks_per_node=2", "common.user_dir=plug/mine_on_slurm", "lr_scheduler=mine_on_slurm",
-              "optimization.max_update=4", "checkpoint.save_dir=${env:WHERE,run}")  # fmt: skip
+    submitted(
+        "hydra.launcher.tasks_per_node=2",
+        "common.user_dir=plug/mine_on_slurm",
+        "lr_scheduler=mine_on_slurm",
+        "optimization.max_update=4",
+        "checkpoint.save_dir=${env:WHERE,run}",
+    )
     code, log = Job(slurm, workplace, tasks=2).end()
     assert code == 0, log
     assert "2 process(es), each on" in log and "done training" in log and "deprecated" not in log.lower()
@@ -207,11 +261,19 @@ def test_the_tasks_of_a_job_train_together(submitted: Submit, slurm: Path, workp
 
 
 @pytest.mark.slow
-def test_a_run_cut_short_is_saved_continued_and_does_not_count_as_done(submitted: Submit, slurm: Path, workplace: Workplace) -> None:
+def test_a_run_cut_short_is_saved_continued_and_does_not_count_as_done(
+    submitted: Submit, slurm: Path, workplace: Workplace
+) -> None:
     """One task that has started two processes, as upstream's YAMLs for SLURM have it."""
-    submitted("optimization.max_update=100000", "dataset.disable_validation=true", "checkpoint.save_interval_updates=0",
-              "checkpoint.save_interval=1000000", "distributed_training.distributed_world_size=2",
-              "hydra.launcher.timeout_min=5", "hydra.launcher.max_num_timeout=1")  # fmt: skip
+    submitted(
+        "optimization.max_update=100000",
+        "dataset.disable_validation=true",
+        "checkpoint.save_interval_updates=0",
+        "checkpoint.save_interval=1000000",
+        "distributed_training.distributed_world_size=2",
+        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.max_num_timeout=1",
+    )
     folder = workplace.folder / "sweep/0/run"
     job = Job(slurm, workplace)
     job.signal(folder / "metrics.jsonl", signal.SIGUSR2)

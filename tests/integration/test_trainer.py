@@ -34,7 +34,9 @@ def test_out_of_memory_leaves_the_update_out_and_names_its_shape(
     batches = updates.next_epoch_itr()
     trainer.train_step(next(batches))
     before = {name: value.clone() for name, value in trainer.unwrapped_model.state_dict().items()}
-    fail_once(trainer, monkeypatch, "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+    fail_once(
+        trainer, monkeypatch, "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"
+    )
     too_large = next(batches)
     with caplog.at_level(logging.WARNING):
         trainer.train_step(too_large)
@@ -48,7 +50,9 @@ def test_out_of_memory_leaves_the_update_out_and_names_its_shape(
         trainer.flush_statistics()
 
 
-def test_other_errors_are_not_taken_for_out_of_memory(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_taken_for_out_of_memory(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer, updates = make_trainer(corpus, tmp_path)
     fail_once(trainer, monkeypatch, "shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):

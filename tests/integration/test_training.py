@@ -38,7 +38,16 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 def test_a_run_leaves_what_fairseq_users_expect(workplace: Workplace) -> None:
     output = workplace.run()
     checkpoint = load(workplace.folder / "run" / "checkpoint_last.pt")
-    keys = {"args", "cfg", "model", "criterion", "optimizer_history", "task_state", "extra_state", "last_optimizer_state"}
+    keys = {
+        "args",
+        "cfg",
+        "model",
+        "criterion",
+        "optimizer_history",
+        "task_state",
+        "extra_state",
+        "last_optimizer_state",
+    }
     assert keys == set(checkpoint)
     assert checkpoint["optimizer_history"][-1]["num_updates"] == 12
     assert checkpoint["cfg"]["model"]["_name"] == "wav2vec2" and checkpoint["cfg"]["optimization"]["max_update"] == 12
@@ -46,8 +55,26 @@ def test_a_run_leaves_what_fairseq_users_expect(workplace: Workplace) -> None:
     assert {"checkpoint_last.pt", "checkpoint_best.pt", "metrics.jsonl"} <= names
     updates = [row["num_updates"] for row in workplace.rows()]
     assert updates == [2, 4, 6, 8, 10, 12]
-    wanted = {"loss", "loss_0", "loss_1", "loss_2", "accuracy", "prob_perplexity", "code_perplexity", "temp", "wps", "ups", "wpb", "bsz",
-              "gnorm", "lr", "train_wall", "wall", "audio_s_per_s", "data_wait"}
+    wanted = {
+        "loss",
+        "loss_0",
+        "loss_1",
+        "loss_2",
+        "accuracy",
+        "prob_perplexity",
+        "code_perplexity",
+        "temp",
+        "wps",
+        "ups",
+        "wpb",
+        "bsz",
+        "gnorm",
+        "lr",
+        "train_wall",
+        "wall",
+        "audio_s_per_s",
+        "data_wait",
+    }
     assert wanted <= workplace.rows()[0].keys()
     assert workplace.rows("valid")[-1]["num_updates"] == 12
     assert "1.6 hours" in output and "no checkpoint" in output.lower()
@@ -55,7 +82,12 @@ def test_a_run_leaves_what_fairseq_users_expect(workplace: Workplace) -> None:
 
 def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> None:
     """Over several epochs: SIGKILL in the middle of one, and in a later one."""
-    overrides = ["optimization.max_update=20", "checkpoint.keep_interval_updates=-1", "ema.store_ema=true", "ema.ema_decay=0.9"]
+    overrides = [
+        "optimization.max_update=20",
+        "checkpoint.keep_interval_updates=-1",
+        "ema.store_ema=true",
+        "ema.ema_decay=0.9",
+    ]
     workplace.run("checkpoint.save_dir=unbroken", *overrides)
     workplace.run_until("run/checkpoint_*_8.pt", signal.SIGKILL, *overrides)
     assert load(workplace.folder / "run/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] >= 4
@@ -71,9 +103,15 @@ def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_ends(workplace: Workplace, number: signal.Signals) -> None:
-    output = workplace.run_until("run/metrics.jsonl", number, "optimization.max_update=100000", "checkpoint.save_interval_updates=0",
-                                 "dataset.validate_interval_updates=0", "dataset.disable_validation=true",
-                                  "checkpoint.save_interval=1000000")
+    output = workplace.run_until(
+        "run/metrics.jsonl",
+        number,
+        "optimization.max_update=100000",
+        "checkpoint.save_interval_updates=0",
+        "dataset.validate_interval_updates=0",
+        "dataset.disable_validation=true",
+        "checkpoint.save_interval=1000000",
+    )
     assert f"stopped by {number.name}" in output and "Traceback" not in output
     saved = load(workplace.folder / "run/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
     assert saved >= 1
@@ -82,29 +120,49 @@ def test_a_signal_saves_and_ends(workplace: Workplace, number: signal.Signals) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_parent_of_spawned_processes_saves_and_ends(workplace: Workplace, number: signal.Signals) -> None:
-    output = workplace.run_until("run/metrics.jsonl", number, "optimization.max_update=100000", "dataset.disable_validation=true",
-                                 "distributed_training.distributed_world_size=2", "checkpoint.save_interval_updates=0",
-                                 "checkpoint.save_interval=1000000")
+def test_a_signal_to_the_parent_of_spawned_processes_saves_and_ends(
+    workplace: Workplace, number: signal.Signals
+) -> None:
+    output = workplace.run_until(
+        "run/metrics.jsonl",
+        number,
+        "optimization.max_update=100000",
+        "dataset.disable_validation=true",
+        "distributed_training.distributed_world_size=2",
+        "checkpoint.save_interval_updates=0",
+        "checkpoint.save_interval=1000000",
+    )
     assert "stopped by" in output and "Traceback" not in output
     assert load(workplace.folder / "run/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] >= 1
 
 
 def test_more_workers_change_nothing(workplace: Workplace) -> None:
     for workers in (0, 1, 3):
-        workplace.run(f"dataset.num_workers={workers}", f"checkpoint.save_dir=workers{workers}", "optimization.max_update=6")
+        workplace.run(
+            f"dataset.num_workers={workers}", f"checkpoint.save_dir=workers{workers}", "optimization.max_update=6"
+        )
     for workers in (1, 3):
-        assert_equal_runs(workplace.folder / "workers0/checkpoint_last.pt", workplace.folder / f"workers{workers}/checkpoint_last.pt")
+        assert_equal_runs(
+            workplace.folder / "workers0/checkpoint_last.pt", workplace.folder / f"workers{workers}/checkpoint_last.pt"
+        )
 
 
 def test_two_processes_train_what_one_does_with_update_freq_2(workplace: Workplace) -> None:
-    # with a large eps Adam's steps are proportional to the gradient; else it would turn the rounding of next to nothing into full steps
-    quiet = ["optimization.max_update=6", "dataset.validate_interval_updates=0", "optimizer.adam_eps=0.1", "optimization.lr=[0.1]"]
+    # with a large eps Adam's steps are proportional to the gradient; else it would turn the rounding of next to nothing
+    # into full steps
+    quiet = [
+        "optimization.max_update=6",
+        "dataset.validate_interval_updates=0",
+        "optimizer.adam_eps=0.1",
+        "optimization.lr=[0.1]",
+    ]
     workplace.run("checkpoint.save_dir=one", "optimization.update_freq=[2]", *quiet)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     workplace.run("checkpoint.save_dir=launched", *quiet, launcher=launcher)
     workplace.run("checkpoint.save_dir=spawned", "distributed_training.distributed_world_size=2", *quiet)
-    one, launched, spawned = (load(workplace.folder / name / "checkpoint_last.pt")["model"] for name in ("one", "launched", "spawned"))
+    one, launched, spawned = (
+        load(workplace.folder / name / "checkpoint_last.pt")["model"] for name in ("one", "launched", "spawned")
+    )
     for name, value in one.items():
         assert torch.allclose(value, launched[name], atol=2e-5, rtol=1e-4), name  # the order of sums
         assert torch.equal(spawned[name], launched[name]), name
@@ -115,8 +173,14 @@ def test_two_processes_train_what_one_does_with_update_freq_2(workplace: Workpla
 
 def test_two_processes_leave_a_feature_extractor_without_gradient_as_it_is(workplace: Workplace) -> None:
     """`feature_grad_mult` 0: nobody waits for its gradient, and weight decay does not touch it."""
-    workplace.run("distributed_training.distributed_world_size=2", "model.feature_grad_mult=0", "optimization.max_update=3",
-                  "checkpoint.save_interval_updates=1", "checkpoint.keep_interval_updates=-1", "dataset.disable_validation=true")
+    workplace.run(
+        "distributed_training.distributed_world_size=2",
+        "model.feature_grad_mult=0",
+        "optimization.max_update=3",
+        "checkpoint.save_interval_updates=1",
+        "checkpoint.keep_interval_updates=-1",
+        "dataset.disable_validation=true",
+    )
     first, last = (load(workplace.folder / "run" / name) for name in ("checkpoint_1_1.pt", "checkpoint_last.pt"))
     assert last["optimizer_history"][-1]["num_updates"] == 3
     for name, value in first["model"].items():
@@ -146,7 +210,12 @@ def test_a_loss_that_is_not_finite_is_skipped_named_and_at_last_fatal(workplace:
         write_audio(file, 1.0, seed=i)
     write_manifest(tmp_path / "train.tsv", tmp_path, files)
     (workplace.folder / "one_is_bad.py").write_text(ONE_IS_BAD)
-    quiet = [f"task.data={tmp_path}", "dataset.disable_validation=true", "dataset.batch_size=2", "common.user_dir=one_is_bad"]
+    quiet = [
+        f"task.data={tmp_path}",
+        "dataset.disable_validation=true",
+        "dataset.batch_size=2",
+        "common.user_dir=one_is_bad",
+    ]
     output = workplace.run(*quiet)
     assert "was skipped" in output and "5.wav" in output
     final = load(workplace.folder / "run/checkpoint_last.pt")["model"]
@@ -200,9 +269,20 @@ def test_patience_and_max_epoch_end_a_run(workplace: Workplace) -> None:
 
 def test_validate_command_repeats_the_runs_own_figures(workplace: Workplace) -> None:
     workplace.run("optimization.max_update=4")
-    command = [sys.executable, "-m", "fairseq_cli.validate", str(workplace.corpus), "--path", "run/checkpoint_last.pt", "--cpu",
-               "--log-format", "none"]
-    done = subprocess.run(command, cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_cli.validate",
+        str(workplace.corpus),
+        "--path",
+        "run/checkpoint_last.pt",
+        "--cpu",
+        "--log-format",
+        "none",
+    ]
+    done = subprocess.run(
+        command, cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])["valid"]
     own = workplace.rows("valid")[-1]
@@ -221,6 +301,12 @@ def test_train_main_takes_a_config_from_python(workplace: Workplace) -> None:
         "cfg.optimization.max_update = 2\n"
         "train.main(resolve_config(cfg))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert workplace.rows()[-1]["num_updates"] == 2

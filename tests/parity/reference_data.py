@@ -2,8 +2,8 @@
 
     python -m tests.parity.reference_data ../shared/reference/parity
 
-writes that folder from the full reference. Values and weights are stored as they are (fp32). A gradient is stored in 16-bit steps of
-its largest absolute value: an error of at most 1.6e-5 of that value, where the tests allow 1e-4.
+writes that folder from the full reference. Values and weights are stored as they are (fp32). A gradient is stored in
+16-bit steps of its largest absolute value: an error of at most 1.6e-5 of that value, where the tests allow 1e-4.
 """
 
 from __future__ import annotations
@@ -39,9 +39,15 @@ def load(name: str) -> Reference:
     about = json.loads(str(stored.pop("about")))
     base, prefix = _SHARED_WEIGHTS.get(name, (None, ""))
     inherited = {prefix + key: value for key, value in load(base).weights.items()} if base else {}
-    own = {key.removeprefix("weight/"): torch.from_numpy(value) for key, value in stored.items() if key.startswith("weight/")}
+    own = {
+        key.removeprefix("weight/"): torch.from_numpy(value)
+        for key, value in stored.items()
+        if key.startswith("weight/")
+    }
     weights = {key: own[key] if key in own else inherited[key] for key in about["weights"]}
-    arrays = {key: _restored(key, value, stored) for key, value in stored.items() if not key.startswith(("weight/", "scale/"))}
+    arrays = {
+        key: _restored(key, value, stored) for key, value in stored.items() if not key.startswith(("weight/", "scale/"))
+    }
     return Reference(about["model"], weights, arrays)
 
 

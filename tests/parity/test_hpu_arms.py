@@ -1,4 +1,5 @@
-"""Each branch marked `# hpu:` beside its stock arm, on the CPU: values and gradients, bit for bit where the mathematics is the same.
+"""Each branch marked `# hpu:` beside its stock arm, on the CPU: values and gradients, bit for bit where the mathematics
+is the same.
 
 Where it is not, the tolerance says why: two orders of the same sums, of values of order 1.
 """
@@ -38,15 +39,23 @@ def both_arms(run: Callable[[], Tensor], inputs: list[Tensor], **forms: Any) -> 
     results = []
     for hpu_arms in (False, True):
         torch.manual_seed(5)
-        with device_layer.forced(hpu_arms=hpu_arms, conv_form="conv1d", pos_conv_form="conv1d", attention_form="matmul", **forms):
+        with device_layer.forced(
+            hpu_arms=hpu_arms, conv_form="conv1d", pos_conv_form="conv1d", attention_form="matmul", **forms
+        ):
             out = run()
-            grads = torch.autograd.grad((out * torch.linspace(-1, 2, out.numel()).view(out.shape)).sum(), inputs) if inputs else ()
+            grads = (
+                torch.autograd.grad((out * torch.linspace(-1, 2, out.numel()).view(out.shape)).sum(), inputs)
+                if inputs
+                else ()
+            )
         results.append([out.detach(), *grads])
     return results[0], results[1]
 
 
 def assert_bit_equal(ours: list[Tensor], stock: list[Tensor]) -> None:
-    assert all(torch.equal(a, b) for a, b in zip(ours, stock, strict=True)), [(a - b).abs().max() for a, b in zip(ours, stock, strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(ours, stock, strict=True)), [
+        (a - b).abs().max() for a, b in zip(ours, stock, strict=True)
+    ]
 
 
 def assert_close(ours: list[Tensor], stock: list[Tensor], tolerance: float = ORDER_OF_SUMS) -> None:
@@ -80,7 +89,9 @@ def test_several_channels_a_group_stay_a_group_norm() -> None:
     assert_bit_equal(*both_arms(lambda: norm(x), [x, norm.weight]))
 
 
-@pytest.mark.parametrize(("channels", "groups", "kernel", "frames"), [(12, 3, 7, 20), (48, 4, 128, 77), (8, 2, 16, 3), (12, 3, 8, 1)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "kernel", "frames"), [(12, 3, 7, 20), (48, 4, 128, 77), (8, 2, 16, 3), (12, 3, 8, 1)]
+)
 def test_positional_convolution_in_blocks(channels: int, groups: int, kernel: int, frames: int) -> None:
     torch.manual_seed(0)
     conv, x = WeightNormConv1d(channels, kernel, groups), numbers(2, channels, frames)
@@ -141,7 +152,9 @@ def test_quantizer_in_training(padded: bool) -> None:
 
 
 def test_quantizer_in_evaluation() -> None:
-    """The look-up as a product with one-hot rows: the same values, and gradients that are other orders of the same sums."""
+    """The look-up as a product with one-hot rows: the same values, and gradients that are other orders of the same
+    sums.
+    """
     made, x = quantizer(train=False), numbers(2, 7, 6)
     stock, hpu = both_arms(lambda: made(x)["x"], [made.vars])
     assert torch.equal(hpu[0], stock[0])
@@ -223,7 +236,9 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 
 
 class ScaledDropout(nn.Module):
-    """Its output is proportional to its weight, so that weight times gradient is the output where the masks are the same."""
+    """Its output is proportional to its weight, so that weight times gradient is the output where the masks are the
+    same.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,7 +279,9 @@ def test_gated_linear_unit(dim: int) -> None:
 
 
 def test_gelu_in_the_form_that_hpu_computes() -> None:
-    """It has the tanh form, whatever is asked for, unless PT_HPU_FORCE_TANH_FOR_GELU is 0: values and slopes differ by less than 1e-3."""
+    """It has the tanh form, whatever is asked for, unless PT_HPU_FORCE_TANH_FOR_GELU is 0: values and slopes differ
+    by less than 1e-3.
+    """
     x = torch.linspace(-6, 6, 10_001, dtype=torch.double, requires_grad=True)
     exact, tanh = F.gelu(x), F.gelu(x, approximate="tanh")
     slopes = [torch.autograd.grad(y.sum(), x)[0] for y in (exact, tanh)]

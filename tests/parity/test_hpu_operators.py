@@ -1,4 +1,6 @@
-"""Every operator of updates and validation through the branches for HPU has a kernel in Gaudi's bridge (release 1.19), for its dtype."""
+"""Every operator of updates and validation through the branches for HPU has a kernel in Gaudi's bridge (release
+1.19), for its dtype.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,16 @@ def stand_in_trainer(data: Path, folder: Path, model: dict[str, Any]) -> Trainer
     """On CPU tensors, with an HPU's answers; Adam in plain operations, as where Habana's fused kernel is not used."""
     task = {"inferred_w2v_config": {"mask_channel_prob": model.get("mask_channel_prob", 0.0)}}
     trainer = fairseq_cli.train.prepare(
-        recipe(data, folder, common={"device": "cpu"}, optimization={"max_update": 9, "clip_norm": 1.0}, model=model, task=task,
-               optimizer={"use_old_adam": True})
-    ).trainer  # fmt: skip
+        recipe(
+            data,
+            folder,
+            common={"device": "cpu"},
+            optimization={"max_update": 9, "clip_norm": 1.0},
+            model=model,
+            task=task,
+            optimizer={"use_old_adam": True},
+        )
+    ).trainer
     trainer.device = trainer.precision.device = StandIn()
     for module in trainer.unwrapped_model.modules():
         if hasattr(module, "static_layerdrop"):
@@ -83,7 +92,11 @@ def test_integers_are_sent_as_int32_and_only_positions_are(small: Path, tmp_path
     trainer = stand_in_trainer(small, tmp_path, {})
     sample = next(iter(trainer.get_train_iterator(1).next_epoch_itr()))[0]
     sent = trainer._on_device(sample)["net_input"]
-    integers = {name: value.dtype for name, value in sent.items() if isinstance(value, torch.Tensor) and not value.is_floating_point()}
+    integers = {
+        name: value.dtype
+        for name, value in sent.items()
+        if isinstance(value, torch.Tensor) and not value.is_floating_point()
+    }
     assert integers == {"padding_mask": torch.bool, "mask_indices": torch.bool, "masked_positions": torch.int32}
 
 

@@ -1,4 +1,6 @@
-"""A whole update of base at reduced width through the branches for HPU, beside the stock arms, on the CPU, dropout and all."""
+"""A whole update of base at reduced width through the branches for HPU, beside the stock arms, on the CPU, dropout
+and all.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from tests.integration.hpu_recipe import recipe
 
 NO_PADDING = {"enable_padding": False, "num_batch_buckets": 0}
 LARGE = {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True}
-CONFORMER = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos", "depthwise_conv_kernel_size": 5}
+CONFORMER = {
+    "layer_type": "conformer",
+    "attn_type": "espnet",
+    "pos_enc_type": "rel_pos",
+    "depthwise_conv_kernel_size": 5,
+}
 
 
 class Step(NamedTuple):
@@ -58,7 +65,10 @@ def test_an_update_by_both_arms(
     for name, grad in hpu.gradients.items():
         if name.endswith(("k_proj.bias", "linear_k.bias", "conv_layers.0.0.bias")):
             continue  # zero but for rounding: the softmax, and the first norm, take such a shift away
-        worst = max(worst, ((grad - stock.gradients[name]).abs().max() / stock.gradients[name].abs().max().clamp(min=1e-3)).item())
+        worst = max(
+            worst,
+            ((grad - stock.gradients[name]).abs().max() / stock.gradients[name].abs().max().clamp(min=1e-3)).item(),
+        )
     print(f"\nlosses {stock.losses}, gradients differ by {worst:.1e} of the largest")
     assert hpu.losses == pytest.approx(stock.losses, abs=1.5e-3)  # logged with three digits
     assert worst < 1e-5

@@ -1,4 +1,6 @@
-"""The fine-tuned model and the criterion against fairseq-fixed 0.12.3.1 (seed 7, fp32, eval mode): see `reference_data`."""
+"""The fine-tuned model and the criterion against fairseq-fixed 0.12.3.1 (seed 7, fp32, eval mode): see
+`reference_data`.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,11 @@ def assert_gradients(ctc: CtcReference) -> None:
         if expected is None:
             assert parameter.grad is None, f"{name} has a gradient, the reference has none"
             continue
-        at_least = ctc.arrays[f"grad/{name.replace('bias', 'weight')}"].abs().max().item() if name.endswith("k_proj.bias") else 0.0
+        at_least = (
+            ctc.arrays[f"grad/{name.replace('bias', 'weight')}"].abs().max().item()
+            if name.endswith("k_proj.bias")
+            else 0.0
+        )
         assert_close(parameter.grad, expected, GRADIENTS, name, at_least)
 
 
@@ -57,7 +63,14 @@ def test_log_probabilities_loss_and_gradients(ctc: CtcReference) -> None:
     assert_close(log_probs, arrays["log_probs"], VALUES, "log_probs")
     assert torch.equal(net_output["padding_mask"], arrays["out_padding_mask"])
     assert torch.equal(model.get_logits(net_output, normalize=True), log_probs)
-    loss = F.ctc_loss(log_probs, arrays["targets"], arrays["input_lengths"], arrays["target_lengths"], reduction="sum", zero_infinity=True)
+    loss = F.ctc_loss(
+        log_probs,
+        arrays["targets"],
+        arrays["input_lengths"],
+        arrays["target_lengths"],
+        reduction="sum",
+        zero_infinity=True,
+    )
     assert loss.item() == pytest.approx(arrays["loss"].item(), rel=VALUES)
     loss.backward()
     assert_gradients(ctc)
@@ -83,7 +96,9 @@ def test_through_the_criterion(ctc: CtcReference, worker: bool, sentence_avg: bo
         "target": padded_targets(ctc, 7),
     }
     if worker:
-        sample |= {name: arrays[name] for name in ("input_lengths", "target_lengths")} | {"target_weights": torch.ones(2)}
+        sample |= {name: arrays[name] for name in ("input_lengths", "target_lengths")} | {
+            "target_weights": torch.ones(2)
+        }
     loss, sample_size, log = criterion(ctc.model, sample)
     assert loss.item() == pytest.approx(arrays["loss"].item(), rel=VALUES)
     assert sample_size.item() == (2 if sentence_avg else arrays["target_lengths"].sum())

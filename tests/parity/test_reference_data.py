@@ -37,4 +37,6 @@ def test_equals_the_full_reference(name: str, shared_dir: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lr_schedules", "state_dicts", "wav2vec2_config_defaults"])
 def test_json_equals_the_full_reference(name: str, shared_dir: Path) -> None:
-    assert reference_data.load_json(name) == json.loads((shared_dir / "reference" / "parity" / f"{name}.json").read_text())
+    assert reference_data.load_json(name) == json.loads(
+        (shared_dir / "reference" / "parity" / f"{name}.json").read_text()
+    )

@@ -31,7 +31,9 @@ def reference(request: pytest.FixtureRequest) -> Reference:
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str, at_least: float = 0.0) -> None:
-    """Largest absolute difference over the reference's largest absolute value (or over `at_least`, if that is larger)."""
+    """Largest absolute difference over the reference's largest absolute value (or over `at_least`, if that is
+    larger).
+    """
     assert ours.shape == theirs.shape, f"{what}: {tuple(ours.shape)} against {tuple(theirs.shape)}"
     finite = torch.isfinite(theirs)
     assert torch.equal(torch.isfinite(ours), finite), f"{what}: infinities in other places"
@@ -53,7 +55,9 @@ def objective(reference: Reference, **extra: Any) -> tuple[dict[str, Any], dict[
     }
     outputs: list[dict[str, Any]] = []
     handle = reference.model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    criterion = Wav2vecCriterion(infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "code_perplexity", "temp"])
+    criterion = Wav2vecCriterion(
+        infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "code_perplexity", "temp"]
+    )
     loss, sample_size, log = criterion(reference.model, {"id": torch.arange(B), "net_input": net_input})
     handle.remove()
     loss.backward()
@@ -62,8 +66,8 @@ def objective(reference: Reference, **extra: Any) -> tuple[dict[str, Any], dict[
 
 
 def assert_gradients_close(reference: Reference) -> None:
-    """Every parameter's gradient. A key's bias shifts all scores of a query alike, so its gradient is rounding noise (1e-9) around 0:
-    it is compared at the scale of its weight's gradient."""
+    """Every parameter's gradient. A key's bias shifts all scores of a query alike, so its gradient is rounding noise
+    (1e-9) around 0: it is compared at the scale of its weight's gradient."""
     model, arrays = reference
     for name, parameter in model.named_parameters():
         expected = arrays.get(f"grad/{name}")
@@ -123,7 +127,8 @@ def test_positions_and_weights_with_filler_give_the_same(reference: Reference) -
 
 
 @pytest.mark.parametrize(
-    "entry", ["wav2vec2_base_librispeech", "wav2vec2_large_librivox", "wav2vec2_conformer_base_librispeech", "pos_conv_depth_5"]
+    "entry",
+    ["wav2vec2_base_librispeech", "wav2vec2_large_librivox", "wav2vec2_conformer_base_librispeech", "pos_conv_depth_5"],
 )
 def test_state_dict_names_shapes_and_order(entry: str) -> None:
     expected = reference_data.load_json("state_dicts")[entry]
@@ -136,7 +141,11 @@ def test_state_dict_names_shapes_and_order(entry: str) -> None:
 def test_config_defaults() -> None:
     expected = reference_data.load_json("wav2vec2_config_defaults")
     ours = Wav2Vec2Config.field_defaults()
-    assert ours.pop("logit_temp_start") is None and ours.pop("logit_temp_updates") == 0 and ours.pop("mask_emb_init") is None
+    assert (
+        ours.pop("logit_temp_start") is None
+        and ours.pop("logit_temp_updates") == 0
+        and ours.pop("mask_emb_init") is None
+    )
     expected.pop("_name")
     expected["latent_temp"] = tuple(expected["latent_temp"])
     assert list(ours.items()) == list(expected.items())

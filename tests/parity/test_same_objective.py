@@ -1,5 +1,7 @@
-"""The objective is the same on every device: batches of the recipe for Gaudi (buckets, padding, filler, positions and weights, the branches
-for HPU) beside the plain way (rows that count, padded to the longest at most, a boolean mask alone, stock arms)."""
+"""The objective is the same on every device: batches of the recipe for Gaudi (buckets, padding, filler, positions and
+weights, the branches for HPU) beside the plain way (rows that count, padded to the longest at most, a boolean mask
+alone, stock arms).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from fairseq.trainer import Trainer
 from tests.integration.hpu_recipe import recipe, write_corpus
 
 NEGATIVES = 10
-NO_DROPOUT = dict.fromkeys(["dropout", "attention_dropout", "activation_dropout", "dropout_input", "dropout_features"], 0.0)
+NO_DROPOUT = dict.fromkeys(
+    ["dropout", "attention_dropout", "activation_dropout", "dropout_input", "dropout_features"], 0.0
+)
 LARGE = {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True}
 
 
@@ -50,8 +54,12 @@ def batches_of(trainer: Trainer) -> list[dict[str, Tensor]]:
         for sample in samples:
             net_input = sample["net_input"]
             counts, M = net_input["mask_indices"].sum(1).tolist(), net_input["masked_positions"].size(1)
-            drawn = [draw_negatives(count, M, NEGATIVES, np.random.default_rng(row)) for row, count in enumerate(counts)]
-            found.append({**net_input, "negative_indices": torch.from_numpy(np.stack(drawn)), "num_valid": sample["num_valid"]})
+            drawn = [
+                draw_negatives(count, M, NEGATIVES, np.random.default_rng(row)) for row, count in enumerate(counts)
+            ]
+            found.append(
+                {**net_input, "negative_indices": torch.from_numpy(np.stack(drawn)), "num_valid": sample["num_valid"]}
+            )
     return found
 
 
@@ -69,19 +77,29 @@ def plain(batch: dict[str, Tensor], model: Wav2Vec2Model, keep_length: bool) -> 
     }
 
 
-def loss_and_gradients(model: Wav2Vec2Model, net_input: dict[str, Tensor], hpu_arms: bool) -> tuple[float, float, dict[str, Tensor]]:
+def loss_and_gradients(
+    model: Wav2Vec2Model, net_input: dict[str, Tensor], hpu_arms: bool
+) -> tuple[float, float, dict[str, Tensor]]:
     model.zero_grad()
     model.train()
-    criterion = Wav2vecCriterion(infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "code_perplexity"])
+    criterion = Wav2vecCriterion(
+        infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "code_perplexity"]
+    )
     with device_layer.forced(hpu_arms=hpu_arms):
         loss, sample_size, _ = criterion(model, {"net_input": {k: v for k, v in net_input.items() if k != "num_valid"}})
         loss.backward()
-    return loss.item(), sample_size.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return (
+        loss.item(),
+        sample_size.item(),
+        {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
+    )
 
 
 @pytest.mark.parametrize("model", [{}, LARGE], ids=["base", "large"])
 def test_loss_and_gradients_are_those_of_the_plain_way(small: Path, tmp_path: Path, model: dict[str, Any]) -> None:
-    """Base keeps the bucket's length: its first norm takes its mean over padding too, as upstream's does. Large needs no padding at all."""
+    """Base keeps the bucket's length: its first norm takes its mean over padding too, as upstream's does. Large
+    needs no padding at all.
+    """
     trainer = trainer_of(small, tmp_path, **model)
     worst = [0.0, 0.0]
     with_padding = with_filler = unequal = 0
@@ -90,19 +108,25 @@ def test_loss_and_gradients_are_those_of_the_plain_way(small: Path, tmp_path: Pa
         with_filler += int(batch["num_valid"]) < batch["source"].size(0)
         unequal += len(set(batch["mask_indices"].sum(1).tolist())) > 1
         ours = loss_and_gradients(trainer.unwrapped_model, batch, hpu_arms=True)
-        theirs = loss_and_gradients(trainer.unwrapped_model, plain(batch, trainer.unwrapped_model, keep_length=not model), hpu_arms=False)
+        theirs = loss_and_gradients(
+            trainer.unwrapped_model, plain(batch, trainer.unwrapped_model, keep_length=not model), hpu_arms=False
+        )
         assert ours[1] == theirs[1] > 0
         worst[0] = max(worst[0], abs(ours[0] / theirs[0] - 1))
         for name, grad in ours[2].items():
             if not name.endswith(("k_proj.bias", "conv_layers.0.0.bias")):  # zero but for rounding
-                worst[1] = max(worst[1], ((grad - theirs[2][name]).norm() / theirs[2][name].norm().clamp(min=1e-3)).item())
-    print(f"\n{with_padding} batches with padding, {with_filler} with filler, {unequal} with unequal counts of masked frames: "
-          f"losses differ by {worst[0]:.1e}, gradients by {worst[1]:.1e}")  # fmt: skip
+                worst[1] = max(
+                    worst[1], ((grad - theirs[2][name]).norm() / theirs[2][name].norm().clamp(min=1e-3)).item()
+                )
+    print(
+        f"\n{with_padding} batches with padding, {with_filler} with filler, {unequal} with unequal counts of masked "
+        f"frames: losses differ by {worst[0]:.1e}, gradients by {worst[1]:.1e}"
+    )
     assert with_padding > 3 and with_filler > 0 and unequal > 3
     assert worst[0] < 1e-5 and worst[1] < 1e-5
 
 
-# -- negatives ---------------------------------------------------------------------------------------------------------------------
+# -- negatives ---------------------------------------------------------------------------------------------------------
 
 BATCHES, B, T, M = 10_000, 4, 50, 24
 
@@ -127,7 +151,9 @@ def frame_of(angle: Tensor) -> Tensor:
 
 
 def draw_masks(rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Valid lengths, positions and weights: from no to M masked frames a row, all inside its length; fewer than two count in nothing."""
+    """Valid lengths, positions and weights: from no to M masked frames a row, all inside its length; fewer than two
+    count in nothing.
+    """
     lengths = torch.randint(M, T + 1, (rows,))
     counts = torch.randint(0, M + 1, (rows,))
     order = torch.rand(rows, T).masked_fill(torch.arange(T) >= lengths.unsqueeze(1), 2).argsort(1)[:, :M]
@@ -138,12 +164,19 @@ def draw_masks(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("hpu_arms", [False, True], ids=["stock", "hpu"])
 def test_no_negative_is_of_another_utterance_filler_or_unmasked(hpu_arms: bool) -> None:
-    """10,000 batches of four rows. Which frame a negative is, is read off its logit: what the loss sees, not what was drawn.
+    """10,000 batches of four rows. Which frame a negative is, is read off its logit: what the loss sees, not what was
+    drawn.
 
     A negative may only be excluded where it is impossible, which no drawn one is.
     """
     torch.manual_seed(0)
-    settings = {"final_dim": 2, "num_negatives": 10, "logit_temp": 1.0, "encoder_layers": 1, "conv_feature_layers": "[(2,10,5)]"}
+    settings = {
+        "final_dim": 2,
+        "num_negatives": 10,
+        "logit_temp": 1.0,
+        "encoder_layers": 1,
+        "conv_feature_layers": "[(2,10,5)]",
+    }
     model = Wav2Vec2Model(settings)
     model.quantizer, model.project_q = FramesAsTargets(), torch.nn.Identity()
     rows_at_once, checked, wrong = 4000, 0, torch.zeros(4, dtype=torch.long)
@@ -171,6 +204,9 @@ def test_no_negative_is_of_another_utterance_filler_or_unmasked(hpu_arms: bool) 
             ]
         )
         checked += int(counts.sum())
-    print(f"\n{checked:,} negatives of {BATCHES:,} batches; excluded, of another row, not masked, the positive: {wrong.tolist()}")
+    print(
+        f"\n{checked:,} negatives of {BATCHES:,} batches; excluded, of another row, not masked, the positive: "
+        f"{wrong.tolist()}"
+    )
     assert checked > 4_000_000
     assert wrong.tolist() == [0, 0, 0, 0]

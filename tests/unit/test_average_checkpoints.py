@@ -84,6 +84,13 @@ def test_what_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_fairseqs_script_is_the_same(repository: Path, tmp_path: Path) -> None:
     inputs = [write(tmp_path / f"{value}.pt", value) for value in (1, 2)]
-    command = [sys.executable, str(repository / "scripts/average_checkpoints.py"), "--inputs", *inputs, "--output", str(tmp_path / "m.pt")]
+    command = [
+        sys.executable,
+        str(repository / "scripts/average_checkpoints.py"),
+        "--inputs",
+        *inputs,
+        "--output",
+        str(tmp_path / "m.pt"),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     assert mean_of(tmp_path / "m.pt") == 1.5

@@ -67,7 +67,10 @@ def test_option_without_its_value() -> None:
         ("hydra/launcher=basic", "hydra/launcher=basic"),
         ("optimizer.adam_betas=(0.9,0.98)", "++optimizer.adam_betas='(0.9,0.98)'"),
         ("optimizer.adam_betas='(0.9,0.98)'", "++optimizer.adam_betas='(0.9,0.98)'"),
-        ("model.conv_feature_layers=[(512,10,5)]+[(1,2,2)]*3", "++model.conv_feature_layers='[(512,10,5)]+[(1,2,2)]*3'"),
+        (
+            "model.conv_feature_layers=[(512,10,5)]+[(1,2,2)]*3",
+            "++model.conv_feature_layers='[(512,10,5)]+[(1,2,2)]*3'",
+        ),
         ("task.data=/a b/it's(1)=x", "++task.data='/a b/it\\'s(1)=x'"),
         ("task.data=", "++task.data="),
     ],
@@ -84,8 +87,11 @@ def test_hydras_own_grammar_is_left_alone() -> None:
 def test_groups_that_are_chosen() -> None:
     words = ["+mygroup=small", "a.b=1", "model@x='one'", "optimizer=adam,composite", "max_update=3"]
     assert chosen_groups(words, {"mygroup", "model", "optimizer"}) == [
-        ("mygroup", "small"), ("model", "one"), ("optimizer", "adam"), ("optimizer", "composite")
-    ]  # fmt: skip
+        ("mygroup", "small"),
+        ("model", "one"),
+        ("optimizer", "adam"),
+        ("optimizer", "composite"),
+    ]
 
 
 @pytest.mark.parametrize("value", ["2.5", "true", "[[]]", "[a,1]", "[{a:1}]"])
@@ -107,17 +113,24 @@ def test_brackets_nested_too_deeply() -> None:
 
 
 def test_last_override_counts() -> None:
-    assert override_value(["common.user_dir=a", "++common.user_dir='b'", "common.user_dirs=c"], "common.user_dir") == "b"
+    assert (
+        override_value(["common.user_dir=a", "++common.user_dir='b'", "common.user_dirs=c"], "common.user_dir") == "b"
+    )
     assert override_value([], "common.user_dir") is None
 
 
-# -- the command itself ------------------------------------------------------------------------------------------------------------
+# -- the command itself ------------------------------------------------------------------------------------------------
 
 
 def command(*argv: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
-        [sys.executable, "-m", "fairseq_cli.hydra_train", *map(str, argv)], cwd=cwd, env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "fairseq_cli.hydra_train", *map(str, argv)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -130,10 +143,18 @@ def composed(*argv: str | Path, cwd: Path) -> dict:
 
 def test_stock_yaml_with_overrides_anywhere(tmp_path: Path) -> None:
     cfg = composed(
-        "task.data=/some where/a(1)", "--local_rank=1", "+optimization.update_freq=[64]", "--config-dir", STOCK,
-        "optimizer.adam_betas=(0.8,0.9)", "common.seed=3", "--config-name", "wav2vec2_base_librispeech", "++model.final_dim=128",
+        "task.data=/some where/a(1)",
+        "--local_rank=1",
+        "+optimization.update_freq=[64]",
+        "--config-dir",
+        STOCK,
+        "optimizer.adam_betas=(0.8,0.9)",
+        "common.seed=3",
+        "--config-name",
+        "wav2vec2_base_librispeech",
+        "++model.final_dim=128",
         cwd=tmp_path,
-    )  # fmt: skip
+    )
     assert cfg["task"]["data"] == "/some where/a(1)" and cfg["optimization"]["update_freq"] == [64]
     assert cfg["optimizer"]["adam_betas"] == "(0.8,0.9)" and float(cfg["optimizer"]["adam_eps"]) == 1e-6
     assert (cfg["common"]["seed"], cfg["model"]["final_dim"], cfg["model"]["encoder_layers"]) == (3, 128, 12)
@@ -143,16 +164,28 @@ def test_stock_yaml_with_overrides_anywhere(tmp_path: Path) -> None:
 
 def test_groups_replace_what_the_yaml_says(tmp_path: Path) -> None:
     cfg = composed(
-        "--config-dir", STOCK, "--config-name", "wav2vec2_large_librivox", "lr_scheduler=fixed", "optimizer=adam", cwd=tmp_path
-    )  # fmt: skip
+        "--config-dir",
+        STOCK,
+        "--config-name",
+        "wav2vec2_large_librivox",
+        "lr_scheduler=fixed",
+        "optimizer=adam",
+        cwd=tmp_path,
+    )
     assert cfg["lr_scheduler"] == {
-        "_name": "fixed", "force_anneal": None, "lr_shrink": 0.1, "warmup_updates": 0, "lr": "${optimization.lr}"
-    }  # fmt: skip
+        "_name": "fixed",
+        "force_anneal": None,
+        "lr_shrink": 0.1,
+        "warmup_updates": 0,
+        "lr": "${optimization.lr}",
+    }
     assert cfg["optimizer"]["weight_decay"] == 0.0
 
 
 def test_without_a_yaml_groups_are_enough(tmp_path: Path) -> None:
-    cfg = composed("model=wav2vec2/wav2vec2_large", "task=audio_pretraining", "criterion=wav2vec", "task.data=x", cwd=tmp_path)
+    cfg = composed(
+        "model=wav2vec2/wav2vec2_large", "task=audio_pretraining", "criterion=wav2vec", "task.data=x", cwd=tmp_path
+    )
     assert (cfg["model"]["_name"], cfg["model"]["encoder_layers"], cfg["task"]["data"]) == ("wav2vec2", 24, "x")
 
 
@@ -177,9 +210,16 @@ def test_plug_ins_compose(tmp_path: Path) -> None:
 
 def test_mistakes_are_told_together_and_plainly(tmp_path: Path) -> None:
     done = command(
-        "task.data=nowhere", "--config-dir", STOCK, "--config-name", "wav2vec2_base_librispeech", "common.cpu=true", "common.seeed=2",
-        "distributed_training.distributed_world_size=4096", cwd=tmp_path,
-    )  # fmt: skip
+        "task.data=nowhere",
+        "--config-dir",
+        STOCK,
+        "--config-name",
+        "wav2vec2_base_librispeech",
+        "common.cpu=true",
+        "common.seeed=2",
+        "distributed_training.distributed_world_size=4096",
+        cwd=tmp_path,
+    )
     assert done.returncode != 0 and "Traceback" not in done.stderr
     for part in (
         "the config has 3 problems",
@@ -199,5 +239,15 @@ def test_hydras_own_options(tmp_path: Path) -> None:
     assert done.returncode == 0 and "data: x" in done.stdout
     done = command(*stock, "--cfg", "hydra", cwd=tmp_path)
     assert done.returncode == 0 and "chdir: false" in done.stdout
-    done = command("task.data=x", *stock, "--cfg", "job", "--package", "optimizer", "--resolve", "dataset.batch_size=2", cwd=tmp_path)
+    done = command(
+        "task.data=x",
+        *stock,
+        "--cfg",
+        "job",
+        "--package",
+        "optimizer",
+        "--resolve",
+        "dataset.batch_size=2",
+        cwd=tmp_path,
+    )
     assert yaml.safe_load(done.stdout)["lr"] == [0.0005]

@@ -56,14 +56,18 @@ def test_groups_of_ones_own(compose: Compose, own: Path) -> None:
     top = ("--config-dir", own, "--config-name", "top", "--cfg", "job")
     for word in ("+mygroup=small", "mygroup=small"):
         assert yaml.safe_load(compose(*top, word))["model"]["encoder_layers"] == 3
-    cfg = yaml.safe_load(compose(*top, "+run_config=slurm_1", "hydra/launcher=dependency_submitit_slurm", "+mygroup=small"))
+    cfg = yaml.safe_load(
+        compose(*top, "+run_config=slurm_1", "hydra/launcher=dependency_submitit_slurm", "+mygroup=small")
+    )
     assert (cfg["distributed_training"]["distributed_port"], cfg["model"]["encoder_layers"]) == (1, 3)
 
 
 def test_a_config_by_its_path_and_folders_together(compose: Compose, own: Path) -> None:
     package = ("--cfg", "job", "--package", "model.encoder_layers")
     assert compose("--config-name", own / "top.yaml", "+mygroup=small", *package) == "3\n"
-    assert compose("--config-path", own, "--config-name", "top", "--config-dir", STOCK, "mygroup=small", *package) == "3\n"
+    assert (
+        compose("--config-path", own, "--config-name", "top", "--config-dir", STOCK, "mygroup=small", *package) == "3\n"
+    )
     assert compose("--config-dir", own, "--config-name", "wav2vec2_large_librivox", *package) == "24\n"
     assert compose("--config-dir", own, "--config-name", "wav2vec2_large_librivox", "mygroup=small", *package) == "3\n"
 
@@ -72,8 +76,14 @@ def test_a_config_by_its_path_and_folders_together(compose: Compose, own: Path) 
     ("words", "message"),
     [
         (["+run_config=slurm_2"], "Could not find 'run_config/slurm_2'"),
-        (["+run_confg=slurm_1"], "run_confg is not a known group of the config. No folder of YAML files has run_confg/slurm_1.yaml"),
-        (["+run_config=slurm_1"], "hydra.launcher keys belong to a launcher: add hydra/launcher=dependency_submitit_slurm -m"),
+        (
+            ["+run_confg=slurm_1"],
+            "run_confg is not a known group of the config. No folder of YAML files has run_confg/slurm_1.yaml",
+        ),
+        (
+            ["+run_config=slurm_1"],
+            "hydra.launcher keys belong to a launcher: add hydra/launcher=dependency_submitit_slurm -m",
+        ),
         (["mygroup=bare"], "mygroup is not a known group of the config. If it comes from a YAML of your own"),
         (["optimization.lr=${"], "optimization.lr"),
         (["optimization.max_update=${oc.env:NOT_SET}"], "the environment variable NOT_SET is not set"),

@@ -1,4 +1,6 @@
-"""No command lets torch load a device's plug-in by itself: what the plug-in reads from the environment is not set yet."""
+"""No command lets torch load a device's plug-in by itself: what the plug-in reads from the environment is not set
+yet.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = dict(re.findall(r'"(fairseq-[\w-]+) = (fairseq_cli[\w.]*:\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
+SCRIPTS = dict(
+    re.findall(r'"(fairseq-[\w-]+) = (fairseq_cli[\w.]*:\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+)
 # says what TORCH_DEVICE_BACKEND_AUTOLOAD is when something first looks for torch
 SPY = """
 import os, sys
@@ -27,7 +31,11 @@ sys.meta_path.insert(0, Spy())
 def first_look(load: str, **environment: str) -> list[str]:
     env = {name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
     done = subprocess.run(
-        [sys.executable, "-c", SPY + load], env={**env, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", SPY + load],
+        env={**env, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     return [line for line in done.stdout.splitlines() if line.startswith("autoload")]
@@ -40,7 +48,8 @@ def test_the_training_command_is_among_them() -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_console_scripts(name: str) -> None:
     module, function = SCRIPTS[name].split(":")
-    assert first_look(f"from {module} import {function}; import torch") == ["autoload 0"]  # some import torch only when they run
+    # some import torch only when they run
+    assert first_look(f"from {module} import {function}; import torch") == ["autoload 0"]
 
 
 def test_started_as_a_module() -> None:

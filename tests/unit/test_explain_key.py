@@ -22,7 +22,10 @@ def test_a_key_with_its_default_and_what_the_yaml_says() -> None:
 
 def test_keys_of_one_name_in_several_classes() -> None:
     text = explain("model.dropout", {}, "")
-    assert re.search(r"^model.dropout \(model wav2vec2\b", text, re.MULTILINE) and "model.dropout (model wav2vec_ctc)" in text
+    assert (
+        re.search(r"^model.dropout \(model wav2vec2\b", text, re.MULTILINE)
+        and "model.dropout (model wav2vec_ctc)" in text
+    )
     assert "task audio_pretraining, audio_finetuning" in explain("task.data", {}, "")
 
 

@@ -20,9 +20,14 @@ from fairseq_cli import hydra_train
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = [
-    "task.data=.", "--config-dir", str(ROOT / "examples/wav2vec/config/pretraining"), "--config-name", "wav2vec2_base_librispeech",
-    "distributed_training.distributed_world_size=1", "common.cpu=true",
-]  # fmt: skip
+    "task.data=.",
+    "--config-dir",
+    str(ROOT / "examples/wav2vec/config/pretraining"),
+    "--config-name",
+    "wav2vec2_base_librispeech",
+    "distributed_training.distributed_world_size=1",
+    "common.cpu=true",
+]
 Command = Callable[..., list[DictConfig]]
 
 
@@ -54,7 +59,9 @@ def test_training_gets_the_whole_config_in_the_folder_where_it_was_typed(typed: 
     assert {path.name for path in tmp_path.iterdir()} == {"train.tsv", "valid.tsv"}
 
 
-def test_log_lines_come_once(typed: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_come_once(
+    typed: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(launch, "call_main", lambda cfg, main: logging.getLogger("fairseq.x").info("once"))
     typed()
     out = capsys.readouterr().out
@@ -73,7 +80,9 @@ def test_local_rank_of_an_old_launcher(typed: Command, monkeypatch: pytest.Monke
 def test_jobs_of_a_sweep_have_folders_of_their_own(typed: Command, tmp_path: Path) -> None:
     trained = typed("-m", "optimization.lr=[0.1],[0.2]", "hydra.sweep.dir=sweep")
     assert [cfg.optimization.lr for cfg in trained] == [[0.1], [0.2]]
-    assert [cfg.checkpoint.save_dir for cfg in trained] == [str(tmp_path / "sweep" / job / "checkpoints") for job in "01"]
+    assert [cfg.checkpoint.save_dir for cfg in trained] == [
+        str(tmp_path / "sweep" / job / "checkpoints") for job in "01"
+    ]
     assert [cfg.task.data for cfg in trained] == [".", "."]
 
 
@@ -92,7 +101,9 @@ def test_a_command_that_is_no_command(typed: Command) -> None:
 
 def test_importing_fairseq_leaves_hydra_alone() -> None:
     code = "import sys, fairseq; print([name for name in sys.modules if name.split('.')[0] == 'hydra'])"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -120,15 +131,27 @@ def test_a_crash_ends_the_command_unless_suppressed(typed: Command, monkeypatch:
 
 
 def test_torch_loads_no_device_plug_ins_by_itself() -> None:
-    code = "import os, sys, fairseq_cli; assert 'torch' not in sys.modules; print(os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'])"
+    code = (
+        "import os, sys, fairseq_cli; assert 'torch' not in sys.modules; "
+        "print(os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'])"
+    )
     for given, expected in (({}, "0"), ({"TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}, "1")):
-        env = {key: value for key, value in os.environ.items() if key != "TORCH_DEVICE_BACKEND_AUTOLOAD"} | {"PYTHONPATH": str(ROOT)}
+        env = {key: value for key, value in os.environ.items() if key != "TORCH_DEVICE_BACKEND_AUTOLOAD"} | {
+            "PYTHONPATH": str(ROOT)
+        }
         done = subprocess.run([sys.executable, "-c", code], env=env | given, capture_output=True, text=True, timeout=60)
         assert done.stdout.strip() == expected, done.stderr
 
 
 def put_under_a_launcher(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank % 2, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank % 2,
+        "WORLD_SIZE": 4,
+        "LOCAL_WORLD_SIZE": 2,
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": 1,
+    }
     for name, value in place.items():
         monkeypatch.setenv(name, str(value))
 

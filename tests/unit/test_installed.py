@@ -24,14 +24,20 @@ def test_advice_names_packages_that_pip_finds() -> None:
 def test_no_message_advises_an_extra_of_a_package_that_is_not_on_pypi() -> None:
     root = Path(installed.__file__).resolve().parents[1]
     places = [*(root / "README.md", root / "Makefile"), *(root / "docs").glob("*.md")]
-    places += [path for folder in ("fairseq", "fairseq_cli", "hydra_plugins", "examples") for path in (root / folder).rglob("*.py")]
+    places += [
+        path
+        for folder in ("fairseq", "fairseq_cli", "hydra_plugins", "examples")
+        for path in (root / folder).rglob("*.py")
+    ]
     places.remove(Path(installed.__file__).resolve())
     assert [str(path) for path in places if "install 'fairseq-hpu[" in path.read_text(encoding="utf-8")] == []
 
 
 def test_no_rival(tmp_path: Path) -> None:
     add_distribution(tmp_path, "fairseq_hpu-0.1.0.dist-info", {"RECORD": "fairseq/__init__.py,,\n"})
-    add_distribution(tmp_path, "fairseq2-0.4.dist-info", {"RECORD": "fairseq2/__init__.py,,\n", "top_level.txt": "fairseq2\n"})
+    add_distribution(
+        tmp_path, "fairseq2-0.4.dist-info", {"RECORD": "fairseq2/__init__.py,,\n", "top_level.txt": "fairseq2\n"}
+    )
     add_distribution(tmp_path, "torch-2.5.dist-info", {"top_level.txt": "fairseq\n"})  # a name that is not looked at
     assert installed.rivals([str(tmp_path), str(tmp_path / "absent")]) == []
 
@@ -40,7 +46,11 @@ def test_no_rival(tmp_path: Path) -> None:
     ("folder", "files", "expected"),
     [
         ("fairseq-0.12.2.dist-info", {"top_level.txt": "examples\nfairseq\nfairseq_cli\n"}, ("fairseq", "0.12.2")),
-        ("fairseq_fixed-0.12.3.1.dist-info", {"RECORD": "fairseq/__init__.py,sha256=x,1\n"}, ("fairseq-fixed", "0.12.3.1")),
+        (
+            "fairseq_fixed-0.12.3.1.dist-info",
+            {"RECORD": "fairseq/__init__.py,sha256=x,1\n"},
+            ("fairseq-fixed", "0.12.3.1"),
+        ),
         ("fairseq-1.0.0a0-py3.10-linux-x86_64.egg-info", {"top_level.txt": "fairseq\n"}, ("fairseq", "1.0.0a0")),
         ("fairseq.egg-info", {"top_level.txt": "fairseq\n"}, ("fairseq", "(development install)")),
     ],

@@ -1,4 +1,6 @@
-"""fairseq's options of 2020 as overrides: the commands of its README, and what is said about options that are not known."""
+"""fairseq's options of 2020 as overrides: the commands of its README, and what is said about options that are not
+known.
+"""
 
 from __future__ import annotations
 
@@ -65,20 +67,44 @@ def test_the_pretraining_command_of_2020() -> None:
         "common": {"fp16": True},
         "checkpoint": {"save_dir": "/model/path"},
         "distributed_training": {"distributed_world_size": 64, "distributed_port": 29671, "ddp_backend": "no_c10d"},
-        "task": {"_name": "audio_pretraining", "data": "/manifest/path", "max_sample_size": 250000, "min_sample_size": 32000},
+        "task": {
+            "_name": "audio_pretraining",
+            "data": "/manifest/path",
+            "max_sample_size": 250000,
+            "min_sample_size": 32000,
+        },
         "dataset": {"num_workers": 6, "max_tokens": 1400000, "skip_invalid_size_inputs_valid_test": True},
         "criterion": {
-            "_name": "wav2vec", "infonce": True, "loss_weights": [0.1, 10], "log_keys": ["prob_perplexity", "code_perplexity", "temp"],
+            "_name": "wav2vec",
+            "infonce": True,
+            "loss_weights": [0.1, 10],
+            "log_keys": ["prob_perplexity", "code_perplexity", "temp"],
         },
         "optimization": {"max_update": 400000, "lr": [0.0005], "update_freq": [8]},
-        "optimizer": {"_name": "adam", "adam_betas": "(0.9,0.98)", "adam_eps": 1e-6, "weight_decay": 0.01, "lr": [0.0005]},
+        "optimizer": {
+            "_name": "adam",
+            "adam_betas": "(0.9,0.98)",
+            "adam_eps": 1e-6,
+            "weight_decay": 0.01,
+            "lr": [0.0005],
+        },
         "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": 32000, "total_num_update": 400000},
         "model": {
-            "_name": "wav2vec2", "quantize_targets": True, "final_dim": 256, "latent_vars": 320, "latent_temp": [2, 0.5, 0.999995],
-            "conv_feature_layers": "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] * 2", "mask_prob": 0.65, "mask_selection": "static",
-            "encoder_layerdrop": 0.05, "feature_grad_mult": 0.1, "dropout": 0.1, "conv_pos": 128, "num_negatives": 100,
+            "_name": "wav2vec2",
+            "quantize_targets": True,
+            "final_dim": 256,
+            "latent_vars": 320,
+            "latent_temp": [2, 0.5, 0.999995],
+            "conv_feature_layers": "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] * 2",
+            "mask_prob": 0.65,
+            "mask_selection": "static",
+            "encoder_layerdrop": 0.05,
+            "feature_grad_mult": 0.1,
+            "dropout": 0.1,
+            "conv_pos": 128,
+            "num_negatives": 100,
         },
-    }  # fmt: skip
+    }
     for group, values in expected.items():
         assert {key: cfg[group][key] for key in values} == values
 
@@ -91,12 +117,24 @@ def test_the_fine_tuning_command_of_2020() -> None:
         "dataset": {"valid_subset": "dev_clean,dev_other", "validate_after_updates": 10000},
         "criterion": {"_name": "ctc", "zero_infinity": True, "post_process": "letter", "sentence_avg": True},
         "checkpoint": {"no_epoch_checkpoints": True, "best_checkpoint_metric": "wer"},
-        "lr_scheduler": {"_name": "tri_stage", "warmup_steps": 8000, "hold_steps": 32000, "decay_steps": 40000, "final_lr_scale": 0.05},
-        "model": {
-            "_name": "wav2vec_ctc", "w2v_path": "/x.pt", "apply_mask": True, "mask_prob": 0.5, "mask_channel_prob": 0.5, "layerdrop": 0.1,
-            "freeze_finetune_updates": 10000, "activation_dropout": 0.1,
+        "lr_scheduler": {
+            "_name": "tri_stage",
+            "warmup_steps": 8000,
+            "hold_steps": 32000,
+            "decay_steps": 40000,
+            "final_lr_scale": 0.05,
         },
-    }  # fmt: skip
+        "model": {
+            "_name": "wav2vec_ctc",
+            "w2v_path": "/x.pt",
+            "apply_mask": True,
+            "mask_prob": 0.5,
+            "mask_channel_prob": 0.5,
+            "layerdrop": 0.1,
+            "freeze_finetune_updates": 10000,
+            "activation_dropout": 0.1,
+        },
+    }
     for group, values in expected.items():
         assert {key: cfg[group][key] for key in values} == values
 
@@ -112,12 +150,16 @@ def test_the_fine_tuning_command_of_2020() -> None:
         ("--max-sentences 4 --max-sentences-valid 2", ["dataset.batch_size=4", "dataset.batch_size_valid=2"]),
         ("--min-lr 1e-9", ["optimization.stop_min_lr=1e-9"]),
         ("--lr-scheduler cosine --min-lr 1e-9", ["lr_scheduler=cosine", "lr_scheduler.min_lr=1e-9"]),
-        ("task=audio_pretraining task.data=/d --max-upd 5", ["task=audio_pretraining", "task.data=/d", "optimization.max_update=5"]),
+        (
+            "task=audio_pretraining task.data=/d --max-upd 5",
+            ["task=audio_pretraining", "task.data=/d", "optimization.max_update=5"],
+        ),
         ("--weight-decay 0.01", ["optimizer.weight_decay=0.01"]),  # no --optimizer: all of them are asked
         ("--local_rank=3 --seed 2", ["common.seed=2"]),
         ("-- --word-score=-1 --seed -1", ["common.seed=-1"]),
         ("--train-subset a,b", ["dataset.train_subset='a,b'"]),
-        ("--no-epoch-checkpoints /d", ["task.data=/d", "checkpoint.no_epoch_checkpoints=true"]),  # a flag takes no value
+        # a flag takes no value
+        ("--no-epoch-checkpoints /d", ["task.data=/d", "checkpoint.no_epoch_checkpoints=true"]),
     ],
 )
 def test_options_become_keys(words: str, form: list[str]) -> None:
@@ -125,12 +167,22 @@ def test_options_become_keys(words: str, form: list[str]) -> None:
 
 
 def test_every_field_is_known_by_its_name() -> None:
-    known = old_arguments.known_options({"model": "wav2vec2", "task": "audio_pretraining", "criterion": "wav2vec", "optimizer": "adam"})
+    known = old_arguments.known_options(
+        {"model": "wav2vec2", "task": "audio_pretraining", "criterion": "wav2vec", "optimizer": "adam"}
+    )
     for name, key in {
-        "--save-dir": "checkpoint.save_dir", "--mask-prob": "model.mask_prob", "--fp16": "common.fp16", "--seed": "common.seed",
-        "--required-seq-len-multiple": "model.required_seq_len_multiple", "--ema-decay": "ema.ema_decay", "--beam": "generation.beam",
-        "--normalize": "task.normalize", "--adam-eps": "optimizer.adam_eps", "--lr": "optimization.lr", "--data": "task.data",
-    }.items():  # fmt: skip
+        "--save-dir": "checkpoint.save_dir",
+        "--mask-prob": "model.mask_prob",
+        "--fp16": "common.fp16",
+        "--seed": "common.seed",
+        "--required-seq-len-multiple": "model.required_seq_len_multiple",
+        "--ema-decay": "ema.ema_decay",
+        "--beam": "generation.beam",
+        "--normalize": "task.normalize",
+        "--adam-eps": "optimizer.adam_eps",
+        "--lr": "optimization.lr",
+        "--data": "task.data",
+    }.items():
         assert known[name].key == key
     assert "--w2v-path" not in known
 
@@ -138,7 +190,10 @@ def test_every_field_is_known_by_its_name() -> None:
 def test_unknown_options_are_named_with_the_nearest() -> None:
     told = old_arguments.explain(["--adm-eps", "3", "--bogus", "--lr", "0.1", "stray", "other"])
     assert "There is no option --adm-eps 3: it is left out. Did you mean --adam-eps?" in told
-    assert "There is no option --bogus: it is left out." in told and "other is neither an option nor the value of one" in told
+    assert (
+        "There is no option --bogus: it is left out." in told
+        and "other is neither an option nor the value of one" in told
+    )
     assert printed_command(told) == ["fairseq-hydra-train", "task.data=stray", "optimization.lr=[0.1]"]
 
 
@@ -151,17 +206,30 @@ def test_what_is_not_offered_is_said() -> None:
 def test_hydras_own_options_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ["--config-name", "wav2vec2_base_librispeech", "--restore-file", "x.pt", "task.data=/d", "-m"]
     assert printed_command(old_arguments.explain(argv, "fairseq-preflight")) == [
-        "fairseq-preflight", "task.data=/d", "checkpoint.restore_file=x.pt", "--config-name", "wav2vec2_base_librispeech", "-m",
-    ]  # fmt: skip
+        "fairseq-preflight",
+        "task.data=/d",
+        "checkpoint.restore_file=x.pt",
+        "--config-name",
+        "wav2vec2_base_librispeech",
+        "-m",
+    ]
 
 
 def test_a_misspelt_option_of_hydras() -> None:
-    assert old_arguments.explain(["--confg-name", "x"]) == "There is no option --confg-name x: it is left out. Did you mean --config-name?"
+    assert (
+        old_arguments.explain(["--confg-name", "x"])
+        == "There is no option --confg-name x: it is left out. Did you mean --config-name?"
+    )
 
 
 def test_the_old_command_explains_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert fairseq_train.cli_main(["/d", "--arch", "wav2vec2", "--task", "audio_pretraining"]) == 2
-    assert printed_command(capsys.readouterr().err) == ["fairseq-hydra-train", "task=audio_pretraining", "model=wav2vec2", "task.data=/d"]
+    assert printed_command(capsys.readouterr().err) == [
+        "fairseq-hydra-train",
+        "task=audio_pretraining",
+        "model=wav2vec2",
+        "task.data=/d",
+    ]
     for argv in ([], ["--help"]):
         assert fairseq_train.cli_main(argv) == 2 and "fairseq-hydra-train, which trains" in capsys.readouterr().err
 

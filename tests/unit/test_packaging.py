@@ -33,14 +33,27 @@ def test_every_example_file_is_in_it(built: Path) -> None:
 def in_built(built: Path, code: str, folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(built), "OMP_NUM_THREADS": "1"}
     check = f"import sys, fairseq; assert fairseq.__file__.startswith({str(built)!r}), fairseq.__file__\n"
-    done = subprocess.run([sys.executable, "-c", check + code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", check + code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_stock_configs_are_found_from_any_folder(built: Path, tmp_path: Path) -> None:
-    words = ["x", "--config-name", "wav2vec2_base_librispeech_hpu", "--cfg", "job", "--package", "optimization.max_update"]
-    assert in_built(built, f"sys.argv = {words!r}\nfrom fairseq_cli import hydra_train as h\nh.cli_main()", tmp_path) == "400000\n"
+    words = [
+        "x",
+        "--config-name",
+        "wav2vec2_base_librispeech_hpu",
+        "--cfg",
+        "job",
+        "--package",
+        "optimization.max_update",
+    ]
+    assert (
+        in_built(built, f"sys.argv = {words!r}\nfrom fairseq_cli import hydra_train as h\nh.cli_main()", tmp_path)
+        == "400000\n"
+    )
 
 
 def test_scripts_are_commands(built: Path, tmp_path: Path) -> None:

@@ -37,14 +37,20 @@ def test_index_put_writes_where_the_mask_is_true() -> None:
 
 
 def test_clip_grad_norm_scales_to_the_limit_and_tells_the_norm_before() -> None:
-    params = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(1))]
+    params = [
+        torch.nn.Parameter(torch.zeros(3)),
+        torch.nn.Parameter(torch.zeros(4)),
+        torch.nn.Parameter(torch.zeros(1)),
+    ]
     params[0].grad, params[1].grad = torch.full((3,), 2.0), torch.full((4,), 1.0)  # norm 4
     assert utils.clip_grad_norm_(params, 0.0) == 4 and params[0].grad[0] == 2
     assert utils.clip_grad_norm_(params, 1.0) == 4
     assert utils.total_norm([params[0].grad, params[1].grad]).item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize(("text", "values"), [("(0.9,0.98)", [0.9, 0.98]), ("[1]", [1.0]), (5, [5.0]), ([1, 2], [1.0, 2.0])])
+@pytest.mark.parametrize(
+    ("text", "values"), [("(0.9,0.98)", [0.9, 0.98]), ("[1]", [1.0]), (5, [5.0]), ([1, 2], [1.0, 2.0])]
+)
 def test_lists_are_parsed_as_literals(text: object, values: list[float]) -> None:
     assert utils.eval_str_list(text) == values
 
@@ -62,7 +68,9 @@ def test_an_unknown_activation_is_named_with_the_known_ones() -> None:
 def test_user_dir_is_imported_once_and_its_absence_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a_plug_in_of_this_test"
     folder.mkdir()
-    (folder / "__init__.py").write_text("import builtins\nCOUNT = getattr(builtins, '_count', 0) + 1\nbuiltins._count = COUNT\n")
+    (folder / "__init__.py").write_text(
+        "import builtins\nCOUNT = getattr(builtins, '_count', 0) + 1\nbuiltins._count = COUNT\n"
+    )
     monkeypatch.setattr(sys, "path", list(sys.path))
     for _ in range(2):
         utils.import_user_module(SimpleNamespace(user_dir=str(folder)))
@@ -86,7 +94,7 @@ def test_forced_forms_last_as_long_as_their_block() -> None:
     assert device.of(x).conv_form(512, torch.float32) == usual and not utils.is_hpu_tensor(x)
 
 
-# -- fairseq's small functions -----------------------------------------------------------------------------------------------------
+# -- fairseq's small functions -----------------------------------------------------------------------------------------
 
 
 def test_strip_pad_leaves_what_is_not_padding() -> None:
@@ -158,13 +166,25 @@ def test_safe_attributes() -> None:
     thing, cfg = SimpleNamespace(a=1, b=None), OmegaConf.create({"a": 1, "b": None})
     OmegaConf.set_struct(cfg, True)
     assert utils.safe_hasattr(thing, "a") and not utils.safe_hasattr(thing, "b") and not utils.safe_hasattr(thing, "c")
-    assert utils.safe_getattr(thing, "a") == 1 and utils.safe_getattr(thing, "b", 2) is None and utils.safe_getattr(thing, "c", 2) == 2
-    assert utils.safe_getattr(cfg, "a", 2) == 1 and utils.safe_getattr(cfg, "b", 2) == 2 and utils.safe_getattr(cfg, "c", 2) == 2
+    assert (
+        utils.safe_getattr(thing, "a") == 1
+        and utils.safe_getattr(thing, "b", 2) is None
+        and utils.safe_getattr(thing, "c", 2) == 2
+    )
+    assert (
+        utils.safe_getattr(cfg, "a", 2) == 1
+        and utils.safe_getattr(cfg, "b", 2) == 2
+        and utils.safe_getattr(cfg, "c", 2) == 2
+    )
 
 
 def test_literals_from_command_lines() -> None:
     assert utils.eval_str_dict("{'a': 1}") == {"a": 1} and utils.eval_str_dict(None) is None
-    assert utils.eval_bool("True") is True and utils.eval_bool("0") is False and utils.eval_bool(None, default=True) is True
+    assert (
+        utils.eval_bool("True") is True
+        and utils.eval_bool("0") is False
+        and utils.eval_bool(None, default=True) is True
+    )
     with pytest.raises(ValueError):
         utils.eval_bool("__import__('os')")
 

@@ -10,7 +10,9 @@ import pytest
 from fairseq_cli.yaml_files import MAX_NODES, read, read_all
 
 LEVELS = zip("abcdefghijkl", "bcdefghijklm", strict=True)
-BOMB = "a: &a [1,2,3,4,5,6,7,8,9]\n" + "".join(f"{level}: &{level} [{','.join([f'*{below}'] * 9)}]\n" for below, level in LEVELS)
+BOMB = "a: &a [1,2,3,4,5,6,7,8,9]\n" + "".join(
+    f"{level}: &{level} [{','.join([f'*{below}'] * 9)}]\n" for below, level in LEVELS
+)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +69,12 @@ def test_what_is_read(tmp_path: Path) -> None:
 def test_files_that_defaults_lists_add_are_read_too(tmp_path: Path) -> None:
     files = {
         "top.yaml": "defaults: [_self_, g: inner, model: null, override /optimizer@opt: adam, 'x_${model}']",
-        "g/inner.yaml": "defaults: [other, /h/more, sub: deep]", "g/other.yaml": "{}", "g/sub/deep.yaml": "{}", "h/more.yaml": "{}",
+        "g/inner.yaml": "defaults: [other, /h/more, sub: deep]",
+        "g/other.yaml": "{}",
+        "g/sub/deep.yaml": "{}",
+        "h/more.yaml": "{}",
         "run/here.yaml": "a: [1",
-    }  # fmt: skip
+    }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
-"""Makes a corpus of synthetic, transcribed speech, laid out as LibriSpeech is: SPLIT/SPEAKER/CHAPTER/*.flac and *.trans.txt.
+"""Makes a corpus of synthetic, transcribed speech, laid out as LibriSpeech is: SPLIT/SPEAKER/CHAPTER/*.flac and
+*.trans.txt.
 
-`train` and `valid` are for pre-training: passages of two or three sentences. `labelled/train`, `labelled/valid` and `labelled/test` are
-for fine-tuning, for choosing its checkpoint, and for testing. The speakers of `train` and `valid` speak in `labelled/train` and
-`labelled/valid` too, as their chapter 2; those of `labelled/test` are heard nowhere else.
+`train` and `valid` are for pre-training: passages of two or three sentences. `labelled/train`, `labelled/valid` and
+`labelled/test` are for fine-tuning, for choosing its checkpoint, and for testing. The speakers of `train` and `valid`
+speak in `labelled/train` and `labelled/valid` too, as their chapter 2; those of `labelled/test` are heard nowhere else.
 
-What a tiny model needs to leave chance quickly is audio that a gap of 200 ms (a masked span) does not make unpredictable: slow speech, long
-pauses, loudness that drifts, and noise well below it. Measured as the share of the variance of 16-band log-mel frames (20 ms apart, audio
-normalised) that a linear fit explains from the frames 80 ms before and after, over 60 recordings: LibriSpeech 0.43, the passages 0.71. At
-0.17 (brisk speech, short pauses, noise 18 to 35 dB below it) the loss stayed at chance for some 250 updates.
+What a tiny model needs to leave chance quickly is audio that a gap of 200 ms (a masked span) does not make
+unpredictable: slow speech, long pauses, loudness that drifts, and noise well below it. Measured as the share of the
+variance of 16-band log-mel frames (20 ms apart, audio normalised) that a linear fit explains from the frames 80 ms
+before and after, over 60 recordings: LibriSpeech 0.43, the passages 0.71. At 0.17 (brisk speech, short pauses, noise 18
+to 35 dB below it) the loss stayed at chance for some 250 updates.
 
-CTC on the other hand learns soonest from what is dense and short. From sentences read as slowly as the passages, with pauses, nothing
-was learned in 500 updates (unit error rate 87 %); read faster, and with three in four utterances of `labelled/train` cut to one or two
-words, it was 46 %.
+CTC on the other hand learns soonest from what is dense and short. From sentences read as slowly as the passages, with
+pauses, nothing was learned in 500 updates (unit error rate 87 %); read faster, and with three in four utterances of
+`labelled/train` cut to one or two words, it was 46 %.
 
-    python make_corpus.py OUTPUT [--minutes 20] [--valid-minutes 2] [--labelled-minutes 20] [--test-minutes 5] [--seed 1]
+    python make_corpus.py OUTPUT [--minutes 20] [--valid-minutes 2] [--labelled-minutes 20] [--test-minutes 5] [--seed
+    1]
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from sentences import make_sentence
 from speech_synthesis import SAMPLE_RATE, Synthesizer, Voice
 
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
-# espeak-ng's formant variants without robots and whispers; Klatt voices would draw noise from the C library's unseeded generator
+# espeak-ng's formant variants without robots and whispers; Klatt voices would draw noise from the C library's unseeded
+# generator
 FEMALE = ("f1", "f2", "f3", "f4", "f5", "linda", "steph", "belinda")
 MALE = ("m1", "m2", "m3", "m4", "m6", "m7", "adam", "john", "ed", "michel", "zac", "ian")
 SECONDS_PER_SPEAKER = 30
@@ -65,7 +69,9 @@ class Split(NamedTuple):
 
 
 def draw_voices(counts: Sequence[int], rng: np.random.Generator) -> list[list[Voice]]:
-    """Voices for so many speakers of each group, no pair of accent and variant twice. Groups added at the end change none before them."""
+    """Voices for so many speakers of each group, no pair of accent and variant twice. Groups added at the end
+    change none before them.
+    """
     names = [f"{accent}+{variant}" for accent in ACCENTS for variant in MALE + FEMALE]
     order = [names[i] for i in rng.permutation(len(names))]
     if sum(counts) > len(order):
@@ -92,13 +98,16 @@ def noise_floor(num_samples: int, rng: np.random.Generator) -> np.ndarray:
     white = rng.standard_normal(num_samples).astype(np.float32)
     tilt = rng.uniform(0, 0.95)
     spectrum = np.fft.rfft(white)
-    spectrum /= np.abs(1 - tilt * np.exp(-2j * np.pi * np.arange(len(spectrum)) / num_samples))  # a one-pole low pass, round the circle
+    # a one-pole low pass, round the circle
+    spectrum /= np.abs(1 - tilt * np.exp(-2j * np.pi * np.arange(len(spectrum)) / num_samples))
     noise = np.fft.irfft(spectrum, num_samples).astype(np.float32)
     return noise / np.sqrt(np.mean(noise**2))
 
 
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The speech as a recording has it: louder and softer passages, a level of its own, and noise 35 to 50 dB below it."""
+    """The speech as a recording has it: louder and softer passages, a level of its own, and noise 35 to 50 dB below
+    it.
+    """
     speech = speech * loudness_curve(len(speech), rng)
     level = 10 ** (rng.uniform(-32, -20) / 20)
     speech *= level / max(float(np.sqrt(np.mean(speech**2))), 1e-6)
@@ -113,7 +122,9 @@ def draw_passage(rng: np.random.Generator) -> tuple[list[str], list[int]]:
     for _ in range(rng.integers(2, 4)):
         sentence = make_sentence(rng)
         words += sentence
-        pauses += [0 if rng.random() < 0.3 else int(rng.integers(300, 900)) for _ in sentence[:-1]] + [int(rng.integers(900, 1800))]
+        pauses += [0 if rng.random() < 0.3 else int(rng.integers(300, 900)) for _ in sentence[:-1]] + [
+            int(rng.integers(900, 1800))
+        ]
     return words, pauses
 
 
@@ -133,10 +144,14 @@ def draw_phrase_or_sentence(rng: np.random.Generator) -> tuple[list[str], list[i
 
 
 def with_short_pauses(words: list[str], rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    return words, [0 if rng.random() < 0.9 else int(rng.integers(100, 300)) for _ in words[:-1]] + [int(rng.integers(100, 300))]
+    return words, [0 if rng.random() < 0.9 else int(rng.integers(100, 300)) for _ in words[:-1]] + [
+        int(rng.integers(100, 300))
+    ]
 
 
-def make_chapter(chapter: Path, voice: Voice, draw: DrawText, seconds: float, synthesizer: Synthesizer, rng: np.random.Generator) -> float:
+def make_chapter(
+    chapter: Path, voice: Voice, draw: DrawText, seconds: float, synthesizer: Synthesizer, rng: np.random.Generator
+) -> float:
     """Writes utterances of one speaker and their transcript until they last this long; returns the seconds written.
 
     Args:
@@ -165,9 +180,12 @@ def make_corpus(output: Path, minutes: Minutes, seed: int) -> dict[str, float]:
         Seconds of speech per split.
     """
     synthesizer = Synthesizer()
-    counts = [max(1, round(length * 60 / SECONDS_PER_SPEAKER)) for length in (minutes.train, minutes.valid, minutes.test)]
+    counts = [
+        max(1, round(length * 60 / SECONDS_PER_SPEAKER)) for length in (minutes.train, minutes.valid, minutes.test)
+    ]
     voices = draw_voices(counts, np.random.default_rng([seed]))
-    # the synthesizer carries state from one utterance to the next: what pre-training reads comes first, and stays as it is
+    # the synthesizer carries state from one utterance to the next: what pre-training reads comes first, and stays as it
+    # is
     splits = [
         Split("train", TRAIN, PASSAGES, minutes.train, draw_passage),
         Split("valid", VALID, PASSAGES, minutes.valid, draw_passage),
@@ -206,8 +224,12 @@ def fingerprint(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path, help="folder to make; the splits come below it")
-    parser.add_argument("--minutes", type=float, default=20, help="at least this much speech to pre-train on (default: 20)")
-    parser.add_argument("--valid-minutes", type=float, default=2, help="and to validate on, of other voices, twice (default: 2)")
+    parser.add_argument(
+        "--minutes", type=float, default=20, help="at least this much speech to pre-train on (default: 20)"
+    )
+    parser.add_argument(
+        "--valid-minutes", type=float, default=2, help="and to validate on, of other voices, twice (default: 2)"
+    )
     parser.add_argument("--labelled-minutes", type=float, default=20, help="and to fine-tune on (default: 20)")
     parser.add_argument("--test-minutes", type=float, default=5, help="and to test on, of further voices (default: 5)")
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,6 @@
-"""The demo's second half: labels, a language model, fine-tuning with CTC, and decoding of voices that were not heard before."""
+"""The demo's second half: labels, a language model, fine-tuning with CTC, and decoding of voices that were not
+heard before.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Decoded(NamedTuple):
     words: Path | None  # with lexicon and language model; None: that could not be installed
 
 
-def fine_tune_and_decode(corpus: Path, place: Path, seed: int, pretrained: Path, overrides: list[str], steps: Steps) -> Decoded:
+def fine_tune_and_decode(
+    corpus: Path, place: Path, seed: int, pretrained: Path, overrides: list[str], steps: Steps
+) -> Decoded:
     """The steps of the second half.
 
     Args:
@@ -54,7 +58,18 @@ def prepare(corpus: Path, place: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     for split in SPLITS:
         apart = partial / split
-        run(script("wav2vec_manifest.py", corpus / "labelled" / split, "--dest", apart, "--ext", "flac", "--valid-percent", 0))
+        run(
+            script(
+                "wav2vec_manifest.py",
+                corpus / "labelled" / split,
+                "--dest",
+                apart,
+                "--ext",
+                "flac",
+                "--valid-percent",
+                0,
+            )
+        )
         (apart / "train.tsv").replace(partial / f"{split}.tsv")
         shutil.rmtree(apart)
     run(script("prepare_labels.py", *(partial / f"{split}.tsv" for split in SPLITS), "--layout", "librispeech"))
@@ -79,13 +94,23 @@ def fine_tune(labels: Path, save_dir: Path, seed: int, pretrained: Path, overrid
 
 
 def decode(labels: Path, save_dir: Path) -> Decoded:
-    """Decodes the test split, greedily and, where flashlight-text and KenLM are installed, with lexicon and language model."""
+    """Decodes the test split, greedily and, where flashlight-text and KenLM are installed, with lexicon and
+    language model.
+    """
     checkpoint = save_dir / "checkpoint_best.pt"
     infer(labels, save_dir, save_dir / "greedy")
     if not can_search():
         print(f"\n{LEFT_OUT}")
         return Decoded(checkpoint, save_dir / "greedy", None)
-    infer(labels, save_dir, save_dir / "words", "--lexicon", str(labels / "lexicon.txt"), "--lm", str(labels / "words.arpa"))
+    infer(
+        labels,
+        save_dir,
+        save_dir / "words",
+        "--lexicon",
+        str(labels / "lexicon.txt"),
+        "--lm",
+        str(labels / "words.arpa"),
+    )
     return Decoded(checkpoint, save_dir / "greedy", save_dir / "words")
 
 
@@ -95,7 +120,14 @@ def infer(labels: Path, save_dir: Path, results: Path, *options: str) -> None:
     if done.is_file() and done.stat().st_mtime >= checkpoint.stat().st_mtime:
         print(f"{results} is there already")
         return
-    command = [*program("fairseq-infer", "fairseq_cli.infer"), str(labels), "--path", str(checkpoint), "--gen-subset", "test"]
+    command = [
+        *program("fairseq-infer", "fairseq_cli.infer"),
+        str(labels),
+        "--path",
+        str(checkpoint),
+        "--gen-subset",
+        "test",
+    ]
     run([*command, "--results-path", str(results), *options])
 
 

@@ -45,7 +45,10 @@ class Learned(NamedTuple):
         if not self.accuracy >= MIN_TIMES_CHANCE * self.chance_accuracy:
             missing.append(f"the accuracy is not {MIN_TIMES_CHANCE:g} times chance")
         if not self.code_perplexity > MIN_SHARE_OF_CODES * self.num_codes:
-            missing.append(f"the code perplexity is not above a {1 / MIN_SHARE_OF_CODES:.0f}th of the codes: the codebook has collapsed")
+            missing.append(
+                f"the code perplexity is not above a {1 / MIN_SHARE_OF_CODES:.0f}th of the codes: the codebook has "
+                "collapsed"
+            )
         return missing
 
 
@@ -53,7 +56,9 @@ def find_checkpoint(save_dir: Path) -> Path:
     for name in CHECKPOINTS:
         if (save_dir / name).is_file():
             return save_dir / name
-    raise ValueError(f"no checkpoint in {save_dir}: looked for {' and '.join(CHECKPOINTS)}. Did the training end with an error?")
+    raise ValueError(
+        f"no checkpoint in {save_dir}: looked for {' and '.join(CHECKPOINTS)}. Did the training end with an error?"
+    )
 
 
 def read_run(save_dir: Path, valid_subset: str) -> Learned:
@@ -73,7 +78,9 @@ def read_run(save_dir: Path, valid_subset: str) -> Learned:
     last = validations[-1]
     model: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)["cfg"]["model"]
     candidates = 1 + model["num_negatives"] + model["cross_sample_negatives"] + model["codebook_negatives"]
-    speeds = sorted(float(row["audio_s_per_s"]) for row in rows if row["split"] == "train_inner" and "audio_s_per_s" in row)
+    speeds = sorted(
+        float(row["audio_s_per_s"]) for row in rows if row["split"] == "train_inner" and "audio_s_per_s" in row
+    )
     return Learned(
         updates=last["num_updates"],
         loss_bits=float(last["loss_0"]),
@@ -93,7 +100,10 @@ def describe(learned: Learned) -> str:
     gain = learned.chance_bits - learned.loss_bits
     times = learned.accuracy / learned.chance_accuracy
     speed = learned.audio_seconds_per_second
-    against_loss = f"chance {learned.chance_bits:.3f} = log2({candidates}); {abs(gain):.3f} bits {'better' if gain >= 0 else 'worse'}"
+    against_loss = (
+        f"chance {learned.chance_bits:.3f} = log2({candidates}); {abs(gain):.3f} bits "
+        f"{'better' if gain >= 0 else 'worse'}"
+    )
     against_accuracy = f"chance {100 * learned.chance_accuracy:.2f} %; {times:.1f} times chance"
     lines = [
         f"What was learned in {learned.updates} updates (validation, on recordings that were not trained on)",
@@ -108,7 +118,8 @@ def describe(learned: Learned) -> str:
     if missing:
         lines += [
             f"The model did NOT learn beyond doubt: {'; '.join(missing)}.",
-            "A loss near chance for long is the plateau that docs/stuck-at-6.658.md is about; more audio or more updates help too.",
+            "A loss near chance for long is the plateau that docs/stuck-at-6.658.md is about; more audio or more "
+            "updates help too.",
         ]
     else:
         lines += [

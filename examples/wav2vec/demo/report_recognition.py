@@ -3,8 +3,8 @@
 
     python report_recognition.py GREEDY [WORDS]
 
-GREEDY and WORDS are `--results-path`s: of greedy decoding, and of decoding with lexicon and language model. Exits with 1 where the model
-did not learn to read.
+GREEDY and WORDS are `--results-path`s: of greedy decoding, and of decoding with lexicon and language model. Exits with
+1 where the model did not learn to read.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def read_lines(path: Path) -> list[str]:
     for number, line in enumerate(lines, start=1):
         found = _NUMBERED.fullmatch(line)
         if found is None:
-            raise ValueError(f"{path}, line {number}: {line[:60]!r} does not end in (None-NUMBER), as fairseq-infer writes it")
+            raise ValueError(
+                f"{path}, line {number}: {line[:60]!r} does not end in (None-NUMBER), as fairseq-infer writes it"
+            )
         texts.append(found["text"] or "")
     return texts
 
@@ -93,8 +95,14 @@ def read_decoded(greedy: Path, words: Path | None) -> Recognised:
     examples = [{name: lines[number] for name, lines in texts.items()} for number in chosen]
     rate = rates["wer"]
     return Recognised(
-        count, results["audio_seconds"], rate.get("num_speakers"), rates["cer"]["rate"], rate["rate"], wer_words, examples
-    )  # fmt: skip
+        count,
+        results["audio_seconds"],
+        rate.get("num_speakers"),
+        rates["cer"]["rate"],
+        rate["rate"],
+        wer_words,
+        examples,
+    )
 
 
 def describe(found: Recognised) -> str:
@@ -117,7 +125,8 @@ def describe(found: Recognised) -> str:
         lines.append("`fairseq-infer ... --explain` says which of the known causes fits; more updates help too.")
     else:
         lines.append(
-            "In words: from minutes of transcribed speech the model learned which letters stand for which sounds, in voices it never met."
+            "In words: from minutes of transcribed speech the model learned which letters stand for which sounds, "
+            "in voices it never met."
         )
     return "\n".join(lines)
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""The demo: corpus, manifest, pre-training, report; then fine-tuning, decoding, and a report of those. `make demo` calls it.
+"""The demo: corpus, manifest, pre-training, report; then fine-tuning, decoding, and a report of those. `make demo`
+calls it.
 
-    python run_demo.py [--seed 1] [--output demo_output] [--data FOLDER] [--fine-tuning "OVERRIDE ..."] [-- overrides of the pre-training]
+    python run_demo.py [--seed 1] [--output demo_output] [--data FOLDER] [--fine-tuning "OVERRIDE ..."] [-- overrides of
+    the pre-training]
 
 A folder of one's own recordings (--data) has no transcripts, so the demo ends with the first report there.
 
@@ -31,13 +33,16 @@ EXTENSIONS = "flac,wav,ogg,opus,mp3,aiff,au"
 STEPS_OF_FIRST_HALF = 4
 STEPS = STEPS_OF_FIRST_HALF + 4
 WITHOUT_TRANSCRIPTS = (
-    "The demo ends here: its second half, fine-tuning and decoding, needs transcripts, and a folder of recordings brings none.\n"
-    "`make demo` without DATA shows it on the made corpus; README.md says how to fine-tune on your own transcripts."
+    "The demo ends here: its second half, fine-tuning and decoding, needs transcripts, and a folder of recordings "
+    "brings none.\n`make demo` without DATA shows it on the made corpus; README.md says how to fine-tune on your own "
+    "transcripts."
 )
 
 
 def make_corpus(folder: Path) -> None:
-    """The synthetic corpus, under a temporary name until it is whole. One without its labelled part, of an older demo, is made again."""
+    """The synthetic corpus, under a temporary name until it is whole. One without its labelled part, of an older
+    demo, is made again.
+    """
     if (folder / "labelled").exists():
         print(f"{folder} is there already")
         return
@@ -73,7 +78,10 @@ def folder_manifest(data: Path, manifest: Path) -> None:
     root, *files = train.read_text(encoding="utf-8").splitlines()
     held_back = valid.read_text(encoding="utf-8").splitlines()[1:] if valid.is_file() else []
     if len(files) + len(held_back) < 2:
-        raise ValueError(f"{data} holds {len(files) + len(held_back)} readable audio files ({EXTENSIONS}); the demo needs two at least")
+        raise ValueError(
+            f"{data} holds {len(files) + len(held_back)} readable audio files ({EXTENSIONS}); the demo needs two at "
+            "least"
+        )
     if not held_back:
         held_back = [files.pop()]
     elif not files:
@@ -122,7 +130,10 @@ def next_steps(checkpoint: Path) -> str:
     lines = ["Next:"]
     if sys.prefix != sys.base_prefix and activate.is_file():
         inside = activate.is_relative_to(Path.cwd())
-        lines.append(f"  source {activate.relative_to(Path.cwd()) if inside else activate}    # puts the fairseq commands on your PATH")
+        lines.append(
+            f"  source {activate.relative_to(Path.cwd()) if inside else activate}    # puts the fairseq commands on "
+            "your PATH"
+        )
     lines.append("  fairseq-hydra-train --help")
     if checkpoint.name == "checkpoint_best.pt":
         lines.append(f"  fairseq-transcribe --path {checkpoint} RECORDING.wav")
@@ -132,10 +143,21 @@ def next_steps(checkpoint: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=1, help="of the training (default: 1)")
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="where everything is written (default: demo_output)")
-    parser.add_argument("--data", type=Path, help="folder of recordings to train on instead of the made corpus; any sample rate")
-    parser.add_argument("--fine-tuning", default="", metavar="OVERRIDES", help="overrides of the fine-tuning's config, with blanks between")
-    parser.add_argument("overrides", nargs="*", help="overrides of the pre-training's config, such as optimization.max_update=1000")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="where everything is written (default: demo_output)"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder of recordings to train on instead of the made corpus; any sample rate"
+    )
+    parser.add_argument(
+        "--fine-tuning",
+        default="",
+        metavar="OVERRIDES",
+        help="overrides of the fine-tuning's config, with blanks between",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="overrides of the pre-training's config, such as optimization.max_update=1000"
+    )
     args = parser.parse_args()
     steps = Steps(STEPS if args.data is None else STEPS_OF_FIRST_HALF)
     try:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Sentences of the demo's corpus, from a word list and templates of our own.
 
-The vocabulary is closed and small, so that a model that is fine-tuned on the transcripts has few words to learn. As a script it prints
-further sentences, one a line, in the transcripts' capitals: text for a language model.
+The vocabulary is closed and small, so that a model that is fine-tuned on the transcripts has few words to learn. As a
+script it prints further sentences, one a line, in the transcripts' capitals: text for a language model.
 
     python sentences.py [--count 3000] [--seed 2]
 """
@@ -16,29 +16,89 @@ import numpy as np
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "person": (
-        "the teacher", "a farmer", "my mother", "her brother", "our neighbor", "the old captain", "his sister", "the young doctor",
-        "a tall painter", "the baker", "my uncle", "the singer",
+        "the teacher",
+        "a farmer",
+        "my mother",
+        "her brother",
+        "our neighbor",
+        "the old captain",
+        "his sister",
+        "the young doctor",
+        "a tall painter",
+        "the baker",
+        "my uncle",
+        "the singer",
     ),
     "people": ("the children", "two sailors", "our friends", "the students", "many people", "the dancers"),
-    "did": ("found", "carried", "painted", "washed", "opened", "sold", "bought", "lost", "watched", "moved", "repaired", "wanted"),
+    "did": (
+        "found",
+        "carried",
+        "painted",
+        "washed",
+        "opened",
+        "sold",
+        "bought",
+        "lost",
+        "watched",
+        "moved",
+        "repaired",
+        "wanted",
+    ),
     "went": ("walked", "travelled", "waited", "worked", "slept", "played", "sang", "stopped"),
     "color": ("red", "blue", "green", "yellow", "white", "black", "brown", "golden"),
     "size": ("small", "large", "heavy", "broken", "warm", "cold", "quiet", "simple"),
     "thing": (
-        "boat", "basket", "window", "letter", "apple", "table", "lamp", "coat", "bottle", "drum", "map", "ladder", "stone", "chair",
-        "picture", "clock", "hat", "wheel",
+        "boat",
+        "basket",
+        "window",
+        "letter",
+        "apple",
+        "table",
+        "lamp",
+        "coat",
+        "bottle",
+        "drum",
+        "map",
+        "ladder",
+        "stone",
+        "chair",
+        "picture",
+        "clock",
+        "hat",
+        "wheel",
     ),
     "things": ("boats", "horses", "letters", "apples", "birds", "flowers", "books", "candles", "potatoes", "shoes"),
-    "place": ("river", "market", "station", "forest", "village", "kitchen", "school", "harbor", "mountain", "garden", "bridge", "church"),
+    "place": (
+        "river",
+        "market",
+        "station",
+        "forest",
+        "village",
+        "kitchen",
+        "school",
+        "harbor",
+        "mountain",
+        "garden",
+        "bridge",
+        "church",
+    ),
     "by": ("near", "behind", "beside", "under", "across from", "outside"),
     "when": (
-        "in the morning", "at night", "last week", "before breakfast", "after the storm", "on monday", "every summer", "at seven",
-        "yesterday", "for an hour",
+        "in the morning",
+        "at night",
+        "last week",
+        "before breakfast",
+        "after the storm",
+        "on monday",
+        "every summer",
+        "at seven",
+        "yesterday",
+        "for an hour",
     ),
     "number": ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twenty"),
     "weather": ("rain", "snow", "wind", "sun", "fog", "thunder"),
     "how": ("slowly", "quickly", "carefully", "together", "again", "alone"),
-}  # fmt: skip
+}
 TEMPLATES = (
     "{person} {did} the {color} {thing} {by} the {place}",
     "{when} {person} {did} {number} {things}",

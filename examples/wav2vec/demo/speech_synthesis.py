@@ -28,7 +28,8 @@ class Voice(NamedTuple):
 class Synthesizer:
     """The espeak-ng library, of which a process has one.
 
-    The library carries state from one utterance to the next, so a corpus repeats to the bit if a fresh process makes it in the same order.
+    The library carries state from one utterance to the next, so a corpus repeats to the bit if a fresh process makes it
+    in the same order.
 
     Raises:
         ModuleNotFoundError: `espeakng-loader` or `soxr`, both of the extra `demo`, is not installed.
@@ -70,7 +71,10 @@ class Synthesizer:
         for parameter, value in ((_RATE, voice.words_per_minute), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
             library.espeak_SetParameter(parameter, value, 0)
         library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        marked = "".join(f'{word} <break time="{pause}ms"/> ' if pause else f"{word} " for word, pause in zip(words, pauses, strict=True))
+        marked = "".join(
+            f'{word} <break time="{pause}ms"/> ' if pause else f"{word} "
+            for word, pause in zip(words, pauses, strict=True)
+        )
         text = f"<speak>{marked}</speak>".encode()
         self._pieces.clear()
         if library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _CHARS_UTF8 | _SSML, None, None) != 0 or not self._pieces:

@@ -1,4 +1,6 @@
-"""What the demo's steps have in common: a headline each, commands shown as the user could type them, and the time taken."""
+"""What the demo's steps have in common: a headline each, commands shown as the user could type them, and the time
+taken.
+"""
 
 from __future__ import annotations
 

@@ -52,14 +52,19 @@ def follow(command: list[str], save_dir: Path, log: Path) -> int:
             print(line, flush=True)
             last = time.monotonic()
     if process.returncode != 0:
-        print(*log.read_text(encoding="utf-8", errors="replace")[begin:].splitlines()[-SHOWN_OF_FAILED:], sep="\n", flush=True)
+        print(
+            *log.read_text(encoding="utf-8", errors="replace")[begin:].splitlines()[-SHOWN_OF_FAILED:],
+            sep="\n",
+            flush=True,
+        )
     return process.returncode
 
 
 def describe(row: dict[str, Any]) -> str:
     """A row of metrics.jsonl as a line; empty for an epoch's, which repeats what the intervals said.
 
-    Pre-training has InfoNCE (`loss_0`, bits) and its accuracy, fine-tuning the CTC loss and, in validation, error rates in %.
+    Pre-training has InfoNCE (`loss_0`, bits) and its accuracy, fine-tuning the CTC loss and, in validation, error rates
+    in %.
     """
     split, update = row["split"], row["num_updates"]
     if split == "train":

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 SF_AUDIO_FILE_EXTENSIONS = {".wav", ".flac", ".ogg"}
 FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS = {".npy", ".wav", ".flac", ".ogg"}
 
-_RESAMPLING_CONTEXT = 0.05  # seconds read on both sides of a crop, so that the filter sees what it would see in the whole file
-_LOUDEST = 1e15  # beyond it a float32 waveform's power overflows; real ones have 1, or 2^31 where integers were stored as they are
+# seconds read on both sides of a crop, so that the filter sees what it would see in the whole file
+_RESAMPLING_CONTEXT = 0.05
+# beyond it a float32 waveform's power overflows; real ones have 1, or 2^31 where integers were stored as they are
+_LOUDEST = 1e15
 _DENSEST = 8192  # frames that a byte of a file can stand for: FLAC has 65,535 samples of silence in 11 bytes
 _RATES = (1_000, 768_000)  # Hz; a header that states another one is damaged
 _BLOCK = 1 << 24  # values read at a time where nobody but the header says how many there are
@@ -55,7 +57,8 @@ class Samples(NamedTuple):
     """A piece of a file."""
 
     wave: np.ndarray  # float32, S
-    file_length: int | None  # of the whole file by its header, at the rate of `wave`; None where the header does not say
+    # of the whole file by its header, at the rate of `wave`; None where the header does not say
+    file_length: int | None
     note: str | None  # what is odd about the file, though it can be read
 
 
@@ -63,7 +66,8 @@ def parse_path(path: str) -> tuple[str, list[int]]:
     """Split a manifest's path into a file and the byte range in it.
 
     Returns:
-        (file, []) for an audio file of its own, (archive, [offset, length]) for "archive.zip:offset:length" where no file has that name.
+        (file, []) for an audio file of its own, (archive, [offset, length]) for "archive.zip:offset:length" where no
+        file has that name.
     Raises:
         ValueError: neither form.
         OSError: there is no such archive, or it is a folder.
@@ -129,7 +133,8 @@ def _contents(path: str) -> _Contents:
 
 @contextmanager
 def open_audio(path: str) -> Iterator[SoundFile]:
-    """Open an audio file, or a member of a stored zip ("archive.zip:offset:length"), for reading, and close it at the end.
+    """Open an audio file, or a member of a stored zip ("archive.zip:offset:length"), for reading, and close it at the
+    end.
 
     Raises:
         UnreadableAudio: there is no such file, or it is no audio.
@@ -149,7 +154,9 @@ def _open(contents: _Contents) -> SoundFile:
 
     file = soundfile.SoundFile(contents.source())
     if not _RATES[0] <= file.samplerate <= _RATES[1]:
-        raise UnreadableAudio(f"its header says {file.samplerate} Hz; audio has {_RATES[0]} to {_RATES[1]} Hz", lasts=True)
+        raise UnreadableAudio(
+            f"its header says {file.samplerate} Hz; audio has {_RATES[0]} to {_RATES[1]} Hz", lasts=True
+        )
     if file.format == "MP3":
         with contents.binary() as binary:
             stated = mpeg_states_length(binary)
@@ -160,7 +167,9 @@ def _open(contents: _Contents) -> SoundFile:
     if file.frames == 0 and (whole := completed(contents.binary(), contents.size)) is not None:
         return soundfile.SoundFile(whole)
     if file.frames > contents.size * _DENSEST:
-        raise UnreadableAudio(f"its header says {file.frames:,} frames, more than {contents.size:,} bytes can hold", lasts=True)
+        raise UnreadableAudio(
+            f"its header says {file.frames:,} frames, more than {contents.size:,} bytes can hold", lasts=True
+        )
     if file.format == "MP3":
         return OnwardFile(contents.source(), MPEG_LEAD)
     return file if file.seekable() else OnwardFile(contents.source(), FROM_THE_BEGINNING)
@@ -187,7 +196,9 @@ def _as_unreadable(path: str) -> Iterator[None]:
 
 
 def _looked_at(path: str) -> str | None:
-    """What stands in a file that libsndfile refuses, or why it does not open at all; None if there is nothing to say."""
+    """What stands in a file that libsndfile refuses, or why it does not open at all; None if there is nothing to
+    say.
+    """
     try:
         with _contents(path).binary() as file:
             return what_it_is(file.read(LONGEST))
@@ -225,26 +236,29 @@ def read_samples(
     resample: bool = False,
     out: np.ndarray | None = None,
 ) -> Samples:
-    """Decode some frames of a file, and only those; several channels are averaged, or the loudest is taken where they cancel each other.
+    """Decode some frames of a file, and only those; several channels are averaged, or the loudest is taken where they
+    cancel each other.
 
     Args:
         path: a file, or "archive.zip:offset:length".
         start, frames: first frame and count, in the target rate; -1 reads up to the end.
         sample_rate: the rate that is wanted; None takes the file's.
         resample: convert a file of another rate (needs the extra `resample`).
-        out: float32, contiguous, `frames` long: where the samples go. Fresh memory for every file costs a sixth of its decoding.
+        out: float32, contiguous, `frames` long: where the samples go. Fresh memory for every file costs a sixth of its
+            decoding.
     Returns:
         float32, `frames` samples, in [-1, 1] where the file has integers; and what its header says.
     Raises:
         ValueError: another sample rate, and `resample` is off.
-        UnreadableAudio: the file cannot be decoded, ends before `start + frames`, or has NaN or infinity among its samples.
+        UnreadableAudio: the file cannot be decoded, ends before `start + frames`, or has NaN or infinity among its
+            samples.
     """
     with open_audio(path) as file:
         converts = sample_rate is not None and file.samplerate != sample_rate
         if converts and not resample:
             raise ValueError(
-                f"{path} has a sample rate of {file.samplerate} Hz, task.sample_rate is {sample_rate} Hz: convert the file, or set "
-                "task.resample=true to convert while reading"
+                f"{path} has a sample rate of {file.samplerate} Hz, task.sample_rate is {sample_rate} Hz: convert "
+                "the file, or set task.resample=true to convert while reading"
             )
         if converts:
             _check_resampler()
@@ -265,11 +279,15 @@ def _check_resampler() -> None:
     try:
         import soxr  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"task.resample is true, but the package soxr is not installed: {advice('resample')}") from error
+        raise ValueError(
+            f"task.resample is true, but the package soxr is not installed: {advice('resample')}"
+        ) from error
 
 
 def check_samples(wave: np.ndarray, start: int, rate: int) -> None:
-    """Raise UnreadableAudio if a sample is NaN, infinite or absurdly large; `start` is the place of the first one in its file."""
+    """Raise UnreadableAudio if a sample is NaN, infinite or absurdly large; `start` is the place of the first one
+    in its file.
+    """
     if len(wave) == 0 or (wave.max() < _LOUDEST and wave.min() > -_LOUDEST):  # NaN is neither
         return
     first = int(np.flatnonzero(~(np.abs(wave) < _LOUDEST))[0])
@@ -296,7 +314,9 @@ def mix(channels: np.ndarray) -> tuple[np.ndarray, str | None]:
     loudest = int(powers.argmax())
     if not cancelled or powers[loudest] == 0 or not np.isfinite(powers).all():
         return mean, None
-    return channels[:, loudest].copy(), f"its channels cancel each other when they are averaged: channel {loudest + 1} is read alone"
+    return channels[
+        :, loudest
+    ].copy(), f"its channels cancel each other when they are averaged: channel {loudest + 1} is read alone"
 
 
 def _stated_length(file: SoundFile, rate: int) -> int | None:
@@ -309,7 +329,9 @@ def _read(file: SoundFile, start: int, frames: int, out: np.ndarray | None = Non
     """Frames in the file's own rate, averaged over channels; in `out` if there is one and the file has one channel."""
     audio, note = _decode(file, start, frames, out)
     if len(audio) < frames:
-        raise UnreadableAudio(f"it ends after {min(file.frames, start + len(audio))} frames, {start + frames} are needed")
+        raise UnreadableAudio(
+            f"it ends after {min(file.frames, start + len(audio))} frames, {start + frames} are needed"
+        )
     return (out if out is not None and file.channels == 1 else audio), note
 
 
@@ -333,12 +355,18 @@ def _decode(file: SoundFile, start: int, frames: int, out: np.ndarray | None = N
             raise
     if out is not None and file.channels == 1:
         return file.read(frames, dtype="float32", out=out), None
-    audio = file.read(frames, dtype="float32", always_2d=True) if frames * file.channels <= _BLOCK else _read_blocks(file, frames)
+    audio = (
+        file.read(frames, dtype="float32", always_2d=True)
+        if frames * file.channels <= _BLOCK
+        else _read_blocks(file, frames)
+    )
     return (audio[:, 0], None) if file.channels == 1 else mix(audio)
 
 
 def _read_blocks(file: SoundFile, frames: int) -> np.ndarray:
-    """S x channels: as many frames, or as many as there are, at the memory of the latter: a header may state more than it has."""
+    """S x channels: as many frames, or as many as there are, at the memory of the latter: a header may state more
+    than it has.
+    """
     size = max(1, _BLOCK // file.channels)
     blocks = [np.zeros((0, file.channels), dtype=np.float32)]
     while frames > 0:
@@ -364,7 +392,9 @@ def _read_resampled(file: SoundFile, start: int, frames: int, rate: int) -> tupl
     audio, note = _decode(file, own_first, own_last - own_first)
     audio = soxr.resample(audio, own, rate)[start - first : start - first + frames]
     if len(audio) < frames - 1:  # the very last frame of a file may be lost to rounding
-        raise UnreadableAudio(f"it ends after {file.frames} frames of {own} Hz, {start + frames} frames of {rate} Hz are needed")
+        raise UnreadableAudio(
+            f"it ends after {file.frames} frames of {own} Hz, {start + frames} frames of {rate} Hz are needed"
+        )
     return np.pad(audio, (0, frames - len(audio))), note
 
 
@@ -390,7 +420,8 @@ def get_waveform(
         mono: average the channels.
         always_2d: keep the axis of channels where there is one only.
         output_sample_rate: convert to this rate (needs the extra `resample`); None: the file's.
-        normalize_volume: scale what is read so that its loudest sample is 1 or -1, before channels are averaged and the rate is converted.
+        normalize_volume: scale what is read so that its loudest sample is 1 or -1, before channels are averaged and the
+            rate is converted.
     Returns:
         float32, channels x samples (or samples), and its sample rate.
     Raises:
@@ -405,9 +436,15 @@ def get_waveform(
 
 
 def convert_waveform(
-    waveform: np.ndarray, sample_rate: int, normalize_volume: bool = False, to_mono: bool = False, to_sample_rate: int | None = None
+    waveform: np.ndarray,
+    sample_rate: int,
+    normalize_volume: bool = False,
+    to_mono: bool = False,
+    to_sample_rate: int | None = None,
 ) -> tuple[np.ndarray, int]:
-    """A waveform (channels x samples) at another volume, of one channel, or at another rate; see `get_waveform`. Silence stays silent."""
+    """A waveform (channels x samples) at another volume, of one channel, or at another rate; see `get_waveform`.
+    Silence stays silent.
+    """
     if normalize_volume and (loudest := np.abs(waveform).max(initial=0)) > 0:
         waveform = waveform / loudest
     if to_mono and waveform.shape[0] > 1:
@@ -420,7 +457,9 @@ def convert_waveform(
 
 
 def _read_channels(path_or_fp: str | BinaryIO, start: int, frames: int) -> tuple[np.ndarray, int]:
-    """Frames of all channels, S x channels, or fewer where the file ends before; and their rate. -1 reads up to the end."""
+    """Frames of all channels, S x channels, or fewer where the file ends before; and their rate. -1 reads up to the
+    end.
+    """
     import soundfile
 
     if not isinstance(path_or_fp, (str, os.PathLike)):

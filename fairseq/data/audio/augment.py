@@ -1,7 +1,7 @@
 """Recordings made different in training: played faster or slower, with another frequency response, in noise.
 
-Few speakers do not teach what speech has in common: other speeds move pitch and formants as other voices do, other responses are other
-microphones and rooms. Letters: K utterances, S samples.
+Few speakers do not teach what speech has in common: other speeds move pitch and formants as other voices do, other
+responses are other microphones and rooms. Letters: K utterances, S samples.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _MOST_TILT = 0.95  # of noise: 0 is white, 1 would be brown
 class Augmentation(NamedTuple):
     """How far training's recordings may be changed. The defaults change nothing.
 
-    Speeds are known before anything is read, since batches are cut by the lengths that result; the rest is drawn where a batch is made.
+    Speeds are known before anything is read, since batches are cut by the lengths that result; the rest is drawn where
+    a batch is made.
     """
 
     speed: float = 1.0  # the factor is drawn between 1 / speed and speed, evenly in its logarithm
@@ -65,7 +66,8 @@ class Augmentation(NamedTuple):
             spectrum *= response(frequencies, rng.uniform(-self.eq_db, self.eq_db, _BANDS))
         if self.noise_db is not None:
             noise = noise_spectrum(len(spectrum), rng)
-            loudness = np.linalg.norm(spectrum) / np.linalg.norm(noise) * np.sqrt(padded / length)  # the padding is noise too
+            # the padding is noise too
+            loudness = np.linalg.norm(spectrum) / np.linalg.norm(noise) * np.sqrt(padded / length)
             spectrum += noise * (loudness * 10 ** (-(self.noise_db + _NOISE_RANGE * rng.random()) / 20))
         return np.fft.irfft(spectrum, padded)[:length].astype(np.float32)
 
@@ -80,11 +82,15 @@ def check_augmentation(augmentation: Augmentation, key: str) -> list[str]:
     """What is wrong with the settings; a sentence each. `key` is their place in the config."""
     problems = []
     if not 1 <= augmentation.speed <= 2:
-        problems.append(f"{key}.speed is {augmentation.speed}; it may be from 1 (as recorded) to 2 (between half and double speed).")
+        problems.append(
+            f"{key}.speed is {augmentation.speed}; it may be from 1 (as recorded) to 2 (between half and double speed)."
+        )
     if not 0 <= augmentation.eq_db <= 60:
         problems.append(f"{key}.eq_db is {augmentation.eq_db}; it may be from 0 (as recorded) to 60 dB.")
     if augmentation.noise_db is not None and not -20 <= augmentation.noise_db <= 100:
-        problems.append(f"{key}.noise_db is {augmentation.noise_db}; it may be from -20 (louder than the speech) to 100, or null.")
+        problems.append(
+            f"{key}.noise_db is {augmentation.noise_db}; it may be from -20 (louder than the speech) to 100, or null."
+        )
     if augmentation.speed > 1:
         try:
             import soxr  # noqa: F401
@@ -117,4 +123,5 @@ def noise_spectrum(bins: int, rng: np.random.Generator) -> np.ndarray:
     """Spectrum of Gaussian noise, from white to nearly brown; complex, `bins`."""
     noise = rng.standard_normal(2 * bins, dtype=np.float32).view(np.complex64)
     tilt = rng.uniform(0, _MOST_TILT)
-    return noise / np.sqrt(1 + tilt**2 - 2 * tilt * np.cos(np.linspace(0, np.pi, bins, dtype=np.float32)))  # a one-pole low pass
+    # a one-pole low pass
+    return noise / np.sqrt(1 + tilt**2 - 2 * tilt * np.cos(np.linspace(0, np.pi, bins, dtype=np.float32)))

@@ -21,8 +21,10 @@ def get_fbank(path_or_fp: str | BinaryIO, n_bins: int = 80) -> np.ndarray:
         path_or_fp: an audio file, read at its own sample rate.
         n_bins: number of mel filters.
     Returns:
-        T x n_bins, float32: natural logarithms of energies, a frame every 10 ms, only frames that lie wholly in the file.
-    Source: Kaldi's compute-fbank-feats with its defaults (25 ms povey window, pre-emphasis 0.97, from 20 Hz to half the sample rate).
+        T x n_bins, float32: natural logarithms of energies, a frame every 10 ms, only frames that lie wholly in the
+            file.
+    Source: Kaldi's compute-fbank-feats with its defaults (25 ms povey window, pre-emphasis 0.97, from 20 Hz to half the
+    sample rate).
     """
     waveform, sample_rate = get_waveform(path_or_fp, normalization=False)
     return log_mel_energies(waveform[0], sample_rate, n_bins)

@@ -1,8 +1,8 @@
 """Headers that do not say how long the audio is, and files presented with a header that does.
 
-libsndfile takes a header at its word: a WAV file whose recorder was killed (data size 0) has no samples for it, and of an MP3 file
-without a length tag it decodes as much as it estimates, which may be half of the audio. `VirtualFile` shows it such a file with other
-bytes or another length.
+libsndfile takes a header at its word: a WAV file whose recorder was killed (data size 0) has no samples for it, and of
+an MP3 file without a length tag it decodes as much as it estimates, which may be half of the audio. `VirtualFile` shows
+it such a file with other bytes or another length.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class VirtualFile:
         return count
 
 
-# -- MP3 ---------------------------------------------------------------------------------------------------------------------------------
+# -- MP3 ---------------------------------------------------------------------------------------------------------------
 
 
 def mpeg_states_length(file: BinaryIO) -> bool:
@@ -78,16 +78,20 @@ def mpeg_states_length(file: BinaryIO) -> bool:
 
 
 def overstated(file: BinaryIO, size: int) -> VirtualFile:
-    """An MPEG file that seems longer than it is, so that libsndfile's estimate does not cut it short: the decoder finds the real end."""
+    """An MPEG file that seems longer than it is, so that libsndfile's estimate does not cut it short: the decoder
+    finds the real end.
+    """
     length = size * _OVERSTATED
     return VirtualFile(file, length, [(length - _LAST, bytes(_LAST))])
 
 
-# -- WAV and AU --------------------------------------------------------------------------------------------------------------------------
+# -- WAV and AU --------------------------------------------------------------------------------------------------------
 
 
 def completed(file: BinaryIO, size: int) -> VirtualFile | None:
-    """A WAV or AU file of a recording that was interrupted, with the size of its data filled in; None where that is not what is wrong."""
+    """A WAV or AU file of a recording that was interrupted, with the size of its data filled in; None where that is
+    not what is wrong.
+    """
     file.seek(0)
     start = file.read(_FEW)
     if start[:4] == b".snd" and int.from_bytes(start[8:12], "big") == 0 and size > int.from_bytes(start[4:8], "big"):
@@ -110,7 +114,9 @@ def completed(file: BinaryIO, size: int) -> VirtualFile | None:
 
 
 def _is_chunks(start: bytes, size: int) -> bool:
-    """Whether these bytes, the first of `size`, are further chunks of a RIFF file (then its data is empty) and not samples."""
+    """Whether these bytes, the first of `size`, are further chunks of a RIFF file (then its data is empty) and not
+    samples.
+    """
     place = 0
     while place + 8 <= len(start):
         name, length = start[place : place + 4], int.from_bytes(start[place + 4 : place + 8], "little")

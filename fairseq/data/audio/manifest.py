@@ -15,11 +15,12 @@ _MAX_DIGITS = 18  # of a frame count; more would not fit into int64
 class Manifest:
     """Audio files and their lengths: line 1 is the root folder, every further line `path<TAB>frames`.
 
-    A quarter of a million lines load in a fraction of a second; names stay undecoded bytes until they are asked for, and forked workers
-    share them.
+    A quarter of a million lines load in a fraction of a second; names stay undecoded bytes until they are asked for,
+    and forked workers share them.
 
     Raises:
-        ValueError: no such file, or a line of another form; names file and line. The root itself is not looked at: see `root_problem`.
+        ValueError: no such file, or a line of another form; names file and line. The root itself is not looked at: see
+            `root_problem`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -55,23 +56,34 @@ class Manifest:
     def _check_encoding(self) -> None:
         place = self._text.find(b"\0")
         if self._text[:2] in (b"\xff\xfe", b"\xfe\xff") or 0 <= place < self._first_line:
-            raise ValueError(f"{self.path}, line 1: the file is UTF-16; a manifest is UTF-8. Save it as UTF-8: iconv -f UTF-16 -t UTF-8")
+            raise ValueError(
+                f"{self.path}, line 1: the file is UTF-16; a manifest is UTF-8. Save it as UTF-8: iconv -f UTF-16 "
+                "-t UTF-8"
+            )
         if place >= 0:
             line = self._text.count(b"\n", 0, place) + 1
-            raise ValueError(f"{self.path}, line {line}: a zero byte, which no path can have: the file is damaged. Make the manifest again")
+            raise ValueError(
+                f"{self.path}, line {line}: a zero byte, which no path can have: the file is damaged. Make the "
+                "manifest again"
+            )
 
     def _check_root_line(self) -> None:
         if "\r" in self.root:
-            raise ValueError(f"{self.path}, line 1: the lines end with a carriage return alone; end them with a line feed")
+            raise ValueError(
+                f"{self.path}, line 1: the lines end with a carriage return alone; end them with a line feed"
+            )
         if "\t" not in self.root:
             return
         raise ValueError(
-            f"{self.path}, line 1: {printable(self.root)!r} has the form of a file's line; the first line must be the folder that the "
-            "paths below are relative to. Put that line above it ('/' where the paths are absolute)"
+            f"{self.path}, line 1: {printable(self.root)!r} has the form of a file's line; the first line must be "
+            "the folder that the paths below are relative to. Put that line above it ('/' where the paths are "
+            "absolute)"
         )
 
     def root_problem(self) -> str | None:
-        """A sentence that names file and line where the root is not a folder here; None if it is, or if paths are absolute."""
+        """A sentence that names file and line where the root is not a folder here; None if it is, or if paths are
+        absolute.
+        """
         if os.path.isdir(self.root or os.curdir) or (len(self) and os.path.isabs(self.name(0))):
             return None
         where = "" if os.path.isabs(self.root) else f", seen from {os.getcwd()}"
@@ -117,7 +129,9 @@ class Manifest:
         if len(wrong):
             bad = wrong[0]
             column = self._text[begins[bad] : ends[bad]].decode(errors="replace")
-            raise self._error(int(lines[bad]), f"the length {column!r} is not a whole number of frames that a file can have")
+            raise self._error(
+                int(lines[bad]), f"the length {column!r} is not a whole number of frames that a file can have"
+            )
         return sizes
 
     def __len__(self) -> int:

@@ -26,10 +26,12 @@ def masked_inputs(
 
     Args:
         lengths: samples of each row, padding not counted, B.
-        generators: one for each row that is drawn; the rows after them are filler, with the first row's masks and no weight.
+        generators: one for each row that is drawn; the rows after them are filler, with the first row's masks and no
+            weight.
     Returns:
-        mask_indices bool B x T; masked_positions int64 and masked_weights float32 B x M, where M depends on T alone; mask_channel_indices
-        bool B x C if channels are masked; negative_indices int64 B x M x N in evaluation if the settings ask for them.
+        mask_indices bool B x T; masked_positions int64 and masked_weights float32 B x M, where M depends on T alone;
+        mask_channel_indices bool B x C if channels are masked; negative_indices int64 B x M x N in evaluation if the
+        settings ask for them.
     """
     num_rows = len(lengths)
     num_frames = int(frames_for_samples(plan.num_samples, masks.conv_layers))
@@ -53,7 +55,8 @@ def masked_inputs(
 def hidden_inputs(
     masks: FinetuningMasks, plan: BatchPlan, lengths: np.ndarray, generators: list[np.random.Generator]
 ) -> dict[str, Tensor]:
-    """Draw the masks of a batch to fine-tune on: mask_indices bool B x T and mask_channel_indices bool B x C, where there are any.
+    """Draw the masks of a batch to fine-tune on: mask_indices bool B x T and mask_channel_indices bool B x C, where
+    there are any.
 
     Args:
         lengths, generators: as for `masked_inputs`.
@@ -63,13 +66,17 @@ def hidden_inputs(
         return inputs
     if masks.time is not None:
         num_frames = int(frames_for_samples(plan.num_samples, masks.conv_layers))
-        inputs["mask_indices"] = _frames(masks.time, frames_for_samples(lengths, masks.conv_layers), num_frames, generators)
+        inputs["mask_indices"] = _frames(
+            masks.time, frames_for_samples(lengths, masks.conv_layers), num_frames, generators
+        )
     if masks.channel is not None:
         inputs["mask_channel_indices"] = _channels(masks.channel, masks.num_channels, len(lengths), generators)
     return {name: torch.from_numpy(array) for name, array in inputs.items()}
 
 
-def _frames(cfg: MaskConfig, row_frames: np.ndarray, num_frames: int, generators: list[np.random.Generator]) -> np.ndarray:
+def _frames(
+    cfg: MaskConfig, row_frames: np.ndarray, num_frames: int, generators: list[np.random.Generator]
+) -> np.ndarray:
     """Masked frames, bool, B x T; padding is not masked."""
     mask = np.zeros((len(row_frames), num_frames), dtype=bool)
     for row, rng in enumerate(generators):

@@ -67,10 +67,10 @@ class Quarantine:
             listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.files.values())[:_LISTED])
             more = f"\n  and {len(self.files) - _LISTED} more" if len(self.files) > _LISTED else ""
             raise ValueError(
-                f"{len(self.files)} of {self.total} files cannot be decoded, more than task.max_quarantined_share={self.max_share}: repair "
-                f"them, take them out of the manifest, or raise that share\n{listed}{more}"
+                f"{len(self.files)} of {self.total} files cannot be decoded, more than "
+                f"task.max_quarantined_share={self.max_share}: repair them, take them out of the manifest, or raise "
+                f"that share\n{listed}{more}"
             )
-
 
     def _note(self, index: int, name: str, reason: str) -> None:
         if index in self.noted:
@@ -97,7 +97,9 @@ class Substitutes:
         self.rank[self.by_size] = np.arange(len(sizes), dtype=np.int32)
 
     def of(self, index: int, at_least: int = 0) -> Iterator[int]:
-        """Utterances of at least `at_least` samples, nearest in size first: longer ones before shorter ones at the same distance."""
+        """Utterances of at least `at_least` samples, nearest in size first: longer ones before shorter ones at the
+        same distance.
+        """
         above, below = int(self.rank[index]) + 1, int(self.rank[index]) - 1
         while above < len(self.by_size) or below >= 0:
             if above < len(self.by_size):
@@ -117,8 +119,8 @@ class PatientReader:
 
     Args:
         sizes: samples of each utterance.
-        read: (index, start, out): fill `out` with the utterance's samples from `start`, and say what the file's header says, or None;
-            raises UnreadableAudio.
+        read: (index, start, out): fill `out` with the utterance's samples from `start`, and say what the file's header
+            says, or None; raises UnreadableAudio.
         name: what logs call an utterance.
         check: called with an utterance that cannot be read; raises ValueError where its whole folder is missing.
     """
@@ -137,8 +139,11 @@ class PatientReader:
         self.unreadable: dict[int, str] = {}  # what this process has given up, so that it does not wait for it again
         self._substitutes: Substitutes | None = None
 
-    def crop(self, index: int, row: np.ndarray, at_least: int, place: float, quarantined: list[Trouble]) -> tuple[int, int]:
-        """Fill a row with samples of an utterance, as many as there are: (index that was read, samples that were written).
+    def crop(
+        self, index: int, row: np.ndarray, at_least: int, place: float, quarantined: list[Trouble]
+    ) -> tuple[int, int]:
+        """Fill a row with samples of an utterance, as many as there are: (index that was read, samples that were
+        written).
 
         Args:
             row: float32, S.
@@ -169,7 +174,8 @@ class PatientReader:
         bad = [trouble for trouble in quarantined if trouble.replaced]
         names = "\n".join(f"  {trouble.name}: {trouble.reason}" for trouble in bad[-5:])
         raise ValueError(
-            f"{len(bad)} files in a row cannot be decoded: is the disk there, and the manifest's root (line 1) right? The last:\n{names}"
+            f"{len(bad)} files in a row cannot be decoded: is the disk there, and the manifest's root (line 1) "
+            f"right? The last:\n{names}"
         )
 
     def _remarks(self, index: int, samples: Samples | None) -> Iterator[Trouble]:
@@ -181,8 +187,8 @@ class PatientReader:
         size, length = int(self.sizes[index]), samples.file_length
         if length is not None and is_longer(length, size):
             reason = (
-                f"has {length:,} samples, but the manifest says {size:,}, and only so many are used: the file changed, or the manifest was "
-                "made for another sample rate. Make the manifest again"
+                f"has {length:,} samples, but the manifest says {size:,}, and only so many are used: the file "
+                "changed, or the manifest was made for another sample rate. Make the manifest again"
             )
             yield Trouble(index, self.name(index), reason, replaced=False)
 

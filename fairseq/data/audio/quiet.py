@@ -19,8 +19,9 @@ _nowhere: int | None = None  # a FILE * of the null device, opened once
 def silenced() -> Iterator[None]:
     """Within, text that C code prints through stdio's `stderr` is dropped.
 
-    libmpg123 prints a line for each damaged frame, and libsndfile does not offer its switch for that. Only C's variable changes: Python's
-    standard error, C++ streams and the file descriptor stay as they are. Where C's library has no such variable, nothing happens.
+    libmpg123 prints a line for each damaged frame, and libsndfile does not offer its switch for that. Only C's variable
+    changes: Python's standard error, C++ streams and the file descriptor stay as they are. Where C's library has no
+    such variable, nothing happens.
     """
     global _inside, _before
     variable = _variable()

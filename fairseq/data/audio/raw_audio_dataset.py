@@ -1,4 +1,6 @@
-"""Raw audio from manifests, and the batches that pre-training takes of it. Letters: B utterances, S samples, T frames, C channels."""
+"""Raw audio from manifests, and the batches that pre-training takes of it. Letters: B utterances, S samples, T
+frames, C channels.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ class RawAudioDataset(FairseqDataset):
         min_sample_size: shorter utterances are left out.
         shuffle: a keyed order each epoch, random among utterances of one length; else the manifest's order.
         pad: a batch's rows are padded to its longest; else cropped to its shortest.
-        normalize: zero mean and unit variance. fairseq normalises an utterance before it is cropped; here only the crop is decoded, so it
-            is the crop that is normalised. The two differ for utterances longer than their crop.
+        normalize: zero mean and unit variance. fairseq normalises an utterance before it is cropped; here only the crop
+            is decoded, so it is the crop that is normalised. The two differ for utterances longer than their crop.
         seed: with epoch and index, the key of an utterance's crop and masks.
     """
 
@@ -55,7 +57,9 @@ class RawAudioDataset(FairseqDataset):
     ) -> None:
         super().__init__()
         if max_sample_size is not None and max_sample_size < max(1, min_sample_size or 0):
-            raise ValueError(f"task.max_sample_size is {max_sample_size}; it may be 1 or more, and not below task.min_sample_size")
+            raise ValueError(
+                f"task.max_sample_size is {max_sample_size}; it may be 1 or more, and not below task.min_sample_size"
+            )
         self.sample_rate = sample_rate
         self.max_sample_size = max_sample_size if max_sample_size is not None else sys.maxsize
         self.min_sample_size = min_sample_size or 0
@@ -73,20 +77,24 @@ class RawAudioDataset(FairseqDataset):
         self._told_too_short = False
         self._patient_reader: PatientReader | None = None
 
-    # -- what a subclass gives -----------------------------------------------------------------------------------------------------
+    # -- what a subclass gives -----------------------------------------------------------------------------------------
 
     def name(self, index: int) -> str:
         """What logs call an utterance."""
         raise NotImplementedError
 
     def read(self, index: int, start: int, out: np.ndarray) -> Samples | None:
-        """Fill `out`, float32, with an utterance's samples from `start`; what its header says, if there is one. Raises UnreadableAudio."""
+        """Fill `out`, float32, with an utterance's samples from `start`; what its header says, if there is one.
+        Raises UnreadableAudio.
+        """
         raise NotImplementedError
 
     def check(self, index: int) -> None:
-        """Called with an utterance that cannot be read: raise ValueError if none of its neighbours can be read either."""
+        """Called with an utterance that cannot be read: raise ValueError if none of its neighbours can be read
+        either.
+        """
 
-    # -- sizes and settings --------------------------------------------------------------------------------------------------------
+    # -- sizes and settings --------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -102,7 +110,9 @@ class RawAudioDataset(FairseqDataset):
         return np.minimum(self.sizes[indices], self.max_sample_size)
 
     def lengths(self, indices: np.ndarray, epoch: int) -> np.ndarray:
-        """Samples of these utterances, or copies of them, in an epoch's batches: `num_tokens_vec`, at the speed that training draws."""
+        """Samples of these utterances, or copies of them, in an epoch's batches: `num_tokens_vec`, at the speed
+        that training draws.
+        """
         own = indices % max(1, len(self))
         sizes = self.num_tokens_vec(own)
         if self.augmentation is None or epoch == EVALUATION_EPOCH:
@@ -121,7 +131,9 @@ class RawAudioDataset(FairseqDataset):
     def _allowed(self, lengths: np.ndarray, own: np.ndarray) -> np.ndarray:
         """Lengths that the largest batch shape holds, and that are enough for a frame and for the label."""
         longest = int(self.buckets[-1]) if len(self.buckets) else self.max_sample_size
-        least = self._shortest() if self.least_samples is None else np.maximum(self.least_samples[own], self._shortest())
+        least = (
+            self._shortest() if self.least_samples is None else np.maximum(self.least_samples[own], self._shortest())
+        )
         return np.clip(lengths, np.minimum(least, self.sizes[own]), longest)
 
     def set_epoch(self, epoch: int) -> None:
@@ -141,16 +153,20 @@ class RawAudioDataset(FairseqDataset):
         if num_buckets == 0:
             return
         if not self.pad:
-            raise ValueError(f"task.num_batch_buckets is {num_buckets} but task.enable_padding is false: buckets need padding")
+            raise ValueError(
+                f"task.num_batch_buckets is {num_buckets} but task.enable_padding is false: buckets need padding"
+            )
         if len(self):
             self.buckets = get_buckets(self.num_tokens_vec(np.arange(len(self))), num_buckets)
             self._bucketed_sizes = get_bucketed_sizes(self.num_tokens_vec(np.arange(len(self))), self.buckets)
             logger.info("%d bucket(s) for the audio: %s samples", len(self.buckets), self.buckets.tolist())
 
-    # -- order and batches ---------------------------------------------------------------------------------------------------------
+    # -- order and batches ---------------------------------------------------------------------------------------------
 
     def sample(self, epoch: int) -> np.ndarray:
-        """Indices that an epoch holds; beyond len(self) they are further copies, which get crops and masks of their own."""
+        """Indices that an epoch holds; beyond len(self) they are further copies, which get crops and masks of their
+        own.
+        """
         return np.arange(len(self), dtype=np.int64)
 
     def ordered_indices(self) -> np.ndarray:
@@ -178,14 +194,21 @@ class RawAudioDataset(FairseqDataset):
         if len(kept) < len(indices) and not self._told_too_short:
             self._told_too_short = True
             left_out = len(indices) - len(kept)
-            logger.warning("%d utterances are shorter than the model's receptive field of %d samples: left out", left_out, shortest)
+            logger.warning(
+                "%d utterances are shorter than the model's receptive field of %d samples: left out", left_out, shortest
+            )
         return kept
 
     def _shortest(self) -> int:
         return receptive_field(self.masks.conv_layers)[0] if self.masks is not None else 1
 
     def batches(
-        self, epoch: int, max_tokens: int | None, max_sentences: int | None, multiple: int = 1, max_size: int | None = None
+        self,
+        epoch: int,
+        max_tokens: int | None,
+        max_sentences: int | None,
+        multiple: int = 1,
+        max_size: int | None = None,
     ) -> Batches:
         """Cut an epoch into batches; a function of (seed, epoch) and the limits.
 
@@ -200,18 +223,25 @@ class RawAudioDataset(FairseqDataset):
         if max_size is not None:
             order = order[self.sizes[order % max(1, len(self))] <= max_size]
         shapes = bucket_shapes(self.buckets, max_tokens, max_sentences, multiple) if self.num_buckets else None
-        if self.augmentation is not None and epoch != EVALUATION_EPOCH and len(order):  # else the slowest may be met epochs later
+        # else the slowest may be met epochs later
+        if self.augmentation is not None and epoch != EVALUATION_EPOCH and len(order):
             check_limits(int(self.length_range()[1][order % len(self)].max()), max_tokens, max_sentences)
         return make_batches(self.lengths(order, epoch), order, max_tokens, max_sentences, multiple, self.pad, shapes)
 
     def total_samples(self, batches: Batches, epoch: int) -> int:
         """Samples that an epoch's batches hold, neither padding nor filler counted."""
-        return int(np.minimum(self.lengths(batches.indices, epoch), np.repeat(batches.lengths, np.diff(batches.ends, prepend=0))).sum())
+        return int(
+            np.minimum(
+                self.lengths(batches.indices, epoch), np.repeat(batches.lengths, np.diff(batches.ends, prepend=0))
+            ).sum()
+        )
 
-    # -- one batch -----------------------------------------------------------------------------------------------------------------
+    # -- one batch -----------------------------------------------------------------------------------------------------
 
     def postprocess(self, feats: Tensor, curr_sample_rate: int) -> Tensor:
-        """A decoded waveform as the model takes it: samples (x channels) -> S, mean of the channels, normalised if asked for."""
+        """A decoded waveform as the model takes it: samples (x channels) -> S, mean of the channels, normalised if
+        asked for.
+        """
         if curr_sample_rate != self.sample_rate:
             raise ValueError(f"sample rate: {curr_sample_rate} Hz, task.sample_rate is {self.sample_rate} Hz")
         if feats.dim() == 2:
@@ -226,8 +256,9 @@ class RawAudioDataset(FairseqDataset):
         Returns:
             A dict of tensors and plain values:
                 id: int64, B, indices of the utterances in the rows.
-                net_input: source float32 B x S, and where they apply padding_mask bool B x S (True: padding), mask_indices bool B x T,
-                    masked_positions int64 B x M, masked_weights float32 B x M, mask_channel_indices bool B x C, negative_indices B x M x N.
+                net_input: source float32 B x S, and where they apply padding_mask bool B x S (True: padding),
+                    mask_indices bool B x T, masked_positions int64 B x M, masked_weights float32 B x M,
+                    mask_channel_indices bool B x C, negative_indices B x M x N.
                 micro, num_valid: from the plan; num_samples: samples of the valid rows, padding not counted.
                 quarantined: a Trouble for each file that could not be decoded, or that is odd.
                 few_masked: rows that do not count because fewer than two of their frames were masked.
@@ -252,7 +283,8 @@ class RawAudioDataset(FairseqDataset):
             ids[row], lengths[row] = self._reader().crop(index, wave, at_least, rng.random(), quarantined)
             whole[row] = lengths[row] == self.sizes[ids[row]]
             if changed:
-                length = max(1, round(int(lengths[row]) * wanted[row] / len(wave)))  # a stand-in is shorter, or is cropped
+                # a stand-in is shorter, or is cropped
+                length = max(1, round(int(lengths[row]) * wanted[row] / len(wave)))
                 rows[row, :length] = self.augmentation.apply(wave[: lengths[row]], length, self.sample_rate, rng)
                 lengths[row] = length
             if self.normalize:
@@ -286,7 +318,8 @@ class RawAudioDataset(FairseqDataset):
         return self._patient_reader
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of whole utterances as `__getitem__` returns them: padded, or cropped at a place keyed by seed, epoch and index.
+        """A batch of whole utterances as `__getitem__` returns them: padded, or cropped at a place keyed by seed, epoch
+        and index.
 
         For tools that use the data set by hand; training makes its batches with `collate_plan`.
         """
@@ -315,10 +348,11 @@ class FileAudioDataset(RawAudioDataset):
     Args:
         manifest_path: fairseq's tsv, or manifests that are already loaded.
         num_buckets: see `set_bucket_info`.
-        compute_mask_indices: fairseq's switch for masks made in the worker, with the settings of `inferred_w2v_config` in
-            `mask_compute_kwargs`. Without it masks follow once `set_masks` is called.
+        compute_mask_indices: fairseq's switch for masks made in the worker, with the settings of `inferred_w2v_config`
+            in `mask_compute_kwargs`. Without it masks follow once `set_masks` is called.
         text_compression_level: fairseq's; has no effect, names are held compactly in any case.
-        resample: convert files of another sample rate while reading; lengths in the manifest are those of the files, and are converted too.
+        resample: convert files of another sample rate while reading; lengths in the manifest are those of the files,
+            and are converted too.
         subsample: share of the utterances to keep, drawn by `seed`.
         weights: relative weight of each of several manifests; None: every utterance once an epoch.
         augmentation: changes training's recordings; for padded, whole utterances, and never in evaluation.
@@ -346,7 +380,9 @@ class FileAudioDataset(RawAudioDataset):
         super().__init__(sample_rate, max_sample_size, min_sample_size, shuffle, pad, normalize, seed)
         self.manifest = JoinedManifest([Manifest(manifest_path)]) if isinstance(manifest_path, str) else manifest_path
         if len(self.manifest) == 0:
-            raise ValueError(f"{self.manifest.path}, line 2: there is no line of a file below the root. Make the manifest again")
+            raise ValueError(
+                f"{self.manifest.path}, line 2: there is no line of a file below the root. Make the manifest again"
+            )
         self.resample = resample
         self.weights = weights
         self.augmentation = augmentation
@@ -355,7 +391,9 @@ class FileAudioDataset(RawAudioDataset):
         kept = np.flatnonzero(all_sizes >= self.min_sample_size)
         self.skipped = len(all_sizes) - len(kept)
         if subsample < 1:
-            chosen = np.random.default_rng([seed, _SUBSAMPLE]).permutation(len(kept))[: int(np.ceil(len(kept) * subsample))]
+            chosen = np.random.default_rng([seed, _SUBSAMPLE]).permutation(len(kept))[
+                : int(np.ceil(len(kept) * subsample))
+            ]
             kept = kept[np.sort(chosen)]
         self.lines = kept.astype(np.int32)  # of the manifest, the first after the root being 0
         self.sizes = all_sizes[kept]

@@ -28,7 +28,9 @@ def what_it_is(start: bytes) -> str | None:
         if start[offset : offset + len(mark)] == mark:
             return sentence
     if start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE):
-        return "it is a web page (HTML), not audio: download the file again, and look at the address and the access rights"
+        return (
+            "it is a web page (HTML), not audio: download the file again, and look at the address and the access rights"
+        )
     if not start.strip(b"\0"):
         return "it begins with nothing but zero bytes, as after an interrupted download or a full disk"
     return None

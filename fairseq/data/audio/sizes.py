@@ -42,8 +42,8 @@ def sizes_at_rate(files: _Files, sample_rate: int) -> np.ndarray:
 def epoch_sample(corpus_sizes: np.ndarray, weights: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     """Which utterances an epoch holds where corpora are weighted.
 
-    An epoch is as long as all corpora of a weight above 0 together, and corpus i has the share weights[i] of it: whole copies of itself as
-    often as they fit, and a random choice for the rest. fairseq: main's MultiCorpusDataset.
+    An epoch is as long as all corpora of a weight above 0 together, and corpus i has the share weights[i] of it: whole
+    copies of itself as often as they fit, and a random choice for the rest. fairseq: main's MultiCorpusDataset.
 
     Args:
         corpus_sizes: utterances of each corpus; they are numbered through, corpus after corpus.

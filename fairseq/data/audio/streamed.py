@@ -10,7 +10,8 @@ import soundfile
 
 UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile has the largest number that there is where it does not know
 FROM_THE_BEGINNING = 1 << 62  # frames of lead for a format without any way to seek
-MPEG_LEAD = 4 * 1152  # frames: a block of MP3 may keep its bits in those before it; after a seek the first 400 frames would be wrong
+# frames: a block of MP3 may keep its bits in those before it; after a seek the first 400 frames would be wrong
+MPEG_LEAD = 4 * 1152
 _BLOCK = 1 << 16  # values decoded at a time while they are counted or skipped
 _REMEMBERED = 4096  # lengths
 
@@ -20,8 +21,8 @@ _lengths: dict[Hashable, int] = {}
 class OnwardFile(soundfile.SoundFile):
     """A file that is read onwards from where it is.
 
-    SoundFile takes it for one that cannot seek: else it would seek to where it is after every read, which spoils MP3's decoder, and which
-    libsndfile cannot do at an end that it does not know.
+    SoundFile takes it for one that cannot seek: else it would seek to where it is after every read, which spoils MP3's
+    decoder, and which libsndfile cannot do at an end that it does not know.
 
     Args:
         source: what SoundFile takes.
@@ -56,7 +57,8 @@ class OnwardFile(soundfile.SoundFile):
 
 
 class CountedFile(OnwardFile):
-    """A file whose header does not say how long it is, or only estimates it: FLAC written to a pipe, MP3 without a length tag.
+    """A file whose header does not say how long it is, or only estimates it: FLAC written to a pipe, MP3 without a
+    length tag.
 
     Its length is counted by decoding it once, at constant memory, and remembered by this process.
 

@@ -4,7 +4,8 @@
     latent frames  B x T x C   quantizer           codewords of the masked frames: the targets, B x M
          |                     masking             spans of frames become mask_emb
          v
-    context        B x T x C   encoder             positions (positional_convolution), transformer or conformer (conformer_encoder)
+    context        B x T x C   encoder             positions (positional_convolution), transformer or conformer
+    (conformer_encoder)
          |
          v                     contrastive         each masked frame's target among N negatives
     logits         (1+N) x B x M

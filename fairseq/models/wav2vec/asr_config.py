@@ -18,16 +18,23 @@ def _help(text: str) -> dict[str, Any]:
 
 @dataclass
 class Wav2Vec2AsrConfig(FairseqDataclass):
-    """What fine-tuning changes of a pre-trained model. The model itself is described by `w2v_args`, which a checkpoint brings along."""
+    """What fine-tuning changes of a pre-trained model. The model itself is described by `w2v_args`, which a
+    checkpoint brings along.
+    """
 
-    w2v_path: str = field(default=MISSING, metadata=_help("pre-trained (or fine-tuned) checkpoint, read where w2v_args is not set"))
-    no_pretrained_weights: bool = field(default=False, metadata=_help("take the checkpoint's config only, and random weights"))
+    w2v_path: str = field(
+        default=MISSING, metadata=_help("pre-trained (or fine-tuned) checkpoint, read where w2v_args is not set")
+    )
+    no_pretrained_weights: bool = field(
+        default=False, metadata=_help("take the checkpoint's config only, and random weights")
+    )
     dropout_input: float = field(default=0.0, metadata=_help("dropout of the features that the encoder gets"))
     final_dropout: float = field(default=0.0, metadata=_help("dropout of the encoder's output"))
     dropout: float = field(default=0.0, metadata=_help("dropout in the encoder"))
     attention_dropout: float = field(default=0.0, metadata=_help("dropout of attention weights"))
     activation_dropout: float = field(
-        default=0.0, metadata=_help("dropout after the activation of a feed-forward layer") | {"argparse_alias": "--relu-dropout"}
+        default=0.0,
+        metadata=_help("dropout after the activation of a feed-forward layer") | {"argparse_alias": "--relu-dropout"},
     )
 
     # masks over time, in training only
@@ -35,47 +42,73 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
     mask_length: int = field(default=10, metadata=_help("frames of a masked span"))
     mask_prob: float = field(default=0.5, metadata=_help("share of frames in masked spans, if none overlapped"))
     mask_selection: MASKING_DISTRIBUTION_CHOICES = field(default="static", metadata=_help("how span lengths are drawn"))
-    mask_other: float = field(default=0, metadata=_help("second parameter of that draw (uniform: shortest; normal: deviation)"))
+    mask_other: float = field(
+        default=0, metadata=_help("second parameter of that draw (uniform: shortest; normal: deviation)")
+    )
     no_mask_overlap: bool = field(default=False, metadata=_help("spans do not overlap"))
     mask_min_space: Optional[int] = field(default=1, metadata=_help("frames between spans that do not overlap"))
-    require_same_masks: bool = field(default=True, metadata=_help("equally many masked frames a row, where the model draws the masks"))
+    require_same_masks: bool = field(
+        default=True, metadata=_help("equally many masked frames a row, where the model draws the masks")
+    )
     mask_dropout: float = field(default=0.0, metadata=_help("share of masked frames that is unmasked again"))
 
     # masks over channels
     mask_channel_length: int = field(default=10, metadata=_help("channels of a masked span"))
-    mask_channel_prob: float = field(default=0.0, metadata=_help("share of channels in masked spans, if none overlapped"))
-    mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(default="static", metadata=_help("how these lengths are drawn"))
+    mask_channel_prob: float = field(
+        default=0.0, metadata=_help("share of channels in masked spans, if none overlapped")
+    )
+    mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(
+        default="static", metadata=_help("how these lengths are drawn")
+    )
     mask_channel_other: float = field(default=0, metadata=_help("second parameter of that draw"))
     no_mask_channel_overlap: bool = field(default=False, metadata=_help("channel spans do not overlap"))
 
     freeze_finetune_updates: int = field(default=0, metadata=_help("updates that train the output layer alone"))
-    feature_grad_mult: float = field(default=0.0, metadata=_help("the feature extractor's gradient is multiplied by this; 0: it is frozen"))
+    feature_grad_mult: float = field(
+        default=0.0, metadata=_help("the feature extractor's gradient is multiplied by this; 0: it is frozen")
+    )
     layerdrop: float = field(default=0.0, metadata=_help("probability of leaving out a block, in training"))
     drop_path: float = field(default=0, metadata=_help("data2vec 2's; only 0 is offered"))
-    mask_channel_min_space: Optional[int] = field(default=1, metadata=_help("channels between spans that do not overlap"))
+    mask_channel_min_space: Optional[int] = field(
+        default=1, metadata=_help("channels between spans that do not overlap")
+    )
     mask_channel_before: bool = field(default=False, metadata=_help("channels are masked before frames"))
     normalize: bool = II("task.normalize")
     update_alibi: bool = field(default=True, metadata=_help("data2vec 2's; has no effect"))
     data: str = II("task.data")
-    w2v_args: Any = field(default=None, metadata=_help("the pre-training config; filled from w2v_path, and kept in checkpoints"))
+    w2v_args: Any = field(
+        default=None, metadata=_help("the pre-training config; filled from w2v_path, and kept in checkpoints")
+    )
     offload_activations: bool = field(default=False, metadata=_help("not offered: see checkpoint_activations"))
     min_params_to_wrap: int = field(default=100_000_000, metadata=_help("fully sharded training's; has no effect"))
-    checkpoint_activations: bool = field(default=False, metadata=_help("recompute blocks in backward: less memory, more time"))
+    checkpoint_activations: bool = field(
+        default=False, metadata=_help("recompute blocks in backward: less memory, more time")
+    )
     ddp_backend: str = II("distributed_training.ddp_backend")
 
     # of fairseq after 0.12.2
     zero_mask: bool = field(default=False, metadata=_help("masked frames are 0 in place of the learned vector"))
-    load_ema: bool = field(default=False, metadata=_help("start from the running average of the checkpoint's weights (ema.store_ema)"))
-    layer_decay: float = field(default=1, metadata=_help("only 1 is offered: give optimizer composite groups in place of it"))
-    layer_type: str = field(default="transformer", metadata=_help("for adapters, which are not offered; w2v_args has the kind of block"))
+    load_ema: bool = field(
+        default=False, metadata=_help("start from the running average of the checkpoint's weights (ema.store_ema)")
+    )
+    layer_decay: float = field(
+        default=1, metadata=_help("only 1 is offered: give optimizer composite groups in place of it")
+    )
+    layer_type: str = field(
+        default="transformer", metadata=_help("for adapters, which are not offered; w2v_args has the kind of block")
+    )
     adp_num: int = field(default=-1, metadata=_help("adapters; only -1, none, is offered"))
     adp_dim: int = field(default=64, metadata=_help("their width"))
     adp_act_fn: str = field(default="relu", metadata=_help("their activation"))
     adp_trf_idx: str = field(default="all", metadata=_help("their layers"))
-    freeze_regex: Optional[str] = field(default=None, metadata=_help("parameters whose name this matches at its start are not trained"))
+    freeze_regex: Optional[str] = field(
+        default=None, metadata=_help("parameters whose name this matches at its start are not trained")
+    )
 
     # of 0.12.2 only, where data-loading workers read them; here the model's own count
-    conv_feature_layers: Optional[str] = field(default=_CONV_FEATURE_LAYERS, metadata=_help("has no effect: w2v_args has it"))
+    conv_feature_layers: Optional[str] = field(
+        default=_CONV_FEATURE_LAYERS, metadata=_help("has no effect: w2v_args has it")
+    )
     encoder_embed_dim: Optional[int] = field(default=768, metadata=_help("has no effect: w2v_args has it"))
 
 

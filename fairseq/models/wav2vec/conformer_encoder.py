@@ -13,14 +13,18 @@ from fairseq.modules.dropout import dropout
 class ConformerEncoder(TransformerEncoder):
     """A stack of conformer blocks that see positions in their attention.
 
-    fairseq: the positional convolution has its parameters here too, although nothing uses them (they never get a gradient):
-    checkpoints and the optimizer's parameter indices count them.
+    fairseq: the positional convolution has its parameters here too, although nothing uses them (they never get a
+    gradient): checkpoints and the optimizer's parameter indices count them.
     """
 
     def __init__(self, args: Wav2Vec2Config) -> None:
         super().__init__(args)
         self.pos_enc_type = args.pos_enc_type
-        self.embed_positions = RelPositionalEncoding(args.max_positions, args.encoder_embed_dim) if args.pos_enc_type == "rel_pos" else None
+        self.embed_positions = (
+            RelPositionalEncoding(args.max_positions, args.encoder_embed_dim)
+            if args.pos_enc_type == "rel_pos"
+            else None
+        )
 
     def build_encoder_layer(self, args: Wav2Vec2Config) -> nn.Module:
         return conformer_layer(args, pos_enc_type=args.pos_enc_type)

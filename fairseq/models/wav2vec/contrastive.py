@@ -1,7 +1,8 @@
 """The contrastive task: which of N+1 candidates is a masked frame's own target (Baevski et al. 2020, equation 3)?
 
 Letters: B utterances, M masked frames a row, K candidates a row (its M masked frames, or all T), N negatives, D width.
-All logits are B x M x (1 + N), candidate 0 being the positive. Negatives that are the positive itself count as impossible.
+All logits are B x M x (1 + N), candidate 0 being the positive. Negatives that are the positive itself count as
+impossible.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ class Candidates(NamedTuple):
 
 
 def draw_within_rows(candidates: Candidates, num_negatives: int) -> Tensor:
-    """Negatives of each masked frame, uniform over its utterance's other valid candidates, with replacement; int64, B x M x N.
+    """Negatives of each masked frame, uniform over its utterance's other valid candidates, with replacement; int64, B x
+    M x N.
 
-    Drawn on the device from its default generator. Rows with fewer than two candidates get indices that are in range and mean nothing.
+    Drawn on the device from its default generator. Rows with fewer than two candidates get indices that are in range
+    and mean nothing.
     """
     own, counts = candidates.own, candidates.counts
     drawn = _uniform_below((counts - 1).view(-1, 1, 1), (*own.shape, num_negatives))
@@ -72,7 +75,9 @@ def logits_within_rows(x: Tensor, candidates: Candidates, negatives: Tensor, tem
 
 
 def logits_across_rows(x: Tensor, candidates: Candidates, negatives: Tensor, temperature: float) -> Tensor:
-    """Logits of negatives from any utterance, without the positive: B x M x N, `negatives` pointing into the B*K candidates."""
+    """Logits of negatives from any utterance, without the positive: B x M x N, `negatives` pointing into the B*K
+    candidates.
+    """
     B, M = negatives.shape[:2]
     similarity = unit(x).flatten(0, 1) @ unit(candidates.targets).flatten(0, 1).t()  # BM x BK
     logits = similarity.gather(1, negatives.flatten(0, 1)).view(negatives.shape) / temperature
@@ -91,17 +96,20 @@ def logits_against_codebook(x: Tensor, drawn: Tensor, is_positive: Tensor, tempe
     return _fill(torch.einsum("bmd,bmnd->bmn", unit(x), unit(drawn)) / temperature, is_positive)
 
 
-# -- by fairseq's names, for callers with losses of their own ----------------------------------------------------------------------
+# -- by fairseq's names, for callers with losses of their own ----------------------------------------------------------
 
 
-def sample_negatives(y: Tensor, num: int, num_within: int, num_across: int, padding_count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Negatives for `num` frames of each row, drawn on the host from torch's default generator: fairseq's numbers after the same seed.
+def sample_negatives(
+    y: Tensor, num: int, num_within: int, num_across: int, padding_count: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Negatives for `num` frames of each row, drawn on the host from torch's default generator: fairseq's numbers after
+    the same seed.
 
     Args:
         y: candidates, B x K x D.
         num_within: negatives from a frame's own row, never the frame itself.
-        num_across: further negatives from all rows. fairseq: these avoid the frame itself in the first row only, and where both kinds are
-            drawn, a frame may get those that were drawn for another.
+        num_across: further negatives from all rows. fairseq: these avoid the frame itself in the first row only, and
+            where both kinds are drawn, a frame may get those that were drawn for another.
         padding_count: candidates at the end of a row that are padding, and not drawn from its own row.
     Returns:
         N x B x num x D, and their indices into the B*K candidates, int64, B x (num*N); empty tensors where N is 0.
@@ -113,7 +121,9 @@ def sample_negatives(y: Tensor, num: int, num_within: int, num_across: int, padd
     B, K, D = y.shape
     valid = K - (padding_count or 0)
     if valid < 2:
-        raise ValueError(f"negatives need two candidates in a row; these are {B} rows of {K}, {padding_count or 0} of them padding")
+        raise ValueError(
+            f"negatives need two candidates in a row; these are {B} rows of {K}, {padding_count or 0} of them padding"
+        )
 
     def draw(count: int, high: int) -> Tensor:
         own = torch.arange(num).repeat_interleave(count)
@@ -131,7 +141,8 @@ def sample_negatives(y: Tensor, num: int, num_within: int, num_across: int, padd
 
 
 def compute_preds(x: Tensor, y: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Logits of the positive and its negatives: cosine similarities over the temperature, (1+N) x B x T, in the dtype of `x`.
+    """Logits of the positive and its negatives: cosine similarities over the temperature, (1+N) x B x T, in the dtype
+    of `x`.
 
     Args:
         x: predictions, B x T x D.
@@ -159,7 +170,9 @@ def _same_target(candidates: Candidates, negatives: Tensor) -> Tensor:
 
 
 def _same_vector(targets: Tensor, own: Tensor, negatives: Tensor) -> Tensor:
-    """The same for one row of continuous targets, K x D, M, M x N -> M x N, by comparing every number; one row bounds the memory."""
+    """The same for one row of continuous targets, K x D, M, M x N -> M x N, by comparing every number; one row
+    bounds the memory.
+    """
     targets = targets.detach()
     return (targets[own].unsqueeze(1) == targets.unsqueeze(0)).all(-1).gather(1, negatives)
 

@@ -27,8 +27,8 @@ LayerResult = tuple[Tensor, Any, Any]  # output, attention weights (or the layer
 class TransformerEncoder(nn.Module):
     """Positional convolution and a stack of blocks (Baevski et al. 2020, section 2, "Contextualized representations").
 
-    `static_layerdrop`: a dropped block is computed and multiplied by 0 instead of left out, so that all processes and all updates run
-    the same graph and every parameter has a gradient; values and gradients are those of leaving it out.
+    `static_layerdrop`: a dropped block is computed and multiplied by 0 instead of left out, so that all processes and
+    all updates run the same graph and every parameter has a gradient; values and gradients are those of leaving it out.
     """
 
     def __init__(self, args: Wav2Vec2Config) -> None:
@@ -43,7 +43,9 @@ class TransformerEncoder(nn.Module):
         self.length_aware = False  # see modules/length_aware.py
 
         if args.pos_conv_depth > 1:
-            self.pos_conv = stacked_pos_conv(self.embedding_dim, args.conv_pos, args.conv_pos_groups, args.pos_conv_depth)
+            self.pos_conv = stacked_pos_conv(
+                self.embedding_dim, args.conv_pos, args.conv_pos_groups, args.pos_conv_depth
+            )
         else:
             self.pos_conv = make_conv_pos(self.embedding_dim, args.conv_pos, args.conv_pos_groups)
         self.layers = nn.ModuleList([self._wrapped_layer(args) for _ in range(args.encoder_layers)])
@@ -79,8 +81,8 @@ class TransformerEncoder(nn.Module):
         Args:
             x: B x T x C.
             padding_mask: B x T, true where a frame is padding; None: there is no padding.
-            layer: stop after this block (0 is the first) and return its output, without the final norm of a pre-norm model. A negative
-                number, or one past the last block, runs all blocks, also without that norm.
+            layer: stop after this block (0 is the first) and return its output, without the final norm of a pre-norm
+                model. A negative number, or one past the last block, runs all blocks, also without that norm.
             corpus_key: accepted for fairseq's adapters, which are not offered.
         Returns:
             B x T x C, and the results of the blocks that ran.
@@ -110,15 +112,21 @@ class TransformerEncoder(nn.Module):
 
         x = dropout(x, self.dropout, self.training)
         x = x.transpose(0, 1)  # B x T x C -> T x B x C
-        x, layer_results = self._run_layers(x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False)
+        x, layer_results = self._run_layers(
+            x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False
+        )
         x = x.transpose(0, 1)
         if is_filled:  # cut to a count, not by one, which may be 0 in a trace
             x = x[:, :num_frames]
-            layer_results = [tuple(part if part is None else part[:num_frames] for part in result) for result in layer_results]
+            layer_results = [
+                tuple(part if part is None else part[:num_frames] for part in result) for result in layer_results
+            ]
         return x, layer_results
 
     def _positions(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """What the positional convolution gives for B x T x C; a stack of several sees no padding if the encoder is length-aware."""
+        """What the positional convolution gives for B x T x C; a stack of several sees no padding if the encoder is
+        length-aware.
+        """
         x = x.transpose(1, 2)
         if not self.length_aware or padding_mask is None or self.args.pos_conv_depth == 1:
             return self.pos_conv(x).transpose(1, 2)
@@ -126,7 +134,9 @@ class TransformerEncoder(nn.Module):
             x = block(x.masked_fill(padding_mask.unsqueeze(1), 0))
         return x.transpose(1, 2)
 
-    def _run_layers(self, x: Tensor, tgt_layer: int | None, min_layer: int, **layer_arguments: Any) -> tuple[Tensor, list[LayerResult]]:
+    def _run_layers(
+        self, x: Tensor, tgt_layer: int | None, min_layer: int, **layer_arguments: Any
+    ) -> tuple[Tensor, list[LayerResult]]:
         """The blocks up to `tgt_layer` (all for None or a negative number), with layerdrop; T x B x C."""
         layers = self.layers if tgt_layer is None or tgt_layer < 0 else self.layers[: tgt_layer + 1]
         drop = LayerDrop.draw(len(self.layers), self.layerdrop, self.training, self.static_layerdrop, x)
@@ -155,21 +165,25 @@ class LayerDrop(NamedTuple):
     """Which blocks of one forward pass are dropped (Fan et al. 2019)."""
 
     dropped: list[bool]  # per block, on the host; not known there if graphs are kept
-    keep: Tensor | None  # 1 or 0 per block, on the device, if dropped blocks are computed and undone; None if they are skipped
+    # 1 or 0 per block, on the device, if dropped blocks are computed and undone; None if they are skipped
+    keep: Tensor | None
     seeds: list[int] | None  # per block, for its dropout; None: it draws from the generator as it stands
 
     @classmethod
     def draw(cls, num_layers: int, probability: float, training: bool, static: bool, like: Tensor) -> LayerDrop:
         """Flags from torch's default CPU generator: they are needed on the host, and no device must be waited for.
 
-        A skipped block draws no dropout, a computed one does. So that what comes after does not depend on that, each block has a seed of
-        its own, and one process, which skips, trains what several do, which compute and undo.
+        A skipped block draws no dropout, a computed one does. So that what comes after does not depend on that, each
+        block has a seed of its own, and one process, which skips, trains what several do, which compute and undo.
         """
         if not training or probability <= 0:
             return cls([False] * num_layers, None, None)
         if static and utils.is_hpu_tensor(like):
-            # hpu: drawn on the device, so that a compiled graph draws anew each time; a new seed in its middle would count for all of it
-            return cls([False] * num_layers, (torch.rand(num_layers, device=like.device) > probability).to(like.dtype), None)
+            # hpu: drawn on the device, so that a compiled graph draws anew each time; a new seed in its middle would
+            # count for all of it
+            return cls(
+                [False] * num_layers, (torch.rand(num_layers, device=like.device) > probability).to(like.dtype), None
+            )
         flags = torch.rand(num_layers) <= probability
         keep = (~flags).to(device=like.device, dtype=like.dtype, non_blocking=True) if static else None
         seeds = torch.randint(2**62, (num_layers,)).numpy().tolist()
@@ -184,14 +198,18 @@ class LayerDrop(NamedTuple):
         return self.keep is None and self.dropped[number]
 
     def keep_or_undo(self, number: int, after: Tensor, before: Tensor) -> Tensor:
-        """The block's output, or its input where it is dropped: exactly one of the two, since the other is multiplied by 0."""
+        """The block's output, or its input where it is dropped: exactly one of the two, since the other is
+        multiplied by 0.
+        """
         if self.keep is None:
             return after
         return after * self.keep[number] + before * (1 - self.keep[number])
 
 
 class TransformerSentenceEncoderLayer(nn.Module):
-    """Self-attention and a feed-forward layer, each with a residual and a layer norm before (pre-norm) or after it; T x B x C."""
+    """Self-attention and a feed-forward layer, each with a residual and a layer norm before (pre-norm) or after it;
+    T x B x C.
+    """
 
     def __init__(
         self,
@@ -211,7 +229,9 @@ class TransformerSentenceEncoderLayer(nn.Module):
         self.activation_fn = utils.get_activation_fn(activation_fn)
         self.layer_norm_first = layer_norm_first
 
-        self.self_attn = MultiheadAttention(embedding_dim, num_attention_heads, dropout=attention_dropout, self_attention=True)
+        self.self_attn = MultiheadAttention(
+            embedding_dim, num_attention_heads, dropout=attention_dropout, self_attention=True
+        )
         self.dropout1 = FairseqDropout(dropout)
         self.dropout2 = FairseqDropout(activation_dropout)
         self.dropout3 = FairseqDropout(dropout)

@@ -27,14 +27,19 @@ class ConvFeatureExtractionModel(nn.Module):
     Args:
         conv_layers: (channels, kernel, stride) per layer, first layer first.
         dropout: after each convolution.
-        mode: "default", a group norm of one channel a group after the first convolution only, or "layer_norm", a layer norm after each.
+        mode: "default", a group norm of one channel a group after the first convolution only, or "layer_norm", a layer
+            norm after each.
         conv_bias: biases in the convolutions.
     Raises:
         ValueError: another mode.
     """
 
     def __init__(
-        self, conv_layers: Sequence[tuple[int, int, int]], dropout: float = 0.0, mode: str = "default", conv_bias: bool = False
+        self,
+        conv_layers: Sequence[tuple[int, int, int]],
+        dropout: float = 0.0,
+        mode: str = "default",
+        conv_bias: bool = False,
     ) -> None:
         super().__init__()
         if mode not in ("default", "layer_norm"):
@@ -57,14 +62,18 @@ class ConvFeatureExtractionModel(nn.Module):
 
         Args:
             x: B x S.
-            num_samples: valid samples of each utterance, B, to keep padding out of the group norm's statistics; None: all count.
+            num_samples: valid samples of each utterance, B, to keep padding out of the group norm's statistics; None:
+                all count.
         Returns:
             B x C x T.
         Raises:
             ValueError: `x` is not 2-D.
         """
         if x.dim() != 2:
-            raise ValueError(f"audio must be B x S (utterances, samples), not of shape {tuple(x.shape)}. One waveform: wave.reshape(1, -1)")
+            raise ValueError(
+                f"audio must be B x S (utterances, samples), not of shape {tuple(x.shape)}. One waveform: "
+                "wave.reshape(1, -1)"
+            )
         first = self.conv_layers[0]
         form = device_layer.of(x).conv_form(first.conv.out_channels, compute_dtype(x))
         if form == "matmul" and not is_hpu_tensor(x):
@@ -98,7 +107,9 @@ class ConvBlock(nn.Sequential):
         return self[0]
 
     def forward(self, x: Tensor, form: str = "conv1d", num_samples: Tensor | None = None) -> Tensor:
-        """B x C x T -> B x C' x T', the convolution in this form; `num_samples` (B) of the input count in a group norm's statistics."""
+        """B x C x T -> B x C' x T', the convolution in this form; `num_samples` (B) of the input count in a group
+        norm's statistics.
+        """
         x = convolve_over_time(x, self.conv, form)
         for module in list(self)[1:]:  # a slice would be another ConvBlock
             x = module(x, self._lengths(num_samples)) if isinstance(module, Fp32GroupNorm) else module(x)
@@ -107,7 +118,9 @@ class ConvBlock(nn.Sequential):
     def _lengths(self, num_samples: Tensor | None) -> Tensor | None:
         return None if num_samples is None else (num_samples - self.conv.kernel_size[0]) // self.conv.stride[0] + 1
 
-    def time_first_on_audio(self, source: Tensor, num_frames: int, num_rows: int, num_samples: Tensor | None = None) -> Tensor:
+    def time_first_on_audio(
+        self, source: Tensor, num_frames: int, num_rows: int, num_samples: Tensor | None = None
+    ) -> Tensor:
         """The first layer: B x S -> B x num_rows x C, of which `num_frames` rows are valid."""
         columns = windows(source, self.conv.kernel_size[0], self.conv.stride[0], num_rows)
         if isinstance(self[2], nn.GroupNorm):

@@ -1,4 +1,6 @@
-"""Masks over frames and channels, in static shapes: a boolean mask B x T, and the masked frames as positions B x M with weights."""
+"""Masks over frames and channels, in static shapes: a boolean mask B x T, and the masked frames as positions B x M
+with weights.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from fairseq.data.masking import MIN_TIME_MASKS
 
 
 class MaskSettings(Protocol):
-    """Settings that masks are drawn with: fields of Wav2Vec2Config, and attributes of the model, which callers may set after loading."""
+    """Settings that masks are drawn with: fields of Wav2Vec2Config, and attributes of the model, which callers may
+    set after loading.
+    """
 
     mask_prob: float
     mask_length: int
@@ -53,15 +57,16 @@ def frame_mask(
 ) -> FrameMask | None:
     """The mask that a forward pass uses, from what the caller gave.
 
-    The data-loading worker gives all three; then nothing here waits for the device. A boolean mask alone is read on the host, and without
-    one it is drawn as the config says, as fairseq does.
+    The data-loading worker gives all three; then nothing here waits for the device. A boolean mask alone is read on the
+    host, and without one it is drawn as the config says, as fairseq does.
 
     Args:
         features: B x T x C, for the shape and the device.
     Returns:
         None where `mask_prob` is 0 and no mask was given.
     Raises:
-        ValueError: positions without weights, or the other way round; a boolean mask of another shape, or one that masks no frame.
+        ValueError: positions without weights, or the other way round; a boolean mask of another shape, or one that
+            masks no frame.
     """
     if (positions is None) != (weights is None):
         raise ValueError("masked_positions and masked_weights belong together: one is given, the other is not")
@@ -75,15 +80,20 @@ def frame_mask(
             positions, weights = _inside(T, positions, weights)
         return FrameMask(indices[:, :T], positions, weights)
     if indices is not None and (indices.dim() != 2 or indices.size(0) != B or indices.size(1) < T):
-        raise ValueError(f"mask_indices is {' x '.join(map(str, indices.shape))}; this audio gives {B} x {T} (utterances x frames)")
+        raise ValueError(
+            f"mask_indices is {' x '.join(map(str, indices.shape))}; this audio gives {B} x {T} (utterances x frames)"
+        )
     indices = masked_frames(settings, features, padding_mask, None) if indices is None else indices[:, :T]
     return None if indices is None else FrameMask(indices, *positions_of(indices))
 
 
-def masked_frames(settings: MaskSettings, features: Tensor, padding_mask: Tensor | None, indices: Tensor | None) -> Tensor | None:
+def masked_frames(
+    settings: MaskSettings, features: Tensor, padding_mask: Tensor | None, indices: Tensor | None
+) -> Tensor | None:
     """Masked frames, bool, B x T: as given, or drawn with these settings; None where `mask_prob` is 0, as in fairseq.
 
-    This is all that a model needs if it predicts nothing at the masked frames, as in fine-tuning. A given mask is not read on the host.
+    This is all that a model needs if it predicts nothing at the masked frames, as in fine-tuning. A given mask is not
+    read on the host.
     """
     B, T = features.shape[:2]
     if settings.mask_prob <= 0:
@@ -120,14 +130,18 @@ def positions_of(indices: Tensor) -> tuple[Tensor, Tensor]:
     counts = indices.sum(dim=1)
     largest = int(counts.max())
     if largest == 0:
-        raise ValueError("mask_indices masks no frame of any utterance: there is nothing to predict; mask some, or give mask=False")
+        raise ValueError(
+            "mask_indices masks no frame of any utterance: there is nothing to predict; mask some, or give mask=False"
+        )
     positions = (~indices).to(torch.uint8).argsort(dim=1, stable=True)[:, :largest]  # masked frames first, in order
     counted = (torch.arange(largest, device=indices.device) < counts.unsqueeze(1)) & (counts.unsqueeze(1) >= 2)
     return positions, counted.float()
 
 
 def channel_mask(settings: MaskSettings, features: Tensor, indices: Tensor | None) -> Tensor | None:
-    """Masked channels, bool, B x 1 x C: as given (B x C, or fairseq's B x T x C), or drawn with these settings; None for none."""
+    """Masked channels, bool, B x 1 x C: as given (B x C, or fairseq's B x T x C), or drawn with these settings;
+    None for none.
+    """
     if settings.mask_channel_prob <= 0:
         return None
     if indices is None:

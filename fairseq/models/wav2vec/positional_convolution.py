@@ -1,4 +1,6 @@
-"""Relative positions as a wide grouped convolution over the frames (Mohamed et al. 2019; Baevski et al. 2020, section 2)."""
+"""Relative positions as a wide grouped convolution over the frames (Mohamed et al. 2019; Baevski et al. 2020,
+section 2).
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from fairseq.modules.time_convolution import compute_dtype
 
 
 class WeightNormConv1d(nn.Module):
-    """Same-length convolution whose weight is a direction `weight_v` times a length `weight_g` a tap (Salimans and Kingma 2016).
+    """Same-length convolution whose weight is a direction `weight_v` times a length `weight_g` a tap (Salimans and
+    Kingma 2016).
 
-    Names and order of the parameters are those of torch's hook-based weight norm over dim 2: bias, weight_g (1 x 1 x K),
-    weight_v (C x C/groups x K). An even kernel gives one frame too many (see SamePad).
+    Names and order of the parameters are those of torch's hook-based weight norm over dim 2: bias, weight_g (1 x 1 x
+    K), weight_v (C x C/groups x K). An even kernel gives one frame too many (see SamePad).
 
     Args:
         channels: C, a multiple of `groups`.
@@ -29,12 +32,16 @@ class WeightNormConv1d(nn.Module):
     def __init__(self, channels: int, kernel_size: int, groups: int) -> None:
         super().__init__()
         if channels % groups != 0:
-            raise ValueError(f"{channels} channels (model.encoder_embed_dim) cannot be split over model.conv_pos_groups={groups}")
+            raise ValueError(
+                f"{channels} channels (model.encoder_embed_dim) cannot be split over model.conv_pos_groups={groups}"
+            )
         self.kernel_size = (kernel_size,)
         self.padding = kernel_size // 2
         self.groups = groups
         # Var[output] is 4/groups of the input's for unit-variance input, whatever the kernel
-        weight = torch.empty(channels, channels // groups, kernel_size).normal_(std=math.sqrt(4 / (kernel_size * channels)))
+        weight = torch.empty(channels, channels // groups, kernel_size).normal_(
+            std=math.sqrt(4 / (kernel_size * channels))
+        )
         self.bias = nn.Parameter(torch.zeros(channels))
         self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
         self.weight_v = nn.Parameter(weight)
@@ -43,7 +50,9 @@ class WeightNormConv1d(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight itself, C x C/groups x K, a new tensor each time unless it is frozen."""
-        return torch._weight_norm(self.weight_v, self.weight_g, 2) if self._frozen_weight is None else self._frozen_weight
+        return (
+            torch._weight_norm(self.weight_v, self.weight_g, 2) if self._frozen_weight is None else self._frozen_weight
+        )
 
     def freeze_weight(self, dtype: torch.dtype) -> None:
         """Compute the weight once, for inference. It no longer follows its parameters."""
@@ -51,11 +60,13 @@ class WeightNormConv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         form = device_layer.of(x).pos_conv_form(compute_dtype(x))
-        # over a 1 x T image; the encoder's frames have their channels side by side in memory already. Not with one channel a group: oneDNN
-        # then takes minutes to write its kernel in bf16
+        # over a 1 x T image; the encoder's frames have their channels side by side in memory already. Not with one
+        # channel a group: oneDNN then takes minutes to write its kernel in bf16
         if form == "conv2d" and self.groups < x.size(1):
             image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-            return F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, self.padding), groups=self.groups).squeeze(2)
+            return F.conv2d(
+                image, self.weight.unsqueeze(2), self.bias, padding=(0, self.padding), groups=self.groups
+            ).squeeze(2)
         if form == "blocks":
             return block_convolution(x, self.weight, self.bias, self.padding, self.groups)
         return F.conv1d(x, self.weight, self.bias, padding=self.padding, groups=self.groups)
@@ -73,10 +84,11 @@ def multiply_adds(form: str, channels: int, kernel_size: int, groups: int) -> in
 def block_convolution(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
     """`F.conv1d(x, weight, bias, padding=padding, groups=groups)` as products of matrices; B x C x T.
 
-    `BLOCK` output frames side by side are one row of `BLOCK * C/groups` numbers, each a sum over the frames of the blocks that they see:
-    for each of these blocks, the input's rows times a matrix that holds the taps, shifted by one frame from output frame to output frame.
-    A grouped convolution of few channels a group, which matrix engines do badly, becomes batched products that are wide enough for them,
-    for (K + BLOCK) / K times the operations. Whether that pays on Gaudi was not measured. Products add up in fp32.
+    `BLOCK` output frames side by side are one row of `BLOCK * C/groups` numbers, each a sum over the frames of the
+    blocks that they see: for each of these blocks, the input's rows times a matrix that holds the taps, shifted by one
+    frame from output frame to output frame. A grouped convolution of few channels a group, which matrix engines do
+    badly, becomes batched products that are wide enough for them, for (K + BLOCK) / K times the operations. Whether
+    that pays on Gaudi was not measured. Products add up in fp32.
     """
     B, C, T = x.shape
     width, kernel_size = weight.size(1), weight.size(2)
@@ -86,7 +98,10 @@ def block_convolution(x: Tensor, weight: Tensor, bias: Tensor, padding: int, gro
     x = F.pad(x, (padding, num_in * BLOCK - T - padding))
     rows = x.view(B, groups, width, num_in, BLOCK).permute(1, 0, 3, 4, 2).reshape(groups, B, num_in, BLOCK * width)
     taps = _shifted_taps(weight.view(groups, C // groups, width, kernel_size), num_read)
-    parts = [torch.bmm(rows[:, :, ahead : ahead + num_out].flatten(1, 2), taps[:, ahead]).float() for ahead in range(num_read)]
+    parts = [
+        torch.bmm(rows[:, :, ahead : ahead + num_out].flatten(1, 2), taps[:, ahead]).float()
+        for ahead in range(num_read)
+    ]
     out = sum(parts[1:], parts[0]).view(groups, B, num_out, BLOCK, C // groups)
     out = out.permute(1, 0, 4, 2, 3).reshape(B, C, num_out * BLOCK)[:, :, :T_out]
     return (out + bias.unsqueeze(-1)).to(compute_dtype(x))
@@ -100,13 +115,15 @@ def _blocks_read(kernel_size: int) -> int:
 def _shifted_taps(weight: Tensor, num_read: int) -> Tensor:
     """A weight G x D' x D x K as one matrix for each block read: G x num_read x (BLOCK*D) x (BLOCK*D').
 
-    Input frame j meets output frame l by tap j - l. Rows of taps and zeros, one number longer than the frames read, are written behind
-    each other and read in rows that are not longer: each row then starts one tap earlier than the one before.
+    Input frame j meets output frame l by tap j - l. Rows of taps and zeros, one number longer than the frames read, are
+    written behind each other and read in rows that are not longer: each row then starts one tap earlier than the one
+    before.
     """
     G, out_width, in_width, kernel_size = weight.shape
     frames = num_read * BLOCK
     padded = F.pad(weight, (0, frames + 1 - kernel_size)).unsqueeze(3).expand(-1, -1, -1, BLOCK, -1)
-    by_frame = padded.flatten(3)[..., : BLOCK * frames].unflatten(3, (BLOCK, num_read, BLOCK))  # G x D' x D x l x block x j in it
+    # G x D' x D x l x block x j in it
+    by_frame = padded.flatten(3)[..., : BLOCK * frames].unflatten(3, (BLOCK, num_read, BLOCK))
     return by_frame.permute(0, 4, 5, 2, 3, 1).reshape(G, num_read, BLOCK * in_width, BLOCK * out_width)
 
 
@@ -116,7 +133,9 @@ def make_conv_pos(channels: int, kernel_size: int, groups: int) -> nn.Sequential
 
 
 def stacked_pos_conv(channels: int, kernel_size: int, groups: int, depth: int) -> nn.Sequential:
-    """`depth` narrow convolutions that see as far as one of `kernel_size`, each with a layer norm and GELU; B x C x T."""
+    """`depth` narrow convolutions that see as far as one of `kernel_size`, each with a layer norm and GELU; B x C x
+    T.
+    """
     kernel = max(3, kernel_size // depth)
     return nn.Sequential(
         *[

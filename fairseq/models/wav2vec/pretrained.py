@@ -24,12 +24,29 @@ PRETRAINING_ONLY = ("quantizer.", "project_q.", "target_glu.", "final_proj.")
 REPLACED = {
     name: name
     for name in (
-        "dropout", "activation_dropout", "dropout_input", "attention_dropout",
-        "mask_length", "mask_prob", "mask_selection", "mask_other", "no_mask_overlap", "mask_min_space", "require_same_masks",
-        "mask_dropout", "mask_channel_length", "mask_channel_prob", "mask_channel_selection", "mask_channel_other",
-        "no_mask_channel_overlap", "mask_channel_min_space", "mask_channel_before", "feature_grad_mult", "checkpoint_activations",
+        "dropout",
+        "activation_dropout",
+        "dropout_input",
+        "attention_dropout",
+        "mask_length",
+        "mask_prob",
+        "mask_selection",
+        "mask_other",
+        "no_mask_overlap",
+        "mask_min_space",
+        "require_same_masks",
+        "mask_dropout",
+        "mask_channel_length",
+        "mask_channel_prob",
+        "mask_channel_selection",
+        "mask_channel_other",
+        "no_mask_channel_overlap",
+        "mask_channel_min_space",
+        "mask_channel_before",
+        "feature_grad_mult",
+        "checkpoint_activations",
     )
-} | {"layerdrop": "encoder_layerdrop"}  # fmt: skip
+} | {"layerdrop": "encoder_layerdrop"}
 
 _reader: list[Callable[[str], tuple[Any, State]]] = []
 
@@ -72,12 +89,18 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
     if averaged:
         weights = (state.get("extra_state") or {}).get("ema")
         if not weights:
-            raise ValueError(f"model.load_ema is true, but {path} holds no averaged weights: it was written without ema.store_ema=true")
+            raise ValueError(
+                f"model.load_ema is true, but {path} holds no averaged weights: it was written without "
+                "ema.store_ema=true"
+            )
     kind = (args.get("model") or {}).get("_name")
     if kind == "wav2vec_ctc":
         inner = args["model"].get("w2v_args")
         if inner is None:
-            raise ValueError(f"{path} is fine-tuned and lacks the pre-training config (model.w2v_args): give model.w2v_path another file")
+            raise ValueError(
+                f"{path} is fine-tuned and lacks the pre-training config (model.w2v_args): give model.w2v_path "
+                "another file"
+            )
         encoder = {name.removeprefix(ENCODER): tensor for name, tensor in weights.items() if name.startswith(ENCODER)}
         head = {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
         return Pretrained(path, as_container(inner), encoder, head or None, symbols_of(state))
@@ -87,7 +110,9 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
 
 
 def settings_of(cfg: Any) -> DictConfig:
-    """A fine-tuning config of any form with every field of Wav2Vec2AsrConfig: defaults for those it lacks, and none of its others."""
+    """A fine-tuning config of any form with every field of Wav2Vec2AsrConfig: defaults for those it lacks, and none
+    of its others.
+    """
     if isinstance(cfg, (Namespace, dict)):
         cfg = plain(cfg)
         if cfg.get("w2v_args") is not None:
@@ -96,7 +121,8 @@ def settings_of(cfg: Any) -> DictConfig:
 
 
 def read_start(cfg: DictConfig) -> Pretrained | None:
-    """The checkpoint to start from; its config, with fine-tuning's settings put over it, becomes `cfg.w2v_args`. None if these are set.
+    """The checkpoint to start from; its config, with fine-tuning's settings put over it, becomes `cfg.w2v_args`. None
+    if these are set.
 
     Raises:
         ValueError: `w2v_path` is not set, or as `load`.
@@ -143,7 +169,9 @@ def as_container(cfg: Any) -> dict[str, Any]:
 
 
 def with_fine_tuning(w2v_args: dict[str, Any], cfg: Any) -> dict[str, Any]:
-    """The pre-training config with fine-tuning's masks, dropouts, layerdrop and feature_grad_mult in place of its own."""
+    """The pre-training config with fine-tuning's masks, dropouts, layerdrop and feature_grad_mult in place of its
+    own.
+    """
     values = {theirs: cfg[ours] for ours, theirs in REPLACED.items()}
     values = {name: str(value) if name.endswith("_selection") else value for name, value in values.items()}
     return {**w2v_args, "model": {**w2v_args["model"], **values}, "criterion": None, "lr_scheduler": None}
@@ -157,7 +185,10 @@ def model_config(w2v_args: Mapping[str, Any]) -> Wav2Vec2Config | DictConfig:
     """
     model = w2v_args.get("model")
     if model is None or model.get("_name") not in ("wav2vec2", None):
-        raise ValueError(f"model.w2v_args describes a model of kind {None if model is None else model.get('_name')!r}: it must be wav2vec2")
+        raise ValueError(
+            f"model.w2v_args describes a model of kind {None if model is None else model.get('_name')!r}: it must "
+            "be wav2vec2"
+        )
     return merge_with_parent(Wav2Vec2Config(), dict(model), remove_missing=True)
 
 

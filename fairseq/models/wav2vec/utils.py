@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_to_multiple(x: Tensor | None, multiple: int, dim: int = -1, value: float = 0) -> tuple[Tensor | None, int | Tensor]:
+def pad_to_multiple(
+    x: Tensor | None, multiple: int, dim: int = -1, value: float = 0
+) -> tuple[Tensor | None, int | Tensor]:
     """`x` padded at the end of a dimension (counted from the last: -1, -2 ...) to a multiple, and how much was added.
 
-    While `torch.jit.trace` records, the count is a 0-dim tensor and the padding is recorded even where it is 0: other lengths need some.
+    While `torch.jit.trace` records, the count is a 0-dim tensor and the padding is recorded even where it is 0: other
+    lengths need some.
     """
     if x is None or multiple == 1:
         return x, 0

@@ -24,7 +24,14 @@ from fairseq.models.wav2vec.config import (
 from fairseq.models.wav2vec.conformer_encoder import ConformerEncoder
 from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSentenceEncoderLayer
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
-from fairseq.models.wav2vec.masking import MASK_SETTINGS, FrameMask, channel_mask, frame_mask, gather_frames, masked_frames
+from fairseq.models.wav2vec.masking import (
+    MASK_SETTINGS,
+    FrameMask,
+    channel_mask,
+    frame_mask,
+    gather_frames,
+    masked_frames,
+)
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
 from fairseq.modules.glu import GLU
@@ -72,8 +79,8 @@ class Wav2Vec2Model(BaseFairseqModel):
             cfg = merge_with_parent(Wav2Vec2Config(), cfg)
         check_model_config(cfg)
         self.cfg = cfg
-        # fairseq: attributes, which callers set after loading. A forward pass reads these: torch.compile cannot look into omegaconf, and
-        # every look there takes 20 microseconds
+        # fairseq: attributes, which callers set after loading. A forward pass reads these: torch.compile cannot look
+        # into omegaconf, and every look there takes 20 microseconds
         settings = cfg if isinstance(cfg, Wav2Vec2Config) else Wav2Vec2Config(**config_to_container(cfg))
         for name in MASK_SETTINGS:
             setattr(self, name, getattr(settings, name))
@@ -82,7 +89,9 @@ class Wav2Vec2Model(BaseFairseqModel):
         final_dim = cfg.final_dim if cfg.final_dim > 0 else cfg.encoder_embed_dim
 
         # parameters are registered in fairseq's order: its optimizer state counts them
-        self.feature_extractor = ConvFeatureExtractionModel(self.conv_layers, mode=cfg.extractor_mode, conv_bias=cfg.conv_bias)
+        self.feature_extractor = ConvFeatureExtractionModel(
+            self.conv_layers, mode=cfg.extractor_mode, conv_bias=cfg.conv_bias
+        )
         projects = self.embed != cfg.encoder_embed_dim and not cfg.quantize_input
         self.post_extract_proj = nn.Linear(self.embed, cfg.encoder_embed_dim) if projects else None
         self.dropout_input = FairseqDropout(cfg.dropout_input)
@@ -135,7 +144,9 @@ class Wav2Vec2Model(BaseFairseqModel):
         return cls(cfg)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Move the temperatures of the quantizers and of the logits to where they are after this many updates, and those before the run."""
+        """Move the temperatures of the quantizers and of the logits to where they are after this many updates, and
+        those before the run.
+        """
         super().set_num_updates(num_updates + self.updates_before)
         self.logit_temp = logit_temperature(self.cfg, num_updates + self.updates_before)
 
@@ -147,7 +158,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         """Audio of any length, as upstream."""
         return None
 
-    # -- the forward pass --------------------------------------------------------------------------------------------------------------
+    # -- the forward pass ----------------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -171,18 +182,23 @@ class Wav2Vec2Model(BaseFairseqModel):
             padding_mask: B x S, of any dtype, true (not 0) where a sample is padding; None: there is none.
             mask: mask frames (and channels).
             features_only: stop after the encoder.
-            layer: stop the encoder after this block (0 is the first) and leave out a pre-norm model's final norm. A negative number, or one
-                past the last block, runs all blocks.
-            mask_indices: masked frames, bool, B x T. Given alone it is read on the host; None with `mask` draws it as the config says.
+            layer: stop the encoder after this block (0 is the first) and leave out a pre-norm model's final norm. A
+                negative number, or one past the last block, runs all blocks.
+            mask_indices: masked frames, bool, B x T. Given alone it is read on the host; None with `mask` draws it as
+                the config says.
             mask_channel_indices: masked channels, bool, B x C.
-            padding_count, corpus_key: accepted from fairseq's callers; positions and weights, and no adapters, make them needless.
-            masked_positions, masked_weights: the masked frames, int64 (or int32) and float32, B x M; weight 0 is filler and comes last.
-                A row without any weight counts in nothing: not in the loss, the codebook's statistics or the feature penalty.
-            negative_indices: negatives to use in place of drawn ones, int64, B x M x N, into the utterance's M masked frames.
+            padding_count, corpus_key: accepted from fairseq's callers; positions and weights, and no adapters, make
+                them needless.
+            masked_positions, masked_weights: the masked frames, int64 (or int32) and float32, B x M; weight 0 is filler
+                and comes last. A row without any weight counts in nothing: not in the loss, the codebook's statistics
+                or the feature penalty.
+            negative_indices: negatives to use in place of drawn ones, int64, B x M x N, into the utterance's M masked
+                frames.
         Returns:
-            With `features_only`: x (B x T x C), padding_mask (bool, B x T; None if nothing is padding), features (before masking,
-            B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first), padding_mask, features_pen,
-            masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars, temp.
+            With `features_only`: x (B x T x C), padding_mask (bool, B x T; None if nothing is padding), features
+                (before masking,
+            B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first), padding_mask,
+            features_pen, masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars, temp.
         Raises:
             ValueError: the masks do not fit together, or there is nothing to predict or to contrast it with.
         """
@@ -194,7 +210,8 @@ class Wav2Vec2Model(BaseFairseqModel):
         features = self.dropout_input(features)
         frames = None
         if mask and not (features_only and masked_positions is None):
-            # hpu: static: M positions a row for each shape of batch, with weights of 0 for filler, instead of a selection by a mask
+            # hpu: static: M positions a row for each shape of batch, with weights of 0 for filler, instead of a
+            # selection by a mask
             frames = frame_mask(self, features, padding_mask, mask_indices, masked_positions, masked_weights)
         row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
 
@@ -213,7 +230,9 @@ class Wav2Vec2Model(BaseFairseqModel):
             return {"x": x, "padding_mask": padding_mask, "features": unmasked, "layer_results": layer_results}
 
         if frames is None:
-            raise ValueError("there is no masked frame to predict: give mask=True, with mask_indices or a model.mask_prob above 0")
+            raise ValueError(
+                "there is no masked frame to predict: give mask=True, with mask_indices or a model.mask_prob above 0"
+            )
         everywhere = _frame_weights(unmasked, padding_mask, row_counts)
         candidates, statistics = self._targets(unmasked, frames, everywhere)
         x = self.final_proj(gather_frames(x, frames.positions))
@@ -230,8 +249,9 @@ class Wav2Vec2Model(BaseFairseqModel):
     def _padding(self, padding_mask: Tensor | None, features_only: bool) -> Tensor | None:
         """A caller's padding mask as bool; None if it marks nothing.
 
-        Checking for that waits for the device. It is done where features are extracted in evaluation mode: not in training, not in the
-        trainer (its batches always have a mask), and not while a graph is recorded, since the next input may have padding.
+        Checking for that waits for the device. It is done where features are extracted in evaluation mode: not in
+        training, not in the trainer (its batches always have a mask), and not while a graph is recorded, since the next
+        input may have padding.
         """
         if padding_mask is None:
             return None
@@ -256,14 +276,20 @@ class Wav2Vec2Model(BaseFairseqModel):
             lengths = lengths.clamp(min=1)  # attention over nothing at all would be NaN, and NaN times weight 0 is NaN
             valid = torch.arange(features.size(1), device=source.device) < lengths.unsqueeze(1)
         frames = features.size(1) - features.size(1) % self.crop_seq_to_multiple
-        return Latents(self.layer_norm(features[:, :frames]), None if valid is None else ~valid[:, :frames], squares, valid)
+        return Latents(
+            self.layer_norm(features[:, :frames]), None if valid is None else ~valid[:, :frames], squares, valid
+        )
 
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames for so many valid samples."""
         return frames_for_samples(input_lengths, self.conv_layers)
 
     def apply_mask(
-        self, x: Tensor, padding_mask: Tensor | None, mask_indices: Tensor | None = None, mask_channel_indices: Tensor | None = None
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None,
+        mask_indices: Tensor | None = None,
+        mask_channel_indices: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Mask frames and channels as the attributes `mask_prob` and the like say.
 
@@ -271,15 +297,19 @@ class Wav2Vec2Model(BaseFairseqModel):
             x: B x T x C; it is not changed.
             padding_mask: B x T, of any dtype, true (not 0) for frames not to mask; None: there is no padding.
             mask_indices: masked frames, bool, B x T; None draws them. Ignored where `mask_prob` is 0.
-            mask_channel_indices: masked channels, bool, B x C or B x T x C; None draws them. Ignored where `mask_channel_prob` is 0.
+            mask_channel_indices: masked channels, bool, B x C or B x T x C; None draws them. Ignored where
+                `mask_channel_prob` is 0.
         Returns:
-            x with `mask_emb` in masked frames and 0 in masked channels, and the masked frames (bool, B x T, or None where there are none).
+            x with `mask_emb` in masked frames and 0 in masked channels, and the masked frames (bool, B x T, or None
+            where there are none).
         """
         hidden = masked_frames(self, x, None if padding_mask is None else padding_mask.bool(), mask_indices)
         return self._cover(x, hidden, mask_channel_indices), hidden
 
     def _cover(self, x: Tensor, hidden: Tensor | None, mask_channel_indices: Tensor | None) -> Tensor:
-        """`mask_emb` over the masked frames (bool, B x T) and 0 over the masked channels, in the order of `mask_channel_before`."""
+        """`mask_emb` over the masked frames (bool, B x T) and 0 over the masked channels, in the order of
+        `mask_channel_before`.
+        """
         channels = channel_mask(self, x, mask_channel_indices)
         if channels is not None and self.mask_channel_before:
             x = x.masked_fill(channels, 0)
@@ -289,9 +319,11 @@ class Wav2Vec2Model(BaseFairseqModel):
             x = x.masked_fill(channels, 0)
         return x
 
-    # -- targets and negatives ---------------------------------------------------------------------------------------------------------
+    # -- targets and negatives -----------------------------------------------------------------------------------------
 
-    def _targets(self, unmasked: Tensor, frames: FrameMask, everywhere: Tensor | None) -> tuple[contrastive.Candidates, dict[str, Any]]:
+    def _targets(
+        self, unmasked: Tensor, frames: FrameMask, everywhere: Tensor | None
+    ) -> tuple[contrastive.Candidates, dict[str, Any]]:
         """The candidates of the contrastive task, and the quantizer's statistics.
 
         Args:
@@ -319,7 +351,9 @@ class Wav2Vec2Model(BaseFairseqModel):
         y = self.project_q(y)
         return y if self.target_glu is None else self.target_glu(y)
 
-    def _contrast(self, x: Tensor, candidates: contrastive.Candidates, frames: FrameMask, negative_indices: Tensor | None) -> Tensor:
+    def _contrast(
+        self, x: Tensor, candidates: contrastive.Candidates, frames: FrameMask, negative_indices: Tensor | None
+    ) -> Tensor:
         """Logits of the positive and of all kinds of negatives, B x M x (1+N), fp32; x is B x M x D."""
         within = negative_indices
         if within is None:
@@ -329,7 +363,10 @@ class Wav2Vec2Model(BaseFairseqModel):
             if self.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
                 within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
         if within.size(2) + self.cross_sample_negatives + self.codebook_negatives == 0:
-            raise ValueError("no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives above 0")
+            raise ValueError(
+                "no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives "
+                "above 0"
+            )
 
         with device_layer.of(x).full_precision():
             logits = [contrastive.logits_within_rows(x, candidates, within, self.logit_temp)]
@@ -346,27 +383,35 @@ class Wav2Vec2Model(BaseFairseqModel):
         codes = self.quantizer.draw_codes(*x.shape[:2], self.codebook_negatives)
         drawn = self._project_targets(self.quantizer.look_up(codes))
         positive = candidates.codes.gather(1, candidates.own).unsqueeze(-1)
-        return contrastive.logits_against_codebook(x, drawn, self.quantizer.to_codebook_index(codes) == positive, self.logit_temp)
+        return contrastive.logits_against_codebook(
+            x, drawn, self.quantizer.to_codebook_index(codes) == positive, self.logit_temp
+        )
 
     def sample_negatives(self, y: Tensor, num: int, padding_count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Negatives by fairseq's name, for other losses; `forward` draws its own. See `contrastive.sample_negatives`."""
+        """Negatives by fairseq's name, for other losses; `forward` draws its own. See
+        `contrastive.sample_negatives`.
+        """
         return contrastive.sample_negatives(y, num, self.n_negatives, self.cross_sample_negatives, padding_count)
 
     def compute_preds(self, x: Tensor, y: Tensor, negatives: Tensor) -> Tensor:
         """Logits by fairseq's name, for other losses. See `contrastive.compute_preds`."""
         return contrastive.compute_preds(x, y, negatives, self.logit_temp)
 
-    # -- what criteria and tools ask for -----------------------------------------------------------------------------------------------
+    # -- what criteria and tools ask for -------------------------------------------------------------------------------
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Quantized frames (B x T x (G*D)) and their codes (B x T x G) of raw audio B x S."""
         if self.quantizer is None:
-            raise ValueError("this model has no quantizer: model.quantize_targets is false, or its pre-training modules were removed")
+            raise ValueError(
+                "this model has no quantizer: model.quantize_targets is false, or its pre-training modules were removed"
+            )
         features = self.feature_extractor(x).transpose(1, 2)
         return self.quantizer.forward_idx(self.layer_norm(features))
 
     def latents(self, source: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """The feature extractor's frames after their layer norm, B x T x C: what is projected for the encoder, and quantized."""
+        """The feature extractor's frames after their layer norm, B x T x C: what is projected for the encoder, and
+        quantized.
+        """
         return self._extract(source, None if padding_mask is None else padding_mask.bool()).features
 
     def project_latents(self, latents: Tensor) -> Tensor:
@@ -376,7 +421,12 @@ class Wav2Vec2Model(BaseFairseqModel):
         return latents if self.post_extract_proj is None else self.post_extract_proj(latents)
 
     def extract_features(
-        self, source: Tensor, padding_mask: Tensor | None, mask: bool = False, layer: int | None = None, corpus_key: Any = None
+        self,
+        source: Tensor,
+        padding_mask: Tensor | None,
+        mask: bool = False,
+        layer: int | None = None,
+        corpus_key: Any = None,
     ) -> dict[str, Any]:
         """`forward` with `features_only`."""
         return self(source, padding_mask, mask=mask, features_only=True, layer=layer, corpus_key=corpus_key)
@@ -390,7 +440,9 @@ class Wav2Vec2Model(BaseFairseqModel):
         return torch.where(net_output["masked_weights"].t().flatten() > 0, 0, -100)
 
     def get_extra_losses(self, net_output: Mapping[str, Any]) -> list[Tensor]:
-        """Diversity, 1 - perplexity / (G*V), where there is a quantizer, and the feature penalty; 0-dim, a masked frame each."""
+        """Diversity, 1 - perplexity / (G*V), where there is a quantizer, and the feature penalty; 0-dim, a masked
+        frame each.
+        """
         losses = []
         if "prob_perplexity" in net_output:
             losses.append((net_output["num_vars"] - net_output["prob_perplexity"]) / net_output["num_vars"])
@@ -409,7 +461,9 @@ class Wav2Vec2Model(BaseFairseqModel):
 
 
 def logit_temperature(cfg: Wav2Vec2Config, num_updates: int) -> float:
-    """Temperature of the logits after so many updates: `logit_temp`, or a geometric fall to it from `logit_temp_start`."""
+    """Temperature of the logits after so many updates: `logit_temp`, or a geometric fall to it from
+    `logit_temp_start`.
+    """
     if cfg.logit_temp_start is None or num_updates >= cfg.logit_temp_updates:
         return cfg.logit_temp
     return cfg.logit_temp_start * (cfg.logit_temp / cfg.logit_temp_start) ** (num_updates / cfg.logit_temp_updates)
@@ -418,8 +472,9 @@ def logit_temperature(cfg: Wav2Vec2Config, num_updates: int) -> float:
 def mask_emb_bound(cfg: Wav2Vec2Config) -> float:
     """Where the initial values of `mask_emb` end, which begin at 0.
 
-    Under the temperature's schedule a small vector shortens the plateau at chance. Our reading: at fairseq's 1 it outweighs what the
-    positional convolution brings to a masked frame from its neighbours, so masked frames look alike; see docs/stuck-at-6.658.md.
+    Under the temperature's schedule a small vector shortens the plateau at chance. Our reading: at fairseq's 1 it
+    outweighs what the positional convolution brings to a masked frame from its neighbours, so masked frames look alike;
+    see docs/stuck-at-6.658.md.
     """
     if cfg.mask_emb_init is not None:
         return cfg.mask_emb_init

@@ -55,15 +55,16 @@ class Wav2VecCtc(BaseFairseqModel):
     def build_model(cls, cfg: Wav2Vec2CtcConfig | Mapping[str, Any], task: Any) -> Wav2VecCtc:
         """Build the model.
 
-        With `w2v_args` the encoder is what they describe, `w2v_path` is not opened, and masks, dropouts, layerdrop and feature_grad_mult
-        of this config are not applied. Without, `w2v_path` is read, this config's settings are put over the ones in it, and the
-        result becomes `w2v_args` of the model's `cfg`, which a checkpoint keeps.
+        With `w2v_args` the encoder is what they describe, `w2v_path` is not opened, and masks, dropouts, layerdrop and
+        feature_grad_mult of this config are not applied. Without, `w2v_path` is read, this config's settings are put
+        over the ones in it, and the result becomes `w2v_args` of the model's `cfg`, which a checkpoint keeps.
 
         Args:
             cfg: part of a whole config or free-standing; interpolations that nothing answers take their defaults.
             task: gives `target_dictionary`, nothing else is asked of it.
         Raises:
-            ValueError: `w2v_path` cannot be read, or is no model to fine-tune; keys or values that the config does not take.
+            ValueError: `w2v_path` cannot be read, or is no model to fine-tune; keys or values that the config does not
+                take.
         """
         cfg = merge_with_parent(Wav2Vec2CtcConfig(), cfg)
         source = pretrained.read_start(cfg)
@@ -79,11 +80,15 @@ class Wav2VecCtc(BaseFairseqModel):
         return self.w2v_encoder(**kwargs)
 
     def get_logits(self, net_output: Mapping[str, Any], normalize: bool = False) -> Tensor:
-        """Logits, or with `normalize` their log-softmax in fp32; T x B x V. In frames that are padding the blank has probability 1."""
+        """Logits, or with `normalize` their log-softmax in fp32; T x B x V. In frames that are padding the blank
+        has probability 1.
+        """
         logits = net_output["encoder_out"]
         if self.blank_weight != 0 or self.blank_mode == "set":
             is_blank = torch.arange(logits.size(-1), device=logits.device) == BLANK
-            weighted = logits + self.blank_weight if self.blank_mode == "add" else torch.full_like(logits, self.blank_weight)
+            weighted = (
+                logits + self.blank_weight if self.blank_mode == "add" else torch.full_like(logits, self.blank_weight)
+            )
             logits = torch.where(is_blank, weighted, logits)
         padding_mask = net_output["padding_mask"]
         if padding_mask is not None:
@@ -92,7 +97,9 @@ class Wav2VecCtc(BaseFairseqModel):
             logits = torch.where(padding_mask.t().unsqueeze(-1), blank_only, logits)
         return F.log_softmax(logits.float(), dim=-1) if normalize else logits
 
-    def get_normalized_probs(self, net_output: Mapping[str, Any], log_probs: bool, sample: Mapping[str, Any] | None = None) -> Tensor:
+    def get_normalized_probs(
+        self, net_output: Mapping[str, Any], log_probs: bool, sample: Mapping[str, Any] | None = None
+    ) -> Tensor:
         """Probabilities of the symbols at every frame, or their logarithms, T x B x V, fp32."""
         logits = self.get_logits(net_output).float()
         return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
@@ -106,16 +113,19 @@ class Wav2VecEncoder(FairseqEncoder):
     """The pre-trained encoder without its contrastive heads, and an output layer.
 
     Args:
-        cfg: fields of Wav2Vec2AsrConfig in any form, also as old command-line arguments; those it lacks have their defaults. Its `w2v_args`
-            describe the encoder. Where they are not set, `w2v_path` is read, the encoder gets its weights (unless
-            `no_pretrained_weights`), and `cfg` gets its config, with the settings of fine-tuning put over it, as `w2v_args`.
-        output_size: V; None: no output layer, or one of `cfg.decoder_embed_dim` where a caller's config has that and it is not the width
-            of the encoder.
+        cfg: fields of Wav2Vec2AsrConfig in any form, also as old command-line arguments; those it lacks have their
+            defaults. Its `w2v_args` describe the encoder. Where they are not set, `w2v_path` is read, the encoder gets
+            its weights (unless `no_pretrained_weights`), and `cfg` gets its config, with the settings of fine-tuning
+            put over it, as `w2v_args`.
+        output_size: V; None: no output layer, or one of `cfg.decoder_embed_dim` where a caller's config has that and it
+            is not the width of the encoder.
     Raises:
         ValueError: `w2v_path` is not set or cannot be read, or is no model to fine-tune.
     """
 
-    def __init__(self, cfg: Wav2Vec2AsrConfig | DictConfig | Namespace | dict[str, Any], output_size: int | None = None) -> None:
+    def __init__(
+        self, cfg: Wav2Vec2AsrConfig | DictConfig | Namespace | dict[str, Any], output_size: int | None = None
+    ) -> None:
         super().__init__(None)
         callers_cfg, cfg = cfg, pretrained.settings_of(cfg)
         source = pretrained.read_start(cfg)
@@ -148,7 +158,7 @@ class Wav2VecEncoder(FairseqEncoder):
             parameter.requires_grad = False
         logger.info("model.freeze_regex: %d parameter tensors are not trained", len(frozen))
 
-    # -- weights to start from -----------------------------------------------------------------------------------------------------
+    # -- weights to start from -----------------------------------------------------------------------------------------
 
     def load_pretrained(self, source: pretrained.Pretrained) -> None:
         """Take the encoder's weights.
@@ -156,27 +166,37 @@ class Wav2VecEncoder(FairseqEncoder):
         Raises:
             ValueError: names or shapes that do not fit.
         """
-        weights = {name: tensor for name, tensor in source.encoder.items() if not name.startswith(pretrained.PRETRAINING_ONLY)}
+        weights = {
+            name: tensor for name, tensor in source.encoder.items() if not name.startswith(pretrained.PRETRAINING_ONLY)
+        }
         try:
             self.w2v_model.load_state_dict(weights, strict=True)
         except RuntimeError as error:
-            raise ValueError(f"the weights of model.w2v_path {source.path} do not fit the config inside it: {error}") from error
+            raise ValueError(
+                f"the weights of model.w2v_path {source.path} do not fit the config inside it: {error}"
+            ) from error
         logger.info("the encoder has the weights of %s", source.path)
         if self.zero_mask:
             nn.init.zeros_(self.w2v_model.mask_emb)
 
     def adopt_head(self, source: pretrained.Pretrained, symbols: list[str]) -> None:
-        """Take a fine-tuned model's output layer too, if its rows mean this dictionary's symbols; says in the log what happens."""
+        """Take a fine-tuned model's output layer too, if its rows mean this dictionary's symbols; says in the log
+        what happens.
+        """
         if source.head is None or self.proj is None:
             return
         if source.symbols == symbols and source.head["weight"].shape == self.proj.weight.shape:
             self.proj.load_state_dict(source.head)
             logger.info("%s is fine-tuned to the same %d symbols: its output layer is kept", source.path, len(symbols))
             return
-        told = "an unknown dictionary" if source.symbols is None else f"another dictionary ({len(source.symbols)} symbols)"
-        logger.warning("%s is fine-tuned to %s: the output layer over these %d symbols is new", source.path, told, len(symbols))
+        told = (
+            "an unknown dictionary" if source.symbols is None else f"another dictionary ({len(source.symbols)} symbols)"
+        )
+        logger.warning(
+            "%s is fine-tuned to %s: the output layer over these %d symbols is new", source.path, told, len(symbols)
+        )
 
-    # -- the forward pass ----------------------------------------------------------------------------------------------------------
+    # -- the forward pass ----------------------------------------------------------------------------------------------
 
     def set_num_updates(self, num_updates: int) -> None:
         """Tell how many updates are done: the encoder learns after `freeze_finetune_updates`."""
@@ -197,9 +217,11 @@ class Wav2VecEncoder(FairseqEncoder):
             padding_mask: B x S, of any dtype, true (not 0) where a sample is padding; None: there is none.
             mask_indices: masked frames, bool, B x T; in training with `apply_mask`, None draws them here.
             mask_channel_indices: masked channels, bool, B x C; likewise.
-            kwargs: accepted from fairseq's callers (lengths of the source and the like), which give more than is needed.
+            kwargs: accepted from fairseq's callers (lengths of the source and the like), which give more than is
+                needed.
         Returns:
-            encoder_out: logits, T x B x V (without an output layer features, T x B x C); padding_mask: bool, B x T, or None if
+            encoder_out: logits, T x B x V (without an output layer features, T x B x C); padding_mask: bool, B x T, or
+                None if
             nothing is padding; layer_results: of the encoder's blocks.
         """
         with torch.no_grad() if self.frozen else nullcontext():
@@ -219,7 +241,9 @@ class Wav2VecEncoder(FairseqEncoder):
         return {"encoder_out": x, "padding_mask": result["padding_mask"], "layer_results": result["layer_results"]}
 
     def reorder_encoder_out(self, encoder_out: dict[str, Any], new_order: Tensor) -> dict[str, Any]:
-        """The output of `forward` with its utterances in another order, for a decoder's beam search; `layer_results` stay as they are."""
+        """The output of `forward` with its utterances in another order, for a decoder's beam search;
+        `layer_results` stay as they are.
+        """
         reordered = dict(encoder_out)
         for name, dim in (("encoder_out", 1), ("padding_mask", 0)):
             if encoder_out[name] is not None:
@@ -247,13 +271,31 @@ def Embedding(num_embeddings: int, embedding_dim: int, padding_idx: int) -> nn.E
 
 
 def base_architecture(args: Namespace) -> None:
-    """fairseq 0.10: put in the settings that old command-line arguments of wav2vec_ctc lack, in place. Its defaults, not today's."""
+    """fairseq 0.10: put in the settings that old command-line arguments of wav2vec_ctc lack, in place. Its
+    defaults, not today's.
+    """
     defaults = {
-        "no_pretrained_weights": False, "dropout_input": 0, "final_dropout": 0, "apply_mask": False, "dropout": 0, "attention_dropout": 0,
-        "activation_dropout": 0, "mask_length": 10, "mask_prob": 0.5, "mask_selection": "static", "mask_other": 0, "no_mask_overlap": False,
-        "mask_channel_length": 10, "mask_channel_prob": 0.5, "mask_channel_selection": "static", "mask_channel_other": 0,
-        "no_mask_channel_overlap": False, "freeze_finetune_updates": 0, "feature_grad_mult": 0, "layerdrop": 0.0,
-    }  # fmt: skip
+        "no_pretrained_weights": False,
+        "dropout_input": 0,
+        "final_dropout": 0,
+        "apply_mask": False,
+        "dropout": 0,
+        "attention_dropout": 0,
+        "activation_dropout": 0,
+        "mask_length": 10,
+        "mask_prob": 0.5,
+        "mask_selection": "static",
+        "mask_other": 0,
+        "no_mask_overlap": False,
+        "mask_channel_length": 10,
+        "mask_channel_prob": 0.5,
+        "mask_channel_selection": "static",
+        "mask_channel_other": 0,
+        "no_mask_channel_overlap": False,
+        "freeze_finetune_updates": 0,
+        "feature_grad_mult": 0,
+        "layerdrop": 0.0,
+    }
     for name, value in defaults.items():
         vars(args).setdefault(name, value)
 

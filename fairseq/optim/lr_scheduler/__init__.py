@@ -8,8 +8,8 @@ from fairseq import registry
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler, LegacyFairseqLRScheduler
 
-build_lr_scheduler_, register_lr_scheduler, LR_SCHEDULER_REGISTRY, LR_SCHEDULER_DATACLASS_REGISTRY = registry.setup_registry(
-    "--lr-scheduler", base_class=FairseqLRScheduler, default="fixed"
+build_lr_scheduler_, register_lr_scheduler, LR_SCHEDULER_REGISTRY, LR_SCHEDULER_DATACLASS_REGISTRY = (
+    registry.setup_registry("--lr-scheduler", base_class=FairseqLRScheduler, default="fixed")
 )
 
 
@@ -22,7 +22,9 @@ def build_lr_scheduler(cfg: Any, optimizer: FairseqOptimizer) -> FairseqLRSchedu
     schedule = build_lr_scheduler_(cfg, optimizer)
     brings_its_own = getattr(optimizer, "lr_scheduler", None) is not None
     if brings_its_own and not isinstance(schedule, pass_through.PassThroughScheduleSchedule):
-        raise ValueError("optimizer.groups have an lr_scheduler each, which the run's would override: set lr_scheduler=pass_through.")
+        raise ValueError(
+            "optimizer.groups have an lr_scheduler each, which the run's would override: set lr_scheduler=pass_through."
+        )
     return schedule
 
 

@@ -18,14 +18,18 @@ class CosineLRScheduleConfig(FairseqDataclass):
     lr: list[float] = field(default=II("optimization.lr"), metadata={"help": "largest rate"})
     min_lr: float = field(default=0.0, metadata={"help": "rate at the end of a period; never above lr"})
     t_mult: float = field(default=1.0, metadata={"help": "how much longer each period is than the one before"})
-    lr_period_updates: float = field(default=-1, metadata={"help": "updates of the first period; 0 or less: all after the warm-up"})
+    lr_period_updates: float = field(
+        default=-1, metadata={"help": "updates of the first period; 0 or less: all after the warm-up"}
+    )
     lr_shrink: float = field(default=0.1, metadata={"help": "factor on both rates from period to period"})
     max_update: int = II("optimization.max_update")
 
 
 @register_lr_scheduler("cosine", dataclass=CosineLRScheduleConfig)
 class CosineLRSchedule(FairseqLRScheduler):
-    """min + (lr - min) / 2 * (1 + cos(pi * t / T)), t updates into a period of T; both rates shrink with each period."""
+    """min + (lr - min) / 2 * (1 + cos(pi * t / T)), t updates into a period of T; both rates shrink with each
+    period.
+    """
 
     def __init__(self, cfg: CosineLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
@@ -36,7 +40,8 @@ class CosineLRSchedule(FairseqLRScheduler):
         if self.period <= 0:
             raise ValueError(
                 f"lr_scheduler cosine has no updates to decay over: optimization.max_update is {cfg.max_update}, "
-                f"lr_scheduler.warmup_updates {cfg.warmup_updates}. Raise max_update, or set lr_scheduler.lr_period_updates."
+                f"lr_scheduler.warmup_updates {cfg.warmup_updates}. Raise max_update, or set "
+                "lr_scheduler.lr_period_updates."
             )
         if cfg.t_mult < 1:
             raise ValueError(f"lr_scheduler.t_mult is {cfg.t_mult}: it must be at least 1.")

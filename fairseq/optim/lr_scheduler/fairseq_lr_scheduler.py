@@ -8,10 +8,11 @@ from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
 
 
 class FairseqLRScheduler:
-    """Sets an optimizer's learning rate. The trainer calls `step_begin_epoch`, `step_update` after every update, `step` after validation.
+    """Sets an optimizer's learning rate. The trainer calls `step_begin_epoch`, `step_update` after every update, `step`
+    after validation.
 
-    A schedule is a function of the update number (and of the epoch), so calling `step_update` or `step_begin_epoch` again changes nothing;
-    what it cannot compute from these is in its state dict.
+    A schedule is a function of the update number (and of the epoch), so calling `step_update` or `step_begin_epoch`
+    again changes nothing; what it cannot compute from these is in its state dict.
     """
 
     def __init__(self, cfg: Any, optimizer: Optional[FairseqOptimizer]) -> None:
@@ -63,5 +64,8 @@ def single_rate(lr: Any, schedule: str) -> float:
     """
     rates = learning_rates(lr)
     if len(rates) > 1:
-        raise ValueError(f"optimization.lr is {rates}: one rate per epoch works with lr_scheduler=fixed; {schedule} takes a single one.")
+        raise ValueError(
+            f"optimization.lr is {rates}: one rate per epoch works with lr_scheduler=fixed; {schedule} takes a "
+            "single one."
+        )
     return rates[0]

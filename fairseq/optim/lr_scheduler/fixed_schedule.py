@@ -12,7 +12,9 @@ from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 
 @dataclass
 class FixedLRScheduleConfig(FairseqDataclass):
-    force_anneal: Optional[int] = field(default=None, metadata={"help": "from this epoch on multiply by lr_shrink every epoch"})
+    force_anneal: Optional[int] = field(
+        default=None, metadata={"help": "from this epoch on multiply by lr_shrink every epoch"}
+    )
     lr_shrink: float = field(default=0.1, metadata={"help": "factor per epoch after force_anneal"})
     warmup_updates: int = field(default=0, metadata={"help": "updates over which the rate rises linearly"})
     lr: list[float] = II("optimization.lr")
@@ -20,7 +22,9 @@ class FixedLRScheduleConfig(FairseqDataclass):
 
 @register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)
 class FixedLRSchedule(FairseqLRScheduler):
-    """lr[epoch - 1], then lr[-1] * lr_shrink ** (epoch + 1 - force_anneal); times (n + 1) / warmup_updates during the warm-up."""
+    """lr[epoch - 1], then lr[-1] * lr_shrink ** (epoch + 1 - force_anneal); times (n + 1) / warmup_updates during
+    the warm-up.
+    """
 
     def __init__(self, cfg: FixedLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
@@ -32,7 +36,9 @@ class FixedLRSchedule(FairseqLRScheduler):
         return {"best": self.best, "lr": self.epoch_lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The rate follows from the config and the epoch, so a changed optimization.lr takes effect; only `best` is taken over."""
+        """The rate follows from the config and the epoch, so a changed optimization.lr takes effect; only `best` is
+        taken over.
+        """
         super().load_state_dict(state_dict)
 
     def step_begin_epoch(self, epoch: int) -> float:

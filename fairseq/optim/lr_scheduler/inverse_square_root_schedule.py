@@ -1,4 +1,6 @@
-"""Linear warm-up, then decay with the inverse square root of the update number. Source: Vaswani et al. 2017, section 5.3."""
+"""Linear warm-up, then decay with the inverse square root of the update number. Source: Vaswani et al. 2017,
+section 5.3.
+"""
 
 from dataclasses import dataclass, field
 
@@ -26,7 +28,8 @@ class InverseSquareRootSchedule(FairseqLRScheduler):
         peak = single_rate(cfg.lr, "inverse_sqrt")
         if cfg.warmup_updates < 1:
             raise ValueError(
-                f"lr_scheduler.warmup_updates is {cfg.warmup_updates}; inverse_sqrt needs 1 or more: it falls as sqrt(warmup_updates / n)."
+                f"lr_scheduler.warmup_updates is {cfg.warmup_updates}; inverse_sqrt needs 1 or more: it falls as "
+                "sqrt(warmup_updates / n)."
             )
         self.warmup_init_lr = max(cfg.warmup_init_lr, 0.0)
         self.lr_step = (peak - self.warmup_init_lr) / cfg.warmup_updates

@@ -22,8 +22,8 @@ class PassThroughScheduleSchedule(FairseqLRScheduler):
         self.inner = getattr(optimizer, "lr_scheduler", None)
         if self.inner is None:
             raise ValueError(
-                "lr_scheduler=pass_through needs an optimizer that brings its own schedules: optimizer=composite with an lr_scheduler in "
-                "each group."
+                "lr_scheduler=pass_through needs an optimizer that brings its own schedules: optimizer=composite "
+                "with an lr_scheduler in each group."
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Linear warm-up, then decay by a power of the share of updates left: the schedule of the wav2vec 2.0 paper (power 1)."""
+"""Linear warm-up, then decay by a power of the share of updates left: the schedule of the wav2vec 2.0 paper (power
+1).
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -13,23 +15,29 @@ from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 @dataclass
 class PolynomialDecayLRScheduleConfig(FairseqDataclass):
     warmup_updates: int = field(default=0, metadata={"help": "updates over which the rate rises from 0"})
-    force_anneal: Optional[int] = field(default=None, metadata={"help": "from this epoch on decay from the rate reached, not from lr"})
+    force_anneal: Optional[int] = field(
+        default=None, metadata={"help": "from this epoch on decay from the rate reached, not from lr"}
+    )
     end_learning_rate: float = field(default=0.0, metadata={"help": "rate at and after total_num_update"})
     power: float = field(default=1.0, metadata={"help": "exponent of the share of updates left"})
-    total_num_update: float = field(default=II("optimization.max_update"), metadata={"help": "update at which the end rate is reached"})
+    total_num_update: float = field(
+        default=II("optimization.max_update"), metadata={"help": "update at which the end rate is reached"}
+    )
     lr: list[float] = II("optimization.lr")
 
 
 @register_lr_scheduler("polynomial_decay", dataclass=PolynomialDecayLRScheduleConfig)
 class PolynomialDecayLRSchedule(FairseqLRScheduler):
-    """lr * n / warmup_updates up to the peak, then end + (lr - end) * ((total - n) / (total - warmup_updates)) ** power."""
+    """lr * n / warmup_updates up to the peak, then end + (lr - end) * ((total - n) / (total - warmup_updates)) **
+    power.
+    """
 
     def __init__(self, cfg: PolynomialDecayLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
         if cfg.total_num_update <= 0:
             raise ValueError(
-                f"lr_scheduler.total_num_update is {cfg.total_num_update}: set it, or optimization.max_update, to the number of updates to "
-                "decay over."
+                f"lr_scheduler.total_num_update is {cfg.total_num_update}: set it, or optimization.max_update, to "
+                "the number of updates to decay over."
             )
         self.rates = learning_rates(cfg.lr)
         self.peak = self.rates[0]
@@ -41,7 +49,9 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
         return {"best": self.best, "peak": self.peak, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The peak of an epoch under way matters with force_anneal only: there it is the rate at which the epoch began."""
+        """The peak of an epoch under way matters with force_anneal only: there it is the rate at which the epoch
+        began.
+        """
         super().load_state_dict(state_dict)
         if self._annealed(state_dict.get("epoch")):
             self.peak, self.epoch = state_dict["peak"], state_dict["epoch"]
@@ -51,7 +61,8 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
 
     def step_begin_epoch(self, epoch: int) -> float:
         if not self._annealed(epoch):
-            self.peak = self.rates[min(epoch, len(self.rates) - 1)]  # fairseq: epochs count from 1, so the second rate is the first epoch's
+            # fairseq: epochs count from 1, so the second rate is the first epoch's
+            self.peak = self.rates[min(epoch, len(self.rates) - 1)]
         elif epoch != self.epoch:
             self.peak = self.optimizer.get_lr()
         self.epoch = epoch

@@ -1,4 +1,6 @@
-"""Warm-up, plateau, exponential decay: the schedule of wav2vec 2.0's fine-tuning. Source: Park et al. 2019 (SpecAugment), section 4.3."""
+"""Warm-up, plateau, exponential decay: the schedule of wav2vec 2.0's fine-tuning. Source: Park et al. 2019
+(SpecAugment), section 4.3.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -18,7 +20,8 @@ class TriStageLRScheduleConfig(FairseqDataclass):
     hold_steps: int = field(default=0, metadata={"help": "updates at the full rate"})
     decay_steps: int = field(default=0, metadata={"help": "updates of exponential decay"})
     phase_ratio: Optional[tuple[float, float, float]] = field(
-        default=None, metadata={"help": "shares of max_update for the three phases, in place of the three numbers; they add up to 1"}
+        default=None,
+        metadata={"help": "shares of max_update for the three phases, in place of the three numbers; they add up to 1"},
     )
     init_lr_scale: float = field(default=0.01, metadata={"help": "rate at the start, as a share of lr"})
     final_lr_scale: float = field(default=0.01, metadata={"help": "rate after the decay, as a share of lr"})
@@ -28,7 +31,9 @@ class TriStageLRScheduleConfig(FairseqDataclass):
 
 @register_lr_scheduler("tri_stage", dataclass=TriStageLRScheduleConfig)
 class TriStageLRSchedule(FairseqLRScheduler):
-    """lr * init_lr_scale rises linearly to lr, stays, and decays exponentially to lr * final_lr_scale, where it ends."""
+    """lr * init_lr_scale rises linearly to lr, stays, and decays exponentially to lr * final_lr_scale, where it
+    ends.
+    """
 
     def __init__(self, cfg: TriStageLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
@@ -55,8 +60,9 @@ class TriStageLRSchedule(FairseqLRScheduler):
         warmup, hold, decay = (int(cfg.max_update * share) for share in cfg.phase_ratio)
         if warmup + hold + decay == 0:
             raise ValueError(
-                f"optimization.max_update is {cfg.max_update:g}: every share of it in lr_scheduler.phase_ratio={list(cfg.phase_ratio)} "
-                f"is less than one update. Set it to {math.ceil(1 / max(cfg.phase_ratio))} or more."
+                f"optimization.max_update is {cfg.max_update:g}: every share of it in "
+                f"lr_scheduler.phase_ratio={list(cfg.phase_ratio)} is less than one update. Set it to "
+                f"{math.ceil(1 / max(cfg.phase_ratio))} or more."
             )
         return warmup, hold, decay
 

@@ -100,7 +100,9 @@ def _save(original: Any) -> Any:
         _disable_byteorder_record: bool = False,
     ) -> None:
         recorder.note("save", pickle_protocol=pickle_protocol)
-        original(_plain(obj), f, pickle_module, pickle_protocol, _use_new_zipfile_serialization, _disable_byteorder_record)
+        original(
+            _plain(obj), f, pickle_module, pickle_protocol, _use_new_zipfile_serialization, _disable_byteorder_record
+        )
 
     return save
 
@@ -121,7 +123,12 @@ def _plain(obj: Any) -> Any:
 def _load(original: Any) -> Any:
     @wraps(original)
     def load(
-        f: Any, map_location: Any = None, pickle_module: Any = pickle, weights_only: bool = False, mmap: bool | None = None, **more: Any
+        f: Any,
+        map_location: Any = None,
+        pickle_module: Any = pickle,
+        weights_only: bool = False,
+        mmap: bool | None = None,
+        **more: Any,
     ) -> Any:
         module = None if weights_only else pickle_module
         return original(f, map_location="cpu", pickle_module=module, weights_only=weights_only, mmap=mmap, **more)

@@ -45,7 +45,9 @@ def note_import() -> None:
 
 
 def _read_list(kind: str) -> list[str] | None:
-    """The file's lines as the bridge takes them, one operator each; None where no file is named, or where it is missing."""
+    """The file's lines as the bridge takes them, one operator each; None where no file is named, or where it is
+    missing.
+    """
     path = os.environ.get(f"PT_HPU_AUTOCAST_{kind}_OPS_LIST")
     return Path(path).read_text(encoding="utf-8").splitlines() if path and Path(path).is_file() else None
 

@@ -1,4 +1,5 @@
-"""Lazy mode's graphs, from the stream of operators: what stands in a graph's key and what is an input is the bridge's rule.
+"""Lazy mode's graphs, from the stream of operators: what stands in a graph's key and what is an input is the bridge's
+rule.
 
 The rule itself is `fairseq.preflight.graph_keys`, with its source. Nothing here knows who calls what.
 """
@@ -14,7 +15,8 @@ from fairseq.preflight.graph_keys import Call, Change, Compiled, Recorder
 from habana_frameworks import mode, recorder
 
 compiled = Compiled()
-changes: list[Change] = []  # of each compilation but the first: where the graph differs from the one that is most like it
+# of each compilation but the first: where the graph differs from the one that is most like it
+changes: list[Change] = []
 
 
 def _ended(calls: list[Call]) -> None:
@@ -27,7 +29,9 @@ _recorder = Recorder(_ended)
 
 
 class _Recording(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         _recorder.note(func, kernels.name_of(func), args, kwargs, result, lambda: "")

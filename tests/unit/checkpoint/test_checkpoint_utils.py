@@ -72,7 +72,10 @@ class Trainer:
         self.loaded_with = (reset_optimizer, reset_lr_scheduler, reset_meters, optimizer_overrides)
         self.weight = state["model"]["weight"]
         if not reset_optimizer:
-            self.momentum, self.updates = state["last_optimizer_state"]["momentum"], state["optimizer_history"][-1]["num_updates"]
+            self.momentum, self.updates = (
+                state["last_optimizer_state"]["momentum"],
+                state["optimizer_history"][-1]["num_updates"],
+            )
         return state["extra_state"]
 
 
@@ -112,16 +115,25 @@ def test_the_same_command_continues(tmp_path, caplog):
     assert first.extra_state is None
     assert f"no checkpoint in {tmp_path}: starting at update 0" in caplog.text
     result = first.train(3).save(val_loss=2.5)
-    assert [os.path.basename(path) for path in result.paths] == ["checkpoint_last.pt", "checkpoint_1_3.pt", "checkpoint_best.pt"]
+    assert [os.path.basename(path) for path in result.paths] == [
+        "checkpoint_last.pt",
+        "checkpoint_1_3.pt",
+        "checkpoint_best.pt",
+    ]
     assert result.error is None and files(tmp_path) == sorted(os.path.basename(path) for path in result.paths)
 
     second = Run(tmp_path, save_interval_updates=3)
     assert (second.trainer.updates, second.itr.epoch, second.itr.done) == (3, 1, 3)
-    assert torch.equal(second.trainer.weight, first.trainer.weight) and torch.equal(second.trainer.momentum, first.trainer.momentum)
+    assert torch.equal(second.trainer.weight, first.trainer.weight) and torch.equal(
+        second.trainer.momentum, first.trainer.momentum
+    )
     assert second.trainer.run_record.best == 2.5 and second.extra_state["val_loss"] == 2.5
     assert second.trainer.loaded_with == (False, False, False, {})
     assert f"loaded checkpoint {tmp_path}/checkpoint_last.pt (epoch 1, 3 updates)" in caplog.messages
-    assert [os.path.basename(path) for path in second.train(2).save(val_loss=3.0).paths] == ["checkpoint_last.pt", "checkpoint1.pt"]
+    assert [os.path.basename(path) for path in second.train(2).save(val_loss=3.0).paths] == [
+        "checkpoint_last.pt",
+        "checkpoint1.pt",
+    ]
 
 
 def test_files_open_without_this_package(tmp_path):
@@ -161,7 +173,7 @@ def test_patience_survives_a_resume(tmp_path):
     assert not checkpoint_utils.out_of_patience(OmegaConf.create({"patience": -1}), resumed.trainer, 2.0)
 
 
-# -- faults ------------------------------------------------------------------------------------------------------------------------
+# -- faults ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
@@ -215,7 +227,9 @@ def test_a_disk_that_fills_between_two_files_keeps_what_is_written(tmp_path, mon
 
     monkeypatch.setattr(io, "copy", full)
     result = run.train(1).save()
-    assert [os.path.basename(path) for path in result.paths] == ["checkpoint_last.pt"] and "checkpoint_1_1.pt" in result.error
+    assert [os.path.basename(path) for path in result.paths] == [
+        "checkpoint_last.pt"
+    ] and "checkpoint_1_1.pt" in result.error
     assert Run(tmp_path).trainer.updates == 1
 
 
@@ -255,11 +269,15 @@ def test_a_kill_between_two_files_of_a_save_leaves_no_stale_one(tmp_path, monkey
 
 
 def test_a_best_that_the_disk_refused_does_not_stand_in_the_way_of_the_next(tmp_path, monkeypatch):
-    """The file holds the best of what was saved; the record still knows the best of all, from which patience is counted."""
+    """The file holds the best of what was saved; the record still knows the best of all, from which patience is
+    counted.
+    """
     run = Run(tmp_path)
     run.train(1).save(val_loss=3.0)
     with monkeypatch.context() as patch:
-        patch.setattr(io, "copy", lambda source, path: (_ for _ in ()).throw(io.CheckpointWriteError(errno.ENOSPC, "full")))
+        patch.setattr(
+            io, "copy", lambda source, path: (_ for _ in ()).throw(io.CheckpointWriteError(errno.ENOSPC, "full"))
+        )
         run.train(1).save(val_loss=1.0)
     assert updates_in(tmp_path / "checkpoint_best.pt") == 1
     run.train(1).save(val_loss=2.0)
@@ -275,7 +293,10 @@ def test_links(tmp_path):
     os.makedirs(tmp_path / "new")
     last, target = tmp_path / "new/checkpoint_last.pt", tmp_path / "old/checkpoint_last.pt"
     os.symlink("/mnt/gone/checkpoint_last.pt", last)
-    with pytest.raises(ValueError, match=f"{last} cannot be continued: it is a symbolic link to /mnt/gone/checkpoint_last.pt, which does"):
+    with pytest.raises(
+        ValueError,
+        match=f"{last} cannot be continued: it is a symbolic link to /mnt/gone/checkpoint_last.pt, which does",
+    ):
         Run(tmp_path / "new")
     with pytest.raises(ValueError, match="restore_file is checkpoint_last2.pt.*symbolic link to gone.pt"):
         os.symlink("gone.pt", tmp_path / "new/checkpoint_last2.pt")
@@ -295,7 +316,7 @@ def test_unfinished_files_of_a_killed_process_are_removed(tmp_path):
     assert files(tmp_path) == ["checkpoint_last.pt"]
 
 
-# -- another config ----------------------------------------------------------------------------------------------------------------
+# -- another config ----------------------------------------------------------------------------------------------------
 
 
 def test_another_model_or_task_config_is_an_error_with_ways_out(tmp_path):
@@ -321,15 +342,22 @@ def test_a_moved_data_folder_with_the_same_manifest_is_no_difference(tmp_path, c
 def test_fingerprints_compare_the_splits_that_both_know():
     assert checkpoint_utils.same_data({"train": 1, "valid": 2}, {"train": 1}) is True
     assert checkpoint_utils.same_data({"train": 1}, {"train": 2}) is False
-    assert checkpoint_utils.same_data(None, {"train": 2}) is None and checkpoint_utils.same_data({}, {"train": 2}) is None
+    assert (
+        checkpoint_utils.same_data(None, {"train": 2}) is None and checkpoint_utils.same_data({}, {"train": 2}) is None
+    )
 
 
-# -- where a run begins ------------------------------------------------------------------------------------------------------------
+# -- where a run begins ------------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_file_lists_differences_and_the_same_command_continues(tmp_path, caplog):
     foreign = Run(tmp_path / "old").train(4).save().paths[0]
-    settings = {"restore_file": foreign, "reset_optimizer": True, "reset_dataloader": True, "optimizer_overrides": "{'eps': 1e-3}"}
+    settings = {
+        "restore_file": foreign,
+        "reset_optimizer": True,
+        "reset_dataloader": True,
+        "optimizer_overrides": "{'eps': 1e-3}",
+    }
     run = Run(tmp_path / "new", model={"dropout": 0.3}, **settings)
     assert run.trainer.loaded_with == (True, False, False, {"eps": 1e-3})
     assert (run.trainer.updates, run.itr.done, run.trainer.weight[0].item()) == (0, 0, 4.0)
@@ -359,13 +387,20 @@ def test_restore_file_inside_save_dir_goes_back(tmp_path):
 def test_finetune_from_model_takes_the_weights_once(tmp_path, caplog):
     model = Run(tmp_path / "old").train(4).save(val_loss=1.0).paths[0]
     run = Run(tmp_path / "new", finetune_from_model=model, model={"dim": 5})
-    assert (run.trainer.updates, run.trainer.weight[0].item(), run.itr.done, run.trainer.run_record.best) == (0, 4.0, 0, None)
+    assert (run.trainer.updates, run.trainer.weight[0].item(), run.itr.done, run.trainer.run_record.best) == (
+        0,
+        4.0,
+        0,
+        None,
+    )
     assert run.trainer.loaded_with == (True, True, True, {}) and "model.dim: 4 -> 5" in caplog.text
     run.train(1).save()
     assert Run(tmp_path / "new", finetune_from_model=model, model={"dim": 5}).trainer.updates == 1
 
 
-WIDE = complete_config({"encoder_embed_dim": 4, "encoder_layers": 2, "conv_feature_layers": "[(4, 3, 2)]", "dropout": 0.5})
+WIDE = complete_config(
+    {"encoder_embed_dim": 4, "encoder_layers": 2, "conv_feature_layers": "[(4, 3, 2)]", "dropout": 0.5}
+)
 NARROW = {**WIDE, "encoder_embed_dim": 3, "dropout": 0.1}
 
 
@@ -373,9 +408,21 @@ NARROW = {**WIDE, "encoder_embed_dim": 3, "dropout": 0.1}
     ("saved", "asked", "advice"),
     [
         (WIDE, NARROW, r"Set model\.encoder_embed_dim=4, as in the file"),
-        (WIDE, {**WIDE, "conv_feature_layers": "[(3,3,2)]"}, r"Set \"model\.conv_feature_layers='\[\(4, 3, 2\)\]'\", as in"),
-        ({"_name": "wav2vec_ctc", "w2v_args": {"model": WIDE}}, WIDE, "It is fine-tuned: go on from the pre-trained checkpoint"),
-        (WIDE, {"_name": "wav2vec_ctc", "w2v_args": {"model": NARROW}}, r"It is pre-trained only: give it as model\.w2v_path"),
+        (
+            WIDE,
+            {**WIDE, "conv_feature_layers": "[(3,3,2)]"},
+            r"Set \"model\.conv_feature_layers='\[\(4, 3, 2\)\]'\", as in",
+        ),
+        (
+            {"_name": "wav2vec_ctc", "w2v_args": {"model": WIDE}},
+            WIDE,
+            "It is fine-tuned: go on from the pre-trained checkpoint",
+        ),
+        (
+            WIDE,
+            {"_name": "wav2vec_ctc", "w2v_args": {"model": NARROW}},
+            r"It is pre-trained only: give it as model\.w2v_path",
+        ),
     ],
 )
 def test_weights_of_another_model_are_named(tmp_path, monkeypatch, saved, asked, advice):
@@ -405,7 +452,10 @@ def test_without_last_checkpoints_the_newest_is_continued(tmp_path, caplog):
     assert files(tmp_path) == ["checkpoint_1_2.pt", "checkpoint_1_4.pt"]
     assert Run(tmp_path, **settings).trainer.updates == 4
     assert Run(tmp_path).trainer.updates == 0  # a removed checkpoint_last.pt means a new start, which is said
-    assert "It holds checkpoint_1_2.pt, checkpoint_1_4.pt; checkpoint.restore_file=<name> continues from one of them" in caplog.messages[-1]
+    assert (
+        "It holds checkpoint_1_2.pt, checkpoint_1_4.pt; checkpoint.restore_file=<name> continues from one of them"
+        in caplog.messages[-1]
+    )
 
 
 @pytest.mark.parametrize(

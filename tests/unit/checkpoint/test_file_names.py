@@ -13,9 +13,14 @@ from fairseq import checkpoint_utils, hub_utils, models, tasks
 from fairseq.dataclass.utils import config_to_container
 
 TINY = {
-    "encoder_layers": 1, "encoder_embed_dim": 8, "encoder_ffn_embed_dim": 8, "encoder_attention_heads": 2,
-    "conv_feature_layers": "[(4, 3, 2)]", "conv_pos": 2, "conv_pos_groups": 1,
-}  # fmt: skip
+    "encoder_layers": 1,
+    "encoder_embed_dim": 8,
+    "encoder_ffn_embed_dim": 8,
+    "encoder_attention_heads": 2,
+    "conv_feature_layers": "[(4, 3, 2)]",
+    "conv_pos": 2,
+    "conv_pos_groups": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +71,14 @@ def test_functions_for_one_file_name_it(tmp_path: Path, load: object) -> None:
 
 def test_from_pretrained_reads_a_folder(checkpoint: Path, tmp_path: Path) -> None:
     found = hub_utils.from_pretrained(str(checkpoint.parent), checkpoint.name, normalize=True)
-    assert len(found["models"]) == 1 and found["task"].cfg.data == str(checkpoint.parent) and found["task"].cfg.normalize is True
-    assert hub_utils.from_pretrained(str(checkpoint.parent), "x.pt", data_name_or_path=str(tmp_path))["args"].task.data == str(tmp_path)
+    assert (
+        len(found["models"]) == 1
+        and found["task"].cfg.data == str(checkpoint.parent)
+        and found["task"].cfg.normalize is True
+    )
+    assert hub_utils.from_pretrained(str(checkpoint.parent), "x.pt", data_name_or_path=str(tmp_path))[
+        "args"
+    ].task.data == str(tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing is not a folder on this machine"):
         hub_utils.from_pretrained("nothing")
     with pytest.raises(FileNotFoundError, match="Model file not found"):

@@ -1,4 +1,6 @@
-"""Fault drills on checkpoint files: cut off, one bit flipped, a full disk, pickled objects; and what a sound file is."""
+"""Fault drills on checkpoint files: cut off, one bit flipped, a full disk, pickled objects; and what a sound file
+is.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ def path(tmp_path):
 def test_a_saved_file_is_sound_and_plain(path, tmp_path):
     assert io.verify(path) is None
     loaded = torch.load(path, weights_only=True)
-    assert torch.equal(loaded["model"]["weight"], state()["model"]["weight"]) and loaded["extra_state"] == state()["extra_state"]
+    assert (
+        torch.equal(loaded["model"]["weight"], state()["model"]["weight"])
+        and loaded["extra_state"] == state()["extra_state"]
+    )
     assert io.load(path)["optimizer_history"] == [{"num_updates": 3}]
     assert io.peek(path) == (3, state()["extra_state"])
     assert os.listdir(tmp_path) == ["checkpoint_last.pt"]  # nothing temporary is left
@@ -59,7 +64,9 @@ def test_every_flipped_bit_is_found_or_harmless(path):
     sound = Path(path).read_bytes()
     generator = random.Random(0)
     data_start = sound.index(state()["model"]["weight"].numpy().tobytes())
-    positions = [data_start, data_start + 15999, 0, 30, len(sound) - 1] + [generator.randrange(len(sound)) for _ in range(300)]
+    positions = [data_start, data_start + 15999, 0, 30, len(sound) - 1] + [
+        generator.randrange(len(sound)) for _ in range(300)
+    ]
     found = 0
     for position in positions:
         damaged = bytearray(sound)
@@ -73,7 +80,10 @@ def test_every_flipped_bit_is_found_or_harmless(path):
             assert path in str(error)
         else:
             assert torch.equal(loaded["model"]["weight"], state()["model"]["weight"])
-            assert loaded["extra_state"] == state()["extra_state"] and loaded["optimizer_history"] == state()["optimizer_history"]
+            assert (
+                loaded["extra_state"] == state()["extra_state"]
+                and loaded["optimizer_history"] == state()["optimizer_history"]
+            )
     assert found > 200  # the weights are nine tenths of this file
 
 
@@ -103,7 +113,9 @@ def test_full_disk_removes_the_temporary_file_and_keeps_the_old_one(path, tmp_pa
 def test_torch_reports_a_real_full_device(path, monkeypatch):
     """torch's own writer, on a device that takes no byte, raises what `save` catches."""
     real_open = open
-    monkeypatch.setattr("builtins.open", lambda name, *rest: real_open(*(("/dev/full", "wb") if ".tmp" in str(name) else (name, *rest))))
+    monkeypatch.setattr(
+        "builtins.open", lambda name, *rest: real_open(*(("/dev/full", "wb") if ".tmp" in str(name) else (name, *rest)))
+    )
     with pytest.raises(io.CheckpointWriteError, match="No space left"):
         io.save(state(updates=9), path)
     assert io.peek(path).num_updates == 3
@@ -115,7 +127,9 @@ def test_a_disk_that_fills_within_a_file_is_an_error_of_the_disk(path, tmp_path,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        with pytest.raises(io.CheckpointWriteError, match="cannot write .*checkpoint_last.pt: File too large") as raised:
+        with pytest.raises(
+            io.CheckpointWriteError, match="cannot write .*checkpoint_last.pt: File too large"
+        ) as raised:
             io.save(state(9, 10_000), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -196,7 +210,10 @@ def test_our_own_mistake_is_no_disk_error(path):
 
 
 def test_pickled_objects_are_refused_by_name(tmp_path):
-    for content, name in (({"args": datetime.timedelta(1)}, "datetime.timedelta"), ({"file": zipfile.ZipInfo("x")}, "zipfile.ZipInfo")):
+    for content, name in (
+        ({"args": datetime.timedelta(1)}, "datetime.timedelta"),
+        ({"file": zipfile.ZipInfo("x")}, "zipfile.ZipInfo"),
+    ):
         path = tmp_path / "foreign.pt"
         torch.save(content, path)
         with pytest.raises(ValueError, match=f"pickled objects of {name}"):
@@ -232,7 +249,12 @@ def test_other_things_are_no_checkpoints(tmp_path):
 def test_newest_good(tmp_path):
     last = tmp_path / "checkpoint_last.pt"
     assert io.newest_good(tmp_path, last) == (None, [])
-    for name, updates in (("checkpoint_1_4.pt", 4), ("checkpoint_2_8.pt", 8), ("checkpoint_best.pt", 6), ("checkpoint_last.pt", 9)):
+    for name, updates in (
+        ("checkpoint_1_4.pt", 4),
+        ("checkpoint_2_8.pt", 8),
+        ("checkpoint_best.pt", 6),
+        ("checkpoint_last.pt", 9),
+    ):
         io.save(state(updates), tmp_path / name)
     assert io.newest_good(tmp_path, last) == (str(last), [])
     os.truncate(last, 500)

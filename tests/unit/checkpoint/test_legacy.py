@@ -41,12 +41,30 @@ def same(a, b):
 @FORMS
 def test_data_comes_back_as_it_was(tmp_path, as_zip):
     base = torch.arange(24, dtype=torch.float32).view(4, 6)
-    kinds = [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
+    kinds = [
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    ]
     value = {
         "views": [base, base[1:3, ::2], base.t(), base[2, 3]],
         "kinds": [torch.arange(5).to(kind) for kind in kinds],
         "empty": torch.zeros(0, 3),
-        "plain": {"a": None, 1: True, 2.5: "text ä", "big": 2**70, "bytes": b"\x00\xff", "tuple": (1, (2, [3]), ()), -3: -1},
+        "plain": {
+            "a": None,
+            1: True,
+            2.5: "text ä",
+            "big": 2**70,
+            "bytes": b"\x00\xff",
+            "tuple": (1, (2, [3]), ()),
+            -3: -1,
+        },
         "ordered": collections.OrderedDict(b=1, a=2),
         "sets": [{1, 2}, frozenset({3})],
     }
@@ -80,7 +98,12 @@ def test_stand_ins_become_plain(tmp_path, as_zip):
 
 
 def test_every_pickle_protocol():
-    value = {"a": [1, 2.5, None, True, "ä", b"x", (1, 2, 3, 4)], "b": {3, 4}, "o": collections.OrderedDict(x=1), "l": -(2**40)}
+    value = {
+        "a": [1, 2.5, None, True, "ä", b"x", (1, 2, 3, 4)],
+        "b": {3, 4},
+        "o": collections.OrderedDict(x=1),
+        "l": -(2**40),
+    }
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         assert same(unpickle(pickle.dumps(value, protocol)), value), protocol
 
@@ -98,7 +121,7 @@ def test_without_tensors_only_the_pickle_is_read(tmp_path):
         legacy.read(path)
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------------------
+# -- what is refused ---------------------------------------------------------------------------------------------------
 
 
 class Calls:
@@ -139,7 +162,8 @@ def test_state_goes_to_stand_ins_only():
             unpickle(b"\x80\x02" + target + b"N}X\x06\x00\x00\x00__eq__K\x01s\x86b.")
     assert dict(vars(Namespace)) == before
     odd = unpickle(b"\x80\x02cargparse\nNamespace\n)\x81}X\x09\x00\x00\x00__class__K\x01sb.")
-    assert allowed.plain(odd).__class__ is Namespace  # kept as an entry of the instance's dict, where it shadows nothing
+    # kept as an entry of the instance's dict, where it shadows nothing
+    assert allowed.plain(odd).__class__ is Namespace
 
 
 def test_streams_that_are_no_pickle():
@@ -152,7 +176,12 @@ def test_streams_that_are_no_pickle():
     with pytest.raises(Refused, match="PERSID|other objects"):
         unpickle(b"\x80\x02K\x01Q.")
     inert = b"cargparse\nNamespace\n)\x81"
-    odd_keys = (b"}" + inert + b"K\x01s.", b"}" + inert + b"\x85K\x01s.", b"\x8f(" + inert + b"\x90.", b"(" + inert + b"\x91.")
+    odd_keys = (
+        b"}" + inert + b"K\x01s.",
+        b"}" + inert + b"\x85K\x01s.",
+        b"\x8f(" + inert + b"\x90.",
+        b"(" + inert + b"\x91.",
+    )
     for body in (*odd_keys, b"ccollections\nOrderedDict\n](" + inert + b"K\x01\x86e\x85R."):
         with pytest.raises(Refused, match="a dict whose key"):
             unpickle(b"\x80\x02" + body)

@@ -45,7 +45,9 @@ def write(path, cfg=CFG, **entries):
     torch.manual_seed(0)
     weights = {"weight": torch.randn(2, 3), "bias": torch.randn(2)}
     history = [{"num_updates": 17}]
-    return io.save({"cfg": cfg, "model": weights, "optimizer_history": history, "task_state": {"seen": 1}, **entries}, path)
+    return io.save(
+        {"cfg": cfg, "model": weights, "optimizer_history": history, "task_state": {"seen": 1}, **entries}, path
+    )
 
 
 def test_models_come_with_their_config_and_weights(tmp_path):
@@ -73,16 +75,31 @@ def small(tmp_path_factory):
     """A checkpoint of a real model of two narrow blocks, as a state to change."""
     torch.manual_seed(1)
     model = {
-        "_name": "wav2vec2", "encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 16, "encoder_attention_heads": 2,
-        "final_dim": 8, "conv_feature_layers": "[(8,10,5)] + [(8,3,2)] * 2", "conv_pos": 8, "conv_pos_groups": 2, "quantize_targets": True,
+        "_name": "wav2vec2",
+        "encoder_layers": 2,
+        "encoder_embed_dim": 16,
+        "encoder_ffn_embed_dim": 16,
+        "encoder_attention_heads": 2,
+        "final_dim": 8,
+        "conv_feature_layers": "[(8,10,5)] + [(8,3,2)] * 2",
+        "conv_pos": 8,
+        "conv_pos_groups": 2,
+        "quantize_targets": True,
         "latent_vars": 4,
-    }  # fmt: skip
+    }
     task = {"_name": "audio_pretraining", "data": "gone", "normalize": True}
     weights = build_model(model).state_dict()
 
     def make(path, weights_too=None, **changes):
         kind = changes.pop("task", task)
-        torch.save({"cfg": {"model": {**model, **changes}, "task": kind}, "model": {**weights, **(weights_too or {})}, "args": None}, path)
+        torch.save(
+            {
+                "cfg": {"model": {**model, **changes}, "task": kind},
+                "model": {**weights, **(weights_too or {})},
+                "args": None,
+            },
+            path,
+        )
         return str(path)
 
     return make
@@ -105,7 +122,11 @@ def small(tmp_path_factory):
 def test_a_config_far_larger_than_its_weights_is_refused_at_once(tmp_path, small, changes):
     path = small(tmp_path / "huge.pt", **changes)
     key, value = next(iter(changes.items()))
-    said = "at most 1000 layers" if isinstance(value, str) else f"a far larger model .* Its largest setting is model.{key}={value}"
+    said = (
+        "at most 1000 layers"
+        if isinstance(value, str)
+        else f"a far larger model .* Its largest setting is model.{key}={value}"
+    )
     with pytest.raises(ValueError, match=rf"huge\.pt: .*{said}"):
         checkpoint_utils.load_model_ensemble([path])
     state = io.load(path)
@@ -114,7 +135,13 @@ def test_a_config_far_larger_than_its_weights_is_refused_at_once(tmp_path, small
 
 
 @pytest.mark.parametrize(
-    "changes", [{"encoder_layers": "many"}, {"encoder_attention_heads": 0}, {"encoder_attention_heads": 3}, {"conv_pos_groups": 5}]
+    "changes",
+    [
+        {"encoder_layers": "many"},
+        {"encoder_attention_heads": 0},
+        {"encoder_attention_heads": 3},
+        {"conv_pos_groups": 5},
+    ],
 )
 def test_a_config_that_no_model_can_have_names_the_file(tmp_path, small, changes):
     path = small(tmp_path / "odd.pt", **changes)
@@ -124,7 +151,9 @@ def test_a_config_that_no_model_can_have_names_the_file(tmp_path, small, changes
 
 def test_weights_unlike_their_config_are_listed(tmp_path, small):
     path = small(tmp_path / "deep.pt", encoder_layers=3)
-    with pytest.raises(ValueError, match=r"deep\.pt: the weights inside do not fit the config inside: encoder\.layers\.2.* is missing"):
+    with pytest.raises(
+        ValueError, match=r"deep\.pt: the weights inside do not fit the config inside: encoder\.layers\.2.* is missing"
+    ):
         checkpoint_utils.load_model_ensemble([path])
     path = small(tmp_path / "mms.pt", weights_too={"encoder.layers.0.adapter_layer.W_a": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"adapter_layer\.W_a is too many\. Its blocks have adapters, as MMS has"):
@@ -132,7 +161,9 @@ def test_weights_unlike_their_config_are_listed(tmp_path, small):
 
 
 def test_a_task_that_is_not_offered_gives_way_to_the_model_s_own(tmp_path, small):
-    path = small(tmp_path / "xlsr.pt", task={"_name": "temp_sampled_audio_pretraining", "normalize": True, "sampling_alpha": 0.5})
+    path = small(
+        tmp_path / "xlsr.pt", task={"_name": "temp_sampled_audio_pretraining", "normalize": True, "sampling_alpha": 0.5}
+    )
     _, _, task = checkpoint_utils.load_model_ensemble_and_task([path])
     assert task.cfg._name == "audio_pretraining" and task.cfg.normalize is True
 
@@ -159,7 +190,10 @@ def test_mistakes_are_named(tmp_path):
         checkpoint_utils.load_model_ensemble([write(tmp_path / "b.pt", cfg=None)], task=Task())
     for kind in ("wav2vec_seq2seq", "data2vec_audio"):
         other = write(tmp_path / "other.pt", cfg={"model": {"_name": kind}, "task": {"_name": "audio_finetuning"}})
-        with pytest.raises(ValueError, match=rf"other\.pt holds a model of kind '{kind}', which is not offered here: only .*wav2vec_ctc"):
+        with pytest.raises(
+            ValueError,
+            match=rf"other\.pt holds a model of kind '{kind}', which is not offered here: only .*wav2vec_ctc",
+        ):
             checkpoint_utils.load_model_ensemble([other])
     torch.save({"cfg": CFG}, tmp_path / "none.pt")
     for read in (io.load, checkpoint_utils.load_pretrained, lambda path: checkpoint_utils.load_model_ensemble([path])):

@@ -24,7 +24,9 @@ HOLDS = (
 
 
 def other_run(folder: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -35,7 +37,9 @@ def write(folder: Path, **changes: object) -> None:
 
 def test_a_living_run_is_named_and_a_killed_one_is_taken_over(tmp_path: Path) -> None:
     process = other_run(tmp_path)
-    with pytest.raises(ValueError, match=f"is in use by process {process.pid} on {socket.gethostname()}.*another folder"):
+    with pytest.raises(
+        ValueError, match=f"is in use by process {process.pid} on {socket.gethostname()}.*another folder"
+    ):
         FolderLock(tmp_path).acquire()
     process.kill()
     process.communicate()
@@ -60,9 +64,13 @@ def test_a_number_that_another_process_got_since_is_no_holder(tmp_path: Path) ->
     FolderLock(tmp_path).acquire()
 
 
-def test_another_host_says_how_to_remove_the_lock_and_the_same_job_takes_it_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_host_says_how_to_remove_the_lock_and_the_same_job_takes_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, host="elsewhere", pid=7, job="77")
-    with pytest.raises(ValueError, match=f"process 7 on elsewhere, which cannot be checked from here.*remove {tmp_path / NAME}"):
+    with pytest.raises(
+        ValueError, match=f"process 7 on elsewhere, which cannot be checked from here.*remove {tmp_path / NAME}"
+    ):
         FolderLock(tmp_path).acquire()
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     FolderLock(tmp_path).acquire()

@@ -1,4 +1,6 @@
-"""Files that try to run something when they are opened: refused in every place that opens a checkpoint, and nothing has happened."""
+"""Files that try to run something when they are opened: refused in every place that opens a checkpoint, and nothing
+has happened.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,13 @@ PAYLOADS = list(payloads(pathlib.Path("trace")))
 
 
 def write(path: pathlib.Path, place: str, payload: str, as_zip: bool, trace: pathlib.Path) -> str:
-    state = {"args": None, "cfg": {"model": MODEL}, "model": {}, "optimizer_history": [{"num_updates": 1}], "extra_state": {"ema": {}}}
+    state = {
+        "args": None,
+        "cfg": {"model": MODEL},
+        "model": {},
+        "optimizer_history": [{"num_updates": 1}],
+        "extra_state": {"ema": {}},
+    }
     torch.save({**state, **PLACES[place](payloads(trace)[payload])}, path, _use_new_zipfile_serialization=as_zip)
     return str(path)
 
@@ -211,7 +219,9 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
     "w2v_path, a folder of torchaudio": lambda path: fine_tuned_from(of_torchaudio(path)),
     "fairseq-convert": command(convert.cli_main, "{path}", "{path}.out", "--to", "fairseq"),
     "fairseq-convert, a folder": lambda path: convert.convert(of_transformers(path), path + ".out", "fairseq"),
-    "fairseq-average-checkpoints": command(average_checkpoints.cli_main, "--inputs", "{path}", "--output", "{path}.out"),
+    "fairseq-average-checkpoints": command(
+        average_checkpoints.cli_main, "--inputs", "{path}", "--output", "{path}.out"
+    ),
     "fairseq-infer": command(infer.cli_main, "{path}.data", "--path", "{path}"),
     "fairseq-transcribe": command(transcribe.cli_main, "{path}.wav", "--path", "{path}"),
     "fairseq-extract": extracted_with,
@@ -232,13 +242,17 @@ def test_every_entry_point(tmp_path, entry, place, as_zip):
     assert not os.path.exists(path + ".ema") and not os.path.exists(path + ".out")
 
 
-@pytest.mark.parametrize("text", ["${oc.env:HOME}", "a ${oc.decode:x} b", "${task.${oc.env:USER}}", "${hydra:runtime.cwd}", "${env:PATH}"])
+@pytest.mark.parametrize(
+    "text", ["${oc.env:HOME}", "a ${oc.decode:x} b", "${task.${oc.env:USER}}", "${hydra:runtime.cwd}", "${env:PATH}"]
+)
 @pytest.mark.parametrize("where", ["cfg", "w2v_args", "args", "omegaconf"])
 def test_config_values_are_never_computed(tmp_path, text, where):
     args = Namespace(arch="wav2vec2", task="audio_pretraining", data=text)
     contents = {
         "cfg": {"cfg": {"task": {"_name": "audio_pretraining", "data": text}, "model": MODEL}},
-        "w2v_args": {"cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": {"model": {**MODEL, "activation_fn": text}}}}},
+        "w2v_args": {
+            "cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": {"model": {**MODEL, "activation_fn": text}}}}
+        },
         "args": {"args": args},
         "omegaconf": {"cfg": OmegaConf.create({"model": {**MODEL, "list": [{"a": text}], "_name": "unknown_model"}})},
     }

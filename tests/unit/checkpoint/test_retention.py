@@ -32,13 +32,17 @@ def test_names(tmp_path):
     cfg = config(tmp_path, save_interval_updates=20, save_interval=2)
     assert names(cfg) == ["checkpoint_last.pt", "checkpoint_2_40.pt"]
     assert names(cfg, updates=41) == ["checkpoint_last.pt"]
-    at_the_end = ["checkpoint_last.pt", "checkpoint2.pt", "checkpoint_2_40.pt", "checkpoint_best.pt"]  # an interval's too, unlike fairseq
+    # an interval's too, unlike fairseq
+    at_the_end = ["checkpoint_last.pt", "checkpoint2.pt", "checkpoint_2_40.pt", "checkpoint_best.pt"]
     assert names(cfg, end_of_epoch=True, val_loss=1.0, is_best=True) == at_the_end
     assert names(cfg, updates=41, end_of_epoch=True) == ["checkpoint_last.pt", "checkpoint2.pt"]
     assert names(cfg, epoch=3, updates=41, end_of_epoch=True) == ["checkpoint_last.pt"]
     assert names(config(tmp_path, no_epoch_checkpoints=True), end_of_epoch=True) == ["checkpoint_last.pt"]
     assert names(config(tmp_path, no_last_checkpoints=True), end_of_epoch=True) == ["checkpoint2.pt"]
-    assert names(config(tmp_path, checkpoint_suffix="-x"), end_of_epoch=True) == ["checkpoint_last-x.pt", "checkpoint2-x.pt"]
+    assert names(config(tmp_path, checkpoint_suffix="-x"), end_of_epoch=True) == [
+        "checkpoint_last-x.pt",
+        "checkpoint2-x.pt",
+    ]
 
 
 def test_interval_checkpoints_are_pruned(tmp_path):
@@ -60,7 +64,11 @@ def test_epoch_checkpoints_are_pruned_by_number(tmp_path):
 
 @pytest.mark.parametrize("maximize", [False, True])
 def test_the_best_are_kept(tmp_path, maximize):
-    settings = {"best_checkpoint_metric": "wer", "maximize_best_checkpoint_metric": maximize, "no_last_checkpoints": True}
+    settings = {
+        "best_checkpoint_metric": "wer",
+        "maximize_best_checkpoint_metric": maximize,
+        "no_last_checkpoints": True,
+    }
     cfg = config(tmp_path, keep_best_checkpoints=2, **settings)
     for updates, value in enumerate((3.0, 2.0, 5.0, 1.0, 4.0)):
         for name in names(cfg, updates=updates, val_loss=value):
@@ -94,10 +102,12 @@ def test_record_of_the_best_and_patience():
     again.load_state_dict(record.state_dict())
     assert (again.best, again.validations_without_better, again.started_from) == (2.0, 2, None)
     record.observe(2.0, 30)
-    assert record.validations_without_better == 3 and record.is_best(2.0)  # equal: no improvement, yet worth being the best file
+    # equal: no improvement, yet worth being the best file
+    assert record.validations_without_better == 3 and record.is_best(2.0)
     record.observe(1.0, 40)
     assert (record.best, record.validations_without_better) == (1.0, 0)
-    record.saved_best = 2.0  # the disk refused the one of 1.0: until it is met again, what is better than the file is worth being it
+    # the disk refused the one of 1.0: until it is met again, what is better than the file is worth being it
+    record.saved_best = 2.0
     assert record.is_best(1.5) and not record.is_best(2.5)
     fresh = RunRecord()
     fresh.load_state_dict(record.state_dict(), reset_best=True)

@@ -15,18 +15,56 @@ from fairseq.checkpoint.upgrade import upgrade
 from fairseq.models.wav2vec import pretrained
 
 OLD_PRETRAINING = {
-    "arch": "wav2vec2", "task": "audio_pretraining", "criterion": "wav2vec", "data": "/gone", "normalize": False, "sample_rate": 16000,
-    "optimizer": "adam", "adam_betas": "(0.9, 0.98)", "lr": [0.0005], "lr_scheduler": "polynomial_decay", "total_num_update": 400000,
-    "warmup_updates": 32000, "infonce": True, "loss_weights": [0.1, 10.0], "max_sentences": 4, "ddp_backend": "no_c10d",
-    "encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 24, "encoder_attention_heads": 2, "final_dim": 8,
-    "conv_feature_layers": "[(8, 10, 5)] + [(8, 3, 2)] * 2", "latent_temp": "(2.0, 0.5, 0.999995)", "latent_vars": 4, "conv_pos": 8,
-    "conv_pos_groups": 2, "quantize_targets": True, "feature_grad_mult": 0.1, "no_such_setting": 3, "another_module's": "x",
-}  # fmt: skip
+    "arch": "wav2vec2",
+    "task": "audio_pretraining",
+    "criterion": "wav2vec",
+    "data": "/gone",
+    "normalize": False,
+    "sample_rate": 16000,
+    "optimizer": "adam",
+    "adam_betas": "(0.9, 0.98)",
+    "lr": [0.0005],
+    "lr_scheduler": "polynomial_decay",
+    "total_num_update": 400000,
+    "warmup_updates": 32000,
+    "infonce": True,
+    "loss_weights": [0.1, 10.0],
+    "max_sentences": 4,
+    "ddp_backend": "no_c10d",
+    "encoder_layers": 1,
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 24,
+    "encoder_attention_heads": 2,
+    "final_dim": 8,
+    "conv_feature_layers": "[(8, 10, 5)] + [(8, 3, 2)] * 2",
+    "latent_temp": "(2.0, 0.5, 0.999995)",
+    "latent_vars": 4,
+    "conv_pos": 8,
+    "conv_pos_groups": 2,
+    "quantize_targets": True,
+    "feature_grad_mult": 0.1,
+    "no_such_setting": 3,
+    "another_module's": "x",
+}
 OLD_FINE_TUNING = {
-    "arch": "wav2vec_ctc", "task": "audio_pretraining", "labels": "ltr", "criterion": "ctc", "data": "/gone", "normalize": False,
-    "remove_bpe": "letter", "zero_infinity": True, "w2v_path": "/gone/small.pt", "apply_mask": True, "mask_prob": 0.5, "optimizer": "adam",
-    "lr_scheduler": "tri_stage", "phase_ratio": "[0.1, 0.4, 0.5]", "lr": [3e-5], "final_dropout": 0.1, "freeze_finetune_updates": 10000,
-}  # fmt: skip
+    "arch": "wav2vec_ctc",
+    "task": "audio_pretraining",
+    "labels": "ltr",
+    "criterion": "ctc",
+    "data": "/gone",
+    "normalize": False,
+    "remove_bpe": "letter",
+    "zero_infinity": True,
+    "w2v_path": "/gone/small.pt",
+    "apply_mask": True,
+    "mask_prob": 0.5,
+    "optimizer": "adam",
+    "lr_scheduler": "tri_stage",
+    "phase_ratio": "[0.1, 0.4, 0.5]",
+    "lr": [3e-5],
+    "final_dropout": 0.1,
+    "freeze_finetune_updates": 10000,
+}
 LETTERS = ["|", "E", "T", "A"]
 
 
@@ -42,7 +80,12 @@ def old_fine_tuned(**changes):
     weights = {pretrained.ENCODER + name: tensor.half() for name, tensor in model.state_dict().items()}
     weights |= {pretrained.HEAD + "weight": torch.randn(8, 16).half(), pretrained.HEAD + "bias": torch.zeros(8).half()}
     args = Namespace(**{**OLD_FINE_TUNING, **changes}, w2v_args=inner)
-    return {"args": args, "model": weights, "optimizer_history": [{"num_updates": 7}], "extra_state": {"train_meters": {"a": 1}}}
+    return {
+        "args": args,
+        "model": weights,
+        "optimizer_history": [{"num_updates": 7}],
+        "extra_state": {"train_meters": {"a": 1}},
+    }
 
 
 def test_arguments_become_a_config(caplog):
@@ -62,7 +105,10 @@ def test_an_old_fine_tuned_file(as_zip, tmp_path):
     """Namespaces inside each other, fp16 weights, task audio_pretraining, the dictionary only in the data folder."""
     path = str(tmp_path / "old.pt")
     torch.save(old_fine_tuned(), path, _use_new_zipfile_serialization=as_zip)
-    with pytest.raises(ValueError, match=r"old\.pt is fine-tuned and holds no dictionary, and /gone/dict\.ltr\.txt is not there.*--dict"):
+    with pytest.raises(
+        ValueError,
+        match=r"old\.pt is fine-tuned and holds no dictionary, and /gone/dict\.ltr\.txt is not there.*--dict",
+    ):
         checkpoint_utils.load_model_ensemble_and_task([path])
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in LETTERS))
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], arg_overrides={"data": str(tmp_path)})
@@ -101,10 +147,19 @@ def test_groups_of_another_generation(caplog):
 
 
 def test_todays_files_pass_unchanged(caplog):
-    cfg = {"model": {"_name": "wav2vec2", "encoder_layers": 2}, "task": {"_name": "audio_pretraining"}, "common": {"seed": 1}}
+    cfg = {
+        "model": {"_name": "wav2vec2", "encoder_layers": 2},
+        "task": {"_name": "audio_pretraining"},
+        "common": {"seed": 1},
+    }
     weight = torch.ones(2, 3, 4)
     metrics = {"train": [(10, "loss", "AverageMeter", {"val": 1})]}
-    state = {"cfg": cfg, "model": {"w": weight}, "extra_state": {"metrics": metrics}, "last_optimizer_state": {"state": {0: {"step": 1}}}}
+    state = {
+        "cfg": cfg,
+        "model": {"w": weight},
+        "extra_state": {"metrics": metrics},
+        "last_optimizer_state": {"state": {0: {"step": 1}}},
+    }
     with caplog.at_level(logging.INFO):
         upgraded = upgrade({**state}, "x.pt")
     assert upgraded["cfg"] == cfg and upgraded["model"]["w"] is weight and upgraded["extra_state"]["metrics"] == metrics

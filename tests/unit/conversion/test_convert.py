@@ -21,15 +21,37 @@ from fairseq_cli import convert
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A", "Ä"]
 BASE = {
-    "_name": "wav2vec2", "conv_feature_layers": "[(24,10,5)] + [(24,3,2)]*4 + [(24,2,2)]*2", "encoder_layers": 2, "encoder_embed_dim": 48,
-    "encoder_ffn_embed_dim": 96, "encoder_attention_heads": 4, "final_dim": 24, "latent_vars": 12, "quantize_targets": True,
-    "conv_pos": 16, "conv_pos_groups": 4, "feature_grad_mult": 0.1, "mask_other": 2.0, "encoder_layerdrop": 0.05, "logit_temp": 0.2,
-}  # fmt: skip
-LARGE = {**BASE, "extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True, "latent_temp": [2.0, 0.1, 0.999995]}
+    "_name": "wav2vec2",
+    "conv_feature_layers": "[(24,10,5)] + [(24,3,2)]*4 + [(24,2,2)]*2",
+    "encoder_layers": 2,
+    "encoder_embed_dim": 48,
+    "encoder_ffn_embed_dim": 96,
+    "encoder_attention_heads": 4,
+    "final_dim": 24,
+    "latent_vars": 12,
+    "quantize_targets": True,
+    "conv_pos": 16,
+    "conv_pos_groups": 4,
+    "feature_grad_mult": 0.1,
+    "mask_other": 2.0,
+    "encoder_layerdrop": 0.05,
+    "logit_temp": 0.2,
+}
+LARGE = {
+    **BASE,
+    "extractor_mode": "layer_norm",
+    "layer_norm_first": True,
+    "conv_bias": True,
+    "latent_temp": [2.0, 0.1, 0.999995],
+}
 CONFORMER = {
-    **BASE, "layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos", "layer_norm_first": True,
+    **BASE,
+    "layer_type": "conformer",
+    "attn_type": "espnet",
+    "pos_enc_type": "rel_pos",
+    "layer_norm_first": True,
     "depthwise_conv_kernel_size": 7,
-}  # fmt: skip
+}
 FORMS = {
     "base": BASE,
     "large": LARGE,
@@ -46,7 +68,13 @@ def short_audio(monkeypatch):
     monkeypatch.setattr(convert, "WAVEFORM_SECONDS", 0.5)
 
 
-def write(path: Path, config: dict[str, Any], fine_tuned: bool = False, symbols: list[str] | None = SYMBOLS, **fine_tuning: Any) -> str:
+def write(
+    path: Path,
+    config: dict[str, Any],
+    fine_tuned: bool = False,
+    symbols: list[str] | None = SYMBOLS,
+    **fine_tuning: Any,
+) -> str:
     """A checkpoint of random weights, its batch statistics and norms too."""
     torch.manual_seed(3)
     model = Wav2Vec2Model({**config})
@@ -54,13 +82,30 @@ def write(path: Path, config: dict[str, Any], fine_tuned: bool = False, symbols:
         model.remove_pretraining_modules()
     weights = model.state_dict()
     for name, tensor in weights.items():
-        if name.endswith(("norm.weight", "norm.bias", "running_mean", "running_var", "pos_bias_u", "pos_bias_v", "2.weight", "2.bias")):
+        if name.endswith(
+            (
+                "norm.weight",
+                "norm.bias",
+                "running_mean",
+                "running_var",
+                "pos_bias_u",
+                "pos_bias_v",
+                "2.weight",
+                "2.bias",
+            )
+        ):
             tensor.copy_(torch.rand(tensor.shape) + 0.5)
     task = {"_name": "audio_pretraining", "normalize": config.get("layer_norm_first", False)}
     cfg = {"model": config, "task": task}
     state: dict[str, Any] = {"args": None, "cfg": cfg, "model": weights}
     if fine_tuned:
-        settings = {"_name": "wav2vec_ctc", "w2v_path": "/gone/x.pt", "w2v_args": cfg, "apply_mask": True, "final_dropout": 0.1}
+        settings = {
+            "_name": "wav2vec_ctc",
+            "w2v_path": "/gone/x.pt",
+            "w2v_args": cfg,
+            "apply_mask": True,
+            "final_dropout": 0.1,
+        }
         settings |= fine_tuning
         state["cfg"] = {"model": settings, "task": {**task, "_name": "audio_finetuning", "labels": "ltr"}}
         state["model"] = {pretrained.ENCODER + name: tensor for name, tensor in weights.items()}
@@ -80,7 +125,7 @@ def assert_same_weights(one: str, other: str, left_out: tuple[str, ...] = ()) ->
             assert tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]), name
 
 
-# -- transformers ------------------------------------------------------------------------------------------------------------------
+# -- transformers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("transformers")
@@ -112,7 +157,12 @@ def test_transformers_processor_reads_the_folder(tmp_path):
 
     convert.convert(write(tmp_path / "a.pt", LARGE, fine_tuned=True), str(tmp_path / "there"), "hf")
     tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path / "there")
-    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, len(tokenizer)) == (0, 1, 3, len(SYMBOLS))
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, len(tokenizer)) == (
+        0,
+        1,
+        3,
+        len(SYMBOLS),
+    )
     rows = [0, 6, 6, 0, 5, 0, 5, 4, 4, 7, 0, 8]
     assert tokenizer.decode(rows) == "TEE AÄ"
     extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(tmp_path / "there")
@@ -131,7 +181,10 @@ def test_spellings_and_files_of_weights(spelling, kind, tmp_path):
     weights = names.one_spelling(safetensors.load_file(there / "model.safetensors"))
     if spelling == "parametrizations":
         parts = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-        weights = {next((n.replace(a, b) for a, b in parts.items() if n.endswith(a)), n): tensor for n, tensor in weights.items()}
+        weights = {
+            next((n.replace(a, b) for a, b in parts.items() if n.endswith(a)), n): tensor
+            for n, tensor in weights.items()
+        }
     os.remove(there / "model.safetensors")
     if kind == "safetensors":
         safetensors.save_file(weights, there / "model.safetensors", metadata={"format": "pt"})
@@ -155,10 +208,20 @@ def test_a_model_made_by_transformers(tmp_path, caplog):
 
     torch.manual_seed(0)
     fields = {
-        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48, "conv_dim": (16, 16),
-        "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
-        "vocab_size": 5, "pad_token_id": 4, "mask_time_prob": 0.0, "mask_feature_prob": 0.0,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "conv_dim": (16, 16),
+        "conv_kernel": (10, 3),
+        "conv_stride": (5, 2),
+        "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 2,
+        "vocab_size": 5,
+        "pad_token_id": 4,
+        "mask_time_prob": 0.0,
+        "mask_feature_prob": 0.0,
+    }
     config = transformers.Wav2Vec2Config(**fields)
     folder = tmp_path / "made"
     transformers.Wav2Vec2ForCTC(config).save_pretrained(folder)
@@ -168,7 +231,10 @@ def test_a_model_made_by_transformers(tmp_path, caplog):
         source = folders.read(folder, io.read)
     assert "mask_emb" in caplog.text and source.symbols == ["<s>", "<pad>", "</s>", "<unk>", "|", "b", "a"]
     audio = convert.waveform(16000)
-    (ours,), (theirs,) = speech_model.outputs(speech_model.build(source), audio), huggingface.outputs(folder, audio, "ForCTC")
+    (ours,), (theirs,) = (
+        speech_model.outputs(speech_model.build(source), audio),
+        huggingface.outputs(folder, audio, "ForCTC"),
+    )
     assert (ours[..., [4, 5, 6, 3, 0]] - theirs).abs().max() < 1e-5
     assert convert.convert(str(folder), str(tmp_path / "made.pt"), "fairseq") < 1e-5
 
@@ -199,15 +265,24 @@ def test_a_damaged_folder_is_named(tmp_path, capsys):
     folder = tmp_path / "there"
     folder.mkdir()
     config = {
-        "model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"], "conv_dim": [8], "conv_kernel": [10], "conv_stride": [5],
-        "feat_extract_norm": "group", "do_stable_layer_norm": False, "hidden_act": "gelu",
-    }  # fmt: skip
+        "model_type": "wav2vec2",
+        "architectures": ["Wav2Vec2Model"],
+        "conv_dim": [8],
+        "conv_kernel": [10],
+        "conv_stride": [5],
+        "feat_extract_norm": "group",
+        "do_stable_layer_norm": False,
+        "hidden_act": "gelu",
+    }
     (folder / "model.safetensors").write_bytes(save({"a": torch.zeros(100)})[:200])
     lacking = {key: value for key, value in config.items() if key not in ("conv_dim", "hidden_act")}
     for settings, named in (
         (config, "model.safetensors is damaged or cut off"),
         (lacking, "config.json lacks conv_dim, hidden_act"),
-        ({**config, "conv_kernel": [10, 3]}, "config.json: conv_dim, conv_kernel and conv_stride must be lists of one length"),
+        (
+            {**config, "conv_kernel": [10, 3]},
+            "config.json: conv_dim, conv_kernel and conv_stride must be lists of one length",
+        ),
     ):
         (folder / "config.json").write_text(json.dumps(settings))
         assert convert.cli_main([str(folder), str(tmp_path / "b.pt"), "--to", "fairseq"]) == 1
@@ -263,9 +338,15 @@ def test_preprocessing_is_read_where_each_version_of_transformers_keeps_it(tmp_p
     assert io.load(tmp_path / "b.pt")["cfg"]["task"]["normalize"] is False
     assert preprocessing(folder, processor_config=nested, preprocessor_config=loud)["normalize"] is False
     huggingface.check_preprocessing(folder)  # transformers gives them the same order
-    assert preprocessing(folder, processor_config={"processor_class": "x"}, preprocessor_config=loud)["sample_rate"] == 8000
+    assert (
+        preprocessing(folder, processor_config={"processor_class": "x"}, preprocessor_config=loud)["sample_rate"]
+        == 8000
+    )
     assert "does not say" not in caplog.text
-    assert preprocessing(folder)["normalize"] is True and f"{folder} does not say whether audio is normalised" in caplog.text
+    assert (
+        preprocessing(folder)["normalize"] is True
+        and f"{folder} does not say whether audio is normalised" in caplog.text
+    )
 
 
 @pytest.mark.needs("transformers")
@@ -290,20 +371,28 @@ def test_a_config_without_architectures_is_one_of_what_its_tensors_say(kind, tmp
     del config["architectures"]
     (folder / "config.json").write_text(json.dumps(config))
     assert convert.convert(str(folder), str(tmp_path / "b.pt"), "fairseq") < 1e-5
-    assert_same_weights(str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), ("quantizer", "project_q", "final_proj") if kind == "Model" else ())
+    assert_same_weights(
+        str(tmp_path / "a.pt"),
+        str(tmp_path / "b.pt"),
+        ("quantizer", "project_q", "final_proj") if kind == "Model" else (),
+    )
 
 
 def test_shards_that_are_missing_are_named(tmp_path):
     folder = tmp_path / "there"
     folder.mkdir()
     names = [f"model-{number}-of-3.safetensors" for number in (1, 2, 3)]
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(zip("abc", names, strict=True))}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict(zip("abc", names, strict=True))})
+    )
     (folder / names[1]).write_bytes(b"")
-    with pytest.raises(ValueError, match="there lacks model-1-of-3.safetensors, model-3-of-3.safetensors of the 3 files in model.safe"):
+    with pytest.raises(
+        ValueError, match="there lacks model-1-of-3.safetensors, model-3-of-3.safetensors of the 3 files in model.safe"
+    ):
         huggingface._weights(str(folder), io.read)
 
 
-# -- torchaudio --------------------------------------------------------------------------------------------------------------------
+# -- torchaudio --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fine_tuned", [False, True])
@@ -320,8 +409,15 @@ def test_torchaudio_there_and_back(form, fine_tuned, tmp_path):
 
 def torchaudio_folder(tmp_path, labels):
     """A folder whose output layer has torchaudio's rows: as many as labels, none for the special symbols."""
-    convert.convert(write(tmp_path / "a.pt", {**BASE, "activation_fn": "gelu"}, fine_tuned=True), str(tmp_path / "there"), "torchaudio")
-    about, weights = json.loads((tmp_path / "there" / "wav2vec2_model.json").read_text()), io.read(str(tmp_path / "there" / "model.pt"))
+    convert.convert(
+        write(tmp_path / "a.pt", {**BASE, "activation_fn": "gelu"}, fine_tuned=True),
+        str(tmp_path / "there"),
+        "torchaudio",
+    )
+    about, weights = (
+        json.loads((tmp_path / "there" / "wav2vec2_model.json").read_text()),
+        io.read(str(tmp_path / "there" / "model.pt")),
+    )
     for name in ("aux.weight", "aux.bias"):
         weights[name] = weights[name][: len(labels)].clone()
     about["arguments"]["aux_num_out"], about["labels"] = len(labels), labels
@@ -341,12 +437,16 @@ def test_torchaudios_own_labels(labels, tmp_path):
     assert dictionary.symbols == ["<s>", "<pad>", "</s>", "<unk>", *ordinary]
     assert dictionary.string([dictionary.index(label) for label in ordinary]) == " ".join(ordinary)
     assert torch.equal(head.bias[dictionary.bos()], weights["aux.bias"][0])
-    assert all(torch.equal(head.weight[dictionary.index(label)], weights["aux.weight"][labels.index(label)]) for label in ordinary)
+    assert all(
+        torch.equal(head.weight[dictionary.index(label)], weights["aux.weight"][labels.index(label)])
+        for label in ordinary
+    )
     assert head.bias[dictionary.eos()] == -1e4
 
 
 @pytest.mark.parametrize(
-    ("labels", "named"), [(["-", "E", "E"], "'E' is there twice"), (["-", "<s>", "<pad>"], "beside both"), ([1, 2], "must have")]
+    ("labels", "named"),
+    [(["-", "E", "E"], "'E' is there twice"), (["-", "<s>", "<pad>"], "beside both"), ([1, 2], "must have")],
 )
 def test_labels_that_no_dictionary_can_have(labels, named, tmp_path):
     there, _ = torchaudio_folder(tmp_path, labels)
@@ -355,11 +455,20 @@ def test_labels_that_no_dictionary_can_have(labels, named, tmp_path):
 
 
 def test_torchaudio_names(tmp_path):
-    """As `torchaudio.models.wav2vec2_model(...).state_dict()` of torchaudio 2.11 has them, in either spelling of the weight norm."""
+    """As `torchaudio.models.wav2vec2_model(...).state_dict()` of torchaudio 2.11 has them, in either spelling of
+    the weight norm.
+    """
     convert.convert(write(tmp_path / "a.pt", BASE, fine_tuned=True), str(tmp_path / "there"), "torchaudio")
     weights = io.read(str(tmp_path / "there" / "model.pt"))
     block = "encoder.transformer.layers.0."
-    parts = ("attention.k_proj", "attention.v_proj", "attention.q_proj", "attention.out_proj", "layer_norm", "final_layer_norm")
+    parts = (
+        "attention.k_proj",
+        "attention.v_proj",
+        "attention.q_proj",
+        "attention.out_proj",
+        "layer_norm",
+        "final_layer_norm",
+    )
     expected = {f"{block}{part}" for part in (*parts, "feed_forward.intermediate_dense", "feed_forward.output_dense")}
     expected |= {f"feature_extractor.conv_layers.0.{part}" for part in ("conv", "layer_norm")}
     expected |= {f"encoder.feature_projection.{part}" for part in ("layer_norm", "projection")}
@@ -367,14 +476,16 @@ def test_torchaudio_names(tmp_path):
     found = {name.rpartition(".")[0] for name in weights}
     assert expected <= found and not any(name.startswith(("quantizer", "mask")) for name in found)
     renamed = {
-        name.replace("weight_g", "parametrizations.weight.original0").replace("weight_v", "parametrizations.weight.original1"): tensor
+        name.replace("weight_g", "parametrizations.weight.original0").replace(
+            "weight_v", "parametrizations.weight.original1"
+        ): tensor
         for name, tensor in weights.items()
     }
     torch.save(renamed, tmp_path / "there" / "model.pt")
     assert convert.convert(str(tmp_path / "there"), str(tmp_path / "b.pt"), "fairseq") == 0
 
 
-# -- ONNX --------------------------------------------------------------------------------------------------------------------------
+# -- ONNX --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["base", "large"])
@@ -394,13 +505,16 @@ def test_onnx_of_any_length(form, tmp_path):
 
 
 def test_onnx_is_for_fine_tuned_transformers(tmp_path):
-    for name, config, fine_tuned, named in (("a", BASE, False, "fine-tuned"), ("b", CONFORMER, True, "layer_type='conformer'")):
+    for name, config, fine_tuned, named in (
+        ("a", BASE, False, "fine-tuned"),
+        ("b", CONFORMER, True, "layer_type='conformer'"),
+    ):
         with pytest.raises(ValueError, match=named):
             convert.convert(write(tmp_path / f"{name}.pt", config, fine_tuned), str(tmp_path / "out"), "onnx")
     assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
 
 
-# -- checkpoints -------------------------------------------------------------------------------------------------------------------
+# -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
 def test_an_old_checkpoint_gets_its_dictionary(tmp_path):
@@ -421,7 +535,10 @@ def test_half_precision_and_tall_convolutions(tmp_path):
     path = write(tmp_path / "a.pt", BASE)
     state = io.load(path)
     half = {name: tensor.half() for name, tensor in state["model"].items()}
-    tall = {name: tensor.unsqueeze(2) if "conv_layers" in name and tensor.dim() == 3 else tensor for name, tensor in half.items()}
+    tall = {
+        name: tensor.unsqueeze(2) if "conv_layers" in name and tensor.dim() == 3 else tensor
+        for name, tensor in half.items()
+    }
     torch.save({**state, "model": tall}, tmp_path / "tall.pt")
     convert.convert(str(tmp_path / "tall.pt"), str(tmp_path / "there"), "torchaudio")
     weights = io.read(str(tmp_path / "there" / "model.pt"))
@@ -496,7 +613,9 @@ def test_without_transformers_it_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     path = write(tmp_path / "a.pt", BASE)
     assert convert.cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
-    assert "pip install 'transformers>=4.46' safetensors" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
+    assert "pip install 'transformers>=4.46' safetensors" in capsys.readouterr().err and os.listdir(tmp_path) == [
+        "a.pt"
+    ]
 
 
 @pytest.mark.needs("transformers")

@@ -26,13 +26,24 @@ def test_a_dictionary_without_word_ends_and_one_with_a_symbol_twice():
 
 def test_a_foreign_vocabulary_is_put_in_order():
     """As most fine-tuned models on the hub have it: letters first, the padding token last, spaces as another token."""
-    vocabulary = Vocabulary({"a": 0, "b": 1, " ": 2, "[UNK]": 4, "[PAD]": 5, "<s>": 6}, "[PAD]", "<s>", "</s>", "[UNK]", " ")
+    vocabulary = Vocabulary(
+        {"a": 0, "b": 1, " ": 2, "[UNK]": 4, "[PAD]": 5, "<s>": 6}, "[PAD]", "<s>", "</s>", "[UNK]", " "
+    )
     symbols, rows = to_symbols(vocabulary, 6)  # <s> was added to the tokenizer, not to the model
     assert symbols == ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "|", "madeupword0003"]
     assert rows == [5, None, None, 4, 0, 1, 2, 3]
     head = {"weight": torch.arange(6.0).unsqueeze(1), "bias": torch.arange(6.0)}
     ours = reordered(head, rows)
-    assert ours["bias"].tolist() == [5, -1e4, -1e4, 4, 0, 1, 2, 3] and ours["weight"].flatten().tolist() == [5, 0, 0, 4, 0, 1, 2, 3]
+    assert ours["bias"].tolist() == [5, -1e4, -1e4, 4, 0, 1, 2, 3] and ours["weight"].flatten().tolist() == [
+        5,
+        0,
+        0,
+        4,
+        0,
+        1,
+        2,
+        3,
+    ]
     features = torch.randn(4, 1)
     theirs = torch.log_softmax(features @ head["weight"].t() + head["bias"], dim=1)
     mine = torch.log_softmax(features @ ours["weight"].t() + ours["bias"], dim=1)

@@ -42,7 +42,12 @@ def model() -> GivenLogits:
     logits[0, 1, 2] = -math.inf
     weights = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0]])
     return GivenLogits(
-        logits.requires_grad_(), weights, prob_perplexity=torch.tensor(3.0), num_vars=12, features_pen=torch.tensor(0.5), temp=1.5
+        logits.requires_grad_(),
+        weights,
+        prob_perplexity=torch.tensor(3.0),
+        num_vars=12,
+        features_pen=torch.tensor(0.5),
+        temp=1.5,
     )
 
 
@@ -52,13 +57,22 @@ def counted(model: GivenLogits) -> Tensor:
 
 
 def test_infonce_and_further_losses(model: GivenLogits) -> None:
-    criterion = Wav2vecCriterion(infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "temp", "not there"])
+    criterion = Wav2vecCriterion(
+        infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "temp", "not there"]
+    )
     loss, sample_size, log = criterion(model, {"net_input": {}})
     infonce = F.cross_entropy(counted(model), torch.zeros(5, dtype=torch.long), reduction="sum").item()
     further = [0.1 * 5 * (12 - 3) / 12, 10 * 5 * 0.5]
     assert sample_size.item() == 5
     assert loss.item() == pytest.approx(infonce + sum(further), rel=1e-6)
-    expected = {"loss": loss.item(), "loss_0": infonce, "loss_1": further[0], "loss_2": further[1], "sample_size": 5, "ntokens": 5}
+    expected = {
+        "loss": loss.item(),
+        "loss_0": infonce,
+        "loss_1": further[0],
+        "loss_2": further[1],
+        "sample_size": 5,
+        "ntokens": 5,
+    }
     expected |= {"nsentences": 2, "nonempty": 1, "prob_perplexity": 3, "temp": 1.5, "count": 5}
     expected["correct"] = sum(row.argmax().item() == 0 for row in counted(model))
     assert {name: value.item() for name, value in log.items()} == pytest.approx(expected, rel=1e-6)
@@ -130,7 +144,9 @@ def test_metrics_of_several_passes_have_fairseqs_names_and_means(model: GivenLog
     criterion = Wav2vecCriterion(infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "temp"])
     log = criterion(model, {"net_input": {}})[2]
     empty = GivenLogits(
-        torch.randn(B, M, 1 + N), torch.zeros(B, M), **{k: model.output[k] for k in ("prob_perplexity", "num_vars", "features_pen", "temp")}
+        torch.randn(B, M, 1 + N),
+        torch.zeros(B, M),
+        **{k: model.output[k] for k in ("prob_perplexity", "num_vars", "features_pen", "temp")},
     )
     logs = [log, log, criterion(empty, {"net_input": {}})[2]]
     assert Wav2vecCriterion.logging_outputs_can_be_summed()
@@ -156,14 +172,19 @@ def test_metrics_of_nothing_but_empty_passes() -> None:
     assert values["loss"] == 0 and math.isnan(values["accuracy"]) and "temp" not in values
 
 
-# -- the registry --------------------------------------------------------------------------------------------------------------------
+# -- the registry ------------------------------------------------------------------------------------------------------
 
 
 def test_built_by_name_with_the_configs_fields() -> None:
     cfg = OmegaConf.create({"_name": "wav2vec", "infonce": True, "loss_weights": [0.1, 10], "log_keys": ["temp"]})
     criterion = build_criterion(cfg, SimpleNamespace(target_dictionary=None))
     assert isinstance(criterion, Wav2vecCriterion)
-    assert (criterion.infonce, criterion.loss_weights, criterion.log_keys, criterion.padding_idx) == (True, [0.1, 10], ["temp"], -100)
+    assert (criterion.infonce, criterion.loss_weights, criterion.log_keys, criterion.padding_idx) == (
+        True,
+        [0.1, 10],
+        ["temp"],
+        -100,
+    )
     assert CRITERION_DATACLASS_REGISTRY["wav2vec"]().infonce is False
     with pytest.raises(ValueError, match="wav2vec"):
         build_criterion(OmegaConf.create({"_name": "wav2vek"}), None)

@@ -31,7 +31,9 @@ def without_length(flac: Path) -> Path:
 
 
 def without_length_tag(mp3: Path) -> Path:
-    """A copy without its first block, which says how many blocks follow, as encoders that cannot go back to the beginning write it."""
+    """A copy without its first block, which says how many blocks follow, as encoders that cannot go back to the
+    beginning write it.
+    """
     content = mp3.read_bytes()
     copy = mp3.with_name(f"untagged_{mp3.name}")
     copy.write_bytes(content[content.index(b"\xff\xf3", 4) :])
@@ -49,7 +51,28 @@ def write_corpus(root: Path, sizes: list[int], name: str = "train", rate: int = 
     return manifest
 
 
-SIZES = [2400, 3200, 4000, 4800, 5600, 6400, 2500, 3300, 4100, 4900, 5700, 6500, 2600, 3400, 4200, 5000, 5800, 6600, 2700, 3500]
+SIZES = [
+    2400,
+    3200,
+    4000,
+    4800,
+    5600,
+    6400,
+    2500,
+    3300,
+    4100,
+    4900,
+    5700,
+    6500,
+    2600,
+    3400,
+    4200,
+    5000,
+    5800,
+    6600,
+    2700,
+    3500,
+]
 
 
 def make_masks(**changes: object) -> PretrainingMasks:

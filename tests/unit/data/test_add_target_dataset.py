@@ -20,7 +20,10 @@ from tests.unit.data.small_corpus import LAYERS, RATE, SIZES, write_corpus
 
 LABELS = [[5 + (number + place) % 4 for place in range(2 + number % 5)] for number in range(len(SIZES))]
 MASKS = FinetuningMasks(
-    MaskConfig(0.5, 4, "static", 0, False, 1, 2), MaskConfig(0.2, 2, "static", 0, False, 1, 0), num_channels=16, conv_layers=LAYERS
+    MaskConfig(0.5, 4, "static", 0, False, 1, 2),
+    MaskConfig(0.2, 2, "static", 0, False, 1, 0),
+    num_channels=16,
+    conv_layers=LAYERS,
 )
 
 
@@ -55,7 +58,8 @@ def test_rows_have_their_own_labels(manifest: Path) -> None:
     assert dataset[3]["label"].tolist() == LABELS[kept[3]] and len(dataset[3]["source"]) == SIZES[kept[3]]
     by_hand = dataset.collater([dataset[0], dataset[3]])
     assert (
-        by_hand["target"].tolist()[0][: len(LABELS[kept[0]])] == LABELS[kept[0]] and by_hand["ntokens"] == by_hand["target_lengths"].sum()
+        by_hand["target"].tolist()[0][: len(LABELS[kept[0]])] == LABELS[kept[0]]
+        and by_hand["ntokens"] == by_hand["target_lengths"].sum()
     )
 
 
@@ -70,7 +74,9 @@ def test_buckets_have_one_shape_each(manifest: Path) -> None:
             plan = batches.plan(number, epoch, 0)
             sample = dataset.collate_plan(plan)
             shapes.setdefault(plan.bucket, set()).add((*sample["net_input"]["source"].shape, sample["target"].size(1)))
-            assert sample["target_weights"].tolist() == [float(row < plan.num_valid) for row in range(len(plan.indices))]
+            assert sample["target_weights"].tolist() == [
+                float(row < plan.num_valid) for row in range(len(plan.indices))
+            ]
             counted += sample["target_weights"].sum().item()
         assert counted == len(SIZES)
     assert len(shapes) == 3 and all(len(found) == 1 for found in shapes.values())
@@ -83,7 +89,9 @@ def test_masks_in_training_only_and_keyed(manifest: Path) -> None:
     plan = batches.plan(0, 1, 0)
     one, again, later = (dataset.collate_plan(p)["net_input"] for p in (plan, plan, plan._replace(epoch=2)))
     assert one["mask_indices"].any() and one["mask_channel_indices"].shape == (len(plan.indices), 16)
-    assert torch.equal(one["mask_indices"], again["mask_indices"]) and not torch.equal(one["mask_indices"], later["mask_indices"])
+    assert torch.equal(one["mask_indices"], again["mask_indices"]) and not torch.equal(
+        one["mask_indices"], later["mask_indices"]
+    )
     padded = torch.arange(one["mask_indices"].size(1)) >= dataset.collate_plan(plan)["input_lengths"].unsqueeze(1)
     assert not (one["mask_indices"] & padded).any()
     assert dataset.collate_plan(plan._replace(epoch=0))["net_input"].keys() == {"source", "padding_mask"}
@@ -93,7 +101,9 @@ def test_masks_in_training_only_and_keyed(manifest: Path) -> None:
 
 @pytest.mark.parametrize("labels", [LABELS, [[5, 6]] * len(SIZES)], ids=["audio and label too long", "audio too long"])
 def test_a_stand_in_that_does_not_fit_counts_nothing(manifest: Path, labels: list[list[int]]) -> None:
-    """The shortest utterance's file is broken: what stands in for it is longer than the row, whose label would be of more than is heard."""
+    """The shortest utterance's file is broken: what stands in for it is longer than the row, whose label would be
+    of more than is heard.
+    """
     shortest = int(np.argmin(SIZES))
     (manifest.parent / f"train{shortest:02d}.flac").write_bytes(b"broken")
     dataset = make(manifest, labels)
@@ -126,7 +136,9 @@ def test_a_spawned_worker_gets_a_copy(manifest: Path) -> None:
     copied = pickle.loads(pickle.dumps(dataset))
     plan = dataset.batches(1, 20000, None).plan(1, 1, 0)
     one, other = dataset.collate_plan(plan), copied.collate_plan(plan)
-    assert torch.equal(one["target"], other["target"]) and torch.equal(one["net_input"]["mask_indices"], other["net_input"]["mask_indices"])
+    assert torch.equal(one["target"], other["target"]) and torch.equal(
+        one["net_input"]["mask_indices"], other["net_input"]["mask_indices"]
+    )
 
 
 def test_padding_is_needed(manifest: Path) -> None:

@@ -73,7 +73,9 @@ def test_files_that_end_early_or_are_no_audio(flac: str, tmp_path: Path) -> None
         read_frames(str(cut), 50_000, 40_000, 16000)
 
 
-def test_flac_of_no_stated_length_is_measured_and_read_to_its_end(flac: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flac_of_no_stated_length_is_measured_and_read_to_its_end(
+    flac: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an encoder that writes to a pipe leaves it."""
     streamed, archive, whole = str(without_length(Path(flac))), tmp_path / "streamed.zip", tell_tale(3, 100_000)
     archive.write_bytes(Path(streamed).read_bytes())
@@ -81,7 +83,9 @@ def test_flac_of_no_stated_length_is_measured_and_read_to_its_end(flac: str, tmp
     for path in (streamed, f"{archive}:0:{archive.stat().st_size}"):
         assert audio_format(path) == (16000, 100_000, 1)
         for start, frames in [(0, 10), (99_990, 10), (33_333, 66_667), (0, -1)]:
-            np.testing.assert_allclose(read_frames(path, start, frames, 16000), whole[start:][: frames if frames > 0 else None], **EXACT)
+            np.testing.assert_allclose(
+                read_frames(path, start, frames, 16000), whole[start:][: frames if frames > 0 else None], **EXACT
+            )
         with pytest.raises(UnreadableAudio, match="ends after 100000 frames, 100010 are needed"):
             read_frames(path, 90_010, 10_000, 16000)
         with pytest.raises(UnreadableAudio, match="ends after 100000 frames, 200010 are needed"):
@@ -92,7 +96,11 @@ def test_flac_of_no_stated_length_is_measured_and_read_to_its_end(flac: str, tmp
 
 def test_what_does_not_open_is_said_to_be_that(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
-    for name, reason in (("missing.wav", "^No such file"), ("folder.wav", "is a folder, not an"), (".", "is a folder, not an audio file")):
+    for name, reason in (
+        ("missing.wav", "^No such file"),
+        ("folder.wav", "is a folder, not an"),
+        (".", "is a folder, not an audio file"),
+    ):
         with pytest.raises(UnreadableAudio, match=reason):
             audio_format(str(tmp_path / name))
 
@@ -100,7 +108,9 @@ def test_what_does_not_open_is_said_to_be_that(tmp_path: Path) -> None:
 def test_another_sample_rate_names_the_file_and_the_way_out(tmp_path: Path) -> None:
     path = str(tmp_path / "eight.wav")
     soundfile.write(path, tell_tale(1, 800), 8000)
-    with pytest.raises(ValueError, match=r"eight\.wav has a sample rate of 8000 Hz, task\.sample_rate is 16000 Hz.*task\.resample=true"):
+    with pytest.raises(
+        ValueError, match=r"eight\.wav has a sample rate of 8000 Hz, task\.sample_rate is 16000 Hz.*task\.resample=true"
+    ):
         read_frames(path, 0, 100, 16000)
 
 
@@ -162,8 +172,11 @@ def test_get_waveform_at_full_volume(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "two.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
     path = str(tmp_path / "two.wav")
     expected = np.stack([left, right]) / np.float32(0.4)
-    np.testing.assert_allclose(get_waveform(path, mono=False, normalize_volume=True)[0], expected)  # one gain for both channels
-    np.testing.assert_allclose(get_waveform(path, normalize_volume=True)[0], expected.mean(axis=0, keepdims=True), atol=1e-7)
+    # one gain for both channels
+    np.testing.assert_allclose(get_waveform(path, mono=False, normalize_volume=True)[0], expected)
+    np.testing.assert_allclose(
+        get_waveform(path, normalize_volume=True)[0], expected.mean(axis=0, keepdims=True), atol=1e-7
+    )
     np.testing.assert_allclose(get_waveform(path, mono=False, normalize_volume=True, start=2)[0], expected[:, 2:] * 2)
     loud, _ = get_waveform(path, normalization=False, always_2d=False, normalize_volume=True, frames=1)
     np.testing.assert_allclose(loud, [0.75 * 2**15])

@@ -35,7 +35,8 @@ def loudest(wave: np.ndarray) -> float:
 def make(root: Path, augmentation: Augmentation | None, units: int | None = 3, **options: Any) -> AddTargetDataset:
     manifest = write_corpus(root, SIZES)
     audio = FileAudioDataset(str(manifest), RATE, pad=True, augmentation=augmentation, **options)
-    lengths = [size // 300 if units is None else units for size in SIZES]  # None: the longer the recording, the more units
+    # None: the longer the recording, the more units
+    lengths = [size // 300 if units is None else units for size in SIZES]
     labels = [[5 + (number + place) % 4 for place in range(length)] for number, length in enumerate(lengths)]
     dataset = AddTargetDataset(audio, Labels.from_lines(labels), pad=1)
     dataset.set_masks(MASKS)
@@ -131,7 +132,9 @@ def test_buckets_keep_one_shape(tmp_path: Path) -> None:
             sample = dataset.collate_plan(plan)
             shapes.setdefault(plan.bucket, set()).add((*sample["net_input"]["source"].shape, sample["target"].size(1)))
             members.setdefault(plan.bucket, set()).update(plan.indices[: plan.num_valid].tolist())
-            assert sample["target_weights"].tolist() == [float(row < plan.num_valid) for row in range(len(plan.indices))]
+            assert sample["target_weights"].tolist() == [
+                float(row < plan.num_valid) for row in range(len(plan.indices))
+            ]
     assert len(shapes) == 3 and all(len(found) == 1 for found in shapes.values())
     assert sum(map(len, members.values())) > len(SIZES)  # some changed their bucket
 
@@ -139,7 +142,11 @@ def test_buckets_keep_one_shape(tmp_path: Path) -> None:
 def test_settings_are_checked() -> None:
     assert check_augmentation(Augmentation(1.25, 10, 15), "task.augment") == []
     found = check_augmentation(Augmentation(0.9, -1, 200), "task.augment")
-    assert [text.split(" is ")[0] for text in found] == ["task.augment.speed", "task.augment.eq_db", "task.augment.noise_db"]
+    assert [text.split(" is ")[0] for text in found] == [
+        "task.augment.speed",
+        "task.augment.eq_db",
+        "task.augment.noise_db",
+    ]
 
 
 def test_what_a_batch_cannot_hold_is_told_in_the_first_epoch(tmp_path: Path) -> None:

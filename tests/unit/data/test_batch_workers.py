@@ -26,7 +26,9 @@ def plans(number: int) -> Iterator[BatchPlan]:
         yield BatchPlan(np.arange(3), 3, 1, 0, 1, micro)
 
 
-def batches(make_batch: Callable[[BatchPlan], Any], workers: int = 2, number: int = 6, start_method: str = "fork") -> list[Any]:
+def batches(
+    make_batch: Callable[[BatchPlan], Any], workers: int = 2, number: int = 6, start_method: str = "fork"
+) -> list[Any]:
     return list(BatchWorkers(make_batch, plans(number), workers, ahead=2, start_method=start_method))
 
 
@@ -60,7 +62,8 @@ def test_a_batch_arrives_as_it_was(monkeypatch: pytest.MonkeyPatch, memory_files
     if not memory_files:
         monkeypatch.setattr(os, "memfd_create", no_room)
     here, there = multiprocessing.Pipe()
-    thread = threading.Thread(target=send, args=(there, everything()))  # without a memory file it is more than a socket's buffer holds
+    # without a memory file it is more than a socket's buffer holds
+    thread = threading.Thread(target=send, args=(there, everything()))
     thread.start()
     found = receive(here)
     thread.join()

@@ -90,7 +90,8 @@ def test_all_ranks_have_one_bucket_at_a_step_and_real_batches_come_once(world_si
     buckets = np.array([0, 2, 2, 1, 0, 2])
     steps = steps_of_update(np.arange(6), buckets, 6, world_size)
     real = [(batch, micro) for step in steps for batch, micro, filler in zip(*step, strict=True) if not filler]
-    assert sorted(real) == [(0, 0), (1, 3), (2, 4), (3, 2), (4, 1), (5, 5)]  # the same micro numbers for every world size
+    # the same micro numbers for every world size
+    assert sorted(real) == [(0, 0), (1, 3), (2, 4), (3, 2), (4, 1), (5, 5)]
     fillers = [micro for step in steps for micro, filler in zip(step.micros, step.filler, strict=True) if filler]
     assert fillers == list(range(6, 6 + len(fillers)))
     for step in steps:

@@ -30,8 +30,15 @@ def test_collate_tokens() -> None:
     values = [torch.tensor([4, 5, 2]), torch.tensor([6, 2])]
     assert data_utils.collate_tokens(values, 1).tolist() == [[4, 5, 2], [6, 2, 1]]
     assert data_utils.collate_tokens(values, 1, left_pad=True).tolist() == [[4, 5, 2], [1, 6, 2]]
-    assert data_utils.collate_tokens(values, 1, eos_idx=2, move_eos_to_beginning=True).tolist() == [[2, 4, 5], [2, 6, 1]]
-    assert data_utils.collate_tokens(values, 1, pad_to_multiple=4, pad_to_bsz=3).tolist() == [[4, 5, 2, 1], [6, 2, 1, 1], [1, 1, 1, 1]]
+    assert data_utils.collate_tokens(values, 1, eos_idx=2, move_eos_to_beginning=True).tolist() == [
+        [2, 4, 5],
+        [2, 6, 1],
+    ]
+    assert data_utils.collate_tokens(values, 1, pad_to_multiple=4, pad_to_bsz=3).tolist() == [
+        [4, 5, 2, 1],
+        [6, 2, 1, 1],
+        [1, 1, 1, 1],
+    ]
 
 
 def test_lengths_to_masks() -> None:
@@ -90,7 +97,12 @@ def test_post_process_names_what_it_knows() -> None:
 def test_unused_validation_manifests_are_noticed(tmp_path) -> None:
     for name in ("train", "valid", "valid1"):
         (tmp_path / f"{name}.tsv").write_text("/\n")
-    dataset = {"valid_subset": "valid", "ignore_unused_valid_subsets": False, "combine_valid_subsets": None, "disable_validation": False}
+    dataset = {
+        "valid_subset": "valid",
+        "ignore_unused_valid_subsets": False,
+        "combine_valid_subsets": None,
+        "disable_validation": False,
+    }
     cfg = OmegaConf.create({"task": {"data": str(tmp_path)}, "dataset": dataset})
     with pytest.raises(ValueError, match="valid1"):
         data_utils.raise_if_valid_subsets_unintentionally_ignored(cfg)

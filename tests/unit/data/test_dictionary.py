@@ -23,7 +23,13 @@ def letters() -> Dictionary:
 def test_special_symbols_come_first() -> None:
     dictionary = Dictionary(extra_special_symbols=["<mask>"])
     assert dictionary.symbols == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    assert (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk(), dictionary.nspecial) == (0, 1, 2, 3, 5)
+    assert (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk(), dictionary.nspecial) == (
+        0,
+        1,
+        2,
+        3,
+        5,
+    )
     assert len(Dictionary(add_special_symbols=False)) == 0
 
 

@@ -71,11 +71,15 @@ def test_counts(manifest: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"pad": True}, {"pad": True, "num_buckets": 3}])
 @pytest.mark.parametrize("world_size, update_freq", [(2, 2), (4, 1)])
-def test_an_update_does_not_depend_on_how_it_is_shared_out(manifest: Path, options: dict, world_size: int, update_freq: int) -> None:
+def test_an_update_does_not_depend_on_how_it_is_shared_out(
+    manifest: Path, options: dict, world_size: int, update_freq: int
+) -> None:
     alone = list(make_iterator(make_dataset(manifest, **options), update_freq=4).next_epoch_itr())
     ranks = []
     for rank in range(world_size):
-        iterator = make_iterator(make_dataset(manifest, **options), num_shards=world_size, shard_id=rank, update_freq=update_freq)
+        iterator = make_iterator(
+            make_dataset(manifest, **options), num_shards=world_size, shard_id=rank, update_freq=update_freq
+        )
         ranks.append(list(iterator.next_epoch_itr()))
     assert len({len(updates) for updates in ranks}) == 1
     together = [[sample for rank in ranks for sample in rank[u]] for u in range(len(ranks[0]))]
@@ -138,7 +142,7 @@ def test_first_batch(manifest: Path) -> None:
     assert batch["net_input"]["source"].shape[0] == len(batch["id"]) and iterator.n == 0
 
 
-# -- continuing --------------------------------------------------------------------------------------------------------------------------
+# -- continuing --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"pad": True, "num_buckets": 3}])
@@ -196,7 +200,9 @@ def test_no_batch_is_lost_when_processes_or_update_freq_change(manifest: Path, o
     for world_size, update_freq, updates_done in [(1, 2, 1), (2, 2, 1), (1, 1, None)]:
         states = []
         for rank in range(world_size):
-            iterator = make_iterator(make_dataset(manifest, **options), num_shards=world_size, shard_id=rank, update_freq=update_freq)
+            iterator = make_iterator(
+                make_dataset(manifest, **options), num_shards=world_size, shard_id=rank, update_freq=update_freq
+            )
             if state is not None:
                 iterator.load_state_dict(state)
             updates = iterator.next_epoch_itr()
@@ -238,7 +244,7 @@ def test_update_freq_of_each_epoch_and_remainders(manifest: Path) -> None:
     assert [len(update) for update in cut.next_epoch_itr()] == [size]
 
 
-# -- workers -----------------------------------------------------------------------------------------------------------------------------
+# -- workers -----------------------------------------------------------------------------------------------------------
 
 
 class Broken:

@@ -30,7 +30,9 @@ def write(path: Path, lines: list[str]) -> Path:
 
 
 @pytest.mark.parametrize("chunk", [1 << 24, 40])
-def test_encodes_as_the_dictionary_does(dictionary: Dictionary, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encodes_as_the_dictionary_does(
+    dictionary: Dictionary, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Units of one byte, of several, of more than an integer holds; also where the text is read in small pieces."""
     monkeypatch.setattr(labels_module, "_CHUNK", chunk)
     rng = random.Random(1)
@@ -38,7 +40,9 @@ def test_encodes_as_the_dictionary_does(dictionary: Dictionary, tmp_path: Path, 
     labels = read_labels(write(tmp_path / "train.ltr", lines), dictionary)
     assert len(labels) == 100
     for number, line in enumerate(lines):
-        assert labels[number].tolist() == dictionary.encode_line(line, append_eos=False, add_if_not_exist=False).tolist()
+        assert (
+            labels[number].tolist() == dictionary.encode_line(line, append_eos=False, add_if_not_exist=False).tolist()
+        )
     assert labels.units.dtype == np.uint8
 
 
@@ -58,7 +62,9 @@ def test_line_ends_of_windows_and_a_missing_last_one(dictionary: Dictionary, tmp
         ("A sh unheardof", "line 3: 'unheardof'"),
     ],
 )
-def test_unknown_units_are_named_with_what_is_meant(dictionary: Dictionary, tmp_path: Path, line: str, told: str) -> None:
+def test_unknown_units_are_named_with_what_is_meant(
+    dictionary: Dictionary, tmp_path: Path, line: str, told: str
+) -> None:
     path = write(tmp_path / "train.ltr", ["A", "B", line])
     with pytest.raises(ValueError, match="train.ltr") as error:
         read_labels(path, dictionary, "dict.ltr.txt")

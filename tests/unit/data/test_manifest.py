@@ -72,7 +72,10 @@ def test_a_root_that_is_not_there_is_named_by_file_and_line(tmp_path: Path, monk
     assert Manifest(write(tmp_path, b"/gone\n/d/a.wav\t1\n")).root_problem() is None  # absolute paths do not need it
     relative = str(tmp_path)[1:] + "/audio"
     problem = str(Manifest(write(tmp_path, f"{relative}\na\t1\n".encode())).root_problem())
-    assert f"train.tsv, line 1: the root '{relative}' is not a folder here, seen from {tmp_path}" in problem and "slash" in problem
+    assert (
+        f"train.tsv, line 1: the root '{relative}' is not a folder here, seen from {tmp_path}" in problem
+        and "slash" in problem
+    )
     assert "'caf\\\\xe9'" in str(Manifest(write(tmp_path, b"caf\xe9\na\t1\n")).root_problem())
     assert "is a file, not a folder" in str(Manifest(write(tmp_path, b"train.tsv\na\t1\n")).root_problem())
 
@@ -99,7 +102,9 @@ def test_listing_is_the_same_wherever_the_files_lie(tmp_path: Path) -> None:
 
 
 def test_joined(tmp_path: Path) -> None:
-    joined = JoinedManifest([Manifest(write(tmp_path, b"/x\na\t1\nb\t2\n", "x.tsv")), Manifest(write(tmp_path, b"/y\nc\t3\n", "y.tsv"))])
+    joined = JoinedManifest(
+        [Manifest(write(tmp_path, b"/x\na\t1\nb\t2\n", "x.tsv")), Manifest(write(tmp_path, b"/y\nc\t3\n", "y.tsv"))]
+    )
     assert (len(joined), joined.sizes.tolist()) == (3, [1, 2, 3])
     assert [joined.file(i) for i in range(3)] == ["/x/a", "/x/b", "/y/c"]
 

@@ -60,7 +60,8 @@ def test_bound_depends_on_size_alone_and_never_falls() -> None:
         assert all(a <= b for a, b in zip(bounds, bounds[1:], strict=False))
 
 
-# mean and standard deviation of the masked frames, of 4000 rows each of fairseq-fixed 0.12.3.1's compute_mask_indices_v3 (which draws as
+# mean and standard deviation of the masked frames, of 4000 rows each of fairseq-fixed 0.12.3.1's
+# compute_mask_indices_v3 (which draws as
 # 0.12.2 does), one row at a time, require_same_masks=False, numpy's missing names restored
 FAIRSEQ = {
     "static 781": (BASE, 781, 383.01, 17.86),
@@ -100,8 +101,13 @@ def test_spans_apart_do_not_touch_more_than_the_space_allows() -> None:
         assert ((edges[2::2] - edges[1:-1:2]) >= 2).all()  # fairseq: one less than min_space before a span
 
 
-# mean of the count that 2000 batches of eight rows of fairseq-fixed 0.12.3.1's compute_mask_indices_v3 have with require_same_masks=True
-FAIRSEQ_CUT = {"static 49": (BASE, 49, 18.56), "static 499": (BASE, 499, 223.65), "poisson 200": (KINDS["poisson"], 200, 82.70)}
+# mean of the count that 2000 batches of eight rows of fairseq-fixed 0.12.3.1's compute_mask_indices_v3 have with
+# require_same_masks=True
+FAIRSEQ_CUT = {
+    "static 49": (BASE, 49, 18.56),
+    "static 499": (BASE, 499, 223.65),
+    "poisson 200": (KINDS["poisson"], 200, 82.70),
+}
 
 
 @pytest.mark.parametrize("case", FAIRSEQ_CUT)
@@ -170,14 +176,16 @@ def test_settings_without_a_mask_are_refused_for_pretraining() -> None:
         PretrainingMasks.from_config(SimpleNamespace(mask_prob=0.0))
 
 
-# -- fairseq's public function -----------------------------------------------------------------------------------------------------------
+# -- fairseq's public function -----------------------------------------------------------------------------------------
 
 
 def test_compute_mask_indices_gives_all_rows_the_same_count_if_asked_to() -> None:
     mask = compute_mask_indices((8, 200), None, 0.65, 10, min_masks=2, rng=np.random.default_rng(0))
     assert mask.shape == (8, 200)
     assert len(set(mask.sum(axis=1).tolist())) == 1
-    loose = compute_mask_indices((8, 200), None, 0.65, 10, min_masks=2, require_same_masks=False, rng=np.random.default_rng(0))
+    loose = compute_mask_indices(
+        (8, 200), None, 0.65, 10, min_masks=2, require_same_masks=False, rng=np.random.default_rng(0)
+    )
     assert len(set(loose.sum(axis=1).tolist())) > 1
     holed = compute_mask_indices((8, 200), None, 0.65, 10, min_masks=2, mask_dropout=0.5, rng=np.random.default_rng(0))
     assert set(holed.sum(axis=1).tolist()) == {mask[0].sum() - round(mask[0].sum() * 0.5)}
@@ -185,7 +193,9 @@ def test_compute_mask_indices_gives_all_rows_the_same_count_if_asked_to() -> Non
 
 def test_compute_mask_indices_leaves_padding_alone() -> None:
     padding = torch.arange(100) >= torch.tensor([100, 40, 7])[:, None]
-    mask = compute_mask_indices((3, 100), padding, 0.65, 10, min_masks=2, require_same_masks=False, rng=np.random.default_rng(0))
+    mask = compute_mask_indices(
+        (3, 100), padding, 0.65, 10, min_masks=2, require_same_masks=False, rng=np.random.default_rng(0)
+    )
     assert not mask[padding.numpy()].any()
     assert (mask.sum(axis=1) > 0).all()
 

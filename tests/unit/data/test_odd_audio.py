@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, get_waveform, mix, parse_path, read_frames, read_samples
+from fairseq.data.audio.audio_utils import (
+    UnreadableAudio,
+    audio_format,
+    get_waveform,
+    mix,
+    parse_path,
+    read_frames,
+    read_samples,
+)
 from fairseq.data.audio.headers import VirtualFile
 from fairseq.data.audio.quiet import silenced
 from tests.unit.data.small_corpus import tell_tale, without_length_tag
@@ -29,14 +37,25 @@ def tone(samples: int, loud: float = 0.3) -> np.ndarray:
 def crops_agree(path: str, whole: np.ndarray) -> bool:
     """Crops at some places are those of the whole; MP3 rounds differently after a seek."""
     places = [(0, 100), (1, 777), (len(whole) // 2, 1000), (len(whole) - 50, 50)]
-    return all(np.allclose(read_frames(path, start, count, RATE), whole[start : start + count], atol=1e-5) for start, count in places)
+    return all(
+        np.allclose(read_frames(path, start, count, RATE), whole[start : start + count], atol=1e-5)
+        for start, count in places
+    )
 
 
 @pytest.mark.parametrize(
     "suffix, container, subtype",
-    [("wav", "WAV", "GSM610"), ("aiff", "AIFF", "GSM610"), ("au", "AU", "G721_32"), ("au", "AU", "G723_24"), ("w", "WAV", "NMS_ADPCM_16")],
+    [
+        ("wav", "WAV", "GSM610"),
+        ("aiff", "AIFF", "GSM610"),
+        ("au", "AU", "G721_32"),
+        ("au", "AU", "G723_24"),
+        ("w", "WAV", "NMS_ADPCM_16"),
+    ],
 )
-def test_formats_that_cannot_seek_are_decoded_up_to_the_place(tmp_path: Path, suffix: str, container: str, subtype: str) -> None:
+def test_formats_that_cannot_seek_are_decoded_up_to_the_place(
+    tmp_path: Path, suffix: str, container: str, subtype: str
+) -> None:
     path = str(tmp_path / f"a.{suffix}")
     soundfile.write(path, tone(32000), RATE, format=container, subtype=subtype)
     with soundfile.SoundFile(path) as file:
@@ -171,7 +190,8 @@ def test_headers_that_promise_more_than_there_is(tmp_path: Path) -> None:
         get_waveform(path)
     with pytest.raises(FileNotFoundError, match=r"b\.flac: No such file"):
         get_waveform(tmp_path / "b.flac")
-    content[21:26] = (content[21] & 0xF0 | 0).to_bytes(1, "big") + (20_000_000).to_bytes(4, "big")  # what its bytes might just hold
+    # what its bytes might just hold
+    content[21:26] = (content[21] & 0xF0 | 0).to_bytes(1, "big") + (20_000_000).to_bytes(4, "big")
     path.write_bytes(content)
     with pytest.raises(UnreadableAudio, match="ends after|do not fit together"):
         read_frames(str(path))
@@ -189,7 +209,9 @@ def test_sample_rates_that_no_recording_has(tmp_path: Path, rate: int) -> None:
         read_frames(str(path), 0, -1, RATE, resample=True)
 
 
-@pytest.mark.parametrize("value, reason", [(np.nan, "NaN or infinity"), (-np.inf, "NaN or infinity"), (1e30, "no recording has")])
+@pytest.mark.parametrize(
+    "value, reason", [(np.nan, "NaN or infinity"), (-np.inf, "NaN or infinity"), (1e30, "no recording has")]
+)
 def test_samples_that_are_no_numbers(tmp_path: Path, value: float, reason: str) -> None:
     path, wave = str(tmp_path / "a.wav"), tell_tale(1, 20_000)
     wave[8000] = value

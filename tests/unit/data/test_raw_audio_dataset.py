@@ -36,7 +36,7 @@ def listing(batches: Batches) -> list:
     return [batches.indices.tolist(), batches.ends.tolist(), batches.lengths.tolist()]
 
 
-# -- an epoch ----------------------------------------------------------------------------------------------------------------------------
+# -- an epoch ----------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_are_filtered_and_counted(manifest: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,7 +103,7 @@ def test_weighted_corpora(tmp_path: Path) -> None:
     assert all(len(masks) == 3 for index, masks in copies.items() if index >= 12)
 
 
-# -- a batch -----------------------------------------------------------------------------------------------------------------------------
+# -- a batch -----------------------------------------------------------------------------------------------------------
 
 
 def test_cropped_batch(manifest: Path) -> None:
@@ -131,7 +131,9 @@ def test_crops_are_the_files_samples_and_reach_all_places(tmp_path: Path) -> Non
     dataset = FileAudioDataset(str(tmp_path / "train.tsv"), RATE, max_sample_size=3990)
     starts = set()
     for epoch in range(1, 120):
-        row = dataset.collate_plan(dataset.batches(epoch, 5000, None).plan(0, epoch, 0))["net_input"]["source"][0].numpy()
+        row = dataset.collate_plan(dataset.batches(epoch, 5000, None).plan(0, epoch, 0))["net_input"]["source"][
+            0
+        ].numpy()
         start = next(i for i in range(11) if np.array_equal(audio[i : i + 3990], row))
         starts.add(start)
     assert starts == set(range(11))
@@ -184,9 +186,14 @@ def test_masks_in_static_form(manifest: Path) -> None:
         frames = int(frames_for_samples(inputs["source"].shape[1], LAYERS))
         assert inputs["mask_indices"].shape[1] == frames
         assert inputs["masked_positions"].shape[1] == max_masked_frames(frames, dataset.masks.time)
-        for mask, positions, weights in zip(inputs["mask_indices"], inputs["masked_positions"], inputs["masked_weights"], strict=True):
+        for mask, positions, weights in zip(
+            inputs["mask_indices"], inputs["masked_positions"], inputs["masked_weights"], strict=True
+        ):
             assert positions[weights > 0].tolist() == mask.nonzero().flatten().tolist()
-        assert inputs["mask_channel_indices"].shape == (len(mask := inputs["mask_indices"]), 16) and mask.dtype == torch.bool
+        assert (
+            inputs["mask_channel_indices"].shape == (len(mask := inputs["mask_indices"]), 16)
+            and mask.dtype == torch.bool
+        )
         assert inputs["masked_positions"].dtype == torch.int64 and inputs["masked_weights"].dtype == torch.float32
 
 
@@ -204,7 +211,9 @@ def rows_by_id(dataset: FileAudioDataset, epoch: int, limits: tuple = LIMITS) ->
     for sample in all_batches(dataset, epoch, limits):
         inputs = sample["net_input"]
         for row, index in enumerate(sample["id"].tolist()):
-            found[index] = tuple(inputs[name][row].tolist() for name in ("source", "mask_indices", "mask_channel_indices"))
+            found[index] = tuple(
+                inputs[name][row].tolist() for name in ("source", "mask_indices", "mask_channel_indices")
+            )
     return found
 
 
@@ -243,16 +252,20 @@ def test_evaluation_brings_negatives_and_is_always_the_same(manifest: Path) -> N
 
 @pytest.mark.parametrize("pad", [False, True])
 def test_normalize(manifest: Path, pad: bool) -> None:
-    plain, normalized = (all_batches(make_dataset(manifest, normalize=normalize, pad=pad), 1) for normalize in (False, True))
+    plain, normalized = (
+        all_batches(make_dataset(manifest, normalize=normalize, pad=pad), 1) for normalize in (False, True)
+    )
     for before, after in zip(plain, normalized, strict=True):
-        for raw, row, index in zip(before["net_input"]["source"], after["net_input"]["source"], before["id"].tolist(), strict=True):
+        for raw, row, index in zip(
+            before["net_input"]["source"], after["net_input"]["source"], before["id"].tolist(), strict=True
+        ):
             length = min(SIZES[index], len(row))
             expected = (raw[:length] - raw[:length].mean()) / (raw[:length].var(correction=0) + 1e-5).sqrt()
             torch.testing.assert_close(row[:length], expected, atol=1e-4, rtol=1e-4)
             assert not row[length:].any()
 
 
-# -- files that make trouble -------------------------------------------------------------------------------------------------------------
+# -- files that make trouble -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -316,7 +329,9 @@ def test_a_file_with_nan_is_replaced_and_not_its_batch(tmp_path: Path) -> None:
     assert item[0] == 1 and "NaN or infinity), the first at 0.08 s" in item[2] and item.replaced
 
 
-def test_a_missing_root_is_one_error_without_waiting_for_file_after_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_root_is_one_error_without_waiting_for_file_after_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("fairseq.data.audio.quarantine.time.sleep", pauses.append)
     path = write_corpus(tmp_path / "audio", [3000 + i for i in range(40)])
@@ -363,7 +378,7 @@ def test_resampled_sizes_count_in_the_target_rate(tmp_path: Path) -> None:
     assert all_batches(dataset, 1)[0]["net_input"]["source"].shape == (1, 5500)
 
 
-# -- by hand, as fairseq's tools do ------------------------------------------------------------------------------------------------------
+# -- by hand, as fairseq's tools do ------------------------------------------------------------------------------------
 
 
 def test_items_and_collater(manifest: Path) -> None:
@@ -373,7 +388,9 @@ def test_items_and_collater(manifest: Path) -> None:
     np.testing.assert_array_equal(dataset[2]["source"].numpy(), tell_tale(2, SIZES[2]))
     padded = make_dataset(manifest, pad=True, max_sample_size=3000)
     batch = padded.collater([padded[0], padded[2]])
-    assert batch["net_input"]["source"].shape == (2, 3000) and batch["net_input"]["padding_mask"].sum(dim=1).tolist() == [600, 0]
+    assert batch["net_input"]["source"].shape == (2, 3000) and batch["net_input"]["padding_mask"].sum(
+        dim=1
+    ).tolist() == [600, 0]
     assert dataset.collater([]) == {}
     bucketed = make_dataset(manifest, pad=True, max_sample_size=3000, num_buckets=2)
     assert bucketed.collater([bucketed[0]])["net_input"]["source"].shape[1] in bucketed.buckets.tolist()
@@ -381,11 +398,21 @@ def test_items_and_collater(manifest: Path) -> None:
 
 def test_mask_settings_as_fairseqs_keywords(manifest: Path) -> None:
     settings = {
-        "mask_length": 4, "mask_prob": 0.5, "mask_selection": "static", "mask_other": 0.0, "no_mask_overlap": False, "mask_min_space": 1,
-        "mask_channel_length": 2, "mask_channel_prob": 0.0, "mask_channel_selection": "static", "mask_channel_other": 0.0,
-        "no_mask_channel_overlap": False, "mask_channel_min_space": 1, "conv_feature_layers": "[(8,10,5)] + [(8,8,4), (8,4,4)]",
+        "mask_length": 4,
+        "mask_prob": 0.5,
+        "mask_selection": "static",
+        "mask_other": 0.0,
+        "no_mask_overlap": False,
+        "mask_min_space": 1,
+        "mask_channel_length": 2,
+        "mask_channel_prob": 0.0,
+        "mask_channel_selection": "static",
+        "mask_channel_other": 0.0,
+        "no_mask_channel_overlap": False,
+        "mask_channel_min_space": 1,
+        "conv_feature_layers": "[(8,10,5)] + [(8,8,4), (8,4,4)]",
         "encoder_embed_dim": 16,
-    }  # fmt: skip
+    }
     dataset = FileAudioDataset(str(manifest), sample_rate=RATE, compute_mask_indices=True, **settings)
     assert dataset.masks == make_masks(channel=None)
 

@@ -33,7 +33,10 @@ def test_characters_within_words_do_not_split_them(text: str, words: str) -> Non
 
 def test_what_is_taken_out_is_counted_and_what_is_kept_stays() -> None:
     removed: Counter[str] = Counter()
-    assert clean(PERSIAN + " col\u00b7legi", keep="\u200c\u00b7", removed=removed) == PERSIAN + " col\u00b7legi" and not removed
+    assert (
+        clean(PERSIAN + " col\u00b7legi", keep="\u200c\u00b7", removed=removed) == PERSIAN + " col\u00b7legi"
+        and not removed
+    )
     clean("a\u00adb\u00adc d\u200be, f\u00b7g", removed=removed)
     assert removed == {"\u00ad": 2, "\u200b": 1, ",": 1, "\u00b7": 1}
 
@@ -60,7 +63,7 @@ def test_turkish_letters_are_noticed() -> None:
 
 
 def test_a_column_may_be_longer_than_the_csv_module_reads(tmp_path: Path) -> None:
-    (tmp_path / "t.tsv").write_text("path\tsentence\na.wav\t" + "a" * 200_000 + "\n\nb.wav\tb \"c\n")
+    (tmp_path / "t.tsv").write_text("path\tsentence\na.wav\t" + "a" * 200_000 + '\n\nb.wav\tb "c\n')
     (tmp_path / "m.tsv").write_text("/audio\na.wav\t1\nb.wav\t1\n")
     table, manifest = Table(tmp_path / "t.tsv"), Manifest(tmp_path / "m.tsv")
     assert [len(table.text(manifest, 0)), table.text(manifest, 1)] == [200_000, 'b "c']

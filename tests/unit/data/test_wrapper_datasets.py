@@ -1,4 +1,6 @@
-"""fairseq's data sets around other data sets: ConcatDataset, BaseWrapperDataset, SubsampleDataset; and TextCompressor."""
+"""fairseq's data sets around other data sets: ConcatDataset, BaseWrapperDataset, SubsampleDataset; and
+TextCompressor.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,11 @@ def test_a_share_of_a_data_set_is_drawn_by_its_seed() -> None:
     assert part.sizes.tolist() == (10 + part.indices).tolist() and part.name == "a"
     assert part.sizes[part.ordered_indices()].tolist() == sorted(part.sizes.tolist())
     kept, left = part.filter_indices_by_size(np.arange(4), 15)
-    assert [part.size(i) <= 15 for i in kept] == [True] * len(kept) and all(part.size(i) > 15 for i in left) and len(kept) + len(left) == 4
+    assert (
+        [part.size(i) <= 15 for i in kept] == [True] * len(kept)
+        and all(part.size(i) > 15 for i in left)
+        and len(kept) + len(left) == 4
+    )
     with pytest.raises(ValueError, match="size_ratio is 1"):
         SubsampleDataset(inner, size_ratio=1)
 
@@ -121,7 +127,9 @@ def test_what_is_drawn_is_a_function_of_seed_and_epoch() -> None:
 def test_a_share_of_nothing_leaves_a_corpus_out() -> None:
     dataset = mixed([0.5, 0.5, 0])
     assert len(dataset) == 8 and max(dataset.ordered_indices()) < 8 and len(dataset.ordered_indices()) == 8
-    sizes = [mixed([1, 0, 0], sort_indices=True).num_tokens(i) for i in mixed([1, 0, 0], sort_indices=True).ordered_indices()]
+    sizes = [
+        mixed([1, 0, 0], sort_indices=True).num_tokens(i) for i in mixed([1, 0, 0], sort_indices=True).ordered_indices()
+    ]
     assert sizes == [1, 2, 3]
     with pytest.raises(ValueError, match="sum 1"):
         mixed([0.5, 0.1, 0.1])
@@ -136,7 +144,10 @@ def test_batches_of_one_corpus() -> None:
 @pytest.mark.parametrize("level", [TextCompressionLevel.none, TextCompressionLevel.low])
 def test_texts_come_back(level: TextCompressionLevel) -> None:
     compressor = TextCompressor(level)
-    assert isinstance(compressor.compress("größe.flac"), bytes) and compressor.decompress(compressor.compress("größe.flac")) == "größe.flac"
+    assert (
+        isinstance(compressor.compress("größe.flac"), bytes)
+        and compressor.decompress(compressor.compress("größe.flac")) == "größe.flac"
+    )
 
 
 def test_what_needs_a_package_of_its_own_is_refused() -> None:

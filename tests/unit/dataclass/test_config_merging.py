@@ -43,7 +43,9 @@ def test_choices_are_strings() -> None:
 
 
 def test_merge_keeps_defaults_and_reads_literals() -> None:
-    cfg = utils.merge_with_parent(ToyConfig(), {"_name": "toy", "rates": "[1, 2]", "pair": "(0.5, 0.25)", "colour": "no-colour"})
+    cfg = utils.merge_with_parent(
+        ToyConfig(), {"_name": "toy", "rates": "[1, 2]", "pair": "(0.5, 0.25)", "colour": "no-colour"}
+    )
     assert (cfg._name, cfg.depth, cfg.rates, list(cfg.pair)) == ("toy", 2, [1.0, 2.0], [0.5, 0.25])
     assert cfg.colour == "no-colour"
     assert utils.merge_with_parent(ToyConfig(), {"rates": 3}).rates == [3.0]
@@ -112,16 +114,37 @@ def test_overwrite_by_name() -> None:
 
 def test_eval_str_list() -> None:
     assert utils.eval_str_list("[1, 2]", int) == [1, 2]
-    assert utils.eval_str_list("0.5") == [0.5] and utils.eval_str_list((1, 2)) == [1.0, 2.0] and utils.eval_str_list(None) is None
+    assert (
+        utils.eval_str_list("0.5") == [0.5]
+        and utils.eval_str_list((1, 2)) == [1.0, 2.0]
+        and utils.eval_str_list(None) is None
+    )
 
 
 def test_old_arguments_become_a_config() -> None:
     args = Namespace(
-        arch="wav2vec2", task="audio_pretraining", criterion="wav2vec", optimizer="adam", lr_scheduler="polynomial_decay",
-        data="/somewhere", normalize=True, encoder_embed_dim=48, latent_temp="(2.0, 0.5, 0.9)", infonce=True, loss_weights=[0.1, 10.0],
-        adam_betas="(0.9, 0.98)", lr=[0.0005], update_freq=[2], max_update=100, warmup_updates=5, seed=7, ddp_backend="no_c10d",
-        max_tokens=1000, max_sample_size=None, of_another_module=3,
-    )  # fmt: skip
+        arch="wav2vec2",
+        task="audio_pretraining",
+        criterion="wav2vec",
+        optimizer="adam",
+        lr_scheduler="polynomial_decay",
+        data="/somewhere",
+        normalize=True,
+        encoder_embed_dim=48,
+        latent_temp="(2.0, 0.5, 0.9)",
+        infonce=True,
+        loss_weights=[0.1, 10.0],
+        adam_betas="(0.9, 0.98)",
+        lr=[0.0005],
+        update_freq=[2],
+        max_update=100,
+        warmup_updates=5,
+        seed=7,
+        ddp_backend="no_c10d",
+        max_tokens=1000,
+        max_sample_size=None,
+        of_another_module=3,
+    )
     cfg = resolve_config(utils.convert_namespace_to_omegaconf(args))
     assert (cfg.model._name, cfg.model.encoder_embed_dim, cfg.model.latent_temp) == ("wav2vec2", 48, [2.0, 0.5, 0.9])
     assert (cfg.task.data, cfg.task.normalize, cfg.task.max_sample_size) == ("/somewhere", True, None)

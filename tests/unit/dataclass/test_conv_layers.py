@@ -52,7 +52,9 @@ def test_errors_name_the_place(text: str, where: str) -> None:
 def test_frames_are_those_of_the_convolutions() -> None:
     layers = [ConvSpec(2, 10, 5), ConvSpec(2, 3, 2), ConvSpec(2, 2, 2)]
     field, stride = receptive_field(layers)
-    convolutions = nn.Sequential(*[nn.Conv1d(1 if i == 0 else 2, 2, layer.kernel, layer.stride) for i, layer in enumerate(layers)])
+    convolutions = nn.Sequential(
+        *[nn.Conv1d(1 if i == 0 else 2, 2, layer.kernel, layer.stride) for i, layer in enumerate(layers)]
+    )
     for samples in range(field, field + 3 * stride):
         assert frames_for_samples(samples, layers) == convolutions(torch.zeros(1, 1, samples)).shape[-1]
 

@@ -85,7 +85,12 @@ def test_missing_values_stay_missing() -> None:
 
 
 def test_configs_of_other_generations() -> None:
-    cfg = {**MINIMAL, "job_logging_cfg": {"version": 1}, "model": {"_name": "wav2vec2", "of_the_future": 1}, "new_group": {}}
+    cfg = {
+        **MINIMAL,
+        "job_logging_cfg": {"version": 1},
+        "model": {"_name": "wav2vec2", "of_the_future": 1},
+        "new_group": {},
+    }
     assert resolve_config(cfg, remove_missing=True).model.encoder_layers == 12
     with pytest.raises(ConfigError, match="2 problems"):
         resolve_config(cfg)
@@ -100,7 +105,7 @@ def test_groups_are_in_hydras_store() -> None:
     assert ConfigStore.instance().repo["whole.yaml"].node.dataset.num_workers == 1
 
 
-# -- interpolations ----------------------------------------------------------------------------------------------------------------
+# -- interpolations ----------------------------------------------------------------------------------------------------
 
 
 def test_an_environment_variable_is_a_number_where_one_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,14 +125,29 @@ def problems_of(monkeypatch: pytest.MonkeyPatch, **groups: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("groups", "problem"),
     [
-        ({"optimization": {"max_update": "${oc.env:STEPS}"}}, "optimization.max_update is '${oc.env:STEPS}', which is 'many': it must"),
-        ({"optimization": {"max_update": "${oc.env:NOT_SET}"}}, "but the environment variable NOT_SET is not set: set it, or write"),
+        (
+            {"optimization": {"max_update": "${oc.env:STEPS}"}},
+            "optimization.max_update is '${oc.env:STEPS}', which is 'many': it must",
+        ),
+        (
+            {"optimization": {"max_update": "${oc.env:NOT_SET}"}},
+            "but the environment variable NOT_SET is not set: set it, or write",
+        ),
         ({"optimization": {"max_update": "${dataset}"}}, "optimization.max_update is '${dataset}', which is {"),
-        ({"model": {"_name": "wav2vec2", "encoder_layers": "${model}"}}, "model.encoder_layers is '${model}', which refers to itself"),
-        ({"optimization": {"lr": ["${optimization.lr}"]}}, "optimization.lr is '${optimization.lr}', which refers to itself"),
+        (
+            {"model": {"_name": "wav2vec2", "encoder_layers": "${model}"}},
+            "model.encoder_layers is '${model}', which refers to itself",
+        ),
+        (
+            {"optimization": {"lr": ["${optimization.lr}"]}},
+            "optimization.lr is '${optimization.lr}', which refers to itself",
+        ),
         ({"common": {"seed": "${common.seeed}"}}, "which refers to a key that this config does not have"),
         ({"common": {"seed": "${common.seed.x}"}}, "common.seed is '${common.seed.x}', which"),
-        ({"common": {"seed": "${nothing:1}"}}, "common.seed is '${nothing:1}', which cannot be read: Unsupported interpolation type"),
+        (
+            {"common": {"seed": "${nothing:1}"}},
+            "common.seed is '${nothing:1}', which cannot be read: Unsupported interpolation type",
+        ),
         ({"common": {"seed": "${"}}, "common.seed is '${': it must be a whole number"),
         ({"model": {"_name": ["wav2vec2"]}}, "model._name is ['wav2vec2']: it must be one of"),
     ],
@@ -140,7 +160,9 @@ def test_interpolations_without_a_value(groups: dict[str, Any], problem: str, mo
 
 def test_every_key_of_a_circle_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = problems_of(
-        monkeypatch, dataset={"batch_size": "${optimization.max_update}"}, optimization={"max_update": "${dataset.batch_size}"}
+        monkeypatch,
+        dataset={"batch_size": "${optimization.max_update}"},
+        optimization={"max_update": "${dataset.batch_size}"},
     )
     assert [problem.split(" ")[0] for problem in found] == ["dataset.batch_size", "optimization.max_update"]
 
@@ -156,10 +178,19 @@ def test_interpolations_that_multiply_are_bounded(monkeypatch: pytest.MonkeyPatc
     ("groups", "problem"),
     [
         ({"max_update": 100}, "max_update is not a known group of the config. Did you mean 'optimization.max_update'?"),
-        ({"optimization": {"batch_size": 4}}, "optimization.batch_size is not a known key. Did you mean 'dataset.batch_size'?"),
+        (
+            {"optimization": {"batch_size": 4}},
+            "optimization.batch_size is not a known key. Did you mean 'dataset.batch_size'?",
+        ),
         ({"seed": 5}, "Did you mean 'common.seed'?"),
-        ({"criterion": {"_name": "wav2vec", "wer_args": None}}, "criterion.wer_args is not a known key. It belongs to criterion ctc."),
-        ({"run_config": "slurm_1"}, "No folder of YAML files has run_config/slurm_1.yaml: put it into the folder of --config-dir"),
+        (
+            {"criterion": {"_name": "wav2vec", "wer_args": None}},
+            "criterion.wer_args is not a known key. It belongs to criterion ctc.",
+        ),
+        (
+            {"run_config": "slurm_1"},
+            "No folder of YAML files has run_config/slurm_1.yaml: put it into the folder of --config-dir",
+        ),
     ],
 )
 def test_a_key_in_the_wrong_place_is_named_with_the_right_one(
@@ -170,4 +201,6 @@ def test_a_key_in_the_wrong_place_is_named_with_the_right_one(
 
 
 def test_none_as_text_in_a_checkpoint_is_null() -> None:
-    assert resolve_config({**MINIMAL, "dataset": {"batch_size": "None"}}, remove_missing=True).dataset.batch_size is None
+    assert (
+        resolve_config({**MINIMAL, "dataset": {"batch_size": "None"}}, remove_missing=True).dataset.batch_size is None
+    )

@@ -53,7 +53,10 @@ def test_a_good_config_has_no_problems() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task.num_batch_buckets": 7}, "task.num_batch_buckets is 7 but task.enable_padding is false: buckets need padding."),
+        (
+            {"task.num_batch_buckets": 7},
+            "task.num_batch_buckets is 7 but task.enable_padding is false: buckets need padding.",
+        ),
         ({"dataset.max_tokens": 150000}, "dataset.max_tokens is 150000 but task.max_sample_size is 160000"),
         ({"dataset.max_tokens_valid": 150000}, "dataset.max_tokens_valid is 150000 but task.max_sample_size"),
         ({"task.min_sample_size": 170000}, "task.min_sample_size is 170000 but task.max_sample_size is 160000"),
@@ -66,37 +69,67 @@ def test_a_good_config_has_no_problems() -> None:
         ({"optimizer.adam_betas": "(0.9,)"}, "optimizer.adam_betas is '(0.9,)'"),
         ({"optimizer.adam_betas": "__import__('os')"}, "optimizer.adam_betas is"),
         ({"optimization.max_update": 0, "optimization.max_epoch": 3}, "set optimization.max_update"),
-        ({"checkpoint.best_checkpoint_metric": "wer"}, "best_checkpoint_metric is 'wer', which criterion wav2vec does not log"),
-        ({"checkpoint.best_checkpoint_metric": "loss_7"}, "best_checkpoint_metric is 'loss_7', which criterion wav2vec does not log"),
+        (
+            {"checkpoint.best_checkpoint_metric": "wer"},
+            "best_checkpoint_metric is 'wer', which criterion wav2vec does not log",
+        ),
+        (
+            {"checkpoint.best_checkpoint_metric": "loss_7"},
+            "best_checkpoint_metric is 'loss_7', which criterion wav2vec does not log",
+        ),
         ({"task.sample_rate": 0}, "task.sample_rate is 0: it must be at least 1"),
         ({"model.conv_pos": 0}, "model.conv_pos is 0: it must be at least 1"),
         ({"common.seed": -1}, "common.seed is -1: it must be at least 0"),
         ({"checkpoint.best_checkpoint_metric": "acuracy"}, "Did you mean 'accuracy'"),
         ({"checkpoint.patience": 3, "dataset.disable_validation": True}, "checkpoint.patience counts validations"),
         ({"model.conv_feature_layers": "[(512, 10"}, "model.conv_feature_layers '[(512, 10': expected ','"),
-        ({"task.max_sample_size": 300, "task.min_sample_size": 0}, "a frame of model.conv_feature_layers needs 400 samples"),
-        ({"task.inferred_w2v_config.conv_feature_layers": "[]"}, "task.inferred_w2v_config.conv_feature_layers '[]' has no layer"),
-        ({"model.encoder_attention_heads": 7}, "model.encoder_embed_dim is 768: model.encoder_attention_heads (7) must divide it"),
+        (
+            {"task.max_sample_size": 300, "task.min_sample_size": 0},
+            "a frame of model.conv_feature_layers needs 400 samples",
+        ),
+        (
+            {"task.inferred_w2v_config.conv_feature_layers": "[]"},
+            "task.inferred_w2v_config.conv_feature_layers '[]' has no layer",
+        ),
+        (
+            {"model.encoder_attention_heads": 7},
+            "model.encoder_embed_dim is 768: model.encoder_attention_heads (7) must divide it",
+        ),
         ({"model.conv_pos_groups": 7}, "model.conv_pos_groups (7) must divide"),
-        ({"model.final_dim": 255}, "model.final_dim is 255, the codewords' width: model.latent_groups (2) must divide it"),
+        (
+            {"model.final_dim": 255},
+            "model.final_dim is 255, the codewords' width: model.latent_groups (2) must divide it",
+        ),
         ({"model.latent_dim": 9}, "model.latent_dim is 9, the codewords' width"),
         ({"model.num_negatives": 0}, "are all 0: the loss would be 0"),
         ({"criterion.loss_weights": [0.1, 10, 1]}, "this model has 2 further losses (diversity, feature penalty)"),
-        ({"criterion.loss_weights": [0.1, 10], "model.quantize_targets": False}, "this model has 1 further losses (feature penalty)"),
+        (
+            {"criterion.loss_weights": [0.1, 10], "model.quantize_targets": False},
+            "this model has 1 further losses (feature penalty)",
+        ),
         ({"model.dropout": 1.5}, "model.dropout is 1.5: it is a share"),
         ({"ema.ema_decay": -0.1}, "ema.ema_decay is -0.1: it is a share"),
         ({"dataset.num_workers": -1}, "dataset.num_workers is -1: it must be at least 0"),
         ({"common.log_interval": 0}, "common.log_interval is 0: it must be at least 1"),
         ({"lr_scheduler": {"_name": "tri_stage", "phase_ratio": [0.1, 0.4, 0.4]}}, "three shares that add up to 1"),
-        ({"lr_scheduler": {"_name": "cosine"}, "optimization.lr": [0.1, 0.2]}, "lr_scheduler cosine knows one learning rate"),
-        ({"task.multi_corpus_keys": "/a,b"}, "task.multi_corpus_keys names '/a': it must be the names of folders in task.data"),
+        (
+            {"lr_scheduler": {"_name": "cosine"}, "optimization.lr": [0.1, 0.2]},
+            "lr_scheduler cosine knows one learning rate",
+        ),
+        (
+            {"task.multi_corpus_keys": "/a,b"},
+            "task.multi_corpus_keys names '/a': it must be the names of folders in task.data",
+        ),
         ({"task.multi_corpus_keys": "a,b", "task.multi_corpus_sampling_weights": "1"}, "it must be 2 numbers"),
         ({"optimizer.use_fused": "maybe"}, "optimizer.use_fused is 'maybe': it may be auto, true or false"),
         ({"common.hpu": True, "common.cpu": True}, "common.hpu and common.cpu are both true: set one of them to false"),
         ({"common.hpu": True, "common.device": "cpu"}, "common.hpu is true but common.device is cpu"),
         ({"common.hmp": True, "common.hmp_opt_level": "O2"}, "ended with release 1.13 of its software"),
         ({"common.hmp": True, "common.hmp_opt_level": "O3"}, "common.hmp_opt_level is 'O3': it may be O1"),
-        ({"common.hpu": True, "common.hpu_compile": "compile"}, "common.hpu_compile is compile, which eager mode alone has"),
+        (
+            {"common.hpu": True, "common.hpu_compile": "compile"},
+            "common.hpu_compile is compile, which eager mode alone has",
+        ),
         (
             {"common.hpu": True, "common.hpu_lazy_mode": False, "common.hpu_compile": "hpu_graphs"},
             "common.hpu_compile is hpu_graphs, which lazy mode alone has",
@@ -107,7 +140,9 @@ def test_a_good_config_has_no_problems() -> None:
         ),
         (
             {
-                "common.hpu": True, "common.hpu_lazy_mode": False, "common.hpu_compile": "compile",
+                "common.hpu": True,
+                "common.hpu_lazy_mode": False,
+                "common.hpu_compile": "compile",
                 "model.checkpoint_activations": True,
             },
             "common.hpu_compile is compile and model.checkpoint_activations is true",
@@ -123,7 +158,7 @@ def test_a_good_config_has_no_problems() -> None:
         ({"task.data": "???"}, "task.data is not set"),
         ({"optimizer": None}, "optimizer is not set: optimizer._name may be adam, composite"),
     ],
-)  # fmt: skip
+)
 def test_errors(changes: dict[str, Any], message: str) -> None:
     found = errors(**changes)
     assert len(found) == 1, found
@@ -138,9 +173,15 @@ def test_one_cause_is_told_once() -> None:
 def test_what_follows_from_a_known_problem_is_not_told() -> None:
     cfg = config(**{"dataset.max_tokens": None, "optimization.max_update": 0})
     assert len(find_problems(cfg, check_paths=False).errors) == 2
-    known = ["optimization.max_update is 2.5: it must be a whole number.", "optimization.batch_size is no key: 'dataset.batch_size'?"]
+    known = [
+        "optimization.max_update is 2.5: it must be a whole number.",
+        "optimization.batch_size is no key: 'dataset.batch_size'?",
+    ]
     assert find_problems(cfg, check_paths=False, after=known).errors == []
-    assert len(find_problems(cfg, check_paths=False, after=["common.max_update is not a known key.", *known[:1]]).errors) == 1
+    assert (
+        len(find_problems(cfg, check_paths=False, after=["common.max_update is not a known key.", *known[:1]]).errors)
+        == 1
+    )
     cfg.task = None
     assert "task is not set" in find_problems(cfg, check_paths=False, after=known).errors[0]
     assert find_problems(cfg, check_paths=False, after=["task is 3: it must be a group of keys.", *known]).errors == []
@@ -172,7 +213,10 @@ def test_warnings(changes: dict[str, Any], message: str) -> None:
 def test_everything_is_told_together() -> None:
     with pytest.raises(ConfigError) as error:
         validate_config(
-            config(**{"task.num_batch_buckets": 7, "common.tpu": True, "distributed_training.distributed_world_size": 64}), devices=1
+            config(
+                **{"task.num_batch_buckets": 7, "common.tpu": True, "distributed_training.distributed_world_size": 64}
+            ),
+            devices=1,
         )
     assert len(error.value.problems) == 4  # and task.data, which is not there
 
@@ -182,7 +226,9 @@ def test_too_few_devices_names_the_overrides(monkeypatch: pytest.MonkeyPatch) ->
     stock = config(**{"distributed_training.distributed_world_size": 64})
     [message] = check_devices(stock, 1, 1)
     assert message.endswith("distributed_training.distributed_world_size=1 optimization.update_freq=[64]")
-    [message] = check_devices(config(**{"distributed_training.distributed_world_size": 64, "optimization.update_freq": [1, 3]}), 5, 5)
+    [message] = check_devices(
+        config(**{"distributed_training.distributed_world_size": 64, "optimization.update_freq": [1, 3]}), 5, 5
+    )
     assert message.endswith("distributed_world_size=5 optimization.update_freq=[13,39]")
     [message] = check_devices(stock, 4, 1)
     assert "room for 4" in message and message.endswith("distributed_world_size=1 optimization.update_freq=[64]")
@@ -208,9 +254,13 @@ def test_missing_data_is_told_with_what_is_there(tmp_path: Path, monkeypatch: py
     assert "dataset.valid_subset is 'valid'" in message and "the folder has dev, train" in message
     assert find_problems(config(**{"task.data": ".", "dataset.valid_subset": "dev"})).errors == []
     assert find_problems(config(**{"task.data": ".", "dataset.disable_validation": True})).errors == []
-    found = find_problems(config(**{"task.data": ".", "dataset.valid_subset": "dev", "checkpoint.finetune_from_model": "gone.pt"})).errors
+    found = find_problems(
+        config(**{"task.data": ".", "dataset.valid_subset": "dev", "checkpoint.finetune_from_model": "gone.pt"})
+    ).errors
     assert len(found) == 1 and "checkpoint.finetune_from_model is 'gone.pt'" in found[0]
-    found = find_problems(config(**{"task.data": ".", "dataset.valid_subset": "dev", "checkpoint.save_dir": "dev.tsv"})).errors
+    found = find_problems(
+        config(**{"task.data": ".", "dataset.valid_subset": "dev", "checkpoint.save_dir": "dev.tsv"})
+    ).errors
     assert len(found) == 1 and "it must be a folder" in found[0]
 
 
@@ -221,7 +271,9 @@ def tuning(**changes: Any) -> DictConfig:
         "criterion": {"_name": "ctc", "zero_infinity": True},
         "model": {"_name": "wav2vec_ctc", "w2v_path": "w.pt"},
     }
-    base = OmegaConf.merge(OmegaConf.masked_copy(config(), ["common", "dataset", "optimization", "optimizer", "checkpoint"]), groups)
+    base = OmegaConf.merge(
+        OmegaConf.masked_copy(config(), ["common", "dataset", "optimization", "optimizer", "checkpoint"]), groups
+    )
     for key, value in changes.items():
         OmegaConf.update(base, key, value, force_add=True, merge=False)
     return resolve_config(base)
@@ -241,9 +293,18 @@ def tuning(**changes: Any) -> DictConfig:
         ({"task.eval_bleu": True}, "task.eval_bleu is True, which is not offered"),
         ({"task.autoregressive": True}, "task.autoregressive is True, which is not offered"),
         ({"criterion.wer_kenlm_model": "lm.bin"}, "fairseq-infer decodes"),
-        ({"criterion.wer_args": ["lm.bin", "lexicon.txt", 2, -1]}, "criterion.wer_args names lm.bin and lexicon.txt: validation decodes"),
-        ({"criterion.wer_args": "('lm.bin', None, 2, -1)"}, "criterion.wer_args names lm.bin: validation decodes greedily"),
-        ({"criterion.wer_args": ["lm.bin"]}, "criterion.wer_args is ['lm.bin']: it must be a list of language model, lexicon"),
+        (
+            {"criterion.wer_args": ["lm.bin", "lexicon.txt", 2, -1]},
+            "criterion.wer_args names lm.bin and lexicon.txt: validation decodes",
+        ),
+        (
+            {"criterion.wer_args": "('lm.bin', None, 2, -1)"},
+            "criterion.wer_args names lm.bin: validation decodes greedily",
+        ),
+        (
+            {"criterion.wer_args": ["lm.bin"]},
+            "criterion.wer_args is ['lm.bin']: it must be a list of language model, lexicon",
+        ),
         ({"criterion.wer_args": [None, None, 2, -1]}, None),
         ({"model.layer_type": "trf_adp"}, "model.layer_type is 'trf_adp', which is not offered"),
         ({"model.adp_num": 1}, "model.adp_num is 1"),
@@ -301,20 +362,35 @@ def test_files_of_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_tables_name_keys_that_exist() -> None:
     cfg = config()
     keys = {f"{group}.{name}" for group in cfg if isinstance(cfg[group], DictConfig) for name in cfg[group]}
-    keys |= {f"{group}.{name}" for group, members in CONFIG_GROUPS.items() for m in members.values() for name in m.field_defaults()}
+    keys |= {
+        f"{group}.{name}"
+        for group, members in CONFIG_GROUPS.items()
+        for m in members.values()
+        for name in m.field_defaults()
+    }
     for key in (*NOT_OFFERED, *NOT_OFFERED_VALUES, *WITHOUT_EFFECT):
         assert key in keys or any(other.startswith(key[:-1]) for other in keys if key.endswith("*")), key
 
 
 def test_files_of_several_corpora(tmp_path: Path) -> None:
     """A folder for each corpus, or a manifest named for each."""
-    for name in ("books/train.tsv", "books/train.ltr", "calls/train.tsv", "valid.tsv", "valid.ltr", "dict.ltr.txt", "w.pt"):
+    for name in (
+        "books/train.tsv",
+        "books/train.ltr",
+        "calls/train.tsv",
+        "valid.tsv",
+        "valid.ltr",
+        "dict.ltr.txt",
+        "w.pt",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     changes = {
-        "task.data": str(tmp_path), "task.multi_corpus_keys": "books,calls", "model.w2v_path": str(tmp_path / "w.pt"),
+        "task.data": str(tmp_path),
+        "task.multi_corpus_keys": "books,calls",
+        "model.w2v_path": str(tmp_path / "w.pt"),
         "dataset.valid_subset": "books:valid",
-    }  # fmt: skip
+    }
     (error,) = find_problems(tuning(**changes)).errors
     assert "calls/train.ltr does not exist" in error
     (tmp_path / "calls/train.ltr").touch()

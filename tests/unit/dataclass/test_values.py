@@ -86,7 +86,13 @@ def test_misfits_are_put_into_words(values: dict[str, Any], problem: str) -> Non
     problems: list[str] = []
     merged = utils.merge_values(Fields(), {**values, "pair": [0.5, 0.25]}, "g.", problems)
     assert problems == [problem]
-    assert (merged.whole, merged.many, list(merged.pair), merged.text, merged.inner.steps) == (3, [64], [0.5, 0.25], "x", 1)
+    assert (merged.whole, merged.many, list(merged.pair), merged.text, merged.inner.steps) == (
+        3,
+        [64],
+        [0.5, 0.25],
+        "x",
+        1,
+    )
 
 
 def test_long_values_are_cut() -> None:

@@ -29,7 +29,14 @@ BACK_OFF = -0.4
 def arpa(unigrams: dict[str, float], bigrams: dict[tuple[str, str], float]) -> str:
     lines = ["\\data\\", f"ngram 1={len(unigrams)}", f"ngram 2={len(bigrams)}", "", "\\1-grams:"]
     lines += [f"{value}\t{word}\t{0 if word == '</s>' else BACK_OFF}" for word, value in unigrams.items()]
-    lines += ["", "\\2-grams:", *(f"{value}\t{first} {second}" for (first, second), value in bigrams.items()), "", "\\end\\", ""]
+    lines += [
+        "",
+        "\\2-grams:",
+        *(f"{value}\t{first} {second}" for (first, second), value in bigrams.items()),
+        "",
+        "\\end\\",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -55,7 +62,8 @@ def best_by_hand(log_probs: np.ndarray, tokens: Tokens, lm_weight: float, word_s
 @pytest.fixture
 def lexicon(tmp_path: Path) -> Path:
     path = tmp_path / "lexicon.txt"
-    path.write_text("AB\tA B |\nA\tA |\nBA B A\nC\n")  # with tabs or blanks, with or without the delimiter, or the word alone
+    # with tabs or blanks, with or without the delimiter, or the word alone
+    path.write_text("AB\tA B |\nA\tA |\nBA B A\nC\n")
     return path
 
 
@@ -75,7 +83,9 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("lm_weight", [0.0, 1.5])
-def test_finds_the_likeliest_word_sequence(tokens: Tokens, lexicon: Path, model: Path, seed: int, lm_weight: float) -> None:
+def test_finds_the_likeliest_word_sequence(
+    tokens: Tokens, lexicon: Path, model: Path, seed: int, lm_weight: float
+) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(6, 8)) * 1.5
     logits[:, 1:4] = -30  # what no word has
@@ -106,7 +116,9 @@ def test_a_language_model_decides_between_words(tokens: Tokens, lexicon_of_two: 
     assert (without.text, with_model.text) == ("BA C", "AB C")
 
 
-def test_weights_may_change_without_reading_again(tokens: Tokens, lexicon_of_two: Path, model: Path, emit: Emit) -> None:
+def test_weights_may_change_without_reading_again(
+    tokens: Tokens, lexicon_of_two: Path, model: Path, emit: Emit
+) -> None:
     log_probs = emit("AB|C")
     log_probs[0, [5, 6]] = np.log([0.44, 0.46])
     log_probs[1, [5, 6]] = np.log([0.46, 0.44])
@@ -130,7 +142,12 @@ def test_a_model_of_words_brings_its_own_lexicon(tokens: Tokens, model: Path, em
 
 def test_a_model_of_letters_needs_no_lexicon(tokens: Tokens, tmp_path: Path, emit: Emit) -> None:
     path = tmp_path / "letters.arpa"
-    path.write_text(arpa({"<unk>": -9, "<s>": -99, "</s>": -1, "A": -1, "B": -1, "C": -2, "|": -1}, {("A", "B"): -0.05, ("A", "C"): -3.0}))
+    path.write_text(
+        arpa(
+            {"<unk>": -9, "<s>": -99, "</s>": -1, "A": -1, "B": -1, "C": -2, "|": -1},
+            {("A", "B"): -0.05, ("A", "C"): -3.0},
+        )
+    )
     log_probs = emit("AC|")
     log_probs[1, [6, 7]] = np.log([0.44, 0.46])
     decoder = read_beam(tokens, None, path, BeamSettings(lm_weight=1.0), 1)
@@ -144,7 +161,9 @@ def test_the_binary_form_gives_what_the_text_gives(tokens: Tokens, lexicon: Path
     assert binary.model is not None and binary.model.is_binary and binary.warnings == []
     assert binary.model.vocabulary.keys() == UNIGRAMS.keys() - {"<s>", "</s>", "<unk>"}
     text = read_vocabulary(tokens, str(lexicon), str(model))
-    found, expected = (BeamDecoder(tokens, vocabulary, BeamSettings(), 3).decode(emit("AB|C")) for vocabulary in (binary, text))
+    found, expected = (
+        BeamDecoder(tokens, vocabulary, BeamSettings(), 3).decode(emit("AB|C")) for vocabulary in (binary, text)
+    )
     assert [(h.text, h.score) for h in found] == [(h.text, pytest.approx(h.score, abs=1e-4)) for h in expected]
 
 
@@ -159,7 +178,9 @@ def test_no_frame_is_an_empty_hypothesis(tokens: Tokens, lexicon: Path) -> None:
     assert [hypothesis.text for hypothesis in found] == [""]
 
 
-def test_a_model_damaged_behind_its_words_is_refused_by_name(tokens: Tokens, lexicon: Path, model: Path, tmp_path: Path) -> None:
+def test_a_model_damaged_behind_its_words_is_refused_by_name(
+    tokens: Tokens, lexicon: Path, model: Path, tmp_path: Path
+) -> None:
     text = model.read_text()
     for damaged in (text[: text.index("-0.3")], text.replace("-0.3", "x.3")):
         (tmp_path / "damaged.arpa").write_text(damaged)
@@ -212,11 +233,16 @@ def test_why_kenlm_refuses_a_model_is_said(tokens: Tokens, tmp_path: Path) -> No
         read_beam(tokens, None, model, BeamSettings())
 
 
-def test_compressed_models_are_searched_or_refused_plainly(tokens: Tokens, tmp_path: Path, lexicon: Path, emit: Emit) -> None:
+def test_compressed_models_are_searched_or_refused_plainly(
+    tokens: Tokens, tmp_path: Path, lexicon: Path, emit: Emit
+) -> None:
     plain = arpa(UNIGRAMS, BIGRAMS).encode()
     (tmp_path / "m.arpa").write_bytes(plain)
     (tmp_path / "m.arpa.gz").write_bytes(gzip.compress(plain))
-    found = [read_beam(tokens, lexicon, tmp_path / name, BeamSettings()).decode(emit("-AB|C|"))[0] for name in ("m.arpa", "m.arpa.gz")]
+    found = [
+        read_beam(tokens, lexicon, tmp_path / name, BeamSettings()).decode(emit("-AB|C|"))[0]
+        for name in ("m.arpa", "m.arpa.gz")
+    ]
     assert found[0] == found[1] and found[0].text == "AB C"
     (tmp_path / "m.arpa.bz2").write_bytes(bz2.compress(plain))
     try:
@@ -227,14 +253,19 @@ def test_compressed_models_are_searched_or_refused_plainly(tokens: Tokens, tmp_p
 
 def test_bytes_after_the_unigrams_that_are_not_utf8_name_the_file(tokens: Tokens, tmp_path: Path) -> None:
     model = tmp_path / "m.arpa"
-    model.write_bytes(arpa(UNIGRAMS, {("AB", "C"): -0.3}).encode().replace(b"AB C", b"AB \xc3("))  # KenLM quotes the word
+    # KenLM quotes the word
+    model.write_bytes(arpa(UNIGRAMS, {("AB", "C"): -0.3}).encode().replace(b"AB C", b"AB \xc3("))
     with pytest.raises(ValueError, match="KenLM cannot read the language model .*m.arpa"):
         read_beam(tokens, None, model, BeamSettings())
 
 
 @pytest.mark.parametrize(
     ("setting", "allowed"),
-    [({"lm_weight": math.nan}, "a finite number"), ({"unk_weight": math.inf}, "a finite number, or -inf"), ({"beam": 0}, "at least 1")],
+    [
+        ({"lm_weight": math.nan}, "a finite number"),
+        ({"unk_weight": math.inf}, "a finite number, or -inf"),
+        ({"beam": 0}, "at least 1"),
+    ],
 )
 def test_settings_that_no_search_can_have_are_refused(setting: dict[str, float], allowed: str) -> None:
     ((name, value),) = setting.items()

@@ -30,7 +30,11 @@ def write(path: Path, text: str) -> Path:
 
 def test_spellings_by_line(tokens: Tokens, tmp_path: Path) -> None:
     entries = read_lexicon(write(tmp_path / "l.txt", "AB\tA B |\n\nAB A A B\nC\n"), tokens)
-    assert [(e.word, "".join(e.spelling), e.line) for e in entries] == [("AB", "AB|", 1), ("AB", "AAB|", 3), ("C", "C|", 4)]
+    assert [(e.word, "".join(e.spelling), e.line) for e in entries] == [
+        ("AB", "AB|", 1),
+        ("AB", "AAB|", 3),
+        ("C", "C|", 4),
+    ]
 
 
 def test_units_that_the_dictionary_lacks_are_named_by_line(tokens: Tokens, tmp_path: Path) -> None:
@@ -58,7 +62,8 @@ def test_an_empty_lexicon_is_refused(tokens: Tokens, tmp_path: Path, text: str) 
 
 def test_words_of_phones_need_a_spelling_in_phones() -> None:
     phones = Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "AH", "B"])
-    assert [entry.word for entry in spell([("B", 1), ("AH", 2)], phones)] == ["B"]  # "AH" would need the letters A and H
+    # "AH" would need the letters A and H
+    assert [entry.word for entry in spell([("B", 1), ("AH", 2)], phones)] == ["B"]
 
 
 def test_lines_of_an_arpa_file(tmp_path: Path) -> None:
@@ -87,7 +92,9 @@ def test_a_model_in_another_case_is_named_by_line(tokens: Tokens, tmp_path: Path
     with pytest.raises(ValueError, match=r"line 8: ab has 'a' 'b'.*differ by case only"):
         read_vocabulary(tokens, None, str(model))
     lexicon = write(tmp_path / "l.txt", "AB\nC\n")
-    with pytest.raises(ValueError, match=r"knows none of the words.*line 1: AB.*The case differs: .*m.arpa, line 8 has ab"):
+    with pytest.raises(
+        ValueError, match=r"knows none of the words.*line 1: AB.*The case differs: .*m.arpa, line 8 has ab"
+    ):
         read_vocabulary(tokens, str(lexicon), str(model))
 
 
@@ -107,9 +114,12 @@ def test_a_byte_order_mark_is_not_part_of_the_first_word(tokens: Tokens, tmp_pat
 
 def test_words_end_at_ascii_blanks_only(tmp_path: Path) -> None:
     words = ["A\u00a0B", "A\u3000B", "A\u2028B", "A\x85B", "A\x0bB"]
-    assert list(read_language_model(write_arpa(tmp_path / "m.arpa", *words)).vocabulary) == words  # KenLM takes each as one word
+    # KenLM takes each as one word
+    assert list(read_language_model(write_arpa(tmp_path / "m.arpa", *words)).vocabulary) == words
     tokens = Tokens.from_symbols(["<s>", "A", "B"])
-    assert [entry.word for entry in read_lexicon(write(tmp_path / "l.txt", f"{words[0]}  A\t B\n"), tokens)] == words[:1]
+    assert [entry.word for entry in read_lexicon(write(tmp_path / "l.txt", f"{words[0]}  A\t B\n"), tokens)] == words[
+        :1
+    ]
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])

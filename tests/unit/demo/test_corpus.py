@@ -93,11 +93,17 @@ def test_corpus_is_made_the_same_again_and_transcribed(demo_dir: Path, tmp_path:
 
     recordings = [name for name in first if name.endswith(".flac")]
     transcribed = {
-        line.split()[0]: line.split()[1:] for name in first if name.endswith(".trans.txt") for line in first[name].decode().splitlines()
+        line.split()[0]: line.split()[1:]
+        for name in first
+        if name.endswith(".trans.txt")
+        for line in first[name].decode().splitlines()
     }
     assert sorted(Path(name).stem for name in recordings) == sorted(transcribed)
     splits = ("train", "valid", "labelled/train", "labelled/valid", "labelled/test")
-    speakers = {split: {name.removeprefix(split).split("/")[1] for name in recordings if name.startswith(f"{split}/")} for split in splits}
+    speakers = {
+        split: {name.removeprefix(split).split("/")[1] for name in recordings if name.startswith(f"{split}/")}
+        for split in splits
+    }
     assert all(speakers.values()) and sum(map(len, speakers.values())) < len(recordings)
     assert speakers["train"] == speakers["labelled/train"] and speakers["valid"] == speakers["labelled/valid"]
     assert not speakers["labelled/test"] & (speakers["train"] | speakers["valid"])

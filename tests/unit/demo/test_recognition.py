@@ -1,4 +1,6 @@
-"""The demo's second half: run from beginning to end with a tiny corpus and few updates, and its report on made results."""
+"""The demo's second half: run from beginning to end with a tiny corpus and few updates, and its report on made
+results.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ import pytest
 
 SIZES = ["--minutes", "0.4", "--valid-minutes", "0.2", "--labelled-minutes", "2", "--test-minutes", "0.3"]
 SMALL = (
-    "encoder_layers=1 encoder_embed_dim=64 encoder_ffn_embed_dim=16 conv_feature_layers='[(16,10,5)]+[(16,3,2)]*4+[(16,2,2)]*2' final_dim=8"
+    "encoder_layers=1 encoder_embed_dim=64 encoder_ffn_embed_dim=16 "
+    "conv_feature_layers='[(16,10,5)]+[(16,3,2)]*4+[(16,2,2)]*2' final_dim=8"
 )
 
 
@@ -34,8 +37,12 @@ def results(folder: Path, cer: float, wer: float, texts: list[str]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("cer", "wer", "missing"), [(49.9, 59.9, 0), (50.0, 59.9, 1), (49.9, 60.0, 1), (80.0, 90.0, 2)])
-def test_report_holds_the_thresholds(demo_report: ModuleType, tmp_path: Path, cer: float, wer: float, missing: int) -> None:
+@pytest.mark.parametrize(
+    ("cer", "wer", "missing"), [(49.9, 59.9, 0), (50.0, 59.9, 1), (49.9, 60.0, 1), (80.0, 90.0, 2)]
+)
+def test_report_holds_the_thresholds(
+    demo_report: ModuleType, tmp_path: Path, cer: float, wer: float, missing: int
+) -> None:
     greedy = results(tmp_path / "greedy", cer, 95.0, ["THE BOT", "", "TO BIRDS"])
     words = results(tmp_path / "words", 20.0, wer, ["THE BOAT", "A HAT", "TWO BIRDS"])
     found = demo_report.read_decoded(greedy, words)
@@ -44,7 +51,9 @@ def test_report_holds_the_thresholds(demo_report: ModuleType, tmp_path: Path, ce
     assert f"{cer:.2f} %" in text and f"{wer:.2f} %" in text and "2 voices" in text
     assert "TO BIRDS" in text and "A HAT" in text and "A RED HAT" in text
     assert ("did NOT learn" in text) == bool(missing)
-    done = subprocess.run([sys.executable, str(demo_report.__file__), str(greedy), str(words)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(demo_report.__file__), str(greedy), str(words)], capture_output=True, text=True
+    )
     assert done.returncode == (1 if missing else 0)
 
 
@@ -78,7 +87,9 @@ def test_the_whole_demo_tiny_and_again(demo_dir: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(demo_dir.parents[2])}
 
     def call(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, str(demo_dir / script), *arguments], capture_output=True, text=True, env=environment)
+        return subprocess.run(
+            [sys.executable, str(demo_dir / script), *arguments], capture_output=True, text=True, env=environment
+        )
 
     made = call("make_corpus.py", str(tmp_path / "out" / "corpus"), *SIZES)
     assert made.returncode == 0, made.stderr
@@ -88,10 +99,19 @@ def test_the_whole_demo_tiny_and_again(demo_dir: Path, tmp_path: Path) -> None:
     first = call("run_demo.py", *options, "--", *tiny, *small)
     # two updates teach nothing: the demo says so, and ends as failed
     assert first.returncode == 1, first.stdout + first.stderr
-    for part in ("=== 1/8", "=== 8/8", "What was learned in 2 updates", "The model did NOT learn to read", "with words", "Time:"):
+    for part in (
+        "=== 1/8",
+        "=== 8/8",
+        "What was learned in 2 updates",
+        "The model did NOT learn to read",
+        "with words",
+        "Time:",
+    ):
         assert part in first.stdout
     place = tmp_path / "out" / "on_corpus"
-    greedy, words = (json.loads((place / "seed-1-fine-tuned" / name / "results.json").read_text()) for name in ("greedy", "words"))
+    greedy, words = (
+        json.loads((place / "seed-1-fine-tuned" / name / "results.json").read_text()) for name in ("greedy", "words")
+    )
     assert greedy["decoder"]["kind"] == "greedy" and words["decoder"]["lm"].endswith("words.arpa")
     assert set((place / "labels" / "dict.ltr.txt").read_text().split()[::2]) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ|")
 

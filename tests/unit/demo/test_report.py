@@ -10,7 +10,13 @@ from types import ModuleType
 import pytest
 import torch
 
-MODEL = {"num_negatives": 100, "cross_sample_negatives": 0, "codebook_negatives": 0, "latent_groups": 2, "latent_vars": 64}
+MODEL = {
+    "num_negatives": 100,
+    "cross_sample_negatives": 0,
+    "codebook_negatives": 0,
+    "latent_groups": 2,
+    "latent_vars": 64,
+}
 
 
 @pytest.fixture
@@ -37,15 +43,24 @@ def test_a_run_that_learned(report: ModuleType, tmp_path: Path) -> None:
     assert learned.chance_bits == pytest.approx(6.658, abs=1e-3)
     assert learned.shortfalls() == []
     text = report.describe(learned)
-    assert "0.658 bits better" in text and "5.0 times chance" in text and "5.00 %" in text and "checkpoint_last.pt" in text
+    assert (
+        "0.658 bits better" in text and "5.0 times chance" in text and "5.00 %" in text and "checkpoint_last.pt" in text
+    )
     assert "NOT" not in text
 
 
 @pytest.mark.parametrize(
     ("loss", "accuracy", "perplexity", "reason"),
-    [(6.2, 0.05, 40.0, "loss"), (6.0, 0.02, 40.0, "accuracy"), (6.0, 0.05, 12.0, "perplexity"), (float("nan"), 0.05, 40.0, "loss")],
+    [
+        (6.2, 0.05, 40.0, "loss"),
+        (6.0, 0.02, 40.0, "accuracy"),
+        (6.0, 0.05, 12.0, "perplexity"),
+        (float("nan"), 0.05, 40.0, "loss"),
+    ],
 )
-def test_a_run_that_did_not(report: ModuleType, tmp_path: Path, loss: float, accuracy: float, perplexity: float, reason: str) -> None:
+def test_a_run_that_did_not(
+    report: ModuleType, tmp_path: Path, loss: float, accuracy: float, perplexity: float, reason: str
+) -> None:
     write_run(tmp_path, loss, accuracy, perplexity)
     learned = report.read_run(tmp_path, "valid")
     assert len(learned.shortfalls()) == 1 and reason in learned.shortfalls()[0]

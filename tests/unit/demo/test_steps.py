@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 
-def test_time_is_told_by_step(demo_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_is_told_by_step(
+    demo_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     module = importlib.import_module("steps")
     times = iter([0.0, 5.0, 130.0, 130.2])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
@@ -36,9 +38,15 @@ def test_training_is_shown_as_the_user_would_type_it(
     module.train(Path("configs/some.yaml"), Path("labels"), Path("runs/1"), 3, ["optimization.max_update=2"])
     (command,) = commands
     assert command[-8:] == [
-        "task.data=labels", "checkpoint.save_dir=runs/1", "common.seed=3", "optimization.max_update=2",
-        "--config-dir", "configs", "--config-name", "some",
-    ]  # fmt: skip
+        "task.data=labels",
+        "checkpoint.save_dir=runs/1",
+        "common.seed=3",
+        "optimization.max_update=2",
+        "--config-dir",
+        "configs",
+        "--config-name",
+        "some",
+    ]
     printed = capsys.readouterr().out
     assert shlex.join(command) in printed and "runs/1/train.log" in printed
 
@@ -59,9 +67,12 @@ sys.exit(int(sys.argv[2]))
 """
 
 
-def test_training_is_followed_in_short_lines(demo_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_is_followed_in_short_lines(
+    demo_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     module = importlib.import_module("training_status")
-    (tmp_path / "metrics.jsonl").write_text('{"split": "train_inner", "num_updates": 10, "loss": 7.0}\n')  # an earlier run's
+    # an earlier run's
+    (tmp_path / "metrics.jsonl").write_text('{"split": "train_inner", "num_updates": 10, "loss": 7.0}\n')
     command = [sys.executable, "-c", TRAINING, str(tmp_path)]
     assert module.follow([*command, "0"], tmp_path, tmp_path / "train.log") == 0
     assert capsys.readouterr().out.splitlines() == [

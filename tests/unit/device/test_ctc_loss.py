@@ -48,5 +48,7 @@ def test_a_label_that_does_not_fit_is_infinite_unless_asked() -> None:
     logits, targets, frames, units = inputs()
     loss = Device().ctc_loss(logits.log_softmax(-1), targets, frames, units, torch.ones(3), 0, zero_infinity=False)
     assert torch.isinf(loss)
-    loss = Device().ctc_loss(logits.log_softmax(-1), targets, frames, units, torch.tensor([1.0, 1.0, 0.0]), 0, zero_infinity=False)
+    loss = Device().ctc_loss(
+        logits.log_softmax(-1), targets, frames, units, torch.tensor([1.0, 1.0, 0.0]), 0, zero_infinity=False
+    )
     assert torch.isfinite(loss)

@@ -1,4 +1,6 @@
-"""The stand-in refuses what the vendor's package refuses, and loses what HCCL loses; else tests with it would show little."""
+"""The stand-in refuses what the vendor's package refuses, and loses what HCCL loses; else tests with it would show
+little.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,11 @@ def test_eager_mode_refuses_graphs(fake_habana: ModuleType, monkeypatch: pytest.
     monkeypatch.setenv("PT_HPU_LAZY_MODE", "0")
     import habana_frameworks.torch.core as htcore
 
-    for call in (lambda: torch.hpu.ModuleCacher(), lambda: torch.hpu.wrap_in_hpu_graph(nn.Linear(1, 1)), lambda: torch.hpu.HPUGraph()):
+    for call in (
+        lambda: torch.hpu.ModuleCacher(),
+        lambda: torch.hpu.wrap_in_hpu_graph(nn.Linear(1, 1)),
+        lambda: torch.hpu.HPUGraph(),
+    ):
         with pytest.raises(RuntimeError, match="lazy mode"):
             call()
     with pytest.warns(UserWarning, match="does nothing in eager mode"):
@@ -107,7 +113,10 @@ def test_its_attention_is_torchs(fake_habana: ModuleType, masked: bool) -> None:
     q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.double, requires_grad=True) for _ in range(3))
     mask = torch.zeros(2, 1, 5, 5, dtype=torch.double).masked_fill_(torch.arange(5) > 2, -1e9) if masked else None
     results: list[Any] = []
-    for attend in (lambda: FusedSDPA.apply(q, k, v, mask), lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)):
+    for attend in (
+        lambda: FusedSDPA.apply(q, k, v, mask),
+        lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+    ):
         out = attend()
         results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v))])
     assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(*results, strict=True))
@@ -119,12 +128,14 @@ def test_its_ctc_takes_lengths_on_the_device(fake_habana: ModuleType) -> None:
     log_probs = torch.randn(6, 2, 4).log_softmax(-1)
     targets, lengths = torch.tensor([[1, 2], [3, 0]]), (torch.tensor([6, 5]), torch.tensor([2, 1]))
     rest = (0, "sum", True)
-    assert torch.equal(CTCLoss.apply(log_probs, targets, *lengths, *rest), F.ctc_loss(log_probs, targets, *lengths, *rest))
+    assert torch.equal(
+        CTCLoss.apply(log_probs, targets, *lengths, *rest), F.ctc_loss(log_probs, targets, *lengths, *rest)
+    )
     with pytest.raises(TypeError, match="input_lengths must be a tensor"):
         CTCLoss.apply(log_probs, targets, [6, 5], lengths[1])
 
 
-# -- what the package replaces in torch --------------------------------------------------------------------------------------------
+# -- what the package replaces in torch --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lazy", [True, False])
@@ -153,7 +164,9 @@ def _protocol(path: Path) -> int:
 
 
 @pytest.mark.parametrize("lazy", [True, False])
-def test_seeding_waits_for_the_pipeline_in_eager_mode(lazy: bool, fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeding_waits_for_the_pipeline_in_eager_mode(
+    lazy: bool, fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PT_HPU_LAZY_MODE", "1" if lazy else "0")
     import habana_frameworks.torch.core  # noqa: F401
 
@@ -194,9 +207,17 @@ def test_a_replayed_graph_draws_new_seeds_in_its_recomputation(recomputes: bool,
 
 
 def test_a_process_leaves_what_it_found_at_the_import(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(FAKES), "FAKE_HABANA_RECORD": str(tmp_path), "PT_HPU_LAZY_MODE": "1", "RANK": "3"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(FAKES),
+        "FAKE_HABANA_RECORD": str(tmp_path),
+        "PT_HPU_LAZY_MODE": "1",
+        "RANK": "3",
+    }
     script = "import habana_frameworks.torch.core as c, os; os.environ['PT_HPU_LATE'] = '1'; c.mark_step()"
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     (record,) = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert record["environment"]["PT_HPU_LAZY_MODE"] == "1" and record["environment"]["RANK"] == "3"
-    assert "PT_HPU_LATE" not in record["environment"] and record["calls"] == {"mark_step": 1} and not record["is_worker"]
+    assert (
+        "PT_HPU_LATE" not in record["environment"] and record["calls"] == {"mark_step": 1} and not record["is_worker"]
+    )

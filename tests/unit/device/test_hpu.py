@@ -89,7 +89,9 @@ def test_autocast_runs_on_the_stand_ins_tensors(fake_habana: ModuleType) -> None
 
 def test_out_of_memory_is_known_by_its_message() -> None:
     device = HpuDevice()
-    assert device.is_out_of_memory(RuntimeError("FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size::40134656 (38)MB"))
+    assert device.is_out_of_memory(
+        RuntimeError("FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size::40134656 (38)MB")
+    )
     assert not device.is_out_of_memory(RuntimeError("synStatus 26 [Generic failure]"))
 
 
@@ -109,5 +111,7 @@ def test_what_the_log_says_of_the_software(fake_habana: ModuleType) -> None:
     device = device_layer.select(common())
     lines = [note.text for note in device.report()]
     assert "PT_HPU_LAZY_MODE=1" in lines[-1] and "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES=0" in lines[-1]
-    assert any(note.is_warning and "comes with torch 2.9" in note.text for note in device.report()) != torch.__version__.startswith("2.9")
+    assert any(
+        note.is_warning and "comes with torch 2.9" in note.text for note in device.report()
+    ) != torch.__version__.startswith("2.9")
     assert "GAUDI2" in device.describe() and "1.23.0" in device.describe() and "lazy" in device.describe()

@@ -41,18 +41,26 @@ def test_defaults_and_what_the_user_gave_instead() -> None:
     assert environ["PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES"] == "0" and environ["HABANA_PGM_LRU_MAX"] == "100000"
     folder, delete, megabytes = environ["PT_HPU_RECIPE_CACHE_CONFIG"].split(",")
     assert os.path.isabs(folder) and delete == "false" and int(megabytes) > 0
-    given = {"PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES": "1", "HABANA_PGM_LRU_MAX": "7", "PT_HPU_RECIPE_CACHE_CONFIG": "/x,true,5"}
+    given = {
+        "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES": "1",
+        "HABANA_PGM_LRU_MAX": "7",
+        "PT_HPU_RECIPE_CACHE_CONFIG": "/x,true,5",
+    }
     environ, _ = prepared({**given, "PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE": "0"})
     assert given.items() <= environ.items() and environ["PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE"] == "0"
 
 
-def test_the_recipes_older_cache_variable_is_said_in_todays_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipes_older_cache_variable_is_said_in_todays_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     environ, _ = prepared({"PT_RECIPE_CACHE_PATH": "./cache_dir/", "PT_CACHE_FOLDER_SIZE_MB": "77"})
     assert environ["PT_HPU_RECIPE_CACHE_CONFIG"] == f"{tmp_path}/cache_dir,false,77"
 
 
-def test_the_cache_is_never_in_a_folder_that_somebody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_never_in_a_folder_that_somebody_else_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The device runs what is in it, and everybody can make a folder of this name in the temporary directory first."""
     monkeypatch.setattr(environment.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
@@ -81,7 +89,10 @@ def test_the_cache_is_never_in_a_folder_that_somebody_else_can_write(tmp_path: P
 def test_local_ranks_share_the_cache_and_have_cards_of_their_own() -> None:
     ranks = [{"WORLD_SIZE": "4", "RANK": str(2 + n), "LOCAL_RANK": str(n)} for n in range(2)]
     found = [prepared(environ)[0] for environ in ranks]
-    assert [environ["HLS_MODULE_ID"] for environ in found] == ["0", "1"] and [environ["ID"] for environ in found] == ["2", "3"]
+    assert [environ["HLS_MODULE_ID"] for environ in found] == ["0", "1"] and [environ["ID"] for environ in found] == [
+        "2",
+        "3",
+    ]
     assert found[0]["PT_HPU_RECIPE_CACHE_CONFIG"] == found[1]["PT_HPU_RECIPE_CACHE_CONFIG"]
     given, _ = prepared({**ranks[0], "HLS_MODULE_ID": "5"})
     assert given["HLS_MODULE_ID"] == "5"
@@ -93,11 +104,13 @@ def test_one_process_takes_any_free_card() -> None:
     assert "HLS_MODULE_ID" not in prepared()[0]
 
 
-# -- op lists ----------------------------------------------------------------------------------------------------------------------
+# -- op lists ----------------------------------------------------------------------------------------------------------
 
 
 def lists_of(environ: dict[str, str]) -> tuple[list[str], list[str]]:
-    return tuple(environment.read_op_list(Path(environ[name])) for name in (environment.LOWER_LIST, environment.FP32_LIST))
+    return tuple(
+        environment.read_op_list(Path(environ[name])) for name in (environment.LOWER_LIST, environment.FP32_LIST)
+    )
 
 
 def test_the_recipes_lists_are_in_the_package() -> None:
@@ -108,7 +121,9 @@ def test_the_recipes_lists_are_in_the_package() -> None:
     )
 
 
-def test_the_configs_folder_comes_before_where_one_works_and_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configs_folder_comes_before_where_one_works_and_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, config = tmp_path / "here", tmp_path / "config"
     for folder, operator in ((here, "mm"), (config, "bmm")):
         folder.mkdir()
@@ -125,8 +140,11 @@ def test_the_configs_folder_comes_before_where_one_works_and_the_package(tmp_pat
 @pytest.mark.parametrize("key", ["bf16", "fp16", "amp", "memory_efficient_bf16", "hmp"])
 def test_mixed_precision_always_has_both_lists(key: str) -> None:
     lower, upper = lists_of(prepared(**{key: True})[0])
-    assert {"linear", "matmul", "bmm", "conv2d"} <= set(lower) and {"softmax", "log_softmax", "layer_norm"} <= set(upper)
-    assert not set(lower) & {"mul", "mean", "softmax", "log_softmax", *upper}  # the bridge's own list has the first four
+    assert {"linear", "matmul", "bmm", "conv2d"} <= set(lower) and {"softmax", "log_softmax", "layer_norm"} <= set(
+        upper
+    )
+    # the bridge's own list has the first four
+    assert not set(lower) & {"mul", "mean", "softmax", "log_softmax", *upper}
 
 
 def test_fp32_has_none() -> None:
@@ -148,7 +166,12 @@ def test_an_operator_in_both_lists_is_told(tmp_path: Path) -> None:
 
 def test_verbose_says_the_operators() -> None:
     _, notes = prepared(hmp=True, hmp_bf16="ops_bf16.txt", hmp_fp32="ops_fp32.txt", hmp_verbose=True)
-    assert len(notes) == 2 and "in bf16" in notes[0] and "addmm iadd" in notes[0] and "embedding nll_loss log_softmax" in notes[1]
+    assert (
+        len(notes) == 2
+        and "in bf16" in notes[0]
+        and "addmm iadd" in notes[0]
+        and "embedding nll_loss log_softmax" in notes[1]
+    )
 
 
 @pytest.mark.parametrize("line", ["# comment", "", "a b", "mm "])
@@ -158,7 +181,7 @@ def test_a_line_that_is_no_operator_is_an_error(tmp_path: Path, line: str) -> No
         environment.read_op_list(tmp_path / "own.txt")
 
 
-# -- versions ----------------------------------------------------------------------------------------------------------------------
+# -- versions ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +221,9 @@ def test_lazy_mode_on_stock_torch_is_refused_before_the_import(
     (package / "torch" / "required_version.txt").write_text(torch_version)
     message = environment.stock_torch_in_lazy_mode(environ, torch_version)
     assert (message is not None) == refused
-    assert message is None or "--config-name wav2vec2_base_librispeech_hpu_eager" in message and torch_version in message
+    assert (
+        message is None or "--config-name wav2vec2_base_librispeech_hpu_eager" in message and torch_version in message
+    )
 
 
 def test_compiled_autograd_is_turned_on_before_the_import() -> None:
@@ -207,5 +232,7 @@ def test_compiled_autograd_is_turned_on_before_the_import() -> None:
 
 
 def test_every_variable_of_the_vendors_is_told() -> None:
-    line = environment.in_effect({"PT_HPU_LAZY_MODE": "1", "HABANA_PROFILE": "0", "HOME": "/root", "HLS_MODULE_ID": "3"}).text
+    line = environment.in_effect(
+        {"PT_HPU_LAZY_MODE": "1", "HABANA_PROFILE": "0", "HOME": "/root", "HLS_MODULE_ID": "3"}
+    ).text
     assert line.endswith("HABANA_PROFILE=0 HLS_MODULE_ID=3 PT_HPU_LAZY_MODE=1")

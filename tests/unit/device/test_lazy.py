@@ -33,11 +33,17 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "where.self": lambda x, y: torch.where(x > 0, x, y),
     "where.self, sides of less dimensions": lambda x, y: torch.where(x > 0, x[0, 0], 2.0),
     "where.self, integers": lambda x, y: torch.where(x > 0, 0, -100),
-    "where.self, what is not taken is not seen": lambda x, y: torch.where(x > 0, x, y / 0).sum() + torch.where(x > 0, x, float("nan")),
+    "where.self, what is not taken is not seen": lambda x, y: (
+        torch.where(x > 0, x, y / 0).sum() + torch.where(x > 0, x, float("nan"))
+    ),
     "bitwise_not": lambda x, y: (~(x > 0), ~(10 * x).int()),
     "copy": lambda x, y: (x * 1).copy_(y[0]),
     "expm1": lambda x, y: torch.expm1(x * torch.logspace(-8, 0, 5).to(x.device)),
-    "linalg_vector_norm": lambda x, y: (torch.linalg.vector_norm(x), F.normalize(x, dim=-1), torch.stack(torch._foreach_norm([x, y]))),
+    "linalg_vector_norm": lambda x, y: (
+        torch.linalg.vector_norm(x),
+        F.normalize(x, dim=-1),
+        torch.stack(torch._foreach_norm([x, y])),
+    ),
     "_weight_norm_interface": lambda x, y: torch._weight_norm(x, y[:1, :1] * 1, 2),
     "argmax": lambda x, y: (x.argmax(1), x.argmax(-1, keepdim=True)),
     "argmin": lambda x, y: x.argmin(1),

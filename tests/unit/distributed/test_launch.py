@@ -58,12 +58,15 @@ def test_collectives_of_a_single_process() -> None:
     assert utils.sum_on_host([3, 2**53]) == [3.0, 2.0**53]
 
 
-# -- spawned processes (torch.distributed over gloo, on CPU) -----------------------------------------------------------------------
+# -- spawned processes (torch.distributed over gloo, on CPU) -----------------------------------------------------------
 
 
 def small_config(**common: Any) -> DictConfig:
     return resolve_config(
-        {"common": {"cpu": True, "threads_per_process": 1, **common}, "distributed_training": {"distributed_world_size": 2}}
+        {
+            "common": {"cpu": True, "threads_per_process": 1, **common},
+            "distributed_training": {"distributed_world_size": 2},
+        }
     )
 
 
@@ -76,7 +79,12 @@ def write_place(cfg: DictConfig, folder: str) -> None:
     handle.wait()
     found = {
         "environment": [int(os.environ[name]) for name in names],
-        "config": [training.distributed_rank, training.device_id, training.distributed_world_size, training.nprocs_per_node],
+        "config": [
+            training.distributed_rank,
+            training.device_id,
+            training.distributed_world_size,
+            training.nprocs_per_node,
+        ],
         "reduced": reduced.tolist(),
         "on_host": utils.sum_on_host([2**52 + utils.get_rank(), 0.5]),
         "gathered": utils.all_gather_list({"rank": utils.get_rank()}),
@@ -127,7 +135,9 @@ def test_spawned_processes_know_their_place_and_talk_and_get_the_parents_signals
         assert (tmp_path / f"seen{rank}").read_text() == f"[{int(signal.SIGUSR1)}]"
 
 
-def test_an_exchange_that_nobody_asked_for_ends_before_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exchange_that_nobody_asked_for_ends_before_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     launch.call_main(small_config(), leave_an_exchange_unasked, folder=str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"0.txt", "1.txt"}
 
@@ -152,7 +162,10 @@ def test_spawned_processes_meet_where_only_this_machine_can_reach() -> None:
     with launch._listen(-1) as listener:
         address, port = listener.getsockname()
         assert address == "127.0.0.1"
-        with pytest.raises(ConfigError, match=rf"distributed_training.distributed_port is {port}: cannot listen there \(Address already"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"distributed_training.distributed_port is {port}: cannot listen there \(Address already",
+        ):
             launch._listen(port)
     with pytest.raises(ConfigError, match="distributed_port is 70000: .*ports are 1 to 65535"):
         launch._listen(70000)
@@ -178,7 +191,7 @@ def test_what_one_process_finds_wrong_comes_back_as_it_is() -> None:
         launch.call_main(small_config(), refuse_on_the_second)
 
 
-# -- options of DistributedDataParallel --------------------------------------------------------------------------------------------
+# -- options of DistributedDataParallel --------------------------------------------------------------------------------
 
 
 def test_the_devices_options_stand_in_for_defaults_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,8 +203,13 @@ def test_the_devices_options_stand_in_for_defaults_only(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", stands_in)
     cfg = resolve_config({"distributed_training": {"bucket_cap_mb": 50}}).distributed_training
-    utils.distribute(torch.nn.Linear(1, 1), cfg, {"device_ids": None, "bucket_cap_mb": 300, "gradient_as_bucket_view": True})
+    utils.distribute(
+        torch.nn.Linear(1, 1), cfg, {"device_ids": None, "bucket_cap_mb": 300, "gradient_as_bucket_view": True}
+    )
     assert seen == {
-        "device_ids": None, "bucket_cap_mb": 50, "gradient_as_bucket_view": True, "find_unused_parameters": False,
+        "device_ids": None,
+        "bucket_cap_mb": 50,
+        "gradient_as_bucket_view": True,
+        "find_unused_parameters": False,
         "broadcast_buffers": False,
-    }  # fmt: skip
+    }

@@ -8,7 +8,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from fairseq.dataclass.configs import DistributedTrainingConfig
-from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, first_host, lonely_task, place_from_environment
+from fairseq.distributed.place import (
+    Place,
+    adopt_launcher,
+    cards_of_a_node,
+    first_host,
+    lonely_task,
+    place_from_environment,
+)
 
 PREFIXES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "OMPI_", "SLURM_", "SUBMITIT_")
 
@@ -80,7 +87,9 @@ def test_tasks_of_srun_do_not_train_copies(environment: pytest.MonkeyPatch, vari
 
 
 def test_one_process_in_a_job_of_several_tasks(environment: pytest.MonkeyPatch) -> None:
-    """A batch script that does not use srun: one process, whatever the job asked for; and one task of srun inside it."""
+    """A batch script that does not use srun: one process, whatever the job asked for; and one task of srun inside
+    it.
+    """
     give(SLURM_NTASKS=4, SLURM_PROCID=0)
     adopt_launcher()
     assert place_from_environment() is None and "SLURM_NTASKS is 4" in (lonely_task() or "")
@@ -91,7 +100,14 @@ def test_one_process_in_a_job_of_several_tasks(environment: pytest.MonkeyPatch) 
 
 def test_tasks_that_submitit_started_need_no_port(environment: pytest.MonkeyPatch) -> None:
     """The job's id gives one: the same for all tasks, another one for another job."""
-    give(SLURM_PROCID=9, SLURM_LOCALID=1, SLURM_NTASKS=16, SLURM_NNODES=2, SLURM_JOB_NODELIST="gpu[03-04]", SLURM_JOB_ID=4711234)
+    give(
+        SLURM_PROCID=9,
+        SLURM_LOCALID=1,
+        SLURM_NTASKS=16,
+        SLURM_NNODES=2,
+        SLURM_JOB_NODELIST="gpu[03-04]",
+        SLURM_JOB_ID=4711234,
+    )
     give(SUBMITIT_EXECUTOR="slurm")
     adopt_launcher()
     assert place_from_environment() == Place(9, 1, 16, 8)
@@ -100,7 +116,13 @@ def test_tasks_that_submitit_started_need_no_port(environment: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("compact", "first"),
-    [("node7", "node7"), ("a,b", "a"), ("node[03-05,9]-ib,other", "node03-ib"), ("n[1,3]", "n1"), ("r2n[10-11],r3n[1-2]", "r2n10")],
+    [
+        ("node7", "node7"),
+        ("a,b", "a"),
+        ("node[03-05,9]-ib,other", "node03-ib"),
+        ("n[1,3]", "n1"),
+        ("r2n[10-11],r3n[1-2]", "r2n10"),
+    ],
 )
 def test_first_host(compact: str, first: str) -> None:
     assert first_host(compact) == first

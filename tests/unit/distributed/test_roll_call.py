@@ -36,8 +36,14 @@ def test_a_process_that_stops_reporting_is_named(quick: None, caplog: pytest.Log
         until(one.is_stuck)
         assert one.missing() == [1]
         until(lambda: bool(caplog.messages))
-        assert caplog.messages[0].startswith("no progress for") and "this process is computing; rank 1 (process " in caplog.messages[0]
-        assert "has not reported for" in caplog.messages[0] and "distributed_training.distributed_timeout=1800 s" in caplog.messages[0]
+        assert (
+            caplog.messages[0].startswith("no progress for")
+            and "this process is computing; rank 1 (process " in caplog.messages[0]
+        )
+        assert (
+            "has not reported for" in caplog.messages[0]
+            and "distributed_training.distributed_timeout=1800 s" in caplog.messages[0]
+        )
         other._report(count=2)
         until(lambda: one.missing() == [])
         assert not one.is_stuck()

@@ -91,7 +91,11 @@ def run_stuck(**how: object) -> subprocess.CompletedProcess[str]:
 
 def test_a_second_ctrl_c_ends_at_once_whatever_the_main_thread_does() -> None:
     done = run_stuck(pauses=(0.2, 1.0))
-    assert done.returncode == 130 and "ended at once by a second Ctrl-C; not saved" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 130
+        and "ended at once by a second Ctrl-C; not saved" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_one_ctrl_c_that_is_delivered_twice_is_one() -> None:
@@ -107,7 +111,10 @@ def test_a_process_that_waits_for_a_lost_one_ends_unsaved() -> None:
 @pytest.mark.parametrize(("name", "status"), [("fairseq-hydra-train", 130), ("notebook", -signal.SIGINT)])
 def test_ctrl_c_while_the_command_still_imports(name: str, status: int) -> None:
     """Other programs that import the package keep Python's KeyboardInterrupt."""
-    text = f"import sys; sys.argv[0] = '/bin/{name}'\nimport os, signal, fairseq_cli\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()"
+    text = (
+        f"import sys; sys.argv[0] = '/bin/{name}'\nimport os, signal, fairseq_cli\nos.kill(os.getpid(), "
+        "signal.SIGINT)\nsignal.pause()"
+    )
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, **heed)
     assert done.returncode == status and ("Traceback" in done.stderr) == (status != 130)

@@ -36,7 +36,9 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_values_by_hand(make_ngram: ModuleType) -> None:
     """12 words and 4 ends; of 4 types, over A, B, C, </s> and <unk>."""
     model = make_ngram.NgramModel(sentences(), 2)
-    unigram = {word: (count + 4 / 5) / (16 + 4) for word, count in {"A": 5, "B": 5, "C": 2, "</s>": 4, "<unk>": 0}.items()}
+    unigram = {
+        word: (count + 4 / 5) / (16 + 4) for word, count in {"A": 5, "B": 5, "C": 2, "</s>": 4, "<unk>": 0}.items()
+    }
     for word, expected in unigram.items():
         assert model.probability(word) == pytest.approx(expected)
     # after A: B three times, C and the end once
@@ -84,7 +86,9 @@ def test_kenlm_finds_that_histories_sum_to_one(tmp_path: Path) -> None:
         read.BeginSentenceWrite(states[0])
         for step, word in enumerate(history):
             read.BaseScore(states[step], word, states[step + 1])
-        total = math.fsum(10 ** read.BaseScore(states[2], word, kenlm.State()) for word in ["A", "B", "C", "<unk>", "</s>"])
+        total = math.fsum(
+            10 ** read.BaseScore(states[2], word, kenlm.State()) for word in ["A", "B", "C", "<unk>", "</s>"]
+        )
         assert total == pytest.approx(1, abs=1e-5)
 
 

@@ -42,9 +42,19 @@ def run(script: str, *arguments: object, status: int = 0) -> str:
 
 
 def test_an_error_ends_the_script_plainly(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "prepare_labels.py"), str(tmp_path / "gone.tsv"), "--layout", "librispeech"]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "prepare_labels.py"),
+        str(tmp_path / "gone.tsv"),
+        "--layout",
+        "librispeech",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: cannot read the manifest") and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith("error: cannot read the manifest")
+        and "Traceback" not in done.stderr
+    )
 
 
 def write_manifest(path: Path, root: Path, files: list[str]) -> Path:
@@ -81,7 +91,9 @@ def test_libri_labels_takes_fairseqs_arguments(corpus: Path) -> None:
     run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train")
     assert dictionary.read_text() == "| 1\n"
     (corpus / "audio/9/1/9-1.trans.txt").unlink()
-    told = run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train", status=1)
+    told = run(
+        "libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train", status=1
+    )
     assert "1 utterances" in told and "line 4: 9/1/9-1-0000.flac" in told
 
 
@@ -90,7 +102,9 @@ def test_words_are_parted_by_one_blank_and_files_are_no_folders(corpus: Path) ->
     run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "out", "--output-name", "train")
     assert (corpus / "out/train.ltr").read_text().splitlines()[2] == "B I G | B O O K |"
     (corpus / "file").write_text("")
-    told = run("libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "file", "--output-name", "train", status=1)
+    told = run(
+        "libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "file", "--output-name", "train", status=1
+    )
     assert told.startswith("--output-dir") and "cannot be a folder" in told
     told = run("prepare_labels", corpus / "m/train.tsv", "--layout", "librispeech", "--dest", corpus / "file", status=1)
     assert told.startswith("--dest") and "cannot be a folder" in told
@@ -122,7 +136,16 @@ CLIPS = [f"x\t{Path(file).stem}.mp3\t{text.lower()}!\n" for file, text in zip(FI
 )
 def test_other_layouts(corpus: Path, layout: str, text: str) -> None:
     (corpus / "transcripts").write_text(text)
-    run("prepare_labels", corpus / "m/train.tsv", "--layout", layout, "--transcripts", corpus / "transcripts", "--dest", corpus / "out")
+    run(
+        "prepare_labels",
+        corpus / "m/train.tsv",
+        "--layout",
+        layout,
+        "--transcripts",
+        corpus / "transcripts",
+        "--dest",
+        corpus / "out",
+    )
     assert_labels(corpus / "out")
 
 
@@ -132,7 +155,15 @@ def test_a_folder_of_texts_and_a_second_manifest(corpus: Path) -> None:
     (corpus / "texts").mkdir()
     (corpus / "texts/train.txt").write_text("\n".join(TEXTS) + "\n")
     (corpus / "texts/valid.txt").write_text("hello book\n")
-    command = ("prepare_labels", corpus / "m/train.tsv", corpus / "m/valid.tsv", "--layout", "text", "--transcripts", corpus / "texts")
+    command = (
+        "prepare_labels",
+        corpus / "m/train.tsv",
+        corpus / "m/valid.tsv",
+        "--layout",
+        "text",
+        "--transcripts",
+        corpus / "texts",
+    )
     run(*command)
     assert (corpus / "m/valid.ltr").read_text() == "H E L L O | B O O K |\n"
     (corpus / "texts/valid.txt").write_text("jazz\n")
@@ -142,7 +173,9 @@ def test_a_folder_of_texts_and_a_second_manifest(corpus: Path) -> None:
 
 def test_any_script(corpus: Path) -> None:
     (corpus / "t").write_text("Привет, мир!\n¿Qué tal?\nनमस्ते दुनिया\n", encoding="utf-8")
-    printed = run("prepare_labels", corpus / "m/train.tsv", "--layout", "text", "--transcripts", corpus / "t", "--case", "lower")
+    printed = run(
+        "prepare_labels", corpus / "m/train.tsv", "--layout", "text", "--transcripts", corpus / "t", "--case", "lower"
+    )
     lines = (corpus / "m/train.wrd").read_text(encoding="utf-8").splitlines()
     assert lines == ["привет мир", "qué tal", "नमस्ते दुनिया"]
     assert (corpus / "m/train.ltr").read_text(encoding="utf-8").splitlines()[1] == "q u é | t a l |"
@@ -160,7 +193,9 @@ def test_what_does_not_fit_is_told(corpus: Path) -> None:
     assert (corpus / "out/train.tsv").read_text().splitlines()[1:] == [f"{FILES[0]}\t16000"]
     assert (corpus / "out/train.ltr").read_text() == "H E L L O |\n"
     transcripts.write_text(f"{FILES[0]}\tHELLO\n{FILES[0]}\tOTHER\n")
-    assert "line 2: a second transcript" in run("prepare_labels", manifest, "--layout", "tsv", "--transcripts", transcripts, status=1)
+    assert "line 2: a second transcript" in run(
+        "prepare_labels", manifest, "--layout", "tsv", "--transcripts", transcripts, status=1
+    )
     transcripts.write_text("path\twords\nx\ty\n")
     told = run("prepare_labels", manifest, "--layout", "commonvoice", "--transcripts", transcripts, status=1)
     assert "no column 'sentence'" in told

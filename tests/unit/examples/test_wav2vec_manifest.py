@@ -36,7 +36,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object, status: int = 0, cwd: Path | None = None) -> str:
-    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, cwd=cwd or SCRIPT.parent)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, cwd=cwd or SCRIPT.parent
+    )
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
 
@@ -74,11 +76,16 @@ def test_two_columns_sorted_and_split_by_seed(root: Path, tmp_path: Path) -> Non
     assert sorted(os.listdir(tmp_path / "m")) == ["train.tsv", "valid.tsv"]
 
 
-def test_relative_root_several_extensions_and_dest_inside_root(script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_root_several_extensions_and_dest_inside_root(
+    script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(root.parent)
     for _ in range(2):  # the second time there are manifests inside the root
         call(script, "audio", "--dest", "audio/manifest", "--ext", "flac, .wav", "--valid-percent", 0)
-        assert names(root / "manifest" / "train.tsv")[-1] == "c/x.wav" and len(names(root / "manifest" / "train.tsv")) == 13
+        assert (
+            names(root / "manifest" / "train.tsv")[-1] == "c/x.wav"
+            and len(names(root / "manifest" / "train.tsv")) == 13
+        )
     assert (root / "manifest" / "train.tsv").read_text().splitlines()[0] == str(root.resolve())
     assert not (root / "manifest" / "valid.tsv").exists()
 
@@ -103,9 +110,12 @@ def test_unreadable_files_are_reported_and_move_no_other_file(
     report = dict(line.split("\t") for line in (tmp_path / "after" / "unreadable.tsv").read_text().splitlines())
     assert list(report) == ["a/00.flac", "a/02.flac", "b/03.flac", "b/05.flac"]
     assert report["a/00.flac"] == "the file is empty" and "No such file" in report["b/05.flac"]
-    assert "b/07.flac\t307" in "".join((tmp_path / "after" / split).read_text() for split in ("train.tsv", "valid.tsv"))  # counted
+    # counted
+    assert "b/07.flac\t307" in "".join((tmp_path / "after" / split).read_text() for split in ("train.tsv", "valid.tsv"))
     for split in ("train.tsv", "valid.tsv"):
-        assert names(tmp_path / "after" / split) == [name for name in names(tmp_path / "before" / split) if name not in report]
+        assert names(tmp_path / "after" / split) == [
+            name for name in names(tmp_path / "before" / split) if name not in report
+        ]
     assert call(script, root, "--dest", tmp_path / "after", "--strict") == 1 and "a/00.flac" in capsys.readouterr().err
     assert (tmp_path / "after" / "train.tsv").exists()
 
@@ -145,7 +155,8 @@ def test_an_old_valid_manifest_must_not_share_files_with_a_new_train_manifest(ro
     assert (tmp_path / "train.tsv").read_bytes() == before
     run(root / "a", "--dest", tmp_path / "a", "--valid-percent", 0)
     run(root / "b", "--dest", tmp_path / "b", "--valid-percent", 0)
-    (tmp_path / "b" / "train.tsv").rename(tmp_path / "a" / "valid.tsv")  # LibriSpeech's way: a folder of its own for validation
+    # LibriSpeech's way: a folder of its own for validation
+    (tmp_path / "b" / "train.tsv").rename(tmp_path / "a" / "valid.tsv")
     run(root / "a", "--dest", tmp_path / "a", "--valid-percent", 0)
 
 
@@ -173,7 +184,9 @@ def test_arguments_that_cannot_be_meant(root: Path, tmp_path: Path, arguments: l
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("dest, named", [("a.tsv", "is a file"), ("new/train.tsv", "--dest new"), ("train.tsv/", "--dest .")])
+@pytest.mark.parametrize(
+    "dest, named", [("a.tsv", "is a file"), ("new/train.tsv", "--dest new"), ("train.tsv/", "--dest .")]
+)
 def test_dest_is_a_folder(root: Path, dest: str, named: str) -> None:
     (root / "a.tsv").write_text("")
     message = run(root, "--dest", dest, cwd=root, status=1)
@@ -196,7 +209,9 @@ def test_a_folder_for_validation(root: Path, tmp_path: Path) -> None:
     assert (valid.file(0), valid.sizes.tolist()) == (str(tmp_path / "elsewhere" / "far.flac"), [444])
     run(root, "--dest", tmp_path / "m", "--valid", root / "b")
     assert names(tmp_path / "m" / "train.tsv") == [f"a/{number:02d}.flac" for number in range(0, 12, 2)]
-    assert Manifest(tmp_path / "m" / "valid.tsv").root == str(root / "b") and len(names(tmp_path / "m" / "valid.tsv")) == 6
+    assert (
+        Manifest(tmp_path / "m" / "valid.tsv").root == str(root / "b") and len(names(tmp_path / "m" / "valid.tsv")) == 6
+    )
     assert "not allowed with" in run(root, "--valid", root / "b", "--valid-percent", 0.1, status=2)
     assert "none to train.tsv" in run(root, "--dest", tmp_path / "m", "--valid", root, status=1)
 
@@ -226,7 +241,11 @@ def test_many_files_by_several_processes(root: Path, tmp_path: Path) -> None:
 def test_headers_by_hand_agree_with_libsndfile(script: ModuleType, tmp_path: Path) -> None:
     for frames in (1, 4096, 70_000):
         path = write_audio(tmp_path / f"{frames}.flac", frames)
-        assert script.flac_frames(path.read_bytes()[:42]) == soundfile.info(path).frames == script.read_header(str(path)).frames
+        assert (
+            script.flac_frames(path.read_bytes()[:42])
+            == soundfile.info(path).frames
+            == script.read_header(str(path)).frames
+        )
     assert script.flac_frames(b"ID3" + bytes(50)) is None
     assert script.read_header(str(write_audio(tmp_path / "a.wav", 123))) == (123, "", None)
 

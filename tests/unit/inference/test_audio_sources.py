@@ -25,7 +25,9 @@ def speech(samples: int = 4000) -> np.ndarray:
     return (np.round(60 * np.sin(np.arange(samples) * 0.05)) / 128).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32", "float64"]
+)
 def test_arrays_of_any_type_are_the_same_wave(kind: str) -> None:
     dtype, wave = np.dtype(kind), speech()
     array = wave.astype(dtype)
@@ -66,7 +68,9 @@ def test_a_pipe_is_read_once_and_leaves_nothing_behind(tmp_path: Path, monkeypat
     writer.start()
     source = FileSource(pipe, RATE)
     writer.join()
-    np.testing.assert_array_equal(np.concatenate([source.read(1000, 3000), source.read(0, 1000)]), np.roll(speech(), -1000))
+    np.testing.assert_array_equal(
+        np.concatenate([source.read(1000, 3000), source.read(0, 1000)]), np.roll(speech(), -1000)
+    )
     del source
     assert list((tmp_path / "temporary").iterdir()) == []
     writer = threading.Thread(target=pipe.write_bytes, args=(b"<html>no</html>",))

@@ -28,11 +28,23 @@ def outputs(blank: float = 0.6, symbols: int = 28) -> OutputStatistics:
 def bad() -> Facts:
     """A WER of 100 % with nothing that explains it."""
     return Facts(
-        tokens=TOKENS, references=["HELLO THERE", "GOOD DAY"], unit_references=["H E L L O | T H E R E |", "G O O D | D A Y |"],
-        texts=["XX QQQ", "ZZ VVV"], errors=[], outputs=outputs(), audio=AudioFacts({16000: 2}, 0, 2, 0.1), sample_rate=16000,
-        num_updates=80000, freeze_updates=10000, max_update=80000, head_bias=np.ones(len(TOKENS.symbols)), normalize=False,
-        pretraining_normalize=False, flipped_wer=(100.0, 100.0), masked_letters=(16, 18, 18),
-    )  # fmt: skip
+        tokens=TOKENS,
+        references=["HELLO THERE", "GOOD DAY"],
+        unit_references=["H E L L O | T H E R E |", "G O O D | D A Y |"],
+        texts=["XX QQQ", "ZZ VVV"],
+        errors=[],
+        outputs=outputs(),
+        audio=AudioFacts({16000: 2}, 0, 2, 0.1),
+        sample_rate=16000,
+        num_updates=80000,
+        freeze_updates=10000,
+        max_update=80000,
+        head_bias=np.ones(len(TOKENS.symbols)),
+        normalize=False,
+        pretraining_normalize=False,
+        flipped_wer=(100.0, 100.0),
+        masked_letters=(16, 18, 18),
+    )
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -53,7 +53,10 @@ def test_layers_are_numbered_as_fairseq_does(pretrained: SpeechModel) -> None:
             expected = encoder.extract_features(source, None, layer=layer)["x"][0]
             assert np.array_equal(found[str(layer)], expected.numpy())
         whole = encoder(source, mask=False, features_only=True)
-        assert np.array_equal(found["context"], whole["x"][0].numpy()) and not np.array_equal(found["1"], found["context"])  # final norm
+        # final norm
+        assert np.array_equal(found["context"], whole["x"][0].numpy()) and not np.array_equal(
+            found["1"], found["context"]
+        )
         assert np.array_equal(found["extractor"], whole["features"][0].numpy())
         assert np.array_equal(found["projected"], encoder.post_extract_proj(whole["features"])[0].numpy())
         quantized, codes = encoder.quantize(source)
@@ -104,7 +107,9 @@ def test_it_goes_on_where_it_stopped(data: Path, pretrained_checkpoint: Path) ->
     assert not list((data / "out").rglob("*.part"))
 
 
-def test_other_features_do_not_pass_for_those_that_are_there(data: Path, pretrained_checkpoint: Path, checkpoint: Path) -> None:
+def test_other_features_do_not_pass_for_those_that_are_there(
+    data: Path, pretrained_checkpoint: Path, checkpoint: Path
+) -> None:
     with pytest.raises(ValueError, match="there is no block 7"):
         run(data, pretrained_checkpoint, "--feature", "7")
     run(data, pretrained_checkpoint, "--feature", "0")
@@ -121,7 +126,9 @@ def test_features_of_another_root_or_precision_are_not_its_own(data: Path, pretr
     (data / "more.tsv").write_text(f"{data}\naudio/2.wav\t14400\naudio/new.wav\t11200\n")
     soundfile.write(data / "audio" / "new.wav", speech(0.7, seed=9), 16000, subtype="FLOAT")
     run(data, pretrained_checkpoint)
-    with pytest.raises(ValueError, match=r"other settings \(root .*elsewhere'\): give another --output-dir.* was only moved, write"):
+    with pytest.raises(
+        ValueError, match=r"other settings \(root .*elsewhere'\): give another --output-dir.* was only moved, write"
+    ):
         run(data, pretrained_checkpoint, "--gen-subset", "other")
     with pytest.raises(ValueError, match=r"other settings \(precision 'fp32', now 'bf16'\)"):
         run(data, pretrained_checkpoint, "--precision", "bf16")
@@ -129,7 +136,9 @@ def test_features_of_another_root_or_precision_are_not_its_own(data: Path, pretr
     assert (result["done_before"], result["written"]) == (1, 1)
 
 
-def test_a_damaged_note_is_named_and_none_is_left_half_written(data: Path, pretrained_checkpoint: Path, monkeypatch: Any) -> None:
+def test_a_damaged_note_is_named_and_none_is_left_half_written(
+    data: Path, pretrained_checkpoint: Path, monkeypatch: Any
+) -> None:
     note = data / "out" / "extract.json"
     with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
         patched.setattr(feature_files.os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("killed")))
@@ -151,10 +160,15 @@ def test_a_checkpoint_without_a_dictionary_takes_that_of_the_data_or_of_dict(dat
     state = io.load(checkpoint)
     state["task_state"], state["cfg"]["task"]["data"] = {}, "/gone"
     torch.save(state, data / "old.pt")
-    with pytest.raises(ValueError, match=r"old\.pt is fine-tuned and holds no dictionary, and .*dict\.ltr\.txt is not there.* --dict FILE"):
+    with pytest.raises(
+        ValueError,
+        match=r"old\.pt is fine-tuned and holds no dictionary, and .*dict\.ltr\.txt is not there.* --dict FILE",
+    ):
         run(data, data / "old.pt")
     (data / "dict.ltr.txt").write_text("A 1\nB 1\n")
-    with pytest.raises(ValueError, match=r"old\.pt has an output layer of 10 rows, but the dictionary .*dict\.ltr\.txt has 6 symbols"):
+    with pytest.raises(
+        ValueError, match=r"old\.pt has an output layer of 10 rows, but the dictionary .*dict\.ltr\.txt has 6 symbols"
+    ):
         run(data, data / "old.pt")
     (data / "right.txt").write_text("".join(f"{symbol} 1\n" for symbol in SYMBOLS))
     assert run(data, data / "old.pt", "--dict", str(data / "right.txt"))["written"] == 3
@@ -180,7 +194,9 @@ def test_parquet(data: Path, pretrained_checkpoint: Path) -> None:
     run(data, pretrained_checkpoint, "--feature", "codes", "--feature", "0", "--format", "parquet")
     table = pq.read_table(data / "out" / "audio" / "0.parquet")
     assert np.array_equal(np.array(table["codes"].to_pylist()), np.load(data / "out" / "audio" / "0.codes.npy"))
-    assert np.array_equal(np.array(table["0"].to_pylist(), dtype=np.float32), np.load(data / "out" / "audio" / "0.0.npy"))
+    assert np.array_equal(
+        np.array(table["0"].to_pylist(), dtype=np.float32), np.load(data / "out" / "audio" / "0.0.npy")
+    )
     assert table["seconds"][0].as_py() == 199.5 / 16000
     assert json.loads(table.schema.metadata[b"fairseq"])["file"] == "audio/0.wav"
 
@@ -196,7 +212,9 @@ def test_processes_write_what_one_writes(data: Path, pretrained_checkpoint: Path
     assert np.allclose(np.load(data / "out" / "audio" / "1.npy"), alone, atol=1e-6)
 
 
-def test_bad_files_are_reported_and_the_rest_goes_on(data: Path, pretrained_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_reported_and_the_rest_goes_on(
+    data: Path, pretrained_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (data / "audio" / "0.wav").write_text("no audio")
     soundfile.write(data / "audio" / "2.wav", speech(0.02), 16000)
     arguments = [str(data), "--path", str(pretrained_checkpoint), "--output-dir", str(data / "out")]
@@ -223,7 +241,11 @@ def test_targets_stay_inside_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "features", "message"),
     [
-        (["x.flac", "x.seconds.flac"], ["context"], r"x.flac and x.seconds.flac of .*would both be written to .*x.seconds.npy"),
+        (
+            ["x.flac", "x.seconds.flac"],
+            ["context"],
+            r"x.flac and x.seconds.flac of .*would both be written to .*x.seconds.npy",
+        ),
         (["x.8.flac", "x.flac"], ["8", "9"], None),  # x.8.8.npy, x.8.9.npy; x.8.npy, x.9.npy
         (["x.seconds.flac", "x.flac"], ["8", "9"], None),
         (["x.seconds.flac", "x.flac", "x.seconds.wav"], ["8", "9"], r"x.seconds.flac and x.seconds.wav"),
@@ -232,7 +254,9 @@ def test_targets_stay_inside_the_folder(tmp_path: Path) -> None:
         (["x.flac", "x.npy/y.flac"], ["8"], r"x.flac and x.npy/y.flac .*need .*x.npy as a file and as a folder"),
     ],
 )
-def test_no_file_is_written_for_two_recordings(tmp_path: Path, names: list[str], features: list[str], message: str | None) -> None:
+def test_no_file_is_written_for_two_recordings(
+    tmp_path: Path, names: list[str], features: list[str], message: str | None
+) -> None:
     if message is None:
         feature_files.check_outputs(tmp_path, names, features, "npy", "train.tsv")
         return
@@ -249,14 +273,19 @@ def test_times_of_one_recording_are_not_the_features_of_another(data: Path, pret
 
 
 def test_a_second_run_into_the_folder_is_refused(data: Path, pretrained_checkpoint: Path) -> None:
-    with feature_files.locked(data / "out"), pytest.raises(ValueError, match=f"process {os.getpid()} on .* is writing features to .*out"):
+    with (
+        feature_files.locked(data / "out"),
+        pytest.raises(ValueError, match=f"process {os.getpid()} on .* is writing features to .*out"),
+    ):
         run(data, pretrained_checkpoint)
     assert run(data, pretrained_checkpoint)["written"] == 3  # the lock ends with its owner
     (data / "out" / "extract.lock").write_text("process 1 on a machine that was switched off")
     assert run(data, pretrained_checkpoint)["done_before"] == 3
 
 
-def test_a_killed_process_is_an_error_and_not_a_hang(data: Path, pretrained_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_is_an_error_and_not_a_hang(
+    data: Path, pretrained_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(command, "_start", _die)
     with pytest.raises(ValueError, match="one of the 2 processes .* was killed"):
         run(data, pretrained_checkpoint, "--num-workers", "2")

@@ -12,7 +12,9 @@ def words(*parts: tuple[str, float, float]) -> list[TimedWord]:
     return [TimedWord(text, start, end, 0.9) for text, start, end in parts]
 
 
-SAID = Transcript("a.wav", "HELLO THERE <X>", words(("HELLO", 0.1, 0.5), ("THERE", 0.6, 1.0), ("<X>", 3661.5, 3662.0)), 0.9, 3700.0)
+SAID = Transcript(
+    "a.wav", "HELLO THERE <X>", words(("HELLO", 0.1, 0.5), ("THERE", 0.6, 1.0), ("<X>", 3661.5, 3662.0)), 0.9, 3700.0
+)
 
 
 def test_text() -> None:
@@ -45,7 +47,9 @@ def test_nothing_said_is_a_valid_file() -> None:
 
 def test_subtitles_are_short_and_in_at_most_two_lines() -> None:
     cues = subtitles(words(*[(f"WORD{n:02d}", n * 0.4, n * 0.4 + 0.3) for n in range(50)]))
-    assert len(cues) > 3 and " ".join(" ".join(cue.text.split()) for cue in cues).split() == [f"WORD{n:02d}" for n in range(50)]
+    assert len(cues) > 3 and " ".join(" ".join(cue.text.split()) for cue in cues).split() == [
+        f"WORD{n:02d}" for n in range(50)
+    ]
     for cue in cues:
         assert cue.end - cue.start <= 6.0 and len(cue.text.split("\n")) <= 2
         assert all(len(line) <= 42 for line in cue.text.split("\n"))

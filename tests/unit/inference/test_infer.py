@@ -25,7 +25,9 @@ from fairseq_cli.decoder_arguments import join_negative_values
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(data folder, checkpoint): labels are what the model itself hears, so that its WER is 0; file 4 is longer than a window."""
+    """(data folder, checkpoint): labels are what the model itself hears, so that its WER is 0; file 4 is longer
+    than a window.
+    """
     root = tmp_path_factory.mktemp("infer")
     checkpoint = write_checkpoint(root / "model.pt", seed=5)
     model = SpeechModel.load(checkpoint, precision="fp32")
@@ -44,7 +46,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def run(corpus: tuple[Path, Path], *extra: str) -> dict[str, Any]:
     root, checkpoint = corpus
-    return infer.main(infer.get_parser().parse_args([str(root), "--path", str(checkpoint), "--precision", "fp32", *extra]))
+    return infer.main(
+        infer.get_parser().parse_args([str(root), "--path", str(checkpoint), "--precision", "fp32", *extra])
+    )
 
 
 def test_its_own_transcripts_have_no_errors_and_files_are_fairseqs(corpus: tuple[Path, Path], tmp_path: Path) -> None:
@@ -57,7 +61,9 @@ def test_its_own_transcripts_have_no_errors_and_files_are_fairseqs(corpus: tuple
     assert (tmp_path / "ref.word").read_text() == (tmp_path / "hypo.word").read_text()
     assert (tmp_path / "ref.units").read_text().splitlines()[3] == f"{references[3]} (None-3)"
     rows = [json.loads(line) for line in (tmp_path / "hypo.jsonl").read_text().splitlines()]
-    assert [row["text"] for row in rows] == words and rows[4]["duration"] == 3.5 and rows[0]["words"][0]["confidence"] > 0
+    assert (
+        [row["text"] for row in rows] == words and rows[4]["duration"] == 3.5 and rows[0]["words"][0]["confidence"] > 0
+    )
     assert json.loads((tmp_path / "results.json").read_text())["utterances"] == 5
 
 
@@ -77,7 +83,9 @@ def test_errors_are_counted_and_bounded(corpus: tuple[Path, Path], tmp_path: Pat
     (root / "wrong.spk").write_text((root / "test.spk").read_text())
     found = run(corpus, "--gen-subset", "wrong", "--speakers", str(root / "wrong.spk"), "--seed", "3")["rates"]["wer"]
     low, high = found["by_utterance"]
-    assert 0 <= low < found["rate"] < high and found["by_speaker"] == found["by_utterance"] and found["num_speakers"] == 5
+    assert (
+        0 <= low < found["rate"] < high and found["by_speaker"] == found["by_utterance"] and found["num_speakers"] == 5
+    )
 
 
 def test_a_file_that_cannot_be_read_counts_as_empty(corpus: tuple[Path, Path]) -> None:
@@ -115,7 +123,9 @@ def test_words_are_references_of_a_model_of_letters(corpus: tuple[Path, Path], t
     lines = [line.replace(" ", "").replace("|", " ").strip() for line in (root / "test.ltr").read_text().splitlines()]
     (root / f"said.{labels}").write_text("\n".join(lines) + "\n")
     rates = run(corpus, "--gen-subset", "said", "--labels", labels, "--results-path", str(tmp_path))["rates"]
-    assert rates["wer"]["rate"] == rates["cer"]["rate"] == 0 and rates["wer"]["total"] == sum(len(line.split()) for line in lines)
+    assert rates["wer"]["rate"] == rates["cer"]["rate"] == 0 and rates["wer"]["total"] == sum(
+        len(line.split()) for line in lines
+    )
     assert "uer" not in rates and not (tmp_path / "ref.units").exists()
     assert (tmp_path / "ref.word").read_text() == (tmp_path / "hypo.word").read_text()
 
@@ -131,13 +141,30 @@ def test_letters_without_word_ends_stay_letters() -> None:
 def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("flashlight.lib.text.decoder")
     root = corpus[0]
-    said = {word for line in (root / "test.ltr").read_text().splitlines() for word in line.replace(" ", "").split("|") if word}
+    said = {
+        word
+        for line in (root / "test.ltr").read_text().splitlines()
+        for word in line.replace(" ", "").split("|")
+        if word
+    }
     (tmp_path / "lexicon.txt").write_text("\n".join(sorted(said)) + "\n")
-    result = run(corpus, "--lexicon", str(tmp_path / "lexicon.txt"), "--tune", "test", "--nbest", "3", "--results-path", str(tmp_path))
+    result = run(
+        corpus,
+        "--lexicon",
+        str(tmp_path / "lexicon.txt"),
+        "--tune",
+        "test",
+        "--nbest",
+        "3",
+        "--results-path",
+        str(tmp_path),
+    )
     assert result["decoder"]["kind"] == "beam"
     fixed = run(corpus, "--lexicon", str(tmp_path / "lexicon.txt"), "--word-score", "-30")
     assert result["rates"]["wer"]["errors"] < fixed["rates"]["wer"]["errors"]
-    assert set((tmp_path / "hypo.word").read_text().replace("(", " (").split()) - said <= {f"(None-{n})" for n in range(5)}
+    assert set((tmp_path / "hypo.word").read_text().replace("(", " (").split()) - said <= {
+        f"(None-{n})" for n in range(5)
+    }
     assert "alternatives" in (tmp_path / "hypo.jsonl").read_text()
 
 
@@ -164,7 +191,9 @@ def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_pa
 def test_mistakes_are_named_before_decoding(
     corpus: tuple[Path, Path], arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infer.recognise, "read_all", lambda *_: pytest.fail("decoded before the arguments were looked at"))
+    monkeypatch.setattr(
+        infer.recognise, "read_all", lambda *_: pytest.fail("decoded before the arguments were looked at")
+    )
     with pytest.raises(ValueError, match=message):
         run(corpus, *arguments)
 
@@ -184,7 +213,9 @@ def test_a_root_that_is_not_there_is_an_error_and_not_a_hundred_percent(corpus: 
         run(corpus, "--gen-subset", "moved", "--labels", "none")
 
 
-def test_the_command_prints_json_and_ends_plainly(corpus: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_json_and_ends_plainly(
+    corpus: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     root, checkpoint = corpus
     assert infer.cli_main([str(root), "--path", str(checkpoint)]) == 0
     assert json.loads(capsys.readouterr().out)["subset"] == "test"
@@ -193,7 +224,9 @@ def test_the_command_prints_json_and_ends_plainly(corpus: tuple[Path, Path], cap
 
 
 def test_normalize_the_wrong_way_round_is_found(corpus: tuple[Path, Path], tmp_path: Path) -> None:
-    """The labels are what a model hears in audio as it is; the same weights in a checkpoint that normalises hear something else."""
+    """The labels are what a model hears in audio as it is; the same weights in a checkpoint that normalises hear
+    something else.
+    """
     form = {"extractor_mode": "layer_norm", "conv_bias": True, "seed": 5}
     (tmp_path / "right").mkdir()
     model = SpeechModel.load(write_checkpoint(tmp_path / "right" / "model.pt", **form), precision="fp32")
@@ -238,7 +271,9 @@ def test_letters_that_stand_at_masks_are_found(corpus: tuple[Path, Path], tmp_pa
 
 
 def test_negative_values_of_every_form_are_values() -> None:
-    words = join_negative_values(["data", "--path", "m.pt", "--unk-weight", "-inf", "--lm-weight", "-1e-3", "--word-score=-2", "--json"])
+    words = join_negative_values(
+        ["data", "--path", "m.pt", "--unk-weight", "-inf", "--lm-weight", "-1e-3", "--word-score=-2", "--json"]
+    )
     args = infer.get_parser().parse_args(words)
     assert (args.unk_weight, args.lm_weight, args.word_score, args.json) == (float("-inf"), -0.001, -2, True)
 
@@ -255,7 +290,9 @@ def test_a_terminal_gets_text_and_a_pipe_json(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert infer.cli_main([str(root), "--path", str(checkpoint), "--precision", "fp32"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("test: 5 utterances, 0.1 min, greedy decoding") and not any(line.startswith("{") for line in printed)
+    assert printed[0].startswith("test: 5 utterances, 0.1 min, greedy decoding") and not any(
+        line.startswith("{") for line in printed
+    )
     assert printed[3].split()[:4] == ["WER", "0.00", "%", "0"] and "95 % over 2 speakers" in printed[2]
     assert infer.cli_main([str(root), "--path", str(checkpoint), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["utterances"] == 5
@@ -276,7 +313,9 @@ def test_one_speaker_and_one_utterance_have_no_interval(corpus: tuple[Path, Path
     assert "one voice says nothing about others" in describe(voice, 1000)[-1]
 
 
-def test_long_work_gives_a_line_every_ten_seconds(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_work_gives_a_line_every_ten_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr("fairseq.inference.progress.time.monotonic", lambda: next(clock))
     with caplog.at_level("INFO"), Progress("recognising", 5) as progress:
@@ -286,10 +325,15 @@ def test_long_work_gives_a_line_every_ten_seconds(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == ["recognising: 3 of 5 utterances, 12 s", "recognising: 5 of 5 utterances, 24 s"]
 
 
-def test_a_dictionary_that_replaces_the_inner_one_is_said(corpus: tuple[Path, Path], tmp_path: Path, caplog: Any) -> None:
+def test_a_dictionary_that_replaces_the_inner_one_is_said(
+    corpus: tuple[Path, Path], tmp_path: Path, caplog: Any
+) -> None:
     (tmp_path / "same.txt").write_text("".join(f"{symbol} 9\n" for symbol in SYMBOLS))
     run(corpus, "--dict", str(tmp_path / "same.txt"))
     assert "precedence" not in caplog.text
     (tmp_path / "other.txt").write_text("".join(f"{symbol} 9\n" for symbol in [*SYMBOLS[:2], "Z", *SYMBOLS[3:]]))
     run(corpus, "--dict", str(tmp_path / "other.txt"))
-    assert f"takes precedence over the dictionary inside the checkpoint, which is another one: output 6 is {SYMBOLS[2]!r}" in caplog.text
+    assert (
+        f"takes precedence over the dictionary inside the checkpoint, which is another one: output 6 is {SYMBOLS[2]!r}"
+        in caplog.text
+    )

@@ -1,4 +1,6 @@
-"""int8 inference: the arithmetic to the last step, each part against its floating-point twin, and a trained model's words."""
+"""int8 inference: the arithmetic to the last step, each part against its floating-point twin, and a trained model's
+words.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ MISSING = device_layer.get("cpu").int8_is_missing()
 needs_int8 = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 
-# -- the arithmetic ----------------------------------------------------------------------------------------------------------------
+# -- the arithmetic ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0, -3.0, 100.0])
@@ -73,7 +75,7 @@ def test_what_is_not_a_number_stays_so(value: float) -> None:
     assert Int8Linear(nn.Linear(16, 8).requires_grad_(False))(x).isnan().all()
 
 
-# -- the parts -----------------------------------------------------------------------------------------------------------------------
+# -- the parts ---------------------------------------------------------------------------------------------------------
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -93,7 +95,9 @@ def test_linear_layers(mixed: bool) -> None:
 
 
 @needs_int8
-@pytest.mark.parametrize(("mode", "conv_bias"), [("default", False), ("default", True), ("layer_norm", True), ("layer_norm", False)])
+@pytest.mark.parametrize(
+    ("mode", "conv_bias"), [("default", False), ("default", True), ("layer_norm", True), ("layer_norm", False)]
+)
 def test_feature_extractor(monkeypatch: pytest.MonkeyPatch, mode: str, conv_bias: bool) -> None:
     torch.manual_seed(0)
     spec = [(32, 10, 5), (32, 3, 2), (48, 3, 2), (32, 2, 3), (32, 2, 2)]
@@ -109,7 +113,8 @@ def test_feature_extractor(monkeypatch: pytest.MonkeyPatch, mode: str, conv_bias
     assert whole.shape == expected.shape
     assert all(0 < relative_error(*pair) < 0.05 for pair in zip(whole, expected, strict=True))
     if mode == "default":
-        assert relative_error(quantized(source)[1], expected[1]) > 0.2  # statistics over all samples: the lengths do count
+        # statistics over all samples: the lengths do count
+        assert relative_error(quantized(source)[1], expected[1]) > 0.2
     monkeypatch.setattr(int8, "CHUNK", 7)
     assert whole.size(2) % 7 != 0
     assert torch.allclose(quantized(source, num_samples), whole, atol=1e-5)
@@ -127,7 +132,7 @@ def test_quiet_frames_beside_loud_ones() -> None:
     assert expected[-20:].norm() < 0.01 * expected[:20].norm() and errors.max() < 0.06
 
 
-# -- whole models ------------------------------------------------------------------------------------------------------------------
+# -- whole models ------------------------------------------------------------------------------------------------------
 
 
 @needs_int8
@@ -160,7 +165,9 @@ def test_features_of_a_pretrained_model(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model.pt", fine_tuned=False)
     names = ["extractor", "projected", "0", "context", "codes"]
     expected, found = (extract(SpeechModel.load(path, precision=p), [speech(1.0)], names)[0] for p in ("fp32", "int8"))
-    assert {name: values.shape for name, values in found.items()} == {name: values.shape for name, values in expected.items()}
+    assert {name: values.shape for name, values in found.items()} == {
+        name: values.shape for name, values in expected.items()
+    }
     for name in names[:-1]:
         assert 0 < relative_error(torch.from_numpy(found[name]), torch.from_numpy(expected[name])) < 0.05, name
 
@@ -185,11 +192,30 @@ def trained() -> tuple[Wav2VecCtc, SimpleNamespace]:
     for letter in TONES:
         dictionary.add_symbol(letter)
     task = SimpleNamespace(target_dictionary=dictionary, cfg=SimpleNamespace(sample_rate=16000, normalize=True))
-    encoder = {"_name": "wav2vec2", "conv_feature_layers": CONV.replace("(16", "(32"), "encoder_layers": 2, "encoder_embed_dim": 48}
-    encoder |= {"encoder_ffn_embed_dim": 96, "encoder_attention_heads": 4, "conv_pos": 8, "conv_pos_groups": 4, "encoder_layerdrop": 0}
-    encoder |= {"dropout": 0, "attention_dropout": 0, "activation_dropout": 0, "dropout_input": 0, "feature_grad_mult": 1}
+    encoder = {
+        "_name": "wav2vec2",
+        "conv_feature_layers": CONV.replace("(16", "(32"),
+        "encoder_layers": 2,
+        "encoder_embed_dim": 48,
+    }
+    encoder |= {
+        "encoder_ffn_embed_dim": 96,
+        "encoder_attention_heads": 4,
+        "conv_pos": 8,
+        "conv_pos_groups": 4,
+        "encoder_layerdrop": 0,
+    }
+    encoder |= {
+        "dropout": 0,
+        "attention_dropout": 0,
+        "activation_dropout": 0,
+        "dropout_input": 0,
+        "feature_grad_mult": 1,
+    }
     w2v_args = {"model": encoder, "task": {"_name": "audio_pretraining", "normalize": True}}
-    model = Wav2VecCtc.build_model({"_name": "wav2vec_ctc", "w2v_path": "", "w2v_args": w2v_args, "apply_mask": False}, task).eval()
+    model = Wav2VecCtc.build_model(
+        {"_name": "wav2vec_ctc", "w2v_path": "", "w2v_args": w2v_args, "apply_mask": False}, task
+    ).eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     rng = np.random.default_rng(0)
     for step in range(60):
@@ -197,7 +223,9 @@ def trained() -> tuple[Wav2VecCtc, SimpleNamespace]:
         waves = torch.from_numpy(np.stack([spoken(text, 100 * step + row) for row, text in enumerate(texts)]))
         logits = model(source=F.layer_norm(waves, waves.shape[1:]))["encoder_out"]
         slots = (torch.arange(len(logits)) * 320 + 200) // SLOT
-        labels = torch.tensor([[dictionary.index(text[slot // 2]) if slot % 2 == 0 else 0 for slot in slots] for text in texts])
+        labels = torch.tensor(
+            [[dictionary.index(text[slot // 2]) if slot % 2 == 0 else 0 for slot in slots] for text in texts]
+        )
         loss = F.cross_entropy(logits.flatten(0, 1), labels.t().flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -208,7 +236,9 @@ def trained() -> tuple[Wav2VecCtc, SimpleNamespace]:
 @needs_int8
 def test_a_trained_model_says_the_same(trained: tuple[Wav2VecCtc, SimpleNamespace]) -> None:
     model, task = trained
-    fp32, quantized = (SpeechModel(copy.deepcopy(model), task, None, precision=precision) for precision in ("fp32", "int8"))
+    fp32, quantized = (
+        SpeechModel(copy.deepcopy(model), task, None, precision=precision) for precision in ("fp32", "int8")
+    )
     rng = np.random.default_rng(5)
     texts = ["".join(rng.choice(list(TONES), 6)) for _ in range(8)]
     waves = [spoken(text, seed) for seed, text in enumerate(texts)]
@@ -222,12 +252,15 @@ def test_a_trained_model_says_the_same(trained: tuple[Wav2VecCtc, SimpleNamespac
     assert [decoder.decode(scores)[0].text.replace(" ", "") for scores in found] == texts
 
 
-# -- where it cannot be had --------------------------------------------------------------------------------------------------------
+# -- where it cannot be had --------------------------------------------------------------------------------------------
 
 
 def test_refused_by_name(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "cpu_flags", lambda: frozenset({"avx2"}))
-    with pytest.raises(ValueError, match=r"int8 cannot be had: the processor has no products of 8-bit integers .* use auto, fp32, bf16$"):
+    with pytest.raises(
+        ValueError,
+        match=r"int8 cannot be had: the processor has no products of 8-bit integers .* use auto, fp32, bf16$",
+    ):
         SpeechModel.load(checkpoint, precision="int8")
     monkeypatch.setattr(base, "cpu_flags", lambda: frozenset({"avx512_vnni"}))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

@@ -56,6 +56,7 @@ def test_one_segment_keeps_all_hypotheses() -> None:
 
 
 def test_where_to_cut() -> None:
-    assert pause(emit("A" * 15 + "A--|-AA-------B"), TOKENS) == 18  # a pause with a word's end, though another is longer
+    # a pause with a word's end, though another is longer
+    assert pause(emit("A" * 15 + "A--|-AA-------B"), TOKENS) == 18
     assert pause(emit("A" * 9 + "AAA---ABB"), TOKENS) == 14  # none: the middle of the longest run of blanks
     assert pause(emit("ABABABAB"), TOKENS) == 8  # nowhere: at the end

@@ -33,7 +33,10 @@ def test_characters_of_the_dictionary_stay(tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_a_byte_order_mark_is_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert read(tmp_path, "wrd", b"\xef\xbb\xbfAB C\r\nC\r\n").references == ["AB C", "C"] and "invisible" not in caplog.text
+    assert (
+        read(tmp_path, "wrd", b"\xef\xbb\xbfAB C\r\nC\r\n").references == ["AB C", "C"]
+        and "invisible" not in caplog.text
+    )
 
 
 def test_every_line_counts(tmp_path: Path) -> None:

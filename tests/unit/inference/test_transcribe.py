@@ -39,11 +39,20 @@ def test_importing_fairseq_stays_light_and_has_transcribe() -> None:
         _ = fairseq.transcript  # type: ignore[attr-defined]
 
 
-def test_path_array_tensor_and_checkpoint_path_agree(checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
+def test_path_array_tensor_and_checkpoint_path_agree(
+    checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path
+) -> None:
     soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
     expected = GreedyDecoder(model.dictionary()).decode(model.log_probs([wave])[0])[0].text
     assert expected
-    for audio in (tmp_path / "a.wav", str(tmp_path / "a.wav"), wave, torch.from_numpy(wave), (wave, 16000), np.stack([wave, wave])):
+    for audio in (
+        tmp_path / "a.wav",
+        str(tmp_path / "a.wav"),
+        wave,
+        torch.from_numpy(wave),
+        (wave, 16000),
+        np.stack([wave, wave]),
+    ):
         found = transcribe(model, audio)
         assert isinstance(found, Transcript) and found.text == expected and found.error is None
     assert fairseq.transcribe(str(checkpoint), wave, precision="fp32").text == expected
@@ -110,7 +119,9 @@ def test_one_bad_file_does_not_stop_the_others(model: SpeechModel, wave: np.ndar
     found = transcribe(model, [*files, broken, wave[:399], wave * 0, wave])
     errors = [str(result.error) for result in found[:5]]
     assert "text.wav cannot be read" in errors[0] and "NaN or infinity), the first at 1.25 s" in errors[1]
-    assert "cut.flac cannot be decoded" in errors[2] and "nowhere.wav" in errors[3] and "the first at 1.25 s" in errors[4]
+    assert (
+        "cut.flac cannot be decoded" in errors[2] and "nowhere.wav" in errors[3] and "the first at 1.25 s" in errors[4]
+    )
     assert found[5].error is None and found[5].text == "" and "399 samples are shorter" in str(found[5].note)
     assert found[6].error is None and "silence" in str(found[6].note)
     assert found[7].text == good.text and found[7].note is None
@@ -193,12 +204,16 @@ def test_arranged_weights_give_what_the_model_gives(checkpoint: Path, model: Spe
     (plain,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
     plain.eval()
     with torch.no_grad():
-        expected = plain.get_normalized_probs(plain(source=torch.from_numpy(wave)[None], padding_mask=None), log_probs=True)[:, 0]
+        expected = plain.get_normalized_probs(
+            plain(source=torch.from_numpy(wave)[None], padding_mask=None), log_probs=True
+        )[:, 0]
     found = model.log_probs([wave])[0]
     assert found.shape[0] % 2 == 0 and np.abs(found - expected.numpy()).max() < 1e-5
     odd = wave[:-320]
     with torch.no_grad():
-        expected = plain.get_normalized_probs(plain(source=torch.from_numpy(odd)[None], padding_mask=None), log_probs=True)[:, 0]
+        expected = plain.get_normalized_probs(
+            plain(source=torch.from_numpy(odd)[None], padding_mask=None), log_probs=True
+        )[:, 0]
     assert len(expected) % 2 == 1 and np.abs(model.log_probs([odd])[0] - expected.numpy()).max() < 1e-5
 
 
@@ -212,8 +227,15 @@ def test_a_single_file_that_cannot_be_read_raises(model: SpeechModel, tmp_path: 
         transcribe(tmp_path / "nowhere.pt", tmp_path / "text.wav")
 
 
-def test_arguments_the_other_way_round_are_noticed(checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
-    for swapped in ((tmp_path / "talk.flac", checkpoint), (wave, checkpoint), ("talk", model), (tmp_path / "talk.au", model)):
+def test_arguments_the_other_way_round_are_noticed(
+    checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path
+) -> None:
+    for swapped in (
+        (tmp_path / "talk.flac", checkpoint),
+        (wave, checkpoint),
+        ("talk", model),
+        (tmp_path / "talk.au", model),
+    ):
         with pytest.raises(ValueError, match="checkpoint first and then the audio"):
             transcribe(*swapped)
     with pytest.raises(ValueError, match="as an array or tensor"):
@@ -226,7 +248,9 @@ def test_a_rate_may_stand_first_as_scipy_has_it(model: SpeechModel, wave: np.nda
     assert transcribe(model, (16000, wave)).text == transcribe(model, (wave, 16000)).text
 
 
-def test_a_folder_of_transformers_is_a_model(checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
+def test_a_folder_of_transformers_is_a_model(
+    checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path
+) -> None:
     pytest.importorskip("transformers")
     convert(str(checkpoint), str(tmp_path / "hf"), "hf")
     assert transcribe(tmp_path / "hf", wave, precision="fp32").text == transcribe(model, wave).text

@@ -25,7 +25,9 @@ def run(checkpoint: Path, *arguments: str) -> int:
     return transcribe.cli_main(["--path", str(checkpoint), "--precision", "fp32", *arguments])
 
 
-def test_the_rest_goes_on_and_the_status_tells(checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rest_goes_on_and_the_status_tells(
+    checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(checkpoint, *files) == 1
     printed = capsys.readouterr()
     assert [line.split("\t")[0] for line in printed.out.splitlines()] == [files[0], files[2]]
@@ -34,7 +36,9 @@ def test_the_rest_goes_on_and_the_status_tells(checkpoint: Path, files: list[str
     assert printed.out.splitlines()[0].split("\t")[1] == capsys.readouterr().out.strip() != ""
 
 
-def test_without_a_gpu_it_says_so(checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_without_a_gpu_it_says_so(
+    checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert run(checkpoint, files[0], "--device", "cuda") == 1
     assert "--device cuda), but torch finds no GPU on this machine: leave it out" in capsys.readouterr().err
@@ -52,7 +56,9 @@ def test_files_are_written_by_name(checkpoint: Path, files: list[str], tmp_path:
     assert (tmp_path / "out" / "0.vtt").read_text().startswith("WEBVTT\n\n00:00:0")
 
 
-def test_two_files_of_one_name_are_refused(checkpoint: Path, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_files_of_one_name_are_refused(
+    checkpoint: Path, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(checkpoint, files[0], str(tmp_path / "other" / "0.flac"), "--output-dir", str(tmp_path / "out")) == 1
     assert "would both be written" in capsys.readouterr().err
 

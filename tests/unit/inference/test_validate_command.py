@@ -32,13 +32,20 @@ def validated(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, floa
 
 
 def test_fairseqs_command_line(capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path) -> None:
-    words = f"{data} --path {checkpoint} --valid-subset valid --task audio_finetuning --criterion ctc --max-tokens 100000 --quiet"
-    found = validated(capsys, *words.split(), "--skip-invalid-size-inputs-valid-test", "--no-progress-bar", "--log-interval", "1")
+    words = (
+        f"{data} --path {checkpoint} --valid-subset valid --task audio_finetuning --criterion ctc --max-tokens "
+        "100000 --quiet"
+    )
+    found = validated(
+        capsys, *words.split(), "--skip-invalid-size-inputs-valid-test", "--no-progress-bar", "--log-interval", "1"
+    )
     assert found["nsentences"] == 3 and found["ntokens"] == 11 and found["loss"] > 0
     assert found == validated(capsys, *words.replace("--max-tokens 100000", "--max-sentences 3").split())
 
 
-def test_settings_may_differ_from_the_checkpoints(capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path) -> None:
+def test_settings_may_differ_from_the_checkpoints(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path
+) -> None:
     words = [str(data), "--path", str(checkpoint), "--batch-size", "3"]
     as_saved = validated(capsys, *words)
     assert validated(capsys, *words, "--model-overrides", "{'normalize': True}")["loss"] != as_saved["loss"]

@@ -41,9 +41,13 @@ def test_a_log_file_is_written_once_a_line(source: logging.Logger, tmp_path: Pat
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_log_file_on_a_full_disk_is_reported_once(
-    source: logging.Logger, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    source: logging.Logger,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])  # without what other tests' commands left there
+    # without what other tests' commands left there
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
     file = destinations.LogFile("/dev/full")
     with pytest.raises(OSError, match=NO_SPACE):
         file.begin()
@@ -66,19 +70,28 @@ def test_standard_output_that_cannot_be_written_does_not_end_the_run(how: str) -
     reader, writer = os.pipe()
     os.close(reader)
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([sys.executable, "-c", text], stdout=full if how == "full" else writer, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", text], stdout=full if how == "full" else writer, stderr=subprocess.PIPE, text=True
+        )
     os.close(writer)
-    assert done.returncode == 0 and done.stderr.count("\n") == 1 and "cannot write the log to standard output" in done.stderr
+    assert (
+        done.returncode == 0
+        and done.stderr.count("\n") == 1
+        and "cannot write the log to standard output" in done.stderr
+    )
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert destinations.problem_of_folder(tmp_path / "file") == "it is not a folder"
     assert destinations.problem_of_folder(tmp_path / "file" / "x") == "Not a directory"
-    assert destinations.problem_of_folder(tmp_path / "new" / "x") is None and list((tmp_path / "new" / "x").iterdir()) == []
+    assert (
+        destinations.problem_of_folder(tmp_path / "new" / "x") is None
+        and list((tmp_path / "new" / "x").iterdir()) == []
+    )
 
 
-# -- TensorBoard -------------------------------------------------------------------------------------------------------------------
+# -- TensorBoard -------------------------------------------------------------------------------------------------------
 
 
 class Writer:
@@ -115,7 +128,9 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> Any:
     tensorboard.close()
 
 
-def test_tensorboard_on_a_full_disk_is_reported_once(writers: list[dict], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tensorboard_on_a_full_disk_is_reported_once(
+    writers: list[dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     board = tensorboard.board(str(tmp_path), start_update=0)
     for step in range(1, 6):
         board.scalars("train", {"loss": 1.0}, step)
@@ -138,10 +153,14 @@ def test_events_of_a_resumed_run_have_each_step_once(tmp_path: Path) -> None:
             board.scalars("train", {"loss": float(start)}, step)
         tensorboard.close()
     read = events.EventAccumulator(str(tmp_path / "train")).Reload()
-    assert [(event.step, event.value) for event in read.Scalars("loss")] == [(i, 0.0 if i <= 4 else 4.0) for i in range(1, 11)]
+    assert [(event.step, event.value) for event in read.Scalars("loss")] == [
+        (i, 0.0 if i <= 4 else 4.0) for i in range(1, 11)
+    ]
 
 
-def test_other_threads_keep_their_tracebacks(writers: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_threads_keep_their_tracebacks(
+    writers: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", shown.append)
     tensorboard.board(str(tmp_path), 0)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, MetersDict, StopwatchMeter, SumMeter, TimeMeter, safe_round
+from fairseq.logging.meters import (
+    AverageMeter,
+    ConcatTensorMeter,
+    MetersDict,
+    StopwatchMeter,
+    SumMeter,
+    TimeMeter,
+    safe_round,
+)
 
 
 def test_average_is_weighted_and_weight_zero_only_shows():

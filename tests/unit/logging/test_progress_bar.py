@@ -74,7 +74,9 @@ def test_time_left_spans_epochs(caplog, monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     for epoch in (1, 2):
         start = 3 * (epoch - 1)
-        bar = progress_bar(range(3), log_format="json", log_interval=1, epoch=epoch, total_updates=106, start_update=start)
+        bar = progress_bar(
+            range(3), log_format="json", log_interval=1, epoch=epoch, total_updates=106, start_update=start
+        )
         for step, _ in enumerate(bar, start=start + 1):
             clock[0] += 10.0
             bar.log({}, step=step)

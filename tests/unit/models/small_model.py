@@ -43,7 +43,9 @@ def num_frames(num_samples: int, model: Wav2Vec2Model) -> int:
     return frames_for_samples(num_samples, model.conv_layers)
 
 
-def masked_batch(model: Wav2Vec2Model, lengths: list[int], counts: list[int], seed: int = 1, num_negatives: int = 5) -> dict[str, Tensor]:
+def masked_batch(
+    model: Wav2Vec2Model, lengths: list[int], counts: list[int], seed: int = 1, num_negatives: int = 5
+) -> dict[str, Tensor]:
     """A net_input with padding, positions, weights and negatives.
 
     Args:

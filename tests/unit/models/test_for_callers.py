@@ -1,4 +1,6 @@
-"""What other projects read, set and call on a loaded model: padding masks, layers, masks as attributes, negatives, predictions."""
+"""What other projects read, set and call on a loaded model: padding masks, layers, masks as attributes, negatives,
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from test_no_host_sync import HostReads
 from fairseq.models.wav2vec import Wav2Vec2Model
 from fairseq.models.wav2vec.masking import MASK_SETTINGS
 
-# -- padding masks -------------------------------------------------------------------------------------------------------------------
+# -- padding masks -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64]
+)
 def test_a_padding_mask_of_any_dtype_means_the_same(dtype: torch.dtype) -> None:
     model = small_model(mask_prob=0.5, mask_length=4).eval()
     net_input = masked_batch(model, [4000, 2900], [13, 9])
@@ -53,23 +57,27 @@ def test_in_training_and_in_the_trainer_nobody_looks_for_padding() -> None:
     assert not reads.found
 
 
-# -- layers --------------------------------------------------------------------------------------------------------------------------
+# -- layers ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("conformer", [False, True])
 def test_a_negative_layer_runs_all_blocks(norm_first: bool, conformer: bool) -> None:
-    changes: dict[str, Any] = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos"} if conformer else {}
+    changes: dict[str, Any] = (
+        {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos"} if conformer else {}
+    )
     model = small_model(encoder_layers=3, layer_norm_first=norm_first, depthwise_conv_kernel_size=5, **changes).eval()
     source = torch.randn(2, 4000)
     last = model.extract_features(source, None, layer=2)
     for layer in (-1, -2, 3, 24):
         output = model.extract_features(source, None, layer=layer)
         assert len(output["layer_results"]) == 3 and torch.equal(output["x"], last["x"])
-    assert torch.equal(model.extract_features(source, None)["x"], last["x"]) != norm_first, "the final norm, with layer None only"
+    assert torch.equal(model.extract_features(source, None)["x"], last["x"]) != norm_first, (
+        "the final norm, with layer None only"
+    )
 
 
-# -- masks ---------------------------------------------------------------------------------------------------------------------------
+# -- masks -------------------------------------------------------------------------------------------------------------
 
 
 def share_masked(model: Wav2Vec2Model, frames: int = 400) -> float:
@@ -132,7 +140,7 @@ def test_an_overridden_apply_mask_is_called() -> None:
     assert torch.equal(a, b)
 
 
-# -- negatives and predictions: numbers of fairseq-fixed 0.12.3.1 after torch.manual_seed(5), with these very inputs --------------------
+# -- negatives and predictions: numbers of fairseq-fixed 0.12.3.1 after torch.manual_seed(5), with these very inputs ---
 
 Y, X = torch.arange(30.0).view(2, 5, 3).sin(), torch.arange(18.0).view(2, 3, 3).cos()
 INDICES = {
@@ -164,7 +172,9 @@ def test_sample_negatives_at_its_ends() -> None:
     model.n_negatives = 40
     _, indices = model.sample_negatives(Y, 2, padding_count=2)
     assert indices[0].max() == 2 and indices[1].min() == 5 and indices[1].max() == 7  # each row's own three candidates
-    assert not (indices.view(2, 2, 40) == torch.tensor([[0, 1], [5, 6]]).unsqueeze(-1)).any(), "a frame's own is none of its negatives"
+    assert not (indices.view(2, 2, 40) == torch.tensor([[0, 1], [5, 6]]).unsqueeze(-1)).any(), (
+        "a frame's own is none of its negatives"
+    )
     with pytest.raises(ValueError, match="2 rows of 5, 4 of them padding"):
         model.sample_negatives(Y, 2, padding_count=4)
     model.n_negatives = 0

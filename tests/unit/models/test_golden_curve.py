@@ -1,8 +1,8 @@
 """Losses of ten updates from fixed numbers: a change that should not move numbers leaves them alone.
 
-The numbers were written by this file (`python tests/unit/models/test_golden_curve.py`) with torch 2.13.0 on an x86 CPU. Weights, audio and
-Gumbel noise come from numpy's PCG64, negatives from torch's uniform generator, so other platforms differ by rounding only: 1e-4 is asked
-for. A change that should move them brings new ones, and its reason in CHANGELOG.
+The numbers were written by this file (`python tests/unit/models/test_golden_curve.py`) with torch 2.13.0 on an x86 CPU.
+Weights, audio and Gumbel noise come from numpy's PCG64, negatives from torch's uniform generator, so other platforms
+differ by rounding only: 1e-4 is asked for. A change that should move them brings new ones, and its reason in CHANGELOG.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ CURVES: dict[str, list[float]] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {"feature_grad_mult": 0.1, "logit_temp_start": 1.0, "logit_temp_updates": 5},
     "large": {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True, "codebook_negatives": 2},
-    "conformer": {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos", "depthwise_conv_kernel_size": 5},
+    "conformer": {
+        "layer_type": "conformer",
+        "attn_type": "espnet",
+        "pos_enc_type": "rel_pos",
+        "depthwise_conv_kernel_size": 5,
+    },
 }
 
 

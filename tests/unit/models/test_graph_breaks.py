@@ -21,13 +21,17 @@ from fairseq.models.wav2vec import Wav2Vec2Model
 @pytest.mark.needs("traced functions")
 @pytest.mark.parametrize(
     "settings",
-    [{"encoder_layerdrop": 0.3, "dropout": 0.1, "attention_dropout": 0.1, "feature_grad_mult": 0.1}, {"extractor_mode": "layer_norm"}],
+    [
+        {"encoder_layerdrop": 0.3, "dropout": 0.1, "attention_dropout": 0.1, "feature_grad_mult": 0.1},
+        {"extractor_mode": "layer_norm"},
+    ],
     ids=["base", "large"],
 )
 def test_forward_and_criterion_are_one_graph(fake_habana: ModuleType, settings: dict[str, Any]) -> None:
     device = device_layer.select(OmegaConf.structured(CommonConfig(hpu=True, hmp=True, hpu_lazy_mode=False)))
     torch.manual_seed(0)
-    model = Wav2Vec2Model(OmegaConf.structured(small_config(**settings))).train()  # from omegaconf, as a command makes it
+    # from omegaconf, as a command makes it
+    model = Wav2Vec2Model(OmegaConf.structured(small_config(**settings))).train()
     model.encoder.static_layerdrop = True
     criterion = Wav2vecCriterion(None, True, [0.1, 10], ["prob_perplexity", "code_perplexity", "temp"])
     batch = masked_batch(model, [4000, 2900], [13, 9])
@@ -39,7 +43,8 @@ def test_forward_and_criterion_are_one_graph(fake_habana: ModuleType, settings: 
             return criterion(model, {"net_input": net_input})[0]
 
     torch._dynamo.reset()
-    compiled = torch.compile(loss_of, backend="eager", fullgraph=True, dynamic=False)  # fullgraph: a graph break is an error
+    # fullgraph: a graph break is an error
+    compiled = torch.compile(loss_of, backend="eager", fullgraph=True, dynamic=False)
     torch.manual_seed(5)
     got = compiled(batch)
     torch.manual_seed(5)

@@ -28,10 +28,14 @@ def batch(model: Wav2Vec2Model) -> dict[str, Tensor]:
     return {name: value.double() if name == "source" else value for name, value in net_input.items()}
 
 
-def run(model: Wav2Vec2Model, net_input: dict[str, Tensor], **settings: Any) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def run(
+    model: Wav2Vec2Model, net_input: dict[str, Tensor], **settings: Any
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Loss, log and gradients."""
     model.zero_grad()
-    criterion = Wav2vecCriterion(infonce=True, log_keys=["prob_perplexity", "code_perplexity", "features_pen"], **settings)
+    criterion = Wav2vecCriterion(
+        infonce=True, log_keys=["prob_perplexity", "code_perplexity", "features_pen"], **settings
+    )
     loss, _, log = criterion(model, {"net_input": net_input})
     loss.backward()
     return loss.detach(), log, gradients(model)
@@ -58,7 +62,9 @@ def test_infonce_gradient_and_accuracy_equal_the_sum_over_rows(model: Wav2Vec2Mo
         assert largest_difference(grad, expected) < 1e-5, name
 
 
-def test_diversity_perplexities_and_penalty_are_those_of_the_union(model: Wav2Vec2Model, batch: dict[str, Tensor]) -> None:
+def test_diversity_perplexities_and_penalty_are_those_of_the_union(
+    model: Wav2Vec2Model, batch: dict[str, Tensor]
+) -> None:
     _, log, _ = run(model, batch, loss_weights=[0.1, 10.0])
     raw = [model.feature_extractor(batch["source"][row : row + 1, : LENGTHS[row]]) for row in COUNTING]
     frames = torch.cat([features[0].t() for features in raw])
@@ -112,7 +118,9 @@ def test_everywhere_negatives_are_drawn_from_valid_frames(model: Wav2Vec2Model, 
     net_input = {name: value for name, value in batch.items() if name != "negative_indices"}
     torch.manual_seed(5)
     loss, log, _ = run(model, net_input, loss_weights=[0.1, 10.0])
-    noisy = dict(net_input, source=torch.where(batch["padding_mask"], torch.randn_like(batch["source"]), batch["source"]))
+    noisy = dict(
+        net_input, source=torch.where(batch["padding_mask"], torch.randn_like(batch["source"]), batch["source"])
+    )
     torch.manual_seed(5)
     noisy_loss, noisy_log, _ = run(model, noisy, loss_weights=[0.1, 10.0])
     assert noisy_loss.item() == pytest.approx(loss.item(), rel=1e-6)

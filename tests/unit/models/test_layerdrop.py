@@ -7,7 +7,12 @@ import torch
 from small_model import gradients, masked_batch, small_model
 from torch import Tensor
 
-CONFORMER = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos", "depthwise_conv_kernel_size": 5}
+CONFORMER = {
+    "layer_type": "conformer",
+    "attn_type": "espnet",
+    "pos_enc_type": "rel_pos",
+    "depthwise_conv_kernel_size": 5,
+}
 
 
 def step(static: bool, seed: int, **settings: object) -> tuple[Tensor, dict[str, Tensor], list[bool]]:
@@ -19,11 +24,16 @@ def step(static: bool, seed: int, **settings: object) -> tuple[Tensor, dict[str,
     x = model(net_input["source"], net_input["padding_mask"], mask=False, features_only=True)["x"]
     x.square().sum().backward()
     grads = gradients(model)
-    alive = [any(grad.any() for name, grad in grads.items() if f"layers.{n}." in name and "conv_layers" not in name) for n in range(6)]
+    alive = [
+        any(grad.any() for name, grad in grads.items() if f"layers.{n}." in name and "conv_layers" not in name)
+        for n in range(6)
+    ]
     return x.detach(), grads, alive
 
 
-@pytest.mark.parametrize("settings", [{}, {"layer_norm_first": True}, CONFORMER], ids=["post-norm", "pre-norm", "conformer"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"layer_norm_first": True}, CONFORMER], ids=["post-norm", "pre-norm", "conformer"]
+)
 def test_multiplying_by_0_equals_skipping(settings: dict[str, object]) -> None:
     kept = set()
     for seed in range(4):

@@ -14,7 +14,12 @@ from fairseq.models.wav2vec import Wav2Vec2Model
 from fairseq.modules.length_aware import set_length_aware
 
 LENGTHS = [4000, 2900, 4000, 1700, 333, 60]  # the last one is shorter than the receptive field
-CONFORMER = {"layer_type": "conformer", "depthwise_conv_kernel_size": 7, "encoder_attention_heads": 4, "attn_type": "espnet"}
+CONFORMER = {
+    "layer_type": "conformer",
+    "depthwise_conv_kernel_size": 7,
+    "encoder_attention_heads": 4,
+    "attn_type": "espnet",
+}
 KINDS: dict[str, dict[str, Any]] = {
     "base": {},
     "base with biases": {"conv_bias": True},
@@ -28,7 +33,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def padded() -> tuple[Tensor, Tensor]:
     torch.manual_seed(3)
-    source = torch.randn(len(LENGTHS), max(LENGTHS)) + 0.3  # noise in the padding too, and a mean that the norm has to take away
+    # noise in the padding too, and a mean that the norm has to take away
+    source = torch.randn(len(LENGTHS), max(LENGTHS)) + 0.3
     return source, torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS).unsqueeze(1)
 
 

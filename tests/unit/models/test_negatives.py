@@ -1,4 +1,6 @@
-"""Negatives: where they are drawn from, and the logits against them, compared with loops that spell the definition out."""
+"""Negatives: where they are drawn from, and the logits against them, compared with loops that spell the definition
+out.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,10 @@ def test_logits_within_and_across_rows(with_codes: bool) -> None:
         found = found._replace(codes=None)
     x = torch.randn(2, 3, 6)
     within, across = contrastive.draw_within_rows(found, 7), contrastive.draw_across_rows(found, 7)
-    ours = torch.cat([contrastive.logits_within_rows(x, found, within, 0.5), contrastive.logits_across_rows(x, found, across, 0.5)], dim=2)
+    ours = torch.cat(
+        [contrastive.logits_within_rows(x, found, within, 0.5), contrastive.logits_across_rows(x, found, across, 0.5)],
+        dim=2,
+    )
     for b in range(2):
         for m in range(3):
             flat = found.targets.flatten(0, 1)
@@ -144,9 +149,13 @@ def test_every_kind_of_target_and_negative_trains(settings: dict[str, Any], nega
 
 
 def test_given_negatives_are_used_with_candidates_everywhere_too() -> None:
-    """They count masked frames; with quantization per frame the logits are those of negatives among the masked frames."""
+    """They count masked frames; with quantization per frame the logits are those of negatives among the masked
+    frames.
+    """
     net_input = masked_batch(small_model(), [4000, 2900], [13, 9])
-    outputs = [small_model(negatives_from_everywhere=everywhere).eval()(**net_input)["x"] for everywhere in (False, True)]
+    outputs = [
+        small_model(negatives_from_everywhere=everywhere).eval()(**net_input)["x"] for everywhere in (False, True)
+    ]
     counted = net_input["masked_weights"] > 0
     assert torch.equal(outputs[0][:, counted].isinf(), outputs[1][:, counted].isinf())
     assert torch.allclose(outputs[0][:, counted].exp(), outputs[1][:, counted].exp(), rtol=1e-4)

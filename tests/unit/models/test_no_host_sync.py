@@ -12,7 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fairseq import device
 from fairseq.criterions.wav2vec_criterion import Wav2vecCriterion
 
-READS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "_unique2", "argwhere"}
+READS = {
+    "_local_scalar_dense",
+    "item",
+    "nonzero",
+    "masked_select",
+    "is_nonzero",
+    "equal",
+    "unique",
+    "_unique2",
+    "argwhere",
+}
 
 
 class HostReads(TorchDispatchMode):
@@ -29,17 +39,30 @@ class HostReads(TorchDispatchMode):
         if name in READS:
             self.found.append(name)
         if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            self.found.extend(f"{name} with a boolean mask" for index in args[1] if index is not None and index.dtype == torch.bool)
+            self.found.extend(
+                f"{name} with a boolean mask" for index in args[1] if index is not None and index.dtype == torch.bool
+            )
         return func(*args, **(kwargs or {}))
 
 
 SETTINGS = {
     "base": {},
     "large": {"extractor_mode": "layer_norm", "layer_norm_first": True},
-    "conformer": {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos", "depthwise_conv_kernel_size": 5},
+    "conformer": {
+        "layer_type": "conformer",
+        "attn_type": "espnet",
+        "pos_enc_type": "rel_pos",
+        "depthwise_conv_kernel_size": 5,
+    },
     "all negatives": {"negatives_from_everywhere": True, "cross_sample_negatives": 4, "codebook_negatives": 3},
     "vectors": {"quantize_targets": False, "quantize_input": True},
-    "dropouts": {"dropout": 0.1, "attention_dropout": 0.1, "dropout_input": 0.1, "dropout_features": 0.1, "encoder_layerdrop": 0.5},
+    "dropouts": {
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "dropout_input": 0.1,
+        "dropout_features": 0.1,
+        "encoder_layerdrop": 0.5,
+    },
     "checkpointing": {"checkpoint_activations": True, "dropout": 0.1},
     "channel masks": {"mask_channel_prob": 0.3, "mask_channel_before": True},
 }
@@ -48,13 +71,17 @@ SETTINGS = {
 @pytest.mark.parametrize("hpu_arms", [False, True], ids=["stock", "hpu"])
 @pytest.mark.parametrize("static_layerdrop", [False, True], ids=["", "static"])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
-def test_a_training_step_never_waits_for_the_device(settings: dict[str, Any], static_layerdrop: bool, hpu_arms: bool) -> None:
+def test_a_training_step_never_waits_for_the_device(
+    settings: dict[str, Any], static_layerdrop: bool, hpu_arms: bool
+) -> None:
     model = small_model(**settings).train()
     model.encoder.static_layerdrop = static_layerdrop
     net_input = masked_batch(model, [4000, 2900, 3000], [13, 9, 0])
     del net_input["negative_indices"]
     net_input["mask_channel_indices"] = torch.zeros(3, 24, dtype=torch.bool)
-    criterion = Wav2vecCriterion(infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "code_perplexity", "temp"])
+    criterion = Wav2vecCriterion(
+        infonce=True, loss_weights=[0.1, 10.0], log_keys=["prob_perplexity", "code_perplexity", "temp"]
+    )
     if model.quantizer is None and model.input_quantizer is None:
         criterion.loss_weights = [10.0]
     with HostReads() as reads, device.forced(hpu_arms=hpu_arms), torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,6 @@
-"""Mixed precision by op lists: the bridge's autocast, written for the CPU, and the dtype that every operator of a step gets."""
+"""Mixed precision by op lists: the bridge's autocast, written for the CPU, and the dtype that every operator of a
+step gets.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,62 @@ FIRST_ARGUMENT_ONLY = ("layer_norm", "group_norm", "instance_norm", "batch_norm"
 # release 1.19, hpu_ops/autocast_helpers.h, the names that aten has
 BRIDGE = (
     [
-        "addmm", "addbmm", "batch_norm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "dot", "dropout",
-        "feature_dropout", "group_norm", "instance_norm", "layer_norm", "leaky_relu", "linear", "matmul", "mean", "mm", "mul",
-        "mv", "softmax", "log_softmax", "scaled_dot_product_attention",
+        "addmm",
+        "addbmm",
+        "batch_norm",
+        "baddbmm",
+        "bmm",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "dot",
+        "dropout",
+        "feature_dropout",
+        "group_norm",
+        "instance_norm",
+        "layer_norm",
+        "leaky_relu",
+        "linear",
+        "matmul",
+        "mean",
+        "mm",
+        "mul",
+        "mv",
+        "softmax",
+        "log_softmax",
+        "scaled_dot_product_attention",
     ],
     [
-        "acos", "addcdiv", "asin", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cdist", "cosine_similarity",
-        "cross_entropy_loss", "dist", "div", "embedding", "exp", "expm1", "huber_loss", "kl_div", "l1_loss", "log", "log10",
-        "log1p", "log2", "logsumexp", "mse_loss", "nll_loss", "pow", "reciprocal", "rsqrt", "smooth_l1_loss", "softplus", "topk",
+        "acos",
+        "addcdiv",
+        "asin",
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "cdist",
+        "cosine_similarity",
+        "cross_entropy_loss",
+        "dist",
+        "div",
+        "embedding",
+        "exp",
+        "expm1",
+        "huber_loss",
+        "kl_div",
+        "l1_loss",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "logsumexp",
+        "mse_loss",
+        "nll_loss",
+        "pow",
+        "reciprocal",
+        "rsqrt",
+        "smooth_l1_loss",
+        "softplus",
+        "topk",
         "true_divide",
     ],
 )
@@ -44,14 +94,18 @@ BRIDGE = (
 
 @contextmanager
 def autocast_by_lists(lower: list[str], upper: list[str]) -> Iterator[None]:
-    """Within, torch.autocast("cpu") casts by these lists and no others, as the bridge does on HPU: lower before upper."""
+    """Within, torch.autocast("cpu") casts by these lists and no others, as the bridge does on HPU: lower before
+    upper.
+    """
     library = torch.library.Library("aten", "IMPL")
     listed = dict.fromkeys(upper, torch.float32) | dict.fromkeys(lower, torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each registration says that it replaces torch's own
         for name in torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU"):
             if name.startswith("aten::") and name.removeprefix("aten::").split(".")[0] not in listed:
-                library.impl(name.removeprefix("aten::"), torch.library.fallthrough_kernel, "AutocastCPU", allow_override=True)
+                library.impl(
+                    name.removeprefix("aten::"), torch.library.fallthrough_kernel, "AutocastCPU", allow_override=True
+                )
         for name, dtype in listed.items():
             packet = getattr(torch.ops.aten, name, None)  # iadd: in place, which autocast leaves alone
             for overload in packet.overloads() if packet is not None else []:
@@ -68,7 +122,9 @@ def _casting(operator: Any, dtype: torch.dtype) -> Callable[..., Any]:
     first_only = operator.overloadpacket.__name__ in FIRST_ARGUMENT_ONLY
 
     def cast(value: Any) -> Any:
-        return value.to(dtype) if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.bfloat16) else value
+        return (
+            value.to(dtype) if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.bfloat16) else value
+        )
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
@@ -86,7 +142,9 @@ class Dtypes(TorchDispatchMode):
         self.region = "loss"
         self.seen: dict[str, dict[str, set[torch.dtype]]] = defaultdict(lambda: defaultdict(set))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         name = func.overloadpacket.__name__
         if name not in ("_to_copy", "detach", "copy_", "empty", "empty_like"):  # they move numbers and compute none
             for value in torch.utils._pytree.tree_leaves((args, kwargs)):
@@ -108,14 +166,20 @@ class Dtypes(TorchDispatchMode):
         return {name for name, dtypes in self.seen[region].items() if torch.bfloat16 in dtypes}
 
 
-def record(monkeypatch: pytest.MonkeyPatch, lower: list[str], upper: list[str], infonce: bool = True) -> tuple[Dtypes, Wav2Vec2Model]:
+def record(
+    monkeypatch: pytest.MonkeyPatch, lower: list[str], upper: list[str], infonce: bool = True
+) -> tuple[Dtypes, Wav2Vec2Model]:
     """A step of a small model on the stand-in's device under these lists."""
     device = device_layer.select(OmegaConf.structured(CommonConfig(hpu=True, hmp=True)))
     model = small_model(dropout=0.1, attention_dropout=0.1, feature_grad_mult=0.5).train()
     criterion = Wav2vecCriterion(None, infonce, [0.1, 10], ["prob_perplexity", "code_perplexity", "temp"])
     batch = masked_batch(model, [4000, 2900], [13, 9])
     dtypes = Dtypes()
-    for module, region in ((model.feature_extractor, "extractor"), (model.encoder, "encoder"), (model.quantizer, "quantizer")):
+    for module, region in (
+        (model.feature_extractor, "extractor"),
+        (model.encoder, "encoder"),
+        (model.quantizer, "quantizer"),
+    ):
         monkeypatch.setattr(module, "forward", dtypes.within(region, module.forward))
     monkeypatch.setattr(model, "_contrast", dtypes.within("contrast", model._contrast))
     monkeypatch.setattr(wav2vec2, "_mean_of_frames", dtypes.within("penalty", wav2vec2._mean_of_frames))
@@ -152,13 +216,20 @@ def test_losses_codebook_and_similarities_are_fp32_by_any_list(
         assert dtypes.in_bf16(region) == set(), region
         assert operators <= dtypes.seen[region].keys(), region
     assert dtypes.seen["model"]["mean"] == {torch.float32}  # of each frame's squares
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+    assert all(
+        p.grad is not None and p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters()
+    )
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_products_are_bf16(fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     dtypes, _ = record(monkeypatch, *LISTS[name])
-    for region, operator in (("extractor", "convolution"), ("encoder", "convolution"), ("encoder", "addmm"), ("encoder", "bmm")):
+    for region, operator in (
+        ("extractor", "convolution"),
+        ("encoder", "convolution"),
+        ("encoder", "addmm"),
+        ("encoder", "bmm"),
+    ):
         assert dtypes.seen[region][operator] == {torch.bfloat16}, (region, operator)
 
 
@@ -166,7 +237,18 @@ def test_our_lists_keep_norms_and_softmax_in_fp32(fake_habana: ModuleType, monke
     monkeypatch.setattr("fairseq.device.hpu.HpuDevice._attention_form", lambda self, dtype: "matmul")
     dtypes, _ = record(monkeypatch, *LISTS["ours"])
     narrow = set.union(*(dtypes.in_bf16(region) for region in list(dtypes.seen)))
-    assert not narrow & {"native_layer_norm", "native_batch_norm", "_softmax", "_log_softmax", "log", "exp", "mean", "sum", "rsqrt", "pow"}
+    assert not narrow & {
+        "native_layer_norm",
+        "native_batch_norm",
+        "_softmax",
+        "_log_softmax",
+        "log",
+        "exp",
+        "mean",
+        "sum",
+        "rsqrt",
+        "pow",
+    }
     assert dtypes.seen["encoder"]["_softmax"] == {torch.float32}
 
 
@@ -178,7 +260,9 @@ def test_the_bridges_lists_would_not(fake_habana: ModuleType, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_the_first_norm_is_fp32_by_any_list(fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_first_norm_is_fp32_by_any_list(
+    fake_habana: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """The recipe's list of operators for bf16 has instance_norm, which would cast the fp32 input straight back."""
     dtypes, _ = record(monkeypatch, *LISTS[name])
     assert dtypes.seen["extractor"]["native_batch_norm"] == {torch.float32}

@@ -74,7 +74,9 @@ def test_frame_counts_of_the_lengths() -> None:
 
 def test_logits_of_other_lengths() -> None:
     symbols = SimpleNamespace(target_dictionary=list("0123456"))
-    model = Wav2VecCtc.build_model(Wav2Vec2CtcConfig(w2v_args={"model": dict(vars(small_config()), _name="wav2vec2")}), symbols).eval()
+    model = Wav2VecCtc.build_model(
+        Wav2Vec2CtcConfig(w2v_args={"model": dict(vars(small_config()), _name="wav2vec2")}), symbols
+    ).eval()
 
     class Logits(nn.Module):
         def __init__(self) -> None:

@@ -10,7 +10,14 @@ import torch
 from omegaconf import OmegaConf
 from small_model import CONV, gradients, largest_difference, masked_batch, num_frames, small_config, small_model
 
-from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY, BaseFairseqModel, build_model, register_model
+from fairseq.models import (
+    ARCH_MODEL_REGISTRY,
+    MODEL_DATACLASS_REGISTRY,
+    MODEL_REGISTRY,
+    BaseFairseqModel,
+    build_model,
+    register_model,
+)
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.models.wav2vec.masking import frame_mask, positions_of
 from fairseq.models.wav2vec.wav2vec2 import logit_temperature
@@ -26,12 +33,17 @@ SMALL = {
 SMALL |= {"conv_pos": 8, "conv_pos_groups": 4}
 
 
-# -- building ----------------------------------------------------------------------------------------------------------------------
+# -- building ----------------------------------------------------------------------------------------------------------
 
 
 def test_built_from_dataclass_dict_and_dictconfig_alike() -> None:
     models = []
-    for cfg in (Wav2Vec2Config(**SMALL), dict(SMALL), OmegaConf.create(SMALL), OmegaConf.structured(Wav2Vec2Config(**SMALL))):
+    for cfg in (
+        Wav2Vec2Config(**SMALL),
+        dict(SMALL),
+        OmegaConf.create(SMALL),
+        OmegaConf.structured(Wav2Vec2Config(**SMALL)),
+    ):
         torch.manual_seed(0)
         models.append(Wav2Vec2Model(cfg))
     for model in models[1:]:
@@ -99,15 +111,22 @@ def test_attributes_that_other_tools_read() -> None:
     model = small_model(encoder_layerdrop=0.05, dropout=0.3, attention_dropout=0.2, dropout_input=0.1)
     encoder = model.encoder
     assert (encoder.layerdrop, encoder.layer_norm_first, len(encoder.layers)) == (0.05, False, 2)
-    assert (model.dropout_input.p, encoder.layers[0].self_attn.dropout_module.p, encoder.layers[0].dropout1.p) == (0.1, 0.2, 0.3)
+    assert (model.dropout_input.p, encoder.layers[0].self_attn.dropout_module.p, encoder.layers[0].dropout1.p) == (
+        0.1,
+        0.2,
+        0.3,
+    )
     assert (encoder.layers[0].self_attn.num_heads, encoder.layers[0].fc1.out_features) == (3, 40)
     assert (encoder.pos_conv[0].kernel_size, encoder.pos_conv[0].groups) == ((8,), 4)
-    convs = [(block[0].out_channels, block[0].kernel_size[0], block[0].stride[0]) for block in model.feature_extractor.conv_layers]
+    convs = [
+        (block[0].out_channels, block[0].kernel_size[0], block[0].stride[0])
+        for block in model.feature_extractor.conv_layers
+    ]
     assert convs == [(16, 10, 5)] + [(16, 3, 2)] * 3 + [(16, 2, 2)]
     assert type(model.feature_extractor.conv_layers[0][2]).__name__ == "Fp32GroupNorm"
 
 
-# -- masks ---------------------------------------------------------------------------------------------------------------------------
+# -- masks -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_boolean_mask_alone_equals_positions_and_weights() -> None:
@@ -165,7 +184,9 @@ def test_positions_without_weights_are_an_error() -> None:
 
 @pytest.mark.parametrize("before", [False, True])
 def test_channel_masks(before: bool) -> None:
-    """Masked channels are 0 in what the encoder gets, but for mask_emb where channels come first; a mask is drawn where none is given."""
+    """Masked channels are 0 in what the encoder gets, but for mask_emb where channels come first; a mask is drawn
+    where none is given.
+    """
     model = small_model(mask_channel_prob=0.5, mask_channel_length=3, mask_channel_before=before).eval()
     seen = []
     model.encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -196,7 +217,7 @@ def test_cropping_to_a_multiple_drops_masked_frames_past_the_end() -> None:
     assert model(net_input["source"], mask=False, features_only=True)["x"].size(1) == kept
 
 
-# -- what tools call -----------------------------------------------------------------------------------------------------------------
+# -- what tools call ---------------------------------------------------------------------------------------------------
 
 
 def test_extract_features_stops_at_a_layer() -> None:
@@ -216,7 +237,9 @@ def test_remove_pretraining_modules_leaves_a_feature_extractor() -> None:
     model.remove_pretraining_modules(last_layer=1)
     assert len(model.encoder.layers) == 2
     assert torch.equal(model.extract_features(source, None)["x"], expected)
-    assert not any(name.startswith(("quantizer", "project_q", "target_glu", "final_proj")) for name, _ in model.named_parameters())
+    assert not any(
+        name.startswith(("quantizer", "project_q", "target_glu", "final_proj")) for name, _ in model.named_parameters()
+    )
     with pytest.raises(ValueError, match="no quantizer"):
         model.quantize(source)
 
@@ -247,7 +270,7 @@ def test_get_logits_is_position_major() -> None:
     assert torch.equal(model.get_logits({"x": x}), torch.stack([x[:, b, m] for m in range(3) for b in range(2)]))
 
 
-# -- schedules, precision, checkpoints -----------------------------------------------------------------------------------------------
+# -- schedules, precision, checkpoints ---------------------------------------------------------------------------------
 
 
 def test_temperatures_follow_the_updates() -> None:
@@ -261,13 +284,20 @@ def test_temperatures_follow_the_updates() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "bound"),
-    [({}, 1.0), ({"logit_temp_start": 1.0, "logit_temp_updates": 9}, 0.1), ({"mask_emb_init": 0.5}, 0.5), ({"mask_emb_init": 0.0}, 0.0)],
+    [
+        ({}, 1.0),
+        ({"logit_temp_start": 1.0, "logit_temp_updates": 9}, 0.1),
+        ({"mask_emb_init": 0.5}, 0.5),
+        ({"mask_emb_init": 0.0}, 0.0),
+    ],
 )
 def test_mask_emb_starts_small_where_the_plateau_is_to_be_left(changes: dict[str, Any], bound: float) -> None:
     model, stock = small_model(encoder_embed_dim=72, **changes), small_model(encoder_embed_dim=72)
     assert bound * 0.9 <= model.mask_emb.max() <= bound and model.mask_emb.min() >= 0
     ours, stocks = model.state_dict(), stock.state_dict()
-    assert all(torch.equal(ours[name], stocks[name]) for name in ours if name != "mask_emb"), "the other weights are drawn as without it"
+    assert all(torch.equal(ours[name], stocks[name]) for name in ours if name != "mask_emb"), (
+        "the other weights are drawn as without it"
+    )
 
 
 def test_logits_are_divided_by_the_current_temperature() -> None:
@@ -288,7 +318,9 @@ def test_bf16_autocast_stays_close_to_fp32() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             output = model(**net_input)
         assert output["x"].dtype == torch.float32
-        loss = torch.nn.functional.cross_entropy(model.get_logits(output), model.get_targets(None, output), reduction="sum")
+        loss = torch.nn.functional.cross_entropy(
+            model.get_logits(output), model.get_targets(None, output), reduction="sum"
+        )
         loss.backward()
         assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
         results.append((loss.item(), gradients(model)))

@@ -24,12 +24,32 @@ from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc, Wav2VecEncoder
 
 W2V = {
-    "_name": "wav2vec2", "conv_feature_layers": CONV, "encoder_layers": 2, "encoder_embed_dim": 24, "encoder_ffn_embed_dim": 40,
-    "encoder_attention_heads": 3, "final_dim": 12, "latent_vars": 6, "quantize_targets": True, "conv_pos": 8, "conv_pos_groups": 4,
-    **NO_DROPOUT, "mask_prob": 0.4, "dropout": 0.2, "encoder_layerdrop": 0.3, "feature_grad_mult": 0.5,
-}  # fmt: skip
+    "_name": "wav2vec2",
+    "conv_feature_layers": CONV,
+    "encoder_layers": 2,
+    "encoder_embed_dim": 24,
+    "encoder_ffn_embed_dim": 40,
+    "encoder_attention_heads": 3,
+    "final_dim": 12,
+    "latent_vars": 6,
+    "quantize_targets": True,
+    "conv_pos": 8,
+    "conv_pos_groups": 4,
+    **NO_DROPOUT,
+    "mask_prob": 0.4,
+    "dropout": 0.2,
+    "encoder_layerdrop": 0.3,
+    "feature_grad_mult": 0.5,
+}
 PARTIAL = {"model": W2V, "task": {"_name": "audio_pretraining", "data": "/gone"}, "common": {}, "optimizer": None}
-TUNED = {"apply_mask": True, "mask_prob": 0.65, "mask_channel_prob": 0.5, "mask_channel_length": 4, "layerdrop": 0.1, "dropout": 0.05}
+TUNED = {
+    "apply_mask": True,
+    "mask_prob": 0.65,
+    "mask_channel_prob": 0.5,
+    "mask_channel_length": 4,
+    "layerdrop": 0.1,
+    "dropout": 0.05,
+}
 
 
 @pytest.fixture
@@ -58,15 +78,24 @@ def batch(lengths: tuple[int, ...] = (4000, 2900)) -> dict[str, torch.Tensor]:
     }
 
 
-# -- building ------------------------------------------------------------------------------------------------------------------------------
+# -- building ----------------------------------------------------------------------------------------------------------
 
 
 def test_with_w2v_args_the_model_is_as_they_say(task: SimpleNamespace) -> None:
-    """Free-standing structured config, unresolved interpolations, a path that is not there: nothing is opened or put over."""
-    cfg = OmegaConf.structured(Wav2Vec2CtcConfig(w2v_path="/nowhere.pt", w2v_args=PARTIAL, feature_grad_mult=0.0, **TUNED))
+    """Free-standing structured config, unresolved interpolations, a path that is not there: nothing is opened or
+    put over.
+    """
+    cfg = OmegaConf.structured(
+        Wav2Vec2CtcConfig(w2v_path="/nowhere.pt", w2v_args=PARTIAL, feature_grad_mult=0.0, **TUNED)
+    )
     model = Wav2VecCtc.build_model(cfg, task)
     encoder = model.w2v_encoder.w2v_model
-    assert (encoder.cfg.mask_prob, encoder.cfg.dropout, encoder.cfg.encoder_layerdrop, encoder.cfg.feature_grad_mult) == (
+    assert (
+        encoder.cfg.mask_prob,
+        encoder.cfg.dropout,
+        encoder.cfg.encoder_layerdrop,
+        encoder.cfg.feature_grad_mult,
+    ) == (
         0.4,
         0.2,
         0.3,
@@ -75,7 +104,11 @@ def test_with_w2v_args_the_model_is_as_they_say(task: SimpleNamespace) -> None:
     assert encoder.cfg.mask_channel_prob == 0 and encoder.encoder.layerdrop == 0.3 and encoder.feature_grad_mult == 0.5
     assert model.w2v_encoder.apply_mask and model.w2v_encoder.proj.weight.shape == (9, 24)
     names = set(model.state_dict())
-    assert {"w2v_encoder.proj.weight", "w2v_encoder.w2v_model.mask_emb", "w2v_encoder.w2v_model.layer_norm.weight"} <= names
+    assert {
+        "w2v_encoder.proj.weight",
+        "w2v_encoder.w2v_model.mask_emb",
+        "w2v_encoder.w2v_model.layer_norm.weight",
+    } <= names
     assert not any(part in name for name in names for part in ("quantizer", "project_q", "final_proj"))
 
 
@@ -84,7 +117,12 @@ def test_without_w2v_args_the_checkpoint_is_read_and_settings_are_baked(task: Si
     model = Wav2VecCtc.build_model(cfg, task)
     encoder, baked = model.w2v_encoder.w2v_model, model.cfg.w2v_args.model
     for settings in (encoder.cfg, baked):
-        assert (settings.mask_prob, settings.dropout, settings.encoder_layerdrop, settings.feature_grad_mult) == (0.65, 0.05, 0.1, 0)
+        assert (settings.mask_prob, settings.dropout, settings.encoder_layerdrop, settings.feature_grad_mult) == (
+            0.65,
+            0.05,
+            0.1,
+            0,
+        )
         assert (settings.mask_channel_prob, settings.mask_channel_length, settings.encoder_embed_dim) == (0.5, 4, 24)
     assert torch.equal(encoder.mask_emb, torch.load(w2v_path, weights_only=True)["model"]["mask_emb"])
     # from what is baked the same model is built again, without the file
@@ -96,7 +134,9 @@ def test_without_w2v_args_the_checkpoint_is_read_and_settings_are_baked(task: Si
 
 @pytest.mark.parametrize("w2v_args", [None, PARTIAL], ids=["read", "given"])
 def test_through_the_registry(task: SimpleNamespace, w2v_path: str, w2v_args: Any) -> None:
-    cfg = OmegaConf.create({"_name": "wav2vec_ctc", "w2v_path": w2v_path, "w2v_args": w2v_args, "of_another_version": 1})
+    cfg = OmegaConf.create(
+        {"_name": "wav2vec_ctc", "w2v_path": w2v_path, "w2v_args": w2v_args, "of_another_version": 1}
+    )
     model = build_model(cfg, task, from_checkpoint=True)
     assert isinstance(model, Wav2VecCtc) and model.cfg.w2v_args.model.encoder_embed_dim == 24
 
@@ -142,7 +182,11 @@ def test_a_fine_tuned_checkpoint_gives_its_head_only_to_its_dictionary(
     tuned = Wav2VecCtc.build_model(Wav2Vec2CtcConfig(w2v_path=w2v_path, **TUNED), task)
     torch.nn.init.normal_(tuned.w2v_encoder.proj.weight)
     cfg = {"model": {**config_to_container(tuned.cfg), "_name": "wav2vec_ctc"}}
-    state = {"cfg": cfg, "model": tuned.state_dict(), "task_state": {"target_symbols": task.target_dictionary.state_dict()}}
+    state = {
+        "cfg": cfg,
+        "model": tuned.state_dict(),
+        "task_state": {"target_symbols": task.target_dictionary.state_dict()},
+    }
     torch.save(state, tmp_path / "tuned.pt")
     start = Wav2Vec2CtcConfig(w2v_path=str(tmp_path / "tuned.pt"))
     with caplog.at_level(logging.INFO):
@@ -152,11 +196,14 @@ def test_a_fine_tuned_checkpoint_gives_its_head_only_to_its_dictionary(
     for letter in "|ABDC":
         other.add_symbol(letter)
     new = Wav2VecCtc.build_model(start, SimpleNamespace(target_dictionary=other))
-    assert not torch.equal(new.w2v_encoder.proj.weight, tuned.w2v_encoder.proj.weight) and "another dictionary" in caplog.text
+    assert (
+        not torch.equal(new.w2v_encoder.proj.weight, tuned.w2v_encoder.proj.weight)
+        and "another dictionary" in caplog.text
+    )
     assert torch.equal(new.w2v_encoder.w2v_model.mask_emb, tuned.w2v_encoder.w2v_model.mask_emb)
 
 
-# -- the encoder alone, as other projects build it ----------------------------------------------------------------------------------------
+# -- the encoder alone, as other projects build it ---------------------------------------------------------------------
 
 
 def as_struct(values: dict[str, Any]) -> Any:
@@ -165,9 +212,13 @@ def as_struct(values: dict[str, Any]) -> Any:
     return cfg
 
 
-@pytest.mark.parametrize("form", [lambda values: Namespace(**values), dict, as_struct], ids=["Namespace", "dict", "DictConfig"])
+@pytest.mark.parametrize(
+    "form", [lambda values: Namespace(**values), dict, as_struct], ids=["Namespace", "dict", "DictConfig"]
+)
 def test_an_encoder_reads_its_w2v_path(w2v_path: str, form: Callable[[dict[str, Any]], Any]) -> None:
-    """The config lacks keys that are newer than it (zero_mask, freeze_regex ...) and has some of other parts of a program."""
+    """The config lacks keys that are newer than it (zero_mask, freeze_regex ...) and has some of other parts of a
+    program.
+    """
     cfg = form({"w2v_path": w2v_path, "w2v_args": None, "of_a_decoder": 3, "save_dir": "x", **TUNED})
     encoder = Wav2VecEncoder(cfg, 32)
     stored = torch.load(w2v_path, weights_only=True)["model"]
@@ -181,7 +232,9 @@ def test_an_encoder_reads_its_w2v_path(w2v_path: str, form: Callable[[dict[str, 
     again.load_state_dict(encoder.state_dict())
 
 
-@pytest.mark.parametrize("w2v_args", [PARTIAL, OmegaConf.create(PARTIAL), Namespace(arch="wav2vec2", task="audio_pretraining", **W2V)])
+@pytest.mark.parametrize(
+    "w2v_args", [PARTIAL, OmegaConf.create(PARTIAL), Namespace(arch="wav2vec2", task="audio_pretraining", **W2V)]
+)
 def test_an_encoder_of_arguments_with_w2v_args_opens_nothing(w2v_args: Any) -> None:
     encoder = Wav2VecEncoder(Namespace(w2v_path="/nowhere.pt", w2v_args=w2v_args, apply_mask=True))
     assert encoder.proj is None and encoder.w2v_model.mask_prob == 0.4 and encoder.w2v_model.cfg.encoder_embed_dim == 24
@@ -208,10 +261,13 @@ def test_an_encoders_output_in_another_order(w2v_path: str) -> None:
     assert torch.equal(turned["encoder_out"], output["encoder_out"][:, [1, 0, 1]])
     assert torch.equal(turned["padding_mask"], output["padding_mask"][[1, 0, 1]])
     alone = encoder(batch()["source"], torch.zeros(2, 4000, dtype=torch.long))  # no padding
-    assert encoder.reorder_encoder_out(alone, torch.tensor([1]))["padding_mask"] is None and encoder.max_positions() is None
+    assert (
+        encoder.reorder_encoder_out(alone, torch.tensor([1]))["padding_mask"] is None
+        and encoder.max_positions() is None
+    )
 
 
-# -- the forward pass ----------------------------------------------------------------------------------------------------------------------
+# -- the forward pass --------------------------------------------------------------------------------------------------
 
 
 def make(task: SimpleNamespace, **options: Any) -> Wav2VecCtc:
@@ -233,7 +289,9 @@ def test_shapes_and_padded_frames(task: SimpleNamespace) -> None:
     assert alone["padding_mask"] is None
     for dtype in (torch.uint8, torch.int64, torch.float32):
         again = model(source=batch()["source"], padding_mask=batch()["padding_mask"].to(dtype))
-        assert torch.equal(again["encoder_out"], output["encoder_out"]) and torch.equal(again["padding_mask"], output["padding_mask"])
+        assert torch.equal(again["encoder_out"], output["encoder_out"]) and torch.equal(
+            again["padding_mask"], output["padding_mask"]
+        )
         assert model(source=batch()["source"], padding_mask=torch.zeros(2, 4000, dtype=dtype))["padding_mask"] is None
 
 
@@ -252,7 +310,10 @@ def test_masks_in_training_only(task: SimpleNamespace) -> None:
     model = make(task, apply_mask=True, w2v={"mask_channel_prob": 0.5})
     inputs = batch((4000, 4000))
     T = model.eval()(**inputs)["encoder_out"].size(0)
-    given = {"mask_indices": torch.zeros(2, T, dtype=torch.bool), "mask_channel_indices": torch.zeros(2, 24, dtype=torch.bool)}
+    given = {
+        "mask_indices": torch.zeros(2, T, dtype=torch.bool),
+        "mask_channel_indices": torch.zeros(2, 24, dtype=torch.bool),
+    }
     plain = model(**inputs)["encoder_out"]
     assert torch.equal(model(**inputs, **given)["encoder_out"], plain)
     model.train()
@@ -267,8 +328,8 @@ def test_masks_in_training_only(task: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("every_parameter", [False, True], ids=["one process", "several"])
 def test_freezing_and_gradients(task: SimpleNamespace, every_parameter: bool) -> None:
-    """Frozen, the output layer alone learns; then all but a feature extractor of feature_grad_mult 0. With several processes each
-    parameter has a gradient, of zeros where it does not learn."""
+    """Frozen, the output layer alone learns; then all but a feature extractor of feature_grad_mult 0. With several
+    processes each parameter has a gradient, of zeros where it does not learn."""
     model = make(task, freeze_finetune_updates=3, apply_mask=True, w2v={"feature_grad_mult": 0.0}).train()
     model.w2v_encoder.w2v_model.encoder.static_layerdrop = every_parameter
     for num_updates in (2, 3):
@@ -289,12 +350,18 @@ def test_freezing_and_gradients(task: SimpleNamespace, every_parameter: bool) ->
 
 @pytest.mark.parametrize("frozen", [0, 9])
 def test_a_training_step_never_waits_for_the_device(task: SimpleNamespace, frozen: int) -> None:
-    model = make(task, apply_mask=True, freeze_finetune_updates=frozen, w2v={"mask_channel_prob": 0.5, "encoder_layerdrop": 0.5}).train()
+    model = make(
+        task, apply_mask=True, freeze_finetune_updates=frozen, w2v={"mask_channel_prob": 0.5, "encoder_layerdrop": 0.5}
+    ).train()
     inputs = batch()
     T = 49
     inputs |= {"mask_indices": torch.rand(2, T) < 0.3, "mask_channel_indices": torch.rand(2, 24) < 0.3}
     sample = {"net_input": inputs, "target": torch.tensor([[5, 6, 4], [5, 1, 1]]), "id": torch.arange(2)}
-    sample |= {"target_lengths": torch.tensor([3, 1]), "input_lengths": torch.tensor([49, 35]), "target_weights": torch.ones(2)}
+    sample |= {
+        "target_lengths": torch.tensor([3, 1]),
+        "input_lengths": torch.tensor([49, 35]),
+        "target_weights": torch.ones(2),
+    }
     criterion = CtcCriterion(CtcCriterionConfig(zero_infinity=True, sentence_avg=True), task)
     with HostReads() as reads, torch.autocast("cpu", torch.bfloat16):
         loss, _, log = criterion(model, sample)
@@ -306,4 +373,6 @@ def test_a_training_step_never_waits_for_the_device(task: SimpleNamespace, froze
 def test_pretraining_config_has_a_field_for_each_replaced_one() -> None:
     from fairseq.models.wav2vec.pretrained import REPLACED
 
-    assert set(REPLACED) <= set(Wav2Vec2CtcConfig.field_defaults()) and set(REPLACED.values()) <= set(Wav2Vec2Config.field_defaults())
+    assert set(REPLACED) <= set(Wav2Vec2CtcConfig.field_defaults()) and set(REPLACED.values()) <= set(
+        Wav2Vec2Config.field_defaults()
+    )

@@ -57,7 +57,9 @@ def test_transpose_last() -> None:
     [Fp32LayerNorm(6), Fp32GroupNorm(6, 6), Fp32GroupNorm(2, 6), Fp32InstanceNorm(6, affine=True)],
     ids=["layer", "channel", "group", "instance"],
 )
-def test_norms_keep_fp32_statistics_in_half_precision(monkeypatch: pytest.MonkeyPatch, norm: nn.Module, mixes: bool) -> None:
+def test_norms_keep_fp32_statistics_in_half_precision(
+    monkeypatch: pytest.MonkeyPatch, norm: nn.Module, mixes: bool
+) -> None:
     """A large mean would leave bf16 statistics without a digit."""
     monkeypatch.setattr(device.base.Device, "norms_mix_dtypes", mixes)
     torch.manual_seed(0)
@@ -129,7 +131,8 @@ def test_relative_attention_by_definition() -> None:
     for h in range(H):
         for i in range(T):
             scores = [
-                ((q[i, h] + module.pos_bias_u[h]) @ k[j, h] + (q[i, h] + module.pos_bias_v[h]) @ p[T - 1 - i + j, h]) / math.sqrt(C // H)
+                ((q[i, h] + module.pos_bias_u[h]) @ k[j, h] + (q[i, h] + module.pos_bias_v[h]) @ p[T - 1 - i + j, h])
+                / math.sqrt(C // H)
                 for j in range(T)
             ]
             gathered[i, h] = torch.stack(scores).softmax(0) @ v[:, h]
@@ -159,7 +162,9 @@ def test_pad_to_multiple(length: int, multiple: int, expected: int) -> None:
 
 def test_bert_initialisation() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(100, 200), nn.Embedding(100, 50, padding_idx=3), MultiheadAttention(100, 2), nn.LayerNorm(5))
+    model = nn.Sequential(
+        nn.Linear(100, 200), nn.Embedding(100, 50, padding_idx=3), MultiheadAttention(100, 2), nn.LayerNorm(5)
+    )
     model.apply(init_bert_params)
     for weight in (model[0].weight, model[2].q_proj.weight, model[2].out_proj.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05) and abs(weight.mean().item()) < 1e-3
@@ -184,7 +189,9 @@ def test_a_folded_group_norm_is_the_norm_of_the_convolution(conv_bias: bool) -> 
     assert (folded - exact).abs().max() < 1e-3 * exact.abs().max()
 
 
-@pytest.mark.parametrize(("frames", "strides", "expected"), [(31999, [2] * 6, 32000), (64, [2] * 6, 64), (1, [2, 3], 6), (7, [], 7)])
+@pytest.mark.parametrize(
+    ("frames", "strides", "expected"), [(31999, [2] * 6, 32000), (64, [2] * 6, 64), (1, [2, 3], 6), (7, [], 7)]
+)
 def test_frames_with_spare(frames: int, strides: list[int], expected: int) -> None:
     assert frames_with_spare(frames, strides) == expected
 

@@ -68,12 +68,16 @@ def test_probabilities_that_bits_would_round_away_take_torchs_dropout() -> None:
 def heads(dtype: torch.dtype = torch.double) -> list[Tensor]:
     """q, k, v as B x H x T x D views of T x B x C, and a mask with rows of every kind."""
     torch.manual_seed(0)
-    return [torch.randn(9, 2, 12, dtype=dtype).unflatten(-1, (3, 4)).permute(1, 2, 0, 3).requires_grad_() for _ in range(3)]
+    return [
+        torch.randn(9, 2, 12, dtype=dtype).unflatten(-1, (3, 4)).permute(1, 2, 0, 3).requires_grad_() for _ in range(3)
+    ]
 
 
 @pytest.mark.parametrize("block", [1, 200, 10**6])
 @pytest.mark.parametrize("with_mask", [False, True])
-def test_attention_in_blocks_equals_the_written_out_form(monkeypatch: pytest.MonkeyPatch, block: int, with_mask: bool) -> None:
+def test_attention_in_blocks_equals_the_written_out_form(
+    monkeypatch: pytest.MonkeyPatch, block: int, with_mask: bool
+) -> None:
     monkeypatch.setattr(blockwise_attention, "_BLOCK", block)
     q, k, v = heads()
     mask = torch.randn(2, 3, 9, 9, dtype=torch.double, requires_grad=True) if with_mask else None
@@ -176,7 +180,9 @@ def test_written_out_dropout_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 40, 150, 2**20])
-def test_attention_without_gradient_is_the_same_and_keeps_no_weights(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_attention_without_gradient_is_the_same_and_keeps_no_weights(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     """Blocks of rows where one head has more scores than a block, of heads otherwise; masks of one row and of all."""
     monkeypatch.setattr(blockwise_attention, "_BLOCK", block)
     torch.manual_seed(2)

@@ -41,7 +41,11 @@ def test_noise_drops_whole_blocks_and_scales_the_rest(layer: nn.Module, block_si
     nn.init.ones_(layer.weight)
     assert quant_noise(layer, 0.2, block_size) is layer
     x = torch.zeros(1, dtype=torch.long) if isinstance(layer, nn.Embedding) else torch.zeros(1, 8, 3, 3)
-    x = torch.zeros(1, layer.in_channels, 3, 3) if isinstance(layer, nn.Conv2d) else (torch.zeros(1, 8) if x.is_floating_point() else x)
+    x = (
+        torch.zeros(1, layer.in_channels, 3, 3)
+        if isinstance(layer, nn.Conv2d)
+        else (torch.zeros(1, 8) if x.is_floating_point() else x)
+    )
     layer.eval()(x)
     assert (layer.weight == 1).all()
     layer.train()(x)

@@ -15,7 +15,15 @@ from fairseq.modules.gumbel_vector_quantizer import perplexity
 
 def quantizer(**changes: object) -> GumbelVectorQuantizer:
     torch.manual_seed(0)
-    settings = {"dim": 6, "num_vars": 5, "temp": (2.0, 0.5, 0.9), "groups": 2, "combine_groups": False, "vq_dim": 8, "time_first": True}
+    settings = {
+        "dim": 6,
+        "num_vars": 5,
+        "temp": (2.0, 0.5, 0.9),
+        "groups": 2,
+        "combine_groups": False,
+        "vq_dim": 8,
+        "time_first": True,
+    }
     return GumbelVectorQuantizer(**{**settings, **changes})
 
 
@@ -145,7 +153,9 @@ def test_deep_projection_and_normal_codewords() -> None:
     assert module.vars.abs().max() < 0.6
 
 
-@pytest.mark.parametrize(("changes", "named"), [({"vq_dim": 7}, "multiple of 2"), ({"temp": (1.0, 2.0)}, "latent_temp")])
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"vq_dim": 7}, "multiple of 2"), ({"temp": (1.0, 2.0)}, "latent_temp")]
+)
 def test_settings_that_do_not_fit_are_named(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         quantizer(**changes)

@@ -1,4 +1,6 @@
-"""Adam against the formula written out in double precision, on both arms; skipping on the device; states from elsewhere."""
+"""Adam against the formula written out in double precision, on both arms; skipping on the device; states from
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def by_formula(start, grads_of_steps, lr, betas, eps, weight_decay):
     """fairseq's update, in float64, one number of updates per parameter (None: no gradient in that update)."""
     beta1, beta2 = betas
     values = [p.detach().double() for p in start]
-    means, squares, counts = [torch.zeros_like(v) for v in values], [torch.zeros_like(v) for v in values], [0] * len(values)
+    means, squares, counts = (
+        [torch.zeros_like(v) for v in values],
+        [torch.zeros_like(v) for v in values],
+        [0] * len(values),
+    )
     for grads in grads_of_steps:
         for i, grad in enumerate(grads):
             if grad is None:
@@ -61,7 +67,8 @@ def assert_close(values, expected, tolerance=3e-6):  # fp32 rounding over 50 upd
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-9])  # at 1e-6 the gradient's root mean square is eps, at 1e-9 far below it
+# at 1e-6 the gradient's root mean square is eps, at 1e-9 far below it
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-9])
 def test_equals_the_formula(fused, scale):
     values = params()
     steps = [gradients(step, scale) for step in range(50)]
@@ -87,7 +94,8 @@ def test_scale_divides_and_found_inf_skips(fused):
     values, plain = params(), params()
     optimizer, reference = Adam(values, fused=fused, **SETTINGS), Adam(plain, fused=fused, **SETTINGS)
     nan = [torch.full_like(p, float("nan")) for p in values]
-    run(optimizer, values, [nan], found_inf=bad, grad_scale=torch.tensor(float("nan")))  # skipped in the very first update
+    # skipped in the very first update
+    run(optimizer, values, [nan], found_inf=bad, grad_scale=torch.tensor(float("nan")))
     optimizer.sync_steps()
     for step in range(6):
         grads = gradients(step, 1e-3)
@@ -174,7 +182,9 @@ def test_step_reads_nothing_back_but_through_the_kernel():
             p.grad = grad
         with Recorder():
             optimizer.step(found_inf=torch.tensor(0.0), grad_scale=torch.tensor(2.0))
-        assert seen and not [name for name in seen if "local_scalar" in name or "nonzero" in name or "is_nonzero" in name]
+        assert seen and not [
+            name for name in seen if "local_scalar" in name or "nonzero" in name or "is_nonzero" in name
+        ]
 
 
 def test_loads_what_fairseq_wrote(shared_dir):
@@ -201,8 +211,14 @@ def test_continues_a_plain_and_a_flat_state_alike():
     optimizer = Adam(values, **SETTINGS)
     run(optimizer, values, [gradients(step, 1e-3) for step in range(3)])
     state = optimizer.state_dict()
-    flat_entry = {key: torch.cat([state["state"][i][key].flatten() for i in range(3)]) for key in ("exp_avg", "exp_avg_sq")}
-    flat = {"state": {0: {"step": 3, **flat_entry}}, "param_groups": [{**state["param_groups"][0], "params": [0]}], "loss_scale": 128}
+    flat_entry = {
+        key: torch.cat([state["state"][i][key].flatten() for i in range(3)]) for key in ("exp_avg", "exp_avg_sq")
+    }
+    flat = {
+        "state": {0: {"step": 3, **flat_entry}},
+        "param_groups": [{**state["param_groups"][0], "params": [0]}],
+        "loss_scale": 128,
+    }
     tensors = copy.deepcopy(state)
     for entry in tensors["state"].values():
         entry["step"] = torch.tensor(float(entry["step"]))
@@ -231,7 +247,9 @@ def config(**changes):
 
 def test_config_reaches_the_torch_optimizer():
     frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
-    cfg = OmegaConf.create({"_name": "adam", "adam_betas": "(0.9,0.98)", "adam_eps": 1e-6, "weight_decay": 0.01, "lr": [5e-4]})
+    cfg = OmegaConf.create(
+        {"_name": "adam", "adam_betas": "(0.9,0.98)", "adam_eps": 1e-6, "weight_decay": 0.01, "lr": [5e-4]}
+    )
     optimizer = build_optimizer(cfg, [*params(), frozen, {"criterion_weight": nn.Parameter(torch.zeros(1))}])
     assert isinstance(optimizer, FairseqAdam) and len(list(optimizer.params)) == 4
     group = optimizer.param_groups[0]

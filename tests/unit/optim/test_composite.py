@@ -98,7 +98,8 @@ def test_state_goes_on_per_group():
 def test_lr_of_the_run_where_a_group_names_none():
     optimizer = build_optimizer(run_config({"default": {"optimizer": ADAM}}), [parameter(), parameter()])
     assert optimizer.get_lr() == 0.5
-    schedule = build_lr_scheduler(OmegaConf.create({"_name": "fixed", "lr": [0.25]}), optimizer)  # one schedule for all groups
+    # one schedule for all groups
+    schedule = build_lr_scheduler(OmegaConf.create({"_name": "fixed", "lr": [0.25]}), optimizer)
     schedule.step_update(1)
     assert optimizer.get_lr() == 0.25
 

@@ -31,7 +31,9 @@ def test_polynomial_decay():
     sched = schedule("polynomial_decay", warmup_updates=10, total_num_update=30, end_learning_rate=1e-4, power=2.0)
     expected = [0.0, 5e-4, 1e-3, 9e-4 * 0.25 + 1e-4, 1e-4, 1e-4]
     assert rates(sched, [0, 5, 10, 20, 30, 31]) == pytest.approx(expected, abs=1e-15)
-    assert schedule("polynomial_decay", warmup_updates=10, total_num_update=30).optimizer.get_lr() == pytest.approx(1e-4)
+    assert schedule("polynomial_decay", warmup_updates=10, total_num_update=30).optimizer.get_lr() == pytest.approx(
+        1e-4
+    )
 
 
 def test_polynomial_decay_takes_a_rate_per_epoch_and_anneals():
@@ -66,7 +68,9 @@ def test_fixed_over_epochs_and_resume():
 
 
 def test_tri_stage():
-    sched = schedule("tri_stage", warmup_steps=10, hold_steps=10, decay_steps=20, init_lr_scale=0.1, final_lr_scale=0.01)
+    sched = schedule(
+        "tri_stage", warmup_steps=10, hold_steps=10, decay_steps=20, init_lr_scale=0.1, final_lr_scale=0.01
+    )
     expected = [1e-4, 5.5e-4, 1e-3, 1e-3, 1e-3, 1e-4, 1e-5, 1e-5]
     assert rates(sched, [0, 5, 10, 19, 20, 30, 40, 100]) == pytest.approx(expected, rel=1e-12)
     shares = schedule("tri_stage", phase_ratio=[0.1, 0.4, 0.5], max_update=100)
@@ -125,7 +129,11 @@ def test_every_schedule_is_a_function_of_the_update():
         ("tri_stage", {}, "phase_ratio"),
         ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.4], "max_update": 10}, "add up to 1"),
         ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.5], "max_update": 0}, "optimization.max_update"),
-        ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.5], "max_update": 1}, r"optimization\.max_update is 1: .* Set it to 2 or more"),
+        (
+            "tri_stage",
+            {"phase_ratio": [0.1, 0.4, 0.5], "max_update": 1},
+            r"optimization\.max_update is 1: .* Set it to 2 or more",
+        ),
         ("tri_stage", {"decay_steps": 10, "final_lr_scale": 0.0}, "final_lr_scale"),
     ],
 )

@@ -39,7 +39,13 @@ def set_gradients(values: list[nn.Parameter], step: int, scale: float = 1e-6, mi
         p.grad = None if number == missing else grad
 
 
-def train(optimizer: Adam, values: list[nn.Parameter], steps: range, skipped: tuple[int, ...] = (), missing: tuple[int, ...] = ()) -> None:
+def train(
+    optimizer: Adam,
+    values: list[nn.Parameter],
+    steps: range,
+    skipped: tuple[int, ...] = (),
+    missing: tuple[int, ...] = (),
+) -> None:
     for step in steps:
         set_gradients(values, step, missing=1 if step in missing else None)
         if step in skipped:
@@ -78,7 +84,9 @@ def test_a_skipped_update_leaves_everything_as_it_was(kernel: type[torch.optim.O
     after = optimizer.state_dict()["state"]
     for index, entry in state["state"].items():
         assert entry.keys() == after[index].keys()
-        assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(after[index][key])) for key, value in entry.items())
+        assert all(
+            torch.equal(torch.as_tensor(value), torch.as_tensor(after[index][key])) for key, value in entry.items()
+        )
     unbroken = params()
     reference = VendorAdam(unbroken, kernel, **SETTINGS)
     train(reference, unbroken, range(3))
@@ -108,7 +116,9 @@ def test_the_state_moves_between_devices_exactly(kernel: type[torch.optim.Optimi
     assert states_equal(back, resumed)
 
 
-def test_parameters_with_other_counts_are_launched_apart(kernel: type[torch.optim.Optimizer], fake_habana: ModuleType) -> None:
+def test_parameters_with_other_counts_are_launched_apart(
+    kernel: type[torch.optim.Optimizer], fake_habana: ModuleType
+) -> None:
     values = params()
     optimizer = VendorAdam(values, kernel, **SETTINGS)
     train(optimizer, values, range(3))
@@ -119,7 +129,9 @@ def test_parameters_with_other_counts_are_launched_apart(kernel: type[torch.opti
 
 
 def build(use_fused: object, values: list[nn.Parameter], **settings: object) -> FairseqAdam:
-    return FairseqAdam(OmegaConf.create({**vars(FairseqAdamConfig()), "lr": [1e-3], "use_fused": use_fused, **settings}), values)
+    return FairseqAdam(
+        OmegaConf.create({**vars(FairseqAdamConfig()), "lr": [1e-3], "use_fused": use_fused, **settings}), values
+    )
 
 
 def test_use_fused_on_hpu(kernel: type[torch.optim.Optimizer]) -> None:

@@ -83,7 +83,9 @@ def test_alpha_1_is_left_out_of_the_graph() -> None:
 def test_the_place_and_the_number_are_named() -> None:
     _, changes = graphs_of(CONSTANT["fill_"], 2.0, 3.5)
     line = CONSTANT["fill_"].__code__.co_firstlineno
-    assert changes[1] == Change("fill_.Scalar", f"tests/unit/preflight/test_graph_keys.py:{line}", "value was 2.0, then 3.5")
+    assert changes[1] == Change(
+        "fill_.Scalar", f"tests/unit/preflight/test_graph_keys.py:{line}", "value was 2.0, then 3.5"
+    )
     assert str(changes[1]).startswith("fill_.Scalar at tests/unit")
 
 

@@ -35,13 +35,18 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tools, interfaces = tmp_path / "bin", tmp_path / "net"
     tools.mkdir()
     (tmp_path / "listing").write_text(LISTING)
-    script(tools, "hl-smi", f'[ "$1" = "-v" ] && echo "HL-SMI Version: hl-1.19.0-fw-57.1.0.0" || cat {tmp_path / "listing"}')
     script(
-        tools, "ethtool",
+        tools,
+        "hl-smi",
+        f'[ "$1" = "-v" ] && echo "HL-SMI Version: hl-1.19.0-fw-57.1.0.0" || cat {tmp_path / "listing"}',
+    )
+    script(
+        tools,
+        "ethtool",
         'name="$2"; [ "$1" = "-i" ] || name="$1"\n'
         'if [ "$1" = "-i" ]; then [ "$name" = eth0 ] && echo "driver: virtio_net" || echo "driver: habanalabs"; exit 0; fi\n'
         '[ "$name" = hl1 ] && echo "	Link detected: no" || echo "	Link detected: yes"',
-    )  # fmt: skip
+    )
     for name in ("eth0", "hl0", "hl1"):
         (interfaces / name).mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")

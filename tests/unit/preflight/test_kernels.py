@@ -76,7 +76,8 @@ def test_a_missing_kernel_is_told_with_its_line_forward_and_backward() -> None:
     ("call", "told"),
     [
         (lambda: torch.ones(3, dtype=torch.int16) + torch.ones(3, dtype=torch.int16), ("add.Tensor", "int16")),
-        (lambda: torch.ones(3, dtype=torch.int16) + torch.ones(3, dtype=torch.int64), None),  # promoted before it is computed
+        # promoted before it is computed
+        (lambda: torch.ones(3, dtype=torch.int16) + torch.ones(3, dtype=torch.int64), None),
         (lambda: torch.ones(3, dtype=torch.bool).cumsum(0), ("cumsum", "bool")),
         (lambda: torch.ones(3).cumsum(0), None),
         (lambda: torch.arange(3).sort(), None),

@@ -12,11 +12,18 @@ from fairseq_cli.launcher_line import LauncherLine
 from fairseq_cli.preflight import take_own
 
 RECIPE = (
-    "PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE=0 PT_HPU_ENABLE_WEIGHT_CPU_PERMUTE=0 python -m torch.distributed.launch --nproc_per_node=8 "
+    "PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE=0 PT_HPU_ENABLE_WEIGHT_CPU_PERMUTE=0 python -m torch.distributed.launch "
+    "--nproc_per_node=8 "
     '--nnodes=2 --node_rank=0 --master_addr="10.3.124.151" --master_port=12345 /usr/local/bin/fairseq-hydra-train task.data=/data '
     "--config-dir examples/wav2vec/config/pretraining --config-name wav2vec2_base_librispeech_hpu"
 )
-ARGUMENTS = ["task.data=/data", "--config-dir", "examples/wav2vec/config/pretraining", "--config-name", "wav2vec2_base_librispeech_hpu"]
+ARGUMENTS = [
+    "task.data=/data",
+    "--config-dir",
+    "examples/wav2vec/config/pretraining",
+    "--config-name",
+    "wav2vec2_base_librispeech_hpu",
+]
 VARIABLES = {"PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE": "0", "PT_HPU_ENABLE_WEIGHT_CPU_PERMUTE": "0"}
 
 
@@ -63,7 +70,9 @@ def test_own_options_may_stand_anywhere() -> None:
 
 
 def test_options() -> None:
-    assert Options.from_words({"--nodes": "2", "--audio-seconds-per-second": "1e3"}, None, None) == Options(nodes=2, speed=1000.0)
+    assert Options.from_words({"--nodes": "2", "--audio-seconds-per-second": "1e3"}, None, None) == Options(
+        nodes=2, speed=1000.0
+    )
     assert Options.from_words({}, 2, 8) == Options(nodes=2, processes=8)
     for words, told in (
         ({"--nodes": "two"}, "--nodes is 'two'"),

@@ -23,7 +23,12 @@ ROWS, SAMPLES = 4, 32000
 
 def model_config(**changes: Any) -> Wav2Vec2Config:
     """With base's dropouts."""
-    sizes: dict[str, Any] = {"encoder_embed_dim": 96, "encoder_layers": 3, "encoder_ffn_embed_dim": 192, "encoder_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "encoder_embed_dim": 96,
+        "encoder_layers": 3,
+        "encoder_ffn_embed_dim": 192,
+        "encoder_attention_heads": 4,
+    }
     dropouts = {"dropout": 0.1, "attention_dropout": 0.1, "dropout_input": 0.1, "dropout_features": 0.1}
     return small_config(**sizes, **dropouts, encoder_layerdrop=0.0, **changes)
 
@@ -51,7 +56,9 @@ def criterion() -> nn.Module:
 
 
 def really_kept(model: nn.Module, sample: dict[str, Any], dtype: torch.dtype | None) -> tuple[int, int]:
-    """Bytes of distinct storages that autograd holds after a forward pass, and as many as blocks' inputs add; parameters left out."""
+    """Bytes of distinct storages that autograd holds after a forward pass, and as many as blocks' inputs add;
+    parameters left out.
+    """
     constant = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     held: dict[int, Tensor] = {}
 
@@ -113,10 +120,13 @@ def test_a_full_model_costs_no_memory_and_grows_with_its_batch() -> None:
         sizes = []
         for rows in (4, 16):
             sample = batch(cfg, 250_000)
-            sample["net_input"] = {name: t[:1].expand(rows, *t.shape[1:]).contiguous() for name, t in sample["net_input"].items()}
+            sample["net_input"] = {
+                name: t[:1].expand(rows, *t.shape[1:]).contiguous() for name, t in sample["net_input"].items()
+            }
             sizes.append(meter.activations(sample, None).kept)
     assert sum(p.numel() for p in meter.model.parameters()) == 95_044_608
-    assert sizes[1] == pytest.approx(4 * sizes[0], rel=0.02)  # all of it is linear in the rows, but for what has no rows
+    # all of it is linear in the rows, but for what has no rows
+    assert sizes[1] == pytest.approx(4 * sizes[0], rel=0.02)
     assert (getrusage(RUSAGE_SELF).ru_maxrss - before) * 1024 < 300 * 2**20
     weights = meter.weights(optimizer_share=2.0)
     assert weights.total == 4 * 95_044_608 * 4
@@ -140,7 +150,8 @@ def test_values_read_on_the_host_do_not_stop_the_measurement() -> None:
             return loss(model, sample)
 
     found = Meter(Reader, Loss()).activations({"net_input": {"source": torch.randn(5, 8)}}, None)
-    assert found.kept == 2 * 5 * 8 * 4 and found.recomputed is None  # the input for the weight, the exponential for itself
+    # the input for the weight, the exponential for itself
+    assert found.kept == 2 * 5 * 8 * 4 and found.recomputed is None
 
 
 def test_the_tensor_that_is_not_made() -> None:

@@ -10,7 +10,9 @@ from fairseq.preflight import progress
 from fairseq.preflight.progress import Progress
 
 
-def test_it_says_what_it_does_while_that_lasts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_says_what_it_does_while_that_lasts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert progress.EVERY < 10
     monkeypatch.setattr(progress, "EVERY", 0.05)
     with Progress("fairseq-preflight", "reading") as tell:
@@ -18,7 +20,10 @@ def test_it_says_what_it_does_while_that_lasts(monkeypatch: pytest.MonkeyPatch, 
         tell("measuring")
         time.sleep(0.2)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "fairseq-preflight: reading (0 s so far)" and lines[-1] == "fairseq-preflight: measuring (0 s so far)"
+    assert (
+        lines[0] == "fairseq-preflight: reading (0 s so far)"
+        and lines[-1] == "fairseq-preflight: measuring (0 s so far)"
+    )
     time.sleep(0.1)
     assert capsys.readouterr().err == ""
 

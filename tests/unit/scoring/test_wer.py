@@ -65,8 +65,13 @@ def test_sums_of_a_batch(scorer: GreedyScorer) -> None:
     log = score(scorer, [1.0, 1.0, 0.0])
     # row 0 "AB" is right; row 1 hears 5 7 for 5 6; row 2 does not count
     assert {name: value.item() for name, value in log.items() if value.dim() == 0} == {
-        "frames": 10, "blanks": 4, "c_errors": 1, "c_total": 5, "w_errors": 1, "w_total": 2,
-    }  # fmt: skip
+        "frames": 10,
+        "blanks": 4,
+        "c_errors": 1,
+        "c_total": 5,
+        "w_errors": 1,
+        "w_total": 2,
+    }
     assert log["used"].tolist() == [1, 2, 1, 1]
     assert scorer.take_examples() == [("AB", "AB"), ("AB", "AC")] and scorer.take_examples() == []
 
@@ -80,5 +85,7 @@ def test_sums_of_batches_are_those_of_the_set(scorer: GreedyScorer) -> None:
             log_rates(summed(outputs))
         logged.append(aggregator.get_smoothed_values())
     assert logged[0] == logged[1]
-    assert logged[0]["wer"] == pytest.approx(100 * 2 / 3, abs=1e-3) and logged[0]["uer"] == pytest.approx(100 * 2 / 6, abs=1e-3)
+    assert logged[0]["wer"] == pytest.approx(100 * 2 / 3, abs=1e-3) and logged[0]["uer"] == pytest.approx(
+        100 * 2 / 6, abs=1e-3
+    )
     assert logged[0]["blanks"] == pytest.approx(100 * 5 / 12, abs=1e-3) and logged[0]["symbols_used"] == 100

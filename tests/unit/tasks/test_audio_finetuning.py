@@ -19,9 +19,16 @@ from tests.unit.data.small_corpus import write_corpus
 SIZES = [4000, 5000, 6000]
 CONV = "[(8,10,5)] + [(8,8,4)] + [(8,4,4)]"
 W2V = {
-    "_name": "wav2vec2", "conv_feature_layers": CONV, "encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 16,
-    "encoder_attention_heads": 2, "conv_pos": 8, "conv_pos_groups": 4, "mask_prob": 0.3,
-}  # fmt: skip
+    "_name": "wav2vec2",
+    "conv_feature_layers": CONV,
+    "encoder_layers": 1,
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 16,
+    "encoder_attention_heads": 2,
+    "conv_pos": 8,
+    "conv_pos_groups": 4,
+    "mask_prob": 0.3,
+}
 
 
 @pytest.fixture
@@ -45,10 +52,19 @@ def model_cfg(normalize: bool = False, **options: Any) -> Any:
 @pytest.mark.parametrize("name", ["audio_finetuning", "audio_pretraining"])
 def test_both_names_with_labels_are_this_task(data: Path, name: str) -> None:
     task = make_task(data, name)
-    assert type(task) is AudioFinetuningTask and task.cfg._name == "audio_finetuning" and task.cfg.eval_wer_post_process == "letter"
-    cfg = resolve_config({"task": {"_name": name, "data": str(data), "labels": "ltr", "eval_wer": True}, "model": {"_name": "wav2vec2"}})
+    assert (
+        type(task) is AudioFinetuningTask
+        and task.cfg._name == "audio_finetuning"
+        and task.cfg.eval_wer_post_process == "letter"
+    )
+    cfg = resolve_config(
+        {"task": {"_name": name, "data": str(data), "labels": "ltr", "eval_wer": True}, "model": {"_name": "wav2vec2"}}
+    )
     assert cfg.task._name == "audio_finetuning" and cfg.task.eval_wer
-    assert type(tasks.setup_task(OmegaConf.create({"_name": "audio_pretraining", "data": str(data)}))) is not AudioFinetuningTask
+    assert (
+        type(tasks.setup_task(OmegaConf.create({"_name": "audio_pretraining", "data": str(data)})))
+        is not AudioFinetuningTask
+    )
 
 
 def test_set_up_needs_no_folder(tmp_path: Path) -> None:
@@ -170,6 +186,8 @@ def test_error_rates_for_criterions_without(data: Path, asked: dict[str, bool]) 
         task.reduce_metrics([log], Plain())
     logged = aggregator.get_smoothed_values()
     if asked:
-        assert logged["wer"] == pytest.approx(66.667, abs=1e-3) and logged["uer"] == pytest.approx(100 * 2 / 8, abs=1e-3)
+        assert logged["wer"] == pytest.approx(66.667, abs=1e-3) and logged["uer"] == pytest.approx(
+            100 * 2 / 8, abs=1e-3
+        )
     else:
         assert "wer" not in logged

@@ -17,15 +17,30 @@ from fairseq.tasks.fairseq_task import FairseqTask, StatefulContainer
 from tests.unit.data.small_corpus import SIZES, make_masks, write_corpus
 
 INFERRED = {
-    "mask_length": 4, "mask_prob": 0.5, "mask_selection": "static", "mask_other": 0.0, "no_mask_overlap": False, "mask_min_space": 1,
-    "mask_channel_length": 2, "mask_channel_prob": 0.2, "mask_channel_selection": "static", "mask_channel_other": 0.0,
-    "no_mask_channel_overlap": False, "mask_channel_min_space": 1, "conv_feature_layers": "[(8,10,5)] + [(8,8,4)] + [(8,4,4)]",
+    "mask_length": 4,
+    "mask_prob": 0.5,
+    "mask_selection": "static",
+    "mask_other": 0.0,
+    "no_mask_overlap": False,
+    "mask_min_space": 1,
+    "mask_channel_length": 2,
+    "mask_channel_prob": 0.2,
+    "mask_channel_selection": "static",
+    "mask_channel_other": 0.0,
+    "no_mask_channel_overlap": False,
+    "mask_channel_min_space": 1,
+    "conv_feature_layers": "[(8,10,5)] + [(8,8,4)] + [(8,4,4)]",
     "encoder_embed_dim": 16,
-}  # fmt: skip
+}
 MODEL = SimpleNamespace(
-    **INFERRED, mask_dropout=0.0, require_same_masks=True, num_negatives=9, negatives_from_everywhere=False, cross_sample_negatives=0,
+    **INFERRED,
+    mask_dropout=0.0,
+    require_same_masks=True,
+    num_negatives=9,
+    negatives_from_everywhere=False,
+    cross_sample_negatives=0,
     codebook_negatives=0,
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -36,24 +51,44 @@ def data(tmp_path: Path) -> Path:
 
 
 def make_task(data: Path, **options: Any) -> AudioPretrainingTask:
-    return tasks.setup_task(OmegaConf.create({"_name": "audio_pretraining", "data": str(data), "max_sample_size": 5000, **options}))
+    return tasks.setup_task(
+        OmegaConf.create({"_name": "audio_pretraining", "data": str(data), "max_sample_size": 5000, **options})
+    )
 
 
-# -- config ------------------------------------------------------------------------------------------------------------------------------
+# -- config ------------------------------------------------------------------------------------------------------------
 
 
 def test_fields_of_both_generations_of_fairseq() -> None:
     names = {f.name for f in fields(AudioPretrainingConfig)}
-    both = {"data", "labels", "binarized_dataset", "sample_rate", "normalize", "enable_padding", "max_sample_size", "min_sample_size"}
+    both = {
+        "data",
+        "labels",
+        "binarized_dataset",
+        "sample_rate",
+        "normalize",
+        "enable_padding",
+        "max_sample_size",
+        "min_sample_size",
+    }
     both |= {"num_batch_buckets", "tpu", "text_compression_level"}
     old = {"precompute_mask_indices", "inferred_w2v_config"}
-    new = {"multi_corpus_keys", "multi_corpus_sampling_weights", "rebuild_batches", "precompute_mask_config", "post_save_script"}
+    new = {
+        "multi_corpus_keys",
+        "multi_corpus_sampling_weights",
+        "rebuild_batches",
+        "precompute_mask_config",
+        "post_save_script",
+    }
     assert both | old | new | {"subsample", "seed", "resample", "max_quarantined_share"} == names - {"_name"}
 
 
 def test_mask_settings_refer_to_the_model() -> None:
     cfg = OmegaConf.create(
-        {"model": {**INFERRED, "mask_prob": 0.3}, "task": {"inferred_w2v_config": OmegaConf.structured(InferredW2vConfig)}}
+        {
+            "model": {**INFERRED, "mask_prob": 0.3},
+            "task": {"inferred_w2v_config": OmegaConf.structured(InferredW2vConfig)},
+        }
     )
     assert cfg.task.inferred_w2v_config.mask_prob == 0.3
     assert set(INFERRED) == {f.name for f in fields(InferredW2vConfig)} - {"_name"}
@@ -84,7 +119,7 @@ def test_all_problems_come_together(data: Path) -> None:
         make_task(data, num_batch_buckets=2, post_save_script="x.sh")
 
 
-# -- registry ----------------------------------------------------------------------------------------------------------------------------
+# -- registry ----------------------------------------------------------------------------------------------------------
 
 
 def test_registry_refuses_taken_names_and_other_classes() -> None:
@@ -108,7 +143,7 @@ def test_state_container() -> None:
         _ = state.letters
 
 
-# -- data --------------------------------------------------------------------------------------------------------------------------------
+# -- data --------------------------------------------------------------------------------------------------------------
 
 
 def test_batches_from_inferred_settings_without_a_model(data: Path) -> None:
@@ -117,7 +152,9 @@ def test_batches_from_inferred_settings_without_a_model(data: Path) -> None:
     assert task.masks() == make_masks()
     iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=11_000, update_freq=[2])
     samples = [sample for update in iterator.next_epoch_itr() for sample in update]
-    assert sorted(i for sample in samples for i in sample["id"].tolist()) == list(range(sum(size >= 3000 for size in SIZES)))
+    assert sorted(i for sample in samples for i in sample["id"].tolist()) == list(
+        range(sum(size >= 3000 for size in SIZES))
+    )
     assert all("negative_indices" not in sample["net_input"] for sample in samples)
 
 
@@ -133,7 +170,9 @@ def test_validation_repeats_itself_and_brings_negatives(data: Path) -> None:
     assert first[0]["net_input"]["negative_indices"].shape[2] == 9
 
 
-@pytest.mark.parametrize("elsewhere", [{"cross_sample_negatives": 5}, {"codebook_negatives": 5}, {"negatives_from_everywhere": True}])
+@pytest.mark.parametrize(
+    "elsewhere", [{"cross_sample_negatives": 5}, {"codebook_negatives": 5}, {"negatives_from_everywhere": True}]
+)
 def test_negatives_of_other_places_are_the_models(data: Path, elsewhere: dict) -> None:
     task = make_task(data)
     task.model_cfg = SimpleNamespace(**{**vars(MODEL), **elsewhere})
@@ -153,13 +192,20 @@ def test_mask_settings_come_from_the_inferred_config_before_the_model(data: Path
 
 
 @pytest.mark.parametrize("inferred", [None, INFERRED])
-def test_batches_have_whole_spans_where_the_model_does_not_require_same_masks(data: Path, inferred: dict | None) -> None:
+def test_batches_have_whole_spans_where_the_model_does_not_require_same_masks(
+    data: Path, inferred: dict | None
+) -> None:
     def rows(same: bool) -> list[torch.Tensor]:
         task = make_task(data, inferred_w2v_config=inferred)
         task.load_dataset("train")
         task.model_cfg = SimpleNamespace(**{**vars(MODEL), "require_same_masks": same})
         iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=11_000)
-        return [row for update in iterator.next_epoch_itr() for sample in update for row in sample["net_input"]["mask_indices"]]
+        return [
+            row
+            for update in iterator.next_epoch_itr()
+            for sample in update
+            for row in sample["net_input"]["mask_indices"]
+        ]
 
     def shortest(row: torch.Tensor) -> int:
         return min(len(span) for span in "".join("m" if masked else " " for masked in row.tolist()).split())
@@ -174,9 +220,18 @@ def test_a_real_model_gives_its_settings(data: Path) -> None:
     wav2vec2 = pytest.importorskip("fairseq.models.wav2vec.wav2vec2")
     task = make_task(data)
     cfg = wav2vec2.Wav2Vec2Config(
-        conv_feature_layers="[(8,10,5)] + [(8,8,4)]", encoder_layers=1, encoder_embed_dim=16, encoder_ffn_embed_dim=16,
-        encoder_attention_heads=2, quantize_targets=True, latent_vars=4, final_dim=8, conv_pos=4, conv_pos_groups=2, mask_prob=0.4,
-    )  # fmt: skip
+        conv_feature_layers="[(8,10,5)] + [(8,8,4)]",
+        encoder_layers=1,
+        encoder_embed_dim=16,
+        encoder_ffn_embed_dim=16,
+        encoder_attention_heads=2,
+        quantize_targets=True,
+        latent_vars=4,
+        final_dim=8,
+        conv_pos=4,
+        conv_pos_groups=2,
+        mask_prob=0.4,
+    )
     cfg._name = "wav2vec2"
     task.build_model(OmegaConf.structured(cfg))
     assert (task.masks().time.prob, task.masks().num_channels, len(task.masks().conv_layers)) == (0.4, 16, 2)
@@ -187,7 +242,9 @@ def test_seed_and_epoch_rule_the_batches(data: Path) -> None:
         task = make_task(data, inferred_w2v_config=INFERRED, **options.pop("task", {}))
         task.load_dataset("train")
         iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=11_000, **options)
-        return [sorted(tuple(s["id"].tolist()) for update in iterator.next_epoch_itr() for s in update) for _ in range(2)]
+        return [
+            sorted(tuple(s["id"].tolist()) for update in iterator.next_epoch_itr() for s in update) for _ in range(2)
+        ]
 
     assert ids(seed=1) == ids(seed=1) != ids(seed=2)
     first, second = ids()
@@ -263,11 +320,15 @@ def test_long_utterances_are_errors_or_left_out(data: Path) -> None:
     task.load_dataset("train")
     with pytest.raises(ValueError, match="skip_invalid_size_inputs_valid_test"):
         task.get_batch_iterator(task.dataset("train"), max_tokens=11_000, max_positions=4000)
-    iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=11_000, max_positions=4000, ignore_invalid_inputs=True)
+    iterator = task.get_batch_iterator(
+        task.dataset("train"), max_tokens=11_000, max_positions=4000, ignore_invalid_inputs=True
+    )
     ids = [i for update in iterator.next_epoch_itr() for s in update for i in s["id"].tolist()]
     assert sorted(ids) == [i for i, size in enumerate(SIZES) if size <= 4000]
     with pytest.raises(ValueError, match="no utterance left"):
-        task.get_batch_iterator(task.dataset("train"), max_tokens=11_000, max_positions=10, ignore_invalid_inputs=True).next_epoch_itr()
+        task.get_batch_iterator(
+            task.dataset("train"), max_tokens=11_000, max_positions=10, ignore_invalid_inputs=True
+        ).next_epoch_itr()
 
 
 def test_valid_step_evaluates_without_gradients(data: Path) -> None:

@@ -32,7 +32,12 @@ class Waves:
 def model() -> Wav2Vec2Model:
     torch.manual_seed(1)
     encoder = {"encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 16, "encoder_attention_heads": 2}
-    others = {"conv_feature_layers": "[(16,10,5)] + [(16,3,2)]*4 + [(16,2,2)]*2", "conv_pos": 4, "conv_pos_groups": 2, "final_dim": 8}
+    others = {
+        "conv_feature_layers": "[(16,10,5)] + [(16,3,2)]*4 + [(16,2,2)]*2",
+        "conv_pos": 4,
+        "conv_pos_groups": 2,
+        "final_dim": 8,
+    }
     return Wav2Vec2Model(Wav2Vec2Config(quantize_targets=True, latent_vars=12, **encoder, **others))
 
 

@@ -21,7 +21,9 @@ def test_it_comes_once_every_kind_was_visited_twice_and_once_an_interval() -> No
         assert alarm.check(counters(graphs), 2) is None
     interval(alarm, "short", "long", "short")
     told = alarm.check(counters(6), 3)
-    assert told is not None and told.startswith("in the last 3 updates 2 graphs were compiled, which took 3.0 s, although each kind")
+    assert told is not None and told.startswith(
+        "in the last 3 updates 2 graphs were compiled, which took 3.0 s, although each kind"
+    )
     assert "fairseq-preflight" in told
     interval(alarm, "short")
     assert alarm.check(counters(6), 1) is None  # it has not risen
@@ -34,8 +36,9 @@ def test_operators_on_the_host_are_told_too() -> None:
     alarm.check(counters(3), 2)
     interval(alarm, "short")
     assert alarm.check(counters(3, on_host=64), 1) == (
-        "in the last 1 updates 64 operators ran on the host, although each kind of step had run twice before. Something changes from "
-        "update to update: run fairseq-preflight with the same arguments, which names the line."
+        "in the last 1 updates 64 operators ran on the host, although each kind of step had run twice before. "
+        "Something changes from update to update: run fairseq-preflight with the same arguments, which names the "
+        "line."
     )
 
 

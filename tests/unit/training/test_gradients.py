@@ -43,7 +43,11 @@ def test_an_update_of_filler_alone_divides_by_one() -> None:
 
 def record(log: gradients.UpdateLog, norm: float, update: int) -> None:
     bad = not math.isfinite(norm)
-    log.record(gradients.Prepared(torch.tensor(norm), torch.tensor(1.0), torch.tensor(float(bad))), update, [torch.tensor([update, 7])])
+    log.record(
+        gradients.Prepared(torch.tensor(norm), torch.tensor(1.0), torch.tensor(float(bad))),
+        update,
+        [torch.tensor([update, 7])],
+    )
 
 
 def fetch(log: gradients.UpdateLog) -> list[float]:

@@ -23,10 +23,17 @@ def precision(device: Device, **common: object) -> Precision:
 
 @pytest.mark.parametrize(
     ("common", "on_cpu", "with_fp16"),
-    [({}, None, None), ({"bf16": True}, torch.bfloat16, torch.bfloat16), ({"fp16": True}, torch.bfloat16, torch.float16),
-     ({"amp": True}, torch.bfloat16, torch.float16), ({"memory_efficient_bf16": True}, torch.bfloat16, torch.bfloat16)],
+    [
+        ({}, None, None),
+        ({"bf16": True}, torch.bfloat16, torch.bfloat16),
+        ({"fp16": True}, torch.bfloat16, torch.float16),
+        ({"amp": True}, torch.bfloat16, torch.float16),
+        ({"memory_efficient_bf16": True}, torch.bfloat16, torch.bfloat16),
+    ],
 )
-def test_keys_choose_the_dtype(common: dict[str, object], on_cpu: torch.dtype | None, with_fp16: torch.dtype | None) -> None:
+def test_keys_choose_the_dtype(
+    common: dict[str, object], on_cpu: torch.dtype | None, with_fp16: torch.dtype | None
+) -> None:
     assert precision(Device(), **common).dtype == on_cpu
     chosen = precision(WithFp16(), **common)
     assert chosen.dtype == with_fp16 and (chosen.scaler is not None) == (with_fp16 == torch.float16)

@@ -28,7 +28,11 @@ def test_sums_over_forwards_and_updates_until_fetched() -> None:
     statistics.add(values(10.0, 1.0))
     statistics.commit()
     fetched = statistics.fetch([torch.tensor(7.0)])
-    assert fetched.logged == {"loss": 14.0, "count": 7.0} and fetched.counted == {"num_forwards": 2.0} and fetched.extra == [7.0]
+    assert (
+        fetched.logged == {"loss": 14.0, "count": 7.0}
+        and fetched.counted == {"num_forwards": 2.0}
+        and fetched.extra == [7.0]
+    )
     again = statistics.fetch()
     assert again.logged == {"loss": 0.0, "count": 0.0} and again.counted == {"num_forwards": 0.0}
 
@@ -67,7 +71,11 @@ def test_the_hosts_counts_are_exact_where_the_device_has_float32(fake_habana: Mo
         statistics.count(samples=2**24 + 1)
     statistics.commit()
     fetched = statistics.fetch()
-    assert statistics.dtype == torch.float32 and fetched.counted == {"samples": 3 * (2**24 + 1)} and fetched.logged["count"] == 2.0
+    assert (
+        statistics.dtype == torch.float32
+        and fetched.counted == {"samples": 3 * (2**24 + 1)}
+        and fetched.logged["count"] == 2.0
+    )
 
 
 def test_an_interval_in_two_parts_is_their_sum() -> None:

@@ -7,7 +7,8 @@ import torch
 from habana_frameworks import mode, overwrites, recorder, recording
 from habana_frameworks.torch import hpu
 
-TENSOR_DEVICE = "cpu:0"  # the real package has no such name: its tensors live on "hpu". With a number, copies to it can be seen
+# the real package has no such name: its tensors live on "hpu". With a number, copies to it can be seen
+TENSOR_DEVICE = "cpu:0"
 
 recorder.note_import()
 mode.is_lazy()

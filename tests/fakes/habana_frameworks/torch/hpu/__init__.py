@@ -1,4 +1,6 @@
-"""torch.hpu. There is no empty_cache and no reset_max_memory_allocated: the pool holds the card's memory from the start."""
+"""torch.hpu. There is no empty_cache and no reset_max_memory_allocated: the pool holds the card's memory from the
+start.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,36 @@ from habana_frameworks.torch.hpu.random import (
 )
 
 __all__ = [
-    "Event", "HPUGraph", "ModuleCacher", "Stream", "current_device", "device_count", "get_device_name", "get_rng_state",
-    "get_rng_state_all", "init", "initial_seed", "is_available", "is_bf16_supported", "is_initialized", "make_graphed_callables",
-    "manual_seed", "manual_seed_all", "max_memory_allocated", "mem_get_info", "memory_allocated", "memory_reserved", "memory_stats",
-    "reset_peak_memory_stats", "seed", "set_device", "set_rng_state", "set_rng_state_all", "synchronize", "wrap_in_hpu_graph",
-]  # fmt: skip
+    "Event",
+    "HPUGraph",
+    "ModuleCacher",
+    "Stream",
+    "current_device",
+    "device_count",
+    "get_device_name",
+    "get_rng_state",
+    "get_rng_state_all",
+    "init",
+    "initial_seed",
+    "is_available",
+    "is_bf16_supported",
+    "is_initialized",
+    "make_graphed_callables",
+    "manual_seed",
+    "manual_seed_all",
+    "max_memory_allocated",
+    "mem_get_info",
+    "memory_allocated",
+    "memory_reserved",
+    "memory_stats",
+    "reset_peak_memory_stats",
+    "seed",
+    "set_device",
+    "set_rng_state",
+    "set_rng_state_all",
+    "synchronize",
+    "wrap_in_hpu_graph",
+]
 
 
 class Stream:

@@ -1,4 +1,6 @@
-"""HPU graphs: lazy mode only, static shapes, one graph for each set of input shapes, which draws new seeds at each replay."""
+"""HPU graphs: lazy mode only, static shapes, one graph for each set of input shapes, which draws new seeds at each
+replay.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,13 @@ class ModuleCacher:
         dry_run: bool = False,
     ) -> nn.Module:
         recorder.note(
-            "ModuleCacher", max_graphs=self.max_graphs, model=model, inplace=inplace, allow_unused_input=allow_unused_input,
+            "ModuleCacher",
+            max_graphs=self.max_graphs,
+            model=model,
+            inplace=inplace,
+            allow_unused_input=allow_unused_input,
             have_grad_accumulation=have_grad_accumulation,
-        )  # fmt: skip
+        )
         if not inplace:
             raise NotImplementedError("this stand-in knows inplace=True")
         shapes: set[tuple[Any, ...]] = set()
@@ -86,7 +92,11 @@ def _shapes(value: Any) -> Any:
 
 
 def wrap_in_hpu_graph(
-    module: nn.Module, asynchronous: bool = False, disable_tensor_cache: bool = False, dry_run: bool = False, max_graphs: int | None = None
+    module: nn.Module,
+    asynchronous: bool = False,
+    disable_tensor_cache: bool = False,
+    dry_run: bool = False,
+    max_graphs: int | None = None,
 ) -> nn.Module:
     mode.lazy_only("wrap_in_hpu_graph")
     if torch.is_grad_enabled() and module.training:

@@ -32,7 +32,9 @@ class ProcessGroupHccl(dist.ProcessGroup):
         tensors = [tensors] if isinstance(tensors, Tensor) else tensors
         opts = dist.AllreduceOptions() if opts is None else opts
         (tensor,) = tensors
-        recorder.note("allreduce", dtype=str(tensor.dtype), numel=tensor.numel(), asynchronous=getattr(opts, "asyncOp", None))
+        recorder.note(
+            "allreduce", dtype=str(tensor.dtype), numel=tensor.numel(), asynchronous=getattr(opts, "asyncOp", None)
+        )
         if opts.reduceOp == dist.ReduceOp.AVG:
             raise RuntimeError("HCCL has no ReduceOp.AVG")
         if tensor.dtype in (torch.float32, torch.bfloat16):
@@ -57,7 +59,8 @@ class ProcessGroupHccl(dist.ProcessGroup):
 
 
 def _create(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> Any:
-    from habana_frameworks.torch.distributed import hccl  # torch keeps this function, a test's fixture forgets this module
+    # torch keeps this function, a test's fixture forgets this module
+    from habana_frameworks.torch.distributed import hccl
 
     return hccl.ProcessGroupHccl(store, rank, world_size, timeout)
 
@@ -76,7 +79,9 @@ def init_process_group(
     recorder.note("init_process_group", backend=backend, world_size=world_size, rank=rank)
     missing = [name for name, value in _at_import.items() if value is None]
     if backend == "hccl" and missing:
-        raise RuntimeError(f"{', '.join(missing)} must be set before habana_frameworks.torch.distributed.hccl is imported")
+        raise RuntimeError(
+            f"{', '.join(missing)} must be set before habana_frameworks.torch.distributed.hccl is imported"
+        )
     _torch_init(backend, init_method, timeout, world_size, rank, store, group_name, pg_options)
 
 

@@ -10,7 +10,9 @@ import torch
 from habana_frameworks import mode, recorder
 
 
-def hpu_backend(graph_module: torch.fx.GraphModule, example_inputs: list[torch.Tensor], **kwargs: Any) -> Callable[..., Any]:
+def hpu_backend(
+    graph_module: torch.fx.GraphModule, example_inputs: list[torch.Tensor], **kwargs: Any
+) -> Callable[..., Any]:
     if mode.is_lazy():
         raise RuntimeError("hpu_backend is not available in lazy mode")
     recorder.note("hpu_backend", nodes=len(graph_module.graph.nodes))
@@ -18,7 +20,9 @@ def hpu_backend(graph_module: torch.fx.GraphModule, example_inputs: list[torch.T
 
 
 def register() -> None:
-    """Where torch's list of backends is made already: put this one into it, over that of an earlier stand-in of the process."""
+    """Where torch's list of backends is made already: put this one into it, over that of an earlier stand-in of the
+    process.
+    """
     from torch._dynamo.backends import registry
 
     registry._COMPILER_FNS.pop("hpu_backend", None)

@@ -29,7 +29,9 @@ class FusedSDPA(torch.autograd.Function):
         seq_padding_type: str = "left",
     ) -> Tensor:
         if not torch.compiler.is_compiling():  # the real kernel is one operator; Python's state would become a guard
-            recorder.note("FusedSDPA", shape=tuple(q.shape), masked=attn_mask is not None, dropout_p=dropout_p, dtype=str(q.dtype))
+            recorder.note(
+                "FusedSDPA", shape=tuple(q.shape), masked=attn_mask is not None, dropout_p=dropout_p, dtype=str(q.dtype)
+            )
         if softmax_mode != "None" or is_causal:
             raise NotImplementedError("this stand-in knows attention that is not causal")
         scale = q.size(-1) ** -0.5 if scale is None else scale
@@ -66,7 +68,13 @@ class CTCLoss(torch.autograd.Function):
         zero_infinity: bool = False,
         /,
     ) -> Tensor:
-        recorder.note("CTCLoss", shape=tuple(log_probs.shape), dtype=str(log_probs.dtype), reduction=reduction, zero_infinity=zero_infinity)
+        recorder.note(
+            "CTCLoss",
+            shape=tuple(log_probs.shape),
+            dtype=str(log_probs.dtype),
+            reduction=reduction,
+            zero_infinity=zero_infinity,
+        )
         for name, lengths in (("input_lengths", input_lengths), ("target_lengths", target_lengths)):
             if not isinstance(lengths, Tensor):
                 raise TypeError(f"{name} must be a tensor on the device")

@@ -29,7 +29,10 @@ class FusedAdamW(torch.optim.Optimizer):
         recorder.note("FusedAdamW", lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         if moments_dtype is not None:
             raise NotImplementedError("this stand-in keeps moments in the weights' dtype")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": bias_correction})
+        super().__init__(
+            params,
+            {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": bias_correction},
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
