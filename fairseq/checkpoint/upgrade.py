@@ -68,7 +68,13 @@ def _from_arguments(args: Namespace | dict[str, Any], left_out: list[str]) -> di
 
 
 def _config(cfg: dict[str, Any] | Namespace, left_out: list[str]) -> dict[str, Any]:
-    """A checkpoint's `cfg` with plain groups of known keys. Groups that it lacks stay away; values stay as they are."""
+    """A checkpoint's `cfg` with plain groups of known keys. Groups that it lacks stay away; values stay as they are.
+
+    Raises:
+        TypeError: it is not a config at all.
+    """
+    if not isinstance(cfg, (dict, Namespace)):
+        raise TypeError(f"a config must be a dict, not {str(cfg)[:40]!r}")
     groups = dict(vars(cfg)) if isinstance(cfg, Namespace) else dict(cfg)
     for _, name in _NOT_CONFIG:
         groups.pop(name, None)

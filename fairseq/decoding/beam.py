@@ -275,7 +275,7 @@ def _reason(path: str, said: str) -> str:
         )
     if "not compiled in" in said:
         return "flashlight's KenLM was built without this compression. Decompress the file, or compress it with gzip"
-    with text_files.open_bytes(path) as file:
+    with text_files.named_errors(path, "the language model"), text_files.open_bytes(path) as file:
         if file.read(len(text_files.BOM)) == text_files.BOM:
             return "it begins with a byte order mark, which KenLM does not know. Save it as UTF-8 without BOM"
     return _PLACE_IN_KENLM.sub("", " ".join(said.split()))

@@ -246,6 +246,17 @@ def test_other_things_are_no_checkpoints(tmp_path):
         io.load(tmp_path / "none.pt")
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [{"cfg": "${"}, {"cfg": [1]}, {"cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": "text"}}}],
+    ids=["text", "list", "w2v_args"],
+)
+def test_a_config_that_is_not_one_names_the_file(entries: dict, tmp_path: Path) -> None:
+    torch.save({"model": {"weight": torch.zeros(1)}, **entries}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt is not a checkpoint: its entries .*a config must be a dict, not"):
+        io.load(tmp_path / "odd.pt")
+
+
 def test_newest_good(tmp_path):
     last = tmp_path / "checkpoint_last.pt"
     assert io.newest_good(tmp_path, last) == (None, [])

@@ -251,6 +251,15 @@ def test_compressed_models_are_searched_or_refused_plainly(
         assert "m.arpa.bz2: flashlight's KenLM was built without this compression. Decompress" in str(error)
 
 
+def test_a_damaged_end_of_a_compressed_model_names_the_file(tokens: Tokens, tmp_path: Path) -> None:
+    """The vocabulary ends before the checksum at the file's end, which KenLM and the search for a reason find wrong."""
+    content = bytearray(gzip.compress(arpa(UNIGRAMS, BIGRAMS).encode()))
+    content[-6] ^= 1
+    (tmp_path / "m.arpa.gz").write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"language model .*m\.arpa\.gz"):
+        read_beam(tokens, None, tmp_path / "m.arpa.gz", BeamSettings())
+
+
 def test_bytes_after_the_unigrams_that_are_not_utf8_name_the_file(tokens: Tokens, tmp_path: Path) -> None:
     model = tmp_path / "m.arpa"
     # KenLM quotes the word
