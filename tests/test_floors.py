@@ -41,7 +41,6 @@ FLOORS = {
     "fairseq.dataclass": 1,
     "fairseq.logging": 1,
     "fairseq.device": 0,
-    "fairseq.dataclass.constants": 0,
     "fairseq.dataclass.conv_layers": 0,
     "fairseq.logging.meters": 0,
     "fairseq.installed": 0,
