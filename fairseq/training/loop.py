@@ -209,7 +209,7 @@ class Run:
             logger.warning("%s", error)
         if self.trainer.data_parallel_world_size == 1:
             self._flush(hold=True)
-        self.saves.save(None, stopping=True)
+        self.saves.save_alone()
         raise signals.WaitEnded(self.saves.after_signal(signals.received() or _ANOTHERS)) from error
 
     def close(self) -> None:
@@ -257,7 +257,7 @@ class Run:
             # what was loaded may hold the sums of another epoch: checkpoint.reset_dataloader, or older versions
             if updates.n == 0:
                 metrics.reset_meters("train")
-                self.trainer.held = None
+                self.trainer.forget_held_statistics()
             for samples in self._read(progress):
                 self._update(samples, progress)
                 if self.validate_and_save(progress, end_of_epoch=not updates.has_next()):
@@ -400,7 +400,7 @@ class Run:
         except signals.WaitEnded:  # train saves
             raise
         except Exception:
-            self.saves.save(None, stopping=True)
+            self.saves.save_alone()
             raise
         self.trainer.run_record.validation_due = False
         return val_loss
