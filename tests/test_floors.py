@@ -40,6 +40,7 @@ FLOORS = {
     "fairseq.registry": 1,
     "fairseq.dataclass": 1,
     "fairseq.logging": 1,
+    "fairseq.logging.sinks": 2,
     "fairseq.device": 0,
     "fairseq.dataclass.constants": 0,
     "fairseq.dataclass.conv_layers": 0,
