@@ -42,7 +42,6 @@ FLOORS = {
     "fairseq.logging": 1,
     "fairseq.logging.sinks": 2,
     "fairseq.device": 0,
-    "fairseq.dataclass.constants": 0,
     "fairseq.dataclass.conv_layers": 0,
     "fairseq.logging.meters": 0,
     "fairseq.installed": 0,

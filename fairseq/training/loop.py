@@ -240,7 +240,7 @@ class Run:
 
     def _compares_with_recipe(self) -> bool:
         """Whether the published pre-training's updates say something about this run's."""
-        return self.trainer.device.type == "hpu" and self.cfg.model.get("_name") == "wav2vec2"
+        return self.trainer.device.compares_with_recipe and self.cfg.model.get("_name") == "wav2vec2"
 
     def _learning_is_over(self) -> bool:
         if self.trainer.get_num_updates() > 0 and self.trainer.get_lr() <= self.cfg.optimization.stop_min_lr:

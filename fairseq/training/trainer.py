@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -19,6 +18,7 @@ from fairseq import optim, utils
 from fairseq.checkpoint.record import RunRecord
 from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.iterators import EpochBatchIterator, sensible_workers
+from fairseq.distributed import strategy
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.optim import lr_scheduler
@@ -61,6 +61,7 @@ class Trainer:
         self.unwrapped_model = model.to(self.device.torch_device)
         self.criterion = criterion.to(self.device.torch_device)
         self._compile()
+        self.strategy = strategy.choose(cfg.distributed_training, self.device)
         self.model = self._distribute()
         per_update = self.data_parallel_world_size * cfg.optimization.update_freq[0]
         self.precision = Precision(cfg.common, self.device, updates_per_window=max(1, 2**14 // per_update))
@@ -89,14 +90,14 @@ class Trainer:
     def _compile(self) -> None:
         """Let the device compile the model, where `common.hpu_compile` asks for it."""
         how = str(self.cfg.common.hpu_compile)
-        if how != "none" and self.device.type == "hpu":
+        if how != "none" and self.device.compiles:
             buckets = self.cfg.task.num_batch_buckets if "num_batch_buckets" in self.cfg.task else 0
             shapes = 2 * max(1, buckets)  # training, and validation
             accumulates = max(self.cfg.optimization.update_freq) > 1
             self.device.compile(self.unwrapped_model, how, shapes, accumulates, self.cfg.common.hpu_optimize_ddp)
 
     def _distribute(self) -> nn.Module:
-        """The model as the criterion calls it: wrapped where there are several processes."""
+        """The model as the criterion calls it: wrapped where the processes' strategy wants it."""
         # hpu: a block that is skipped or not would be two graphs; all are computed, and dropped ones undone
         static = self.device.graphs_are_static or self.data_parallel_world_size > 1
         for module in self.unwrapped_model.modules():
@@ -105,16 +106,14 @@ class Trainer:
             if hasattr(module, "looks_for_padding"):
                 # it would wait for the device, and run other graphs without padding than with it
                 module.looks_for_padding = False
-        if self.data_parallel_world_size == 1:
-            return self.unwrapped_model
-        return distributed.distribute(self.unwrapped_model, self.cfg.distributed_training, self.device.ddp_options())
+        return self.strategy.wrap(self.unwrapped_model)
 
     def _build_optimizer(self) -> None:
         self.optimizer = optim.build_optimizer(self.cfg.optimizer, self._params)
         self.lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self.optimizer)
         self.lr_scheduler.step_update(0)
         self.fused_clip: Callable[[], Tensor] | None = None
-        if self.optimizer.uses_vendor_kernel and self.cfg.optimization.clip_norm > 0:
+        if self.optimizer.uses_vendor_kernel and self.cfg.optimization.clip_norm > 0 and self.strategy.holds_all:
             self.fused_clip = self.device.fused_clip_norm(self._params, self.cfg.optimization.clip_norm)
 
     # -- the update ----------------------------------------------------------------------------------------------------
@@ -153,6 +152,7 @@ class Trainer:
             self.data_parallel_world_size,
             self.cfg.optimization.clip_norm,
             self.fused_clip,
+            self.strategy.gradient_norm,
         )
         self.is_between_updates = False
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
@@ -174,7 +174,8 @@ class Trainer:
             # hpu: in eager mode seeding waits for the card, so it is done once an update
             if i == 0 or self.device.seeds_each_micro_batch:
                 self.device.seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
-            with self._unreduced(until_last=i == len(samples) - 1):
+            # processes exchange gradients once an update, with the last micro-batch
+            with self.strategy.exchange(now=i == len(samples) - 1):
                 with self.precision.autocast():
                     loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
                 self.precision.scale(loss).backward()
@@ -198,12 +199,6 @@ class Trainer:
 
     def _on_device(self, sample: dict[str, Any]) -> dict[str, Any]:
         return {**sample, "net_input": utils.apply_to_sample(self.device.send, sample["net_input"])}
-
-    def _unreduced(self, until_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Processes exchange gradients once an update, with the last micro-batch."""
-        if self.data_parallel_world_size == 1 or until_last:
-            return contextlib.nullcontext()
-        return self.model.no_sync()
 
     def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
         """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is
