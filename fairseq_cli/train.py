@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Any
 
@@ -51,7 +50,7 @@ def set_up_logging(common: Any) -> None:
     """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first
     only warn.
     """
-    handlers: list[logging.Handler] = [destinations.Console()]
+    handlers: list[logging.Handler] = [destinations.StandardOutput()]
     if common.log_file is not None and distributed.is_master():
         try:
             handlers.append(file := destinations.LogFile(common.log_file))
@@ -66,14 +65,10 @@ def set_up_logging(common: Any) -> None:
             raise ConfigError(
                 [f"common.tensorboard_logdir is {common.tensorboard_logdir}: cannot write there ({problem})."]
             )
-    who = "" if distributed.is_master() else f"rank {distributed.get_rank()}: "
-    logging.basicConfig(
-        format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level=(os.environ.get("LOGLEVEL", "INFO").upper() if distributed.is_master() else "WARNING"),
-        handlers=handlers,
-        force=True,
-    )
+    if distributed.is_master():
+        destinations.send_lines_to(*handlers)
+    else:
+        destinations.send_lines_to(*handlers, level="WARNING", who=f"rank {distributed.get_rank()}: ")
 
 
 if __name__ == "__main__":
