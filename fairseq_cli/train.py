@@ -13,9 +13,10 @@ from fairseq.dataclass.base import ConfigError
 from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import destinations
-from fairseq.training.loop import Run, Stopped, describe, prepare, valid_subsets
+from fairseq.training.description import describe
+from fairseq.training.loop import Run, Stopped, prepare
 
-__all__ = ["Run", "Stopped", "describe", "main", "prepare", "prepare_and_train", "set_up_logging", "valid_subsets"]
+__all__ = ["Run", "Stopped", "describe", "main", "prepare", "prepare_and_train", "set_up_logging"]
 
 
 def main(cfg: DictConfig) -> int:

@@ -78,13 +78,15 @@ class Statistics:
             # ones
             self._sums = torch.zeros(length, dtype=self.dtype).to(self.device)
             self._update = torch.zeros(length, dtype=self.dtype).to(self.device)
-        assert list(values) == self.names, f"a criterion changed what it logs: {list(values)}, before: {self.names}"
+        assert self._update is not None and list(values) == self.names, (
+            f"a criterion changed what it logs: {list(values)}, before: {self.names}"
+        )
         self._update += torch.cat([value.detach().to(self.dtype).reshape(-1) for value in values.values()])
 
     @torch.no_grad()
     def commit(self, found_inf: Tensor | None = None) -> None:
         """End the update: its values count, unless `found_inf` (0-dim) is 1 or one of them is not finite."""
-        if self._update is None:
+        if self._update is None or self._sums is None:
             return
         bad = ~torch.isfinite(self._update).all()
         if found_inf is not None:
