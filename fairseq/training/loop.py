@@ -127,7 +127,7 @@ class Run:
             ValueError: a set gives no batch, or its first one cannot be read; names the manifest.
         """
         logger.info("cutting batches and reading the first ones")
-        train, max_share = self.cfg.dataset.train_subset, self.task.cfg.max_quarantined_share
+        train, max_share = self.cfg.dataset.train_subset, self.task.max_quarantined_share
         try:
             self.quarantines[train] = Quarantine(len(self.task.dataset(train)), max_share)
             self.epoch_itr.batches(self.epoch_itr.next_epoch_idx)
@@ -165,7 +165,7 @@ class Run:
         ):
             dataset = self.task.dataset(self.cfg.dataset.train_subset)
             codebook_use.report(
-                trainer.unwrapped_model, dataset, trainer.device, self.task.cfg.sample_rate, self.cfg.common.seed
+                trainer.unwrapped_model, dataset, trainer.device, self.task.sample_rate, self.cfg.common.seed
             )
 
     # -- epochs --------------------------------------------------------------------------------------------------------
@@ -225,16 +225,15 @@ class Run:
         epoch, training = self.epoch_itr.next_epoch_idx, self.cfg.distributed_training
         nodes = max(1, training.distributed_world_size // training.nprocs_per_node)
         size = update_size(self.cfg, training.distributed_world_size // nodes, nodes, epoch)
-        dataset = self.task.dataset(self.cfg.dataset.train_subset)
-        samples = dataset.total_samples(self.epoch_itr.batches(epoch), epoch)
+        samples = self.epoch_itr.total_samples(epoch)
         updates = max(1, len(self.epoch_itr))
-        seconds = samples / self.task.cfg.sample_rate / updates
+        seconds = samples / self.task.sample_rate / updates
         logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())
         if self.cfg.model.get("_name") == "wav2vec2":
             logger.info(
                 "that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE
             )
-        advice = beside_the_recipe(self.cfg, size, self.task.cfg.sample_rate) if self._compares_with_recipe() else None
+        advice = beside_the_recipe(self.cfg, size, self.task.sample_rate) if self._compares_with_recipe() else None
         if advice is not None and distributed.is_master():
             logger.warning(advice)
 
