@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
             batches, log_format, args.log_interval, prefix=f"valid on '{subset}' subset"
         )
         with metrics.aggregate(new_root=True) as aggregator:
-            quarantine = Quarantine(len(task.dataset(subset)), task.cfg.max_quarantined_share)
+            quarantine = Quarantine(len(task.dataset(subset)), task.max_quarantined_share)
             sums = validation.validate(task, model, criterion, progress, device, precision, seed, quarantine)
             task.reduce_metrics([sums], criterion)
         results[subset] = dict(aggregator.get_smoothed_values())

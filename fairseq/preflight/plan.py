@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import DictConfig
 
+from fairseq.data.add_target_dataset import AddTargetDataset
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, steps_of_update, update_order
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.frames import frames_for_samples
@@ -92,11 +94,15 @@ def load(cfg: DictConfig, task: Any, launch: Launch) -> list[Split]:
     return splits
 
 
-def audio(split: Split) -> Any:
-    """The data set that holds the audio: the split's own, or the one inside it (labels are put around it)."""
-    dataset = split.dataset
-    while not hasattr(dataset, "total_samples") and hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
+def audio(split: Split) -> FileAudioDataset:
+    """The data set that holds the audio: the split's own, or the one inside it (labels are put around it).
+
+    Raises:
+        ValueError: it is a data set of a plug-in.
+    """
+    dataset = split.dataset.dataset if isinstance(split.dataset, AddTargetDataset) else split.dataset
+    if not isinstance(dataset, FileAudioDataset):
+        raise ValueError(f"fairseq-preflight checks audio of manifests; {split.name!r} is a {type(dataset).__name__}")
     return dataset
 
 
@@ -128,7 +134,7 @@ def shapes(split: Split) -> list[Shape]:
     return sorted(found.values(), key=lambda shape: (shape.samples, shape.rows))
 
 
-def _frames(dataset: Any, samples: int) -> tuple[int | None, int | None]:
+def _frames(dataset: FileAudioDataset, samples: int) -> tuple[int | None, int | None]:
     if dataset.masks is None:
         return None, None
     frames = int(frames_for_samples(samples, dataset.masks.conv_layers))

@@ -45,14 +45,14 @@ def describe_updates(trainer: Trainer, training: EpochBatchIterator) -> None:
     epoch, distributed_training = training.next_epoch_idx, cfg.distributed_training
     nodes = max(1, distributed_training.distributed_world_size // distributed_training.nprocs_per_node)
     size = update_size(cfg, distributed_training.distributed_world_size // nodes, nodes, epoch)
-    samples = task.dataset(cfg.dataset.train_subset).total_samples(training.batches(epoch), epoch)
+    samples = training.total_samples(epoch)
     updates = max(1, len(training))
-    seconds = samples / task.cfg.sample_rate / updates
+    seconds = samples / task.sample_rate / updates
     logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())
     if cfg.model.get("_name") != "wav2vec2":
         return
     logger.info("that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE)
     if trainer.device.compares_with_recipe and trainer.is_data_parallel_master:
-        advice = beside_the_recipe(cfg, size, task.cfg.sample_rate)
+        advice = beside_the_recipe(cfg, size, task.sample_rate)
         if advice is not None:
             logger.warning(advice)

@@ -120,7 +120,7 @@ class Run:
         ):
             dataset = self.task.dataset(self.cfg.dataset.train_subset)
             codebook_use.report(
-                trainer.unwrapped_model, dataset, trainer.device, self.task.cfg.sample_rate, self.cfg.common.seed
+                trainer.unwrapped_model, dataset, trainer.device, self.task.sample_rate, self.cfg.common.seed
             )
 
     # -- epochs --------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Sets:
             quarantine.report(iterator.first_batch["quarantined"])
 
     def _begin_quarantine(self, subset: str) -> Quarantine:
-        size, max_share = len(self.task.dataset(subset)), self.task.cfg.max_quarantined_share
+        size, max_share = len(self.task.dataset(subset)), self.task.max_quarantined_share
         return self._quarantines.setdefault(subset, Quarantine(size, max_share))
 
     @contextmanager

@@ -183,7 +183,7 @@ class Trainer:
             self.statistics.add(log)  # hpu: detached sums that stay on the card until the log interval
             self.device.mark_step()  # hpu: a micro-batch is one graph, forward and backward
             self.statistics.count(
-                audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
+                audio_seconds=sample["num_samples"] / self.task.sample_rate,
                 few_masked=sample["few_masked"],
             )
         gradients.complete(self._params, self._frozen())
