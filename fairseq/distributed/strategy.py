@@ -63,7 +63,7 @@ class Strategy(Protocol):
         """
         ...
 
-    def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """This process's parts of whole tensors, laid out as those of the same names in `like`; names that `like`
         lacks stay whole, and names and shapes are checked by whoever loads them.
         """
@@ -115,8 +115,8 @@ class DataParallel:
         """Asks no other process: a checkpoint is written whatever became of them."""
         return utils.apply_to_sample(lambda tensor: tensor.detach().cpu(), state) if wanted else None
 
-    def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(whole)
+    def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return whole
 
     def shard_optimizer(self, whole: dict[str, Any], params: Sequence[Tensor]) -> dict[str, Any]:
         return whole

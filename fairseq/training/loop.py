@@ -164,7 +164,7 @@ class Run:
             logger.warning("%s", error)
         if self.trainer.data_parallel_world_size == 1:
             self._flush(hold=True)
-        self.saves.save(None, stopping=True)
+        self.saves.save_alone()
         raise signals.WaitEnded(self.saves.after_signal(signals.received() or _ANOTHERS)) from error
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ class Run:
             # what was loaded may hold the sums of another epoch: checkpoint.reset_dataloader, or older versions
             if updates.n == 0:
                 metrics.reset_meters(EPOCH)
-                self.trainer.held = None
+                self.trainer.forget_held_statistics()
             for samples in self._read(progress):
                 self._update(samples)
                 if self.validate_and_save(end_of_epoch=not updates.has_next()):
@@ -302,7 +302,7 @@ class Run:
         except signals.WaitEnded:  # train saves
             raise
         except Exception:
-            self.saves.save(None, stopping=True)
+            self.saves.save_alone()
             raise
         self.trainer.run_record.validation_due = False
         return val_loss

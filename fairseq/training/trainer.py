@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Any
@@ -22,10 +21,11 @@ from fairseq.distributed import strategy
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.optim import lr_scheduler
-from fairseq.training import gradients, state, validation
+from fairseq.training import gradients, validation
 from fairseq.training.compile_alarm import CompileAlarm
 from fairseq.training.ema import EMA
 from fairseq.training.precision import Precision
+from fairseq.training.state import TrainingState
 from fairseq.training.statistics import Interval, Statistics
 
 logger = logging.getLogger("fairseq.trainer")  # fairseq: the name in its log lines
@@ -68,6 +68,17 @@ class Trainer:
         self._params = [p for p in self.unwrapped_model.parameters() if p.requires_grad]
         self._build_optimizer()
         self.ema = EMA(self.unwrapped_model, cfg.ema) if cfg.ema.store_ema else None
+        self.state = TrainingState(
+            cfg,
+            task,
+            self.unwrapped_model,
+            self.criterion,
+            self.optimizer,
+            self.lr_scheduler,
+            self.precision,
+            self.ema,
+            self.strategy,
+        )
         self.statistics = Statistics(self.device)
         self.compile_alarm = CompileAlarm()
         self.update_log = gradients.UpdateLog(
@@ -75,16 +86,12 @@ class Trainer:
             cfg.optimization.max_nonfinite_updates,
             room=min(cfg.common.log_interval, MOST_NORMS),
         )
-        self.held: Interval | None = None  # of the log interval in progress, read before it was over
         self.skipped_updates = 0
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
-        self._num_updates = 0
         self.is_between_updates = True  # else weights, averages and counts do not fit together: nothing may be saved
         self._stop_wish = StopWish.NONE
         self._stop_seen: Callable[[], float] = lambda: 0.0
-        self.start_time = time.time()
-        self.previous_training_time = 0.0
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _compile(self) -> None:
@@ -125,7 +132,7 @@ class Trainer:
         other processes wait.
         """
         self.model.train()
-        self.unwrapped_model.set_num_updates(self._num_updates)
+        self.unwrapped_model.set_num_updates(self.get_num_updates())
         if self.device.graphs_are_static:  # hpu: what may still be compiled, for the warning at the log interval
             frozen = len(self._frozen())
             for shape in {sample["net_input"]["source"].shape for sample in samples}:
@@ -159,10 +166,10 @@ class Trainer:
         if self.precision.scaler is not None:
             self.precision.scaler.update(prepared.found_inf)
         self.statistics.commit(prepared.found_inf)
-        self.update_log.record(prepared, self._num_updates, [sample["id"] for sample in samples])
-        self.set_num_updates(self._num_updates + 1)
+        self.update_log.record(prepared, self.get_num_updates(), [sample["id"] for sample in samples])
+        self.set_num_updates(self.get_num_updates() + 1)
         if self.ema is not None:
-            self.ema.step(self.unwrapped_model, self._num_updates)
+            self.ema.step(self.unwrapped_model, self.get_num_updates())
         self.is_between_updates = True
         self.device.mark_step()  # hpu: the optimizer's graph ends here
 
@@ -173,7 +180,7 @@ class Trainer:
             # decision 5: what a forward draws depends on the update and on the micro-batch's global number alone
             # hpu: in eager mode seeding waits for the card, so it is done once an update
             if i == 0 or self.device.seeds_each_micro_batch:
-                self.device.seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
+                self.device.seed(utils.keyed_seed(self.cfg.common.seed, self.get_num_updates(), sample["micro"]))
             # processes exchange gradients once an update, with the last micro-batch
             with self.strategy.exchange(now=i == len(samples) - 1):
                 with self.precision.autocast():
@@ -216,8 +223,9 @@ class Trainer:
     def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException, has_gradients: bool) -> None:
         """Leave the update out, if that is possible: on this device, alone, and before the weights began to move."""
         shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
+        update = self.get_num_updates() + 1
         advice = (
-            f"out of memory at update {self._num_updates + 1} with audio of shape {shapes} (utterances x samples). "
+            f"out of memory at update {update} with audio of shape {shapes} (utterances x samples). "
             "Lower dataset.max_tokens or dataset.batch_size (and raise optimization.update_freq as much), lower "
             "task.max_sample_size, or set model.checkpoint_activations=true."
         )
@@ -300,9 +308,9 @@ class Trainer:
         self.device.mark_step()  # hpu: what was set to zero, so that it does not join another graph
         self._report_skipped(settled.skipped)
         interval = Interval(fetched.logged, fetched.counted, settled.norms)
-        if self.held is not None:
-            interval = self.held.then(interval)
-        self.held = interval if hold else None
+        if self.state.held is not None:
+            interval = self.state.held.then(interval)
+        self.state.held = interval if hold else None
         if interval.counted.get("num_updates") and not hold:
             self._log_update_metrics(*interval)
         if settled.too_many_in_a_row:
@@ -436,13 +444,26 @@ class Trainer:
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole run but its place in the data, under fairseq's top-level keys."""
+        """The run but its place in the data, as this process has it: see `TrainingState.collect`. All processes may
+        call it; `Strategy.gather` makes a whole of what they get.
+        """
         self.compile_alarm.visit("checkpoint")
-        return state.collect(self)
+        return self.state.collect()
 
-    def load_state_dict(self, checkpoint: dict[str, Any], **reset: Any) -> dict[str, Any]:
-        """Restore what `state_dict` gave; returns its `extra_state`. See `training.state.restore` for the keywords."""
-        return state.restore(self, checkpoint, **reset)
+    def load_state_dict(
+        self,
+        checkpoint: dict[str, Any],
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        reset_meters: bool = False,
+        optimizer_overrides: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Take over a whole state on the CPU; returns its `extra_state`. See `TrainingState.restore`."""
+        return self.state.restore(checkpoint, reset_optimizer, reset_lr_scheduler, reset_meters, optimizer_overrides)
+
+    def forget_held_statistics(self) -> None:
+        """An epoch begins: what a checkpoint brought of a log interval belongs to another one."""
+        self.state.held = None
 
     @property
     def is_data_parallel_master(self) -> bool:
@@ -457,33 +478,32 @@ class Trainer:
         return distributed.get_rank()
 
     def get_num_updates(self) -> int:
-        return self._num_updates
+        return self.state.num_updates
 
     def set_num_updates(self, num_updates: int) -> None:
         """Set the count of updates, and the learning rate of the next one."""
-        self._num_updates = num_updates
-        self.lr_scheduler.step_update(num_updates)
+        self.state.set_num_updates(num_updates)
 
     def lr_step_begin_epoch(self, epoch: int) -> float:
         self.lr_scheduler.step_begin_epoch(epoch)
-        return self.lr_scheduler.step_update(self._num_updates)
+        return self.lr_scheduler.step_update(self.get_num_updates())
 
     def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
         """End of an epoch: schedules that look at the validation loss adjust."""
         self.lr_scheduler.step(epoch, val_loss)
-        return self.lr_scheduler.step_update(self._num_updates)
+        return self.lr_scheduler.step_update(self.get_num_updates())
 
     def get_lr(self) -> float:
         return self.optimizer.get_lr()
 
     def cumulative_training_time(self) -> float:
         """Seconds trained, over all runs that led to this one."""
-        return time.time() - self.start_time + self.previous_training_time
+        return self.state.seconds()
 
     def is_finished(self) -> bool:
         """Whether max_update ends the run."""
         max_update = self.cfg.optimization.max_update or math.inf
-        if self._num_updates >= max_update:
-            logger.info("stopping: num_updates %d reached optimization.max_update", self._num_updates)
+        if self.get_num_updates() >= max_update:
+            logger.info("stopping: num_updates %d reached optimization.max_update", self.get_num_updates())
             return True
         return False
