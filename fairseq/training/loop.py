@@ -25,7 +25,7 @@ from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics, progress_bar, tensorboard
 from fairseq.logging.metrics_file import MetricsFile
-from fairseq.training import codebook_use
+from fairseq.models.wav2vec import codebook_use
 from fairseq.training.host_load import LoadHint
 from fairseq.training.saves import Saves
 from fairseq.training.trainer import StopWish, Trainer
