@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
+from fairseq.data.batch import Batch
 from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.dataclass.training_configs import valid_subsets
@@ -24,14 +25,13 @@ from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.logging.progress_bar import BaseProgressBar, Steps
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Start, open_sinks
-from fairseq.training import codebook_use
+from fairseq.models.wav2vec import codebook_use
 from fairseq.training.description import describe, describe_updates
 from fairseq.training.host_load import LoadHint
 from fairseq.training.saves import Saves
 from fairseq.training.sets import Sets
 from fairseq.training.trainer import StopWish, Trainer
 
-Batch = dict[str, Any]
 logger = logging.getLogger("fairseq_cli.train")  # fairseq: the name in its log lines
 
 _MODEL = 0x30DE1  # the key of the initial weights' seed
