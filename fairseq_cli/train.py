@@ -43,7 +43,7 @@ def prepare_and_train(cfg: DictConfig) -> int:
         raise
     except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
         raise ConfigError([str(error)]) from error
-    with signals.caught(run.trainer.wish_to_stop):
+    with signals.caught(run.trainer.stopping.wish):
         return run.train()
 
 

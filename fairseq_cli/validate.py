@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from fairseq import checkpoint_utils, criterions, utils
 from fairseq import device as device_layer
 from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.options import BatchLimits, LoaderOptions
 from fairseq.dataclass.configs import CommonConfig, DatasetConfig
 from fairseq.dataclass.constants import DEVICE_CHOICES
 from fairseq.dataclass.training_configs import split_names
@@ -93,20 +94,18 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     precision = Precision(common, device, updates_per_window=1)
     own_seed = merge_with_parent(CommonConfig(), cfg.get("common") or {}, remove_missing=True).seed
     seed = own_seed if args.seed is None else args.seed
+    limits = BatchLimits(
+        args.max_tokens or dataset.max_tokens_valid or dataset.max_tokens,
+        args.batch_size or dataset.batch_size_valid or dataset.batch_size,
+        args.required_batch_size_multiple or dataset.required_batch_size_multiple,
+    )
+    options = LoaderOptions(
+        seed, num_workers=args.num_workers, start_method=device.loader_start_method(), evaluation=True
+    )
     results = {}
     for subset in split_names(args.valid_subset):
         task.load_dataset(subset, combine=False)
-        batches = task.get_batch_iterator(
-            dataset=task.dataset(subset),
-            max_tokens=args.max_tokens or dataset.max_tokens_valid or dataset.max_tokens,
-            max_sentences=args.batch_size or dataset.batch_size_valid or dataset.batch_size,
-            ignore_invalid_inputs=True,
-            required_batch_size_multiple=args.required_batch_size_multiple or dataset.required_batch_size_multiple,
-            seed=seed,
-            num_workers=args.num_workers,
-            shuffle=False,
-            start_method=device.loader_start_method(),
-        ).next_epoch_itr(shuffle=False)
+        batches = task.batch_iterator(task.dataset(subset), limits, options).next_epoch_itr(shuffle=False)
         log_format = "none" if args.quiet else args.log_format
         progress = progress_bar.progress_bar(
             batches, log_format, args.log_interval, prefix=f"valid on '{subset}' subset"

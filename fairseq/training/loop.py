@@ -30,7 +30,8 @@ from fairseq.training.description import describe, describe_updates
 from fairseq.training.host_load import LoadHint
 from fairseq.training.saves import Saves
 from fairseq.training.sets import Sets
-from fairseq.training.trainer import StopWish, Trainer
+from fairseq.training.stopping import StopWish
+from fairseq.training.trainer import Trainer
 
 logger = logging.getLogger("fairseq_cli.train")  # fairseq: the name in its log lines
 
@@ -131,7 +132,7 @@ class Run:
         describe_updates(self.trainer, self.epoch_itr)
         max_epoch = self.cfg.optimization.max_epoch or math.inf
         try:
-            over = self._catch_up_validation() or self.trainer.starts_out_of_time()
+            over = self._catch_up_validation() or self.trainer.stopping.starts_out_of_time()
             while not over and self.epoch_itr.next_epoch_idx <= max_epoch and not self._learning_is_over():
                 over = self.train_epoch()
             self.saves.save_the_end()
@@ -263,7 +264,7 @@ class Run:
         Raises:
             Stopped: a signal came, and what there is to save is saved.
         """
-        wish = self.trainer.should_stop()
+        wish = self.trainer.stopping.agreed()
         finished = self.trainer.is_finished() or wish is StopWish.TIME
         save = finished or self._time_to_save(end_of_epoch)
         validate = self._time_to_validate(end_of_epoch, save, finished)
