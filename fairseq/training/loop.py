@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch import Batch
 from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
@@ -26,6 +27,7 @@ from fairseq.logging import metrics
 from fairseq.logging.progress_bar import BaseProgressBar, Steps
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Start, open_sinks
 from fairseq.models.wav2vec import codebook_use
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.training.description import describe, describe_updates
 from fairseq.training.host_load import LoadHint
 from fairseq.training.saves import Saves
@@ -108,21 +110,18 @@ class Run:
         """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook
         fits the new audio.
         """
-        trainer = self.trainer
+        trainer, model = self.trainer, self.trainer.unwrapped_model
+        if not isinstance(model, Wav2Vec2Model):
+            return
         before = trainer.run_record.updates_before
-        if before > 0 and hasattr(trainer.unwrapped_model, "updates_before"):
-            trainer.unwrapped_model.updates_before = before
-            trainer.unwrapped_model.set_num_updates(trainer.get_num_updates())
+        if before > 0:
+            model.updates_before = before
+            model.set_num_updates(trainer.get_num_updates())
             logger.info("temperatures go on from update %d of the pre-training that is continued", before)
-        if (
-            self.cfg.checkpoint.continue_pretraining
-            and trainer.get_num_updates() == 0
-            and trainer.is_data_parallel_master
-        ):
-            dataset = self.task.dataset(self.cfg.dataset.train_subset)
-            codebook_use.report(
-                trainer.unwrapped_model, dataset, trainer.device, self.task.sample_rate, self.cfg.common.seed
-            )
+        begins = self.cfg.checkpoint.continue_pretraining and trainer.get_num_updates() == 0
+        audio = self.task.dataset(self.cfg.dataset.train_subset)
+        if begins and trainer.is_data_parallel_master and isinstance(audio, FileAudioDataset):
+            codebook_use.report(model, audio, trainer.device, self.task.sample_rate, self.cfg.common.seed)
 
     # -- epochs --------------------------------------------------------------------------------------------------------
 
