@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import Any, Optional, Union
+from collections.abc import Mapping
+from typing import Optional, Union
 
 import torch
 from torch import Tensor, nn
 
 from fairseq import checkpoint_utils
+from fairseq.dataclass.configs import EMAConfig
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class EMA:
         ValueError: `ema_decay` or `ema_update_freq` out of range, or a seed model that does not fit.
     """
 
-    def __init__(self, model: nn.Module, config: Any, device: Optional[Union[str, torch.device]] = None) -> None:
+    def __init__(self, model: nn.Module, config: EMAConfig, device: Optional[Union[str, torch.device]] = None) -> None:
         if not 0 <= config.ema_decay <= 1:
             raise ValueError(f"ema.ema_decay is {config.ema_decay}: it must lie between 0 and 1.")
         if config.ema_update_freq < 1:
@@ -82,7 +84,7 @@ class EMA:
         return OrderedDict(self.params)
 
     @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Go on with an average of the same model.
 
         Raises:
