@@ -16,6 +16,7 @@ from torch import Tensor
 from fairseq.data.batching import cut_batches
 from fairseq.data.buckets import get_bucketed_sizes, get_buckets  # noqa: F401 - public here in fairseq
 from fairseq.data.options import BatchLimits
+from fairseq.dataclass.training_configs import split_names
 from fairseq.masks.batch import compute_mask_indices  # noqa: F401 - public here in fairseq
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
     if not os.path.isdir(folder):
         return
     found = {os.path.splitext(name)[0] for name in os.listdir(folder) if re.match(r"valid\d.*\.tsv$", name)}
-    ignored = sorted(found - set(dataset.valid_subset.split(",")))
+    ignored = sorted(found - set(split_names(dataset.valid_subset)))
     if ignored:
         raise ValueError(
             f"dataset.valid_subset is {dataset.valid_subset!r}, but {folder} also has {', '.join(ignored)}: "
