@@ -16,10 +16,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass import device_rules
-from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
 from fairseq.dataclass.findings import Finding, Rule, named, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.wer_args import wer_args
+from fairseq.frames import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
 
 _AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
 
