@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from fairseq_cli.yaml_files import MAX_DEPTH
+from fairseq_cli.yaml_files import MAX_DEPTH, NAME
 
 _WITH_VALUE = (
     "--config-dir",
@@ -192,9 +192,11 @@ def _check_choice(group: str, value: str) -> None:
     try:
         choice = OverridesParser.create().parse_override(f"{group}={value}").value()
     except HydraException:
-        return  # hydra's own message tells what is wrong
+        choice = value.strip()  # `readable` puts it into quotes
+    if choice is None:
+        raise ValueError(f"{group} is null: write ~{group} to leave it out.")
     if any(
-        isinstance(item, bool | int | float | list | dict)
+        isinstance(item, bool | int | float | list | dict) or (isinstance(item, str) and not NAME.fullmatch(item))
         for item in (choice if isinstance(choice, list) else [choice])
     ):
         raise ValueError(f"{group} is {value}: it must be the name of one of its YAML files or classes, or null.")

@@ -4,6 +4,7 @@ accepts, and what they hold.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def locate(options: Options, overrides: Sequence[str], package_folder: Path, sto
 
 def _folder(options: Options, name: str) -> str | None:
     folder = options.get(name)
-    if folder is not None and not Path(folder).is_dir():
+    if folder is not None and not os.path.isdir(folder):
         here = "" if Path(folder).is_absolute() else f" in {Path.cwd()}"
         raise ValueError(f"{name} is {folder}: there is no such folder{here}.")
     return folder
@@ -92,11 +93,11 @@ def _search_path(overrides: Sequence[str]) -> list[Path]:
 def _find(name: str, folders: Sequence[Path], package_folder: Path, stock: Path) -> Path | None:
     path = Path(file_name(name)).expanduser()
     if path.is_absolute():
-        return path if path.is_file() else None
+        return path if os.path.isfile(path) else None  # unlike Path.is_file, False for a name that is too long
     own = [folder / path for folder in (package_folder, *folders)]
     of_stock = [stock / path, *(folder / path for folder in sorted(stock.glob("*/")))]
     from_here = [path.resolve()] if len(path.parts) > 1 else []
-    return next((file for file in (*own, *of_stock, *from_here) if file.is_file()), None)
+    return next((file for file in (*own, *of_stock, *from_here) if os.path.isfile(file)), None)
 
 
 def _not_found(name: str, folders: Sequence[Path], stock: Path) -> str:

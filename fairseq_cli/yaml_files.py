@@ -5,6 +5,7 @@ grows beyond bounds.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,11 @@ MAX_NODES = 20_000  # values of a file, those of an alias counted at each use; t
 MAX_DEPTH = 40
 _TAGS = (None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "null", "seq", "map")))
 _HEADER = re.compile(r"\s*#\s*@")  # lines at the beginning that hydra reads
-_NAME = re.compile(r"([^$]|\$\{[\w./@]+\})*")  # of a YAML; hydra looks up ${group} in it, and no other interpolation
+# of a YAML; hydra looks up ${group} or ${defaults.N.group} in it, and no other interpolation
+NAME = re.compile(r"([^$]|\$\{(?!defaults(\.\d+)?\})[\w./@]+\})*")
+_REFERENCE = re.compile(r"\$\{(?:defaults\.\d+\.)?([\w./@]+)\}")  # a name that is another group's, as it stands
 MAX_FILES = 200  # of a composition
+_MAX_BYTES = 255  # of a file's name: what Linux's file systems take
 _QUOTE = "(Inside braces, ??? must be quoted: '???'.)"
 
 
@@ -118,12 +122,12 @@ def _check_defaults(path: Path, defaults: Any) -> None:
     if not isinstance(defaults, list):
         raise ValueError(f"{path}: defaults is {shown(defaults)}: {form}")
     for number, entry in enumerate(defaults, 1):
-        options = entry.values() if isinstance(entry, dict) else [entry]
+        options = list(entry.values()) if isinstance(entry, dict) else [entry]
         names = [name for option in options for name in (option if isinstance(option, list) else [option])]
+        nothing = isinstance(entry, dict) and None in options  # `group: null`; a list of names has no null
         well_formed = all(
-            _NAME.fullmatch(name) if isinstance(name, str) else name is None and isinstance(entry, dict)
-            for name in names
-        )
+            NAME.fullmatch(name) if isinstance(name, str) else name is None and nothing for name in names
+        ) and not any(isinstance(option, list) and None in option for option in options)
         keys = [key for key in entry if key != "optional"] if isinstance(entry, dict) else ["_"]
         if not well_formed or len(keys) != 1 or not isinstance(keys[0], str) or isinstance(entry, list):
             raise ValueError(f"{path}: entry {number} of defaults is {shown(entry)}: {form}")
@@ -153,9 +157,11 @@ def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence
     Returns:
         The groups that the defaults lists select from: hydra wants `+group=name` for others.
     Raises:
-        ValueError: one of them cannot be read, or a circle of defaults lists.
+        ValueError: one of them cannot be read, a circle of defaults lists, a name that no file can have, or an entry
+            `${group}` where that group has no name.
     """
-    groups: set[str] = set()
+    choices: dict[str, list[str]] = {}  # group -> the names that a defaults list selects from it
+    references: list[tuple[Path, str]] = []  # entries that take the name of another group
     number = 0
 
     def visit(path: Path, place: str, around: tuple[Path, ...]) -> None:
@@ -169,11 +175,18 @@ def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence
             raise ValueError(f"{path}: the defaults lists around it select more than {MAX_FILES} YAML files.")
         for group, name in selected(read(path).get("defaults")):
             group = group.strip("/") if group.startswith("/") or not place else f"{place}/{group}".strip("/")
-            groups.add(group)
+            choices.setdefault(group, []).append(name)
+            if _REFERENCE.fullmatch(name):
+                references.append((path, name))
             follow(group, name, (*around, path))
 
     def follow(group: str, name: str, around: tuple[Path, ...]) -> None:
         whole = name.strip("/") if name.startswith("/") else f"{group}/{name}".strip("/")
+        if any(len(os.fsencode(part)) > _MAX_BYTES for part in file_name(whole).split("/")):
+            place = f"{around[-1]}: its defaults list" if around else f"{group}={shown(name)}"
+            raise ValueError(
+                f"{place} has a name that is longer than a file's can be, {_MAX_BYTES} bytes: {shown(name)}."
+            )
         found = next(
             (folder / file_name(whole) for folder in folders if name and (folder / file_name(whole)).is_file()), None
         )
@@ -183,4 +196,10 @@ def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence
     visit(primary, "", ())
     for group, name in chosen:
         follow(group, name, ())
-    return groups - {""}
+    for path, reference in references:
+        group = _REFERENCE.sub(r"\1", reference)
+        if group in choices and group not in dict(chosen) and len([name for name in choices[group] if name]) != 1:
+            raise ValueError(
+                f"{path}: its defaults list has {reference}, but {group} does not have exactly one name there."
+            )
+    return {*choices} - {""}

@@ -88,6 +88,10 @@ def test_a_config_by_its_path_and_folders_together(compose: Compose, own: Path) 
         (["optimization.lr=${"], "optimization.lr"),
         (["optimization.max_update=${oc.env:NOT_SET}"], "the environment variable NOT_SET is not set"),
         (["optimizer=${model}"], "optimizer"),
+        (["+task=${"], "task is ${: it must be the name of one of its YAML files or classes"),
+        (["optimizer=null"], "optimizer is null: write ~optimizer"),
+        (["--config-dir", "x" * 300], "--config-dir is xxx"),
+        (["--config-name", "x" * 300], "--config-name is xxx"),
         (["--package", "a..b", "--cfg", "job"], "--package a..b"),
     ],
 )

@@ -39,6 +39,8 @@ BOMB = "a: &a [1,2,3,4,5,6,7,8,9]\n" + "".join(
         ("# @package\na: 1", "line 1: '# @package' must be a word and its value"),
         ("defaults: [[a]]", "entry 1 of defaults"),
         ("defaults: [{model: [a, 1]}]", "entry 1 of defaults"),
+        ("defaults: [{model: [null]}]", "entry 1 of defaults"),
+        ("defaults: [_self_, {model: '${defaults.0}'}]", "entry 2 of defaults"),
     ],
 )
 def test_mistakes_are_named_by_file(tmp_path: Path, text: str, message: str) -> None:
@@ -87,3 +89,23 @@ def test_files_that_defaults_lists_add_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "g/sub/deep.yaml").write_text("defaults: [/top]")
     with pytest.raises(ValueError, match="top.yaml: its defaults list leads back to it"):
         read_all(tmp_path / "top.yaml", [], [tmp_path])
+
+
+def test_a_name_that_is_another_groups(tmp_path: Path) -> None:
+    path = tmp_path / "top.yaml"
+    path.write_text("defaults: [{optimizer: null}, {model: '${optimizer}'}]")
+    with pytest.raises(ValueError, match=r"top.yaml: its defaults list has \$\{optimizer\}, but optimizer does not"):
+        read_all(path, [], [tmp_path])
+    assert read_all(path, [("optimizer", "adam")], [tmp_path]) == {"optimizer", "model"}
+    path.write_text("defaults: [{optimizer: adam}, {model: '${defaults.0.optimizer}'}]")
+    assert read_all(path, [], [tmp_path]) == {"optimizer", "model"}
+
+
+def test_names_that_are_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "top.yaml"
+    path.write_text(f"defaults: [{'x' * 300}]")
+    with pytest.raises(ValueError, match="top.yaml: its defaults list has a name that is longer than a file's can be"):
+        read_all(path, [], [tmp_path])
+    path.write_text("a: 1")
+    with pytest.raises(ValueError, match="model='xxx.* has a name that is longer"):
+        read_all(path, [("model", "x" * 300)], [tmp_path])
