@@ -71,7 +71,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = _LINK.sub(shown, markdown)
     if missing:
         raise PluginError(f"{source} names what does not exist: {', '.join(missing)}")
-    return markdown
+    return markdown if source.startswith("reference/") else _with_links_to_keys(markdown)
+
+
+def _with_links_to_keys(markdown: str) -> str:
+    """The same page with each config key in inline code linked to its place in the reference."""
+    known = docs_reference.known_keys()
+
+    def linked(match: re.Match[str]) -> str:
+        key = match[1]
+        if key not in known:
+            return match[0]
+        group = key.partition(".")[0]
+        return f"[{match[0]}]({docs_reference.CONFIG_FOLDER}/{group}.md#{key})"
+
+    pieces = re.split(f"({_FENCE.pattern}|^#[^\\n]*$)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(piece if i % 2 else _KEY.sub(linked, piece) for i, piece in enumerate(pieces))
 
 
 def missing_names(markdown: str) -> list[str]:
@@ -79,11 +94,12 @@ def missing_names(markdown: str) -> list[str]:
     text = _FENCE.sub("", markdown)
     missing = [name for name in _NAME.findall(text) if not _exists(name)]
     missing += [path for path in _PATH.findall(text) if not (ROOT / path).exists()]
-    keys = docs_reference.all_keys()
+    keys = docs_reference.known_keys()
     groups = {key.partition(".")[0] for key in keys}
+    holders = {key.rpartition(".")[0] for key in keys}  # task.augment holds task.augment.speed
     for key in _KEY.findall(text):
         group, _, name = key.partition(".")
-        if group in groups and key not in keys and name.rpartition(".")[2] not in docs_reference.FILE_ENDINGS:
+        if group in groups and key not in keys | holders and name.rpartition(".")[2] not in docs_reference.FILE_ENDINGS:
             missing.append(key)
     return missing
 

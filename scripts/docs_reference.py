@@ -84,6 +84,13 @@ def _dataclasses(group: str) -> dict[str, type[FairseqDataclass]]:
 
 def _group_page(group: str, dataclasses: Mapping[str, type[FairseqDataclass]]) -> str:
     lines = [f"# `{group}`", ""]
+    anchored: set[str] = set()  # choices of a group share keys; the first one has the anchor
+
+    def cell(key: Key) -> str:
+        anchor = "" if key.path in anchored else f'<a id="{key.path}"></a>'
+        anchored.add(key.path)
+        return f"{anchor}`{key.path}`"
+
     for choice, dataclass in dataclasses.items():
         if choice:
             lines += [f"## `{group}={choice}`", ""]
@@ -93,11 +100,11 @@ def _group_page(group: str, dataclasses: Mapping[str, type[FairseqDataclass]]) -
         others = [key for key in found if key.remark is not None]
         if offered:
             lines += ["| key | takes | default | what it does |", "| --- | --- | --- | --- |"]
-            lines += [f"| `{key.path}` | {key.takes} | {key.default} | {key.help} |" for key in offered]
+            lines += [f"| {cell(key)} | {key.takes} | {key.default} | {key.help} |" for key in offered]
             lines.append("")
         if others:
             lines += ["Accepted because fairseq's configs have them:", "", "| key | default | |", "| --- | --- | --- |"]
-            lines += [f"| `{key.path}` | {key.default} | {_escaped(key.remark or '')} |" for key in others]
+            lines += [f"| {cell(key)} | {key.default} | {_escaped(key.remark or '')} |" for key in others]
             lines.append("")
     return "\n".join(lines)
 
@@ -120,15 +127,14 @@ def keys(group: str, dataclass: type[FairseqDataclass], prefix: str = "") -> Ite
 
 
 @functools.cache
-def all_keys() -> frozenset[str]:
-    """Every `group.key`, and every `group.key.inner` with the `group.key` that holds it."""
-    paths = {
+def known_keys() -> frozenset[str]:
+    """Every `group.key` and `group.key.inner` that has a row in the reference."""
+    return frozenset(
         key.path
         for group in (*FIXED_GROUPS, *REGISTRY_GROUPS)
         for dataclass in _dataclasses(group).values()
         for key in keys(group, dataclass)
-    }
-    return frozenset(paths | {path.rpartition(".")[0] for path in paths if path.count(".") > 1})
+    )
 
 
 def _takes(metadata: Mapping[str, Any], declared: Any, default: Any) -> str:

@@ -196,8 +196,9 @@ class Wav2Vec2Model(BaseFairseqModel):
                 frames.
         Returns:
             With `features_only`: x (B x T x C), padding_mask (bool, B x T; None if nothing is padding), features
-            (before masking, B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first), padding_mask,
-            features_pen, masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars, temp.
+            (before masking, B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first),
+            padding_mask, features_pen, masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars,
+            temp.
         Raises:
             ValueError: the masks do not fit together, or there is nothing to predict or to contrast it with.
         """
