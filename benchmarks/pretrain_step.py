@@ -74,8 +74,10 @@ def our_step(precision: str) -> Step:
 
     from fairseq import device
     from fairseq.criterions.wav2vec_criterion import Wav2vecCriterion
-    from fairseq.data.masking import PretrainingMasks, draw_mask, max_masked_frames, positions_and_weights
-    from fairseq.dataclass.conv_layers import frames_for_samples
+    from fairseq.frames import frames_for_samples
+    from fairseq.masks.positions import positions_and_weights
+    from fairseq.masks.settings import PretrainingMasks
+    from fairseq.masks.spans import draw_mask, max_masked_frames
     from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
     from fairseq.optim.adam import Adam
 

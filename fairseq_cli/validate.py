@@ -6,7 +6,6 @@ import argparse
 import ast
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +17,9 @@ from fairseq import device as device_layer
 from fairseq.data.audio.quarantine import Quarantine
 from fairseq.dataclass.configs import CommonConfig, DatasetConfig
 from fairseq.dataclass.constants import DEVICE_CHOICES
+from fairseq.dataclass.training_configs import split_names
 from fairseq.dataclass.utils import merge_with_parent
-from fairseq.logging import metrics, progress_bar
+from fairseq.logging import destinations, metrics, progress_bar
 from fairseq.training import validation
 from fairseq.training.precision import Precision
 
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     own_seed = merge_with_parent(CommonConfig(), cfg.get("common") or {}, remove_missing=True).seed
     seed = own_seed if args.seed is None else args.seed
     results = {}
-    for subset in args.valid_subset.split(","):
+    for subset in split_names(args.valid_subset):
         task.load_dataset(subset, combine=False)
         batches = task.get_batch_iterator(
             dataset=task.dataset(subset),
@@ -146,13 +146,7 @@ def _criterion(cfg: DictConfig, name: str | None) -> Any:
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
-    logging.basicConfig(
-        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level="WARNING" if args.quiet else os.environ.get("LOGLEVEL", "INFO").upper(),
-        stream=sys.stderr,
-        force=True,
-    )
+    destinations.send_lines_to(logging.StreamHandler(sys.stderr), level="WARNING" if args.quiet else None)
     try:
         results = main(args)
     except (ValueError, OSError) as error:

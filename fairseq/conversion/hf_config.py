@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairseq.conversion.speech_model import SpeechModel, complete_config
-from fairseq.dataclass.conv_layers import parse_conv_layers
+from fairseq.frames import parse_conv_layers
 from fairseq.models.wav2vec.asr_config import Wav2Vec2CtcConfig
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 

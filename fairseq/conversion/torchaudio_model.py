@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fairseq.conversion import hf_config, names, speech_model, vocabulary
 from fairseq.conversion.speech_model import SpeechModel, complete_config, encoder_of
-from fairseq.dataclass.conv_layers import parse_conv_layers
+from fairseq.frames import parse_conv_layers
 from fairseq.models.wav2vec.pretrained import PRETRAINING_ONLY
 from fairseq.utils import PICKLE_PROTOCOL
 

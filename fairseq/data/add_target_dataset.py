@@ -13,7 +13,7 @@ from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import Batches, BatchPlan
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.labels import Labels, find_unusable
-from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, receptive_field
+from fairseq.frames import ConvSpec, frames_for_samples, receptive_field
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fairseq.data.batching import cut_batches
 from fairseq.data.buckets import get_bucketed_sizes, get_buckets  # noqa: F401 - public here in fairseq
-from fairseq.data.masking import MaskConfig, draw_mask, draw_span_count, unmask
+from fairseq.dataclass.training_configs import split_names
+from fairseq.masks.batch import compute_mask_indices  # noqa: F401 - public here in fairseq
 
 logger = logging.getLogger(__name__)
 
@@ -138,65 +139,6 @@ def post_process(sentence: str, symbol: str | None) -> str:
     )
 
 
-def compute_mask_indices(
-    shape: tuple[int, int],
-    padding_mask: Tensor | None,
-    mask_prob: float,
-    mask_length: int,
-    mask_type: str = "static",
-    mask_other: float = 0.0,
-    min_masks: int = 0,
-    no_overlap: bool = False,
-    min_space: int = 0,
-    require_same_masks: bool = True,
-    mask_dropout: float = 0.0,
-    seed: int | None = None,
-    epoch: int | None = None,
-    indices: Tensor | None = None,
-    rng: np.random.Generator | None = None,
-) -> np.ndarray:
-    """Random spans to mask, as fairseq draws them for a whole batch.
-
-    Args:
-        shape: (B, T).
-        padding_mask: bool, B x T, True for padding at the end of a row; it is never masked.
-        mask_type: static, uniform, normal or poisson lengths; `mask_other` is uniform's shortest, normal's standard
-            deviation.
-        require_same_masks: unmask single frames at random until every row has as many as the row with the fewest. The
-            data-loading worker cuts each row by its own length instead (`masking.common_count`), and in fine-tuning not
-            at all.
-        mask_dropout: share of every row's masked frames to unmask again.
-        seed, epoch, indices: with all three, row i is drawn from a generator keyed by (seed, epoch, indices[i]).
-        rng: the generator otherwise; None makes one from numpy's global state, so that `numpy_seed` and
-            `np.random.seed` rule it.
-    Returns:
-        bool, B x T.
-    Raises:
-        ValueError: settings that no mask can be drawn from.
-    """
-    cfg = MaskConfig(mask_prob, mask_length, mask_type, mask_other, no_overlap, min_space, min_masks, 0.0).check("mask")
-    num_rows, all_frames = shape
-    if rng is None:
-        rng = np.random.default_rng(np.random.randint(2**31, size=4))
-    keyed = seed is not None and epoch is not None and indices is not None
-    keys = torch.as_tensor(indices).tolist() if keyed else []
-    rngs = [np.random.default_rng([seed, epoch, key]) for key in keys] if keyed else [rng] * num_rows
-    if padding_mask is not None:
-        sizes = (all_frames - padding_mask.long().sum(dim=1)).tolist()
-        counts: list[int | None] = [None] * num_rows
-    else:
-        sizes = [all_frames] * num_rows
-        counts = [None] * num_rows if keyed else [draw_span_count(all_frames, cfg, rng)] * num_rows
-    mask = np.zeros(shape, dtype=bool)
-    for row, size, count, row_rng in zip(mask, sizes, counts, rngs, strict=False):
-        row[:size] = draw_mask(size, cfg, row_rng, count)
-    target = int(mask.sum(axis=1).min(initial=all_frames)) if require_same_masks else all_frames
-    for row, row_rng in zip(mask, rngs, strict=False):
-        unmask(row, int(row.sum()) - target, row_rng)
-        unmask(row, int(np.rint(row.sum() * mask_dropout)), row_rng)
-    return mask
-
-
 def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
     """Raise ValueError if the data folder has manifests valid1.tsv ... that the config neither names nor dismisses."""
     dataset = train_cfg.dataset
@@ -211,7 +153,7 @@ def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
     if not os.path.isdir(folder):
         return
     found = {os.path.splitext(name)[0] for name in os.listdir(folder) if re.match(r"valid\d.*\.tsv$", name)}
-    ignored = sorted(found - set(dataset.valid_subset.split(",")))
+    ignored = sorted(found - set(split_names(dataset.valid_subset)))
     if ignored:
         raise ValueError(
             f"dataset.valid_subset is {dataset.valid_subset!r}, but {folder} also has {', '.join(ignored)}: "

@@ -12,7 +12,7 @@ import numpy as np
 
 from fairseq import text_files
 from fairseq.data.dictionary import Dictionary
-from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples
+from fairseq.frames import ConvSpec, frames_for_samples
 
 # bytes that are encoded at a time: what needs 30 times the text's memory is held for no more than this
 _CHUNK = 1 << 22

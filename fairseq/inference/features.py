@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.dataclass.conv_layers import frame_centres
+from fairseq.frames import frame_centres
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import read_windows
 from fairseq.inference.windows import WindowSettings

@@ -22,10 +22,10 @@ from fairseq.conversion import folders, vocabulary
 from fairseq.conversion.speech_model import to_checkpoint
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.configs import CommonConfig
-from fairseq.dataclass.conv_layers import frames_for_samples
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.decoding.tokens import Tokens
 from fairseq.device import Device
+from fairseq.frames import frames_for_samples
 from fairseq.inference.audio import FileSource, open_source
 from fairseq.inference.int8 import to_int8
 from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d

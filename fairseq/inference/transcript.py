@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fairseq.dataclass.conv_layers import frame_centres, receptive_field
 from fairseq.decoding.hypothesis import Hypothesis, Word
+from fairseq.frames import frame_centres, receptive_field
 
 
 class TimedWord(NamedTuple):

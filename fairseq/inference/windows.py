@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fairseq.dataclass.conv_layers import frames_for_samples, receptive_field
+from fairseq.frames import frames_for_samples, receptive_field
 
 
 class Window(NamedTuple):

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -84,7 +84,14 @@ class MetricsFile:
             return False
         return row["num_updates"] < update or (row["num_updates"] == update and row.get("split") not in again)
 
-    def append(self, row: dict[str, Any]) -> None:
+    def write(self, split: str, update: int, epoch: int, stats: Mapping[str, object]) -> None:
+        """Add one row; see `fairseq.logging.sinks.Sink`."""
+        self.append({"split": split, "num_updates": update, "epoch": epoch, **stats})
+
+    def close(self) -> None:
+        """Nothing is pending: `write` writes each row at once."""
+
+    def append(self, row: Mapping[str, object]) -> None:
         """Add one row. `num_updates` must be in it; other values may be numbers, strings, one-element tensors,
         lists or dicts of these.
         """

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, steps_of_update, update_order
 from fairseq.data.iterators import EpochBatchIterator
-from fairseq.data.masking import max_masked_frames
-from fairseq.dataclass.conv_layers import frames_for_samples
+from fairseq.frames import frames_for_samples
+from fairseq.masks.spans import max_masked_frames
 
 
 class Launch(NamedTuple):

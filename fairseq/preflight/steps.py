@@ -23,7 +23,7 @@ from fairseq.preflight import graph_keys, operators, places, plan, tiny
 from fairseq.preflight.graph_keys import Call, Change, Compiled, Recorder
 from fairseq.preflight.operators import Trace
 from fairseq.preflight.plan import Launch, Shape, Split
-from fairseq.trainer import Trainer
+from fairseq.training.trainer import Trainer
 
 WARM_UP = 2  # visits of a shape that may compile: the first, and the one after the optimizer's state was made
 VISITS = 3

@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq.data.batching import BatchPlan
-from fairseq.dataclass.conv_layers import parse_conv_layers
+from fairseq.frames import parse_conv_layers
 from fairseq.models.wav2vec import pretrained
 from fairseq.preflight.plan import Split, audio
 

@@ -18,9 +18,9 @@ from fairseq.data.audio.manifest import JoinedManifest, Manifest
 from fairseq.data.data_utils import post_process
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, join, read_labels
-from fairseq.data.masking import FinetuningMasks
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import GenerationConfig
+from fairseq.masks.settings import FinetuningMasks
 from fairseq.models.wav2vec import pretrained
 from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
 from fairseq.tasks import register_task

@@ -14,8 +14,8 @@ from fairseq.data.audio.manifest import JoinedManifest, Manifest
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
 from fairseq.data.iterators import EpochBatchIterator
-from fairseq.data.masking import PretrainingMasks
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.masks.settings import PretrainingMasks
 from fairseq.tasks import register_task
 from fairseq.tasks.fairseq_task import FairseqTask
 

@@ -5,7 +5,7 @@ on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,20 +31,23 @@ def prepare(
     world_size: int,
     clip_norm: float,
     fused_clip: Callable[[], Tensor] | None = None,
+    norm_of: Callable[[Sequence[Tensor]], Tensor] = utils.total_norm,
 ) -> Prepared:
     """Norm of the mean gradient and the one factor by which the optimizer divides the accumulated one.
 
     Args:
         params: parameters whose `.grad` holds the sum over this update's micro-batches (averaged over `world_size`
-            processes, as DistributedDataParallel leaves it), times the loss scale.
+            processes, as every `Strategy` leaves it), times the loss scale.
         sample_size: gives the masked frames of the update over all processes, 0-dim; called once what does not need
             them is on its way.
         clip_norm: largest norm of the mean gradient; 0 for no clipping.
         fused_clip: a device's own kernel (`Device.fused_clip_norm`) to clip with; the gradients are then divided here
             and now.
+        norm_of: the norm over all gradients of the model, of which this process may hold parts
+            (`Strategy.gradient_norm`).
     """
     grads = [p.grad for p in params if p.grad is not None]
-    norm_of_sum = utils.total_norm(grads) if fused_clip is None else None
+    norm_of_sum = norm_of(grads) if fused_clip is None else None
     divisor = sample_size().clamp(min=1.0).float() / world_size
     if loss_scale is not None:
         divisor = divisor * loss_scale

@@ -16,10 +16,10 @@ from torch import Tensor
 import fairseq_cli.train
 from fairseq import device as device_layer
 from fairseq.criterions.wav2vec_criterion import Wav2vecCriterion
-from fairseq.data.masking import draw_negatives
-from fairseq.dataclass.conv_layers import frames_for_samples
+from fairseq.frames import frames_for_samples
+from fairseq.masks.forward import frame_mask
+from fairseq.masks.positions import draw_negatives
 from fairseq.models.wav2vec import Wav2Vec2Model
-from fairseq.models.wav2vec.masking import frame_mask
 from fairseq.trainer import Trainer
 from tests.integration.hpu_recipe import recipe, write_corpus
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from fairseq.data.audio.audio_utils import Samples, UnreadableAudio, read_frames, read_samples
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
-from fairseq.data.audio.masked_batch import hidden_inputs, masked_inputs
 from fairseq.data.audio.quarantine import PatientReader, Trouble
 from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, make_batches
 from fairseq.data.buckets import bucket_shapes, check_limits, get_bucketed_sizes, get_buckets
 from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.masking import FinetuningMasks, PretrainingMasks
-from fairseq.dataclass.conv_layers import receptive_field
+from fairseq.frames import receptive_field
+from fairseq.masks.batch import hidden_inputs, masked_inputs
+from fairseq.masks.settings import FinetuningMasks, PretrainingMasks
 
 logger = logging.getLogger(__name__)
 
@@ -295,12 +295,13 @@ class RawAudioDataset(FairseqDataset):
         if self.pad:
             net_input["padding_mask"] = torch.from_numpy(np.arange(plan.num_samples) >= lengths[:, None])
         few_masked = 0
-        if isinstance(self.masks, FinetuningMasks):
-            net_input.update(hidden_inputs(self.masks, plan, lengths, generators))
-        elif self.masks is not None:
-            drawn = masked_inputs(self.masks, plan, lengths, generators)
+        evaluation = plan.epoch == EVALUATION_EPOCH
+        if isinstance(self.masks, PretrainingMasks):
+            drawn = masked_inputs(self.masks, plan.num_samples, lengths, plan.num_valid, generators, evaluation)
             net_input.update(drawn)
             few_masked = plan.num_valid - int((drawn["masked_weights"].amax(dim=1) > 0).sum())
+        elif self.masks is not None and not evaluation:
+            net_input.update(hidden_inputs(self.masks, plan.num_samples, lengths, generators))
         return {
             "id": torch.from_numpy(ids),
             "net_input": net_input,

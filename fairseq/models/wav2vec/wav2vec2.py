@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
-from fairseq.dataclass.conv_layers import frames_for_samples, parse_conv_layers
 from fairseq.dataclass.utils import config_to_container, merge_with_parent
+from fairseq.frames import frames_for_samples, parse_conv_layers
+from fairseq.masks.forward import FrameMask, channel_mask, frame_mask, masked_frames
+from fairseq.masks.positions import gather_frames
+from fairseq.masks.settings import MASK_SETTINGS
 from fairseq.models import register_model
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import contrastive
@@ -24,14 +27,6 @@ from fairseq.models.wav2vec.config import (
 from fairseq.models.wav2vec.conformer_encoder import ConformerEncoder
 from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSentenceEncoderLayer
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
-from fairseq.models.wav2vec.masking import (
-    MASK_SETTINGS,
-    FrameMask,
-    channel_mask,
-    frame_mask,
-    gather_frames,
-    masked_frames,
-)
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
 from fairseq.modules.glu import GLU

@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
-from fairseq.data.masking import MaskConfig, PretrainingMasks
-from fairseq.dataclass.conv_layers import ConvSpec
+from fairseq.frames import ConvSpec
+from fairseq.masks.settings import MaskConfig, PretrainingMasks
 
 RATE = 16000
 LAYERS = (ConvSpec(8, 10, 5), ConvSpec(8, 8, 4), ConvSpec(8, 4, 4))  # a frame every 80 samples

@@ -14,8 +14,8 @@ from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import BatchPlan
 from fairseq.data.labels import Labels
-from fairseq.data.masking import FinetuningMasks, MaskConfig
-from fairseq.dataclass.conv_layers import frames_for_samples
+from fairseq.frames import frames_for_samples
+from fairseq.masks.settings import FinetuningMasks, MaskConfig
 from tests.unit.data.small_corpus import LAYERS, RATE, SIZES, write_corpus
 
 LABELS = [[5 + (number + place) % 4 for place in range(2 + number % 5)] for number in range(len(SIZES))]

@@ -14,8 +14,8 @@ from fairseq.data.audio.augment import Augmentation, check_augmentation, noise_s
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH
 from fairseq.data.labels import Labels
-from fairseq.data.masking import FinetuningMasks, MaskConfig
-from fairseq.dataclass.conv_layers import frames_for_samples
+from fairseq.frames import frames_for_samples
+from fairseq.masks.settings import FinetuningMasks, MaskConfig
 from tests.unit.data.small_corpus import LAYERS, RATE, SIZES, write_corpus
 
 OFF = MaskConfig(0.0, 4, "static", 0, False, 1, 0)

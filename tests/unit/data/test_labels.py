@@ -11,7 +11,7 @@ import pytest
 from fairseq.data import labels as labels_module
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, find_unusable, join, read_labels
-from fairseq.dataclass.conv_layers import ConvSpec
+from fairseq.frames import ConvSpec
 
 UNITS = ["|", "A", "B", "é", "ß", "sh", "ʃː", "eightbyt", "ninebytes", "longerthanthat"]
 

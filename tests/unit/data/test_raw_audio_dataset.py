@@ -14,8 +14,8 @@ import torch
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
-from fairseq.data.masking import max_masked_frames
-from fairseq.dataclass.conv_layers import frames_for_samples
+from fairseq.frames import frames_for_samples
+from fairseq.masks.spans import max_masked_frames
 from tests.unit.data.small_corpus import LAYERS, RATE, SIZES, make_dataset, make_masks, tell_tale, write_corpus
 
 LIMITS = (20_000, None, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairseq.dataclass.conv_layers import frame_centres, frames_for_samples, parse_conv_layers
+from fairseq.frames import frame_centres, frames_for_samples, parse_conv_layers
 from fairseq.inference.windows import WindowSettings, plan_windows
 
 BASE = parse_conv_layers("[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.dataclass.conv_layers import frames_for_samples
+from fairseq.frames import frames_for_samples
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
 
 CONV = "[(16,10,5)] + [(16,3,2)]*3 + [(16,2,2)]"  # 80 samples a frame

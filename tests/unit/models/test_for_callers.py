@@ -11,8 +11,8 @@ import torch
 from small_model import masked_batch, num_frames, small_model
 from test_no_host_sync import HostReads
 
+from fairseq.masks.settings import MASK_SETTINGS
 from fairseq.models.wav2vec import Wav2Vec2Model
-from fairseq.models.wav2vec.masking import MASK_SETTINGS
 
 # -- padding masks -----------------------------------------------------------------------------------------------------
 

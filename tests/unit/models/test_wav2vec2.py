@@ -10,6 +10,8 @@ import torch
 from omegaconf import OmegaConf
 from small_model import CONV, gradients, largest_difference, masked_batch, num_frames, small_config, small_model
 
+from fairseq.masks.forward import frame_mask
+from fairseq.masks.positions import positions_of
 from fairseq.models import (
     ARCH_MODEL_REGISTRY,
     MODEL_DATACLASS_REGISTRY,
@@ -19,7 +21,6 @@ from fairseq.models import (
     register_model,
 )
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
-from fairseq.models.wav2vec.masking import frame_mask, positions_of
 from fairseq.models.wav2vec.wav2vec2 import logit_temperature
 from fairseq.modules import unwrap_checkpoint
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fairseq import criterions
 from fairseq import device as device_layer
-from fairseq.data.masking import PretrainingMasks, max_masked_frames
-from fairseq.dataclass.conv_layers import frames_for_samples
 from fairseq.device.stand_in import StandIn
+from fairseq.frames import frames_for_samples
+from fairseq.masks.settings import PretrainingMasks
+from fairseq.masks.spans import max_masked_frames
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.preflight.memory import Meter, bytes_of_negatives
 from tests.unit.models.small_model import small_config

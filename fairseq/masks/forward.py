@@ -1,42 +1,17 @@
-"""Masks over frames and channels, in static shapes: a boolean mask B x T, and the masked frames as positions B x M
-with weights.
+"""Masks of a model's forward pass: what the caller gave, or drawn here; a boolean mask B x T, and the masked frames
+as positions B x M with weights.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fairseq.data.data_utils import compute_mask_indices
-from fairseq.data.masking import MIN_TIME_MASKS
-
-
-class MaskSettings(Protocol):
-    """Settings that masks are drawn with: fields of Wav2Vec2Config, and attributes of the model, which callers may
-    set after loading.
-    """
-
-    mask_prob: float
-    mask_length: int
-    mask_selection: str
-    mask_other: float
-    no_mask_overlap: bool
-    mask_min_space: int
-    require_same_masks: bool
-    mask_dropout: float
-    mask_channel_prob: float
-    mask_channel_length: int
-    mask_channel_before: bool
-    mask_channel_selection: str
-    mask_channel_other: float
-    no_mask_channel_overlap: bool
-    mask_channel_min_space: int
-    crop_seq_to_multiple: int
-
-
-MASK_SETTINGS = tuple(MaskSettings.__annotations__)
+from fairseq.masks.batch import compute_mask_indices
+from fairseq.masks.positions import inside, positions_of
+from fairseq.masks.settings import MIN_TIME_MASKS, MaskSettings
 
 
 class FrameMask(NamedTuple):
@@ -77,7 +52,7 @@ def frame_mask(
             shown = torch.zeros(B, T, device=features.device).scatter_add_(1, positions, (weights > 0).float())
             indices = shown > 0
         if settings.crop_seq_to_multiple > 1:
-            positions, weights = _inside(T, positions, weights)
+            positions, weights = inside(T, positions, weights)
         return FrameMask(indices[:, :T], positions, weights)
     if indices is not None and (indices.dim() != 2 or indices.size(0) != B or indices.size(1) < T):
         raise ValueError(
@@ -116,28 +91,6 @@ def masked_frames(
     return indices[:, :T]
 
 
-def _inside(num_frames: int, positions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions past the frames that cropping left get weight 0, and so does a row that keeps fewer than two."""
-    weights = weights * (positions < num_frames).float()
-    return positions.clamp(max=num_frames - 1), weights * ((weights > 0).sum(dim=1, keepdim=True) >= 2).float()
-
-
-def positions_of(indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions and weights (B x M) of a boolean mask (B x T), M being the largest row's count; waits for the device.
-
-    Rows with fewer than two masked frames have no negative, and weight 0.
-    """
-    counts = indices.sum(dim=1)
-    largest = int(counts.max())
-    if largest == 0:
-        raise ValueError(
-            "mask_indices masks no frame of any utterance: there is nothing to predict; mask some, or give mask=False"
-        )
-    positions = (~indices).to(torch.uint8).argsort(dim=1, stable=True)[:, :largest]  # masked frames first, in order
-    counted = (torch.arange(largest, device=indices.device) < counts.unsqueeze(1)) & (counts.unsqueeze(1) >= 2)
-    return positions, counted.float()
-
-
 def channel_mask(settings: MaskSettings, features: Tensor, indices: Tensor | None) -> Tensor | None:
     """Masked channels, bool, B x 1 x C: as given (B x C, or fairseq's B x T x C), or drawn with these settings;
     None for none.
@@ -157,8 +110,3 @@ def channel_mask(settings: MaskSettings, features: Tensor, indices: Tensor | Non
         )
         indices = torch.from_numpy(drawn).to(features.device)
     return indices.unsqueeze(1) if indices.dim() == 2 else indices
-
-
-def gather_frames(x: Tensor, positions: Tensor) -> Tensor:
-    """The frames at these positions: B x T x C, B x M -> B x M x C."""
-    return x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.size(-1)))

@@ -7,15 +7,9 @@ import pytest
 import torch
 
 from fairseq.data.data_utils import compute_mask_indices, numpy_seed
-from fairseq.data.masking import (
-    MaskConfig,
-    PretrainingMasks,
-    common_count,
-    draw_mask,
-    draw_negatives,
-    max_masked_frames,
-    positions_and_weights,
-)
+from fairseq.masks.positions import draw_negatives, positions_and_weights
+from fairseq.masks.settings import MaskConfig, PretrainingMasks
+from fairseq.masks.spans import common_count, draw_mask, max_masked_frames
 
 BASE = MaskConfig(prob=0.65, length=10, selection="static", other=0, no_overlap=False, min_space=1, min_masks=2)
 KINDS = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairseq.dataclass.conv_layers import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
+from fairseq.frames import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
 
 BASE = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
 BASE_LAYERS = [ConvSpec(512, 10, 5)] + [ConvSpec(512, 3, 2)] * 4 + [ConvSpec(512, 2, 2)] * 2

@@ -1,141 +1,18 @@
-"""Which frames and channels of an utterance are masked, drawn on the host from a keyed generator.
-
-Letters: B utterances, T frames, C channels, M masked positions a row, N negatives.
+"""The spans of one mask: frames or channels of an utterance, drawn on the host from a keyed generator, and the
+largest count that can come of it.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from fairseq.dataclass.conv_layers import ConvSpec, parse_conv_layers
+from fairseq.masks.settings import MaskConfig
 
-SELECTIONS = ("static", "uniform", "normal", "poisson")
-MIN_TIME_MASKS = 2  # fairseq: wav2vec 2.0 masks at least two spans of an utterance, so that each has a negative
 _FEWEST_OF_EIGHT = 1.42  # deviations below the mean: where the smallest of eight normal draws lies on average
 _SAMPLE_ROWS, _SAMPLE_FRAMES = 256, 1000  # what the mean and deviation of masked frames are taken from
-
-
-class MaskConfig(NamedTuple):
-    """How spans are drawn along one axis (time, or channels)."""
-
-    prob: float  # masked share of the axis if no two spans overlapped
-    length: int  # span length: exact for static, mean for normal and poisson, half the largest for uniform
-    selection: str  # one of SELECTIONS
-    other: float  # shortest length for uniform, standard deviation for normal
-    no_overlap: bool
-    min_space: int  # only with no_overlap: what is left unmasked between spans, as fairseq counts it
-    min_masks: int  # spans drawn at least
-    dropout: float = 0.0  # share of the masked positions that is unmasked again
-    same_count: bool = False  # rows are cut to `common_count`: fairseq's require_same_masks
-
-    def check(self, axis: str) -> MaskConfig:
-        """Raise ValueError for settings that no mask can be drawn from; `axis` is "mask" or "mask_channel", as in
-        the config's keys.
-        """
-        problems = []
-        if self.selection not in SELECTIONS:
-            problems.append(f"{axis}_selection is {self.selection!r}; it may be one of {', '.join(SELECTIONS)}")
-        if self.prob < 0:
-            problems.append(f"{axis}_prob is {self.prob}; it must not be negative")
-        if self.length < 1:
-            problems.append(f"{axis}_length is {self.length}; it must be at least 1")
-        if self.other < 0 or (self.selection == "uniform" and self.other > 2 * self.length):
-            problems.append(
-                f"{axis}_other is {self.other}; it must not be negative nor, for uniform, above twice {axis}_length"
-            )
-        if not 0 <= self.dropout <= 1:
-            problems.append(f"{axis}_dropout is {self.dropout}; it must lie between 0 and 1")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-
-class PretrainingMasks(NamedTuple):
-    """All that a data-loading worker needs to draw an utterance's masks and, for validation, its negatives."""
-
-    time: MaskConfig
-    channel: MaskConfig | None  # None: no channel masks
-    num_channels: int  # width of the channel masks: the encoder's
-    conv_layers: tuple[ConvSpec, ...]
-    num_negatives: int = 0  # negatives a masked frame that validation batches bring along; 0: the model draws them
-
-    @classmethod
-    def from_config(
-        cls, cfg: Any, dropout: float = 0.0, num_negatives: int = 0, same_count: bool = True
-    ) -> PretrainingMasks:
-        """Read the fields that `task.inferred_w2v_config` and the wav2vec 2.0 model's config share.
-
-        Raises:
-            ValueError: settings that no mask can be drawn from, or none that masks anything.
-        """
-        if cfg.mask_prob <= 0:
-            raise ValueError(
-                f"mask_prob is {cfg.mask_prob}: pre-training predicts masked frames, so it must be above 0 (the "
-                "paper: 0.65)"
-            )
-        return cls(
-            time=time_masks(cfg, dropout)._replace(same_count=same_count),
-            channel=channel_masks(cfg) if cfg.mask_channel_prob > 0 else None,
-            num_channels=cfg.encoder_embed_dim,
-            conv_layers=tuple(parse_conv_layers(cfg.conv_feature_layers)),
-            num_negatives=num_negatives,
-        )
-
-
-class FinetuningMasks(NamedTuple):
-    """What a worker needs to draw the masks of fine-tuning, which nothing is predicted at; none are drawn in
-    evaluation.
-    """
-
-    time: MaskConfig | None
-    channel: MaskConfig | None
-    num_channels: int
-    conv_layers: tuple[ConvSpec, ...]
-
-    @classmethod
-    def from_config(cls, cfg: Any, apply_mask: bool) -> FinetuningMasks:
-        """Read the fields of the encoder's config; without `apply_mask` there are no masks.
-
-        Raises:
-            ValueError: settings that no mask can be drawn from.
-        """
-        return cls(
-            time=time_masks(cfg, cfg.mask_dropout) if apply_mask and cfg.mask_prob > 0 else None,
-            channel=channel_masks(cfg) if apply_mask and cfg.mask_channel_prob > 0 else None,
-            num_channels=cfg.encoder_embed_dim,
-            conv_layers=tuple(parse_conv_layers(cfg.conv_feature_layers)),
-        )
-
-
-def time_masks(cfg: Any, dropout: float = 0.0) -> MaskConfig:
-    """The settings of masks over time in a model's config, checked."""
-    return MaskConfig(
-        cfg.mask_prob,
-        cfg.mask_length,
-        str(cfg.mask_selection),
-        cfg.mask_other,
-        cfg.no_mask_overlap,
-        cfg.mask_min_space,
-        MIN_TIME_MASKS,
-        dropout,
-    ).check("mask")
-
-
-def channel_masks(cfg: Any) -> MaskConfig:
-    """The settings of masks over channels, checked."""
-    return MaskConfig(
-        cfg.mask_channel_prob,
-        cfg.mask_channel_length,
-        str(cfg.mask_channel_selection),
-        cfg.mask_channel_other,
-        cfg.no_mask_channel_overlap,
-        cfg.mask_channel_min_space,
-        0,
-    ).check("mask_channel")
 
 
 def max_spans(size: int, cfg: MaskConfig) -> int:
@@ -297,37 +174,3 @@ def _apart(size: int, lengths: np.ndarray, min_space: int, rng: np.random.Genera
             part_starts.append(start + length + min_space)
             part_ends.append(end)
     return np.asarray(starts, dtype=np.int64), np.asarray(placed, dtype=np.int64)
-
-
-def positions_and_weights(mask: np.ndarray, max_masked: int) -> tuple[np.ndarray, np.ndarray]:
-    """The static-shape form of boolean masks.
-
-    Args:
-        mask: bool, B x T.
-        max_masked: M, at least the largest row's count.
-    Returns:
-        positions: int64, B x M, the masked frames in ascending order, then zeros.
-        weights: float32, B x M, 1 for masked frames and 0 for filler; all 0 in rows with fewer than two masked frames:
-            no negative.
-    """
-    counts = mask.sum(axis=1)
-    assert counts.max(initial=0) <= max_masked, "a row has more masked frames than its settings can draw"
-    rows, frames = np.nonzero(mask)
-    slots = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    positions = np.zeros((len(mask), max_masked), dtype=np.int64)
-    positions[rows, slots] = frames
-    weights = (np.arange(max_masked) < counts[:, None]) & (counts[:, None] >= 2)
-    return positions, weights.astype(np.float32)
-
-
-def draw_negatives(num_masked: int, max_masked: int, num_negatives: int, rng: np.random.Generator) -> np.ndarray:
-    """Negatives of each masked frame of one utterance: uniform over its other masked frames, with replacement.
-
-    Returns:
-        int64, M x N, positions among the utterance's masked frames; zeros where the row is filler.
-    """
-    negatives = np.zeros((max_masked, num_negatives), dtype=np.int64)
-    if num_masked >= 2:
-        drawn = rng.integers(0, num_masked - 1, size=(num_masked, num_negatives))
-        negatives[:num_masked] = drawn + (drawn >= np.arange(num_masked)[:, None])  # step over the positive itself
-    return negatives

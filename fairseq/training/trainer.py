@@ -1,0 +1,509 @@
+"""The Trainer: the order of a training step, readable top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from fairseq import device as device_layer
+from fairseq import optim, utils
+from fairseq.checkpoint.record import RunRecord
+from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.iterators import EpochBatchIterator, sensible_workers
+from fairseq.distributed import strategy
+from fairseq.distributed import utils as distributed
+from fairseq.logging import metrics
+from fairseq.optim import lr_scheduler
+from fairseq.training import gradients, validation
+from fairseq.training.compile_alarm import CompileAlarm
+from fairseq.training.ema import EMA
+from fairseq.training.precision import Precision
+from fairseq.training.state import TrainingState
+from fairseq.training.statistics import Interval, Statistics
+
+logger = logging.getLogger("fairseq.trainer")  # fairseq: the name in its log lines
+MOST_NORMS = 1000  # kept in one vector on the device, whatever common.log_interval
+
+
+class StopWish(IntEnum):
+    """Why a process wants all of them to stop after the same update; the larger one counts."""
+
+    NONE = 0
+    TIME = 1  # optimization.stop_time_hours
+    SIGNAL = 2
+
+
+class Trainer:
+    """Trains one model on one device of one process, in step with the other processes of the run.
+
+    An update takes its micro-batches forward and backward, adds up the sample sizes of all processes, normalises and
+    clips the gradient, and steps the optimizer. None of that waits for the device: what it computed is read at the log
+    interval (`flush_statistics`).
+
+    Args:
+        cfg: the whole config.
+        task: supplies data and metrics.
+        model: on any device; moved to the run's.
+        criterion: called as `criterion(model, sample)`.
+    """
+
+    def __init__(self, cfg: DictConfig, task: Any, model: nn.Module, criterion: nn.Module) -> None:
+        self.cfg = cfg
+        self.task = task
+        self.device = device_layer.select(cfg.common, cfg.distributed_training.device_id)
+        self.unwrapped_model = model.to(self.device.torch_device)
+        self.criterion = criterion.to(self.device.torch_device)
+        self._compile()
+        self.strategy = strategy.choose(cfg.distributed_training, self.device)
+        self.model = self._distribute()
+        per_update = self.data_parallel_world_size * cfg.optimization.update_freq[0]
+        self.precision = Precision(cfg.common, self.device, updates_per_window=max(1, 2**14 // per_update))
+        self._params = [p for p in self.unwrapped_model.parameters() if p.requires_grad]
+        self._build_optimizer()
+        self.ema = EMA(self.unwrapped_model, cfg.ema) if cfg.ema.store_ema else None
+        self.state = TrainingState(
+            cfg,
+            task,
+            self.unwrapped_model,
+            self.criterion,
+            self.optimizer,
+            self.lr_scheduler,
+            self.precision,
+            self.ema,
+            self.strategy,
+        )
+        self.statistics = Statistics(self.device)
+        self.compile_alarm = CompileAlarm()
+        self.update_log = gradients.UpdateLog(
+            self.device.torch_device,
+            cfg.optimization.max_nonfinite_updates,
+            room=min(cfg.common.log_interval, MOST_NORMS),
+        )
+        self.skipped_updates = 0
+        self.out_of_memory_updates = 0
+        self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
+        self.is_between_updates = True  # else weights, averages and counts do not fit together: nothing may be saved
+        self._stop_wish = StopWish.NONE
+        self._stop_seen: Callable[[], float] = lambda: 0.0
+        metrics.log_start_time("wall", priority=790, round=0)
+
+    def _compile(self) -> None:
+        """Let the device compile the model, where `common.hpu_compile` asks for it."""
+        how = str(self.cfg.common.hpu_compile)
+        if how != "none" and self.device.compiles:
+            buckets = self.cfg.task.num_batch_buckets if "num_batch_buckets" in self.cfg.task else 0
+            shapes = 2 * max(1, buckets)  # training, and validation
+            accumulates = max(self.cfg.optimization.update_freq) > 1
+            self.device.compile(self.unwrapped_model, how, shapes, accumulates, self.cfg.common.hpu_optimize_ddp)
+
+    def _distribute(self) -> nn.Module:
+        """The model as the criterion calls it: wrapped where the processes' strategy wants it."""
+        # hpu: a block that is skipped or not would be two graphs; all are computed, and dropped ones undone
+        static = self.device.graphs_are_static or self.data_parallel_world_size > 1
+        for module in self.unwrapped_model.modules():
+            if hasattr(module, "static_layerdrop"):
+                module.static_layerdrop = static
+            if hasattr(module, "looks_for_padding"):
+                # it would wait for the device, and run other graphs without padding than with it
+                module.looks_for_padding = False
+        return self.strategy.wrap(self.unwrapped_model)
+
+    def _build_optimizer(self) -> None:
+        self.optimizer = optim.build_optimizer(self.cfg.optimizer, self._params)
+        self.lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self.optimizer)
+        self.lr_scheduler.step_update(0)
+        self.fused_clip: Callable[[], Tensor] | None = None
+        if self.optimizer.uses_vendor_kernel and self.cfg.optimization.clip_norm > 0 and self.strategy.holds_all:
+            self.fused_clip = self.device.fused_clip_norm(self._params, self.cfg.optimization.clip_norm)
+
+    # -- the update ----------------------------------------------------------------------------------------------------
+
+    def train_step(self, samples: list[dict[str, Any]]) -> None:
+        """One update from this process's micro-batches, in their order.
+
+        Out of memory on the device: the update is left out and the run goes on, or ends where its device cannot, or
+        other processes wait.
+        """
+        self.model.train()
+        self.unwrapped_model.set_num_updates(self.get_num_updates())
+        if self.device.graphs_are_static:  # hpu: what may still be compiled, for the warning at the log interval
+            frozen = len(self._frozen())
+            for shape in {sample["net_input"]["source"].shape for sample in samples}:
+                self.compile_alarm.visit(("training", shape, frozen))
+        if self.device.records_graphs:  # hpu: zero in place; a gradient that comes and goes is another graph
+            gradients.zero_in_place(self._params, self._frozen())
+        else:
+            self.optimizer.zero_grad()
+        sample_size: Tensor | None = None
+        try:
+            sample_size = self._forward_backward(samples)
+            self._step(samples, sample_size)
+        except (RuntimeError, MemoryError) as error:
+            if not self.device.is_out_of_memory(error):
+                raise
+            self._survive_out_of_memory(samples, error, has_gradients=sample_size is not None)
+
+    def _step(self, samples: list[dict[str, Any]], sample_size: Tensor) -> None:
+        """Normalise and clip the gradients, and move the weights."""
+        prepared = gradients.prepare(
+            self._params,
+            self._begin_reduce(sample_size),
+            self.precision.scaler.scale if self.precision.scaler else None,
+            self.data_parallel_world_size,
+            self.cfg.optimization.clip_norm,
+            self.fused_clip,
+            self.strategy.gradient_norm,
+        )
+        self.is_between_updates = False
+        self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
+        if self.precision.scaler is not None:
+            self.precision.scaler.update(prepared.found_inf)
+        self.statistics.commit(prepared.found_inf)
+        self.update_log.record(prepared, self.get_num_updates(), [sample["id"] for sample in samples])
+        self.set_num_updates(self.get_num_updates() + 1)
+        if self.ema is not None:
+            self.ema.step(self.unwrapped_model, self.get_num_updates())
+        self.is_between_updates = True
+        self.device.mark_step()  # hpu: the optimizer's graph ends here
+
+    def _forward_backward(self, samples: list[dict[str, Any]]) -> Tensor:
+        """Add up the gradients of the micro-batches; returns their sample size, 0-dim on the device."""
+        total = torch.zeros((), device=self.device.torch_device)
+        for i, sample in enumerate(samples):
+            # decision 5: what a forward draws depends on the update and on the micro-batch's global number alone
+            # hpu: in eager mode seeding waits for the card, so it is done once an update
+            if i == 0 or self.device.seeds_each_micro_batch:
+                self.device.seed(utils.keyed_seed(self.cfg.common.seed, self.get_num_updates(), sample["micro"]))
+            # processes exchange gradients once an update, with the last micro-batch
+            with self.strategy.exchange(now=i == len(samples) - 1):
+                with self.precision.autocast():
+                    loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
+                self.precision.scale(loss).backward()
+            total += sample_size
+            self.statistics.add(log)  # hpu: detached sums that stay on the card until the log interval
+            self.device.mark_step()  # hpu: a micro-batch is one graph, forward and backward
+            self.statistics.count(
+                audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
+                few_masked=sample["few_masked"],
+            )
+        gradients.complete(self._params, self._frozen())
+        if self.cfg.optimization.sentence_avg:
+            # hpu: sent, since a fill with another number would be another graph
+            total = self.device.send(torch.tensor(float(sum(sample["num_valid"] for sample in samples))))
+        self.statistics.count(num_updates=1 / self.data_parallel_world_size)
+        return total
+
+    def _frozen(self) -> set[Tensor]:
+        """Parameters that this update leaves as they are."""
+        return set(self.unwrapped_model.frozen_parameters())
+
+    def _on_device(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return {**sample, "net_input": utils.apply_to_sample(self.device.send, sample["net_input"])}
+
+    def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
+        """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is
+        needed.
+        """
+        work = distributed.all_reduce(sample_size, async_op=True)
+
+        def finish() -> Tensor:
+            if work is not None:
+                work.wait()
+            return sample_size
+
+        return finish
+
+    def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException, has_gradients: bool) -> None:
+        """Leave the update out, if that is possible: on this device, alone, and before the weights began to move."""
+        shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
+        update = self.get_num_updates() + 1
+        advice = (
+            f"out of memory at update {update} with audio of shape {shapes} (utterances x samples). "
+            "Lower dataset.max_tokens or dataset.batch_size (and raise optimization.update_freq as much), lower "
+            "task.max_sample_size, or set model.checkpoint_activations=true."
+        )
+        if not self.device.recovers_from_out_of_memory:
+            raise RuntimeError(
+                f"{advice} {self._memory()}This device cannot free what the update held: the run ends, its last "
+                "checkpoint is good. fairseq-preflight, with the same arguments, tells the memory of each bucket "
+                "before the start."
+            ) from error
+        if self.data_parallel_world_size > 1:
+            raise RuntimeError(f"{advice} The other processes cannot go on without this one.") from error
+        if has_gradients:
+            raise RuntimeError(
+                f"{advice} It happened while the weights moved: the run ends, its last checkpoint is good."
+            ) from error
+        self.out_of_memory_updates += 1
+        logger.warning("%s The batch is left out (%d so far).", advice, self.out_of_memory_updates)
+        self.statistics.discard()
+        self.optimizer.zero_grad()
+        self.device.empty_cache()
+
+    def _memory(self) -> str:
+        """What the run holds whatever the batch, beside the device's memory."""
+        held = [*self.unwrapped_model.parameters(), *self.unwrapped_model.buffers()]
+        numbers = sum(tensor.numel() for tensor in held)
+        figures = ", ".join(f"{name} {value}" for name, value in self.device.memory_statistics().items())
+        return (
+            f"Weights, gradients and the optimizer's averages take about {16 * numbers / 2**30:.1f} GB, the rest "
+            f"are the activations of this shape ({figures}). "
+        )
+
+    # -- validation ----------------------------------------------------------------------------------------------------
+
+    def validate(
+        self, batches: Iterable[list[dict[str, Any]]], quarantine: Quarantine | None = None
+    ) -> dict[str, float]:
+        """Sums of the criterion's values over a validation set, over all processes.
+
+        Args:
+            quarantine: takes the files that cannot be decoded; None: they go untold.
+        """
+        batches = self._noting_shapes(batches)
+        return validation.validate(
+            self.task,
+            self.unwrapped_model,
+            self.criterion,
+            batches,
+            self.device,
+            self.precision,
+            self.cfg.common.seed,
+            quarantine,
+        )
+
+    def _noting_shapes(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+        """The same batches; their shapes may be compiled on their first visits."""
+        for samples in batches:
+            for sample in samples:
+                self.compile_alarm.visit(("validation", sample["net_input"]["source"].shape))
+            yield samples
+
+    # -- what the log shows --------------------------------------------------------------------------------------------
+
+    def flush_statistics(self, hold: bool = False) -> None:
+        """Read the device once and hand what happened since the last read to the metrics.
+
+        Args:
+            hold: keep it for the next call, over a resume too: the run stops within a log interval, whose means must
+                not change by that.
+        Raises:
+            FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
+        """
+        scale = [self.precision.scaler.scale] if self.precision.scaler else []
+        fetched = self.statistics.fetch([*self.update_log.pending(), *scale])
+        self.compile_alarm.visit("log")
+        device_values = fetched.extra
+        if scale:
+            loss_scale = device_values.pop()
+            metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
+        settled = self.update_log.settle(device_values)
+        self.device.mark_step()  # hpu: what was set to zero, so that it does not join another graph
+        self._report_skipped(settled.skipped)
+        interval = Interval(fetched.logged, fetched.counted, settled.norms)
+        if self.state.held is not None:
+            interval = self.state.held.then(interval)
+        self.state.held = interval if hold else None
+        if interval.counted.get("num_updates") and not hold:
+            self._log_update_metrics(*interval)
+        if settled.too_many_in_a_row:
+            raise FloatingPointError(
+                f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite "
+                f"(optimization.max_nonfinite_updates="
+                f"{self.update_log.limit}). Lower optimization.lr, set optimization.clip_norm, or look at the "
+                "utterances named above."
+            )
+        if scale:
+            self.precision.scaler.check(loss_scale)
+
+    def _log_update_metrics(self, sums: dict[str, float], counted: dict[str, float], norms: list[float]) -> None:
+        updates, seconds, few_masked = round(counted["num_updates"]), counted["audio_seconds"], counted["few_masked"]
+        self.task.reduce_metrics([sums], self.criterion)
+        metrics.log_speed("wps", sums["ntokens"], priority=180, round=1)
+        metrics.log_speed("ups", updates, priority=190, round=2)
+        metrics.log_speed("audio_s_per_s", seconds, priority=185, round=1)
+        metrics.log_scalar("wpb", sums["ntokens"] / updates, weight=updates, priority=200, round=1)
+        metrics.log_scalar("bsz", sums["nsentences"] / updates, weight=updates, priority=210, round=1)
+        metrics.log_scalar("audio_s_per_update", seconds / updates, weight=updates, priority=215, round=1)
+        metrics.log_scalar("lr", self.get_lr(), weight=0, priority=300)
+        if norms:
+            metrics.log_scalar("gnorm", sum(norms) / len(norms), weight=len(norms), priority=400, round=3)
+            if self.cfg.optimization.clip_norm > 0:
+                share = sum(norm > self.cfg.optimization.clip_norm for norm in norms) / len(norms)
+                metrics.log_scalar("clip", 100 * share, weight=len(norms), priority=500, round=1)
+        if self.skipped_updates:
+            metrics.log_scalar("skipped", self.skipped_updates, weight=0, priority=710, round=0)
+        if few_masked:
+            metrics.log_scalar("few_masked", few_masked, priority=720, round=0)
+        for name, value in self.device.memory_statistics().items():
+            metrics.log_scalar(name, value, weight=0, priority=1500, round=1)
+        counters = self.device.counters()
+        for name, count in counters.items():
+            metrics.log_scalar(name, count, weight=0, priority=1510, round=0)
+        alarm = self.compile_alarm.check(counters, updates)
+        if alarm is not None and self.is_data_parallel_master:
+            logger.warning(alarm)
+
+    def _report_skipped(self, skipped: list[tuple[int, list[int]]]) -> None:
+        self.skipped_updates += len(skipped)
+        if skipped:
+            self.optimizer.sync_steps()
+        for update, indices in skipped:
+            names = [self.task.utterance_name(self.cfg.dataset.train_subset, index) for index in indices]
+            logger.warning(
+                "update %d was skipped: its loss or gradient was not finite. Its utterances: %s",
+                update + 1,
+                ", ".join(names),
+            )
+
+    # -- stopping together ---------------------------------------------------------------------------------------------
+
+    def wish_to_stop(self) -> None:
+        """Called by a signal's handler: all processes are to stop after the same update."""
+        self._stop_wish = StopWish.SIGNAL
+
+    def should_stop(self) -> StopWish:
+        """Why any process wished to stop, the same on all of them; to be asked once an update.
+
+        Several processes learn it from each other on the host, an update later, so that none waits for another one's
+        device.
+        """
+        own = self._own_wish()
+        if self.data_parallel_world_size == 1:
+            return own
+        seen = StopWish(int(self._stop_seen()))
+        self._stop_seen = distributed.begin_max_on_host(own)
+        return seen
+
+    def starts_out_of_time(self) -> bool:
+        """Whether the time was over before this run's first update, on any process; waits for all of them."""
+        return distributed.begin_max_on_host(float(self._own_wish() is StopWish.TIME))() > 0
+
+    def _own_wish(self) -> StopWish:
+        """This process's own; its clock may differ from the others', so it decides nothing by itself."""
+        limit, hours = self.cfg.optimization.stop_time_hours, self.cumulative_training_time() / 3600
+        if self._stop_wish is StopWish.NONE and 0 < limit < hours:
+            self._stop_wish = StopWish.TIME
+            logger.info("stopping: %.2f hours of training, optimization.stop_time_hours is %g", hours, limit)
+        return self._stop_wish
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator:
+        """Updates of the training set from this epoch (from 1) on."""
+        subset = self.cfg.dataset.train_subset
+        if load_dataset:
+            self.task.load_dataset(subset, combine=True)
+        dataset_cfg = self.cfg.dataset
+        return self.task.get_batch_iterator(
+            dataset=self.task.dataset(subset),
+            max_tokens=dataset_cfg.max_tokens,
+            max_sentences=dataset_cfg.batch_size,
+            ignore_invalid_inputs=True,
+            epoch=epoch,
+            update_freq=list(self.cfg.optimization.update_freq),
+            skip_remainder_batch=self.cfg.optimization.skip_remainder_batch,
+            **self._iterator_options(),
+        )
+
+    def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
+        """Batches of a validation set; the same at every call."""
+        dataset_cfg = self.cfg.dataset
+        return self.task.get_batch_iterator(
+            dataset=self.task.dataset(subset),
+            max_tokens=dataset_cfg.max_tokens_valid,
+            max_sentences=dataset_cfg.batch_size_valid,
+            ignore_invalid_inputs=dataset_cfg.skip_invalid_size_inputs_valid_test,
+            epoch=1,
+            update_freq=1,
+            shuffle=False,
+            **self._iterator_options(),
+        )
+
+    def _iterator_options(self) -> dict[str, Any]:
+        return {
+            "required_batch_size_multiple": self.cfg.dataset.required_batch_size_multiple,
+            "seed": self.cfg.common.seed,
+            "num_shards": self.data_parallel_world_size,
+            "shard_id": self.data_parallel_rank,
+            "num_workers": sensible_workers(
+                self.cfg.dataset.num_workers, self.cfg.distributed_training.nprocs_per_node
+            ),
+            "data_buffer_size": self.cfg.dataset.data_buffer_size,
+            "start_method": self.device.loader_start_method(),
+            "pin_memory": self.device.copies_from_pinned_memory,
+        }
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The run but its place in the data, as this process has it: see `TrainingState.collect`. All processes may
+        call it; `Strategy.gather` makes a whole of what they get.
+        """
+        self.compile_alarm.visit("checkpoint")
+        return self.state.collect()
+
+    def load_state_dict(
+        self,
+        checkpoint: dict[str, Any],
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        reset_meters: bool = False,
+        optimizer_overrides: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Take over a whole state on the CPU; returns its `extra_state`. See `TrainingState.restore`."""
+        return self.state.restore(checkpoint, reset_optimizer, reset_lr_scheduler, reset_meters, optimizer_overrides)
+
+    def forget_held_statistics(self) -> None:
+        """An epoch begins: what a checkpoint brought of a log interval belongs to another one."""
+        self.state.held = None
+
+    @property
+    def is_data_parallel_master(self) -> bool:
+        return self.data_parallel_rank == 0
+
+    @property
+    def data_parallel_world_size(self) -> int:
+        return distributed.get_world_size()
+
+    @property
+    def data_parallel_rank(self) -> int:
+        return distributed.get_rank()
+
+    def get_num_updates(self) -> int:
+        return self.state.num_updates
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Set the count of updates, and the learning rate of the next one."""
+        self.state.set_num_updates(num_updates)
+
+    def lr_step_begin_epoch(self, epoch: int) -> float:
+        self.lr_scheduler.step_begin_epoch(epoch)
+        return self.lr_scheduler.step_update(self.get_num_updates())
+
+    def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
+        """End of an epoch: schedules that look at the validation loss adjust."""
+        self.lr_scheduler.step(epoch, val_loss)
+        return self.lr_scheduler.step_update(self.get_num_updates())
+
+    def get_lr(self) -> float:
+        return self.optimizer.get_lr()
+
+    def cumulative_training_time(self) -> float:
+        """Seconds trained, over all runs that led to this one."""
+        return self.state.seconds()
+
+    def is_finished(self) -> bool:
+        """Whether max_update ends the run."""
+        max_update = self.cfg.optimization.max_update or math.inf
+        if self.get_num_updates() >= max_update:
+            logger.info("stopping: num_updates %d reached optimization.max_update", self.get_num_updates())
+            return True
+        return False
