@@ -23,6 +23,7 @@ TELL := $(PYTHON) scripts/tell.py
 STAMP := $(VENV)/.fairseq-hpu-installed
 DECODE := $(VENV)/.fairseq-hpu-decode
 OPTIONAL := $(VENV)/.fairseq-hpu-optional
+DOCS := $(VENV)/.fairseq-hpu-docs
 # Gaudi's containers bring a torch of their own, without which the cards are out of reach: it is neither replaced nor hidden
 KEEP_GAUDIS_TORCH = for python in "$(PYTHON)" "$(PY)"; do \
 	if [ -n "$(TORCH)" ] && "$$python" -c 'import importlib.metadata as m; m.version("habana-torch-plugin")' 2>/dev/null; then \
@@ -32,7 +33,7 @@ KEEP_GAUDIS_TORCH = for python in "$(PYTHON)" "$(PY)"; do \
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: torch-is-free help venv dev test demo check bench clean
+.PHONY: torch-is-free help venv dev test demo check docs bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -81,6 +82,14 @@ check: $(STAMP) ## ruff: rules and format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+$(DOCS): $(STAMP) fairseq/installed.py
+	@$(TELL) "installing mkdocs and its theme" $(PIP) install --quiet --editable ".[docs]"
+	@touch $@
+
+# Material's advertisement is switched off: it would stand between the build's own warnings
+docs: $(DOCS) ## the documentation's site, in site/ (strict: a broken link or an unknown name is an error)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 bench: $(STAMP) ## the benchmarks that need nothing but this package; results under benchmarks/results
 	$(PY) benchmarks/import_time.py
 	$(PY) benchmarks/manifest.py
@@ -88,4 +97,4 @@ bench: $(STAMP) ## the benchmarks that need nothing but this package; results un
 	$(PY) benchmarks/pretrain_step.py
 
 clean: ## remove what make and the demo wrote, the environment too
-	rm -rf $(VENV) demo_output .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) site demo_output .pytest_cache .ruff_cache build *.egg-info

@@ -20,6 +20,15 @@ EXTRAS = {
     "decode": ["flashlight-text", "kenlm"],
     "demo": ["espeakng-loader", "soxr"],
     "dev": ["pytest", "pytest-timeout", "pytest-xdist>=3.6", "ruff"],
+    # the last versions for Python 3.10; mkdocstrings 1.0 does not work with pymdown-extensions 12 or later
+    "docs": [
+        "mkdocs==1.6.1",
+        "mkdocs-material==9.7.7",
+        "mkdocstrings==1.0.6",
+        "mkdocstrings-python==2.0.9",
+        "pymdown-extensions==11.0.2",
+        "griffelib==2.3.0",
+    ],
     # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
     "hpu": ["habana-torch-plugin"],
     "onnx": ["onnx", "onnxruntime"],

@@ -51,7 +51,10 @@ class Dictionary:
     `<unk>`.
 
     Args:
-        bos, pad, eos, unk: names of the special symbols.
+        bos: name of the symbol that begins a sentence; the blank of CTC models.
+        pad: name of the symbol for padding.
+        eos: name of the symbol that ends a sentence.
+        unk: name of the symbol for everything that the dictionary does not have.
         extra_special_symbols: further ones, numbered after them.
         add_special_symbols: False starts without any; the file then has them.
 

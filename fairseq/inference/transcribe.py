@@ -44,10 +44,11 @@ def transcribe(
             list. A waveform is an array or tensor, of one channel or several, which are averaged. Other rates are
             converted (extra `resample`).
         decoder: one already made (`fairseq.decoding.beam.read_beam`), in place of `lexicon`, `lm` and `settings`.
-        device, precision: of a model that is loaded here.
+        device: for a model that is loaded here.
+        precision: for a model that is loaded here.
         windows: how long audio is cut; memory does not grow with its length.
-        lexicon, lm: files of words and of an n-gram language model, for a beam search; without both, decoding is
-            greedy.
+        lexicon: file of words, for a beam search.
+        lm: file of an n-gram language model, for a beam search. Without both, decoding is greedy.
         settings: beam and weights of that search.
     Returns:
         A Transcript with text, and words with times and confidence. In a list, audio that cannot be read gives a

@@ -63,7 +63,8 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     Args:
         cfg: the config group `task`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line
             arguments (`task`).
-        from_checkpoint: (keyword) `cfg` comes from a file: fields that this version does not have are left out.
+        **kwargs: `from_checkpoint=True` if `cfg` comes from a file: fields that this version does not have are left
+            out. The others go to the task.
     Raises:
         ValueError: no such task, or keys and values that its dataclass does not take.
     """

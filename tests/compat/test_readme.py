@@ -18,8 +18,9 @@ from fairseq.installed import EXTRAS
 from fairseq_cli import command_line
 from tests.warm import Warm
 
-DOCS = (Path(__file__).parents[2] / "docs").glob("*.md")
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in DOCS))
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs").rglob("*.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(str(path.relative_to(ROOT)) for path in DOCS))
 LAUNCHERS = {"torchrun", "mpirun", "srun"}
 SYSTEM = {"sudo"}  # network links
 FILE_ENDINGS = {"safetensors", "onnx", "pt"}  # `model.safetensors` is a file
@@ -71,12 +72,29 @@ def test_files_and_links_exist(repository: Path) -> None:
         text = (repository / page).read_text(encoding="utf-8")
         for link in _LINK.findall(text):
             assert ((repository / page).parent / link).exists(), f"{page}: {link}"
-    folders = re.findall(
-        r"`((?:fairseq|fairseq_cli|examples|benchmarks|tests|docs)/[\w./-]*)`", (repository / "README.md").read_text()
-    )
-    assert folders
-    for folder in folders:
-        assert (repository / folder).exists(), folder
+    folders = {
+        folder
+        for page in PAGES
+        if page != "CHANGELOG.md"
+        for folder in re.findall(
+            r"`((?:fairseq|fairseq_cli|examples|benchmarks|tests|docs)/[\w./-]*)`", (repository / page).read_text()
+        )
+    }
+    assert len(folders) > 30
+    assert {folder for folder in folders if not (repository / folder).exists()} == set()
+
+
+def test_readme_is_short_and_pages_are_wrapped(repository: Path) -> None:
+    """At most 140 lines of README; at most 100 columns, but for rows of tables."""
+    assert len((repository / "README.md").read_text(encoding="utf-8").splitlines()) <= 140
+    wide = [
+        f"{page}:{number}"
+        for page in PAGES
+        if page != "CHANGELOG.md"
+        for number, line in enumerate((repository / page).read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 100 and not line.startswith("|")
+    ]
+    assert wide == []
 
 
 def test_scripts_take_the_options(repository: Path) -> None:
@@ -166,10 +184,12 @@ def test_keys_of_the_pages_exist(repository: Path, page: str) -> None:
 
 
 def test_config_map_names_keys_that_exist(repository: Path) -> None:
-    """The README's table of groups and keys."""
+    """The table of groups and keys."""
     from fairseq.dataclass.groups import CONFIG_GROUPS
 
-    table = re.search(r"\| group \| sets \|.*?\n\n", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    table = re.search(
+        r"\| group \| sets \|.*?\n\n", (repository / "docs/configs.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert table
     every = {
         field

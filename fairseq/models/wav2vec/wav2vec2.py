@@ -182,18 +182,18 @@ class Wav2Vec2Model(BaseFairseqModel):
             mask_indices: masked frames, bool, B x T. Given alone it is read on the host; None with `mask` draws it as
                 the config says.
             mask_channel_indices: masked channels, bool, B x C.
-            padding_count, corpus_key: accepted from fairseq's callers; positions and weights, and no adapters, make
-                them needless.
-            masked_positions, masked_weights: the masked frames, int64 (or int32) and float32, B x M; weight 0 is filler
-                and comes last. A row without any weight counts in nothing: not in the loss, the codebook's statistics
-                or the feature penalty.
+            padding_count: accepted from fairseq's callers; positions and weights replace it.
+            corpus_key: accepted from fairseq's callers; only adapters would need it.
+            masked_positions: the masked frames, int64 (or int32), B x M.
+            masked_weights: their weights, float32, B x M; weight 0 is filler and comes last. A row without any weight
+                counts in nothing: not in the loss, the codebook's statistics or the feature penalty.
             negative_indices: negatives to use in place of drawn ones, int64, B x M x N, into the utterance's M masked
                 frames.
         Returns:
             With `features_only`: x (B x T x C), padding_mask (bool, B x T; None if nothing is padding), features
-                (before masking,
-            B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first), padding_mask,
-            features_pen, masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars, temp.
+            (before masking, B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first),
+            padding_mask, features_pen, masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars,
+            temp.
         Raises:
             ValueError: the masks do not fit together, or there is nothing to predict or to contrast it with.
         """
