@@ -21,6 +21,7 @@ from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.iterators import EpochBatchIterator, sensible_workers
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
+from fairseq.modules.run_mode import RunMode
 from fairseq.optim import lr_scheduler
 from fairseq.training import gradients, state, validation
 from fairseq.training.compile_alarm import CompileAlarm
@@ -99,12 +100,8 @@ class Trainer:
         """The model as the criterion calls it: wrapped where there are several processes."""
         # hpu: a block that is skipped or not would be two graphs; all are computed, and dropped ones undone
         static = self.device.graphs_are_static or self.data_parallel_world_size > 1
-        for module in self.unwrapped_model.modules():
-            if hasattr(module, "static_layerdrop"):
-                module.static_layerdrop = static
-            if hasattr(module, "looks_for_padding"):
-                # it would wait for the device, and run other graphs without padding than with it
-                module.looks_for_padding = False
+        # looking for padding would wait for the device, and run other graphs without padding than with it
+        self.unwrapped_model.configure(RunMode(static_graph=static, looks_for_padding=False))
         if self.data_parallel_world_size == 1:
             return self.unwrapped_model
         return distributed.distribute(self.unwrapped_model, self.cfg.distributed_training, self.device.ddp_options())
