@@ -175,7 +175,7 @@ class ConformerEncoderLayer(nn.Module):
 class ConformerWav2Vec2EncoderLayer(ConformerEncoderLayer):
     """The conformer block with the arguments of a wav2vec 2.0 encoder layer."""
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - fairseq's signatures
         self,
         x: Tensor,
         self_attn_mask: Tensor | None = None,

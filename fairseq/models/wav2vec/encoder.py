@@ -127,7 +127,8 @@ class TransformerEncoder(nn.Module):
         if is_filled:  # cut to a count, not by one, which may be 0 in a trace
             x = x[:, :num_frames]
             layer_results = [
-                tuple(part if part is None else part[:num_frames] for part in result) for result in layer_results
+                (out[:num_frames], None if weights is None else weights[:num_frames], ffn[:num_frames])
+                for out, weights, ffn in layer_results
             ]
         return x, layer_results
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq.utils import is_traced
+
+
+@overload
+def pad_to_multiple(x: Tensor, multiple: int, dim: int = -1, value: float = 0) -> tuple[Tensor, int | Tensor]: ...
+
+
+@overload
+def pad_to_multiple(
+    x: Tensor | None, multiple: int, dim: int = -1, value: float = 0
+) -> tuple[Tensor | None, int | Tensor]: ...
 
 
 def pad_to_multiple(
