@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig
 
@@ -88,8 +88,9 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     criterion = criterions.build_criterion(_criterion(cfg, args.criterion), task)
     dataset = merge_with_parent(DatasetConfig(), cfg.get("dataset") or {}, remove_missing=True)
     given = {name: getattr(args, name) for name in ("cpu", "device", "bf16", "fp16", "log_interval")}
-    common = merge_with_parent(CommonConfig(), {**given, "log_format": "none" if args.quiet else args.log_format})
-    device = device_layer.select(common)
+    given["log_format"] = "none" if args.quiet else args.log_format
+    merged = merge_with_parent(CommonConfig(), given)
+    device, common = device_layer.select(merged), cast(CommonConfig, merged)
     model.to(device.torch_device)
     precision = Precision(common, device, updates_per_window=1)
     own_seed = merge_with_parent(CommonConfig(), cfg.get("common") or {}, remove_missing=True).seed

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from omegaconf import DictConfig
 
@@ -24,7 +24,7 @@ from fairseq.dataclass.validate import validate_config
 from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
-from fairseq.logging.progress_bar import BaseProgressBar, Steps
+from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Start, open_sinks
 from fairseq.models.wav2vec import codebook_use
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
@@ -244,7 +244,7 @@ class Run:
             self.interval_start, self.waiting = time.perf_counter(), 0.0
             self.trainer.flush_statistics()
 
-    def _write(self, split: str, stats: dict[str, Any]) -> None:
+    def _write(self, split: str, stats: Stats) -> None:
         row = {**stats, "wall": round(self.trainer.cumulative_training_time())}
         self.sinks.write(split, self.trainer.get_num_updates(), self.epoch_itr.epoch, row)
 
@@ -348,7 +348,7 @@ class Run:
             raise ValueError(f"checkpoint.best_checkpoint_metric is {name}; validation gives {', '.join(results[0])}")
         return float(utils.item(results[0][name]))
 
-    def _validate_subset(self, subset: str) -> dict[str, Any]:
+    def _validate_subset(self, subset: str) -> Stats:
         logger.info('validation on "%s" after update %d', subset, self.trainer.get_num_updates())
         batches = self.sets.validation[subset].next_epoch_itr(shuffle=False)
         steps = self.cfg.dataset.max_valid_steps
