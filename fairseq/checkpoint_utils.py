@@ -10,7 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Optional, Union
+from typing import Any, Optional, Union, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +30,9 @@ from fairseq.conversion import folders, speech_model
 from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from fairseq.models.wav2vec import pretrained
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.tasks import FairseqTask
+from fairseq.tasks.audio_finetuning import AudioFinetuningTask
 from fairseq.text_files import MissingFileError
 
 __all__ = [
@@ -88,10 +91,10 @@ def load_checkpoint_to_cpu(
     state = io.load(path)
     if state.get("cfg") is not None:
         with building.naming(path):
-            state["cfg"] = OmegaConf.create(state["cfg"])
+            state["cfg"] = cfg = cast(DictConfig, OmegaConf.create(state["cfg"]))
             if arg_overrides:
-                overwrite_args_by_name(state["cfg"], arg_overrides)
-            OmegaConf.set_struct(state["cfg"], False)
+                overwrite_args_by_name(cfg, arg_overrides)
+            OmegaConf.set_struct(cfg, False)
     return state
 
 
@@ -118,7 +121,7 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
 def load_model_ensemble(
     filenames: Filenames,
     arg_overrides: Optional[dict[str, Any]] = None,
-    task: Any = None,
+    task: Optional[FairseqTask] = None,
     strict: bool = True,
     suffix: str = "",
     num_shards: int = 1,
@@ -132,12 +135,12 @@ def load_model_ensemble(
 def load_model_ensemble_and_task(
     filenames: Filenames,
     arg_overrides: Optional[dict[str, Any]] = None,
-    task: Any = None,
+    task: Optional[FairseqTask] = None,
     strict: bool = True,
     suffix: str = "",
     num_shards: int = 1,
     state: Optional[dict[str, Any]] = None,
-) -> tuple[list[nn.Module], DictConfig, Any]:
+) -> tuple[list[nn.Module], DictConfig, FairseqTask]:
     """Build the models of checkpoints from the configs inside them, with their weights.
 
     Settings that a file does not have keep their defaults; a file without a task is given audio_pretraining.
@@ -166,7 +169,7 @@ def load_model_ensemble_and_task(
         raise ValueError("filenames is empty: give the path of a checkpoint, or a list of such paths.")
     if state is not None and len(paths) != 1:
         raise ValueError("A loaded state stands for one file: give exactly one file name with it.")
-    models: list[nn.Module] = []
+    found: list[tuple[nn.Module, DictConfig, FairseqTask]] = []
     for name in paths:
         path = re.sub(r"\.pt$", f"{suffix}.pt", name)
         if state is None and not os.path.isfile(path):
@@ -175,12 +178,14 @@ def load_model_ensemble_and_task(
             )
         loaded = load_checkpoint_to_cpu(path, arg_overrides) if state is None else state
         with building.naming(path):
-            model, cfg, task = _model_inside(loaded, path, task, strict)
-        models.append(model)
-    return models, cfg, task
+            found.append(_model_inside(loaded, path, found[0][2] if found else task, strict))
+    _, cfg, task = found[-1]
+    return [model for model, _, _ in found], cfg, task
 
 
-def _model_inside(loaded: dict[str, Any], path: str, task: Any, strict: bool) -> tuple[nn.Module, DictConfig, Any]:
+def _model_inside(
+    loaded: dict[str, Any], path: str, task: FairseqTask | None, strict: bool
+) -> tuple[nn.Module, DictConfig, FairseqTask]:
     """One checkpoint's model with its weights, its config, and the task: the given one, or its own."""
     from fairseq import tasks
 
@@ -195,7 +200,7 @@ def _model_inside(loaded: dict[str, Any], path: str, task: Any, strict: bool) ->
         _check_dictionary(task, loaded, path)
     model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"], cfg.model)
     history = loaded.get("optimizer_history") or [{}]
-    if hasattr(model, "updates_before"):
+    if isinstance(model, Wav2Vec2Model):
         model.updates_before = RunRecord.updates_before_in(loaded)
     if "num_updates" in history[-1]:
         model.set_num_updates(history[-1]["num_updates"])
@@ -210,11 +215,11 @@ def _check_kind(kind: str | None, path: str) -> None:
         raise ValueError(f"{path} holds a model of kind {kind!r}, which is not offered here: only {offered}.")
 
 
-def _check_dictionary(task: Any, state: dict[str, Any], path: str) -> None:
+def _check_dictionary(task: FairseqTask, state: dict[str, Any], path: str) -> None:
     """A fine-tuned checkpoint's dictionary must fit; without one inside (fairseq before 0.11) it needs the one of
     its data folder.
     """
-    if not hasattr(task, "dictionary_path"):
+    if not isinstance(task, AudioFinetuningTask):
         return
     name = "the dictionary inside"
     if not state.get("task_state"):
@@ -238,7 +243,7 @@ def _config_inside(state: dict[str, Any], path: str) -> DictConfig:
     cfg = state.get("cfg")
     if cfg is None or cfg.get("model") is None:
         raise ValueError(f"{path} has no model config inside, so the model cannot be built from it.")
-    cfg = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(cfg)
+    cfg = cfg if isinstance(cfg, DictConfig) else cast(DictConfig, OmegaConf.create(cfg))
     if cfg.get("task") is None:
         cfg.task = {"_name": "audio_pretraining"}
     return cfg

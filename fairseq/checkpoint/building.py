@@ -13,12 +13,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq.checkpoint import compare
 from fairseq.dataclass.groups import config_group
 from fairseq.dataclass.utils import config_to_container
-from fairseq.models import bounded
+from fairseq.models import BaseFairseqModel, bounded
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,9 @@ def naming(path: str, what: str = "no model can be built from the config inside"
         raise ValueError(f"{path}: {what} ({type(error).__name__}: {_first_line(error)}).") from error
 
 
-def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], model_cfg: Any) -> nn.Module:
+def build(
+    make: Callable[[], BaseFairseqModel], weights: Mapping[str, Tensor], model_cfg: DictConfig
+) -> BaseFairseqModel:
     """The model that `make()` builds, as long as it is not far larger than the weights.
 
     Raises:
@@ -74,7 +76,7 @@ def _numbers(values: Any, name: str) -> Iterator[tuple[int, str]]:
         yield values, name
 
 
-def fill(model: nn.Module, weights: dict[str, Tensor], path: str, strict: bool, model_cfg: Any) -> None:
+def fill(model: BaseFairseqModel, weights: dict[str, Tensor], path: str, strict: bool, model_cfg: DictConfig) -> None:
     """Load the weights.
 
     Raises:

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def save(obj: Any, path: str | os.PathLike) -> str:
         CheckpointWriteError: the disk is full or refuses; the temporary file is removed, an older file of this name
             stays.
     """
-    return _write(path, lambda file: torch.save(obj, file, pickle_protocol=PICKLE_PROTOCOL))
+    return _write(path, lambda file: torch.save(obj, cast(IO[bytes], file), pickle_protocol=PICKLE_PROTOCOL))
 
 
 def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:

@@ -13,7 +13,8 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from io import BufferedReader
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,7 +133,7 @@ def _read_zip(archive: zipfile.ZipFile, with_tensors: bool) -> Any:
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
-def _read_stream(file: BinaryIO) -> Any:
+def _read_stream(file: BufferedReader) -> Any:
     """Magic number, protocol, byte order, the object, the storages' keys: five pickles; then every storage, its
     length before it.
     """
@@ -167,7 +168,7 @@ def _read_stream(file: BinaryIO) -> Any:
             raise EOFError("it is cut off")
         _expect(struct.unpack("<q", header)[0], flat.numel(), f"a storage {key} of another size than stated")
         target = flat.view(torch.uint8).numpy() if flat.numel() else None
-        if target is not None and file.readinto(memoryview(target)) < target.nbytes:
+        if target is not None and file.readinto(target.data) < target.nbytes:
             raise EOFError("it is cut off")
     return result
 

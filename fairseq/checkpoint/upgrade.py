@@ -97,7 +97,8 @@ def _group(name: str, values: Any, left_out: list[str]) -> Any:
     if isinstance(values, Namespace):
         values = dict(vars(values))
         values.setdefault("_name", values.get("arch" if name == "model" else name))
-    dataclass = CONFIG_GROUPS.get(name, {}).get(values.get("_name")) if isinstance(values, dict) else None
+    kind = values.get("_name") if isinstance(values, dict) else None
+    dataclass = None if kind is None else CONFIG_GROUPS.get(name, {}).get(kind)
     if dataclass is None:
         return values
     known = {field.name for field in fields(dataclass)}

@@ -122,21 +122,21 @@ class HpuDevice(Device):
             self._core.mark_step()
 
     def rng_state(self) -> dict[str, Tensor]:
-        return {"hpu_rng_state": torch.hpu.get_rng_state()} if self._core is not None else {}
+        return {"hpu_rng_state": _card().get_rng_state()} if self._core is not None else {}
 
     def set_rng_state(self, state: dict[str, Tensor]) -> None:
         """What was recorded is handed over first."""
         if "hpu_rng_state" in state and self._core is not None:
             self.mark_step()
-            torch.hpu.set_rng_state(state["hpu_rng_state"])
+            _card().set_rng_state(state["hpu_rng_state"])
 
     def synchronize(self) -> None:
-        torch.hpu.synchronize()
+        _card().synchronize()
 
     def memory_statistics(self) -> dict[str, float]:
-        free, _ = torch.hpu.mem_get_info()
-        peak = torch.hpu.max_memory_allocated()
-        torch.hpu.reset_peak_memory_stats()
+        free, _ = _card().mem_get_info()
+        peak = _card().max_memory_allocated()
+        _card().reset_peak_memory_stats()
         return {"gb_free": round(free / 2**30, 1), "gb_peak": round(peak / 2**30, 1)}
 
     def counters(self) -> dict[str, float]:
@@ -213,7 +213,7 @@ class HpuDevice(Device):
         self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True
     ) -> None:
         if how == "hpu_graphs":
-            torch.hpu.ModuleCacher(max_graphs=num_shapes)(
+            _card().ModuleCacher(max_graphs=num_shapes)(
                 model=module, inplace=True, allow_unused_input=True, have_grad_accumulation=accumulates
             )
         elif how == "compile":
@@ -243,9 +243,13 @@ class HpuDevice(Device):
 
     def describe(self) -> str:
         mode = "lazy" if self.records_graphs else "eager"
-        return (
-            f"HPU {self.index}, {torch.hpu.get_device_name()}, software {environment.software_version()}, {mode} mode"
-        )
+        return f"HPU {self.index}, {_card().get_device_name()}, software {environment.software_version()}, {mode} mode"
+
+
+def _card() -> Any:
+    """`torch.hpu`, which is there once the vendor's package is imported."""
+    extended: Any = torch
+    return extended.hpu
 
 
 def _import(module: str, name: str) -> Any:

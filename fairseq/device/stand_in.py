@@ -25,11 +25,14 @@ class StandIn(HpuDevice):
     """
 
     type = "cpu"
-    records_graphs = True  # gradients are zeroed in place, as in lazy mode
     # no card: nothing is compiled, and rules for runs on cards do not apply
     compiles = False
     world_size_is_strict = False
     compares_with_recipe = False
+
+    @property
+    def records_graphs(self) -> bool:
+        return True  # gradients are zeroed in place, as in lazy mode
 
     def __init__(self, index: int = 0, lives_on: str = "cpu", on_mark_step: Callable[[], None] | None = None) -> None:
         super().__init__(index)
@@ -92,6 +95,6 @@ class Ctc(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad_of_loss: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (grad_of_loss,) = ctx.saved_tensors, grad_outputs
         return (grad * grad_of_loss, *[None] * 6)

@@ -91,6 +91,7 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
     with signals.held_back():  # until the children that a signal is passed on to are known
         arguments = (cfg, main, world_size, kwargs, told, listener)
         children = torch.multiprocessing.spawn(_spawned, args=arguments, nprocs=world_size, join=False)
+        assert children is not None, "torch gives the processes that it does not join"
         passing = _PassingOn(children.processes)
         before = {
             number: signal.signal(number, passing)
@@ -135,7 +136,7 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", max(0, port)))
     except (OSError, OverflowError) as error:
-        why = os.strerror(error.errno) if isinstance(error, OSError) else "ports are 1 to 65535"
+        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "ports are 1 to 65535"
         advice = "Set another port, or -1 to take a free one."
         raise ConfigError(
             [f"distributed_training.distributed_port is {port}: cannot listen there ({why}). {advice}"]

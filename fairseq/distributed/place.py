@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from fairseq.dataclass.configs import DistributedTrainingConfig
 
 # what every rank of one mpirun on one machine can agree on without talking; the one that Gaudi's software takes too
 _MPI_PORT = 12345
@@ -147,7 +149,9 @@ def first_host(node_list: str) -> str:
     return "".join(part or "" for part in match.groups()) if match else node_list
 
 
-def cards_of_a_node(training: Any, place: Place, update_freq: list[int], strict: bool) -> str | None:
+def cards_of_a_node(
+    training: DistributedTrainingConfig, place: Place, update_freq: list[int], strict: bool
+) -> str | None:
     """What is odd about `distributed_training.distributed_world_size` under a launcher, whose processes count; None if
     nothing is.
 

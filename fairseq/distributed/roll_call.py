@@ -49,7 +49,7 @@ class RollCall:
         timeout: distributed_training.distributed_timeout, named in the log.
     """
 
-    def __init__(self, store: Any, rank: int, world_size: int, timeout: int) -> None:
+    def __init__(self, store: dist.Store, rank: int, world_size: int, timeout: int) -> None:
         self.rank, self.world_size, self.timeout = rank, world_size, timeout
         self._store = dist.PrefixStore("roll_call", store)
         self._closing = threading.Event()

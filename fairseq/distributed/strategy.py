@@ -128,7 +128,9 @@ class ModuleProxyWrapper(nn.Module):
     Source: fairseq/distributed/module_proxy_wrapper.py names and purpose.
     """
 
-    def __init__(self, wrapped: nn.Module) -> None:
+    wrapped: nn.parallel.DistributedDataParallel
+
+    def __init__(self, wrapped: nn.parallel.DistributedDataParallel) -> None:
         super().__init__()
         self.wrapped = wrapped
 

@@ -117,6 +117,7 @@ def begin_max_on_host(number: float) -> Callable[[], float]:
     if get_world_size() == 1:
         return largest.item
     work = dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_HOST_GROUP, async_op=True)
+    assert work is not None, "torch gives a handle to every process of the group"
     _BEGUN.append(work)
 
     def finish() -> float:

@@ -235,9 +235,9 @@ class AudioFinetuningTask(AudioPretrainingTask):
             ValueError: the pre-training had other audio than this task gives.
         """
         model = super().build_model(cfg, from_checkpoint)
-        if not hasattr(model, "w2v_encoder"):
+        self.encoder_cfg = model.encoder_config()
+        if self.encoder_cfg is None:
             return model
-        self.encoder_cfg = model.w2v_encoder.w2v_model.cfg
         w2v_args = pretrained.as_container(model.cfg.w2v_args)
         if isinstance(cfg, DictConfig) and cfg.get("w2v_args") is None:
             with open_dict(cfg):
