@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
+from fairseq.logging import destinations
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -366,13 +367,7 @@ def reset_logging() -> None:
     """Replace the root logger's handlers by one that writes fairseq's lines to standard output, at LOGLEVEL
     (default: INFO).
     """
-    logging.basicConfig(
-        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level=os.environ.get("LOGLEVEL", "INFO").upper(),
-        stream=sys.stdout,
-        force=True,
-    )
+    destinations.send_lines_to(logging.StreamHandler(sys.stdout))
 
 
 def get_perplexity(loss: float | None, round: int = 2, base: float = 2.0) -> float:

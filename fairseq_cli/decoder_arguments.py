@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,6 +14,7 @@ from fairseq.decoding.beam import BeamDecoder, BeamSettings, allowed_instead, re
 from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.inference.model import PRECISIONS, SpeechModel
 from fairseq.inference.windows import WindowSettings
+from fairseq.logging import destinations
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +119,4 @@ def _is_number(word: str) -> bool:
 
 
 def set_up_logging() -> None:
-    logging.basicConfig(
-        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level=os.environ.get("LOGLEVEL", "INFO").upper(),
-        stream=sys.stderr,
-        force=True,
-    )
+    destinations.send_lines_to(logging.StreamHandler(sys.stderr))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ class HpuDevice(Device):
     ctc_on_host = True  # where the vendor's kernel is missing: torch's own would compile anew for each set of lengths
     # the pool holds the card's memory from the start, and cannot give any of it back
     recovers_from_out_of_memory = False
+    compiles = True
+    world_size_is_strict = True
+    compares_with_recipe = True
 
     @property
     def records_graphs(self) -> bool:
@@ -94,6 +97,9 @@ class HpuDevice(Device):
             return len(visible)
         nodes = [path for pattern in ("accel/accel[0-9]*", "hl[0-9]*") for path in Path("/dev").glob(pattern)]
         return len(nodes) or CARDS_OF_A_SERVER
+
+    def recommended_count(self) -> int:
+        return max(1, self.count())
 
     # -- forms ---------------------------------------------------------------------------------------------------------
 
@@ -167,7 +173,7 @@ class HpuDevice(Device):
             mask = mask.expand(q.size(0), -1, q.size(2), k.size(2))
         return self._attention.apply(q, k, v, mask, dropout)  # an autograd function: by position
 
-    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+    def fused_clip_norm(self, params: Sequence[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
         kernel = _import("habana_frameworks.torch.hpex.normalization", "FusedClipNorm")
         if kernel is None:
             return None
