@@ -41,6 +41,8 @@ class BaseFairseqModel(nn.Module):
     A subclass implements `build_model`, and `get_targets` and `get_normalized_probs` where a criterion asks for them.
     """
 
+    cfg: Any  # the config group that it was built from; a subclass sets it
+
     @classmethod
     def build_model(cls, cfg: Any, task: Any = None) -> BaseFairseqModel:
         """A new model of this config; `task` brings what only it knows, such as a dictionary."""
