@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
 
 from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils
 from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.configs import CommonConfig
 from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
-from fairseq.logging import destinations
+from fairseq.logging import destinations, sinks
 from fairseq.training.description import describe
 from fairseq.training.loop import Run, Stopped, prepare
 
@@ -31,6 +31,8 @@ def main(cfg: DictConfig) -> int:
             saved is saved.
     """
     set_up_logging(cfg.common)
+    if distributed.is_master() and (problems := sinks.problems(cfg.common)):
+        raise ConfigError(problems)
     with checkpoint_utils.save_dir_held(cfg.checkpoint, writes=distributed.is_master()):
         return prepare_and_train(cfg)
 
@@ -47,7 +49,7 @@ def prepare_and_train(cfg: DictConfig) -> int:
         return run.train()
 
 
-def set_up_logging(common: Any) -> None:
+def set_up_logging(common: CommonConfig) -> None:
     """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first
     only warn.
     """
@@ -60,12 +62,6 @@ def set_up_logging(common: Any) -> None:
             raise ConfigError(
                 [f"common.log_file is {common.log_file}: cannot write there ({error.strerror or error})."]
             ) from error
-    if common.tensorboard_logdir is not None and distributed.is_master():
-        problem = destinations.problem_of_folder(common.tensorboard_logdir)
-        if problem is not None:
-            raise ConfigError(
-                [f"common.tensorboard_logdir is {common.tensorboard_logdir}: cannot write there ({problem})."]
-            )
     if distributed.is_master():
         destinations.send_lines_to(*handlers)
     else:

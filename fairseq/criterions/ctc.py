@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Protocol, cast
 
 import torch
 from omegaconf import II
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fairseq import device as device_layer
 from fairseq.criterions import register_criterion
-from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, unwrapped
 from fairseq.data.data_utils import post_process
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.wer_args import refuse_wer_args
@@ -46,6 +46,14 @@ class CtcCriterionConfig(FairseqDataclass):
             "help": "the first four of these as a Python tuple or a list, as older configs have it; read as a literal"
         },
     )
+
+
+class CtcModel(Protocol):
+    """What this criterion asks of a model, besides its forward pass."""
+
+    training: bool
+
+    def get_normalized_probs(self, net_output: Any, log_probs: bool) -> Tensor: ...
 
 
 @register_criterion("ctc", dataclass=CtcCriterionConfig)
@@ -85,7 +93,7 @@ class CtcCriterion(FairseqCriterion):
             The loss (0-dim, fp32), units or with `sentence_avg` utterances that count (0-dim, fp32), and what to log.
         """
         net_output = model(**sample["net_input"])
-        module = model.module if hasattr(model, "module") else model
+        module = cast(CtcModel, unwrapped(model))
         device = device_layer.of(net_output["encoder_out"])
         with device.full_precision():
             log_probs = module.get_normalized_probs(net_output, log_probs=True).contiguous()

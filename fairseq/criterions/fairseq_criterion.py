@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself: DistributedDataParallel shows none of its methods."""
+    return cast(nn.Module, model.module) if hasattr(model, "module") else model
 
 
 class FairseqCriterion(nn.Module):

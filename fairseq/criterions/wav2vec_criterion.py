@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fairseq import device as device_layer
 from fairseq import utils
 from fairseq.criterions import register_criterion
-from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, unwrapped
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
@@ -38,6 +38,16 @@ class Wav2VecCriterionConfig(FairseqDataclass):
     log_keys: list[str] = field(
         default_factory=list, metadata={"help": "what to log of the model's output, such as code_perplexity"}
     )
+
+
+class ContrastiveModel(Protocol):
+    """What this criterion asks of a model, besides its forward pass."""
+
+    def get_logits(self, net_output: Mapping[str, Any]) -> Tensor: ...
+
+    def get_targets(self, sample: Any, net_output: Mapping[str, Any]) -> Tensor: ...
+
+    def get_extra_losses(self, net_output: Mapping[str, Any]) -> list[Tensor]: ...
 
 
 @register_criterion("wav2vec", dataclass=Wav2VecCriterionConfig)
@@ -75,8 +85,7 @@ class Wav2vecCriterion(FairseqCriterion):
             ValueError: `loss_weights` does not have as many weights as the model has further losses.
         """
         net_output = model(**sample["net_input"])
-        # DistributedDataParallel shows none of the model's methods
-        module = model.module if hasattr(model, "module") else model
+        module = cast(ContrastiveModel, unwrapped(model))
         with device_layer.of(net_output["x"]).full_precision():
             logits = module.get_logits(net_output).float()
             weights = net_output["masked_weights"].float()
@@ -102,7 +111,9 @@ class Wav2vecCriterion(FairseqCriterion):
         answers = F.binary_cross_entropy_with_logits(logits.masked_fill(~possible, 0), is_positive, reduction="none")
         return (answers * possible.float()).sum(dim=1) * counts
 
-    def _further_losses(self, model: nn.Module, net_output: Mapping[str, Any], sample_size: Tensor) -> list[Tensor]:
+    def _further_losses(
+        self, model: ContrastiveModel, net_output: Mapping[str, Any], sample_size: Tensor
+    ) -> list[Tensor]:
         """The model's further losses times their weights and the masked frames; those of weight 0 are left out."""
         if self.loss_weights is None:
             return []

@@ -129,19 +129,14 @@ def normalizing(model: SpeechModel, normalize: bool) -> Iterator[None]:
 
 def masks_frames(model: SpeechModel) -> bool:
     """Whether it was fine-tuned with masked frames."""
-    return bool(model.model.w2v_encoder.apply_mask) and model.encoder.mask_prob > 0
+    return model.model.w2v_encoder.masks_frames
 
 
 @contextlib.contextmanager
 def masked_as_in_training(model: SpeechModel) -> Iterator[None]:
     """The model reads with masks, the same ones at each call; all else is as in inference."""
-    outer = model.model.w2v_encoder
-    with numpy_seed(1):
-        outer.training = True  # masks go by this module's flag, dropout and layerdrop by those of its parts
-        try:
-            yield
-        finally:
-            outer.training = False
+    with numpy_seed(1), model.model.w2v_encoder.masking(True):
+        yield
 
 
 def letters(texts: Sequence[str]) -> int:
@@ -158,5 +153,5 @@ def checkpoint_facts(model: SpeechModel) -> dict[str, Any]:
         "freeze_updates": int(model.model.cfg.freeze_finetune_updates),
         "max_update": int(optimization.get("max_update") or 0),
         "head_bias": encoder.proj.bias.float().cpu().numpy(),
-        "pretraining_normalize": pretrained.normalizes(pretrained.as_container(model.model.cfg.w2v_args)),
+        "pretraining_normalize": pretrained.normalizes(model.model.pretraining_config()),
     }

@@ -30,7 +30,7 @@ from fairseq.inference.audio import FileSource, open_source
 from fairseq.inference.int8 import to_int8
 from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
 from fairseq.models.wav2vec.pretrained import symbols_of
-from fairseq.modules.length_aware import set_length_aware
+from fairseq.modules.run_mode import RunMode, configure
 from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
@@ -71,9 +71,8 @@ class SpeechModel:
         half = precision == "bf16" or (precision in ("auto", "int8") and self.device.bf16_is_fast())
         self.dtype = torch.bfloat16 if half else None
         self.encoder = model.w2v_encoder.w2v_model if hasattr(model, "w2v_encoder") else model
-        set_length_aware(model)
-        self.encoder.looks_for_padding = False  # `batch` gives no mask where there is no padding
-        self.encoder.encoder.required_seq_len_multiple = 1  # filler would only bring a mask for every block to add
+        # `batch` gives no mask where there is no padding; filler would only bring a mask for every block to add
+        configure(model, RunMode(length_aware=True, looks_for_padding=False, pads_to_multiple=False))
         self._arrange_weights()
         model.to(self.device.torch_device)
         self.conv_layers = self.encoder.conv_layers

@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fairseq.dataclass.common_config import CommonConfig
+from fairseq.logging import destinations
 from fairseq.logging.metrics_file import MetricsFile
 from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps, progress_bar
 from fairseq.logging.tensorboard import Board
@@ -66,25 +67,43 @@ class Start:
 
 
 Opener = Callable[[Start], "Sink | None"]
-SINKS: dict[str, Opener] = {}
+Check = Callable[[CommonConfig], "str | None"]
 
 
-def register_sink(name: str) -> Callable[[Opener], Opener]:
+class Kind(NamedTuple):
+    """A kind of destination that runs know."""
+
+    open: Opener
+    problem: Check
+
+
+SINKS: dict[str, Kind] = {}
+
+
+def register_sink(name: str, problem: Check = lambda common: None) -> Callable[[Opener], Opener]:
     """Decorate a function that opens a sink, or returns None if the config does not ask for it.
 
     Args:
         name: what error messages call the destination, such as the config field that asks for it.
+        problem: says why the destination that the config asks for cannot be written; None if it can. Called before
+            anything is built, so that a mistake costs no time.
     Raises:
         ValueError: the name is taken.
     """
 
     def register(opener: Opener) -> Opener:
         if name in SINKS:
-            raise ValueError(f"the sink {name!r} is already registered ({SINKS[name].__name__})")
-        SINKS[name] = opener
+            raise ValueError(f"the sink {name!r} is already registered")
+        SINKS[name] = Kind(opener, problem)
         return opener
 
     return register
+
+
+def problems(common: CommonConfig) -> list[str]:
+    """What keeps destinations that the config asks for from being written."""
+    found = (kind.problem(common) for kind in SINKS.values())
+    return [problem for problem in found if problem is not None]
 
 
 @register_sink("metrics.jsonl")
@@ -95,7 +114,13 @@ def open_metrics_file(start: Start) -> Sink:
     return file
 
 
-@register_sink("common.tensorboard_logdir")
+def _tensorboard_problem(common: CommonConfig) -> str | None:
+    folder = common.tensorboard_logdir
+    reason = None if folder is None else destinations.problem_of_folder(folder)
+    return None if reason is None else f"common.tensorboard_logdir is {folder}: cannot write there ({reason})."
+
+
+@register_sink("common.tensorboard_logdir", _tensorboard_problem)
 def open_tensorboard(start: Start) -> Sink | None:
     """Scalars for TensorBoard; steps after `start.update` that an earlier process wrote are hidden."""
     folder = start.common.tensorboard_logdir
@@ -195,8 +220,8 @@ def open_sinks(console: Console, start: Start | None) -> Sinks:
     """
     opened: dict[str, Sink] = {"the console": console}
     if start is not None:
-        for name, opener in SINKS.items():
-            sink = opener(start)
+        for name, kind in SINKS.items():
+            sink = kind.open(start)
             if sink is not None:
                 opened[name] = sink
     return Sinks(opened)

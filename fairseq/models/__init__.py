@@ -103,8 +103,8 @@ def build_model(cfg: Any, task: Any = None, from_checkpoint: bool = False) -> Ba
         ValueError: no such model, or keys and values that its dataclass does not take.
     """
     name = current_name("model", cfg)
-    model_type = ARCH_MODEL_NAME_REGISTRY.get(name, name)
-    if model_type not in MODEL_REGISTRY:
+    model_type = None if name is None else ARCH_MODEL_NAME_REGISTRY.get(name, name)
+    if model_type is None or model_type not in MODEL_REGISTRY:
         raise unknown_name("model", name, MODEL_REGISTRY)
     if model_type in MODEL_DATACLASS_REGISTRY:
         foreign = from_checkpoint or isinstance(cfg, Namespace)  # arguments are those of all groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,13 @@ class EncoderOut(NamedTuple):
     encoder_states: Optional[list[Tensor]]  # each T x B x C
     src_tokens: Optional[Tensor]  # B x T
     src_lengths: Optional[Tensor]  # B x 1
+
+
+@runtime_checkable
+class FollowsUpdates(Protocol):
+    """A module that changes with the count of updates."""
+
+    def set_num_updates(self, num_updates: int) -> None: ...
 
 
 class FairseqEncoder(nn.Module):
@@ -36,7 +43,7 @@ class FairseqEncoder(nn.Module):
 
     def forward_torchscript(self, net_input: dict[str, Tensor]) -> Any:
         """`forward` with the entries of a batch's net_input, without the decoder's."""
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             return self.forward(src_tokens=net_input["src_tokens"], src_lengths=net_input["src_lengths"])
         return self.forward_non_torchscript(net_input)
 
@@ -59,5 +66,5 @@ class FairseqEncoder(nn.Module):
     def set_num_updates(self, num_updates: int) -> None:
         """Tell every submodule that follows a schedule how many updates are done."""
         for module in self.modules():
-            if module is not self and hasattr(module, "set_num_updates"):
+            if module is not self and isinstance(module, FollowsUpdates):
                 module.set_num_updates(num_updates)

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from fairseq.models.fairseq_encoder import FairseqEncoder
+from fairseq.models.fairseq_encoder import FairseqEncoder, FollowsUpdates
+from fairseq.modules.run_mode import RunMode, configure
+
+
+@runtime_checkable
+class HasEncoderConfig(Protocol):
+    """An encoder of fine-tuning, such as Wav2VecEncoder."""
+
+    def encoder_config(self) -> Any: ...
+
+
+@runtime_checkable
+class Freezes(Protocol):
+    """A module that has parameters which no gradient can reach."""
+
+    def frozen_parameters(self) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class UpgradesNames(Protocol):
+    """A module that brings the names of an older checkpoint up to date."""
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> Any: ...
 
 
 class BaseFairseqModel(nn.Module):
@@ -28,9 +50,7 @@ class BaseFairseqModel(nn.Module):
         """Targets of a batch; the base takes them from the batch itself."""
         return sample["target"]
 
-    def get_normalized_probs(
-        self, net_output: Tensor, log_probs: bool, sample: Mapping[str, Any] | None = None
-    ) -> Tensor:
+    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Mapping[str, Any] | None = None) -> Tensor:
         """Probabilities over the last dimension of the output, or their logarithms, in fp32."""
         logits = net_output.float()
         return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
@@ -43,7 +63,7 @@ class BaseFairseqModel(nn.Module):
         """Longest input, None for any."""
         return None
 
-    def load_state_dict(
+    def load_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride] - fairseq's signature
         self,
         state_dict: Mapping[str, Any],
         strict: bool = True,
@@ -72,10 +92,21 @@ class BaseFairseqModel(nn.Module):
         assert state_dict is not None
         _upgrade_children(self, state_dict, name)
 
+    def encoder_config(self) -> Any | None:
+        """The config of the pre-trained encoder inside, by which data-loading workers draw fine-tuning's masks; None:
+        there is no such encoder. Models that have one call it `w2v_encoder`, as in fairseq.
+        """
+        encoder = self._modules.get("w2v_encoder")
+        return encoder.encoder_config() if isinstance(encoder, HasEncoderConfig) else None
+
+    def configure(self, mode: RunMode) -> None:
+        """Choose how the model runs; see RunMode."""
+        configure(self, mode)
+
     def set_num_updates(self, num_updates: int) -> None:
         """Tell every submodule that follows a schedule how many updates are done."""
         for module in self.modules():
-            if module is not self and hasattr(module, "set_num_updates"):
+            if module is not self and isinstance(module, FollowsUpdates):
                 module.set_num_updates(num_updates)
 
     def frozen_parameters(self) -> list[Tensor]:
@@ -84,7 +115,7 @@ class BaseFairseqModel(nn.Module):
 
         The trainer leaves them, and what the optimizer keeps for them, as they are.
         """
-        telling = [module for module in self.modules() if module is not self and hasattr(module, "frozen_parameters")]
+        telling = [module for module in self.modules() if module is not self and isinstance(module, Freezes)]
         return [parameter for module in telling for parameter in module.frozen_parameters()]
 
 
@@ -119,7 +150,7 @@ FairseqModel = BaseFairseqModel  # fairseq: the older name of an encoder-decoder
 def _upgrade_children(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
     for name, child in module.named_children():
         path = f"{prefix}.{name}" if prefix else name
-        if hasattr(child, "upgrade_state_dict_named"):
+        if isinstance(child, UpgradesNames):
             child.upgrade_state_dict_named(state_dict, path)
         else:
             _upgrade_children(child, state_dict, path)

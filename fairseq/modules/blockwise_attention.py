@@ -88,7 +88,8 @@ class BlockwiseAttention(torch.autograd.Function):
         return out.mul_(scale) if dropout > 0 else out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
+        (grad,) = grads
         q, k, v, signed = ctx.saved_tensors
         grad = grad.contiguous() if ctx.scale == 1.0 else grad.contiguous() * ctx.scale
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)

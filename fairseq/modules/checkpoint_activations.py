@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,9 @@ def checkpoint_wrapper(module: nn.Module) -> nn.Module:
     replayed draw other seeds each time: the config's check refuses `common.hpu_compile` with activation checkpointing.
     In evaluation the forward runs as it was.
     """
-    module.precheckpoint_forward = module.forward
+    before = cast(MethodType, module.forward)
     # a partial of a method: a deep copy calls the copy's
-    module.forward = functools.partial(_recomputing_forward, module.forward)
+    vars(module).update(precheckpoint_forward=before, forward=functools.partial(_recomputing_forward, before))
     return module
 
 
@@ -36,13 +36,14 @@ def unwrap_checkpoint(module: nn.Module) -> nn.Module:
     """Undo `checkpoint_wrapper` in a module and all it contains."""
     for part in module.modules():
         if hasattr(part, "precheckpoint_forward"):
-            part.forward = part.precheckpoint_forward
-            del part.precheckpoint_forward
+            vars(part)["forward"] = vars(part).pop("precheckpoint_forward")
     return module
 
 
 def _recomputing_forward(forward: MethodType, *args: Any, **kwargs: Any) -> Any:
-    if not forward.__self__.training:
+    module = forward.__self__
+    assert isinstance(module, nn.Module)
+    if not module.training:
         return forward(*args, **kwargs)
     tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
     # hpu: torch's lazy device draws numbers when a graph runs, so a random state that is read now is not theirs; the

@@ -27,8 +27,8 @@ class FairseqDropout(nn.Dropout):
         super().__init__(p)
         self.module_name = module_name
 
-    def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p, self.training)
+    def forward(self, input: Tensor) -> Tensor:
+        return dropout(input, self.p, self.training)
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -75,7 +75,8 @@ class BitDropout(torch.autograd.Function):
         return _keep(x, kept, ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
         (kept,) = ctx.saved_tensors
         return _keep(grad.contiguous(), kept, ctx.scale), None
 

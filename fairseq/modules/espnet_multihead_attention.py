@@ -73,7 +73,7 @@ class RelPositionMultiHeadedAttention(ESPNETMultiHeadedAttention):
         nn.init.xavier_uniform_(self.pos_bias_u)
         nn.init.xavier_uniform_(self.pos_bias_v)
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - fairseq's signatures
         self,
         query: Tensor,
         key: Tensor,

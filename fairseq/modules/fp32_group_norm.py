@@ -17,7 +17,8 @@ class Fp32GroupNorm(nn.GroupNorm):
     valid.
     """
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, lengths: Tensor | None = None) -> Tensor:
+        x = input
         if lengths is not None:
             return self._over_valid_frames(x, lengths)
         # hpu: the same as instance norm, as the recipe has it (its 2g)

@@ -90,6 +90,7 @@ class GumbelVectorQuantizer(nn.Module):
         self.max_temp, self.min_temp, self.temp_decay = (float(value) for value in temp)
         self.curr_temp = self.max_temp
         # curr_temp, where graphs are kept
+        self.temperature: Tensor
         self.register_buffer("temperature", torch.tensor(self.max_temp), persistent=False)
 
     def _deep_projection(self, activation: nn.Module, depth: int, width: int) -> nn.Sequential:

@@ -20,8 +20,8 @@ def LayerNorm(
 class Fp32LayerNorm(nn.LayerNorm):
     """Layer norm with fp32 statistics whatever the input's dtype, which the output keeps."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if device_layer.of(x).norms_mix_dtypes:
-            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        with device_layer.of(x).full_precision():
-            return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).type_as(x)
+    def forward(self, input: Tensor) -> Tensor:
+        if device_layer.of(input).norms_mix_dtypes:
+            return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+        with device_layer.of(input).full_precision():
+            return F.layer_norm(input.float(), self.normalized_shape, self.weight, self.bias, self.eps).type_as(input)

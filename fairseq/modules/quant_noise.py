@@ -33,6 +33,7 @@ def quant_noise(module: nn.Module, p: float, block_size: int) -> nn.Module:
         raise ValueError(f"quant_noise: {size} {what} is not a multiple of block_size={block_size}")
 
     def drop_blocks(layer: nn.Module, _: Any) -> None:
+        assert isinstance(layer, (nn.Linear, nn.Embedding, nn.Conv2d))
         if layer.training:
             dropped = _draw(layer.weight, p, 1 if whole_kernels else block_size)
             layer.weight.data = layer.weight.data.masked_fill(dropped, 0) / (1 - p)

@@ -31,6 +31,7 @@ class RotaryPositionalEmbedding(nn.Module):
 
     def __init__(self, dim: int, base: float = 10000, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
+        self.inv_freq: Tensor
         self.register_buffer("inv_freq", 1.0 / base ** (torch.arange(0, dim, 2).float() / dim))
 
     def forward(self, x: Tensor, seq_len: int = 0) -> tuple[Tensor, Tensor]:

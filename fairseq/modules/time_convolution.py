@@ -93,7 +93,8 @@ class MatmulConvolution(torch.autograd.Function):
         return out.view(B, P // stride, -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (grad,) = grads
         rows, weight, bias = ctx.saved_tensors
         grad = grad.reshape(rows.size(0), -1)
         runs = _runs(weight.to(rows.dtype), ctx.stride)

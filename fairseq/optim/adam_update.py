@@ -97,7 +97,7 @@ class Adam(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         adamw(
             params,
-            [_laid_out_as(p.grad, p) for p in params],
+            [_laid_out_as(gradient_of(p), p) for p in params],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -118,7 +118,7 @@ class Adam(torch.optim.Optimizer):
         self, p: Tensor, group: dict[str, Any], found_inf: Optional[Tensor], grad_scale: Optional[Tensor]
     ) -> None:
         state, (beta1, beta2), lr = self.state[p], group["betas"], group["lr"]
-        grad = p.grad if grad_scale is None else p.grad / grad_scale
+        grad = gradient_of(p) if grad_scale is None else gradient_of(p) / grad_scale
         step = state["step"] + 1
         exp_avg = state["exp_avg"] * beta1 + grad * (1 - beta1)
         exp_avg_sq = state["exp_avg_sq"] * beta2 + grad * grad * (1 - beta2)
@@ -185,6 +185,12 @@ def _one_minus_power(beta: float, step: Tensor) -> Tensor:
     return -torch.expm1(step * math.log(beta)) if beta > 0 else torch.ones_like(step)
 
 
+def gradient_of(p: Tensor) -> Tensor:
+    """The gradient of a parameter that has one."""
+    assert p.grad is not None
+    return p.grad
+
+
 def _laid_out_as(grad: Tensor, p: Tensor) -> Tensor:
     """The gradient in the parameter's memory order, which the fused kernel takes for granted."""
     return grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
@@ -196,8 +202,9 @@ def _per_parameter(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> 
     """
     params = [p for group in groups for p in group["params"]]
     flat = state_dict["state"].get(0)
-    is_flat = len(state_dict["state"]) == 1 and flat is not None and flat["exp_avg"].dim() == 1 and len(params) > 1
-    if not is_flat or len(groups) != 1 or flat["exp_avg"].numel() != sum(p.numel() for p in params):
+    if flat is None or len(state_dict["state"]) != 1 or len(params) < 2 or len(groups) != 1:
+        return state_dict
+    if flat["exp_avg"].dim() != 1 or flat["exp_avg"].numel() != sum(p.numel() for p in params):
         return state_dict
     sizes = [p.numel() for p in params]
     averages = {key: flat[key].split(sizes) for key in ("exp_avg", "exp_avg_sq")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Optional, Union
+from typing import Any, Optional, Protocol, Union, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,14 @@ def learning_rates(lr: Any) -> list[float]:
     if not values or any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
         raise ValueError(f"lr is {lr!r}: it must be a number or a list of numbers, as in optimization.lr=[0.0005].")
     return [float(value) for value in values]
+
+
+class SkippingOptimizer(Protocol):
+    """A torch optimizer that leaves an update out on the device."""
+
+    def step(self, *, found_inf: Optional[Tensor], grad_scale: Optional[Tensor]) -> Any: ...
+
+    def sync_steps(self) -> None: ...
 
 
 class FairseqOptimizer:
@@ -89,8 +97,9 @@ class FairseqOptimizer:
 
     def all_reduce_grads(self, module: nn.Module) -> None:
         """Average gradients over processes where the wrapped module does that itself."""
-        if hasattr(module, "all_reduce_grads"):
-            module.all_reduce_grads()
+        reduce = getattr(module, "all_reduce_grads", None)
+        if callable(reduce):
+            reduce()
 
     @torch.no_grad()
     def multiply_grads(self, c: Union[float, Tensor]) -> None:
@@ -100,7 +109,8 @@ class FairseqOptimizer:
             if p.grad is not None:
                 alike[p.grad.device, p.grad.dtype].append(p.grad)
         for (device, _), grads in alike.items():
-            torch._foreach_mul_(grads, c.to(device) if isinstance(c, Tensor) else c)
+            multiplier = c.to(device) if isinstance(c, Tensor) else c
+            torch._foreach_mul_(grads, multiplier)  # pyright: ignore[reportPrivateImportUsage]
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Optional[Callable[[Tensor], Tensor]] = None) -> Tensor:
         """Scale the gradients to a norm of at most `max_norm` (0: leave them); returns the norm before."""
@@ -115,7 +125,7 @@ class FairseqOptimizer:
             grad_scale: 0-dim float tensor on the parameters' device.
         """
         if getattr(self.optimizer, "skips_on_device", False):
-            self.optimizer.step(found_inf=found_inf, grad_scale=grad_scale)
+            cast(SkippingOptimizer, self.optimizer).step(found_inf=found_inf, grad_scale=grad_scale)
             return
         if grad_scale is not None:
             self.multiply_grads(1.0 / grad_scale)
@@ -125,7 +135,7 @@ class FairseqOptimizer:
     def sync_steps(self) -> None:
         """After skipped updates came to light: let what the host counts agree with what the device did."""
         if hasattr(self.optimizer, "sync_steps"):
-            self.optimizer.sync_steps()
+            cast(SkippingOptimizer, self.optimizer).sync_steps()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Free all gradients, or fill them with zeros: where operations are recorded, a gradient that comes and

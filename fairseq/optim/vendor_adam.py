@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
-from fairseq.optim.adam_update import Adam
+from fairseq.optim.adam_update import Adam, gradient_of
 
 
 class _Alike(NamedTuple):
@@ -39,7 +39,7 @@ class VendorAdam(Adam):
             param groups.
     """
 
-    def __init__(self, params: Iterable[Any], kernel: type[torch.optim.Optimizer], **settings: Any) -> None:
+    def __init__(self, params: Iterable[Any], kernel: Callable[..., torch.optim.Optimizer], **settings: Any) -> None:
         super().__init__(params, fused=False, **settings)
         self._kernel_class = kernel
         self._kernel: torch.optim.Optimizer | None = None
@@ -52,12 +52,15 @@ class VendorAdam(Adam):
             return
         params = [p for part in self._parts for p in part.params]
         if grad_scale is not None:
-            torch._foreach_div_([p.grad for p in params], grad_scale)
+            torch._foreach_div_(  # pyright: ignore[reportPrivateImportUsage]
+                [gradient_of(p) for p in params], grad_scale
+            )
         moving = [*params, *(self.state[p][key] for p in params for key in ("exp_avg", "exp_avg_sq"))]
         before = [tensor.clone() for tensor in moving] if found_inf is not None else []
         self._launch()
-        for tensor, old in zip(moving, before, strict=False):
-            tensor.copy_(torch.where(found_inf > 0, old, tensor))
+        if found_inf is not None:
+            for tensor, old in zip(moving, before, strict=True):
+                tensor.copy_(torch.where(found_inf > 0, old, tensor))
         for part in self._parts:
             part.taken.add_(1 if found_inf is None else 1 - found_inf)
 

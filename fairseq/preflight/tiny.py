@@ -5,11 +5,11 @@ rows, on noise.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from fairseq.data.batch import Batch
 from fairseq.data.batching import BatchPlan
 from fairseq.frames import parse_conv_layers
 from fairseq.models.wav2vec import pretrained
@@ -102,6 +102,6 @@ def few_rows(plan: BatchPlan, num_valid: int | None = None, rows: int = _ROWS) -
     return plan._replace(indices=plan.indices[:rows], num_valid=valid)
 
 
-def batch(split: Split, plan: BatchPlan) -> dict[str, Any]:
+def batch(split: Split, plan: BatchPlan) -> Batch:
     """The batch that a worker would make."""
     return split.dataset.collate_plan(plan)

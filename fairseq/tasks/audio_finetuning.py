@@ -22,6 +22,7 @@ from fairseq.data.labels import Labels, join, read_labels
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.masks.settings import FinetuningMasks, Masks
+from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
 from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
 from fairseq.tasks import register_task
@@ -228,16 +229,16 @@ class AudioFinetuningTask(AudioPretrainingTask):
             return super().masks()
         return FinetuningMasks.from_config(self.encoder_cfg, self.model_cfg.apply_mask)
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model; `cfg` is told the pre-training config that was read (`w2v_args`), as fairseq does.
 
         Raises:
             ValueError: the pre-training had other audio than this task gives.
         """
         model = super().build_model(cfg, from_checkpoint)
-        if not hasattr(model, "w2v_encoder"):
+        self.encoder_cfg = model.encoder_config()
+        if self.encoder_cfg is None:
             return model
-        self.encoder_cfg = model.w2v_encoder.w2v_model.cfg
         w2v_args = pretrained.as_container(model.cfg.w2v_args)
         if isinstance(cfg, DictConfig) and cfg.get("w2v_args") is None:
             with open_dict(cfg):

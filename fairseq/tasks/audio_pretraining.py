@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from omegaconf import II, MISSING
-from torch import nn
 
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation
@@ -19,6 +18,7 @@ from fairseq.data.batching import EVALUATION_EPOCH, Batches
 from fairseq.data.options import BatchLimits
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.masks.settings import Masks, PretrainingMasks
+from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.tasks import register_task
 from fairseq.tasks.fairseq_task import FairseqTask
 
@@ -325,7 +325,7 @@ class AudioPretrainingTask(FairseqTask):
             same_count=model.require_same_masks,
         )
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model, and remember its settings for the masks."""
         model = super().build_model(cfg, from_checkpoint)
         self.model_cfg = getattr(model, "cfg", cfg)  # completed by its dataclass, where the model keeps it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -57,6 +57,9 @@ class ConvFeatureExtractionModel(nn.Module):
             self.conv_layers.append(ConvBlock(conv, FairseqDropout(dropout), *norms, nn.GELU()))
             channels = dim
 
+    def _blocks(self) -> list[ConvBlock]:
+        return [cast(ConvBlock, block) for block in self.conv_layers]
+
     def forward(self, x: Tensor, num_samples: Tensor | None = None) -> Tensor:
         """Raw audio to features.
 
@@ -74,19 +77,19 @@ class ConvFeatureExtractionModel(nn.Module):
                 f"audio must be B x S (utterances, samples), not of shape {tuple(x.shape)}. One waveform: "
                 "wave.reshape(1, -1)"
             )
-        first = self.conv_layers[0]
+        first, *others = self._blocks()
         form = device_layer.of(x).conv_form(first.conv.out_channels, compute_dtype(x))
         if form == "matmul" and not is_hpu_tensor(x):
             return self._time_first(x, num_samples)
         x = first(x.unsqueeze(1), form, num_samples)
-        for block in self.conv_layers[1:]:
+        for block in others:
             x = block(x, form)
         return x
 
     def _time_first(self, source: Tensor, num_samples: Tensor | None) -> Tensor:
         """All layers as products of matrices, B x P x C with P - T spare rows (see modules/time_convolution.py)."""
-        strides = [block.conv.stride[0] for block in self.conv_layers]
-        first, *others = self.conv_layers
+        first, *others = self._blocks()
+        strides = [block.conv.stride[0] for block in (first, *others)]
         num_frames = (source.size(1) - first.conv.kernel_size[0]) // strides[0] + 1
         x = first.time_first_on_audio(source, num_frames, frames_with_spare(num_frames, strides[1:]), num_samples)
         for block in others:
@@ -104,13 +107,13 @@ class ConvBlock(nn.Sequential):
 
     @property
     def conv(self) -> nn.Conv1d:
-        return self[0]
+        return cast(nn.Conv1d, self[0])
 
-    def forward(self, x: Tensor, form: str = "conv1d", num_samples: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, form: str = "conv1d", num_samples: Tensor | None = None) -> Tensor:
         """B x C x T -> B x C' x T', the convolution in this form; `num_samples` (B) of the input count in a group
         norm's statistics.
         """
-        x = convolve_over_time(x, self.conv, form)
+        x = convolve_over_time(input, self.conv, form)
         for module in list(self)[1:]:  # a slice would be another ConvBlock
             x = module(x, self._lengths(num_samples)) if isinstance(module, Fp32GroupNorm) else module(x)
         return x
@@ -123,8 +126,9 @@ class ConvBlock(nn.Sequential):
     ) -> Tensor:
         """The first layer: B x S -> B x num_rows x C, of which `num_frames` rows are valid."""
         columns = windows(source, self.conv.kernel_size[0], self.conv.stride[0], num_rows)
-        if isinstance(self[2], nn.GroupNorm):
-            weight, bias = fold_group_norm(columns[:, :num_frames], self.conv, self[2], self._lengths(num_samples))
+        norm = self[2]
+        if isinstance(norm, nn.GroupNorm):
+            weight, bias = fold_group_norm(columns[:, :num_frames], self.conv, norm, self._lengths(num_samples))
             return self[-1](window_convolution(columns, weight, bias))
         x = window_convolution(columns, self.conv.weight.squeeze(1), self.conv.bias)
         return self._after_conv(x)
@@ -136,7 +140,9 @@ class ConvBlock(nn.Sequential):
     def _after_conv(self, x: Tensor) -> Tensor:
         x = self[1](x)
         for norm in list(self)[2:-1]:
-            x = norm[1](x)  # between two transpositions, which this order of dimensions does not need
+            x = cast(nn.Sequential, norm)[1](
+                x
+            )  # between two transpositions, which this order of dimensions does not need
         return self[-1](x)
 
 

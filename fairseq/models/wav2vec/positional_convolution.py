@@ -45,18 +45,20 @@ class WeightNormConv1d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
         self.weight_v = nn.Parameter(weight)
+        self._frozen_weight: Tensor | None
         self.register_buffer("_frozen_weight", None, persistent=False)
 
     @property
     def weight(self) -> Tensor:
         """The weight itself, C x C/groups x K, a new tensor each time unless it is frozen."""
-        return (
-            torch._weight_norm(self.weight_v, self.weight_g, 2) if self._frozen_weight is None else self._frozen_weight
-        )
+        return self._computed_weight() if self._frozen_weight is None else self._frozen_weight
+
+    def _computed_weight(self) -> Tensor:
+        return torch._weight_norm(self.weight_v, self.weight_g, 2)  # pyright: ignore[reportPrivateImportUsage]
 
     def freeze_weight(self, dtype: torch.dtype) -> None:
         """Compute the weight once, for inference. It no longer follows its parameters."""
-        self._frozen_weight = torch._weight_norm(self.weight_v, self.weight_g, 2).detach().to(dtype)
+        self._frozen_weight = self._computed_weight().detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         form = device_layer.of(x).pos_conv_form(compute_dtype(x))

@@ -144,7 +144,7 @@ def keep_w2v_args(cfg: Any, w2v_args: Mapping[str, Any]) -> None:
         with open_dict(cfg):
             cfg.w2v_args = w2v_args
     else:
-        cfg.w2v_args = OmegaConf.create(w2v_args)
+        cfg.w2v_args = OmegaConf.create(dict(w2v_args))
 
 
 def symbols_of(state: Mapping[str, Any]) -> list[str] | None:

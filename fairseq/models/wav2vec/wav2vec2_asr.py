@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from argparse import Namespace
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from fairseq.dataclass.utils import merge_with_parent, plain
+from fairseq.dataclass.utils import ConfigLike, merge_with_parent, plain
 from fairseq.models import bounded, register_model
 from fairseq.models.fairseq_encoder import FairseqEncoder
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
+from fairseq.models.wav2vec.config import Wav2Vec2Config
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.modules import FairseqDropout
 from fairseq.modules.gradients import with_zero_gradients
@@ -52,7 +53,7 @@ class Wav2VecCtc(BaseFairseqModel):
         self.blank_mode = str(cfg.blank_mode)
 
     @classmethod
-    def build_model(cls, cfg: Wav2Vec2CtcConfig | Mapping[str, Any], task: Any) -> Wav2VecCtc:
+    def build_model(cls, cfg: ConfigLike, task: Any) -> Wav2VecCtc:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Build the model.
 
         With `w2v_args` the encoder is what they describe, `w2v_path` is not opened, and masks, dropouts, layerdrop and
@@ -74,6 +75,10 @@ class Wav2VecCtc(BaseFairseqModel):
             encoder.load_pretrained(source)
             encoder.adopt_head(source, list(task.target_dictionary.symbols))
         return cls(cfg, encoder)
+
+    def pretraining_config(self) -> dict[str, Any]:
+        """The whole config that the encoder was pre-trained with: groups model, task ... as plain values."""
+        return pretrained.as_container(self.cfg.w2v_args)
 
     def forward(self, **kwargs: Any) -> dict[str, Any]:
         """See `Wav2VecEncoder.forward`."""
@@ -130,6 +135,7 @@ class Wav2VecEncoder(FairseqEncoder):
         callers_cfg, cfg = cfg, pretrained.settings_of(cfg)
         source = pretrained.read_start(cfg)
         self.apply_mask = cfg.apply_mask
+        self._masks_anyway = False  # see masking
         self.freeze_finetune_updates = cfg.freeze_finetune_updates
         self.frozen = (
             cfg.freeze_finetune_updates > 0
@@ -196,13 +202,31 @@ class Wav2VecEncoder(FairseqEncoder):
             "%s is fine-tuned to %s: the output layer over these %d symbols is new", source.path, told, len(symbols)
         )
 
+    def encoder_config(self) -> Wav2Vec2Config:
+        """The config of the encoder, by which data-loading workers draw masks."""
+        return self.w2v_model.cfg
+
+    @property
+    def masks_frames(self) -> bool:
+        """Whether frames are masked in training."""
+        return bool(self.apply_mask) and self.w2v_model.mask_settings.mask_prob > 0
+
+    @contextmanager
+    def masking(self, on: bool = True) -> Iterator[None]:
+        """Within, evaluation masks as training does (with `on`); all else stays as in evaluation."""
+        before, self._masks_anyway = self._masks_anyway, on
+        try:
+            yield
+        finally:
+            self._masks_anyway = before
+
     # -- the forward pass ----------------------------------------------------------------------------------------------
 
     def set_num_updates(self, num_updates: int) -> None:
         """Tell how many updates are done: the encoder learns after `freeze_finetune_updates`."""
         self.frozen = num_updates < self.freeze_finetune_updates
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - audio has other names than text, as in fairseq
         self,
         source: Tensor,
         padding_mask: Tensor | None = None,
@@ -228,7 +252,7 @@ class Wav2VecEncoder(FairseqEncoder):
             result = self.w2v_model(
                 source,
                 padding_mask,
-                mask=self.apply_mask and self.training,
+                mask=self.apply_mask and (self.training or self._masks_anyway),
                 features_only=True,
                 mask_indices=mask_indices,
                 mask_channel_indices=mask_channel_indices,
@@ -259,7 +283,7 @@ class Wav2VecEncoder(FairseqEncoder):
         model = self.w2v_model
         if self.frozen:
             return list(model.parameters())
-        return [] if self.apply_mask and model.mask_prob > 0 else [model.mask_emb]
+        return [] if self.masks_frames else [model.mask_emb]
 
 
 def Embedding(num_embeddings: int, embedding_dim: int, padding_idx: int) -> nn.Embedding:

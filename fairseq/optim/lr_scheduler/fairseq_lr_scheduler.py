@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
 
@@ -19,7 +19,8 @@ class FairseqLRScheduler:
         if optimizer is not None and not isinstance(optimizer, FairseqOptimizer):
             raise ValueError(f"A schedule drives a FairseqOptimizer, not a {type(optimizer).__name__}.")
         self.cfg = cfg
-        self.optimizer = optimizer
+        # None only where a schedule drives other schedules, and asks it nothing
+        self.optimizer = cast(FairseqOptimizer, optimizer)
         self.best: Optional[float] = None  # lowest validation loss so far
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,12 +19,13 @@ class PassThroughScheduleSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: PassThroughScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
-        self.inner = getattr(optimizer, "lr_scheduler", None)
-        if self.inner is None:
+        inner: Optional[FairseqLRScheduler] = getattr(optimizer, "lr_scheduler", None)
+        if inner is None:
             raise ValueError(
                 "lr_scheduler=pass_through needs an optimizer that brings its own schedules: optimizer=composite "
                 "with an lr_scheduler in each group."
             )
+        self.inner = inner
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()

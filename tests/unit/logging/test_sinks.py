@@ -83,6 +83,15 @@ def test_a_run_writes_its_rows_to_all_that_the_config_asks_for(
     assert written == 2 * [(2, "valid", {"loss": 0.5}, 2), (2, INTERVAL, {"loss": 0.5}, 4)]
 
 
+def test_a_destination_that_cannot_be_written_is_a_problem_of_the_config(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert sinks.problems(CommonConfig(tensorboard_logdir=str(tmp_path / "new"))) == []
+    folder = str(tmp_path / "file")
+    assert sinks.problems(CommonConfig(tensorboard_logdir=folder)) == [
+        f"common.tensorboard_logdir is {folder}: cannot write there (it is not a folder)."
+    ]
+
+
 def test_a_new_sink_is_a_registered_function(
     console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
