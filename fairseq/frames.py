@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-Count = TypeVar("Count")  # int, int numpy array or int Tensor
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Count = TypeVar("Count", int, "np.ndarray", "Tensor")  # of whole numbers
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>-?\d+)|(?P<mark>[\[\](),+*]))")
 _MOST_LAYERS = 1000  # receptive fields grow with every layer: the models that there are have 7
@@ -38,7 +42,7 @@ class _Reader:
             match = _TOKEN.match(text, end)
             if match is None:
                 raise self.error("a number, a bracket, a comma, + or *", len(text) - len(text[end:].lstrip()))
-            yield match.group().strip(), match.start(match.lastgroup)
+            yield match.group().strip(), match.start(match.lastgroup or 0)
             end = match.end()
 
     def error(self, expected: str, position: int) -> ValueError:

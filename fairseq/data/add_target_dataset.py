@@ -164,7 +164,9 @@ class AddTargetDataset(BaseWrapperDataset):
             lengths[row] = len(label) if fits else 0
             weights[row] = fits and row < plan.num_valid
             target[row, : lengths[row]] = label[: lengths[row]]
-        samples = (~sample["net_input"]["padding_mask"]).sum(dim=1)
+        padding = sample["net_input"].get("padding_mask")
+        assert padding is not None, "the constructor refuses audio that is not padded"
+        samples = (~padding).sum(dim=1)
         masks = self.dataset.masks
         return {
             **sample,

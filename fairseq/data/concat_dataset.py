@@ -56,7 +56,7 @@ class ConcatDataset(FairseqDataset):
         first = self.datasets[0]
         return first.collater(samples, **extra_args) if hasattr(first, "collater") else default_collate(samples)
 
-    def size(self, idx: int) -> Any:
+    def size(self, idx: int) -> Any:  # type: ignore[override]  # fairseq's name of the argument
         dataset, sample = self._get_dataset_and_sample_index(idx)
         return self.datasets[dataset].size(sample)
 

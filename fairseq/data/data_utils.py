@@ -87,9 +87,13 @@ def batch_by_size(
 
     Args:
         num_tokens_vec: length of every entry of `indices`; else `num_tokens_fn` is asked for each index.
+    Raises:
+        ValueError: neither is given, or the limits allow no batch.
     """
     indices = np.asarray(indices, dtype=np.int64)
     if num_tokens_vec is None:
+        if num_tokens_fn is None:
+            raise ValueError("batch_by_size takes num_tokens_fn or num_tokens_vec: neither is given")
         num_tokens_vec = np.fromiter((num_tokens_fn(i) for i in indices.tolist()), dtype=np.int64, count=len(indices))
     limits = BatchLimits(max_tokens, max_sentences, required_batch_size_multiple)
     ends = cut_batches(np.asarray(num_tokens_vec, dtype=np.int64), limits)

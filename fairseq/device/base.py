@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -182,7 +183,8 @@ class Device:
         """Hand the operations recorded so far to the device, where it records any."""
 
     def seed(self, seed: int) -> None:
-        """Seed torch's default generators. What was recorded before is handed over first.
+        """Seed torch's default generators, and numpy's, from which a model draws the masks that no worker drew. What
+        was recorded before is handed over first.
 
         torch's lazy device draws numbers when a graph runs, so what is pending must run under the old seed. Gaudi's
         bridge draws one seed for each random operator when the operator is recorded, and again when a kept graph is
@@ -191,6 +193,7 @@ class Device:
         """
         self.mark_step()
         torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
 
     def rng_state(self) -> dict[str, Tensor]:
         """The state of the device's own generator, by the name that it has in a saved state; empty where torch's is

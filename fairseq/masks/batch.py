@@ -142,18 +142,17 @@ def compute_mask_indices(
     num_rows, all_frames = shape
     if rng is None:
         rng = np.random.default_rng(np.random.randint(2**31, size=4))
-    keyed = seed is not None and epoch is not None and indices is not None
-    keys = torch.as_tensor(indices).tolist() if keyed else []
-    rngs = [np.random.default_rng([seed, epoch, key]) for key in keys] if keyed else [rng] * num_rows
+    rngs, keyed = [rng] * num_rows, False
+    if seed is not None and epoch is not None and indices is not None:
+        rngs, keyed = [np.random.default_rng([seed, epoch, key]) for key in torch.as_tensor(indices).tolist()], True
+    sizes = [all_frames] * num_rows
     if padding_mask is not None:
         sizes = (all_frames - padding_mask.long().sum(dim=1)).tolist()
-        counts: list[int | None] = [None] * num_rows
-    else:
-        sizes = [all_frames] * num_rows
-        counts = [None] * num_rows if keyed else [draw_span_count(all_frames, cfg, rng)] * num_rows
+    # fairseq: without padding and keys all rows have as many spans
+    together = None if keyed or padding_mask is not None else draw_span_count(all_frames, cfg, rng)
     mask = np.zeros(shape, dtype=bool)
-    for row, size, count, row_rng in zip(mask, sizes, counts, rngs, strict=False):
-        row[:size] = draw_mask(size, cfg, row_rng, count)
+    for row, size, row_rng in zip(mask, sizes, rngs, strict=False):
+        row[:size] = draw_mask(size, cfg, row_rng, together)
     target = int(mask.sum(axis=1).min(initial=all_frames)) if require_same_masks else all_frames
     for row, row_rng in zip(mask, rngs, strict=False):
         unmask(row, int(row.sum()) - target, row_rng)

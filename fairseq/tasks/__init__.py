@@ -46,13 +46,13 @@ def register_task(name: str, dataclass: type | None = None) -> Callable[[TaskCla
     return register
 
 
-def get_task(name: str) -> type[FairseqTask]:
+def get_task(name: str | None) -> type[FairseqTask]:
     """The class of a task's name.
 
     Raises:
         ValueError: there is no such task.
     """
-    if name not in TASK_REGISTRY:
+    if name is None or name not in TASK_REGISTRY:
         raise unknown_name("task", name, TASK_REGISTRY)
     return TASK_REGISTRY[name]
 

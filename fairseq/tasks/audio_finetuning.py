@@ -21,7 +21,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, join, read_labels
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import GenerationConfig
-from fairseq.masks.settings import FinetuningMasks
+from fairseq.masks.settings import FinetuningMasks, Masks
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
 from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
@@ -173,11 +173,10 @@ class AudioFinetuningTask(AudioPretrainingTask):
         augmentation = None if self.augmentation == Augmentation() else self.augmentation
         audio = self._audio(cfg, JoinedManifest(manifests), weights, pad=True, augmentation=augmentation)
         dictionary = self.target_dictionary
-        self.datasets[split] = AddTargetDataset(
-            audio, labels, dictionary.pad(), dictionary.bos(), self.cfg.skip_unusable_labels
-        )
+        dataset = AddTargetDataset(audio, labels, dictionary.pad(), dictionary.bos(), self.cfg.skip_unusable_labels)
         if self.encoder_cfg is not None:
-            self.datasets[split].set_masks(self.masks())  # compares labels with frames
+            dataset.set_masks(self.masks())  # compares labels with frames
+        self.datasets[split] = dataset
         used = np.count_nonzero(np.bincount(labels.units[: 1 << 24]))
         logger.info(
             "%s: %d labels of %d units, %d of the dictionary's %d symbols",
@@ -210,6 +209,8 @@ class AudioFinetuningTask(AudioPretrainingTask):
 
         digests = super().data_fingerprint()
         for split, dataset in self.datasets.items():
+            if not isinstance(dataset, AddTargetDataset):
+                continue
             digest = hashlib.blake2b(digests[split].encode(), digest_size=16)
             digest.update(dataset.labels.units.tobytes())
             digest.update(dataset.labels.ends.tobytes())
@@ -218,7 +219,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
 
     # -- masks and model -----------------------------------------------------------------------------------------------
 
-    def masks(self) -> Any:
+    def masks(self) -> Optional[Masks]:
         """Mask settings of the encoder, and its feature extractor's spec.
 
         Raises:
@@ -295,16 +296,17 @@ class AudioFinetuningTask(AudioPretrainingTask):
         """
         loss, sample_size, log = super().valid_step(sample, model, criterion)
         if (self.cfg.eval_wer or self.cfg.eval_uer) and "w_total" not in log:
-            with torch.no_grad():
-                path = model.get_logits(model(**sample["net_input"])).argmax(dim=-1).t()
-            lengths = sample["input_lengths"].clamp(1, path.size(1))
-            log = {
-                **log,
-                **self.scorer.score(
-                    path, sample["target"], lengths, sample["target_lengths"], sample["target_weights"]
-                ),
-            }
+            log = {**log, **self._errors(sample, model)}
         return loss, sample_size, log
+
+    @torch.no_grad()
+    def _errors(self, sample: Batch, model: Any) -> dict[str, Any]:
+        """Counts of wrong words and units in a batch."""
+        assert "target" in sample and "target_lengths" in sample, "the data sets of this task have labels"
+        assert "target_weights" in sample and "input_lengths" in sample
+        path = model.get_logits(model(**sample["net_input"])).argmax(dim=-1).t()
+        lengths = sample["input_lengths"].clamp(1, path.size(1))
+        return self.scorer.score(path, sample["target"], lengths, sample["target_lengths"], sample["target_weights"])
 
     @functools.cached_property
     def scorer(self) -> GreedyScorer:

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 from omegaconf import II, MISSING
 
+from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptions
@@ -16,13 +17,14 @@ from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
 from fairseq.data.options import BatchLimits
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.masks.settings import PretrainingMasks
+from fairseq.masks.settings import Masks, PretrainingMasks
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.tasks import register_task
 from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(__name__)
 
+_OF_MANIFESTS = (FileAudioDataset, AddTargetDataset)  # a plug-in's task may load others
 TEXT_COMPRESSION_CHOICES = ChoiceEnum(["none", "low", "high"])
 
 
@@ -281,6 +283,8 @@ class AudioPretrainingTask(FairseqTask):
     def data_fingerprint(self) -> dict[str, str]:
         digests = {}
         for split, dataset in self.datasets.items():
+            if not isinstance(dataset, _OF_MANIFESTS):
+                continue
             digest = hashlib.blake2b(digest_size=16)
             for manifest in dataset.manifest.manifests:
                 digest.update(manifest.listing())
@@ -288,10 +292,12 @@ class AudioPretrainingTask(FairseqTask):
         return digests
 
     def utterance_name(self, split: str, index: int) -> str:
-        return self.dataset(split).name(index)
+        dataset = self.dataset(split)
+        return dataset.name(index) if isinstance(dataset, _OF_MANIFESTS) else super().utterance_name(split, index)
 
     def split_source(self, split: str) -> str:
-        return self.dataset(split).manifest.path
+        dataset = self.dataset(split)
+        return dataset.manifest.path if isinstance(dataset, _OF_MANIFESTS) else super().split_source(split)
 
     def batches(self, dataset: AudioDataset, epoch: int, limits: BatchLimits) -> Batches:
         if epoch != EVALUATION_EPOCH and not self.cfg.rebuild_batches:
@@ -300,7 +306,7 @@ class AudioPretrainingTask(FairseqTask):
 
     # -- masks and model -----------------------------------------------------------------------------------------------
 
-    def masks(self) -> Optional[PretrainingMasks]:
+    def masks(self) -> Optional[Masks]:
         """Mask settings: task.inferred_w2v_config, else the model's; None for a model whose config knows no masks.
 
         Negatives of validation batches come from the worker if the model takes all of them from the utterance's masked
@@ -309,17 +315,14 @@ class AudioPretrainingTask(FairseqTask):
         inferred, model = self.cfg.inferred_w2v_config, self.model_cfg
         if inferred is None and model is None:
             raise ValueError("masks need the model's settings: build the model first, or fill task.inferred_w2v_config")
-        dropout, same_count, num_negatives = 0.0, True, 0
-        if model is not None and hasattr(model, "mask_prob"):
-            dropout, same_count = model.mask_dropout, model.require_same_masks
-            elsewhere = (
-                model.negatives_from_everywhere or model.cross_sample_negatives > 0 or model.codebook_negatives > 0
-            )
-            num_negatives = 0 if elsewhere else model.num_negatives
-        elif inferred is None:
-            return None
+        if model is None or not hasattr(model, "mask_prob"):
+            return None if inferred is None else PretrainingMasks.from_config(inferred)
+        elsewhere = model.negatives_from_everywhere or model.cross_sample_negatives > 0 or model.codebook_negatives > 0
         return PretrainingMasks.from_config(
-            inferred if inferred is not None else model, dropout, num_negatives, same_count
+            model if inferred is None else inferred,
+            model.mask_dropout,
+            num_negatives=0 if elsewhere else model.num_negatives,
+            same_count=model.require_same_masks,
         )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:

@@ -58,13 +58,13 @@ def test_it_trains_validates_and_resumes(workplace: Workplace) -> None:
     config = workplace.folder / "tiny.yaml"
     lines = [line for line in config.read_text().splitlines() if not line.startswith("task:")]
     config.write_text("\n".join([*lines, "task: {_name: tones}"]) + "\n")
-    usual = ["common.user_dir=tones", "lr_scheduler.total_num_update=12"]
+    usual = ["common.user_dir=tones", "optimization.max_update=6", "lr_scheduler.total_num_update=6"]
     workplace.run(*usual)
     rows = workplace.rows()
-    assert [row["num_updates"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert [row["num_updates"] for row in rows] == [2, 4, 6]
     assert all(math.isfinite(row["loss"]) and row["audio_s_per_update"] > 0 for row in rows)
-    assert workplace.rows("valid")[-1]["num_updates"] == 12
-    for last in (5, 12):
+    assert workplace.rows("valid")[-1]["num_updates"] == 6
+    for last in (3, 6):
         workplace.run(*usual, "checkpoint.save_dir=parts", f"optimization.max_update={last}")
     unbroken, parts = model_of(workplace.folder / "run"), model_of(workplace.folder / "parts")
     assert unbroken.keys() == parts.keys()

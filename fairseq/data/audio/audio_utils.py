@@ -165,7 +165,7 @@ def _open(contents: _Contents) -> SoundFile:
     if file.frames >= UNKNOWN_LENGTH:
         return CountedFile(contents.source, contents.identity)
     if file.frames == 0 and (whole := completed(contents.binary(), contents.size)) is not None:
-        return soundfile.SoundFile(whole)
+        return soundfile.SoundFile(whole)  # type: ignore[arg-type]  # it has what libsndfile asks of a file
     if file.frames > contents.size * _DENSEST:
         raise UnreadableAudio(
             f"its header says {file.frames:,} frames, more than {contents.size:,} bytes can hold", lasts=True
@@ -254,7 +254,8 @@ def read_samples(
             samples.
     """
     with open_audio(path) as file:
-        converts = sample_rate is not None and file.samplerate != sample_rate
+        rate = file.samplerate if sample_rate is None else sample_rate
+        converts = file.samplerate != rate
         if converts and not resample:
             raise ValueError(
                 f"{path} has a sample rate of {file.samplerate} Hz, task.sample_rate is {sample_rate} Hz: convert "
@@ -264,10 +265,10 @@ def read_samples(
             _check_resampler()
         with _as_unreadable(path):
             if converts:
-                audio, note = _read_resampled(file, start, frames, sample_rate)
+                audio, note = _read_resampled(file, start, frames, rate)
             else:
                 audio, note = _read(file, start, file.frames - start if frames < 0 else frames, out)
-            length = _stated_length(file, sample_rate or file.samplerate)
+            length = _stated_length(file, rate)
     check_samples(audio, start, sample_rate or file.samplerate)
     if out is None or audio is out:
         return Samples(audio, length, note)
@@ -368,7 +369,7 @@ def _read_blocks(file: SoundFile, frames: int) -> np.ndarray:
     than it has.
     """
     size = max(1, _BLOCK // file.channels)
-    blocks = [np.zeros((0, file.channels), dtype=np.float32)]
+    blocks: list[np.ndarray] = [np.zeros((0, file.channels), dtype=np.float32)]
     while frames > 0:
         blocks.append(file.read(min(frames, size), dtype="float32", always_2d=True))
         frames -= size

@@ -52,7 +52,7 @@ def log_mel_energies(samples: np.ndarray, sample_rate: int, n_bins: int) -> np.n
 def mel_filters(n_bins: int, fft_size: int, sample_rate: int) -> np.ndarray:
     """Triangles over the mel scale, n_bins x fft_size / 2 (the bin at half the sample rate is left out)."""
     mel = _mel(np.arange(fft_size // 2) * sample_rate / fft_size)
-    edges = np.linspace(_mel(np.float64(_LOWEST_HZ)), _mel(np.float64(sample_rate / 2)), n_bins + 2)
+    edges = np.linspace(_mel(np.array(_LOWEST_HZ, dtype=float)), _mel(np.array(sample_rate / 2)), n_bins + 2)
     left, center, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     return np.maximum(0, np.minimum((mel - left) / (center - left), (right - mel) / (right - center)))
 

@@ -24,7 +24,7 @@ _MOST_SUBSTITUTES = 100  # so many unreadable files in a row mean that the disk 
 class Trouble(NamedTuple):
     """What a batch reports of a file."""
 
-    index: int  # of the utterance
+    utterance: int  # its index
     name: str
     reason: str
     replaced: bool = True  # it could not be decoded; else it is used, and something about it is odd

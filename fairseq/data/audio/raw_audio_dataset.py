@@ -8,7 +8,8 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.options import BatchLimits
 from fairseq.frames import receptive_field
 from fairseq.masks.batch import Rows, draw_masks
-from fairseq.masks.settings import WORKER_SETTINGS, Masks, PretrainingMasks
+from fairseq.masks.settings import WORKER_SETTINGS, Masks, PretrainingMasks, WorkerFields
 
 logger = logging.getLogger(__name__)
 
@@ -424,9 +425,7 @@ class FileAudioDataset(RawAudioDataset):
         if unknown:
             raise TypeError(f"FileAudioDataset has no argument {', '.join(sorted(unknown))}")
         if compute_mask_indices:
-            from omegaconf import OmegaConf
-
-            self.set_masks(PretrainingMasks.from_config(OmegaConf.create(mask_compute_kwargs)))
+            self.set_masks(PretrainingMasks.from_config(cast(WorkerFields, SimpleNamespace(**mask_compute_kwargs))))
 
     def leave_out(self, indices: np.ndarray) -> None:
         """Go on without these utterances; the others are numbered anew."""

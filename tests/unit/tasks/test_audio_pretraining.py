@@ -340,3 +340,30 @@ def test_valid_step_evaluates_without_gradients(data: Path) -> None:
 
     loss, _, log = task.valid_step(torch.ones(1, 2), model, criterion)
     assert not loss.requires_grad and log == {"training": False}
+
+
+class Plugged(torch.utils.data.Dataset):
+    """A data set of fairseq's kind in a task for manifests."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def size(self, index: int) -> int:
+        return 3000
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((3000,), float(index))
+
+    def collater(self, samples: list[torch.Tensor]) -> dict[str, Any]:
+        return {"net_input": {"source": torch.stack(samples)}}
+
+
+def test_a_plug_ins_data_set_gets_the_tasks_masks(tmp_path: Path) -> None:
+    task = make_task(tmp_path, inferred_w2v_config=INFERRED)
+    task.datasets["train"] = Plugged()
+    iterator = task.get_batch_iterator(task.dataset("train"), max_sentences=2)
+    for (batch,) in iterator.next_epoch_itr():
+        assert batch["net_input"]["source"][:, 0].tolist() == batch["id"].tolist()
+        assert batch["net_input"]["masked_weights"].sum() > 0 and batch["num_samples"] == 6000
+    assert task.data_fingerprint() == {} and task.utterance_name("train", 3) == "train:3"
+    assert task.split_source("train") == "the split 'train'"
