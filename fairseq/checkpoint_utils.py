@@ -21,7 +21,7 @@ from fairseq.checkpoint import building, compare, io, kinds, lock, retention, so
 from fairseq.checkpoint.building import prune_state_dict
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
-from fairseq.conversion import folders, speech_model
+from fairseq.conversion import formats, portable_model
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
@@ -367,9 +367,9 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
     if not os.path.exists(path):
         raise MissingFileError(f"model.w2v_path is {path}: {kinds.missing(path)}.")
     if os.path.isdir(path):
-        if not folders.is_folder(path):
+        if not formats.is_folder(path):
             raise ValueError(f"model.w2v_path is {path}: this folder is none of transformers, it has no config.json.")
-        state = speech_model.to_checkpoint(folders.read(path, io.read))
+        state = portable_model.to_checkpoint(formats.read(path, io.read))
         return _config_inside(state, path), state
     state = load_checkpoint_to_cpu(path)
     return _config_inside(state, path), state

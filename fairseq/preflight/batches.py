@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairseq import utils
 from fairseq.preflight import tiny
-from fairseq.preflight.memory import Activations, Meter
+from fairseq.preflight.memory import Activations, MemoryMeter
 from fairseq.preflight.plan import Shape, Split
 from fairseq.preflight.report import Section, gigabytes, percent
 
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
         return kept.recomputed if recomputes and kept.recomputed is not None else kept.kept
 
 
-def measure(meter: Meter, split: Split, shapes: list[Shape], dtype: torch.dtype | None) -> list[Measured]:
+def measure(meter: MemoryMeter, split: Split, shapes: list[Shape], dtype: torch.dtype | None) -> list[Measured]:
     """Measure the training shapes, the largest of them where there are many.
 
     Raises:
@@ -44,7 +44,7 @@ def measure(meter: Meter, split: Split, shapes: list[Shape], dtype: torch.dtype 
     return [_measure(meter, tiny.batch(split, shape.plan), shape, dtype) for shape in chosen]
 
 
-def _measure(meter: Meter, sample: dict[str, Any], shape: Shape, dtype: torch.dtype | None) -> Measured:
+def _measure(meter: MemoryMeter, sample: dict[str, Any], shape: Shape, dtype: torch.dtype | None) -> Measured:
     kept = meter.activations(sample, dtype)
     in_fp32 = kept if dtype is None else meter.activations(sample, None)
     return Measured(shape, kept, in_fp32, _bytes(sample, 8), _bytes(sample["net_input"], 4))

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq import utils
+from fairseq.models import BaseFairseqModel
 from fairseq.modules.checkpoint_activations import unwrap_checkpoint
 
 
@@ -102,7 +103,7 @@ class HostReadsAsOne(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Meter:
+class MemoryMeter:
     """A model and criterion of fake tensors whose steps can be measured.
 
     Args:
@@ -120,8 +121,8 @@ class Meter:
         for module in self.model.modules():
             if hasattr(module, "layerdrop"):
                 # on a device of static graphs all blocks are computed; its flags are drawn on the host
-                module.layerdrop = 0.0
-        if hasattr(self.model, "set_num_updates"):
+                setattr(module, "layerdrop", 0.0)  # noqa: B010 - not every module has it
+        if isinstance(self.model, BaseFairseqModel):
             with self.fake:
                 self.model.set_num_updates(0)  # as a trainer does before its first step
         self.criterion = criterion

@@ -5,7 +5,7 @@ rows, on noise.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,7 +25,7 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
     """The run's config on `cpu` or `lazy`, in one process, writing no files; `narrow`: few and narrow layers where
     the model knows them.
     """
-    small = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    small = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
     with open_dict(small):
         common, model = small.common, small.model
         bf16 = device == "cpu" and common.hmp  # the lazy device has no autocast

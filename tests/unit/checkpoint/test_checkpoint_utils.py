@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
-from fairseq.conversion.speech_model import complete_config
+from fairseq.conversion.portable_model import complete_config
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.training import state as training_state
 

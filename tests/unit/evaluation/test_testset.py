@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.decoding import Tokens
-from fairseq.inference.testset import TestSet, read_lines
+from fairseq.evaluation.testset import TestSet, read_lines
 
 LETTERS = Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B", "C"])
 
