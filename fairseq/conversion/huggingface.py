@@ -4,6 +4,7 @@ tokenizer's files.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -267,11 +268,10 @@ def _write_tokenizer(words: Vocabulary, kind: str, folder: str) -> None:
 
 def _transformers() -> Any:
     try:
-        import transformers
-        from transformers.utils.import_utils import is_torch_available
+        transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise ValueError(_NEEDS) from error
-    if not is_torch_available():  # it then imports, without any model
+    if not transformers.utils.is_torch_available():  # it then imports, without any model
         installed = f"transformers {transformers.__version__} does not take torch {torch.__version__}"
         raise ValueError(f"{installed}: install an older transformers or a newer torch")
     return transformers
