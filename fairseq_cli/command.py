@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
 
 from fairseq.inference.model import PRECISIONS
 from fairseq.inference.windows import WindowSettings
-
-LINES = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
-SHORT_LINES = "%(levelname)s | %(message)s"
+from fairseq.logging import destinations
 
 
-def set_up_logging(form: str = LINES) -> None:
+def set_up_logging() -> None:
     """Log to standard error, from the level in LOGLEVEL on."""
-    logging.basicConfig(
-        format=form,
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level=os.environ.get("LOGLEVEL", "INFO").upper(),
-        stream=sys.stderr,
-        force=True,
-    )
+    destinations.send_lines_to(logging.StreamHandler(sys.stderr))
 
 
 def run(main: Callable[[], int], prefix: str) -> int:

@@ -5,6 +5,8 @@ OUTPUT --to FORMAT`.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,7 +37,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
-    command.set_up_logging(command.SHORT_LINES)
+    level = os.environ.get("LOGLEVEL", "INFO").upper()
+    logging.basicConfig(format="%(levelname)s | %(message)s", level=level, stream=sys.stderr, force=True)
     args = get_parser().parse_args(argv)
     return command.run(lambda: main(args), "error")
 

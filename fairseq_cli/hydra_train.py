@@ -80,9 +80,8 @@ def prepare(cfg: DictConfig) -> DictConfig:
     fields.
     """
     run, problems = whole_config(cfg)
-    # a GPU holds a process each; a CPU's cores hold several, but one uses them all by itself
-    devices = device_layer.count(run.common)
-    recommended = 1 if device_layer.asked_for(run.common) == "cpu" else max(1, devices)
+    device = device_layer.of_config(run.common)
+    devices, recommended = device.count(), device.recommended_count()
     problems += launcher_without_multirun()
     problems += launch.problems_of_place(run)
     problems += find_problems(run, devices, recommended, after=problems).errors  # warnings are train.main's to log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Any
 
@@ -14,9 +13,10 @@ from fairseq.dataclass.base import ConfigError
 from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import destinations
-from fairseq.training.loop import Run, Stopped, describe, prepare, valid_subsets
+from fairseq.training.description import describe
+from fairseq.training.loop import Run, Stopped, prepare
 
-__all__ = ["Run", "Stopped", "describe", "main", "prepare", "prepare_and_train", "set_up_logging", "valid_subsets"]
+__all__ = ["Run", "Stopped", "describe", "main", "prepare", "prepare_and_train", "set_up_logging"]
 
 
 def main(cfg: DictConfig) -> int:
@@ -43,7 +43,7 @@ def prepare_and_train(cfg: DictConfig) -> int:
         raise
     except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
         raise ConfigError([str(error)]) from error
-    with signals.caught(run.trainer.wish_to_stop):
+    with signals.caught(run.trainer.stopping.wish):
         return run.train()
 
 
@@ -51,7 +51,7 @@ def set_up_logging(common: Any) -> None:
     """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first
     only warn.
     """
-    handlers: list[logging.Handler] = [destinations.Console()]
+    handlers: list[logging.Handler] = [destinations.StandardOutput()]
     if common.log_file is not None and distributed.is_master():
         try:
             handlers.append(file := destinations.LogFile(common.log_file))
@@ -66,14 +66,10 @@ def set_up_logging(common: Any) -> None:
             raise ConfigError(
                 [f"common.tensorboard_logdir is {common.tensorboard_logdir}: cannot write there ({problem})."]
             )
-    who = "" if distributed.is_master() else f"rank {distributed.get_rank()}: "
-    logging.basicConfig(
-        format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level=(os.environ.get("LOGLEVEL", "INFO").upper() if distributed.is_master() else "WARNING"),
-        handlers=handlers,
-        force=True,
-    )
+    if distributed.is_master():
+        destinations.send_lines_to(*handlers)
+    else:
+        destinations.send_lines_to(*handlers, level="WARNING", who=f"rank {distributed.get_rank()}: ")
 
 
 if __name__ == "__main__":

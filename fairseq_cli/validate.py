@@ -6,7 +6,6 @@ import argparse
 import ast
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +15,12 @@ from omegaconf import DictConfig
 from fairseq import checkpoint_utils, criterions, utils
 from fairseq import device as device_layer
 from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.options import BatchLimits, LoaderOptions
 from fairseq.dataclass.configs import CommonConfig, DatasetConfig
 from fairseq.dataclass.constants import DEVICE_CHOICES
+from fairseq.dataclass.training_configs import split_names
 from fairseq.dataclass.utils import merge_with_parent
-from fairseq.logging import metrics, progress_bar
+from fairseq.logging import destinations, metrics, progress_bar
 from fairseq.training import validation
 from fairseq.training.precision import Precision
 
@@ -93,26 +94,24 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     precision = Precision(common, device, updates_per_window=1)
     own_seed = merge_with_parent(CommonConfig(), cfg.get("common") or {}, remove_missing=True).seed
     seed = own_seed if args.seed is None else args.seed
+    limits = BatchLimits(
+        args.max_tokens or dataset.max_tokens_valid or dataset.max_tokens,
+        args.batch_size or dataset.batch_size_valid or dataset.batch_size,
+        args.required_batch_size_multiple or dataset.required_batch_size_multiple,
+    )
+    options = LoaderOptions(
+        seed, num_workers=args.num_workers, start_method=device.loader_start_method(), evaluation=True
+    )
     results = {}
-    for subset in args.valid_subset.split(","):
+    for subset in split_names(args.valid_subset):
         task.load_dataset(subset, combine=False)
-        batches = task.get_batch_iterator(
-            dataset=task.dataset(subset),
-            max_tokens=args.max_tokens or dataset.max_tokens_valid or dataset.max_tokens,
-            max_sentences=args.batch_size or dataset.batch_size_valid or dataset.batch_size,
-            ignore_invalid_inputs=True,
-            required_batch_size_multiple=args.required_batch_size_multiple or dataset.required_batch_size_multiple,
-            seed=seed,
-            num_workers=args.num_workers,
-            shuffle=False,
-            start_method=device.loader_start_method(),
-        ).next_epoch_itr(shuffle=False)
+        batches = task.batch_iterator(task.dataset(subset), limits, options).next_epoch_itr(shuffle=False)
         log_format = "none" if args.quiet else args.log_format
         progress = progress_bar.progress_bar(
             batches, log_format, args.log_interval, prefix=f"valid on '{subset}' subset"
         )
         with metrics.aggregate(new_root=True) as aggregator:
-            quarantine = Quarantine(len(task.dataset(subset)), task.cfg.max_quarantined_share)
+            quarantine = Quarantine(len(task.dataset(subset)), task.max_quarantined_share)
             sums = validation.validate(task, model, criterion, progress, device, precision, seed, quarantine)
             task.reduce_metrics([sums], criterion)
         results[subset] = dict(aggregator.get_smoothed_values())
@@ -146,13 +145,7 @@ def _criterion(cfg: DictConfig, name: str | None) -> Any:
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
-    logging.basicConfig(
-        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level="WARNING" if args.quiet else os.environ.get("LOGLEVEL", "INFO").upper(),
-        stream=sys.stderr,
-        force=True,
-    )
+    destinations.send_lines_to(logging.StreamHandler(sys.stderr), level="WARNING" if args.quiet else None)
     try:
         results = main(args)
     except (ValueError, OSError) as error:

@@ -52,6 +52,14 @@ def _completed(group: str, saved: dict[str, Any]) -> dict[str, Any]:
         return saved
 
 
+def same_data(saved: Any, now: Any) -> bool | None:
+    """Whether the splits that both fingerprints know list the same; None where they have none in common."""
+    if not isinstance(saved, dict) or not isinstance(now, dict):
+        return None if saved is None or now is None else saved == now
+    common = saved.keys() & now.keys()
+    return all(saved[split] == now[split] for split in common) if common else None
+
+
 class WeightsDoNotFit(ValueError, RuntimeError):
     """A checkpoint's weights are of another model; the message lists the tensors. (fairseq: torch's RuntimeError.)"""
 

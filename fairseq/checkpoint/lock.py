@@ -14,8 +14,12 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.configs import CheckpointConfig
 
 logger = logging.getLogger(__name__)
 
@@ -152,3 +156,27 @@ def _read(descriptor: int) -> Holder | None:
         return Holder(str(values["host"]), int(values["pid"]), str(values["started"]), str(values["job"]))
     except (ValueError, TypeError, LookupError):
         return None
+
+
+@contextlib.contextmanager
+def save_dir_held(cfg: CheckpointConfig, writes: bool) -> Iterator[None]:
+    """Within, no other run writes to `checkpoint.save_dir`.
+
+    Args:
+        writes: whether this process is the one that writes; the others only pass.
+    Raises:
+        ConfigError: another run is in that folder.
+    """
+    held = FolderLock(cfg.save_dir)
+    if writes:
+        try:
+            os.makedirs(cfg.save_dir, exist_ok=True)
+            held.acquire()
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+        except OSError as error:  # `run.verify_folder` refuses it, unless nothing is to be saved
+            logger.debug(f"no lock in {cfg.save_dir}: {error}")
+    try:
+        yield
+    finally:
+        held.release()

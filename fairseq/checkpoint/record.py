@@ -18,6 +18,10 @@ class RunRecord:
 
     def __init__(self, maximize: bool = False) -> None:
         self.maximize = maximize
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: a run begins, and what it continues is not read yet."""
         self.best: Optional[float] = None  # of all validations; patience is counted from it
         self.saved_best: Optional[float] = None  # of checkpoint_best.pt: another one where the disk refused the best
         self.validations_without_better = 0
@@ -29,6 +33,11 @@ class RunRecord:
         self.files: list[str] = []  # names that the save with this record was written under, the first one first
         self.continues = False  # this life goes on where the folder's last checkpoint ended; not saved
         self._observed_at: Optional[int] = None
+
+    @staticmethod
+    def updates_before_in(state: dict[str, Any]) -> int:
+        """Updates before its own that a checkpoint knows of."""
+        return ((state.get("extra_state") or {}).get("run_record") or {}).get("updates_before", 0)
 
     def observe(self, value: float, num_updates: int) -> None:
         """Note a validation's value; a second call for the same update changes nothing. A value that is not a

@@ -8,6 +8,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from fairseq.dataclass.configs import CheckpointConfig
+
 _NUMBER = r"(-?\d+\.?\d*)"
 
 
@@ -31,12 +33,12 @@ def checkpoint_paths(
     return found if keep_match else [file for file, _ in found]
 
 
-def last_name(cfg: Any) -> str:
+def last_name(cfg: CheckpointConfig) -> str:
     return f"checkpoint_last{cfg.checkpoint_suffix}.pt"
 
 
 def checkpoint_names(
-    cfg: Any,
+    cfg: CheckpointConfig,
     epoch: int,
     updates: int,
     end_of_epoch: bool,
@@ -69,23 +71,23 @@ def checkpoint_names(
     return names or ([f"checkpoint_{epoch}_{updates}{suffix}.pt"] if stopping else [])
 
 
-def _best_pattern(cfg: Any) -> str:
+def _best_pattern(cfg: CheckpointConfig) -> str:
     return rf"checkpoint\.best_{re.escape(cfg.best_checkpoint_metric)}_{_NUMBER}{re.escape(cfg.checkpoint_suffix)}\.pt"
 
 
-def _best_name(cfg: Any, epoch: int, updates: int, val_loss: float) -> str:
+def _best_name(cfg: CheckpointConfig, epoch: int, updates: int, val_loss: float) -> str:
     # fairseq: a digit after the three decimals keeps equal values apart; here it is a function of the update
     digit = np.random.default_rng([epoch, updates]).integers(cfg.keep_best_checkpoints)
     return f"checkpoint.best_{cfg.best_checkpoint_metric}_{val_loss:.3f}{digit}{cfg.checkpoint_suffix}.pt"
 
 
-def _kept_best(cfg: Any) -> list[tuple[str, float]]:
+def _kept_best(cfg: CheckpointConfig) -> list[tuple[str, float]]:
     """(path, value) of the checkpoints kept as best, the best first."""
     kept = checkpoint_paths(cfg.save_dir, _best_pattern(cfg), keep_match=True)
     return kept if cfg.maximize_best_checkpoint_metric else kept[::-1]
 
 
-def _among_the_best(cfg: Any, val_loss: float) -> bool:
+def _among_the_best(cfg: CheckpointConfig, val_loss: float) -> bool:
     if not np.isfinite(val_loss):
         return False
     kept = _kept_best(cfg)
@@ -95,7 +97,7 @@ def _among_the_best(cfg: Any, val_loss: float) -> bool:
     return val_loss >= worst if cfg.maximize_best_checkpoint_metric else val_loss <= worst
 
 
-def outdated(cfg: Any) -> list[str]:
+def outdated(cfg: CheckpointConfig) -> list[str]:
     """Files in `save_dir` that the keep_* settings no longer want after a save."""
     suffix = re.escape(cfg.checkpoint_suffix)
     gone: list[str] = []

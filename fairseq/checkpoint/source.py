@@ -8,6 +8,7 @@ import os
 from typing import Any, NamedTuple
 
 from fairseq.checkpoint import io, kinds, retention
+from fairseq.dataclass.configs import CheckpointConfig
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Source(NamedTuple):
     continues: bool = False  # the folder's last checkpoint: what the run wrote up to there stays
 
 
-def find(cfg: Any) -> Source:
+def find(cfg: CheckpointConfig) -> Source:
     """The checkpoint that the config group `checkpoint` asks for.
 
     Raises:
@@ -73,7 +74,7 @@ def find(cfg: Any) -> Source:
     return Source(None, True, resets, _why_none(cfg))
 
 
-def _own(cfg: Any) -> str | None:
+def _own(cfg: CheckpointConfig) -> str | None:
     """This run's last sound checkpoint, or None where it has not written any."""
     last = os.path.join(cfg.save_dir, retention.last_name(cfg))
     # to start at update 0 would replace the link and hide the run it stands for
@@ -97,7 +98,7 @@ def _own(cfg: Any) -> str | None:
     return path
 
 
-def _named(cfg: Any, resets: Resets) -> Source:
+def _named(cfg: CheckpointConfig, resets: Resets) -> Source:
     """A restore_file that is not the default: in save_dir if it lies there, else a path of its own."""
     inside = os.path.join(cfg.save_dir, cfg.restore_file)
     path = inside if os.path.isfile(inside) else cfg.restore_file
@@ -125,7 +126,7 @@ def _existing(path: str, key: str) -> str:
     return path
 
 
-def _why_none(cfg: Any) -> str:
+def _why_none(cfg: CheckpointConfig) -> str:
     name = retention.last_name(cfg)
     others = [os.path.basename(path) for path in retention.checkpoint_paths(cfg.save_dir, r"checkpoint.*\.pt")]
     if not others:
@@ -136,7 +137,7 @@ def _why_none(cfg: Any) -> str:
     )
 
 
-def optimizer_overrides(cfg: Any) -> dict[str, Any]:
+def optimizer_overrides(cfg: CheckpointConfig) -> dict[str, Any]:
     """`checkpoint.optimizer_overrides`, a Python dict written as text.
 
     Raises:

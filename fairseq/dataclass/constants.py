@@ -2,6 +2,8 @@
 
 from enum import Enum, EnumMeta
 
+from fairseq import device as device_layer
+
 
 class StrEnum(str, Enum):
     """An enum whose members are strings: equal to them, printed as them, usable wherever a string is."""
@@ -21,7 +23,7 @@ def ChoiceEnum(choices: list[str]) -> type[StrEnum]:
     return StrEnum("Choices", {choice: choice for choice in choices})
 
 
-DEVICE_CHOICES = ChoiceEnum(["cpu", "cuda", "hpu", "lazy"])
+DEVICE_CHOICES = ChoiceEnum(list(device_layer.KINDS))
 HPU_COMPILE_CHOICES = ChoiceEnum(["compile", "hpu_graphs", "none"])
 LOG_FORMAT_CHOICES = ChoiceEnum(["json", "none", "simple", "tqdm"])
 DDP_BACKEND_CHOICES = ChoiceEnum(["c10d", "fully_sharded", "legacy_ddp", "no_c10d", "pytorch_ddp", "slowmo"])

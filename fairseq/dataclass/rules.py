@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from fairseq.dataclass import device_rules
 from fairseq.dataclass.findings import Finding, Rule, named, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
+from fairseq.dataclass.training_configs import valid_subsets
 from fairseq.dataclass.wer_args import wer_args
 from fairseq.frames import ConvSpec, frames_for_samples, parse_conv_layers, receptive_field
 
@@ -298,7 +299,7 @@ def checkpoints(cfg: DictConfig) -> Iterator[Finding]:
             "checkpoint.no_last_checkpoints is true: typed again, the command continues from the newest of the "
             "other checkpoints, and starts anew where there is none."
         )
-    if cfg.dataset.train_subset in cfg.dataset.valid_subset.split(","):
+    if cfg.dataset.train_subset in valid_subsets(cfg.dataset):
         yield odd(
             f"dataset.valid_subset contains the training data, {cfg.dataset.train_subset}: its loss says nothing "
             "about unseen speech."

@@ -184,3 +184,13 @@ class CheckpointConfig(FairseqDataclass):
     load_checkpoint_on_all_dp_ranks: bool = False
     write_checkpoints_asynchronously: bool = False
     model_parallel_size: int = II("common.model_parallel_size")
+
+
+def split_names(names: str) -> list[str]:
+    """The names in a list with commas, such as `dataset.valid_subset`."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def valid_subsets(dataset: DatasetConfig) -> list[str]:
+    """The sets that a run validates on, in order; none where validation is off."""
+    return [] if dataset.disable_validation else split_names(dataset.valid_subset)

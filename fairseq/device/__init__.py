@@ -7,7 +7,7 @@ Nothing outside this folder asks which hardware there is, imports a vendor's pac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairseq.device import base, hpu_environment
-from fairseq.device.base import Device
+from fairseq.device.base import Device, Forms
 from fairseq.device.cuda import CudaDevice
 from fairseq.device.hpu import HpuDevice
 from fairseq.device.lazy import LazyDevice
@@ -23,8 +23,16 @@ from fairseq.device.lazy import LazyDevice
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_DEVICES: dict[str, Device] = {"cpu": Device(), "cuda": CudaDevice(), "lazy": LazyDevice()}
+# `common.device` takes these names. A new kind of device is a file and a line here.
+KINDS: dict[str, Callable[[int], Device]] = {
+    "cpu": Device,
+    "cuda": CudaDevice,
+    "hpu": HpuDevice,
+    "lazy": LazyDevice,
+}
+_DEVICES: dict[str, Device] = {kind: KINDS[kind](0) for kind in ("cpu", "cuda", "lazy")}  # by their tensors' type
 _STAND_INS: dict[str, Device] = {}  # see stood_in
+_FORMS = Forms()  # what `forced` asks of every device, those that are selected meanwhile included
 
 
 def get(device: str | torch.device) -> Device:
@@ -38,9 +46,14 @@ def of(tensor: Tensor) -> Device:
     return _DEVICES.get(tensor.device.type, _DEVICES["cpu"])
 
 
+def of_config(common: DictConfig) -> Device:
+    """The device that a config means (`asked_for`), not claimed: what can be asked before a run opens it."""
+    return _make(asked_for(common))
+
+
 def takes_hpu_arms(tensor: Tensor) -> bool:
     """Whether branches marked `# hpu:` run for this tensor: on an HPU, or where a test forces them."""
-    return base.FORCED.hpu_arms or of(tensor).takes_hpu_arms
+    return of(tensor).takes_hpu_arms
 
 
 def select(common: DictConfig, local_rank: int = 0) -> Device:
@@ -55,7 +68,7 @@ def select(common: DictConfig, local_rank: int = 0) -> Device:
         raise ValueError(absent)
     device.notes = prepare_process(common)
     device.claim()
-    _DEVICES[device.torch_device.type] = device
+    _DEVICES[device.torch_device.type] = device.with_forms(_FORMS)
     return device
 
 
@@ -77,18 +90,16 @@ def known() -> list[Device]:
 
 def count(common: DictConfig) -> int:
     """How many processes of a run this machine can hold: one a card, or one a core on CPU."""
-    return _make(asked_for(common)).count()
+    return of_config(common).count()
 
 
 def _make(kind: str, index: int = 0) -> Device:
-    return _STAND_INS.get(kind) or {"cpu": Device, "cuda": CudaDevice, "hpu": HpuDevice, "lazy": LazyDevice}[kind](
-        index
-    )
+    return _STAND_INS.get(kind) or KINDS[kind](index)
 
 
 def missing(common: DictConfig) -> str | None:
     """What keeps this machine from training on the device that a config means, and the way out; None: nothing does."""
-    return _make(asked_for(common)).missing()
+    return of_config(common).missing()
 
 
 def prepare_process(common: DictConfig) -> list[base.Note]:
@@ -108,7 +119,8 @@ def prepare_process(common: DictConfig) -> list[base.Note]:
 def stood_in(device: Device) -> Iterator[None]:
     """Within, `device` answers for tensors of its type, and `select` gives it: `stand_in.StandIn()` for the CPU."""
     before = _DEVICES[device.type]
-    _DEVICES[device.type] = _STAND_INS[device.type] = device
+    _STAND_INS[device.type] = device
+    _DEVICES[device.type] = device.with_forms(_FORMS)
     try:
         yield
     finally:
@@ -126,9 +138,14 @@ def forced(
     """Take the named forms, and with `hpu_arms` the branches marked `# hpu:`, whatever the device: the hook by
     which tests compare arms.
     """
-    before = base.FORCED
-    base.FORCED = base.Forced(conv_form, pos_conv_form, attention_form, hpu_arms)
+    global _FORMS
+    outer, _FORMS = _FORMS, Forms(conv_form, pos_conv_form, attention_form, hpu_arms)
+    before = dict(_DEVICES)
+    within = {kind: device.with_forms(_FORMS) for kind, device in before.items()}
+    _DEVICES.update(within)
     try:
         yield
     finally:
-        base.FORCED = before
+        _FORMS = outer
+        for kind, device in list(_DEVICES.items()):  # one that was selected meanwhile stays
+            _DEVICES[kind] = before[kind] if device is within.get(kind) else device.with_forms(outer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable
@@ -20,16 +21,13 @@ class Note(NamedTuple):
     is_warning: bool = False
 
 
-class Forced(NamedTuple):
-    """Forms that a test asks for (`fairseq.device.forced`); None leaves the device's own choice."""
+class Forms(NamedTuple):
+    """Forms that replace a device's own choice (`fairseq.device.forced`); None leaves the choice to the device."""
 
     conv_form: str | None = None
     pos_conv_form: str | None = None
     attention_form: str | None = None
     hpu_arms: bool = False
-
-
-FORCED = Forced()
 
 
 class Device:
@@ -59,6 +57,12 @@ class Device:
     # inference of several utterances at once is faster; on CPU the activations of one fit the caches better
     gains_by_batches = False
     norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
+    compiles = False  # `compile` does something, and `common.hpu_compile` applies
+    # under a launcher, `distributed_training.distributed_world_size` must equal the processes of a node, as in the
+    # device's published recipe; elsewhere the key is ignored there, as in fairseq
+    world_size_is_strict = False
+    compares_with_recipe = False  # a run is measured against the published pre-training, and warned if it is far off
+    forms = Forms()
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
@@ -81,26 +85,42 @@ class Device:
         """Processes that this machine can hold with one device each."""
         return available_cores()
 
+    def recommended_count(self) -> int:
+        """Processes that make good use of this machine: one, where a process uses all cores by itself."""
+        return 1
+
     # -- forms ---------------------------------------------------------------------------------------------------------
+
+    def with_forms(self, forms: Forms) -> Device:
+        """This device with other forms: itself where it has them already, else a copy that shares what `claim` opened.
+
+        Code that runs every step asks the device it got, so forcing a form costs nothing where nothing is forced.
+        """
+        if forms == self.forms:
+            return self
+        device = copy.copy(self)
+        device.forms = forms
+        device.takes_hpu_arms = forms.hpu_arms or type(self).takes_hpu_arms
+        return device
 
     def conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         """Form of the feature extractor's convolutions: `conv1d`, `conv2d` (channels last) or `matmul` (time first,
         products of views).
         """
-        return FORCED.conv_form or ("conv1d" if torch.jit.is_tracing() else self._conv_form(in_channels, dtype))
+        return self.forms.conv_form or ("conv1d" if torch.jit.is_tracing() else self._conv_form(in_channels, dtype))
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
         """Form of the positional convolution: `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices,
         each for 8 frames).
         """
-        return FORCED.pos_conv_form or ("conv1d" if torch.jit.is_tracing() else self._pos_conv_form(dtype))
+        return self.forms.pos_conv_form or ("conv1d" if torch.jit.is_tracing() else self._pos_conv_form(dtype))
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
         """Form of self-attention: `sdpa`, `vendor` (`fused_attention`), `blocks` (of heads, in cache) or `matmul`
         (has weights).
         """
-        if FORCED.attention_form is not None or needs_weights:
-            return FORCED.attention_form or "matmul"
+        if self.forms.attention_form is not None or needs_weights:
+            return self.forms.attention_form or "matmul"
         return "sdpa" if torch.jit.is_tracing() else self._attention_form(dtype)
 
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
@@ -255,8 +275,8 @@ class Device:
     def compile(
         self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True
     ) -> None:
-        """Let a module's forward pass, and the backward pass of it, run as compiled graphs; in place. Only HPU is asked
-        for it.
+        """Let a module's forward pass, and the backward pass of it, run as compiled graphs; in place. Only devices with
+        `compiles` are asked for it.
 
         Args:
             how: `common.hpu_compile`.

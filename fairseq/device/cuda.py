@@ -52,6 +52,9 @@ class CudaDevice(Device):
     def count(self) -> int:
         return torch.cuda.device_count()
 
+    def recommended_count(self) -> int:
+        return max(1, self.count())
+
     def rng_state(self) -> dict[str, Tensor]:
         return {"cuda_rng_state": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
 

@@ -46,6 +46,9 @@ class HpuDevice(Device):
     ctc_on_host = True  # where the vendor's kernel is missing: torch's own would compile anew for each set of lengths
     # the pool holds the card's memory from the start, and cannot give any of it back
     recovers_from_out_of_memory = False
+    compiles = True
+    world_size_is_strict = True
+    compares_with_recipe = True
 
     @property
     def records_graphs(self) -> bool:
@@ -94,6 +97,9 @@ class HpuDevice(Device):
             return len(visible)
         nodes = [path for pattern in ("accel/accel[0-9]*", "hl[0-9]*") for path in Path("/dev").glob(pattern)]
         return len(nodes) or CARDS_OF_A_SERVER
+
+    def recommended_count(self) -> int:
+        return max(1, self.count())
 
     # -- forms ---------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,10 @@ class StandIn(HpuDevice):
 
     type = "cpu"
     records_graphs = True  # gradients are zeroed in place, as in lazy mode
+    # no card: nothing is compiled, and rules for runs on cards do not apply
+    compiles = False
+    world_size_is_strict = False
+    compares_with_recipe = False
 
     def __init__(self, index: int = 0, lives_on: str = "cpu", on_mark_step: Callable[[], None] | None = None) -> None:
         super().__init__(index)

@@ -47,7 +47,7 @@ def problems_of_place(cfg: DictConfig) -> list[str]:
         if (odd := lonely_task()) is not None:
             logger.warning(odd)
         return []
-    strict = device_layer.asked_for(cfg.common) == "hpu"
+    strict = device_layer.of_config(cfg.common).world_size_is_strict
     found = cards_of_a_node(training, place, list(cfg.optimization.update_freq), strict)
     if found is not None and strict:
         return [found]

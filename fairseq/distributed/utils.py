@@ -1,19 +1,14 @@
-"""Ranks, collectives and the wrapper that spreads a model over processes; every function works in a single process
-too.
-"""
+"""Ranks and collectives; every function works in a single process too."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-from fairseq.dataclass.configs import DistributedTrainingConfig
+from torch import Tensor
 
 _HOST_GROUP: Any = None  # over gloo, beside a first group that a device's own library carries
 _BEGUN: list[Any] = []  # exchanges that nobody has waited for yet
@@ -155,49 +150,6 @@ def barrier() -> None:
     """Wait for all processes, on the host: what their devices have yet to do is not waited for."""
     if get_world_size() > 1:
         dist.barrier(group=_HOST_GROUP)
-
-
-class ModuleProxyWrapper(nn.Module):
-    """A wrapped model that still answers for the attributes of the model inside, as criterions expect.
-
-    Source: fairseq/distributed/module_proxy_wrapper.py names and purpose.
-    """
-
-    def __init__(self, wrapped: nn.Module) -> None:
-        super().__init__()
-        self.wrapped = wrapped
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.wrapped.module, name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.wrapped(*args, **kwargs)
-
-    def no_sync(self) -> Any:
-        """Backward passes inside leave gradients unreduced."""
-        return self.wrapped.no_sync()
-
-
-_DDP_KEYS = ("bucket_cap_mb", "find_unused_parameters", "gradient_as_bucket_view", "broadcast_buffers")
-
-
-def distribute(model: nn.Module, cfg: Any, device_options: dict[str, Any]) -> nn.Module:
-    """torch's DistributedDataParallel over all processes, behind fairseq's attribute access.
-
-    Args:
-        cfg: `distributed_training`; `c10d`, `pytorch_ddp`, `no_c10d` and `legacy_ddp` all mean this wrapper.
-        device_options: what the device layer wants, where the config keeps to its defaults.
-    """
-    defaults = DistributedTrainingConfig.field_defaults()
-    chosen = {key: cfg[key] for key in _DDP_KEYS if key not in device_options or cfg[key] != defaults[key]}
-    options = {**device_options, **chosen}
-    ddp = nn.parallel.DistributedDataParallel
-    if "forward_sync_buffers" in inspect.signature(ddp).parameters:  # the key's name from torch 2.13 on
-        options["forward_sync_buffers"] = options.pop("broadcast_buffers")
-    return ModuleProxyWrapper(ddp(model, **options))
 
 
 def same_everywhere(tensor: Tensor) -> bool:

@@ -15,7 +15,23 @@ from typing import Optional, Union
 logger = logging.getLogger(__name__)
 
 
-class Console(logging.StreamHandler):
+def send_lines_to(*handlers: logging.Handler, level: Optional[str] = None, who: str = "") -> None:
+    """Send the lines of all loggers to these handlers only, in fairseq's format.
+
+    Args:
+        level: the lowest level that is shown; None: the environment variable LOGLEVEL, or INFO.
+        who: begins each message, for processes other than the first.
+    """
+    logging.basicConfig(
+        format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        level=os.environ.get("LOGLEVEL", "INFO").upper() if level is None else level,
+        handlers=handlers,
+        force=True,
+    )
+
+
+class StandardOutput(logging.StreamHandler):
     """Standard output, which may be a pipe whose reader is gone, a closed terminal or a file on a full disk."""
 
     def __init__(self) -> None:
@@ -71,8 +87,6 @@ class LogFile(logging.Handler):
         self._write(f"-- log of process {os.getpid()} on {socket.gethostname()}\n")
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._descriptor is None:
-            return
         try:
             self._write(self.format(record) + "\n")
         except OSError as error:
@@ -86,7 +100,7 @@ class LogFile(logging.Handler):
 
     def _write(self, line: str) -> None:
         rest = memoryview(line.encode(errors="backslashreplace"))
-        while rest:
+        while rest and self._descriptor is not None:  # after close, lines are dropped
             rest = rest[os.write(self._descriptor, rest) :]
 
     def close(self) -> None:

@@ -8,10 +8,10 @@ import sys
 import time
 from argparse import Namespace
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Number
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 import torch
 
@@ -20,11 +20,19 @@ from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 
 logger = logging.getLogger(__name__)
 
-Stats = dict[str, Any]
+Stats = Mapping[str, Any]  # values by name: numbers, strings, one-element tensors, meters
+
+
+class Steps(Protocol):
+    """What a bar goes through: it knows how many items are left."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
 
 
 def progress_bar(
-    iterator: Iterable,
+    iterator: Steps,
     log_format: Optional[str] = None,
     log_interval: int = 100,
     log_file: Optional[str] = None,
@@ -79,7 +87,7 @@ def progress_bar(
 
 def build_progress_bar(
     args: Namespace,
-    iterator: Iterable,
+    iterator: Steps,
     epoch: Optional[int] = None,
     prefix: Optional[str] = None,
     default: str = "tqdm",
@@ -180,7 +188,7 @@ class BaseProgressBar:
     eta: Optional[EtaClock] = None
 
     def __init__(
-        self, iterable: Iterable, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000
+        self, iterable: Steps, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000
     ) -> None:
         self.iterable = iterable
         self.n = getattr(iterable, "n", 0)  # done in this epoch before a resume; a plain list has none
@@ -244,7 +252,7 @@ class JsonProgressBar(BaseProgressBar):
     def log(self, stats: Stats, tag: Optional[str] = None, step: Optional[int] = None) -> None:
         if not self._due(step):
             return
-        line: Stats = {}
+        line: dict[str, Any] = {}
         if self.epoch is not None:
             line["epoch"] = self.epoch
             if self.i is not None and self.size:
@@ -252,7 +260,7 @@ class JsonProgressBar(BaseProgressBar):
         self._info({**line, **{key: format_stat(value) for key, value in self._with_eta(stats, step).items()}}, tag)
 
     def print(self, stats: Stats, tag: Optional[str] = None, step: Optional[int] = None) -> None:
-        line: Stats = {} if self.epoch is None else {"epoch": self.epoch}
+        line: dict[str, Any] = {} if self.epoch is None else {"epoch": self.epoch}
         start = "" if tag is None else f"{tag}_"
         self._info({**line, **{start + key: format_stat(value) for key, value in stats.items()}}, tag)
 
@@ -291,7 +299,7 @@ class TqdmProgressBar(BaseProgressBar):
     """A bar on the terminal; the epoch's result stays as a line."""
 
     def __init__(
-        self, iterable: Iterable, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000
+        self, iterable: Steps, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000
     ) -> None:
         super().__init__(iterable, epoch, prefix, log_interval)
         from tqdm import tqdm
@@ -344,10 +352,5 @@ class TensorboardProgressBarWrapper(BaseProgressBar):
         self.wrapped_bar.update_config(config)
 
     def _write(self, stats: Stats, tag: Optional[str], step: Optional[int]) -> None:
-        scalars = {}
-        for key, value in stats.items():
-            value = value.val if isinstance(value, AverageMeter) else value
-            is_scalar = isinstance(value, Number) or (torch.is_tensor(value) and value.numel() == 1)
-            if key != "num_updates" and is_scalar:
-                scalars[key] = float(value)
-        self.board.scalars(tag or "", scalars, stats["num_updates"] if step is None else step)
+        update = stats["num_updates"] if step is None else step
+        self.board.scalars(tag or "", tensorboard.scalars_of(stats), update)

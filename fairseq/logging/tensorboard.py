@@ -7,7 +7,16 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import torch
+
+from fairseq.logging.meters import AverageMeter
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +31,16 @@ class Board:
 
     def __init__(self, folder: str, start_update: int) -> None:
         self.folder, self.start_update = folder, start_update
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, SummaryWriter] = {}
         self._is_over = False
+        _keep_threads_quiet()
+
+    def write(self, split: str, update: int, epoch: int, stats: Mapping[str, object]) -> None:
+        """Write the numbers among `stats`; see `fairseq.logging.sinks.Sink`."""
+        self.scalars(split, scalars_of(stats), update)
 
     def scalars(self, tag: str, values: dict[str, float], step: int) -> None:
-        def write(writer: Any) -> None:
+        def write(writer: SummaryWriter) -> None:
             for key, value in values.items():
                 writer.add_scalar(key, value, step)
             writer.flush()
@@ -44,7 +58,7 @@ class Board:
                 self._give_up(error)
         self._writers.clear()
 
-    def _attempt(self, tag: str, write: Any) -> None:
+    def _attempt(self, tag: str, write: Callable[[SummaryWriter], None]) -> None:
         if self._is_over:
             return
         try:
@@ -58,7 +72,7 @@ class Board:
             # of any class: tensorboard hands on what its thread met, with TensorFlow beside it errors of that
             self._give_up(error)
 
-    def _writer(self, tag: str) -> Any:
+    def _writer(self, tag: str) -> SummaryWriter:
         if tag not in self._writers:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -74,21 +88,32 @@ class Board:
             )
 
 
+def scalars_of(stats: Mapping[str, object]) -> dict[str, float]:
+    """The numbers among the values that a log line shows: averages by their latest value, one-element tensors too."""
+    scalars: dict[str, float] = {}
+    for key, value in stats.items():
+        number = value.val if isinstance(value, AverageMeter) else value
+        if key == "num_updates":
+            continue
+        if isinstance(number, Real) or (isinstance(number, torch.Tensor) and number.numel() == 1):
+            scalars[key] = float(number)
+    return scalars
+
+
 _boards: dict[str, Board] = {}
 
 
 def board(folder: str, start_update: int) -> Board:
-    """The run's board of this folder: one for all its epochs and sets; the update that it was first asked for with
-    counts.
+    """The board of a folder for `progress_bar`, which knows nothing of the run: one for all bars, with the
+    `start_update` of the first.
     """
     if not _boards:
         atexit.register(close)
-        _keep_threads_quiet()
     return _boards.setdefault(folder, Board(folder, start_update))
 
 
 def close() -> None:
-    """Write what is pending, at the end of a run."""
+    """Write what is pending in the boards of progress bars."""
     for each in _boards.values():
         each.close()
     _boards.clear()
@@ -101,7 +126,7 @@ def _keep_threads_quiet() -> None:
     if shown.__module__ == __name__:
         return
 
-    def hook(arguments: Any) -> None:
+    def hook(arguments: threading.ExceptHookArgs) -> None:
         if not type(arguments.thread).__module__.startswith("tensorboard."):
             shown(arguments)
 

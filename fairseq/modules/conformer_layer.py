@@ -12,7 +12,7 @@ from fairseq.modules.espnet_multihead_attention import (
     RelPositionMultiHeadedAttention,
     RotaryPositionMultiHeadedAttention,
 )
-from fairseq.modules.glu import GLU
+from fairseq.modules.gelu import GLU
 from fairseq.modules.layer_norm import LayerNorm
 from fairseq.modules.multihead_attention import MultiheadAttention
 

@@ -90,7 +90,7 @@ def check(
 
 def is_static(cfg: DictConfig) -> bool:
     """Whether the run's device compiles graphs of fixed shapes."""
-    return bool(cfg.common.hpu) or cfg.common.device in ("hpu", "lazy")
+    return device_layer.of_config(cfg.common).graphs_are_static
 
 
 def _headline(cfg: DictConfig, launch: Launch) -> str:
@@ -116,10 +116,9 @@ def _config(cfg: DictConfig, config_problems: list[str], options: Options) -> Se
             section.notes.append(finding.text)
     if options.processes is not None:
         place = Place(0, 0, options.nodes * options.processes, options.processes)
-        odd = cards_of_a_node(
-            cfg.distributed_training, place, list(cfg.optimization.update_freq), strict=is_static(cfg)
-        )
-        if odd is not None and is_static(cfg):
+        strict = device_layer.of_config(cfg.common).world_size_is_strict
+        odd = cards_of_a_node(cfg.distributed_training, place, list(cfg.optimization.update_freq), strict)
+        if odd is not None and strict:
             section.problem("cards-of-a-node", odd, "")
         elif odd is not None:
             section.notes.append(odd)

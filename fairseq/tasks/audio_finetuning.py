@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation, check_augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
+from fairseq.data.batch import Batch
 from fairseq.data.data_utils import post_process
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, join, read_labels
@@ -286,7 +287,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
     # -- error rates ---------------------------------------------------------------------------------------------------
 
     def valid_step(
-        self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module
+        self, sample: Batch, model: nn.Module, criterion: nn.Module
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """See FairseqTask; with task.eval_wer or eval_uer also errors, where the criterion does not count them
         itself.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor, nn
 
 from fairseq import checkpoint_utils
+from fairseq.dataclass.configs import EMAConfig
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class EMA:
         ValueError: `ema_decay` or `ema_update_freq` out of range, or a seed model that does not fit.
     """
 
-    def __init__(self, model: nn.Module, config: Any, device: Optional[Union[str, torch.device]] = None) -> None:
+    def __init__(self, model: nn.Module, config: EMAConfig, device: Optional[Union[str, torch.device]] = None) -> None:
         if not 0 <= config.ema_decay <= 1:
             raise ValueError(f"ema.ema_decay is {config.ema_decay}: it must lie between 0 and 1.")
         if config.ema_update_freq < 1:

@@ -9,24 +9,28 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from fairseq import checkpoint_utils
+from fairseq.checkpoint import run
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import RunError
+from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import launch, roll_call
+from fairseq.training.trainer import Trainer
 
 logger = logging.getLogger("fairseq_cli.train")
 
 
 class Saves:
-    """Saves a `Trainer`'s run together with its place in the data. Every process has one; the first one writes.
+    """Saves a `Trainer`'s run together with its place in the data. Every process has one and saves at the same updates;
+    the first one writes.
 
     Args:
         epoch_itr: the training set's iterator, loaded.
     """
 
-    def __init__(self, trainer: Any, epoch_itr: Any) -> None:
+    def __init__(self, trainer: Trainer, epoch_itr: EpochBatchIterator) -> None:
         self.trainer = trainer
         self.epoch_itr = epoch_itr
-        self.cfg = trainer.cfg.checkpoint
+        self.cfg: CheckpointConfig = trainer.cfg.checkpoint
         self.in_training: list[dict[str, Any]] | None = None  # the update that was handed out and is not done yet
         update = trainer.get_num_updates()
         self.last_checkpoint = f"is of update {update}" if update else "is not written yet"
@@ -34,17 +38,29 @@ class Saves:
         self._error: str | None = None  # why that save wrote nothing
 
     def save(self, val_loss: float | None, stopping: bool = False) -> None:
-        """Write what is due; see `checkpoint_utils.save_checkpoint`."""
+        """Write what is due, together with the other processes; see `checkpoint.run.save`."""
         if self.in_training is not None:  # an error came before it was trained: it is the next one to train
             self.epoch_itr.take_back(self.in_training)
             self.in_training = None
         self._tried_at = self.trainer.get_num_updates()
         roll_call.doing(f"writing a checkpoint of update {self._tried_at}")
-        result = checkpoint_utils.save_checkpoint(self.cfg, self.trainer, self.epoch_itr, val_loss, stopping)
+        result = run.save(self.cfg, self.trainer, self.epoch_itr, val_loss, stopping)
         if result is not None:
             self._error = None if result.paths else result.error
             if result.paths:
                 self.last_checkpoint = f"is {result.paths[0]}, of update {self._tried_at}"
+
+    def save_alone(self) -> None:
+        """Save what is trained, though the other processes may not get this far: the first process does, if it holds
+        all there is to save.
+        """
+        if not self.trainer.is_data_parallel_master:
+            return
+        if self.trainer.strategy.holds_all:
+            self.save(None, stopping=True)
+        else:
+            self._tried_at = self.trainer.get_num_updates()
+            self._error = "each process holds a part of the model, and not all of them got this far"
 
     def save_the_end(self) -> None:
         """Save where the run's last update was no time to do so."""
@@ -113,7 +129,7 @@ class Saves:
             if self.trainer.data_parallel_world_size == 1:
                 with suppress(FloatingPointError):  # it may be the error itself
                     flush(True)
-            self.save(None, stopping=True)
+            self.save_alone()
         if self._error is not None:
             return f"Update {update} is not saved: {self._error}. The last checkpoint {self.last_checkpoint}."
         if self.cfg.no_save or update == 0:

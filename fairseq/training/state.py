@@ -1,111 +1,176 @@
-"""What a checkpoint of a run holds, under fairseq's top-level keys."""
+"""What a run becomes by training, and how it goes into a checkpoint and comes out of one."""
 
 from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
-from fairseq import utils
+from omegaconf import DictConfig
+from torch import nn
+
 from fairseq.checkpoint import compare
 from fairseq.dataclass.utils import config_to_container
+from fairseq.distributed.strategy import Strategy
 from fairseq.logging import metrics
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
+from fairseq.tasks import FairseqTask
+from fairseq.training.ema import EMA
+from fairseq.training.precision import Precision
 from fairseq.training.statistics import Interval
 
 logger = logging.getLogger(__name__)
 
 
-def collect(trainer: Any) -> dict[str, Any]:
-    """A `Trainer`'s run as tensors on the CPU and plain containers; the caller has flushed the statistics, on all
-    processes.
+@dataclass
+class TrainingState:
+    """The parts of a run that training changes, with the counts that belong to them. A `Trainer` has one.
 
-    No random state is in it: all randomness is a function of (seed, epoch, sample, update, micro-batch).
-    """
-    state = {
-        "args": None,
-        "cfg": config_to_container(trainer.cfg),
-        "model": trainer.unwrapped_model.state_dict(),
-        "criterion": trainer.criterion.state_dict(),
-        "optimizer_history": [
-            {
-                "criterion_name": type(trainer.criterion).__name__,
-                "optimizer_name": type(trainer.optimizer).__name__,
-                "lr_scheduler_state": trainer.lr_scheduler.state_dict(),
-                "num_updates": trainer.get_num_updates(),
-            }
-        ],
-        "task_state": trainer.task.state_dict(),
-        "extra_state": {
-            "metrics": metrics.state_dict(),
-            "previous_training_time": trainer.cumulative_training_time(),
-            "data_fingerprint": trainer.task.data_fingerprint(),
-            "precision": trainer.precision.state_dict(),
-        },
-    }
-    if not trainer.cfg.checkpoint.no_save_optimizer_state:
-        state["last_optimizer_state"] = trainer.optimizer.state_dict()
-    if trainer.held is not None:
-        state["extra_state"]["held_statistics"] = trainer.held._asdict()
-    if trainer.ema is not None:
-        state["extra_state"]["ema"] = trainer.ema.state_dict()
-    return utils.apply_to_sample(lambda tensor: tensor.detach().cpu(), state)
-
-
-def restore(
-    trainer: Any,
-    state: dict[str, Any],
-    reset_optimizer: bool = False,
-    reset_lr_scheduler: bool = False,
-    reset_meters: bool = False,
-    optimizer_overrides: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Put a `Trainer`'s run back as `collect` found it; returns the `extra_state`.
+    No random state is among them: all randomness is a function of (seed, epoch, sample, update, micro-batch).
 
     Args:
-        reset_optimizer: keep only the weights: fresh optimizer, schedule and update count.
-        reset_lr_scheduler: keep the optimizer's state but start the schedule anew.
-        optimizer_overrides: values put over those in the optimizer's param groups.
-    Raises:
-        WeightsDoNotFit: they are not the model's.
-        ValueError: they are not the task's, or there is no optimizer state.
+        model: without a wrapper.
+        strategy: says how the processes share the tensors; here they may be parts of whole ones.
     """
-    weights = trainer.task.adapted_weights(state, trainer.unwrapped_model, only_weights=reset_optimizer)
-    try:
-        trainer.unwrapped_model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        found = compare.unlike(weights, trainer.unwrapped_model.state_dict())
-        if not found:  # not a matter of names and shapes
-            raise
-        raise compare.WeightsDoNotFit(found) from error
-    history = state.get("optimizer_history") or []
-    extra = state.get("extra_state") or {}
-    optimizer_state = state.get("last_optimizer_state")
-    if history and not reset_optimizer:
-        last = history[-1]
-        if last["criterion_name"] != type(trainer.criterion).__name__:
+
+    cfg: DictConfig
+    task: FairseqTask
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: FairseqOptimizer
+    lr_scheduler: FairseqLRScheduler
+    precision: Precision
+    ema: EMA | None
+    strategy: Strategy
+    num_updates: int = 0
+    held: Interval | None = None  # of the log interval in progress, read before it was over
+    began: float = field(default_factory=time.time)  # this life of the run
+    seconds_before: float = 0.0  # trained in the lives that led to it
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Set the count of updates, and the learning rate of the next one."""
+        self.num_updates = num_updates
+        self.lr_scheduler.step_update(num_updates)
+
+    def seconds(self) -> float:
+        """Trained, over all lives of the run."""
+        return time.time() - self.began + self.seconds_before
+
+    # -- into a checkpoint ---------------------------------------------------------------------------------------------
+
+    def collect(self) -> dict[str, Any]:
+        """This process's state under fairseq's top-level keys: the tensors themselves, on their device, and plain
+        containers; the caller has flushed the statistics, on all processes.
+        """
+        state = {
+            "args": None,
+            "cfg": config_to_container(self.cfg),
+            "model": self.model.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer_history": [
+                {
+                    "criterion_name": type(self.criterion).__name__,
+                    "optimizer_name": type(self.optimizer).__name__,
+                    "lr_scheduler_state": self.lr_scheduler.state_dict(),
+                    "num_updates": self.num_updates,
+                }
+            ],
+            "task_state": self.task.state_dict(),
+            "extra_state": self._extra_state(),
+        }
+        if not self.cfg.checkpoint.no_save_optimizer_state:
+            state["last_optimizer_state"] = self.optimizer.state_dict()
+        return state
+
+    def _extra_state(self) -> dict[str, Any]:
+        extra = {
+            "metrics": metrics.state_dict(),
+            "previous_training_time": self.seconds(),
+            "data_fingerprint": self.task.data_fingerprint(),
+            "precision": self.precision.state_dict(),
+        }
+        if self.held is not None:
+            extra["held_statistics"] = self.held._asdict()
+        if self.ema is not None:
+            extra["ema"] = self.ema.state_dict()
+        return extra
+
+    # -- out of a checkpoint -------------------------------------------------------------------------------------------
+
+    def restore(
+        self,
+        state: dict[str, Any],
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        reset_meters: bool = False,
+        optimizer_overrides: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Put back what `collect` found; returns the `extra_state`.
+
+        Args:
+            state: whole tensors, on the CPU.
+            reset_optimizer: keep only the weights: fresh optimizer, schedule and update count.
+            reset_lr_scheduler: keep the optimizer's state but start the schedule anew.
+            optimizer_overrides: values put over those in the optimizer's param groups.
+        Raises:
+            WeightsDoNotFit: they are not the model's.
+            ValueError: they are not the task's, or there is no optimizer state.
+        """
+        extra: dict[str, Any] = state.get("extra_state") or {}
+        self._restore_weights(state, only_weights=reset_optimizer)
+        if state.get("optimizer_history") and not reset_optimizer:
+            self._restore_optimizer(state, reset_lr_scheduler, optimizer_overrides)
+            self.precision.load_state_dict(extra.get("precision", {}))
+        self._restore_average(None if reset_optimizer else extra.get("ema"))
+        if not reset_meters:
+            self._restore_meters(extra)
+        return extra
+
+    def _restore_weights(self, state: dict[str, Any], only_weights: bool) -> None:
+        weights = self.task.adapted_weights(state, self.model, only_weights=only_weights)
+        own = self.model.state_dict()
+        try:
+            self.model.load_state_dict(self.strategy.shard(weights, like=own), strict=True)
+        except RuntimeError as error:
+            found = compare.unlike(weights, own)
+            if not found:  # not a matter of names and shapes
+                raise
+            raise compare.WeightsDoNotFit(found) from error
+
+    def _restore_optimizer(
+        self, state: dict[str, Any], reset_lr_scheduler: bool, overrides: dict[str, Any] | None
+    ) -> None:
+        last, optimizer_state = state["optimizer_history"][-1], state.get("last_optimizer_state")
+        if last["criterion_name"] != type(self.criterion).__name__:
             raise ValueError(
                 f"the checkpoint was trained with criterion {last['criterion_name']}, this run has "
-                f"{type(trainer.criterion).__name__}: set checkpoint.reset_optimizer=true to take only its weights"
+                f"{type(self.criterion).__name__}: set checkpoint.reset_optimizer=true to take only its weights"
             )
         if optimizer_state is None:
             raise ValueError(
                 "the checkpoint holds no optimizer state: set checkpoint.reset_optimizer=true to take only its weights"
             )
-        trainer.optimizer.load_state_dict(optimizer_state, optimizer_overrides)
+        parts = self.strategy.shard_optimizer(optimizer_state, list(self.optimizer.params))
+        self.optimizer.load_state_dict(parts, overrides)
         if not reset_lr_scheduler:
-            trainer.lr_scheduler.load_state_dict(last["lr_scheduler_state"])
-        trainer.set_num_updates(last["num_updates"])
-        trainer.precision.load_state_dict(extra.get("precision", {}))
-    if trainer.ema is not None:
-        if "ema" in extra and not reset_optimizer:
-            trainer.ema.load_state_dict(extra["ema"])
+            self.lr_scheduler.load_state_dict(last["lr_scheduler_state"])
+        self.set_num_updates(last["num_updates"])
+
+    def _restore_average(self, saved: dict[str, Any] | None) -> None:
+        """The running average of the weights; without a saved one it begins anew."""
+        if self.ema is None:
+            return
+        if saved is None:
+            self.ema.reset(self.model)
         else:
-            trainer.ema.reset(trainer.unwrapped_model)
-    if not reset_meters:
-        trainer.previous_training_time = extra.get("previous_training_time", 0.0)
-        trainer.start_time = time.time()
+            self.ema.load_state_dict(self.strategy.shard(saved, like=self.ema.params))
+
+    def _restore_meters(self, extra: dict[str, Any]) -> None:
+        self.seconds_before = extra.get("previous_training_time", 0.0)
+        self.began = time.time()
         if "metrics" in extra:
             metrics.load_state_dict(extra["metrics"])
         if "held_statistics" in extra:
-            trainer.held = Interval(**extra["held_statistics"])
-    return extra
+            self.held = Interval(**extra["held_statistics"])

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
-from enum import IntEnum
 from typing import Any
 
 import torch
@@ -18,26 +15,24 @@ from fairseq import device as device_layer
 from fairseq import optim, utils
 from fairseq.checkpoint.record import RunRecord
 from fairseq.data.audio.quarantine import Quarantine
-from fairseq.data.iterators import EpochBatchIterator, sensible_workers
+from fairseq.data.batch import Batch
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.options import LoaderOptions
+from fairseq.distributed import strategy
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.optim import lr_scheduler
-from fairseq.training import gradients, state, validation
+from fairseq.tasks.task import Task
+from fairseq.training import gradients, iterators, validation
 from fairseq.training.compile_alarm import CompileAlarm
 from fairseq.training.ema import EMA
 from fairseq.training.precision import Precision
-from fairseq.training.statistics import Interval, Statistics
+from fairseq.training.state import TrainingState
+from fairseq.training.statistics import Interval, Statistics, Sums
+from fairseq.training.stopping import Stopping
 
 logger = logging.getLogger("fairseq.trainer")  # fairseq: the name in its log lines
 MOST_NORMS = 1000  # kept in one vector on the device, whatever common.log_interval
-
-
-class StopWish(IntEnum):
-    """Why a process wants all of them to stop after the same update; the larger one counts."""
-
-    NONE = 0
-    TIME = 1  # optimization.stop_time_hours
-    SIGNAL = 2
 
 
 class Trainer:
@@ -54,19 +49,31 @@ class Trainer:
         criterion: called as `criterion(model, sample)`.
     """
 
-    def __init__(self, cfg: DictConfig, task: Any, model: nn.Module, criterion: nn.Module) -> None:
+    def __init__(self, cfg: DictConfig, task: Task, model: nn.Module, criterion: nn.Module) -> None:
         self.cfg = cfg
         self.task = task
         self.device = device_layer.select(cfg.common, cfg.distributed_training.device_id)
         self.unwrapped_model = model.to(self.device.torch_device)
         self.criterion = criterion.to(self.device.torch_device)
         self._compile()
+        self.strategy = strategy.choose(cfg.distributed_training, self.device)
         self.model = self._distribute()
         per_update = self.data_parallel_world_size * cfg.optimization.update_freq[0]
         self.precision = Precision(cfg.common, self.device, updates_per_window=max(1, 2**14 // per_update))
         self._params = [p for p in self.unwrapped_model.parameters() if p.requires_grad]
         self._build_optimizer()
         self.ema = EMA(self.unwrapped_model, cfg.ema) if cfg.ema.store_ema else None
+        self.state = TrainingState(
+            cfg,
+            task,
+            self.unwrapped_model,
+            self.criterion,
+            self.optimizer,
+            self.lr_scheduler,
+            self.precision,
+            self.ema,
+            self.strategy,
+        )
         self.statistics = Statistics(self.device)
         self.compile_alarm = CompileAlarm()
         self.update_log = gradients.UpdateLog(
@@ -74,29 +81,24 @@ class Trainer:
             cfg.optimization.max_nonfinite_updates,
             room=min(cfg.common.log_interval, MOST_NORMS),
         )
-        self.held: Interval | None = None  # of the log interval in progress, read before it was over
         self.skipped_updates = 0
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
-        self._num_updates = 0
         self.is_between_updates = True  # else weights, averages and counts do not fit together: nothing may be saved
-        self._stop_wish = StopWish.NONE
-        self._stop_seen: Callable[[], float] = lambda: 0.0
-        self.start_time = time.time()
-        self.previous_training_time = 0.0
+        self.stopping = Stopping(cfg.optimization.stop_time_hours, self.cumulative_training_time)
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _compile(self) -> None:
         """Let the device compile the model, where `common.hpu_compile` asks for it."""
         how = str(self.cfg.common.hpu_compile)
-        if how != "none" and self.device.type == "hpu":
+        if how != "none" and self.device.compiles:
             buckets = self.cfg.task.num_batch_buckets if "num_batch_buckets" in self.cfg.task else 0
             shapes = 2 * max(1, buckets)  # training, and validation
             accumulates = max(self.cfg.optimization.update_freq) > 1
             self.device.compile(self.unwrapped_model, how, shapes, accumulates, self.cfg.common.hpu_optimize_ddp)
 
     def _distribute(self) -> nn.Module:
-        """The model as the criterion calls it: wrapped where there are several processes."""
+        """The model as the criterion calls it: wrapped where the processes' strategy wants it."""
         # hpu: a block that is skipped or not would be two graphs; all are computed, and dropped ones undone
         static = self.device.graphs_are_static or self.data_parallel_world_size > 1
         for module in self.unwrapped_model.modules():
@@ -105,28 +107,26 @@ class Trainer:
             if hasattr(module, "looks_for_padding"):
                 # it would wait for the device, and run other graphs without padding than with it
                 module.looks_for_padding = False
-        if self.data_parallel_world_size == 1:
-            return self.unwrapped_model
-        return distributed.distribute(self.unwrapped_model, self.cfg.distributed_training, self.device.ddp_options())
+        return self.strategy.wrap(self.unwrapped_model)
 
     def _build_optimizer(self) -> None:
         self.optimizer = optim.build_optimizer(self.cfg.optimizer, self._params)
         self.lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self.optimizer)
         self.lr_scheduler.step_update(0)
         self.fused_clip: Callable[[], Tensor] | None = None
-        if self.optimizer.uses_vendor_kernel and self.cfg.optimization.clip_norm > 0:
+        if self.optimizer.uses_vendor_kernel and self.cfg.optimization.clip_norm > 0 and self.strategy.holds_all:
             self.fused_clip = self.device.fused_clip_norm(self._params, self.cfg.optimization.clip_norm)
 
     # -- the update ----------------------------------------------------------------------------------------------------
 
-    def train_step(self, samples: list[dict[str, Any]]) -> None:
+    def train_step(self, samples: list[Batch]) -> None:
         """One update from this process's micro-batches, in their order.
 
         Out of memory on the device: the update is left out and the run goes on, or ends where its device cannot, or
         other processes wait.
         """
         self.model.train()
-        self.unwrapped_model.set_num_updates(self._num_updates)
+        self.unwrapped_model.set_num_updates(self.get_num_updates())
         if self.device.graphs_are_static:  # hpu: what may still be compiled, for the warning at the log interval
             frozen = len(self._frozen())
             for shape in {sample["net_input"]["source"].shape for sample in samples}:
@@ -144,7 +144,7 @@ class Trainer:
                 raise
             self._survive_out_of_memory(samples, error, has_gradients=sample_size is not None)
 
-    def _step(self, samples: list[dict[str, Any]], sample_size: Tensor) -> None:
+    def _step(self, samples: list[Batch], sample_size: Tensor) -> None:
         """Normalise and clip the gradients, and move the weights."""
         prepared = gradients.prepare(
             self._params,
@@ -153,36 +153,38 @@ class Trainer:
             self.data_parallel_world_size,
             self.cfg.optimization.clip_norm,
             self.fused_clip,
+            self.strategy.gradient_norm,
         )
         self.is_between_updates = False
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
         if self.precision.scaler is not None:
             self.precision.scaler.update(prepared.found_inf)
         self.statistics.commit(prepared.found_inf)
-        self.update_log.record(prepared, self._num_updates, [sample["id"] for sample in samples])
-        self.set_num_updates(self._num_updates + 1)
+        self.update_log.record(prepared, self.get_num_updates(), [sample["id"] for sample in samples])
+        self.set_num_updates(self.get_num_updates() + 1)
         if self.ema is not None:
-            self.ema.step(self.unwrapped_model, self._num_updates)
+            self.ema.step(self.unwrapped_model, self.get_num_updates())
         self.is_between_updates = True
         self.device.mark_step()  # hpu: the optimizer's graph ends here
 
-    def _forward_backward(self, samples: list[dict[str, Any]]) -> Tensor:
+    def _forward_backward(self, samples: list[Batch]) -> Tensor:
         """Add up the gradients of the micro-batches; returns their sample size, 0-dim on the device."""
         total = torch.zeros((), device=self.device.torch_device)
         for i, sample in enumerate(samples):
             # decision 5: what a forward draws depends on the update and on the micro-batch's global number alone
             # hpu: in eager mode seeding waits for the card, so it is done once an update
             if i == 0 or self.device.seeds_each_micro_batch:
-                self.device.seed(utils.keyed_seed(self.cfg.common.seed, self._num_updates, sample["micro"]))
-            with self._unreduced(until_last=i == len(samples) - 1):
+                self.device.seed(utils.keyed_seed(self.cfg.common.seed, self.get_num_updates(), sample["micro"]))
+            # processes exchange gradients once an update, with the last micro-batch
+            with self.strategy.exchange(now=i == len(samples) - 1):
                 with self.precision.autocast():
-                    loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
+                    loss, sample_size, log = self.criterion(self.model, validation.on_device(sample, self.device))
                 self.precision.scale(loss).backward()
             total += sample_size
             self.statistics.add(log)  # hpu: detached sums that stay on the card until the log interval
             self.device.mark_step()  # hpu: a micro-batch is one graph, forward and backward
             self.statistics.count(
-                audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
+                audio_seconds=sample["num_samples"] / self.task.sample_rate,
                 few_masked=sample["few_masked"],
             )
         gradients.complete(self._params, self._frozen())
@@ -195,15 +197,6 @@ class Trainer:
     def _frozen(self) -> set[Tensor]:
         """Parameters that this update leaves as they are."""
         return set(self.unwrapped_model.frozen_parameters())
-
-    def _on_device(self, sample: dict[str, Any]) -> dict[str, Any]:
-        return {**sample, "net_input": utils.apply_to_sample(self.device.send, sample["net_input"])}
-
-    def _unreduced(self, until_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Processes exchange gradients once an update, with the last micro-batch."""
-        if self.data_parallel_world_size == 1 or until_last:
-            return contextlib.nullcontext()
-        return self.model.no_sync()
 
     def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
         """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is
@@ -218,11 +211,12 @@ class Trainer:
 
         return finish
 
-    def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException, has_gradients: bool) -> None:
+    def _survive_out_of_memory(self, samples: list[Batch], error: BaseException, has_gradients: bool) -> None:
         """Leave the update out, if that is possible: on this device, alone, and before the weights began to move."""
         shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
+        update = self.get_num_updates() + 1
         advice = (
-            f"out of memory at update {self._num_updates + 1} with audio of shape {shapes} (utterances x samples). "
+            f"out of memory at update {update} with audio of shape {shapes} (utterances x samples). "
             "Lower dataset.max_tokens or dataset.batch_size (and raise optimization.update_freq as much), lower "
             "task.max_sample_size, or set model.checkpoint_activations=true."
         )
@@ -256,9 +250,7 @@ class Trainer:
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
-    def validate(
-        self, batches: Iterable[list[dict[str, Any]]], quarantine: Quarantine | None = None
-    ) -> dict[str, float]:
+    def validate(self, batches: Iterable[list[Batch]], quarantine: Quarantine | None = None) -> Sums:
         """Sums of the criterion's values over a validation set, over all processes.
 
         Args:
@@ -276,7 +268,7 @@ class Trainer:
             quarantine,
         )
 
-    def _noting_shapes(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    def _noting_shapes(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
         """The same batches; their shapes may be compiled on their first visits."""
         for samples in batches:
             for sample in samples:
@@ -294,22 +286,22 @@ class Trainer:
         Raises:
             FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
         """
-        scale = [self.precision.scaler.scale] if self.precision.scaler else []
-        fetched = self.statistics.fetch([*self.update_log.pending(), *scale])
+        scaler, loss_scale = self.precision.scaler, math.inf
+        fetched = self.statistics.fetch([*self.update_log.pending(), *([scaler.scale] if scaler else [])])
         self.compile_alarm.visit("log")
         device_values = fetched.extra
-        if scale:
+        if scaler is not None:
             loss_scale = device_values.pop()
             metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
         settled = self.update_log.settle(device_values)
         self.device.mark_step()  # hpu: what was set to zero, so that it does not join another graph
         self._report_skipped(settled.skipped)
         interval = Interval(fetched.logged, fetched.counted, settled.norms)
-        if self.held is not None:
-            interval = self.held.then(interval)
-        self.held = interval if hold else None
+        if self.state.held is not None:
+            interval = self.state.held.then(interval)
+        self.state.held = interval if hold else None
         if interval.counted.get("num_updates") and not hold:
-            self._log_update_metrics(*interval)
+            self._log_update_metrics(interval)
         if settled.too_many_in_a_row:
             raise FloatingPointError(
                 f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite "
@@ -317,10 +309,11 @@ class Trainer:
                 f"{self.update_log.limit}). Lower optimization.lr, set optimization.clip_norm, or look at the "
                 "utterances named above."
             )
-        if scale:
-            self.precision.scaler.check(loss_scale)
+        if scaler is not None:
+            scaler.check(loss_scale)
 
-    def _log_update_metrics(self, sums: dict[str, float], counted: dict[str, float], norms: list[float]) -> None:
+    def _log_update_metrics(self, interval: Interval) -> None:
+        sums, counted, norms = interval
         updates, seconds, few_masked = round(counted["num_updates"]), counted["audio_seconds"], counted["few_masked"]
         self.task.reduce_metrics([sums], self.criterion)
         metrics.log_speed("wps", sums["ntokens"], priority=180, round=1)
@@ -360,37 +353,6 @@ class Trainer:
                 ", ".join(names),
             )
 
-    # -- stopping together ---------------------------------------------------------------------------------------------
-
-    def wish_to_stop(self) -> None:
-        """Called by a signal's handler: all processes are to stop after the same update."""
-        self._stop_wish = StopWish.SIGNAL
-
-    def should_stop(self) -> StopWish:
-        """Why any process wished to stop, the same on all of them; to be asked once an update.
-
-        Several processes learn it from each other on the host, an update later, so that none waits for another one's
-        device.
-        """
-        own = self._own_wish()
-        if self.data_parallel_world_size == 1:
-            return own
-        seen = StopWish(int(self._stop_seen()))
-        self._stop_seen = distributed.begin_max_on_host(own)
-        return seen
-
-    def starts_out_of_time(self) -> bool:
-        """Whether the time was over before this run's first update, on any process; waits for all of them."""
-        return distributed.begin_max_on_host(float(self._own_wish() is StopWish.TIME))() > 0
-
-    def _own_wish(self) -> StopWish:
-        """This process's own; its clock may differ from the others', so it decides nothing by itself."""
-        limit, hours = self.cfg.optimization.stop_time_hours, self.cumulative_training_time() / 3600
-        if self._stop_wish is StopWish.NONE and 0 < limit < hours:
-            self._stop_wish = StopWish.TIME
-            logger.info("stopping: %.2f hours of training, optimization.stop_time_hours is %g", hours, limit)
-        return self._stop_wish
-
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator:
@@ -398,56 +360,38 @@ class Trainer:
         subset = self.cfg.dataset.train_subset
         if load_dataset:
             self.task.load_dataset(subset, combine=True)
-        dataset_cfg = self.cfg.dataset
-        return self.task.get_batch_iterator(
-            dataset=self.task.dataset(subset),
-            max_tokens=dataset_cfg.max_tokens,
-            max_sentences=dataset_cfg.batch_size,
-            ignore_invalid_inputs=True,
-            epoch=epoch,
-            update_freq=list(self.cfg.optimization.update_freq),
-            skip_remainder_batch=self.cfg.optimization.skip_remainder_batch,
-            **self._iterator_options(),
-        )
+        return iterators.training_iterator(self.cfg, self.task, self._loader_options(), epoch)
 
     def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
         """Batches of a validation set; the same at every call."""
-        dataset_cfg = self.cfg.dataset
-        return self.task.get_batch_iterator(
-            dataset=self.task.dataset(subset),
-            max_tokens=dataset_cfg.max_tokens_valid,
-            max_sentences=dataset_cfg.batch_size_valid,
-            ignore_invalid_inputs=dataset_cfg.skip_invalid_size_inputs_valid_test,
-            epoch=1,
-            update_freq=1,
-            shuffle=False,
-            **self._iterator_options(),
-        )
+        return iterators.validation_iterator(self.cfg, self.task, subset, self._loader_options())
 
-    def _iterator_options(self) -> dict[str, Any]:
-        return {
-            "required_batch_size_multiple": self.cfg.dataset.required_batch_size_multiple,
-            "seed": self.cfg.common.seed,
-            "num_shards": self.data_parallel_world_size,
-            "shard_id": self.data_parallel_rank,
-            "num_workers": sensible_workers(
-                self.cfg.dataset.num_workers, self.cfg.distributed_training.nprocs_per_node
-            ),
-            "data_buffer_size": self.cfg.dataset.data_buffer_size,
-            "start_method": self.device.loader_start_method(),
-            "pin_memory": self.device.copies_from_pinned_memory,
-        }
+    def _loader_options(self) -> LoaderOptions:
+        return iterators.loader_options(self.cfg, self.device, self.data_parallel_world_size, self.data_parallel_rank)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole run but its place in the data, under fairseq's top-level keys."""
+        """The run but its place in the data, as this process has it: see `TrainingState.collect`. All processes may
+        call it; `Strategy.gather` makes a whole of what they get.
+        """
         self.compile_alarm.visit("checkpoint")
-        return state.collect(self)
+        return self.state.collect()
 
-    def load_state_dict(self, checkpoint: dict[str, Any], **reset: Any) -> dict[str, Any]:
-        """Restore what `state_dict` gave; returns its `extra_state`. See `training.state.restore` for the keywords."""
-        return state.restore(self, checkpoint, **reset)
+    def load_state_dict(
+        self,
+        checkpoint: dict[str, Any],
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        reset_meters: bool = False,
+        optimizer_overrides: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Take over a whole state on the CPU; returns its `extra_state`. See `TrainingState.restore`."""
+        return self.state.restore(checkpoint, reset_optimizer, reset_lr_scheduler, reset_meters, optimizer_overrides)
+
+    def forget_held_statistics(self) -> None:
+        """An epoch begins: what a checkpoint brought of a log interval belongs to another one."""
+        self.state.held = None
 
     @property
     def is_data_parallel_master(self) -> bool:
@@ -462,33 +406,32 @@ class Trainer:
         return distributed.get_rank()
 
     def get_num_updates(self) -> int:
-        return self._num_updates
+        return self.state.num_updates
 
     def set_num_updates(self, num_updates: int) -> None:
         """Set the count of updates, and the learning rate of the next one."""
-        self._num_updates = num_updates
-        self.lr_scheduler.step_update(num_updates)
+        self.state.set_num_updates(num_updates)
 
     def lr_step_begin_epoch(self, epoch: int) -> float:
         self.lr_scheduler.step_begin_epoch(epoch)
-        return self.lr_scheduler.step_update(self._num_updates)
+        return self.lr_scheduler.step_update(self.get_num_updates())
 
     def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
         """End of an epoch: schedules that look at the validation loss adjust."""
         self.lr_scheduler.step(epoch, val_loss)
-        return self.lr_scheduler.step_update(self._num_updates)
+        return self.lr_scheduler.step_update(self.get_num_updates())
 
     def get_lr(self) -> float:
         return self.optimizer.get_lr()
 
     def cumulative_training_time(self) -> float:
         """Seconds trained, over all runs that led to this one."""
-        return time.time() - self.start_time + self.previous_training_time
+        return self.state.seconds()
 
     def is_finished(self) -> bool:
         """Whether max_update ends the run."""
         max_update = self.cfg.optimization.max_update or math.inf
-        if self._num_updates >= max_update:
-            logger.info("stopping: num_updates %d reached optimization.max_update", self._num_updates)
+        if self.get_num_updates() >= max_update:
+            logger.info("stopping: num_updates %d reached optimization.max_update", self.get_num_updates())
             return True
         return False

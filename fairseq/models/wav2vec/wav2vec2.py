@@ -29,8 +29,8 @@ from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSenten
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
-from fairseq.modules.glu import GLU
-from fairseq.modules.zero_gradients import with_zero_gradients
+from fairseq.modules.gelu import GLU
+from fairseq.modules.gradients import with_zero_gradients
 from fairseq.utils import index_put
 
 __all__ = [

@@ -13,9 +13,11 @@ from omegaconf import OmegaConf
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
+from fairseq.checkpoint.record import RunRecord
 from fairseq.conversion.portable_model import complete_config
 from fairseq.dataclass.configs import CheckpointConfig
-from fairseq.training import state as training_state
+from fairseq.distributed.strategy import DataParallel
+from fairseq.training.state import TrainingState
 
 MODEL = {"_name": "no_such_model", "dim": 4, "dropout": 0.1}
 TASK = {"_name": "no_such_task", "data": "/data/a", "normalize": True}
@@ -50,6 +52,7 @@ class Trainer:
     def __init__(self, cfg, digest="d1", master=True):
         self.cfg, self.task, self.is_data_parallel_master = cfg, Task(digest), master
         self.weight, self.momentum, self.updates = torch.zeros(100), torch.zeros(100), 0
+        self.run_record, self.strategy = RunRecord(), DataParallel(None, None)
         self.loaded_with = None
 
     def get_num_updates(self):
@@ -427,9 +430,14 @@ NARROW = {**WIDE, "encoder_embed_dim": 3, "dropout": 0.1}
 )
 def test_weights_of_another_model_are_named(tmp_path, monkeypatch, saved, asked, advice):
     io.save({"cfg": {"model": saved, "task": TASK}, "model": torch.nn.Linear(4, 2).state_dict()}, tmp_path / "other.pt")
-    monkeypatch.setattr(Trainer, "load_state_dict", training_state.restore)
-    monkeypatch.setattr(Trainer, "unwrapped_model", torch.nn.Linear(3, 2), raising=False)
     monkeypatch.setattr(Task, "adapted_weights", lambda self, state, model, only_weights: state["model"], raising=False)
+
+    def load_state_dict(self, state, **reset):
+        parts = (None, None, None, None, None)  # of a trainer that weights do not touch
+        own = TrainingState(self.cfg, self.task, torch.nn.Linear(3, 2), *parts, self.strategy)
+        return own.restore(state, **reset)
+
+    monkeypatch.setattr(Trainer, "load_state_dict", load_state_dict)
     found = r"other\.pt, taken as checkpoint\.finetune_from_model asks, does not fit: it holds a \w+ of width 4 with 2 blocks, the config "
     found += r"asks for a \w+ of width \d with 2 blocks \(weight is \(2, 4\), not \(2, 3\)\)\. "
     with pytest.raises(ValueError, match=found + advice):

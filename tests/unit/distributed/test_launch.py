@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.initialize import resolve_config
-from fairseq.distributed import launch, utils
+from fairseq.distributed import launch, strategy, utils
 
 
 @pytest.fixture()
@@ -203,7 +203,7 @@ def test_the_devices_options_stand_in_for_defaults_only(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", stands_in)
     cfg = resolve_config({"distributed_training": {"bucket_cap_mb": 50}}).distributed_training
-    utils.distribute(
+    strategy.distribute(
         torch.nn.Linear(1, 1), cfg, {"device_ids": None, "bucket_cap_mb": 300, "gradient_as_bucket_view": True}
     )
     assert seen == {

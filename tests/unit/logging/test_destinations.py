@@ -64,8 +64,8 @@ def test_a_log_file_on_a_full_disk_is_reported_once(
 @pytest.mark.parametrize("how", ["full", "no reader"])
 def test_standard_output_that_cannot_be_written_does_not_end_the_run(how: str) -> None:
     text = (
-        "import logging\nfrom fairseq.logging.destinations import Console\n"
-        "logging.basicConfig(level='INFO', handlers=[Console()])\nfor i in range(3): logging.info('x' * 9000)\n"
+        "import logging\nfrom fairseq.logging.destinations import StandardOutput\n"
+        "logging.basicConfig(level='INFO', handlers=[StandardOutput()])\nfor i in range(3): logging.info('x' * 9000)\n"
     )
     reader, writer = os.pipe()
     os.close(reader)

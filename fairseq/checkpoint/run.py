@@ -1,0 +1,329 @@
+"""Saving a run and continuing it: which files, in which order, and what is put back.
+
+This module alone reads and writes a run's checkpoints and keeps its `RunRecord`. What the trainer's own state is, the
+trainer says (`state_dict`, `load_state_dict`); how its processes share that state, its strategy says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from typing import Any, NamedTuple, Protocol
+
+from omegaconf import DictConfig
+
+from fairseq.checkpoint import building, compare, io, retention
+from fairseq.checkpoint.record import RunRecord
+from fairseq.checkpoint.source import Source, find, optimizer_overrides
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.distributed.strategy import Strategy
+from fairseq.tasks import FairseqTask
+
+logger = logging.getLogger("fairseq.checkpoint_utils")  # the name that fairseq's logs have
+
+
+class SaveResult(NamedTuple):
+    """What became of a save."""
+
+    paths: list[str]  # files written, the one to resume from first
+    error: str | None = None  # why a file is missing; the run goes on
+    seconds: float = 0.0
+
+
+class RunTrainer(Protocol):
+    """What saving and continuing a run ask of its trainer."""
+
+    @property
+    def cfg(self) -> DictConfig: ...
+    @property
+    def task(self) -> FairseqTask: ...
+    @property
+    def strategy(self) -> Strategy: ...
+    @property
+    def run_record(self) -> RunRecord: ...
+    @property
+    def is_data_parallel_master(self) -> bool: ...
+
+    def get_num_updates(self) -> int: ...
+
+    def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """This process's state, under fairseq's top-level keys; its tensors may be parts, on any device."""
+        ...
+
+    def load_state_dict(
+        self,
+        checkpoint: dict[str, Any],
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        reset_meters: bool = False,
+        optimizer_overrides: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Take over a whole state on the CPU; returns its `extra_state`."""
+        ...
+
+
+# -- saving ------------------------------------------------------------------------------------------------------------
+
+
+def save(
+    cfg: CheckpointConfig,
+    trainer: RunTrainer,
+    epoch_itr: EpochBatchIterator,
+    val_loss: float | None,
+    stopping: bool = False,
+) -> SaveResult | None:
+    """Write the checkpoints that are due and remove those that no longer are.
+
+    All processes call it: each collects its state, the strategy makes one of them, and the first process writes it.
+    Only a strategy whose `holds_all` is true lets a process save without the others.
+
+    A disk that is full or refuses is reported with its path and free space, and the run goes on: older files are
+    unharmed.
+
+    Args:
+        cfg: the config group `checkpoint`.
+        val_loss: the best_checkpoint_metric of the validation that came with this save, or None.
+        stopping: the run ends here, so something is written whether it is due or not, unless `no_save` is set.
+    Returns:
+        None where this process writes nothing.
+    """
+    updates, record = trainer.get_num_updates(), trainer.run_record
+    if val_loss is not None:
+        record.observe(val_loss, updates)
+    if cfg.no_save:
+        return None
+    epoch, end_of_epoch = epoch_itr.epoch, epoch_itr.end_of_epoch()
+    is_best, best_before = record.is_best(val_loss), record.saved_best
+    names: list[str] = []
+    if trainer.is_data_parallel_master:  # what is due depends on the files in the folder, which others may not see
+        names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, is_best, stopping)
+    start = time.perf_counter()
+    if names:
+        record.files = names
+        if is_best:
+            record.saved_best = val_loss
+    state = trainer.strategy.gather(_state_of(trainer, epoch_itr, val_loss), wanted=bool(names))
+    if not trainer.is_data_parallel_master:
+        return None
+    if state is None:
+        return SaveResult([])
+    result = _write(state, [os.path.join(cfg.save_dir, name) for name in names])
+    result = result._replace(seconds=time.perf_counter() - start)
+    # checkpoint_best.pt comes after the one to resume from: it may be the one that is missing
+    if len(result.paths) < len(names):
+        record.saved_best = best_before
+    if result.error is not None:
+        going_on = "" if stopping else "; training goes on"
+        logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). Older checkpoints are unharmed{going_on}.")
+    if result.paths:
+        _remove_outdated(cfg)
+        logger.info(
+            f"Saved checkpoint {result.paths[0]} (epoch {epoch} @ {updates} updates, score {val_loss}) "
+            f"(writing took {result.seconds:.2f} seconds)"
+        )
+    return result
+
+
+def _state_of(trainer: RunTrainer, epoch_itr: EpochBatchIterator, val_loss: float | None) -> dict[str, Any]:
+    """All that a checkpoint of this moment holds, as this process has it."""
+    state = trainer.state_dict()
+    run = {"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **trainer.run_record.state_dict()}
+    return {**state, "extra_state": {**state["extra_state"], **run}}
+
+
+def _write(state: dict[str, Any], paths: list[str]) -> SaveResult:
+    written: list[str] = []
+    try:
+        os.makedirs(os.path.dirname(paths[0]) or ".", exist_ok=True)
+        written.append(io.save(state, paths[0]))
+        for path in paths[1:]:
+            written.append(io.copy(paths[0], path))
+    except OSError as error:
+        return SaveResult(written, f"checkpoint {paths[len(written)]} is not written: {error.strerror or error}")
+    return SaveResult(written)
+
+
+def _remove_outdated(cfg: CheckpointConfig) -> None:
+    for path in retention.outdated(cfg):
+        with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
+            os.remove(path)
+
+
+def _free_space(folder: str) -> str:
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder) or "."
+    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free on the disk of {folder}"
+
+
+def out_of_patience(cfg: CheckpointConfig, trainer: RunTrainer, val_loss: float) -> bool:
+    """Whether checkpoint.patience validations in a row, this one the last of them, brought no better value."""
+    trainer.run_record.observe(val_loss, trainer.get_num_updates())
+    if not trainer.run_record.out_of_patience(cfg.patience):
+        return False
+    logger.info(f"early stop since valid performance hasn't improved for last {cfg.patience} runs")
+    return True
+
+
+def verify_folder(save_dir: str) -> None:
+    """Make the folder and try to write into it, so that a run fails before its first update rather than after hours.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    probe = os.path.join(save_dir, f".writable.{os.getpid()}")
+    try:
+        os.makedirs(save_dir, exist_ok=True)
+        with open(probe, "w"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint.save_dir is {save_dir}: cannot write there ({error.strerror or error})."
+        ) from error
+
+
+# -- continuing --------------------------------------------------------------------------------------------------------
+
+
+class Loaded(NamedTuple):
+    """A run's checkpoint in memory, and why it was chosen."""
+
+    source: Source
+    path: str
+    state: dict[str, Any]
+
+    @property
+    def extra_state(self) -> dict[str, Any]:
+        return self.state.get("extra_state") or {}
+
+    @property
+    def updates(self) -> int:
+        history = self.state.get("optimizer_history") or [{}]
+        return history[-1].get("num_updates", 0)
+
+    @property
+    def place(self) -> dict[str, Any] | None:
+        """Where in the training data it stands; None: begin at the first epoch."""
+        return None if self.source.resets.dataloader else self.extra_state.get("train_iterator")
+
+
+def resume(
+    cfg: CheckpointConfig, trainer: RunTrainer, **passthrough_args: Any
+) -> tuple[dict[str, Any] | None, EpochBatchIterator]:
+    """Put a run where it was, or where `checkpoint.restore_file`, `finetune_from_model` or `continue_once` say; one log
+    line tells which.
+
+    Args:
+        cfg: the config group `checkpoint`.
+        passthrough_args: more arguments of the trainer's `get_train_iterator`.
+    Returns:
+        the checkpoint's extra_state (None without a checkpoint) and the training iterator at its place.
+    Raises:
+        ValueError: settings that exclude each other, a missing or damaged file, or a config that differs from the run's
+            own checkpoint.
+    """
+    overrides = optimizer_overrides(cfg)
+    trainer.run_record.clear()
+    if trainer.is_data_parallel_master and os.path.isdir(cfg.save_dir):
+        io.remove_temporaries(cfg.save_dir)
+    found = find(cfg)
+    if found.path is None:
+        logger.info(found.note)
+        return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
+    loaded = Loaded(found, found.path, io.load(found.path))
+    with building.naming(found.path, "the run cannot continue from its entries"):
+        epoch = 1 if loaded.place is None else loaded.place["epoch"]
+        epoch_itr = trainer.get_train_iterator(epoch=epoch, load_dataset=True, **passthrough_args)
+        _compare_configs(loaded, trainer)
+        extra_state = _restore_training(loaded, trainer, overrides)
+        _restore_record(loaded, trainer.run_record)
+        if loaded.place is not None:
+            epoch_itr.load_state_dict(loaded.place)
+    if found.continues and trainer.is_data_parallel_master and not cfg.no_save:
+        _complete_last_save(cfg, loaded, trainer.run_record, trainer.get_num_updates())
+    if all(found.resets) and not found.own:
+        trainer.run_record.updates_before = _updates_in_all(loaded) if cfg.continue_pretraining else 0
+    logger.info(_what_was_loaded(loaded))
+    return extra_state, epoch_itr
+
+
+def _compare_configs(loaded: Loaded, trainer: RunTrainer) -> None:
+    """Decision 6: the run's own checkpoint must have the command's model and task; for another's, differences are
+    listed.
+
+    Call it after the training data is loaded: a moved data folder is no difference if both manifests list the same.
+    """
+    same = compare.same_data(loaded.extra_state.get("data_fingerprint"), trainer.task.data_fingerprint())
+    differing = compare.differences(loaded.state.get("cfg"), trainer.cfg, same_data=same is True)
+    own, only_weights = loaded.source.own, all(loaded.source.resets)
+    if differing and own and not only_weights:
+        raise ValueError(compare.refusal(loaded.path, differing))
+    if differing:
+        logger.info(
+            f"the config differs from that of {loaded.path} (checkpoint -> command): {compare.listing(differing)}"
+        )
+    if own and same is False and not only_weights:
+        logger.warning(
+            f"the manifests list other files than when {loaded.path} was written: the run goes on with the new ones"
+        )
+
+
+def _restore_training(loaded: Loaded, trainer: RunTrainer, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Hand the state to the trainer; returns its extra_state. Weights of another model are named with both models."""
+    resets = loaded.source.resets
+    try:
+        return trainer.load_state_dict(
+            loaded.state,
+            reset_optimizer=resets.optimizer,
+            reset_lr_scheduler=resets.lr_scheduler,
+            reset_meters=resets.meters,
+            optimizer_overrides=overrides,
+        )
+    except compare.WeightsDoNotFit as error:
+        misfit = compare.misfit(loaded.path, loaded.source.note, loaded.state.get("cfg"), trainer.cfg, str(error))
+        raise ValueError(misfit) from error
+
+
+def _restore_record(loaded: Loaded, record: RunRecord) -> None:
+    resets = loaded.source.resets
+    record.load_state_dict(loaded.extra_state, reset_best=resets.optimizer or resets.meters)
+    record.started_from = loaded.source.started_from or record.started_from
+    record.continues = loaded.source.continues
+
+
+def _complete_last_save(cfg: CheckpointConfig, loaded: Loaded, record: RunRecord, updates: int) -> None:
+    """Copy the checkpoint to its other names again where a kill or a full disk came between two files of the save.
+
+    Else checkpoint_best.pt would stay an older one than the run's record says, and for good.
+    """
+    path = loaded.path
+    if not record.files or os.path.basename(path) != record.files[0]:
+        return
+    for name in record.files[1:]:
+        other = os.path.join(cfg.save_dir, name)
+        try:
+            if os.path.exists(other) and io.verify(other) is None and io.peek(other).num_updates == updates:
+                continue
+            io.copy(path, other)
+            logger.info(f"{other} was missing or older, though {path} was saved under this name too: copied")
+        except (OSError, ValueError) as error:
+            logger.error(f"{other} should be a copy of {path} and cannot be written: {error}")
+
+
+def _updates_in_all(loaded: Loaded) -> int:
+    """Updates that a checkpoint's weights went through, those of pre-training that it continued itself too."""
+    return loaded.updates + RunRecord.updates_before_in(loaded.state)
+
+
+def _what_was_loaded(loaded: Loaded) -> str:
+    epoch = "" if loaded.place is None else f"epoch {loaded.place['epoch']}, "
+    reset = loaded.source.resets.names()
+    notes = [loaded.source.note] if loaded.source.note else []
+    notes += [f"started anew: {', '.join(reset)}"] if reset else []
+    return f"loaded checkpoint {loaded.path} ({epoch}{loaded.updates} updates)" + "".join(f"; {note}" for note in notes)

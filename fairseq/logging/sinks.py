@@ -1,0 +1,202 @@
+"""Where a run's metrics go: the console, `metrics.jsonl`, TensorBoard.
+
+To add a destination, write its class here, or in a module of its own, with a function that opens it, registered with
+`register_sink`, and add the field to `CommonConfig` that asks for it. The training loop does not change.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fairseq.dataclass.common_config import CommonConfig
+from fairseq.logging.metrics_file import MetricsFile
+from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps, progress_bar
+from fairseq.logging.tensorboard import Board
+
+logger = logging.getLogger(__name__)
+
+# splits of rows that are not a validation's
+INTERVAL = "train_inner"
+EPOCH = "train"
+
+
+class Sink(Protocol):
+    """A destination of a run's metrics. Only the first process of a run has sinks, apart from its console.
+
+    A run does not end because a destination fails: a sink may raise OSError, which `Sinks` reports once.
+    """
+
+    def write(self, split: str, update: int, epoch: int, stats: Stats) -> None:
+        """Take one row.
+
+        Args:
+            split: INTERVAL, EPOCH, or the name of a validation set.
+            update: number of updates done so far.
+            epoch: the current epoch, from 1.
+            stats: values by name, in the order in which a log line shows them.
+        """
+        ...
+
+    def close(self) -> None:
+        """Write what is pending. Called once, when the run ends, however it ends."""
+        ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts: what a sink needs to know when it opens.
+
+    Args:
+        save_dir: `checkpoint.save_dir`.
+        update: the update that the run begins or resumes from. An earlier process may have written later rows.
+        continues: earlier rows belong to this run; if false, they are another run's, and must be kept.
+        again: splits whose rows of `update` itself will be written again.
+    """
+
+    common: CommonConfig
+    save_dir: Path
+    update: int
+    continues: bool = True
+    again: Collection[str] = ()
+
+
+Opener = Callable[[Start], "Sink | None"]
+SINKS: dict[str, Opener] = {}
+
+
+def register_sink(name: str) -> Callable[[Opener], Opener]:
+    """Decorate a function that opens a sink, or returns None if the config does not ask for it.
+
+    Args:
+        name: what error messages call the destination, such as the config field that asks for it.
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(opener: Opener) -> Opener:
+        if name in SINKS:
+            raise ValueError(f"the sink {name!r} is already registered ({SINKS[name].__name__})")
+        SINKS[name] = opener
+        return opener
+
+    return register
+
+
+@register_sink("metrics.jsonl")
+def open_metrics_file(start: Start) -> Sink:
+    """`metrics.jsonl` in the folder of the checkpoints, without the rows that the run will write again."""
+    file = MetricsFile(start.save_dir / "metrics.jsonl")
+    file.rewind(start.update, continues=start.continues, again=start.again)
+    return file
+
+
+@register_sink("common.tensorboard_logdir")
+def open_tensorboard(start: Start) -> Sink | None:
+    """Scalars for TensorBoard; steps after `start.update` that an earlier process wrote are hidden."""
+    folder = start.common.tensorboard_logdir
+    return None if folder is None else Board(folder, start.update)
+
+
+class Console:
+    """The run's progress and metrics in the log, in the format `common.log_format`, or as a bar on a terminal.
+
+    Args:
+        max_update: the run's last update, for the estimated time left; 0: not known.
+        is_shown: processes other than the first show nothing.
+    """
+
+    def __init__(self, common: CommonConfig, max_update: int = 0, is_shown: bool = True) -> None:
+        self._common = common
+        self._max_update = max_update
+        self._is_shown = is_shown
+        self._bars: list[BaseProgressBar] = []  # the training epoch's, and a validation's inside it
+
+    @contextmanager
+    def following(
+        self, steps: Steps, epoch: int | None = None, update: int = 0, prefix: str | None = None
+    ) -> Iterator[BaseProgressBar]:
+        """Show the progress through `steps` while they are iterated; rows written meanwhile appear with it.
+
+        Args:
+            steps: an epoch's updates, or a validation's batches.
+            update: number of updates done before.
+            prefix: what begins the lines, after the epoch.
+        Returns:
+            The same steps, to be iterated.
+        """
+        common = self._common
+        bar = progress_bar(
+            steps,
+            log_format=common.log_format if self._is_shown else "none",
+            log_interval=common.log_interval,
+            log_file=common.log_file if self._is_shown else None,
+            epoch=epoch,
+            prefix=prefix,
+            default_log_format="simple" if common.no_progress_bar else "tqdm",
+            total_updates=self._max_update or None,
+            start_update=update,
+        )
+        self._bars.append(bar)
+        try:
+            yield bar
+        finally:
+            self._bars.pop()
+
+    def write(self, split: str, update: int, epoch: int, stats: Stats) -> None:
+        bar = self._bars[-1]
+        show = bar.log if split == INTERVAL else bar.print
+        show(stats, tag=split, step=update)
+
+    def close(self) -> None:
+        self._bars.clear()
+
+
+class Sinks:
+    """Several sinks as one. A sink that raises OSError is reported once, and the run continues.
+
+    Args:
+        sinks: by name.
+    """
+
+    def __init__(self, sinks: dict[str, Sink]) -> None:
+        self._sinks = sinks
+        self._failed: set[str] = set()
+
+    def write(self, split: str, update: int, epoch: int, stats: Stats) -> None:
+        for name, sink in self._sinks.items():
+            with self._reporting(name):
+                sink.write(split, update, epoch, stats)
+
+    def close(self) -> None:
+        for name, sink in self._sinks.items():
+            with self._reporting(name):
+                sink.close()
+
+    @contextmanager
+    def _reporting(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if name not in self._failed:
+                self._failed.add(name)
+                logger.error("cannot write %s: %s; training continues without it", name, error.strerror or error)
+
+
+def open_sinks(console: Console, start: Start | None) -> Sinks:
+    """The console, and all destinations that the config asks for.
+
+    Args:
+        start: None: only the console, as on processes other than the first.
+    """
+    opened: dict[str, Sink] = {"the console": console}
+    if start is not None:
+        for name, opener in SINKS.items():
+            sink = opener(start)
+            if sink is not None:
+                opened[name] = sink
+    return Sinks(opened)
