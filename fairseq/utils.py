@@ -71,6 +71,11 @@ def move_to_cpu(sample: Any) -> Any:
     return apply_to_sample(lambda t: t.cpu().float() if t.dtype in (torch.float16, torch.bfloat16) else t.cpu(), sample)
 
 
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` records what is computed."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - public, though not in torch's __all__
+
+
 def index_put(tensor: Tensor, indices: Tensor, value: Tensor | float) -> Tensor:
     """`tensor` with `value` where the boolean `indices` (leading dimensions of `tensor`) are true; static shapes,
     no host read.

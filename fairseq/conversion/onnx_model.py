@@ -15,6 +15,7 @@ from fairseq.conversion import portable_model
 from fairseq.conversion.portable_model import PortableModel
 from fairseq.installed import advice
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+from fairseq.modules.run_mode import RunMode, configure
 
 OPSET = 17
 _TRACED_SAMPLES = 16_000  # any length does: the graph keeps none
@@ -51,7 +52,7 @@ def write(source: PortableModel, path: str) -> None:
     onnx, _ = _packages()
     model = cast(Wav2VecCtc, portable_model.build(source))
     # frames to fill up are masked, and would fix the length in the graph
-    model.w2v_encoder.w2v_model.encoder.required_seq_len_multiple = 1
+    configure(model, RunMode(pads_to_multiple=False))
     # the forms that ONNX has operators for; all forms give the same
     with device.forced(conv_form="conv1d", pos_conv_form="conv1d", attention_form="matmul"), warnings.catch_warnings():
         # the other exporter needs minutes and a further package

@@ -33,7 +33,7 @@ from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
 from fairseq.models.wav2vec.pretrained import symbols_of
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
-from fairseq.modules.length_aware import set_length_aware
+from fairseq.modules.run_mode import RunMode, configure
 from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
@@ -78,9 +78,8 @@ class SpeechModel:
         # by what it has, not by its class: one of the user's own may have it too
         self.ctc = cast(Wav2VecCtc, model) if hasattr(model, "w2v_encoder") else None
         self.encoder = cast(Wav2Vec2Model, model) if self.ctc is None else self.ctc.w2v_encoder.w2v_model
-        set_length_aware(model)
-        self.encoder.looks_for_padding = False  # `batch` gives no mask where there is no padding
-        self.encoder.encoder.required_seq_len_multiple = 1  # filler would only bring a mask for every block to add
+        # `batch` gives no mask where there is no padding; filler would only bring a mask for every block to add
+        configure(model, RunMode(length_aware=True, looks_for_padding=False, pads_to_multiple=False))
         self._arrange_weights()
         model.to(self.device.torch_device)
         self.conv_layers = self.encoder.conv_layers

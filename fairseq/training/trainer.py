@@ -21,6 +21,7 @@ from fairseq.data.options import LoaderOptions
 from fairseq.distributed import strategy
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
+from fairseq.modules.run_mode import RunMode
 from fairseq.optim import lr_scheduler
 from fairseq.tasks.task import Task
 from fairseq.training import gradients, iterators, validation
@@ -101,12 +102,8 @@ class Trainer:
         """The model as the criterion calls it: wrapped where the processes' strategy wants it."""
         # hpu: a block that is skipped or not would be two graphs; all are computed, and dropped ones undone
         static = self.device.graphs_are_static or self.data_parallel_world_size > 1
-        for module in self.unwrapped_model.modules():
-            if hasattr(module, "static_layerdrop"):
-                module.static_layerdrop = static
-            if hasattr(module, "looks_for_padding"):
-                # it would wait for the device, and run other graphs without padding than with it
-                module.looks_for_padding = False
+        # looking for padding would wait for the device, and run other graphs without padding than with it
+        self.unwrapped_model.configure(RunMode(static_graph=static, looks_for_padding=False))
         return self.strategy.wrap(self.unwrapped_model)
 
     def _build_optimizer(self) -> None:
