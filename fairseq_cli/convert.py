@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fairseq.conversion.convert import FORMATS, WAVEFORM_SECONDS, convert
+from fairseq.conversion.convert import TARGETS, WAVEFORM_SECONDS, convert
 from fairseq_cli import command
 
 
@@ -21,7 +21,7 @@ def get_parser() -> argparse.ArgumentParser:
         "output", help="what to write: a file for fairseq and onnx, else a folder; it must not be there yet"
     )
     parser.add_argument(
-        "--to", required=True, choices=FORMATS, help="hf: a folder of transformers; onnx: of fine-tuned models"
+        "--to", required=True, choices=TARGETS, help="hf: a folder of transformers; onnx: of fine-tuned models"
     )
     command.add_dictionary(parser)
     return parser

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
 
 from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils
 from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.configs import CommonConfig
 from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import destinations
@@ -47,7 +47,7 @@ def prepare_and_train(cfg: DictConfig) -> int:
         return run.train()
 
 
-def set_up_logging(common: Any) -> None:
+def set_up_logging(common: CommonConfig) -> None:
     """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first
     only warn.
     """

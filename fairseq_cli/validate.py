@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig
 
@@ -20,7 +20,8 @@ from fairseq.dataclass.configs import CommonConfig, DatasetConfig
 from fairseq.dataclass.constants import DEVICE_CHOICES
 from fairseq.dataclass.training_configs import split_names
 from fairseq.dataclass.utils import merge_with_parent
-from fairseq.logging import destinations, metrics, progress_bar
+from fairseq.logging import destinations, metrics
+from fairseq.logging.sinks import Console
 from fairseq.training import validation
 from fairseq.training.precision import Precision
 
@@ -86,10 +87,10 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(args.path, arg_overrides=_overrides(args))
     criterion = criterions.build_criterion(_criterion(cfg, args.criterion), task)
     dataset = merge_with_parent(DatasetConfig(), cfg.get("dataset") or {}, remove_missing=True)
-    common = merge_with_parent(
-        CommonConfig(), {"cpu": args.cpu, "device": args.device, "bf16": args.bf16, "fp16": args.fp16}
-    )
-    device = device_layer.select(common)
+    given = {name: getattr(args, name) for name in ("cpu", "device", "bf16", "fp16", "log_interval")}
+    given["log_format"] = "none" if args.quiet else args.log_format
+    merged = merge_with_parent(CommonConfig(), given)
+    device, common = device_layer.select(merged), cast(CommonConfig, merged)
     model.to(device.torch_device)
     precision = Precision(common, device, updates_per_window=1)
     own_seed = merge_with_parent(CommonConfig(), cfg.get("common") or {}, remove_missing=True).seed
@@ -102,20 +103,17 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     options = LoaderOptions(
         seed, num_workers=args.num_workers, start_method=device.loader_start_method(), evaluation=True
     )
-    results = {}
+    console, results = Console(common), {}
     for subset in split_names(args.valid_subset):
         task.load_dataset(subset, combine=False)
         batches = task.batch_iterator(task.dataset(subset), limits, options).next_epoch_itr(shuffle=False)
-        log_format = "none" if args.quiet else args.log_format
-        progress = progress_bar.progress_bar(
-            batches, log_format, args.log_interval, prefix=f"valid on '{subset}' subset"
-        )
-        with metrics.aggregate(new_root=True) as aggregator:
-            quarantine = Quarantine(len(task.dataset(subset)), task.max_quarantined_share)
-            sums = validation.validate(task, model, criterion, progress, device, precision, seed, quarantine)
-            task.reduce_metrics([sums], criterion)
-        results[subset] = dict(aggregator.get_smoothed_values())
-        progress.print(results[subset], tag=subset)
+        quarantine = Quarantine(len(task.dataset(subset)), task.max_quarantined_share)
+        with console.following(batches, prefix=f"valid on '{subset}' subset") as progress:
+            with metrics.aggregate(new_root=True) as aggregator:
+                sums = validation.validate(task, model, criterion, progress, device, precision, seed, quarantine)
+                task.reduce_metrics([sums], criterion)
+            results[subset] = dict(aggregator.get_smoothed_values())
+            console.write(subset, 0, 1, results[subset])
     return results
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint import io
-from fairseq.conversion import formats, portable_model, vocabulary
-from fairseq.conversion.formats import WRITERS, Compared
+from fairseq.conversion import foreign, portable_model, vocabulary
+from fairseq.conversion.foreign import WRITERS, Compared
 from fairseq.conversion.portable_model import PortableModel
 from fairseq.data.dictionary import Dictionary
 from fairseq.models.wav2vec.pretrained import symbols_of
@@ -21,32 +21,32 @@ from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger("fairseq_cli.convert")  # the name in the command's log lines
 
-FORMATS = ("fairseq", *WRITERS)
+TARGETS = ("fairseq", *WRITERS)
 TOLERANCE = 1e-3  # of the largest output: more than rounding of any size of model, less than any mistake
 WAVEFORM_SECONDS = 2.0
 
 
-class Loaded(NamedTuple):
+class Opened(NamedTuple):
     """A model, and what its own tool's model gives; None for fairseq, whose model is ours."""
 
     model: PortableModel
     theirs: Callable[[Tensor], list[Tensor]] | None
 
 
-def load(path: str, dictionary: str | None = None) -> Loaded:
+def load(path: str, dictionary: str | None = None) -> Opened:
     """Read a model of any format.
 
     Raises:
         ValueError: it is none, it is damaged, or it has no counterpart here.
     """
-    if formats.is_folder(path):
+    if foreign.is_folder(path):
         if dictionary is not None:
             logger.warning(
                 f"--dict {dictionary} has no effect: {path} is a folder, whose tokenizer or labels say what the "
                 "outputs mean"
             )
-        model = formats.read(path, io.read)
-        return Loaded(model, lambda waveform: formats.run(path, model, waveform, io.read))
+        model = foreign.read(path, io.read)
+        return Opened(model, lambda waveform: foreign.run(path, model, waveform, io.read))
     if not os.path.exists(path):
         raise MissingFileError(f"there is no checkpoint or folder {path}")
     if not os.path.isfile(path):
@@ -61,7 +61,7 @@ def load(path: str, dictionary: str | None = None) -> Loaded:
                 f"{difference}"
             )
         state["task_state"] = {"target_symbols": given.state_dict()}
-    return Loaded(portable_model.from_checkpoint(state, path), None)
+    return Opened(portable_model.from_checkpoint(state, path), None)
 
 
 def waveform(sample_rate: int) -> Tensor:
@@ -96,7 +96,7 @@ def compare(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 def convert(path: str, output: str, to: str, dictionary: str | None = None) -> float:
-    """Write `path` in another format, one of FORMATS; returns the largest difference of the two models' outputs on a
+    """Write `path` in another format, one of TARGETS; returns the largest difference of the two models' outputs on a
     waveform.
 
     The output appears under its name when it is whole and compared, or not at all.
@@ -106,11 +106,11 @@ def convert(path: str, output: str, to: str, dictionary: str | None = None) -> f
     """
     if os.path.lexists(output):
         raise ValueError(f"{output} is there already: give another name, or remove it")
-    loaded = load(path, dictionary)
-    audio = waveform(loaded.model.task["sample_rate"])
+    opened = load(path, dictionary)
+    audio = waveform(opened.model.task["sample_rate"])
     temporary = f"{output.rstrip(os.sep)}.unfinished.{os.getpid()}"
     try:
-        largest = compare(*_write(loaded, to, temporary, audio))
+        largest = compare(*_write(opened, to, temporary, audio))
         os.rename(temporary, output)
     finally:
         if os.path.isdir(temporary):
@@ -120,19 +120,19 @@ def convert(path: str, output: str, to: str, dictionary: str | None = None) -> f
     return largest
 
 
-def _write(loaded: Loaded, to: str, path: str, audio: Tensor) -> Compared:
-    return _write_fairseq(loaded, path, audio) if to == "fairseq" else WRITERS[to](loaded.model, path, audio, io.read)
+def _write(opened: Opened, to: str, path: str, audio: Tensor) -> Compared:
+    return _write_fairseq(opened, path, audio) if to == "fairseq" else WRITERS[to](opened.model, path, audio, io.read)
 
 
-def _write_fairseq(loaded: Loaded, path: str, audio: Tensor) -> Compared:
-    io.save(portable_model.to_checkpoint(loaded.model), path)
+def _write_fairseq(opened: Opened, path: str, audio: Tensor) -> Compared:
+    io.save(portable_model.to_checkpoint(opened.model), path)
     written = portable_model.build(portable_model.from_checkpoint(io.load(path), path))
-    ours = portable_model.outputs(written, audio, loaded.model.has_new_parts)
-    if loaded.theirs is None:
-        theirs = portable_model.outputs(portable_model.build(loaded.model), audio)
+    ours = portable_model.outputs(written, audio, opened.model.has_new_parts)
+    if opened.theirs is None:
+        theirs = portable_model.outputs(portable_model.build(opened.model), audio)
     else:
-        theirs = loaded.theirs(audio)
-    rows = None if loaded.model.output is None else loaded.model.output.their_rows
+        theirs = opened.theirs(audio)
+    rows = None if opened.model.output is None else opened.model.output.their_rows
     if rows is not None:  # compare what both have
         shared = [(place, row) for place, row in enumerate(rows) if row is not None]
         ours, theirs = [ours[0][..., [place for place, _ in shared]]], [theirs[0][..., [row for _, row in shared]]]

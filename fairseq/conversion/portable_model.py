@@ -81,7 +81,7 @@ def complete_config(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def dictionary_of(symbols: list[str]) -> Dictionary:
+def dictionary_from(symbols: list[str]) -> Dictionary:
     """A dictionary with these symbols as they stand, the four special ones first."""
     bos, pad, eos, unk = symbols[:4]
     counts = [1] * len(symbols)
@@ -94,7 +94,7 @@ class _Task:
     """All that a fine-tuned model asks of its task."""
 
     def __init__(self, symbols: list[str]) -> None:
-        self.target_dictionary = dictionary_of(symbols)
+        self.target_dictionary = dictionary_from(symbols)
 
 
 def encoder_of(
@@ -173,7 +173,7 @@ def to_checkpoint(source: PortableModel) -> dict[str, Any]:
         cfg = {"model": settings, "task": {"_name": "audio_finetuning", "labels": "ltr", **source.task}}
         model = {pretrained.ENCODER + name: tensor for name, tensor in source.encoder.items()}
         model |= {pretrained.HEAD + name: tensor for name, tensor in source.output.weights.items()}
-        task_state = {"target_symbols": dictionary_of(source.output.symbols).state_dict()}
+        task_state = {"target_symbols": dictionary_from(source.output.symbols).state_dict()}
     whole = config_to_container(resolve_config(cfg, remove_missing=True))
     return {
         "args": None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fairseq.decoding.beam import BeamDecoder
-from fairseq.evaluation.statistics import OutputStatistics
+from fairseq.evaluation.measurements import OutputStatistics
 from fairseq.evaluation.testset import TestSet
 from fairseq.evaluation.tuning import tune
 from fairseq.inference import recognise

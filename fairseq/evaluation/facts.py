@@ -14,7 +14,7 @@ from fairseq.decoding.beam import BeamDecoder
 from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.decoding.tokens import Tokens
 from fairseq.evaluation.evaluation import Evaluation
-from fairseq.evaluation.statistics import AudioFacts, OutputStatistics, measure_audio
+from fairseq.evaluation.measurements import AudioFacts, OutputStatistics, measure_audio
 from fairseq.inference import recognise
 from fairseq.inference.model import SpeechModel
 from fairseq.models.wav2vec import pretrained
@@ -115,7 +115,7 @@ def gather_facts(evaluation: Evaluation) -> Facts:
     facts.flipped_wer = (word_errors(references, plain).rate(), word_errors(references, flipped).rate())
     if masks_frames(model):
         with masked_as_in_training(model):
-            facts.masked_letters = (letters(plain), letters(read()), letters(references))
+            facts.masked_letters = (count_letters(plain), count_letters(read()), count_letters(references))
     if isinstance(decoder, BeamDecoder):
         facts.greedy_wer = facts.flipped_wer[0]
         words = {entry.word for entry in decoder.guidance.entries}
@@ -151,7 +151,7 @@ def masked_as_in_training(model: SpeechModel) -> Iterator[None]:
             outer.training = False
 
 
-def letters(texts: Sequence[str]) -> int:
+def count_letters(texts: Sequence[str]) -> int:
     """Characters but the blanks between words."""
     return sum(len(text.replace(" ", "")) for text in texts)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fairseq import checkpoint_utils
 from fairseq import device as device_layer
 from fairseq.checkpoint import io
-from fairseq.conversion import formats, vocabulary
+from fairseq.conversion import foreign, vocabulary
 from fairseq.conversion.portable_model import to_checkpoint
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.configs import CommonConfig
@@ -235,11 +235,11 @@ class SpeechModel:
 
 def _read_folder(path: str) -> dict[str, Any]:
     """The state of a folder of another tool, as `load_checkpoint_to_cpu` gives that of a checkpoint."""
-    if not formats.is_folder(path):
+    if not foreign.is_folder(path):
         raise ValueError(
             f"{path} is a folder without a config.json: give a checkpoint's file, or a folder of transformers"
         )
-    state = to_checkpoint(formats.read(path, io.read))
+    state = to_checkpoint(foreign.read(path, io.read))
     return {**state, "cfg": OmegaConf.create(state["cfg"])}
 
 

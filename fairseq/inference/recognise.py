@@ -18,7 +18,7 @@ from fairseq.inference.windows import WindowSettings, plan_windows
 
 logger = logging.getLogger(__name__)
 
-Watch = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+WatchPieces = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_all(
     decoder: Decoder,
     settings: WindowSettings,
     max_tokens: int,
-    watch: Watch | None = None,
+    watch: WatchPieces | None = None,
     title: str = "recognising",
 ) -> list[Reading]:
     """Readings of all utterances, in their order, with signs of life on the way.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +12,7 @@ from torch import nn
 
 from fairseq import device as device_layer
 from fairseq import optim, tasks
+from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.validate import find_named, unrelated
 from fairseq.device.stand_in import StandIn
 from fairseq.distributed.place import Place, cards_of_a_node
@@ -20,6 +21,7 @@ from fairseq.preflight.heartbeat import silent
 from fairseq.preflight.memory import MemoryMeter
 from fairseq.preflight.plan import Launch, Shape, Split
 from fairseq.preflight.report import Report, Section
+from fairseq.tasks.task import Task
 from fairseq.training.precision import Precision
 
 STEPS = ("tiny", "full", "none")
@@ -159,14 +161,14 @@ def _spread(shapes: list[Shape]) -> list[Shape]:
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-def dtype_of(common: Any) -> torch.dtype | None:
+def dtype_of(common: CommonConfig) -> torch.dtype | None:
     """What the run computes in; None for fp32."""
     if common.hpu and common.hmp:
         return torch.bfloat16
     return Precision(common, StandIn(), updates_per_window=1).dtype
 
 
-def _meter(cfg: DictConfig, task: Any, criterion: nn.Module, section: Section) -> MemoryMeter | None:
+def _meter(cfg: DictConfig, task: Task, criterion: nn.Module, section: Section) -> MemoryMeter | None:
     """The model without numbers; None where it cannot be built so, after it has been built for the task in earnest."""
     model = OmegaConf.create(OmegaConf.to_container(cfg.model))
     if "checkpoint_activations" in model:

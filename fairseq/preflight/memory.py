@@ -9,7 +9,7 @@ CPU's autograd really keeps it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -127,7 +127,7 @@ class MemoryMeter:
                 self.model.set_num_updates(0)  # as a trainer does before its first step
         self.criterion = criterion
 
-    def activations(self, sample: dict[str, Any], dtype: torch.dtype | None) -> Activations:
+    def activations(self, sample: Mapping[str, Any], dtype: torch.dtype | None) -> Activations:
         """Measure one batch in autocast to `dtype` (None: fp32). The sample's tensors are real."""
         fakes = utils.apply_to_sample(self.fake.from_tensor, sample["net_input"])
         with self.fake, HostReadsAsOne():
@@ -143,7 +143,11 @@ class MemoryMeter:
 
 
 def count(
-    model: nn.Module, criterion: nn.Module, sample: dict[str, Any], dtype: torch.dtype | None, blocks: list[nn.Module]
+    model: nn.Module,
+    criterion: nn.Module,
+    sample: Mapping[str, Any],
+    dtype: torch.dtype | None,
+    blocks: list[nn.Module],
 ) -> Activations:
     """Run one forward pass in training mode and count what it leaves for backward; on fake tensors or on real ones."""
     constant = [*model.parameters(), *model.buffers(), *criterion.parameters()]

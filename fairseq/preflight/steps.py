@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from fairseq import device as device_layer
 from fairseq import tasks, utils
+from fairseq.data.batch import Batch
 from fairseq.device.graph_counts import READS, CutFinder, GraphCounts, graph_counts
 from fairseq.device.stand_in import StandIn
 from fairseq.logging import metrics
@@ -45,7 +46,7 @@ class Twin:
             tiny.hear_noise(split)
         self.micro_batches = min(2, max(self.cfg.optimization.update_freq))
 
-    def samples(self, shape: Shape, num_valid: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+    def samples(self, shape: Shape, num_valid: tuple[int, ...] = ()) -> list[Batch]:
         """The micro-batches of an update, all of this shape; in validation one.
 
         Args:
@@ -57,7 +58,7 @@ class Twin:
             plans = [tiny.few_rows(plan, *num_valid[plan.micro : plan.micro + 1]) for plan in plans]
         return [tiny.batch(split, plan) for plan in plans]
 
-    def step(self, shape: Shape, samples: list[dict[str, Any]]) -> None:
+    def step(self, shape: Shape, samples: list[Batch]) -> None:
         if shape.training:
             self.trainer.train_step(samples)
         else:

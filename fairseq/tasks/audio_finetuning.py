@@ -22,8 +22,9 @@ from fairseq.data.labels import Labels, join, read_labels
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.masks.settings import FinetuningMasks
+from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
-from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
+from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 from fairseq.tasks import register_task
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
 
@@ -227,7 +228,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
             return super().masks()
         return FinetuningMasks.from_config(self.encoder_cfg, self.model_cfg.apply_mask)
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model; `cfg` is told the pre-training config that was read (`w2v_args`), as fairseq does.
 
         Raises:

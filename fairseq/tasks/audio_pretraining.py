@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from omegaconf import II, MISSING
-from torch import nn
 
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
@@ -18,6 +17,7 @@ from fairseq.data.batching import EVALUATION_EPOCH, Batches
 from fairseq.data.options import BatchLimits
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.masks.settings import PretrainingMasks
+from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.tasks import register_task
 from fairseq.tasks.fairseq_task import FairseqTask
 
@@ -322,7 +322,7 @@ class AudioPretrainingTask(FairseqTask):
             inferred if inferred is not None else model, dropout, num_negatives, same_count
         )
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model, and remember its settings for the masks."""
         model = super().build_model(cfg, from_checkpoint)
         self.model_cfg = getattr(model, "cfg", cfg)  # completed by its dataclass, where the model keeps it

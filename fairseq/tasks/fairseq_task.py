@@ -21,6 +21,7 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.options import BatchLimits, LoaderOptions
 from fairseq.data.plugged_in import as_audio_dataset
 from fairseq.masks.settings import Masks
+from fairseq.models.fairseq_model import BaseFairseqModel
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ class FairseqTask:
 
     # -- model and loss ------------------------------------------------------------------------------------------------
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model that the config group `model` names."""
         from fairseq import models
 

@@ -10,6 +10,7 @@ from fairseq.data.batch import Batch
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.options import BatchLimits, LoaderOptions
+from fairseq.models.fairseq_model import BaseFairseqModel
 
 
 class Task(Protocol):
@@ -65,7 +66,7 @@ class Task(Protocol):
 
     # -- model and loss ------------------------------------------------------------------------------------------------
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model that the config group `model` names."""
         ...
 

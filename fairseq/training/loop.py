@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch import Batch
 from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
@@ -23,9 +24,10 @@ from fairseq.dataclass.validate import validate_config
 from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
-from fairseq.logging.progress_bar import BaseProgressBar, Steps
+from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Start, open_sinks
 from fairseq.models.wav2vec import codebook_use
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.training.description import describe, describe_updates
 from fairseq.training.host_load import LoadHint
 from fairseq.training.saves import Saves
@@ -108,21 +110,18 @@ class Run:
         """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook
         fits the new audio.
         """
-        trainer = self.trainer
+        trainer, model = self.trainer, self.trainer.unwrapped_model
+        if not isinstance(model, Wav2Vec2Model):
+            return
         before = trainer.run_record.updates_before
-        if before > 0 and hasattr(trainer.unwrapped_model, "updates_before"):
-            trainer.unwrapped_model.updates_before = before
-            trainer.unwrapped_model.set_num_updates(trainer.get_num_updates())
+        if before > 0:
+            model.updates_before = before
+            model.set_num_updates(trainer.get_num_updates())
             logger.info("temperatures go on from update %d of the pre-training that is continued", before)
-        if (
-            self.cfg.checkpoint.continue_pretraining
-            and trainer.get_num_updates() == 0
-            and trainer.is_data_parallel_master
-        ):
-            dataset = self.task.dataset(self.cfg.dataset.train_subset)
-            codebook_use.report(
-                trainer.unwrapped_model, dataset, trainer.device, self.task.sample_rate, self.cfg.common.seed
-            )
+        begins = self.cfg.checkpoint.continue_pretraining and trainer.get_num_updates() == 0
+        audio = self.task.dataset(self.cfg.dataset.train_subset)
+        if begins and trainer.is_data_parallel_master and isinstance(audio, FileAudioDataset):
+            codebook_use.report(model, audio, trainer.device, self.task.sample_rate, self.cfg.common.seed)
 
     # -- epochs --------------------------------------------------------------------------------------------------------
 
@@ -245,7 +244,7 @@ class Run:
             self.interval_start, self.waiting = time.perf_counter(), 0.0
             self.trainer.flush_statistics()
 
-    def _write(self, split: str, stats: dict[str, Any]) -> None:
+    def _write(self, split: str, stats: Stats) -> None:
         row = {**stats, "wall": round(self.trainer.cumulative_training_time())}
         self.sinks.write(split, self.trainer.get_num_updates(), self.epoch_itr.epoch, row)
 
@@ -349,7 +348,7 @@ class Run:
             raise ValueError(f"checkpoint.best_checkpoint_metric is {name}; validation gives {', '.join(results[0])}")
         return float(utils.item(results[0][name]))
 
-    def _validate_subset(self, subset: str) -> dict[str, Any]:
+    def _validate_subset(self, subset: str) -> Stats:
         logger.info('validation on "%s" after update %d', subset, self.trainer.get_num_updates())
         batches = self.sets.validation[subset].next_epoch_itr(shuffle=False)
         steps = self.cfg.dataset.max_valid_steps

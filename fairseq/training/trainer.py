@@ -21,6 +21,7 @@ from fairseq.data.options import LoaderOptions
 from fairseq.distributed import strategy
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
+from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.modules.run_mode import RunMode
 from fairseq.optim import lr_scheduler
 from fairseq.tasks.task import Task
@@ -50,7 +51,7 @@ class Trainer:
         criterion: called as `criterion(model, sample)`.
     """
 
-    def __init__(self, cfg: DictConfig, task: Task, model: nn.Module, criterion: nn.Module) -> None:
+    def __init__(self, cfg: DictConfig, task: Task, model: BaseFairseqModel, criterion: nn.Module) -> None:
         self.cfg = cfg
         self.task = task
         self.device = device_layer.select(cfg.common, cfg.distributed_training.device_id)

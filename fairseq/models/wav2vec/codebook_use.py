@@ -36,7 +36,10 @@ class HasCodebook(Protocol):
 class Recordings(Protocol):
     """A data set of waveforms."""
 
-    max_sample_size: int | None  # longer ones are cut to this
+    @property
+    def max_sample_size(self) -> int | None:
+        """Samples that longer ones are cut to."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -14,7 +14,7 @@ import torch
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
-from fairseq.conversion import convert, formats, huggingface, names, portable_model
+from fairseq.conversion import convert, foreign, huggingface, names, portable_model
 from fairseq.decoding import GreedyDecoder, Tokens
 from fairseq.models.wav2vec import Wav2Vec2Model, pretrained
 from fairseq_cli.convert import cli_main
@@ -112,7 +112,7 @@ def write(
         head = torch.nn.Linear(config["encoder_embed_dim"], len(symbols or SYMBOLS))
         state["model"] |= {pretrained.HEAD + name: tensor for name, tensor in head.state_dict().items()}
         if symbols is not None:
-            state["task_state"] = {"target_symbols": portable_model.dictionary_of(symbols).state_dict()}
+            state["task_state"] = {"target_symbols": portable_model.dictionary_from(symbols).state_dict()}
     io.save(state, path)
     return str(path)
 
@@ -228,7 +228,7 @@ def test_a_model_made_by_transformers(tmp_path, caplog):
     (folder / "vocab.json").write_text(json.dumps({"|": 0, "b": 1, "a": 2, "[UNK]": 3, "[PAD]": 4}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]", "unk_token": {"content": "[UNK]"}}))
     with caplog.at_level(logging.INFO):
-        source = formats.read(folder, io.read)
+        source = foreign.read(folder, io.read)
     assert "mask_emb" in caplog.text and source.symbols == ["<s>", "<pad>", "</s>", "<unk>", "|", "b", "a"]
     audio = convert.waveform(16000)
     (ours,), (theirs,) = (
@@ -323,7 +323,7 @@ def preprocessing(folder, **contents):
         (folder / f"{name}.json").unlink(missing_ok=True)
         if name in contents:
             (folder / f"{name}.json").write_text(json.dumps(contents[name]))
-    return formats.read(folder, io.read).task
+    return foreign.read(folder, io.read).task
 
 
 @pytest.mark.needs("transformers")

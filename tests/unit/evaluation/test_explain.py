@@ -11,7 +11,7 @@ import pytest
 from fairseq.decoding import Tokens
 from fairseq.evaluation.explain import explain
 from fairseq.evaluation.facts import Facts
-from fairseq.evaluation.statistics import AudioFacts, OutputStatistics, measure_audio
+from fairseq.evaluation.measurements import AudioFacts, OutputStatistics, measure_audio
 
 TOKENS = Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'"])
 
