@@ -5,16 +5,18 @@ anything.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig
 
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, steps_of_update, update_order
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.options import LoaderOptions
+from fairseq.data.plugged_in import as_audio_dataset
 from fairseq.dataclass.training_configs import valid_subsets
 from fairseq.frames import frames_for_samples
 from fairseq.masks.spans import max_masked_frames
@@ -38,7 +40,7 @@ class Split(NamedTuple):
 
     name: str
     training: bool
-    dataset: Any
+    dataset: AudioDataset
     iterator: EpochBatchIterator
 
     @property
@@ -70,7 +72,7 @@ def load(cfg: DictConfig, task: Task, launch: Launch) -> list[Split]:
     settings from it.
 
     Raises:
-        ValueError: a manifest is missing or malformed, or leaves nothing to train on.
+        ValueError: a manifest is missing or malformed, or leaves nothing to train on; or a plug-in's data set.
     """
     options = LoaderOptions(seed=cfg.common.seed, num_shards=launch.world)
     splits = []
@@ -84,7 +86,8 @@ def load(cfg: DictConfig, task: Task, launch: Launch) -> list[Split]:
             iterator.batches(1)
         except ValueError as error:
             raise ValueError(f"{task.split_source(name)}: {error}") from error
-        splits.append(Split(name, training, task.dataset(name), iterator))
+        splits.append(Split(name, training, as_audio_dataset(task.dataset(name)), iterator))
+        audio(splits[-1])
     return splits
 
 
@@ -131,8 +134,8 @@ def shapes(split: Split) -> list[Shape]:
 def _frames(dataset: FileAudioDataset, samples: int) -> tuple[int | None, int | None]:
     if dataset.masks is None:
         return None, None
-    frames = int(frames_for_samples(samples, dataset.masks.conv_layers))
-    return frames, max_masked_frames(frames, dataset.masks.time)
+    frames, time = int(frames_for_samples(samples, dataset.masks.conv_layers)), dataset.masks.time
+    return frames, None if time is None else max_masked_frames(frames, time)
 
 
 class Epoch(NamedTuple):

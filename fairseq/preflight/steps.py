@@ -20,7 +20,7 @@ from fairseq.data.batch import Batch
 from fairseq.device.graph_counts import READS, CutFinder, GraphCounts, graph_counts
 from fairseq.device.stand_in import StandIn
 from fairseq.logging import metrics
-from fairseq.preflight import graph_keys, operators, places, plan, tiny
+from fairseq.preflight import graph_keys, operators, plan, tiny
 from fairseq.preflight.graph_keys import Call, Change, Compiled, Recorder
 from fairseq.preflight.operators import Trace
 from fairseq.preflight.plan import Launch, Shape, Split
@@ -194,7 +194,7 @@ def run_graphs(cfg: DictConfig, shapes: list[Shape], full: bool) -> Graphs:
                     watched += 1
                     for place, times in finder.places.items():
                         found = only_here if place.fell_back and place.operator not in READS else reads
-                        found[f"{place.operator} at {places.shown(place.file, place.line)}"] += times
+                        found[f"{place.operator} at {operators.shown_place(place.file, place.line)}"] += times
                 else:
                     twin.step(shape, batches[shape.key])
                 new = graph_counts().since(before).compiled

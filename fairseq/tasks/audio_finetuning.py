@@ -24,7 +24,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from fairseq.masks.settings import FinetuningMasks, Masks
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
-from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
+from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 from fairseq.tasks import register_task
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
 
