@@ -30,6 +30,8 @@ KEEP_GAUDIS_TORCH = for python in "$(PYTHON)" "$(PY)"; do \
 	echo "Type instead: rm -rf $(VENV); make VENV_ARGS=--system-site-packages TORCH= $(MAKECMDGOALS)"; \
 	echo "or, without make: pip install --editable ."; exit 1; fi; done
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# else pyright asks the package index for a newer release of itself
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: torch-is-free help venv dev test demo check bench clean
@@ -77,9 +79,10 @@ demo: $(DECODE) ## pre-train a tiny model on a made corpus, fine-tune it, decode
 	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") \
 	--fine-tuning "$(FINE_TUNING)" -- $(DEMO_ARGS)
 
-check: $(STAMP) ## ruff: rules and format
+check: $(STAMP) ## rules and format (ruff), types (pyright); needs no network once the environment is there
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
 
 bench: $(STAMP) ## the benchmarks that need nothing but this package; results under benchmarks/results
 	$(PY) benchmarks/import_time.py

@@ -48,7 +48,7 @@ class DependencySubmititLauncher(Launcher):
 
     def __init__(self, **params: Any) -> None:
         """Takes the fields of DependencySubmititConf."""
-        self.params = {
+        self.params: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in params.items()
         }
