@@ -34,7 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: torch-is-free help venv dev test demo check bench clean
+.PHONY: torch-is-free help venv dev test quick demo check bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -74,6 +74,10 @@ $(OPTIONAL): $(DECODE)
 
 test: $(OPTIONAL) ## all set-up, then the tests
 	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(TESTS)
+
+quick: $(STAMP) ## what to run after every change: unit and parity tests without those that start processes or take long
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile -m "not slow and not process" \
+	tests/unit tests/parity tests/test_floors.py
 
 demo: $(DECODE) ## pre-train a tiny model on a made corpus, fine-tune it, decode, and say what it learned (DATA=/path: pre-train on that)
 	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") \

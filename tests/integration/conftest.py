@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +178,6 @@ class Workplace:
     def rows(self, split: str = "train_inner", save_dir: str = "run") -> list[dict[str, Any]]:
         lines = (self.folder / save_dir / "metrics.jsonl").read_text().splitlines()
         return [row for row in map(json.loads, lines) if row["split"] == split]
-
-
-@pytest.fixture(scope="session")
-def warm() -> Iterator[Warm]:
-    with Warm() as process:
-        yield process
 
 
 @pytest.fixture()
