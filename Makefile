@@ -31,9 +31,11 @@ KEEP_GAUDIS_TORCH = for python in "$(PYTHON)" "$(PY)"; do \
 	echo "Type instead: rm -rf $(VENV); make VENV_ARGS=--system-site-packages TORCH= $(MAKECMDGOALS)"; \
 	echo "or, without make: pip install --editable ."; exit 1; fi; done
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# else pyright asks the package index for a newer release of itself
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: torch-is-free help venv dev test demo check docs bench clean
+.PHONY: torch-is-free help venv dev test quick demo check docs bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -74,13 +76,18 @@ $(OPTIONAL): $(DECODE)
 test: $(OPTIONAL) ## all set-up, then the tests
 	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(TESTS)
 
+quick: $(STAMP) ## what to run after every change: unit and parity tests without those that start processes or take long
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile -m "not slow and not process" \
+	tests/unit tests/parity tests/test_floors.py
+
 demo: $(DECODE) ## pre-train a tiny model on a made corpus, fine-tune it, decode, and say what it learned (DATA=/path: pre-train on that)
 	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") \
 	--fine-tuning "$(FINE_TUNING)" -- $(DEMO_ARGS)
 
-check: $(STAMP) ## ruff: rules and format
+check: $(STAMP) ## rules and format (ruff), types (pyright); needs no network once the environment is there
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
 
 $(DOCS): $(STAMP) fairseq/installed.py
 	@$(TELL) "installing mkdocs and its theme" $(PIP) install --quiet --editable ".[docs]"

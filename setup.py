@@ -64,68 +64,15 @@ class EditableWheel(editable_wheel):
         super().run()
 
 
+# The rest of the metadata is in pyproject.toml. Here is what it cannot say, or not to every setuptools that this must
+# work with.
 setup(
-    name="fairseq-hpu",
-    version=(ROOT / "fairseq" / "version.txt").read_text(encoding="utf-8").strip(),
-    description="wav2vec 2.0 pre-training with fairseq's commands, configs and checkpoints, on CPU, CUDA and HPU",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    author="the fairseq-hpu authors",
+    # text to setuptools before 77, and an expression (SPDX) to those after: in pyproject.toml each refuses the other's
     license="MIT",
-    python_requires=">=3.10,<3.14",
     # hydra_plugins itself too, though it holds nothing: else hydra, which looks through its folders, misses that of an
     # editable install
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
     + find_namespace_packages(include=["hydra_plugins*"]),
-    # fairseq/examples is a link to examples, as in fairseq's own checkout: a wheel has the stock YAMLs and scripts
-    # under fairseq/examples
-    package_data={
-        "fairseq": [
-            "version.txt",
-            "ops_*.txt",
-            "config/**/*.yaml",
-            "preflight/tables/*.txt",
-            "examples/wav2vec/*.py",
-            "examples/wav2vec/config/*/*.yaml",
-            "examples/wav2vec/config/*/ops_*.txt",
-        ]
-    },
-    include_package_data=False,
-    zip_safe=False,
-    install_requires=[
-        "torch>=2.5",
-        "hydra-core>=1.3",
-        "omegaconf>=2.3",
-        "soundfile",
-        "numpy>=1.26",
-        "tqdm",
-        "jiwer>=4",
-    ],
     extras_require=INSTALLED["EXTRAS"],
-    entry_points={
-        "console_scripts": [
-            "fairseq-average-checkpoints = fairseq_cli.average_checkpoints:cli_main",
-            "fairseq-convert = fairseq_cli.convert:cli_main",
-            "fairseq-extract = fairseq_cli.extract:cli_main",
-            "fairseq-hydra-train = fairseq_cli.hydra_train:cli_main",
-            "fairseq-infer = fairseq_cli.infer:cli_main",
-            "fairseq-libri-labels = fairseq_cli.scripts:libri_labels",
-            "fairseq-make-ngram = fairseq_cli.scripts:make_ngram",
-            "fairseq-manifest = fairseq_cli.scripts:manifest",
-            "fairseq-preflight = fairseq_cli.preflight:cli_main",
-            "fairseq-prepare-labels = fairseq_cli.scripts:prepare_labels",
-            "fairseq-train = fairseq_cli.fairseq_train:cli_main",
-            "fairseq-transcribe = fairseq_cli.transcribe:cli_main",
-            "fairseq-validate = fairseq_cli.validate:cli_main",
-        ]
-    },
     cmdclass={"editable_wheel": EditableWheel},
-    classifiers=[
-        "Programming Language :: Python :: 3",
-        "Programming Language :: Python :: 3.10",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
-        "Programming Language :: Python :: 3.13",
-        "Topic :: Scientific/Engineering :: Artificial Intelligence",
-    ],
 )

@@ -4,6 +4,8 @@ Every public submodule is an attribute after `import fairseq`: `fairseq.checkpoi
 `fairseq.metrics` ...
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from fairseq import installed as _installed
 from fairseq.public_names import lookup as _lookup
 from fairseq.version import __version__
@@ -31,6 +33,9 @@ def _read_pretrained(path: str) -> tuple[object, dict[str, object]]:
 
 
 _pretrained.use_reader(_read_pretrained)
+
+if _TYPE_CHECKING:
+    from fairseq.inference.transcribe import transcribe  # at run time on first use, through `__getattr__`
 
 __all__ = ["__version__", "transcribe"]
 __getattr__ = _lookup.attribute_of(__name__)

@@ -19,7 +19,8 @@ EXTRAS = {
     "convert": ["transformers>=4.46", "safetensors"],
     "decode": ["flashlight-text", "kenlm"],
     "demo": ["espeakng-loader", "soxr"],
-    "dev": ["pytest", "pytest-timeout", "pytest-xdist>=3.6", "ruff"],
+    # pinned: another release of a checker finds other things
+    "dev": ["pre-commit", "pyright[nodejs]==1.1.414", "pytest", "pytest-timeout", "pytest-xdist>=3.6", "ruff==0.17.6"],
     # the last versions for Python 3.10; mkdocstrings 1.0 does not work with pymdown-extensions 12 or later
     "docs": [
         "mkdocs==1.6.1",

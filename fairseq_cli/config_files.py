@@ -54,7 +54,7 @@ def locate(options: HydraOptions, overrides: Sequence[str], package_folder: Path
     name = options.get("--config-name")
     file = package_folder / "config.yaml" if name is None else _find(name, further, package_folder, stock)
     if file is None:
-        raise ValueError(_not_found(name, further, stock))
+        raise ValueError(_not_found(name or "config", further, stock))
     folders = [package_folder, *further]  # as hydra looks
     relative = file_name(name or "config")
     folder = (

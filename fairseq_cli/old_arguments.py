@@ -196,7 +196,7 @@ def _chosen(words: Sequence[str]) -> dict[str, str]:
         elif name.lstrip("+") in REGISTRY_GROUPS and equals:
             chosen[name.lstrip("+")] = value
     if "task" in chosen:
-        chosen["task"] = current_name("task", {"_name": chosen["task"], "labels": has_labels})
+        chosen["task"] = current_name("task", {"_name": chosen["task"], "labels": has_labels}) or chosen["task"]
     return chosen
 
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         _check_size(path)
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        content: object = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise ValueError(f"{path}{line} is not YAML: {error.problem or error.context}. {_QUOTE}") from error
@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {shown(content)}: a config is a group of keys, such as `common: {{seed: 1}}`.")
     _check_defaults(path, content.get("defaults"))
-    return content
+    return cast("dict[str, Any]", content)
 
 
 def _check_size(path: Path) -> None:

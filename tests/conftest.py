@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fairseq import device as device_layer
+from tests.warm import Warm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAKES = REPOSITORY / "tests/fakes"  # PYTHONPATH for commands that are to find the stand-in
@@ -44,6 +45,13 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use a process by way of a fixture are marked `process` like those that start one themselves."""
+    for item in items:
+        if "warm" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`@pytest.mark.needs(NAME)`: skip where it is not there."""
     for mark in item.iter_markers("needs"):
@@ -65,6 +73,13 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """A process that has imported the package, for commands where starting one is not the point."""
+    with Warm() as process:
+        yield process
 
 
 @pytest.fixture()

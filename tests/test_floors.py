@@ -10,8 +10,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fairseq", "fairseq_cli")
 
@@ -114,14 +112,24 @@ def breaks_floors(module: str, target: str) -> bool:
     return FLOORS[other] >= FLOORS[own]
 
 
+def listed(offenders: list[str]) -> str:
+    """A message that names all of them: pytest shortens lists."""
+    return "\n" + "\n".join(offenders)
+
+
 def test_every_module_has_a_floor() -> None:
     assert [name for name in MODULES if name != "fairseq" and unit_of(name) is None] == []
 
 
-@pytest.mark.parametrize("module", [name for name, path in MODULES.items() if path.name != "__init__.py"])
-def test_imports_go_down(module: str) -> None:
-    found = imports_of(TREES[module], module, False, MODULES)
-    assert [f"{module}:{line} imports {target}" for target, line in found if breaks_floors(module, target)] == []
+def test_imports_go_down() -> None:
+    offenders = [
+        f"{module}:{line} imports {target}"
+        for module, path in MODULES.items()
+        if path.name != "__init__.py"
+        for target, line in imports_of(TREES[module], module, False, MODULES)
+        if breaks_floors(module, target)
+    ]
+    assert not offenders, listed(offenders)
 
 
 def test_no_cycle_among_modules() -> None:
@@ -160,16 +168,29 @@ def f():
 # -- sizes and habits --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_sizes(module: str) -> None:
-    lines = MODULES[module].read_text(encoding="utf-8").count("\n")
-    assert lines <= MAX_LINES, f"{module} has {lines} lines"
-    functions = [node for node in ast.walk(TREES[module]) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    assert [f"{f.name}: {length(f)} lines" for f in functions if length(f) > MAX_FUNCTION_LINES] == []
+def test_sizes() -> None:
+    offenders = []
+    for module, path in MODULES.items():
+        lines = path.read_text(encoding="utf-8").count("\n")
+        offenders += [f"{module}: {lines} lines, more than {MAX_LINES}"] if lines > MAX_LINES else []
+        offenders += too_long(TREES[module], module)
+    assert not offenders, listed(offenders)
 
 
-def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    return (function.end_lineno or function.lineno) - function.lineno + 1
+def too_long(tree: ast.AST, module: str) -> list[str]:
+    """Functions of more than MAX_FUNCTION_LINES lines."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    lengths = [(f, (f.end_lineno or f.lineno) - f.lineno + 1) for f in functions]
+    return [
+        f"{module}:{f.lineno} {f.name}: {length} lines, more than {MAX_FUNCTION_LINES}"
+        for f, length in lengths
+        if length > MAX_FUNCTION_LINES
+    ]
+
+
+def test_size_check_sees_what_it_must() -> None:
+    text = "def short():\n    pass\ndef long():\n" + "    pass\n" * MAX_FUNCTION_LINES
+    assert too_long(ast.parse(text), "m") == ["m:3 long: 101 lines, more than 100"]
 
 
 def bad_habits(tree: ast.AST, in_device_layer: bool) -> list[str]:
@@ -209,9 +230,13 @@ def bad_call(node: ast.Call) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_habits(module: str) -> None:
-    assert bad_habits(TREES[module], unit_of(module) == "fairseq.device") == []
+def test_habits() -> None:
+    offenders = [
+        f"{module}:{habit}"
+        for module, tree in TREES.items()
+        for habit in bad_habits(tree, unit_of(module) == "fairseq.device")
+    ]
+    assert not offenders, listed(offenders)
 
 
 def test_habit_check_sees_what_it_must() -> None:

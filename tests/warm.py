@@ -5,7 +5,7 @@ A command that takes 3 s alone, most of them for imports, takes 0.1 s so. What i
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import importlib
 import json
 import os
@@ -14,12 +14,12 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SECONDS = 120  # that a command may take
+SECONDS = 300  # that a command may take
 # imported before the first fork
 _MODULES = (
     "train",
@@ -90,27 +90,30 @@ def _serve() -> None:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            with _ending_the_process():
-                _be(request)
+            _end(_exit_status(request))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-@contextlib.contextmanager
-def _ending_the_process() -> Iterator[None]:
-    code = 0
+def _exit_status(request: dict[str, Any]) -> int:
     try:
-        yield
+        _be(request)
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
-        code = 1
+        return 1
+    return 0
+
+
+def _end(status: int) -> NoReturn:
+    """End as a process of its own would; no exception, with all that it holds, is alive any more."""
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(status)
 
 
 def _be(request: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def add_distribution(site: Path, name: str, version: str) -> None:
 
 
 def requirement_of_torch(repository: Path) -> str:
-    text = (repository / "setup.py").read_text(encoding="utf-8")
+    text = (repository / "pyproject.toml").read_text(encoding="utf-8")
     return next(word for word in text.split('"') if word.startswith("torch>="))
 
 

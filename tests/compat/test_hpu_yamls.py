@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import fairseq.optim
 import fairseq.tasks  # noqa: F401
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
+from tests.warm import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples/wav2vec/config/pretraining"
@@ -146,28 +144,14 @@ def test_every_comment_names_the_files_own_command() -> None:
         assert command.split("--config-name ")[1].split()[0] == name
 
 
-def composed(folder: Path, *overrides: str) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "fairseq_cli.hydra_train",
-        "task.data=/data",
-        "--config-dir",
-        str(folder),
-        "--config-name",
-        NAMES[0],
-    ]
-    done = subprocess.run(
-        [*command, *overrides, "--cfg", "job", "--resolve"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return yaml.safe_load(done.stdout)
+def composed(warm: Warm, cwd: Path, folder: Path, *overrides: str) -> dict[str, Any]:
+    source = ["task.data=/data", "--config-dir", str(folder), "--config-name", NAMES[0]]
+    done = warm.module("fairseq_cli.hydra_train", [*source, *overrides, "--cfg", "job", "--resolve"], cwd)
+    assert done.code == 0, done.output
+    return yaml.safe_load(done.output)
 
 
-def test_an_edited_yaml_and_overrides_give_the_same_config(tmp_path: Path) -> None:
+def test_an_edited_yaml_and_overrides_give_the_same_config(warm: Warm, tmp_path: Path) -> None:
     """The recipe edits its YAML for eight cards; the same said on the command line, before and after hydra's
     options.
     """
@@ -179,8 +163,10 @@ def test_an_edited_yaml_and_overrides_give_the_same_config(tmp_path: Path) -> No
         assert before in text
         text = text.replace(before, after)
     (tmp_path / f"{NAMES[0]}.yaml").write_text(text, encoding="utf-8")
-    edited = composed(tmp_path)
+    edited = composed(warm, tmp_path, tmp_path)
     assert edited["distributed_training"]["distributed_world_size"] == 8 and edited["optimization"]["update_freq"] == [
         8
     ]
-    assert edited == composed(FOLDER, "distributed_training.distributed_world_size=8", "optimization.update_freq=[8]")
+    assert edited == composed(
+        warm, tmp_path, FOLDER, "distributed_training.distributed_world_size=8", "optimization.update_freq=[8]"
+    )

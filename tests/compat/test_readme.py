@@ -49,8 +49,8 @@ def all_commands(repository: Path, program: str) -> list[list[str]]:
 
 def test_programs_of_the_pages_are_known_ones(repository: Path) -> None:
     programs = {words[0] for page in PAGES for words in commands(repository, page)}
-    setup = (repository / "setup.py").read_text(encoding="utf-8")
-    ours = set(re.findall(r'"(fairseq-[a-z-]+) = ', setup))
+    project = (repository / "pyproject.toml").read_text(encoding="utf-8")
+    ours = set(re.findall(r"^(fairseq-[a-z-]+) = ", project, re.MULTILINE))
     assert programs <= {"make", "pip", "python", *ours, *LAUNCHERS, *SYSTEM}, programs
 
 

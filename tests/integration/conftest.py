@@ -24,6 +24,7 @@ from fairseq.models.wav2vec import Wav2Vec2Model
 from fairseq.trainer import Trainer
 from tests.integration.finetuning_runs import LETTERS, write_labels
 from tests.integration.finetuning_runs import TINY as TINY_W2V
+from tests.warm import Done, Warm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -118,10 +119,14 @@ def _heed_signals() -> None:
 
 
 class Workplace:
-    """A folder with `tiny.yaml`, from which commands are typed."""
+    """A folder with `tiny.yaml`, from which commands are typed.
 
-    def __init__(self, folder: Path, corpus: Path) -> None:
-        self.folder, self.corpus = folder, corpus
+    `run` forks them from a process that has imported the package; `start` and `run_until`, and a launcher, start
+    processes of their own.
+    """
+
+    def __init__(self, folder: Path, corpus: Path, warm: Warm) -> None:
+        self.folder, self.corpus, self.warm = folder, corpus, warm
         self.variables: dict[str, str] = {}  # of the environment, beside the tests' own
         (folder / "tiny.yaml").write_text(TINY)
 
@@ -146,10 +151,18 @@ class Workplace:
 
     def run(self, *overrides: str, launcher: list[str] | None = None, status: int | None = 0) -> str:
         """The command's output; `status` is the exit status that it must have (None: any but 0)."""
-        process = self.start(*overrides, launcher=launcher)
-        output, _ = process.communicate(timeout=300)
-        assert (process.returncode == status) if status is not None else process.returncode != 0, output
-        return output
+        if launcher is None:
+            done = self.python_module("fairseq_cli.hydra_train", *self.arguments(*overrides))
+        else:
+            process = self.start(*overrides, launcher=launcher)
+            output, _ = process.communicate(timeout=300)
+            done = Done(process.returncode, output)
+        assert (done.code == status) if status is not None else done.code != 0, done.output
+        return done.output
+
+    def python_module(self, name: str, *arguments: str) -> Done:
+        """`python -m name` in the folder, in the warm process."""
+        return self.warm.module(name, arguments, self.folder, self.environment())
 
     def run_until(self, pattern: str, how: signal.Signals, *overrides: str) -> str:
         """Start the command, send the signal once a file of this pattern is there, and return what it printed."""
@@ -168,8 +181,8 @@ class Workplace:
 
 
 @pytest.fixture()
-def workplace(tmp_path: Path, corpus: Path) -> Workplace:
-    return Workplace(tmp_path, corpus)
+def workplace(tmp_path: Path, corpus: Path, warm: Warm) -> Workplace:
+    return Workplace(tmp_path, corpus, warm)
 
 
 def make_trainer(corpus: Path, tmp_path: Path, **model: Any) -> tuple[Trainer, EpochBatchIterator]:

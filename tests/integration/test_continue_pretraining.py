@@ -4,8 +4,6 @@ go on, a report.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -50,18 +48,9 @@ def continue_from(workplace: Workplace, source: Path, *overrides: str) -> str:
         f"task.data={workplace.corpus}",
         f"checkpoint.finetune_from_model={source}",
     ]
-    command = [sys.executable, "-m", "fairseq_cli.hydra_train", *named, *small, *TINY_MODEL, *overrides]
-    done = subprocess.run(
-        command,
-        cwd=workplace.folder,
-        env=workplace.environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    done = workplace.python_module("fairseq_cli.hydra_train", *named, *small, *TINY_MODEL, *overrides)
+    assert done.code == 0, done.output
+    return done.output
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
+from tests.host_reads import HostReads
 from tests.integration.conftest import TINY
-from tests.integration.test_no_host_sync import HostReads
 
 HPU = {"common": {"cpu": False, "hpu": True}}
 NO_DROPOUT = {

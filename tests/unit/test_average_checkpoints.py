@@ -82,6 +82,7 @@ def test_what_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "mean.pt").exists()
 
 
+@pytest.mark.process
 def test_fairseqs_script_is_the_same(repository: Path, tmp_path: Path) -> None:
     inputs = [write(tmp_path / f"{value}.pt", value) for value in (1, 2)]
     command = [

@@ -141,6 +141,7 @@ def composed(*argv: str | Path, cwd: Path) -> dict:
     return yaml.safe_load(done.stdout)
 
 
+@pytest.mark.process
 def test_stock_yaml_with_overrides_anywhere(tmp_path: Path) -> None:
     cfg = composed(
         "task.data=/some where/a(1)",
@@ -162,6 +163,7 @@ def test_stock_yaml_with_overrides_anywhere(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # no output folders
 
 
+@pytest.mark.process
 def test_groups_replace_what_the_yaml_says(tmp_path: Path) -> None:
     cfg = composed(
         "--config-dir",
@@ -182,6 +184,7 @@ def test_groups_replace_what_the_yaml_says(tmp_path: Path) -> None:
     assert cfg["optimizer"]["weight_decay"] == 0.0
 
 
+@pytest.mark.process
 def test_without_a_yaml_groups_are_enough(tmp_path: Path) -> None:
     cfg = composed(
         "model=wav2vec2/wav2vec2_large", "task=audio_pretraining", "criterion=wav2vec", "task.data=x", cwd=tmp_path
@@ -189,6 +192,7 @@ def test_without_a_yaml_groups_are_enough(tmp_path: Path) -> None:
     assert (cfg["model"]["_name"], cfg["model"]["encoder_layers"], cfg["task"]["data"]) == ("wav2vec2", 24, "x")
 
 
+@pytest.mark.process
 def test_plug_ins_compose(tmp_path: Path) -> None:
     plug_in = tmp_path / "plug_in_of_test"
     plug_in.mkdir()
@@ -208,6 +212,7 @@ def test_plug_ins_compose(tmp_path: Path) -> None:
     assert (cfg["model"]["_name"], cfg["model"]["flavour"]) == ("mine", "plain")
 
 
+@pytest.mark.process
 def test_mistakes_are_told_together_and_plainly(tmp_path: Path) -> None:
     done = command(
         "task.data=nowhere",
@@ -231,6 +236,7 @@ def test_mistakes_are_told_together_and_plainly(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_hydras_own_options(tmp_path: Path) -> None:
     stock = ("--config-dir", STOCK, "--config-name", "wav2vec2_base_librispeech")
     done = command("--help", cwd=tmp_path)

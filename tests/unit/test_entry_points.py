@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = dict(
-    re.findall(r'"(fairseq-[\w-]+) = (fairseq_cli[\w.]*:\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    re.findall(
+        r'^(fairseq-[\w-]+) = "(fairseq_cli[\w.]*:\w+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M
+    )
 )
 # says what TORCH_DEVICE_BACKEND_AUTOLOAD is when something first looks for torch
 SPY = """
@@ -45,6 +47,7 @@ def test_the_training_command_is_among_them() -> None:
     assert "fairseq-hydra-train" in SCRIPTS
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_console_scripts(name: str) -> None:
     module, function = SCRIPTS[name].split(":")
@@ -52,10 +55,12 @@ def test_console_scripts(name: str) -> None:
     assert first_look(f"from {module} import {function}; import torch") == ["autoload 0"]
 
 
+@pytest.mark.process
 def test_started_as_a_module() -> None:
     load = 'import runpy; sys.argv = ["x", "--help"]\nrunpy.run_module("fairseq_cli.validate", run_name="__main__")'
     assert first_look(load) == ["autoload 0"]
 
 
+@pytest.mark.process
 def test_what_the_user_set_stays() -> None:
     assert first_look("import fairseq_cli.hydra_train", TORCH_DEVICE_BACKEND_AUTOLOAD="1") == ["autoload 1"]

@@ -99,6 +99,7 @@ def test_a_command_that_is_no_command(typed: Command) -> None:
         typed("common.user_dir=nowhere")
 
 
+@pytest.mark.process
 def test_importing_fairseq_leaves_hydra_alone() -> None:
     code = "import sys, fairseq; print([name for name in sys.modules if name.split('.')[0] == 'hydra'])"
     done = subprocess.run(
@@ -130,6 +131,7 @@ def test_a_crash_ends_the_command_unless_suppressed(typed: Command, monkeypatch:
         typed()
 
 
+@pytest.mark.process
 def test_torch_loads_no_device_plug_ins_by_itself() -> None:
     code = (
         "import os, sys, fairseq_cli; assert 'torch' not in sys.modules; "

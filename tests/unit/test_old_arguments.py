@@ -4,9 +4,7 @@ known.
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 import yaml
 
 from fairseq_cli import fairseq_train, hydra_train, old_arguments
+from tests.warm import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 # options and values of examples/wav2vec/README.md of fairseq, 2020-11
@@ -45,11 +44,10 @@ def overrides(text: str) -> list[str]:
     return old_arguments.hydra_form(shlex.split(text)).overrides
 
 
-def composed(words: list[str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "fairseq_cli.hydra_train", *words, "--cfg", "job", "--resolve"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return yaml.safe_load(done.stdout)
+def composed(warm: Warm, words: list[str], folder: Path) -> dict[str, Any]:
+    done = warm.module("fairseq_cli.hydra_train", [*words, "--cfg", "job", "--resolve"], folder)
+    assert done.code == 0, done.output
+    return yaml.safe_load(done.output)
 
 
 def printed_command(text: str) -> list[str]:
@@ -59,10 +57,10 @@ def printed_command(text: str) -> list[str]:
     return shlex.split(" ".join(line.removesuffix("\\") for line in lines[begin : lines.index("", begin)]))
 
 
-def test_the_pretraining_command_of_2020() -> None:
+def test_the_pretraining_command_of_2020(warm: Warm, tmp_path: Path) -> None:
     words = printed_command(old_arguments.explain(shlex.split(PRETRAINING)))
     assert words[0] == "fairseq-hydra-train" and words[1:] == overrides(PRETRAINING)
-    cfg = composed(words[1:])
+    cfg = composed(warm, words[1:], tmp_path)
     expected: dict[str, dict[str, Any]] = {
         "common": {"fp16": True},
         "checkpoint": {"save_dir": "/model/path"},
@@ -109,8 +107,8 @@ def test_the_pretraining_command_of_2020() -> None:
         assert {key: cfg[group][key] for key in values} == values
 
 
-def test_the_fine_tuning_command_of_2020() -> None:
-    cfg = composed(overrides(FINETUNING))
+def test_the_fine_tuning_command_of_2020(warm: Warm, tmp_path: Path) -> None:
+    cfg = composed(warm, overrides(FINETUNING), tmp_path)
     expected: dict[str, dict[str, Any]] = {
         "common": {"fp16": True, "seed": 2337, "log_format": "json", "log_interval": 500},
         "task": {"_name": "audio_finetuning", "data": "/data", "labels": "ltr"},  # fairseq had one task for both

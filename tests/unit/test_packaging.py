@@ -21,6 +21,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_every_example_file_is_in_it(built: Path) -> None:
     examples = ROOT / "examples" / "wav2vec"
     wanted = [*examples.glob("*.py"), *(path for path in examples.glob("config/*/*") if path.is_file())]
@@ -40,6 +41,7 @@ def in_built(built: Path, code: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_stock_configs_are_found_from_any_folder(built: Path, tmp_path: Path) -> None:
     words = [
         "x",
@@ -56,6 +58,7 @@ def test_stock_configs_are_found_from_any_folder(built: Path, tmp_path: Path) ->
     )
 
 
+@pytest.mark.process
 def test_scripts_are_commands(built: Path, tmp_path: Path) -> None:
     """One makes manifests (of an empty folder, which it refuses by its own name); all others say how they are used."""
     code = (

@@ -35,6 +35,7 @@ def write(folder: Path, **changes: object) -> None:
     (folder / NAME).write_text(json.dumps({**Holder.this_process()._asdict(), **changes}))
 
 
+@pytest.mark.process
 def test_a_living_run_is_named_and_a_killed_one_is_taken_over(tmp_path: Path) -> None:
     process = other_run(tmp_path)
     with pytest.raises(

@@ -114,10 +114,14 @@ def test_these_files_do_run_where_nobody_looks(tmp_path):
         assert trace.exists()
 
 
+# One reader for each format opens whatever is opened. It refuses by what a pickle names, wherever in the file that is: so
+# every payload in one place, and one payload in every place.
 @pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_every_payload_in_every_place(tmp_path, payload, place, as_zip):
+@pytest.mark.parametrize(
+    ("payload", "place"),
+    [(payload, "model") for payload in PAYLOADS] + [("os.system", place) for place in PLACES if place != "model"],
+)
+def test_every_payload_and_every_place(tmp_path, payload, place, as_zip):
     trace = tmp_path / "trace"
     path = write(tmp_path / "file.pt", place, payload, as_zip, trace)
     with pytest.raises(ValueError, match=r"file\.pt is not opened: it holds"):
@@ -231,8 +235,8 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
 }
 
 
-@pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
-@pytest.mark.parametrize("place", ["model", "cfg", "args", "optimizer", "task_state"])
+# in a part that only a resumed run reads, and in one that all of them read
+@pytest.mark.parametrize(("as_zip", "place"), [(True, "optimizer"), (False, "cfg")], ids=["zip", "stream"])
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
 def test_every_entry_point(tmp_path, entry, place, as_zip):
     trace = tmp_path / "trace"

@@ -395,6 +395,7 @@ def test_shards_that_are_missing_are_named(tmp_path):
 # -- torchaudio --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fine_tuned", [False, True])
 @pytest.mark.parametrize("form", ["base", "large", "as wide as the extractor"])
 def test_torchaudio_there_and_back(form, fine_tuned, tmp_path):
@@ -426,6 +427,7 @@ def torchaudio_folder(tmp_path, labels):
     return str(tmp_path / "there"), weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [["-", "|", "E", "T", "A", "O"], ["-", "|"], ["<pad>", "<unk>", "|", "E", "T"]])
 def test_torchaudios_own_labels(labels, tmp_path):
     """The blank first, and no row for what the dictionary begins with: rows are added that never win."""
@@ -454,6 +456,7 @@ def test_labels_that_no_dictionary_can_have(labels, named, tmp_path):
         convert.load(there)
 
 
+@pytest.mark.slow
 def test_torchaudio_names(tmp_path):
     """As `torchaudio.models.wav2vec2_model(...).state_dict()` of torchaudio 2.11 has them, in either spelling of
     the weight norm.

@@ -57,6 +57,7 @@ def flat(value: Any) -> list[Any]:
     return [value.dtype, list(value.shape), value.tolist()] if hasattr(value, "tolist") else value
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("memory_files", [True, False])
 def test_a_batch_arrives_as_it_was(monkeypatch: pytest.MonkeyPatch, memory_files: bool) -> None:
     if not memory_files:
@@ -114,6 +115,7 @@ def test_a_worker_that_ends_by_itself() -> None:
         batches(lambda plan: os._exit(3))
 
 
+@pytest.mark.process
 def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     start = multiprocessing.context.ForkProcess.start

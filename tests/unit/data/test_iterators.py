@@ -104,6 +104,7 @@ def test_the_number_of_workers_changes_nothing(manifest: Path, pad: bool) -> Non
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.process
 def test_spawned_workers(manifest: Path) -> None:
     plain = [content(s) for update in make_iterator(make_dataset(manifest)).next_epoch_itr() for s in update]
     spawned = make_iterator(make_dataset(manifest), num_workers=1, start_method="spawn").next_epoch_itr()

@@ -32,6 +32,7 @@ def test_sentences_keep_to_a_closed_vocabulary(demo_dir: Path) -> None:
     assert all(word.isalpha() and word.islower() for word in vocabulary)
 
 
+@pytest.mark.process
 def test_text_for_a_language_model_is_drawn_apart(demo_dir: Path) -> None:
     sentences = importlib.import_module("sentences")
 
@@ -76,6 +77,7 @@ def test_recordings_have_loudness_changes_and_a_noise_floor(demo_dir: Path) -> N
     assert max(parts) / min(parts) > 1.2
 
 
+@pytest.mark.process
 def test_corpus_is_made_the_same_again_and_transcribed(demo_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     pytest.importorskip("soxr")

@@ -37,6 +37,7 @@ def results(folder: Path, cer: float, wer: float, texts: list[str]) -> Path:
     return folder
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("cer", "wer", "missing"), [(49.9, 59.9, 0), (50.0, 59.9, 1), (49.9, 60.0, 1), (80.0, 90.0, 2)]
 )
@@ -80,6 +81,7 @@ def test_decoding_without_its_libraries_is_greedy_only(
     assert "Left out" in capsys.readouterr().out
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_whole_demo_tiny_and_again(demo_dir: Path, tmp_path: Path) -> None:
     for package in ("espeakng_loader", "soxr", "kenlm", "flashlight.lib.text"):

@@ -34,6 +34,7 @@ def test_a_made_corpus_keeps_its_splits(run_demo: ModuleType, tmp_path: Path) ->
     assert (tmp_path / "manifest" / "valid.tsv").read_text().splitlines()[0].endswith("valid")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("count", [2, 3, 40])
 def test_a_folder_is_split_even_if_small(run_demo: ModuleType, tmp_path: Path, count: int) -> None:
     for i in range(count):
@@ -43,6 +44,7 @@ def test_a_folder_is_split_even_if_small(run_demo: ModuleType, tmp_path: Path, c
     assert train and valid and len(set(train) | set(valid)) == len(train) + len(valid) == count
 
 
+@pytest.mark.process
 def test_too_few_files_are_told(run_demo: ModuleType, tmp_path: Path) -> None:
     record(tmp_path / "data" / "only.wav")
     with pytest.raises(ValueError, match="1 readable audio files"):
@@ -51,6 +53,7 @@ def test_too_few_files_are_told(run_demo: ModuleType, tmp_path: Path) -> None:
         run_demo.prepare(tmp_path / "absent", tmp_path / "output", run_demo.Steps(4))
 
 
+@pytest.mark.process
 def test_preparing_twice_keeps_the_first_manifest(run_demo: ModuleType, tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         record(tmp_path / "data" / name)

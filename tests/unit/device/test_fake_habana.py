@@ -206,6 +206,7 @@ def test_a_replayed_graph_draws_new_seeds_in_its_recomputation(recomputes: bool,
     assert fake_habana.count("graph_captured") == 1
 
 
+@pytest.mark.process
 def test_a_process_leaves_what_it_found_at_the_import(tmp_path: Path) -> None:
     environment = {
         **os.environ,

@@ -123,6 +123,7 @@ def talk_and_wait_for_a_signal(cfg: DictConfig, folder: str) -> None:
     (Path(folder) / f"seen{utils.get_rank()}").write_text(str(seen))
 
 
+@pytest.mark.process
 def test_spawned_processes_know_their_place_and_talk_and_get_the_parents_signals(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGUSR1)
     launch.call_main(small_config(), talk_and_wait_for_a_signal, folder=str(tmp_path))
@@ -135,6 +136,7 @@ def test_spawned_processes_know_their_place_and_talk_and_get_the_parents_signals
         assert (tmp_path / f"seen{rank}").read_text() == f"[{int(signal.SIGUSR1)}]"
 
 
+@pytest.mark.process
 def test_an_exchange_that_nobody_asked_for_ends_before_its_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def wait_for_one_that_does_not_come(cfg: DictConfig) -> None:
     time.sleep(60)
 
 
+@pytest.mark.process
 def test_the_wait_for_another_process_is_bounded() -> None:
     cfg = small_config()
     cfg.distributed_training.distributed_timeout = 2
@@ -186,6 +189,7 @@ def test_the_wait_for_another_process_is_bounded() -> None:
     assert time.monotonic() - began < 55
 
 
+@pytest.mark.process
 def test_what_one_process_finds_wrong_comes_back_as_it_is() -> None:
     with pytest.raises(ConfigError, match="task.data is wrong"):
         launch.call_main(small_config(), refuse_on_the_second)

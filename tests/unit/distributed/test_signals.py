@@ -89,6 +89,7 @@ def run_stuck(**how: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.process
 def test_a_second_ctrl_c_ends_at_once_whatever_the_main_thread_does() -> None:
     done = run_stuck(pauses=(0.2, 1.0))
     assert (
@@ -98,16 +99,19 @@ def test_a_second_ctrl_c_ends_at_once_whatever_the_main_thread_does() -> None:
     )
 
 
+@pytest.mark.process
 def test_one_ctrl_c_that_is_delivered_twice_is_one() -> None:
     done = run_stuck(pauses=(0.2, 0.0), seconds=2)
     assert done.returncode == 0 and done.stdout == "survived\n"
 
 
+@pytest.mark.process
 def test_a_process_that_waits_for_a_lost_one_ends_unsaved() -> None:
     done = run_stuck(pauses=(0.2,), number="SIGTERM", stuck=True)
     assert done.returncode == 1 and "while waiting for another process; not saved" in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("name", "status"), [("fairseq-hydra-train", 130), ("notebook", -signal.SIGINT)])
 def test_ctrl_c_while_the_command_still_imports(name: str, status: int) -> None:
     """Other programs that import the package keep Python's KeyboardInterrupt."""

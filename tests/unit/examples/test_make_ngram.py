@@ -59,6 +59,7 @@ def test_probabilities_of_every_history_sum_to_one(make_ngram: ModuleType, order
         assert math.fsum(model.probability(word, history) for word in [*words, "</s>"]) == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("order", [2, 3])
 def test_kenlm_reads_the_same_probabilities(make_ngram: ModuleType, tmp_path: Path, order: int) -> None:
     kenlm = pytest.importorskip("kenlm")
@@ -76,6 +77,7 @@ def test_kenlm_reads_the_same_probabilities(make_ngram: ModuleType, tmp_path: Pa
             history = (*history, word)
 
 
+@pytest.mark.process
 def test_kenlm_finds_that_histories_sum_to_one(tmp_path: Path) -> None:
     kenlm = pytest.importorskip("kenlm")
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
@@ -92,6 +94,7 @@ def test_kenlm_finds_that_histories_sum_to_one(tmp_path: Path) -> None:
         assert total == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.process
 def test_lexicon_fits_the_model(make_ngram: ModuleType, tmp_path: Path) -> None:
     from fairseq.decoding.language_model import check_words, read_language_model
     from fairseq.decoding.lexicon import read_lexicon
@@ -110,6 +113,7 @@ def test_lexicon_fits_the_model(make_ngram: ModuleType, tmp_path: Path) -> None:
     assert check_words(read_language_model(tmp_path / "lm.arpa"), entries, "lexicon.txt") == []
 
 
+@pytest.mark.process
 def test_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "marked").write_text("A B\n<s> A </s>\n", encoding="utf-8")
     (tmp_path / "empty").write_text("\n \n", encoding="utf-8")

@@ -41,6 +41,7 @@ def run(script: str, *arguments: object, status: int = 0) -> str:
     return printed.getvalue()
 
 
+@pytest.mark.process
 def test_an_error_ends_the_script_plainly(tmp_path: Path) -> None:
     command = [
         sys.executable,

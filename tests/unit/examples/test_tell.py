@@ -20,6 +20,7 @@ def test_says_what_runs_and_for_how_long(
     assert first == "installing" and others and all(line.startswith("  ... ") for line in others)
 
 
+@pytest.mark.process
 def test_wants_a_command(repository: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(repository / "scripts/tell.py"), "installing"], capture_output=True, text=True

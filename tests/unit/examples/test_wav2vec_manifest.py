@@ -62,6 +62,7 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.process
 def test_two_columns_sorted_and_split_by_seed(root: Path, tmp_path: Path) -> None:
     run(root, "--dest", tmp_path / "m", "--valid-percent", 0.3, "--seed", 7)
     train, valid = Manifest(tmp_path / "m" / "train.tsv"), Manifest(tmp_path / "m" / "valid.tsv")
@@ -90,6 +91,7 @@ def test_relative_root_several_extensions_and_dest_inside_root(
     assert not (root / "manifest" / "valid.tsv").exists()
 
 
+@pytest.mark.process
 def test_path_must_contain(root: Path, tmp_path: Path) -> None:
     run(root, "--dest", tmp_path, "--path-must-contain", "/a/", "--valid-percent", 0)
     assert names(tmp_path / "train.tsv") == [f"a/{n:02d}.flac" for n in range(0, 12, 2)]
@@ -120,6 +122,7 @@ def test_unreadable_files_are_reported_and_move_no_other_file(
     assert (tmp_path / "after" / "train.tsv").exists()
 
 
+@pytest.mark.process
 def test_an_old_report_goes_when_all_is_well(root: Path, tmp_path: Path) -> None:
     broken = root / "a" / "00.flac"
     data = broken.read_bytes()
@@ -131,6 +134,7 @@ def test_an_old_report_goes_when_all_is_well(root: Path, tmp_path: Path) -> None
     assert not (tmp_path / "unreadable.tsv").exists()
 
 
+@pytest.mark.process
 def test_files_of_several_names_come_once_and_links_may_loop(root: Path, tmp_path: Path) -> None:
     (root / "z_link.flac").symlink_to(root / "a" / "00.flac")
     (root / "again").symlink_to(root / "b")
@@ -147,6 +151,7 @@ def test_files_of_several_names_come_once_and_links_may_loop(root: Path, tmp_pat
     assert str(elsewhere.resolve()) in real and not any("hidden" in name or name == "zz_hard.flac" for name in listed)
 
 
+@pytest.mark.process
 def test_an_old_valid_manifest_must_not_share_files_with_a_new_train_manifest(root: Path, tmp_path: Path) -> None:
     run(root, "--dest", tmp_path, "--valid-percent", 0.5)
     before = (tmp_path / "train.tsv").read_bytes()
@@ -160,6 +165,7 @@ def test_an_old_valid_manifest_must_not_share_files_with_a_new_train_manifest(ro
     run(root / "a", "--dest", tmp_path / "a", "--valid-percent", 0)
 
 
+@pytest.mark.process
 def test_names_that_no_manifest_can_hold(root: Path, tmp_path: Path) -> None:
     write_audio(root / "a" / "tab\there.flac")
     run(root, "--dest", tmp_path, "--valid-percent", 0)
@@ -167,6 +173,7 @@ def test_names_that_no_manifest_can_hold(root: Path, tmp_path: Path) -> None:
     assert "tab or a line break" in (tmp_path / "unreadable.tsv").read_text()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments, named",
     [
@@ -184,6 +191,7 @@ def test_arguments_that_cannot_be_meant(root: Path, tmp_path: Path, arguments: l
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "dest, named", [("a.tsv", "is a file"), ("new/train.tsv", "--dest new"), ("train.tsv/", "--dest .")]
 )
@@ -200,6 +208,7 @@ def test_extensions_in_capitals(script: ModuleType, root: Path) -> None:
         assert "a/LOUD.FLAC" in [path for path, _ in script.find_files(str(root), [wanted])[0]]
 
 
+@pytest.mark.process
 def test_a_folder_for_validation(root: Path, tmp_path: Path) -> None:
     """Also one inside the root, whose files then are not trained on."""
     write_audio(tmp_path / "elsewhere" / "far.flac", 444)
@@ -226,6 +235,7 @@ def test_names_that_are_not_utf8_and_lengths_that_are_counted(script: ModuleType
     assert manifest.name(1) == "untagged.mp3" and 40_000 <= manifest.sizes[1] < 40_000 + 3 * 1152
 
 
+@pytest.mark.process
 def test_many_files_by_several_processes(root: Path, tmp_path: Path) -> None:
     data = (root / "a" / "00.flac").read_bytes()
     (root / "many").mkdir()

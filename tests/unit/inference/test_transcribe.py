@@ -31,6 +31,7 @@ def wave() -> np.ndarray:
     return speech(2.5)
 
 
+@pytest.mark.process
 def test_importing_fairseq_stays_light_and_has_transcribe() -> None:
     code = "import sys, fairseq; assert 'fairseq.inference' not in sys.modules; print(fairseq.transcribe.__module__)"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -183,6 +184,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, found.duration
 """
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(checkpoint: Path, tmp_path: Path) -> None:
     """20 minutes against 1: the whole as one float32 waveform would be 77 MB, its log-probabilities 2.4 MB."""

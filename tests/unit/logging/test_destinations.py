@@ -60,6 +60,7 @@ def test_a_log_file_on_a_full_disk_is_reported_once(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("how", ["full", "no reader"])
 def test_standard_output_that_cannot_be_written_does_not_end_the_run(how: str) -> None:

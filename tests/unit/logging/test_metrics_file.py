@@ -84,6 +84,7 @@ def test_unwritable_file_is_reported_once_and_the_run_goes_on(tmp_path, caplog):
     assert caplog.text.count("cannot write") == 1
 
 
+@pytest.mark.process
 def test_a_row_that_was_written_in_part_takes_no_other_with_it(tmp_path):
     path = tmp_path / "metrics.jsonl"
     script = (

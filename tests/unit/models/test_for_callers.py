@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from small_model import masked_batch, num_frames, small_model
-from test_no_host_sync import HostReads
 
 from fairseq.masks.settings import MASK_SETTINGS
 from fairseq.models.wav2vec import Wav2Vec2Model
+from tests.host_reads import HostReads
 
 # -- padding masks -----------------------------------------------------------------------------------------------------
 

@@ -7,43 +7,10 @@ from typing import Any
 import pytest
 import torch
 from small_model import masked_batch, small_model
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq import device
 from fairseq.criterions.wav2vec_criterion import Wav2vecCriterion
-
-READS = {
-    "_local_scalar_dense",
-    "item",
-    "nonzero",
-    "masked_select",
-    "is_nonzero",
-    "equal",
-    "unique",
-    "_unique2",
-    "argwhere",
-}
-
-
-class HostReads(TorchDispatchMode):
-    """Collects operators whose result, or whose shape, the host must wait for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.seen = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.split("::")[1]
-        self.seen += 1
-        if name in READS:
-            self.found.append(name)
-        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            self.found.extend(
-                f"{name} with a boolean mask" for index in args[1] if index is not None and index.dtype == torch.bool
-            )
-        return func(*args, **(kwargs or {}))
-
+from tests.host_reads import HostReads
 
 SETTINGS = {
     "base": {},
@@ -87,7 +54,7 @@ def test_a_training_step_never_waits_for_the_device(
     with HostReads() as reads, device.forced(hpu_arms=hpu_arms), torch.autocast("cpu", torch.bfloat16):
         loss, _, log = criterion(model, {"net_input": net_input})
         loss.backward()
-    assert reads.seen > 200
+    assert reads.operators > 200
     assert not reads.found
     assert all(isinstance(value, torch.Tensor) and value.dim() == 0 for value in log.values())
 
