@@ -26,8 +26,8 @@ from results_file import write
 
 from fairseq.decoding.beam import BeamSettings, read_beam
 from fairseq.decoding.greedy import GreedyDecoder
+from fairseq.evaluation.testset import TestSet
 from fairseq.inference.model import SpeechModel
-from fairseq.inference.testset import TestSet
 from fairseq.inference.transcribe import transcribe
 from fairseq.inference.windows import WindowSettings, plan_windows
 from fairseq.scoring.wer import word_errors

@@ -26,7 +26,7 @@ from fairseq.checkpoint.run import SaveResult, out_of_patience
 from fairseq.checkpoint.run import resume as load_checkpoint
 from fairseq.checkpoint.run import save as save_checkpoint
 from fairseq.checkpoint.run import verify_folder as verify_checkpoint_directory
-from fairseq.conversion import folders, speech_model
+from fairseq.conversion import foreign, portable_model
 from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from fairseq.models.wav2vec import pretrained
@@ -107,9 +107,9 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
     if not os.path.exists(path):
         raise MissingFileError(f"model.w2v_path is {path}: {kinds.missing(path)}.")
     if os.path.isdir(path):
-        if not folders.is_folder(path):
+        if not foreign.is_folder(path):
             raise ValueError(f"model.w2v_path is {path}: this folder is none of transformers, it has no config.json.")
-        state = speech_model.to_checkpoint(folders.read(path, io.read))
+        state = portable_model.to_checkpoint(foreign.read(path, io.read))
         return _config_inside(state, path), state
     state = load_checkpoint_to_cpu(path)
     return _config_inside(state, path), state

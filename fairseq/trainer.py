@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from fairseq.training.trainer import MOST_NORMS, StopWish, Trainer, logger
+from fairseq.training.stopping import StopWish
+from fairseq.training.trainer import Trainer, logger
 
-__all__ = ["MOST_NORMS", "StopWish", "Trainer", "logger"]
+__all__ = ["StopWish", "Trainer", "logger"]

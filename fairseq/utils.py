@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
+from fairseq.dataclass.utils import eval_str_list as eval_str_list  # fairseq: both modules have it
 from fairseq.logging import destinations
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,11 @@ def move_to_cuda(sample: Any, device: torch.device | str | None = None) -> Any:
 def move_to_cpu(sample: Any) -> Any:
     """A sample's tensors on the host; half-precision ones become float32, which every CPU operator takes."""
     return apply_to_sample(lambda t: t.cpu().float() if t.dtype in (torch.float16, torch.bfloat16) else t.cpu(), sample)
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` records what is computed."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - public, though not in torch's __all__
 
 
 def index_put(tensor: Tensor, indices: Tensor, value: Tensor | float) -> Tensor:
@@ -259,16 +265,6 @@ def get_activation_fn(activation: str) -> Callable[[Tensor], Tensor]:
 
 
 # -- text from configs and command lines -------------------------------------------------------------------------------
-
-
-def eval_str_list(text: Any, type: Callable[[Any], T] = float) -> list[T] | None:
-    """A list from a literal such as `[0.9,0.98]`, `(1,2)` or `5`, parsed as a literal and never run; None stays
-    None.
-    """
-    if text is None:
-        return None
-    value = ast.literal_eval(text) if isinstance(text, str) else text
-    return [type(x) for x in value] if isinstance(value, Iterable) else [type(value)]
 
 
 def csv_str_list(text: str) -> list[str]:

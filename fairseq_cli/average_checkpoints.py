@@ -8,20 +8,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from fairseq import checkpoint_utils
-from fairseq.checkpoint import io
-from fairseq.models.wav2vec import pretrained
+from fairseq.checkpoint.averaging import average_checkpoints
+from fairseq_cli import command
 
-BY_EPOCH, BY_UPDATES, BEST = (
-    r"checkpoint(\d+)\.pt",
-    r"checkpoint_\d+_(\d+)\.pt",
-    r"checkpoint\.best_[a-z_]+?_(-?\d+\.?\d*)\.pt",
-)
+BY_EPOCH = r"checkpoint(\d+)\.pt"
+BY_UPDATES = r"checkpoint_\d+_(\d+)\.pt"
+BEST = r"checkpoint\.best_[a-z_]+?_(-?\d+\.?\d*)\.pt"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -75,70 +69,18 @@ def chosen(args: argparse.Namespace) -> list[str]:
     return [path for path, _ in found[:wanted]]
 
 
-def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
-    """The first checkpoint, with the mean of all inputs' weights as "model".
-
-    Sums are fp64; a mean has the type of the first checkpoint's weight, fp32 for half precision; whole numbers are
-    rounded down.
-
-    Raises:
-        ValueError: a file cannot be read, has other weights than the first, or another dictionary: the rows of its
-            output layer would then mean other symbols.
-    """
-    first: dict[str, Any] = {}
-    sums: dict[str, Tensor] = {}
-    for path in inputs:
-        state = io.load(path)
-        weights = state["model"]
-        if not first:
-            first = state
-            sums = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in weights.items()}
-        _same_dictionary(first, state, inputs[0], path)
-        differing = sorted(set(sums) ^ set(weights)) or [
-            name for name in sums if sums[name].shape != weights[name].shape
-        ]
-        if differing:
-            raise ValueError(f"{path} and {inputs[0]} have different weights: {', '.join(differing[:5])}")
-        for name, tensor in weights.items():
-            sums[name] += tensor.double()
-    model = {name: _as(total / len(inputs), first["model"][name].dtype) for name, total in sums.items()}
-    return {**first, "model": model}
-
-
-def _same_dictionary(first: dict[str, Any], state: dict[str, Any], first_path: str, path: str) -> None:
-    ours, theirs = pretrained.symbols_of(first), pretrained.symbols_of(state)
-    if ours is None or theirs is None or ours == theirs:
-        return
-    if len(ours) != len(theirs):
-        raise ValueError(
-            f"{path} and {first_path} have different dictionaries: {len(theirs)} and {len(ours)} symbols. Average "
-            "checkpoints of one run."
-        )
-    row = next(row for row, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-    raise ValueError(
-        f"{path} and {first_path} have different dictionaries: symbol {row} is {theirs[row]!r} and {ours[row]!r}. "
-        "The rows of their output layers mean different symbols, so their mean means nothing. Average checkpoints of "
-        "one run."
-    )
-
-
-def _as(mean: Tensor, dtype: torch.dtype) -> Tensor:
-    if not dtype.is_floating_point:
-        return mean.floor().to(dtype)
-    return mean.to(torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype)
+def main(args: argparse.Namespace) -> int:
+    """Write the mean of the checkpoints that `args` choose."""
+    inputs = chosen(args)
+    print("averaging:", *inputs, sep="\n  ")
+    checkpoint_utils.torch_persistent_save(average_checkpoints(inputs), args.output)
+    print(f"written: {args.output}")
+    return 0
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
-    try:
-        inputs = chosen(args)
-        print("averaging:", *inputs, sep="\n  ")
-        checkpoint_utils.torch_persistent_save(average_checkpoints(inputs), args.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"written: {args.output}")
-    return 0
+    return command.run(lambda: main(args), "error")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from fairseq.dataclass.utils import nearest
 from fairseq_cli.yaml_files import file_name, read
 
-Options = dict[str, "str | None"]
+HydraOptions = dict[str, "str | None"]
 
 
-class Source(NamedTuple):
+class YamlFiles(NamedTuple):
     """What the options say about YAML files."""
 
-    options: Options  # for hydra: a name and one folder
+    options: HydraOptions  # for hydra: a name and one folder
     overrides: list[str]  # for hydra: the other folders
     folders: list[Path]  # that hold YAML files and groups of them, in the order in which hydra looks
     file: Path | None  # of --config-name; None where hydra has it from elsewhere (pkg://)
@@ -28,7 +28,7 @@ class Source(NamedTuple):
         return {} if self.file is None else read(self.file)
 
 
-def locate(options: Options, overrides: Sequence[str], package_folder: Path, stock: Path) -> Source:
+def locate(options: HydraOptions, overrides: Sequence[str], package_folder: Path, stock: Path) -> YamlFiles:
     """Find the YAML that is meant.
 
     A name is looked for in --config-path and --config-dir, in the package's own folder, among the stock YAMLs, and as a
@@ -43,7 +43,7 @@ def locate(options: Options, overrides: Sequence[str], package_folder: Path, sto
         ValueError: there is no such folder or YAML; names the nearest.
     """
     if "://" in (options.get("--config-path") or ""):
-        return Source(options, [], [package_folder], None)
+        return YamlFiles(options, [], [package_folder], None)
     options = dict(options)
     typed = [
         Path(folder) for name in ("--config-path", "--config-dir") if (folder := _folder(options, name)) is not None
@@ -70,10 +70,10 @@ def locate(options: Options, overrides: Sequence[str], package_folder: Path, sto
     if first is not None:
         options["--config-dir"] = str(first)
     searched = [f"hydra.searchpath=[{','.join(repr(f'file://{other.resolve()}') for other in rest)}]"] if rest else []
-    return Source(options, searched, folders, file)
+    return YamlFiles(options, searched, folders, file)
 
 
-def _folder(options: Options, name: str) -> str | None:
+def _folder(options: HydraOptions, name: str) -> str | None:
     folder = options.get(name)
     if folder is not None and not Path(folder).is_dir():
         here = "" if Path(folder).is_absolute() else f" in {Path.cwd()}"

@@ -1,30 +1,25 @@
-"""What the commands that read audio have in common: arguments of model, decoder and windows, and the decoder that
-they ask for.
-"""
+"""Arguments of the commands that decode, and the decoder that they ask for."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
 from fairseq.decoding.beam import BeamDecoder, BeamSettings, allowed_instead, read_beam
 from fairseq.decoding.greedy import GreedyDecoder
-from fairseq.inference.model import PRECISIONS, SpeechModel
-from fairseq.inference.windows import WindowSettings
-from fairseq.logging import destinations
+from fairseq.inference.model import SpeechModel
+from fairseq_cli import command
 
 logger = logging.getLogger(__name__)
 
-DICTIONARY_HELP = "dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt"
 _BEAM_OPTIONS = ("beam", "beam_size_token", "beam_threshold", "lm_weight", "word_score", "unk_weight", "sil_weight")
 
 
 def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the model, the decoder and the windows."""
-    parser.add_argument("--dict", help=DICTIONARY_HELP)
+    command.add_dictionary(parser)
     parser.add_argument("--lexicon", help="words and their spelling, a line `WORD W O R D |` each, or only the words")
     parser.add_argument("--lm", "--lm-model", dest="lm", help="n-gram language model, KenLM's ARPA or binary form")
     beam = BeamSettings()
@@ -36,20 +31,8 @@ def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{option.replace('_', '-')}", type=kind, default=default, help=f"of the beam search (default: {shown})"
         )
     parser.add_argument("--nbest", type=int, default=1, help="hypotheses of a beam search (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="auto: bf16 where that is faster; int8: docs/decoding.md",
-    )
-    windows = WindowSettings()
-    parser.add_argument(
-        "--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})"
-    )
-    parser.add_argument(
-        "--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})"
-    )
+    command.add_device_and_precision(parser, "auto", "auto: bf16 where that is faster; int8: docs/decoding.md")
+    command.add_windows(parser)
 
 
 def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | BeamDecoder:
@@ -116,7 +99,3 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def set_up_logging() -> None:
-    destinations.send_lines_to(logging.StreamHandler(sys.stderr))

@@ -93,7 +93,7 @@ def prepare(cfg: DictConfig) -> DictConfig:
 
 def whole_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     """What hydra composed, completed and resolved, and what is wrong with its keys and types."""
-    utils.import_user_module(_common_of(OmegaConf.to_container(cfg, resolve=False)))
+    utils.import_user_module(_common_of(_unresolved(cfg)))
     drop_leftovers(cfg)
     run, problems = try_resolve(cfg)
     device_layer.hpu_environment.locate_op_lists(run.common, config_folders())
@@ -121,7 +121,7 @@ def drop_leftovers(cfg: DictConfig) -> None:
         known = {f.name for f in fields(CONFIG_GROUPS[group][name])} | {
             key.split(".")[1] for key, _, _ in typed if key.startswith(group + ".")
         }
-        values = OmegaConf.to_container(cfg, resolve=False)[group]
+        values = _unresolved(cfg)[group]
         if isinstance(values, dict):  # else try_resolve says what it must be
             with open_dict(cfg):
                 cfg[group] = {key: value for key, value in values.items() if key in known}
@@ -131,7 +131,14 @@ def typed_overrides(kind: str) -> list[str]:
     """The overrides of hydra's own keys (kind "hydra") or of the run's ("task") as they were typed, interpolations
     included.
     """
-    return OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)[kind]
+    return _unresolved(HydraConfig.get().overrides)[kind]
+
+
+def _unresolved(cfg: Any) -> dict[str, Any]:
+    """A config as plain containers, interpolations as they are written."""
+    values = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def launcher_without_multirun() -> list[str]:

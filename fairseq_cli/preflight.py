@@ -6,14 +6,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from fairseq.preflight.options import Options
-from fairseq.preflight.progress import Progress
+from fairseq.preflight.checks import STEPS, Options, check
+from fairseq.preflight.heartbeat import Heartbeat
+from fairseq.preflight.host import CARDS
 from fairseq_cli import hydra_train, launcher_line
 
 PROGRAM = "fairseq-preflight"
@@ -62,6 +63,41 @@ def take_own(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return own, others
 
 
+def options_of(own: Mapping[str, str], nodes: int | None, processes: int | None) -> Options:
+    """From this command's own options and the launcher's numbers.
+
+    Raises:
+        ValueError: a value that an option does not take.
+    """
+    given = own.get("--nodes")
+    if given is not None and (not given.isdigit() or int(given) < 1):
+        raise ValueError(f"--nodes is {given!r}: it must be a number of machines, 1 or more")
+    if given is not None and nodes is not None and int(given) != nodes:
+        raise ValueError(f"--nodes is {given}, but the launcher's --nnodes says {nodes}: leave one of them out")
+    for name, values in (("--card", tuple(CARDS)), ("--steps", STEPS)):
+        if own.get(name, values[0]) not in values:
+            raise ValueError(f"{name} is {own[name]!r}; it may be {', '.join(values)}")
+    return Options(
+        nodes=nodes or int(given or 1),
+        processes=processes,
+        speed=_speed(own.get("--audio-seconds-per-second")),
+        card=own.get("--card"),
+        steps=own.get("--steps", "tiny"),
+    )
+
+
+def _speed(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise ValueError(f"--audio-seconds-per-second is {text!r}: it must be a number above 0")
+    return speed
+
+
 def cli_main() -> None:
     """The console command."""
     words = sys.argv[1:]
@@ -73,7 +109,7 @@ def cli_main() -> None:
     try:
         own, others = take_own(words)
         line = launcher_line.read(others)
-        options = Options.from_words(own, line.nodes, line.processes)
+        options = options_of(own, line.nodes, line.processes)
     except ValueError as error:
         _cannot(error)
     os.environ.update(line.environment)
@@ -81,7 +117,7 @@ def cli_main() -> None:
     status: list[int] = []
 
     def main(cfg: DictConfig) -> None:
-        status.append(check(cfg, options, own.get("--json")))
+        status.append(report(cfg, options, own.get("--json")))
 
     try:
         hydra_train.run_with_config(PROGRAM, main)
@@ -93,25 +129,23 @@ def cli_main() -> None:
     sys.exit(status[0] if status else 0)  # --cfg job and --help of hydra check nothing
 
 
-def check(cfg: DictConfig, options: Options, json_file: str | None) -> int:
+def report(cfg: DictConfig, options: Options, json_file: str | None) -> int:
     """Check what hydra composed and tell it; returns the exit status."""
-    from fairseq.preflight import checks
-
     logging.getLogger().setLevel(logging.WARNING)  # the run's own lines are not this report's
-    with Progress(PROGRAM, "completing the config") as progress:
+    with Heartbeat(PROGRAM, "completing the config") as progress:
         run, problems = hydra_train.whole_config(cfg)
-        report = checks.check(run, problems, options, progress)
-    sys.stdout.write(report.text() + "\n")
+        found = check(run, problems, options, progress)
+    sys.stdout.write(found.text() + "\n")
     if json_file is not None:
-        Path(json_file).write_text(json.dumps(report.as_json(), indent=2, default=_plain) + "\n", encoding="utf-8")
-    return report.status
+        Path(json_file).write_text(json.dumps(found.as_json(), indent=2, default=_plain) + "\n", encoding="utf-8")
+    return found.status
 
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _cannot(error: ValueError) -> None:
+def _cannot(error: ValueError) -> NoReturn:
     sys.stderr.write(f"{PROGRAM}: {error}\n")
     sys.exit(2)
 

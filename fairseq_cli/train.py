@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
 
 from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils
 from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass.configs import CommonConfig
 from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import destinations
-from fairseq.training.loop import Run, Stopped, describe, prepare, valid_subsets
+from fairseq.training.description import describe
+from fairseq.training.loop import Run, Stopped, prepare
 
-__all__ = ["Run", "Stopped", "describe", "main", "prepare", "prepare_and_train", "set_up_logging", "valid_subsets"]
+__all__ = ["Run", "Stopped", "describe", "main", "prepare", "prepare_and_train", "set_up_logging"]
 
 
 def main(cfg: DictConfig) -> int:
@@ -42,11 +43,11 @@ def prepare_and_train(cfg: DictConfig) -> int:
         raise
     except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
         raise ConfigError([str(error)]) from error
-    with signals.caught(run.trainer.wish_to_stop):
+    with signals.caught(run.trainer.stopping.wish):
         return run.train()
 
 
-def set_up_logging(common: Any) -> None:
+def set_up_logging(common: CommonConfig) -> None:
     """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first
     only warn.
     """

@@ -17,22 +17,16 @@ from fairseq.inference.model import SpeechModel
 from fairseq.inference.progress import Progress
 from fairseq.inference.transcribe import transcribe_one
 from fairseq.inference.transcript import Transcript
-from fairseq.inference.windows import WindowSettings
 from fairseq.utils import make_folder
-from fairseq_cli.decoder_arguments import (
-    add_decoder_arguments,
-    check_arguments,
-    decoder_of,
-    join_negative_values,
-    set_up_logging,
-)
+from fairseq_cli import command
+from fairseq_cli.decoder_arguments import add_decoder_arguments, check_arguments, decoder_of, join_negative_values
 
 _SUBTITLES = ("srt", "vtt")
 _ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fairseq-transcribe", description=__doc__.split("\n")[0].split(": ", 1)[1])
+    parser = argparse.ArgumentParser(prog="fairseq-transcribe", description=command.summary(__doc__))
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio of any sample rate and number of channels")
     parser.add_argument("--path", required=True, help="fine-tuned checkpoint")
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
@@ -50,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     """
     check_arguments(args)
     targets = output_paths(args.files, args.output_dir, args.format)
-    windows = WindowSettings(args.window, args.overlap)
+    windows = command.windows_of(args)
     model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
     decoder = decoder_of(args, model)
     failed = 0
@@ -115,14 +109,10 @@ def deliver(transcript: Transcript, kind: str, target: Path | None, several: boo
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(join_negative_values(sys.argv[1:] if argv is None else argv))
-    set_up_logging()
+    command.set_up_logging()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names are printed as the bytes that they are
-    try:
-        return 1 if main(args) else 0
-    except (ValueError, OSError) as error:
-        print(f"fairseq-transcribe: {error}", file=sys.stderr)
-        return 1
+    return command.run(lambda: 1 if main(args) else 0, "fairseq-transcribe")
 
 
 if __name__ == "__main__":

@@ -8,18 +8,20 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils, criterions, utils
 from fairseq import device as device_layer
 from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.options import BatchLimits, LoaderOptions
 from fairseq.dataclass.configs import CommonConfig, DatasetConfig
 from fairseq.dataclass.constants import DEVICE_CHOICES
 from fairseq.dataclass.training_configs import split_names
 from fairseq.dataclass.utils import merge_with_parent
-from fairseq.logging import destinations, metrics, progress_bar
+from fairseq.logging import destinations, metrics
+from fairseq.logging.sinks import Console
 from fairseq.training import validation
 from fairseq.training.precision import Precision
 
@@ -85,38 +87,33 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(args.path, arg_overrides=_overrides(args))
     criterion = criterions.build_criterion(_criterion(cfg, args.criterion), task)
     dataset = merge_with_parent(DatasetConfig(), cfg.get("dataset") or {}, remove_missing=True)
-    common = merge_with_parent(
-        CommonConfig(), {"cpu": args.cpu, "device": args.device, "bf16": args.bf16, "fp16": args.fp16}
-    )
-    device = device_layer.select(common)
+    given = {name: getattr(args, name) for name in ("cpu", "device", "bf16", "fp16", "log_interval")}
+    given["log_format"] = "none" if args.quiet else args.log_format
+    merged = merge_with_parent(CommonConfig(), given)
+    device, common = device_layer.select(merged), cast(CommonConfig, merged)
     model.to(device.torch_device)
     precision = Precision(common, device, updates_per_window=1)
     own_seed = merge_with_parent(CommonConfig(), cfg.get("common") or {}, remove_missing=True).seed
     seed = own_seed if args.seed is None else args.seed
-    results = {}
+    limits = BatchLimits(
+        args.max_tokens or dataset.max_tokens_valid or dataset.max_tokens,
+        args.batch_size or dataset.batch_size_valid or dataset.batch_size,
+        args.required_batch_size_multiple or dataset.required_batch_size_multiple,
+    )
+    options = LoaderOptions(
+        seed, num_workers=args.num_workers, start_method=device.loader_start_method(), evaluation=True
+    )
+    console, results = Console(common), {}
     for subset in split_names(args.valid_subset):
         task.load_dataset(subset, combine=False)
-        batches = task.get_batch_iterator(
-            dataset=task.dataset(subset),
-            max_tokens=args.max_tokens or dataset.max_tokens_valid or dataset.max_tokens,
-            max_sentences=args.batch_size or dataset.batch_size_valid or dataset.batch_size,
-            ignore_invalid_inputs=True,
-            required_batch_size_multiple=args.required_batch_size_multiple or dataset.required_batch_size_multiple,
-            seed=seed,
-            num_workers=args.num_workers,
-            shuffle=False,
-            start_method=device.loader_start_method(),
-        ).next_epoch_itr(shuffle=False)
-        log_format = "none" if args.quiet else args.log_format
-        progress = progress_bar.progress_bar(
-            batches, log_format, args.log_interval, prefix=f"valid on '{subset}' subset"
-        )
-        with metrics.aggregate(new_root=True) as aggregator:
-            quarantine = Quarantine(len(task.dataset(subset)), task.cfg.max_quarantined_share)
-            sums = validation.validate(task, model, criterion, progress, device, precision, seed, quarantine)
-            task.reduce_metrics([sums], criterion)
-        results[subset] = dict(aggregator.get_smoothed_values())
-        progress.print(results[subset], tag=subset)
+        batches = task.batch_iterator(task.dataset(subset), limits, options).next_epoch_itr(shuffle=False)
+        quarantine = Quarantine(len(task.dataset(subset)), task.max_quarantined_share)
+        with console.following(batches, prefix=f"valid on '{subset}' subset") as progress:
+            with metrics.aggregate(new_root=True) as aggregator:
+                sums = validation.validate(task, model, criterion, progress, device, precision, seed, quarantine)
+                task.reduce_metrics([sums], criterion)
+            results[subset] = dict(aggregator.get_smoothed_values())
+            console.write(subset, 0, 1, results[subset])
     return results
 
 

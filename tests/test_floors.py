@@ -19,10 +19,12 @@ PACKAGES = ("fairseq", "fairseq_cli")
 FLOORS = {
     "fairseq_cli": 10,
     "fairseq.preflight": 9,
+    "fairseq.evaluation": 9,
     "fairseq.trainer": 8,
     "fairseq.training": 8,
     "fairseq.inference": 8,
     "fairseq.hub_utils": 8,
+    "fairseq.conversion.convert": 8,
     "fairseq.checkpoint_utils": 7,
     "fairseq.checkpoint": 7,
     "fairseq.tasks": 6,

@@ -26,8 +26,8 @@ from fairseq.data.transcripts import (
     LAYOUTS,
     LibriSpeech,
     Lines,
-    Source,
     Table,
+    TranscriptSource,
     clean,
     dictionary_of,
     is_turkic,
@@ -78,7 +78,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def source_of(args: argparse.Namespace, manifest: Manifest) -> Source:
+def source_of(args: argparse.Namespace, manifest: Manifest) -> TranscriptSource:
     """Where this manifest's transcripts are."""
     if args.layout == "librispeech":
         return LibriSpeech()

@@ -21,7 +21,7 @@ from fairseq.checkpoint.source import Source, find, optimizer_overrides
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed.strategy import Strategy
-from fairseq.tasks import FairseqTask
+from fairseq.tasks.task import Task
 
 logger = logging.getLogger("fairseq.checkpoint_utils")  # the name that fairseq's logs have
 
@@ -40,7 +40,7 @@ class RunTrainer(Protocol):
     @property
     def cfg(self) -> DictConfig: ...
     @property
-    def task(self) -> FairseqTask: ...
+    def task(self) -> Task: ...
     @property
     def strategy(self) -> Strategy: ...
     @property

@@ -1,3 +1,3 @@
-"""Models in other tools' forms: `speech_model` is what they have in common, `names` translates parameters, one file
-a format.
+"""Models in other tools' forms: `portable_model` is what they have in common, `names` translates parameters, one file
+a format, `foreign` tells them apart; `convert` writes one from another.
 """

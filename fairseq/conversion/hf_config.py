@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq.conversion.speech_model import SpeechModel, complete_config
+from fairseq.conversion.portable_model import PortableModel, complete_config
 from fairseq.frames import parse_conv_layers
 from fairseq.models.wav2vec.asr_config import Wav2Vec2CtcConfig
 from fairseq.models.wav2vec.config import Wav2Vec2Config
@@ -51,7 +51,7 @@ _LOCAL = ("_name", "w2v_path", "data", "normalize", "ddp_backend")  # what the m
 OWN = "fairseq"  # key of their config for what it has no field for: training settings, for the way back
 
 
-def refuse(source: SpeechModel, tool: str) -> None:
+def refuse(source: PortableModel, tool: str) -> None:
     """Everything of a model that the other tool's model class cannot do.
 
     Raises:
@@ -75,7 +75,7 @@ def refuse(source: SpeechModel, tool: str) -> None:
         wrong.append("model.quantize_targets=False: targets there are always quantized")
     if config["activation_fn"] not in (("gelu",) if tool == "torchaudio" else _ACTIVATIONS):
         wrong.append(f"model.activation_fn={config['activation_fn']!r}")
-    settings = source.fine_tuning or {}
+    settings = {} if source.output is None else source.output.settings
     if settings.get("blank_weight", 0) != 0 or settings.get("blank_mode", "add") == "set":
         wrong.append(
             f"model.blank_weight={settings.get('blank_weight')} with blank_mode={settings.get('blank_mode', 'add')}"
@@ -84,7 +84,7 @@ def refuse(source: SpeechModel, tool: str) -> None:
         raise ValueError(f"this model has no counterpart in {tool}: {'; '.join(wrong)}")
 
 
-def to_huggingface(source: SpeechModel) -> dict[str, Any]:
+def to_huggingface(source: PortableModel) -> dict[str, Any]:
     """Fields of their config class.
 
     Raises:
@@ -114,8 +114,8 @@ def to_huggingface(source: SpeechModel) -> dict[str, Any]:
             "position_embeddings_type": _POSITIONS[config["pos_enc_type"]],
             "conformer_conv_dropout": config["dropout"],
         }
-    settings = source.fine_tuning
-    if settings is not None:
+    if source.output is not None:
+        settings = source.output.settings
         defaults = Wav2Vec2CtcConfig.field_defaults()
         fields |= {
             "final_dropout": settings.get("final_dropout", defaults["final_dropout"]),
@@ -126,7 +126,7 @@ def to_huggingface(source: SpeechModel) -> dict[str, Any]:
     return fields
 
 
-def _own_settings(source: SpeechModel, fields: dict[str, Any]) -> dict[str, Any]:
+def _own_settings(source: PortableModel, fields: dict[str, Any]) -> dict[str, Any]:
     """What their fields leave out, where it differs from the default."""
     defaults = complete_config({})
     mapped = {
@@ -146,11 +146,11 @@ def _own_settings(source: SpeechModel, fields: dict[str, Any]) -> dict[str, Any]
     # 0: as wide as another; layers: how they are spelled
     for key in ("final_dim", "latent_dim", "conv_feature_layers"):
         own[key] = source.config[key]
-    if source.fine_tuning is None:
+    if source.output is None:
         return {"model": own}
     usual = Wav2Vec2CtcConfig.field_defaults()
     settings = {
-        key: value for key, value in source.fine_tuning.items() if key not in _LOCAL and value != usual.get(key)
+        key: value for key, value in source.output.settings.items() if key not in _LOCAL and value != usual.get(key)
     }
     return {"model": own, "fine_tuning": settings}
 

@@ -4,6 +4,7 @@ tokenizer's files.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.conversion import hf_config, names, vocabulary
-from fairseq.conversion.speech_model import SpeechModel, encoder_of
+from fairseq.conversion.portable_model import OutputLayer, PortableModel, encoder_of
 from fairseq.conversion.vocabulary import Vocabulary
 from fairseq.decoding.tokens import WORD_START, Tokens
 from fairseq.installed import advice
@@ -34,7 +35,7 @@ def is_folder(path: str | os.PathLike) -> bool:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> SpeechModel:
+def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> PortableModel:
     """The model in a folder. transformers is not needed for it, safetensors is.
 
     Args:
@@ -63,7 +64,7 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
         logger.info(f"{folder} has no {', '.join(sorted(new))}: what it lacks is new")
     task = _preprocessing(folder)
     if not fine_tuned:
-        return SpeechModel(values, task, encoder, has_new_parts="final_proj.weight" in new)
+        return PortableModel(values, task, encoder, has_new_parts="final_proj.weight" in new)
     if "lm_head.bias" not in weights:
         raise ValueError(f"{folder} lacks the tensor lm_head.bias")
     head = {"weight": weights["lm_head.weight"], "bias": weights["lm_head.bias"]}
@@ -72,7 +73,7 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
         "final_dropout": config.get("final_dropout", 0.0),
         "apply_mask": config.get("apply_spec_augment", False),
     }
-    return SpeechModel(values, task, encoder, settings, vocabulary.reordered(head, rows), symbols, their_rows=rows)
+    return PortableModel(values, task, encoder, OutputLayer(vocabulary.reordered(head, rows), symbols, settings, rows))
 
 
 def _preprocessing(folder: str) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def _text(token: Any) -> Any:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def write(source: SpeechModel, folder: str) -> None:
+def write(source: PortableModel, folder: str) -> None:
     """Write the folder's files; `folder` is there and empty.
 
     Raises:
@@ -198,14 +199,14 @@ def write(source: SpeechModel, folder: str) -> None:
     fields = hf_config.to_huggingface(source)
     transformers = _transformers()
     conformer = source.config["layer_type"] == "conformer"
-    if source.is_fine_tuned:
-        kind = Tokens.from_symbols(source.symbols).kind
-        words = vocabulary.from_symbols(source.symbols)
+    if source.output is not None:
+        kind = Tokens.from_symbols(source.output.symbols).kind
+        words = vocabulary.from_symbols(source.output.symbols)
         fields |= {
             "vocab_size": len(words.rows),
             "pad_token_id": words.rows[words.blank],
-            "bos_token_id": words.rows.get(words.bos),
-            "eos_token_id": words.rows.get(words.eos),
+            "bos_token_id": words.row_of(words.bos),
+            "eos_token_id": words.row_of(words.eos),
         }
         _write_tokenizer(words, kind, folder)
     name = "Wav2Vec2Conformer" if conformer else "Wav2Vec2"
@@ -223,14 +224,14 @@ def write(source: SpeechModel, folder: str) -> None:
     ).save_pretrained(folder)
 
 
-def _their_weights(source: SpeechModel, prefixes: names.Prefixes, model: nn.Module) -> dict[str, Tensor]:
+def _their_weights(source: PortableModel, prefixes: names.Prefixes, model: nn.Module) -> dict[str, Tensor]:
     translated = names.translate(source.encoder, prefixes, source.config["layer_type"] == "conformer")
     weights = {translated[name]: tensor for name, tensor in source.encoder.items()}
     if _PROJECTION + "weight" not in source.encoder:
         projection, width = f"{prefixes.projection}projection.", source.config["encoder_embed_dim"]
         weights |= {f"{projection}weight": torch.eye(width), f"{projection}bias": torch.zeros(width)}
-    if source.is_fine_tuned:
-        weights |= {prefixes.head + name: tensor for name, tensor in source.head.items()}
+    if source.output is not None:
+        weights |= {prefixes.head + name: tensor for name, tensor in source.output.weights.items()}
     spelled = {names.one_spelling({name: tensor}).popitem()[0]: name for name, tensor in model.state_dict().items()}
     fp32 = {
         name: tensor.float().contiguous() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
@@ -267,7 +268,7 @@ def _write_tokenizer(words: Vocabulary, kind: str, folder: str) -> None:
 
 def _transformers() -> Any:
     try:
-        import transformers
+        transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise ValueError(_NEEDS) from error
     if not transformers.utils.is_torch_available():  # it then imports, without any model
@@ -276,7 +277,7 @@ def _transformers() -> Any:
     return transformers
 
 
-def head_of(source: SpeechModel) -> str:
+def head_of(source: PortableModel) -> str:
     """The ending of transformers' class for a model that `read` returned."""
     return "ForCTC" if source.is_fine_tuned else "Model" if source.has_new_parts else "ForPreTraining"
 
@@ -297,7 +298,7 @@ def check_preprocessing(folder: str | os.PathLike) -> None:
 
 @torch.no_grad()
 def outputs(folder: str | os.PathLike, waveform: Tensor, head: str) -> list[Tensor]:
-    """What transformers' own model makes of audio B x S, in the order of `speech_model.outputs`.
+    """What transformers' own model makes of audio B x S, in the order of `portable_model.outputs`.
 
     Args:
         head: ForCTC, ForPreTraining or Model.

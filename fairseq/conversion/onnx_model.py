@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from fairseq import device
-from fairseq.conversion import speech_model
-from fairseq.conversion.speech_model import SpeechModel
+from fairseq.conversion import portable_model
+from fairseq.conversion.portable_model import PortableModel
 from fairseq.installed import advice
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+from fairseq.modules.run_mode import RunMode, configure
 
 OPSET = 17
 _TRACED_SAMPLES = 16_000  # any length does: the graph keeps none
@@ -21,7 +24,9 @@ _TRACED_SAMPLES = 16_000  # any length does: the graph keeps none
 class _Logits(nn.Module):
     """source B x S -> logits B x T x V; no padding: rows are equally long."""
 
-    def __init__(self, model: nn.Module) -> None:
+    model: Wav2VecCtc
+
+    def __init__(self, model: Wav2VecCtc) -> None:
         super().__init__()
         self.model = model
 
@@ -29,14 +34,14 @@ class _Logits(nn.Module):
         return self.model.w2v_encoder(source, None)["encoder_out"].transpose(0, 1)
 
 
-def write(source: SpeechModel, path: str) -> None:
+def write(source: PortableModel, path: str) -> None:
     """Export; what the logits mean and what audio the model wants stands in the file's metadata: symbols, normalize,
     sample_rate.
 
     Raises:
         ValueError: a pre-trained model, a conformer, or onnx and onnxruntime are not there.
     """
-    if not source.is_fine_tuned:
+    if source.output is None:
         raise ValueError("only fine-tuned models are exported to ONNX: a pre-trained one has nothing to say")
     if source.config["layer_type"] != "transformer" or source.config["crop_seq_to_multiple"] != 1:
         raise ValueError(
@@ -45,14 +50,14 @@ def write(source: SpeechModel, path: str) -> None:
             "without cropping; the conformer's positions do not trace with a free length"
         )
     onnx, _ = _packages()
-    model = speech_model.build(source)
+    model = cast(Wav2VecCtc, portable_model.build(source))
     # frames to fill up are masked, and would fix the length in the graph
-    model.w2v_encoder.w2v_model.encoder.required_seq_len_multiple = 1
+    configure(model, RunMode(pads_to_multiple=False))
     # the forms that ONNX has operators for; all forms give the same
     with device.forced(conv_form="conv1d", pos_conv_form="conv1d", attention_form="matmul"), warnings.catch_warnings():
         # the other exporter needs minutes and a further package
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning)
         torch.onnx.export(
             _Logits(model).eval(),
             (torch.randn(2, _TRACED_SAMPLES),),
@@ -64,7 +69,7 @@ def write(source: SpeechModel, path: str) -> None:
             dynamo=False,
         )
     written = onnx.load(path)
-    for key, value in {"symbols": source.symbols, **source.task}.items():
+    for key, value in {"symbols": source.output.symbols, **source.task}.items():
         entry = written.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)
     onnx.save(written, path)

@@ -7,6 +7,7 @@ stay behind.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.conversion import hf_config, names, speech_model, vocabulary
-from fairseq.conversion.speech_model import SpeechModel, complete_config, encoder_of
+from fairseq.conversion import hf_config, names, portable_model, vocabulary
+from fairseq.conversion.portable_model import OutputLayer, PortableModel, complete_config, encoder_of
 from fairseq.frames import parse_conv_layers
 from fairseq.models.wav2vec.pretrained import PRETRAINING_ONLY
 from fairseq.utils import PICKLE_PROTOCOL
@@ -51,7 +52,7 @@ def is_folder(path: str | os.PathLike) -> bool:
     return os.path.isfile(os.path.join(path, DESCRIPTION))
 
 
-def write(source: SpeechModel, folder: str) -> None:
+def write(source: PortableModel, folder: str) -> None:
     """Write the folder's files; `folder` is there.
 
     Raises:
@@ -62,7 +63,7 @@ def write(source: SpeechModel, folder: str) -> None:
     arguments = {theirs: config[ours] for ours, theirs in _SAME.items()} | {
         "extractor_mode": "layer_norm" if config["extractor_mode"] == "layer_norm" else "group_norm",
         "extractor_conv_layer_config": [list(layer) for layer in parse_conv_layers(config["conv_feature_layers"])],
-        "aux_num_out": len(source.symbols) if source.is_fine_tuned else None,
+        "aux_num_out": None if source.output is None else len(source.output.symbols),
     }
     left = [name for name in source.encoder if name == "mask_emb" or name.startswith(PRETRAINING_ONLY)]
     logger.info(f"torchaudio's model has no {', '.join(left)}: left out")
@@ -71,14 +72,18 @@ def write(source: SpeechModel, folder: str) -> None:
     if f"{_PROJECTION}weight" not in weights:
         width = config["encoder_embed_dim"]
         weights |= {f"{_PROJECTION}weight": torch.eye(width), f"{_PROJECTION}bias": torch.zeros(width)}
-    if source.is_fine_tuned:
-        weights |= {names.TORCHAUDIO.head + name: tensor.float() for name, tensor in source.head.items()}
+    if source.output is not None:
+        weights |= {names.TORCHAUDIO.head + name: tensor.float() for name, tensor in source.output.weights.items()}
     torch.save(weights, os.path.join(folder, WEIGHTS), pickle_protocol=PICKLE_PROTOCOL)
-    description = {"arguments": arguments, "labels": source.symbols, **source.task}
+    description = {
+        "arguments": arguments,
+        "labels": None if source.output is None else source.output.symbols,
+        **source.task,
+    }
     Path(folder, DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> SpeechModel:
+def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> PortableModel:
     """The model in a folder. What torchaudio's has not (mask embedding, heads of the pre-training) is new, and the log
     says so.
 
@@ -98,7 +103,7 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
     weights = names.one_spelling(read_pickle(os.path.join(folder, WEIGHTS)))
     fine_tuned = "aux.weight" in weights
     config = complete_config({**values, "quantize_targets": True})
-    head = {name: weights.pop(names.TORCHAUDIO.head + name) for name in ("weight", "bias")} if fine_tuned else None
+    head = {name: weights.pop(names.TORCHAUDIO.head + name) for name in ("weight", "bias")} if fine_tuned else {}
     if config["encoder_embed_dim"] == layers[-1][0]:
         _drop_identity(weights, folder)
     encoder, new, left_over = encoder_of(
@@ -109,9 +114,9 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Speech
     logger.info(f"torchaudio's model has no {', '.join(sorted(new))}: they are new")
     task = {"normalize": description.get("normalize", False), "sample_rate": description.get("sample_rate", 16_000)}
     if not fine_tuned:
-        return SpeechModel(config, task, encoder, has_new_parts=True)
+        return PortableModel(config, task, encoder, has_new_parts=True)
     symbols, rows = _symbols(description.get("labels"), head["bias"].size(0), os.path.join(folder, DESCRIPTION))
-    return SpeechModel(config, task, encoder, {}, vocabulary.reordered(head, rows), symbols, their_rows=rows)
+    return PortableModel(config, task, encoder, OutputLayer(vocabulary.reordered(head, rows), symbols, {}, rows))
 
 
 def _symbols(labels: Any, num_rows: int, path: str) -> tuple[list[str], list[int | None]]:
@@ -157,18 +162,15 @@ def outputs(folder: str | os.PathLike, waveform: Tensor, read_pickle: Callable[[
     Where torchaudio is not installed, or not for this torch, what was written is read back and computed here.
     """
     try:
-        from torchaudio.models import wav2vec2_model
+        wav2vec2_model = importlib.import_module("torchaudio.models").wav2vec2_model
     except (ImportError, OSError) as error:
         logger.warning(f"torchaudio cannot be used here ({error}): the file is compared as it is read back")
         source = read(folder, read_pickle)
-        found = speech_model.outputs(speech_model.build(source), waveform, encoder_only=True)
-        if source.their_rows is None:
+        found = portable_model.outputs(portable_model.build(source), waveform, encoder_only=True)
+        rows = None if source.output is None else source.output.their_rows
+        if rows is None:
             return found
-        return [
-            found[0][
-                ..., [source.their_rows.index(row) for row in range(found[0].size(-1) - source.their_rows.count(None))]
-            ]
-        ]
+        return [found[0][..., [rows.index(row) for row in range(found[0].size(-1) - rows.count(None))]]]
     model = wav2vec2_model(**_description(os.fspath(folder))["arguments"]).eval()
     model.load_state_dict(read_pickle(os.path.join(folder, WEIGHTS)))
     return [model(waveform)[0]]

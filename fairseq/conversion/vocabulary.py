@@ -14,10 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fairseq.decoding.tokens import WORD_START
+from fairseq.decoding.tokens import DELIMITER, WORD_START
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
-WORD_END = "|"
 NEVER = -1e4  # bias of a row that the other model does not have: its probability is 0 in fp32
 
 
@@ -30,6 +29,9 @@ class Vocabulary(NamedTuple):
     eos: str | None
     unk: str | None
     word_end: str | None
+
+    def row_of(self, token: str | None) -> int | None:
+        return None if token is None else self.rows.get(token)
 
 
 def difference(inside: list[str] | None, given: list[str]) -> str | None:
@@ -57,7 +59,7 @@ def from_symbols(symbols: list[str]) -> Vocabulary:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the dictionary has the symbol {twice!r} twice, which a vocabulary cannot")
     bos, eos, unk = (name if name in rows else None for name in (SPECIAL[0], SPECIAL[2], SPECIAL[3]))
-    return Vocabulary(rows, names[0], bos, eos, unk, WORD_END if WORD_END in rows else None)
+    return Vocabulary(rows, names[0], bos, eos, unk, DELIMITER if DELIMITER in rows else None)
 
 
 def from_labels(labels: list[str]) -> Vocabulary:
@@ -85,7 +87,7 @@ def from_labels(labels: list[str]) -> Vocabulary:
         bos,
         eos,
         unk,
-        WORD_END if WORD_END in others else None,
+        DELIMITER if DELIMITER in others else None,
     )
 
 
@@ -105,12 +107,13 @@ def to_symbols(vocabulary: Vocabulary, num_rows: int) -> tuple[list[str], list[i
     rows: list[int | None] = [row if row < num_rows else None for row in found]
     # one token may have two parts to play
     rows = [row if row not in rows[:place] else None for place, row in enumerate(rows)]
-    symbols, placed = list(SPECIAL), set(rows)
+    symbols: list[str] = list(SPECIAL)
+    placed = set(rows)
     for row in range(num_rows):
         if row not in placed:
             token = named.get(row, f"madeupword{row:04d}")
             # a blank of transformers begins a piece, which sentencepiece and fairseq write with another sign
-            symbols.append(WORD_END if token == vocabulary.word_end else token.replace(" ", WORD_START))
+            symbols.append(DELIMITER if token == vocabulary.word_end else token.replace(" ", WORD_START))
             rows.append(row)
     return symbols, rows
 

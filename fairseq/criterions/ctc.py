@@ -18,7 +18,7 @@ from fairseq.data.data_utils import post_process
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.wer_args import refuse_wer_args
 from fairseq.logging import metrics
-from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
+from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 
 
 @dataclass

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from fairseq.data.audio.manifest import JoinedManifest
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.base_wrapper_dataset import BaseWrapperDataset
+from fairseq.data.batch import Batch
 from fairseq.data.batching import Batches, BatchPlan
-from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.labels import Labels, find_unusable
+from fairseq.data.options import BatchLimits
 from fairseq.frames import ConvSpec, frames_for_samples, receptive_field
+from fairseq.masks.settings import Masks
 
 logger = logging.getLogger(__name__)
 
 
-class AddTargetDataset(FairseqDataset):
+class AddTargetDataset(BaseWrapperDataset):
     """A data set of audio whose batches bring their labels along.
 
     Args:
@@ -29,16 +33,18 @@ class AddTargetDataset(FairseqDataset):
         skip_unusable: leave utterances out that CTC cannot learn from; else they are an error.
     """
 
+    dataset: FileAudioDataset
+    makes_filler = True
+
     def __init__(
         self, dataset: FileAudioDataset, labels: Labels, pad: int, blank: int = 0, skip_unusable: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(dataset)
         if not dataset.pad:
             raise ValueError(
                 "labels need padding: without it a batch's audio is cropped to its shortest utterance, and labels "
                 "are not"
             )
-        self.dataset = dataset
         self.labels = labels
         self.pad_index = pad
         self.blank = blank
@@ -78,15 +84,6 @@ class AddTargetDataset(FairseqDataset):
 
     # -- what the audio answers ----------------------------------------------------------------------------------------
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset" or name.startswith("__"):  # asked for before __init__ has run, when a worker unpickles
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    @property
-    def sizes(self) -> np.ndarray:  # type: ignore[override]
-        return self.dataset.sizes
-
     @property
     def seed(self) -> int:
         return self.dataset.seed
@@ -95,22 +92,15 @@ class AddTargetDataset(FairseqDataset):
     def seed(self, seed: int) -> None:
         self.dataset.seed = seed
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    @property
+    def manifest(self) -> JoinedManifest:
+        return self.dataset.manifest
 
-    def size(self, index: int) -> int:
-        return self.dataset.size(index)
+    def name(self, index: int) -> str:
+        """What logs call an utterance."""
+        return self.dataset.name(index)
 
-    def num_tokens(self, index: int) -> int:
-        return self.dataset.num_tokens(index)
-
-    def ordered_indices(self) -> np.ndarray:
-        return self.dataset.ordered_indices()
-
-    def set_epoch(self, epoch: int) -> None:
-        self.dataset.set_epoch(epoch)
-
-    def set_masks(self, masks: Any) -> None:
+    def set_masks(self, masks: Masks | None) -> None:
         """As the audio's; from the feature extractor's spec that comes with them, labels are compared with frames.
 
         Raises:
@@ -124,8 +114,11 @@ class AddTargetDataset(FairseqDataset):
             needed = self.labels.frames_needed()[self.dataset.lines]
             self.dataset.least_samples = field + stride * (needed - 1)
 
-    def batches(self, *args: Any, **kwargs: Any) -> Batches:
-        return self.dataset.batches(*args, **kwargs)
+    def batches(self, epoch: int, limits: BatchLimits) -> Batches:
+        return self.dataset.batches(epoch, limits)
+
+    def total_samples(self, batches: Batches, epoch: int) -> int:
+        return self.dataset.total_samples(batches, epoch)
 
     # -- labels --------------------------------------------------------------------------------------------------------
 
@@ -149,7 +142,7 @@ class AddTargetDataset(FairseqDataset):
             self._bucket_labels = np.array([lengths[members].max(initial=0) for members in in_bucket])
         return int(self._bucket_labels[plan.bucket])
 
-    def collate_plan(self, plan: BatchPlan) -> dict[str, Any]:
+    def collate_plan(self, plan: BatchPlan) -> Batch:
         """As the audio's, with the labels.
 
         Returns:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairseq.data.buckets import BucketShapes, check_limits
+from fairseq.data.buckets import BucketShapes
+from fairseq.data.options import BatchLimits
 
 EVALUATION_EPOCH = 0  # training counts epochs from 1, so the keys of evaluation's crops and masks are never training's
 
@@ -50,25 +51,25 @@ class Batches(NamedTuple):
         return BatchPlan(real, num_valid, int(self.lengths[batch]), int(self.buckets[batch]), epoch, micro)
 
 
-def cut_batches(sizes: np.ndarray, max_tokens: int | None, max_sentences: int | None, multiple: int = 1) -> np.ndarray:
+def cut_batches(sizes: np.ndarray, limits: BatchLimits) -> np.ndarray:
     """Cut a sequence of utterances into batches, first to last, each as large as the limits allow.
 
     Args:
         sizes: samples of each utterance, K, in the order of batching.
-        max_tokens: rows times the longest row's samples must not exceed this; None: no limit.
-        max_sentences: most rows; None: no limit.
-        multiple: a batch of at least this many rows is cut back to a multiple of it. fairseq:
-            required_batch_size_multiple.
+        limits: rows times the longest row's samples stay within `max_tokens`, and rows within `max_sentences`; a batch
+            of at least `multiple` rows is cut back to a multiple of it.
     Returns:
         int64, the end of each batch.
     Raises:
         ValueError: neither limit is given, or an utterance alone exceeds `max_tokens`.
     """
-    check_limits(int(sizes.max(initial=0)), max_tokens, max_sentences)
+    limits.check(int(sizes.max(initial=0)))
+    max_tokens, max_sentences, multiple = limits.max_tokens, limits.max_sentences, limits.multiple
     total = len(sizes)
     descending = bool((np.diff(sizes) <= 0).all())
     lengths = sizes.tolist() if descending else np.maximum(sizes, 1)
-    ends, start = [], 0
+    ends: list[int] = []
+    start = 0
     while start < total:
         rows = total - start if max_sentences is None else min(max_sentences, total - start)
         if max_tokens is not None:
@@ -86,9 +87,7 @@ def cut_batches(sizes: np.ndarray, max_tokens: int | None, max_sentences: int | 
 def make_batches(
     sizes: np.ndarray,
     order: np.ndarray,
-    max_tokens: int | None,
-    max_sentences: int | None,
-    multiple: int,
+    limits: BatchLimits,
     pad: bool,
     shapes: BucketShapes | None = None,
 ) -> Batches:
@@ -101,7 +100,7 @@ def make_batches(
         shapes: buckets; batches then have exactly these shapes, and the last one of each is filled up.
     """
     if shapes is None:
-        ends = cut_batches(sizes, max_tokens, max_sentences, multiple)
+        ends = cut_batches(sizes, limits)
         starts = np.concatenate([[0], ends])[:-1].astype(np.int64)
         over_rows = (np.maximum if pad else np.minimum).reduceat(sizes, starts) if len(ends) else ends
         return Batches(order, ends, np.diff(ends, prepend=0), over_rows, np.zeros_like(ends))

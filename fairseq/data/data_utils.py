@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairseq.data.batching import cut_batches
 from fairseq.data.buckets import get_bucketed_sizes, get_buckets  # noqa: F401 - public here in fairseq
+from fairseq.data.options import BatchLimits
 from fairseq.dataclass.training_configs import split_names
 from fairseq.masks.batch import compute_mask_indices  # noqa: F401 - public here in fairseq
 
@@ -90,9 +91,8 @@ def batch_by_size(
     indices = np.asarray(indices, dtype=np.int64)
     if num_tokens_vec is None:
         num_tokens_vec = np.fromiter((num_tokens_fn(i) for i in indices.tolist()), dtype=np.int64, count=len(indices))
-    ends = cut_batches(
-        np.asarray(num_tokens_vec, dtype=np.int64), max_tokens, max_sentences, required_batch_size_multiple
-    )
+    limits = BatchLimits(max_tokens, max_sentences, required_batch_size_multiple)
+    ends = cut_batches(np.asarray(num_tokens_vec, dtype=np.int64), limits)
     return np.split(indices, ends[:-1]) if len(ends) else []
 
 

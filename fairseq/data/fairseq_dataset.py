@@ -39,8 +39,8 @@ class FairseqDataset(torch.utils.data.Dataset, EpochListening):
         raise NotImplementedError
 
     def num_tokens(self, index: int) -> int:
-        """Samples that an utterance counts for in `dataset.max_tokens`."""
-        raise NotImplementedError
+        """Samples that an utterance counts for in `dataset.max_tokens`: its size, or the largest of several."""
+        return int(np.max(self.size(index)))
 
     def size(self, index: int) -> int:
         """Samples of an utterance, for filters."""

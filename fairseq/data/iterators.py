@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from fairseq.data.audio_dataset import AudioDataset
+from fairseq.data.batch import Batch
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, plans_of_rank, update_order
+from fairseq.data.options import LoaderOptions
 from fairseq.data.update_iterator import UpdateIterator, sensible_workers
 
 __all__ = ["EpochBatchIterator", "UpdateIterator", "sensible_workers"]
 
+_DEFAULTS = LoaderOptions()
 _BATCH_ORDER = 2  # third number of the key of the batches' order; the order of utterances has another
 
 
@@ -23,46 +27,24 @@ class EpochBatchIterator:
     product, not of how it is split, and no batch is lost or met twice where a run is resumed with another product.
 
     Args:
-        dataset: has `collate_plan(plan) -> batch`, and `set_epoch(epoch)`.
+        dataset: makes the batches.
         plan_fn: epoch -> the epoch's batches, the same on every rank.
-        num_shards, shard_id: world size and rank.
-        update_freq: real batches an update and rank; a list gives one for each epoch, the last for all further ones.
-        fixed: evaluation: plans carry epoch 0, so that crops, masks and negatives are the same each time.
-        skip_remainder_batch: leave out an epoch's last update if it has fewer real batches than the others.
+        options: this process's share, and how batches are made ahead of time. With `evaluation` plans carry epoch 0, so
+            that crops, masks and negatives are the same each time.
     """
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: AudioDataset,
         plan_fn: Callable[[int], Batches],
-        seed: int = 1,
-        num_shards: int = 1,
-        shard_id: int = 0,
-        num_workers: int = 0,
+        options: LoaderOptions = _DEFAULTS,
         epoch: int = 1,
-        buffer_size: int = 0,
-        update_freq: int | list[int] = 1,
-        fixed: bool = False,
-        skip_remainder_batch: bool = False,
-        start_method: str | None = None,
-        pin_memory: bool = False,
     ) -> None:
-        if not 0 <= shard_id < num_shards:
-            raise ValueError(f"shard_id is {shard_id}; with {num_shards} shards it may be 0 to {num_shards - 1}")
         self.dataset = dataset
         self.plan_fn = plan_fn
-        self.seed = seed
-        self.num_shards = num_shards
-        self.shard_id = shard_id
-        self.num_workers = num_workers
+        self.options = options
         self.epoch = max(epoch, 1)
-        self.buffer_size = buffer_size
-        self.update_freq = [update_freq] if isinstance(update_freq, int) else list(update_freq)
-        self.fixed = fixed
-        self.skip_remainder_batch = skip_remainder_batch
-        self.start_method = start_method
-        self.pin_memory = pin_memory
-        self.shuffle = not fixed
+        self.shuffle = not options.evaluation
         self._planned: tuple[int, Batches] | None = None
         self._current: UpdateIterator | None = None
         self._resumed: UpdateIterator | None = None  # begun by load_state_dict, handed out by the next next_epoch_itr
@@ -77,30 +59,43 @@ class EpochBatchIterator:
     def update_size(self, epoch: int | None = None) -> int:
         """Real batches an update, over all ranks."""
         number = self.epoch if epoch is None else epoch
-        return self.num_shards * self.update_freq[min(number, len(self.update_freq)) - 1]
+        return self.options.update_size(number)
+
+    def _key(self, epoch: int) -> int:
+        """The epoch that keys crops and masks."""
+        return EVALUATION_EPOCH if self.options.evaluation else epoch
 
     def batches(self, epoch: int) -> Batches:
         """The epoch's batches; the last ones asked for are kept.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or there are fewer than processes and the data set cannot fill up.
         """
         if self._planned is None or self._planned[0] != epoch:
-            made = self.plan_fn(EVALUATION_EPOCH if self.fixed else epoch)
+            made = self.plan_fn(self._key(epoch))
             if len(made) == 0:
                 raise ValueError(
                     "the data set has no utterance left: check the manifest, task.min_sample_size and "
                     "task.max_sample_size"
                 )
+            if len(made) < self.options.num_shards and not self.dataset.makes_filler:
+                raise ValueError(
+                    f"the data set gives {len(made)} batches, too few for {self.options.num_shards} processes: lower "
+                    "dataset.max_tokens or dataset.batch_size, or use fewer processes"
+                )
             self._planned = (epoch, made)
         return self._planned[1]
+
+    def total_samples(self, epoch: int) -> int:
+        """Samples that an epoch holds, neither padding nor filler counted."""
+        return self.dataset.total_samples(self.batches(epoch), epoch)
 
     def _remaining(self, epoch: int, shuffle: bool, segments: list[list[int]]) -> np.ndarray:
         """The epoch's batches that are not consumed yet, in the order of updates."""
         batches = self.batches(epoch)
         rest = np.arange(len(batches))
         if shuffle:
-            rest = np.random.default_rng([self.seed, epoch, _BATCH_ORDER]).permutation(rest)
+            rest = np.random.default_rng([self.options.seed, epoch, _BATCH_ORDER]).permutation(rest)
         for update_size, consumed in segments:
             done = update_order(rest, batches.buckets, update_size)[:consumed]
             left = np.ones(len(batches), dtype=bool)
@@ -117,23 +112,16 @@ class EpochBatchIterator:
         consumed = segments.pop()[1] if segments and segments[-1][0] == size else 0
         rest = self._remaining(epoch, shuffle, segments)
         sequence = update_order(rest, batches.buckets, size)[consumed:]
-        if self.skip_remainder_batch and len(sequence) >= size:
+        shards, shard = self.options.num_shards, self.options.shard_id
+        if self.options.skip_remainder_batch and len(sequence) >= size:
             sequence = sequence[: len(sequence) - len(sequence) % size]
+        elif not self.dataset.makes_filler:
+            sequence = sequence[: len(sequence) - len(sequence) % shards]
         self._segments = [*segments, [size, consumed]]
         self._sequence_length, self._updates_at_begin = len(sequence), updates_done
-        plans = plans_of_rank(
-            batches, sequence, size, self.num_shards, self.shard_id, EVALUATION_EPOCH if self.fixed else epoch
-        )
-        return UpdateIterator(
-            self.dataset.collate_plan,
-            plans,
-            math.ceil(len(sequence) / size),
-            updates_done,
-            self.num_workers,
-            self.buffer_size,
-            self.start_method,
-            self.pin_memory,
-        )
+        plans = plans_of_rank(batches, sequence, size, shards, shard, self._key(epoch))
+        total = math.ceil(len(sequence) / size)
+        return UpdateIterator(self.dataset.collate_plan, plans, total, updates_done, self.options)
 
     @property
     def _active(self) -> UpdateIterator | None:
@@ -148,11 +136,9 @@ class EpochBatchIterator:
         return current.total if current is not None else math.ceil(len(self.batches(self.epoch)) / self.update_size())
 
     @property
-    def first_batch(self) -> Any:
+    def first_batch(self) -> Batch:
         """A batch of this data, made here and now; for its shapes."""
-        return self.dataset.collate_plan(
-            self.batches(self.epoch).plan(0, EVALUATION_EPOCH if self.fixed else self.epoch, 0)
-        )
+        return self.dataset.collate_plan(self.batches(self.epoch).plan(0, self._key(self.epoch), 0))
 
     @property
     def n(self) -> int:
@@ -195,14 +181,14 @@ class EpochBatchIterator:
         if self._resumed is not None:
             self._current, self._resumed = self._resumed, None
             return self._current
-        self.shuffle = shuffle and not self.fixed
+        self.shuffle = shuffle and not self.options.evaluation
         self._steps_before = 0
         if self._current is not None:
             self._current.close()
         self._current = self._begin(self.epoch, self.shuffle, [])
         return self._current
 
-    def take_back(self, update: list[Any]) -> None:
+    def take_back(self, update: list[Batch]) -> None:
         """Count the update that was handed out last as not done, so that `state_dict` stands before it. It is not
         handed out again.
         """
@@ -252,12 +238,12 @@ class EpochBatchIterator:
             ValueError: the epoch no longer has as many batches as when the state was saved.
         """
         self.epoch = max(int(state_dict["epoch"]), 1)
-        self.shuffle = bool(state_dict.get("shuffle", True)) and not self.fixed
+        self.shuffle = bool(state_dict.get("shuffle", True)) and not self.options.evaluation
         self._current = self._resumed = None
         self._steps_before = int(state_dict.get("iterations_in_epoch", 0))
         if state_dict.get("version", 1) < 3:
             size = self.update_size()
-            segments = [[size, self._steps_before * self.num_shards]]
+            segments = [[size, self._steps_before * self.options.num_shards]]
             updates = math.ceil(segments[0][1] / size)
         else:
             segments = [list(segment) for segment in state_dict["segments"]]

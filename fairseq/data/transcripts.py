@@ -22,7 +22,7 @@ _DOTS_IN_WORDS = re.compile(r"(?<=\w)[\u00b7\u2027](?=\w)")
 _GEORGIAN = re.compile(r"([\u10d0-\u10ff]+)")
 
 
-class Source(Protocol):
+class TranscriptSource(Protocol):
     """Where transcripts come from."""
 
     def text(self, manifest: Manifest, number: int) -> str | None:

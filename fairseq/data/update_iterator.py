@@ -6,17 +6,19 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch import Tensor
 
 from fairseq import utils
+from fairseq.data.batch import Batch
 from fairseq.data.batch_workers import BatchWorkers, Failure
 from fairseq.data.batching import BatchPlan
+from fairseq.data.options import LoaderOptions
 from fairseq.device.base import available_cores
 from fairseq.distributed import roll_call
 
 logger = logging.getLogger(__name__)
+_DEFAULTS = LoaderOptions()
 
 
 def sensible_workers(requested: int, local_ranks: int = 1) -> int:
@@ -44,10 +46,7 @@ class UpdateIterator:
         plans: one list of plans an update, in order.
         total: updates in `plans`.
         done: updates of this epoch before them.
-        workers: processes that make batches; 0 makes them here.
-        buffer_size: batches to make ahead.
-        start_method: how workers start.
-        pin_memory: copy batches to pinned memory, from which a CUDA device fetches them asynchronously.
+        options: workers, and what they make ahead.
     Raises:
         WorkerDied: from `next`: a worker has ended.
         WaitEnded: from `next`: a signal asked the run to end, and no batch came.
@@ -55,14 +54,11 @@ class UpdateIterator:
 
     def __init__(
         self,
-        make_batch: Callable[[BatchPlan], Any],
+        make_batch: Callable[[BatchPlan], Batch],
         plans: Iterator[list[BatchPlan]],
         total: int,
         done: int = 0,
-        workers: int = 0,
-        buffer_size: int = 0,
-        start_method: str | None = None,
-        pin_memory: bool = False,
+        options: LoaderOptions = _DEFAULTS,
     ) -> None:
         self._plans = plans
         self._steps: list[int] = []  # steps of each update whose plans have been handed to the loader
@@ -70,9 +66,8 @@ class UpdateIterator:
         self.n = done
         self.steps_done = 0  # of this rank, since this iterator began
         self.data_wait = 0.0  # seconds that the last update waited for its batches
-        self._make_batch, self._workers, self._buffer_size = make_batch, workers, buffer_size
-        self._start_method, self._pin_memory = start_method or "fork", pin_memory
-        self._batches: Iterator[Any] | None = None
+        self._make_batch, self._options = make_batch, options
+        self._batches: Iterator[Batch | Failure] | None = None
 
     def _flat(self) -> Iterator[BatchPlan]:
         for update in self._plans:
@@ -89,16 +84,16 @@ class UpdateIterator:
     def __iter__(self) -> UpdateIterator:
         return self
 
-    def __next__(self) -> list[Any]:
+    def __next__(self) -> list[Batch]:
         if not self.has_next():
             raise StopIteration
         began = time.perf_counter()
         roll_call.doing("waiting for a batch")
         if self._batches is None:
             self._batches = self._begin()
-        update = [self._next_batch()]
+        update = [self._next_batch(self._batches)]
         while len(update) < self._steps[0]:
-            update.append(self._next_batch())
+            update.append(self._next_batch(self._batches))
         self.steps_done += self._steps.pop(0)
         self.n += 1
         self.data_wait = time.perf_counter() - began
@@ -107,18 +102,19 @@ class UpdateIterator:
             self.close()
         return update
 
-    def _begin(self) -> Iterator[Any]:
-        if self._workers == 0:
+    def _begin(self) -> Iterator[Batch | Failure]:
+        workers = self._options.num_workers
+        if workers == 0:
             return map(self._make_batch, self._flat())
-        ahead = math.ceil(self._buffer_size / self._workers)
-        return BatchWorkers(self._make_batch, self._flat(), self._workers, ahead, self._start_method)
+        ahead = math.ceil(self._options.buffer_size / workers)
+        return BatchWorkers(self._make_batch, self._flat(), workers, ahead, self._options.start_method or "fork")
 
-    def _next_batch(self) -> Any:
-        batch = next(self._batches)
+    def _next_batch(self, batches: Iterator[Batch | Failure]) -> Batch:
+        batch = next(batches)
         if isinstance(batch, Failure):
             self.close()
             raise ValueError(batch.message) if batch.mistake else RuntimeError(batch.message)
-        return utils.apply_to_sample(Tensor.pin_memory, batch) if self._pin_memory else batch
+        return utils.apply_to_sample(Tensor.pin_memory, batch) if self._options.pin_memory else batch
 
     def close(self) -> None:
         """Let the workers go."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any, Union, get_type_hints
+from typing import Any, TypeVar, Union, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +17,8 @@ from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.values import coerce, is_flat, is_optional, leaves, misfit
+
+T = TypeVar("T")
 
 ConfigLike = Union[DictConfig, FairseqDataclass, Namespace, dict]
 
@@ -287,9 +289,11 @@ def overwrite_args_by_name(cfg: DictConfig, overrides: dict[str, Any]) -> None:
     OmegaConf.set_struct(cfg, True)
 
 
-def eval_str_list(text: Any, type: type = float) -> list[Any] | None:
-    """Numbers written as a Python list, as one number, or already a list; None stays None. Nothing is evaluated."""
+def eval_str_list(text: Any, type: Callable[[Any], T] = float) -> list[T] | None:
+    """A list from a literal such as `[0.9,0.98]`, `(1,2)` or `5`, parsed as a literal and never run, or from what is a
+    list already; None stays None.
+    """
     if text is None:
         return None
     value = ast.literal_eval(text) if isinstance(text, str) else text
-    return [type(item) for item in value] if isinstance(value, (list, tuple)) else [type(value)]
+    return [type(item) for item in value] if isinstance(value, Iterable) else [type(value)]

@@ -65,7 +65,7 @@ def allowed_instead(name: str, value: float | None) -> str | None:
     return None if math.isfinite(value) else "a finite number"
 
 
-class Vocabulary(NamedTuple):
+class Guidance(NamedTuple):
     """What the search goes by, read and checked once: the lexicon's words, the language model, and what to warn of."""
 
     entries: list[Entry]  # empty: there is no lexicon
@@ -74,7 +74,7 @@ class Vocabulary(NamedTuple):
     warnings: list[str]
 
 
-def read_vocabulary(tokens: Tokens, lexicon: str | None, language_model: str | None) -> Vocabulary:
+def read_guidance(tokens: Tokens, lexicon: str | None, language_model: str | None) -> Guidance:
     """Read a lexicon and a language model and compare them with the dictionary and each other.
 
     A model of words without a lexicon brings its own: all its words, spelled by their letters.
@@ -89,14 +89,14 @@ def read_vocabulary(tokens: Tokens, lexicon: str | None, language_model: str | N
         )
     entries = [] if lexicon is None else read_lexicon(lexicon, tokens)
     if language_model is None:
-        return Vocabulary(entries, None, False, [])
+        return Guidance(entries, None, False, [])
     model = read_language_model(language_model)
     if model.is_of_units(tokens):
-        return Vocabulary(entries, model, True, [])
+        return Guidance(entries, model, True, [])
     if lexicon is not None:
-        return Vocabulary(entries, model, False, check_words(model, entries, lexicon))
+        return Guidance(entries, model, False, check_words(model, entries, lexicon))
     entries = spell(model.vocabulary.items(), tokens)
-    return Vocabulary(entries, model, False, check_letters(model, entries, tokens))
+    return Guidance(entries, model, False, check_letters(model, entries, tokens))
 
 
 class BeamDecoder:
@@ -104,20 +104,20 @@ class BeamDecoder:
 
     Args:
         tokens: the dictionary.
-        vocabulary: lexicon, language model, or both.
+        guidance: lexicon, language model, or both.
         settings: beam and weights.
         nbest: hypotheses returned.
     Raises:
         ValueError: the extra `decode` is not installed, or the language model is damaged.
     """
 
-    def __init__(self, tokens: Tokens, vocabulary: Vocabulary, settings: BeamSettings, nbest: int = 1) -> None:
-        self.tokens, self.vocabulary, self.nbest = tokens, vocabulary, nbest
-        self._words = list(dict.fromkeys(entry.word for entry in vocabulary.entries))
+    def __init__(self, tokens: Tokens, guidance: Guidance, settings: BeamSettings, nbest: int = 1) -> None:
+        self.tokens, self.guidance, self.nbest = tokens, guidance, nbest
+        self._words = list(dict.fromkeys(entry.word for entry in guidance.entries))
         self._flashlight = _flashlight()
         self._lm = self._language_model()
         self.dropped: list[Entry] = []  # words of the lexicon that the search cannot hold
-        self._trie = self._build_trie() if vocabulary.entries else None
+        self._trie = self._build_trie() if guidance.entries else None
         self.configure(settings)
 
     def configure(self, settings: BeamSettings) -> None:
@@ -128,7 +128,7 @@ class BeamDecoder:
             "beam_size": settings.beam,
             "beam_size_token": settings.beam_size_token or len(tokens.symbols),
             "beam_threshold": settings.beam_threshold,
-            "lm_weight": settings.lm_weight if self.vocabulary.model is not None else 0.0,
+            "lm_weight": settings.lm_weight if self.guidance.model is not None else 0.0,
             "sil_score": settings.sil_weight,
             "log_add": settings.log_add,
             "criterion_type": library.CriterionType.CTC,
@@ -141,7 +141,7 @@ class BeamDecoder:
             options = library.LexiconDecoderOptions(
                 word_score=settings.word_score, unk_score=settings.unk_weight, **common
             )
-            unknown, of_units = len(self._words), self.vocabulary.of_units
+            unknown, of_units = len(self._words), self.guidance.of_units
             self._search = library.LexiconDecoder(
                 options, self._trie, self._lm, silence, tokens.blank, unknown, [], of_units
             )
@@ -181,15 +181,15 @@ class BeamDecoder:
     # -- what the library is given -------------------------------------------------------------------------------------
 
     def _language_model(self) -> Any:
-        if self.vocabulary.model is None:
+        if self.guidance.model is None:
             return self._flashlight.ZeroLM()
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import Dictionary
 
         known = Dictionary()
-        for word in self.tokens.symbols if self.vocabulary.of_units else [*self._words, "<unk>"]:
+        for word in self.tokens.symbols if self.guidance.of_units else [*self._words, "<unk>"]:
             known.add_entry(word)
-        path = self.vocabulary.model.path
+        path = self.guidance.model.path
         try:
             return KenLM(path, known)
         except (RuntimeError, UnicodeDecodeError) as error:  # the second where KenLM quotes bytes that are not UTF-8
@@ -200,17 +200,17 @@ class BeamDecoder:
         """The lexicon as a tree of units, each word with what the language model gives it at the start of a
         sentence.
         """
-        index = self.tokens.index()
+        index = self.tokens.outputs()
         numbers = {word: number for number, word in enumerate(self._words)}
         silence = self.tokens.blank if self.tokens.delimiter is None else self.tokens.delimiter
         trie = self._flashlight.Trie(len(self.tokens.symbols), silence)
         begin, anywhere = self._lm.start(False), self._lm.start(True)
-        of_words = self.vocabulary.model is not None and not self.vocabulary.of_units
+        of_words = self.guidance.model is not None and not self.guidance.of_units
 
         def score(word: str, state: Any) -> float:
             return self._lm.score(state, numbers[word])[1] if of_words else 0.0
 
-        kept, self.dropped = most_likely_homophones(self.vocabulary.entries, lambda word: score(word, anywhere))
+        kept, self.dropped = most_likely_homophones(self.guidance.entries, lambda word: score(word, anywhere))
         for entry in kept:
             trie.insert([index[unit] for unit in entry.spelling], numbers[entry.word], score(entry.word, begin))
         trie.smear(self._flashlight.SmearingMode.MAX)
@@ -259,9 +259,9 @@ def read_beam(
     nbest: int = 1,
 ) -> BeamDecoder:
     """A decoder by the names of its files; what does not fit fully is logged."""
-    vocabulary = read_vocabulary(tokens, _text(lexicon), _text(language_model))
-    decoder = BeamDecoder(tokens, vocabulary, settings, nbest)
-    for warning in [*vocabulary.warnings, *([describe_dropped(decoder.dropped)] if decoder.dropped else [])]:
+    guidance = read_guidance(tokens, _text(lexicon), _text(language_model))
+    decoder = BeamDecoder(tokens, guidance, settings, nbest)
+    for warning in [*guidance.warnings, *([describe_dropped(decoder.dropped)] if decoder.dropped else [])]:
         logger.warning(warning)
     return decoder
 

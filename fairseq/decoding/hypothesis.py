@@ -41,7 +41,7 @@ class Hypothesis(NamedTuple):
         return float(np.mean([word.confidence for word in self.words])) if self.words else 0.0
 
 
-class Run(NamedTuple):
+class TokenRun(NamedTuple):
     """Neighbouring frames with the same token."""
 
     token: int
@@ -50,7 +50,7 @@ class Run(NamedTuple):
     log_prob: float  # sum over its frames
 
 
-def runs(path: np.ndarray, log_probs: np.ndarray, tokens: Tokens) -> list[Run]:
+def runs(path: np.ndarray, log_probs: np.ndarray, tokens: Tokens) -> list[TokenRun]:
     """The runs of a path's tokens that have a text.
 
     Args:
@@ -63,7 +63,7 @@ def runs(path: np.ndarray, log_probs: np.ndarray, tokens: Tokens) -> list[Run]:
     ends = np.concatenate([begins[1:], [len(path)]])
     sums = np.add.reduceat(log_probs.astype(np.float64), begins)
     found = zip(path[begins].tolist(), begins.tolist(), (ends - 1).tolist(), sums.tolist(), strict=True)
-    return [Run(*run) for run in found if run[0] not in tokens.silent]
+    return [TokenRun(*run) for run in found if run[0] not in tokens.silent]
 
 
 def from_path(
@@ -88,7 +88,7 @@ def from_path(
     return Hypothesis(units, _spelled(found, tokens) if labels is None else _labelled(found, tokens, labels), score)
 
 
-def _spelled(found: list[Run], tokens: Tokens) -> list[Word]:
+def _spelled(found: list[TokenRun], tokens: Tokens) -> list[Word]:
     words, letters = [], []
     for run in [*found, None]:
         ends = run is None or run.token == tokens.delimiter or tokens.symbols[run.token].startswith(WORD_START)
@@ -102,7 +102,7 @@ def _spelled(found: list[Run], tokens: Tokens) -> list[Word]:
     return [word for word in words if word.text]
 
 
-def _labelled(found: list[Run], tokens: Tokens, labels: Sequence[tuple[str, int]]) -> list[Word]:
+def _labelled(found: list[TokenRun], tokens: Tokens, labels: Sequence[tuple[str, int]]) -> list[Word]:
     words, letters = [], [run for run in found if run.token != tokens.delimiter]
     for text, complete in labels:
         own = [run for run in letters if run.first <= complete]
@@ -115,7 +115,7 @@ def _labelled(found: list[Run], tokens: Tokens, labels: Sequence[tuple[str, int]
     return words
 
 
-def _join(members: list[Run], text: str) -> Word:
+def _join(members: list[TokenRun], text: str) -> Word:
     frames = sum(run.last - run.first + 1 for run in members)
     confidence = float(np.exp(min(0.0, sum(run.log_prob for run in members) / frames)))
     return Word(text, members[0].first, members[-1].last, confidence)

@@ -29,7 +29,7 @@ class LanguageModel(NamedTuple):
 
     def is_of_units(self, tokens: Tokens) -> bool:
         """Whether its words are the dictionary's units: letters, phones."""
-        return tokens.index().keys() >= self.vocabulary.keys()
+        return tokens.outputs().keys() >= self.vocabulary.keys()
 
     def place(self, word: str) -> str:
         """Where a word stands in the file."""

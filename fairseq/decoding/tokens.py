@@ -66,6 +66,6 @@ class Tokens(NamedTuple):
             if number not in self.silent and number != self.delimiter and s != "<unk>"
         }
 
-    def index(self) -> dict[str, int]:
+    def outputs(self) -> dict[str, int]:
         """Output by symbol, those with a text only."""
         return {symbol: number for number, symbol in enumerate(self.symbols) if number not in self.silent}

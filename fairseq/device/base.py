@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -266,7 +266,7 @@ class Device:
         """The form `vendor` of `fairseq.modules.attention.attend`, which only a device with such a kernel chooses."""
         raise NotImplementedError(f"{self.type} has no attention kernel of its own")
 
-    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+    def fused_clip_norm(self, params: Sequence[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
         """A function that clips these parameters' gradients in place to an L2 norm and returns the norm before;
         None: there is none.
         """

@@ -85,7 +85,7 @@ def _value(name: str) -> int:
     return lazy_metrics.counter_value(name) or 0
 
 
-class Place(NamedTuple):
+class Cut(NamedTuple):
     """Where a graph was cut, or a value read."""
 
     file: str
@@ -101,7 +101,7 @@ class CutFinder(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.places: Counter[Place] = Counter()
+        self.places: Counter[Cut] = Counter()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -111,7 +111,7 @@ class CutFinder(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         reads = name in READS and any(isinstance(arg, torch.Tensor) and arg.device.type == "lazy" for arg in args)
         if reads or self._cuts() > before:
-            self.places[_place_of_caller(name, sum(_fallbacks().values()) > fallbacks)] += 1
+            self.places[_cut_by_caller(name, sum(_fallbacks().values()) > fallbacks)] += 1
         return result
 
     def _cuts(self) -> int:
@@ -121,9 +121,9 @@ class CutFinder(TorchFunctionMode):
         return _graphs_run() - _graphs_at_steps + sum(_fallbacks().values())
 
 
-def _place_of_caller(operator: str, fell_back: bool) -> Place:
+def _cut_by_caller(operator: str, fell_back: bool) -> Cut:
     """The innermost line of code outside of torch and the device layer."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _DEVICE_LAYER)):
         frame = frame.f_back
-    return Place(frame.f_code.co_filename, frame.f_lineno, operator, fell_back)
+    return Cut(frame.f_code.co_filename, frame.f_lineno, operator, fell_back)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ class HpuDevice(Device):
             mask = mask.expand(q.size(0), -1, q.size(2), k.size(2))
         return self._attention.apply(q, k, v, mask, dropout)  # an autograd function: by position
 
-    def fused_clip_norm(self, params: list[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
+    def fused_clip_norm(self, params: Sequence[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
         kernel = _import("habana_frameworks.torch.hpex.normalization", "FusedClipNorm")
         if kernel is None:
             return None

@@ -8,7 +8,7 @@ import shutil
 import stat
 import tempfile
 import weakref
-from typing import Any, Union
+from typing import Any, Protocol, Union
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +27,24 @@ from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
 
-Audio = Union[str, "os.PathLike[str]", np.ndarray, Tensor, "tuple[Any, int]"]
+Audio = Union[str, "os.PathLike[str]", np.ndarray, Tensor, "tuple[Any, Any]"]  # see `open_source`
+
+
+class AudioSource(Protocol):
+    """Samples at the rate that a model wants, read in pieces."""
+
+    name: str
+    own_rate: int  # of the file or array
+    sample_rate: int
+    num_samples: int  # at `sample_rate`
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Samples `start` to `start + count`, float32, channels averaged.
+
+        Raises:
+            ValueError: they cannot be decoded, or are not numbers.
+        """
+        ...
 
 
 class FileSource:
@@ -105,7 +122,7 @@ class ArraySource:
         if array.size == 0:
             array = array.reshape(-1)
         if array.ndim == 2:
-            array, note = mix(array.T if array.shape[0] <= array.shape[1] else array)
+            array, note = mix(array.T if array.shape[0] <= array.shape[-1] else array)
             if note is not None:
                 logger.warning("%s: %s", self.name, note)
         try:
@@ -120,14 +137,15 @@ class ArraySource:
         return self._wave[start : start + count]
 
 
-def open_source(audio: Audio, sample_rate: int) -> FileSource | ArraySource:
+def open_source(audio: Audio, sample_rate: int) -> AudioSource:
     """What `audio` means: a path, a waveform at the model's rate, or (waveform, its rate), in scipy's order too."""
     if isinstance(audio, (str, os.PathLike)):
         return FileSource(audio, sample_rate)
     if isinstance(audio, tuple):
         if len(audio) != 2:
             raise ValueError(f"a tuple stands for (waveform, its sample rate); this one has {len(audio)} parts")
-        wave, own_rate = audio if np.ndim(audio[0]) else reversed(audio)
+        first, second = audio
+        wave, own_rate = (first, second) if np.ndim(first) else (second, first)
         return ArraySource(wave, int(own_rate), sample_rate)
     return ArraySource(audio, sample_rate, sample_rate)
 

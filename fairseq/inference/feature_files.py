@@ -189,7 +189,7 @@ def digest(path: str | os.PathLike[str]) -> str:
     return checksum.hexdigest()
 
 
-def is_done(path: Path, names: list[str]) -> bool:
+def is_done(path: Path, names: Sequence[str]) -> bool:
     """Whether an earlier run wrote all of a file's features."""
     return all(file.exists() for file in outputs(path, names))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fairseq.frames import frame_centres
+from fairseq.inference.audio import AudioSource
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import read_windows
 from fairseq.inference.windows import WindowSettings
@@ -78,7 +78,8 @@ def _of_batch(
     model: SpeechModel, source: Tensor, padding_mask: Tensor | None, features: Sequence[str]
 ) -> dict[str, Tensor]:
     """B x T x C each (codes: B x T x G), padding included."""
-    encoder, found = model.encoder, {}
+    encoder = model.encoder
+    found: dict[str, Tensor] = {}
     blocks = [int(feature) for feature in features if feature.isdecimal()]
     if blocks or "context" in features:
         last = None if "context" in features else max(blocks)
@@ -91,14 +92,14 @@ def _of_batch(
     found["extractor"] = latents
     if "projected" in features:
         found["projected"] = encoder.project_latents(latents)
-    if "quantized" in features or "codes" in features:
+    if encoder.quantizer is not None and ("quantized" in features or "codes" in features):
         found["quantized"], found["codes"] = encoder.quantizer.forward_idx(latents)
     return {feature: found[feature] for feature in features}
 
 
 def extract_source(
     model: SpeechModel,
-    source: Any,
+    source: AudioSource,
     features: Sequence[str],
     settings: WindowSettings,
     tick: Callable[[], None] | None = None,

@@ -23,7 +23,7 @@ fc1's, saved nothing.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,7 @@ class Int8Convolution(nn.Module):
         self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
         self.product = PackedWeight(conv.weight.detach().transpose(1, 2).flatten(1), None)
         self.bias = conv.bias
-        self.norms = nn.ModuleList(norm[1] for norm in list(block)[2:-1])  # between two transpositions
+        self.norms = nn.ModuleList(_own_norms(block))  # between two transpositions
 
     def forward(self, x: Tensor) -> Tensor:
         """P x C -> T x C', without spare rows."""
@@ -142,23 +142,24 @@ class Int8FeatureExtractor(nn.Module):
 
     def __init__(self, extractor: ConvFeatureExtractionModel) -> None:
         super().__init__()
-        self.first, *others = extractor.conv_layers
+        first, *others = (cast(ConvBlock, block) for block in extractor.conv_layers)
+        self.first: ConvBlock = first
         self.others = nn.ModuleList(Int8Convolution(block) for block in others)
+        self.grid = [(block.conv.kernel_size[0], block.conv.stride[0]) for block in others]
 
     def forward(self, x: Tensor, num_samples: Tensor | None = None) -> Tensor:
         """B x S -> B x C x T; `num_samples` as in `ConvFeatureExtractionModel`."""
         kernel, stride = self.first.conv.kernel_size[0], self.first.conv.stride[0]
         columns = windows(x, kernel, stride, (x.size(1) - kernel) // stride + 1)
-        weight, bias, norms = (
-            self.first.conv.weight.squeeze(1).expand(len(x), -1, -1),
-            self.first.conv.bias,
-            list(self.first)[2:-1],
-        )
+        weight, bias = self.first.conv.weight.squeeze(1).expand(len(x), -1, -1), self.first.conv.bias
+        norms = list(self.first)[2:-1]
         if norms and isinstance(norms[0], nn.GroupNorm):
             lengths = None if num_samples is None else (num_samples - kernel) // stride + 1
-            weight, bias = fold_group_norm(columns, self.first.conv, norms.pop(), lengths)
-        elif bias is not None:
-            bias = bias.expand(len(x), -1)
+            weight, bias = fold_group_norm(columns, self.first.conv, norms[0], lengths)
+            norms = []
+        else:
+            norms = _own_norms(self.first)
+            bias = None if bias is None else bias.expand(len(x), -1)
         rows = []
         for number, own in enumerate(columns):
             chunks = [own[begin:end] for begin, end in self._spans(len(own))]
@@ -176,7 +177,7 @@ class Int8FeatureExtractor(nn.Module):
         """Windows of one utterance's audio to frames, T x C."""
         x = window_convolution(columns, weight, bias)
         for norm in norms:
-            x = norm[1](x)
+            x = norm(x)
         x = F.gelu(x).float()
         for layer in self.others:
             x = layer(x)
@@ -185,20 +186,25 @@ class Int8FeatureExtractor(nn.Module):
     def _spans(self, num_windows: int) -> list[tuple[int, int]]:
         """First and last + 1 of the first layer's windows for each chunk."""
         num_frames, field, step = num_windows, 1, 1
-        for layer in self.others:
-            num_frames = (num_frames - layer.kernel) // layer.stride + 1
-            field, step = field + (layer.kernel - 1) * step, step * layer.stride
+        for kernel, stride in self.grid:
+            num_frames = (num_frames - kernel) // stride + 1
+            field, step = field + (kernel - 1) * step, step * stride
         begins = range(0, num_frames, CHUNK)
         return [(begin * step, (min(begin + CHUNK, num_frames) - 1) * step + field) for begin in begins]
+
+
+def _own_norms(block: ConvBlock) -> list[nn.Module]:
+    """The norms over channels of a block: each stands between two transpositions."""
+    return [cast(nn.Sequential, norm)[1] for norm in list(block)[2:-1]]
 
 
 def to_int8(encoder: Wav2Vec2Model) -> None:
     """Put a model's convolutions, and the linear layers before and in its blocks, in int8, in place. It can then
     only run, not be saved.
     """
-    encoder.feature_extractor = Int8FeatureExtractor(encoder.feature_extractor)
+    encoder.add_module("feature_extractor", Int8FeatureExtractor(encoder.feature_extractor))
     if encoder.post_extract_proj is not None:
-        encoder.post_extract_proj = Int8Linear(encoder.post_extract_proj)
+        encoder.add_module("post_extract_proj", Int8Linear(encoder.post_extract_proj))
     for module in list(encoder.encoder.layers.modules()):
         attention = isinstance(module, MultiheadAttention | ESPNETMultiHeadedAttention)
         for name, child in list(module.named_children()):

@@ -7,30 +7,33 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fairseq import checkpoint_utils
 from fairseq import device as device_layer
 from fairseq.checkpoint import io
-from fairseq.conversion import folders, vocabulary
-from fairseq.conversion.speech_model import to_checkpoint
+from fairseq.conversion import foreign, vocabulary
+from fairseq.conversion.portable_model import to_checkpoint
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.decoding.tokens import Tokens
 from fairseq.device import Device
 from fairseq.frames import frames_for_samples
-from fairseq.inference.audio import FileSource, open_source
+from fairseq.inference.audio import Audio, AudioSource, open_source
 from fairseq.inference.int8 import to_int8
+from fairseq.models.wav2vec.feature_extractor import ConvBlock
 from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
 from fairseq.models.wav2vec.pretrained import symbols_of
-from fairseq.modules.length_aware import set_length_aware
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+from fairseq.modules.run_mode import RunMode, configure
 from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +45,8 @@ class SpeechModel:
     """A wav2vec 2.0 model, fine-tuned or not, ready to read audio.
 
     Args:
-        model: Wav2VecCtc or Wav2Vec2Model; it is changed: put on the device, into evaluation, and made length-aware.
+        model: Wav2VecCtc or Wav2Vec2Model, or one of yours that is built alike; it is changed: put on the device, into
+            evaluation, and made length-aware.
         task: gives `cfg.sample_rate`, `cfg.normalize` and, of a fine-tuned one, `target_dictionary`.
         cfg: the checkpoint's whole config.
         device: None chooses the CPU.
@@ -53,7 +57,7 @@ class SpeechModel:
     """
 
     def __init__(
-        self, model: nn.Module, task: Any, cfg: Any, device: Device | None = None, precision: str = "auto"
+        self, model: nn.Module, task: Any, cfg: DictConfig, device: Device | None = None, precision: str = "auto"
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"the precision is {precision!r}; it may be {', '.join(PRECISIONS)}")
@@ -65,22 +69,23 @@ class SpeechModel:
                 f"{', '.join(name for name in PRECISIONS if name != 'int8')}"
             )
         self.int8 = precision == "int8"
-        self.model, self.task, self.cfg = model.eval().requires_grad_(False), task, cfg
+        self.task, self.cfg = task, cfg
+        model.eval().requires_grad_(False)
         self.num_updates: int | None = None  # that the checkpoint was trained for, where it says so
         # beside the products in int8 the rest is in what auto takes
         half = precision == "bf16" or (precision in ("auto", "int8") and self.device.bf16_is_fast())
         self.dtype = torch.bfloat16 if half else None
-        self.encoder = model.w2v_encoder.w2v_model if hasattr(model, "w2v_encoder") else model
-        set_length_aware(model)
-        self.encoder.looks_for_padding = False  # `batch` gives no mask where there is no padding
-        self.encoder.encoder.required_seq_len_multiple = 1  # filler would only bring a mask for every block to add
+        # by what it has, not by its class: one of the user's own may have it too
+        self.ctc = cast(Wav2VecCtc, model) if hasattr(model, "w2v_encoder") else None
+        self.encoder = cast(Wav2Vec2Model, model) if self.ctc is None else self.ctc.w2v_encoder.w2v_model
+        # `batch` gives no mask where there is no padding; filler would only bring a mask for every block to add
+        configure(model, RunMode(length_aware=True, looks_for_padding=False, pads_to_multiple=False))
         self._arrange_weights()
         model.to(self.device.torch_device)
         self.conv_layers = self.encoder.conv_layers
         self.sample_rate, self.normalize = int(task.cfg.sample_rate), bool(task.cfg.normalize)
-        self.tokens: Tokens | None = (
-            Tokens.from_dictionary(task.target_dictionary) if hasattr(model, "w2v_encoder") else None
-        )
+        self.frame_multiple = self.encoder.cfg.crop_seq_to_multiple
+        self.tokens = None if self.ctc is None else Tokens.from_dictionary(task.target_dictionary)
 
     @classmethod
     def load(
@@ -122,10 +127,11 @@ class SpeechModel:
         if self.int8:
             to_int8(self.encoder)
         parts = [self.encoder.post_extract_proj, self.encoder.encoder.layers]
-        parts += [self.model.w2v_encoder.proj] if hasattr(self.model, "w2v_encoder") else []
+        parts += [] if self.ctc is None else [self.ctc.w2v_encoder.proj]
         linear = [m for part in parts if part is not None for m in part.modules() if isinstance(m, nn.Linear)]
         # the first convolution stays fp32: the group norm is folded into it, in fp64
-        later = [] if self.int8 else [block.conv for block in self.encoder.feature_extractor.conv_layers[1:]]
+        blocks = [] if self.int8 else list(self.encoder.feature_extractor.conv_layers)[1:]
+        later = [cast(ConvBlock, block).conv for block in blocks]
         if self.dtype is not None:
             for module in [*linear, *later]:
                 module.to(self.dtype)
@@ -142,11 +148,21 @@ class SpeechModel:
         Raises:
             ValueError: the model is not fine-tuned.
         """
-        if self.tokens is None:
+        self.fine_tuned()
+        assert self.tokens is not None
+        return self.tokens
+
+    def fine_tuned(self) -> Wav2VecCtc:
+        """The model with its output layer.
+
+        Raises:
+            ValueError: it is pre-trained only.
+        """
+        if self.ctc is None:
             raise ValueError(
                 "this checkpoint is pre-trained only: it has no output layer over a dictionary. Fine-tune it first"
             )
-        return self.tokens
+        return self.ctc
 
     @property
     def precision(self) -> str:
@@ -158,18 +174,16 @@ class SpeechModel:
 
     # -- audio ---------------------------------------------------------------------------------------------------------
 
-    def open(self, audio: Any) -> Any:
+    def open(self, audio: Audio | AudioSource) -> AudioSource:
         """A source of samples at the model's rate; see `open_source`."""
-        return (
-            audio
-            if isinstance(audio, FileSource) or hasattr(audio, "num_samples")
-            else open_source(audio, self.sample_rate)
-        )
+        if hasattr(audio, "num_samples"):
+            return cast(AudioSource, audio)
+        return open_source(cast(Audio, audio), self.sample_rate)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames for so many samples, after cropping to the model's multiple."""
         frames = frames_for_samples(num_samples, self.conv_layers)
-        return frames - frames % self.encoder.cfg.crop_seq_to_multiple
+        return frames - frames % self.frame_multiple
 
     def batch(self, waves: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
         """Waveforms side by side on the device: normalised one by one as the model was trained, padded (B x S), and
@@ -205,15 +219,15 @@ class SpeechModel:
         return [log_probs for wave in waves for log_probs in self._log_probs_of_batch([wave])]
 
     def _log_probs_of_batch(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        tokens = self.dictionary()
+        tokens, ctc = self.dictionary(), self.fine_tuned()
         frames = [self.num_frames(len(wave)) for wave in waves]
         long_enough = [wave for wave, count in zip(waves, frames, strict=True) if count > 0]
         found = iter([])
         if long_enough:
             source, padding_mask = self.batch(long_enough)
             with self.device.autocast(self.dtype):
-                output = self.model(source=source, padding_mask=padding_mask)
-            scores = self.model.get_normalized_probs(output, log_probs=True).transpose(0, 1)
+                output = ctc(source=source, padding_mask=padding_mask)
+            scores = ctc.get_normalized_probs(output, log_probs=True).transpose(0, 1)
             found = iter(scores.cpu().numpy())
         empty = np.zeros((0, len(tokens.symbols)), dtype=np.float32)
         return [next(found)[:count] if count > 0 else empty for count in frames]
@@ -221,11 +235,11 @@ class SpeechModel:
 
 def _read_folder(path: str) -> dict[str, Any]:
     """The state of a folder of another tool, as `load_checkpoint_to_cpu` gives that of a checkpoint."""
-    if not folders.is_folder(path):
+    if not foreign.is_folder(path):
         raise ValueError(
             f"{path} is a folder without a config.json: give a checkpoint's file, or a folder of transformers"
         )
-    state = to_checkpoint(folders.read(path, io.read))
+    state = to_checkpoint(foreign.read(path, io.read))
     return {**state, "cfg": OmegaConf.create(state["cfg"])}
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fairseq.decoding.hypothesis import Hypothesis
-from fairseq.inference.audio import open_source
+from fairseq.inference.audio import Audio, AudioSource, open_source
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.progress import Progress
-from fairseq.inference.statistics import OutputStatistics
 from fairseq.inference.streaming import Decoder, stream
 from fairseq.inference.transcribe import read_windows
 from fairseq.inference.windows import WindowSettings, plan_windows
 
 logger = logging.getLogger(__name__)
 
+WatchPieces = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
-class Emission(NamedTuple):
+
+@dataclass(frozen=True)
+class Emission:
     """What the model said to one utterance."""
 
     index: int
@@ -29,7 +31,8 @@ class Emission(NamedTuple):
     error: str | None = None  # why there are none
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """Hypotheses for one utterance, the best one first; a single empty one where it could not be read."""
 
     index: int
@@ -39,7 +42,7 @@ class Reading(NamedTuple):
 
 
 def emissions(
-    model: SpeechModel, audios: Sequence[Any], sizes: Sequence[int], settings: WindowSettings, max_tokens: int
+    model: SpeechModel, audios: Sequence[Audio], sizes: Sequence[int], settings: WindowSettings, max_tokens: int
 ) -> Iterator[Emission]:
     """Each utterance's log-probabilities, utterances of like length together, the longest ones first.
 
@@ -67,7 +70,7 @@ def emissions(
     yield from _batched(model, batch)
 
 
-def _windowed(model: SpeechModel, source: Any, settings: WindowSettings) -> Iterator[np.ndarray]:
+def _windowed(model: SpeechModel, source: AudioSource, settings: WindowSettings) -> Iterator[np.ndarray]:
     for window, wave in read_windows(model, source, settings):
         yield model.log_probs([wave])[0][window.keep]
 
@@ -94,12 +97,12 @@ def read(emission: Emission, decoder: Decoder) -> Reading:
 
 def read_all(
     model: SpeechModel,
-    audios: Sequence[Any],
+    audios: Sequence[Audio],
     sizes: Sequence[int],
     decoder: Decoder,
     settings: WindowSettings,
     max_tokens: int,
-    outputs: OutputStatistics | None = None,
+    watch: WatchPieces | None = None,
     title: str = "recognising",
 ) -> list[Reading]:
     """Readings of all utterances, in their order, with signs of life on the way.
@@ -107,14 +110,14 @@ def read_all(
     What cannot be read is logged, and reads as empty.
 
     Args:
-        outputs: counts the frames.
+        watch: gets the log-probabilities of each utterance, and passes them on.
         title: of the bar or of the log lines.
     """
     readings: dict[int, Reading] = {}
     with Progress(title, len(audios)) as progress:
         for emission in emissions(model, audios, sizes, settings, max_tokens):
             pieces = ticking(emission.pieces, progress)
-            reading = read(emission._replace(pieces=pieces if outputs is None else outputs.watch(pieces)), decoder)
+            reading = read(replace(emission, pieces=pieces if watch is None else watch(pieces)), decoder)
             if reading.error is not None:
                 logger.warning("utterance %d: %s", reading.index, reading.error)
             readings[reading.index] = reading

@@ -12,7 +12,7 @@ import numpy as np
 from fairseq.decoding.beam import BeamSettings, read_beam
 from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.decoding.hypothesis import Hypothesis
-from fairseq.inference.audio import Audio
+from fairseq.inference.audio import Audio, AudioSource
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.streaming import Decoder, stream
 from fairseq.inference.transcript import FrameTimes, Transcript, from_hypotheses
@@ -115,7 +115,11 @@ def _name(audio: Audio) -> str:
 
 
 def read_and_decode(
-    model: SpeechModel, source: Any, decoder: Decoder, settings: WindowSettings, tick: Callable[[], None] | None = None
+    model: SpeechModel,
+    source: AudioSource,
+    decoder: Decoder,
+    settings: WindowSettings,
+    tick: Callable[[], None] | None = None,
 ) -> tuple[list[Hypothesis], float]:
     """Hypotheses for all of a source, and its largest sample."""
     reading, loudest = stream(decoder), 0.0
@@ -127,10 +131,13 @@ def read_and_decode(
     return reading.finish(), loudest
 
 
-def read_windows(model: SpeechModel, source: Any, settings: WindowSettings) -> Iterator[tuple[Window, np.ndarray]]:
+def read_windows(
+    model: SpeechModel, source: AudioSource, settings: WindowSettings
+) -> Iterator[tuple[Window, np.ndarray]]:
     """A source's windows, each with its samples, read one at a time."""
-    multiple = model.encoder.cfg.crop_seq_to_multiple
-    for window in plan_windows(source.num_samples, model.conv_layers, model.sample_rate, settings, multiple):
+    for window in plan_windows(
+        source.num_samples, model.conv_layers, model.sample_rate, settings, model.frame_multiple
+    ):
         yield window, source.read(window.start, window.num_samples)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fairseq.decoding.hypothesis import Hypothesis, Word
-from fairseq.frames import frame_centres, receptive_field
+from fairseq.frames import ConvSpec, frame_centres, receptive_field
 
 
 class TimedWord(NamedTuple):
@@ -39,7 +39,7 @@ class FrameTimes:
     Each frame stands for one stride around its centre: 320 i + 199.5 samples, give or take 10 ms, for base at 16 kHz.
     """
 
-    def __init__(self, conv_layers: Sequence[tuple[int, int, int]], sample_rate: int, duration: float) -> None:
+    def __init__(self, conv_layers: Sequence[ConvSpec], sample_rate: int, duration: float) -> None:
         self._first = (frame_centres(1, conv_layers)[0] + 0.5) / sample_rate
         self._stride = receptive_field(conv_layers)[1] / sample_rate
         self._duration = duration

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fairseq.frames import frames_for_samples, receptive_field
+from fairseq.frames import ConvSpec, frames_for_samples, receptive_field
 
 
 class Window(NamedTuple):
@@ -48,7 +48,7 @@ class WindowSettings:
 
 def plan_windows(
     num_samples: int,
-    conv_layers: Sequence[tuple[int, int, int]],
+    conv_layers: Sequence[ConvSpec],
     sample_rate: int,
     settings: WindowSettings,
     multiple: int = 1,

@@ -87,8 +87,6 @@ class LogFile(logging.Handler):
         self._write(f"-- log of process {os.getpid()} on {socket.gethostname()}\n")
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._descriptor is None:
-            return
         try:
             self._write(self.format(record) + "\n")
         except OSError as error:
@@ -102,7 +100,7 @@ class LogFile(logging.Handler):
 
     def _write(self, line: str) -> None:
         rest = memoryview(line.encode(errors="backslashreplace"))
-        while rest:
+        while rest and self._descriptor is not None:  # after close, lines are dropped
             rest = rest[os.write(self._descriptor, rest) :]
 
     def close(self) -> None:

@@ -13,9 +13,14 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
+import numpy as np
+from torch import Tensor
+
 from fairseq.logging.meters import to_plain
 
 logger = logging.getLogger(__name__)
+
+Json = Union[None, bool, int, float, str, list["Json"], dict[str, "Json"]]
 
 
 class MetricsFile:
@@ -82,7 +87,7 @@ class MetricsFile:
             return False
         if not isinstance(row, dict) or not isinstance(row.get("num_updates"), int):
             return False
-        return row["num_updates"] < update or (row["num_updates"] == update and row.get("split") not in again)
+        return row["num_updates"] < update or (row["num_updates"] == update and row.get("split", "") not in again)
 
     def write(self, split: str, update: int, epoch: int, stats: Mapping[str, object]) -> None:
         """Add one row; see `fairseq.logging.sinks.Sink`."""
@@ -100,7 +105,7 @@ class MetricsFile:
                 f"A row of {self.path.name} needs num_updates; this one has {', '.join(row) or 'nothing'}."
             )
         plain = {key: _json_value(value) for key, value in row.items()}
-        plain["num_updates"] = int(plain["num_updates"])
+        plain["num_updates"] = int(to_plain(row["num_updates"]))
         line = json.dumps(plain, allow_nan=False) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,18 +131,16 @@ class MetricsFile:
             self._failure_reported = True
 
 
-def _json_value(value: Any) -> Any:
+def _json_value(value: object) -> Json:
     """What strict JSON can hold: a number that is not finite becomes the string nan, inf or -inf."""
-    value = to_plain(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): _json_value(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(inner) for inner in value]
-    if hasattr(value, "tolist"):
-        return _json_value(value.tolist())
-    return value
+    plain = to_plain(value)
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return str(plain)
+    if isinstance(plain, dict):
+        return {str(key): _json_value(inner) for key, inner in plain.items()}
+    if isinstance(plain, (list, tuple)):
+        return [_json_value(inner) for inner in plain]
+    return _json_value(plain.tolist()) if isinstance(plain, (Tensor, np.ndarray)) else plain
 
 
 def read_rows(path: Union[str, os.PathLike], split: Optional[str] = None) -> list[dict[str, Any]]:

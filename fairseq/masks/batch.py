@@ -4,94 +4,102 @@ and as fairseq's callers draw them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.frames import frames_for_samples
+from fairseq.frames import ConvSpec, frames_for_samples
 from fairseq.masks.positions import draw_negatives, positions_and_weights
-from fairseq.masks.settings import FinetuningMasks, MaskConfig, PretrainingMasks
+from fairseq.masks.settings import FinetuningMasks, MaskConfig, Masks, PretrainingMasks
 from fairseq.masks.spans import draw_mask, draw_span_count, max_masked_frames, unmask
 
 
-def masked_inputs(
-    masks: PretrainingMasks,
-    num_samples: int,
-    lengths: np.ndarray,
-    num_valid: int,
-    generators: list[np.random.Generator],
-    evaluation: bool,
-) -> dict[str, Tensor]:
-    """Draw a batch's masks, and in evaluation its negatives.
+class Rows(NamedTuple):
+    """The rows of a batch, as masks are drawn for them."""
 
-    Args:
-        num_samples: S, what rows are cropped or padded to.
-        num_valid: rows that count, the first ones; the others get no weight.
-        lengths: samples of each row, padding not counted, B.
-        generators: one for each row that is drawn; the rows after them are filler, with the first row's masks and no
-            weight.
-    Returns:
-        mask_indices bool B x T; masked_positions int64 and masked_weights float32 B x M, where M depends on T alone;
-        mask_channel_indices bool B x C if channels are masked; negative_indices int64 B x M x N in evaluation if the
-        settings ask for them.
+    num_samples: int  # S: what rows are cropped or padded to
+    lengths: np.ndarray  # int64, B: samples of each row, padding not counted
+    num_valid: int  # rows that count, the first ones
+    # one for each row that is drawn; the rows after them are filler, with the first row's masks and no weight
+    generators: list[np.random.Generator]
+    evaluation: bool
+
+
+class MaskInputs(TypedDict, total=False):
+    """The masks among a model's arguments."""
+
+    mask_indices: Tensor  # bool, B x T
+    masked_positions: Tensor  # int64, B x M: the masked frames, ascending, then filler; M depends on T alone
+    masked_weights: Tensor  # float32, B x M: 1 for masked frames that count, 0 for filler
+    mask_channel_indices: Tensor  # bool, B x C: where channels are masked
+    negative_indices: Tensor  # int64, B x M x N: in evaluation, if the settings ask for them
+
+
+def draw_masks(masks: Masks | None, rows: Rows) -> tuple[MaskInputs, int]:
+    """The masks of a batch, and how many of its rows do not count because fewer than two of their frames are masked."""
+    if isinstance(masks, PretrainingMasks):
+        inputs, weights = predicted_masks(masks, rows)
+        return inputs, rows.num_valid - int((weights.max(axis=1, initial=0) > 0).sum())
+    if masks is None or rows.evaluation:
+        return {}, 0
+    return hidden_masks(masks, rows), 0
+
+
+def predicted_masks(masks: PretrainingMasks, rows: Rows) -> tuple[MaskInputs, np.ndarray]:
+    """The masks that pre-training predicts at, in evaluation with negatives; and the weights of the masked frames,
+    B x M.
     """
-    num_rows = len(lengths)
-    num_frames = int(frames_for_samples(num_samples, masks.conv_layers))
-    row_frames = frames_for_samples(lengths, masks.conv_layers)
-    mask = _frames(masks.time, row_frames, num_frames, generators)
+    num_frames, mask = _frames(masks.time, masks.conv_layers, rows)
     max_masked = max_masked_frames(num_frames, masks.time)
     positions, weights = positions_and_weights(mask, max_masked)
-    inputs: dict[str, np.ndarray] = {}
+    inputs: MaskInputs = {}
     if masks.channel is not None:
-        inputs["mask_channel_indices"] = _channels(masks.channel, masks.num_channels, num_rows, generators)
-    if evaluation and masks.num_negatives > 0:
-        negatives = np.zeros((num_rows, max_masked, masks.num_negatives), dtype=np.int64)
-        for row, rng in enumerate(generators):
+        inputs["mask_channel_indices"] = _channels(masks.channel, masks.num_channels, rows)
+    if rows.evaluation and masks.num_negatives > 0:
+        negatives = np.zeros((len(mask), max_masked, masks.num_negatives), dtype=np.int64)
+        for row, rng in enumerate(rows.generators):
             negatives[row] = draw_negatives(int(mask[row].sum()), max_masked, masks.num_negatives, rng)
-        inputs["negative_indices"] = negatives
-    weights[num_valid:] = 0
-    inputs |= {"mask_indices": mask, "masked_positions": positions, "masked_weights": weights}
-    return {name: torch.from_numpy(array) for name, array in inputs.items()}
+        inputs["negative_indices"] = torch.from_numpy(negatives)
+    weights[rows.num_valid :] = 0
+    inputs["mask_indices"] = torch.from_numpy(mask)
+    inputs["masked_positions"] = torch.from_numpy(positions)
+    inputs["masked_weights"] = torch.from_numpy(weights)
+    return inputs, weights
 
 
-def hidden_inputs(
-    masks: FinetuningMasks, num_samples: int, lengths: np.ndarray, generators: list[np.random.Generator]
-) -> dict[str, Tensor]:
-    """Draw the masks of a batch to fine-tune on: mask_indices bool B x T and mask_channel_indices bool B x C, where
-    there are any.
-
-    Args:
-        num_samples, lengths, generators: as for `masked_inputs`.
+def hidden_masks(masks: FinetuningMasks, rows: Rows) -> MaskInputs:
+    """The masks of fine-tuning, which nothing is predicted at: mask_indices and mask_channel_indices, where there are
+    any.
     """
-    inputs: dict[str, np.ndarray] = {}
+    inputs: MaskInputs = {}
     if masks.time is not None:
-        num_frames = int(frames_for_samples(num_samples, masks.conv_layers))
-        inputs["mask_indices"] = _frames(
-            masks.time, frames_for_samples(lengths, masks.conv_layers), num_frames, generators
-        )
+        inputs["mask_indices"] = torch.from_numpy(_frames(masks.time, masks.conv_layers, rows)[1])
     if masks.channel is not None:
-        inputs["mask_channel_indices"] = _channels(masks.channel, masks.num_channels, len(lengths), generators)
-    return {name: torch.from_numpy(array) for name, array in inputs.items()}
+        inputs["mask_channel_indices"] = _channels(masks.channel, masks.num_channels, rows)
+    return inputs
 
 
-def _frames(
-    cfg: MaskConfig, row_frames: np.ndarray, num_frames: int, generators: list[np.random.Generator]
-) -> np.ndarray:
-    """Masked frames, bool, B x T; padding is not masked."""
+def _frames(cfg: MaskConfig, layers: Sequence[ConvSpec], rows: Rows) -> tuple[int, np.ndarray]:
+    """T, and masked frames, bool, B x T; padding is not masked."""
+    num_frames = frames_for_samples(rows.num_samples, layers)
+    row_frames = frames_for_samples(rows.lengths, layers)
     mask = np.zeros((len(row_frames), num_frames), dtype=bool)
-    for row, rng in enumerate(generators):
+    for row, rng in enumerate(rows.generators):
         mask[row, : row_frames[row]] = draw_mask(int(row_frames[row]), cfg, rng)
-    mask[len(generators) :] = mask[0]
-    return mask
+    mask[len(rows.generators) :] = mask[0]
+    return num_frames, mask
 
 
-def _channels(cfg: MaskConfig, num_channels: int, num_rows: int, generators: list[np.random.Generator]) -> np.ndarray:
+def _channels(cfg: MaskConfig, num_channels: int, rows: Rows) -> Tensor:
     """Masked channels, bool, B x C."""
-    channels = np.zeros((num_rows, num_channels), dtype=bool)
-    for row, rng in enumerate(generators):
+    channels = np.zeros((len(rows.lengths), num_channels), dtype=bool)
+    for row, rng in enumerate(rows.generators):
         channels[row] = draw_mask(num_channels, cfg, rng)
-    channels[len(generators) :] = channels[0]
-    return channels
+    channels[len(rows.generators) :] = channels[0]
+    return torch.from_numpy(channels)
 
 
 def compute_mask_indices(

@@ -5,7 +5,7 @@ Letters: T frames, C channels.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from fairseq.frames import ConvSpec, parse_conv_layers
 
@@ -48,6 +48,52 @@ class MaskConfig(NamedTuple):
         return self
 
 
+class SpanFields(Protocol):
+    """The fields of a config that spans are drawn by."""
+
+    mask_prob: float
+    mask_length: int
+    mask_selection: str
+    mask_other: float
+    no_mask_overlap: bool
+    mask_min_space: int
+    mask_channel_prob: float
+    mask_channel_length: int
+    mask_channel_selection: str
+    mask_channel_other: float
+    no_mask_channel_overlap: bool
+    mask_channel_min_space: int
+
+
+class MaskSettings(SpanFields, Protocol):
+    """Settings that a model masks with: fields of Wav2Vec2Config, and attributes of the model, which callers may set
+    after loading.
+    """
+
+    require_same_masks: bool
+    mask_dropout: float
+    mask_channel_before: bool
+    crop_seq_to_multiple: int
+
+
+class WorkerFields(SpanFields, Protocol):
+    """What a data-loading worker must know of the model: fields of `task.inferred_w2v_config` and of Wav2Vec2Config."""
+
+    encoder_embed_dim: int
+    conv_feature_layers: str
+
+
+class EncoderFields(WorkerFields, Protocol):
+    """The fields of a pre-trained encoder's config that fine-tuning masks by."""
+
+    mask_dropout: float
+
+
+_SPAN_SETTINGS = tuple(SpanFields.__annotations__)
+MASK_SETTINGS = (*_SPAN_SETTINGS, *MaskSettings.__annotations__)
+WORKER_SETTINGS = (*_SPAN_SETTINGS, *WorkerFields.__annotations__)
+
+
 class PretrainingMasks(NamedTuple):
     """All that a data-loading worker needs to draw an utterance's masks and, for validation, its negatives."""
 
@@ -59,7 +105,7 @@ class PretrainingMasks(NamedTuple):
 
     @classmethod
     def from_config(
-        cls, cfg: Any, dropout: float = 0.0, num_negatives: int = 0, same_count: bool = True
+        cls, cfg: WorkerFields, dropout: float = 0.0, num_negatives: int = 0, same_count: bool = True
     ) -> PretrainingMasks:
         """Read the fields that `task.inferred_w2v_config` and the wav2vec 2.0 model's config share.
 
@@ -91,7 +137,7 @@ class FinetuningMasks(NamedTuple):
     conv_layers: tuple[ConvSpec, ...]
 
     @classmethod
-    def from_config(cls, cfg: Any, apply_mask: bool) -> FinetuningMasks:
+    def from_config(cls, cfg: EncoderFields, apply_mask: bool) -> FinetuningMasks:
         """Read the fields of the encoder's config; without `apply_mask` there are no masks.
 
         Raises:
@@ -105,7 +151,10 @@ class FinetuningMasks(NamedTuple):
         )
 
 
-def time_masks(cfg: Any, dropout: float = 0.0) -> MaskConfig:
+Masks = PretrainingMasks | FinetuningMasks
+
+
+def time_masks(cfg: SpanFields, dropout: float = 0.0) -> MaskConfig:
     """The settings of masks over time in a model's config, checked."""
     return MaskConfig(
         cfg.mask_prob,
@@ -119,7 +168,7 @@ def time_masks(cfg: Any, dropout: float = 0.0) -> MaskConfig:
     ).check("mask")
 
 
-def channel_masks(cfg: Any) -> MaskConfig:
+def channel_masks(cfg: SpanFields) -> MaskConfig:
     """The settings of masks over channels, checked."""
     return MaskConfig(
         cfg.mask_channel_prob,
@@ -130,29 +179,3 @@ def channel_masks(cfg: Any) -> MaskConfig:
         cfg.mask_channel_min_space,
         0,
     ).check("mask_channel")
-
-
-class MaskSettings(Protocol):
-    """Settings that masks are drawn with: fields of Wav2Vec2Config, and attributes of the model, which callers may
-    set after loading.
-    """
-
-    mask_prob: float
-    mask_length: int
-    mask_selection: str
-    mask_other: float
-    no_mask_overlap: bool
-    mask_min_space: int
-    require_same_masks: bool
-    mask_dropout: float
-    mask_channel_prob: float
-    mask_channel_length: int
-    mask_channel_before: bool
-    mask_channel_selection: str
-    mask_channel_other: float
-    no_mask_channel_overlap: bool
-    mask_channel_min_space: int
-    crop_seq_to_multiple: int
-
-
-MASK_SETTINGS = tuple(MaskSettings.__annotations__)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from fairseq.models.fairseq_encoder import FairseqEncoder
+from fairseq.modules.run_mode import RunMode, configure
 
 
 class BaseFairseqModel(nn.Module):
@@ -71,6 +72,10 @@ class BaseFairseqModel(nn.Module):
         """
         assert state_dict is not None
         _upgrade_children(self, state_dict, name)
+
+    def configure(self, mode: RunMode) -> None:
+        """Choose how the model runs; see RunMode."""
+        configure(self, mode)
 
     def set_num_updates(self, num_updates: int) -> None:
         """Tell every submodule that follows a schedule how many updates are done."""

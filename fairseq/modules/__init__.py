@@ -11,7 +11,7 @@ from fairseq.modules.espnet_multihead_attention import (
 from fairseq.modules.fp32_group_norm import Fp32GroupNorm
 from fairseq.modules.fp32_instance_norm import Fp32InstanceNorm
 from fairseq.modules.gelu import gelu, gelu_accurate
-from fairseq.modules.grad_multiply import GradMultiply
+from fairseq.modules.gradients import GradMultiply
 from fairseq.modules.gumbel_vector_quantizer import GumbelVectorQuantizer
 from fairseq.modules.layer_drop import LayerDropModuleList
 from fairseq.modules.layer_norm import Fp32LayerNorm, LayerNorm

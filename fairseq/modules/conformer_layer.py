@@ -12,9 +12,10 @@ from fairseq.modules.espnet_multihead_attention import (
     RelPositionMultiHeadedAttention,
     RotaryPositionMultiHeadedAttention,
 )
-from fairseq.modules.glu import GLU
+from fairseq.modules.gelu import GLU
 from fairseq.modules.layer_norm import LayerNorm
 from fairseq.modules.multihead_attention import MultiheadAttention
+from fairseq.modules.run_mode import RunMode
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"swish": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -58,7 +59,11 @@ class ConvolutionModule(nn.Module):
         self.activation = activation_module(activation_fn)
         self.pointwise_conv2 = nn.Conv1d(channels, embed_dim, kernel_size=1, bias=bias)
         self.dropout = FairseqDropout(dropout)
-        self.length_aware = False  # see modules/length_aware.py
+        self.length_aware = False  # see RunMode
+
+    def take_run_mode(self, mode: RunMode) -> None:
+        if mode.length_aware is not None:
+            self.length_aware = mode.length_aware
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """B x T x C; padding (bool, B x T) is kept from the depthwise convolution if the module is length-aware."""

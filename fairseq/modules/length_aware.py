@@ -5,18 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fairseq.modules.run_mode import RunMode, configure
+
 
 def set_length_aware(model: nn.Module, on: bool = True) -> None:
-    """Let an utterance's output be the same whatever batch it lies in, from now on.
-
-    Upstream's models take the base extractor's group norm over padding too, and let the conformer's depthwise and the
-    stacked positional convolutions see it; weights were trained so, and training and `eval()` keep to it. Commands that
-    read utterances for their own sake (infer, transcribe, extract) switch this on. Modules that have a choice have an
-    attribute `length_aware`.
+    """Let an utterance's output be the same whatever batch it lies in, from now on (see RunMode). Commands that read
+    utterances for their own sake (infer, transcribe, extract) switch this on.
     """
-    for module in model.modules():
-        if hasattr(module, "length_aware"):
-            module.length_aware = on
+    configure(model, RunMode(length_aware=on))
 
 
 def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fairseq.utils import is_traced
+
 
 def relative_sinusoids(num_frames: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Sinusoids of the distances num_frames-1, ..., 0, ..., -(num_frames-1), (2*num_frames-1) x dim, fp32.
@@ -38,7 +40,7 @@ class RelPositionalEncoding(nn.Module):
         device.
         """
         num_frames = x.size(0)
-        if torch.jit.is_tracing():  # the table would be a constant of the graph, as long as the traced input
+        if is_traced():  # the table would be a constant of the graph, as long as the traced input
             return relative_sinusoids(num_frames, self.d_model, x.device).unsqueeze(1).type_as(x)
         table = self._table
         if table is None or table.size(0) < 2 * num_frames - 1 or table.device != x.device:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fairseq import utils
+from fairseq.data.batch import Batch
 from fairseq.preflight import tiny
-from fairseq.preflight.memory import Activations, Meter
+from fairseq.preflight.memory import Activations, MemoryMeter
 from fairseq.preflight.plan import Shape, Split
 from fairseq.preflight.report import Section, gigabytes, percent
 
@@ -34,7 +35,7 @@ class Measured(NamedTuple):
         return kept.recomputed if recomputes and kept.recomputed is not None else kept.kept
 
 
-def measure(meter: Meter, split: Split, shapes: list[Shape], dtype: torch.dtype | None) -> list[Measured]:
+def measure(meter: MemoryMeter, split: Split, shapes: list[Shape], dtype: torch.dtype | None) -> list[Measured]:
     """Measure the training shapes, the largest of them where there are many.
 
     Raises:
@@ -44,13 +45,13 @@ def measure(meter: Meter, split: Split, shapes: list[Shape], dtype: torch.dtype 
     return [_measure(meter, tiny.batch(split, shape.plan), shape, dtype) for shape in chosen]
 
 
-def _measure(meter: Meter, sample: dict[str, Any], shape: Shape, dtype: torch.dtype | None) -> Measured:
+def _measure(meter: MemoryMeter, sample: Batch, shape: Shape, dtype: torch.dtype | None) -> Measured:
     kept = meter.activations(sample, dtype)
     in_fp32 = kept if dtype is None else meter.activations(sample, None)
     return Measured(shape, kept, in_fp32, _bytes(sample, 8), _bytes(sample["net_input"], 4))
 
 
-def _bytes(sample: Any, integer: int) -> int:
+def _bytes(sample: object, integer: int) -> int:
     sizes: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,18 +12,31 @@ from torch import nn
 
 from fairseq import device as device_layer
 from fairseq import optim, tasks
+from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.validate import find_named, unrelated
 from fairseq.device.stand_in import StandIn
 from fairseq.distributed.place import Place, cards_of_a_node
 from fairseq.preflight import batches, card, corpus, device, host, plan, steps, tiny
-from fairseq.preflight.memory import Meter
-from fairseq.preflight.options import Options
+from fairseq.preflight.heartbeat import silent
+from fairseq.preflight.memory import MemoryMeter
 from fairseq.preflight.plan import Launch, Shape, Split
-from fairseq.preflight.progress import silent
 from fairseq.preflight.report import Report, Section
+from fairseq.tasks.task import Task
 from fairseq.training.precision import Precision
 
+STEPS = ("tiny", "full", "none")
 _VISITED = 8  # shapes a mode that steps run on
+
+
+class Options(NamedTuple):
+    """What to check beside the run's own config."""
+
+    nodes: int = 1
+    # of a node, as a launcher would start them; None: distributed_training.distributed_world_size
+    processes: int | None = None
+    speed: float | None = None  # seconds of audio a second, all cards together
+    card: str | None = None  # a key of host.CARDS
+    steps: str = "tiny"  # one of STEPS
 
 
 def check(
@@ -148,20 +161,20 @@ def _spread(shapes: list[Shape]) -> list[Shape]:
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-def dtype_of(common: Any) -> torch.dtype | None:
+def dtype_of(common: CommonConfig) -> torch.dtype | None:
     """What the run computes in; None for fp32."""
     if common.hpu and common.hmp:
         return torch.bfloat16
     return Precision(common, StandIn(), updates_per_window=1).dtype
 
 
-def _meter(cfg: DictConfig, task: Any, criterion: nn.Module, section: Section) -> Meter | None:
+def _meter(cfg: DictConfig, task: Task, criterion: nn.Module, section: Section) -> MemoryMeter | None:
     """The model without numbers; None where it cannot be built so, after it has been built for the task in earnest."""
     model = OmegaConf.create(OmegaConf.to_container(cfg.model))
     if "checkpoint_activations" in model:
         model.checkpoint_activations = True  # both ways are counted
     try:
-        return Meter(lambda: task.build_model(model), criterion)
+        return MemoryMeter(lambda: task.build_model(model), criterion)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         section.notes.append(
             f"memory was not measured: the model cannot be built without numbers ({_first_line(error)})."
@@ -171,13 +184,15 @@ def _meter(cfg: DictConfig, task: Any, criterion: nn.Module, section: Section) -
 
 
 def _batches(
-    report: Report, cfg: DictConfig, meter: Meter | None, splits: list[Split], model_of_card: str | None
+    report: Report, cfg: DictConfig, meter: MemoryMeter | None, splits: list[Split], model_of_card: str | None
 ) -> int:
     """Sections of shapes and memory; returns the bytes of the largest batch as a worker makes it."""
     shapes = [shape for split in splits for shape in plan.shapes(split)]
     training = [shape for shape in shapes if shape.training]
     dtype = dtype_of(cfg.common)
-    measured, weights = [], None
+    recomputes = bool(cfg.model.get("checkpoint_activations"))
+    measured: list[batches.Measured] = []
+    weights = None
     if meter is not None:
         try:
             with device_layer.stood_in(StandIn()) if is_static(cfg) else device_layer.forced():
@@ -187,10 +202,9 @@ def _batches(
                 f"memory was not measured: the model does not run without numbers ({_first_line(error)})."
             )
         weights = meter.weights(_optimizer_share(cfg))
-    recomputes = bool(cfg.model.get("checkpoint_activations"))
-    needs = {m.shape.key: m.held(recomputes) + weights.total for m in measured}
+    needs = {} if weights is None else {m.shape.key: m.held(recomputes) + weights.total for m in measured}
     report.sections.append(batches.describe(shapes, needs, is_static(cfg), report.values("updates")["padding"]))
-    if measured:
+    if measured and weights is not None:
         report.sections.append(card.describe(measured, weights, dtype, recomputes, model_of_card, _negatives(cfg)))
         return max(m.on_host for m in measured)
     largest = max(training, key=lambda shape: shape.rows * shape.samples)

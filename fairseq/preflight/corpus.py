@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format
 from fairseq.data.audio.manifest import Manifest, printable
 from fairseq.data.audio.quarantine import is_longer
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.preflight.plan import Launch, Split, audio, epoch_of
@@ -70,7 +70,7 @@ def _files(section: Section, split: Split, cfg: DictConfig) -> None:
     _places(section, split.name, dataset)
 
 
-def _places(section: Section, name: str, dataset: Any) -> None:
+def _places(section: Section, name: str, dataset: FileAudioDataset) -> None:
     """The manifests' roots are folders, and a few of their files are there, and as the manifests say."""
     for manifest in dataset.manifest.manifests:
         problem = manifest.root_problem()

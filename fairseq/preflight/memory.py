@@ -9,7 +9,7 @@ CPU's autograd really keeps it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq import utils
+from fairseq.models import BaseFairseqModel
 from fairseq.modules.checkpoint_activations import unwrap_checkpoint
 
 
@@ -102,7 +103,7 @@ class HostReadsAsOne(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Meter:
+class MemoryMeter:
     """A model and criterion of fake tensors whose steps can be measured.
 
     Args:
@@ -120,13 +121,13 @@ class Meter:
         for module in self.model.modules():
             if hasattr(module, "layerdrop"):
                 # on a device of static graphs all blocks are computed; its flags are drawn on the host
-                module.layerdrop = 0.0
-        if hasattr(self.model, "set_num_updates"):
+                setattr(module, "layerdrop", 0.0)  # noqa: B010 - not every module has it
+        if isinstance(self.model, BaseFairseqModel):
             with self.fake:
                 self.model.set_num_updates(0)  # as a trainer does before its first step
         self.criterion = criterion
 
-    def activations(self, sample: dict[str, Any], dtype: torch.dtype | None) -> Activations:
+    def activations(self, sample: Mapping[str, Any], dtype: torch.dtype | None) -> Activations:
         """Measure one batch in autocast to `dtype` (None: fp32). The sample's tensors are real."""
         fakes = utils.apply_to_sample(self.fake.from_tensor, sample["net_input"])
         with self.fake, HostReadsAsOne():
@@ -142,7 +143,11 @@ class Meter:
 
 
 def count(
-    model: nn.Module, criterion: nn.Module, sample: dict[str, Any], dtype: torch.dtype | None, blocks: list[nn.Module]
+    model: nn.Module,
+    criterion: nn.Module,
+    sample: Mapping[str, Any],
+    dtype: torch.dtype | None,
+    blocks: list[nn.Module],
 ) -> Activations:
     """Run one forward pass in training mode and count what it leaves for backward; on fake tensors or on real ones."""
     constant = [*model.parameters(), *model.buffers(), *criterion.parameters()]

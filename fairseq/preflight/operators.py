@@ -1,19 +1,25 @@
-"""Every operator that an update and a validation step hand to the dispatcher, and those that Gaudi's bridge has no
-kernel for.
+"""Every operator that an update and a validation step hand to the dispatcher, where in the code each is called, and
+those that Gaudi's bridge has no kernel for.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairseq.preflight import graph_keys, kernels, places
+from fairseq.preflight import graph_keys, kernels
 from fairseq.preflight.graph_keys import Call, Recorder
 
 # views and marks of autograd: no number is computed
@@ -39,6 +45,12 @@ _DEPEND_ON_NUMBERS = {
     "repeat_interleave.Tensor",
     "bincount",
 }
+
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
+_TRACE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+UNKNOWN = "an unknown place"
 
 
 class Missing(NamedTuple):
@@ -95,7 +107,7 @@ class Trace(TorchDispatchMode):
 
 
 def _place() -> str:
-    return places.of_backward() or places.current()
+    return place_of_forward() or current_place()
 
 
 def _indexes_by_mask(name: str, args: tuple[Any, ...]) -> bool:
@@ -120,3 +132,53 @@ def first_difference(one: list[Call], other: list[Call]) -> str | None:
         longer = max(one, other, key=len)[min(len(one), len(other))]
         return f"{longer.operator} at {longer.place}"
     return None
+
+
+# -- places in the code: the innermost frame that is neither torch's nor this package's --------------------------------
+
+
+@cache
+def _is_foreign(file: str) -> bool:
+    return file.startswith((_TORCH, _HERE, "<")) or f"{os.sep}contextlib.py" in file
+
+
+def current_place() -> str:
+    """`file:line` of the code that runs, or UNKNOWN."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not _is_foreign(frame.f_code.co_filename):
+            return shown_place(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return UNKNOWN
+
+
+def place_of_forward() -> str | None:
+    """Within backward, where the forward pass made the node that runs; None outside, or without torch's anomaly
+    mode.
+    """
+    node = torch._C._current_autograd_node()
+    if node is None:
+        return None
+    found = [
+        match
+        for line in cast(dict[str, list[str]], node.metadata).get("traceback_", [])
+        if (match := _TRACE_LINE.search(line))
+    ]
+    for match in reversed(found):
+        if not _is_foreign(match["file"]):
+            return f"{shown_place(match['file'], int(match['line']))} (backward)"
+    return None
+
+
+def shown_place(file: str, line: int) -> str:
+    """A file's path from the working folder or from where the package lies, where that is shorter."""
+    return f"{_short(file, os.getcwd())}:{line}"
+
+
+@cache  # asked for every operator
+def _short(file: str, folder: str) -> str:
+    path = Path(file).resolve()
+    for base in (Path(folder), Path(__file__).resolve().parents[2]):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return str(path)

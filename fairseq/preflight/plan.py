@@ -5,15 +5,23 @@ anything.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig
 
+from fairseq.data.add_target_dataset import AddTargetDataset
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, steps_of_update, update_order
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.options import LoaderOptions
+from fairseq.data.plugged_in import as_audio_dataset
+from fairseq.dataclass.training_configs import valid_subsets
 from fairseq.frames import frames_for_samples
 from fairseq.masks.spans import max_masked_frames
+from fairseq.tasks.task import Task
+from fairseq.training.iterators import training_iterator, validation_iterator
 
 
 class Launch(NamedTuple):
@@ -32,7 +40,7 @@ class Split(NamedTuple):
 
     name: str
     training: bool
-    dataset: Any
+    dataset: AudioDataset
     iterator: EpochBatchIterator
 
     @property
@@ -59,44 +67,39 @@ class Shape(NamedTuple):
         return self.training, self.rows, self.samples
 
 
-def load(cfg: DictConfig, task: Any, launch: Launch) -> list[Split]:
+def load(cfg: DictConfig, task: Task, launch: Launch) -> list[Split]:
     """Training data first, then the validation sets. The model has been built by `task`, which takes the masks'
     settings from it.
 
     Raises:
-        ValueError: a manifest is missing or malformed, or leaves nothing to train on.
+        ValueError: a manifest is missing or malformed, or leaves nothing to train on; or a plug-in's data set.
     """
-    names = [(cfg.dataset.train_subset, True)]
-    if not cfg.dataset.disable_validation:
-        names += [(name.strip(), False) for name in cfg.dataset.valid_subset.split(",") if name.strip()]
+    options = LoaderOptions(seed=cfg.common.seed, num_shards=launch.world)
     splits = []
-    for name, training in names:
+    for name, training in [(cfg.dataset.train_subset, True), *((name, False) for name in valid_subsets(cfg.dataset))]:
         task.load_dataset(name, combine=training or bool(cfg.dataset.combine_valid_subsets))
-        limits = cfg.dataset
-        iterator = task.get_batch_iterator(
-            dataset=task.dataset(name),
-            max_tokens=limits.max_tokens if training else limits.max_tokens_valid,
-            max_sentences=limits.batch_size if training else limits.batch_size_valid,
-            ignore_invalid_inputs=training or limits.skip_invalid_size_inputs_valid_test,
-            required_batch_size_multiple=limits.required_batch_size_multiple,
-            seed=cfg.common.seed,
-            num_shards=launch.world,
-            update_freq=list(cfg.optimization.update_freq) if training else 1,
-            shuffle=training,
-        )
+        if training:
+            iterator = training_iterator(cfg, task, options)
+        else:
+            iterator = validation_iterator(cfg, task, name, options)
         try:
             iterator.batches(1)
         except ValueError as error:
             raise ValueError(f"{task.split_source(name)}: {error}") from error
-        splits.append(Split(name, training, task.dataset(name), iterator))
+        splits.append(Split(name, training, as_audio_dataset(task.dataset(name)), iterator))
+        audio(splits[-1])
     return splits
 
 
-def audio(split: Split) -> Any:
-    """The data set that holds the audio: the split's own, or the one inside it (labels are put around it)."""
-    dataset = split.dataset
-    while not hasattr(dataset, "total_samples") and hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
+def audio(split: Split) -> FileAudioDataset:
+    """The data set that holds the audio: the split's own, or the one inside it (labels are put around it).
+
+    Raises:
+        ValueError: it is a data set of a plug-in.
+    """
+    dataset = split.dataset.dataset if isinstance(split.dataset, AddTargetDataset) else split.dataset
+    if not isinstance(dataset, FileAudioDataset):
+        raise ValueError(f"fairseq-preflight checks audio of manifests; {split.name!r} is a {type(dataset).__name__}")
     return dataset
 
 
@@ -128,11 +131,11 @@ def shapes(split: Split) -> list[Shape]:
     return sorted(found.values(), key=lambda shape: (shape.samples, shape.rows))
 
 
-def _frames(dataset: Any, samples: int) -> tuple[int | None, int | None]:
+def _frames(dataset: FileAudioDataset, samples: int) -> tuple[int | None, int | None]:
     if dataset.masks is None:
         return None, None
-    frames = int(frames_for_samples(samples, dataset.masks.conv_layers))
-    return frames, max_masked_frames(frames, dataset.masks.time)
+    frames, time = int(frames_for_samples(samples, dataset.masks.conv_layers)), dataset.masks.time
+    return frames, None if time is None else max_masked_frames(frames, time)
 
 
 class Epoch(NamedTuple):

@@ -16,10 +16,11 @@ from omegaconf import DictConfig
 
 from fairseq import device as device_layer
 from fairseq import tasks, utils
+from fairseq.data.batch import Batch
 from fairseq.device.graph_counts import READS, CutFinder, GraphCounts, graph_counts
 from fairseq.device.stand_in import StandIn
 from fairseq.logging import metrics
-from fairseq.preflight import graph_keys, operators, places, plan, tiny
+from fairseq.preflight import graph_keys, operators, plan, tiny
 from fairseq.preflight.graph_keys import Call, Change, Compiled, Recorder
 from fairseq.preflight.operators import Trace
 from fairseq.preflight.plan import Launch, Shape, Split
@@ -45,7 +46,7 @@ class Twin:
             tiny.hear_noise(split)
         self.micro_batches = min(2, max(self.cfg.optimization.update_freq))
 
-    def samples(self, shape: Shape, num_valid: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+    def samples(self, shape: Shape, num_valid: tuple[int, ...] = ()) -> list[Batch]:
         """The micro-batches of an update, all of this shape; in validation one.
 
         Args:
@@ -57,7 +58,7 @@ class Twin:
             plans = [tiny.few_rows(plan, *num_valid[plan.micro : plan.micro + 1]) for plan in plans]
         return [tiny.batch(split, plan) for plan in plans]
 
-    def step(self, shape: Shape, samples: list[dict[str, Any]]) -> None:
+    def step(self, shape: Shape, samples: list[Batch]) -> None:
         if shape.training:
             self.trainer.train_step(samples)
         else:
@@ -193,7 +194,7 @@ def run_graphs(cfg: DictConfig, shapes: list[Shape], full: bool) -> Graphs:
                     watched += 1
                     for place, times in finder.places.items():
                         found = only_here if place.fell_back and place.operator not in READS else reads
-                        found[f"{place.operator} at {places.shown(place.file, place.line)}"] += times
+                        found[f"{place.operator} at {operators.shown_place(place.file, place.line)}"] += times
                 else:
                     twin.step(shape, batches[shape.key])
                 new = graph_counts().since(before).compiled

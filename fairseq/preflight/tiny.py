@@ -5,11 +5,13 @@ rows, on noise.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from fairseq.data.audio.quarantine import PatientReader
+from fairseq.data.batch import Batch
 from fairseq.data.batching import BatchPlan
 from fairseq.frames import parse_conv_layers
 from fairseq.models.wav2vec import pretrained
@@ -25,7 +27,7 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
     """The run's config on `cpu` or `lazy`, in one process, writing no files; `narrow`: few and narrow layers where
     the model knows them.
     """
-    small = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    small = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
     with open_dict(small):
         common, model = small.common, small.model
         bf16 = device == "cpu" and common.hmp  # the lazy device has no autocast
@@ -89,8 +91,7 @@ def hear_noise(split: Split) -> None:
     def read(index: int, start: int, out: np.ndarray) -> None:
         out[:] = np.resize(np.roll(noise, index), len(out))
 
-    dataset.read = read
-    dataset._patient_reader = None
+    dataset._patient_reader = PatientReader(dataset.sizes, read, dataset.name, dataset.check)
 
 
 def few_rows(plan: BatchPlan, num_valid: int | None = None, rows: int = _ROWS) -> BatchPlan:
@@ -102,6 +103,6 @@ def few_rows(plan: BatchPlan, num_valid: int | None = None, rows: int = _ROWS) -
     return plan._replace(indices=plan.indices[:rows], num_valid=valid)
 
 
-def batch(split: Split, plan: BatchPlan) -> dict[str, Any]:
+def batch(split: Split, plan: BatchPlan) -> Batch:
     """The batch that a worker would make."""
     return split.dataset.collate_plan(plan)

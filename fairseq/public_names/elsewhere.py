@@ -9,6 +9,7 @@ MODULES: dict[str, str] = {
     "fairseq.metrics": "fairseq.logging.metrics",
     "fairseq.progress_bar": "fairseq.logging.progress_bar",
     "fairseq.modules.fairseq_dropout": "fairseq.modules.dropout",
+    "fairseq.modules.grad_multiply": "fairseq.modules.gradients",
     "fairseq.modules.positional_encoding": "fairseq.modules.rel_positional_encoding",
     "fairseq.distributed.fully_sharded_data_parallel": "fairseq.distributed",
 }

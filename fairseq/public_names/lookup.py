@@ -77,7 +77,7 @@ class PublicNames:
                 _look_up_names_of(spec.loader, is_package=spec.submodule_search_locations is not None)
             return spec
         if name in elsewhere.MODULES or name in not_offered.EMPTY_MODULES:
-            return ModuleSpec(name, StandIn())
+            return ModuleSpec(name, ModuleLoader())
         sentence = not_offered.sentence(name)
         if sentence is not None:
             # without its `name`: import statements replace the message of one that has it
@@ -104,7 +104,7 @@ def _add_names(module: ModuleType, is_package: bool) -> None:
         module.__path__ = []
 
 
-class StandIn(Loader):
+class ModuleLoader(Loader):
     """Loads a module of fairseq that has no file here: the one that has its contents, or one of which nothing is
     offered.
     """

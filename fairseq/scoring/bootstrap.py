@@ -10,7 +10,7 @@ import numpy as np
 _CELLS = 1 << 24  # drawn counts held at a time
 
 
-class Interval(NamedTuple):
+class RateInterval(NamedTuple):
     """An error rate in per cent, and where it lies."""
 
     rate: float
@@ -26,7 +26,7 @@ def bootstrap(
     draws: int = 1000,
     seed: int = 1,
     level: float = 0.95,
-) -> Interval:
+) -> RateInterval:
     """Percentile interval of errors over totals (Bisani and Ney 2004).
 
     Utterances of one speaker err alike, so that drawing utterances makes the interval too narrow where speakers are
@@ -45,7 +45,7 @@ def bootstrap(
     wrong = np.bincount(names, weights=np.asarray(errors, dtype=float), minlength=count)
     total = np.bincount(names, weights=np.asarray(totals, dtype=float), minlength=count)
     if total.sum() == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), count)
+        return RateInterval(float("nan"), float("nan"), float("nan"), count)
     rng = np.random.default_rng(seed)
     rates: list[np.ndarray] = []
     step = max(1, _CELLS // count)
@@ -55,4 +55,4 @@ def bootstrap(
             rates.append(100 * (drawn @ wrong) / (drawn @ total))
     found = np.concatenate(rates)
     low, high = np.nanpercentile(found[np.isfinite(found)], [50 * (1 - level), 50 * (1 + level)])
-    return Interval(100 * float(wrong.sum() / total.sum()), float(low), float(high), count)
+    return RateInterval(100 * float(wrong.sum() / total.sum()), float(low), float(high), count)

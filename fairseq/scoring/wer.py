@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Er
     return _counted(jiwer.process_characters(list(references), list(hypotheses)))
 
 
-def unit_errors(references: Sequence[Sequence[int]], hypotheses: Sequence[Sequence[int]]) -> Errors:
+def unit_errors(references: Sequence[Iterable[int]], hypotheses: Sequence[Iterable[int]]) -> Errors:
     """The same of units, given by number."""
     return word_errors(
         [" ".join(map(str, units)) for units in references], [" ".join(map(str, units)) for units in hypotheses]

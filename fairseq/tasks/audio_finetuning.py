@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation, check_augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
+from fairseq.data.batch import Batch
 from fairseq.data.data_utils import post_process
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, join, read_labels
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.masks.settings import FinetuningMasks
+from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
-from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
+from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 from fairseq.tasks import register_task
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
 
@@ -226,7 +228,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
             return super().masks()
         return FinetuningMasks.from_config(self.encoder_cfg, self.model_cfg.apply_mask)
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model; `cfg` is told the pre-training config that was read (`w2v_args`), as fairseq does.
 
         Raises:
@@ -286,7 +288,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
     # -- error rates ---------------------------------------------------------------------------------------------------
 
     def valid_step(
-        self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module
+        self, sample: Batch, model: nn.Module, criterion: nn.Module
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """See FairseqTask; with task.eval_wer or eval_uer also errors, where the criterion does not count them
         itself.

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from omegaconf import II, MISSING
-from torch import nn
 
+from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
-from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptions
+from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
-from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.options import BatchLimits
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.masks.settings import PretrainingMasks
+from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.tasks import register_task
 from fairseq.tasks.fairseq_task import FairseqTask
 
@@ -201,6 +203,14 @@ class AudioPretrainingTask(FairseqTask):
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def sample_rate(self) -> int:
+        return self.cfg.sample_rate
+
+    @property
+    def max_quarantined_share(self) -> float:
+        return self.cfg.max_quarantined_share
+
     def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
         """Load <data>/<split>.tsv, or the split's manifests of several corpora.
 
@@ -218,21 +228,23 @@ class AudioPretrainingTask(FairseqTask):
         )
 
     def _audio(
-        self, cfg: Any, manifest: JoinedManifest, weights: Optional[list[float]], **options: Any
+        self,
+        cfg: Any,
+        manifest: JoinedManifest,
+        weights: Optional[list[float]],
+        pad: bool,
+        augmentation: Optional[Augmentation] = None,
     ) -> FileAudioDataset:
-        """The data set of a split's manifests; `weights` of several corpora, `options` of FileAudioDataset."""
+        """The data set of a split's manifests; `weights` of several corpora."""
         return FileAudioDataset(
             manifest,
             sample_rate=cfg.sample_rate,
             max_sample_size=self.cfg.max_sample_size,
             min_sample_size=self.cfg.min_sample_size,
+            pad=pad,
             normalize=cfg.normalize,
             num_buckets=self.cfg.num_batch_buckets,
-            resample=self.cfg.resample,
-            seed=self.cfg.seed,
-            subsample=cfg.subsample,
-            weights=weights,
-            **options,
+            options=ManifestOptions(self.cfg.seed, self.cfg.resample, cfg.subsample, weights, augmentation),
         )
 
     def _manifests(self, split: str, combine: bool) -> tuple[list[str], Optional[list[float]]]:
@@ -281,19 +293,10 @@ class AudioPretrainingTask(FairseqTask):
     def split_source(self, split: str) -> str:
         return self.dataset(split).manifest.path
 
-    def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> EpochBatchIterator:
-        """See FairseqTask. Masks are drawn with the settings that are known by now.
-
-        Raises:
-            ValueError: also if none are: build the model first, or fill task.inferred_w2v_config.
-        """
-        dataset.set_masks(self.masks())
-        return super().get_batch_iterator(dataset, *args, **kwargs)
-
-    def batches(self, dataset: Any, epoch: int, *limits: Any) -> Batches:
+    def batches(self, dataset: AudioDataset, epoch: int, limits: BatchLimits) -> Batches:
         if epoch != EVALUATION_EPOCH and not self.cfg.rebuild_batches:
             epoch = 1
-        return super().batches(dataset, epoch, *limits)
+        return super().batches(dataset, epoch, limits)
 
     # -- masks and model -----------------------------------------------------------------------------------------------
 
@@ -319,7 +322,7 @@ class AudioPretrainingTask(FairseqTask):
             inferred if inferred is not None else model, dropout, num_negatives, same_count
         )
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model, and remember its settings for the masks."""
         model = super().build_model(cfg, from_checkpoint)
         self.model_cfg = getattr(model, "cfg", cfg)  # completed by its dataclass, where the model keeps it

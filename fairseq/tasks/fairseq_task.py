@@ -5,15 +5,23 @@ from __future__ import annotations
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fairseq.data.audio_dataset import AudioDataset
+from fairseq.data.batch import Batch
 from fairseq.data.batching import Batches
+from fairseq.data.data_utils import filter_by_size
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.options import BatchLimits, LoaderOptions
+from fairseq.data.plugged_in import as_audio_dataset
+from fairseq.masks.settings import Masks
+from fairseq.models.fairseq_model import BaseFairseqModel
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +79,16 @@ class FairseqTask:
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def sample_rate(self) -> int:
+        """Samples of a second of audio, for what logs say in seconds."""
+        return 16_000
+
+    @property
+    def max_quarantined_share(self) -> float:
+        """A run stops when more than this share of its files cannot be decoded."""
+        return 0.0
+
     def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
         """Load a split (train, valid, ...) into `datasets`."""
         raise NotImplementedError
@@ -98,28 +116,32 @@ class FairseqTask:
         return f"the split {split!r}"
 
     def filter_indices_by_size(
-        self, indices: Any, dataset: FairseqDataset, max_positions: Any = None, ignore_invalid_inputs: bool = False
+        self, indices: Any, dataset: AudioDataset, max_positions: Any = None, ignore_invalid_inputs: bool = False
     ) -> Any:
         """`indices` without samples that are longer than `max_positions`.
 
         Raises:
             ValueError: there are some, and `ignore_invalid_inputs` is off.
         """
-        from fairseq.data.data_utils import filter_by_size
-
         return filter_by_size(indices, dataset, max_positions, raise_exception=not ignore_invalid_inputs)
 
-    def batches(
-        self,
-        dataset: Any,
-        epoch: int,
-        max_tokens: int | None,
-        max_sentences: int | None,
-        required_batch_size_multiple: int,
-        max_size: int | None,
-    ) -> Batches:
+    def masks(self) -> Masks | None:
+        """What the data-loading workers draw masks by; None: batches come without masks."""
+        return None
+
+    def batches(self, dataset: AudioDataset, epoch: int, limits: BatchLimits) -> Batches:
         """Cut an epoch of a data set into batches; the same on every process."""
-        return dataset.batches(epoch, max_tokens, max_sentences, required_batch_size_multiple, max_size)
+        return dataset.batches(epoch, limits)
+
+    def batch_iterator(
+        self, dataset: FairseqDataset, limits: BatchLimits, options: LoaderOptions, epoch: int = 1
+    ) -> EpochBatchIterator:
+        """What the engine calls: `get_batch_iterator`, which tasks of plug-ins may have made their own.
+
+        Raises:
+            ValueError: as there.
+        """
+        return self.get_batch_iterator(dataset=dataset, epoch=epoch, **limits.keywords(), **options.keywords())
 
     def get_batch_iterator(
         self,
@@ -135,56 +157,48 @@ class FairseqTask:
         num_workers: int = 0,
         epoch: int = 1,
         data_buffer_size: int = 0,
-        update_freq: int | list[int] = 1,
+        update_freq: int | Sequence[int] = 1,
         shuffle: bool = True,
         start_method: str | None = None,
         skip_remainder_batch: bool = False,
         pin_memory: bool = False,
     ) -> EpochBatchIterator:
-        """Iterator over epochs of updates of a data set, for one of `num_shards` processes.
+        """Iterator over epochs of updates of a data set, for one of `num_shards` processes: fairseq's call.
+
+        See BatchLimits for `max_tokens` to `required_batch_size_multiple`, and LoaderOptions for the others.
 
         Args:
-            max_tokens: most audio samples a batch, padding included; None: no limit.
-            max_sentences: most utterances a batch; None: no limit.
+            dataset: a data set of this package, or one of fairseq's kind (see `fairseq.data.plugged_in`).
             max_positions: longer samples are an error, or left out with `ignore_invalid_inputs`; None: there is no such
                 limit.
-            seed: with epoch and utterance, the key of order, crops and masks.
-            data_buffer_size: batches to make ahead of time.
-            update_freq: batches an update and process; a list gives one for each epoch, the last for all further ones.
             shuffle: for training; else for evaluation, whose batches, crops, masks and negatives are the same each
                 time.
-            start_method: how worker processes start.
         Raises:
-            ValueError: a sample is too long, or the limits allow no batch.
+            ValueError: a sample is too long, the limits allow no batch, or the settings of the masks are not known.
         """
-        dataset.seed = seed
-        max_size = self._largest_size(dataset, max_positions, ignore_invalid_inputs)
-
-        def plan(epoch: int) -> Batches:
-            return self.batches(dataset, epoch, max_tokens, max_sentences, required_batch_size_multiple, max_size)
-
-        return EpochBatchIterator(
-            dataset,
-            plan,
+        options = LoaderOptions(
             seed=seed,
             num_shards=num_shards,
             shard_id=shard_id,
-            num_workers=num_workers,
-            epoch=epoch,
-            buffer_size=data_buffer_size,
-            update_freq=update_freq,
-            fixed=not shuffle,
+            update_freq=(update_freq,) if isinstance(update_freq, int) else tuple(update_freq),
+            evaluation=not shuffle,
             skip_remainder_batch=skip_remainder_batch,
+            num_workers=num_workers,
+            buffer_size=data_buffer_size,
             start_method=start_method,
             pin_memory=pin_memory,
         )
+        audio = as_audio_dataset(dataset)
+        audio.seed = seed
+        audio.set_masks(self.masks())
+        max_size = self._largest_size(audio, max_positions, ignore_invalid_inputs)
+        limits = BatchLimits(max_tokens, max_sentences, required_batch_size_multiple, max_size)
+        return EpochBatchIterator(audio, lambda number: self.batches(audio, number, limits), options, epoch)
 
-    def _largest_size(self, dataset: Any, max_positions: Any, ignore_invalid_inputs: bool) -> int | None:
+    def _largest_size(self, dataset: AudioDataset, max_positions: Any, ignore_invalid_inputs: bool) -> int | None:
         """The limit that batches are cut under; None if no sample exceeds `max_positions`."""
         if max_positions is None:
             return None
-        import numpy as np
-
         everything = np.arange(len(dataset))
         kept = self.filter_indices_by_size(everything, dataset, max_positions, ignore_invalid_inputs)
         if len(kept) == len(everything):
@@ -193,7 +207,7 @@ class FairseqTask:
 
     # -- model and loss ------------------------------------------------------------------------------------------------
 
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model that the config group `model` names."""
         from fairseq import models
 
@@ -206,7 +220,7 @@ class FairseqTask:
         return criterions.build_criterion(cfg, self)
 
     def valid_step(
-        self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module
+        self, sample: Batch, model: nn.Module, criterion: nn.Module
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Evaluate a batch: (summed loss, sample size, what is logged)."""
         model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Optional, Union
 
 import torch
@@ -83,7 +84,7 @@ class EMA:
         return OrderedDict(self.params)
 
     @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Go on with an average of the same model.
 
         Raises:

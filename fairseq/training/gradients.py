@@ -5,7 +5,7 @@ on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
 
 @torch.no_grad()
 def prepare(
-    params: list[Tensor],
+    params: Sequence[Tensor],
     sample_size: Callable[[], Tensor],
     loss_scale: Tensor | None,
     world_size: int,
@@ -47,14 +47,13 @@ def prepare(
             (`Strategy.gradient_norm`).
     """
     grads = [p.grad for p in params if p.grad is not None]
-    norm_of_sum = norm_of(grads) if fused_clip is None else None
-    divisor = sample_size().clamp(min=1.0).float() / world_size
-    if loss_scale is not None:
-        divisor = divisor * loss_scale
-    if norm_of_sum is None:
-        torch._foreach_div_(grads, divisor)
+    if fused_clip is not None:
+        divisor = _divisor(sample_size(), loss_scale, world_size)
+        torch._foreach_div_(grads, divisor)  # pyright: ignore[reportPrivateImportUsage]
         norm = fused_clip()
         return Prepared(norm, None, (~torch.isfinite(norm)).float())
+    norm_of_sum = norm_of(grads)  # before the wait for the sample size
+    divisor = _divisor(sample_size(), loss_scale, world_size)
     norm = norm_of_sum / divisor
     found_inf = (~torch.isfinite(norm)).float()
     if clip_norm > 0:
@@ -63,7 +62,13 @@ def prepare(
     return Prepared(norm, divisor, found_inf)
 
 
-def zero_in_place(params: list[Tensor], frozen: set[Tensor]) -> None:
+def _divisor(sample_size: Tensor, loss_scale: Tensor | None, world_size: int) -> Tensor:
+    """What the accumulated gradients must be divided by for the mean gradient, 0-dim."""
+    divisor = sample_size.clamp(min=1.0).float() / world_size
+    return divisor if loss_scale is None else divisor * loss_scale
+
+
+def zero_in_place(params: Sequence[Tensor], frozen: Set[Tensor]) -> None:
     """Gradients of zero in the memory that they have, or in new memory: every micro-batch then adds to them, in one and
     the same graph.
 
@@ -79,7 +84,7 @@ def zero_in_place(params: list[Tensor], frozen: set[Tensor]) -> None:
             param.grad.zero_()
 
 
-def complete(params: list[Tensor], frozen: set[Tensor]) -> None:
+def complete(params: Sequence[Tensor], frozen: Set[Tensor]) -> None:
     """After the backward passes: a gradient for each parameter that is trained, and none for the frozen ones.
 
     A block that layerdrop left out of every micro-batch has none yet. Zeros let Adam's momentum go on, as where several

@@ -6,35 +6,39 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
-from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.batch import Batch
 from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
-from fairseq.data.iterators import EpochBatchIterator
-from fairseq.dataclass.base import RunError
-from fairseq.dataclass.update_size import beside_the_recipe, update_size
+from fairseq.dataclass.training_configs import valid_subsets
 from fairseq.dataclass.validate import validate_config
 from fairseq.distributed import signals
 from fairseq.distributed import utils as distributed
-from fairseq.logging import metrics, progress_bar, tensorboard
-from fairseq.logging.metrics_file import MetricsFile
-from fairseq.training import codebook_use
+from fairseq.logging import metrics
+from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps
+from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Start, open_sinks
+from fairseq.models.wav2vec import codebook_use
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.training.description import describe, describe_updates
 from fairseq.training.host_load import LoadHint
 from fairseq.training.saves import Saves
-from fairseq.training.trainer import StopWish, Trainer
+from fairseq.training.sets import Sets
+from fairseq.training.stopping import StopWish
+from fairseq.training.trainer import Trainer
 
 logger = logging.getLogger("fairseq_cli.train")  # fairseq: the name in its log lines
 
 _MODEL = 0x30DE1  # the key of the initial weights' seed
 _ANOTHERS = "a signal to another process"
-PAPER_SECONDS_PER_UPDATE = 1.6 * 3600  # Baevski et al. 2020, section 4.2: 1.6 hours of audio a batch
 
 
 class Stopped(Exception):
@@ -56,38 +60,12 @@ def prepare(cfg: DictConfig) -> Run:
     utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every process
     model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
-    if not cfg.dataset.disable_validation:
-        for subset in valid_subsets(cfg):
-            logger.info('reading the manifest of "%s" in %s', subset, cfg.task.data)
-            task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
+    for subset in valid_subsets(cfg.dataset):
+        logger.info('reading the manifest of "%s" in %s', subset, cfg.task.data)
+        task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
     trainer = Trainer(cfg, task, model, criterion)
     describe(trainer)
     return Run(trainer)
-
-
-def valid_subsets(cfg: DictConfig) -> list[str]:
-    return [name.strip() for name in cfg.dataset.valid_subset.split(",") if name.strip()]
-
-
-def describe(trainer: Trainer) -> None:
-    """What trains where, before the first update."""
-    for note in trainer.device.report() if trainer.is_data_parallel_master else []:
-        logger.log(logging.WARNING if note.is_warning else logging.INFO, note.text)
-    parameters = list(trainer.unwrapped_model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    logger.info(
-        "model %s, %s parameters (%s trained), criterion %s",
-        type(trainer.unwrapped_model).__name__,
-        f"{sum(p.numel() for p in parameters):,}",
-        f"{trained:,}",
-        type(trainer.criterion).__name__,
-    )
-    logger.info(
-        "%d process(es), each on %s, in %s",
-        trainer.data_parallel_world_size,
-        trainer.device.describe(),
-        trainer.precision.name(),
-    )
 
 
 class Run:
@@ -105,78 +83,55 @@ class Run:
         )
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
         self._continue_pretraining()
-        self.metrics_file: MetricsFile | None = None
-        if trainer.is_data_parallel_master:
-            self.metrics_file = MetricsFile(Path(self.cfg.checkpoint.save_dir) / "metrics.jsonl")
-            again = valid_subsets(self.cfg) if trainer.run_record.validation_due else []
-            self.metrics_file.rewind(trainer.get_num_updates(), continues=trainer.run_record.continues, again=again)
+        self.console = Console(
+            self.cfg.common, self.cfg.optimization.max_update, is_shown=trainer.is_data_parallel_master
+        )
+        self.sinks = open_sinks(self.console, self._start() if trainer.is_data_parallel_master else None)
         self.saves = Saves(trainer, self.epoch_itr)
         self.has_trained = False
         self.waiting, self.interval_start = 0.0, time.perf_counter()
-        self.quarantines: dict[str, Quarantine] = {}
-        self.valid_itrs: dict[str, EpochBatchIterator] = {}
         self.load_hint = LoadHint(
             trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers
         )
-        self._open_sets()
+        self.sets = Sets(trainer, self.epoch_itr)
 
-    def _open_sets(self) -> None:
-        """Cut the batches of all sets, and read one of each: else updates, or hours, may pass before a mistake is told.
-
-        Raises:
-            ValueError: a set gives no batch, or its first one cannot be read; names the manifest.
-        """
-        logger.info("cutting batches and reading the first ones")
-        train, max_share = self.cfg.dataset.train_subset, self.task.cfg.max_quarantined_share
-        try:
-            self.quarantines[train] = Quarantine(len(self.task.dataset(train)), max_share)
-            self.epoch_itr.batches(self.epoch_itr.next_epoch_idx)
-            self.quarantines[train].report(self.epoch_itr.first_batch["quarantined"])
-        except ValueError as error:
-            raise ValueError(f"{self.task.split_source(train)}: {error}") from error
-        for subset in [] if self.cfg.dataset.disable_validation else valid_subsets(self.cfg):
-            self.quarantines.setdefault(subset, Quarantine(len(self.task.dataset(subset)), max_share))
-            source = self.task.split_source(subset)
-            try:
-                self.valid_itrs[subset] = iterator = self.trainer.get_valid_iterator(subset)
-                iterator.batches(iterator.epoch)
-            except ValueError as error:
-                limits = "validation has the limits dataset.max_tokens_valid and batch_size_valid"
-                raise ValueError(f"{source}: {error} ({limits})") from error
-            try:
-                self.quarantines[subset].report(iterator.first_batch["quarantined"])
-            except ValueError as error:
-                raise ValueError(f"{source}: {error}") from error
+    def _start(self) -> Start:
+        """What sinks need to know of the update that the run begins or resumes from."""
+        record = self.trainer.run_record
+        return Start(
+            self.cfg.common,
+            Path(self.cfg.checkpoint.save_dir),
+            self.trainer.get_num_updates(),
+            continues=record.continues,
+            again=valid_subsets(self.cfg.dataset) if record.validation_due else (),
+        )
 
     def _continue_pretraining(self) -> None:
         """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook
         fits the new audio.
         """
-        trainer = self.trainer
+        trainer, model = self.trainer, self.trainer.unwrapped_model
+        if not isinstance(model, Wav2Vec2Model):
+            return
         before = trainer.run_record.updates_before
-        if before > 0 and hasattr(trainer.unwrapped_model, "updates_before"):
-            trainer.unwrapped_model.updates_before = before
-            trainer.unwrapped_model.set_num_updates(trainer.get_num_updates())
+        if before > 0:
+            model.updates_before = before
+            model.set_num_updates(trainer.get_num_updates())
             logger.info("temperatures go on from update %d of the pre-training that is continued", before)
-        if (
-            self.cfg.checkpoint.continue_pretraining
-            and trainer.get_num_updates() == 0
-            and trainer.is_data_parallel_master
-        ):
-            dataset = self.task.dataset(self.cfg.dataset.train_subset)
-            codebook_use.report(
-                trainer.unwrapped_model, dataset, trainer.device, self.task.cfg.sample_rate, self.cfg.common.seed
-            )
+        begins = self.cfg.checkpoint.continue_pretraining and trainer.get_num_updates() == 0
+        audio = self.task.dataset(self.cfg.dataset.train_subset)
+        if begins and trainer.is_data_parallel_master and isinstance(audio, FileAudioDataset):
+            codebook_use.report(model, audio, trainer.device, self.task.sample_rate, self.cfg.common.seed)
 
     # -- epochs --------------------------------------------------------------------------------------------------------
 
     def train(self) -> int:
         """Train to the end; returns the exit status."""
         started = time.perf_counter()
-        self._tell_audio_per_update()
+        describe_updates(self.trainer, self.epoch_itr)
         max_epoch = self.cfg.optimization.max_epoch or math.inf
         try:
-            over = self._catch_up_validation() or self.trainer.starts_out_of_time()
+            over = self._catch_up_validation() or self.trainer.stopping.starts_out_of_time()
             while not over and self.epoch_itr.next_epoch_idx <= max_epoch and not self._learning_is_over():
                 over = self.train_epoch()
             self.saves.save_the_end()
@@ -213,34 +168,9 @@ class Run:
         raise signals.WaitEnded(self.saves.after_signal(signals.received() or _ANOTHERS)) from error
 
     def close(self) -> None:
-        """Let the data-loading workers go: whatever ended the run, they must not outlive it."""
-        for iterator in (self.epoch_itr, *self.valid_itrs.values()):
-            iterator.close()
-        tensorboard.close()
-
-    def _tell_audio_per_update(self) -> None:
-        """What an update learns from beside what the paper's did: too little audio an update is the commonest
-        reason for a flat loss.
-        """
-        epoch, training = self.epoch_itr.next_epoch_idx, self.cfg.distributed_training
-        nodes = max(1, training.distributed_world_size // training.nprocs_per_node)
-        size = update_size(self.cfg, training.distributed_world_size // nodes, nodes, epoch)
-        dataset = self.task.dataset(self.cfg.dataset.train_subset)
-        samples = dataset.total_samples(self.epoch_itr.batches(epoch), epoch)
-        updates = max(1, len(self.epoch_itr))
-        seconds = samples / self.task.cfg.sample_rate / updates
-        logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())
-        if self.cfg.model.get("_name") == "wav2vec2":
-            logger.info(
-                "that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE
-            )
-        advice = beside_the_recipe(self.cfg, size, self.task.cfg.sample_rate) if self._compares_with_recipe() else None
-        if advice is not None and distributed.is_master():
-            logger.warning(advice)
-
-    def _compares_with_recipe(self) -> bool:
-        """Whether the published pre-training's updates say something about this run's."""
-        return self.trainer.device.compares_with_recipe and self.cfg.model.get("_name") == "wav2vec2"
+        """End the data-loading workers, and write what is pending."""
+        self.sets.close()
+        self.sinks.close()
 
     def _learning_is_over(self) -> bool:
         if self.trainer.get_num_updates() > 0 and self.trainer.get_lr() <= self.cfg.optimization.stop_min_lr:
@@ -252,50 +182,37 @@ class Run:
         """One epoch, or what is left of it; returns whether the run is over."""
         updates = self.epoch_itr.next_epoch_itr(shuffle=True)
         self.trainer.lr_step_begin_epoch(self.epoch_itr.epoch)
-        progress = self._progress(updates)
-        with metrics.aggregate("train"):
+        with metrics.aggregate(EPOCH), self._following(updates) as progress:
             # what was loaded may hold the sums of another epoch: checkpoint.reset_dataloader, or older versions
             if updates.n == 0:
-                metrics.reset_meters("train")
+                metrics.reset_meters(EPOCH)
                 self.trainer.forget_held_statistics()
             for samples in self._read(progress):
-                self._update(samples, progress)
-                if self.validate_and_save(progress, end_of_epoch=not updates.has_next()):
+                self._update(samples)
+                if self.validate_and_save(end_of_epoch=not updates.has_next()):
                     return True
         return False
 
-    def _read(self, updates: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    def _read(self, updates: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
         """The updates, as long as their files can be read.
 
         Raises:
             RunError: the user's mistake, such as a file that another program changed; names manifest and file.
         """
-        subset = self.cfg.dataset.train_subset
         ready, waiting = time.perf_counter(), iter(updates)
         while True:
-            try:
+            with self.sets.reading(self.cfg.dataset.train_subset) as quarantine:
                 self.saves.in_training = next(waiting, None)
                 for sample in self.saves.in_training or []:
-                    self.quarantines[subset].report(sample["quarantined"])
-            except ValueError as error:
-                raise self._mistake_in(subset, error) from error
+                    quarantine.report(sample["quarantined"])
             if self.saves.in_training is None:
                 return
             self.waiting += time.perf_counter() - ready
             yield self.saves.in_training
             ready = time.perf_counter()
 
-    def _mistake_in(self, subset: str, error: ValueError) -> RunError:
-        """What is wrong with a data set, on one line that begins with its manifest; what already is the run's error
-        stays as it is.
-        """
-        if isinstance(error, RunError):
-            return error
-        reason = "; ".join(line.strip() for line in str(error).rstrip(".").splitlines())
-        return RunError(f"{self.task.split_source(subset)}: {reason}.")
-
-    def _update(self, samples: list[dict[str, Any]], progress: Any) -> None:
-        with metrics.aggregate("train_inner"):
+    def _update(self, samples: list[Batch]) -> None:
+        with metrics.aggregate(INTERVAL):
             metrics.log_start_time("train_wall", priority=800, round=0)
             self.trainer.train_step(samples)
             self.saves.in_training = None
@@ -303,8 +220,8 @@ class Run:
         self._tell_first_update()
         if self.trainer.get_num_updates() % self.cfg.common.log_interval == 0:
             self._flush()
-            self._log("train_inner", metrics.get_smoothed_values("train_inner"), progress.log)
-            metrics.reset_meters("train_inner")
+            self._write(INTERVAL, metrics.get_smoothed_values(INTERVAL))
+            metrics.reset_meters(INTERVAL)
             self.load_hint.look()
 
     def _tell_first_update(self) -> None:
@@ -321,38 +238,23 @@ class Run:
         if hold:
             self.trainer.flush_statistics(hold=True)
             return
-        with metrics.aggregate("train_inner"):
+        with metrics.aggregate(INTERVAL):
             elapsed = time.perf_counter() - self.interval_start
             metrics.log_scalar("data_wait", 100 * self.waiting / elapsed, weight=elapsed, priority=810, round=1)
             self.interval_start, self.waiting = time.perf_counter(), 0.0
             self.trainer.flush_statistics()
 
-    def _log(self, tag: str, stats: dict[str, Any], write: Callable[..., None]) -> None:
-        stats["wall"] = round(self.trainer.cumulative_training_time())
-        update = self.trainer.get_num_updates()
-        write(stats, tag=tag, step=update)
-        if self.metrics_file is not None:
-            row = {key: utils.item(value) for key, value in stats.items()}
-            self.metrics_file.append({"split": tag, "num_updates": update, "epoch": self.epoch_itr.epoch, **row})
+    def _write(self, split: str, stats: Stats) -> None:
+        row = {**stats, "wall": round(self.trainer.cumulative_training_time())}
+        self.sinks.write(split, self.trainer.get_num_updates(), self.epoch_itr.epoch, row)
 
-    def _progress(self, updates: Iterable[Any], prefix: str | None = None) -> Any:
-        common = self.cfg.common
-        return progress_bar.progress_bar(
-            updates,
-            log_format=common.log_format if self.trainer.is_data_parallel_master else "none",
-            log_interval=common.log_interval,
-            log_file=common.log_file if self.trainer.is_data_parallel_master else None,
-            epoch=self.epoch_itr.epoch,
-            prefix=prefix,
-            tensorboard_logdir=common.tensorboard_logdir if self.trainer.is_data_parallel_master else None,
-            default_log_format="simple" if common.no_progress_bar else "tqdm",
-            total_updates=self.cfg.optimization.max_update or None,
-            start_update=self.trainer.get_num_updates(),
-        )
+    def _following(self, steps: Steps, prefix: str | None = None) -> AbstractContextManager[BaseProgressBar]:
+        """Show the way through an epoch's updates or a validation's batches."""
+        return self.console.following(steps, self.epoch_itr.epoch, self.trainer.get_num_updates(), prefix)
 
     # -- validation and checkpoints ------------------------------------------------------------------------------------
 
-    def validate_and_save(self, progress: Any, end_of_epoch: bool) -> bool:
+    def validate_and_save(self, end_of_epoch: bool) -> bool:
         """What the config asks for after an update; returns whether the run is over.
 
         What a save must hold comes before it: the epoch's row, which nobody would write after a kill, and the
@@ -361,7 +263,7 @@ class Run:
         Raises:
             Stopped: a signal came, and what there is to save is saved.
         """
-        wish = self.trainer.should_stop()
+        wish = self.trainer.stopping.agreed()
         finished = self.trainer.is_finished() or wish is StopWish.TIME
         save = finished or self._time_to_save(end_of_epoch)
         validate = self._time_to_validate(end_of_epoch, save, finished)
@@ -369,9 +271,9 @@ class Run:
             # all processes together: what follows may fail on one of them
             self._flush(hold=not (save or validate or end_of_epoch))
         if finished or end_of_epoch:
-            self._log("train", metrics.get_smoothed_values("train"), progress.print)
+            self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
         if end_of_epoch:
-            metrics.reset_meters("train")
+            metrics.reset_meters(EPOCH)
         if wish is StopWish.SIGNAL:
             self.trainer.run_record.validation_due = validate
             if end_of_epoch and not validate:  # else the step waits for the loss: see _catch_up_validation
@@ -383,7 +285,7 @@ class Run:
             self.cfg.checkpoint, self.trainer, val_loss
         )
         if out_of_patience and not (finished or end_of_epoch):
-            self._log("train", metrics.get_smoothed_values("train"), progress.print)
+            self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
         if end_of_epoch:
             self.trainer.lr_step(self.epoch_itr.epoch, val_loss)
         if save or out_of_patience:
@@ -440,25 +342,23 @@ class Run:
         Raises:
             ValueError: the criterion logs no such metric.
         """
-        results = [self._validate_subset(subset) for subset in valid_subsets(self.cfg)]
+        results = [self._validate_subset(subset) for subset in self.sets.validation]
         name = self.cfg.checkpoint.best_checkpoint_metric
         if name not in results[0]:
             raise ValueError(f"checkpoint.best_checkpoint_metric is {name}; validation gives {', '.join(results[0])}")
         return float(utils.item(results[0][name]))
 
-    def _validate_subset(self, subset: str) -> dict[str, Any]:
+    def _validate_subset(self, subset: str) -> Stats:
         logger.info('validation on "%s" after update %d', subset, self.trainer.get_num_updates())
-        batches: Iterable[Any] = self.valid_itrs[subset].next_epoch_itr(shuffle=False)
+        batches = self.sets.validation[subset].next_epoch_itr(shuffle=False)
         steps = self.cfg.dataset.max_valid_steps
-        progress = self._progress(batches, prefix=f"valid on '{subset}' subset")
-        with metrics.aggregate(new_root=True) as aggregator:
-            try:
-                sums = self.trainer.validate(
-                    progress if steps is None else itertools.islice(progress, steps), self.quarantines[subset]
-                )
-            except ValueError as error:
-                raise self._mistake_in(subset, error) from error
-            self.task.reduce_metrics([sums], self.trainer.criterion)
-        stats = aggregator.get_smoothed_values()
-        self._log(subset, stats, progress.print)
+        with self._following(batches, prefix=f"valid on '{subset}' subset") as progress:
+            with metrics.aggregate(new_root=True) as aggregator:
+                with self.sets.reading(subset) as quarantine:
+                    sums = self.trainer.validate(
+                        progress if steps is None else itertools.islice(progress, steps), quarantine
+                    )
+                self.task.reduce_metrics([sums], self.trainer.criterion)
+            stats = aggregator.get_smoothed_values()
+            self._write(subset, stats)
         return stats

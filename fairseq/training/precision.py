@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq.dataclass.common_config import CommonConfig
 from fairseq.device import Device
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Precision:
             not set.
     """
 
-    def __init__(self, common: Any, device: Device, updates_per_window: int) -> None:
+    def __init__(self, common: CommonConfig, device: Device, updates_per_window: int) -> None:
         self.device = device
         self.dtype = self._choose(common)
         self.scaler: LossScale | None = None
@@ -37,9 +38,9 @@ class Precision:
             init = common.amp_init_scale if common.amp else common.fp16_init_scale
             self.scaler = LossScale(device.torch_device, init, window, common.min_loss_scale)
 
-    def _choose(self, common: Any) -> torch.dtype | None:
-        asked_fp16 = [key for key in _FP16_KEYS if common[key]]
-        if any(common[key] for key in _BF16_KEYS):
+    def _choose(self, common: CommonConfig) -> torch.dtype | None:
+        asked_fp16 = [key for key in _FP16_KEYS if getattr(common, key)]
+        if any(getattr(common, key) for key in _BF16_KEYS):
             return torch.bfloat16
         if not asked_fp16:
             return None

@@ -7,9 +7,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fairseq.checkpoint import run
+from fairseq.data.batch import Batch
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import RunError
 from fairseq.dataclass.configs import CheckpointConfig
@@ -31,7 +32,7 @@ class Saves:
         self.trainer = trainer
         self.epoch_itr = epoch_itr
         self.cfg: CheckpointConfig = trainer.cfg.checkpoint
-        self.in_training: list[dict[str, Any]] | None = None  # the update that was handed out and is not done yet
+        self.in_training: list[Batch] | None = None  # the update that was handed out and is not done yet
         update = trainer.get_num_updates()
         self.last_checkpoint = f"is of update {update}" if update else "is not written yet"
         self._tried_at = update  # the update at which the last save was asked for, the same on all processes

@@ -16,7 +16,7 @@ from fairseq.distributed.strategy import Strategy
 from fairseq.logging import metrics
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
-from fairseq.tasks import FairseqTask
+from fairseq.tasks.task import Task
 from fairseq.training.ema import EMA
 from fairseq.training.precision import Precision
 from fairseq.training.statistics import Interval
@@ -36,7 +36,7 @@ class TrainingState:
     """
 
     cfg: DictConfig
-    task: FairseqTask
+    task: Task
     model: nn.Module
     criterion: nn.Module
     optimizer: FairseqOptimizer

@@ -10,12 +10,13 @@ from torch import Tensor
 from fairseq.device import Device
 from fairseq.distributed import utils as distributed
 
+Sums = dict[str, Any]  # by name: a number, or a list of them for a 1-dim tensor
+
 
 class Fetched(NamedTuple):
     """What one read of the device brought."""
 
-    # sums of what the criterion logged, over all processes: numbers, and lists of them for 1-dim tensors
-    logged: dict[str, Any]
+    logged: Sums  # what the criterion logged, over all processes
     counted: dict[str, float]  # sums of the numbers that the host counted, over all processes
     extra: list[float]  # this process's further values
 
@@ -25,7 +26,7 @@ class Interval(NamedTuple):
     it.
     """
 
-    logged: dict[str, Any]
+    logged: Sums
     counted: dict[str, float]
     norms: list[float]  # of the gradients, update by update
 
@@ -36,7 +37,7 @@ class Interval(NamedTuple):
         )
 
 
-def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _added(one: Sums, other: Sums) -> Sums:
     """Sums of two dicts; a name that one of them lacks counts nothing there."""
     both = {name: (one[name], other[name]) for name in one if name in other}
     sums = {
@@ -78,13 +79,15 @@ class Statistics:
             # ones
             self._sums = torch.zeros(length, dtype=self.dtype).to(self.device)
             self._update = torch.zeros(length, dtype=self.dtype).to(self.device)
-        assert list(values) == self.names, f"a criterion changed what it logs: {list(values)}, before: {self.names}"
+        assert self._update is not None and list(values) == self.names, (
+            f"a criterion changed what it logs: {list(values)}, before: {self.names}"
+        )
         self._update += torch.cat([value.detach().to(self.dtype).reshape(-1) for value in values.values()])
 
     @torch.no_grad()
     def commit(self, found_inf: Tensor | None = None) -> None:
         """End the update: its values count, unless `found_inf` (0-dim) is 1 or one of them is not finite."""
-        if self._update is None:
+        if self._update is None or self._sums is None:
             return
         bad = ~torch.isfinite(self._update).all()
         if found_inf is not None:
@@ -121,8 +124,9 @@ class Statistics:
         logged = 0 if self._sums is None else len(self._sums)
         return Fetched(self._by_name(values[:logged]), dict(zip(numbers, counted, strict=True)), values[logged:])
 
-    def _by_name(self, values: list[float]) -> dict[str, Any]:
-        named, begin = {}, 0
+    def _by_name(self, values: list[float]) -> Sums:
+        named: Sums = {}
+        begin = 0
         for name, size in zip(self.names, self._sizes, strict=True):
             named[name] = values[begin] if size is None else values[begin : begin + size]
             begin += 1 if size is None else size

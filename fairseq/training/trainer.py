@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from enum import IntEnum
 from typing import Any
 
 import torch
@@ -16,28 +15,26 @@ from fairseq import device as device_layer
 from fairseq import optim, utils
 from fairseq.checkpoint.record import RunRecord
 from fairseq.data.audio.quarantine import Quarantine
-from fairseq.data.iterators import EpochBatchIterator, sensible_workers
+from fairseq.data.batch import Batch
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.options import LoaderOptions
 from fairseq.distributed import strategy
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
+from fairseq.models.fairseq_model import BaseFairseqModel
+from fairseq.modules.run_mode import RunMode
 from fairseq.optim import lr_scheduler
-from fairseq.training import gradients, validation
+from fairseq.tasks.task import Task
+from fairseq.training import gradients, iterators, validation
 from fairseq.training.compile_alarm import CompileAlarm
 from fairseq.training.ema import EMA
 from fairseq.training.precision import Precision
 from fairseq.training.state import TrainingState
-from fairseq.training.statistics import Interval, Statistics
+from fairseq.training.statistics import Interval, Statistics, Sums
+from fairseq.training.stopping import Stopping
 
 logger = logging.getLogger("fairseq.trainer")  # fairseq: the name in its log lines
 MOST_NORMS = 1000  # kept in one vector on the device, whatever common.log_interval
-
-
-class StopWish(IntEnum):
-    """Why a process wants all of them to stop after the same update; the larger one counts."""
-
-    NONE = 0
-    TIME = 1  # optimization.stop_time_hours
-    SIGNAL = 2
 
 
 class Trainer:
@@ -54,7 +51,7 @@ class Trainer:
         criterion: called as `criterion(model, sample)`.
     """
 
-    def __init__(self, cfg: DictConfig, task: Any, model: nn.Module, criterion: nn.Module) -> None:
+    def __init__(self, cfg: DictConfig, task: Task, model: BaseFairseqModel, criterion: nn.Module) -> None:
         self.cfg = cfg
         self.task = task
         self.device = device_layer.select(cfg.common, cfg.distributed_training.device_id)
@@ -90,8 +87,7 @@ class Trainer:
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
         self.is_between_updates = True  # else weights, averages and counts do not fit together: nothing may be saved
-        self._stop_wish = StopWish.NONE
-        self._stop_seen: Callable[[], float] = lambda: 0.0
+        self.stopping = Stopping(cfg.optimization.stop_time_hours, self.cumulative_training_time)
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _compile(self) -> None:
@@ -107,12 +103,8 @@ class Trainer:
         """The model as the criterion calls it: wrapped where the processes' strategy wants it."""
         # hpu: a block that is skipped or not would be two graphs; all are computed, and dropped ones undone
         static = self.device.graphs_are_static or self.data_parallel_world_size > 1
-        for module in self.unwrapped_model.modules():
-            if hasattr(module, "static_layerdrop"):
-                module.static_layerdrop = static
-            if hasattr(module, "looks_for_padding"):
-                # it would wait for the device, and run other graphs without padding than with it
-                module.looks_for_padding = False
+        # looking for padding would wait for the device, and run other graphs without padding than with it
+        self.unwrapped_model.configure(RunMode(static_graph=static, looks_for_padding=False))
         return self.strategy.wrap(self.unwrapped_model)
 
     def _build_optimizer(self) -> None:
@@ -125,7 +117,7 @@ class Trainer:
 
     # -- the update ----------------------------------------------------------------------------------------------------
 
-    def train_step(self, samples: list[dict[str, Any]]) -> None:
+    def train_step(self, samples: list[Batch]) -> None:
         """One update from this process's micro-batches, in their order.
 
         Out of memory on the device: the update is left out and the run goes on, or ends where its device cannot, or
@@ -150,7 +142,7 @@ class Trainer:
                 raise
             self._survive_out_of_memory(samples, error, has_gradients=sample_size is not None)
 
-    def _step(self, samples: list[dict[str, Any]], sample_size: Tensor) -> None:
+    def _step(self, samples: list[Batch], sample_size: Tensor) -> None:
         """Normalise and clip the gradients, and move the weights."""
         prepared = gradients.prepare(
             self._params,
@@ -173,7 +165,7 @@ class Trainer:
         self.is_between_updates = True
         self.device.mark_step()  # hpu: the optimizer's graph ends here
 
-    def _forward_backward(self, samples: list[dict[str, Any]]) -> Tensor:
+    def _forward_backward(self, samples: list[Batch]) -> Tensor:
         """Add up the gradients of the micro-batches; returns their sample size, 0-dim on the device."""
         total = torch.zeros((), device=self.device.torch_device)
         for i, sample in enumerate(samples):
@@ -184,13 +176,13 @@ class Trainer:
             # processes exchange gradients once an update, with the last micro-batch
             with self.strategy.exchange(now=i == len(samples) - 1):
                 with self.precision.autocast():
-                    loss, sample_size, log = self.criterion(self.model, self._on_device(sample))
+                    loss, sample_size, log = self.criterion(self.model, validation.on_device(sample, self.device))
                 self.precision.scale(loss).backward()
             total += sample_size
             self.statistics.add(log)  # hpu: detached sums that stay on the card until the log interval
             self.device.mark_step()  # hpu: a micro-batch is one graph, forward and backward
             self.statistics.count(
-                audio_seconds=sample["num_samples"] / self.task.cfg.sample_rate,
+                audio_seconds=sample["num_samples"] / self.task.sample_rate,
                 few_masked=sample["few_masked"],
             )
         gradients.complete(self._params, self._frozen())
@@ -203,9 +195,6 @@ class Trainer:
     def _frozen(self) -> set[Tensor]:
         """Parameters that this update leaves as they are."""
         return set(self.unwrapped_model.frozen_parameters())
-
-    def _on_device(self, sample: dict[str, Any]) -> dict[str, Any]:
-        return {**sample, "net_input": utils.apply_to_sample(self.device.send, sample["net_input"])}
 
     def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
         """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is
@@ -220,7 +209,7 @@ class Trainer:
 
         return finish
 
-    def _survive_out_of_memory(self, samples: list[dict[str, Any]], error: BaseException, has_gradients: bool) -> None:
+    def _survive_out_of_memory(self, samples: list[Batch], error: BaseException, has_gradients: bool) -> None:
         """Leave the update out, if that is possible: on this device, alone, and before the weights began to move."""
         shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
         update = self.get_num_updates() + 1
@@ -259,9 +248,7 @@ class Trainer:
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
-    def validate(
-        self, batches: Iterable[list[dict[str, Any]]], quarantine: Quarantine | None = None
-    ) -> dict[str, float]:
+    def validate(self, batches: Iterable[list[Batch]], quarantine: Quarantine | None = None) -> Sums:
         """Sums of the criterion's values over a validation set, over all processes.
 
         Args:
@@ -279,7 +266,7 @@ class Trainer:
             quarantine,
         )
 
-    def _noting_shapes(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    def _noting_shapes(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
         """The same batches; their shapes may be compiled on their first visits."""
         for samples in batches:
             for sample in samples:
@@ -297,11 +284,11 @@ class Trainer:
         Raises:
             FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
         """
-        scale = [self.precision.scaler.scale] if self.precision.scaler else []
-        fetched = self.statistics.fetch([*self.update_log.pending(), *scale])
+        scaler, loss_scale = self.precision.scaler, math.inf
+        fetched = self.statistics.fetch([*self.update_log.pending(), *([scaler.scale] if scaler else [])])
         self.compile_alarm.visit("log")
         device_values = fetched.extra
-        if scale:
+        if scaler is not None:
             loss_scale = device_values.pop()
             metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
         settled = self.update_log.settle(device_values)
@@ -312,7 +299,7 @@ class Trainer:
             interval = self.state.held.then(interval)
         self.state.held = interval if hold else None
         if interval.counted.get("num_updates") and not hold:
-            self._log_update_metrics(*interval)
+            self._log_update_metrics(interval)
         if settled.too_many_in_a_row:
             raise FloatingPointError(
                 f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite "
@@ -320,10 +307,11 @@ class Trainer:
                 f"{self.update_log.limit}). Lower optimization.lr, set optimization.clip_norm, or look at the "
                 "utterances named above."
             )
-        if scale:
-            self.precision.scaler.check(loss_scale)
+        if scaler is not None:
+            scaler.check(loss_scale)
 
-    def _log_update_metrics(self, sums: dict[str, float], counted: dict[str, float], norms: list[float]) -> None:
+    def _log_update_metrics(self, interval: Interval) -> None:
+        sums, counted, norms = interval
         updates, seconds, few_masked = round(counted["num_updates"]), counted["audio_seconds"], counted["few_masked"]
         self.task.reduce_metrics([sums], self.criterion)
         metrics.log_speed("wps", sums["ntokens"], priority=180, round=1)
@@ -363,37 +351,6 @@ class Trainer:
                 ", ".join(names),
             )
 
-    # -- stopping together ---------------------------------------------------------------------------------------------
-
-    def wish_to_stop(self) -> None:
-        """Called by a signal's handler: all processes are to stop after the same update."""
-        self._stop_wish = StopWish.SIGNAL
-
-    def should_stop(self) -> StopWish:
-        """Why any process wished to stop, the same on all of them; to be asked once an update.
-
-        Several processes learn it from each other on the host, an update later, so that none waits for another one's
-        device.
-        """
-        own = self._own_wish()
-        if self.data_parallel_world_size == 1:
-            return own
-        seen = StopWish(int(self._stop_seen()))
-        self._stop_seen = distributed.begin_max_on_host(own)
-        return seen
-
-    def starts_out_of_time(self) -> bool:
-        """Whether the time was over before this run's first update, on any process; waits for all of them."""
-        return distributed.begin_max_on_host(float(self._own_wish() is StopWish.TIME))() > 0
-
-    def _own_wish(self) -> StopWish:
-        """This process's own; its clock may differ from the others', so it decides nothing by itself."""
-        limit, hours = self.cfg.optimization.stop_time_hours, self.cumulative_training_time() / 3600
-        if self._stop_wish is StopWish.NONE and 0 < limit < hours:
-            self._stop_wish = StopWish.TIME
-            logger.info("stopping: %.2f hours of training, optimization.stop_time_hours is %g", hours, limit)
-        return self._stop_wish
-
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator:
@@ -401,45 +358,14 @@ class Trainer:
         subset = self.cfg.dataset.train_subset
         if load_dataset:
             self.task.load_dataset(subset, combine=True)
-        dataset_cfg = self.cfg.dataset
-        return self.task.get_batch_iterator(
-            dataset=self.task.dataset(subset),
-            max_tokens=dataset_cfg.max_tokens,
-            max_sentences=dataset_cfg.batch_size,
-            ignore_invalid_inputs=True,
-            epoch=epoch,
-            update_freq=list(self.cfg.optimization.update_freq),
-            skip_remainder_batch=self.cfg.optimization.skip_remainder_batch,
-            **self._iterator_options(),
-        )
+        return iterators.training_iterator(self.cfg, self.task, self._loader_options(), epoch)
 
     def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
         """Batches of a validation set; the same at every call."""
-        dataset_cfg = self.cfg.dataset
-        return self.task.get_batch_iterator(
-            dataset=self.task.dataset(subset),
-            max_tokens=dataset_cfg.max_tokens_valid,
-            max_sentences=dataset_cfg.batch_size_valid,
-            ignore_invalid_inputs=dataset_cfg.skip_invalid_size_inputs_valid_test,
-            epoch=1,
-            update_freq=1,
-            shuffle=False,
-            **self._iterator_options(),
-        )
+        return iterators.validation_iterator(self.cfg, self.task, subset, self._loader_options())
 
-    def _iterator_options(self) -> dict[str, Any]:
-        return {
-            "required_batch_size_multiple": self.cfg.dataset.required_batch_size_multiple,
-            "seed": self.cfg.common.seed,
-            "num_shards": self.data_parallel_world_size,
-            "shard_id": self.data_parallel_rank,
-            "num_workers": sensible_workers(
-                self.cfg.dataset.num_workers, self.cfg.distributed_training.nprocs_per_node
-            ),
-            "data_buffer_size": self.cfg.dataset.data_buffer_size,
-            "start_method": self.device.loader_start_method(),
-            "pin_memory": self.device.copies_from_pinned_memory,
-        }
+    def _loader_options(self) -> LoaderOptions:
+        return iterators.loader_options(self.cfg, self.device, self.data_parallel_world_size, self.data_parallel_rank)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
 
 from fairseq import utils
 from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.batch import Batch
 from fairseq.device import Device
+from fairseq.tasks.task import Task
 from fairseq.training.precision import Precision
-from fairseq.training.statistics import Statistics
+from fairseq.training.statistics import Statistics, Sums
 
 _VALIDATION = 0x7A11D  # keeps the seeds of validation apart from those of any update
 
 
+def on_device(sample: Batch, device: Device) -> Batch:
+    """A batch whose model inputs are on the device; everything else stays on the host."""
+    return {**sample, "net_input": utils.apply_to_sample(device.send, sample["net_input"])}
+
+
 @torch.no_grad()
 def validate(
-    task: Any,
+    task: Task,
     model: nn.Module,
     criterion: nn.Module,
-    batches: Iterable[list[dict[str, Any]]],
+    batches: Iterable[list[Batch]],
     device: Device,
     precision: Precision,
     seed: int,
     quarantine: Quarantine | None = None,
-) -> dict[str, float]:
+) -> Sums:
     """Sums of what the criterion logs over a validation set, over all processes.
 
     Crops, masks and negatives come with the batches and depend on the utterance alone; what a model still draws itself
@@ -46,9 +52,8 @@ def validate(
             if quarantine is not None:
                 quarantine.report(sample["quarantined"])
             device.seed(utils.keyed_seed(seed, _VALIDATION, number, sample["micro"]))
-            moved = {**sample, "net_input": utils.apply_to_sample(device.send, sample["net_input"])}
             with precision.autocast():
-                _, _, log = task.valid_step(moved, model, criterion)
+                _, _, log = task.valid_step(on_device(sample, device), model, criterion)
             statistics.add(log)
         statistics.commit()
         device.mark_step()

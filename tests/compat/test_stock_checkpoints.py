@@ -9,8 +9,9 @@ import torch
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
+from fairseq.conversion import convert, portable_model
 from fairseq.models.wav2vec import pretrained
-from fairseq_cli import convert, validate
+from fairseq_cli import validate
 from tests.integration.conftest import write_audio, write_manifest
 
 NAMES = ["pretrained_tiny", "pretrained_tiny_omegaconf", "pretrained_tiny_args_namespace", "finetuned_tiny"]
@@ -38,7 +39,7 @@ def test_model_and_task(path: str, form: str, tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, original[name].half().float() if form == "fp16 stream" else original[name]), name
     assert task.cfg.normalize and cfg.task.sample_rate == 16000
-    outputs = convert._outputs(convert.load(opened).model, convert.waveform(16000))
+    outputs = portable_model.outputs(portable_model.build(convert.load(opened).model), convert.waveform(16000))
     assert all(torch.isfinite(output).all() for output in outputs)
     if "finetuned" in path:
         assert len(task.target_dictionary) == 31 and outputs[0].shape == (1, 99, 31)

@@ -19,6 +19,7 @@ import soundfile
 from fairseq.data.audio import quarantine
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, get_waveform, read_frames
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.options import BatchLimits
 from fairseq.inference.audio import FileSource
 from tests.drills.forked import Tally, attempt
 
@@ -184,7 +185,7 @@ def train_on(path: str, folder: Path) -> str:
     manifest = folder / "try.tsv"
     manifest.write_bytes(b"/\n" + os.fsencode(path) + b"\t16000\n" + os.fsencode(folder) + b"/wav_1.wav\t16000\n")
     dataset = FileAudioDataset(str(manifest), RATE, max_sample_size=RATE, pad=True)
-    batches = dataset.batches(1, 10 * RATE, None)
+    batches = dataset.batches(1, BatchLimits(10 * RATE))
     made = dataset.collate_plan(batches.plan(0, 1, 0))
     source = made["net_input"]["source"]
     assert tuple(source.shape) == (2, RATE) and bool(source.isfinite().all())

@@ -19,6 +19,7 @@ import soundfile
 from fairseq.data.audio import quarantine
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.options import BatchLimits
 from fairseq.preflight import corpus
 from tests.drills.forked import Tally, attempt
 
@@ -220,7 +221,7 @@ def one(path: Path, text: bytes, longest: int | None) -> str:
     corpus._look_at(manifest, list(range(min(5, len(manifest)))), RATE)
     dataset = FileAudioDataset(str(path), RATE, max_sample_size=longest, pad=True, min_sample_size=500)
     try:
-        made = dataset.collate_plan(dataset.batches(1, 20 * RATE, None).plan(0, 1, 0))
+        made = dataset.collate_plan(dataset.batches(1, BatchLimits(20 * RATE)).plan(0, 1, 0))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     for row, index in zip(made["net_input"]["source"].numpy(), made["id"].tolist(), strict=True):

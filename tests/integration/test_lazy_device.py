@@ -16,7 +16,7 @@ from torch import nn
 
 import fairseq_cli.train
 from fairseq.device import graph_counts as counting
-from fairseq.device.graph_counts import CutFinder, GraphCounts, Place, graph_counts
+from fairseq.device.graph_counts import Cut, CutFinder, GraphCounts, graph_counts
 from fairseq.trainer import Trainer
 from tests.integration.conftest import Workplace
 from tests.integration.hpu_recipe import recipe, write_corpus
@@ -51,7 +51,7 @@ class Recorder:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.events: list[Event] = []
         self.new_graphs: Counter[str] = Counter()
-        self.places: Counter[Place] = Counter()  # of what cut an update
+        self.places: Counter[Cut] = Counter()  # of what cut an update
         for name, part in PARTS.items():
             patch.setattr(Trainer, name, self._recording(getattr(Trainer, name), part))
         patch.setattr(counting, "counted_step", self._naming(counting.counted_step))
@@ -215,7 +215,7 @@ def test_a_planted_read_is_found_by_its_line(corpus7: Path, tmp_path: Path) -> N
         trainer.train_step(next(iter(trainer.get_train_iterator(1).next_epoch_itr())))
     assert graph_counts().since(before).cuts == 2  # once a micro-batch
     line = ReadsItsInput.forward.__code__.co_firstlineno + 1
-    assert finder.places == {Place(__file__, line, "item", fell_back=True): 2}
+    assert finder.places == {Cut(__file__, line, "item", fell_back=True): 2}
 
 
 def test_checkpointed_activations_add_a_constant(corpus7: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from fairseq import utils
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.preflight import checks, corpus
-from fairseq.preflight.options import Options
+from fairseq.preflight.checks import Options
 from fairseq.preflight.report import Report
 
 REPOSITORY = Path(__file__).resolve().parents[2]

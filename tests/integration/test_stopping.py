@@ -87,8 +87,8 @@ def test_an_error_in_training_saves_what_was_trained_and_names_file_and_manifest
     (data / "valid.tsv").write_text((workplace.corpus / "valid.tsv").read_text())
     plug = plug_in(
         workplace,
-        "from fairseq_cli.train import Run\nold = Run._update\ndef note(self, samples, bar):\n"
-        "    old(self, samples, bar)\n    print('TRAINED', [sample['id'].tolist() for sample in samples])\n"
+        "from fairseq_cli.train import Run\nold = Run._update\ndef note(self, samples):\n"
+        "    old(self, samples)\n    print('TRAINED', [sample['id'].tolist() for sample in samples])\n"
         "Run._update = note\n",
     )
     never = ["checkpoint.save_interval_updates=0", "dataset.validate_interval_updates=0"]

@@ -23,7 +23,7 @@ from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d, bloc
 from fairseq.modules import Fp32GroupNorm, GumbelVectorQuantizer, checkpoint_wrapper
 from fairseq.modules.attention import additive_mask, matmul_attention
 from fairseq.modules.dropout import FairseqDropout, dropout
-from fairseq.modules.glu import GLU
+from fairseq.modules.gelu import GLU
 from fairseq.modules.gumbel_vector_quantizer import one_hot
 from fairseq.modules.time_convolution import convolve_over_time
 

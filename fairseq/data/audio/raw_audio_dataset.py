@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,17 +20,29 @@ from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
 from fairseq.data.audio.quarantine import PatientReader, Trouble
 from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
+from fairseq.data.batch import Batch, NetInput
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, make_batches
-from fairseq.data.buckets import bucket_shapes, check_limits, get_bucketed_sizes, get_buckets
+from fairseq.data.buckets import bucket_shapes, get_bucketed_sizes, get_buckets
 from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.options import BatchLimits
 from fairseq.frames import receptive_field
-from fairseq.masks.batch import hidden_inputs, masked_inputs
-from fairseq.masks.settings import FinetuningMasks, PretrainingMasks
+from fairseq.masks.batch import Rows, draw_masks
+from fairseq.masks.settings import WORKER_SETTINGS, Masks, PretrainingMasks
 
 logger = logging.getLogger(__name__)
 
 _ORDER = 1  # third number of the key of the utterances' order; the order of batches has another
 _SUBSAMPLE = 3
+
+
+class _Crops(NamedTuple):
+    """The audio of a batch's rows."""
+
+    source: np.ndarray  # float32, B x S
+    lengths: np.ndarray  # int64, B: samples, padding not counted
+    ids: np.ndarray  # int64, B: indices of the utterances
+    whole: np.ndarray  # bool, B: whether a row holds all of its utterance
+    quarantined: list[Trouble]
 
 
 class RawAudioDataset(FairseqDataset):
@@ -44,6 +58,8 @@ class RawAudioDataset(FairseqDataset):
             is decoded, so it is the crop that is normalised. The two differ for utterances longer than their crop.
         seed: with epoch and index, the key of an utterance's crop and masks.
     """
+
+    makes_filler = True
 
     def __init__(
         self,
@@ -69,7 +85,7 @@ class RawAudioDataset(FairseqDataset):
         self.seed = seed
         self.epoch = 1
         self.num_buckets = 0
-        self.masks: PretrainingMasks | FinetuningMasks | None = None
+        self.masks: Masks | None = None
         self.augmentation: Augmentation | None = None
         self.least_samples: np.ndarray | None = None  # below which no change of speed takes an utterance
         self.sizes = np.zeros(0, dtype=np.int64)
@@ -87,6 +103,10 @@ class RawAudioDataset(FairseqDataset):
         """Fill `out`, float32, with an utterance's samples from `start`; what its header says, if there is one.
         Raises UnreadableAudio.
         """
+        raise NotImplementedError
+
+    def whole(self, index: int) -> np.ndarray:
+        """All samples of an utterance, float32, S. Raises UnreadableAudio."""
         raise NotImplementedError
 
     def check(self, index: int) -> None:
@@ -139,7 +159,7 @@ class RawAudioDataset(FairseqDataset):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def set_masks(self, masks: PretrainingMasks | FinetuningMasks | None) -> None:
+    def set_masks(self, masks: Masks | None) -> None:
         """Draw masks by these settings from now on; None: make batches without masks."""
         self.masks = masks
 
@@ -202,31 +222,20 @@ class RawAudioDataset(FairseqDataset):
     def _shortest(self) -> int:
         return receptive_field(self.masks.conv_layers)[0] if self.masks is not None else 1
 
-    def batches(
-        self,
-        epoch: int,
-        max_tokens: int | None,
-        max_sentences: int | None,
-        multiple: int = 1,
-        max_size: int | None = None,
-    ) -> Batches:
+    def batches(self, epoch: int, limits: BatchLimits) -> Batches:
         """Cut an epoch into batches; a function of (seed, epoch) and the limits.
 
         Args:
             epoch: EVALUATION_EPOCH makes the same batches each time.
-            max_tokens: most samples a batch, padding included (dataset.max_tokens).
-            max_sentences: most utterances a batch (dataset.batch_size).
-            multiple: dataset.required_batch_size_multiple.
-            max_size: leave out longer utterances; None: keep all.
         """
         order = self._order(epoch)
-        if max_size is not None:
-            order = order[self.sizes[order % max(1, len(self))] <= max_size]
-        shapes = bucket_shapes(self.buckets, max_tokens, max_sentences, multiple) if self.num_buckets else None
+        if limits.max_size is not None:
+            order = order[self.sizes[order % max(1, len(self))] <= limits.max_size]
+        shapes = bucket_shapes(self.buckets, limits) if self.num_buckets else None
         # else the slowest may be met epochs later
         if self.augmentation is not None and epoch != EVALUATION_EPOCH and len(order):
-            check_limits(int(self.length_range()[1][order % len(self)].max()), max_tokens, max_sentences)
-        return make_batches(self.lengths(order, epoch), order, max_tokens, max_sentences, multiple, self.pad, shapes)
+            limits.check(int(self.length_range()[1][order % len(self)].max()))
+        return make_batches(self.lengths(order, epoch), order, limits, self.pad, shapes)
 
     def total_samples(self, batches: Batches, epoch: int) -> int:
         """Samples that an epoch's batches hold, neither padding nor filler counted."""
@@ -248,75 +257,81 @@ class RawAudioDataset(FairseqDataset):
             feats = feats.mean(-1)
         return F.layer_norm(feats, feats.shape) if self.normalize else feats
 
-    def collate_plan(self, plan: BatchPlan) -> dict[str, Any]:
+    def collate_plan(self, plan: BatchPlan) -> Batch:
         """Make the batch that a plan describes: crops, waveforms, masks. This is a data-loading worker's work.
 
         Rows of filler hold what the first row holds; `masked_weights` says that they do not count.
 
-        Returns:
-            A dict of tensors and plain values:
-                id: int64, B, indices of the utterances in the rows.
-                net_input: source float32 B x S, and where they apply padding_mask bool B x S (True: padding),
-                    mask_indices bool B x T, masked_positions int64 B x M, masked_weights float32 B x M,
-                    mask_channel_indices bool B x C, negative_indices B x M x N.
-                micro, num_valid: from the plan; num_samples: samples of the valid rows, padding not counted.
-                quarantined: a Trouble for each file that could not be decoded, or that is odd.
-                few_masked: rows that do not count because fewer than two of their frames were masked.
-                whole: for each row whether it holds all of its utterance.
         Raises:
             ValueError: a file has another sample rate, or hardly any file can be read.
         """
-        num_rows, decoded = len(plan.indices), max(1, plan.num_valid)
-        at_least = self._shortest() if self.pad else plan.num_samples  # without padding a row must fill its place
-        rows = np.zeros((num_rows, plan.num_samples), dtype=np.float32)
-        source = torch.from_numpy(rows)  # the same memory
-        lengths = np.zeros(num_rows, dtype=np.int64)
-        ids = np.zeros(num_rows, dtype=np.int64)
-        quarantined: list[Trouble] = []
-        whole = np.ones(num_rows, dtype=bool)
-        generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in plan.indices[:decoded].tolist()]
-        changed = self.augmentation is not None and plan.epoch != EVALUATION_EPOCH
-        wanted = self.lengths(plan.indices[:decoded], plan.epoch).tolist() if changed else []
-        for row, rng in enumerate(generators):
-            index = int(plan.indices[row]) % len(self)
-            wave = np.zeros(self.sizes[index], dtype=np.float32) if changed else rows[row]
-            ids[row], lengths[row] = self._reader().crop(index, wave, at_least, rng.random(), quarantined)
-            whole[row] = lengths[row] == self.sizes[ids[row]]
-            if changed:
-                # a stand-in is shorter, or is cropped
-                length = max(1, round(int(lengths[row]) * wanted[row] / len(wave)))
-                rows[row, :length] = self.augmentation.apply(wave[: lengths[row]], length, self.sample_rate, rng)
-                lengths[row] = length
-            if self.normalize:
-                wave = source[row, : lengths[row]]
-                wave.copy_(self.postprocess(wave, self.sample_rate))
-        rows[decoded:], lengths[decoded:], ids[decoded:], whole[decoded:] = rows[0], lengths[0], ids[0], whole[0]
-        net_input = {"source": source}
-        if self.pad:
-            net_input["padding_mask"] = torch.from_numpy(np.arange(plan.num_samples) >= lengths[:, None])
-        few_masked = 0
+        keys = plan.indices[: max(1, plan.num_valid)].tolist()  # of a batch that is all filler, one row is decoded
+        generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in keys]
+        crops = self._crops(plan, generators)
         evaluation = plan.epoch == EVALUATION_EPOCH
-        if isinstance(self.masks, PretrainingMasks):
-            drawn = masked_inputs(self.masks, plan.num_samples, lengths, plan.num_valid, generators, evaluation)
-            net_input.update(drawn)
-            few_masked = plan.num_valid - int((drawn["masked_weights"].amax(dim=1) > 0).sum())
-        elif self.masks is not None and not evaluation:
-            net_input.update(hidden_inputs(self.masks, plan.num_samples, lengths, generators))
+        rows = Rows(plan.num_samples, crops.lengths, plan.num_valid, generators, evaluation)
+        drawn, few_masked = draw_masks(self.masks, rows)
+        net_input: NetInput = {"source": torch.from_numpy(crops.source)}
+        if self.pad:
+            net_input["padding_mask"] = torch.from_numpy(np.arange(plan.num_samples) >= crops.lengths[:, None])
         return {
-            "id": torch.from_numpy(ids),
-            "net_input": net_input,
+            "id": torch.from_numpy(crops.ids),
+            "net_input": {**net_input, **drawn},
             "micro": plan.micro,
             "num_valid": plan.num_valid,
-            "num_samples": int(lengths[: plan.num_valid].sum()),
-            "quarantined": quarantined,
+            "num_samples": int(crops.lengths[: plan.num_valid].sum()),
+            "quarantined": crops.quarantined,
             "few_masked": few_masked,
-            "whole": whole.tolist(),
+            "whole": crops.whole.tolist(),
         }
+
+    def _crops(self, plan: BatchPlan, generators: list[np.random.Generator]) -> _Crops:
+        """Decode a row for each generator, and fill the others with the first."""
+        num_rows, decoded = len(plan.indices), len(generators)
+        crops = _Crops(
+            np.zeros((num_rows, plan.num_samples), dtype=np.float32),
+            np.zeros(num_rows, dtype=np.int64),
+            np.zeros(num_rows, dtype=np.int64),
+            np.ones(num_rows, dtype=bool),
+            [],
+        )
+        augmentation = None if plan.epoch == EVALUATION_EPOCH else self.augmentation
+        wanted = self.lengths(plan.indices[:decoded], plan.epoch)
+        at_least = self._shortest() if self.pad else plan.num_samples  # without padding a row must fill its place
+        for row, rng in enumerate(generators):
+            index, out = int(plan.indices[row]) % len(self), crops.source[row]
+            wave = out if augmentation is None else np.zeros(self.sizes[index], dtype=np.float32)
+            number, length = self._reader().crop(index, wave, at_least, rng.random(), crops.quarantined)
+            crops.ids[row], crops.whole[row] = number, length == self.sizes[number]
+            if augmentation is not None:
+                # a stand-in is shorter, or is cropped
+                changed = max(1, round(length * int(wanted[row]) / len(wave)))
+                out[:changed] = augmentation.apply(wave[:length], changed, self.sample_rate, rng)
+                length = changed
+            if self.normalize:
+                samples = torch.from_numpy(out[:length])  # the same memory
+                samples.copy_(self.postprocess(samples, self.sample_rate))
+            crops.lengths[row] = length
+        for column in crops[:4]:
+            column[decoded:] = column[0]
+        return crops
 
     def _reader(self) -> PatientReader:
         if self._patient_reader is None:
             self._patient_reader = PatientReader(self.sizes, self.read, self.name, self.check)
         return self._patient_reader
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A whole utterance: {"id", "source": float32, S}.
+
+        Raises:
+            ValueError: it cannot be decoded, or has another sample rate.
+        """
+        try:
+            wave = self.whole(index)
+        except UnreadableAudio as error:
+            raise ValueError(f"{self.name(index)} cannot be decoded: {error}") from error
+        return {"id": index, "source": self.postprocess(torch.from_numpy(wave), self.sample_rate)}
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch of whole utterances as `__getitem__` returns them: padded, or cropped at a place keyed by seed, epoch
@@ -343,6 +358,20 @@ class RawAudioDataset(FairseqDataset):
         return {"id": torch.tensor([s["id"] for s in samples]), "net_input": net_input}
 
 
+@dataclass(frozen=True)
+class ManifestOptions:
+    """What fairseq's FileAudioDataset cannot do."""
+
+    seed: int = 1  # with epoch and index, the key of an utterance's crop and masks
+    resample: bool = False  # convert files of another sample rate while reading, and the manifest's lengths too
+    subsample: float = 1.0  # share of the utterances to keep, drawn by `seed`
+    weights: Sequence[float] | None = None  # shares of several manifests in an epoch; None: every utterance once
+    augmentation: Augmentation | None = None  # of training's padded, whole recordings
+
+
+_AS_FAIRSEQ = ManifestOptions()
+
+
 class FileAudioDataset(RawAudioDataset):
     """Audio files that a manifest lists.
 
@@ -352,11 +381,10 @@ class FileAudioDataset(RawAudioDataset):
         compute_mask_indices: fairseq's switch for masks made in the worker, with the settings of `inferred_w2v_config`
             in `mask_compute_kwargs`. Without it masks follow once `set_masks` is called.
         text_compression_level: fairseq's; has no effect, names are held compactly in any case.
-        resample: convert files of another sample rate while reading; lengths in the manifest are those of the files,
-            and are converted too.
-        subsample: share of the utterances to keep, drawn by `seed`.
-        weights: relative weight of each of several manifests; None: every utterance once an epoch.
-        augmentation: changes training's recordings; for padded, whole utterances, and never in evaluation.
+        options: what fairseq has no argument for.
+    Raises:
+        ValueError: a manifest without files, or settings that no mask can be drawn from.
+        TypeError: an argument that is no mask setting either.
     """
 
     def __init__(
@@ -371,35 +399,30 @@ class FileAudioDataset(RawAudioDataset):
         num_buckets: int = 0,
         compute_mask_indices: bool = False,
         text_compression_level: Any = "none",
-        resample: bool = False,
-        seed: int = 1,
-        subsample: float = 1.0,
-        weights: list[float] | None = None,
-        augmentation: Augmentation | None = None,
+        options: ManifestOptions = _AS_FAIRSEQ,
         **mask_compute_kwargs: Any,
     ) -> None:
-        super().__init__(sample_rate, max_sample_size, min_sample_size, shuffle, pad, normalize, seed)
+        super().__init__(sample_rate, max_sample_size, min_sample_size, shuffle, pad, normalize, options.seed)
         self.manifest = JoinedManifest([Manifest(manifest_path)]) if isinstance(manifest_path, str) else manifest_path
         if len(self.manifest) == 0:
             raise ValueError(
                 f"{self.manifest.path}, line 2: there is no line of a file below the root. Make the manifest again"
             )
-        self.resample = resample
-        self.weights = weights
-        self.augmentation = augmentation
-        assert augmentation is None or pad, "a crop of a recording whose speed changes is not offered"
-        all_sizes = sizes_at_rate(self.manifest, sample_rate) if resample else self.manifest.sizes
+        self.resample, self.weights, self.augmentation = options.resample, options.weights, options.augmentation
+        assert self.augmentation is None or pad, "a crop of a recording whose speed changes is not offered"
+        all_sizes = sizes_at_rate(self.manifest, sample_rate) if self.resample else self.manifest.sizes
         kept = np.flatnonzero(all_sizes >= self.min_sample_size)
         self.skipped = len(all_sizes) - len(kept)
-        if subsample < 1:
-            chosen = np.random.default_rng([seed, _SUBSAMPLE]).permutation(len(kept))[
-                : int(np.ceil(len(kept) * subsample))
-            ]
-            kept = kept[np.sort(chosen)]
+        if options.subsample < 1:
+            shuffled = np.random.default_rng([self.seed, _SUBSAMPLE]).permutation(len(kept))
+            kept = kept[np.sort(shuffled[: int(np.ceil(len(kept) * options.subsample))])]
         self.lines = kept.astype(np.int32)  # of the manifest, the first after the root being 0
         self.sizes = all_sizes[kept]
         logger.info("loaded %d, skipped %d samples", len(self.sizes), self.skipped)
         self.set_bucket_info(num_buckets)
+        unknown = mask_compute_kwargs.keys() - set(WORKER_SETTINGS)
+        if unknown:
+            raise TypeError(f"FileAudioDataset has no argument {', '.join(sorted(unknown))}")
         if compute_mask_indices:
             from omegaconf import OmegaConf
 
@@ -438,17 +461,8 @@ class FileAudioDataset(RawAudioDataset):
     def read(self, index: int, start: int, out: np.ndarray) -> Samples:
         return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
 
+    def whole(self, index: int) -> np.ndarray:
+        return read_frames(self.file(index), 0, -1, self.sample_rate, self.resample)
+
     def check(self, index: int) -> None:
         self.manifest.check_root(int(self.lines[index]))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """A whole utterance: {"id", "source": float32, S}.
-
-        Raises:
-            ValueError: it cannot be decoded, or has another sample rate.
-        """
-        try:
-            wave = read_frames(self.file(index), 0, -1, self.sample_rate, self.resample)
-        except UnreadableAudio as error:
-            raise ValueError(f"{self.name(index)} cannot be decoded: {error}") from error
-        return {"id": index, "source": self.postprocess(torch.from_numpy(wave), self.sample_rate)}

@@ -20,6 +20,7 @@ from fairseq.modules import (
     init_bert_params,
 )
 from fairseq.modules.dropout import dropout
+from fairseq.modules.run_mode import RunMode
 
 LayerResult = tuple[Tensor, Any, Any]  # output, attention weights (or the layer's pair), feed-forward output; T x B x C
 
@@ -27,8 +28,7 @@ LayerResult = tuple[Tensor, Any, Any]  # output, attention weights (or the layer
 class TransformerEncoder(nn.Module):
     """Positional convolution and a stack of blocks (Baevski et al. 2020, section 2, "Contextualized representations").
 
-    `static_layerdrop`: a dropped block is computed and multiplied by 0 instead of left out, so that all processes and
-    all updates run the same graph and every parameter has a gradient; values and gradients are those of leaving it out.
+    With `static_layerdrop` (RunMode.static_graph) values and gradients are those of leaving dropped blocks out.
     """
 
     def __init__(self, args: Wav2Vec2Config) -> None:
@@ -40,7 +40,7 @@ class TransformerEncoder(nn.Module):
         self.layer_norm_first = args.layer_norm_first
         self.layerdrop = args.encoder_layerdrop
         self.static_layerdrop = False
-        self.length_aware = False  # see modules/length_aware.py
+        self.length_aware = False
 
         if args.pos_conv_depth > 1:
             self.pos_conv = stacked_pos_conv(
@@ -55,6 +55,14 @@ class TransformerEncoder(nn.Module):
     def _wrapped_layer(self, args: Wav2Vec2Config) -> nn.Module:
         layer = self.build_encoder_layer(args)
         return checkpoint_wrapper(layer) if args.checkpoint_activations else layer
+
+    def take_run_mode(self, mode: RunMode) -> None:
+        if mode.static_graph is not None:
+            self.static_layerdrop = mode.static_graph
+        if mode.length_aware is not None:
+            self.length_aware = mode.length_aware
+        if mode.pads_to_multiple is not None:
+            self.required_seq_len_multiple = self.args.required_seq_len_multiple if mode.pads_to_multiple else 1
 
     def build_encoder_layer(self, args: Wav2Vec2Config) -> nn.Module:
         """One block of the kind that the config names."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fairseq.utils import is_traced
 
 
 def pad_to_multiple(
@@ -18,6 +19,6 @@ def pad_to_multiple(
     if x is None or multiple == 1:
         return x, 0
     added = -x.size(dim) % multiple
-    if not torch.jit.is_tracing() and added == 0:
+    if not is_traced() and added == 0:
         return x, 0
     return F.pad(x, (0, 0) * (-1 - dim) + (0, added), value=value), added

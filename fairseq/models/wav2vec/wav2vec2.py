@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
-from fairseq.dataclass.utils import config_to_container, merge_with_parent
+from fairseq.dataclass.utils import ConfigLike, config_to_container, merge_with_parent
 from fairseq.frames import frames_for_samples, parse_conv_layers
 from fairseq.masks.forward import FrameMask, channel_mask, frame_mask, masked_frames
 from fairseq.masks.positions import gather_frames
-from fairseq.masks.settings import MASK_SETTINGS
+from fairseq.masks.settings import MASK_SETTINGS, MaskSettings
 from fairseq.models import register_model
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import contrastive
@@ -27,11 +27,16 @@ from fairseq.models.wav2vec.config import (
 from fairseq.models.wav2vec.conformer_encoder import ConformerEncoder
 from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSentenceEncoderLayer
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
+from fairseq.models.wav2vec.frame_weights import frame_weights, mean_of_frames
+from fairseq.models.wav2vec.plateau import logit_temperature, mask_emb_bound
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos
+from fairseq.models.wav2vec.stages import Encoded, GivenMasks, Latents
 from fairseq.modules import FairseqDropout, GradMultiply, GumbelVectorQuantizer, LayerNorm
-from fairseq.modules.glu import GLU
-from fairseq.modules.zero_gradients import with_zero_gradients
-from fairseq.utils import index_put
+from fairseq.modules.gelu import GLU
+from fairseq.modules.gradients import with_zero_gradients
+from fairseq.modules.length_aware import valid_frames
+from fairseq.modules.run_mode import RunMode
+from fairseq.utils import index_put, is_traced
 
 __all__ = [
     "EXTRACTOR_MODE_CHOICES",
@@ -46,17 +51,6 @@ __all__ = [
     "make_conv_pos",
 ]
 
-_SMALL_MASK_EMB = 0.1  # see mask_emb_bound
-
-
-class Latents(NamedTuple):
-    """What the feature extractor makes of a batch."""
-
-    features: Tensor  # layer-normed, B x T x C
-    padding_mask: Tensor | None  # bool, B x T, true where a frame is padding
-    squares: Tensor  # mean square of each raw frame, B x T', before cropping: the feature penalty
-    valid: Tensor | None  # bool, B x T', before cropping; None: all are
-
 
 @register_model("wav2vec2", dataclass=Wav2Vec2Config)
 class Wav2Vec2Model(BaseFairseqModel):
@@ -68,10 +62,10 @@ class Wav2Vec2Model(BaseFairseqModel):
         ValueError: the config's fields do not fit together, or are not known.
     """
 
-    def __init__(self, cfg: Wav2Vec2Config | Mapping[str, Any]) -> None:
+    def __init__(self, cfg: ConfigLike) -> None:
         super().__init__()
         if not isinstance(cfg, Wav2Vec2Config):
-            cfg = merge_with_parent(Wav2Vec2Config(), cfg)
+            cfg = cast(Wav2Vec2Config, merge_with_parent(Wav2Vec2Config(), cfg))  # a DictConfig of these fields
         check_model_config(cfg)
         self.cfg = cfg
         # fairseq: attributes, which callers set after loading. A forward pass reads these: torch.compile cannot look
@@ -97,7 +91,8 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.input_quantizer: GumbelVectorQuantizer | None = None
         if cfg.quantize_targets:
             self.quantizer = self._build_quantizer(cfg.latent_dim if cfg.latent_dim > 0 else final_dim)
-        self.project_q = nn.Linear(self.embed if self.quantizer is None else self.quantizer.output_dim, final_dim)
+        target_dim = self.embed if self.quantizer is None else self.quantizer.output_dim
+        self.project_q: nn.Linear | None = nn.Linear(target_dim, final_dim)
         if cfg.quantize_input:
             shared = self.quantizer if cfg.same_quantizer else None
             own_dim = cfg.latent_dim if cfg.latent_dim > 0 else cfg.encoder_embed_dim
@@ -109,10 +104,10 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.encoder = ConformerEncoder(cfg) if sees_positions_in_attention else TransformerEncoder(cfg)
         self.layer_norm = LayerNorm(self.embed)
         self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), GLU()) if cfg.target_glu else None
-        self.final_proj = nn.Linear(cfg.encoder_embed_dim, final_dim)
+        self.final_proj: nn.Linear | None = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
-        self.length_aware = False  # see modules/length_aware.py
-        self.looks_for_padding = True  # the trainer turns it off, see _padding
+        self.length_aware = False  # this and the next: see RunMode
+        self.looks_for_padding = True
         self.updates_before = 0  # of a pre-training that is continued: temperatures go on from there
         self.n_negatives = cfg.num_negatives
         self.cross_sample_negatives = cfg.cross_sample_negatives
@@ -135,7 +130,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         )
 
     @classmethod
-    def build_model(cls, cfg: Wav2Vec2Config | Mapping[str, Any], task: Any = None) -> Wav2Vec2Model:
+    def build_model(cls, cfg: ConfigLike, task: Any = None) -> Wav2Vec2Model:
         return cls(cfg)
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -144,6 +139,18 @@ class Wav2Vec2Model(BaseFairseqModel):
         """
         super().set_num_updates(num_updates + self.updates_before)
         self.logit_temp = logit_temperature(self.cfg, num_updates + self.updates_before)
+
+    def take_run_mode(self, mode: RunMode) -> None:
+        """See RunMode."""
+        if mode.length_aware is not None:
+            self.length_aware = mode.length_aware
+        if mode.looks_for_padding is not None:
+            self.looks_for_padding = mode.looks_for_padding
+
+    @property
+    def mask_settings(self) -> MaskSettings:
+        """What masks are drawn by: attributes of this model."""
+        return cast(MaskSettings, self)
 
     def frozen_parameters(self) -> list[Tensor]:
         """The feature extractor's, where `feature_grad_mult` is 0."""
@@ -197,47 +204,79 @@ class Wav2Vec2Model(BaseFairseqModel):
         Raises:
             ValueError: the masks do not fit together, or there is nothing to predict or to contrast it with.
         """
+        given = GivenMasks(mask_indices, mask_channel_indices, masked_positions, masked_weights) if mask else None
+        encoded = self.encode(source, padding_mask, given, features_only, layer)
+        return encoded.features() if features_only else self.predict(encoded, negative_indices)
+
+    def encode(
+        self,
+        source: Tensor,
+        padding_mask: Tensor | None = None,
+        given: GivenMasks | None = None,
+        features_only: bool = False,
+        layer: int | None = None,
+    ) -> Encoded:
+        """Raw audio to latents, masked, to context (Baevski et al. 2020, figure 1, from the bottom to C).
+
+        Args:
+            source, padding_mask, features_only, layer: see `forward`.
+            given: the masks; None masks nothing.
+        Raises:
+            ValueError: the masks do not fit together.
+        """
         latents = self._extract(source, self._padding(padding_mask, features_only))
         features, padding_mask = latents.features, latents.padding_mask
         unmasked = self.dropout_features(features)
         if self.post_extract_proj is not None:
             features = self.post_extract_proj(features)
         features = self.dropout_input(features)
+
         frames = None
-        if mask and not (features_only and masked_positions is None):
+        if given is not None and not (features_only and given.positions is None):
             # hpu: static: M positions a row for each shape of batch, with weights of 0 for filler, instead of a
             # selection by a mask
-            frames = frame_mask(self, features, padding_mask, mask_indices, masked_positions, masked_weights)
+            settings = self.mask_settings
+            frames = frame_mask(settings, features, padding_mask, given.indices, given.positions, given.weights)
         row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
-
-        quantized: dict[str, Any] = {}
+        statistics: dict[str, Any] = {}
         if self.input_quantizer is not None:
-            quantized = self.input_quantizer(features, weights=_frame_weights(features, padding_mask, row_counts))
-            features = self.project_inp(quantized.pop("x"))
-        if frames is not None:
-            features = self._cover(features, frames.indices, mask_channel_indices)
-        elif mask:
-            features, _ = self.apply_mask(features, padding_mask, mask_indices, mask_channel_indices)
-        x, layer_results = self.encoder(features, padding_mask=padding_mask, layer=layer)
-        if self.training and self.encoder.static_layerdrop:  # hpu: and several processes: the same graph, frozen or not
-            x = with_zero_gradients(x, self.frozen_parameters())
-        if features_only:
-            return {"x": x, "padding_mask": padding_mask, "features": unmasked, "layer_results": layer_results}
+            statistics = self.input_quantizer(features, weights=frame_weights(features, padding_mask, row_counts))
+            features = self.project_inp(statistics.pop("x"))
+        if frames is not None and given is not None:
+            features = self._cover(features, frames.indices, given.channels)
+        elif given is not None:
+            features, _ = self.apply_mask(features, padding_mask, given.indices, given.channels)
 
+        context, layer_results = self.encoder(features, padding_mask=padding_mask, layer=layer)
+        if self.training and self.encoder.static_layerdrop:  # hpu: and several processes: the same graph, frozen or not
+            context = with_zero_gradients(context, self.frozen_parameters())
+        return Encoded(context, layer_results, unmasked, padding_mask, frames, row_counts, statistics, latents)
+
+    def predict(self, encoded: Encoded, negative_indices: Tensor | None = None) -> dict[str, Any]:
+        """Tell each masked frame's quantized target from negatives (the same figure, Q and the contrastive loss).
+
+        Returns:
+            See `forward`.
+        Raises:
+            ValueError: there is nothing to predict or to contrast it with.
+        """
+        frames = encoded.frames
         if frames is None:
             raise ValueError(
                 "there is no masked frame to predict: give mask=True, with mask_indices or a model.mask_prob above 0"
             )
-        everywhere = _frame_weights(unmasked, padding_mask, row_counts)
-        candidates, statistics = self._targets(unmasked, frames, everywhere)
-        x = self.final_proj(gather_frames(x, frames.positions))
+        assert self.final_proj is not None, "remove_pretraining_modules was called"
+        everywhere = frame_weights(encoded.unmasked, encoded.padding_mask, encoded.row_counts)
+        candidates, statistics = self._targets(encoded.unmasked, frames, everywhere)
+        x = self.final_proj(gather_frames(encoded.context, frames.positions))
         logits = self._contrast(x, candidates, frames, negative_indices)
+        penalty = mean_of_frames(encoded.latents.squares, encoded.latents.valid, encoded.row_counts)
         return {
             "x": logits.permute(2, 0, 1),
-            "padding_mask": padding_mask,
-            "features_pen": _mean_of_frames(latents.squares, latents.valid, row_counts),
+            "padding_mask": encoded.padding_mask,
+            "features_pen": penalty,
             "masked_weights": frames.weights,
-            **quantized,
+            **encoded.input_statistics,
             **statistics,
         }
 
@@ -251,7 +290,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         if padding_mask is None:
             return None
         padding_mask = padding_mask.bool()
-        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        recorded = is_traced() or torch.compiler.is_compiling()
         looks = features_only and self.looks_for_padding and not self.training and not recorded
         return None if looks and not padding_mask.any() else padding_mask
 
@@ -267,9 +306,8 @@ class Wav2Vec2Model(BaseFairseqModel):
             squares = features.float().square().mean(dim=2)
         valid = None
         if num_samples is not None:
-            lengths = self._get_feat_extract_output_lengths(num_samples)
-            lengths = lengths.clamp(min=1)  # attention over nothing at all would be NaN, and NaN times weight 0 is NaN
-            valid = torch.arange(features.size(1), device=source.device) < lengths.unsqueeze(1)
+            # at least one: attention over nothing at all would be NaN, and NaN times weight 0 is NaN
+            valid = valid_frames(self._get_feat_extract_output_lengths(num_samples), features.size(1))
         frames = features.size(1) - features.size(1) % self.crop_seq_to_multiple
         return Latents(
             self.layer_norm(features[:, :frames]), None if valid is None else ~valid[:, :frames], squares, valid
@@ -298,14 +336,15 @@ class Wav2Vec2Model(BaseFairseqModel):
             x with `mask_emb` in masked frames and 0 in masked channels, and the masked frames (bool, B x T, or None
             where there are none).
         """
-        hidden = masked_frames(self, x, None if padding_mask is None else padding_mask.bool(), mask_indices)
+        padding_mask = None if padding_mask is None else padding_mask.bool()
+        hidden = masked_frames(self.mask_settings, x, padding_mask, mask_indices)
         return self._cover(x, hidden, mask_channel_indices), hidden
 
     def _cover(self, x: Tensor, hidden: Tensor | None, mask_channel_indices: Tensor | None) -> Tensor:
         """`mask_emb` over the masked frames (bool, B x T) and 0 over the masked channels, in the order of
         `mask_channel_before`.
         """
-        channels = channel_mask(self, x, mask_channel_indices)
+        channels = channel_mask(self.mask_settings, x, mask_channel_indices)
         if channels is not None and self.mask_channel_before:
             x = x.masked_fill(channels, 0)
         if hidden is not None:
@@ -343,6 +382,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         return contrastive.Candidates(self._project_targets(y), codes, counts, own), statistics
 
     def _project_targets(self, y: Tensor) -> Tensor:
+        assert self.project_q is not None, "remove_pretraining_modules was called"
         y = self.project_q(y)
         return y if self.target_glu is None else self.target_glu(y)
 
@@ -453,43 +493,3 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.final_proj = None
         if last_layer is not None:
             self.encoder.layers = self.encoder.layers[: last_layer + 1]
-
-
-def logit_temperature(cfg: Wav2Vec2Config, num_updates: int) -> float:
-    """Temperature of the logits after so many updates: `logit_temp`, or a geometric fall to it from
-    `logit_temp_start`.
-    """
-    if cfg.logit_temp_start is None or num_updates >= cfg.logit_temp_updates:
-        return cfg.logit_temp
-    return cfg.logit_temp_start * (cfg.logit_temp / cfg.logit_temp_start) ** (num_updates / cfg.logit_temp_updates)
-
-
-def mask_emb_bound(cfg: Wav2Vec2Config) -> float:
-    """Where the initial values of `mask_emb` end, which begin at 0.
-
-    Under the temperature's schedule a small vector shortens the plateau at chance. Our reading: at fairseq's 1 it
-    outweighs what the positional convolution brings to a masked frame from its neighbours, so masked frames look alike;
-    see docs/stuck-at-6.658.md.
-    """
-    if cfg.mask_emb_init is not None:
-        return cfg.mask_emb_init
-    return 1.0 if cfg.logit_temp_start is None else _SMALL_MASK_EMB
-
-
-def _frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Tensor | None) -> Tensor | None:
-    """1 for frames (B x T) that are no padding, in rows that count; None where all do."""
-    if padding_mask is None and row_counts is None:
-        return None
-    weights = torch.ones(features.shape[:2], device=features.device)
-    if padding_mask is not None:
-        weights = weights.masked_fill(padding_mask, 0)
-    return weights if row_counts is None else weights * row_counts.unsqueeze(1).float()
-
-
-def _mean_of_frames(values: Tensor, valid: Tensor | None, row_counts: Tensor | None) -> Tensor:
-    """Mean over the valid frames (B x T) of the rows that count; 0 if there is none."""
-    with device_layer.of(values).full_precision():
-        weights = _frame_weights(values, None if valid is None else ~valid, row_counts)
-        if weights is None:
-            return values.mean()
-        return (values * weights).sum() / weights.sum().clamp(min=1)

@@ -22,7 +22,7 @@ from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.modules import FairseqDropout
-from fairseq.modules.zero_gradients import with_zero_gradients
+from fairseq.modules.gradients import with_zero_gradients
 
 __all__ = [
     "BLANK_MODE_CHOICES",

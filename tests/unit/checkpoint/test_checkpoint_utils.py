@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
 from fairseq.checkpoint.record import RunRecord
-from fairseq.conversion.speech_model import complete_config
+from fairseq.conversion.portable_model import complete_config
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed.strategy import DataParallel
 from fairseq.training.state import TrainingState

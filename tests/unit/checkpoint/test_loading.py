@@ -11,7 +11,7 @@ from torch import nn
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
-from fairseq.conversion import speech_model
+from fairseq.conversion import portable_model
 from fairseq.models import build_model
 
 CFG = {"model": {"dim": 3, "dropout": 0.1}, "task": {"_name": "small", "data": "/data"}, "optimizer": {"dropout": 7}}
@@ -131,7 +131,7 @@ def test_a_config_far_larger_than_its_weights_is_refused_at_once(tmp_path, small
         checkpoint_utils.load_model_ensemble([path])
     state = io.load(path)
     with pytest.raises(ValueError):
-        speech_model.build(speech_model.from_checkpoint(state, path))
+        portable_model.build(portable_model.from_checkpoint(state, path))
 
 
 @pytest.mark.parametrize(

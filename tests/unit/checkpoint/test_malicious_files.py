@@ -27,6 +27,7 @@ import fairseq
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
 from fairseq.checkpoint.record import RunRecord
+from fairseq.conversion import convert as conversion
 from fairseq.conversion import torchaudio_model
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
@@ -218,7 +219,7 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
     "w2v_path, a folder of transformers": lambda path: fine_tuned_from(of_transformers(path)),
     "w2v_path, a folder of torchaudio": lambda path: fine_tuned_from(of_torchaudio(path)),
     "fairseq-convert": command(convert.cli_main, "{path}", "{path}.out", "--to", "fairseq"),
-    "fairseq-convert, a folder": lambda path: convert.convert(of_transformers(path), path + ".out", "fairseq"),
+    "fairseq-convert, a folder": lambda path: conversion.convert(of_transformers(path), path + ".out", "fairseq"),
     "fairseq-average-checkpoints": command(
         average_checkpoints.cli_main, "--inputs", "{path}", "--output", "{path}.out"
     ),

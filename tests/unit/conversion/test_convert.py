@@ -14,10 +14,10 @@ import torch
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
-from fairseq.conversion import folders, huggingface, names, speech_model
+from fairseq.conversion import convert, foreign, huggingface, names, portable_model
 from fairseq.decoding import GreedyDecoder, Tokens
 from fairseq.models.wav2vec import Wav2Vec2Model, pretrained
-from fairseq_cli import convert
+from fairseq_cli.convert import cli_main
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A", "Ä"]
 BASE = {
@@ -112,7 +112,7 @@ def write(
         head = torch.nn.Linear(config["encoder_embed_dim"], len(symbols or SYMBOLS))
         state["model"] |= {pretrained.HEAD + name: tensor for name, tensor in head.state_dict().items()}
         if symbols is not None:
-            state["task_state"] = {"target_symbols": speech_model.dictionary_of(symbols).state_dict()}
+            state["task_state"] = {"target_symbols": portable_model.dictionary_from(symbols).state_dict()}
     io.save(state, path)
     return str(path)
 
@@ -196,7 +196,7 @@ def test_spellings_and_files_of_weights(spelling, kind, tmp_path):
             safetensors.save_file(part, there / file, metadata={"format": "pt"})
         index = {"weight_map": {name: file for file, part in halves.items() for name in part}}
         (there / "model.safetensors.index.json").write_text(json.dumps(index))
-    state = speech_model.to_checkpoint(huggingface.read(there, io.read))
+    state = portable_model.to_checkpoint(huggingface.read(there, io.read))
     original = io.load(path)["model"]
     assert all(torch.equal(original[name], tensor) for name, tensor in state["model"].items())
 
@@ -228,11 +228,11 @@ def test_a_model_made_by_transformers(tmp_path, caplog):
     (folder / "vocab.json").write_text(json.dumps({"|": 0, "b": 1, "a": 2, "[UNK]": 3, "[PAD]": 4}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]", "unk_token": {"content": "[UNK]"}}))
     with caplog.at_level(logging.INFO):
-        source = folders.read(folder, io.read)
+        source = foreign.read(folder, io.read)
     assert "mask_emb" in caplog.text and source.symbols == ["<s>", "<pad>", "</s>", "<unk>", "|", "b", "a"]
     audio = convert.waveform(16000)
     (ours,), (theirs,) = (
-        speech_model.outputs(speech_model.build(source), audio),
+        portable_model.outputs(portable_model.build(source), audio),
         huggingface.outputs(folder, audio, "ForCTC"),
     )
     assert (ours[..., [4, 5, 6, 3, 0]] - theirs).abs().max() < 1e-5
@@ -285,7 +285,7 @@ def test_a_damaged_folder_is_named(tmp_path, capsys):
         ),
     ):
         (folder / "config.json").write_text(json.dumps(settings))
-        assert convert.cli_main([str(folder), str(tmp_path / "b.pt"), "--to", "fairseq"]) == 1
+        assert cli_main([str(folder), str(tmp_path / "b.pt"), "--to", "fairseq"]) == 1
         assert f"{folder}/{named}" in capsys.readouterr().err
         with pytest.raises(ValueError, match=named):
             pretrained.load(str(folder))
@@ -323,7 +323,7 @@ def preprocessing(folder, **contents):
         (folder / f"{name}.json").unlink(missing_ok=True)
         if name in contents:
             (folder / f"{name}.json").write_text(json.dumps(contents[name]))
-    return folders.read(folder, io.read).task
+    return foreign.read(folder, io.read).task
 
 
 @pytest.mark.needs("transformers")
@@ -495,11 +495,11 @@ def test_onnx_of_any_length(form, tmp_path):
     path, there = write(tmp_path / "a.pt", FORMS[form], fine_tuned=True), str(tmp_path / "a.onnx")
     assert convert.convert(path, there, "onnx") <= 1e-5
     session = onnxruntime.InferenceSession(there, providers=["CPUExecutionProvider"])
-    model = speech_model.build(convert.load(path).model)
+    model = portable_model.build(convert.load(path).model)
     for rows, samples in ((1, 400), (1, 7777), (4, 20_001)):
         source = torch.randn(rows, samples)
         (logits,) = session.run(None, {"source": source.numpy()})
-        assert np.abs(logits - speech_model.outputs(model, source)[0].numpy()).max() <= 1e-5
+        assert np.abs(logits - portable_model.outputs(model, source)[0].numpy()).max() <= 1e-5
     told = {entry.key: json.loads(entry.value) for entry in onnx.load(there).metadata_props}
     assert told["symbols"] == SYMBOLS and told["normalize"] is (form == "large") and told["sample_rate"] == 16000
 
@@ -587,32 +587,32 @@ def test_other_kinds_of_models_are_named(tmp_path):
 
 def test_nothing_appears_unless_it_is_right(tmp_path, monkeypatch, capsys):
     path = write(tmp_path / "a.pt", BASE, fine_tuned=True)
-    real = speech_model.outputs
+    real = portable_model.outputs
     calls: list[int] = []
 
     def wrong(*args: Any) -> list[torch.Tensor]:
         calls.append(1)
         return [output + 0.1 * (len(calls) > 1) for output in real(*args)]
 
-    monkeypatch.setattr(speech_model, "outputs", wrong)
-    assert convert.cli_main([path, str(tmp_path / "b.pt"), "--to", "fairseq"]) == 1
+    monkeypatch.setattr(portable_model, "outputs", wrong)
+    assert cli_main([path, str(tmp_path / "b.pt"), "--to", "fairseq"]) == 1
     assert "outputs differ by 0.1" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.setattr("fairseq.conversion.torchaudio_model.json.dumps", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        convert.cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"])
+        cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"])
     assert os.listdir(tmp_path) == ["a.pt"]
     monkeypatch.undo()
-    assert convert.cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"]) == 0
+    assert cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"]) == 0
     assert "largest difference" in capsys.readouterr().out
-    assert convert.cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"]) == 1
+    assert cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"]) == 1
     assert "is there already" in capsys.readouterr().err
 
 
 def test_without_transformers_it_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     path = write(tmp_path / "a.pt", BASE)
-    assert convert.cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
+    assert cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
     assert "pip install 'transformers>=4.46' safetensors" in capsys.readouterr().err and os.listdir(tmp_path) == [
         "a.pt"
     ]
@@ -622,7 +622,7 @@ def test_without_transformers_it_is_asked_for(tmp_path, monkeypatch, capsys):
 def test_a_transformers_that_does_not_take_this_torch_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("transformers.utils.is_torch_available", lambda: False)
     path = write(tmp_path / "a.pt", BASE)
-    assert convert.cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
+    assert cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
     assert "does not take torch" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
 
 

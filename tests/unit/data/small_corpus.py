@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptions
 from fairseq.frames import ConvSpec
 from fairseq.masks.settings import MaskConfig, PretrainingMasks
 
@@ -81,8 +82,18 @@ def make_masks(**changes: object) -> PretrainingMasks:
     return PretrainingMasks(time, channel, 16, LAYERS)._replace(**changes)
 
 
+OWN = {field.name for field in fields(ManifestOptions)}
+
+
+def open_manifest(manifest: Path, **options: object) -> FileAudioDataset:
+    """A data set of arguments of FileAudioDataset and of ManifestOptions."""
+    own = ManifestOptions(**{name: value for name, value in options.items() if name in OWN})
+    others = {name: value for name, value in options.items() if name not in OWN}
+    return FileAudioDataset(str(manifest), RATE, **others, options=own)
+
+
 def make_dataset(manifest: Path, **options: object) -> FileAudioDataset:
     """A data set with masks, of at most 5000 samples an utterance."""
-    dataset = FileAudioDataset(str(manifest), RATE, **{"max_sample_size": 5000, **options})
+    dataset = open_manifest(manifest, **{"max_sample_size": 5000, **options})
     dataset.set_masks(make_masks())
     return dataset

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from fairseq.data.add_target_dataset import AddTargetDataset
-from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import BatchPlan
 from fairseq.data.labels import Labels
+from fairseq.data.options import BatchLimits
 from fairseq.frames import frames_for_samples
 from fairseq.masks.settings import FinetuningMasks, MaskConfig
-from tests.unit.data.small_corpus import LAYERS, RATE, SIZES, write_corpus
+from tests.unit.data.small_corpus import LAYERS, SIZES, open_manifest, write_corpus
 
 LABELS = [[5 + (number + place) % 4 for place in range(2 + number % 5)] for number in range(len(SIZES))]
 MASKS = FinetuningMasks(
@@ -33,7 +33,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def make(manifest: Path, labels: list[list[int]] = LABELS, skip: bool = False, **options: Any) -> AddTargetDataset:
-    audio = FileAudioDataset(str(manifest), RATE, **{"pad": True, **options})
+    audio = open_manifest(manifest, **{"pad": True, **options})
     return AddTargetDataset(audio, Labels.from_lines(labels), pad=1, skip_unusable=skip)
 
 
@@ -43,7 +43,7 @@ def test_rows_have_their_own_labels(manifest: Path) -> None:
     dataset.set_masks(MASKS)
     kept = [number for number, size in enumerate(SIZES) if size >= 2600]
     assert len(dataset) == len(kept)
-    batches = dataset.batches(1, 20000, None)
+    batches = dataset.batches(1, BatchLimits(20000))
     seen = []
     for number in range(len(batches)):
         sample = dataset.collate_plan(batches.plan(number, 1, 0))
@@ -68,7 +68,7 @@ def test_buckets_have_one_shape_each(manifest: Path) -> None:
     dataset = make(manifest, num_buckets=3)
     shapes: dict[int, set[tuple[int, ...]]] = {}
     for epoch in (1, 2):
-        batches = dataset.batches(epoch, 20000, None)
+        batches = dataset.batches(epoch, BatchLimits(20000))
         counted = 0.0
         for number in range(len(batches)):
             plan = batches.plan(number, epoch, 0)
@@ -85,7 +85,7 @@ def test_buckets_have_one_shape_each(manifest: Path) -> None:
 def test_masks_in_training_only_and_keyed(manifest: Path) -> None:
     dataset = make(manifest)
     dataset.set_masks(MASKS)
-    batches = dataset.batches(1, 20000, None)
+    batches = dataset.batches(1, BatchLimits(20000))
     plan = batches.plan(0, 1, 0)
     one, again, later = (dataset.collate_plan(p)["net_input"] for p in (plan, plan, plan._replace(epoch=2)))
     assert one["mask_indices"].any() and one["mask_channel_indices"].shape == (len(plan.indices), 16)
@@ -125,16 +125,16 @@ def test_what_cannot_be_learned_is_told_or_left_out(manifest: Path) -> None:
         make(manifest, [[], *LABELS[1:]])
     dataset = make(manifest, long, skip=True, num_buckets=2)
     dataset.set_masks(MASKS)
-    assert len(dataset) == len(SIZES) - 1 and 2 not in dataset.lines
+    assert len(dataset) == len(SIZES) - 1 and 2 not in dataset.dataset.lines
     assert dataset.label(2).tolist() == LABELS[3]
-    assert dataset.longest_label(dataset.batches(1, 20000, None).plan(0, 1, 0)) <= 6
+    assert dataset.longest_label(dataset.batches(1, BatchLimits(20000)).plan(0, 1, 0)) <= 6
 
 
 def test_a_spawned_worker_gets_a_copy(manifest: Path) -> None:
     dataset = make(manifest)
     dataset.set_masks(MASKS)
     copied = pickle.loads(pickle.dumps(dataset))
-    plan = dataset.batches(1, 20000, None).plan(1, 1, 0)
+    plan = dataset.batches(1, BatchLimits(20000)).plan(1, 1, 0)
     one, other = dataset.collate_plan(plan), copied.collate_plan(plan)
     assert torch.equal(one["target"], other["target"]) and torch.equal(
         one["net_input"]["mask_indices"], other["net_input"]["mask_indices"]

@@ -11,12 +11,12 @@ import torch
 
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation, check_augmentation, noise_spectrum, response, with_speed
-from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH
 from fairseq.data.labels import Labels
+from fairseq.data.options import BatchLimits
 from fairseq.frames import frames_for_samples
 from fairseq.masks.settings import FinetuningMasks, MaskConfig
-from tests.unit.data.small_corpus import LAYERS, RATE, SIZES, write_corpus
+from tests.unit.data.small_corpus import LAYERS, RATE, SIZES, open_manifest, write_corpus
 
 OFF = MaskConfig(0.0, 4, "static", 0, False, 1, 0)
 MASKS = FinetuningMasks(OFF, OFF, num_channels=16, conv_layers=LAYERS)
@@ -34,7 +34,7 @@ def loudest(wave: np.ndarray) -> float:
 
 def make(root: Path, augmentation: Augmentation | None, units: int | None = 3, **options: Any) -> AddTargetDataset:
     manifest = write_corpus(root, SIZES)
-    audio = FileAudioDataset(str(manifest), RATE, pad=True, augmentation=augmentation, **options)
+    audio = open_manifest(manifest, pad=True, augmentation=augmentation, **options)
     # None: the longer the recording, the more units
     lengths = [size // 300 if units is None else units for size in SIZES]
     labels = [[5 + (number + place) % 4 for place in range(length)] for number, length in enumerate(lengths)]
@@ -45,7 +45,7 @@ def make(root: Path, augmentation: Augmentation | None, units: int | None = 3, *
 
 def samples_of(dataset: AddTargetDataset, epoch: int) -> dict[int, torch.Tensor]:
     """Every utterance's row without its padding."""
-    batches = dataset.batches(epoch, 20000, None)
+    batches = dataset.batches(epoch, BatchLimits(20000))
     found = {}
     for number in range(len(batches)):
         sample = dataset.collate_plan(batches.plan(number, epoch, 0))
@@ -109,8 +109,8 @@ def test_training_is_changed_and_evaluation_is_not(tmp_path: Path) -> None:
     lengths = np.array([[len(epoch[i]) for i in range(len(SIZES))] for epoch in (first, second)])
     assert (lengths[0] != lengths[1]).mean() > 0.9
     assert (lengths >= np.array(SIZES) / 1.5 - 1).all() and (lengths <= np.array(SIZES) * 1.5 + 1).all()
-    assert lengths[0].tolist() == changed.lengths(np.arange(len(SIZES)), 1).tolist()
-    assert changed.total_samples(changed.batches(1, 20000, None), 1) == lengths[0].sum()
+    assert lengths[0].tolist() == changed.dataset.lengths(np.arange(len(SIZES)), 1).tolist()
+    assert changed.total_samples(changed.batches(1, BatchLimits(20000)), 1) == lengths[0].sum()
 
 
 def test_labels_fit_at_any_speed(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_buckets_keep_one_shape(tmp_path: Path) -> None:
     shapes: dict[int, set[tuple[int, ...]]] = {}
     members: dict[int, set[int]] = {}
     for epoch in (1, 2, 3):
-        batches = dataset.batches(epoch, 20000, None)
+        batches = dataset.batches(epoch, BatchLimits(20000))
         for number in range(len(batches)):
             plan = batches.plan(number, epoch, 0)
             sample = dataset.collate_plan(plan)
@@ -154,6 +154,6 @@ def test_what_a_batch_cannot_hold_is_told_in_the_first_epoch(tmp_path: Path) -> 
     dataset = make(tmp_path, Augmentation(1.5))
     for epoch in range(1, 6):
         with pytest.raises(ValueError, match="max_tokens is 9899, but the longest utterance has 9900 samples"):
-            dataset.batches(epoch, 9899, None)
-        assert len(dataset.batches(epoch, 9900, None))
-    assert len(dataset.batches(EVALUATION_EPOCH, 6600, None))
+            dataset.batches(epoch, BatchLimits(9899))
+        assert len(dataset.batches(epoch, BatchLimits(9900)))
+    assert len(dataset.batches(EVALUATION_EPOCH, BatchLimits(6600)))

@@ -7,19 +7,20 @@ import pytest
 
 from fairseq.data.batching import cut_batches, make_batches, plans_of_rank, steps_of_update, update_order
 from fairseq.data.buckets import bucket_shapes
+from fairseq.data.options import BatchLimits
 
 
-def batch_sizes(sizes: list[int], *limits: object) -> list[int]:
-    return np.diff(cut_batches(np.array(sizes), *limits), prepend=0).tolist()
+def batch_sizes(sizes: list[int], limits: BatchLimits) -> list[int]:
+    return np.diff(cut_batches(np.array(sizes), limits), prepend=0).tolist()
 
 
 def test_rows_times_longest_stay_below_max_tokens() -> None:
-    assert batch_sizes([50, 50, 40, 30, 10], 100, None) == [2, 2, 1]
-    assert batch_sizes([10, 30, 40, 50, 50], 100, None) == [2, 2, 1]  # 10 30 | 40 50 | 50, in any order
+    assert batch_sizes([50, 50, 40, 30, 10], BatchLimits(100)) == [2, 2, 1]
+    assert batch_sizes([10, 30, 40, 50, 50], BatchLimits(100)) == [2, 2, 1]  # 10 30 | 40 50 | 50, in any order
     rng = np.random.default_rng(0)
     for sizes in (np.sort(rng.integers(1, 500, 300))[::-1], rng.integers(1, 500, 300)):
         start = 0
-        ends = cut_batches(sizes, 1000, 7)
+        ends = cut_batches(sizes, BatchLimits(1000, 7))
         for end in ends.tolist():
             assert (end - start) * sizes[start:end].max() <= 1000 and end - start <= 7
             full = end == len(sizes) or end - start == 7 or (end - start + 1) * sizes[start : end + 1].max() > 1000
@@ -29,24 +30,28 @@ def test_rows_times_longest_stay_below_max_tokens() -> None:
 
 
 def test_required_multiple_cuts_batches_that_reach_it() -> None:
-    assert batch_sizes([10] * 30, 110, None, 8) == [8, 8, 8, 6]
-    assert batch_sizes([10] * 11, 50, None, 8) == [5, 5, 1]  # five fit: fewer than the multiple are left as they are
-    assert batch_sizes([10] * 30, None, 12, 4) == [12, 12, 4, 2]
+    assert batch_sizes([10] * 30, BatchLimits(110, None, 8)) == [8, 8, 8, 6]
+    assert batch_sizes([10] * 11, BatchLimits(50, None, 8)) == [
+        5,
+        5,
+        1,
+    ]  # five fit: fewer than the multiple are left as they are
+    assert batch_sizes([10] * 30, BatchLimits(None, 12, 4)) == [12, 12, 4, 2]
 
 
 def test_limits_that_allow_no_batch_are_errors() -> None:
     with pytest.raises(ValueError, match="max_sample_size"):
-        cut_batches(np.array([50, 200]), 100, None)
+        cut_batches(np.array([50, 200]), BatchLimits(100))
     with pytest.raises(ValueError, match="max_tokens.*batch_size"):
-        cut_batches(np.array([50]), None, None)
+        cut_batches(np.array([50]), BatchLimits())
     with pytest.raises(ValueError, match="batch_size is 0"):
-        cut_batches(np.array([50]), None, 0)
+        cut_batches(np.array([50]), BatchLimits(None, 0))
 
 
 def test_batch_length_is_the_shortest_or_with_padding_the_longest() -> None:
     sizes, order = np.array([10, 20, 30, 40]), np.array([3, 2, 1, 0])
-    cropped = make_batches(sizes[order], order, 80, None, 1, pad=False)
-    padded = make_batches(sizes[order], order, 80, None, 1, pad=True)
+    cropped = make_batches(sizes[order], order, BatchLimits(80), pad=False)
+    padded = make_batches(sizes[order], order, BatchLimits(80), pad=True)
     assert cropped.ends.tolist() == padded.ends.tolist() == [2, 4]
     assert cropped.lengths.tolist() == [30, 10]
     assert padded.lengths.tolist() == [40, 20]
@@ -56,10 +61,10 @@ def test_batch_length_is_the_shortest_or_with_padding_the_longest() -> None:
 def test_a_bucket_has_one_shape() -> None:
     rng = np.random.default_rng(1)
     sizes = rng.integers(10, 101, 200)
-    shapes = bucket_shapes(np.array([40, 70, 100]), 400, 8, 2)
+    shapes = bucket_shapes(np.array([40, 70, 100]), BatchLimits(400, 8, 2))
     assert shapes.rows.tolist() == [8, 4, 4]
     order = rng.permutation(200)
-    batches = make_batches(sizes[order], order, 400, 8, 2, True, shapes)
+    batches = make_batches(sizes[order], order, BatchLimits(400, 8, 2), True, shapes)
     seen = []
     for number in range(len(batches)):
         plan = batches.plan(number, 1, 0)
@@ -73,7 +78,7 @@ def test_a_bucket_has_one_shape() -> None:
 
 def test_buckets_without_padding_or_room_are_errors() -> None:
     with pytest.raises(ValueError, match="max_tokens is 60"):
-        bucket_shapes(np.array([40, 70]), 60, None, 1)
+        bucket_shapes(np.array([40, 70]), BatchLimits(60))
 
 
 def test_updates_share_a_bucket_as_far_as_possible() -> None:
@@ -101,7 +106,7 @@ def test_all_ranks_have_one_bucket_at_a_step_and_real_batches_come_once(world_si
 
 def test_plans_of_a_rank_and_their_filler() -> None:
     sizes = np.full(10, 5)
-    batches = make_batches(sizes, np.arange(10), 10, None, 1, pad=False)  # five batches of two
+    batches = make_batches(sizes, np.arange(10), BatchLimits(10), pad=False)  # five batches of two
     plans = [list(plans_of_rank(batches, np.arange(5), 4, 4, rank, epoch=3)) for rank in range(4)]
     assert [[len(update) for update in rank] for rank in plans] == [[1, 1]] * 4
     last = [rank[1][0] for rank in plans]
@@ -117,6 +122,6 @@ def test_a_large_epoch_is_planned_quickly() -> None:
     sizes = np.minimum(rng.gamma(8, 24000, 281_241).astype(np.int64) + 20000, 250_000)
     began = time.process_time()
     order = np.lexsort((rng.permutation(len(sizes)), sizes))[::-1]
-    batches = make_batches(sizes[order], order, 1_400_000, None, 8, pad=False)
+    batches = make_batches(sizes[order], order, BatchLimits(1_400_000, None, 8), pad=False)
     list(plans_of_rank(batches, rng.permutation(len(batches)), 64, 64, 5, 1))
     assert time.process_time() - began < 2  # 0.25 s on an idle core

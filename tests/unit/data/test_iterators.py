@@ -15,14 +15,17 @@ import torch
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.iterators import EpochBatchIterator, UpdateIterator, sensible_workers
+from fairseq.data.options import BatchLimits, LoaderOptions
 from tests.unit.data.small_corpus import make_dataset
 
-LIMITS = (11_000, None, 1)
+LIMITS = BatchLimits(max_tokens=11_000)
 
 
 def make_iterator(dataset: FileAudioDataset, **options: Any) -> EpochBatchIterator:
-    fixed = options.get("fixed", False)
-    return EpochBatchIterator(dataset, lambda epoch: dataset.batches(epoch, *LIMITS), **{"fixed": fixed, **options})
+    epoch, freq = options.pop("epoch", 1), options.pop("update_freq", 1)
+    update_freq = (freq,) if isinstance(freq, int) else tuple(freq)
+    loader = LoaderOptions(update_freq=update_freq, **options)
+    return EpochBatchIterator(dataset, lambda number: dataset.batches(number, LIMITS), loader, epoch)
 
 
 def content(sample: dict[str, Any]) -> tuple:
@@ -116,7 +119,7 @@ def test_loading_leaves_torchs_generator_alone(manifest: Path) -> None:
 
 
 def test_evaluation_is_the_same_each_epoch_and_training_is_not(manifest: Path) -> None:
-    iterator = make_iterator(make_dataset(manifest), fixed=True)
+    iterator = make_iterator(make_dataset(manifest), evaluation=True)
     first, second = ([content(s) for update in iterator.next_epoch_itr() for s in update] for _ in range(2))
     assert first == second and iterator.epoch == 2
     training = make_iterator(make_dataset(manifest))
@@ -263,7 +266,7 @@ def iterate(failure: Any, workers: int) -> list:
     from fairseq.data.batching import BatchPlan
 
     plans = [[BatchPlan(np.zeros(1, dtype=np.int64), 1, 1, 0, 1, micro)] for micro in range(6)]
-    return list(UpdateIterator(Broken(failure), iter(plans), len(plans), workers=workers))
+    return list(UpdateIterator(Broken(failure), iter(plans), len(plans), options=LoaderOptions(num_workers=workers)))
 
 
 def user_mistake() -> None:

@@ -12,13 +12,14 @@ import soundfile
 import torch
 
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
-from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptions
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
+from fairseq.data.options import BatchLimits
 from fairseq.frames import frames_for_samples
 from fairseq.masks.spans import max_masked_frames
 from tests.unit.data.small_corpus import LAYERS, RATE, SIZES, make_dataset, make_masks, tell_tale, write_corpus
 
-LIMITS = (20_000, None, 1)
+LIMITS = BatchLimits(max_tokens=20_000)
 
 
 def file_and_start(samples: np.ndarray) -> tuple[int, int]:
@@ -27,8 +28,8 @@ def file_and_start(samples: np.ndarray) -> tuple[int, int]:
     return value // 1000, value % 1000 * 100
 
 
-def all_batches(dataset: FileAudioDataset, epoch: int, limits: tuple = LIMITS) -> list[dict]:
-    batches = dataset.batches(epoch, *limits)
+def all_batches(dataset: FileAudioDataset, epoch: int, limits: BatchLimits = LIMITS) -> list[dict]:
+    batches = dataset.batches(epoch, limits)
     return [dataset.collate_plan(batches.plan(i, epoch, i)) for i in range(len(batches))]
 
 
@@ -64,15 +65,15 @@ def test_order_is_random_among_utterances_of_one_length_only(manifest: Path) -> 
 
 def test_batches_are_a_function_of_seed_and_epoch(manifest: Path) -> None:
     first, again, other = make_dataset(manifest, seed=3), make_dataset(manifest, seed=3), make_dataset(manifest, seed=4)
-    assert listing(first.batches(2, *LIMITS)) == listing(again.batches(2, *LIMITS))
-    assert listing(first.batches(2, *LIMITS)) != listing(other.batches(2, *LIMITS))
-    assert listing(first.batches(2, *LIMITS)) != listing(first.batches(3, *LIMITS))
-    assert listing(first.batches(EVALUATION_EPOCH, *LIMITS)) == listing(other.batches(EVALUATION_EPOCH, *LIMITS))
+    assert listing(first.batches(2, LIMITS)) == listing(again.batches(2, LIMITS))
+    assert listing(first.batches(2, LIMITS)) != listing(other.batches(2, LIMITS))
+    assert listing(first.batches(2, LIMITS)) != listing(first.batches(3, LIMITS))
+    assert listing(first.batches(EVALUATION_EPOCH, LIMITS)) == listing(other.batches(EVALUATION_EPOCH, LIMITS))
 
 
 def test_utterances_that_give_no_frame_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = make_dataset(write_corpus(tmp_path, [100, 2000, 3000]))
-    assert sorted(dataset.batches(1, *LIMITS).indices.tolist()) == [1, 2]
+    assert sorted(dataset.batches(1, LIMITS).indices.tolist()) == [1, 2]
     assert "1 utterances are shorter than the model's receptive field of 105 samples" in caplog.text
 
 
@@ -85,7 +86,7 @@ def test_subsample_keeps_a_share(manifest: Path) -> None:
 def test_weighted_corpora(tmp_path: Path) -> None:
     big = Manifest(write_corpus(tmp_path / "a", [3000] * 12, "big"))
     small = Manifest(write_corpus(tmp_path / "b", [3000] * 4, "small"))
-    dataset = FileAudioDataset(JoinedManifest([big, small]), RATE, weights=[0.25, 0.75])
+    dataset = FileAudioDataset(JoinedManifest([big, small]), RATE, options=ManifestOptions(weights=[0.25, 0.75]))
     drawn = dataset.sample(1)
     assert len(drawn) == 16 and len(set(drawn.tolist())) == 16  # copies are told apart
     utterances, times = np.unique(drawn % 16, return_counts=True)
@@ -93,7 +94,7 @@ def test_weighted_corpora(tmp_path: Path) -> None:
     assert sorted(dataset.sample(EVALUATION_EPOCH).tolist()) == list(range(16))
     assert set(dataset.sample(2).tolist()) != set(drawn.tolist())
     dataset.set_masks(make_masks())
-    batches = dataset.batches(1, 12_000, None, 1)
+    batches = dataset.batches(1, BatchLimits(12_000))
     made = [dataset.collate_plan(batches.plan(i, 1, 0)) for i in range(len(batches))]
     copies = {}
     for sample in made:
@@ -131,7 +132,7 @@ def test_crops_are_the_files_samples_and_reach_all_places(tmp_path: Path) -> Non
     dataset = FileAudioDataset(str(tmp_path / "train.tsv"), RATE, max_sample_size=3990)
     starts = set()
     for epoch in range(1, 120):
-        row = dataset.collate_plan(dataset.batches(epoch, 5000, None).plan(0, epoch, 0))["net_input"]["source"][
+        row = dataset.collate_plan(dataset.batches(epoch, BatchLimits(5000)).plan(0, epoch, 0))["net_input"]["source"][
             0
         ].numpy()
         start = next(i for i in range(11) if np.array_equal(audio[i : i + 3990], row))
@@ -172,7 +173,7 @@ def test_buckets_give_few_shapes_and_filler_does_not_count(manifest: Path) -> No
 
 def test_whole_filler_batch(manifest: Path) -> None:
     dataset = make_dataset(manifest)
-    batches = dataset.batches(1, *LIMITS)
+    batches = dataset.batches(1, LIMITS)
     real, filler = dataset.collate_plan(batches.plan(0, 1, 0)), dataset.collate_plan(batches.plan(0, 1, 9, filler=True))
     assert {k: v.shape for k, v in real["net_input"].items()} == {k: v.shape for k, v in filler["net_input"].items()}
     assert (filler["num_valid"], filler["num_samples"], filler["few_masked"], filler["micro"]) == (0, 0, 0, 9)
@@ -206,7 +207,7 @@ def test_rows_with_fewer_than_two_masked_frames_are_counted(tmp_path: Path) -> N
     assert (sample["net_input"]["masked_weights"][1 - short] > 0).sum() >= 2
 
 
-def rows_by_id(dataset: FileAudioDataset, epoch: int, limits: tuple = LIMITS) -> dict[int, tuple]:
+def rows_by_id(dataset: FileAudioDataset, epoch: int, limits: BatchLimits = LIMITS) -> dict[int, tuple]:
     found = {}
     for sample in all_batches(dataset, epoch, limits):
         inputs = sample["net_input"]
@@ -227,7 +228,7 @@ def test_crops_and_masks_are_keyed_by_seed_epoch_and_utterance(manifest: Path) -
 
 
 def test_padded_rows_do_not_depend_on_their_batch(manifest: Path) -> None:
-    alone = rows_by_id(make_dataset(manifest, pad=True), 1, (20_000, 1, 1))
+    alone = rows_by_id(make_dataset(manifest, pad=True), 1, BatchLimits(20_000, 1))
     together = rows_by_id(make_dataset(manifest, pad=True), 1)
     for index, (source, mask, channels) in alone.items():
         assert together[index][0][: len(source)] == source
@@ -278,7 +279,7 @@ def test_an_undecodable_file_is_replaced_by_one_of_similar_size(tmp_path: Path, 
     path = write_corpus(tmp_path, [3000, 3200, 4000, 4400, 6000])
     (tmp_path / "train02.flac").write_bytes(b"broken")
     dataset = make_dataset(path, pad=pad)
-    made = all_batches(dataset, 1, (8000, 1, 1)) + all_batches(dataset, 1, (8000, 1, 1))
+    made = all_batches(dataset, 1, BatchLimits(8000, 1)) + all_batches(dataset, 1, BatchLimits(8000, 1))
     assert sorted(i for sample in made for i in sample["id"].tolist()) == [0, 0, 1, 1, 3, 3, 3, 3, 4, 4]
     reported = [item for sample in made for item in sample["quarantined"]]
     assert [item[0] for item in reported] == [2, 2] and reported[0][1].endswith("train02.flac") and reported[0][2]
@@ -296,7 +297,7 @@ def test_a_substitute_fills_a_crop_and_leaves_no_trace_of_the_broken_file(tmp_pa
     assert [(~mask).sum() for mask in padded["net_input"]["padding_mask"]] == [1500, 1500]
     assert not padded["net_input"]["source"][padded["net_input"]["padding_mask"]].any()
     with pytest.raises(ValueError, match=r"(?s)1 files in a row cannot be decoded.*train01"):
-        all_batches(make_dataset(path), 1, (8000, 1, 1))  # nothing else has 4000 samples
+        all_batches(make_dataset(path), 1, BatchLimits(8000, 1))  # nothing else has 4000 samples
 
 
 def test_a_file_shorter_than_its_manifest_says_is_quarantined(tmp_path: Path, quick: None) -> None:

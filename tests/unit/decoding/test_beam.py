@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fairseq.decoding import GreedyDecoder, Tokens
-from fairseq.decoding.beam import BeamDecoder, BeamSettings, read_beam, read_vocabulary
+from fairseq.decoding.beam import BeamDecoder, BeamSettings, read_beam, read_guidance
 
 pytest.importorskip("kenlm")
 pytest.importorskip("flashlight.lib.text.decoder")
@@ -151,16 +151,16 @@ def test_a_model_of_letters_needs_no_lexicon(tokens: Tokens, tmp_path: Path, emi
     log_probs = emit("AC|")
     log_probs[1, [6, 7]] = np.log([0.44, 0.46])
     decoder = read_beam(tokens, None, path, BeamSettings(lm_weight=1.0), 1)
-    assert decoder.vocabulary.of_units and decoder.decode(log_probs)[0].text == "AB"
+    assert decoder.guidance.of_units and decoder.decode(log_probs)[0].text == "AB"
     assert GreedyDecoder(tokens).decode(log_probs)[0].text == "AC"
 
 
 def test_the_binary_form_gives_what_the_text_gives(tokens: Tokens, lexicon: Path, model: Path, emit: Emit) -> None:
     """words.bin was made of `arpa(UNIGRAMS, BIGRAMS)` by build_binary of KenLM 0.3.0 on x86-64."""
-    binary = read_vocabulary(tokens, str(lexicon), str(Path(__file__).parent / "data" / "words.bin"))
+    binary = read_guidance(tokens, str(lexicon), str(Path(__file__).parent / "data" / "words.bin"))
     assert binary.model is not None and binary.model.is_binary and binary.warnings == []
     assert binary.model.vocabulary.keys() == UNIGRAMS.keys() - {"<s>", "</s>", "<unk>"}
-    text = read_vocabulary(tokens, str(lexicon), str(model))
+    text = read_guidance(tokens, str(lexicon), str(model))
     found, expected = (
         BeamDecoder(tokens, vocabulary, BeamSettings(), 3).decode(emit("AB|C")) for vocabulary in (binary, text)
     )
@@ -190,11 +190,11 @@ def test_a_model_damaged_behind_its_words_is_refused_by_name(
 
 def test_neither_lexicon_nor_model_is_refused(tokens: Tokens) -> None:
     with pytest.raises(ValueError, match="needs a lexicon, a language model, or both"):
-        read_vocabulary(tokens, None, None)
+        read_guidance(tokens, None, None)
 
 
 def test_hypotheses_have_no_more_frames_than_the_audio(tokens: Tokens, lexicon: Path, emit: Emit) -> None:
-    found = BeamDecoder(tokens, read_vocabulary(tokens, str(lexicon), None), BeamSettings(), 1).decode(emit("--AB"))[0]
+    found = BeamDecoder(tokens, read_guidance(tokens, str(lexicon), None), BeamSettings(), 1).decode(emit("--AB"))[0]
     assert found.text == "AB" and found.words[0].last == 3
 
 

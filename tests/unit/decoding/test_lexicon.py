@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.decoding import Tokens
-from fairseq.decoding.beam import read_vocabulary
+from fairseq.decoding.beam import read_guidance
 from fairseq.decoding.language_model import read_language_model
 from fairseq.decoding.lexicon import read_lexicon, spell
 
@@ -90,20 +90,20 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path, text: str, message:
 def test_a_model_in_another_case_is_named_by_line(tokens: Tokens, tmp_path: Path) -> None:
     model = write_arpa(tmp_path / "m.arpa", "ab", "c")
     with pytest.raises(ValueError, match=r"line 8: ab has 'a' 'b'.*differ by case only"):
-        read_vocabulary(tokens, None, str(model))
+        read_guidance(tokens, None, str(model))
     lexicon = write(tmp_path / "l.txt", "AB\nC\n")
     with pytest.raises(
         ValueError, match=r"knows none of the words.*line 1: AB.*The case differs: .*m.arpa, line 8 has ab"
     ):
-        read_vocabulary(tokens, str(lexicon), str(model))
+        read_guidance(tokens, str(lexicon), str(model))
 
 
 def test_words_that_do_not_fit_are_told_by_line(tokens: Tokens, tmp_path: Path) -> None:
     model = write_arpa(tmp_path / "m.arpa", "AB", "X", "BY")
-    (warning,) = read_vocabulary(tokens, None, str(model)).warnings
+    (warning,) = read_guidance(tokens, None, str(model)).warnings
     assert "2 words" in warning and "line 9: X has 'X'" in warning and "line 10: BY has 'Y'" in warning
     lexicon = write(tmp_path / "l.txt", "AB\nC\n")
-    (warning,) = read_vocabulary(tokens, str(lexicon), str(model)).warnings
+    (warning,) = read_guidance(tokens, str(lexicon), str(model)).warnings
     assert "1 of the 2 words" in warning and "line 2: C" in warning
 
 

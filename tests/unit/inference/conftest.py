@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_speech import write_checkpoint
 
 from fairseq.inference.model import SpeechModel
+from tests.small_speech import own_log_handlers, write_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def own_log_handlers() -> Iterator[None]:
-    """Commands put a handler on standard error, which is the test's own."""
-    before = logging.root.handlers[:]
-    yield
-    logging.root.handlers[:] = before
+__all__ = ["checkpoint", "model", "own_log_handlers", "pretrained_checkpoint"]
 
 
 @pytest.fixture(scope="session")

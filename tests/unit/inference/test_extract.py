@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_speech import SYMBOLS, speech, write_checkpoint
 
 from fairseq.checkpoint import io
-from fairseq.inference import feature_files
+from fairseq.inference import extraction, feature_files
 from fairseq.inference.features import check_feature, extract, extract_source
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.windows import WindowSettings
 from fairseq_cli import extract as command
 from fairseq_cli import infer, transcribe
+from tests.small_speech import SYMBOLS, speech, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 
 def run(data: Path, checkpoint: Path, *extra: str) -> dict[str, Any]:
     arguments = [str(data), "--path", str(checkpoint), "--output-dir", str(data / "out"), *extra]
-    return command.main(command.get_parser().parse_args(arguments))
+    return command.main(command.get_parser().parse_args(arguments))._asdict()
 
 
 def test_layers_are_numbered_as_fairseq_does(pretrained: SpeechModel) -> None:
@@ -286,7 +286,7 @@ def test_a_second_run_into_the_folder_is_refused(data: Path, pretrained_checkpoi
 def test_a_killed_process_is_an_error_and_not_a_hang(
     data: Path, pretrained_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_start", _die)
+    monkeypatch.setattr(extraction, "_start", _die)
     with pytest.raises(ValueError, match="one of the 2 processes .* was killed"):
         run(data, pretrained_checkpoint, "--num-workers", "2")
 

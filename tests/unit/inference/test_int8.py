@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_speech import CONV, speech, write_checkpoint
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
@@ -26,6 +25,7 @@ from fairseq.inference.int8 import Int8FeatureExtractor, Int8Linear, PackedWeigh
 from fairseq.inference.model import SpeechModel
 from fairseq.models.wav2vec import Wav2VecCtc
 from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
+from tests.small_speech import CONV, speech, write_checkpoint
 
 MISSING = device_layer.get("cpu").int8_is_missing()
 needs_int8 = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_speech import speech, write_checkpoint
 
 import fairseq
 from fairseq import checkpoint_utils
+from fairseq.conversion.convert import convert
 from fairseq.decoding import GreedyDecoder
 from fairseq.decoding.beam import BeamSettings, read_beam
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.transcribe import read_windows, transcribe
 from fairseq.inference.transcript import FrameTimes, Transcript
 from fairseq.inference.windows import WindowSettings
-from fairseq_cli.convert import convert
+from tests.small_speech import speech, write_checkpoint
 from tests.unit.data.small_corpus import without_length
 
 SHORT = WindowSettings(seconds=1.0, overlap=0.4)

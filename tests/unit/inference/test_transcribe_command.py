@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import soundfile
-from small_speech import speech
 
 from fairseq_cli import transcribe
+from tests.small_speech import speech
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from small_speech import speech
 
 from fairseq_cli import validate
+from tests.small_speech import speech
 
 
 @pytest.fixture(scope="module")

@@ -182,7 +182,7 @@ def record(
     ):
         monkeypatch.setattr(module, "forward", dtypes.within(region, module.forward))
     monkeypatch.setattr(model, "_contrast", dtypes.within("contrast", model._contrast))
-    monkeypatch.setattr(wav2vec2, "_mean_of_frames", dtypes.within("penalty", wav2vec2._mean_of_frames))
+    monkeypatch.setattr(wav2vec2, "mean_of_frames", dtypes.within("penalty", wav2vec2.mean_of_frames))
     monkeypatch.setattr(model, "forward", dtypes.within("model", model.forward))
     with autocast_by_lists(lower, upper):
         with dtypes, device.autocast(torch.bfloat16):

@@ -6,10 +6,10 @@ import shlex
 
 import pytest
 
-from fairseq.preflight.options import Options
+from fairseq.preflight.checks import Options
 from fairseq_cli import launcher_line
 from fairseq_cli.launcher_line import LauncherLine
-from fairseq_cli.preflight import take_own
+from fairseq_cli.preflight import options_of, take_own
 
 RECIPE = (
     "PT_HPU_ENABLE_SYNAPSE_OUTPUT_PERMUTE=0 PT_HPU_ENABLE_WEIGHT_CPU_PERMUTE=0 python -m torch.distributed.launch "
@@ -70,10 +70,10 @@ def test_own_options_may_stand_anywhere() -> None:
 
 
 def test_options() -> None:
-    assert Options.from_words({"--nodes": "2", "--audio-seconds-per-second": "1e3"}, None, None) == Options(
+    assert options_of({"--nodes": "2", "--audio-seconds-per-second": "1e3"}, None, None) == Options(
         nodes=2, speed=1000.0
     )
-    assert Options.from_words({}, 2, 8) == Options(nodes=2, processes=8)
+    assert options_of({}, 2, 8) == Options(nodes=2, processes=8)
     for words, told in (
         ({"--nodes": "two"}, "--nodes is 'two'"),
         ({"--nodes": "3"}, "--nnodes says 2"),
@@ -82,4 +82,4 @@ def test_options() -> None:
         ({"--audio-seconds-per-second": "fast"}, "must be a number above 0"),
     ):
         with pytest.raises(ValueError, match=told):
-            Options.from_words(words, 2, 8)
+            options_of(words, 2, 8)

@@ -16,7 +16,7 @@ from fairseq.frames import frames_for_samples
 from fairseq.masks.settings import PretrainingMasks
 from fairseq.masks.spans import max_masked_frames
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
-from fairseq.preflight.memory import Meter, bytes_of_negatives
+from fairseq.preflight.memory import MemoryMeter, bytes_of_negatives
 from tests.unit.models.small_model import small_config
 
 ROWS, SAMPLES = 4, 32000
@@ -91,7 +91,7 @@ def test_within_a_tenth_of_what_autograd_keeps(dtype: torch.dtype | None, hpu: b
     cfg = model_config()
     sample = batch(cfg)
     with device_layer.stood_in(StandIn()) if hpu else device_layer.forced():
-        measured = Meter(lambda: Wav2Vec2Model(cfg), criterion()).activations(sample, dtype).kept
+        measured = MemoryMeter(lambda: Wav2Vec2Model(cfg), criterion()).activations(sample, dtype).kept
         kept, _ = really_kept(Wav2Vec2Model(cfg), sample, dtype)
     assert kept > 10 * 2**20
     assert measured == pytest.approx(kept, rel=0.1)
@@ -101,7 +101,7 @@ def test_checkpointed_blocks_keep_their_inputs_and_one_blocks_inside() -> None:
     cfg = model_config(checkpoint_activations=True)
     sample = batch(cfg)
     with device_layer.stood_in(StandIn()):
-        found = Meter(lambda: Wav2Vec2Model(cfg), criterion()).activations(sample, None)
+        found = MemoryMeter(lambda: Wav2Vec2Model(cfg), criterion()).activations(sample, None)
         _, kept = really_kept(Wav2Vec2Model(cfg), sample, None)
         plain, _ = really_kept(Wav2Vec2Model(model_config()), sample, None)
     one_block = (plain - kept) / cfg.encoder_layers
@@ -117,7 +117,7 @@ def test_a_full_model_costs_no_memory_and_grows_with_its_batch() -> None:
     cfg = Wav2Vec2Config(quantize_targets=True, final_dim=256, encoder_layerdrop=0.0)
     before = getrusage(RUSAGE_SELF).ru_maxrss
     with device_layer.stood_in(StandIn()):
-        meter = Meter(lambda: Wav2Vec2Model(cfg), criterion())
+        meter = MemoryMeter(lambda: Wav2Vec2Model(cfg), criterion())
         sizes = []
         for rows in (4, 16):
             sample = batch(cfg, 250_000)
@@ -150,7 +150,7 @@ def test_values_read_on_the_host_do_not_stop_the_measurement() -> None:
         def forward(self, model: nn.Module, sample: dict[str, Any]) -> Any:
             return loss(model, sample)
 
-    found = Meter(Reader, Loss()).activations({"net_input": {"source": torch.randn(5, 8)}}, None)
+    found = MemoryMeter(Reader, Loss()).activations({"net_input": {"source": torch.randn(5, 8)}}, None)
     # the input for the weight, the exponential for itself
     assert found.kept == 2 * 5 * 8 * 4 and found.recomputed is None
 

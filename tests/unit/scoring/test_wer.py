@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fairseq.logging import metrics
-from fairseq.scoring.greedy import GreedyScorer, log_rates, summed
+from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 from fairseq.scoring.wer import Errors, best_path, character_errors, unit_errors, word_errors
 
 

@@ -93,7 +93,7 @@ def test_labels_are_loaded_with_their_audio(data: Path) -> None:
     task = make_task(data)
     task.load_dataset("train")
     dataset = task.dataset("train")
-    assert dataset.pad and [dataset.label(i).tolist() for i in range(3)] == [[5, 6, 4], [6, 6, 4], [5, 4]]
+    assert dataset.dataset.pad and [dataset.label(i).tolist() for i in range(3)] == [[5, 6, 4], [6, 6, 4], [5, 4]]
     (data / "train.ltr").write_text("A B |\nB B |\n")
     with pytest.raises(ValueError, match="train.ltr has 2 lines, but .*train.tsv has 3 utterances"):
         task.load_dataset("train")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+
+from fairseq.inference.audio import AudioSource
 
 _LOUD = 1e-3  # of full scale
 
@@ -53,7 +54,7 @@ class AudioFacts:
     above_half: float
 
 
-def measure_audio(sources: list[Any], seconds: float = 10.0) -> AudioFacts:
+def measure_audio(sources: Sequence[AudioSource], seconds: float = 10.0) -> AudioFacts:
     """Rates, loudness and bandwidth of the beginnings of open sources."""
     rates: dict[int, int] = {}
     quiet, low, high = 0, 0.0, 0.0

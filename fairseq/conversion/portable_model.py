@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.initialize import resolve_config
@@ -14,26 +14,34 @@ from fairseq.dataclass.utils import config_to_container, merge_with_parent
 from fairseq.models import bounded, build_model
 from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.config import Wav2Vec2Config
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 
 
-class SpeechModel(NamedTuple):
+class OutputLayer(NamedTuple):
+    """What fine-tuning added."""
+
+    weights: dict[str, Tensor]  # weight V x C and bias V
+    symbols: list[str]  # what its rows mean, the blank first
+    settings: dict[str, Any]  # of the `wav2vec_ctc` config
+    their_rows: list[int | None] | None = None  # the row of each symbol in the file that this came from; None: the same
+
+
+class PortableModel(NamedTuple):
     """Pre-trained, or with an output layer over a dictionary's symbols."""
 
     config: dict[str, Any]  # every field of Wav2Vec2Config
     task: dict[str, Any]  # normalize, sample_rate
     encoder: dict[str, Tensor]  # under Wav2Vec2Model's names, of a fine-tuned model without the pre-training's heads
-    fine_tuning: dict[str, Any] | None = None  # settings of the `wav2vec_ctc` config; None: pre-trained
-    head: dict[str, Tensor] | None = None  # weight V x C and bias V of the output layer
-    symbols: list[str] | None = None  # what its rows mean, the blank first
-    their_rows: list[int | None] | None = None  # the row of each symbol in the file that this came from; None: the same
+    output: OutputLayer | None = None  # None: pre-trained
     has_new_parts: bool = False  # the other tool's file had an encoder only; heads of the pre-training are new
 
     @property
     def is_fine_tuned(self) -> bool:
-        return self.head is not None
+        return self.output is not None
 
 
-def from_checkpoint(state: Mapping[str, Any], path: str) -> SpeechModel:
+def from_checkpoint(state: dict[str, Any], path: str) -> PortableModel:
     """The model in a checkpoint that `fairseq.checkpoint.io.load` read.
 
     Raises:
@@ -51,7 +59,7 @@ def from_checkpoint(state: Mapping[str, Any], path: str) -> SpeechModel:
         "sample_rate": (cfg.get("task") or {}).get("sample_rate", 16_000),
     }
     if kind == "wav2vec2":
-        return SpeechModel(config, task, source.encoder)
+        return PortableModel(config, task, source.encoder)
     if source.head is None:
         raise ValueError(f"{path} is fine-tuned, but has no output layer")
     if source.symbols is None:
@@ -62,7 +70,7 @@ def from_checkpoint(state: Mapping[str, Any], path: str) -> SpeechModel:
     if len(source.symbols) != (rows := source.head["weight"].size(0)):
         raise ValueError(f"the dictionary has {len(source.symbols)} symbols, the output layer of {path} {rows} rows")
     settings = {key: value for key, value in model.items() if key != "w2v_args"}
-    return SpeechModel(config, task, source.encoder, settings, source.head, source.symbols)
+    return PortableModel(config, task, source.encoder, OutputLayer(source.head, source.symbols, settings))
 
 
 def complete_config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +81,7 @@ def complete_config(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def dictionary_of(symbols: list[str]) -> Dictionary:
+def dictionary_from(symbols: list[str]) -> Dictionary:
     """A dictionary with these symbols as they stand, the four special ones first."""
     bos, pad, eos, unk = symbols[:4]
     counts = [1] * len(symbols)
@@ -86,7 +94,7 @@ class _Task:
     """All that a fine-tuned model asks of its task."""
 
     def __init__(self, symbols: list[str]) -> None:
-        self.target_dictionary = dictionary_of(symbols)
+        self.target_dictionary = dictionary_from(symbols)
 
 
 def encoder_of(
@@ -110,7 +118,7 @@ def encoder_of(
         ValueError: other tensors are missing.
     """
     with torch.device("meta"), bounded.by(weights):
-        model = build_model({**config, "_name": "wav2vec2"})
+        model = cast(Wav2Vec2Model, build_model({**config, "_name": "wav2vec2"}))
     if fine_tuned:
         model.remove_pretraining_modules()
     translated = name_there(model.state_dict())
@@ -131,16 +139,16 @@ def _fresh(config: Mapping[str, Any]) -> dict[str, Tensor]:
         return build_model({**config, "_name": "wav2vec2"}).state_dict()
 
 
-def build(source: SpeechModel) -> nn.Module:
+def build(source: PortableModel) -> Wav2VecCtc | Wav2Vec2Model:
     """The model itself, in eval mode.
 
     Raises:
         ValueError: weights that do not fit the config.
     """
     state = to_checkpoint(source)
-    task = _Task(source.symbols) if source.is_fine_tuned else None
+    task = None if source.output is None else _Task(source.output.symbols)
     with bounded.by(state["model"]):
-        model = build_model(state["cfg"]["model"], task)
+        model = cast(Wav2VecCtc | Wav2Vec2Model, build_model(state["cfg"]["model"], task))
     try:
         model.load_state_dict(state["model"], strict=True)
     except RuntimeError as error:
@@ -148,15 +156,15 @@ def build(source: SpeechModel) -> nn.Module:
     return model.eval()
 
 
-def to_checkpoint(source: SpeechModel) -> dict[str, Any]:
+def to_checkpoint(source: PortableModel) -> dict[str, Any]:
     """The checkpoint that a run of this model would have written, without an optimizer state."""
     pretraining = {"model": source.config, "task": {"_name": "audio_pretraining", **source.task}}
-    if not source.is_fine_tuned:
+    if source.output is None:
         criterion = {"_name": "wav2vec", "infonce": True, "loss_weights": [0.1, 10.0]}
         cfg, model, task_state = {**pretraining, "criterion": criterion}, dict(source.encoder), {}
     else:
         settings = {
-            **(source.fine_tuning or {}),
+            **source.output.settings,
             "_name": "wav2vec_ctc",
             "w2v_args": pretraining,
             "normalize": source.task["normalize"],
@@ -164,8 +172,8 @@ def to_checkpoint(source: SpeechModel) -> dict[str, Any]:
         settings.setdefault("w2v_path", "")
         cfg = {"model": settings, "task": {"_name": "audio_finetuning", "labels": "ltr", **source.task}}
         model = {pretrained.ENCODER + name: tensor for name, tensor in source.encoder.items()}
-        model |= {pretrained.HEAD + name: tensor for name, tensor in source.head.items()}
-        task_state = {"target_symbols": dictionary_of(source.symbols).state_dict()}
+        model |= {pretrained.HEAD + name: tensor for name, tensor in source.output.weights.items()}
+        task_state = {"target_symbols": dictionary_from(source.output.symbols).state_dict()}
     whole = config_to_container(resolve_config(cfg, remove_missing=True))
     return {
         "args": None,
@@ -178,14 +186,17 @@ def to_checkpoint(source: SpeechModel) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, waveform: Tensor, encoder_only: bool = False) -> list[Tensor]:
+def outputs(model: Wav2VecCtc | Wav2Vec2Model, waveform: Tensor, encoder_only: bool = False) -> list[Tensor]:
     """What the model makes of audio B x S.
 
     Returns:
         of a fine-tuned one the logits B x T x V; else predictions and quantized targets B x T x D, or with
         `encoder_only` the encoder's features B x T x C.
     """
-    if hasattr(model, "w2v_encoder"):
+    if isinstance(model, Wav2VecCtc):
         return [model(source=waveform, padding_mask=None)["encoder_out"].transpose(0, 1)]
     features = model(waveform, mask=False, features_only=True)["x"]
-    return [features] if encoder_only else [model.final_proj(features), model.project_q(model.quantize(waveform)[0])]
+    if encoder_only:
+        return [features]
+    assert model.final_proj is not None and model.project_q is not None  # only fine-tuning drops them
+    return [model.final_proj(features), model.project_q(model.quantize(waveform)[0])]

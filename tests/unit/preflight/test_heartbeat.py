@@ -6,16 +6,16 @@ import time
 
 import pytest
 
-from fairseq.preflight import progress
-from fairseq.preflight.progress import Progress
+from fairseq.preflight import heartbeat
+from fairseq.preflight.heartbeat import Heartbeat
 
 
 def test_it_says_what_it_does_while_that_lasts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert progress.EVERY < 10
-    monkeypatch.setattr(progress, "EVERY", 0.05)
-    with Progress("fairseq-preflight", "reading") as tell:
+    assert heartbeat.EVERY < 10
+    monkeypatch.setattr(heartbeat, "EVERY", 0.05)
+    with Heartbeat("fairseq-preflight", "reading") as tell:
         time.sleep(0.2)
         tell("measuring")
         time.sleep(0.2)
@@ -29,6 +29,6 @@ def test_it_says_what_it_does_while_that_lasts(
 
 
 def test_quick_checks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("fairseq-preflight", "reading"):
+    with Heartbeat("fairseq-preflight", "reading"):
         pass
     assert capsys.readouterr().err == ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.decoding import Tokens
-from fairseq.inference.testset import TestSet, read_lines
+from fairseq.evaluation.testset import TestSet, lines_of_utterances
 
 LETTERS = Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B", "C"])
 
@@ -41,8 +41,8 @@ def test_a_byte_order_mark_is_no_word(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_every_line_counts(tmp_path: Path) -> None:
     (tmp_path / "speakers").write_text("a\n\n")
-    assert read_lines(str(tmp_path / "speakers"), 2, "test.tsv") == ["a", ""]
+    assert lines_of_utterances(str(tmp_path / "speakers"), 2, "test.tsv") == ["a", ""]
     with pytest.raises(ValueError, match="has 2 lines, but test.tsv has 3"):
-        read_lines(str(tmp_path / "speakers"), 3, "test.tsv")
+        lines_of_utterances(str(tmp_path / "speakers"), 3, "test.tsv")
     with pytest.raises(FileNotFoundError, match="gone"):
-        read_lines(str(tmp_path / "gone"), 3, "test.tsv")
+        lines_of_utterances(str(tmp_path / "gone"), 3, "test.tsv")

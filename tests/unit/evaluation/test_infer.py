@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from small_speech import SYMBOLS, speech, write_checkpoint
 
 from fairseq import checkpoint_utils
 from fairseq.decoding.tokens import Tokens
-from fairseq.inference.evaluate import describe
+from fairseq.evaluation.results import describe
+from fairseq.evaluation.testset import has_words
+from fairseq.inference import recognise
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.progress import Progress
-from fairseq.inference.testset import has_words
 from fairseq.inference.transcribe import transcribe
 from fairseq_cli import infer
 from fairseq_cli.decoder_arguments import join_negative_values
+from tests.small_speech import SYMBOLS, speech, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +192,7 @@ def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_pa
 def test_mistakes_are_named_before_decoding(
     corpus: tuple[Path, Path], arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        infer.recognise, "read_all", lambda *_: pytest.fail("decoded before the arguments were looked at")
-    )
+    monkeypatch.setattr(recognise, "read_all", lambda *_: pytest.fail("decoded before the arguments were looked at"))
     with pytest.raises(ValueError, match=message):
         run(corpus, *arguments)
 

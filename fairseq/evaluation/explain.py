@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fairseq.inference.facts import Facts
+from fairseq.evaluation.facts import Facts
 from fairseq.scoring.wer import word_errors
 
 _BAD_WER = 50.0  # per cent; below it nothing needs explaining
 
 
-class Finding(NamedTuple):
+class Explanation(NamedTuple):
     """A cause that fits."""
 
     cause: str
@@ -22,7 +22,7 @@ class Finding(NamedTuple):
         return f"{self.cause}: {self.evidence}. {self.advice}"
 
 
-def explain(facts: Facts) -> list[Finding]:
+def explain(facts: Facts) -> list[Explanation]:
     """The causes that fit, those nearest to the root first; empty where the error rate needs no explanation or none
     of them fits.
     """
@@ -31,41 +31,41 @@ def explain(facts: Facts) -> list[Finding]:
     if facts.references and not any(text.split() for text in facts.references):
         return [empty_references(facts)]  # the other causes are judged by error rates, and there are none
     found = [cause(facts) for cause in CAUSES]
-    return [finding for finding in found if finding is not None]
+    return [explanation for explanation in found if explanation is not None]
 
 
 # -- causes in the data ------------------------------------------------------------------------------------------------
 
 
-def empty_references(facts: Facts) -> Finding:
-    return Finding(
+def empty_references(facts: Facts) -> Explanation:
+    return Explanation(
         "empty references",
         f"all {len(facts.references)} references are empty, so that there is nothing to count errors of",
         "Look at the label file: its lines must be what was said, in the manifest's order",
     )
 
 
-def unreadable_audio(facts: Facts) -> Finding | None:
+def unreadable_audio(facts: Facts) -> Explanation | None:
     if not facts.errors:
         return None
-    return Finding(
+    return Explanation(
         "unreadable audio",
         f"{len(facts.errors)} of {len(facts.texts)} utterances could not be read, such as: {facts.errors[0]}",
         "Repair or remove these files; each counts as an empty hypothesis",
     )
 
 
-def silent_audio(facts: Facts) -> Finding | None:
+def silent_audio(facts: Facts) -> Explanation | None:
     if facts.audio.files == 0 or facts.audio.quiet < 0.5 * facts.audio.files:
         return None
-    return Finding(
+    return Explanation(
         "silent audio",
         f"{facts.audio.quiet} of {facts.audio.files} files looked at have no sample louder than 0.001 of full scale",
         "Look at how the files were converted",
     )
 
 
-def sample_rate(facts: Facts) -> Finding | None:
+def sample_rate(facts: Facts) -> Explanation | None:
     others = {rate: count for rate, count in facts.audio.own_rates.items() if rate < facts.sample_rate}
     narrow = facts.audio.above_half < 1e-5 and facts.audio.quiet < facts.audio.files
     if not others and not narrow:
@@ -75,7 +75,7 @@ def sample_rate(facts: Facts) -> Finding | None:
         or f"files of {facts.sample_rate} Hz"
     )
     share = f"{100 * facts.audio.above_half:.4f} % of their energy lies above {facts.sample_rate // 4} Hz"
-    return Finding(
+    return Explanation(
         "sample rate",
         f"{rates} for a model of {facts.sample_rate} Hz; {share}",
         "Audio of a lower rate lacks what the model listens to: fine-tune it on such audio, and check that the "
@@ -83,11 +83,11 @@ def sample_rate(facts: Facts) -> Finding | None:
     )
 
 
-def dictionary_case(facts: Facts) -> Finding | None:
+def dictionary_case(facts: Facts) -> Explanation | None:
     unknown, swapped, total = _unknown_units(facts)
     if unknown == 0 or swapped < 0.5 * unknown:
         return None
-    return Finding(
+    return Explanation(
         "dictionary case",
         f"{unknown} of {total} units of the references are not in the dictionary, {swapped} of them are in the "
         "other case",
@@ -95,11 +95,11 @@ def dictionary_case(facts: Facts) -> Finding | None:
     )
 
 
-def other_dictionary(facts: Facts) -> Finding | None:
+def other_dictionary(facts: Facts) -> Explanation | None:
     unknown, swapped, total = _unknown_units(facts)
     if total == 0 or unknown < 0.1 * total or swapped >= 0.5 * unknown:
         return None
-    return Finding(
+    return Explanation(
         "another dictionary",
         f"{unknown} of {total} units of the references are not in the checkpoint's dictionary",
         "The labels belong to another dictionary or kind of unit: check --labels, and make them anew with the one "
@@ -115,25 +115,25 @@ def _unknown_units(facts: Facts) -> tuple[int, int, int]:
     return len(unknown), sum(unit.swapcase() in known for unit in unknown), len(units)
 
 
-def text_case(facts: Facts) -> Finding | None:
+def text_case(facts: Facts) -> Explanation | None:
     plain = word_errors([text.lower() for text in facts.references], [text.lower() for text in facts.texts]).rate()
     if not facts.references or plain > 0.7 * facts.wer:
         return None
-    return Finding(
+    return Explanation(
         "case of the text",
         f"WER {facts.wer:.1f} % falls to {plain:.1f} % if upper and lower case count as the same",
         "Write references, lexicon and language model in the dictionary's case",
     )
 
 
-def word_ends(facts: Facts) -> Finding | None:
+def word_ends(facts: Facts) -> Explanation | None:
     if not facts.references or facts.cer > 0.6 * facts.wer or facts.wer < 80:
         return None
     said = sum(len(text.split()) for text in facts.texts)
     meant = sum(len(text.split()) for text in facts.references)
     if 0.5 * meant < said < 2 * meant:
         return None
-    return Finding(
+    return Explanation(
         "word ends",
         f"CER is {facts.cer:.1f} % but WER {facts.wer:.1f} %: {said} words were recognised where {meant} were said",
         "Fine-tuning had labels without '|' between words, or the wrong kind of unit: make them with "
@@ -144,7 +144,7 @@ def word_ends(facts: Facts) -> Finding | None:
 # -- causes in the model and its settings ------------------------------------------------------------------------------
 
 
-def normalize_mismatch(facts: Facts) -> Finding | None:
+def normalize_mismatch(facts: Facts) -> Explanation | None:
     told = facts.pretraining_normalize is not None and facts.pretraining_normalize != facts.normalize
     flipped = facts.flipped_wer is not None and facts.flipped_wer[1] < 0.8 * facts.flipped_wer[0]
     if not told and not flipped:
@@ -156,24 +156,24 @@ def normalize_mismatch(facts: Facts) -> Finding | None:
         evidence.append(
             "WER of some utterances falls from {:.1f} to {:.1f} % with the other setting".format(*facts.flipped_wer)
         )
-    return Finding(
+    return Explanation(
         "normalize",
         "; ".join(evidence),
         "Fine-tune with task.normalize as in the pre-training: false for base, true for large",
     )
 
 
-def untrained_head(facts: Facts) -> Finding | None:
+def untrained_head(facts: Facts) -> Explanation | None:
     if bool(facts.head_bias.any()):
         return None
-    return Finding(
+    return Explanation(
         "untrained head",
         "every bias of the output layer is exactly 0, as before training",
         "The output layer was never trained: load the checkpoint that fine-tuning wrote",
     )
 
 
-def too_few_updates(facts: Facts) -> Finding | None:
+def too_few_updates(facts: Facts) -> Explanation | None:
     updates = facts.num_updates
     if not updates:
         return None
@@ -185,20 +185,20 @@ def too_few_updates(facts: Facts) -> Finding | None:
         evidence += (
             f", and the first {facts.freeze_updates} (model.freeze_finetune_updates) train the output layer only"
         )
-    return Finding(
+    return Explanation(
         "too few updates",
         f"{evidence}; {100 * facts.blank_share:.1f} % of the frames are blank",
         "Train on: models say nothing but blanks at first, and words come after some thousand updates",
     )
 
 
-def letters_at_masks(facts: Facts) -> Finding | None:
+def letters_at_masks(facts: Facts) -> Explanation | None:
     if facts.masked_letters is None:
         return None
     plain, masked, meant = facts.masked_letters
     if masked < 1.5 * plain or masked < 0.3 * meant:
         return None
-    return Finding(
+    return Explanation(
         "letters at masks",
         f"in some utterances {plain} letters are recognised where {meant} were said, and {masked} with random frames "
         "masked as in fine-tuning",
@@ -207,10 +207,10 @@ def letters_at_masks(facts: Facts) -> Finding | None:
     )
 
 
-def blank_collapse(facts: Facts) -> Finding | None:
+def blank_collapse(facts: Facts) -> Explanation | None:
     if facts.blank_share < 0.97:
         return None
-    return Finding(
+    return Explanation(
         "blank collapse",
         f"the blank is likeliest in {100 * facts.blank_share:.2f} % of {facts.outputs.frames} frames, with a mean "
         f"probability of {facts.outputs.confidence / max(1, facts.outputs.frames):.2f} for the likeliest symbol",
@@ -219,32 +219,32 @@ def blank_collapse(facts: Facts) -> Finding | None:
     )
 
 
-def symbol_collapse(facts: Facts) -> Finding | None:
+def symbol_collapse(facts: Facts) -> Explanation | None:
     used, known = facts.outputs.used(facts.tokens.silent), len(facts.tokens.symbols) - len(facts.tokens.silent)
     if facts.blank_share >= 0.97 or used > max(3, 0.2 * known):
         return None
-    return Finding(
+    return Explanation(
         "few symbols",
         f"only {used} of the dictionary's {known} symbols are ever the likeliest one",
         "Training has hardly begun or has collapsed: more updates, or a lower optimization.lr",
     )
 
 
-def language_model_weight(facts: Facts) -> Finding | None:
+def language_model_weight(facts: Facts) -> Explanation | None:
     if facts.greedy_wer is None or facts.greedy_wer > 0.8 * facts.wer:
         return None
-    return Finding(
+    return Explanation(
         "weights of the beam",
         f"WER is {facts.wer:.1f} % with the beam and {facts.greedy_wer:.1f} % greedily",
         "Lower --lm-weight, raise --word-score, or let --tune find both on a development set",
     )
 
 
-def lexicon_coverage(facts: Facts) -> Finding | None:
+def lexicon_coverage(facts: Facts) -> Explanation | None:
     words = sum(len(text.split()) for text in facts.references)
     if not facts.lexicon_misses or len(facts.lexicon_misses) < 0.2 * words:
         return None
-    return Finding(
+    return Explanation(
         "lexicon",
         f"{len(facts.lexicon_misses)} of {words} words that were said are not in the lexicon, such as "
         f"{facts.lexicon_misses[0]}",
@@ -252,7 +252,7 @@ def lexicon_coverage(facts: Facts) -> Finding | None:
     )
 
 
-CAUSES: Sequence[Callable[[Facts], Finding | None]] = (
+CAUSES: Sequence[Callable[[Facts], Explanation | None]] = (
     unreadable_audio,
     silent_audio,
     dictionary_case,

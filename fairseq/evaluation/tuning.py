@@ -44,7 +44,7 @@ def tune(
         progress.tick()
         return decoder.decode(utterance)[0].text
 
-    has_model, has_lexicon = decoder.vocabulary.model is not None, bool(decoder.vocabulary.entries)
+    has_model, has_lexicon = decoder.guidance.model is not None, bool(decoder.guidance.entries)
     weights = _LM_WEIGHTS if has_model else (base.lm_weight,)
     scores = _WORD_SCORES if has_lexicon else (base.word_score,)
     points = [(weight, score) for weight in weights for score in scores]

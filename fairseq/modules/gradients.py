@@ -1,4 +1,4 @@
-"""Gradients of zeros for parameters that a forward pass does not use, or not to learn."""
+"""Functions that leave values alone and change what their backward pass hands on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class GradMultiply(torch.autograd.Function):
+    """Identity whose gradient is multiplied by `scale`: slows the feature extractor's learning (Baevski et al.
+    2020, appendix A).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return grad * ctx.scale, None
 
 
 class ZeroGradients(torch.autograd.Function):
@@ -18,7 +34,8 @@ class ZeroGradients(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        (grad,) = grads
         return grad, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
 
 

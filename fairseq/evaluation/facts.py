@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,12 +13,10 @@ from fairseq.data.data_utils import numpy_seed
 from fairseq.decoding.beam import BeamDecoder
 from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.decoding.tokens import Tokens
+from fairseq.evaluation.evaluation import Evaluation
+from fairseq.evaluation.measurements import AudioFacts, OutputStatistics, measure_audio
 from fairseq.inference import recognise
 from fairseq.inference.model import SpeechModel
-from fairseq.inference.recognise import Reading
-from fairseq.inference.statistics import AudioFacts, OutputStatistics, measure_audio
-from fairseq.inference.testset import TestSet
-from fairseq.inference.windows import WindowSettings
 from fairseq.models.wav2vec import pretrained
 from fairseq.scoring.wer import character_errors, word_errors
 
@@ -63,22 +61,25 @@ class Facts:
         return self.outputs.share(self.tokens.blank)
 
 
-def gather_facts(
-    model: SpeechModel,
-    testset: TestSet,
-    readings: Sequence[Reading],
-    decoder: Any,
-    outputs: OutputStatistics,
-    windows: WindowSettings,
-    max_tokens: int,
-) -> Facts:
+class CheckpointFacts(TypedDict):
+    """Those of Facts that a checkpoint says itself."""
+
+    num_updates: int | None
+    freeze_updates: int
+    max_update: int
+    head_bias: np.ndarray
+    pretraining_normalize: bool | None
+
+
+def gather_facts(evaluation: Evaluation) -> Facts:
     """Measure. Some utterances are read again: greedily, as they are, with `normalize` the other way round, and
     with training's masks.
     """
+    model, testset, readings, decoder = evaluation.model, evaluation.testset, evaluation.readings, evaluation.decoder
     chosen = [reading.index for reading in readings if reading.error is None][:_LOOKED_AT]
     files, sizes = (
         [testset.manifest.file(index) for index in chosen],
-        [testset.manifest.sizes[index] for index in chosen],
+        [int(testset.manifest.sizes[index]) for index in chosen],
     )
     references = [testset.references[index] for index in chosen] if testset.references else []
     facts = Facts(
@@ -87,7 +88,7 @@ def gather_facts(
         unit_references=testset.unit_references,
         texts=[reading.hypotheses[0].text for reading in readings],
         errors=[reading.error for reading in readings if reading.error is not None],
-        outputs=outputs,
+        outputs=evaluation.outputs,
         audio=measure_audio([model.open(file) for file in files]),
         sample_rate=model.sample_rate,
         normalize=model.normalize,
@@ -98,7 +99,13 @@ def gather_facts(
 
     def read() -> list[str]:
         found = recognise.read_all(
-            model, files, sizes, GreedyDecoder(facts.tokens), windows, max_tokens, title="explaining"
+            model,
+            files,
+            sizes,
+            GreedyDecoder(facts.tokens),
+            evaluation.windows,
+            evaluation.max_tokens,
+            title="explaining",
         )
         return [reading.hypotheses[0].text for reading in found]
 
@@ -108,10 +115,10 @@ def gather_facts(
     facts.flipped_wer = (word_errors(references, plain).rate(), word_errors(references, flipped).rate())
     if masks_frames(model):
         with masked_as_in_training(model):
-            facts.masked_letters = (letters(plain), letters(read()), letters(references))
+            facts.masked_letters = (count_letters(plain), count_letters(read()), count_letters(references))
     if isinstance(decoder, BeamDecoder):
         facts.greedy_wer = facts.flipped_wer[0]
-        words = {entry.word for entry in decoder.vocabulary.entries}
+        words = {entry.word for entry in decoder.guidance.entries}
         if words:
             facts.lexicon_misses = [word for text in testset.references for word in text.split() if word not in words]
     return facts
@@ -129,13 +136,13 @@ def normalizing(model: SpeechModel, normalize: bool) -> Iterator[None]:
 
 def masks_frames(model: SpeechModel) -> bool:
     """Whether it was fine-tuned with masked frames."""
-    return bool(model.model.w2v_encoder.apply_mask) and model.encoder.mask_prob > 0
+    return model.fine_tuned().w2v_encoder.apply_mask and model.encoder.cfg.mask_prob > 0
 
 
 @contextlib.contextmanager
 def masked_as_in_training(model: SpeechModel) -> Iterator[None]:
     """The model reads with masks, the same ones at each call; all else is as in inference."""
-    outer = model.model.w2v_encoder
+    outer = model.fine_tuned().w2v_encoder
     with numpy_seed(1):
         outer.training = True  # masks go by this module's flag, dropout and layerdrop by those of its parts
         try:
@@ -144,19 +151,21 @@ def masked_as_in_training(model: SpeechModel) -> Iterator[None]:
             outer.training = False
 
 
-def letters(texts: Sequence[str]) -> int:
+def count_letters(texts: Sequence[str]) -> int:
     """Characters but the blanks between words."""
     return sum(len(text.replace(" ", "")) for text in texts)
 
 
-def checkpoint_facts(model: SpeechModel) -> dict[str, Any]:
-    """What a fine-tuned checkpoint says about itself, as arguments of Facts."""
+def checkpoint_facts(model: SpeechModel) -> CheckpointFacts:
+    """What a fine-tuned checkpoint says about itself."""
     optimization = model.cfg.get("optimization") or {}
-    encoder = model.model.w2v_encoder
+    ctc = model.fine_tuned()
+    head = ctc.w2v_encoder.proj
+    assert head is not None  # Wav2VecCtc always has one
     return {
         "num_updates": model.num_updates,
-        "freeze_updates": int(model.model.cfg.freeze_finetune_updates),
+        "freeze_updates": int(ctc.cfg.freeze_finetune_updates),
         "max_update": int(optimization.get("max_update") or 0),
-        "head_bias": encoder.proj.bias.float().cpu().numpy(),
-        "pretraining_normalize": pretrained.normalizes(pretrained.as_container(model.model.cfg.w2v_args)),
+        "head_bias": head.bias.float().cpu().numpy(),
+        "pretraining_normalize": pretrained.normalizes(pretrained.as_container(ctc.cfg.w2v_args)),
     }

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from fairseq import device
-from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
-from fairseq.training import codebook_use
+from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model, codebook_use
 
 
 class Waves:

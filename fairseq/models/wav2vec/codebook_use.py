@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fairseq.data.audio.audio_utils import UnreadableAudio
 from fairseq.device import Device
+from fairseq.modules import GumbelVectorQuantizer
 
 logger = logging.getLogger(__name__)
 
 MINUTES = 5.0  # of audio that is looked at: 15,000 frames, 47 for each codeword of base
 _FEW = 0.1  # of a group's codewords: an effective number below this share is warned of
+
+
+class HasCodebook(Protocol):
+    """A model with a quantizer, such as Wav2Vec2Model."""
+
+    training: bool
+    quantizer: GumbelVectorQuantizer | None
+
+    def train(self, mode: bool = True) -> nn.Module: ...
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor: ...
+
+
+class Recordings(Protocol):
+    """A data set of waveforms."""
+
+    @property
+    def max_sample_size(self) -> int | None:
+        """Samples that longer ones are cut to."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
+        """`source`: samples, S."""
+        ...
 
 
 class CodebookUse(NamedTuple):
@@ -41,21 +71,21 @@ class CodebookUse(NamedTuple):
 
 @torch.no_grad()
 def measure(
-    model: nn.Module, dataset: Any, device: Device, sample_rate: int, seed: int, minutes: float = MINUTES
+    model: HasCodebook, dataset: Recordings, device: Device, sample_rate: int, seed: int, minutes: float = MINUTES
 ) -> CodebookUse:
     """The likeliest codeword of every frame of utterances drawn from a data set, until there are `minutes` of audio.
 
     Files that cannot be decoded are left out: training tells of them. The model's mode is left as it was.
 
     Args:
-        model: a Wav2Vec2Model with a quantizer, on the device.
-        dataset: gives `len`, and `dataset[i]["source"]`, a waveform, S.
+        model: on the device; it has a quantizer.
         seed: of the draw.
     """
     quantizer = model.quantizer
+    assert quantizer is not None
     counts = torch.zeros(quantizer.groups, quantizer.num_vars, dtype=torch.float64)
     was_training, samples = model.training, 0
-    model.eval()
+    model.train(False)
     longest = dataset.max_sample_size
     for index in np.random.default_rng([seed, len(dataset)]).permutation(len(dataset)).tolist():
         if samples >= minutes * 60 * sample_rate:
@@ -79,7 +109,7 @@ def measure(
     )
 
 
-def report(model: nn.Module, dataset: Any, device: Device, sample_rate: int, seed: int) -> CodebookUse | None:
+def report(model: HasCodebook, dataset: Recordings, device: Device, sample_rate: int, seed: int) -> CodebookUse | None:
     """Measure and log, with a warning where few codewords are used; None for a model without a quantizer."""
     if getattr(model, "quantizer", None) is None:
         logger.info("checkpoint.continue_pretraining: the model has no codebook to look at")

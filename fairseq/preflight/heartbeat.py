@@ -10,7 +10,7 @@ from types import TracebackType
 EVERY = 8.0  # seconds without a line, at the most
 
 
-class Progress:
+class Heartbeat:
     """Says every few seconds what is being done; quick checks are silent. A context manager, as a thread writes the
     lines.
     """
@@ -29,7 +29,7 @@ class Progress:
             sys.stderr.write(f"{self.program}: {self.what} ({time.monotonic() - self.since:.0f} s so far)\n")
             sys.stderr.flush()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fairseq.decoding import Tokens
-from fairseq.inference.explain import explain
-from fairseq.inference.facts import Facts
-from fairseq.inference.statistics import AudioFacts, OutputStatistics, measure_audio
+from fairseq.evaluation.explain import explain
+from fairseq.evaluation.facts import Facts
+from fairseq.evaluation.measurements import AudioFacts, OutputStatistics, measure_audio
 
 TOKENS = Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'"])
 

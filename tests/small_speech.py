@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from omegaconf import OmegaConf
 
@@ -75,3 +78,11 @@ def speech(seconds: float, seed: int = 0, rate: int = 16000) -> np.ndarray:
     return (
         0.05 * tones * (1 + np.sin(2 * np.pi * rng.uniform(1, 4) * time)) + 0.01 * rng.standard_normal(len(time))
     ).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def own_log_handlers() -> Iterator[None]:
+    """Commands put a handler on standard error, which is the test's own."""
+    before = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = before

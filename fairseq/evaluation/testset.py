@@ -51,7 +51,7 @@ class TestSet:
         if labels is None:
             return cls(subset, manifest, None, [], [])
         path = os.path.join(data, f"{subset}.{labels}")
-        lines = visible(read_lines(path, len(manifest), manifest.path), path, tokens)
+        lines = visible(lines_of_utterances(path, len(manifest), manifest.path), path, tokens)
         if has_words(lines, labels, tokens):
             logger.info("%s has words where the model has units of another kind: there is no rate of units", path)
             return cls(subset, manifest, path, [], [" ".join(text_files.split(line)) for line in lines])
@@ -74,7 +74,7 @@ class TestSet:
             ValueError: the file has another count of lines, or the pattern does not fit all paths.
         """
         if file is not None:
-            return read_lines(file, len(self), self.manifest.path)
+            return lines_of_utterances(file, len(self), self.manifest.path)
         names = [self.manifest.name(index) for index in range(len(self))]
         try:
             found = [re.search(pattern or LIBRISPEECH_SPEAKER, name) for name in names]
@@ -126,7 +126,7 @@ def visible(lines: list[str], path: str, tokens: Tokens) -> list[str]:
     return cleaned
 
 
-def read_lines(path: str, count: int, manifest: str) -> list[str]:
+def lines_of_utterances(path: str, count: int, manifest: str) -> list[str]:
     """Lines of a file that has one for each utterance.
 
     Raises:

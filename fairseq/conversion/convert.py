@@ -1,0 +1,139 @@
+"""A model from one format to another, compared with the original before it appears: what `fairseq-convert` does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq.checkpoint import io
+from fairseq.conversion import foreign, portable_model, vocabulary
+from fairseq.conversion.foreign import WRITERS, Compared
+from fairseq.conversion.portable_model import PortableModel
+from fairseq.data.dictionary import Dictionary
+from fairseq.models.wav2vec.pretrained import symbols_of
+from fairseq.text_files import MissingFileError
+
+logger = logging.getLogger("fairseq_cli.convert")  # the name in the command's log lines
+
+TARGETS = ("fairseq", *WRITERS)
+TOLERANCE = 1e-3  # of the largest output: more than rounding of any size of model, less than any mistake
+WAVEFORM_SECONDS = 2.0
+
+
+class Opened(NamedTuple):
+    """A model, and what its own tool's model gives; None for fairseq, whose model is ours."""
+
+    model: PortableModel
+    theirs: Callable[[Tensor], list[Tensor]] | None
+
+
+def load(path: str, dictionary: str | None = None) -> Opened:
+    """Read a model of any format.
+
+    Raises:
+        ValueError: it is none, it is damaged, or it has no counterpart here.
+    """
+    if foreign.is_folder(path):
+        if dictionary is not None:
+            logger.warning(
+                f"--dict {dictionary} has no effect: {path} is a folder, whose tokenizer or labels say what the "
+                "outputs mean"
+            )
+        model = foreign.read(path, io.read)
+        return Opened(model, lambda waveform: foreign.run(path, model, waveform, io.read))
+    if not os.path.exists(path):
+        raise MissingFileError(f"there is no checkpoint or folder {path}")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is neither a checkpoint nor a folder with a config.json")
+    state = io.load(path)
+    if dictionary is not None:
+        given = Dictionary.load(dictionary)
+        difference = vocabulary.difference(symbols_of(state), given.symbols)
+        if difference is not None:
+            logger.warning(
+                f"--dict {dictionary} takes precedence over the dictionary inside {path}, which is another one: "
+                f"{difference}"
+            )
+        state["task_state"] = {"target_symbols": given.state_dict()}
+    return Opened(portable_model.from_checkpoint(state, path), None)
+
+
+def waveform(sample_rate: int) -> Tensor:
+    """Audio to compare on, 1 x S: tones that come and go in noise, of zero mean and unit variance."""
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(int(WAVEFORM_SECONDS * sample_rate)) / sample_rate
+    low, high = (
+        torch.sin(2 * torch.pi * hertz * time) * (torch.sin(2 * torch.pi * rate * time) > 0)
+        for hertz, rate in ((220, 3), (700, 1.3))
+    )
+    audio = low + high + 0.3 * torch.randn(len(time), generator=generator)
+    return ((audio - audio.mean()) / audio.std()).unsqueeze(0)
+
+
+def compare(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """The largest difference of two models' outputs.
+
+    Raises:
+        ValueError: it is no rounding, or the shapes differ.
+    """
+    largest = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        if one.shape != other.shape:
+            raise ValueError(
+                f"the outputs have the shapes {tuple(one.shape)} and {tuple(other.shape)}: nothing is written"
+            )
+        difference = (one - other).abs().max().item()
+        if not difference <= TOLERANCE * max(1.0, one.abs().max().item()):
+            raise ValueError(f"the outputs differ by {difference:.3g}: nothing is written")
+        largest = max(largest, difference)
+    return largest
+
+
+def convert(path: str, output: str, to: str, dictionary: str | None = None) -> float:
+    """Write `path` in another format, one of TARGETS; returns the largest difference of the two models' outputs on a
+    waveform.
+
+    The output appears under its name when it is whole and compared, or not at all.
+
+    Raises:
+        ValueError: as `load`; the output is there already; the model has no counterpart there; or the outputs differ.
+    """
+    if os.path.lexists(output):
+        raise ValueError(f"{output} is there already: give another name, or remove it")
+    opened = load(path, dictionary)
+    audio = waveform(opened.model.task["sample_rate"])
+    temporary = f"{output.rstrip(os.sep)}.unfinished.{os.getpid()}"
+    try:
+        largest = compare(*_write(opened, to, temporary, audio))
+        os.rename(temporary, output)
+    finally:
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary)
+        elif os.path.exists(temporary):
+            os.remove(temporary)
+    return largest
+
+
+def _write(opened: Opened, to: str, path: str, audio: Tensor) -> Compared:
+    return _write_fairseq(opened, path, audio) if to == "fairseq" else WRITERS[to](opened.model, path, audio, io.read)
+
+
+def _write_fairseq(opened: Opened, path: str, audio: Tensor) -> Compared:
+    io.save(portable_model.to_checkpoint(opened.model), path)
+    written = portable_model.build(portable_model.from_checkpoint(io.load(path), path))
+    ours = portable_model.outputs(written, audio, opened.model.has_new_parts)
+    if opened.theirs is None:
+        theirs = portable_model.outputs(portable_model.build(opened.model), audio)
+    else:
+        theirs = opened.theirs(audio)
+    rows = None if opened.model.output is None else opened.model.output.their_rows
+    if rows is not None:  # compare what both have
+        shared = [(place, row) for place, row in enumerate(rows) if row is not None]
+        ours, theirs = [ours[0][..., [place for place, _ in shared]]], [theirs[0][..., [row for _, row in shared]]]
+    return Compared(ours, theirs)

@@ -1,0 +1,78 @@
+"""Error rates of a test set in per cent, each with its intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NotRequired, TypedDict
+
+from fairseq.evaluation.testset import TestSet
+from fairseq.inference.recognise import Reading
+from fairseq.scoring.bootstrap import RateInterval, bootstrap
+from fairseq.scoring.wer import Errors, character_errors, word_errors
+
+CountErrors = Callable[[Sequence[str], Sequence[str]], Errors]  # of references and hypotheses
+Bounds = list[float | None]  # low and high
+
+
+class Rate(TypedDict):
+    """One kind of error rate, as results.json has it."""
+
+    rate: float | None  # per cent; None where all references are empty
+    errors: int
+    total: int
+    by_utterance: Bounds | None  # None over one utterance, which says nothing about others
+    by_speaker: NotRequired[Bounds | None]  # where speakers are known
+    num_speakers: NotRequired[int]
+
+
+def error_rates(
+    testset: TestSet, readings: Sequence[Reading], speakers: Sequence[str] | None, draws: int, seed: int
+) -> dict[str, Rate]:
+    """WER, CER and UER by the names wer, cer and uer; the last only where the references' units are known.
+
+    Args:
+        readings: one for each utterance, in the manifest's order.
+        speakers: of each utterance; None: not known.
+        draws, seed: see `bootstrap`.
+    """
+    texts = [reading.hypotheses[0].text for reading in readings]
+    units = [reading.hypotheses[0].unit_text for reading in readings]
+    compared: dict[str, tuple[CountErrors, Sequence[str], Sequence[str]]] = {
+        "wer": (word_errors, testset.references, texts),
+        "cer": (character_errors, testset.references, texts),
+    }
+    if testset.unit_references:
+        compared["uer"] = (word_errors, testset.unit_references, units)
+    return {name: _rate(*parts, speakers, draws, seed) for name, parts in compared.items()}
+
+
+def _rate(
+    count: CountErrors,
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    speakers: Sequence[str] | None,
+    draws: int,
+    seed: int,
+) -> Rate:
+    each = [count([reference], [hypothesis]) for reference, hypothesis in zip(references, hypotheses, strict=True)]
+    errors, totals = [found.errors for found in each], [found.total for found in each]
+    rate: Rate = {
+        "rate": _number(Errors(sum(errors), sum(totals)).rate()),
+        "errors": sum(errors),
+        "total": sum(totals),
+        "by_utterance": _bounds(bootstrap(errors, totals, None, draws, seed)),
+    }
+    if speakers is not None:
+        by_speaker = bootstrap(errors, totals, speakers, draws, seed)
+        rate["by_speaker"], rate["num_speakers"] = _bounds(by_speaker), by_speaker.num_groups
+    return rate
+
+
+def _number(rate: float) -> float | None:
+    """As JSON may have it, which knows no NaN."""
+    return None if math.isnan(rate) else rate
+
+
+def _bounds(interval: RateInterval) -> Bounds | None:
+    return None if interval.num_groups < 2 else [_number(round(interval.low, 3)), _number(round(interval.high, 3))]

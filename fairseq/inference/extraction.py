@@ -1,0 +1,189 @@
+"""Features of a manifest's files, written by one process or several: what `fairseq-extract` does."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fairseq.data.audio.manifest import Manifest
+from fairseq.device.base import available_cores
+from fairseq.inference import feature_files
+from fairseq.inference.features import checked, extract_source, frame_seconds
+from fairseq.inference.model import SpeechModel
+from fairseq.inference.progress import SECONDS, Progress
+from fairseq.inference.windows import WindowSettings
+
+logger = logging.getLogger("fairseq_cli.extract")  # the name in the command's log lines
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What to extract, and where to: every process gets this, and loads the model for itself."""
+
+    data: str  # folder of the manifest
+    checkpoint: str
+    output: Path
+    subset: str = "train"
+    features: tuple[str, ...] = ("context",)
+    kind: str = "npy"  # one of feature_files.KINDS
+    dictionary: str | None = None
+    device: str = "cpu"
+    precision: str = "fp32"
+    windows: WindowSettings = field(default_factory=WindowSettings)
+
+    def manifest(self) -> Manifest:
+        return Manifest(os.path.join(self.data, f"{self.subset}.tsv"))
+
+    def load(self) -> SpeechModel:
+        return SpeechModel.load(
+            self.checkpoint, self.device, self.precision, {"data": self.data}, dictionary=self.dictionary
+        )
+
+    def target(self, manifest: Manifest, index: int) -> Path:
+        return feature_files.target(self.output, manifest.name(index), self.kind)
+
+    def form(self, manifest: Manifest, model: SpeechModel) -> dict[str, object]:
+        """What the features in a folder depend on."""
+        return {
+            "root": os.path.realpath(manifest.root),
+            "feature": list(self.features),
+            "format": self.kind,
+            "precision": model.precision,
+            "window": self.windows.seconds,
+            "overlap": self.windows.overlap,
+            "checkpoint": feature_files.digest(self.checkpoint),
+        }
+
+
+class Extracted(NamedTuple):
+    """What came of it."""
+
+    files: int
+    done_before: int
+    written: int
+    errors: dict[str, str]  # by the file's name in the manifest
+    seconds: float
+
+
+def extract_all(extraction: Extraction, num_workers: int = 1) -> Extracted:
+    """Extract; files that are written already are left as they are.
+
+    Args:
+        num_workers: processes, each with its own model.
+    Raises:
+        ValueError: the checkpoint or the manifest cannot be read, there is no such feature, two files would be written
+            under one name, or the folder holds other features or is being written to.
+    """
+    began = time.perf_counter()
+    feature_files.check_kind(extraction.kind)
+    manifest = extraction.manifest()
+    manifest.check_root()
+    logger.info("loading %s", extraction.checkpoint)
+    model = extraction.load()
+    extraction = replace(extraction, features=tuple(checked(model, extraction.features)))
+    recordings = [manifest.name(index) for index in range(len(manifest))]
+    feature_files.check_outputs(
+        extraction.output, recordings, extraction.features, extraction.kind, os.fspath(manifest.path)
+    )
+    with feature_files.locked(extraction.output):  # from here on the folder is there, and written to
+        feature_files.claim(extraction.output, extraction.form(manifest, model))
+        found = _extract(extraction, manifest, model, num_workers)
+    return found._replace(seconds=round(time.perf_counter() - began, 2))
+
+
+def _extract(extraction: Extraction, manifest: Manifest, model: SpeechModel, num_workers: int) -> Extracted:
+    count, features = len(manifest), extraction.features
+    waiting = [i for i in range(count) if not feature_files.is_done(extraction.target(manifest, i), features)]
+    logger.info("%d files, %d of them done before", count, count - len(waiting))
+    errors: dict[int, str] = {}
+    with Progress("extracting", len(waiting), "files") as progress:
+        for index, error in _results(extraction, waiting, model, num_workers, progress):
+            progress.advance()
+            if error is not None:
+                errors[index] = error
+    found = {manifest.name(index): errors[index] for index in sorted(errors)}
+    for name, error in found.items():
+        logger.warning("%s: %s", name, error)
+    return Extracted(count, count - len(waiting), len(waiting) - len(found), found, 0.0)
+
+
+def _results(
+    extraction: Extraction, indices: Sequence[int], model: SpeechModel, num_workers: int, progress: Progress
+) -> Iterator[tuple[int, str | None]]:
+    """(index, what is wrong or None) of each file, when it is done: one after the other, or by several processes."""
+    processes = min(num_workers, len(indices))
+    if processes <= 1:
+        worker = Worker(extraction, model, progress.tick)
+        yield from ((index, worker.extract(index)) for index in indices)
+        return
+    threads = max(1, available_cores() // processes)
+    spawn = multiprocessing.get_context("spawn")  # forked processes cannot use torch's threads or GPUs
+    pool = ProcessPoolExecutor(processes, spawn, _start, (extraction, threads))
+    finished: queue.SimpleQueue[Future[tuple[int, str | None]]] = queue.SimpleQueue()
+    try:
+        for index in indices:
+            pool.submit(_extract_in_pool, index).add_done_callback(finished.put)
+        left = len(indices)
+        while left:
+            try:
+                yield finished.get(timeout=SECONDS).result()
+                left -= 1
+            except queue.Empty:
+                progress.tick()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"one of the {processes} processes (--num-workers) was killed or could not start; too little memory is "
+            "the usual reason. The same command continues after the files that are written"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Worker:
+    """Extracts files of the manifest, one at a time; `tick` is called for each window."""
+
+    def __init__(self, extraction: Extraction, model: SpeechModel, tick: Callable[[], None] | None = None) -> None:
+        self.extraction, self.model, self.tick = extraction, model, tick
+        self.manifest = extraction.manifest()
+        self.facts = {
+            "checkpoint": extraction.checkpoint,
+            "sample_rate": model.sample_rate,
+            "window": extraction.windows.seconds,
+            "overlap": extraction.windows.overlap,
+        }
+
+    def extract(self, index: int) -> str | None:
+        """Write a file's features; what is wrong with its audio is returned."""
+        extraction = self.extraction
+        try:
+            source = self.model.open(self.manifest.file(index))
+            found = extract_source(self.model, source, extraction.features, extraction.windows, self.tick)
+        except (ValueError, OSError) as error:
+            return str(error)
+        seconds = frame_seconds(self.model, len(next(iter(found.values()))))
+        facts = {**self.facts, "file": self.manifest.name(index)}
+        feature_files.write(extraction.target(self.manifest, index), found, seconds, facts)
+        return None
+
+
+_worker: list[Worker] = []  # of a process of the pool
+
+
+def _start(extraction: Extraction, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _worker.append(Worker(extraction, extraction.load()))
+
+
+def _extract_in_pool(index: int) -> tuple[int, str | None]:
+    return index, _worker[0].extract(index)

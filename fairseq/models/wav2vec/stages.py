@@ -1,0 +1,50 @@
+"""What the stages of wav2vec 2.0's forward pass hand on: latents, given masks, context."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from fairseq.masks.forward import FrameMask
+from fairseq.models.wav2vec.encoder import LayerResult
+
+
+class Latents(NamedTuple):
+    """What the feature extractor makes of a batch."""
+
+    features: Tensor  # layer-normed, B x T x C
+    padding_mask: Tensor | None  # bool, B x T, true where a frame is padding
+    squares: Tensor  # mean square of each raw frame, B x T', before cropping: the feature penalty
+    valid: Tensor | None  # bool, B x T', before cropping; None: all are
+
+
+class GivenMasks(NamedTuple):
+    """The masks that a caller gave; what is None is drawn as the config says."""
+
+    indices: Tensor | None = None  # bool, B x T
+    channels: Tensor | None = None  # bool, B x C
+    positions: Tensor | None = None  # int64 or int32, B x M
+    weights: Tensor | None = None  # float32, B x M
+
+
+class Encoded(NamedTuple):
+    """What the encoder makes of a batch, and what prediction needs besides."""
+
+    context: Tensor  # B x T x C
+    layer_results: list[LayerResult]
+    unmasked: Tensor  # the extractor's frames after their dropout, before masking, B x T x C
+    padding_mask: Tensor | None  # bool, B x T
+    frames: FrameMask | None  # the masked frames; None: nothing can be predicted
+    row_counts: Tensor | None  # bool, B: rows with a masked frame that counts; None: all count
+    input_statistics: dict[str, Any]  # of the input's quantizer, where there is one
+    latents: Latents
+
+    def features(self) -> dict[str, Any]:
+        """What `forward` returns for features only, by fairseq's names."""
+        return {
+            "x": self.context,
+            "padding_mask": self.padding_mask,
+            "features": self.unmasked,
+            "layer_results": self.layer_results,
+        }

@@ -1,0 +1,58 @@
+"""What a run says about itself before its first update."""
+
+from __future__ import annotations
+
+import logging
+
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.update_size import beside_the_recipe, update_size
+from fairseq.training.trainer import Trainer
+
+logger = logging.getLogger("fairseq_cli.train")
+
+PAPER_SECONDS_PER_UPDATE = 1.6 * 3600  # Baevski et al. 2020, section 4.2: 1.6 hours of audio a batch
+
+
+def describe(trainer: Trainer) -> None:
+    """Log what trains where, before the first update."""
+    for note in trainer.device.report() if trainer.is_data_parallel_master else []:
+        logger.log(logging.WARNING if note.is_warning else logging.INFO, note.text)
+    parameters = list(trainer.unwrapped_model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    logger.info(
+        "model %s, %s parameters (%s trained), criterion %s",
+        type(trainer.unwrapped_model).__name__,
+        f"{sum(p.numel() for p in parameters):,}",
+        f"{trained:,}",
+        type(trainer.criterion).__name__,
+    )
+    logger.info(
+        "%d process(es), each on %s, in %s",
+        trainer.data_parallel_world_size,
+        trainer.device.describe(),
+        trainer.precision.name(),
+    )
+
+
+def describe_updates(trainer: Trainer, training: EpochBatchIterator) -> None:
+    """Log how much audio an update learns from, compared with the paper's: too little audio per update is the most
+    common reason for a flat loss.
+
+    Args:
+        training: the training set's iterator.
+    """
+    cfg, task = trainer.cfg, trainer.task
+    epoch, distributed_training = training.next_epoch_idx, cfg.distributed_training
+    nodes = max(1, distributed_training.distributed_world_size // distributed_training.nprocs_per_node)
+    size = update_size(cfg, distributed_training.distributed_world_size // nodes, nodes, epoch)
+    samples = training.total_samples(epoch)
+    updates = max(1, len(training))
+    seconds = samples / task.sample_rate / updates
+    logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())
+    if cfg.model.get("_name") != "wav2vec2":
+        return
+    logger.info("that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE)
+    if trainer.device.compares_with_recipe and trainer.is_data_parallel_master:
+        advice = beside_the_recipe(cfg, size, task.sample_rate)
+        if advice is not None:
+            logger.warning(advice)

@@ -1,0 +1,87 @@
+"""The data of a run: the training set, the validation sets, and how many files of each cannot be decoded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fairseq.data.audio.quarantine import Quarantine
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.base import RunError
+from fairseq.dataclass.training_configs import valid_subsets
+from fairseq.training.trainer import Trainer
+
+logger = logging.getLogger("fairseq_cli.train")
+
+
+class Sets:
+    """The iterators of a run's sets. Opening them cuts the batches of all sets and reads one batch of each: else
+    updates, or hours, may pass before a mistake is reported.
+
+    Args:
+        training: the training set's iterator, at the place where the run begins.
+    Raises:
+        ValueError: a set has no batch, or its first batch cannot be read; names the manifest.
+    """
+
+    def __init__(self, trainer: Trainer, training: EpochBatchIterator) -> None:
+        self.task = trainer.task
+        self.training = training
+        self.train_subset: str = trainer.cfg.dataset.train_subset
+        self.validation: dict[str, EpochBatchIterator] = {}
+        self._quarantines: dict[str, Quarantine] = {}
+        logger.info("cutting batches and reading the first ones")
+        self._open_training()
+        for subset in valid_subsets(trainer.cfg.dataset):
+            self._open_validation(subset, trainer)
+
+    def _open_training(self) -> None:
+        with self._naming(self.train_subset):
+            quarantine = self._begin_quarantine(self.train_subset)
+            self.training.batches(self.training.next_epoch_idx)
+            quarantine.report(self.training.first_batch["quarantined"])
+
+    def _open_validation(self, subset: str, trainer: Trainer) -> None:
+        quarantine = self._begin_quarantine(subset)
+        limits = "validation has the limits dataset.max_tokens_valid and batch_size_valid"
+        with self._naming(subset, f" ({limits})"):
+            self.validation[subset] = iterator = trainer.get_valid_iterator(subset)
+            iterator.batches(iterator.epoch)
+        with self._naming(subset):
+            quarantine.report(iterator.first_batch["quarantined"])
+
+    def _begin_quarantine(self, subset: str) -> Quarantine:
+        size, max_share = len(self.task.dataset(subset)), self.task.max_quarantined_share
+        return self._quarantines.setdefault(subset, Quarantine(size, max_share))
+
+    @contextmanager
+    def _naming(self, subset: str, hint: str = "") -> Iterator[None]:
+        """Put the manifest before what is wrong with a set."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.task.split_source(subset)}: {error}{hint}") from error
+
+    @contextmanager
+    def reading(self, subset: str) -> Iterator[Quarantine]:
+        """While batches of a set are read, take its mistakes for the run's.
+
+        Returns:
+            What the batches report their undecodable files to.
+        Raises:
+            RunError: the user's mistake, such as a file that another program changed, on one line that begins with the
+                manifest.
+        """
+        try:
+            yield self._quarantines[subset]
+        except RunError:
+            raise
+        except ValueError as error:
+            reason = "; ".join(line.strip() for line in str(error).rstrip(".").splitlines())
+            raise RunError(f"{self.task.split_source(subset)}: {reason}.") from error
+
+    def close(self) -> None:
+        """End the data-loading workers: they must not run longer than the training."""
+        for iterator in (self.training, *self.validation.values()):
+            iterator.close()

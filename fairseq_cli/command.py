@@ -1,0 +1,57 @@
+"""What the commands have in common: how they start, how they report a user's mistake, and the arguments they share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from fairseq.inference.model import PRECISIONS
+from fairseq.inference.windows import WindowSettings
+from fairseq.logging import destinations
+
+
+def set_up_logging() -> None:
+    """Log to standard error, from the level in LOGLEVEL on."""
+    destinations.send_lines_to(logging.StreamHandler(sys.stderr))
+
+
+def run(main: Callable[[], int], prefix: str) -> int:
+    """The exit status of `main`; a user's mistake becomes one line `prefix: message` on standard error, and 1."""
+    try:
+        return main()
+    except (ValueError, OSError) as error:
+        print(f"{prefix}: {error}", file=sys.stderr)
+        return 1
+
+
+def summary(docstring: str | None) -> str:
+    """What stands after the command's name in the first line of a module's docstring; "" where Python dropped it."""
+    return (docstring or "").split("\n")[0].partition(": ")[2]
+
+
+def add_dictionary(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dict", help="dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt"
+    )
+
+
+def add_device_and_precision(parser: argparse.ArgumentParser, precision: str, precision_help: str) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
+    parser.add_argument("--precision", choices=PRECISIONS, default=precision, help=precision_help)
+
+
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """How long audio is cut; `windows_of` reads it."""
+    windows = WindowSettings()
+    parser.add_argument(
+        "--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})"
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})"
+    )
+
+
+def windows_of(args: argparse.Namespace) -> WindowSettings:
+    return WindowSettings(args.window, args.overlap)
