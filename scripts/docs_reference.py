@@ -31,6 +31,7 @@ DISTRIBUTION = "fairseq-hpu"
 CONFIG_FOLDER = "reference/config"
 COMMANDS_PAGE = "reference/commands.md"
 FILE_ENDINGS = {"safetensors", "onnx", "pt"}  # `model.safetensors` is a file, not a key
+_WIDE = "---\nhide: [toc]\n---\n"  # of pages that are one table: no list of headings beside it
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|])")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -83,7 +84,7 @@ def _dataclasses(group: str) -> dict[str, type[FairseqDataclass]]:
 
 
 def _group_page(group: str, dataclasses: Mapping[str, type[FairseqDataclass]]) -> str:
-    lines = [f"# `{group}`", ""]
+    lines = [_WIDE, f"# `{group}`", ""]
     anchored: set[str] = set()  # choices of a group share keys; the first one has the anchor
 
     def cell(key: Key) -> str:
@@ -138,12 +139,13 @@ def known_keys() -> frozenset[str]:
 
 
 def _takes(metadata: Mapping[str, Any], declared: Any, default: Any) -> str:
-    """What a field takes: its type, then its choices, bounds and unit, wherever its metadata has them."""
+    """What a field takes: its type or choices, then the bounds and the unit that its metadata has."""
     text = _escaped(allowed(declared, default))
     choices = metadata.get("choices")
     if choices:
         text = "one of " + ", ".join(f"`{choice}`" for choice in choices)
-    more = [f"{name.replace('_', ' ')} {_code(metadata[name])}" for name in ("at_least", "at_most") if name in metadata]
+    more = [f"at least {_code(metadata['at_least'])}"] if "at_least" in metadata else []
+    more += ["from 0 to 1"] if metadata.get("share") else []
     if "unit" in metadata:
         more.append(_escaped(str(metadata["unit"])))
     return "; ".join([text, *more])

@@ -219,8 +219,11 @@ class Wav2Vec2Model(BaseFairseqModel):
         """Raw audio to latents, masked, to context (Baevski et al. 2020, figure 1, from the bottom to C).
 
         Args:
-            source, padding_mask, features_only, layer: see `forward`.
+            source: see `forward`.
+            padding_mask: see `forward`.
             given: the masks; None masks nothing.
+            features_only: see `forward`.
+            layer: see `forward`.
         Raises:
             ValueError: the masks do not fit together.
         """
