@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from fairseq.data.batch import Batch
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself: DistributedDataParallel shows none of its methods."""
@@ -48,9 +50,7 @@ class FairseqCriterion(nn.Module):
                 raise ValueError(f"criterion.{name} is missing: {cls.__name__} needs it")
         return cls(**arguments)
 
-    def forward(
-        self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def forward(self, model: nn.Module, sample: Batch, reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Loss (a sum), what it is a sum over, and what to log."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 

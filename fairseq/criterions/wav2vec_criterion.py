@@ -15,6 +15,7 @@ from fairseq import device as device_layer
 from fairseq import utils
 from fairseq.criterions import register_criterion
 from fairseq.criterions.fairseq_criterion import FairseqCriterion, unwrapped
+from fairseq.data.batch import Batch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
@@ -69,9 +70,7 @@ class Wav2vecCriterion(FairseqCriterion):
         self.loss_weights = None if loss_weights is None else list(loss_weights)
         self.log_keys = list(log_keys or [])
 
-    def forward(
-        self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def forward(self, model: nn.Module, sample: Batch, reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Loss of one batch.
 
         Args:

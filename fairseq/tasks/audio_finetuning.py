@@ -239,7 +239,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
         self.encoder_cfg = model.encoder_config()
         if self.encoder_cfg is None:
             return model
-        w2v_args = pretrained.as_container(model.cfg.w2v_args)
+        w2v_args = pretrained.as_container(self.model_cfg.w2v_args)
         if isinstance(cfg, DictConfig) and cfg.get("w2v_args") is None:
             with open_dict(cfg):
                 cfg.w2v_args = w2v_args
