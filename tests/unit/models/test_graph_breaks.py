@@ -18,6 +18,7 @@ from fairseq.dataclass.configs import CommonConfig
 from fairseq.models.wav2vec import Wav2Vec2Model
 
 
+@pytest.mark.slow
 @pytest.mark.needs("traced functions")
 @pytest.mark.parametrize(
     "settings",
