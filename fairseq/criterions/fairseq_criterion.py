@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fairseq.dataclass.checks import refuse
+
 
 class FairseqCriterion(nn.Module):
     """A loss over a model's output, with what is logged about it.
@@ -29,6 +31,7 @@ class FairseqCriterion(nn.Module):
         Raises:
             ValueError: an argument without a default is no field of the config.
         """
+        refuse(cfg, "criterion")
         arguments: dict[str, Any] = {}
         for name, parameter in inspect.signature(cls).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fairseq.data.batching import Batches
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.checks import refuse
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class FairseqTask:
         return criterion.logging_outputs_can_be_summed()
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
+        refuse(cfg, "task")
         self.cfg = cfg
         self.datasets: dict[str, FairseqDataset] = {}
         self.state = StatefulContainer()
