@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol, cast
 
@@ -15,8 +16,8 @@ from fairseq import device as device_layer
 from fairseq.criterions import register_criterion
 from fairseq.criterions.fairseq_criterion import FairseqCriterion, unwrapped
 from fairseq.data.data_utils import post_process
-from fairseq.dataclass import FairseqDataclass
-from fairseq.dataclass.wer_args import refuse_wer_args
+from fairseq.dataclass import FairseqDataclass, Finding, wrong
+from fairseq.dataclass.checks import refuse
 from fairseq.logging import metrics
 from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 
@@ -47,6 +48,46 @@ class CtcCriterionConfig(FairseqDataclass):
         },
     )
 
+    def check(self) -> Iterator[Finding]:
+        try:
+            post_process("", self.post_process)
+        except ValueError as error:
+            yield wrong(str(error), "single-values")
+        if self.wer_args is None:
+            return
+        try:
+            model, lexicon, *_ = read_wer_args(self.wer_args)
+        except ValueError as error:
+            yield wrong(str(error), "wer-args")
+            return
+        if model or lexicon:
+            yield wrong(
+                f"criterion.wer_args names {' and '.join(path for path in (model, lexicon) if path)}: validation "
+                "decodes greedily, without a language model or a lexicon. Leave wer_args out, and decode the "
+                "checkpoint with fairseq-infer --lm and --lexicon.",
+                "wer-args",
+            )
+
+
+def read_wer_args(value: Any) -> tuple[str | None, str | None, float, float]:
+    """(wer_kenlm_model, wer_lexicon, wer_lm_weight, wer_word_score).
+
+    Args:
+        value: a list or tuple of the four, or the text of one.
+    Raises:
+        ValueError: it is not four such values.
+    """
+    try:
+        model, lexicon, lm_weight, word_score = ast.literal_eval(value) if isinstance(value, str) else value
+        if not all(path is None or isinstance(path, str) for path in (model, lexicon)):
+            raise TypeError("paths are strings")
+        return model, lexicon, float(lm_weight), float(word_score)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise ValueError(
+            f"criterion.wer_args is {value!r}: it must be a list of language model, lexicon, lm_weight and "
+            f"word_score, such as ['lm.bin', 'lexicon.txt', 2.0, -1.0], or a tuple of them in quotes ({error})."
+        ) from error
+
 
 class CtcModel(Protocol):
     """What this criterion asks of a model, besides its forward pass."""
@@ -68,14 +109,13 @@ class CtcCriterion(FairseqCriterion):
 
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task)
+        refuse(cfg, "criterion")
         self.dictionary = task.target_dictionary
         self.blank_idx = self.dictionary.bos()
         self.pad_idx, self.eos_idx = self.dictionary.pad(), self.dictionary.eos()
         self.post_process = cfg.post_process
         self.sentence_avg = cfg.sentence_avg
         self.zero_infinity = cfg.zero_infinity
-        post_process("", self.post_process)  # says now that it does not know the kind of unit
-        refuse_wer_args(cfg.wer_args)
         self.scorer = GreedyScorer(self._words, self.blank_idx, len(self.dictionary), self.dictionary.nspecial)
 
     def forward(

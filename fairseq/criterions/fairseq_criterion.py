@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from fairseq.data.batch import Batch
+from fairseq.dataclass.checks import refuse
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -36,6 +37,7 @@ class FairseqCriterion(nn.Module):
         Raises:
             ValueError: an argument without a default is no field of the config.
         """
+        refuse(cfg, "criterion")
         arguments: dict[str, Any] = {}
         for name, parameter in inspect.signature(cls).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -17,6 +17,7 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.fairseq_criterion import FairseqCriterion, unwrapped
 from fairseq.data.batch import Batch
 from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.crossing import loss_weights_problem
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
 
@@ -119,10 +120,7 @@ class Wav2vecCriterion(FairseqCriterion):
         further = model.get_extra_losses(net_output)
         weights = self.loss_weights * len(further) if len(self.loss_weights) == 1 else self.loss_weights
         if len(weights) != len(further):
-            raise ValueError(
-                f"criterion.loss_weights has {len(weights)} weights, but the model has {len(further)} further losses "
-                "(codebook diversity, with model.quantize_targets, and the feature penalty): give one weight for each"
-            )
+            raise ValueError(loss_weights_problem(weights, len(further)))
         return [
             weight * loss.float() * sample_size for weight, loss in zip(weights, further, strict=True) if weight != 0
         ]

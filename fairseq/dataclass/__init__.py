@@ -2,5 +2,6 @@
 
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.constants import ChoiceEnum
+from fairseq.dataclass.findings import Finding, odd, wrong
 
-__all__ = ["ChoiceEnum", "FairseqDataclass"]
+__all__ = ["ChoiceEnum", "FairseqDataclass", "Finding", "odd", "wrong"]

@@ -1,9 +1,12 @@
 """The base of all config dataclasses."""
 
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, fields
 from typing import Any, Optional
+
+from fairseq.dataclass.findings import Finding
 
 
 class ConfigError(ValueError):
@@ -33,6 +36,9 @@ class RunError(ConfigError):
 class FairseqDataclass:
     """A group of config fields. `_name` says which registered class the group configures (None for groups that have
     only one).
+
+    A field's metadata may limit its value: `at_least` (a number), `share` (True: from 0 to 1), `choices` (texts);
+    `refused` (True) is for a field of not_offered.py that constructors refuse as well.
     """
 
     _name: Optional[str] = None
@@ -41,6 +47,18 @@ class FairseqDataclass:
     def name() -> Optional[str]:
         """The name that a plug-in's dataclass gives itself, where it overrides this."""
         return None
+
+    def check(self) -> Iterable[Finding]:
+        """What is wrong or odd between the fields of this group, wherever it is used.
+
+        A subclass yields `fairseq.dataclass.wrong(text)` and `odd(text)`; a text names its keys as `group.field`. The
+        values are plain, of the fields' types, and within the limits that the metadata sets or not.
+        """
+        return ()
+
+    def check_files(self) -> Iterable[Finding]:
+        """The same about files and folders, before a run; not asked of a config that comes out of a checkpoint."""
+        return ()
 
     @classmethod
     def field_defaults(cls) -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """Groups `common`, `common_eval` and `ema`."""
 
-import os.path
+import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Optional
 
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.constants import DEVICE_CHOICES, HPU_COMPILE_CHOICES, LOG_FORMAT_CHOICES
+from fairseq.dataclass.findings import Finding, odd, wrong
+from fairseq.dataclass.values import from_here
+from fairseq.device import hpu_environment
 
 
 @dataclass
@@ -15,7 +20,8 @@ class CommonConfig(FairseqDataclass):
 
     no_progress_bar: bool = field(default=False, metadata={"help": "no bar on a terminal: `simple` in place of `tqdm`"})
     log_interval: int = field(
-        default=100, metadata={"help": "updates between two log lines; metrics leave the device once per interval"}
+        default=100,
+        metadata={"help": "updates between two log lines; metrics leave the device once per interval", "at_least": 1},
     )
     log_format: Optional[LOG_FORMAT_CHOICES] = field(
         default=None, metadata={"help": "json, simple, tqdm or none (null: tqdm on a terminal, simple elsewhere)"}
@@ -26,7 +32,10 @@ class CommonConfig(FairseqDataclass):
     )
     seed: int = field(
         default=1,
-        metadata={"help": "all randomness is a function of this and of epoch, sample, update and micro-batch"},
+        metadata={
+            "help": "all randomness is a function of this and of epoch, sample, update and micro-batch",
+            "at_least": 0,
+        },
     )
     cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})
     device: Optional[DEVICE_CHOICES] = field(
@@ -37,7 +46,7 @@ class CommonConfig(FairseqDataclass):
         },
     )
     threads_per_process: int = field(
-        default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)"}
+        default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)", "at_least": 0}
     )
 
     bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16 over fp32 parameters"})
@@ -114,7 +123,7 @@ class CommonConfig(FairseqDataclass):
     amp_batch_retries: int = 2
     reset_logging: bool = False
     all_gather_list_size: int = 16384
-    empty_cache_freq: int = 0
+    empty_cache_freq: int = field(default=0, metadata={"at_least": 0})
     amp_scale_window: Optional[int] = None
     threshold_loss_scale: Optional[float] = None
     profile: bool = False
@@ -127,6 +136,93 @@ class CommonConfig(FairseqDataclass):
     quantization_config_path: Optional[str] = None
     use_plasma_view: bool = False
     plasma_path: Optional[str] = field(default_factory=lambda: os.path.join(tempfile.gettempdir(), "plasma"))
+
+    def check(self) -> Iterator[Finding]:
+        yield from self._one_device()
+        yield from self._precision()
+        yield from self._op_lists_apply()
+
+    def check_files(self) -> Iterator[Finding]:
+        if not (self.hmp and self.on_hpu):
+            return
+        for key, name in (("hmp_bf16", self.hmp_bf16), ("hmp_fp32", self.hmp_fp32)):
+            if name:
+                try:
+                    hpu_environment.read_op_list(hpu_environment.find_op_list(name))
+                except ValueError as error:
+                    yield wrong(f"common.{key} is {error}", "op-lists")
+
+    @property
+    def on_hpu(self) -> bool:
+        return self.hpu or self.device == "hpu"
+
+    def _one_device(self) -> Iterator[Finding]:
+        """One device is named, and a mode that fits what is compiled."""
+        if self.hpu and self.cpu:
+            yield wrong(
+                "common.hpu and common.cpu are both true: set one of them to false (common.cpu=false).", "gaudi"
+            )
+        if self.hpu and self.device not in (None, "hpu"):
+            yield wrong(
+                f"common.hpu is true but common.device is {self.device}: leave one of them at its default.", "gaudi"
+            )
+        lazy = hpu_environment.is_lazy({hpu_environment.LAZY_MODE: "1" if self.hpu_lazy_mode else "0", **os.environ})
+        if self.hpu_compile != "none" and not self.on_hpu:
+            yield odd(f"common.hpu_compile is {self.hpu_compile} and has no effect: this run is not on HPU.", "gaudi")
+        elif self.hpu_compile == "hpu_graphs" and not lazy:
+            yield wrong(
+                "common.hpu_compile is hpu_graphs, which lazy mode alone has: set common.hpu_lazy_mode=true, or "
+                "hpu_compile=compile.",
+                "gaudi",
+            )
+        elif self.hpu_compile == "compile" and lazy:
+            yield wrong(
+                "common.hpu_compile is compile, which eager mode alone has: set common.hpu_lazy_mode=false, or "
+                "hpu_compile=hpu_graphs.",
+                "gaudi",
+            )
+        if self.hpu_compiled_autograd and (self.hpu_compile != "compile" or not self.on_hpu):
+            yield odd(
+                "common.hpu_compiled_autograd is true and has no effect without common.hpu_compile=compile on HPU.",
+                "gaudi",
+            )
+
+    def _precision(self) -> Iterator[Finding]:
+        """One kind of half precision; torch's lazy-tensor device has no autocast."""
+        half = [name for name in ("fp16", "memory_efficient_fp16", "amp") if getattr(self, name)]
+        brain = [name for name in ("bf16", "memory_efficient_bf16") if getattr(self, name)]
+        if half and brain:
+            yield wrong(
+                f"common.{half[0]} and common.{brain[0]} are both true: set one of them to false "
+                f"(common.{half[0]}=false).",
+                "optimisation",
+            )
+        keys = ("fp16", "bf16", "amp", "hmp", "memory_efficient_fp16", "memory_efficient_bf16")
+        asked = [f"common.{key}" for key in keys if getattr(self, key)]
+        if self.device == "lazy" and asked:
+            off = " ".join(f"{key}=false" for key in asked)
+            yield wrong(
+                f"common.device is lazy, which computes in fp32 only, but {' and '.join(asked)} is true: set {off}.",
+                "lazy-device",
+            )
+
+    def _op_lists_apply(self) -> Iterator[Finding]:
+        """Mixed precision by op lists."""
+        if self.hmp and self.hmp_opt_level == "O2":
+            yield wrong(
+                "common.hmp_opt_level is O2: it belonged to Habana's own mixed precision, which ended with release "
+                "1.13 of its software; autocast, which runs in its place, knows op lists only. Set "
+                "common.hmp_opt_level=O1, with common.hmp_bf16 and hmp_fp32.",
+                "gaudi",
+            )
+        elif self.hmp and self.hmp_opt_level != "O1":
+            yield wrong(f"common.hmp_opt_level is {self.hmp_opt_level!r}: it may be O1.", "gaudi")
+        if self.hmp and not self.on_hpu and (self.hmp_bf16 or self.hmp_fp32):
+            yield odd(
+                "common.hmp runs bfloat16 autocast on this device too, by torch's own list of operators: the op lists "
+                "are for HPU.",
+                "gaudi",
+            )
 
 
 @dataclass
@@ -151,12 +247,24 @@ class EMAConfig(FairseqDataclass):
     store_ema: bool = field(
         default=False, metadata={"help": "keep the average; it is saved in the checkpoint's extra_state"}
     )
-    ema_decay: float = field(default=0.9999, metadata={"help": "share of the old average that an update keeps"})
+    ema_decay: float = field(
+        default=0.9999, metadata={"help": "share of the old average that an update keeps", "share": True}
+    )
     ema_start_update: int = field(
         default=0, metadata={"help": "copy the weights until this update, average from then on"}
     )
     ema_seed_model: Optional[str] = field(
         default=None, metadata={"help": "checkpoint that the average starts from (null: the model itself)"}
     )
-    ema_update_freq: int = field(default=1, metadata={"help": "updates between two steps of the average"})
+    ema_update_freq: int = field(
+        default=1, metadata={"help": "updates between two steps of the average", "at_least": 1}
+    )
     ema_fp32: bool = field(default=False, metadata={"help": "average in fp32 whatever the weights' precision"})
+
+    def check_files(self) -> Iterator[Finding]:
+        if self.ema_seed_model is not None and not Path(self.ema_seed_model).expanduser().is_file():
+            yield wrong(
+                f"ema.ema_seed_model is {self.ema_seed_model!r}: there is no such "
+                f"file{from_here(Path(self.ema_seed_model))}.",
+                "other-paths",
+            )

@@ -24,7 +24,8 @@ class DistributedTrainingConfig(FairseqDataclass):
             "help": (
                 "processes, one per device, of this machine; under a launcher WORLD_SIZE counts, and on HPU "
                 "this must agree"
-            )
+            ),
+            "at_least": 1,
         },
     )
     distributed_rank: Optional[int] = field(default=0, metadata={"help": "rank of the first process on this machine"})
@@ -34,7 +35,8 @@ class DistributedTrainingConfig(FairseqDataclass):
     distributed_timeout: int = field(
         default=1800,
         metadata={
-            "help": "seconds that processes wait for each other in an exchange before the run ends with an error"
+            "help": "seconds that processes wait for each other in an exchange before the run ends with an error",
+            "at_least": 1,
         },
     )
     device_id: int = field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
@@ -13,18 +12,17 @@ class Finding(NamedTuple):
 
     text: str
     stops: bool  # an error, which stops the run; else a warning
-    name: str = ""  # a short one that stays, for those who look for it; "": the rule's
-
-
-Rule = Callable[[DictConfig], Iterator[Finding]]
+    name: str = ""  # the topic, which does not change with the text; "": the config group
 
 
 def wrong(text: str, name: str = "") -> Finding:
+    """An error: the run could only fail later, or would train something else than was meant."""
     return Finding(text, True, name)
 
 
-def odd(text: str) -> Finding:
-    return Finding(text, False)
+def odd(text: str, name: str = "") -> Finding:
+    """A warning: what an engineer would ask about."""
+    return Finding(text, False, name)
 
 
 def named(group: Any, *names: str) -> bool:

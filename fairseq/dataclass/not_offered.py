@@ -6,6 +6,9 @@ stands for any ending.
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+from typing import Any
+
 _TPU = "train on CPU or CUDA"
 _PARALLEL = "use data parallel training: distributed_training.distributed_world_size, or torchrun"
 _SHARDING = "use distributed_training.ddp_backend=pytorch_ddp; model.checkpoint_activations=true saves memory"
@@ -120,3 +123,13 @@ WITHOUT_EFFECT: dict[str, str] = {
     "interactive.*": _TEXT,
     "bmuf.*": "it belongs to optimization.use_bmuf, which is not offered",
 }
+
+
+def not_offered(key: str, value: Any) -> str:
+    """The problem of a key in NOT_OFFERED that has another value than its default."""
+    return f"{key} is {value!r}, which is not offered: {entry(key, NOT_OFFERED)}."
+
+
+def entry(key: str, table: dict[str, str]) -> str | None:
+    """What a table says of a key; None where it does not name it."""
+    return next((text for pattern, text in table.items() if fnmatch(key, pattern)), None)

@@ -1,31 +1,39 @@
 """Groups `dataset`, `optimization` and `checkpoint`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Optional
 
 from omegaconf import II
 
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.constants import DATASET_IMPL_CHOICES
+from fairseq.dataclass.findings import Finding, odd, wrong
+from fairseq.dataclass.values import from_here
 
 
 @dataclass
 class DatasetConfig(FairseqDataclass):
     """Which parts of the data are read, in what batches, and when the model is validated."""
 
-    num_workers: int = field(default=1, metadata={"help": "data-loading processes per training process (0: none)"})
+    num_workers: int = field(
+        default=1, metadata={"help": "data-loading processes per training process (0: none)", "at_least": 0}
+    )
     skip_invalid_size_inputs_valid_test: bool = field(
         default=False,
         metadata={"help": "leave out utterances of a size that the model cannot take, in place of an error"},
     )
     max_tokens: Optional[int] = field(
-        default=None, metadata={"help": "audio samples in a batch, padding included (1400000: 87.5 s at 16 kHz)"}
+        default=None,
+        metadata={"help": "audio samples in a batch, padding included (1400000: 87.5 s at 16 kHz)", "at_least": 1},
     )
     batch_size: Optional[int] = field(
-        default=None, metadata={"help": "utterances in a batch", "argparse_alias": "--max-sentences"}
+        default=None, metadata={"help": "utterances in a batch", "argparse_alias": "--max-sentences", "at_least": 1}
     )
     required_batch_size_multiple: int = field(
-        default=8, metadata={"help": "round a batch's utterances down to a multiple of this where it can be"}
+        default=8,
+        metadata={"help": "round a batch's utterances down to a multiple of this where it can be", "at_least": 1},
     )
     data_buffer_size: int = field(
         default=10, metadata={"help": "batches that each data-loading process prepares ahead"}
@@ -40,19 +48,28 @@ class DatasetConfig(FairseqDataclass):
     ignore_unused_valid_subsets: Optional[bool] = field(
         default=False, metadata={"help": "no error for valid*.tsv that valid_subset leaves out"}
     )
-    validate_interval: int = field(default=1, metadata={"help": "epochs between two validations"})
+    validate_interval: int = field(default=1, metadata={"help": "epochs between two validations", "at_least": 1})
     validate_interval_updates: int = field(
-        default=0, metadata={"help": "updates between two validations (0: only by epochs)"}
+        default=0, metadata={"help": "updates between two validations (0: only by epochs)", "at_least": 0}
     )
     validate_after_updates: int = field(default=0, metadata={"help": "no validation before this update"})
     disable_validation: bool = field(default=False, metadata={"help": "never validate"})
-    max_tokens_valid: Optional[int] = II("dataset.max_tokens")
+    max_tokens_valid: Optional[int] = field(default=II("dataset.max_tokens"), metadata={"at_least": 1})
     batch_size_valid: Optional[int] = field(
         default=II("dataset.batch_size"),
-        metadata={"help": "utterances in a batch of validation", "argparse_alias": "--max-sentences-valid"},
+        metadata={
+            "help": "utterances in a batch of validation",
+            "argparse_alias": "--max-sentences-valid",
+            "at_least": 1,
+        },
     )
     max_valid_steps: Optional[int] = field(
-        default=None, metadata={"help": "batches of a validation, per process (null: all)", "argparse_alias": "--nval"}
+        default=None,
+        metadata={
+            "help": "batches of a validation, per process (null: all)",
+            "argparse_alias": "--nval",
+            "at_least": 1,
+        },
     )
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
@@ -67,17 +84,33 @@ class DatasetConfig(FairseqDataclass):
     grouped_shuffling: bool = False
     update_epoch_batch_itr: bool = II("dataset.grouped_shuffling")
 
+    def check(self) -> Iterator[Finding]:
+        if self.max_tokens is None and self.batch_size is None:
+            yield wrong(
+                "neither dataset.max_tokens (audio samples in a batch) nor dataset.batch_size (utterances) is set: "
+                "set one of them.",
+                "batches",
+            )
+        if self.train_subset in split_names(self.valid_subset):
+            yield odd(
+                f"dataset.valid_subset contains the training data, {self.train_subset}: its loss says nothing about "
+                "unseen speech.",
+                "checkpoints",
+            )
+
 
 @dataclass
 class OptimizationConfig(FairseqDataclass):
     """How long to train, with which learning rate, and over how many batches a gradient is summed."""
 
-    max_epoch: int = field(default=0, metadata={"help": "stop after so many epochs (0: no limit)"})
-    max_update: int = field(default=0, metadata={"help": "stop after so many updates (0: no limit)"})
+    max_epoch: int = field(default=0, metadata={"help": "stop after so many epochs (0: no limit)", "at_least": 0})
+    max_update: int = field(default=0, metadata={"help": "stop after so many updates (0: no limit)", "at_least": 0})
     stop_time_hours: float = field(
-        default=0, metadata={"help": "save and stop after so many hours of training (0: no limit)"}
+        default=0, metadata={"help": "save and stop after so many hours of training (0: no limit)", "at_least": 0}
     )
-    clip_norm: float = field(default=0.0, metadata={"help": "largest norm of the gradient (0: not clipped)"})
+    clip_norm: float = field(
+        default=0.0, metadata={"help": "largest norm of the gradient (0: not clipped)", "at_least": 0}
+    )
     sentence_avg: bool = field(
         default=False, metadata={"help": "divide the gradient by utterances in place of masked frames"}
     )
@@ -96,12 +129,35 @@ class OptimizationConfig(FairseqDataclass):
         default=False, metadata={"help": "leave out an epoch's last update where its batches are too few"}
     )
     max_nonfinite_updates: int = field(
-        default=10, metadata={"help": "stop after so many updates in a row with a loss or gradient that is not finite"}
+        default=10,
+        metadata={
+            "help": "stop after so many updates in a row with a loss or gradient that is not finite",
+            "at_least": 1,
+        },
     )
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
     debug_param_names: bool = False
     use_bmuf: bool = False
+
+    def check(self) -> Iterator[Finding]:
+        if not self.update_freq or min(self.update_freq) < 1:
+            yield wrong(
+                f"optimization.update_freq is {list(self.update_freq)}: it must be a list of numbers of at least 1, "
+                "such as [64].",
+                "optimisation",
+            )
+        if not self.lr or min(self.lr) < 0:
+            yield wrong(
+                f"optimization.lr is {list(self.lr)}: it must be a list of learning rates, such as [0.0005].",
+                "optimisation",
+            )
+        if not (self.max_update or self.max_epoch or self.stop_time_hours):
+            yield odd(
+                "none of optimization.max_update, max_epoch and stop_time_hours is set: the run ends only when it is "
+                "stopped.",
+                "optimisation",
+            )
 
 
 @dataclass
@@ -139,9 +195,9 @@ class CheckpointConfig(FairseqDataclass):
     optimizer_overrides: str = field(
         default="{}", metadata={"help": "a Python dict of optimizer settings that differ from the checkpoint's"}
     )
-    save_interval: int = field(default=1, metadata={"help": "epochs between two checkpoints"})
+    save_interval: int = field(default=1, metadata={"help": "epochs between two checkpoints", "at_least": 1})
     save_interval_updates: int = field(
-        default=0, metadata={"help": "updates between two checkpoints (0: only by epochs)"}
+        default=0, metadata={"help": "updates between two checkpoints (0: only by epochs)", "at_least": 0}
     )
     keep_interval_updates: int = field(
         default=-1, metadata={"help": "keep so many of the checkpoints that updates caused (-1: all)"}
@@ -184,6 +240,38 @@ class CheckpointConfig(FairseqDataclass):
     load_checkpoint_on_all_dp_ranks: bool = False
     write_checkpoints_asynchronously: bool = False
     model_parallel_size: int = II("common.model_parallel_size")
+
+    def check(self) -> Iterator[Finding]:
+        if self.continue_pretraining and self.finetune_from_model is None:
+            yield wrong(
+                "checkpoint.continue_pretraining is true, but checkpoint.finetune_from_model does not say what is "
+                "continued.",
+                "checkpoints",
+            )
+        if self.keep_interval_updates > 0 and not self.save_interval_updates:
+            yield odd(
+                "checkpoint.keep_interval_updates has no effect while checkpoint.save_interval_updates is 0.",
+                "checkpoints",
+            )
+        if self.no_save and (self.save_interval_updates or self.keep_best_checkpoints > 0):
+            yield odd("checkpoint.no_save is true: nothing is written, whatever else the group says.", "checkpoints")
+        elif self.no_last_checkpoints:
+            yield odd(
+                "checkpoint.no_last_checkpoints is true: typed again, the command continues from the newest of the "
+                "other checkpoints, and starts anew where there is none.",
+                "checkpoints",
+            )
+
+    def check_files(self) -> Iterator[Finding]:
+        start = self.finetune_from_model
+        if start is not None and not Path(start).expanduser().is_file():
+            yield wrong(
+                f"checkpoint.finetune_from_model is {start!r}: there is no such file{from_here(Path(start))}.",
+                "other-paths",
+            )
+        folder = Path(self.save_dir)
+        if folder.exists() and not folder.is_dir():
+            yield wrong(f"checkpoint.save_dir is {str(folder)!r}, which is a file: it must be a folder.", "other-paths")
 
 
 def split_names(names: str) -> list[str]:

@@ -5,22 +5,46 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
-from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq import device as device_layer
-from fairseq.dataclass import rules
-from fairseq.dataclass.base import ConfigError
+from fairseq.dataclass import crossing
+from fairseq.dataclass.base import ConfigError, FairseqDataclass
+from fairseq.dataclass.checks import file_findings_of, findings_of, instance_of
 from fairseq.dataclass.findings import Finding, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
-from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT
+from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT, entry, not_offered
 from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, config_to_container, dataclass_of
 
 _KEY = re.compile(rf"(?<![\w./])(?:{'|'.join((*FIXED_GROUPS, *REGISTRY_GROUPS))})\.\w+")  # in a message
+
+
+# in this order they are told; docs/preflight.md explains them
+TOPICS = (
+    "gaudi",
+    "single-values",
+    "batches",
+    "buckets-without-padding",
+    "corpora",
+    "augmentation",
+    "optimisation",
+    "schedule",
+    "best-checkpoint",
+    "checkpoints",
+    "conv-layers",
+    "wav2vec2-widths",
+    "contrast",
+    "fine-tuning",
+    "wer-args",
+    "lazy-device",
+    "manifests",
+    "other-paths",
+    "op-lists",
+)
 
 
 class Problems(NamedTuple):
@@ -80,9 +104,28 @@ def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[Finding]:
     """
     yield from _missing(cfg)
     yield from _not_offered(cfg)
-    for rule in rules.RULES + (rules.PATH_RULES if check_paths else ()):
-        for finding in rule(cfg):
-            yield finding if finding.name else finding._replace(name=rule.__name__.replace("_", "-"))
+    found = list(_of_groups(cfg, findings_of))
+    for rule in crossing.RULES:
+        found += rule(cfg)
+    if check_paths:
+        found += crossing.manifests(cfg)
+        found += _of_groups(cfg, file_findings_of)
+    yield from sorted(found, key=_place)
+
+
+def _of_groups(cfg: DictConfig, rules: Callable[[FairseqDataclass, str], Iterator[Finding]]) -> Iterator[Finding]:
+    """What the groups' own rules find, in the order of the config."""
+    for group in cfg:
+        values = cfg[group] if not OmegaConf.is_missing(cfg, group) else None
+        if isinstance(values, DictConfig):
+            dataclass = dataclass_of(str(group), values.get("_name"))
+            if dataclass is not None:
+                yield from rules(instance_of(dataclass, config_to_container(values)), str(group))
+
+
+def _place(finding: Finding) -> int:
+    """Where a finding is told: by topic; those of plug-ins' own topics come last."""
+    return TOPICS.index(finding.name) if finding.name in TOPICS else len(TOPICS)
 
 
 def unrelated(findings: Iterable[Finding], after: Sequence[str]) -> Iterator[Finding]:
@@ -141,27 +184,22 @@ def _not_offered(cfg: DictConfig) -> Iterator[Finding]:
         for name, default in dataclass.field_defaults().items():
             key = f"{group}.{name}"
             value = OmegaConf.select(values, name)
-            alternative = _entry(key, NOT_OFFERED)
-            if alternative is not None and not _is_default(value, default, cfg):
-                yield wrong(f"{key} is {value!r}, which is not offered: {alternative}.", "not-offered")
+            if entry(key, NOT_OFFERED) is not None and not _is_default(value, default, cfg):
+                yield wrong(not_offered(key, value), "not-offered")
             elif key in NOT_OFFERED_VALUES and value in NOT_OFFERED_VALUES[key]:
                 yield wrong(
                     f"{key} is {value!r}, which is not offered: {NOT_OFFERED_VALUES[key][value]}.", "not-offered"
                 )
-            elif (reason := _entry(key, WITHOUT_EFFECT)) is not None and not _is_default(value, default, cfg):
-                yield odd(f"{key} is {value!r} and has no effect: {reason}.")._replace(name="no-effect")
+            elif (reason := entry(key, WITHOUT_EFFECT)) is not None and not _is_default(value, default, cfg):
+                yield odd(f"{key} is {value!r} and has no effect: {reason}.", "no-effect")
 
 
 def remark_on(key: str) -> str | None:
     """What a user should know of a key whose feature is not offered or that has no effect; None for the others."""
-    if (alternative := _entry(key, NOT_OFFERED)) is not None:
+    if (alternative := entry(key, NOT_OFFERED)) is not None:
         return f"Not offered: {alternative}."
-    reason = _entry(key, WITHOUT_EFFECT)
+    reason = entry(key, WITHOUT_EFFECT)
     return None if reason is None else f"Has no effect: {reason}."
-
-
-def _entry(key: str, table: dict[str, str]) -> str | None:
-    return next((text for pattern, text in table.items() if fnmatch(key, pattern)), None)
 
 
 def _is_default(value: Any, default: Any, cfg: DictConfig) -> bool:

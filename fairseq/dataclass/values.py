@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 _SHOWN = 120  # characters of a value in a message
@@ -34,7 +35,7 @@ def coerce(value: Any, declared: Any) -> Any:
     """
     if is_reference(value):
         return value
-    kind = _kind(declared)
+    kind = kind_of(declared)
     if kind is int:
         return _whole(value)
     if is_dataclass(kind) and isinstance(value, dict):
@@ -71,7 +72,7 @@ def _whole(value: Any) -> Any:
 
 def is_flat(value: Any, declared: Any) -> bool:
     """Whether the items of a list fit one whose field wants numbers or texts: omegaconf takes lists inside it too."""
-    kind = _kind(declared)
+    kind = kind_of(declared)
     single = get_origin(kind) in (list, tuple) and next(iter(get_args(kind)), Any) in _WORDS
     return not (single and isinstance(value, list) and any(isinstance(item, list | dict) for item in value))
 
@@ -87,7 +88,7 @@ def allowed(declared: Any, default: Any = None) -> str:
     Args:
         default: the field's; it is the example of a list.
     """
-    kind = _kind(declared)
+    kind = kind_of(declared)
     text = _allowed(kind)
     if get_origin(kind) in (list, tuple) and isinstance(default, (list, tuple)) and default:
         text += f", such as {str(list(default)).replace(' ', '')}"
@@ -114,7 +115,7 @@ def misfit(key: str, value: Any, declared: Any, default: Any = None) -> str:
         text += " A bracket is not closed."
     elif value == "None":
         text += f" Write {key}=null for no value."
-    elif isinstance(value, list) and _kind(declared) is str:
+    elif isinstance(value, list) and kind_of(declared) is str:
         text += " Put it into quotes."
     return text
 
@@ -123,6 +124,11 @@ def shown(value: Any) -> str:
     """A value as a message shows it: null as YAML writes it, and long ones cut."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
+
+
+def from_here(path: Path) -> str:
+    """What a message about a path that is not there adds, where the path is relative."""
+    return "" if path.is_absolute() else f" in {Path.cwd()}, from where relative paths count"
 
 
 def leaves(
@@ -134,14 +140,14 @@ def leaves(
     types = get_type_hints(dataclass)
     for key, value in values.items():
         declared = types.get(key)
-        kind = _kind(declared)
+        kind = kind_of(declared)
         if is_dataclass(kind) and isinstance(value, dict):
             yield from leaves(value, kind, (*path, key))
         else:
             yield (*path, key), value, declared
 
 
-def _kind(declared: Any) -> Any:
+def kind_of(declared: Any) -> Any:
     """The type without its Optional."""
     if get_origin(declared) is not Union:
         return declared

@@ -4,7 +4,7 @@ the device can.
 
 import ast
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -12,7 +12,7 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq import device as device_layer
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import FairseqDataclass, Finding, wrong
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam_update import Adam
 from fairseq.optim.fairseq_optimizer import learning_rates
@@ -42,10 +42,19 @@ class FairseqAdamConfig(FairseqDataclass):
         },
     )
     fp16_adam_stats: bool = field(
-        default=False, metadata={"help": "not offered: the averages are kept in the parameters' precision"}
+        default=False,
+        metadata={"help": "not offered: the averages are kept in the parameters' precision", "refused": True},
     )
     tpu: bool = II("common.tpu")
     lr: list[float] = II("optimization.lr")
+
+    def check(self) -> Iterator[Finding]:
+        if str(self.use_fused).lower() not in ("auto", "true", "false"):
+            yield wrong(f"optimizer.use_fused is {self.use_fused!r}: it may be auto, true or false.", "optimisation")
+        try:
+            parse_betas(self.adam_betas)
+        except ValueError as error:
+            yield wrong(str(error), "optimisation")
 
 
 def parse_betas(betas: Any) -> tuple[float, float]:
@@ -54,25 +63,15 @@ def parse_betas(betas: Any) -> tuple[float, float]:
     Raises:
         ValueError: anything else.
     """
+    problem = f"optimizer.adam_betas is {betas!r}: it must be two numbers from 0 to below 1, such as (0.9, 0.98)."
     try:
-        first, second = (float(beta) for beta in (ast.literal_eval(betas) if isinstance(betas, str) else betas))
+        first, second = ast.literal_eval(betas) if isinstance(betas, str) else betas
     except (ValueError, SyntaxError, TypeError):
-        raise ValueError(f"optimizer.adam_betas is {betas!r}: it must be two numbers, as in [0.9, 0.98].") from None
-    if not (0 <= first < 1 and 0 <= second < 1):
-        raise ValueError(f"optimizer.adam_betas is {betas!r}: both must be at least 0 and below 1.")
-    return first, second
-
-
-def parse_use_fused(value: Any) -> str:
-    """`optimizer.use_fused` as auto, true or false.
-
-    Raises:
-        ValueError: anything else.
-    """
-    text = str(value).lower()
-    if text not in ("auto", "true", "false"):
-        raise ValueError(f"optimizer.use_fused is {value!r}: it may be auto, true or false.")
-    return text
+        raise ValueError(problem) from None
+    for beta in (first, second):
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < 1:
+            raise ValueError(problem)
+    return float(first), float(second)
 
 
 @register_optimizer("adam", dataclass=FairseqAdamConfig)
@@ -83,16 +82,11 @@ class FairseqAdam(FairseqOptimizer):
 
     def __init__(self, cfg: FairseqAdamConfig, params: Iterable[Tensor]) -> None:
         super().__init__(cfg)
-        if cfg.fp16_adam_stats:
-            raise ValueError(
-                "optimizer.fp16_adam_stats is not offered: leave it false; common.fp16 or bf16 halve the "
-                "activations' memory."
-            )
         self._optimizer = self._build(list(params))
 
     def _build(self, params: list[Tensor]) -> Adam:
         """By the device's fused kernel, or by plain operations."""
-        choice = parse_use_fused(self.cfg.use_fused)
+        choice = str(self.cfg.use_fused).lower()
         device = device_layer.of(params[0]) if params else device_layer.get("cpu")
         kernel = device.fused_adam()
         if choice == "true" and kernel is None and not device.torch_fuses_adam:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq import utils
+from fairseq.dataclass.checks import refuse
 
 
 def learning_rates(lr: Any) -> list[float]:
@@ -42,6 +43,7 @@ class FairseqOptimizer:
     _optimizer: torch.optim.Optimizer
 
     def __init__(self, cfg: Any) -> None:
+        refuse(cfg, "optimizer")
         self.cfg = cfg
 
     @property

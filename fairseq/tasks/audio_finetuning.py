@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -19,7 +19,7 @@ from fairseq.data.batch import Batch
 from fairseq.data.data_utils import post_process
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, join, read_labels
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import FairseqDataclass, Finding, wrong
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.masks.settings import FinetuningMasks, Masks
 from fairseq.models.fairseq_model import BaseFairseqModel
@@ -47,6 +47,10 @@ class AugmentConfig(FairseqDataclass):
         default=None,
         metadata={"help": "add noise, the loudest so many dB below the speech, the softest 30 dB softer; None: off"},
     )
+
+    def check(self) -> Iterator[Finding]:
+        for text in check_augmentation(Augmentation(self.speed, self.eq_db, self.noise_db), "task.augment"):
+            yield wrong(text, "augmentation")
 
 
 @dataclass
@@ -92,6 +96,14 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
+    def check(self) -> Iterator[Finding]:
+        yield from super().check()
+        if self.augment.speed > 1 and not self.rebuild_batches:
+            yield wrong(
+                "task.augment.speed needs task.rebuild_batches=true: lengths, and so batches, change each epoch.",
+                "augmentation",
+            )
+
 
 @register_task("audio_finetuning", dataclass=AudioFinetuningConfig)
 class AudioFinetuningTask(AudioPretrainingTask):
@@ -107,13 +119,6 @@ class AudioFinetuningTask(AudioPretrainingTask):
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
         super().__init__(cfg)
         self.augmentation = Augmentation(cfg.augment.speed, cfg.augment.eq_db, cfg.augment.noise_db)
-        problems = check_augmentation(self.augmentation, "task.augment")
-        if self.augmentation.speed > 1 and not cfg.rebuild_batches:
-            problems.append(
-                "task.augment.speed needs task.rebuild_batches=true: lengths, and so batches, change each epoch."
-            )
-        if problems:
-            raise ValueError("\n".join(problems))
         self.encoder_cfg: Any = None
         self.state.add_factory("target_dictionary", self.load_target_dictionary)
 

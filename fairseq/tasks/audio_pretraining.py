@@ -4,7 +4,9 @@ import hashlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 from omegaconf import II, MISSING
@@ -16,9 +18,10 @@ from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptio
 from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
 from fairseq.data.options import BatchLimits
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
 from fairseq.masks.settings import Masks, PretrainingMasks
 from fairseq.models.fairseq_model import BaseFairseqModel
+from fairseq.models.wav2vec.config import conv_layer_findings
 from fairseq.tasks import register_task
 from fairseq.tasks.fairseq_task import FairseqTask
 
@@ -49,6 +52,9 @@ class InferredW2vConfig(FairseqDataclass):
     conv_feature_layers: str = II("model.conv_feature_layers")
     encoder_embed_dim: int = II("model.encoder_embed_dim")
 
+    def check(self) -> Iterator[Finding]:
+        yield from conv_layer_findings("task.inferred_w2v_config.conv_feature_layers", self.conv_feature_layers)
+
 
 @dataclass
 class AudioPretrainingConfig(FairseqDataclass):
@@ -73,10 +79,11 @@ class AudioPretrainingConfig(FairseqDataclass):
         },
     )
     binarized_dataset: bool = field(
-        default=False, metadata={"help": "not offered: manifests of any size load as they are"}
+        default=False, metadata={"help": "not offered: manifests of any size load as they are", "refused": True}
     )
     sample_rate: int = field(
-        default=16_000, metadata={"help": "Hz; what the audio must have, or is converted to with resample"}
+        default=16_000,
+        metadata={"help": "Hz; what the audio must have, or is converted to with resample", "at_least": 1},
     )
     normalize: bool = field(
         default=False, metadata={"help": "audio of zero mean and unit variance (with extractor_mode layer_norm)"}
@@ -85,15 +92,18 @@ class AudioPretrainingConfig(FairseqDataclass):
         default=False, metadata={"help": "pad a batch to its longest utterance; else crop to its shortest"}
     )
     max_sample_size: Optional[int] = field(
-        default=None, metadata={"help": "longer utterances are cropped to this many samples"}
+        default=None, metadata={"help": "longer utterances are cropped to this many samples", "at_least": 1}
     )
-    min_sample_size: Optional[int] = field(default=None, metadata={"help": "shorter utterances (samples) are left out"})
+    min_sample_size: Optional[int] = field(
+        default=None, metadata={"help": "shorter utterances (samples) are left out", "at_least": 0}
+    )
     num_batch_buckets: int = field(
         default=0,
         metadata={
             "help": (
                 "round padded lengths up to this many sizes, each with one batch shape (0: off); needs enable_padding"
-            )
+            ),
+            "at_least": 0,
         },
     )
     precompute_mask_indices: bool = field(
@@ -112,9 +122,9 @@ class AudioPretrainingConfig(FairseqDataclass):
         default=True, metadata={"help": "cut new batches each epoch; else shuffle those of the first"}
     )
     precompute_mask_config: Optional[Any] = field(
-        default=None, metadata={"help": "not offered (data2vec 2): see inferred_w2v_config"}
+        default=None, metadata={"help": "not offered (data2vec 2): see inferred_w2v_config", "refused": True}
     )
-    post_save_script: Optional[str] = field(default=None, metadata={"help": "not offered"})
+    post_save_script: Optional[str] = field(default=None, metadata={"help": "not offered", "refused": True})
     subsample: float = field(default=1.0, metadata={"help": "share of the utterances to train on, drawn by seed"})
     seed: int = II("common.seed")
     resample: bool = field(
@@ -126,60 +136,69 @@ class AudioPretrainingConfig(FairseqDataclass):
     max_quarantined_share: float = field(
         default=0.01,
         metadata={
-            "help": "a run stops when more than this share of its files cannot be decoded; until then they are replaced"
+            "help": (
+                "a run stops when more than this share of its files cannot be decoded; until then they are replaced"
+            ),
+            "share": True,
         },
     )
 
+    def check(self) -> Iterator[Finding]:
+        longest, shortest = self.max_sample_size, self.min_sample_size
+        if longest is not None and shortest is not None and shortest > longest:
+            yield wrong(
+                f"task.min_sample_size is {shortest} but task.max_sample_size is {longest}: every utterance would be "
+                "left out.",
+                "batches",
+            )
+        if self.num_batch_buckets > 0 and not (self.enable_padding or self.labels):  # with labels, audio is padded
+            yield wrong(
+                f"task.num_batch_buckets is {self.num_batch_buckets} but task.enable_padding is false: buckets need "
+                "padding.",
+                "buckets-without-padding",
+            )
+        if not 0 < self.subsample <= 1:
+            yield wrong(f"task.subsample is {self.subsample}; it must be above 0 and at most 1.", "corpora")
+        yield from self._corpora()
 
-def config_problems(cfg: Any) -> list[str]:
-    """What is wrong with the values of an AudioPretrainingConfig; a sentence each."""
-    problems = []
-    for key, instead in {
-        "binarized_dataset": "leave it false: plain manifests load quickly at any size",
-        "precompute_mask_config": "use task.inferred_w2v_config for the mask settings of wav2vec 2.0",
-        "post_save_script": "run it beside the training, on the files in checkpoint.save_dir",
-    }.items():
-        if cfg[key]:
-            problems.append(f"task.{key} is {cfg[key]!r}, which is not offered: {instead}.")
-    if cfg.num_batch_buckets < 0:
-        problems.append(f"task.num_batch_buckets is {cfg.num_batch_buckets}; it must be 0 (off) or more.")
-    if cfg.num_batch_buckets > 0 and not (cfg.enable_padding or cfg.labels):  # with labels, audio is always padded
-        problems.append(
-            f"task.num_batch_buckets is {cfg.num_batch_buckets} but task.enable_padding is false: buckets need padding."
-        )
-    if not 0 < cfg.subsample <= 1:
-        problems.append(f"task.subsample is {cfg.subsample}; it must be above 0 and at most 1.")
-    if not 0 <= cfg.max_quarantined_share <= 1:
-        problems.append(f"task.max_quarantined_share is {cfg.max_quarantined_share}; it must lie between 0 and 1.")
-    return problems + _corpus_problems(cfg)
-
-
-def _corpus_problems(cfg: Any) -> list[str]:
-    if cfg.multi_corpus_keys is None:
-        if cfg.multi_corpus_sampling_weights is not None:
-            return ["task.multi_corpus_sampling_weights is set but task.multi_corpus_keys is not: weights of what?"]
-        return []
-    if cfg.multi_corpus_sampling_weights is None:
-        return []
-    keys, texts = _split_commas(cfg.multi_corpus_keys), _split_commas(cfg.multi_corpus_sampling_weights)
-    try:
-        weights = [float(text) for text in texts]
-    except ValueError:
-        return [
-            f"task.multi_corpus_sampling_weights is {cfg.multi_corpus_sampling_weights!r}; it must be "
-            "comma-separated numbers."
-        ]
-    if len(weights) != len(keys):
-        return [
-            f"task.multi_corpus_sampling_weights has {len(weights)} numbers for the {len(keys)} corpora of "
-            "task.multi_corpus_keys."
-        ]
-    if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-        return [
-            f"task.multi_corpus_sampling_weights is {cfg.multi_corpus_sampling_weights!r}; shares must not be "
-            "negative and sum to 1."
-        ]
-    return []
+    def _corpora(self) -> Iterator[Finding]:
+        """Names and shares of several corpora."""
+        keys, weights = self.multi_corpus_keys, self.multi_corpus_sampling_weights
+        if keys is None:
+            if weights is not None:
+                yield wrong(
+                    "task.multi_corpus_sampling_weights is set but task.multi_corpus_keys is not: weights of what?",
+                    "corpora",
+                )
+            return
+        for key in _split_commas(keys):
+            if Path(key).is_absolute():
+                yield wrong(
+                    f"task.multi_corpus_keys names {key!r}: it must be the names of folders in task.data, such as "
+                    "books,calls.",
+                    "corpora",
+                )
+        if weights is None:
+            return
+        if len(_split_commas(weights)) != len(_split_commas(keys)):
+            yield wrong(
+                f"task.multi_corpus_sampling_weights is {weights!r}: it must be {len(_split_commas(keys))} numbers, "
+                "one for each of task.multi_corpus_keys.",
+                "corpora",
+            )
+            return
+        try:
+            shares = [float(text) for text in _split_commas(weights)]
+        except ValueError:
+            yield wrong(
+                f"task.multi_corpus_sampling_weights is {weights!r}; it must be comma-separated numbers.", "corpora"
+            )
+            return
+        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            yield wrong(
+                f"task.multi_corpus_sampling_weights is {weights!r}; shares must not be negative and sum to 1.",
+                "corpora",
+            )
 
 
 def _split_commas(text: str) -> list[str]:
@@ -196,9 +215,6 @@ class AudioPretrainingTask(FairseqTask):
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
         super().__init__(cfg)
-        problems = config_problems(cfg)
-        if problems:
-            raise ValueError("\n".join(problems))
         if str(cfg.text_compression_level) != "none":
             logger.info("task.text_compression_level has no effect: file names are held compactly in any case")
         self.model_cfg: Any = None

@@ -20,6 +20,7 @@ from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.options import BatchLimits, LoaderOptions
 from fairseq.data.plugged_in import as_audio_dataset
+from fairseq.dataclass.checks import refuse
 from fairseq.masks.settings import Masks
 from fairseq.models.fairseq_model import BaseFairseqModel
 
@@ -73,6 +74,7 @@ class FairseqTask:
         return criterion.logging_outputs_can_be_summed()
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
+        refuse(cfg, "task")
         self.cfg = cfg
         self.datasets: dict[str, FairseqDataset] = {}
         self.state = StatefulContainer()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq import checkpoint_utils
+from fairseq.dataclass.checks import refuse
 from fairseq.dataclass.configs import EMAConfig
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,7 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, config: EMAConfig, device: Optional[Union[str, torch.device]] = None) -> None:
-        if not 0 <= config.ema_decay <= 1:
-            raise ValueError(f"ema.ema_decay is {config.ema_decay}: it must lie between 0 and 1.")
-        if config.ema_update_freq < 1:
-            raise ValueError(f"ema.ema_update_freq is {config.ema_update_freq}: it must be at least 1.")
+        refuse(config, "ema")
         self.config = config
         self.device = device
         self._steps = 0

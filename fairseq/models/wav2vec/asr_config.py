@@ -1,19 +1,23 @@
 """Configuration of a fine-tuned wav2vec 2.0: fairseq's fields and defaults, of 0.12.2 and of what came after it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 from omegaconf import II, MISSING
 
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.models.wav2vec.config import MASKING_DISTRIBUTION_CHOICES
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
+from fairseq.dataclass.values import from_here
+from fairseq.models.wav2vec.config import MASKING_DISTRIBUTION_CHOICES, conv_layer_findings
 
 BLANK_MODE_CHOICES = ChoiceEnum(["add", "set"])
 _CONV_FEATURE_LAYERS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
 
 
-def _help(text: str) -> dict[str, Any]:
-    return {"help": text}
+def _help(text: str, **rules: Any) -> dict[str, Any]:
+    """A field's metadata: its help, and what FairseqDataclass says of rules."""
+    return {"help": text, **rules}
 
 
 @dataclass
@@ -28,18 +32,21 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
     no_pretrained_weights: bool = field(
         default=False, metadata=_help("take the checkpoint's config only, and random weights")
     )
-    dropout_input: float = field(default=0.0, metadata=_help("dropout of the features that the encoder gets"))
-    final_dropout: float = field(default=0.0, metadata=_help("dropout of the encoder's output"))
-    dropout: float = field(default=0.0, metadata=_help("dropout in the encoder"))
-    attention_dropout: float = field(default=0.0, metadata=_help("dropout of attention weights"))
+    dropout_input: float = field(
+        default=0.0, metadata=_help("dropout of the features that the encoder gets", share=True)
+    )
+    final_dropout: float = field(default=0.0, metadata=_help("dropout of the encoder's output", share=True))
+    dropout: float = field(default=0.0, metadata=_help("dropout in the encoder", share=True))
+    attention_dropout: float = field(default=0.0, metadata=_help("dropout of attention weights", share=True))
     activation_dropout: float = field(
         default=0.0,
-        metadata=_help("dropout after the activation of a feed-forward layer") | {"argparse_alias": "--relu-dropout"},
+        metadata=_help("dropout after the activation of a feed-forward layer", share=True)
+        | {"argparse_alias": "--relu-dropout"},
     )
 
     # masks over time, in training only
     apply_mask: bool = field(default=False, metadata=_help("mask frames (and channels) in training"))
-    mask_length: int = field(default=10, metadata=_help("frames of a masked span"))
+    mask_length: int = field(default=10, metadata=_help("frames of a masked span", at_least=1))
     mask_prob: float = field(default=0.5, metadata=_help("share of frames in masked spans, if none overlapped"))
     mask_selection: MASKING_DISTRIBUTION_CHOICES = field(default="static", metadata=_help("how span lengths are drawn"))
     mask_other: float = field(
@@ -50,12 +57,14 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
     require_same_masks: bool = field(
         default=True, metadata=_help("equally many masked frames a row, where the model draws the masks")
     )
-    mask_dropout: float = field(default=0.0, metadata=_help("share of masked frames that is unmasked again"))
+    mask_dropout: float = field(
+        default=0.0, metadata=_help("share of masked frames that is unmasked again", share=True)
+    )
 
     # masks over channels
-    mask_channel_length: int = field(default=10, metadata=_help("channels of a masked span"))
+    mask_channel_length: int = field(default=10, metadata=_help("channels of a masked span", at_least=1))
     mask_channel_prob: float = field(
-        default=0.0, metadata=_help("share of channels in masked spans, if none overlapped")
+        default=0.0, metadata=_help("share of channels in masked spans, if none overlapped", share=True)
     )
     mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(
         default="static", metadata=_help("how these lengths are drawn")
@@ -67,7 +76,7 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
     feature_grad_mult: float = field(
         default=0.0, metadata=_help("the feature extractor's gradient is multiplied by this; 0: it is frozen")
     )
-    layerdrop: float = field(default=0.0, metadata=_help("probability of leaving out a block, in training"))
+    layerdrop: float = field(default=0.0, metadata=_help("probability of leaving out a block, in training", share=True))
     drop_path: float = field(default=0, metadata=_help("data2vec 2's; only 0 is offered"))
     mask_channel_min_space: Optional[int] = field(
         default=1, metadata=_help("channels between spans that do not overlap")
@@ -109,7 +118,17 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
     conv_feature_layers: Optional[str] = field(
         default=_CONV_FEATURE_LAYERS, metadata=_help("has no effect: w2v_args has it")
     )
-    encoder_embed_dim: Optional[int] = field(default=768, metadata=_help("has no effect: w2v_args has it"))
+    encoder_embed_dim: Optional[int] = field(default=768, metadata=_help("has no effect: w2v_args has it", at_least=1))
+
+    def check(self) -> Iterator[Finding]:
+        yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
+
+    def check_files(self) -> Iterator[Finding]:
+        source = self.w2v_path
+        if source not in (None, MISSING) and self.w2v_args is None and not Path(source).expanduser().exists():
+            yield wrong(
+                f"model.w2v_path is {source!r}: there is no such checkpoint{from_here(Path(source))}.", "other-paths"
+            )
 
 
 @dataclass

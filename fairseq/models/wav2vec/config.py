@@ -1,18 +1,21 @@
 """Configuration of wav2vec 2.0: fairseq 0.12.2's fields and defaults, and three of our own."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from fairseq import utils
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
+from fairseq.frames import parse_conv_layers
 
 EXTRACTOR_MODE_CHOICES = ChoiceEnum(["default", "layer_norm"])
 MASKING_DISTRIBUTION_CHOICES = ChoiceEnum(["static", "uniform", "normal", "poisson"])
 LAYER_TYPE_CHOICES = ChoiceEnum(["transformer", "conformer"])
 
 
-def _help(text: str) -> dict[str, Any]:
-    return {"help": text}
+def _help(text: str, **rules: Any) -> dict[str, Any]:
+    """A field's metadata: its help, and what FairseqDataclass says of rules."""
+    return {"help": text, **rules}
 
 
 @dataclass
@@ -27,24 +30,32 @@ class Wav2Vec2Config(FairseqDataclass):
     )
 
     # encoder
-    encoder_layers: int = field(default=12, metadata=_help("blocks of the encoder"))
-    encoder_embed_dim: int = field(default=768, metadata=_help("channels of the encoder"))
+    encoder_layers: int = field(default=12, metadata=_help("blocks of the encoder", at_least=1))
+    encoder_embed_dim: int = field(default=768, metadata=_help("channels of the encoder", at_least=1))
     encoder_ffn_embed_dim: int = field(default=3072, metadata=_help("inner channels of a feed-forward layer"))
-    encoder_attention_heads: int = field(default=12, metadata=_help("attention heads of a block"))
+    encoder_attention_heads: int = field(default=12, metadata=_help("attention heads of a block", at_least=1))
     activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore[valid-type]
         default="gelu", metadata=_help("activation of the transformer's feed-forward layers")
     )
     layer_type: LAYER_TYPE_CHOICES = field(default="transformer", metadata=_help("kind of block"))
 
     # dropouts
-    dropout: float = field(default=0.1, metadata=_help("dropout in the encoder"))
-    attention_dropout: float = field(default=0.1, metadata=_help("dropout of attention weights (transformer)"))
-    activation_dropout: float = field(
-        default=0.0, metadata=_help("dropout after the activation of a feed-forward layer (transformer)")
+    dropout: float = field(default=0.1, metadata=_help("dropout in the encoder", share=True))
+    attention_dropout: float = field(
+        default=0.1, metadata=_help("dropout of attention weights (transformer)", share=True)
     )
-    encoder_layerdrop: float = field(default=0.0, metadata=_help("probability of leaving out a block, in training"))
-    dropout_input: float = field(default=0.0, metadata=_help("dropout of the features that the encoder gets"))
-    dropout_features: float = field(default=0.0, metadata=_help("dropout of the features that the targets are made of"))
+    activation_dropout: float = field(
+        default=0.0, metadata=_help("dropout after the activation of a feed-forward layer (transformer)", share=True)
+    )
+    encoder_layerdrop: float = field(
+        default=0.0, metadata=_help("probability of leaving out a block, in training", share=True)
+    )
+    dropout_input: float = field(
+        default=0.0, metadata=_help("dropout of the features that the encoder gets", share=True)
+    )
+    dropout_features: float = field(
+        default=0.0, metadata=_help("dropout of the features that the targets are made of", share=True)
+    )
 
     final_dim: int = field(default=0, metadata=_help("width of predictions and targets; 0: encoder_embed_dim"))
     layer_norm_first: bool = field(
@@ -80,12 +91,12 @@ class Wav2Vec2Config(FairseqDataclass):
     quantizer_factor: int = field(
         default=3, metadata=_help("inner width of that projection, over its input's, if it has several layers")
     )
-    latent_vars: int = field(default=320, metadata=_help("codewords of a group"))
-    latent_groups: int = field(default=2, metadata=_help("groups of the codebook"))
+    latent_vars: int = field(default=320, metadata=_help("codewords of a group", at_least=1))
+    latent_groups: int = field(default=2, metadata=_help("groups of the codebook", at_least=1))
     latent_dim: int = field(default=0, metadata=_help("width of quantized targets; 0: final_dim"))
 
     # masks over time
-    mask_length: int = field(default=10, metadata=_help("frames of a masked span"))
+    mask_length: int = field(default=10, metadata=_help("frames of a masked span", at_least=1))
     mask_prob: float = field(default=0.65, metadata=_help("share of frames in masked spans, if none overlapped"))
     mask_selection: MASKING_DISTRIBUTION_CHOICES = field(default="static", metadata=_help("how span lengths are drawn"))
     mask_other: float = field(
@@ -99,7 +110,9 @@ class Wav2Vec2Config(FairseqDataclass):
             "single frames are unmasked until rows mask about equally many; false: whole spans, as in fine-tuning"
         ),
     )
-    mask_dropout: float = field(default=0.0, metadata=_help("share of masked frames that is unmasked again"))
+    mask_dropout: float = field(
+        default=0.0, metadata=_help("share of masked frames that is unmasked again", share=True)
+    )
     mask_emb_init: Optional[float] = field(
         default=None,
         metadata=_help(
@@ -108,9 +121,9 @@ class Wav2Vec2Config(FairseqDataclass):
     )
 
     # masks over channels
-    mask_channel_length: int = field(default=10, metadata=_help("channels of a masked span"))
+    mask_channel_length: int = field(default=10, metadata=_help("channels of a masked span", at_least=1))
     mask_channel_prob: float = field(
-        default=0.0, metadata=_help("share of channels in masked spans, if none overlapped")
+        default=0.0, metadata=_help("share of channels in masked spans, if none overlapped", share=True)
     )
     mask_channel_before: bool = field(
         default=False, metadata=_help("channels are masked before frames, so that mask_emb stays whole")
@@ -123,19 +136,23 @@ class Wav2Vec2Config(FairseqDataclass):
     mask_channel_min_space: int = field(default=1, metadata=_help("channels between spans that do not overlap"))
 
     # negatives
-    num_negatives: int = field(default=100, metadata=_help("negatives from the same utterance"))
+    num_negatives: int = field(default=100, metadata=_help("negatives from the same utterance", at_least=0))
     negatives_from_everywhere: bool = field(
         default=False, metadata=_help("these come from all of its frames, not only the masked ones")
     )
-    cross_sample_negatives: int = field(default=0, metadata=_help("further negatives from all utterances of the batch"))
-    codebook_negatives: int = field(default=0, metadata=_help("further negatives from the codebook"))
+    cross_sample_negatives: int = field(
+        default=0, metadata=_help("further negatives from all utterances of the batch", at_least=0)
+    )
+    codebook_negatives: int = field(default=0, metadata=_help("further negatives from the codebook", at_least=0))
 
     # positional convolution
-    conv_pos: int = field(default=128, metadata=_help("kernel of the positional convolution"))
-    conv_pos_groups: int = field(default=16, metadata=_help("its groups"))
+    conv_pos: int = field(default=128, metadata=_help("kernel of the positional convolution", at_least=1))
+    conv_pos_groups: int = field(default=16, metadata=_help("its groups", at_least=1))
     pos_conv_depth: int = field(
         default=1,
-        metadata=_help("convolutions of the positional embedding; each of several has conv_pos // depth taps"),
+        metadata=_help(
+            "convolutions of the positional embedding; each of several has conv_pos // depth taps", at_least=1
+        ),
     )
 
     latent_temp: tuple[float, float, float] = field(
@@ -148,57 +165,84 @@ class Wav2Vec2Config(FairseqDataclass):
 
     # lengths
     required_seq_len_multiple: int = field(
-        default=2, metadata=_help("the transformer gets frames padded to a multiple of this")
+        default=2, metadata=_help("the transformer gets frames padded to a multiple of this", at_least=1)
     )
-    crop_seq_to_multiple: int = field(default=1, metadata=_help("features are cropped to a multiple of so many frames"))
+    crop_seq_to_multiple: int = field(
+        default=1, metadata=_help("features are cropped to a multiple of so many frames", at_least=1)
+    )
 
     # conformer
     depthwise_conv_kernel_size: int = field(default=31, metadata=_help("kernel of the depthwise convolution, odd"))
     attn_type: str = field(default="", metadata=_help("espnet, or empty for fairseq's attention"))
-    pos_enc_type: str = field(default="abs", metadata=_help("rel_pos, rope, or abs for the positional convolution"))
+    pos_enc_type: str = field(
+        default="abs",
+        metadata=_help("rel_pos, rope, or abs for the positional convolution", choices=("abs", "rel_pos", "rope")),
+    )
     fp16: bool = field(
         default=False, metadata=_help("kept from fairseq; precision is common.fp16's and common.bf16's choice")
     )
 
     # adapters are not offered in pre-training: these keys of later fairseq versions are accepted at their defaults
-    adp_num: int = field(default=-1, metadata=_help("adapters; only -1, none, is offered"))
-    adp_dim: int = field(default=64, metadata=_help("their width"))
-    adp_act_fn: str = field(default="relu", metadata=_help("their activation"))
-    adp_trf_idx: str = field(default="all", metadata=_help("their layers"))
+    adp_num: int = field(default=-1, metadata=_help("adapters; only -1, none, is offered", refused=True))
+    adp_dim: int = field(default=64, metadata=_help("their width", refused=True))
+    adp_act_fn: str = field(default="relu", metadata=_help("their activation", refused=True))
+    adp_trf_idx: str = field(default="all", metadata=_help("their layers", refused=True))
+
+    def check(self) -> Iterator[Finding]:
+        yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
+        yield from self._widths()
+        if self.logit_temp <= 0:
+            yield wrong(f"model.logit_temp is {self.logit_temp}: a temperature is above 0.", "wav2vec2-widths")
+        if self.logit_temp_start is not None and (self.logit_temp_start <= 0 or self.logit_temp_updates < 1):
+            yield wrong(
+                f"model.logit_temp_start is {self.logit_temp_start} and model.logit_temp_updates "
+                f"{self.logit_temp_updates}; a falling temperature needs a start above 0 and at least 1 update",
+                "wav2vec2-widths",
+            )
+        if self.mask_emb_init is not None and self.mask_emb_init < 0:
+            yield wrong(f"model.mask_emb_init is {self.mask_emb_init}; it must not be negative", "wav2vec2-widths")
+        if self.codebook_negatives > 0 and not self.quantize_targets:
+            yield wrong(
+                "model.codebook_negatives is set but model.quantize_targets is false: there is no codebook to draw "
+                "from",
+                "wav2vec2-widths",
+            )
+
+    def _widths(self) -> Iterator[Finding]:
+        """Widths that must divide each other, and what the quantizer needs."""
+        width, heads, groups = self.encoder_embed_dim, self.encoder_attention_heads, self.conv_pos_groups
+        if heads > 0 and width % heads:
+            yield wrong(
+                f"model.encoder_embed_dim is {width}: model.encoder_attention_heads ({heads}) must divide it.",
+                "wav2vec2-widths",
+            )
+        if groups > 0 and width % groups:
+            yield wrong(
+                f"model.encoder_embed_dim is {width}: model.conv_pos_groups ({groups}) must divide it.",
+                "wav2vec2-widths",
+            )
+        if not self.quantize_targets:
+            return
+        codeword, key = (self.latent_dim, "latent_dim") if self.latent_dim > 0 else (self.final_dim, "final_dim")
+        codeword, key = (codeword, key) if codeword > 0 else (width, "encoder_embed_dim")
+        if self.latent_groups > 0 and codeword % self.latent_groups:
+            yield wrong(
+                f"model.{key} is {codeword}, the codewords' width: model.latent_groups ({self.latent_groups}) must "
+                "divide it.",
+                "wav2vec2-widths",
+            )
+        if len(self.latent_temp) != 3:
+            yield wrong(
+                f"model.latent_temp is {list(self.latent_temp)}: it must be first and last temperature and the "
+                "factor per update.",
+                "wav2vec2-widths",
+            )
 
 
-_ADAPTERS = {"adp_num": -1, "adp_dim": 64, "adp_act_fn": "relu", "adp_trf_idx": "all"}
-
-
-def check_model_config(cfg: Wav2Vec2Config) -> None:
-    """Check the model's fields against each other; what the data or the trainer have to do with them is checked
-    elsewhere.
-
-    Raises:
-        ValueError: all problems in one message.
-    """
-    problems = [
-        f"model.{key} is {getattr(cfg, key)!r}, but adapters are not offered: leave it at {default!r}"
-        for key, default in _ADAPTERS.items()
-        if getattr(cfg, key) != default
-    ]
-    if cfg.logit_temp <= 0:
-        problems.append(f"model.logit_temp is {cfg.logit_temp}; it must be above 0")
-    if cfg.logit_temp_start is not None and (cfg.logit_temp_start <= 0 or cfg.logit_temp_updates < 1):
-        problems.append(
-            f"model.logit_temp_start is {cfg.logit_temp_start} and model.logit_temp_updates {cfg.logit_temp_updates}; "
-            "a falling temperature needs a start above 0 and at least 1 update"
-        )
-    if cfg.mask_emb_init is not None and cfg.mask_emb_init < 0:
-        problems.append(f"model.mask_emb_init is {cfg.mask_emb_init}; it must not be negative")
-    for key in ("required_seq_len_multiple", "crop_seq_to_multiple", "pos_conv_depth"):
-        if getattr(cfg, key) < 1:
-            problems.append(f"model.{key} is {getattr(cfg, key)}; it must be at least 1")
-    if cfg.pos_enc_type not in ("abs", "rel_pos", "rope"):
-        problems.append(f"model.pos_enc_type is {cfg.pos_enc_type!r}; it may be 'abs', 'rel_pos' or 'rope'")
-    if cfg.codebook_negatives > 0 and not cfg.quantize_targets:
-        problems.append(
-            "model.codebook_negatives is set but model.quantize_targets is false: there is no codebook to draw from"
-        )
-    if problems:
-        raise ValueError("; ".join(problems))
+def conv_layer_findings(key: str, text: Any) -> Iterator[Finding]:
+    """Whether a feature extractor can be built from this specification, which stands under `key`."""
+    if isinstance(text, str):
+        try:
+            parse_conv_layers(text)
+        except ValueError as error:
+            yield wrong(key + str(error).removeprefix("conv_feature_layers"), "conv-layers")

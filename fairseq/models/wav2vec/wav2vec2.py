@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
+from fairseq.dataclass.checks import refuse
 from fairseq.dataclass.utils import ConfigLike, config_to_container, merge_with_parent
 from fairseq.frames import frames_for_samples, parse_conv_layers
 from fairseq.masks.forward import FrameMask, channel_mask, frame_mask, masked_frames
@@ -22,7 +23,6 @@ from fairseq.models.wav2vec.config import (
     LAYER_TYPE_CHOICES,
     MASKING_DISTRIBUTION_CHOICES,
     Wav2Vec2Config,
-    check_model_config,
 )
 from fairseq.models.wav2vec.conformer_encoder import ConformerEncoder
 from fairseq.models.wav2vec.encoder import TransformerEncoder, TransformerSentenceEncoderLayer
@@ -66,7 +66,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         super().__init__()
         if not isinstance(cfg, Wav2Vec2Config):
             cfg = cast(Wav2Vec2Config, merge_with_parent(Wav2Vec2Config(), cfg))  # a DictConfig of these fields
-        check_model_config(cfg)
+        refuse(cfg, "model")
         self.cfg = cfg
         # fairseq: attributes, which callers set after loading. A forward pass reads these: torch.compile cannot look
         # into omegaconf, and every look there takes 20 microseconds

@@ -1,28 +1,48 @@
 """Linear warm-up, then cosine decay in periods. Source: Loshchilov and Hutter 2017 (SGDR)."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from omegaconf import II
 
-from fairseq.dataclass import FairseqDataclass
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.dataclass import FairseqDataclass, Finding, wrong
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
-from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import single_rate
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import TOPIC, several_rates
 
 
 @dataclass
 class CosineLRScheduleConfig(FairseqDataclass):
-    warmup_updates: int = field(default=0, metadata={"help": "updates over which the rate rises from warmup_init_lr"})
+    warmup_updates: int = field(
+        default=0, metadata={"help": "updates over which the rate rises from warmup_init_lr", "at_least": 0}
+    )
     warmup_init_lr: float = field(default=-1, metadata={"help": "rate at update 0; negative: min_lr"})
     lr: list[float] = field(default=II("optimization.lr"), metadata={"help": "largest rate"})
     min_lr: float = field(default=0.0, metadata={"help": "rate at the end of a period; never above lr"})
-    t_mult: float = field(default=1.0, metadata={"help": "how much longer each period is than the one before"})
+    t_mult: float = field(
+        default=1.0, metadata={"help": "how much longer each period is than the one before", "at_least": 1}
+    )
     lr_period_updates: float = field(
         default=-1, metadata={"help": "updates of the first period; 0 or less: all after the warm-up"}
     )
     lr_shrink: float = field(default=0.1, metadata={"help": "factor on both rates from period to period"})
     max_update: int = II("optimization.max_update")
+
+    def check(self) -> Iterator[Finding]:
+        yield from several_rates(self.lr, "cosine")
+        if first_period(self) <= 0:
+            yield wrong(
+                f"lr_scheduler cosine has no updates to decay over: optimization.max_update is {self.max_update}, "
+                f"lr_scheduler.warmup_updates {self.warmup_updates}. Raise max_update, or set "
+                "lr_scheduler.lr_period_updates.",
+                TOPIC,
+            )
+
+
+def first_period(cfg: CosineLRScheduleConfig) -> float:
+    """Updates of the first period."""
+    return cfg.lr_period_updates if cfg.lr_period_updates > 0 else cfg.max_update - cfg.warmup_updates
 
 
 @register_lr_scheduler("cosine", dataclass=CosineLRScheduleConfig)
@@ -33,18 +53,10 @@ class CosineLRSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: CosineLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
-        self.max_lr = single_rate(cfg.lr, "cosine")
+        self.max_lr = learning_rates(cfg.lr)[0]
         self.min_lr = min(cfg.min_lr, self.max_lr)
         self.warmup_init_lr = cfg.warmup_init_lr if cfg.warmup_init_lr >= 0 else self.min_lr
-        self.period = cfg.lr_period_updates if cfg.lr_period_updates > 0 else cfg.max_update - cfg.warmup_updates
-        if self.period <= 0:
-            raise ValueError(
-                f"lr_scheduler cosine has no updates to decay over: optimization.max_update is {cfg.max_update}, "
-                f"lr_scheduler.warmup_updates {cfg.warmup_updates}. Raise max_update, or set "
-                "lr_scheduler.lr_period_updates."
-            )
-        if cfg.t_mult < 1:
-            raise ValueError(f"lr_scheduler.t_mult is {cfg.t_mult}: it must be at least 1.")
+        self.period = first_period(cfg)
         self.lr_step = (self.max_lr - self.warmup_init_lr) / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
         self._set(self.warmup_init_lr)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Optional, cast
 
+from fairseq.dataclass import Finding, wrong
+from fairseq.dataclass.checks import refuse
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
+
+TOPIC = "schedule"  # of findings
 
 
 class FairseqLRScheduler:
@@ -18,6 +23,7 @@ class FairseqLRScheduler:
     def __init__(self, cfg: Any, optimizer: Optional[FairseqOptimizer]) -> None:
         if optimizer is not None and not isinstance(optimizer, FairseqOptimizer):
             raise ValueError(f"A schedule drives a FairseqOptimizer, not a {type(optimizer).__name__}.")
+        refuse(cfg, "lr_scheduler")
         self.cfg = cfg
         # None only where a schedule drives other schedules, and asks it nothing
         self.optimizer = cast(FairseqOptimizer, optimizer)
@@ -57,16 +63,8 @@ class LegacyFairseqLRScheduler(FairseqLRScheduler):
         self.args = args
 
 
-def single_rate(lr: Any, schedule: str) -> float:
-    """The one learning rate of a schedule that knows no epochs.
-
-    Raises:
-        ValueError: several rates (one per epoch) were given.
-    """
+def several_rates(lr: Any, schedule: str) -> Iterator[Finding]:
+    """The problem of a schedule that knows no epochs, where there is a rate for each."""
     rates = learning_rates(lr)
     if len(rates) > 1:
-        raise ValueError(
-            f"optimization.lr is {rates}: one rate per epoch works with lr_scheduler=fixed; {schedule} takes a "
-            "single one."
-        )
-    return rates[0]
+        yield wrong(f"optimization.lr is {rates} but lr_scheduler {schedule} knows one learning rate: give one.", TOPIC)

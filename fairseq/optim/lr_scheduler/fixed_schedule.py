@@ -16,7 +16,9 @@ class FixedLRScheduleConfig(FairseqDataclass):
         default=None, metadata={"help": "from this epoch on multiply by lr_shrink every epoch"}
     )
     lr_shrink: float = field(default=0.1, metadata={"help": "factor per epoch after force_anneal"})
-    warmup_updates: int = field(default=0, metadata={"help": "updates over which the rate rises linearly"})
+    warmup_updates: int = field(
+        default=0, metadata={"help": "updates over which the rate rises linearly", "at_least": 0}
+    )
     lr: list[float] = II("optimization.lr")
 
 

@@ -2,21 +2,33 @@
 section 5.3.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from omegaconf import II
 
-from fairseq.dataclass import FairseqDataclass
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.dataclass import FairseqDataclass, Finding, wrong
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
-from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import single_rate
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import TOPIC, several_rates
 
 
 @dataclass
 class InverseSquareRootLRScheduleConfig(FairseqDataclass):
-    warmup_updates: int = field(default=4000, metadata={"help": "updates over which the rate rises to lr; at least 1"})
+    warmup_updates: int = field(
+        default=4000, metadata={"help": "updates over which the rate rises to lr; at least 1", "at_least": 0}
+    )
     warmup_init_lr: float = field(default=-1, metadata={"help": "rate at update 0; negative: 0"})
     lr: list[float] = II("optimization.lr")
+
+    def check(self) -> Iterator[Finding]:
+        yield from several_rates(self.lr, "inverse_sqrt")
+        if self.warmup_updates == 0:
+            yield wrong(
+                f"lr_scheduler.warmup_updates is {self.warmup_updates}; inverse_sqrt needs 1 or more: it falls as "
+                "sqrt(warmup_updates / n).",
+                TOPIC,
+            )
 
 
 @register_lr_scheduler("inverse_sqrt", dataclass=InverseSquareRootLRScheduleConfig)
@@ -25,12 +37,7 @@ class InverseSquareRootSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: InverseSquareRootLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
-        peak = single_rate(cfg.lr, "inverse_sqrt")
-        if cfg.warmup_updates < 1:
-            raise ValueError(
-                f"lr_scheduler.warmup_updates is {cfg.warmup_updates}; inverse_sqrt needs 1 or more: it falls as "
-                "sqrt(warmup_updates / n)."
-            )
+        peak = learning_rates(cfg.lr)[0]
         self.warmup_init_lr = max(cfg.warmup_init_lr, 0.0)
         self.lr_step = (peak - self.warmup_init_lr) / cfg.warmup_updates
         self.decay_factor = peak * cfg.warmup_updates**0.5

@@ -2,19 +2,21 @@
 1).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from omegaconf import II
 
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import FairseqDataclass, Finding, wrong
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import TOPIC
 
 
 @dataclass
 class PolynomialDecayLRScheduleConfig(FairseqDataclass):
-    warmup_updates: int = field(default=0, metadata={"help": "updates over which the rate rises from 0"})
+    warmup_updates: int = field(default=0, metadata={"help": "updates over which the rate rises from 0", "at_least": 0})
     force_anneal: Optional[int] = field(
         default=None, metadata={"help": "from this epoch on decay from the rate reached, not from lr"}
     )
@@ -25,6 +27,14 @@ class PolynomialDecayLRScheduleConfig(FairseqDataclass):
     )
     lr: list[float] = II("optimization.lr")
 
+    def check(self) -> Iterator[Finding]:
+        if self.total_num_update <= 0:
+            yield wrong(
+                "lr_scheduler polynomial_decay falls over the whole run, so it must know its length: set "
+                "optimization.max_update.",
+                TOPIC,
+            )
+
 
 @register_lr_scheduler("polynomial_decay", dataclass=PolynomialDecayLRScheduleConfig)
 class PolynomialDecayLRSchedule(FairseqLRScheduler):
@@ -34,11 +44,6 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: PolynomialDecayLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
-        if cfg.total_num_update <= 0:
-            raise ValueError(
-                f"lr_scheduler.total_num_update is {cfg.total_num_update}: set it, or optimization.max_update, to "
-                "the number of updates to decay over."
-            )
         self.rates = learning_rates(cfg.lr)
         self.peak = self.rates[0]
         self.epoch: Optional[int] = None

@@ -3,20 +3,21 @@
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
 from omegaconf import II
 
-from fairseq.dataclass import FairseqDataclass
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.dataclass import FairseqDataclass, Finding, wrong
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
-from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import single_rate
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import TOPIC, several_rates
 
 
 @dataclass
 class TriStageLRScheduleConfig(FairseqDataclass):
-    warmup_steps: int = field(default=0, metadata={"help": "updates of linear rise"})
+    warmup_steps: int = field(default=0, metadata={"help": "updates of linear rise", "at_least": 0})
     hold_steps: int = field(default=0, metadata={"help": "updates at the full rate"})
     decay_steps: int = field(default=0, metadata={"help": "updates of exponential decay"})
     phase_ratio: Optional[tuple[float, float, float]] = field(
@@ -28,6 +29,44 @@ class TriStageLRScheduleConfig(FairseqDataclass):
     max_update: float = II("optimization.max_update")
     lr: list[float] = II("optimization.lr")
 
+    def check(self) -> Iterator[Finding]:
+        yield from several_rates(self.lr, "tri_stage")
+        if self.phase_ratio is not None:
+            yield from self._phases(self.phase_ratio)
+        elif sum(stages(self)) <= 0:
+            yield wrong("lr_scheduler tri_stage needs warmup_steps, hold_steps and decay_steps, or phase_ratio.", TOPIC)
+        if self.final_lr_scale <= 0:
+            yield wrong(
+                f"lr_scheduler.final_lr_scale is {self.final_lr_scale}: an exponential decay ends above 0.", TOPIC
+            )
+
+    def _phases(self, phase_ratio: Sequence[float]) -> Iterator[Finding]:
+        if self.max_update <= 0:
+            yield wrong(
+                "lr_scheduler.phase_ratio divides the whole run, so its length must be known: set "
+                "optimization.max_update.",
+                TOPIC,
+            )
+        if len(phase_ratio) != 3 or abs(sum(phase_ratio) - 1) > 1e-6:
+            yield wrong(
+                f"lr_scheduler.phase_ratio is {list(phase_ratio)}: it must be three shares that add up to 1.", TOPIC
+            )
+        elif self.max_update > 0 and sum(stages(self)) == 0:
+            yield wrong(
+                f"optimization.max_update is {self.max_update:g}: every share of it in "
+                f"lr_scheduler.phase_ratio={list(phase_ratio)} is less than one update. Set it to "
+                f"{math.ceil(1 / max(phase_ratio))} or more.",
+                TOPIC,
+            )
+
+
+def stages(cfg: TriStageLRScheduleConfig) -> tuple[int, int, int]:
+    """Updates of the three stages."""
+    if cfg.phase_ratio is None:
+        return cfg.warmup_steps, cfg.hold_steps, cfg.decay_steps
+    warmup, hold, decay = (int(cfg.max_update * share) for share in cfg.phase_ratio)
+    return warmup, hold, decay
+
 
 @register_lr_scheduler("tri_stage", dataclass=TriStageLRScheduleConfig)
 class TriStageLRSchedule(FairseqLRScheduler):
@@ -37,34 +76,13 @@ class TriStageLRSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: TriStageLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
-        self.peak_lr = single_rate(cfg.lr, "tri_stage")
+        self.peak_lr = learning_rates(cfg.lr)[0]
         self.init_lr = cfg.init_lr_scale * self.peak_lr
         self.final_lr = cfg.final_lr_scale * self.peak_lr
-        self.warmup_steps, self.hold_steps, self.decay_steps = self._steps()
-        if self.warmup_steps + self.hold_steps + self.decay_steps <= 0:
-            raise ValueError("lr_scheduler tri_stage needs warmup_steps, hold_steps and decay_steps, or phase_ratio.")
-        if cfg.final_lr_scale <= 0:
-            raise ValueError(f"lr_scheduler.final_lr_scale is {cfg.final_lr_scale}: an exponential decay ends above 0.")
+        self.warmup_steps, self.hold_steps, self.decay_steps = stages(cfg)
         self.warmup_rate = (self.peak_lr - self.init_lr) / self.warmup_steps if self.warmup_steps else 0.0
         self.decay_factor = -math.log(cfg.final_lr_scale) / self.decay_steps if self.decay_steps else 0.0
         self._set(self.init_lr)
-
-    def _steps(self) -> tuple[int, int, int]:
-        cfg = self.cfg
-        if cfg.phase_ratio is None:
-            return cfg.warmup_steps, cfg.hold_steps, cfg.decay_steps
-        if cfg.max_update <= 0:
-            raise ValueError("lr_scheduler.phase_ratio needs optimization.max_update, of which it names shares.")
-        if not math.isclose(sum(cfg.phase_ratio), 1.0, abs_tol=1e-6):
-            raise ValueError(f"lr_scheduler.phase_ratio is {list(cfg.phase_ratio)}: the three shares must add up to 1.")
-        warmup, hold, decay = (int(cfg.max_update * share) for share in cfg.phase_ratio)
-        if warmup + hold + decay == 0:
-            raise ValueError(
-                f"optimization.max_update is {cfg.max_update:g}: every share of it in "
-                f"lr_scheduler.phase_ratio={list(cfg.phase_ratio)} is less than one update. Set it to "
-                f"{math.ceil(1 / max(cfg.phase_ratio))} or more."
-            )
-        return warmup, hold, decay
 
     def step_update(self, num_updates: int) -> float:
         if num_updates < self.warmup_steps:

@@ -148,7 +148,12 @@ def test_a_good_config_has_no_problems() -> None:
             "common.hpu_compile is compile and model.checkpoint_activations is true",
         ),
         (
-            {"common.hpu": True, "common.hpu_compile": "hpu_graphs", "model.logit_temp_start": 1.0},
+            {
+                "common.hpu": True,
+                "common.hpu_compile": "hpu_graphs",
+                "model.logit_temp_start": 1.0,
+                "model.logit_temp_updates": 9,
+            },
             "kept graphs would hold the temperature of their first update",
         ),
         ({"distributed_training.ddp_backend": "slowmo"}, "ddp_backend is 'slowmo', which is not offered: use"),

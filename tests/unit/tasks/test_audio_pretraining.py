@@ -103,7 +103,10 @@ def test_mask_settings_refer_to_the_model() -> None:
         ({"subsample": 0.0}, "task.subsample is 0"),
         ({"max_quarantined_share": 2.0}, "task.max_quarantined_share is 2"),
         ({"multi_corpus_sampling_weights": "1"}, "task.multi_corpus_keys is not"),
-        ({"multi_corpus_keys": "a,b", "multi_corpus_sampling_weights": "0.5"}, "1 numbers for the 2 corpora"),
+        (
+            {"multi_corpus_keys": "a,b", "multi_corpus_sampling_weights": "0.5"},
+            "it must be 2 numbers, one for each of task.multi_corpus_keys",
+        ),
         ({"multi_corpus_keys": "a,b", "multi_corpus_sampling_weights": "0.5,0.6"}, "sum to 1"),
         ({"multi_corpus_keys": "a,b", "multi_corpus_sampling_weights": "0.5,x"}, "comma-separated numbers"),
         ({"max_smaple_size": 3}, "Did you mean 'max_sample_size'"),

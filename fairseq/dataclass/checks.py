@@ -1,0 +1,135 @@
+"""The rules that a config dataclass brings along: limits in its fields' metadata, and its methods `check` and
+`check_files`.
+
+`fairseq.dataclass.validate` asks all groups of a run; constructors of models, tasks and so on call `refuse`, so each
+rule is written once.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq.dataclass.base import FairseqDataclass
+from fairseq.dataclass.findings import Finding, wrong
+from fairseq.dataclass.not_offered import not_offered
+from fairseq.dataclass.utils import config_to_container, dataclass_of, plain, referenced_default
+from fairseq.dataclass.values import kind_of
+
+Config = TypeVar("Config", bound=FairseqDataclass)
+Rules = Callable[[FairseqDataclass], Iterable[Finding]]
+
+
+def instance_of(dataclass: type[Config], values: Mapping[str, Any]) -> Config:
+    """An instance with these plain values, those of nested dataclasses included.
+
+    Keys without a field are left out. `???` and references that nothing resolved leave the field's default.
+    """
+    types = get_type_hints(dataclass)
+    config = dataclass()
+    for field in fields(dataclass):
+        default = getattr(config, field.name)
+        value = values.get(field.name, default)
+        if value == "???":
+            value = default
+        if isinstance(value, str) and value.startswith("${"):
+            value = referenced_default(value)[1]
+        kind = kind_of(types[field.name])
+        if is_dataclass(kind) and isinstance(value, dict):
+            value = instance_of(kind, value)
+        setattr(config, field.name, value)
+    return config
+
+
+def findings_of(config: FairseqDataclass, path: str) -> Iterator[Finding]:
+    """What is wrong or odd in a group by its own rules, files aside; then the same of the dataclasses in its fields.
+
+    Args:
+        path: the group's place in the config, such as "task".
+    """
+    for field in fields(config):
+        yield from _limits(field.metadata, f"{path}.{field.name}", getattr(config, field.name))
+    yield from _ask(config, FairseqDataclass.check, path)
+    for key, nested in _nested(config):
+        yield from findings_of(nested, f"{path}.{key}")
+
+
+def file_findings_of(config: FairseqDataclass, path: str) -> Iterator[Finding]:
+    """As `findings_of`, by the rules about files."""
+    yield from _ask(config, FairseqDataclass.check_files, path)
+    for key, nested in _nested(config):
+        yield from file_findings_of(nested, f"{path}.{key}")
+
+
+def refuse(cfg: Any, group: str) -> None:
+    """Raise ValueError with all errors that a group's own rules find in what a constructor was given.
+
+    Of the features that are not offered, a constructor refuses those whose field's metadata says `refused`: a
+    checkpoint of fairseq may have been trained with the others.
+
+    Args:
+        cfg: the group as a DictConfig, a dataclass instance, a dict with `_name`, or a Namespace. What has no dataclass
+            has no rules.
+        group: its place in the config, such as "task".
+    """
+    dataclass = _dataclass_of(cfg, group)
+    if dataclass is None:
+        return
+    config = instance_of(dataclass, _values_of(cfg))
+    defaults = dataclass.field_defaults()
+    problems = [
+        not_offered(f"{group}.{field.name}", value)
+        for field in fields(config)
+        if field.metadata.get("refused") and (value := getattr(config, field.name)) != defaults[field.name]
+    ]
+    problems += [finding.text for finding in findings_of(config, group) if finding.stops]
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _limits(metadata: Mapping[str, Any], key: str, value: Any) -> Iterator[Finding]:
+    """Of a field's metadata: `at_least` (a number), `share` (True: from 0 to 1), `choices` (texts)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if "at_least" in metadata and value < metadata["at_least"]:
+            yield wrong(f"{key} is {value}: it must be at least {metadata['at_least']}.", "single-values")
+        if metadata.get("share") and not 0 <= value <= 1:
+            yield wrong(f"{key} is {value}: it is a share, from 0 to 1.", "single-values")
+    if "choices" in metadata and value not in metadata["choices"]:
+        *most, last = metadata["choices"]
+        told = f"{', '.join(most)} or {last}" if most else last
+        yield wrong(f"{key} is {value!r}: it may be {told}.", "single-values")
+
+
+def _ask(config: FairseqDataclass, rules: Rules, path: str) -> Iterator[Finding]:
+    """A dataclass's findings, those without a name named after its group."""
+    if rules.__name__ in type(config).__dataclass_fields__:
+        return  # a plug-in's field that is called like the method
+    for finding in getattr(config, rules.__name__)():
+        yield finding if finding.name else finding._replace(name=path.partition(".")[0])
+
+
+def _nested(config: FairseqDataclass) -> Iterator[tuple[str, FairseqDataclass]]:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, FairseqDataclass):
+            yield field.name, value
+
+
+def _dataclass_of(cfg: Any, group: str) -> type[FairseqDataclass] | None:
+    """The dataclass that a config is of: its own, or that of its `_name` in the group."""
+    own = OmegaConf.get_type(cfg) if isinstance(cfg, DictConfig) else type(cfg)
+    if isinstance(own, type) and issubclass(own, FairseqDataclass):
+        return own
+    return dataclass_of(group, _values_of(cfg).get("_name"))
+
+
+def _values_of(cfg: Any) -> dict[str, Any]:
+    if isinstance(cfg, DictConfig) or is_dataclass(cfg):
+        return config_to_container(cfg)
+    if isinstance(cfg, (dict, Namespace)):
+        return plain(cfg)
+    return dict(vars(cfg)) if hasattr(cfg, "__dict__") else {}  # a plug-in's constructor may pass on anything, or None

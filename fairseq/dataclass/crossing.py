@@ -1,0 +1,340 @@
+"""Rules that need more than one group of a config. Those of a single group are its dataclass's own
+(`FairseqDataclass.check`); `fairseq.dataclass.validate` asks both.
+
+Errors are what could only fail later, or train something else than was meant. Warnings are what an engineer would ask
+about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq.dataclass.findings import Finding, named, odd, wrong
+from fairseq.dataclass.groups import CONFIG_GROUPS
+from fairseq.dataclass.values import from_here
+from fairseq.frames import frames_for_samples, parse_conv_layers, receptive_field
+
+_AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
+
+
+def kept_graphs(cfg: DictConfig) -> Iterator[Finding]:
+    """What cannot change between the replays of a graph that the device keeps."""
+    common, model = cfg.common, cfg.model
+    if not (common.hpu or common.device == "hpu") or common.hpu_compile == "none":
+        return
+    if named(model, "wav2vec2") and model.logit_temp_start is not None:
+        yield wrong(
+            f"model.logit_temp_start is {model.logit_temp_start} and common.hpu_compile is "
+            f"{common.hpu_compile}: kept graphs would hold the temperature of their first update. Set "
+            "common.hpu_compile=none or model.logit_temp_start=null.",
+            "gaudi",
+        )
+    if isinstance(model, DictConfig) and model.get("checkpoint_activations"):
+        yield wrong(
+            f"common.hpu_compile is {common.hpu_compile} and model.checkpoint_activations is true: a kept graph "
+            "draws new dropout seeds at each replay, so the recomputed activations would have other masks than the "
+            "first pass, and the gradients would silently be wrong. Set common.hpu_compile=none or "
+            "model.checkpoint_activations=false.",
+            "gaudi",
+        )
+
+
+def whole_utterances(cfg: DictConfig) -> Iterator[Finding]:
+    """A batch can hold the longest utterance that the task lets through, and that has a frame."""
+    dataset, task, model = cfg.dataset, cfg.task, cfg.model
+    if not named(task, *_AUDIO_TASKS) or task.max_sample_size is None:
+        return
+    longest = task.max_sample_size
+    for name in (
+        ("max_tokens", "max_tokens_valid") if dataset.max_tokens_valid != dataset.max_tokens else ("max_tokens",)
+    ):
+        if dataset[name] is not None and dataset[name] < longest:
+            yield wrong(
+                f"dataset.{name} is {dataset[name]} but task.max_sample_size is {longest}: "
+                f"no batch could hold one such utterance. Raise the one or lower the other.",
+                "batches",
+            )
+    groups = {"model": model, "task.inferred_w2v_config": task.inferred_w2v_config}
+    for group, values in groups.items():
+        key = f"{group}.conv_feature_layers"
+        text = values.get("conv_feature_layers") if isinstance(values, DictConfig) else None
+        if not isinstance(text, str):
+            continue
+        try:
+            layers = parse_conv_layers(text)
+        except ValueError:
+            continue  # the group's own rule says so
+        if frames_for_samples(longest, layers) < 1:
+            yield wrong(
+                f"task.max_sample_size is {longest} but a frame of {key} needs {receptive_field(layers)[0]} samples: "
+                "no utterance would have one.",
+                "conv-layers",
+            )
+
+
+def rates(cfg: DictConfig) -> Iterator[Finding]:
+    """The learning rate, and how long it rises, against optimizer and length of the run."""
+    lr, max_update, scheduler = cfg.optimization.lr, cfg.optimization.max_update, cfg.lr_scheduler
+    if lr and min(lr) >= 0 and max(lr) >= 0.25 and named(cfg.optimizer, "adam"):
+        yield odd(
+            f"optimization.lr is {list(lr)}: Adam diverges at that; base is trained with [0.0005].", "optimisation"
+        )
+    if not isinstance(scheduler, DictConfig):
+        return
+    warm_up = next((key for key in ("warmup_updates", "warmup_steps") if key in scheduler), None)
+    if warm_up is not None and 0 < max_update < scheduler[warm_up]:
+        yield odd(
+            f"lr_scheduler.{warm_up} is {scheduler[warm_up]} but optimization.max_update is {max_update}: "
+            f"the run ends while the learning rate still rises, at {max_update / scheduler[warm_up]:.1%} of it.",
+            "schedule",
+        )
+
+
+# -- validation --------------------------------------------------------------------------------------------------------
+
+_ALWAYS_LOGGED = ("loss", "ntokens", "nsentences")
+_CTC_LOGS = ("nll_loss", "uer", "wer", "blanks", "symbols_used")
+
+
+def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
+    """The metric that names the best checkpoint exists, and is read the right way round."""
+    metric, larger = cfg.checkpoint.best_checkpoint_metric, cfg.checkpoint.maximize_best_checkpoint_metric
+    if cfg.dataset.disable_validation:
+        if cfg.checkpoint.patience > 0:
+            yield wrong(
+                "checkpoint.patience counts validations, but dataset.disable_validation is true.", "best-checkpoint"
+            )
+        return
+    known = _logged_in_validation(cfg)
+    if known is not None and metric not in known:
+        near = get_close_matches(metric, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        name = cfg.criterion._name
+        yield wrong(
+            f"checkpoint.best_checkpoint_metric is {metric!r}, which criterion {name} does not log.{hint} There is "
+            f"{', '.join(known)}.",
+            "best-checkpoint",
+        )
+    if known is None and metric in ("wer", "uer") and not (cfg.task.get("eval_wer") or cfg.task.get("eval_uer")):
+        yield wrong(
+            f"checkpoint.best_checkpoint_metric is {metric!r}, but nothing counts errors: criterion "
+            f"{cfg.criterion._name} with task.eval_{metric}=true does, and criterion ctc always.",
+            "best-checkpoint",
+        )
+    if metric == "accuracy" and not larger:
+        yield odd(
+            "checkpoint.best_checkpoint_metric is accuracy: without maximize_best_checkpoint_metric=true the worst "
+            "one is kept.",
+            "best-checkpoint",
+        )
+    if larger and (metric.startswith("loss") or metric in ("wer", "uer")):
+        yield odd(
+            f"checkpoint.maximize_best_checkpoint_metric is true with {metric}: the worst one is kept.",
+            "best-checkpoint",
+        )
+
+
+def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
+    """What validation logs with this package's own criterions; None for those of plug-ins."""
+    if named(cfg.criterion, "wav2vec"):
+        accuracy = ["accuracy"] if cfg.criterion.infonce else []
+        return [*_ALWAYS_LOGGED, *_parts_of_loss(cfg), *accuracy, *cfg.criterion.log_keys]
+    return [*_ALWAYS_LOGGED, *_CTC_LOGS] if named(cfg.criterion, "ctc") else None
+
+
+def _parts_of_loss(cfg: DictConfig) -> list[str]:
+    """loss_0 and so on: the contrast, and the further losses whose weight is not 0."""
+    weights = list(cfg.criterion.loss_weights or [])
+    if len(weights) == 1 and named(cfg.model, "wav2vec2") and cfg.model.quantize_targets:
+        weights *= 2  # one for diversity and feature penalty
+    further = sum(weight != 0 for weight in weights)
+    return [f"loss_{number}" for number in range(further + 1)] if further else []
+
+
+# -- model and criterion -----------------------------------------------------------------------------------------------
+
+
+def normalised_audio(cfg: DictConfig) -> Iterator[Finding]:
+    """The model reads audio as the published ones do."""
+    model, task = cfg.model, cfg.task
+    if not (named(model, "wav2vec2") and named(task, *_AUDIO_TASKS)):
+        return
+    if model.extractor_mode == "layer_norm" and not task.normalize:
+        yield odd(
+            "model.extractor_mode is layer_norm but task.normalize is false: the published models of this kind read "
+            "normalised audio.",
+            "wav2vec2-widths",
+        )
+
+
+def contrast(cfg: DictConfig) -> Iterator[Finding]:
+    """The criterion has something to contrast with, and as many weights as the model has further losses."""
+    model, criterion = cfg.model, cfg.criterion
+    if not (named(model, "wav2vec2") and named(criterion, "wav2vec")):
+        return
+    negatives = model.num_negatives + model.cross_sample_negatives + model.codebook_negatives
+    if criterion.infonce and negatives == 0:
+        yield wrong(
+            "model.num_negatives, cross_sample_negatives and codebook_negatives are all 0: the loss would be 0 from "
+            "the start.",
+            "contrast",
+        )
+    if not criterion.infonce:
+        yield odd(
+            "criterion.infonce is false: each candidate is judged by itself, by cross-entropy; the paper's loss is "
+            "criterion.infonce=true.",
+            "contrast",
+        )
+    losses = ["diversity", "feature penalty"] if model.quantize_targets else ["feature penalty"]
+    if criterion.loss_weights is not None and len(criterion.loss_weights) not in (1, len(losses)):
+        yield wrong(loss_weights_problem(criterion.loss_weights, len(losses), f" ({', '.join(losses)})"), "contrast")
+
+
+def loss_weights_problem(weights: Sequence[float], losses: int, named_so: str = "") -> str:
+    """The problem of `criterion.loss_weights` where the model has another number of further losses.
+
+    Args:
+        named_so: " (diversity, feature penalty)", where their names are known.
+    """
+    return (
+        f"criterion.loss_weights is {list(weights)}: this model has {losses} further losses{named_so}, so it must be "
+        f"{losses} weights, or 1 for all of them."
+    )
+
+
+def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
+    """Model, task and criterion of fine-tuning belong together."""
+    model, task, criterion = cfg.model, cfg.task, cfg.criterion
+    parts = {
+        "model": named(model, "wav2vec_ctc"),
+        "task": named(task, "audio_finetuning"),
+        "criterion": named(criterion, "ctc"),
+    }
+    pretraining = {
+        "model": named(model, "wav2vec2"),
+        "task": named(task, "audio_pretraining"),
+        "criterion": named(criterion, "wav2vec"),
+    }
+    if any(parts.values()) and any(pretraining.values()):
+        told = ", ".join(f"{group}._name={cfg[group]._name}" for group in parts)
+        yield wrong(
+            f"{told} do not belong together: fine-tuning has model wav2vec_ctc, task audio_finetuning and criterion "
+            "ctc.",
+            "fine-tuning",
+        )
+        return
+    if parts["task"] and not task.labels:
+        yield wrong(
+            "task.labels is not set: fine-tuning reads the labels of train.tsv from train.<labels>; the stock "
+            "configs have ltr.",
+            "fine-tuning",
+        )
+    if parts["criterion"] and parts["task"] and task.labels in ("wrd", "phn") and criterion.post_process == "letter":
+        yield odd(
+            f"criterion.post_process is letter but task.labels is {task.labels}: words are not made of letters "
+            "there, so wer would count whole utterances. Set criterion.post_process=none.",
+            "fine-tuning",
+        )
+    if parts["task"] and task.inferred_w2v_config is not None:
+        yield odd(
+            "task.inferred_w2v_config has no effect in fine-tuning: masks follow the model's settings.", "fine-tuning"
+        )
+    if not parts["model"]:
+        return
+    max_update, frozen = cfg.optimization.max_update, model.freeze_finetune_updates
+    if 0 < max_update <= frozen:
+        yield odd(
+            f"model.freeze_finetune_updates is {frozen} and optimization.max_update {max_update}: only the output "
+            "layer is trained. Set model.freeze_finetune_updates=0 for short runs.",
+            "fine-tuning",
+        )
+    if cfg.common.hpu_compile == "hpu_graphs" and frozen > 0 and (max_update <= 0 or frozen < max_update):
+        yield wrong(
+            "common.hpu_compile is hpu_graphs, which keeps the graphs of the first updates, in which "
+            f"model.freeze_finetune_updates ({frozen}) freezes the encoder: set model.freeze_finetune_updates=0, or "
+            "hpu_compile=none.",
+            "fine-tuning",
+        )
+    layers, width = model.conv_feature_layers, model.encoder_embed_dim
+    defaults = CONFIG_GROUPS["model"]["wav2vec_ctc"].field_defaults()
+    if (layers, width) != (defaults["conv_feature_layers"], defaults["encoder_embed_dim"]):
+        yield odd(
+            "model.conv_feature_layers and model.encoder_embed_dim have no effect in fine-tuning: the pre-trained "
+            "model has its own.",
+            "fine-tuning",
+        )
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def manifests(cfg: DictConfig) -> Iterator[Finding]:
+    """The data's folder and its manifests are there."""
+    task, dataset = cfg.task, cfg.dataset
+    if not named(task, *_AUDIO_TASKS) or OmegaConf.is_missing(task, "data"):
+        return
+    folder = Path(task.data).expanduser()
+    if not folder.is_dir():
+        yield wrong(
+            f"task.data is {task.data!r}: there is no such folder{from_here(folder)}. Give the one that "
+            "fairseq-manifest wrote.",
+            "manifests",
+        )
+        return
+    subsets = {"dataset.train_subset": dataset.train_subset}
+    if not (dataset.disable_validation or dataset.combine_valid_subsets):
+        subsets["dataset.valid_subset"] = dataset.valid_subset
+    corpora = [key.strip() for key in (task.multi_corpus_keys or "").split(",") if key.strip()]
+    if any(Path(key).is_absolute() for key in corpora):
+        return  # the task's own rule says so
+    there = sorted(
+        str(path.relative_to(folder).with_suffix(""))
+        for pattern in ("*.tsv", *(f"{key}/*.tsv" for key in corpora))
+        for path in folder.glob(pattern)
+    )
+    for key, names in subsets.items():
+        for name in names.split(","):
+            stem = name.split(":")[-1].strip()  # several corpora: key:name, else <key>/<name> of each
+            for place in [stem] if ":" in name or not corpora else [f"{corpus}/{stem}" for corpus in corpora]:
+                yield from _manifest(folder, place, f"{key} is {name!r}", there, task.labels)
+    if task.labels:
+        dictionary = Path(task.get("target_dictionary") or folder / f"dict.{task.labels}.txt").expanduser()
+        if not dictionary.is_file():
+            key = "task.target_dictionary" if task.get("target_dictionary") else "task.labels"
+            yield wrong(
+                f"{key} asks for the dictionary {dictionary}, which does not exist{from_here(dictionary)}: "
+                "fairseq-prepare-labels makes it with the labels.",
+                "manifests",
+            )
+
+
+def _manifest(folder: Path, place: str, asked: str, there: list[str], labels: str | None) -> Iterator[Finding]:
+    """One manifest, and its labels if there are to be any."""
+    if place not in there:
+        has = (
+            f"the folder has {', '.join(there)}"
+            if there
+            else "the folder has no .tsv at all: make them with fairseq-manifest"
+        )
+        yield wrong(f"{asked} but {folder / place}.tsv does not exist: {has}.", "manifests")
+    elif labels and not (folder / f"{place}.{labels}").is_file():
+        yield wrong(
+            f"task.labels is {labels!r} but {folder / place}.{labels} does not exist: a line of units for each line of "
+            f"{place}.tsv. fairseq-prepare-labels makes it from transcripts.",
+            "manifests",
+        )
+
+
+RULES: tuple[Callable[[DictConfig], Iterator[Finding]], ...] = (
+    kept_graphs,
+    whole_utterances,
+    rates,
+    best_checkpoint,
+    normalised_audio,
+    contrast,
+    fine_tuning,
+)
