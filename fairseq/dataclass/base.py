@@ -17,7 +17,7 @@ class ConfigError(ValueError):
         super().__init__(f"the config has {number}:\n" + "\n".join(f"  - {problem}" for problem in problems))
         self.problems = problems
 
-    def __reduce__(self) -> tuple[type, tuple[list[str]]]:
+    def __reduce__(self) -> tuple[type, tuple[object]]:
         return ConfigError, (self.problems,)  # a spawned process sends its errors pickled
 
 
@@ -28,7 +28,7 @@ class RunError(ConfigError):
         ValueError.__init__(self, sentence)
         self.problems = [sentence]
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:
+    def __reduce__(self) -> tuple[type, tuple[object]]:
         return RunError, (self.problems[0],)
 
 

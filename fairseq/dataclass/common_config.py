@@ -2,6 +2,9 @@
 
 import os
 import tempfile
+
+# ChoiceEnum makes the types of choices at run time
+# pyright: reportInvalidTypeForm=false
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

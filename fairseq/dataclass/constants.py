@@ -1,6 +1,7 @@
 """Sets of allowed values for config fields, as enums that compare equal to plain strings."""
 
 from enum import Enum, EnumMeta
+from typing import cast
 
 from fairseq import device as device_layer
 
@@ -20,7 +21,7 @@ StrEnumMeta = EnumMeta  # fairseq: the name that its users import; a plain EnumM
 
 def ChoiceEnum(choices: list[str]) -> type[StrEnum]:
     """The enum type that restricts a config field to `choices`."""
-    return StrEnum("Choices", {choice: choice for choice in choices})
+    return cast(type[StrEnum], StrEnum("Choices", {choice: choice for choice in choices}))
 
 
 DEVICE_CHOICES = ChoiceEnum(list(device_layer.KINDS))

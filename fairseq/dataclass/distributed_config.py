@@ -1,5 +1,7 @@
 """Groups `distributed_training` and `bmuf`."""
 
+# ChoiceEnum makes the types of choices at run time
+# pyright: reportInvalidTypeForm=false
 from dataclasses import dataclass, field
 from typing import Optional
 

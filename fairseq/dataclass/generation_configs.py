@@ -5,6 +5,9 @@ GenerationConfig.
 """
 
 import sys
+
+# ChoiceEnum makes the types of choices at run time
+# pyright: reportInvalidTypeForm=false
 from dataclasses import dataclass
 from typing import Any, Optional
 

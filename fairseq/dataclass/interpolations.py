@@ -5,9 +5,9 @@ fields' types.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from fairseq.dataclass.base import ConfigError
@@ -57,13 +57,13 @@ def resolve(cfg: DictConfig, problems: list[str]) -> tuple[dict[str, Any], dict[
                 [*problems, f"{path}: interpolations make more than {MAX_NODES:,} values of this config."]
             ) from None
 
-    for group in cfg:
+    for group in map(str, cfg):
         node = cfg._get_node(group)
         if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
             groups[group] = look_up(cfg, group, group)
             continue
         groups[group] = {}
-        for name in node:
+        for name in map(str, node):
             groups[group][name] = look_up(node, name, f"{group}.{name}")
             if resolver.references:
                 references[group, name] = resolver.references[0]
@@ -100,9 +100,9 @@ class _Resolver:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise _TooMany
-        child = node._get_node(key)
+        child = cast(Node, node._get_node(key))
         if not child._is_interpolation():
-            return self.container(child) if OmegaConf.is_config(child) else child._value()
+            return self.container(child) if isinstance(child, (DictConfig, ListConfig)) else child._value()
         self.references.append(str(child._value()))
         try:
             value = node[key]
@@ -116,7 +116,7 @@ class _Resolver:
             raise _Unresolved(
                 f"which stands for {shown(value)}: text with another interpolation in it is not looked up"
             )
-        return self.container(value) if OmegaConf.is_config(value) else value
+        return self.container(value) if isinstance(value, (DictConfig, ListConfig)) else value
 
     def container(self, node: DictConfig | ListConfig) -> Any:
         if node._is_none() or node._is_missing():

@@ -1,5 +1,7 @@
 """Groups `dataset`, `optimization` and `checkpoint`."""
 
+# ChoiceEnum makes the types of choices at run time
+# pyright: reportInvalidTypeForm=false
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any, TypeVar, Union, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +23,9 @@ T = TypeVar("T")
 ConfigLike = Union[DictConfig, FairseqDataclass, Namespace, dict]
 
 # groups of one dataclass each; the other fields of FairseqConfig are registries
-FIXED_GROUPS: dict[str, type] = {f.name: f.type for f in fields(FairseqConfig) if is_dataclass(f.type)}
+FIXED_GROUPS: dict[str, type] = {
+    f.name: f.type for f in fields(FairseqConfig) if isinstance(f.type, type) and is_dataclass(f.type)
+}
 REGISTRY_GROUPS: tuple[str, ...] = tuple(
     f.name for f in fields(FairseqConfig) if f.name not in FIXED_GROUPS and f.name != "_name"
 )
@@ -65,10 +67,10 @@ def plain(cfg: ConfigLike) -> dict[str, Any]:
     if is_dataclass(cfg):
         cfg = OmegaConf.structured(cfg)
     if isinstance(cfg, DictConfig):
-        return OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+        return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
     if isinstance(cfg, Namespace):  # argparse puts None where nothing was typed
         return {key: value for key, value in vars(cfg).items() if value is not None}
-    return dict(cfg)
+    return dict(cast(dict[str, Any], cfg))
 
 
 def known_only(dataclass: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def merge_values(dc: FairseqDataclass, values: dict[str, Any], path: str, proble
             good[key] = form
     base = OmegaConf.structured(dc)
     try:
-        return OmegaConf.merge(base, good)
+        return cast(DictConfig, OmegaConf.merge(base, good))
     except (OmegaConfBaseException, ValueError, TypeError):
         return _merge_one_by_one(base, dc, good, path, problems)
 
@@ -158,7 +160,7 @@ def _merge_one_by_one(
         for key in reversed(keys):
             part = {key: part}
         try:
-            base = OmegaConf.merge(base, part)
+            base = cast(DictConfig, OmegaConf.merge(base, part))
         except (OmegaConfBaseException, ValueError, TypeError):
             key = path + ".".join(map(str, keys))
             if declared is None:
@@ -179,9 +181,10 @@ def fill_unresolved(cfg: DictConfig) -> None:
                 fill_unresolved(child)
             continue
         try:
-            OmegaConf.is_missing(cfg, key) or cfg[key]
+            if not OmegaConf.is_missing(cfg, key):
+                cfg[key]  # pyright: ignore[reportUnusedExpression] - looks the reference up
         except OmegaConfBaseException:
-            reference = OmegaConf.to_container(cfg, resolve=False)[key]
+            reference = cast(dict[Any, Any], OmegaConf.to_container(cfg, resolve=False))[key]
             found, default = referenced_default(reference)
             if found:
                 cfg[key] = default
@@ -209,7 +212,7 @@ def config_to_container(cfg: ConfigLike) -> dict[str, Any]:
     Free-standing configs keep interpolations that nothing answers as text; unset mandatory values stay "???".
     """
     if not isinstance(cfg, DictConfig):
-        cfg = OmegaConf.structured(cfg) if is_dataclass(cfg) else OmegaConf.create(cfg)
+        cfg = OmegaConf.structured(cfg) if is_dataclass(cfg) else OmegaConf.create(cast(dict[str, Any], cfg))
     try:
         container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException:
@@ -281,7 +284,8 @@ def overwrite_args_by_name(cfg: DictConfig, overrides: dict[str, Any]) -> None:
     """
     OmegaConf.set_struct(cfg, False)
     for key in list(cfg):
-        if isinstance(cfg._get_node(key), DictConfig) and not cfg._get_node(key)._is_none():
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
             inner = overrides.get(key)
             overwrite_args_by_name(cfg[key], inner if isinstance(inner, dict) else overrides)
         elif key in overrides:

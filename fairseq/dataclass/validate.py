@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,7 +18,7 @@ from fairseq.dataclass.checks import file_findings_of, findings_of, instance_of
 from fairseq.dataclass.findings import Finding, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.not_offered import NOT_OFFERED, NOT_OFFERED_VALUES, WITHOUT_EFFECT, entry, not_offered
-from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, config_to_container, dataclass_of
+from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, ConfigLike, config_to_container, dataclass_of
 
 _KEY = re.compile(rf"(?<![\w./])(?:{'|'.join((*FIXED_GROUPS, *REGISTRY_GROUPS))})\.\w+")  # in a message
 
@@ -209,7 +209,7 @@ def _is_default(value: Any, default: Any, cfg: DictConfig) -> bool:
     if isinstance(default, str) and default.startswith("${"):
         default = OmegaConf.select(cfg, default.strip("${}"))
     if is_dataclass(default):
-        default = config_to_container(default)
+        default = config_to_container(cast(ConfigLike, default))
     if OmegaConf.is_config(value):
         value = config_to_container(value) if isinstance(value, DictConfig) else OmegaConf.to_container(value)
     return value == default or (value is None and default in ("", False))

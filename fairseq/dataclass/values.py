@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 _SHOWN = 120  # characters of a value in a message
 _WORDS: dict[Any, tuple[str, str]] = {  # one, several
@@ -142,7 +142,7 @@ def leaves(
         declared = types.get(key)
         kind = kind_of(declared)
         if is_dataclass(kind) and isinstance(value, dict):
-            yield from leaves(value, kind, (*path, key))
+            yield from leaves(value, cast(type, kind), (*path, key))
         else:
             yield (*path, key), value, declared
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from fairseq.evaluation.testset import TestSet
 from fairseq.inference.recognise import Reading
 from fairseq.scoring.bootstrap import RateInterval, bootstrap
 from fairseq.scoring.wer import Errors, character_errors, word_errors
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired  # typing has it from Python 3.11 on
 
 CountErrors = Callable[[Sequence[str], Sequence[str]], Errors]  # of references and hypotheses
 Bounds = list[float | None]  # low and high

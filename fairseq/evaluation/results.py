@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from fairseq.decoding.beam import BeamDecoder
 from fairseq.evaluation.error_rates import Bounds, Rate
@@ -15,6 +15,9 @@ from fairseq.evaluation.evaluation import Evaluation
 from fairseq.evaluation.explain import Explanation
 from fairseq.inference.formats import as_dict, json_line
 from fairseq.inference.transcript import FrameTimes, from_hypotheses
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired  # typing has it from Python 3.11 on
 
 
 class Files(NamedTuple):

@@ -4,6 +4,9 @@ import hashlib
 import logging
 import os
 import sys
+
+# ChoiceEnum makes the types of choices at run time
+# pyright: reportInvalidTypeForm=false
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +117,7 @@ class AudioPretrainingConfig(FairseqDataclass):
         default=None, metadata={"help": "mask settings for the workers; None: the model's"}
     )
     tpu: bool = II("common.tpu")
-    text_compression_level: TEXT_COMPRESSION_CHOICES = field(  # type: ignore[valid-type]
+    text_compression_level: TEXT_COMPRESSION_CHOICES = field(
         default="none",
         metadata={"help": "fairseq's compression of file names; has no effect, they are held compactly in any case"},
     )

@@ -1,5 +1,7 @@
 """Configuration of a fine-tuned wav2vec 2.0: fairseq's fields and defaults, of 0.12.2 and of what came after it."""
 
+# ChoiceEnum makes the types of choices at run time
+# pyright: reportInvalidTypeForm=false
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +136,6 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
 @dataclass
 class Wav2Vec2CtcConfig(Wav2Vec2AsrConfig):
     blank_weight: float = field(default=0, metadata=_help("for blank_mode"))
-    blank_mode: BLANK_MODE_CHOICES = field(  # type: ignore[valid-type]
+    blank_mode: BLANK_MODE_CHOICES = field(
         default="add", metadata=_help("add blank_weight to the blank's logit, or set it to blank_weight")
     )

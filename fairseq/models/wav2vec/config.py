@@ -1,5 +1,7 @@
 """Configuration of wav2vec 2.0: fairseq 0.12.2's fields and defaults, and three of our own."""
 
+# ChoiceEnum makes the types of choices at run time
+# pyright: reportInvalidTypeForm=false
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -34,7 +36,7 @@ class Wav2Vec2Config(FairseqDataclass):
     encoder_embed_dim: int = field(default=768, metadata=_help("channels of the encoder", at_least=1))
     encoder_ffn_embed_dim: int = field(default=3072, metadata=_help("inner channels of a feed-forward layer"))
     encoder_attention_heads: int = field(default=12, metadata=_help("attention heads of a block", at_least=1))
-    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore[valid-type]
+    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(
         default="gelu", metadata=_help("activation of the transformer's feed-forward layers")
     )
     layer_type: LAYER_TYPE_CHOICES = field(default="transformer", metadata=_help("kind of block"))
