@@ -84,10 +84,11 @@ demo: $(DECODE) ## pre-train a tiny model on a made corpus, fine-tune it, decode
 	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") \
 	--fine-tuning "$(FINE_TUNING)" -- $(DEMO_ARGS)
 
-check: $(STAMP) ## rules and format (ruff), types (pyright); needs no network once the environment is there
+check: $(DOCS) ## rules and format (ruff), types (pyright), and the documentation; no network once the environment is there
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright --pythonpath $(PY)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 $(DOCS): $(STAMP) fairseq/installed.py
 	@$(TELL) "installing mkdocs and its theme" $(PIP) install --quiet --editable ".[docs]"
