@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -39,7 +39,7 @@ def instance_of(dataclass: type[Config], values: Mapping[str, Any]) -> Config:
         if isinstance(value, str) and value.startswith("${"):
             value = referenced_default(value)[1]
         kind = kind_of(types[field.name])
-        if is_dataclass(kind) and isinstance(value, dict):
+        if isinstance(kind, type) and issubclass(kind, FairseqDataclass) and isinstance(value, dict):
             value = instance_of(kind, value)
         setattr(config, field.name, value)
     return config
@@ -128,7 +128,7 @@ def _dataclass_of(cfg: Any, group: str) -> type[FairseqDataclass] | None:
 
 
 def _values_of(cfg: Any) -> dict[str, Any]:
-    if isinstance(cfg, DictConfig) or is_dataclass(cfg):
+    if isinstance(cfg, (DictConfig, FairseqDataclass)):
         return config_to_container(cfg)
     if isinstance(cfg, (dict, Namespace)):
         return plain(cfg)
