@@ -52,7 +52,7 @@ class CtcCriterionConfig(FairseqDataclass):
         try:
             post_process("", self.post_process)
         except ValueError as error:
-            yield wrong(str(error), "single-values")
+            yield wrong(f"criterion.{error}", "single-values")
         if self.wer_args is None:
             return
         try:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, cast, get_type_hints
+from dataclasses import fields
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.findings import Finding, wrong
 from fairseq.dataclass.not_offered import not_offered
-from fairseq.dataclass.utils import ConfigLike, config_to_container, dataclass_of, plain, referenced_default
+from fairseq.dataclass.utils import config_to_container, dataclass_of, plain, referenced_default
 from fairseq.dataclass.values import kind_of
 
 Config = TypeVar("Config", bound=FairseqDataclass)
@@ -39,8 +39,8 @@ def instance_of(dataclass: type[Config], values: Mapping[str, Any]) -> Config:
         if isinstance(value, str) and value.startswith("${"):
             value = referenced_default(value)[1]
         kind = kind_of(types[field.name])
-        if is_dataclass(kind) and isinstance(value, dict):
-            value = instance_of(cast(type[FairseqDataclass], kind), value)
+        if isinstance(kind, type) and issubclass(kind, FairseqDataclass) and isinstance(value, dict):
+            value = instance_of(kind, value)
         setattr(config, field.name, value)
     return config
 
@@ -128,8 +128,8 @@ def _dataclass_of(cfg: Any, group: str) -> type[FairseqDataclass] | None:
 
 
 def _values_of(cfg: Any) -> dict[str, Any]:
-    if isinstance(cfg, DictConfig) or is_dataclass(cfg):
-        return config_to_container(cast(ConfigLike, cfg))
+    if isinstance(cfg, (DictConfig, FairseqDataclass)):
+        return config_to_container(cfg)
     if isinstance(cfg, (dict, Namespace)):
         return plain(cfg)
     return dict(vars(cfg)) if hasattr(cfg, "__dict__") else {}  # a plug-in's constructor may pass on anything, or None
