@@ -1,6 +1,6 @@
-"""Save, load, continue: fairseq's public names, and models out of checkpoints.
+"""fairseq's public names for checkpoints, and loading models from them.
 
-Saving and continuing a run is `fairseq.checkpoint.run`.
+`fairseq.checkpoint.run` saves and resumes runs.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ def torch_persistent_save(obj: Any, filename: str, async_write: bool = False) ->
     """Write a checkpoint atomically.
 
     Raises:
-        CheckpointWriteError: the disk is full or refuses.
-        ValueError: `async_write`, which is not offered.
+        CheckpointWriteError: the file cannot be written, for example on a full disk.
+        ValueError: `async_write` is true, which is not supported.
     """
     if async_write:
-        raise ValueError("checkpoint.write_checkpoints_asynchronously is not offered: leave it false.")
+        raise ValueError("checkpoint.write_checkpoints_asynchronously=true is not supported. Set it to false.")
     io.save(obj, filename)
 
 
-# -- using -------------------------------------------------------------------------------------------------------------
+# -- loading -----------------------------------------------------------------------------------------------------------
 
 
 def load_checkpoint_to_cpu(
@@ -83,10 +83,10 @@ def load_checkpoint_to_cpu(
     """Read a checkpoint onto the CPU; its `cfg` becomes a DictConfig.
 
     Args:
-        arg_overrides: values for settings of its config, by name, in whichever group they stand.
+        arg_overrides: new values for settings of its config, by name, in any group.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or holds pickled objects.
+        ValueError: the file is damaged or holds pickled objects.
     """
     state = io.load(path)
     if state.get("cfg") is not None:
@@ -99,19 +99,24 @@ def load_checkpoint_to_cpu(
 
 
 def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
-    """What `model.w2v_path` names: (the config inside, the state with "model" and, of a fine-tuned one, "task_state").
+    """Load the model that `model.w2v_path` names.
 
     Args:
         path: a checkpoint, or a folder of transformers or torchaudio (see docs/checkpoints.md).
+    Returns:
+        its config, and its state with "model" and, if it is fine-tuned, "task_state".
     Raises:
         MissingFileError: there is no such file.
-        ValueError: it is damaged, it has no model config inside, or it is of a kind that has no counterpart here.
+        ValueError: it is damaged, has no model config, or has a model type without a counterpart here.
     """
     if not os.path.exists(path):
-        raise MissingFileError(f"model.w2v_path is {path}: {kinds.missing(path)}.")
+        raise MissingFileError(f"model.w2v_path={path}: {kinds.missing(path)}.")
     if os.path.isdir(path):
         if not foreign.is_folder(path):
-            raise ValueError(f"model.w2v_path is {path}: this folder is none of transformers, it has no config.json.")
+            raise ValueError(
+                f"model.w2v_path={path} is a folder without config.json. Set a checkpoint file, or a transformers or "
+                "torchaudio folder with its config.json."
+            )
         state = portable_model.to_checkpoint(foreign.read(path, io.read))
         return _config_inside(state, path), state
     state = load_checkpoint_to_cpu(path)
@@ -127,7 +132,7 @@ def load_model_ensemble(
     num_shards: int = 1,
     state: Optional[dict[str, Any]] = None,
 ) -> tuple[list[nn.Module], DictConfig]:
-    """`load_model_ensemble_and_task` without the task."""
+    """Like `load_model_ensemble_and_task`, without returning the task."""
     models, cfg, _ = load_model_ensemble_and_task(filenames, arg_overrides, task, strict, suffix, num_shards, state)
     return models, cfg
 
@@ -141,34 +146,38 @@ def load_model_ensemble_and_task(
     num_shards: int = 1,
     state: Optional[dict[str, Any]] = None,
 ) -> tuple[list[nn.Module], DictConfig, FairseqTask]:
-    """Build the models of checkpoints from the configs inside them, with their weights.
+    """Build the models of checkpoints from their configs, and load their weights.
 
-    Settings that a file does not have keep their defaults; a file without a task is given audio_pretraining.
+    Settings that a file does not have get their defaults; a file without a task gets audio_pretraining.
 
     Args:
         filenames: checkpoints, one per model; or the path of a single one.
-        arg_overrides: values for settings of their configs, by name.
-        task: use this one; None sets up the first file's.
-        strict: names of weights that are missing on either side are an error.
-        suffix: put before .pt in file names.
-        state: an already loaded checkpoint, in place of reading the only file.
+        arg_overrides: new values for settings of their configs, by name.
+        task: the task to use; None: set up the first file's.
+        strict: missing or unexpected weights are an error.
+        suffix: inserted before .pt in file names.
+        num_shards: must be 1.
+        state: an already loaded checkpoint, used instead of reading the only file.
     Returns:
         the models, the last file's config, the task.
     Raises:
-        MissingFileError: a file is not there; a FileNotFoundError as well as a ValueError.
-        ValueError: sharded files (not offered), no file at all, a damaged file, no config in it.
+        MissingFileError: a file does not exist; it is both a FileNotFoundError and a ValueError.
+        ValueError: no file, a sharded or damaged file, or a file without a config.
     """
     if num_shards != 1:
         raise ValueError(
-            f"num_shards is {num_shards}: sharded checkpoints are not offered, only files of a whole model."
+            f"num_shards={num_shards}, but sharded checkpoints are not supported. Use a file with the whole model, and "
+            "num_shards=1."
         )
     paths = (
         [os.fspath(filenames)] if isinstance(filenames, (str, os.PathLike)) else [os.fspath(name) for name in filenames]
     )
     if not paths:
-        raise ValueError("filenames is empty: give the path of a checkpoint, or a list of such paths.")
+        raise ValueError("filenames is empty. Pass the path of a checkpoint, or a list of such paths.")
     if state is not None and len(paths) != 1:
-        raise ValueError("A loaded state stands for one file: give exactly one file name with it.")
+        raise ValueError(
+            f"state is one loaded checkpoint, but filenames has {len(paths)} paths. Pass exactly one path with it."
+        )
     found: list[tuple[nn.Module, DictConfig, FairseqTask]] = []
     for name in paths:
         path = re.sub(r"\.pt$", f"{suffix}.pt", name)
@@ -186,7 +195,7 @@ def load_model_ensemble_and_task(
 def _model_inside(
     loaded: dict[str, Any], path: str, task: FairseqTask | None, strict: bool
 ) -> tuple[nn.Module, DictConfig, FairseqTask]:
-    """One checkpoint's model with its weights, its config, and the task: the given one, or its own."""
+    """Build one checkpoint's model with its weights; returns it with its config and the task (given, or its own)."""
     from fairseq import tasks
 
     cfg = _config_inside(loaded, path)
@@ -209,40 +218,45 @@ def _model_inside(
 
 
 def _check_kind(kind: str | None, path: str) -> None:
-    """A checkpoint's model must be one that there is here."""
+    """Refuse a checkpoint whose model is not registered."""
     if kind is not None and kind not in MODEL_REGISTRY and kind not in ARCH_MODEL_NAME_REGISTRY:
-        offered = ", ".join(sorted(MODEL_REGISTRY))
-        raise ValueError(f"{path} holds a model of kind {kind!r}, which is not offered here: only {offered}.")
+        supported = ", ".join(sorted(MODEL_REGISTRY))
+        raise ValueError(
+            f"{path} holds a model of type {kind!r}, which is not supported. Supported types: {supported}."
+        )
 
 
 def _check_dictionary(task: FairseqTask, state: dict[str, Any], path: str) -> None:
-    """A fine-tuned checkpoint's dictionary must fit; without one inside (fairseq before 0.11) it needs the one of
-    its data folder.
+    """Check that a fine-tuned checkpoint's dictionary exists and fits its output layer.
+
+    A checkpoint without a dictionary (fairseq before 0.11) needs the one in its data folder.
     """
     if not isinstance(task, AudioFinetuningTask):
         return
-    name = "the dictionary inside"
+    name = "its dictionary"
     if not state.get("task_state"):
         name = f"the dictionary {task.dictionary_path()}"
         if not os.path.isfile(task.dictionary_path()):
             raise ValueError(
-                f"{path} is fine-tuned and holds no dictionary, and {task.dictionary_path()} is not there. Give its "
-                f"file with --dict FILE, in Python its folder by arg_overrides={{'data': folder}}; or put it into "
-                f"the checkpoint once: fairseq-convert {path} NEW.pt --to fairseq --dict FILE."
+                f"{path} is fine-tuned but holds no dictionary, and {task.dictionary_path()} does not exist. Add "
+                f"--dict FILE (in Python: arg_overrides={{'data': folder}}); or store the dictionary in the checkpoint "
+                f"once: fairseq-convert {path} NEW.pt --to fairseq --dict FILE."
             )
     head = state["model"].get(pretrained.HEAD + "weight")
     size = len(task.target_dictionary)
     if head is not None and head.size(0) != size:
         raise ValueError(
-            f"{path} has an output layer of {head.size(0)} rows, but {name} has {size} symbols (the four special "
-            "ones counted): give the one that it was fine-tuned with, by --dict FILE or in the data folder."
+            f"{path} has an output layer of {head.size(0)} rows, but {name} has {size} symbols (including the four "
+            "special ones). Use the dictionary of its fine-tuning: --dict FILE, or in the data folder."
         )
 
 
 def _config_inside(state: dict[str, Any], path: str) -> DictConfig:
     cfg = state.get("cfg")
     if cfg is None or cfg.get("model") is None:
-        raise ValueError(f"{path} has no model config inside, so the model cannot be built from it.")
+        raise ValueError(
+            f"{path} has no model config, so its model cannot be built. Use the whole checkpoint that fairseq saved."
+        )
     cfg = cfg if isinstance(cfg, DictConfig) else cast(DictConfig, OmegaConf.create(cfg))
     if cfg.get("task") is None:
         cfg.task = {"_name": "audio_pretraining"}
@@ -250,15 +264,18 @@ def _config_inside(state: dict[str, Any], path: str) -> DictConfig:
 
 
 def load_ema_from_checkpoint(fpath: str) -> dict[str, Any]:
-    """A checkpoint whose "model" is the running average of its weights.
+    """Load a checkpoint with the running average of its weights as "model".
 
     Raises:
-        ValueError: it holds no average (ema.store_ema was off).
+        ValueError: it holds no average (ema.store_ema was false).
     """
     state = io.load(fpath)
     average = (state.get("extra_state") or {}).get("ema")
     if not average:
-        raise ValueError(f"{fpath} holds no averaged weights: it was written without ema.store_ema=true.")
+        raise ValueError(
+            f"{fpath} holds no averaged weights: it was written without ema.store_ema=true. Use a checkpoint of a run "
+            "that sets it."
+        )
     state["model"] = OrderedDict(
         (key, value.float() if value.dtype == torch.float16 else value) for key, value in average.items()
     )

@@ -1,4 +1,4 @@
-"""fairseq's import path of the `Trainer`, which lives in `fairseq.training.trainer`."""
+"""fairseq's import path for `Trainer`, which is defined in `fairseq.training.trainer`."""
 
 from __future__ import annotations
 

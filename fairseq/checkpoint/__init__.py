@@ -1,2 +1,5 @@
-"""Checkpoints: `io` writes and reads files, `retention` names and prunes them, `record` is what a run remembers about
-its own, `source` finds the one to start from, `compare` tells how its config differs."""
+"""Checkpoints.
+
+`io` writes and reads files, `retention` names and prunes them, `record` holds a run's record of its own, `source`
+finds the one to start from, and `compare` lists differences between configs.
+"""

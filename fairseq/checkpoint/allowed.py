@@ -1,8 +1,7 @@
-"""What a checkpoint's pickle may name, and what this reader makes of it: one table. Nothing outside it is ever looked
-up or imported.
+"""The table of names that a checkpoint's pickle may use, and what each one builds.
 
-A pickle names classes and functions and asks for them to be called. Here a name only selects an entry of `ALLOWED`: a
-function of ours that takes the arguments and gives plain values back, or an `Inert` that merely keeps them.
+A pickle names classes and functions and calls them. Here a name only selects an entry of `ALLOWED`: a function of this
+module that returns plain values, or an `Inert` that only stores the arguments. Nothing else is looked up or imported.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from torch import Tensor
 
 
 class Refused(ValueError):
-    """The file holds something that is not in the table; the message says what."""
+    """The file holds something that is not allowed; the message names it as a noun phrase."""
 
 
 class Inert:
-    """Stands for an object of a class that is not built: the class's name, and what the file says about the object."""
+    """An object whose class is not built: the class's name, and the object's data in the file."""
 
     __slots__ = ("arguments", "entries", "name", "state")
 
@@ -32,11 +31,11 @@ class Inert:
         self.name = name
         self.arguments = arguments
         self.state: Any = None
-        self.entries: Any = None  # items or elements that were put into it
+        self.entries: Any = None  # items or elements added to it
 
 
 class Storage:
-    """A tensor's memory: one-dimensional, of the storage's own type."""
+    """A tensor's memory: one-dimensional, with the storage's type."""
 
     __slots__ = ("flat",)
 
@@ -45,7 +44,7 @@ class Storage:
 
 
 class Global:
-    """A name from the table, as it lies on the pickle's stack."""
+    """A name from the table, as an element of the pickle's stack."""
 
     __slots__ = ("build", "name")
 
@@ -54,31 +53,29 @@ class Global:
         self.build = build
 
     def __call__(self, arguments: Any) -> Any:
-        """What the file's call of this name gives."""
+        """Return the result of the file's call of this name."""
         if self.build is None or not isinstance(arguments, tuple):
-            raise Refused(f"a call of {self.name}, which may only be named")
+            raise Refused(f"a call of {self.name}, which is not allowed")
         try:
             return self.build(*arguments)
         except (TypeError, ValueError, RuntimeError, LookupError, OverflowError) as error:
             if isinstance(error, Refused):
                 raise
-            raise Refused(f"a call of {self.name} with unfitting arguments") from error
+            raise Refused(f"a call of {self.name} with invalid arguments") from error
 
 
 # -- tensors -----------------------------------------------------------------------------------------------------------
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
-    """A view of a storage; flags and hooks (`rest`) are left out. Bounds are checked here, before torch checks them
-    again.
-    """
+    """Build a view of a storage, without flags and hooks (`rest`); checks bounds, as torch does again."""
     numbers = (offset, *size, *stride)
     if (
         not isinstance(storage, Storage)
         or len(size) != len(stride)
         or any(type(n) is not int or n < 0 for n in numbers)
     ):
-        raise Refused("a tensor whose storage, sizes or strides are none")
+        raise Refused("a tensor with invalid storage, sizes or strides")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and last >= storage.flat.numel():
         raise Refused("a tensor that reaches beyond its storage")
@@ -87,7 +84,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Te
 
 def _parameter(data: Any, *rest: Any) -> Tensor:
     if not isinstance(data, Tensor):
-        raise Refused("a parameter that is no tensor")
+        raise Refused("a parameter that is not a tensor")
     return data
 
 
@@ -95,10 +92,10 @@ def _parameter(data: Any, *rest: Any) -> Tensor:
 
 
 def _numpy_scalar(dtype: Any, content: Any) -> Any:
-    """A numpy number as Python's; its dtype was built as an `Inert` with a state that begins (version, byte order)."""
+    """Convert a numpy number to Python's; its dtype is an `Inert` whose state begins (version, byte order)."""
     kind = dtype.arguments[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.arguments else None
     if not isinstance(kind, str) or not re.fullmatch(r"[iuf][248]|[iub]1", kind) or not isinstance(content, bytes):
-        raise Refused("a numpy value that is no number")
+        raise Refused("a numpy value that is not a number")
     order = (
         dtype.state[1]
         if isinstance(dtype.state, tuple) and len(dtype.state) > 1 and dtype.state[1] in ("<", ">", "|")
@@ -109,17 +106,17 @@ def _numpy_scalar(dtype: Any, content: Any) -> Any:
 
 
 def _latin1(text: Any, encoding: Any = None) -> bytes:
-    """How Python 3 writes bytes into pickles of protocol 2."""
+    """Decode bytes as Python 3 writes them into pickles of protocol 2."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise Refused("_codecs.encode to anything but latin1")
+        raise Refused("_codecs.encode with an encoding other than latin1")
     return text.encode("latin1")
 
 
 def check_key(key: Any) -> Any:
-    """The key of a dict, or element of a set, if it is a plain value.
+    """Return a dict's key, or a set's element, if it is a plain value.
 
     Raises:
-        Refused: it is none.
+        Refused: it is not.
     """
     if isinstance(key, tuple):
         return tuple(check_key(part) for part in key)
@@ -133,14 +130,14 @@ def _ordered(*arguments: Any) -> OrderedDict[Any, Any]:
 
 
 def _from_factory(*arguments: Any) -> dict[Any, Any]:
-    """A defaultdict, without its factory."""
+    """Build a dict from a defaultdict, without its factory."""
     return {}
 
 
 def _typing_parameters(generic: Any, parameters: Any) -> Inert:
-    """typing.Optional[str] and the like, which the types of omegaconf's nodes may be."""
+    """Accept typing.Optional[str] and the like, which omegaconf stores as the types of nodes."""
     if not isinstance(generic, Global) or not generic.name.startswith("typing."):
-        raise Refused("operator.getitem of anything but a type")
+        raise Refused("operator.getitem of something that is not a type")
     return Inert("typing")
 
 
@@ -191,8 +188,7 @@ _DTYPES = {
 }
 STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in _DTYPES.items()}
 
-# name -> what a call of it gives; None: it may be named, as a type or a factory, and never called. `*` stands for any
-# ending
+# name -> function for a call of it; None: it may be named, as a type or a factory, but never called. `*`: any ending
 ALLOWED: dict[str, Callable[..., Any] | None] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -219,10 +215,10 @@ _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 def look_up(module: str, name: str) -> Global:
-    """The table's entry of a name.
+    """Look up a name in the table.
 
     Raises:
-        Refused: there is none.
+        Refused: the table does not have it.
     """
     name = f"{_PYTHON_2.get(module, module)}.{'int' if (module, name) == ('__builtin__', 'long') else name}"
     for pattern, build in ALLOWED.items():
@@ -231,23 +227,22 @@ def look_up(module: str, name: str) -> Global:
     raise Refused(f"pickled objects of {name}")
 
 
-# -- from what was read to plain values --------------------------------------------------------------------------------
+# -- plain values ------------------------------------------------------------------------------------------------------
 
 
 def plain(value: Any) -> Any:
-    """What was read, without stand-ins: omegaconf's configs become dicts and lists (interpolations stay text), meters
-    dicts.
+    """Replace every `Inert`: omegaconf's configs become dicts and lists (interpolations stay text), meters dicts.
 
     Raises:
-        Refused: lists of lists of the same lists, which would grow without end.
+        Refused: containers that repeat each other so often that the result would be too large.
     """
     return _Plain().of(value)
 
 
 class _Plain:
-    """One conversion; it counts values, since a small pickle can refer to the same ones again and again."""
+    """One conversion. It counts values, because a small pickle can expand to billions by repeating references."""
 
-    MOST_VALUES = 20_000_000  # the optimizer's state of a model of 1,000 tensors has some ten thousand
+    MOST_VALUES = 20_000_000  # the optimizer's state for 1,000 tensors has about ten thousand
 
     def __init__(self) -> None:
         self.count = 0
@@ -255,7 +250,7 @@ class _Plain:
     def of(self, value: Any) -> Any:
         self.count += 1
         if self.count > self.MOST_VALUES:
-            raise Refused("containers that grow without end")
+            raise Refused(f"containers of more than {self.MOST_VALUES:,} values")
         if isinstance(value, Inert):
             return self._inert(value)
         if isinstance(value, Global):
@@ -273,7 +268,7 @@ class _Plain:
             vars(namespace).update(self.of(state))
             return namespace
         if value.name.startswith("omegaconf."):
-            # a config's `_parent` leads back to where we come from: left out
+            # without `_parent`, which would be a cycle
             return self.of(state.get("_content", state.get("_val")))
         if value.name.endswith(".Dictionary"):
             return _dictionary(self.of(state))
@@ -281,7 +276,7 @@ class _Plain:
 
 
 def _dictionary(state: dict[str, Any]) -> dict[str, Any]:
-    """fairseq's Dictionary in the form of ours, `fairseq.data.dictionary.Dictionary.state_dict`."""
+    """Convert fairseq's Dictionary to the form of `fairseq.data.dictionary.Dictionary.state_dict`."""
     symbols, counts = state.get("symbols"), state.get("count")
     if not isinstance(symbols, list) or not isinstance(counts, list) or len(symbols) != len(counts):
         raise Refused("a fairseq.data.dictionary.Dictionary without symbols and counts")

@@ -13,14 +13,13 @@ from fairseq.models.wav2vec import pretrained
 
 
 def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
-    """The first checkpoint, with the mean of all inputs' weights as "model".
+    """Return the first checkpoint with the mean of all inputs' weights as "model".
 
-    Sums are fp64; a mean has the type of the first checkpoint's weight, fp32 for half precision; whole numbers are
+    Sums are in fp64. Each mean has the dtype of the first checkpoint's weight, or fp32 for half precision; integers are
     rounded down.
 
     Raises:
-        ValueError: a file cannot be read, has other weights than the first, or another dictionary: the rows of its
-            output layer would then mean other symbols.
+        ValueError: a file cannot be read, or its weights or its dictionary differ from the first one's.
     """
     first: dict[str, Any] = {}
     sums: dict[str, Tensor] = {}
@@ -35,7 +34,10 @@ def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
             name for name in sums if sums[name].shape != weights[name].shape
         ]
         if differing:
-            raise ValueError(f"{path} and {inputs[0]} have different weights: {', '.join(differing[:5])}")
+            raise ValueError(
+                f"{path} and {inputs[0]} have different weights: {', '.join(differing[:5])}. Average checkpoints of "
+                "one run."
+            )
         for name, tensor in weights.items():
             sums[name] += tensor.double()
     model = {name: _as(total / len(inputs), first["model"][name].dtype) for name, total in sums.items()}
@@ -53,9 +55,8 @@ def _same_dictionary(first: dict[str, Any], state: dict[str, Any], first_path: s
         )
     row = next(row for row, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
     raise ValueError(
-        f"{path} and {first_path} have different dictionaries: symbol {row} is {theirs[row]!r} and {ours[row]!r}. "
-        "The rows of their output layers mean different symbols, so their mean means nothing. Average checkpoints of "
-        "one run."
+        f"{path} and {first_path} have different dictionaries: symbol {row} is {theirs[row]!r} and {ours[row]!r}, so "
+        "the rows of their output layers do not correspond. Average checkpoints of one run."
     )
 
 

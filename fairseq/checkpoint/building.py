@@ -1,6 +1,4 @@
-"""A model out of a checkpoint, built from the config inside and filled with the weights inside. What is wrong in
-either names the file.
-"""
+"""Build a model from a checkpoint's config and load its weights; every error names the file."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from fairseq.models import BaseFairseqModel, bounded
 
 logger = logging.getLogger(__name__)
 
-# what building from a file's values can raise: torch asserts and divides with them, omegaconf resolves them
+# errors from building with a file's values: torch asserts and divides with them, omegaconf resolves them
 _WRONG_VALUES = (
     ArithmeticError,
     AssertionError,
@@ -38,8 +36,11 @@ _WRONG_VALUES = (
 
 @contextmanager
 def naming(path: str, what: str = "no model can be built from the config inside") -> Iterator[None]:
-    """Within, what the values in a checkpoint make go wrong is a ValueError that names the file, and says `what`
-    did not work.
+    """Turn errors that a checkpoint's values cause inside a `with` block into a ValueError with the file's name.
+
+    Args:
+        path: the checkpoint.
+        what: what failed, as a clause for the message.
     """
     try:
         yield
@@ -54,21 +55,21 @@ def naming(path: str, what: str = "no model can be built from the config inside"
 def build(
     make: Callable[[], BaseFairseqModel], weights: Mapping[str, Tensor], model_cfg: DictConfig
 ) -> BaseFairseqModel:
-    """The model that `make()` builds, as long as it is not far larger than the weights.
+    """Build a model with `make()`, unless it would be far larger than the weights.
 
     Raises:
-        TooLarge: it is; names the config's largest number.
+        TooLarge: it would be; the message names the config's largest number.
     """
     try:
         with bounded.by(weights):
             return make()
     except bounded.TooLarge as error:
         value, key = max(_numbers(config_to_container(model_cfg), "model"), default=(0, ""))
-        raise bounded.TooLarge(f"{error}. Its largest setting is {key}={value}.") from error
+        raise bounded.TooLarge(f"{error}. The largest value in its config is {key}={value}.") from error
 
 
 def _numbers(values: Any, name: str) -> Iterator[tuple[int, str]]:
-    """Every whole number in nested settings, with its place."""
+    """Yield every integer in nested settings, with its key."""
     if isinstance(values, dict):
         for key, value in values.items():
             yield from _numbers(value, f"{name}.{key}")
@@ -80,7 +81,7 @@ def fill(model: BaseFairseqModel, weights: dict[str, Tensor], path: str, strict:
     """Load the weights.
 
     Raises:
-        WeightsDoNotFit: they are not of this model; lists the first tensors.
+        WeightsDoNotFit: they belong to another model; the message lists the first tensors.
     """
     try:
         model.load_state_dict(weights, strict=strict, model_cfg=model_cfg)
@@ -90,14 +91,14 @@ def fill(model: BaseFairseqModel, weights: dict[str, Tensor], path: str, strict:
         ]
         found = ", ".join(odd[:3]) or compare.unlike(weights, model.state_dict()) or _first_line(error)
         raise compare.WeightsDoNotFit(
-            f"{path}: the weights inside do not fit the config inside: {found}. {_advice(weights)}"
+            f"{path}: its weights do not fit its config: {found}. {_advice(weights)}"
         ) from error
 
 
 def _advice(weights: Mapping[str, Tensor]) -> str:
     if any(".adapter_layer." in name for name in weights):
-        return "Its blocks have adapters, as MMS has, which are not offered here: use transformers for this model."
-    return "Give a checkpoint that fairseq wrote and nobody changed."
+        return "Its blocks have adapters, as in MMS, which are not supported here: use transformers for this model."
+    return "Use an unmodified checkpoint that fairseq wrote."
 
 
 def _first_line(error: BaseException) -> str:
@@ -105,9 +106,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def known_task(cfg: DictConfig, path: str) -> None:
-    """Put the task that is offered here in the place of one that is not: a model's use depends on audio settings
-    and labels only.
-    """
+    """Replace an unsupported task with a supported one: inference needs only its audio settings and labels."""
     name, known = cfg.task.get("_name"), config_group("task")
     if name in known:
         return
@@ -115,12 +114,13 @@ def known_task(cfg: DictConfig, path: str) -> None:
     names = {field.name for field in fields(known[instead])}
     values = config_to_container(cfg.task)
     cfg.task = OmegaConf.create({**{key: value for key, value in values.items() if key in names}, "_name": instead})
-    logger.info(f"{path}: its task {name!r} is not offered here; {instead} is used")
+    logger.info(f"{path}: its task {name!r} is not supported; using {instead}")
 
 
 def prune_state_dict(state_dict: dict[str, Tensor], model_cfg: Any) -> dict[str, Tensor]:
-    """Keep only the layers that `encoder_layers_to_keep` or `decoder_layers_to_keep` name ("0,2,4"), numbered anew;
-    else all.
+    """Keep only the layers in `encoder_layers_to_keep` or `decoder_layers_to_keep` ("0,2,4"), and renumber them.
+
+    Without these settings, all layers are kept.
     """
     settings = (
         {} if model_cfg is None else config_to_container(model_cfg) if not isinstance(model_cfg, dict) else model_cfg

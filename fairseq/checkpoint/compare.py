@@ -1,4 +1,4 @@
-"""How the model's and the task's config of a checkpoint differ from the command's (decision 6)."""
+"""Compare the model and task config of a checkpoint with the command's (decision 6)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ COMPARED = ("model", "task")
 
 
 def differences(saved: dict[str, Any] | None, cfg: Any, same_data: bool) -> list[Difference]:
-    """(key, value in the checkpoint, value now) for every setting of model and task that differs.
+    """List (key, value in the checkpoint, value now) for every setting of model and task that differs.
 
     Args:
         saved: the checkpoint's `cfg`; groups that it lacks are not compared.
         cfg: the command's whole config.
-        same_data: both manifests list the same, so that their folder may differ.
+        same_data: both manifests list the same files, so their folders may differ.
     """
     found: list[Difference] = []
     for group in COMPARED:
@@ -33,13 +33,13 @@ def differences(saved: dict[str, Any] | None, cfg: Any, same_data: bool) -> list
             found.append((f"{group}._name", old.get("_name"), new.get("_name")))
             continue
         found += [(f"{group}.{key}", before, now) for key, before, now in config_diff(_completed(group, old), new)]
-    # what w2v_path held is compared: w2v_args
+    # not w2v_path: its content is compared, as w2v_args
     moved = {"model.w2v_path", *(("task.data", "model.data") if same_data else ())}
     return [difference for difference in found if difference[0] not in moved]
 
 
 def _completed(group: str, saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved group with the fields that were added since at their defaults, and without those that are gone."""
+    """Fill a saved group with the defaults of newer fields, and drop fields that no longer exist."""
     dataclass = config_group(group).get(saved.get("_name", ""))
     if dataclass is None:
         return saved
@@ -48,12 +48,12 @@ def _completed(group: str, saved: dict[str, Any]) -> dict[str, Any]:
             **config_to_container(merge_with_parent(dataclass(), saved, remove_missing=True)),
             "_name": saved["_name"],
         }
-    except ValueError:  # values of another generation's types: compare them as they are
+    except ValueError:  # values with types of an older version: compare them unchanged
         return saved
 
 
 def same_data(saved: Any, now: Any) -> bool | None:
-    """Whether the splits that both fingerprints know list the same; None where they have none in common."""
+    """Whether the splits in both fingerprints list the same files; None if they have no split in common."""
     if not isinstance(saved, dict) or not isinstance(now, dict):
         return None if saved is None or now is None else saved == now
     common = saved.keys() & now.keys()
@@ -61,13 +61,13 @@ def same_data(saved: Any, now: Any) -> bool | None:
 
 
 class WeightsDoNotFit(ValueError, RuntimeError):
-    """A checkpoint's weights are of another model; the message lists the tensors. (fairseq: torch's RuntimeError.)"""
+    """A checkpoint's weights belong to another model; the message lists tensors. (fairseq: torch's RuntimeError.)"""
 
 
 def unlike(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """The first tensors of a checkpoint and a model that are not of one shape, and how many there are."""
+    """Describe the first tensors whose names or shapes differ between checkpoint and model, and count the rest."""
     found = [f"{name} is missing" for name in own if name not in weights] + [
-        f"{name} is too many" for name in weights if name not in own
+        f"{name} is unexpected" for name in weights if name not in own
     ]
     shapes = {name: (tuple(tensor.shape), tuple(own[name].shape)) for name, tensor in weights.items() if name in own}
     found = [f"{name} is {one}, not {other}" for name, (one, other) in shapes.items() if one != other] + found
@@ -75,30 +75,31 @@ def unlike(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def misfit(path: str, note: str, saved: dict[str, Any] | None, cfg: Any, tensors: str) -> str:
-    """The error of weights that do not fit: both models, the first tensors, and what to set.
+    """Write the error for weights that do not fit: both models, the first tensors, and what to set.
 
     Args:
-        note: why this file was taken, such as "as checkpoint.finetune_from_model asks".
+        note: the setting that selected this file, such as "from checkpoint.finetune_from_model"; "" if none.
         saved: the checkpoint's `cfg`.
-        tensors: as `unlike` says.
+        tensors: the result of `unlike`.
     """
     there, here = _model(saved), _model(cfg)
     differing = [
         (key, before) for key, before, _ in differences(saved, cfg, same_data=True) if key.rpartition(".")[2] in _SHAPES
     ]
     if (there.get("_name"), here.get("_name")) == ("wav2vec_ctc", "wav2vec2"):
-        advice = "It is fine-tuned: go on from the pre-trained checkpoint, or fine-tune this one with model.w2v_path"
+        advice = "It is fine-tuned: resume from the pre-trained checkpoint, or fine-tune this one with model.w2v_path"
     elif (there.get("_name"), here.get("_name")) == ("wav2vec2", "wav2vec_ctc"):
-        advice = "It is pre-trained only: give it as model.w2v_path"
+        advice = "It is only pre-trained: set model.w2v_path to it"
     elif any(key.startswith("model.w2v_args.") for key, _ in differing):
-        advice = "Give as model.w2v_path a model of the file's size"
+        advice = "Set model.w2v_path to a model of the same size as in the checkpoint"
     elif differing and there.get("_name") == here.get("_name"):
-        advice = "Set " + " ".join(_override(*pair) for pair in differing) + ", as in the file, or give another one"
+        advice = "Set " + " ".join(_override(*pair) for pair in differing) + " as in it, or use another checkpoint"
     else:
-        advice = "Give a checkpoint of the config's model"
+        advice = "Use a checkpoint of the config's model"
+    file = f"{path} ({note})" if note else path
     return (
-        f"{path}{', taken ' * bool(note)}{note}, does not fit: it holds {_described(there)}, the config asks for "
-        f"{_described(here)} ({tensors}). {advice}."
+        f"{file} does not fit: it holds {_described(there)}, the config asks for {_described(here)} ({tensors}). "
+        f"{advice}."
     )
 
 
@@ -134,13 +135,13 @@ _SHAPES = frozenset(
 
 
 def _model(cfg: Any) -> dict[str, Any]:
-    """The model group of a config as plain values."""
+    """Return the model group of a config as plain values."""
     group = None if cfg is None else cfg.get("model")
     return {} if group is None else config_to_container(group)
 
 
 def _override(key: str, value: Any) -> str:
-    """As it is typed, quotes for the shell and for Hydra included."""
+    """Write an override as it is typed, with quotes for the shell and for Hydra."""
     return f"{key}={value}" if str(value).replace(".", "").replace("_", "").isalnum() else f"\"{key}='{value}'\""
 
 
@@ -148,7 +149,7 @@ def _described(model: dict[str, Any]) -> str:
     inner = (model.get("w2v_args") or {}).get("model") or model
     size = f" of width {inner['encoder_embed_dim']}" if inner.get("encoder_embed_dim") else ""
     blocks = f" with {inner['encoder_layers']} blocks" if inner.get("encoder_layers") else ""
-    return f"a {model.get('_name') or 'model of unknown kind'}{size}{blocks}"
+    return f"a {model.get('_name') or 'model of unknown type'}{size}{blocks}"
 
 
 def listing(found: list[Difference]) -> str:
@@ -156,11 +157,10 @@ def listing(found: list[Difference]) -> str:
 
 
 def refusal(path: str, found: list[Difference]) -> str:
-    """The error of a run whose own checkpoint was trained with another model or task config."""
+    """Write the error for a run whose own checkpoint has another model or task config."""
     return (
         f"{path} was written by this run with another config (checkpoint -> command): {listing(found)}. "
-        "Either put these values back; or begin a new run with checkpoint.save_dir=<another folder>, to which "
-        "checkpoint.restore_file or checkpoint.finetune_from_model can give this file's weights; or set all of "
-        "checkpoint.reset_optimizer, reset_lr_scheduler, reset_meters and reset_dataloader to true to keep only the "
-        "weights here."
+        "Restore these values; or start a new run with checkpoint.save_dir=<another folder>, and load this file's "
+        "weights with checkpoint.restore_file or checkpoint.finetune_from_model; or keep only the weights: set "
+        "checkpoint.reset_optimizer, reset_lr_scheduler, reset_meters and reset_dataloader to true."
     )

@@ -1,7 +1,7 @@
-"""Checkpoint files: written whole or not at all, checked before they are read, never unpickled freely.
+"""Read and write checkpoint files: written atomically, verified before reading, never unpickled freely.
 
-A file is torch's zip archive of tensors and plain containers; the archive carries a CRC-32 of each record, which
-`verify` and `load` check.
+A file is torch's zip archive of tensors and plain containers. The archive has a CRC-32 of each record, which `verify`
+and `load` check.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from fairseq.utils import PICKLE_PROTOCOL
 
 logger = logging.getLogger(__name__)
 
-TEMPORARY = ".tmp"  # a file of this ending is a checkpoint that was never finished
+TEMPORARY = ".tmp"  # the ending of unfinished checkpoints
 
-# what reading a damaged archive can raise: a flipped bit may also ask for a password or an unknown compression
+# errors from reading a damaged archive: a flipped bit can also request a password or an unknown compression
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError)
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint could not be written; what lay under its name before is unharmed."""
+    """A checkpoint could not be written; an older file of the same name is intact."""
 
 
 def save(obj: Any, path: str | os.PathLike) -> str:
-    """Write a checkpoint: to a temporary name, then to the disk itself, then under its own name. Returns the path.
+    """Write a checkpoint atomically (temporary file, fsync, rename), and return its path.
 
     Raises:
-        CheckpointWriteError: the disk is full or refuses; the temporary file is removed, an older file of this name
-            stays.
+        CheckpointWriteError: the file cannot be written, for example on a full disk; the temporary file is removed, and
+            an older file of this name is kept.
     """
     return _write(path, lambda file: torch.save(obj, cast(IO[bytes], file), pickle_protocol=PICKLE_PROTOCOL))
 
 
 def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:
-    """The same for a second name of a checkpoint. A copy, not a link: damage to one must not reach the other."""
+    """Copy a checkpoint to a second name atomically. Not a link, so that damage to one leaves the other intact."""
 
     def transfer(file: _Disk) -> None:
         with open(source, "rb") as original:
@@ -59,9 +59,7 @@ def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:
 
 
 class _Disk:
-    """A file open for writing that remembers why the disk refused: torch's zip writer replaces that error by a
-    RuntimeError.
-    """
+    """A file that keeps its first write error, because torch's zip writer replaces it with a RuntimeError."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -84,7 +82,7 @@ class _Disk:
 
 def _write(path: str | os.PathLike, write: Callable[[_Disk], None]) -> str:
     path = os.fspath(path)
-    # a name of its own: another process may be writing the same checkpoint, on another machine too
+    # a random name: another process, perhaps on another machine, may be writing the same checkpoint
     temporary = f"{path}.{secrets.token_hex(4)}{TEMPORARY}"
     disk: _Disk | None = None
     try:
@@ -111,19 +109,15 @@ def _refused(path: str, error: OSError) -> CheckpointWriteError:
 
 
 def _put_in_place(temporary: str, path: str) -> None:
-    """Give a finished file its name. A link of that name goes: its target may be another run's checkpoint, or an
-    older one of this.
-    """
+    """Rename a finished file. A symbolic link of that name is replaced: its target may be another checkpoint."""
     link = os.readlink(path) if os.path.islink(path) else None
     os.replace(temporary, path)
     if link is not None:
-        logger.warning(
-            f"{path} was a symbolic link to {link}; it is a file of its own now, and the target is unchanged"
-        )
+        logger.warning(f"{path} was a symbolic link to {link}; it is now a regular file, and the target is unchanged")
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the rename itself survive a power cut; not every file system offers that."""
+    """Make the rename survive a power failure, where the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -146,32 +140,30 @@ def _remove(path: str) -> None:
 
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
-    """Remove unfinished checkpoints that a killed process left behind; only the process that writes there may call
-    this.
-    """
+    """Remove unfinished checkpoints of a killed process. Call it only in the process that writes to the folder."""
     for unfinished in Path(folder).glob(f"checkpoint*.pt*{TEMPORARY}"):
         logger.info(f"removing the unfinished checkpoint {unfinished}")
         _remove(os.fspath(unfinished))
 
 
 def verify(path: str | os.PathLike) -> str | None:
-    """None for a sound checkpoint, else what is wrong with it. Reads the whole file, at the speed of CRC-32."""
+    """Read a whole file and check its CRC-32s; returns None if it is intact, else what is wrong with it."""
     try:
         problem = kinds.problem(path)
         if problem is not None:
             return f"it {problem}"
-        if not is_zip(path):  # a stream of torch before 1.6 has no checksums, but lengths
+        if not is_zip(path):  # streams of torch before 1.6 have lengths but no checksums
             legacy.read(path)
             return None
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             return f"the checksum of its record {damaged} is wrong"
-        # `testzip` takes the archive's list as it is: here every tensor's record must be in it
+        # `testzip` trusts the archive's list of records; this checks that it has every tensor's record
         legacy.read(path, with_tensors=False)
         return None
     except (zipfile.BadZipFile, EOFError) as error:
-        return f"it is cut off or damaged ({error})"
+        return f"it is truncated or damaged ({error})"
     except Refused as error:
         return f"it holds {error}"
     except _DAMAGE as error:
@@ -179,11 +171,11 @@ def verify(path: str | os.PathLike) -> str | None:
 
 
 def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
-    """What a file of torch holds, through the restricted reader (see `legacy`): nothing in it runs.
+    """Read the object in a file that `torch.save` wrote, without running anything in it (see `legacy`).
 
     Raises:
-        ValueError: the file is damaged, of another kind (see `kinds`), or holds something else than data; the message
-            names it.
+        ValueError: the file is damaged, of another kind (see `kinds`), or contains something other than data; the
+            message names it.
         FileNotFoundError: there is no such file.
     """
     path = os.fspath(path)
@@ -192,7 +184,7 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
         return legacy.read(path, with_tensors)
     except Refused as error:
         raise ValueError(
-            f"{path} is not opened: it holds {error}. A checkpoint is data, and what else lies in a file might run."
+            f"{path} was not loaded: it holds {error}. A checkpoint may hold only data; anything else could run code."
         ) from None
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"The checkpoint {path} is damaged: {error}.") from error
@@ -202,10 +194,10 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint, whoever wrote it, in the form that this version writes (see `upgrade`); tensors on the CPU.
+    """Read a checkpoint of any fairseq version, upgraded to the current format (see `upgrade`); tensors on the CPU.
 
     Raises:
-        ValueError: as `read`, or the file is no checkpoint.
+        ValueError: as `read`, or the file is not a checkpoint.
         FileNotFoundError: there is no such file.
     """
     path = os.fspath(path)
@@ -222,8 +214,8 @@ def _without_model(state: dict[str, Any], path: str) -> str:
     weights = sum(isinstance(value, Tensor) for value in state.values())
     if weights and weights == len(state):
         return (
-            f"{path} holds bare weights ({weights} tensors) without the config that the model is built from. Give "
-            "the whole checkpoint that fairseq saved, with its entries 'cfg' and 'model'."
+            f"{path} holds only weights ({weights} tensors), without the config that the model is built from. Use the "
+            "whole checkpoint that fairseq saved, with its entries 'cfg' and 'model'."
         )
     names = [str(name)[:40] for name in state]
     entries = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -241,7 +233,7 @@ def _dict(path: str | os.PathLike, with_tensors: bool) -> dict[str, Any]:
 
 
 def _odd_entry(state: dict[str, Any]) -> str | None:
-    """The name of an entry of another form than all readers rely on."""
+    """Return the name of an entry that does not have the type that readers expect; None if all do."""
     for name in ("extra_state", "task_state"):
         if not isinstance(state.get(name) or {}, dict):
             return name
@@ -257,14 +249,14 @@ def _odd_entry(state: dict[str, Any]) -> str | None:
 
 
 class Peek(NamedTuple):
-    """What tells checkpoints apart, read without their tensors."""
+    """The parts of a checkpoint that `peek` reads."""
 
     num_updates: int
     extra_state: dict[str, Any]
 
 
 def peek(path: str | os.PathLike) -> Peek:
-    """Updates and extra_state of a checkpoint; the tensors stay on the disk.
+    """Read the updates and extra_state of a checkpoint, without its tensors.
 
     Raises:
         ValueError: as `load`.
@@ -277,13 +269,14 @@ def peek(path: str | os.PathLike) -> Peek:
 def newest_good(
     save_dir: str | os.PathLike, first: str | os.PathLike | None, suffix: str = ""
 ) -> tuple[str | None, list[tuple[str, str]]]:
-    """The checkpoint to continue from: `first` if it is sound, else the sound one in `save_dir` with most updates.
+    """Find the checkpoint to resume from: `first` if it is intact, else the intact one with the most updates.
 
     Args:
-        first: the last checkpoint; None or missing: choose among the others.
-        suffix: `checkpoint.checkpoint_suffix` of the files to choose among.
+        save_dir: folder of the other checkpoints.
+        first: the last checkpoint; if it is None or missing, the others are considered.
+        suffix: `checkpoint.checkpoint_suffix` of the files to consider.
     Returns:
-        its path or None, and (path, reason) of every damaged one that was met.
+        its path or None, and (path, reason) of every damaged file found.
     """
     bad: list[tuple[str, str]] = []
     if first is not None and os.path.exists(first):

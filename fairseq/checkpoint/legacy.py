@@ -1,8 +1,8 @@
-"""The restricted reader of checkpoint files: torch's zip archives and the streams that torch wrote before 1.6.
+"""Read checkpoint files safely: torch's zip archives, and the streams that torch wrote before 1.6.
 
-Every checkpoint goes through it, our own too. What it gives: tensors on the CPU and plain containers,
-`argparse.Namespace` and fairseq's `Dictionary`. Nothing in the file runs (see unpickle.py and allowed.py), and every
-size that the file states is compared with its length.
+Every checkpoint goes through this reader, including our own. It returns tensors on the CPU, plain containers,
+`argparse.Namespace` and fairseq's `Dictionary`. No code in the file runs (see unpickle.py and allowed.py), and every
+size that the file states is checked against its length.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROTOCOL_VERSION = 1001
 
 
 class _StorageId(NamedTuple):
-    """How a pickle names a storage."""
+    """A pickle's reference to a storage."""
 
     dtype: torch.dtype
     key: str
@@ -35,31 +35,31 @@ class _StorageId(NamedTuple):
 
 
 def is_zip(path: str | os.PathLike) -> bool:
-    """Whether a file begins as a zip archive does; files that torch wrote before 1.6 do not."""
+    """Whether a file starts like a zip archive; files that torch wrote before 1.6 do not."""
     with open(path, "rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
-    """What a file of torch holds.
+    """Read the object in a file that `torch.save` wrote.
 
     Args:
-        with_tensors: else the tensors of an archive have their shapes only (they are on the meta device), and their
-            bytes are not read.
+        with_tensors: if false, an archive's tensors have only shapes (on the meta device), and their bytes are not
+            read.
     Raises:
-        Refused: what the file holds is not data; the message names it.
-        zipfile.BadZipFile, EOFError: the file is damaged or cut off.
+        Refused: the file contains something other than data; the message names it.
+        zipfile.BadZipFile, EOFError: the file is damaged or truncated.
     """
     try:
         if is_zip(path):
             with zipfile.ZipFile(path) as archive:
                 return plain(_read_zip(archive, with_tensors))
         if tarfile.is_tarfile(path):
-            raise Refused("a tar archive, torch's format of 2016, in which nobody wrote wav2vec 2.0")
+            raise Refused("a tar archive, torch's format of 2016, which is older than wav2vec 2.0")
         with open(path, "rb") as file:
             return plain(_read_stream(file))
     except RecursionError as error:
-        raise Refused("containers nested without end") from error
+        raise Refused("containers that are nested too deeply") from error
 
 
 # -- storages ----------------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
 
 def _storage_id(value: Any) -> _StorageId:
     if not isinstance(value, tuple) or len(value) not in (5, 6) or value[0] not in ("storage", b"storage"):
-        raise Refused("a reference to something that is no storage")
+        raise Refused("a reference to something that is not a storage")
     kind, key, numel = value[1], value[2], value[4]
     dtype = STORAGE_TYPES.get(kind.name) if isinstance(kind, Global) else None
     if dtype is None or not isinstance(key, str) or type(numel) is not int or numel < 0:
@@ -78,7 +78,7 @@ def _storage_id(value: Any) -> _StorageId:
 
 
 def _storages(read_one: Callable[[_StorageId], Tensor]) -> Callable[[Any], Storage]:
-    """The function that makes storages of what the pickle names, each one once."""
+    """Return a function from a pickle's reference to its storage; each storage is read once."""
     made: dict[str, tuple[_StorageId, Storage]] = {}
 
     def persistent(value: Any) -> Storage:
@@ -87,7 +87,7 @@ def _storages(read_one: Callable[[_StorageId], Tensor]) -> Callable[[Any], Stora
             made[wanted.key] = (wanted, Storage(read_one(wanted)))
         found, storage = made[wanted.key]
         if found != wanted:
-            raise Refused(f"a storage {wanted.key} of two types or sizes")
+            raise Refused(f"storage {wanted.key} with two types or sizes")
         return storage
 
     return persistent
@@ -108,20 +108,20 @@ def _read_zip(archive: zipfile.ZipFile, with_tensors: bool) -> Any:
     if f"{folder}/constants.pkl" in names:
         raise Refused("a TorchScript module, which is a program")
     if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") != sys.byteorder.encode():
-        raise Refused("numbers of the other byte order")
+        raise Refused("numbers in the other byte order")
 
     def content(name: str) -> bytes:
         info = archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED:  # torch never compresses: a small file cannot grow in memory
+        if info.compress_type != zipfile.ZIP_STORED:  # torch never compresses; a small file could expand in memory
             raise Refused(f"a compressed record {name}")
-        return archive.read(info)  # compares the record's CRC-32
+        return archive.read(info)  # checks the record's CRC-32
 
     def read_one(wanted: _StorageId) -> Tensor:
         name = f"{folder}/data/{wanted.key}"
         if name not in names:
             raise zipfile.BadZipFile(f"its record {name} is missing")
         if archive.getinfo(name).file_size != wanted.numel * wanted.dtype.itemsize:
-            raise Refused(f"a storage {wanted.key} of another size than stated")
+            raise Refused(f"storage {wanted.key} with another size than stated")
         if not with_tensors:
             return torch.empty(wanted.numel, dtype=wanted.dtype, device="meta")
         data = bytearray(content(name))
@@ -134,8 +134,9 @@ def _read_zip(archive: zipfile.ZipFile, with_tensors: bool) -> Any:
 
 
 def _read_stream(file: BufferedReader) -> Any:
-    """Magic number, protocol, byte order, the object, the storages' keys: five pickles; then every storage, its
-    length before it.
+    """Read a stream of torch before 1.6.
+
+    It has five pickles (magic number, protocol, byte order, object, storage keys), then each storage after its length.
     """
     length = os.fstat(file.fileno()).st_size
     _expect(unpickle(file), MAGIC_NUMBER, "a stream that torch did not write")
@@ -144,7 +145,7 @@ def _read_stream(file: BufferedReader) -> Any:
     _expect(
         isinstance(system, dict) and system.get("little_endian"),
         sys.byteorder == "little",
-        "numbers of the other byte order",
+        "numbers in the other byte order",
     )
     waiting: dict[str, Tensor] = {}
     wanted_bytes = 0
@@ -153,23 +154,23 @@ def _read_stream(file: BufferedReader) -> Any:
         nonlocal wanted_bytes
         wanted_bytes += wanted.numel * wanted.dtype.itemsize
         if wanted_bytes > length:
-            raise EOFError(f"it is cut off: its tensors have more bytes than the {length} of the file")
+            raise EOFError(f"it is truncated: its tensors need {wanted_bytes} bytes, the file has {length}")
         waiting[wanted.key] = torch.empty(wanted.numel, dtype=wanted.dtype)
         return waiting[wanted.key]
 
     result = unpickle(file, _storages(make_room))
     keys = unpickle(file)
     if not isinstance(keys, list) or sorted(map(repr, keys)) != sorted(map(repr, waiting)):
-        raise Refused("a list of storages that does not fit its tensors")
+        raise Refused("a list of storages that does not match its tensors")
     for key in keys:
         flat = waiting[key]
         header = file.read(8)
         if len(header) < 8:
-            raise EOFError("it is cut off")
-        _expect(struct.unpack("<q", header)[0], flat.numel(), f"a storage {key} of another size than stated")
+            raise EOFError("it is truncated")
+        _expect(struct.unpack("<q", header)[0], flat.numel(), f"storage {key} with another size than stated")
         target = flat.view(torch.uint8).numpy() if flat.numel() else None
         if target is not None and file.readinto(target.data) < target.nbytes:
-            raise EOFError("it is cut off")
+            raise EOFError("it is truncated")
     return result
 
 

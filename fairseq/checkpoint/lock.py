@@ -1,8 +1,8 @@
-"""One run at a time in a `checkpoint.save_dir`: two would overwrite each other's checkpoints and mix their metrics.
+"""Allow one run at a time in a `checkpoint.save_dir`: two would overwrite each other's checkpoints and metrics.
 
-The lock is a file with the host and process of its holder, which also holds a POSIX lock on it: the kernel drops that
-one with the process, so a killed run leaves nothing behind that stops the next. What the file says decides where a
-POSIX lock does not reach: on other hosts.
+The lock file names the holder's host and process, and the holder keeps a POSIX lock on it. The kernel drops the POSIX
+lock when the process ends, so a killed run never blocks the next one. Between hosts, where POSIX locks may not work,
+the file's content decides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fairseq.dataclass.configs import CheckpointConfig
 logger = logging.getLogger(__name__)
 
 NAME = "run.lock"
-_HELD = (errno.EACCES, errno.EAGAIN)  # what a POSIX lock that another process holds raises
+_HELD = (errno.EACCES, errno.EAGAIN)  # raised when another process holds the POSIX lock
 
 
 class Holder(NamedTuple):
@@ -32,15 +32,15 @@ class Holder(NamedTuple):
 
     host: str
     pid: int
-    started: str  # boot and clock tick, "" where unknown: a number is given to another process sooner or later
-    job: str  # SLURM's, "" without: a job that is put back into the queue keeps its number on another host
+    started: str  # boot id and start tick, "" if unknown: process ids are reused
+    job: str  # SLURM job id, "" if none: a requeued job keeps its id on another host
 
     @classmethod
     def this_process(cls) -> Holder:
         return cls(socket.gethostname(), os.getpid(), _started(os.getpid()), os.environ.get("SLURM_JOB_ID", ""))
 
     def is_running_here(self) -> bool:
-        """Whether it is another living process of this host."""
+        """Whether this is another live process on this host."""
         if self.host != socket.gethostname() or self.pid == os.getpid():
             return False
         started = _started(self.pid)
@@ -56,7 +56,7 @@ class Holder(NamedTuple):
 
 
 def _started(pid: int) -> str:
-    """When a process began: unlike its number, never used again. Empty where there is no such process, or no /proc."""
+    """Identify a process by its start, which is never reused; empty if it does not exist or there is no /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
@@ -65,10 +65,10 @@ def _started(pid: int) -> str:
 
 
 class FolderLock:
-    """Held from `acquire` to `release`, or until the process ends.
+    """A lock on a folder, held from `acquire` to `release` or to the end of the process.
 
     Args:
-        folder: exists, and can be written.
+        folder: an existing, writable folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -76,11 +76,11 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, over from a run that is dead where it is.
+        """Take the lock, or take it over from a dead run.
 
         Raises:
-            ValueError: another run has it; says which, and what to do.
-            OSError: the file cannot be written.
+            ValueError: another run holds it; the message names that run and what to do.
+            OSError: the lock file cannot be written.
         """
         while True:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -92,20 +92,20 @@ class FolderLock:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # its holder removed it between our opening and locking
+            os.close(descriptor)  # the holder removed the file between our open and our lock: try again
 
     def _take(self, descriptor: int) -> None:
         held = False
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # others: the file system has no locks, and the file's text alone decides
+        except OSError as error:  # any other errno: no locks on this file system, so the file's content decides
             held = error.errno in _HELD
         before, own = _read(descriptor), Holder.this_process()
         if held or (before is not None and (before.is_running_here() or self._may_run_elsewhere(before, own))):
             raise ValueError(self._refusal(before, own))
         if before is not None and before.pid != own.pid:
             logger.info(
-                f"{self.path} is left over from process {before.pid}, which is not running any more: taken over"
+                f"took over {self.path}: it was left behind by process {before.pid}, which is no longer running"
             )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(own._asdict()) + "\n").encode(), 0)
@@ -118,18 +118,15 @@ class FolderLock:
         folder = os.path.dirname(self.path)
         if holder is None:
             return (
-                f"checkpoint.save_dir {folder} is in use by another run. Give this one another folder, or stop "
-                "the other first."
+                f"checkpoint.save_dir={folder} is in use by another run. Set another folder, or stop the other run "
+                "first."
             )
         who = f"process {holder.pid} on {holder.host}"
         if holder.host == own.host:
-            return (
-                f"checkpoint.save_dir {folder} is in use by {who}. Give this run another folder, or stop that "
-                "process first."
-            )
+            return f"checkpoint.save_dir={folder} is in use by {who}. Set another folder, or stop that process first."
         return (
-            f"checkpoint.save_dir {folder} is in use by {who}, which cannot be checked from here ({own.host}). Give "
-            f"this run another folder; if that process has ended, remove {self.path} and start again."
+            f"checkpoint.save_dir={folder} is in use by {who}, which cannot be checked from this host ({own.host}). "
+            f"Set another folder; if that process has ended, remove {self.path} and rerun."
         )
 
     def _is_still_there(self, descriptor: int) -> bool:
@@ -139,10 +136,10 @@ class FolderLock:
             return False
 
     def release(self) -> None:
-        """Remove the file, so that the folder shows that nobody trains in it."""
+        """Remove the lock file and drop the lock."""
         if self._descriptor is None:
             return
-        with contextlib.suppress(OSError):  # a disk that turned read-only: the file names a dead process soon
+        with contextlib.suppress(OSError):  # the disk became read-only: the next run takes over a dead run's file
             if self._is_still_there(self._descriptor):
                 os.remove(self.path)
         os.close(self._descriptor)
@@ -150,7 +147,7 @@ class FolderLock:
 
 
 def _read(descriptor: int) -> Holder | None:
-    """What the file says; None where it says nothing, as between its making and its writing."""
+    """Parse the lock file; None if it is empty or incomplete, as between creating and writing it."""
     try:
         values: Any = json.loads(os.pread(descriptor, 4096, 0))
         return Holder(str(values["host"]), int(values["pid"]), str(values["started"]), str(values["job"]))
@@ -160,12 +157,12 @@ def _read(descriptor: int) -> Holder | None:
 
 @contextlib.contextmanager
 def save_dir_held(cfg: CheckpointConfig, writes: bool) -> Iterator[None]:
-    """Within, no other run writes to `checkpoint.save_dir`.
+    """Hold the lock on `checkpoint.save_dir` inside a `with` block.
 
     Args:
-        writes: whether this process is the one that writes; the others only pass.
+        writes: whether this process writes checkpoints; other processes take no lock.
     Raises:
-        ConfigError: another run is in that folder.
+        ConfigError: another run uses that folder.
     """
     held = FolderLock(cfg.save_dir)
     if writes:
@@ -174,7 +171,7 @@ def save_dir_held(cfg: CheckpointConfig, writes: bool) -> Iterator[None]:
             held.acquire()
         except ValueError as error:
             raise ConfigError([str(error)]) from error
-        except OSError as error:  # `run.verify_folder` refuses it, unless nothing is to be saved
+        except OSError as error:  # `run.verify_folder` rejects the folder, unless checkpoint.no_save is set
             logger.debug(f"no lock in {cfg.save_dir}: {error}")
     try:
         yield

@@ -1,6 +1,4 @@
-"""What a run remembers about its checkpoints: the best value so far, the patience left, and which file it began
-from.
-"""
+"""A run's record of its checkpoints: the best value so far, the patience left, and the file it started from."""
 
 from __future__ import annotations
 
@@ -9,8 +7,9 @@ from typing import Any, Optional
 
 
 class RunRecord:
-    """Kept by the trainer as `run_record` and saved in `extra_state` ("best" as fairseq has it, the rest under
-    "run_record").
+    """The record that the trainer keeps as `run_record`.
+
+    It is saved in `extra_state`: "best" where fairseq has it, the rest under "run_record".
 
     Args:
         maximize: larger values are better (`checkpoint.maximize_best_checkpoint_metric`).
@@ -21,28 +20,26 @@ class RunRecord:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything: a run begins, and what it continues is not read yet."""
-        self.best: Optional[float] = None  # of all validations; patience is counted from it
-        self.saved_best: Optional[float] = None  # of checkpoint_best.pt: another one where the disk refused the best
+        """Reset everything, before a checkpoint is loaded."""
+        self.best: Optional[float] = None  # over all validations; patience refers to it
+        self.saved_best: Optional[float] = None  # value of checkpoint_best.pt; differs if writing the best one failed
         self.validations_without_better = 0
-        # checkpoint of another run (or an older one of this) that the first life loaded
+        # the checkpoint that the first process of this run loaded: of another run, or an older one of this run
         self.started_from: Optional[str] = None
-        # of the pre-training that this run continues (checkpoint.continue_pretraining); not in num_updates
+        # updates of the pre-training that checkpoint.continue_pretraining continues; not in num_updates
         self.updates_before = 0
-        self.validation_due = False  # it was due at this update, and a signal or an error came before it
-        self.files: list[str] = []  # names that the save with this record was written under, the first one first
-        self.continues = False  # this life goes on where the folder's last checkpoint ended; not saved
+        self.validation_due = False  # a signal or an error came before the validation that was due at this update
+        self.files: list[str] = []  # names under which this save was written, in order
+        self.continues = False  # this process resumed from the folder's last checkpoint; not saved
         self._observed_at: Optional[int] = None
 
     @staticmethod
     def updates_before_in(state: dict[str, Any]) -> int:
-        """Updates before its own that a checkpoint knows of."""
+        """Read a checkpoint's `updates_before`; 0 if it has none."""
         return ((state.get("extra_state") or {}).get("run_record") or {}).get("updates_before", 0)
 
     def observe(self, value: float, num_updates: int) -> None:
-        """Note a validation's value; a second call for the same update changes nothing. A value that is not a
-        number never is better.
-        """
+        """Record a validation's value. NaN is never better; a second call for the same update has no effect."""
         if num_updates == self._observed_at:
             return
         self._observed_at = num_updates
@@ -53,11 +50,11 @@ class RunRecord:
             self.validations_without_better += 1
 
     def is_best(self, value: Optional[float]) -> bool:
-        """Whether no saved value was better: checkpoint_best.pt is then this one."""
+        """Whether no saved value is better, so that this save becomes checkpoint_best.pt."""
         return value is not None and (value == self.saved_best or self._is_better(value, self.saved_best))
 
     def out_of_patience(self, patience: int) -> bool:
-        """Whether `patience` validations in a row brought nothing better (0 or less: endless patience)."""
+        """Whether `patience` validations in a row brought no better value (0 or less: never)."""
         return 0 < patience <= self.validations_without_better
 
     def _is_better(self, value: float, than: Optional[float]) -> bool:
@@ -66,7 +63,7 @@ class RunRecord:
         return than is None or (value > than if self.maximize else value < than)
 
     def state_dict(self) -> dict[str, Any]:
-        """Entries for `extra_state`."""
+        """Return the entries for `extra_state`."""
         own = {
             "validations_without_better": self.validations_without_better,
             "observed_at": self._observed_at,
@@ -79,7 +76,7 @@ class RunRecord:
         return {**({} if self.best is None else {"best": self.best}), "run_record": own}
 
     def load_state_dict(self, extra_state: dict[str, Any], reset_best: bool = False) -> None:
-        """Take over a checkpoint's `extra_state`, fairseq's too (which has "best" alone)."""
+        """Load a checkpoint's `extra_state`; fairseq's has only "best"."""
         own = extra_state.get("run_record", {})
         self.started_from = own.get("started_from")
         self.updates_before = own.get("updates_before", 0)

@@ -1,4 +1,4 @@
-"""Which files a save writes and which older ones go: fairseq's names and rules."""
+"""Names of the files that a save writes, and which older files to remove: fairseq's rules."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _NUMBER = r"(-?\d+\.?\d*)"
 def checkpoint_paths(
     path: str | os.PathLike, pattern: str = r"checkpoint(\d+)\.pt", keep_match: bool = False
 ) -> list[Any]:
-    """Files in a folder whose whole name matches; if the pattern has a group, sorted by that number, largest first.
+    """List the files in a folder whose whole name matches the pattern.
 
-    Returns:
-        paths, or with `keep_match` (path, number) pairs.
+    Args:
+        pattern: if it has a group, files are sorted by that number, largest first.
+        keep_match: return (path, number) pairs instead of paths.
     """
     compiled = re.compile(pattern)
     if not os.path.isdir(path):
@@ -46,14 +47,15 @@ def checkpoint_names(
     is_best: bool,
     stopping: bool = False,
 ) -> list[str]:
-    """Names of a save's files, the one to resume from first, so that a process killed between two files has lost
-    nothing.
+    """List the names of a save's files.
+
+    The one to resume from is first, so a process that is killed between two files loses nothing.
 
     Args:
         cfg: the config group `checkpoint`.
-        val_loss: the metric of the validation that came with this save, if there was one.
+        val_loss: the metric of the validation at this update, or None.
         is_best: no earlier value was better.
-        stopping: the run ends here: where nothing else is due, the checkpoint is named by its update.
+        stopping: the run ends here; if nothing else is due, the file is named by its update.
     """
     suffix = cfg.checkpoint_suffix
     by_updates = cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0
@@ -67,7 +69,7 @@ def checkpoint_names(
     if val_loss is not None and cfg.keep_best_checkpoints > 0 and _among_the_best(cfg, val_loss):
         wanted[_best_name(cfg, epoch, updates, val_loss)] = True
     names = [name for name, condition in wanted.items() if condition]
-    # not checkpoint_last.pt where that is not wanted: nobody would renew it, and it would be continued for ever
+    # with no_last_checkpoints, not checkpoint_last.pt: no later save would replace it, and every run would load it
     return names or ([f"checkpoint_{epoch}_{updates}{suffix}.pt"] if stopping else [])
 
 
@@ -76,13 +78,13 @@ def _best_pattern(cfg: CheckpointConfig) -> str:
 
 
 def _best_name(cfg: CheckpointConfig, epoch: int, updates: int, val_loss: float) -> str:
-    # fairseq: a digit after the three decimals keeps equal values apart; here it is a function of the update
+    # fairseq: a digit after the three decimals distinguishes equal values; here it is a function of the update
     digit = np.random.default_rng([epoch, updates]).integers(cfg.keep_best_checkpoints)
     return f"checkpoint.best_{cfg.best_checkpoint_metric}_{val_loss:.3f}{digit}{cfg.checkpoint_suffix}.pt"
 
 
 def _kept_best(cfg: CheckpointConfig) -> list[tuple[str, float]]:
-    """(path, value) of the checkpoints kept as best, the best first."""
+    """List (path, value) of the checkpoints kept as best, the best first."""
     kept = checkpoint_paths(cfg.save_dir, _best_pattern(cfg), keep_match=True)
     return kept if cfg.maximize_best_checkpoint_metric else kept[::-1]
 
@@ -98,7 +100,7 @@ def _among_the_best(cfg: CheckpointConfig, val_loss: float) -> bool:
 
 
 def outdated(cfg: CheckpointConfig) -> list[str]:
-    """Files in `save_dir` that the keep_* settings no longer want after a save."""
+    """List the files in `save_dir` that the keep_* settings no longer keep after a save."""
     suffix = re.escape(cfg.checkpoint_suffix)
     gone: list[str] = []
     if cfg.keep_interval_updates > 0:

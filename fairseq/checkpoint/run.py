@@ -1,7 +1,7 @@
-"""Saving a run and continuing it: which files, in which order, and what is put back.
+"""Save a run and resume it: which files, in which order, and what is restored.
 
-This module alone reads and writes a run's checkpoints and keeps its `RunRecord`. What the trainer's own state is, the
-trainer says (`state_dict`, `load_state_dict`); how its processes share that state, its strategy says.
+Only this module reads and writes a run's checkpoints and updates its `RunRecord`. The trainer defines its own state
+(`state_dict`, `load_state_dict`), and its strategy defines how processes share that state.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed.strategy import Strategy
 from fairseq.tasks.task import Task
 
-logger = logging.getLogger("fairseq.checkpoint_utils")  # the name that fairseq's logs have
+logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in its log lines
 
 
 class SaveResult(NamedTuple):
-    """What became of a save."""
+    """The result of a save."""
 
     paths: list[str]  # files written, the one to resume from first
-    error: str | None = None  # why a file is missing; the run goes on
+    error: str | None = None  # why a file is missing; the run continues
     seconds: float = 0.0
 
 
 class RunTrainer(Protocol):
-    """What saving and continuing a run ask of its trainer."""
+    """The part of the trainer's interface that saving and resuming a run need."""
 
     @property
     def cfg(self) -> DictConfig: ...
@@ -53,7 +53,7 @@ class RunTrainer(Protocol):
     def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """This process's state, under fairseq's top-level keys; its tensors may be parts, on any device."""
+        """Return this process's state under fairseq's top-level keys; tensors may be shards, on any device."""
         ...
 
     def load_state_dict(
@@ -64,7 +64,7 @@ class RunTrainer(Protocol):
         reset_meters: bool = False,
         optimizer_overrides: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Take over a whole state on the CPU; returns its `extra_state`."""
+        """Load a whole state on the CPU; returns its `extra_state`."""
         ...
 
 
@@ -78,20 +78,20 @@ def save(
     val_loss: float | None,
     stopping: bool = False,
 ) -> SaveResult | None:
-    """Write the checkpoints that are due and remove those that no longer are.
+    """Write the checkpoints that are due, and remove outdated ones.
 
-    All processes call it: each collects its state, the strategy makes one of them, and the first process writes it.
-    Only a strategy whose `holds_all` is true lets a process save without the others.
+    All processes call it: each collects its state, the strategy combines them, and rank 0 writes the result. Only with
+    a strategy whose `holds_all` is true can a process save without the others.
 
-    A disk that is full or refuses is reported with its path and free space, and the run goes on: older files are
-    unharmed.
+    A failed write, for example on a full disk, is logged with its path and free space, and the run continues; older
+    files stay intact.
 
     Args:
         cfg: the config group `checkpoint`.
-        val_loss: the best_checkpoint_metric of the validation that came with this save, or None.
-        stopping: the run ends here, so something is written whether it is due or not, unless `no_save` is set.
+        val_loss: the best_checkpoint_metric of the validation at this update, or None.
+        stopping: the run ends here, so a checkpoint is written even if none is due, unless `no_save` is set.
     Returns:
-        None where this process writes nothing.
+        None if this process does not write.
     """
     updates, record = trainer.get_num_updates(), trainer.run_record
     if val_loss is not None:
@@ -101,7 +101,7 @@ def save(
     epoch, end_of_epoch = epoch_itr.epoch, epoch_itr.end_of_epoch()
     is_best, best_before = record.is_best(val_loss), record.saved_best
     names: list[str] = []
-    if trainer.is_data_parallel_master:  # what is due depends on the files in the folder, which others may not see
+    if trainer.is_data_parallel_master:  # what is due depends on the folder's files, which other ranks may not see
         names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, is_best, stopping)
     start = time.perf_counter()
     if names:
@@ -115,12 +115,12 @@ def save(
         return SaveResult([])
     result = _write(state, [os.path.join(cfg.save_dir, name) for name in names])
     result = result._replace(seconds=time.perf_counter() - start)
-    # checkpoint_best.pt comes after the one to resume from: it may be the one that is missing
+    # checkpoint_best.pt is written after the one to resume from, so it may be missing
     if len(result.paths) < len(names):
         record.saved_best = best_before
     if result.error is not None:
-        going_on = "" if stopping else "; training goes on"
-        logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). Older checkpoints are unharmed{going_on}.")
+        outlook = "Older checkpoints are intact." if stopping else "Older checkpoints are intact; training continues."
+        logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). {outlook}")
     if result.paths:
         _remove_outdated(cfg)
         logger.info(
@@ -131,7 +131,7 @@ def save(
 
 
 def _state_of(trainer: RunTrainer, epoch_itr: EpochBatchIterator, val_loss: float | None) -> dict[str, Any]:
-    """All that a checkpoint of this moment holds, as this process has it."""
+    """Collect this process's state for a checkpoint."""
     state = trainer.state_dict()
     run = {"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **trainer.run_record.state_dict()}
     return {**state, "extra_state": {**state["extra_state"], **run}}
@@ -145,24 +145,24 @@ def _write(state: dict[str, Any], paths: list[str]) -> SaveResult:
         for path in paths[1:]:
             written.append(io.copy(paths[0], path))
     except OSError as error:
-        return SaveResult(written, f"checkpoint {paths[len(written)]} is not written: {error.strerror or error}")
+        return SaveResult(written, f"cannot write checkpoint {paths[len(written)]}: {error.strerror or error}")
     return SaveResult(written)
 
 
 def _remove_outdated(cfg: CheckpointConfig) -> None:
     for path in retention.outdated(cfg):
-        with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
+        with contextlib.suppress(FileNotFoundError):  # removed by someone else in the meantime
             os.remove(path)
 
 
 def _free_space(folder: str) -> str:
     while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder) or "."
-    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free on the disk of {folder}"
+    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
 
 
 def out_of_patience(cfg: CheckpointConfig, trainer: RunTrainer, val_loss: float) -> bool:
-    """Whether checkpoint.patience validations in a row, this one the last of them, brought no better value."""
+    """Whether the last checkpoint.patience validations, including this one, brought no better value."""
     trainer.run_record.observe(val_loss, trainer.get_num_updates())
     if not trainer.run_record.out_of_patience(cfg.patience):
         return False
@@ -171,10 +171,10 @@ def out_of_patience(cfg: CheckpointConfig, trainer: RunTrainer, val_loss: float)
 
 
 def verify_folder(save_dir: str) -> None:
-    """Make the folder and try to write into it, so that a run fails before its first update rather than after hours.
+    """Create the folder and write a test file, so that a run fails at once rather than at its first save.
 
     Raises:
-        ValueError: it cannot be made or written.
+        ValueError: the folder cannot be created or written.
     """
     probe = os.path.join(save_dir, f".writable.{os.getpid()}")
     try:
@@ -184,15 +184,16 @@ def verify_folder(save_dir: str) -> None:
         os.remove(probe)
     except OSError as error:
         raise ValueError(
-            f"checkpoint.save_dir is {save_dir}: cannot write there ({error.strerror or error})."
+            f"checkpoint.save_dir={save_dir} is not writable: {error.strerror or error}. Set a folder that this user "
+            "can write."
         ) from error
 
 
-# -- continuing --------------------------------------------------------------------------------------------------------
+# -- resuming ----------------------------------------------------------------------------------------------------------
 
 
 class Loaded(NamedTuple):
-    """A run's checkpoint in memory, and why it was chosen."""
+    """A checkpoint in memory, and why it was chosen."""
 
     source: Source
     path: str
@@ -209,24 +210,25 @@ class Loaded(NamedTuple):
 
     @property
     def place(self) -> dict[str, Any] | None:
-        """Where in the training data it stands; None: begin at the first epoch."""
+        """Its position in the training data; None: start at the first epoch."""
         return None if self.source.resets.dataloader else self.extra_state.get("train_iterator")
 
 
 def resume(
     cfg: CheckpointConfig, trainer: RunTrainer, **passthrough_args: Any
 ) -> tuple[dict[str, Any] | None, EpochBatchIterator]:
-    """Put a run where it was, or where `checkpoint.restore_file`, `finetune_from_model` or `continue_once` say; one log
-    line tells which.
+    """Resume a run, or start it from `checkpoint.restore_file`, `finetune_from_model` or `continue_once`.
+
+    One log line says which checkpoint was loaded.
 
     Args:
         cfg: the config group `checkpoint`.
-        passthrough_args: more arguments of the trainer's `get_train_iterator`.
+        passthrough_args: further arguments for the trainer's `get_train_iterator`.
     Returns:
-        the checkpoint's extra_state (None without a checkpoint) and the training iterator at its place.
+        the checkpoint's extra_state (None without a checkpoint), and the training iterator at its position.
     Raises:
-        ValueError: settings that exclude each other, a missing or damaged file, or a config that differs from the run's
-            own checkpoint.
+        ValueError: settings are mutually exclusive, the file is missing or damaged, or the config differs from that in
+            the run's own checkpoint.
     """
     overrides = optimizer_overrides(cfg)
     trainer.run_record.clear()
@@ -237,7 +239,7 @@ def resume(
         logger.info(found.note)
         return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
     loaded = Loaded(found, found.path, io.load(found.path))
-    with building.naming(found.path, "the run cannot continue from its entries"):
+    with building.naming(found.path, "the run cannot resume from its entries"):
         epoch = 1 if loaded.place is None else loaded.place["epoch"]
         epoch_itr = trainer.get_train_iterator(epoch=epoch, load_dataset=True, **passthrough_args)
         _compare_configs(loaded, trainer)
@@ -254,10 +256,10 @@ def resume(
 
 
 def _compare_configs(loaded: Loaded, trainer: RunTrainer) -> None:
-    """Decision 6: the run's own checkpoint must have the command's model and task; for another's, differences are
-    listed.
+    """Refuse a run's own checkpoint with another model or task config; log differences for other checkpoints.
 
-    Call it after the training data is loaded: a moved data folder is no difference if both manifests list the same.
+    Call it after the training data is loaded: a moved data folder is not a difference if both manifests list the same
+    files (decision 6).
     """
     same = compare.same_data(loaded.extra_state.get("data_fingerprint"), trainer.task.data_fingerprint())
     differing = compare.differences(loaded.state.get("cfg"), trainer.cfg, same_data=same is True)
@@ -269,13 +271,11 @@ def _compare_configs(loaded: Loaded, trainer: RunTrainer) -> None:
             f"the config differs from that of {loaded.path} (checkpoint -> command): {compare.listing(differing)}"
         )
     if own and same is False and not only_weights:
-        logger.warning(
-            f"the manifests list other files than when {loaded.path} was written: the run goes on with the new ones"
-        )
+        logger.warning(f"the manifests changed since {loaded.path} was written: training continues with the new files")
 
 
 def _restore_training(loaded: Loaded, trainer: RunTrainer, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Hand the state to the trainer; returns its extra_state. Weights of another model are named with both models."""
+    """Load the state into the trainer and return its extra_state; the error for misfit weights names both models."""
     resets = loaded.source.resets
     try:
         return trainer.load_state_dict(
@@ -298,9 +298,9 @@ def _restore_record(loaded: Loaded, record: RunRecord) -> None:
 
 
 def _complete_last_save(cfg: CheckpointConfig, loaded: Loaded, record: RunRecord, updates: int) -> None:
-    """Copy the checkpoint to its other names again where a kill or a full disk came between two files of the save.
+    """Write the other files of a save that a kill or a full disk interrupted.
 
-    Else checkpoint_best.pt would stay an older one than the run's record says, and for good.
+    Otherwise checkpoint_best.pt would stay older than the run's record says.
     """
     path = loaded.path
     if not record.files or os.path.basename(path) != record.files[0]:
@@ -311,13 +311,13 @@ def _complete_last_save(cfg: CheckpointConfig, loaded: Loaded, record: RunRecord
             if os.path.exists(other) and io.verify(other) is None and io.peek(other).num_updates == updates:
                 continue
             io.copy(path, other)
-            logger.info(f"{other} was missing or older, though {path} was saved under this name too: copied")
+            logger.info(f"copied {path} to {other}, which the interrupted save did not write")
         except (OSError, ValueError) as error:
-            logger.error(f"{other} should be a copy of {path} and cannot be written: {error}")
+            logger.error(f"cannot copy {path} to {other}: {error}")
 
 
 def _updates_in_all(loaded: Loaded) -> int:
-    """Updates that a checkpoint's weights went through, those of pre-training that it continued itself too."""
+    """Count the updates of a checkpoint's weights, including those of earlier pre-training."""
     return loaded.updates + RunRecord.updates_before_in(loaded.state)
 
 
@@ -325,5 +325,5 @@ def _what_was_loaded(loaded: Loaded) -> str:
     epoch = "" if loaded.place is None else f"epoch {loaded.place['epoch']}, "
     reset = loaded.source.resets.names()
     notes = [loaded.source.note] if loaded.source.note else []
-    notes += [f"started anew: {', '.join(reset)}"] if reset else []
+    notes += [f"reset: {', '.join(reset)}"] if reset else []
     return f"loaded checkpoint {loaded.path} ({epoch}{loaded.updates} updates)" + "".join(f"; {note}" for note in notes)

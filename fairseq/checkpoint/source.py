@@ -1,4 +1,4 @@
-"""Which checkpoint a run starts from, and what is taken from it."""
+"""Choose the checkpoint that a run starts from, and what is loaded from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_RESTORE_FILE = "checkpoint_last.pt"
 
 
 class Resets(NamedTuple):
-    """What is started anew though there is a checkpoint."""
+    """The parts of a checkpoint that are not loaded (`checkpoint.reset_*`)."""
 
     optimizer: bool = False
     lr_scheduler: bool = False
@@ -33,33 +33,33 @@ ALL = Resets(True, True, True, True)
 
 
 class Source(NamedTuple):
-    """Where a run begins."""
+    """The checkpoint that a run starts from."""
 
     path: str | None  # None: random weights
-    own: bool  # a checkpoint of this very run: its config must be the command's
+    own: bool  # written by this run: its config must match the command's
     resets: Resets
-    note: str  # why this one, for the log
-    started_from: str | None = None  # to be remembered, so that the same command typed again continues
-    continues: bool = False  # the folder's last checkpoint: what the run wrote up to there stays
+    note: str  # the setting that selected it, for the log
+    started_from: str | None = None  # recorded, so that rerunning the same command resumes
+    continues: bool = False  # the folder's last checkpoint: output up to its update is kept
 
 
 def find(cfg: CheckpointConfig) -> Source:
-    """The checkpoint that the config group `checkpoint` asks for.
+    """Find the checkpoint that the config group `checkpoint` asks for.
 
     Raises:
-        ValueError: settings that exclude each other, a named file that does not exist, or only damaged checkpoints in
-            `save_dir`.
+        ValueError: settings are mutually exclusive, a named file does not exist, or `save_dir` holds only damaged
+            checkpoints.
     """
     resets = Resets(cfg.reset_optimizer, cfg.reset_lr_scheduler, cfg.reset_meters, cfg.reset_dataloader)
     if cfg.finetune_from_model is not None and any(resets):
         raise ValueError(
-            "checkpoint.finetune_from_model takes the weights only, so it cannot be set together with "
-            "checkpoint.reset_optimizer, reset_lr_scheduler, reset_meters or reset_dataloader."
+            "checkpoint.finetune_from_model loads only the weights, so it cannot be combined with "
+            "checkpoint.reset_optimizer, reset_lr_scheduler, reset_meters or reset_dataloader. Remove the resets."
         )
     if cfg.restore_file != DEFAULT_RESTORE_FILE:
         if cfg.finetune_from_model is not None:
             raise ValueError(
-                "checkpoint.finetune_from_model and checkpoint.restore_file are both set: give one of them."
+                "checkpoint.finetune_from_model and checkpoint.restore_file are both set. Set only one of them."
             )
         return _named(cfg, resets)
     own = _own(cfg)
@@ -67,62 +67,62 @@ def find(cfg: CheckpointConfig) -> Source:
         return Source(own, True, resets, "", continues=not resets.optimizer)
     if cfg.continue_once is not None:
         path = _existing(cfg.continue_once, "checkpoint.continue_once")
-        return Source(path, False, resets, "as checkpoint.continue_once asks", os.path.realpath(path))
+        return Source(path, False, resets, "from checkpoint.continue_once", os.path.realpath(path))
     if cfg.finetune_from_model is not None:
         path = _existing(cfg.finetune_from_model, "checkpoint.finetune_from_model")
-        return Source(path, False, ALL, "as checkpoint.finetune_from_model asks", os.path.realpath(path))
+        return Source(path, False, ALL, "from checkpoint.finetune_from_model", os.path.realpath(path))
     return Source(None, True, resets, _why_none(cfg))
 
 
 def _own(cfg: CheckpointConfig) -> str | None:
-    """This run's last sound checkpoint, or None where it has not written any."""
+    """Find this run's last intact checkpoint; None if it has not written any."""
     last = os.path.join(cfg.save_dir, retention.last_name(cfg))
-    # to start at update 0 would replace the link and hide the run it stands for
+    # starting at update 0 would replace the link and hide the run that it points to
     if os.path.islink(last) and not os.path.exists(last):
         raise ValueError(
-            f"{last} cannot be continued: {kinds.missing(last)}. Mount that disk or put the file back; or remove "
-            "the link to start anew."
+            f"Cannot resume from {last}: {kinds.missing(last)}. Mount that disk or restore the file; or remove the "
+            "link to start at update 0."
         )
     if not os.path.exists(last) and not cfg.no_last_checkpoints:
         return None
     path, bad = io.newest_good(cfg.save_dir, last, cfg.checkpoint_suffix)
     for damaged, reason in bad:
-        logger.error(f"the checkpoint {damaged} is damaged and not used: {reason}")
+        logger.error(f"skipping the damaged checkpoint {damaged}: {reason}")
     if path is None and bad:
         raise ValueError(
             f"{cfg.save_dir} holds only damaged checkpoints: {', '.join(damaged for damaged, _ in bad)}. Move them "
-            "away to start from random weights, or give another one by checkpoint.restore_file."
+            "away to start from random weights, or set checkpoint.restore_file to another checkpoint."
         )
     if bad:
-        logger.warning(f"continuing from the newest sound checkpoint, {path}")
+        logger.warning(f"resuming from the newest intact checkpoint: {path}")
     return path
 
 
 def _named(cfg: CheckpointConfig, resets: Resets) -> Source:
-    """A restore_file that is not the default: in save_dir if it lies there, else a path of its own."""
+    """Find a restore_file other than the default: in save_dir if it exists there, else as a path."""
     inside = os.path.join(cfg.save_dir, cfg.restore_file)
     path = inside if os.path.isfile(inside) else cfg.restore_file
     if not os.path.isfile(path):
         links = [f" ({name}: {kinds.missing(name)})" for name in (inside, cfg.restore_file) if os.path.islink(name)]
         raise ValueError(
-            f"checkpoint.restore_file is {cfg.restore_file}: there is no such file, neither as {inside} nor by "
-            f"itself{''.join(links[:1])}."
+            f"checkpoint.restore_file={cfg.restore_file}: there is no such file, neither {inside} nor "
+            f"{cfg.restore_file}{''.join(links[:1])}."
         )
     begun_from = os.path.realpath(path)
     last = _own(cfg)
     if last is not None and io.peek(last).extra_state.get("run_record", {}).get("started_from") == begun_from:
         note = (
-            f"the run that began from {path} goes on; its checkpoint.reset_* settings applied then. Remove "
-            f"{last} to begin again"
+            f"resuming the run that started from {path}; checkpoint.reset_* applied at its start. Remove {last} to "
+            "start over"
         )
         return Source(last, True, Resets(), note, continues=True)
     own = os.path.dirname(begun_from) == os.path.realpath(cfg.save_dir)
-    return Source(path, own, resets, "as checkpoint.restore_file asks", begun_from)
+    return Source(path, own, resets, "from checkpoint.restore_file", begun_from)
 
 
 def _existing(path: str, key: str) -> str:
     if not os.path.isfile(path):
-        raise ValueError(f"{key} is {path}: {kinds.missing(path)}.")
+        raise ValueError(f"{key}={path}: {kinds.missing(path)}.")
     return path
 
 
@@ -132,16 +132,16 @@ def _why_none(cfg: CheckpointConfig) -> str:
     if not others:
         return f"no checkpoint in {cfg.save_dir}: starting at update 0"
     return (
-        f"no {name} in {cfg.save_dir}: starting at update 0. It holds {', '.join(sorted(others))}; "
-        "checkpoint.restore_file=<name> continues from one of them"
+        f"no {name} in {cfg.save_dir}: starting at update 0. The folder holds {', '.join(sorted(others))}; to resume "
+        "from one of them, set checkpoint.restore_file=<name>"
     )
 
 
 def optimizer_overrides(cfg: CheckpointConfig) -> dict[str, Any]:
-    """`checkpoint.optimizer_overrides`, a Python dict written as text.
+    """Parse `checkpoint.optimizer_overrides`, a Python dict written as text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a dict.
     """
     try:
         overrides = ast.literal_eval(cfg.optimizer_overrides)
@@ -149,7 +149,7 @@ def optimizer_overrides(cfg: CheckpointConfig) -> dict[str, Any]:
         overrides = None
     if not isinstance(overrides, dict):
         raise ValueError(
-            f"checkpoint.optimizer_overrides is {cfg.optimizer_overrides!r}: it must be a Python dict like {{'eps': "
-            f"1e-6}}."
+            f"checkpoint.optimizer_overrides is {cfg.optimizer_overrides!r}: it must be a Python dict, such as "
+            "{'eps': 1e-6}."
         )
     return overrides

@@ -1,8 +1,8 @@
-"""Reads a pickle without running it: the opcodes one by one, over values that only `allowed.ALLOWED` can make.
+"""Read a pickle without running it: interpret its opcodes, with values that only `allowed.ALLOWED` can build.
 
-`pickletools.genops` (the standard library's disassembler) splits the stream; this machine does what data needs, and
-refuses the rest. The difference to `pickle.Unpickler`: no name is imported, nothing is called but the table's own
-functions, and no object's `__setstate__`, `__reduce__`, `__dict__` or attribute is touched.
+`pickletools.genops` (the standard library's disassembler) splits the stream. The interpreter supports the opcodes that
+data needs and refuses the rest. Unlike `pickle.Unpickler`, it imports no names, calls only the functions in the table,
+and never touches an object's `__setstate__`, `__reduce__`, `__dict__` or attributes.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Mark:
-    """Where the items of a collection begin on the stack."""
+    """The start of a collection's items on the stack."""
 
 
 _MARK = _Mark()
 
 
 def unpickle(stream: bytes | BinaryIO, persistent: Callable[[Any], Any] | None = None) -> Any:
-    """The object of the pickle that begins here; a file is left just behind it.
+    """Read one pickle; a file is left positioned right after it.
 
     Args:
-        persistent: makes the objects that the pickle refers to by an id (a checkpoint's storages).
+        persistent: returns the object for an id in the pickle (a checkpoint's storages).
     Raises:
-        Refused: names outside the table, opcodes that data does not need, or a stream that is no pickle.
+        Refused: a name outside the table, an opcode that data does not need, or a stream that is not a pickle.
     """
     machine = _Machine(persistent)
     try:
@@ -74,12 +74,12 @@ def unpickle(stream: bytes | BinaryIO, persistent: Callable[[Any], Any] | None =
         UnicodeError,
         MemoryError,
     ) as error:
-        raise Refused("a stream that is no pickle of plain data") from error
+        raise Refused("a stream that is not a pickle of plain data") from error
     raise Refused("a stream that ends too early")
 
 
 class _Machine:
-    """The stack and the memo, and what each opcode does to them."""
+    """The pickle interpreter: a stack, a memo, and the effect of each opcode."""
 
     def __init__(self, persistent: Callable[[Any], Any] | None) -> None:
         self.persistent = persistent
@@ -107,7 +107,7 @@ class _Machine:
             self._build(name)
 
     def _build(self, name: str) -> None:
-        """Opcodes that make values out of those on the stack."""
+        """Run an opcode that builds values from those on the stack."""
         if name in _TUPLES:
             self.stack.append(tuple(self._pop_many(_TUPLES[name])))
         elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
@@ -137,13 +137,13 @@ class _Machine:
     def _global(self, argument: str | None) -> None:
         module, name = self._pop_many(2) if argument is None else argument.split(" ", 1)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Refused("a name that is no text")
+            raise Refused("a name that is not a string")
         self.stack.append(look_up(module, name))
 
     def _pop_many(self, count: int) -> list[Any]:
         items = self.stack[-count:]
         if len(items) < count or any(item is _MARK for item in items):
-            raise Refused("a stream that is no pickle")
+            raise Refused("a stream that is not a pickle")
         del self.stack[-count:]
         return items
 
@@ -153,7 +153,7 @@ class _Machine:
                 items = self.stack[place + 1 :]
                 del self.stack[place:]
                 return items
-        raise Refused("a stream that is no pickle")
+        raise Refused("a stream that is not a pickle")
 
     def result(self) -> Any:
         (value,) = self._pop_many(1)
@@ -167,7 +167,7 @@ def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
 
 
 def _put(target: Any, pairs: list[tuple[Any, Any]]) -> Any:
-    """Items into a dict. (OrderedDict is one; nothing else here has a `__setitem__` of its own.)"""
+    """Put items into a dict (or OrderedDict; no other type here defines `__setitem__`)."""
     for key, _ in pairs:
         check_key(key)
     if isinstance(target, Inert):
@@ -199,9 +199,7 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 
 def _set_state(target: Any, state: Any) -> None:
-    """A stand-in keeps its state. A dict's attributes (torch notes versions of modules there) and a tensor's are
-    left out.
-    """
+    """Keep the state of an `Inert`; drop attributes of dicts (module versions, in torch's state dicts) and tensors."""
     if isinstance(target, Inert):
         target.state = state
     elif not isinstance(target, (dict, Tensor)):

@@ -1,7 +1,6 @@
-"""From what any fairseq wrote to what this version writes: configs as plain containers of known keys, 3-D weights,
-today's names.
+"""Upgrade checkpoints of any fairseq version: configs become plain containers of known keys, weights 3-D.
 
-`io.load` applies it to every file, so that no other place knows of generations.
+`io.load` applies it to every file, so no other module has to know about older formats.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from fairseq.dataclass.utils import REGISTRY_GROUPS, config_to_container, conver
 
 logger = logging.getLogger(__name__)
 
-# fairseq: hydra's own settings, which it puts beside the groups
+# fairseq: hydra's own settings, saved next to the config groups
 _NOT_CONFIG = (("cfg", "hydra"), ("cfg", "job_logging_cfg"))
 _RENAMED = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid", "remove_bpe": "post_process"}
 _ASKS_A_RESOLVER = re.compile(r"\$\{[^}]*:")
 
 
 def upgrade(state: dict[str, Any], path: str) -> dict[str, Any]:
-    """Bring a checkpoint up to date, in place where nobody else can see it.
+    """Upgrade a checkpoint in place, and return it.
 
     Raises:
-        ValueError: a config value that would be computed when it is read, such as "${oc.env:HOME}".
+        ValueError: a config value would be computed when it is read, such as "${oc.env:HOME}".
     """
     left_out: list[str] = []
     args = state.get("args")
@@ -42,7 +41,7 @@ def upgrade(state: dict[str, Any], path: str) -> dict[str, Any]:
     if isinstance(args, Namespace):
         state["args"] = None
     if left_out:
-        logger.info(f"{path}: settings of another version of fairseq are left out: {', '.join(sorted(set(left_out)))}")
+        logger.info(f"{path}: ignored settings of another fairseq version: {', '.join(sorted(set(left_out)))}")
     if isinstance(state.get("model"), dict):
         state["model"] = {name: _without_height(tensor) for name, tensor in state["model"].items()}
     _upgrade_optimizer(state)
@@ -54,7 +53,7 @@ def upgrade(state: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _from_arguments(args: Namespace | dict[str, Any], left_out: list[str]) -> dict[str, Any]:
-    """The config that old command-line arguments stand for, those inside `w2v_args` too."""
+    """Convert old command-line arguments to a config, including those inside `w2v_args`."""
     values = dict(args) if isinstance(args, dict) else dict(vars(args))
     for old, new in _RENAMED.items():
         if old in values:
@@ -68,10 +67,10 @@ def _from_arguments(args: Namespace | dict[str, Any], left_out: list[str]) -> di
 
 
 def _config(cfg: dict[str, Any] | Namespace, left_out: list[str]) -> dict[str, Any]:
-    """A checkpoint's `cfg` with plain groups of known keys. Groups that it lacks stay away; values stay as they are.
+    """Convert a checkpoint's `cfg` to plain groups of known keys; values and missing groups stay as they are.
 
     Raises:
-        TypeError: it is not a config at all.
+        TypeError: it is not a config.
     """
     if not isinstance(cfg, (dict, Namespace)):
         raise TypeError(f"a config must be a dict, not {str(cfg)[:40]!r}")
@@ -93,7 +92,7 @@ def _config(cfg: dict[str, Any] | Namespace, left_out: list[str]) -> dict[str, A
 
 
 def _group(name: str, values: Any, left_out: list[str]) -> Any:
-    """One group of a registry, without keys that its dataclass does not have."""
+    """Convert one registry group, without the keys that its dataclass does not have."""
     if isinstance(values, Namespace):
         values = dict(vars(values))
         values.setdefault("_name", values.get("arch" if name == "model" else name))
@@ -107,9 +106,7 @@ def _group(name: str, values: Any, left_out: list[str]) -> Any:
 
 
 def _refuse_resolvers(value: Any, path: str, key: str) -> None:
-    """Text such as "${oc.env:HOME}" would ask the machine when it is read; a reference to another key,
-    "${task.data}", does not.
-    """
+    """Refuse text like "${oc.env:HOME}", which is computed when it is read; "${task.data}", a reference, is allowed."""
     if isinstance(value, (dict, Namespace)):
         for name, item in (vars(value) if isinstance(value, Namespace) else value).items():
             if (key, name) not in _NOT_CONFIG:
@@ -118,21 +115,22 @@ def _refuse_resolvers(value: Any, path: str, key: str) -> None:
         for number, item in enumerate(value):
             _refuse_resolvers(item, path, f"{key}[{number}]")
     elif isinstance(value, str) and _ASKS_A_RESOLVER.search(value):
-        raise ValueError(f"{path} is not opened: its {key} is {value!r}, which would be computed when it is read.")
+        raise ValueError(
+            f"{path} was not loaded: its {key} is {value!r}, which would be computed when it is read. Only plain "
+            "values and references to other keys are allowed."
+        )
 
 
 # -- tensors -----------------------------------------------------------------------------------------------------------
 
 
 def _without_height(tensor: Any) -> Any:
-    """The Gaudi fork keeps conv weights, and Adam's averages of them, as C' x C x 1 x K; no parameter here has four
-    dimensions.
-    """
+    """Convert the Gaudi fork's conv weights, and Adam's averages of them, from C' x C x 1 x K to C' x C x K."""
     return tensor.squeeze(2) if isinstance(tensor, Tensor) and tensor.dim() == 4 and tensor.size(2) == 1 else tensor
 
 
 def _upgrade_optimizer(state: dict[str, Any]) -> None:
-    """fairseq's fp16 training keeps its loss scale in the optimizer's state; ours lies with the precision."""
+    """Move fp16's loss scale from the optimizer's state, where fairseq keeps it, to "precision"."""
     optimizer, extra = state.get("last_optimizer_state"), state.get("extra_state")
     if not isinstance(optimizer, dict):
         return
@@ -144,12 +142,12 @@ def _upgrade_optimizer(state: dict[str, Any]) -> None:
 
 
 def _upgrade_statistics(extra: Any) -> None:
-    """Meters that go on counting here, and those that nobody would update any more."""
+    """Drop meters that this version does not update."""
     if not isinstance(extra, dict):
         return
     extra.pop("train_meters", None)  # fairseq before 0.9 pickled the meters themselves
     metrics = extra.get("metrics")
-    if isinstance(metrics, dict):  # fairseq: the update's number is a metric there; here each row has it by itself
+    if isinstance(metrics, dict):  # fairseq logs num_updates as a metric; here each row has it anyway
         extra["metrics"] = {
             name: [meter for meter in meters if meter[1] != "num_updates"] for name, meters in metrics.items()
         }

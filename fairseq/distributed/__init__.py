@@ -1,4 +1,4 @@
-"""Processes: `launch` starts or joins them, `utils` holds the collectives, `strategy` says how they share a model."""
+"""Processes: `launch` starts or joins them, `utils` has the collectives, `strategy` defines how they share a model."""
 
 from fairseq.distributed.wrapping import fsdp_wrap
 

@@ -27,15 +27,15 @@ from fairseq.distributed.roll_call import RollCall
 
 logger = logging.getLogger(__name__)
 
-# exit statuses beside 0 (done) and 1 (an error), with the numbers of sysexits.h
-UNSAVED = 74  # EX_IOERR: the run came to its end, or was stopped, and its last state could not be saved
-STOPPED = 75  # EX_TEMPFAIL: a signal ended the run before its time, and its state is saved: the same command continues
+# exit statuses other than 0 (done) and 1 (an error), with the numbers of sysexits.h
+UNSAVED = 74  # EX_IOERR: the run finished or was stopped, and its last state could not be saved
+STOPPED = 75  # EX_TEMPFAIL: a signal stopped the run, and its state is saved: rerun the same command to resume
 
 
 def problems_of_place(cfg: DictConfig) -> list[str]:
-    """What stops the run in how it was started, beside the config's own problems; takes over what mpirun or srun said.
+    """List the problems with how the run was started, after translating the variables of mpirun or srun.
 
-    Where `distributed_world_size` only differs from what a launcher started, and may, it is a warning of the master.
+    If `distributed_world_size` differs from the number of processes and the device allows it, rank 0 logs a warning.
     """
     training = cfg.distributed_training
     try:
@@ -57,15 +57,15 @@ def problems_of_place(cfg: DictConfig) -> list[str]:
 
 
 def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> int:
-    """Run `main(cfg)` in every process of the run: those a launcher started, those spawned here, or this one alone.
+    """Run `main(cfg)` in every process of the run: started by a launcher, spawned here, or this process alone.
 
-    Under a launcher WORLD_SIZE and RANK count. Without one, `distributed_training.distributed_world_size` processes are
-    spawned; this one then touches no device, hands them the signals that it gets, and ends as they do.
+    Under a launcher, WORLD_SIZE and RANK take precedence. Without one, `distributed_training.distributed_world_size`
+    processes are spawned; this process then uses no device, forwards its signals to them, and exits as they do.
 
     Returns:
-        the exit status that the first process's `main` returned (None is 0).
+        the exit status that rank 0's `main` returned (None is 0).
     Raises:
-        ConfigError: what a spawned process found wrong with config or data.
+        ConfigError: a spawned process found a problem with the config or the data.
     """
     adopt_launcher(cfg.distributed_training.distributed_port)
     place = place_from_environment()
@@ -82,16 +82,16 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> int:
 
 def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> int:
     listener = _listen(cfg.distributed_training.distributed_port)
-    os.environ.setdefault("MASTER_ADDR", "localhost")  # vendors' libraries read both
+    os.environ.setdefault("MASTER_ADDR", "localhost")  # vendors' libraries read MASTER_ADDR and MASTER_PORT
     os.environ["MASTER_PORT"] = str(listener.getsockname()[1])
     if Path("/sys/class/net/lo").exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
     logger.info("starting %d processes", world_size)
-    told = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    with signals.held_back():  # until the children that a signal is passed on to are known
-        arguments = (cfg, main, world_size, kwargs, told, listener)
+    reports = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    with signals.held_back():  # until the children to forward signals to are known
+        arguments = (cfg, main, world_size, kwargs, reports, listener)
         children = torch.multiprocessing.spawn(_spawned, args=arguments, nprocs=world_size, join=False)
-        assert children is not None, "torch gives the processes that it does not join"
+        assert children is not None, "spawn(join=False) returns the processes"
         passing = _PassingOn(children.processes)
         before = {
             number: signal.signal(number, passing)
@@ -103,32 +103,32 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
         while not children.join():
             pass
     except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
-        said = _all_of(told)
-        for error in said:  # whatever a process that was left alone said first
+        said = _all_of(reports)
+        for error in said:  # a ConfigError takes precedence over the exit status of a process that it left waiting
             if isinstance(error, ConfigError):
                 raise error from None
         if said:
             return said[0]
         if passing.first is None:
             raise
-        logger.warning("stopped by %s before the first update: nothing to save.", signal.Signals(passing.first).name)
+        logger.warning("stopped by %s before the first update; nothing to save.", signal.Signals(passing.first).name)
         sys.exit(128 + passing.first)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return next(iter(_all_of(told)), 0)
+    return next(iter(_all_of(reports)), 0)
 
 
-def _all_of(told: Any) -> list[Any]:
-    """What the processes have said: errors, and the first one's exit status where it is not 0."""
+def _all_of(reports: Any) -> list[Any]:
+    """Read the processes' reports: errors, and rank 0's exit status if it is not 0."""
     said = []
-    while not told.empty():
-        said.append(told.get())
+    while not reports.empty():
+        said.append(reports.get())
     return said
 
 
 def _listen(port: int) -> socket.socket:
-    """Where spawned processes find each other: a socket that only this machine can reach.
+    """Open the socket through which spawned processes find each other; only this machine can reach it.
 
     Raises:
         ConfigError: `distributed_training.distributed_port` is in use.
@@ -137,10 +137,8 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", max(0, port)))
     except (OSError, OverflowError) as error:
         why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "ports are 1 to 65535"
-        advice = "Set another port, or -1 to take a free one."
-        raise ConfigError(
-            [f"distributed_training.distributed_port is {port}: cannot listen there ({why}). {advice}"]
-        ) from error
+        advice = "Set another port, or -1 for a free one."
+        raise ConfigError([f"distributed_training.distributed_port={port}: cannot listen ({why}). {advice}"]) from error
 
 
 def _spawned(
@@ -149,27 +147,25 @@ def _spawned(
     main: Callable[..., Any],
     world_size: int,
     kwargs: dict[str, Any],
-    told: Any,
+    reports: Any,
     listener: socket.socket,
 ) -> None:
-    # until there is something to save, Ctrl-C ends this process without a traceback
+    # before training, Ctrl-C ends this process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-    # submitit's: SLURM sends it to all processes, and the parent passes on what it means
+    # submitit's signal: SLURM sends it to all processes, and the parent handles it
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         status = _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs, listener)
-    except ConfigError as error:  # the first process tells it, once, without a traceback
-        told.put(error)
+    except ConfigError as error:  # the parent reports it once, without a traceback
+        reports.put(error)
         sys.exit(1)
-    if status:  # told rather than exited with: torch would end the others, which may not be through
-        told.put(status)
+    if status:  # reported, not exited with: torch would end the other processes, which may still be running
+        reports.put(status)
 
 
 class _PassingOn:
-    """The parent's handler: it passes signals on to the processes that train, which save and end. The second Ctrl-C
-    ends all at once.
-    """
+    """The parent's signal handler: forwards signals to the training processes; a second Ctrl-C kills them at once."""
 
     def __init__(self, processes: list[Any]) -> None:
         self.processes = processes
@@ -183,10 +179,10 @@ class _PassingOn:
             for process in self.processes:
                 process.kill()
             os._exit(128 + signal.SIGINT)
-        # a terminal sends SIGINT to all processes; if it were passed on as it is, they would take it for the second one
+        # a terminal sends SIGINT to all processes, so a forwarded SIGINT would look like a second Ctrl-C
         passed = signal.SIGTERM if number == signal.SIGINT else number
         for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
+            with contextlib.suppress(ProcessLookupError):  # it has already ended
                 os.kill(process.pid, passed)
 
 
@@ -203,8 +199,8 @@ def _run(
     """Run `main` as the process of this place; returns its exit status.
 
     Args:
-        listener: of spawned processes: the first one serves their store there. None: as torch's variables in the
-            environment say.
+        listener: the socket at which rank 0 of spawned processes serves their store; None: use torch's environment
+            variables.
     """
     with open_dict(cfg):
         training = cfg.distributed_training
@@ -220,10 +216,10 @@ def _run(
             return main(cfg, **kwargs) or 0
         except signals.WaitEnded as ended:
             return ended.status
-    os.environ.update(place.variables())  # vendors' libraries read them when they are imported
+    os.environ.update(place.variables())  # vendors' libraries read them at import
     try:
         device = device_layer.select(cfg.common, place.local_rank)
-    except ValueError as error:  # no such device here, or its software is missing
+    except ValueError as error:  # the device or its software is missing
         raise ConfigError([str(error)]) from error
     timeout = timedelta(seconds=cfg.distributed_training.distributed_timeout)
     store = _store(place, listener, timeout)
@@ -256,7 +252,7 @@ def _run(
 
 
 def _store(place: Place, listener: socket.socket | None, timeout: timedelta) -> dist.Store:
-    """Where the processes of a run exchange small values: what torch.distributed begins with.
+    """Open torch.distributed's store, through which the processes of a run exchange small values.
 
     Raises:
         ConfigError: the master's port is in use.
@@ -272,23 +268,22 @@ def _store(place: Place, listener: socket.socket | None, timeout: timedelta) -> 
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
-        advice = "set another distributed_training.distributed_port, or the launcher's --master_port"
-        raise ConfigError([f"port {os.environ['MASTER_PORT']} is in use on this machine: {advice}."]) from error
+        advice = "Set another distributed_training.distributed_port, or the launcher's --master_port"
+        raise ConfigError([f"port {os.environ['MASTER_PORT']} is in use on this machine. {advice}."]) from error
     return store
 
 
 def be_quiet() -> None:
-    """The master alone tells the story: of the other processes only log records from WARNING up are shown."""
+    """Log only from WARNING up: called on every rank but 0."""
     logging.getLogger().setLevel(logging.WARNING)
     if not os.environ.get("PYTHONWARNINGS"):
-        warnings.simplefilter("ignore")  # Python's, which would say the same on every process
+        warnings.simplefilter("ignore")  # Python's warnings, which are the same on every rank
 
 
 def limit_threads(threads_per_process: int, local_processes: int) -> None:
-    """Keep the processes of one machine from fighting over its cores: `threads_per_process`, or with 0 a fair share of
-    them.
+    """Set torch's threads to `threads_per_process`, or with 0 to this process's share of the machine's cores.
 
-    Threads that the user asked for (OMP_NUM_THREADS) are never exceeded.
+    With 0, OMP_NUM_THREADS is an upper limit.
     """
     threads = threads_per_process or max(1, device_layer.base.available_cores() // local_processes)
     if "OMP_NUM_THREADS" in os.environ and not threads_per_process:

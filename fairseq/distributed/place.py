@@ -1,4 +1,4 @@
-"""Where a process stands among the others of a run, as its launcher tells it."""
+"""The ranks and world sizes of a process, read from its launcher's environment variables."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from fairseq.dataclass.configs import DistributedTrainingConfig
 
-# what every rank of one mpirun on one machine can agree on without talking; the one that Gaudi's software takes too
+# a port that all ranks of one mpirun on one machine know without an exchange; Gaudi's software uses it too
 _MPI_PORT = 12345
 
 
 class Place(NamedTuple):
-    """Where a process stands among the others."""
+    """The rank and world size of a process, in the run and on its node."""
 
     rank: int
     local_rank: int
@@ -26,7 +26,7 @@ class Place(NamedTuple):
         return self.local_rank == 0
 
     def variables(self) -> dict[str, str]:
-        """torch's environment variables for this place, as every launcher of torch's sets them."""
+        """Return torch's environment variables for this place, as torch's launchers set them."""
         names = {
             "RANK": self.rank,
             "LOCAL_RANK": self.local_rank,
@@ -37,18 +37,18 @@ class Place(NamedTuple):
 
 
 def place_from_environment() -> Place | None:
-    """What torchrun, `torch.distributed.launch` or `adopt_launcher` wrote into the environment; None where nobody
-    started this process.
+    """Read the environment that torchrun, `torch.distributed.launch` or `adopt_launcher` set; None without a launcher.
 
     Raises:
-        ValueError: the variables are there in part.
+        ValueError: some of the variables are missing.
     """
     if not _is_launched():
         return None
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ValueError(
-            f"the environment says this is one process of several, but lacks {', '.join(missing)}: start with torchrun"
+            "RANK or WORLD_SIZE says that this is one process of several, but these variables are not set: "
+            f"{', '.join(missing)}. Start the run with torchrun."
         )
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
@@ -57,21 +57,21 @@ def place_from_environment() -> Place | None:
 
 
 def _is_launched() -> bool:
-    """Whether torch's variables say so. Gaudi's software leaves a WORLD_SIZE of 1 behind in a process that is alone."""
+    """Whether torch's variables are set; WORLD_SIZE=1, which Gaudi's software sets in a single process, is ignored."""
     return "RANK" in os.environ or os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def adopt_launcher(distributed_port: int = -1) -> None:
-    """Say in torch's variables what mpirun or srun said in theirs; what is there in torch's words already stays.
+    """Translate the variables of mpirun or srun to torch's, unless torch's are set.
 
-    srun's tasks are ranks with a `distributed_training.distributed_port`, as in fairseq, or where submitit started
-    them. Without either, each task would train all of it alone, into the same folder: that is refused. A batch script
-    that starts this command itself is one process, though SLURM_NTASKS says for how many tasks it asked.
+    srun's tasks are ranks if `distributed_training.distributed_port` is set, as in fairseq, or if submitit started
+    them. Otherwise each task would train the whole run alone, into the same folder, which is an error. A batch script
+    that runs this command without srun is one process, although SLURM_NTASKS is the number of tasks it requested.
 
     Args:
-        distributed_port: `distributed_training.distributed_port`, the master's; -1 where it is not set.
+        distributed_port: `distributed_training.distributed_port`, the master's; -1 if it is not set.
     Raises:
-        ValueError: several machines, and nothing says which one is the master; several tasks of srun, and no port.
+        ValueError: several machines without MASTER_ADDR, or several tasks of srun without a port.
     """
     if _is_launched():
         return
@@ -84,28 +84,26 @@ def adopt_launcher(distributed_port: int = -1) -> None:
             _adopt_slurm(_port_of_job(int(os.environ["SLURM_JOB_ID"])))
         elif tasks_of_srun() > 1:
             raise ValueError(
-                f"srun started {tasks_of_srun()} tasks, and distributed_training.distributed_port is not set: each "
-                "task would train alone. Set "
-                f"distributed_training.distributed_port={_port_of_job(int(os.environ.get('SLURM_JOB_ID', 0)))} to "
-                "train together, or start one task: srun --ntasks=1 --ntasks-per-node=1."
+                f"srun started {tasks_of_srun()} tasks, but distributed_training.distributed_port is not set, so each "
+                "task would train alone. To train together, set "
+                f"distributed_training.distributed_port={_port_of_job(int(os.environ.get('SLURM_JOB_ID', 0)))}; or "
+                "start one task: srun --ntasks=1 --ntasks-per-node=1."
             )
 
 
 def lonely_task() -> str | None:
-    """What is odd about a process that is alone inside a SLURM job of several tasks; None if nothing is."""
+    """Return a warning for a single process inside a SLURM job of several tasks, else None."""
     tasks = int(os.environ.get("SLURM_NTASKS", 1))
     if tasks <= 1 or "SLURM_PROCID" not in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ:
         return None
     return (
-        f"SLURM_NTASKS is {tasks}, but this process was not started by srun: it trains without the other tasks. To "
-        "train with all of them, start it with srun and set distributed_training.distributed_port."
+        f"SLURM_NTASKS={tasks}, but srun did not start this process, so it trains alone. To train with all tasks, "
+        "start it with srun and set distributed_training.distributed_port."
     )
 
 
 def tasks_of_srun() -> int:
-    """Tasks that srun started together with this process; 1 in a batch script. A task other than the first one is
-    not alone, either.
-    """
+    """Count the tasks that srun started together with this process; 1 in a batch script, whose SLURM_PROCID is 0."""
     alone = "1" if os.environ.get("SLURM_PROCID", "0") == "0" else os.environ["SLURM_NTASKS"]
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", alone))
 
@@ -116,7 +114,7 @@ def _adopt_mpi(distributed_port: int) -> None:
     )
     if place.local_world_size < place.world_size and "MASTER_ADDR" not in os.environ:
         raise ValueError(
-            "mpirun started processes on several machines, but MASTER_ADDR does not say where rank 0 is: "
+            "mpirun started processes on several machines, but MASTER_ADDR, the host of rank 0, is not set. Use "
             f"mpirun -x MASTER_ADDR=host -x MASTER_PORT={_MPI_PORT} ..."
         )
     os.environ.setdefault("MASTER_ADDR", "localhost")
@@ -125,9 +123,7 @@ def _adopt_mpi(distributed_port: int) -> None:
 
 
 def _port_of_job(job_id: int) -> int:
-    """What all tasks of a job agree on without talking, and two jobs on one machine hardly do; below the ports that
-    Linux gives away.
-    """
+    """Derive a port from the job's id: known to all tasks without an exchange, and below Linux's ephemeral ports."""
     return 15000 + job_id % 15000
 
 
@@ -144,7 +140,7 @@ def _adopt_slurm(distributed_port: int) -> None:
 
 
 def first_host(node_list: str) -> str:
-    """The first name of SLURM's compact list of hosts: `node[03-05,9]-ib,other` begins with node03-ib."""
+    """Return the first name of SLURM's compact list of hosts: node03-ib for `node[03-05,9]-ib,other`."""
     match = re.match(r"([^,\[]*)(?:\[([^\],-]+)[^\]]*\]([^,\[]*))?", node_list)
     return "".join(part or "" for part in match.groups()) if match else node_list
 
@@ -152,18 +148,19 @@ def first_host(node_list: str) -> str:
 def cards_of_a_node(
     training: DistributedTrainingConfig, place: Place, update_freq: list[int], strict: bool
 ) -> str | None:
-    """What is odd about `distributed_training.distributed_world_size` under a launcher, whose processes count; None if
-    nothing is.
+    """Compare `distributed_training.distributed_world_size` with the processes of a launcher, which take precedence.
 
-    On HPU the key means the cards of one node, as in Gaudi's recipe, and another number is an error: someone counted
-    the updates' size with it. On other devices fairseq never looked at the key under a launcher, and stock YAMLs with
-    their 64 or 128 are started by torchrun on what there is: told where the updates come out at another size than the
-    YAML's, and let through.
+    On HPU, the key is the number of cards of one node, as in Gaudi's recipe, and a different number is an error, since
+    the size of an update would be wrong. On other devices, fairseq ignores the key under a launcher, and stock YAMLs
+    with 64 or 128 run on fewer GPUs; a different size of an update is a warning.
 
     Args:
         training: `distributed_training`.
+        place: this process's place.
         update_freq: `optimization.update_freq`.
-        strict: the rule of HPU.
+        strict: apply HPU's rule.
+    Returns:
+        the problem, or None.
     """
     asked, cards, nodes = (
         training.distributed_world_size,
@@ -175,16 +172,16 @@ def cards_of_a_node(
             return None
         total = ", not of all nodes" if asked == place.world_size else ""
         return (
-            f"distributed_training.distributed_world_size is {asked}, but the launcher started {cards} processes on "
-            f"this node ({nodes} node(s)). The key means the cards of one node{total}: set "
-            f"distributed_training.distributed_world_size={cards}, or start --nproc_per_node={asked}. "
-            "distributed_world_size x update_freq x nodes is to be 64 for the base recipe."
+            f"distributed_training.distributed_world_size={asked}, but the launcher started {cards} processes on this "
+            f"node (nodes: {nodes}). The key must equal the cards of one node{total}. Set "
+            f"distributed_training.distributed_world_size={cards}, or start --nproc_per_node={asked}. For the base "
+            "recipe, distributed_world_size x update_freq x nodes must equal 64."
         )
-    if asked in (1, cards, place.world_size):  # 1: nobody said anything
+    if asked in (1, cards, place.world_size):  # 1: the default
         return None
     frequencies = [max(1, math.ceil(number * asked / place.world_size)) for number in update_freq]
     return (
-        f"distributed_training.distributed_world_size is {asked}, but the launcher started {place.world_size} "
-        "processes, and these count. For updates of the size that the config means: "
+        f"distributed_training.distributed_world_size={asked}, but the launcher started {place.world_size} processes, "
+        "which take precedence. For updates of the config's size, set "
         f"optimization.update_freq={str(frequencies).replace(' ', '')}"
     )

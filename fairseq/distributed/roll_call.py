@@ -1,6 +1,4 @@
-"""What each process of a run is doing. When one of them makes no progress, the log says which one the others wait
-for.
-"""
+"""Share what each process of a run is doing, so that the log of a hanging run says which process it waits for."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ PATIENCE = 60.0  # seconds without progress after which the log says so
 
 
 class Doing(NamedTuple):
-    """What the main thread does, and since when (time.monotonic)."""
+    """What the main thread is doing, and since when (time.monotonic)."""
 
     what: str
     since: float
@@ -32,28 +30,27 @@ _doing = Doing("starting", time.monotonic())
 
 
 def doing(what: str) -> None:
-    """Note what this process does from now on; costs nothing, so it may be called for every batch."""
+    """Record what this process is doing from now on; cheap enough to call for every batch."""
     global _doing
     _doing = Doing(what, time.monotonic())
 
 
 class RollCall:
-    """Reports what this process does through the run's store, and reads the others' reports while this one makes no
-    progress.
+    """Report what this process is doing to the run's store, and read other reports while it makes no progress.
 
-    Two threads: one talks to the store, which blocks where the process that holds it is stopped; the other one looks at
-    the clock.
+    It has two threads: one uses the store, which blocks while the process that serves it is stopped; the other one
+    watches the clock.
 
     Args:
-        store: of torch.distributed, shared by all processes.
-        timeout: distributed_training.distributed_timeout, named in the log.
+        store: torch.distributed's store, shared by all processes.
+        timeout: distributed_training.distributed_timeout in seconds, for the log.
     """
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, timeout: int) -> None:
         self.rank, self.world_size, self.timeout = rank, world_size, timeout
         self._store = dist.PrefixStore("roll_call", store)
         self._closing = threading.Event()
-        self._seen: dict[int, tuple[dict[str, Any], float]] = {}  # rank -> its last report, and when it was new
+        self._seen: dict[int, tuple[dict[str, Any], float]] = {}  # rank -> its last report, and when it arrived
         self._exchanged = time.monotonic()  # when the store last answered
         self._host = socket.gethostname()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._talk, self._look)]
@@ -63,7 +60,7 @@ class RollCall:
             thread.start()
 
     def close(self) -> None:
-        """Stop looking. The thread that talks may hang at the store, so it is not waited for long."""
+        """Stop both threads. One may hang at the store, so this waits at most a second for each."""
         self._closing.set()
         for thread in self._threads:
             thread.join(1.0)
@@ -73,8 +70,9 @@ class RollCall:
         return time.monotonic() - _doing.since
 
     def missing(self) -> list[int]:
-        """Processes that have not reported for MISSING seconds, as far as this one knows; it asks only while it
-        makes no progress.
+        """List the ranks that have not reported for MISSING seconds.
+
+        This process reads reports only while it makes no progress.
         """
         now = time.monotonic()
         if now - self._exchanged > MISSING:
@@ -82,11 +80,11 @@ class RollCall:
         return [rank for rank, (_, new_at) in sorted(self._seen.items()) if now - new_at > MISSING]
 
     def is_stuck(self) -> bool:
-        """Whether this process waits for one that is missing."""
+        """Whether this process makes no progress and another one is missing."""
         return self.stands_still() > MISSING and bool(self.missing())
 
     def describe(self) -> str:
-        """Who waits for what, in one line."""
+        """Say in one line what each process is doing or waiting for."""
         missing, now = self.missing(), time.monotonic()
         parts = [f"no progress for {self.stands_still():.0f} seconds: this process is {_doing.what}"]
         for rank, (report, new_at) in sorted(self._seen.items()):
@@ -102,7 +100,7 @@ class RollCall:
         if 0 in missing and 0 not in self._seen:
             parts.append("rank 0 does not answer: it is stopped, or its machine is gone")
         if len(parts) == 1:
-            parts.append("the other processes report the same")
+            parts.append("all other processes report the same")
         limit = f"distributed_training.distributed_timeout={self.timeout} s"
         return "; ".join(parts) + f". An exchange that takes longer than {limit} ends the run."
 
@@ -116,7 +114,7 @@ class RollCall:
                 self._report(count)
                 if self.stands_still() > EVERY:
                     self._read()
-            except RuntimeError:  # the store went with the process that held it
+            except RuntimeError:  # the process that serves the store has ended
                 return
             self._exchanged = time.monotonic()
             self._closing.wait(EVERY)
@@ -139,10 +137,10 @@ class RollCall:
                 self._seen[rank] = report, time.monotonic()
 
     def _look(self) -> None:
-        told: Doing | None = None
+        reported: Doing | None = None
         while not self._closing.wait(1.0):
-            if told is _doing or self.stands_still() < PATIENCE:
+            if reported is _doing or self.stands_still() < PATIENCE:
                 continue
-            told = _doing
+            reported = _doing
             if self.rank == 0 or 0 in self.missing():  # one line, not one from each process
                 logger.warning("%s", self.describe())

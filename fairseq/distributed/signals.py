@@ -1,4 +1,4 @@
-"""Signals that end a run: it saves and ends after the update in progress. A second Ctrl-C ends it at once."""
+"""Signals that end a run after the current update, with a checkpoint; a second Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 AGAIN = 1.0  # seconds; torchrun and timeout(1) deliver one Ctrl-C twice within milliseconds
 GRACE = 10.0  # seconds that a wait may still take after a signal; SLURM and Kubernetes send SIGKILL after 30
 NOTICE = 3.0  # seconds until the log says that the run ends after this update
-LOST = 20.0  # seconds after which a process that waits in vain for another one ends without it
+LOST = 20.0  # seconds after which a process stops waiting for another one that does not answer
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# torchrun's own process, whose end its ranks do not survive
+# torchrun's own process: when it ends, its ranks must end
 _AGENT = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 class WaitEnded(Exception):
-    """A signal asked the run to end while this process waited for something that did not come.
+    """A signal asked the run to end while this process waited for a batch or another process.
 
     Args:
         status: this process's exit status.
@@ -39,10 +39,10 @@ class WaitEnded(Exception):
 
 
 class Ending:
-    """The first signal that asked the run to end, and a thread that acts where Python's handlers cannot run.
+    """The first signal that asked the run to end, and a thread that acts when Python's handlers cannot run.
 
-    Python runs a handler between two steps of the main thread, and not while that waits inside a library. The thread
-    hears of signals through `signal.set_wakeup_fd`.
+    Python runs handlers between two steps of the main thread, but not while it waits inside a library. The thread
+    receives signals through `signal.set_wakeup_fd`.
 
     Args:
         on_first: called once, in the main thread.
@@ -51,7 +51,7 @@ class Ending:
     def __init__(self, on_first: Callable[[], None]) -> None:
         self.name: str | None = None  # of the first signal
         self._on_first = on_first
-        # set by the thread alone: a starved thread must not take the first Ctrl-C for a second one
+        # set only by the thread, so that a delayed thread does not take the first Ctrl-C for a second one
         self._first_at: float | None = None
         self._noticed = False
         self._agent = _AGENT
@@ -77,7 +77,7 @@ class Ending:
 
     def close(self) -> None:
         self._closing = True
-        with contextlib.suppress(BlockingIOError):  # full: then the thread wakes anyway
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the thread anyway
             os.write(self._writer, b"\0")
         self._thread.join()
         os.close(self._reader)
@@ -87,25 +87,26 @@ class Ending:
         while not self._closing:
             if select.select([self._reader], [], [], 1.0)[0]:
                 for number in os.read(self._reader, 4096):
-                    self._hear(number)
+                    self._receive(number)
             since = self.seconds_since
             if self._agent is not None and os.getppid() != self._agent:
-                logger.error("torchrun has ended: this process saves and ends too.")
+                logger.error("torchrun has ended; saving and ending this process.")
                 self._agent = None
                 os.kill(os.getpid(), signal.SIGTERM)
             if since is not None and since > NOTICE and not self._noticed and not self._closing:
                 self._noticed = True
                 logger.warning(
-                    "signal: the run saves and ends after this update. Press Ctrl-C to end at once, without saving."
+                    "signal received: the run saves and ends after this update. Press Ctrl-C to end at once without "
+                    "saving."
                 )
             if since is not None and since > LOST and _is_stuck is not None and _is_stuck():
                 _leave(
-                    "stopped by a signal while waiting for another process; not saved. The run continues from its "
-                    "last checkpoint.",
+                    "stopped by a signal while waiting for another process; not saved. Rerun the same command to "
+                    "resume from the last checkpoint.",
                     1,
                 )
 
-    def _hear(self, number: int) -> None:
+    def _receive(self, number: int) -> None:
         if number not in ENDING:
             return
         since = self.seconds_since
@@ -113,13 +114,14 @@ class Ending:
             self._first_at = time.monotonic()
         elif number == signal.SIGINT and since >= AGAIN:
             _leave(
-                "ended at once by a second Ctrl-C; not saved. The run continues from its last checkpoint.",
+                "ended at once by a second Ctrl-C; not saved. Rerun the same command to resume from the last "
+                "checkpoint.",
                 128 + signal.SIGINT,
             )
 
 
 def _leave(sentence: str, status: int) -> None:
-    """End this process from any thread, whatever the main thread does."""
+    """End this process at once, from any thread."""
     with contextlib.suppress(OSError):
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{sentence}\n".encode())
     os._exit(status)
@@ -130,8 +132,9 @@ _is_stuck: Callable[[], bool] | None = None
 
 
 def set_stuck(is_stuck: Callable[[], bool] | None) -> None:
-    """Say how to find out whether this process waits for another one that does not answer: then a signal ends it
-    unsaved.
+    """Set the test for whether this process waits for another one that does not answer.
+
+    If it is true, a signal ends this process without saving.
     """
     global _is_stuck
     _is_stuck = is_stuck
@@ -139,8 +142,9 @@ def set_stuck(is_stuck: Callable[[], bool] | None) -> None:
 
 @contextlib.contextmanager
 def caught(on_first: Callable[[], None]) -> Iterator[Ending]:
-    """Within, signals of ENDING call `on_first` once. One that was ignored at the start (nohup, a shell's `&`)
-    stays ignored.
+    """Call `on_first` once when a signal of ENDING arrives inside a `with` block.
+
+    Signals that were ignored at the start (nohup, a shell's `&`) stay ignored.
     """
     global _current
     ending = Ending(on_first)
@@ -160,15 +164,15 @@ def caught(on_first: Callable[[], None]) -> Iterator[Ending]:
 
 
 def received() -> str | None:
-    """Name of the signal that asked this run to end; None as long as none came."""
+    """Return the name of the signal that asked this run to end; None if there was none."""
     return None if _current is None else _current.name
 
 
 def check_wait() -> None:
-    """To be called once a second by whatever waits.
+    """Stop a wait that a signal should end; call it once per second while waiting.
 
     Raises:
-        WaitEnded: a signal came GRACE seconds ago.
+        WaitEnded: a signal came more than GRACE seconds ago.
     """
     since = None if _current is None else _current.seconds_since
     if since is not None and since > GRACE:
@@ -177,9 +181,7 @@ def check_wait() -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Within, signals of ENDING wait: a process that is started here sets its own handlers before it gets one
-    (`release`).
-    """
+    """Block signals of ENDING inside a `with` block, so that a child process sets its handlers before it gets one."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
@@ -188,17 +190,17 @@ def held_back() -> Iterator[None]:
 
 
 def in_worker() -> None:
-    """In a data-loading worker: signals are meant for the trainer, which ends its workers itself."""
+    """Ignore signals in a data-loading worker: they are for the trainer, which ends its workers itself."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # a scheduler sends SIGTERM to all processes of a job, and the trainer still needs its workers while it saves; the
-    # second one ends them
+    # a scheduler sends SIGTERM to all processes of a job, but the trainer needs its workers until it has saved; a
+    # second SIGTERM ends them
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when the thread that started it ends, however that comes about (Linux only)."""
+    """Let the kernel kill this process when the thread that started it ends, for any reason (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""How the processes of a run share one model: wrapping it, exchanging gradients, and collecting or cutting the state.
+"""How the processes of a run share one model: wrap it, exchange gradients, gather and shard its state.
 
-A strategy is chosen once, by the trainer. Everything else (the order of an update, what a checkpoint holds, how files
-are written) is the same for all of them.
+The trainer chooses a strategy once. Everything else (the order of an update, the content of checkpoints, writing files)
+is the same for all strategies.
 """
 
 from __future__ import annotations
@@ -21,73 +21,81 @@ from fairseq.distributed.utils import get_world_size
 
 
 class Strategy(Protocol):
-    """What a run asks of the way its processes share the model.
+    """The interface through which the processes of a run share the model.
 
-    After an update's last backward pass, a parameter's `.grad` holds the mean over the processes of what each of them
-    added up over its micro-batches: whole, or this process's part. `training.gradients.prepare` relies on the mean.
+    After an update's last backward pass, a parameter's `.grad` holds the mean over processes of the gradients that each
+    accumulated over its micro-batches: whole, or this process's shard. `training.gradients.prepare` relies on the mean.
 
-    Methods marked "together" exchange between processes, so all of them must call it at the same point of the run.
+    Methods marked "collective" communicate, so all processes must call them at the same point of the run.
     """
 
     holds_all: bool
-    """Every process holds whole weights, gradients and optimizer state. A process can then save without the others,
-    and kernels that compute over all gradients at once may be used."""
+    """Whether every process holds whole weights, gradients and optimizer state. If so, a process can save without the
+    others, and kernels over all gradients can be used."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as the criterion calls it (together). Call it once, before the optimizer is built: the parameters
-        of `model` may be other tensors afterwards.
+        """Return the model that the criterion calls (collective).
+
+        Call it once, before the optimizer is built: it may replace the parameters of `model`.
         """
         ...
 
     def exchange(self, now: bool) -> AbstractContextManager[None]:
-        """Within, backward passes exchange gradients if `now`, else they only add to this process's own. `now` is true
-        for the last micro-batch of an update.
+        """Exchange gradients in backward passes inside a `with` block if `now`, else only accumulate them.
+
+        Args:
+            now: true for the last micro-batch of an update.
         """
         ...
 
     def gradient_norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """L2 norm over all elements of all gradients of the model, 0-dim float32 on the device (together).
+        """Compute the L2 norm over all gradients of the model, 0-dim float32 on the device (collective).
 
         Args:
-            gradients: this process's, exchanged; whole or parts.
+            gradients: this process's gradients after the exchange; whole or shards.
         """
         ...
 
     def gather(self, state: dict[str, Any], wanted: bool) -> dict[str, Any] | None:
-        """The whole state on the CPU, on the process that writes checkpoints; None on the others (together).
+        """Gather the whole state on the CPU of rank 0; returns None on other ranks (collective).
 
         Args:
-            state: this process's, of nested containers; its tensors may be parts.
-            wanted: the process that writes has a use for it; what the others say does not matter. Where it does not,
-                nothing is copied.
+            state: this process's state, nested containers; its tensors may be shards.
+            wanted: whether rank 0 needs the state; ignored on other ranks. If false, nothing is copied.
         """
         ...
 
     def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """This process's parts of whole tensors, laid out as those of the same names in `like`; names that `like`
-        lacks stay whole, and names and shapes are checked by whoever loads them.
+        """Return this process's shards of whole tensors.
+
+        Args:
+            whole: tensors by name. Names and shapes are not checked here, but when the model loads them.
+            like: this process's tensors, whose layout the shards get; names that it lacks stay whole.
         """
         ...
 
     def shard_optimizer(self, whole: dict[str, Any], params: Sequence[Tensor]) -> dict[str, Any]:
-        """The same for an optimizer's state dict.
+        """Return this process's shard of an optimizer's whole state dict.
 
         Args:
-            params: this process's parts of the parameters, in the optimizer's order.
+            params: this process's shards of the parameters, in the optimizer's order.
         """
         ...
 
 
 def choose(training: DistributedTrainingConfig, device: Device) -> Strategy:
-    """The strategy that `distributed_training.ddp_backend` names. `c10d`, `pytorch_ddp`, `no_c10d` and `legacy_ddp` all
-    mean DistributedDataParallel; the config's check refuses the others.
+    """Return the strategy for `distributed_training.ddp_backend`.
+
+    `c10d`, `pytorch_ddp`, `no_c10d` and `legacy_ddp` all mean DistributedDataParallel; the config's validation refuses
+    other values.
     """
     return DataParallel(training, device)
 
 
 class DataParallel:
-    """Every process holds the whole model; gradients are exchanged by torch's DistributedDataParallel. A single process
-    needs no wrapper.
+    """Every process holds the whole model, and torch's DistributedDataParallel exchanges gradients.
+
+    A single process needs no wrapper.
     """
 
     holds_all = True
@@ -112,7 +120,7 @@ class DataParallel:
         return utils.total_norm(gradients)
 
     def gather(self, state: dict[str, Any], wanted: bool) -> dict[str, Any] | None:
-        """Asks no other process: a checkpoint is written whatever became of them."""
+        """Copy the state without communication, so that rank 0 can save even if other ranks have failed."""
         return utils.apply_to_sample(lambda tensor: tensor.detach().cpu(), state) if wanted else None
 
     def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -123,9 +131,9 @@ class DataParallel:
 
 
 class ModuleProxyWrapper(nn.Module):
-    """A wrapped model that still answers for the attributes of the model inside, as criterions expect.
+    """A wrapped model that forwards attribute access to the model inside, as criterions expect.
 
-    Source: fairseq/distributed/module_proxy_wrapper.py names and purpose.
+    Source: names and purpose from fairseq/distributed/module_proxy_wrapper.py.
     """
 
     wrapped: nn.parallel.DistributedDataParallel
@@ -144,7 +152,7 @@ class ModuleProxyWrapper(nn.Module):
         return self.wrapped(*args, **kwargs)
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Backward passes inside leave gradients unreduced."""
+        """Do not reduce gradients in backward passes inside a `with` block."""
         return self.wrapped.no_sync()
 
 
@@ -152,10 +160,10 @@ _DDP_KEYS = ("bucket_cap_mb", "find_unused_parameters", "gradient_as_bucket_view
 
 
 def distribute(model: nn.Module, cfg: DistributedTrainingConfig, device_options: dict[str, Any]) -> ModuleProxyWrapper:
-    """torch's DistributedDataParallel over all processes, behind fairseq's attribute access.
+    """Wrap a model in torch's DistributedDataParallel over all processes, with fairseq's attribute access.
 
     Args:
-        device_options: what the device layer wants, where the config keeps to its defaults.
+        device_options: the device's options, for keys that the config leaves at their defaults.
     """
     defaults = DistributedTrainingConfig.field_defaults()
     chosen = {

@@ -1,4 +1,4 @@
-"""Ranks and collectives; every function works in a single process too."""
+"""Ranks and collectives. Every function also works in a single process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_HOST_GROUP: Any = None  # over gloo, beside a first group that a device's own library carries
-_BEGUN: list[Any] = []  # exchanges that nobody has waited for yet
+_HOST_GROUP: Any = None  # a gloo group, if the default group uses a device's library
+_BEGUN: list[Any] = []  # exchanges in flight
 
 
 def is_initialized() -> bool:
@@ -19,7 +19,7 @@ def is_initialized() -> bool:
 
 
 def get_rank() -> int:
-    """This process's rank over all nodes; 0 in a single process."""
+    """Return this process's rank over all nodes; 0 in a single process."""
     return dist.get_rank() if is_initialized() else 0
 
 
@@ -32,26 +32,26 @@ get_global_world_size = get_data_parallel_world_size = get_world_size
 
 
 def get_data_parallel_group() -> Any:
-    """The group that gradients are reduced over: all processes (None names it)."""
+    """Return the group that gradients are reduced over: None, which means all processes."""
     return None
 
 
 def open_host_group(timeout: timedelta | None = None) -> None:
-    """After init_process_group, on every process: where that is not over gloo, a second group that is.
+    """Create a gloo group if the default group uses another backend; call it on every process.
 
-    Objects and whole numbers go over it. Devices' libraries want their own tensors, and Gaudi's sends integers as
-    float32, which is exact to 2^24 only; besides, what is on the host need not wait for the device.
+    Objects and integers are exchanged over it: devices' libraries accept only their own tensors, and Gaudi's sends
+    integers as float32, which is exact only to 2^24. Exchanges on the host also do not wait for the device.
     """
     global _HOST_GROUP
     _HOST_GROUP = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
 
 
 def close_groups(together: bool) -> None:
-    """At the end of the run, on every process.
+    """Destroy the groups at the end of the run; call it on every process.
 
     Args:
-        together: all processes came to the same end. They then wait for each other, and for what they began and never
-            asked for: a group that is destroyed with an exchange on its way can abort its process.
+        together: all processes ended normally. They then wait for each other and for exchanges in flight, because
+            destroying a group with one in flight can abort the process.
     """
     global _HOST_GROUP
     if together:
@@ -64,22 +64,22 @@ def close_groups(together: bool) -> None:
 
 
 def is_master(cfg: Any = None) -> bool:
-    """Whether this process writes checkpoints and prints; fairseq's argument is taken and not needed."""
+    """Whether this process writes checkpoints and logs; `cfg` is fairseq's argument and is ignored."""
     return get_rank() == 0
 
 
 def all_reduce(tensor: Tensor, op: str = "sum", async_op: bool = False) -> Any:
-    """Reduce a tensor in place over all processes. Integers go by way of the host, which waits for the device.
+    """Reduce a tensor in place over all processes. Integers are reduced on the host, which waits for the device.
 
     Args:
-        op: `sum`, `max` or `min` (no average: not every backend has one).
+        op: `sum`, `max` or `min` (not every backend has an average).
         async_op: return a handle to wait for instead of the tensor; None in a single process.
     Raises:
-        ValueError: another `op`.
+        ValueError: unknown `op`.
     """
     ops = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
     if op not in ops:
-        raise ValueError(f"op is {op!r}; it may be sum, max or min")
+        raise ValueError(f"op is {op!r}, but must be one of: sum, max, min.")
     if get_world_size() == 1:
         return None if async_op else tensor
     if _HOST_GROUP is not None and not tensor.is_floating_point():
@@ -92,16 +92,14 @@ def all_reduce(tensor: Tensor, op: str = "sum", async_op: bool = False) -> Any:
 
 
 class _Done:
-    """The handle of a reduction that has ended."""
+    """The handle of a finished reduction."""
 
     def wait(self) -> None:
         return
 
 
 def sum_on_host(numbers: Sequence[float]) -> list[float]:
-    """Sums over all processes of numbers that the host knows, in float64: whole numbers are exact to 2^53, and no
-    device is asked.
-    """
+    """Sum numbers over all processes on the host, in float64 (integers are exact to 2^53), without the device."""
     if get_world_size() == 1:
         return [float(number) for number in numbers]
     sums = torch.tensor(numbers, dtype=torch.float64)
@@ -110,14 +108,16 @@ def sum_on_host(numbers: Sequence[float]) -> list[float]:
 
 
 def begin_max_on_host(number: float) -> Callable[[], float]:
-    """Begin to look for the largest of all processes' numbers; the result waits for the slowest process's
-    beginning, for no device.
+    """Start a maximum over all processes on the host.
+
+    Returns:
+        a function that waits until every process has started it, but not for devices, and returns the maximum.
     """
     largest = torch.tensor(number, dtype=torch.float64)
     if get_world_size() == 1:
         return largest.item
     work = dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_HOST_GROUP, async_op=True)
-    assert work is not None, "torch gives a handle to every process of the group"
+    assert work is not None, "all_reduce(async_op=True) returns a handle on every process of the group"
     _BEGUN.append(work)
 
     def finish() -> float:
@@ -130,7 +130,7 @@ def begin_max_on_host(number: float) -> Callable[[], float]:
 
 
 def all_gather_list(data: Any, group: Any = None, max_size: int | None = None) -> list[Any]:
-    """Every process's picklable object, by rank."""
+    """Return every process's picklable object, by rank."""
     if get_world_size() == 1:
         return [data]
     gathered: list[Any] = [None] * get_world_size()
@@ -139,7 +139,7 @@ def all_gather_list(data: Any, group: Any = None, max_size: int | None = None) -
 
 
 def broadcast_object(obj: Any, src_rank: int = 0, group: Any = None) -> Any:
-    """The object that process `src_rank` passes, on every process."""
+    """Return the object of rank `src_rank` on every process."""
     if get_world_size() == 1:
         return obj
     holder = [obj]
@@ -148,7 +148,7 @@ def broadcast_object(obj: Any, src_rank: int = 0, group: Any = None) -> Any:
 
 
 def barrier() -> None:
-    """Wait for all processes, on the host: what their devices have yet to do is not waited for."""
+    """Wait for all processes on the host, but not for work in flight on their devices."""
     if get_world_size() > 1:
         dist.barrier(group=_HOST_GROUP)
 

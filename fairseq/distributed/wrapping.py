@@ -1,4 +1,4 @@
-"""fairseq's wrapper of parts of a model, of which sharding is not offered."""
+"""fairseq's wrapper for parts of a model; sharding is not supported."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from torch import nn
 
 
 def fsdp_wrap(module: nn.Module, min_num_params: int | None = None, **kwargs: Any) -> nn.Module:
-    """The module itself, as in fairseq where fairscale is not installed: parameters are not sharded here."""
+    """Return the module unchanged, like fairseq without fairscale: parameters are not sharded."""
     return module

@@ -1,1 +1,1 @@
-"""Metrics (what is counted), progress bars (how it is shown) and the run's metrics file (how it is kept)."""
+"""Metrics, progress bars, and the destinations of metrics and log lines."""

@@ -1,5 +1,6 @@
-"""Where log lines go: standard output and `common.log_file`. A place that cannot be written any more is reported
-once; the run goes on.
+"""Destinations of log lines: standard output and `common.log_file`.
+
+A destination that fails is reported once, and the run continues.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ def send_lines_to(*handlers: logging.Handler, level: Optional[str] = None, who: 
     """Send the lines of all loggers to these handlers only, in fairseq's format.
 
     Args:
-        level: the lowest level that is shown; None: the environment variable LOGLEVEL, or INFO.
-        who: begins each message, for processes other than the first.
+        level: the lowest level shown; None: the environment variable LOGLEVEL, or INFO.
+        who: prefix of each message, for ranks other than 0.
     """
     logging.basicConfig(
         format=f"%(asctime)s | %(levelname)s | %(name)s | {who}%(message)s",
@@ -32,7 +33,7 @@ def send_lines_to(*handlers: logging.Handler, level: Optional[str] = None, who: 
 
 
 class StandardOutput(logging.StreamHandler):
-    """Standard output, which may be a pipe whose reader is gone, a closed terminal or a file on a full disk."""
+    """Standard output. Writing may fail: a pipe without a reader, a closed terminal, a file on a full disk."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
@@ -46,13 +47,11 @@ class StandardOutput(logging.StreamHandler):
         elif not self._failure_reported:
             self._failure_reported = True
             _to_stderr(
-                f"cannot write the log to standard output: {error.strerror or error}; the run goes on without it"
+                f"cannot write the log to standard output: {error.strerror or error}; the run continues without it"
             )
 
     def _flush_at_exit(self) -> None:
-        """What standard output still refuses is dropped: else Python ends with status 120, whatever became of the
-        run.
-        """
+        """Drop what standard output still refuses; otherwise Python would exit with status 120."""
         try:
             self.stream.flush()
         except (OSError, ValueError):
@@ -63,10 +62,10 @@ class StandardOutput(logging.StreamHandler):
 
 
 class LogFile(logging.Handler):
-    """Appends to `common.log_file`, each line whole and at once.
+    """Append to `common.log_file`, each line whole and at once.
 
     Args:
-        path: its folder is made.
+        path: the file; its folder is created.
     Raises:
         OSError: the file cannot be opened.
     """
@@ -79,10 +78,10 @@ class LogFile(logging.Handler):
         self._descriptor: Optional[int] = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def begin(self) -> None:
-        """Write a line that says whose log follows.
+        """Write a line with this process's id and host.
 
         Raises:
-            OSError: the file cannot be written: a full disk lets one be opened.
+            OSError: the file cannot be written. (On a full disk, opening it still works.)
         """
         self._write(f"-- log of process {os.getpid()} on {socket.gethostname()}\n")
 
@@ -93,9 +92,9 @@ class LogFile(logging.Handler):
             if not self._failure_reported:
                 self._failure_reported = True
                 logger.error(
-                    f"cannot write common.log_file={self.path}: {error.strerror or error}; the run goes on without it"
+                    f"cannot write common.log_file={self.path}: {error.strerror or error}; the run continues without it"
                 )
-        except (TypeError, ValueError):  # the record's own fault
+        except (TypeError, ValueError):  # the record cannot be formatted
             self.handleError(record)
 
     def _write(self, line: str) -> None:
@@ -113,12 +112,12 @@ class LogFile(logging.Handler):
 def _to_stderr(sentence: str) -> None:
     try:
         print(sentence, file=sys.stderr, flush=True)
-    except OSError:  # nobody is there to read it
+    except OSError:  # standard error is closed too
         return
 
 
 def add_file(source: logging.Logger, path: Union[str, os.PathLike]) -> None:
-    """Let a logger's lines go to a file too, once, and not where a logger above it sends them there already."""
+    """Also write a logger's lines to a file, unless the logger or one of its parents already does."""
     target, above = Path(os.path.abspath(path)), source
     while above is not None:
         if any(isinstance(handler, LogFile) and handler.path == target for handler in above.handlers):
@@ -128,12 +127,12 @@ def add_file(source: logging.Logger, path: Union[str, os.PathLike]) -> None:
 
 
 def problem_of_folder(path: Union[str, os.PathLike]) -> str | None:
-    """Why nothing can be written into a folder, which is made if need be; None where it can."""
+    """Create a folder and try to write into it; returns the reason if that fails, else None."""
     probe = os.path.join(path, f".writable.{os.getpid()}")
     try:
         os.makedirs(path, exist_ok=True)
         with open(probe, "wb", buffering=0) as file:
-            file.write(b"x")  # a full disk lets a file be opened
+            file.write(b"x")  # on a full disk, opening a file still works
     except FileExistsError:
         return "it is not a folder"
     except OSError as error:

@@ -1,6 +1,4 @@
-"""Meters: small accumulators behind the names that a run logs. Their states are plain numbers, so checkpoints can
-hold them.
-"""
+"""Meters: accumulators for a run's metrics. Their states are plain numbers, so checkpoints can hold them."""
 
 from __future__ import annotations
 
@@ -20,20 +18,18 @@ Value = Union[int, float, Tensor]
 
 
 def type_as(a: Any, b: Any) -> Any:
-    """`a` with the device and type of `b` where both are tensors, else `a`."""
+    """Return `a` with the device and dtype of `b` if both are tensors, else `a`."""
     return a.to(b) if torch.is_tensor(a) and torch.is_tensor(b) else a
 
 
 def safe_round(number: Any, ndigits: int) -> Any:
-    """Round a number, a one-element tensor or a numpy scalar; anything else comes back as it is."""
+    """Round a number, a one-element tensor or a numpy scalar; return anything else unchanged."""
     plain = to_plain(number)
     return round(plain, ndigits) if hasattr(plain, "__round__") else plain
 
 
 def to_plain(value: Any) -> Any:
-    """A Python number for a one-element tensor or numpy scalar: a state must load with weights_only, which refuses
-    numpy scalars.
-    """
+    """Convert a one-element tensor or numpy scalar to a Python number; torch's weights_only refuses numpy scalars."""
     if torch.is_tensor(value):
         return value.item() if value.numel() == 1 else value.detach().cpu()
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
@@ -42,7 +38,7 @@ def to_plain(value: Any) -> Any:
 
 
 class Meter:
-    """Base class: accumulates with `update`, shows `smoothed_value`, starts over with `reset`."""
+    """Base class: `update` accumulates, `smoothed_value` is what a log line shows, `reset` starts over."""
 
     round: Optional[int] = None
 
@@ -57,7 +53,7 @@ class Meter:
 
     @property
     def smoothed_value(self) -> Any:
-        """The value to show, rounded to `round` digits where that is set."""
+        """The value to show, rounded to `round` digits if that is set."""
         raise NotImplementedError
 
     def _rounded(self, value: Any) -> Any:
@@ -65,7 +61,7 @@ class Meter:
 
 
 class AverageMeter(Meter):
-    """Weighted mean of what was logged; a weight of 0 only replaces the latest value."""
+    """Weighted mean of the logged values; a weight of 0 only replaces the latest value."""
 
     def __init__(self, round: Optional[int] = None) -> None:
         self.round = round
@@ -106,7 +102,7 @@ class AverageMeter(Meter):
 
 
 class SumMeter(Meter):
-    """Sum of what was logged."""
+    """Sum of the logged values."""
 
     def __init__(self, round: Optional[int] = None) -> None:
         self.round = round
@@ -132,7 +128,7 @@ class SumMeter(Meter):
 
 
 class ConcatTensorMeter(Meter):
-    """Joins tensors along one dimension, for metrics that need every value (an area under a curve, say)."""
+    """Concatenation of tensors along one dimension, for metrics that need every value, such as an AUC."""
 
     def __init__(self, dim: int = 0) -> None:
         self.dim = dim
@@ -152,11 +148,11 @@ class ConcatTensorMeter(Meter):
 
     @property
     def smoothed_value(self) -> Any:
-        return []  # nothing to show in one number; derived meters read `tensor`
+        return []  # not a single number; derived meters read `tensor`
 
 
 class TimeMeter(Meter):
-    """Events per second since the last reset; `init` carries the seconds of earlier runs over a resume."""
+    """Events per second since the last reset; `init` is the seconds before a resume."""
 
     def __init__(self, init: float = 0, n: Value = 0, round: Optional[int] = None) -> None:
         self.round = round
@@ -176,7 +172,7 @@ class TimeMeter(Meter):
         return {"init": self.elapsed_time, "n": to_plain(self.n), "round": self.round}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # fairseq: the oldest states hold `start`, a clock reading of another machine, and no usable count
+        # fairseq: the oldest states hold `start`, a time of another machine's clock, and an unusable count
         self.reset(init=state_dict["init"], n=0 if "start" in state_dict else state_dict["n"])
         self.round = state_dict.get("round")
 
@@ -240,10 +236,10 @@ class StopwatchMeter(Meter):
 
 
 class MetersDict(OrderedDict):
-    """Meters by name, kept in the order of the priorities that they were added with (smaller first)."""
+    """Meters by name, in the order of their priorities (smaller first)."""
 
     class _DerivedMeter(Meter):
-        """A value computed from the other meters whenever it is asked for."""
+        """A value computed from the other meters when it is read."""
 
         def __init__(self, fn: Callable[[MetersDict], Any]) -> None:
             self.fn = fn
@@ -256,7 +252,7 @@ class MetersDict(OrderedDict):
         self.priorities: list[tuple[int, int, str]] = []
 
     def __setitem__(self, key: str, value: tuple[int, Meter]) -> None:
-        assert key not in self, f"the meter {key} exists already; use update()"
+        assert key not in self, f"the meter {key} already exists; use update()"
         priority, meter = value
         bisect.insort(self.priorities, (priority, len(self.priorities), key))
         super().__setitem__(key, meter)
@@ -267,7 +263,7 @@ class MetersDict(OrderedDict):
         self[key] = (priority, meter)
 
     def state_dict(self) -> list[tuple[int, str, str, dict[str, Any]]]:
-        """(priority, name, class name, state) per meter; derived meters hold a function, so they are left out."""
+        """Return (priority, name, class name, state) per meter, without derived meters, which hold a function."""
         entries = [(priority, key, self[key]) for priority, _, key in self.priorities]
         return [
             (p, key, type(m).__name__, m.state_dict()) for p, key, m in entries if not isinstance(m, self._DerivedMeter)
@@ -278,7 +274,7 @@ class MetersDict(OrderedDict):
         self.priorities.clear()
         for priority, key, class_name, state in state_dict:
             if class_name not in _METER_CLASSES:
-                logger.warning(f"the checkpoint's metric {key} is counted by an unknown {class_name}; it starts over")
+                logger.warning(f"the checkpoint's metric {key} has an unknown meter class {class_name}; it starts over")
                 continue
             meter = _METER_CLASSES[class_name]()
             meter.load_state_dict(state)
@@ -289,7 +285,7 @@ class MetersDict(OrderedDict):
         return meter.fn(self) if isinstance(meter, self._DerivedMeter) else meter.smoothed_value
 
     def get_smoothed_values(self) -> dict[str, Any]:
-        """Name -> value to show; names that begin with an underscore are inputs of derived meters and stay hidden."""
+        """Return name -> value to show, without names that start with an underscore (inputs of derived meters)."""
         return OrderedDict((key, self.get_smoothed_value(key)) for key in self if not key.startswith("_"))
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""Log a number from anywhere; the `aggregate` scopes that are open at that moment collect it.
+"""Log numbers from anywhere; all open `aggregate` scopes collect them.
 
 with metrics.aggregate("train"):
     for step, batch in enumerate(batches):
@@ -30,13 +30,13 @@ from fairseq.logging.meters import (
     TimeMeter,
 )
 
-_aggregators: OrderedDict[str, MetersDict] = OrderedDict()  # every scope that was ever named, with what it collected
+_aggregators: OrderedDict[str, MetersDict] = OrderedDict()  # every named scope, with its meters
 _active: OrderedDict[str, MetersDict] = OrderedDict()  # the open scopes, outermost first
 _depth: dict[str, int] = {}  # how often a scope of this name is open
 
 
 def reset() -> None:
-    """Forget every scope and every value. "default", which sees all that is logged, starts empty."""
+    """Drop every scope and every value; only "default", which collects everything, stays open."""
     _aggregators.clear()
     _active.clear()
     _depth.clear()
@@ -52,12 +52,14 @@ def aggregate(name: Optional[str] = None, new_root: bool = False) -> Iterator[Me
     """Collect what is logged inside this scope.
 
     Args:
-        name: opening the same name again goes on with its meters; without one, the scope's values are dropped at its
+        name: opening the same name again continues its meters; without a name, the values are dropped at the scope's
             end.
-        new_root: hide what is logged here from the scopes around it ("default" too), as validation does.
+        new_root: do not log to the surrounding scopes (including "default"), as validation needs.
+    Raises:
+        ValueError: the name is "default".
     """
     if name == "default":
-        raise ValueError("The scope 'default' is always open; give another name.")
+        raise ValueError("The scope 'default' is always open. Use another name.")
     if name is None:
         name, collected = str(uuid.uuid4()), MetersDict()
     else:
@@ -70,7 +72,7 @@ def aggregate(name: Optional[str] = None, new_root: bool = False) -> Iterator[Me
     _depth[name] = _depth.get(name, 0) + 1
     try:
         yield collected
-    finally:  # an exception must not leave the scope open: a caught out-of-memory error goes on with the next batch
+    finally:  # also after an exception: a caught out-of-memory error continues with the next batch
         if new_root:
             _active.clear()
             _active.update(outer)
@@ -100,8 +102,12 @@ def _meter(collected: MetersDict, key: str, make: Callable[[], Meter], priority:
 
 
 def log_scalar(key: str, value: Any, weight: Any = 1, priority: int = 10, round: Optional[int] = None) -> None:
-    """Log a value into a weighted mean; weight 0 shows the latest value. `round`: digits shown; `priority`: place
-    in the line.
+    """Log a value into a weighted mean.
+
+    Args:
+        weight: 0: show the latest value instead of the mean.
+        priority: position in the log line, smaller first.
+        round: number of digits shown.
     """
     for collected in get_active_aggregators():
         _meter(collected, key, lambda: AverageMeter(round=round), priority).update(value, weight)
@@ -120,14 +126,15 @@ def log_concat_tensor(key: str, value: Tensor, priority: int = 10, dim: int = 0)
 
 
 def log_derived(key: str, fn: Callable[[MetersDict], Any], priority: int = 20) -> None:
-    """Show `fn(meters)`, computed from the other meters whenever it is asked for."""
+    """Log `fn(meters)`, computed from the other meters when it is read."""
     for collected in get_active_aggregators():
         _meter(collected, key, lambda: MetersDict._DerivedMeter(fn), priority)
 
 
 def log_speed(key: str, value: Any, priority: int = 30, round: Optional[int] = None) -> None:
-    """Log a count that is shown per second. The first call starts the clock and counts nothing, so start-up does
-    not slow the figure.
+    """Log a count that is shown per second.
+
+    The first call only starts the clock, so start-up time is not included.
     """
     for collected in get_active_aggregators():
         if key not in collected:
@@ -138,14 +145,17 @@ def log_speed(key: str, value: Any, priority: int = 30, round: Optional[int] = N
 
 
 def log_start_time(key: str, priority: int = 40, round: Optional[int] = None) -> None:
-    """Start a stopwatch; `log_stop_time` of the same key stops it."""
+    """Start a stopwatch; `log_stop_time` with the same key stops it."""
     for collected in get_active_aggregators():
         _meter(collected, key, lambda: StopwatchMeter(round=round), priority).start()
 
 
 def log_stop_time(key: str, weight: float = 0.0, prehook: Optional[Callable[[], None]] = None) -> None:
-    """Add the seconds since `log_start_time`. weight > 0 shows the mean instead of the sum; `prehook` runs before
-    the clock is read.
+    """Add the seconds since `log_start_time`.
+
+    Args:
+        weight: above 0: show the mean instead of the sum.
+        prehook: called before the clock is read.
     """
     for collected in get_active_aggregators():
         if key in collected:
@@ -153,7 +163,7 @@ def log_stop_time(key: str, weight: float = 0.0, prehook: Optional[Callable[[], 
 
 
 def log_custom(new_meter_fn: Callable[[], Meter], key: str, *args: Any, priority: int = 50, **kwargs: Any) -> None:
-    """Log into a meter of one's own; further arguments go to its `update`."""
+    """Log into a custom meter; further arguments go to its `update`."""
     for collected in get_active_aggregators():
         _meter(collected, key, new_meter_fn, priority).update(*args, **kwargs)
 
@@ -171,22 +181,30 @@ def reset_meters(name: str) -> None:
 
 
 def get_meter(name: str, key: str) -> Optional[Meter]:
-    """The meter `key` of scope `name`, or None where nothing was logged there."""
+    """Return the meter `key` of scope `name`, or None if nothing was logged there."""
     return _aggregators[name].get(key) if name in _aggregators else None
 
 
 def get_meters(name: str) -> Optional[MetersDict]:
-    """All meters of scope `name`, or None where no such scope was opened."""
+    """Return all meters of scope `name`, or None if it was never opened."""
     return _aggregators.get(name)
 
 
 def get_smoothed_value(name: str, key: str) -> Any:
-    """One value to show. Raises KeyError where nothing was logged under that scope and key."""
+    """Return one value to show.
+
+    Raises:
+        KeyError: nothing was logged under that scope and key.
+    """
     return _aggregators[name].get_smoothed_value(key)
 
 
 def get_smoothed_values(name: str) -> dict[str, Any]:
-    """All values of a scope to show. Raises KeyError where the scope was never opened."""
+    """Return all values of a scope to show.
+
+    Raises:
+        KeyError: the scope was never opened.
+    """
     return _aggregators[name].get_smoothed_values()
 
 
@@ -195,6 +213,6 @@ def state_dict() -> dict[str, Any]:
 
 
 def load_state_dict(state_dict: dict[str, Any]) -> None:
-    """Go on with the counts of a checkpoint. Open scopes stay open, with the loaded meters."""
+    """Load the meters of a checkpoint. Open scopes stay open, with the loaded meters."""
     for name, state in state_dict.items():
         _aggregators.setdefault(name, MetersDict()).load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The run's metrics as JSON lines, one row per logged interval or validation, appended over resumes."""
+"""The run's metrics as JSON lines: one row per log interval, epoch or validation, appended to over resumes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Json = Union[None, bool, int, float, str, list["Json"], dict[str, "Json"]]
 class MetricsFile:
     """`metrics.jsonl`: rows of plain values, each with `num_updates`.
 
-    A resumed run first calls `rewind`, so the file never holds two rows of one update from two lives of the run. A file
-    that cannot be read or written (a full disk, a folder of its name) is reported once; training goes on.
+    A resumed run first calls `rewind`, so an update that it repeats has only one row. A file that cannot be read or
+    written (a full disk, a folder with its name) is reported once, and training continues.
     """
 
     def __init__(self, path: Union[str, os.PathLike]) -> None:
@@ -35,15 +35,15 @@ class MetricsFile:
         self._failure_reported = False
 
     def rewind(self, update: int, continues: bool = True, again: Container[str] = ()) -> int:
-        """Drop rows past `update`, the update that was loaded (0: a new run), and rows that a crash cut off. Returns
-        how many went.
+        """Drop rows after `update` and rows that a crash truncated, and return how many were dropped.
 
-        A file that cannot be changed is reported, and the run goes on.
+        A file that cannot be changed is reported, and the run continues.
 
         Args:
-            continues: the rows are of the run that goes on. Else, where some would go, all are kept in metrics.1.jsonl
-                (2, 3 ...).
-            again: splits whose rows of `update` itself go too, because they will be written again.
+            update: the update that was loaded; 0: a new run.
+            continues: the rows belong to this run. If false and rows would be dropped, all are first saved in
+                metrics.1.jsonl (2, 3 ...).
+            again: splits whose rows of `update` itself are dropped too, because they will be written again.
         """
         try:
             return self._rewind(update, continues, again)
@@ -60,12 +60,12 @@ class MetricsFile:
             return 0
         if not continues:
             aside = self._free_name()
-            logger.info("%s holds rows of an earlier run past update %d: they are kept in %s", self.path, update, aside)
+            logger.info("%s has rows of an earlier run after update %d; saved them in %s", self.path, update, aside)
             if not kept:
                 os.rename(self.path, aside)
                 return len(lines)
             shutil.copyfile(self.path, aside)
-        if lines[: len(kept)] == kept:  # as a rule: works on a full disk too
+        if lines[: len(kept)] == kept:  # the usual case, and it works on a full disk
             os.truncate(self.path, sum(map(len, kept)))
         else:
             temporary = self.path.with_name(self.path.name + ".tmp")
@@ -94,15 +94,20 @@ class MetricsFile:
         self.append({"split": split, "num_updates": update, "epoch": epoch, **stats})
 
     def close(self) -> None:
-        """Nothing is pending: `write` writes each row at once."""
+        """Do nothing: `write` writes each row at once."""
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Add one row. `num_updates` must be in it; other values may be numbers, strings, one-element tensors,
-        lists or dicts of these.
+        """Add one row.
+
+        Args:
+            row: must contain `num_updates`; values are numbers, strings, one-element tensors, or lists or dicts of
+                these.
+        Raises:
+            ValueError: `num_updates` is missing.
         """
         if "num_updates" not in row:
             raise ValueError(
-                f"A row of {self.path.name} needs num_updates; this one has {', '.join(row) or 'nothing'}."
+                f"A row of {self.path.name} must contain num_updates; this one has {', '.join(row) or 'no values'}."
             )
         plain = {key: _json_value(value) for key, value in row.items()}
         plain["num_updates"] = int(to_plain(row["num_updates"]))
@@ -116,7 +121,7 @@ class MetricsFile:
 
     @staticmethod
     def _write_whole(file: io.FileIO, line: bytes) -> None:
-        """All of a line or nothing: what follows must not be glued to its first half."""
+        """Write the whole line or nothing, so that the next line does not follow half of it."""
         before, rest = file.seek(0, os.SEEK_END), memoryview(line)
         try:
             while rest:
@@ -127,12 +132,12 @@ class MetricsFile:
 
     def _report(self, error: OSError) -> None:
         if not self._failure_reported:
-            logger.error(f"cannot write {self.path}: {error}; training goes on without this file's rows")
+            logger.error(f"cannot write {self.path}: {error}; training continues without this file")
             self._failure_reported = True
 
 
 def _json_value(value: object) -> Json:
-    """What strict JSON can hold: a number that is not finite becomes the string nan, inf or -inf."""
+    """Convert a value to strict JSON; a number that is not finite becomes the string nan, inf or -inf."""
     plain = to_plain(value)
     if isinstance(plain, float) and not math.isfinite(plain):
         return str(plain)
@@ -144,7 +149,7 @@ def _json_value(value: object) -> Json:
 
 
 def read_rows(path: Union[str, os.PathLike], split: Optional[str] = None) -> list[dict[str, Any]]:
-    """All rows of a metrics file, or those whose `split` is this one; a row that a crash cut off is left out."""
+    """Read the rows of a metrics file, all or those of one `split`; skips rows that a crash truncated."""
     rows = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""How a run is shown: JSON lines, simple text lines, a tqdm bar or nothing; TensorBoard beside any of them."""
+"""Progress of a run: JSON lines, simple text lines, a tqdm bar or nothing; each also with TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Stats = Mapping[str, Any]  # values by name: numbers, strings, one-element tenso
 
 
 class Steps(Protocol):
-    """What a bar goes through: it knows how many items are left."""
+    """An iterable whose length is the number of items left."""
 
     def __iter__(self) -> Iterator[Any]: ...
 
@@ -49,16 +49,16 @@ def progress_bar(
     """Wrap an epoch's iterator in the bar that `common.log_format` asks for.
 
     Args:
-        iterator: yields updates; its length is the number left, `n` (if it has one) the number already done in this
-            epoch.
+        iterator: yields updates; its length is the number left, and `n`, if it has one, the number already done in
+            this epoch.
         log_format: json, simple, tqdm or none; None means `default_log_format`. tqdm without a terminal becomes simple.
         log_interval: updates between lines.
         log_file: also write the lines there.
-        tensorboard_logdir: also write scalars there, where the package tensorboard is installed.
-        total_updates: the run's max_update, for the estimated time left (None or 0: none shown).
+        tensorboard_logdir: also write scalars there, if the package tensorboard is installed.
+        total_updates: the run's max_update, for the estimated time left (None or 0: not shown).
         start_update: updates of the run done before this bar.
     Raises:
-        ValueError: an unknown format, or a logging service that this package does not talk to.
+        ValueError: an unknown format, or a logging service that is not supported.
     """
     services = {
         "common.aim_repo": aim_repo,
@@ -68,14 +68,14 @@ def progress_bar(
     wanted = [key for key, value in services.items() if value]
     if wanted:
         raise ValueError(
-            f"{', '.join(wanted)}: this service is not offered; use common.tensorboard_logdir, or the run's "
+            f"{', '.join(wanted)}: this service is not supported. Use common.tensorboard_logdir, or the run's "
             "metrics.jsonl."
         )
     log_format = log_format or default_log_format
     if log_format == "tqdm" and not sys.stderr.isatty():
         log_format = "simple"
     if log_format not in _FORMATS:
-        raise ValueError(f"common.log_format is {log_format!r}; it may be {', '.join(_FORMATS)}.")
+        raise ValueError(f"common.log_format is {log_format!r}, but must be one of: {', '.join(_FORMATS)}.")
     if log_file is not None:
         destinations.add_file(logger, log_file)
     bar: BaseProgressBar = _FORMATS[log_format](iterator, epoch, prefix, log_interval)
@@ -93,8 +93,12 @@ def build_progress_bar(
     default: str = "tqdm",
     no_progress_bar: str = "none",
 ) -> BaseProgressBar:
-    """`progress_bar` by old command-line arguments: no_progress_bar, log_format, log_interval, tensorboard_logdir,
-    distributed_rank.
+    """Call `progress_bar` with the values of old command-line arguments.
+
+    Args:
+        args: may have no_progress_bar, log_format, log_interval, tensorboard_logdir and distributed_rank.
+        default: the format if `args` has none.
+        no_progress_bar: the format if `args.no_progress_bar` is set and `args` has no format.
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
     is_first = given.get("distributed_rank", 0) == 0
@@ -110,8 +114,9 @@ def build_progress_bar(
 
 
 class EtaClock:
-    """Time left to the run's last update, from the wall-clock rate over the latest marks; validation and saving
-    count: they recur.
+    """Time left to the run's last update, from the wall-clock rate over the latest marks.
+
+    The rate includes validation and saving, because they recur.
     """
 
     _current: Optional[EtaClock] = None
@@ -122,22 +127,20 @@ class EtaClock:
 
     @classmethod
     def of_run(cls, total_updates: int) -> EtaClock:
-        """The clock of the run with this many updates: one for all its epochs, which may be shorter than a log
-        interval.
-        """
+        """Return the clock of the run with this many updates; epochs share it, since they may be short."""
         if cls._current is None or cls._current.total_updates != total_updates:
             cls._current = cls(total_updates)
         return cls._current
 
     def mark(self, update: int, now: Optional[float] = None) -> None:
-        """Note that this many updates are done by now (seconds of time.perf_counter)."""
+        """Record that this many updates are done; `now` is in seconds of time.perf_counter."""
         if self._marks and update < self._marks[-1][1]:
             self._marks.clear()  # another run in the same process
         if not self._marks or update > self._marks[-1][1]:
             self._marks.append((time.perf_counter() if now is None else now, update))
 
     def seconds_left(self) -> Optional[float]:
-        """None until two marks are known."""
+        """Estimate the seconds left; None before the second mark."""
         if len(self._marks) < 2:
             return None
         (first_time, first), (last_time, last) = self._marks[0], self._marks[-1]
@@ -145,7 +148,7 @@ class EtaClock:
 
 
 def format_duration(seconds: float) -> str:
-    """2d03h, 4h05m, 6m07s or 8s."""
+    """Format seconds as 2d03h, 4h05m, 6m07s or 8s."""
     minutes, seconds = divmod(int(round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -157,9 +160,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_stat(stat: Any) -> Any:
-    """What a line shows of a number, meter or tensor; the values are fairseq's strings, so its log readers keep
-    working.
-    """
+    """Format a number, meter or tensor for a log line as fairseq does, so that readers of its logs keep working."""
     if isinstance(stat, Number):
         return f"{stat:g}"
     if isinstance(stat, AverageMeter):
@@ -173,7 +174,7 @@ def format_stat(stat: Any) -> Any:
 
 @contextmanager
 def rename_logger(log: logging.Logger, name: Optional[str]) -> Iterator[logging.Logger]:
-    """Let lines carry the name of what they report (train_inner, train, valid) instead of this module's."""
+    """Log under the name of what is reported (train_inner, train, valid) instead of this module's."""
     old_name = log.name
     log.name = name if name is not None else old_name
     try:
@@ -191,7 +192,7 @@ class BaseProgressBar:
         self, iterable: Steps, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000
     ) -> None:
         self.iterable = iterable
-        self.n = getattr(iterable, "n", 0)  # done in this epoch before a resume; a plain list has none
+        self.n = getattr(iterable, "n", 0)  # done in this epoch before a resume; plain lists do not have it
         self.epoch = epoch
         self.log_interval = log_interval
         self.i: Optional[int] = None
@@ -215,7 +216,7 @@ class BaseProgressBar:
             yield item
 
     def log(self, stats: Stats, tag: Optional[str] = None, step: Optional[int] = None) -> None:
-        """Show statistics inside an epoch, where the log interval asks for it."""
+        """Show statistics within an epoch, if the log interval is over."""
         raise NotImplementedError
 
     def print(self, stats: Stats, tag: Optional[str] = None, step: Optional[int] = None) -> None:
@@ -223,7 +224,7 @@ class BaseProgressBar:
         raise NotImplementedError
 
     def update_config(self, config: dict[str, Any]) -> None:
-        """Show the run's configuration, where the place that is logged to has room for it."""
+        """Log the run's config, if the destination supports it."""
 
     def _due(self, step: Optional[int]) -> bool:
         step = step or self.i or 0
@@ -247,7 +248,7 @@ class BaseProgressBar:
 
 
 class JsonProgressBar(BaseProgressBar):
-    """One JSON object a line; `update` counts epochs with their fraction."""
+    """One JSON object per line; `update` is the epoch with its fraction."""
 
     def log(self, stats: Stats, tag: Optional[str] = None, step: Optional[int] = None) -> None:
         if not self._due(step):
@@ -281,7 +282,7 @@ class NoopProgressBar(BaseProgressBar):
 
 
 class SimpleProgressBar(BaseProgressBar):
-    """Plain lines, for logs that no terminal reads."""
+    """Plain lines, for logs without a terminal."""
 
     def log(self, stats: Stats, tag: Optional[str] = None, step: Optional[int] = None) -> None:
         if not self._due(step):
@@ -296,7 +297,7 @@ class SimpleProgressBar(BaseProgressBar):
 
 
 class TqdmProgressBar(BaseProgressBar):
-    """A bar on the terminal; the epoch's result stays as a line."""
+    """A bar on the terminal, and a line for each epoch's result."""
 
     def __init__(
         self, iterable: Steps, epoch: Optional[int] = None, prefix: Optional[str] = None, log_interval: int = 1000
@@ -327,7 +328,7 @@ _FORMATS: dict[str, type[BaseProgressBar]] = {
 
 
 class TensorboardProgressBarWrapper(BaseProgressBar):
-    """Writes what is logged as scalars too, one folder per tag (train_inner, train, valid)."""
+    """A bar that also writes scalars to TensorBoard, one folder per tag (train_inner, train, valid)."""
 
     def __init__(self, wrapped_bar: BaseProgressBar, tensorboard_logdir: str, start_update: int = 0) -> None:
         self.wrapped_bar = wrapped_bar

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: the console, `metrics.jsonl`, TensorBoard.
+"""Destinations of a run's metrics: the console, `metrics.jsonl`, TensorBoard.
 
 To add a destination, write its class here, or in a module of its own, with a function that opens it, registered with
 `register_sink`, and add the field to `CommonConfig` that asks for it. The training loop does not change.
@@ -29,7 +29,7 @@ EPOCH = "train"
 class Sink(Protocol):
     """A destination of a run's metrics. Only the first process of a run has sinks, apart from its console.
 
-    A run does not end because a destination fails: a sink may raise OSError, which `Sinks` reports once.
+    A destination that fails does not end the run: a sink may raise OSError, which `Sinks` reports once.
     """
 
     def write(self, split: str, update: int, epoch: int, stats: Stats) -> None:
@@ -101,7 +101,7 @@ def register_sink(name: str, problem: Check = lambda common: None) -> Callable[[
 
 
 def problems(common: CommonConfig) -> list[str]:
-    """What keeps destinations that the config asks for from being written."""
+    """List why destinations that the config asks for cannot be written."""
     found = (kind.problem(common) for kind in SINKS.values())
     return [problem for problem in found if problem is not None]
 
@@ -117,7 +117,9 @@ def open_metrics_file(start: Start) -> Sink:
 def _tensorboard_problem(common: CommonConfig) -> str | None:
     folder = common.tensorboard_logdir
     reason = None if folder is None else destinations.problem_of_folder(folder)
-    return None if reason is None else f"common.tensorboard_logdir is {folder}: cannot write there ({reason})."
+    if reason is None:
+        return None
+    return f"common.tensorboard_logdir={folder} is not writable: {reason}. Set a folder that this user can write."
 
 
 @register_sink("common.tensorboard_logdir", _tensorboard_problem)

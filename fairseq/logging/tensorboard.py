@@ -1,4 +1,4 @@
-"""TensorBoard: scalars of a run, one folder per tag. It never stops the run: what goes wrong is reported once."""
+"""TensorBoard: scalars of a run, one folder per tag. A failure is reported once and never stops the run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class Board:
-    """What a run writes below `common.tensorboard_logdir`; a folder's writer is opened with its first scalar.
+    """A run's output below `common.tensorboard_logdir`; a folder's writer is opened with its first scalar.
 
     Args:
-        start_update: the update that the run begins or resumes from. What an earlier life wrote about later ones is
-            hidden (`purge_step`).
+        start_update: the update that the run starts or resumes from. Earlier output for later updates is hidden
+            (`purge_step`).
     """
 
     def __init__(self, folder: str, start_update: int) -> None:
@@ -66,10 +66,11 @@ class Board:
         except ImportError:
             self._is_over = True
             logger.warning(
-                "common.tensorboard_logdir is ignored: tensorboard is not installed (pip install tensorboard)"
+                "common.tensorboard_logdir is ignored, because tensorboard is not installed. Install it: pip install "
+                "tensorboard"
             )
         except Exception as error:
-            # of any class: tensorboard hands on what its thread met, with TensorFlow beside it errors of that
+            # any class: tensorboard raises its thread's errors, which may be TensorFlow's if that is installed
             self._give_up(error)
 
     def _writer(self, tag: str) -> SummaryWriter:
@@ -84,12 +85,12 @@ class Board:
         if not self._is_over:
             self._is_over = True
             logger.error(
-                f"cannot write common.tensorboard_logdir={self.folder}: {error}; the run goes on without TensorBoard"
+                f"cannot write common.tensorboard_logdir={self.folder}: {error}; the run continues without TensorBoard"
             )
 
 
 def scalars_of(stats: Mapping[str, object]) -> dict[str, float]:
-    """The numbers among the values that a log line shows: averages by their latest value, one-element tensors too."""
+    """Select the numbers among a log line's values: latest values of averages, and one-element tensors."""
     scalars: dict[str, float] = {}
     for key, value in stats.items():
         number = value.val if isinstance(value, AverageMeter) else value
@@ -104,16 +105,14 @@ _boards: dict[str, Board] = {}
 
 
 def board(folder: str, start_update: int) -> Board:
-    """The board of a folder for `progress_bar`, which knows nothing of the run: one for all bars, with the
-    `start_update` of the first.
-    """
+    """Return the board of a folder for `progress_bar`; all bars share it, with the `start_update` of the first."""
     if not _boards:
         atexit.register(close)
     return _boards.setdefault(folder, Board(folder, start_update))
 
 
 def close() -> None:
-    """Write what is pending in the boards of progress bars."""
+    """Flush and close the boards of progress bars."""
     for each in _boards.values():
         each.close()
     _boards.clear()
@@ -121,7 +120,7 @@ def close() -> None:
 
 
 def _keep_threads_quiet() -> None:
-    """tensorboard's writer thread raises its error twice: for us, and as a traceback on standard error."""
+    """Hide tracebacks of tensorboard's writer thread, whose errors `Board` also receives and reports."""
     shown = threading.excepthook
     if shown.__module__ == __name__:
         return

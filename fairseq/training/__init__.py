@@ -1,1 +1,1 @@
-"""The Trainer's hands: precision, gradients, statistics, averaged weights and what a checkpoint holds."""
+"""Training: the loop, the trainer, and its parts (precision, gradients, statistics, averaged weights, state)."""

@@ -1,4 +1,4 @@
-"""What a run says about itself before its first update."""
+"""The log lines that describe a run before its first update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAPER_SECONDS_PER_UPDATE = 1.6 * 3600  # Baevski et al. 2020, section 4.2: 1.6 h
 
 
 def describe(trainer: Trainer) -> None:
-    """Log what trains where, before the first update."""
+    """Log model, devices and precision, before the first update."""
     for note in trainer.device.report() if trainer.is_data_parallel_master else []:
         logger.log(logging.WARNING if note.is_warning else logging.INFO, note.text)
     parameters = list(trainer.unwrapped_model.parameters())
@@ -27,7 +27,7 @@ def describe(trainer: Trainer) -> None:
         type(trainer.criterion).__name__,
     )
     logger.info(
-        "%d process(es), each on %s, in %s",
+        "processes: %d, each on %s, in %s",
         trainer.data_parallel_world_size,
         trainer.device.describe(),
         trainer.precision.name(),
@@ -35,8 +35,9 @@ def describe(trainer: Trainer) -> None:
 
 
 def describe_updates(trainer: Trainer, training: EpochBatchIterator) -> None:
-    """Log how much audio an update learns from, compared with the paper's: too little audio per update is the most
-    common reason for a flat loss.
+    """Log how much audio each update uses, compared with the paper's.
+
+    Too little audio per update is the most common reason for a flat loss.
 
     Args:
         training: the training set's iterator.
@@ -48,10 +49,10 @@ def describe_updates(trainer: Trainer, training: EpochBatchIterator) -> None:
     samples = training.total_samples(epoch)
     updates = max(1, len(training))
     seconds = samples / task.sample_rate / updates
-    logger.info("%d updates an epoch, %.1f seconds of audio an update (%s)", updates, seconds, size.factors())
+    logger.info("%d updates per epoch, %.1f seconds of audio per update (%s)", updates, seconds, size.factors())
     if cfg.model.get("_name") != "wav2vec2":
         return
-    logger.info("that is %.2g of the 1.6 hours that the paper's updates see", seconds / PAPER_SECONDS_PER_UPDATE)
+    logger.info("audio per update: %.2g of the paper's 1.6 hours", seconds / PAPER_SECONDS_PER_UPDATE)
     if trainer.device.compares_with_recipe and trainer.is_data_parallel_master:
         advice = beside_the_recipe(cfg, size, task.sample_rate)
         if advice is not None:

@@ -1,4 +1,4 @@
-"""A running average of a model's weights, kept beside it on its device."""
+"""A running average of a model's weights, kept on its device."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class EMA:
-    """After every `ema_update_freq`-th update: average = decay * average + (1 - decay) * weights. Buffers are copied,
-    not averaged.
+    """A running average: every `ema_update_freq` updates, average = decay * average + (1 - decay) * weights.
 
-    Before `ema_start_update` the weights are copied. The state dict has the model's names and shapes, so it loads into
-    the model itself.
+    Buffers are copied, not averaged; before `ema_start_update`, so are the weights. The state dict has the model's
+    names and shapes, so the model can load it.
 
     Args:
-        model: the model to follow, without a distributed wrapper.
+        model: the model to average, without a distributed wrapper.
         config: the config group `ema`.
-        device: where the average lives; None: with each weight.
+        device: the average's device; None: that of each weight.
     Raises:
-        ValueError: `ema_decay` or `ema_update_freq` out of range, or a seed model that does not fit.
+        ValueError: `ema_decay` or `ema_update_freq` is out of range, or the seed model does not fit.
     """
 
     def __init__(self, model: nn.Module, config: EMAConfig, device: Optional[Union[str, torch.device]] = None) -> None:
@@ -42,14 +41,14 @@ class EMA:
         self.reset(model)
 
     def reset(self, model: nn.Module) -> None:
-        """Begin the average anew: from `ema_seed_model` where that is set, else from the model's weights."""
+        """Restart the average from `ema_seed_model`, or if that is not set, from the model's weights."""
         averaged = set(self._averaged)
         self.params = OrderedDict(
             (name, self._own_copy(value, name in averaged)) for name, value in model.state_dict().items()
         )
         if self.config.ema_seed_model is not None:
             self.load_state_dict(checkpoint_utils.load_ema_from_checkpoint(self.config.ema_seed_model)["model"])
-            logger.info(f"the running average starts from that of {self.config.ema_seed_model}")
+            logger.info(f"running average: starts from the one in {self.config.ema_seed_model}")
 
     def _own_copy(self, value: Tensor, averaged: bool) -> Tensor:
         dtype = torch.float32 if averaged and self.config.ema_fp32 else value.dtype
@@ -60,11 +59,11 @@ class EMA:
 
     @torch.no_grad()
     def step(self, new_model: nn.Module, updates: Optional[int] = None) -> None:
-        """Follow the model.
+        """Add the model's weights to the average, if an average is due at this update.
 
         Args:
-            updates: updates done, this one included; None: count the calls. With it, a resumed run averages at the same
-                updates.
+            updates: number of updates done, including this one, so that a resumed run averages at the same updates;
+                None: count the calls.
         """
         self._steps = self._steps + 1 if updates is None else updates
         if self._steps % self.config.ema_update_freq != 0:
@@ -78,30 +77,30 @@ class EMA:
             self.params[name].copy_(live[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights under the model's names: `extra_state["ema"]` of a checkpoint."""
+        """Return the averaged weights under the model's names: `extra_state["ema"]` of a checkpoint."""
         return OrderedDict(self.params)
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Go on with an average of the same model.
+        """Load an average of the same model.
 
         Raises:
             ValueError: names or shapes differ.
         """
         missing, unknown = self.params.keys() - state_dict.keys(), state_dict.keys() - self.params.keys()
         if missing or unknown:
-            lacking = f"it lacks {', '.join(sorted(missing))}" if missing else ""
-            extra = f"it has unknown {', '.join(sorted(unknown))}" if unknown else ""
+            lacking = f"missing: {', '.join(sorted(missing))}" if missing else ""
+            extra = f"unexpected: {', '.join(sorted(unknown))}" if unknown else ""
             raise ValueError(
                 f"The averaged weights do not fit the model: {'; '.join(part for part in (lacking, extra) if part)}."
             )
         for name, average in self.params.items():
             if average.shape != state_dict[name].shape:
-                shapes = f"{tuple(state_dict[name].shape)}, the model's {tuple(average.shape)}"
-                raise ValueError(f"The averaged weight {name} has the shape {shapes}.")
+                shapes = f"{tuple(state_dict[name].shape)}, the model's has {tuple(average.shape)}"
+                raise ValueError(f"The averaged weight {name} has shape {shapes}.")
             average.copy_(state_dict[name])
 
     def reverse(self, model: nn.Module) -> nn.Module:
-        """Load the average into a model, for inference or as a start for fine-tuning; returns that model."""
+        """Load the average into a model, for inference or fine-tuning, and return that model."""
         model.load_state_dict(self.state_dict())
         return model

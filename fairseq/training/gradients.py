@@ -1,6 +1,4 @@
-"""From accumulated gradients to an update: norm, clipping, and the guard against gradients that are not finite. All
-on the device.
-"""
+"""Turn accumulated gradients into an update: norm, clipping and the check for NaN and inf, all on the device."""
 
 from __future__ import annotations
 
@@ -15,12 +13,12 @@ from fairseq import utils
 
 
 class Prepared(NamedTuple):
-    """What the optimizer needs to take its step; 0-dim tensors on the device."""
+    """The optimizer's inputs for a step; 0-dim tensors on the device."""
 
     norm: Tensor  # L2 norm of the normalised gradient, before clipping
-    # the optimizer divides gradients by this: loss scale, sample size, clipping; None: they are as they should be
+    # the optimizer divides gradients by this: loss scale, sample size, clipping; None: they are already divided
     divide_by: Tensor | None
-    found_inf: Tensor  # 1.0 where the gradient is not finite and the update must not happen
+    found_inf: Tensor  # 1.0 if the gradient is not finite and the update must be skipped
 
 
 @torch.no_grad()
@@ -33,17 +31,17 @@ def prepare(
     fused_clip: Callable[[], Tensor] | None = None,
     norm_of: Callable[[Sequence[Tensor]], Tensor] = utils.total_norm,
 ) -> Prepared:
-    """Norm of the mean gradient and the one factor by which the optimizer divides the accumulated one.
+    """Compute the norm of the mean gradient, and the number by which the optimizer divides the accumulated gradient.
 
     Args:
         params: parameters whose `.grad` holds the sum over this update's micro-batches (averaged over `world_size`
             processes, as every `Strategy` leaves it), times the loss scale.
-        sample_size: gives the masked frames of the update over all processes, 0-dim; called once what does not need
-            them is on its way.
-        clip_norm: largest norm of the mean gradient; 0 for no clipping.
-        fused_clip: a device's own kernel (`Device.fused_clip_norm`) to clip with; the gradients are then divided here
-            and now.
-        norm_of: the norm over all gradients of the model, of which this process may hold parts
+        sample_size: returns the masked frames of the update over all processes, 0-dim; called as late as possible.
+        loss_scale: fp16's loss scale, 0-dim; None: no scale.
+        world_size: number of processes.
+        clip_norm: largest norm of the mean gradient; 0: no clipping.
+        fused_clip: a device's own clipping kernel (`Device.fused_clip_norm`); gradients are then divided here.
+        norm_of: computes the norm over all gradients of the model, of which this process may hold shards
             (`Strategy.gradient_norm`).
     """
     grads = [p.grad for p in params if p.grad is not None]
@@ -63,17 +61,16 @@ def prepare(
 
 
 def _divisor(sample_size: Tensor, loss_scale: Tensor | None, world_size: int) -> Tensor:
-    """What the accumulated gradients must be divided by for the mean gradient, 0-dim."""
+    """Compute the number by which to divide the accumulated gradients for the mean gradient, 0-dim."""
     divisor = sample_size.clamp(min=1.0).float() / world_size
     return divisor if loss_scale is None else divisor * loss_scale
 
 
 def zero_in_place(params: Sequence[Tensor], frozen: Set[Tensor]) -> None:
-    """Gradients of zero in the memory that they have, or in new memory: every micro-batch then adds to them, in one and
-    the same graph.
+    """Set gradients to zero, in their existing memory if any, so that every micro-batch adds to them in the same graph.
 
     Args:
-        frozen: those of `params` that get none.
+        frozen: parameters among `params` that get no gradient.
     """
     for param in params:
         if param in frozen:
@@ -85,11 +82,11 @@ def zero_in_place(params: Sequence[Tensor], frozen: Set[Tensor]) -> None:
 
 
 def complete(params: Sequence[Tensor], frozen: Set[Tensor]) -> None:
-    """After the backward passes: a gradient for each parameter that is trained, and none for the frozen ones.
+    """Give every trained parameter a gradient after the backward passes, and remove those of frozen ones.
 
-    A block that layerdrop left out of every micro-batch has none yet. Zeros let Adam's momentum go on, as where several
-    processes train. Frozen parameters may have zeros, which were there for other processes' sake: with them weight
-    decay would shrink the weights, and Adam count updates that are none.
+    A block that layerdrop skipped in every micro-batch has no gradient; with zeros, Adam's momentum decays as it does
+    with several processes. Frozen parameters may have zeros from the gradient exchange; with them, weight decay would
+    shrink the weights, and Adam would count the update.
     """
     for param in params:
         if param in frozen:
@@ -99,16 +96,15 @@ def complete(params: Sequence[Tensor], frozen: Set[Tensor]) -> None:
 
 
 class UpdateLog:
-    """Gradient norms of the updates since the last fetch, and the count of skipped updates in a row, kept on the
-    device.
+    """Gradient norms since the last fetch, and the count of skipped updates in a row, kept on the device.
 
-    An update was skipped if its norm is not finite. The utterances of each update are remembered until the fetch, so
-    that a skipped one can be named. Norms move through a vector of one size, so that a device that compiles graphs sees
-    the same ones whatever the interval.
+    An update is skipped if its norm is not finite. The utterances of each update are kept until the fetch, to name
+    those of a skipped one. Norms are in a vector of constant size, so a device that compiles graphs sees the same
+    graph for every log interval.
 
     Args:
-        limit: the run stops after this many skipped updates in a row; 0 never stops it.
-        room: updates that are expected between two fetches (more are no error).
+        limit: the run stops after this many skipped updates in a row; 0: never.
+        room: expected updates between two fetches (more are allowed).
     """
 
     def __init__(self, device: torch.device, limit: int, room: int) -> None:
@@ -116,13 +112,13 @@ class UpdateLog:
         self.room = room
         self.in_a_row = torch.zeros((), device=device)
         self.longest = torch.zeros((), device=device)
-        self._norms = torch.zeros(room, device=device)  # the latest comes last
-        self._full: list[Tensor] = []  # such vectors of earlier updates, where more than `room` are pending
+        self._norms = torch.zeros(room, device=device)  # the latest is last
+        self._full: list[Tensor] = []  # vectors of earlier updates, if more than `room` are pending
         self._batches: list[tuple[int, list[Tensor]]] = []
 
     @torch.no_grad()
     def record(self, prepared: Prepared, update: int, ids: list[Tensor]) -> None:
-        """Note one update; `ids` are the host's dataset indices of its utterances."""
+        """Record one update; `ids` are the dataset indices of its utterances, on the host."""
         self.in_a_row.add_(1).mul_(prepared.found_inf)
         self.longest.copy_(torch.maximum(self.longest, self.in_a_row))
         if self._batches and len(self._batches) % self.room == 0:
@@ -131,11 +127,11 @@ class UpdateLog:
         self._batches.append((update, ids))
 
     def pending(self) -> list[Tensor]:
-        """Device values for the next fetch: the longest run of skipped updates, and vectors of norms."""
+        """Return device values for the next fetch: the longest run of skipped updates, and vectors of norms."""
         return [self.longest, *self._full, self._norms]
 
     def settle(self, values: list[float]) -> Settled:
-        """Take the fetched values of `pending`, in one list."""
+        """Evaluate the fetched values of `pending`, given as one list."""
         longest, earlier = values[0], self.room * len(self._full)
         latest = len(self._batches) - earlier
         norms = values[1 : 1 + earlier] + values[len(values) - latest :]
@@ -152,8 +148,8 @@ class UpdateLog:
 
 
 class Settled(NamedTuple):
-    """What a fetch told about the updates before it."""
+    """The result of a fetch, for the updates before it."""
 
-    norms: list[float]  # of the updates that were taken
+    norms: list[float]  # of the updates that were not skipped
     skipped: list[tuple[int, list[int]]]  # (update, dataset indices of its utterances)
     too_many_in_a_row: int  # the longest run of skipped updates if it reached the limit, else 0

@@ -1,7 +1,7 @@
-"""A hint where other programs share the CPU: OpenMP's threads then lose their time waiting for each other.
+"""A hint for runs that share the CPU with other programs: OpenMP's threads then spend their time on busy waiting.
 
-Passive waiting is not the default: on an idle machine of two cores (Intel Xeon, the demo's config, three pairs of runs)
-it costs 3 to 7 %.
+Passive waiting is not the default: on an idle two-core machine (Intel Xeon, the demo's config, three pairs of runs) it
+costs 3 to 7 %.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-SETTLED = 60.0  # seconds of training after which the machine's load over the last minute has this run in it
+SETTLED = 60.0  # seconds of training after which the one-minute load average includes this run
 
 
 def advice(load: float, cores: int, threads: int, processes: int, workers: int) -> str | None:
-    """What to do about a machine's load; None where this run alone makes it, or has a single thread.
+    """Say what to do about a machine's load; None if this run alone causes it, or has a single thread.
 
-    Two threads on two cores at a load of 4.5: 0.38 updates a second, 1.35 with one thread, 1.65 with passive waiting.
+    Two threads on two cores at a load of 4.5: 0.38 updates per second; 1.35 with one thread, 1.65 with passive waiting.
 
     Args:
-        load: runnable processes of the machine, averaged over a minute.
-        cores: of the machine.
-        threads: of each training process.
-        processes: of this run on this machine.
-        workers: data-loading processes of each.
+        load: the machine's runnable processes, averaged over a minute.
+        cores: the machine's cores.
+        threads: threads of each training process.
+        processes: training processes on this machine.
+        workers: data-loading workers of each.
     """
     others = load - processes * (threads + workers)
     if threads == 1 or load <= cores or others < 1:
         return None
     return (
-        f"the load of this machine is {load:.1f} on {cores} cores: other programs interrupt this run's {threads} "
-        "threads, and the others wait for the interrupted one at full speed. Start the run with "
-        "OMP_WAIT_POLICY=passive in the environment, or set common.threads_per_process=1."
+        f"machine load: {load:.1f} on {cores} cores. Other programs interrupt this run's {threads} threads, and "
+        "threads that wait for an interrupted one use a whole core. Start the run with OMP_WAIT_POLICY=passive in "
+        "the environment, or set common.threads_per_process=1."
     )
 
 
 class LoadHint:
-    """Looks at the load now and then while a run trains on the CPU, and logs `advice` once.
+    """Check the load while a run trains on the CPU, and log `advice` once.
 
     Args:
-        device_type: only on `cpu` do the threads matter.
+        device_type: other devices than `cpu` are not checked.
+        processes, workers: see `advice`.
     """
 
     def __init__(self, device_type: str, processes: int, workers: int) -> None:

@@ -1,4 +1,4 @@
-"""The iterators of a run's sets, as its config asks for them: what a run trains with, `fairseq-preflight` looks at."""
+"""Build the iterators of a run's data sets from its config, for training and for `fairseq-preflight`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fairseq.tasks.task import Task
 
 
 def loader_options(cfg: DictConfig, device: Device, num_shards: int, shard_id: int) -> LoaderOptions:
-    """How process `shard_id` of `num_shards` loads batches for `device`."""
+    """Return the options with which process `shard_id` of `num_shards` loads batches for `device`."""
     return LoaderOptions(
         seed=cfg.common.seed,
         num_shards=num_shards,
@@ -26,7 +26,7 @@ def loader_options(cfg: DictConfig, device: Device, num_shards: int, shard_id: i
 
 
 def training_iterator(cfg: DictConfig, task: Task, options: LoaderOptions, epoch: int = 1) -> EpochBatchIterator:
-    """Updates of the training set, which is loaded, from this epoch (from 1) on.
+    """Iterate over the updates of the loaded training set, starting at this epoch (from 1).
 
     Raises:
         ValueError: the limits allow no batch.
@@ -42,7 +42,7 @@ def training_iterator(cfg: DictConfig, task: Task, options: LoaderOptions, epoch
 
 
 def validation_iterator(cfg: DictConfig, task: Task, subset: str, options: LoaderOptions) -> EpochBatchIterator:
-    """Batches of a validation set, which is loaded; the same in every epoch.
+    """Iterate over the batches of a loaded validation set; the same in every epoch.
 
     Raises:
         ValueError: an utterance is too long, or the limits allow no batch.

@@ -1,4 +1,4 @@
-"""The training loop: `prepare` builds a `Run` from a config, and `Run.train` takes it through its epochs."""
+"""The training loop: `prepare` builds a `Run` from a config, and `Run.train` trains it epoch by epoch."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ _ANOTHERS = "a signal to another process"
 
 
 class Stopped(Exception):
-    """A signal asked the run to end, and what there is to save is saved."""
+    """A signal asked the run to end, and it has been saved, unless checkpoint.no_save is set."""
 
 
 def prepare(cfg: DictConfig) -> Run:
-    """Everything before the first update: data, model, optimizer, and the checkpoint to continue from."""
+    """Build everything before the first update: data, model, optimizer, and the checkpoint to resume from."""
     utils.import_user_module(cfg.common)
     for warning in validate_config(cfg, devices=device_layer.count(cfg.common)):
-        if distributed.is_master():  # the others would say the same
+        if distributed.is_master():  # the same on every rank
             logger.warning(warning)
     if not cfg.checkpoint.no_save and distributed.is_master():
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
@@ -57,7 +57,7 @@ def prepare(cfg: DictConfig) -> Run:
     raise_if_valid_subsets_unintentionally_ignored(cfg)
     logger.info("building the model")
     task = tasks.setup_task(cfg.task)
-    utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every process
+    utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every rank
     model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
     for subset in valid_subsets(cfg.dataset):
@@ -69,9 +69,9 @@ def prepare(cfg: DictConfig) -> Run:
 
 
 class Run:
-    """One run's way through epochs: train, validate, save, stop.
+    """One run: train, validate, save and stop.
 
-    The loop reads the device at log intervals, before a checkpoint and at the end of an epoch, and nowhere else.
+    The loop reads the device only at log intervals, before a checkpoint and at the end of an epoch.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -96,7 +96,7 @@ class Run:
         self.sets = Sets(trainer, self.epoch_itr)
 
     def _start(self) -> Start:
-        """What sinks need to know of the update that the run begins or resumes from."""
+        """Describe for the sinks the update that the run starts or resumes from."""
         record = self.trainer.run_record
         return Start(
             self.cfg.common,
@@ -107,9 +107,7 @@ class Run:
         )
 
     def _continue_pretraining(self) -> None:
-        """Let temperatures go on from where the pre-training that this run continues ended; tell how its codebook
-        fits the new audio.
-        """
+        """Continue the temperature schedule of an earlier pre-training, and log how its codebook fits the new audio."""
         trainer, model = self.trainer, self.trainer.unwrapped_model
         if not isinstance(model, Wav2Vec2Model):
             return
@@ -117,7 +115,7 @@ class Run:
         if before > 0:
             model.updates_before = before
             model.set_num_updates(trainer.get_num_updates())
-            logger.info("temperatures go on from update %d of the pre-training that is continued", before)
+            logger.info("temperature schedule: continues at update %d of the earlier pre-training", before)
         begins = self.cfg.checkpoint.continue_pretraining and trainer.get_num_updates() == 0
         audio = self.task.dataset(self.cfg.dataset.train_subset)
         if begins and trainer.is_data_parallel_master and isinstance(audio, FileAudioDataset):
@@ -154,11 +152,10 @@ class Run:
         return status
 
     def _stop_alone(self, error: Exception) -> NoReturn:
-        """Save and end without the other processes: a batch did not come, or another process has ended, and a signal
-        asked the run to end.
+        """Save and end without the other processes, after a signal during a wait for a batch or another process.
 
         Raises:
-            WaitEnded: afterwards, so that nobody waits for the other processes.
+            WaitEnded: always, after saving, so that this process does not wait for the others.
         """
         if not isinstance(error, signals.WaitEnded):
             logger.warning("%s", error)
@@ -168,22 +165,22 @@ class Run:
         raise signals.WaitEnded(self.saves.after_signal(signals.received() or _ANOTHERS)) from error
 
     def close(self) -> None:
-        """End the data-loading workers, and write what is pending."""
+        """End the data-loading workers, and write pending metrics."""
         self.sets.close()
         self.sinks.close()
 
     def _learning_is_over(self) -> bool:
         if self.trainer.get_num_updates() > 0 and self.trainer.get_lr() <= self.cfg.optimization.stop_min_lr:
-            logger.info("stopping: the learning rate %g is not above optimization.stop_min_lr", self.trainer.get_lr())
+            logger.info("stopping: learning rate %g reached optimization.stop_min_lr", self.trainer.get_lr())
             return True
         return self.trainer.is_finished()
 
     def train_epoch(self) -> bool:
-        """One epoch, or what is left of it; returns whether the run is over."""
+        """Train for one epoch, or the rest of it; returns whether the run is over."""
         updates = self.epoch_itr.next_epoch_itr(shuffle=True)
         self.trainer.lr_step_begin_epoch(self.epoch_itr.epoch)
         with metrics.aggregate(EPOCH), self._following(updates) as progress:
-            # what was loaded may hold the sums of another epoch: checkpoint.reset_dataloader, or older versions
+            # with checkpoint.reset_dataloader, or from older versions, the loaded sums belong to another epoch
             if updates.n == 0:
                 metrics.reset_meters(EPOCH)
                 self.trainer.forget_held_statistics()
@@ -194,10 +191,10 @@ class Run:
         return False
 
     def _read(self, updates: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """The updates, as long as their files can be read.
+        """Yield the updates, and measure the time spent waiting for them.
 
         Raises:
-            RunError: the user's mistake, such as a file that another program changed; names manifest and file.
+            RunError: a file cannot be read, for example because it changed; names manifest and file.
         """
         ready, waiting = time.perf_counter(), iter(updates)
         while True:
@@ -225,15 +222,19 @@ class Run:
             self.load_hint.look()
 
     def _tell_first_update(self) -> None:
-        """Until the first metrics many updates may pass."""
+        """Log the first update: the first metrics may come many updates later."""
         if not self.has_trained:
             self.has_trained = True
             update, interval = self.trainer.get_num_updates(), self.cfg.common.log_interval
-            logger.info("update %d is done; metrics follow every %d updates (common.log_interval)", update, interval)
+            logger.info(
+                "finished update %d; metrics are logged every %d updates (common.log_interval)", update, interval
+            )
 
     def _flush(self, hold: bool = False) -> None:
-        """Read the device, on all processes, into the meters of this interval and this epoch; `hold`: keep it for
-        the next time.
+        """Read the device, on all processes, into the meters of this interval and this epoch.
+
+        Args:
+            hold: keep what was read for the next flush.
         """
         if hold:
             self.trainer.flush_statistics(hold=True)
@@ -249,26 +250,25 @@ class Run:
         self.sinks.write(split, self.trainer.get_num_updates(), self.epoch_itr.epoch, row)
 
     def _following(self, steps: Steps, prefix: str | None = None) -> AbstractContextManager[BaseProgressBar]:
-        """Show the way through an epoch's updates or a validation's batches."""
+        """Show the progress through an epoch's updates or a validation's batches."""
         return self.console.following(steps, self.epoch_itr.epoch, self.trainer.get_num_updates(), prefix)
 
     # -- validation and checkpoints ------------------------------------------------------------------------------------
 
     def validate_and_save(self, end_of_epoch: bool) -> bool:
-        """What the config asks for after an update; returns whether the run is over.
+        """Validate and save after an update, where the config asks for it; returns whether the run is over.
 
-        What a save must hold comes before it: the epoch's row, which nobody would write after a kill, and the
-        schedule's step.
+        The epoch's row and the schedule's step come before the save: after a kill, a resumed run would not repeat them.
 
         Raises:
-            Stopped: a signal came, and what there is to save is saved.
+            Stopped: a signal asked the run to end, and it has been saved.
         """
         wish = self.trainer.stopping.agreed()
         finished = self.trainer.is_finished() or wish is StopWish.TIME
         save = finished or self._time_to_save(end_of_epoch)
         validate = self._time_to_validate(end_of_epoch, save, finished)
         if save or validate or end_of_epoch or wish is StopWish.SIGNAL:
-            # all processes together: what follows may fail on one of them
+            # on all processes, before anything that could fail on one of them
             self._flush(hold=not (save or validate or end_of_epoch))
         if finished or end_of_epoch:
             self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
@@ -276,7 +276,7 @@ class Run:
             metrics.reset_meters(EPOCH)
         if wish is StopWish.SIGNAL:
             self.trainer.run_record.validation_due = validate
-            if end_of_epoch and not validate:  # else the step waits for the loss: see _catch_up_validation
+            if end_of_epoch and not validate:  # else the step needs the loss: see _catch_up_validation
                 self.trainer.lr_step(self.epoch_itr.epoch)
             self.saves.save(None, stopping=True)
             raise Stopped
@@ -293,9 +293,7 @@ class Run:
         return finished or out_of_patience
 
     def _validate_or_save(self) -> float:
-        """Validate; what is trained is saved if that fails, whether it was due or not, and is validated first when
-        the run goes on.
-        """
+        """Validate. If that fails, save anyway; a resumed run then starts with this validation."""
         self.trainer.run_record.validation_due = True
         try:
             val_loss = self.validate()
@@ -308,9 +306,7 @@ class Run:
         return val_loss
 
     def _catch_up_validation(self) -> bool:
-        """The validation that was due where the loaded checkpoint stands and did not come about; returns whether
-        patience is over.
-        """
+        """Run the validation that was interrupted before the loaded checkpoint; returns whether patience is over."""
         record = self.trainer.run_record
         if not record.validation_due or self.cfg.dataset.disable_validation:
             return False
@@ -340,12 +336,15 @@ class Run:
         """Validate on every subset; returns the first one's `checkpoint.best_checkpoint_metric`.
 
         Raises:
-            ValueError: the criterion logs no such metric.
+            ValueError: the criterion does not log that metric.
         """
         results = [self._validate_subset(subset) for subset in self.sets.validation]
         name = self.cfg.checkpoint.best_checkpoint_metric
         if name not in results[0]:
-            raise ValueError(f"checkpoint.best_checkpoint_metric is {name}; validation gives {', '.join(results[0])}")
+            raise ValueError(
+                f"checkpoint.best_checkpoint_metric={name} is not a validation metric. Use one of: "
+                f"{', '.join(results[0])}."
+            )
         return float(utils.item(results[0][name]))
 
     def _validate_subset(self, subset: str) -> Stats:

@@ -1,4 +1,4 @@
-"""Mixed precision: torch's autocast over fp32 parameters, and a loss scale for fp16 that lives on the device."""
+"""Mixed precision: torch's autocast over fp32 parameters, and a loss scale for fp16 on the device."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BF16_KEYS = ("bf16", "memory_efficient_bf16", "hmp")
 
 
 class Precision:
-    """The dtype that a run computes in, and the scale that keeps fp16 gradients from vanishing.
+    """The dtype of a run's computations, and the loss scale that keeps fp16 gradients from underflowing.
 
     Args:
-        common: the `common` config; `fp16`, `memory_efficient_fp16` and `amp` all mean autocast to fp16 with a loss
-            scale, `bf16`, `memory_efficient_bf16` and `hmp` autocast to bf16, on HPU by op lists. fp16 on a device
-            without it runs in bf16, and the log says so.
-        updates_per_window: updates without overflow after which the scale doubles, where `common.fp16_scale_window` is
-            not set.
+        common: the `common` config. `fp16`, `memory_efficient_fp16` and `amp` mean autocast to fp16 with a loss scale;
+            `bf16`, `memory_efficient_bf16` and `hmp` mean autocast to bf16, on HPU by op lists. On a device without
+            fp16, fp16 runs in bf16 and is logged.
+        updates_per_window: updates without overflow after which the scale doubles, if `common.fp16_scale_window` is not
+            set.
     """
 
     def __init__(self, common: CommonConfig, device: Device, updates_per_window: int) -> None:
@@ -46,7 +46,7 @@ class Precision:
             return None
         if self.device.has_fp16:
             return torch.float16
-        logger.info("common.%s: this device has no fp16; running in bf16 autocast instead", asked_fp16[0])
+        logger.info("common.%s: not supported on this device; using bf16 autocast instead", asked_fp16[0])
         return torch.bfloat16
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -69,8 +69,8 @@ class Precision:
 class LossScale:
     """A dynamic loss scale in two device tensors; no update reads them on the host.
 
-    Halved by an update whose gradient overflowed, doubled after `window` updates without one. `check` (at the log
-    interval) stops a run whose scale has fallen below `minimum`: by then the loss itself is broken.
+    An update whose gradient overflows halves it; `window` updates without overflow double it. `check` (at the log
+    interval) stops a run whose scale fell below `minimum`: the loss itself is probably not finite.
     """
 
     def __init__(self, device: torch.device, init: float, window: int, minimum: float) -> None:
@@ -89,13 +89,15 @@ class LossScale:
         self.good_updates.copy_(torch.where(grow, torch.zeros_like(good), good))
 
     def check(self, scale: float) -> None:
-        """Raises:
-        FloatingPointError: the scale fell below `common.min_loss_scale`.
+        """Stop a run whose loss scale became too small.
+
+        Raises:
+            FloatingPointError: the scale fell below `common.min_loss_scale`.
         """
         if scale < self.minimum:
             raise FloatingPointError(
                 f"the fp16 loss scale fell to {scale:g}, below common.min_loss_scale={self.minimum:g}: the loss is "
-                "probably exploding. Lower optimization.lr, raise the warm-up, set optimization.clip_norm, or train "
+                "probably exploding. Lower optimization.lr, warm up longer, set optimization.clip_norm, or train "
                 "with common.bf16=true common.fp16=false."
             )
 

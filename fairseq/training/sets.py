@@ -1,4 +1,4 @@
-"""The data of a run: the training set, the validation sets, and how many files of each cannot be decoded."""
+"""The data of a run: the training set, the validation sets, and the files of each that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ logger = logging.getLogger("fairseq_cli.train")
 
 
 class Sets:
-    """The iterators of a run's sets. Opening them cuts the batches of all sets and reads one batch of each: else
-    updates, or hours, may pass before a mistake is reported.
+    """The iterators of a run's data sets.
+
+    Opening them builds the batches of all sets and reads one batch of each, so mistakes are reported before training.
 
     Args:
-        training: the training set's iterator, at the place where the run begins.
+        training: the training set's iterator, at the run's first update.
     Raises:
         ValueError: a set has no batch, or its first batch cannot be read; names the manifest.
     """
@@ -31,7 +32,7 @@ class Sets:
         self.train_subset: str = trainer.cfg.dataset.train_subset
         self.validation: dict[str, EpochBatchIterator] = {}
         self._quarantines: dict[str, Quarantine] = {}
-        logger.info("cutting batches and reading the first ones")
+        logger.info("building batches and reading the first one of each set")
         self._open_training()
         for subset in valid_subsets(trainer.cfg.dataset):
             self._open_validation(subset, trainer)
@@ -44,7 +45,7 @@ class Sets:
 
     def _open_validation(self, subset: str, trainer: Trainer) -> None:
         quarantine = self._begin_quarantine(subset)
-        limits = "validation has the limits dataset.max_tokens_valid and batch_size_valid"
+        limits = "the limits of validation are dataset.max_tokens_valid and batch_size_valid"
         with self._naming(subset, f" ({limits})"):
             self.validation[subset] = iterator = trainer.get_valid_iterator(subset)
             iterator.batches(iterator.epoch)
@@ -57,7 +58,7 @@ class Sets:
 
     @contextmanager
     def _naming(self, subset: str, hint: str = "") -> Iterator[None]:
-        """Put the manifest before what is wrong with a set."""
+        """Start errors about a set with its manifest."""
         try:
             yield
         except ValueError as error:
@@ -65,13 +66,12 @@ class Sets:
 
     @contextmanager
     def reading(self, subset: str) -> Iterator[Quarantine]:
-        """While batches of a set are read, take its mistakes for the run's.
+        """Turn errors while reading batches of a set into errors of the run.
 
         Returns:
-            What the batches report their undecodable files to.
+            the quarantine, which records files that cannot be decoded.
         Raises:
-            RunError: the user's mistake, such as a file that another program changed, on one line that begins with the
-                manifest.
+            RunError: a file cannot be read, for example because it changed; one line that starts with the manifest.
         """
         try:
             yield self._quarantines[subset]
@@ -82,6 +82,6 @@ class Sets:
             raise RunError(f"{self.task.split_source(subset)}: {reason}.") from error
 
     def close(self) -> None:
-        """End the data-loading workers: they must not run longer than the training."""
+        """End the data-loading workers, which must not outlive the training."""
         for iterator in (self.training, *self.validation.values()):
             iterator.close()

@@ -1,4 +1,4 @@
-"""What a run becomes by training, and how it goes into a checkpoint and comes out of one."""
+"""The state of a run that training changes, and saving and restoring it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainingState:
-    """The parts of a run that training changes, with the counts that belong to them. A `Trainer` has one.
+    """The parts of a `Trainer` that training changes, with their counts.
 
-    No random state is among them: all randomness is a function of (seed, epoch, sample, update, micro-batch).
+    There is no random state: all randomness is a function of (seed, epoch, sample, update, micro-batch).
 
     Args:
         model: without a wrapper.
-        strategy: says how the processes share the tensors; here they may be parts of whole ones.
+        strategy: how the processes share the tensors, which may be shards here.
     """
 
     cfg: DictConfig
@@ -45,9 +45,9 @@ class TrainingState:
     ema: EMA | None
     strategy: Strategy
     num_updates: int = 0
-    held: Interval | None = None  # of the log interval in progress, read before it was over
-    began: float = field(default_factory=time.time)  # this life of the run
-    seconds_before: float = 0.0  # trained in the lives that led to it
+    held: Interval | None = None  # statistics of the current log interval that were read before its end
+    began: float = field(default_factory=time.time)  # when this process started
+    seconds_before: float = 0.0  # trained by earlier processes of this run
 
     def set_num_updates(self, num_updates: int) -> None:
         """Set the count of updates, and the learning rate of the next one."""
@@ -55,14 +55,15 @@ class TrainingState:
         self.lr_scheduler.step_update(num_updates)
 
     def seconds(self) -> float:
-        """Trained, over all lives of the run."""
+        """Seconds trained, over all resumes."""
         return time.time() - self.began + self.seconds_before
 
     # -- into a checkpoint ---------------------------------------------------------------------------------------------
 
     def collect(self) -> dict[str, Any]:
-        """This process's state under fairseq's top-level keys: the tensors themselves, on their device, and plain
-        containers; the caller has flushed the statistics, on all processes.
+        """Return this process's state under fairseq's top-level keys: plain containers, and tensors on their device.
+
+        The caller must have flushed the statistics, on all processes.
         """
         state = {
             "args": None,
@@ -107,16 +108,16 @@ class TrainingState:
         reset_meters: bool = False,
         optimizer_overrides: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Put back what `collect` found; returns the `extra_state`.
+        """Restore a state that `collect` returned, and return its `extra_state`.
 
         Args:
             state: whole tensors, on the CPU.
-            reset_optimizer: keep only the weights: fresh optimizer, schedule and update count.
-            reset_lr_scheduler: keep the optimizer's state but start the schedule anew.
-            optimizer_overrides: values put over those in the optimizer's param groups.
+            reset_optimizer: load only the weights; optimizer, schedule and update count start fresh.
+            reset_lr_scheduler: load the optimizer's state, but restart the schedule.
+            optimizer_overrides: values that replace those in the optimizer's param groups.
         Raises:
-            WeightsDoNotFit: they are not the model's.
-            ValueError: they are not the task's, or there is no optimizer state.
+            WeightsDoNotFit: the weights belong to another model.
+            ValueError: the weights do not fit the task, or there is no optimizer state.
         """
         extra: dict[str, Any] = state.get("extra_state") or {}
         self._restore_weights(state, only_weights=reset_optimizer)
@@ -135,7 +136,7 @@ class TrainingState:
             self.model.load_state_dict(self.strategy.shard(weights, like=own), strict=True)
         except RuntimeError as error:
             found = compare.unlike(weights, own)
-            if not found:  # not a matter of names and shapes
+            if not found:  # names and shapes match: another error
                 raise
             raise compare.WeightsDoNotFit(found) from error
 
@@ -145,12 +146,12 @@ class TrainingState:
         last, optimizer_state = state["optimizer_history"][-1], state.get("last_optimizer_state")
         if last["criterion_name"] != type(self.criterion).__name__:
             raise ValueError(
-                f"the checkpoint was trained with criterion {last['criterion_name']}, this run has "
-                f"{type(self.criterion).__name__}: set checkpoint.reset_optimizer=true to take only its weights"
+                f"the checkpoint was trained with criterion {last['criterion_name']}, this run uses "
+                f"{type(self.criterion).__name__}. Set checkpoint.reset_optimizer=true to load only its weights."
             )
         if optimizer_state is None:
             raise ValueError(
-                "the checkpoint holds no optimizer state: set checkpoint.reset_optimizer=true to take only its weights"
+                "the checkpoint has no optimizer state. Set checkpoint.reset_optimizer=true to load only its weights."
             )
         parts = self.strategy.shard_optimizer(optimizer_state, list(self.optimizer.params))
         self.optimizer.load_state_dict(parts, overrides)
@@ -159,7 +160,7 @@ class TrainingState:
         self.set_num_updates(last["num_updates"])
 
     def _restore_average(self, saved: dict[str, Any] | None) -> None:
-        """The running average of the weights; without a saved one it begins anew."""
+        """Restore the running average of the weights; without a saved one, it starts from the model's."""
         if self.ema is None:
             return
         if saved is None:

@@ -1,4 +1,4 @@
-"""Sums of what a criterion logs, kept on the device and fetched once per log interval."""
+"""Sums of a criterion's logged values, kept on the device and fetched once per log interval."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ Sums = dict[str, Any]  # by name: a number, or a list of them for a 1-dim tensor
 
 
 class Fetched(NamedTuple):
-    """What one read of the device brought."""
+    """The result of one read of the device."""
 
-    logged: Sums  # what the criterion logged, over all processes
-    counted: dict[str, float]  # sums of the numbers that the host counted, over all processes
+    logged: Sums  # the criterion's values, summed over all processes
+    counted: dict[str, float]  # numbers counted on the host, summed over all processes
     extra: list[float]  # this process's further values
 
 
 class Interval(NamedTuple):
-    """What a log interval's updates brought. An interval that a stop cuts in two goes on with its first part after
-    it.
-    """
+    """The statistics of a log interval. After a stop within an interval, the resumed run adds to its first part."""
 
     logged: Sums
     counted: dict[str, float]
     norms: list[float]  # of the gradients, update by update
 
     def then(self, later: Interval) -> Interval:
-        """Both parts as one."""
+        """Combine two parts of an interval."""
         return Interval(
             _added(self.logged, later.logged), _added(self.counted, later.counted), self.norms + later.norms
         )
 
 
 def _added(one: Sums, other: Sums) -> Sums:
-    """Sums of two dicts; a name that one of them lacks counts nothing there."""
+    """Add two dicts of sums; a missing name counts as zero."""
     both = {name: (one[name], other[name]) for name in one if name in other}
     sums = {
         name: [x + y for x, y in zip(a, b, strict=True)] if isinstance(a, list) else a + b
@@ -50,8 +48,8 @@ def _added(one: Sums, other: Sums) -> Sums:
 class Statistics:
     """Running sums of named 0-dim or 1-dim values over forward passes.
 
-    One vector on the device holds the tensors among them; plain numbers stay on the host. Processes add up theirs at
-    `fetch`, so that an update needs no collective of its own. An update that was skipped adds none of its tensors.
+    One vector on the device holds the tensors; plain numbers stay on the host. Processes add up their sums at `fetch`,
+    so an update needs no collective for them. A skipped update adds none of its tensors.
     """
 
     def __init__(self, device: Device) -> None:
@@ -64,23 +62,22 @@ class Statistics:
         self._numbers: dict[str, float] = {}
 
     def count(self, **numbers: float) -> None:
-        """Add numbers that the host knows; they count at once."""
+        """Add numbers that are on the host; they count even if the update is skipped."""
         for name, value in numbers.items():
             self._numbers[name] = self._numbers.get(name, 0.0) + value
 
     @torch.no_grad()
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add one forward pass's values to the update under way; names and shapes must be those of the first call."""
+        """Add one forward pass's values to the current update; names and shapes must match the first call's."""
         if not self.names:
             self.names = list(values)
             self._sizes = [None if value.dim() == 0 else len(value) for value in values.values()]
             length = sum(1 if size is None else size for size in self._sizes)
-            # sent rather than made there: where operations are recorded, this pass is then the graph of all the later
-            # ones
+            # hpu: copied to the device, not created there, so that the first pass has the same graph as all later ones
             self._sums = torch.zeros(length, dtype=self.dtype).to(self.device)
             self._update = torch.zeros(length, dtype=self.dtype).to(self.device)
         assert self._update is not None and list(values) == self.names, (
-            f"a criterion changed what it logs: {list(values)}, before: {self.names}"
+            f"the criterion's logged values changed from {self.names} to {list(values)}"
         )
         self._update += torch.cat([value.detach().to(self.dtype).reshape(-1) for value in values.values()])
 
@@ -96,20 +93,20 @@ class Statistics:
         self._update.zero_()
 
     def discard(self) -> None:
-        """Forget the update under way."""
+        """Drop the values of the current update."""
         if self._update is not None:
             self._update.zero_()
 
     def fetch(self, extra: list[Tensor] | None = None, is_last: bool = False) -> Fetched:
-        """The sums over all processes since the last fetch, and this process's `extra` values, in one read of the
-        device.
+        """Fetch the sums over all processes since the last fetch, in one read of the device.
 
         Args:
-            is_last: nothing is added afterwards, so the sums stay as they are.
+            extra: further values of this process to read with them.
+            is_last: nothing is added afterwards, so the sums are not reset.
         """
         extra = extra or []
         numbers = sorted(self._numbers)
-        # over the host: a device may count in float32, exact to 2^24, and so does HCCL whatever it is given
+        # on the host: devices may count in float32, which is exact to 2^24; HCCL always does
         counted = distributed.sum_on_host([self._numbers[name] for name in numbers]) if numbers else []
         sums = (
             torch.zeros(0, dtype=self.dtype, device=self.device)
@@ -118,7 +115,7 @@ class Statistics:
         )
         more = torch.cat([value.to(self.dtype).flatten() for value in extra]) if extra else sums[:0]
         values = torch.cat([sums, more]).tolist()
-        if self._sums is not None and not is_last:  # hpu: an operation that is left over would join the next graph
+        if self._sums is not None and not is_last:  # hpu: a leftover operation would join the next graph
             self._sums.zero_()
         self._numbers = dict.fromkeys(self._numbers, 0.0)
         logged = 0 if self._sums is None else len(self._sums)

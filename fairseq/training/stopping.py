@@ -1,4 +1,4 @@
-"""How the processes of a run agree to stop after the same update."""
+"""Let the processes of a run agree to stop after the same update."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("fairseq.trainer")
 
 
 class StopWish(IntEnum):
-    """Why a process wants all of them to stop after the same update; the larger one counts."""
+    """Why a process asks all processes to stop after the same update; the larger value takes precedence."""
 
     NONE = 0
     TIME = 1  # optimization.stop_time_hours
@@ -20,11 +20,11 @@ class StopWish(IntEnum):
 
 
 class Stopping:
-    """What this process wants, and what any of them wants.
+    """This process's wish to stop, and the agreement of all processes.
 
     Args:
         hours: `optimization.stop_time_hours`; 0: no limit.
-        seconds_trained: by the run so far.
+        seconds_trained: returns the seconds that the run has trained so far.
     """
 
     def __init__(self, hours: float, seconds_trained: Callable[[], float]) -> None:
@@ -34,14 +34,14 @@ class Stopping:
         self._seen: Callable[[], float] = lambda: 0.0
 
     def wish(self) -> None:
-        """Called by a signal's handler: all processes are to stop after the same update."""
+        """Ask all processes to stop after the same update; called by a signal handler."""
         self._wish = StopWish.SIGNAL
 
     def agreed(self) -> StopWish:
-        """Why any process wished to stop, the same on all of them; to be asked once an update.
+        """Return why any process asked to stop, the same on all processes; call it once per update.
 
-        Several processes learn it from each other on the host, an update later, so that none waits for another one's
-        device.
+        With several processes, the exchange is on the host and its result arrives one update later, so no process waits
+        for another one's device.
         """
         own = self._own_wish()
         if distributed.get_world_size() == 1:
@@ -51,11 +51,11 @@ class Stopping:
         return seen
 
     def starts_out_of_time(self) -> bool:
-        """Whether the time was over before this run's first update, on any process; waits for all of them."""
+        """Whether time ran out on any process before this run's first update; waits for all processes."""
         return distributed.begin_max_on_host(float(self._own_wish() is StopWish.TIME))() > 0
 
     def _own_wish(self) -> StopWish:
-        """This process's own; its clock may differ from the others', so it decides nothing by itself."""
+        """Return this process's wish; clocks differ between machines, so it is only a vote."""
         hours = self._seconds_trained() / 3600
         if self._wish is StopWish.NONE and 0 < self._limit < hours:
             self._wish = StopWish.TIME

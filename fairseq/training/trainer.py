@@ -1,4 +1,4 @@
-"""The Trainer: the order of a training step, readable top to bottom."""
+"""The Trainer: a training step, readable top to bottom."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from fairseq.training.statistics import Interval, Statistics, Sums
 from fairseq.training.stopping import Stopping
 
 logger = logging.getLogger("fairseq.trainer")  # fairseq: the name in its log lines
-MOST_NORMS = 1000  # kept in one vector on the device, whatever common.log_interval
+MOST_NORMS = 1000  # size limit of the vector of norms on the device, for any common.log_interval
 
 
 class Trainer:
-    """Trains one model on one device of one process, in step with the other processes of the run.
+    """Train one model on one device of one process, in step with the other processes of the run.
 
-    An update takes its micro-batches forward and backward, adds up the sample sizes of all processes, normalises and
-    clips the gradient, and steps the optimizer. None of that waits for the device: what it computed is read at the log
-    interval (`flush_statistics`).
+    An update runs its micro-batches forward and backward, adds up the sample sizes of all processes, normalises and
+    clips the gradient, and steps the optimizer. None of that waits for the device: results are read at the log interval
+    (`flush_statistics`).
 
     Args:
         cfg: the whole config.
         task: supplies data and metrics.
-        model: on any device; moved to the run's.
+        model: on any device; it is moved to the run's device.
         criterion: called as `criterion(model, sample)`.
     """
 
@@ -86,24 +86,24 @@ class Trainer:
         self.skipped_updates = 0
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
-        self.is_between_updates = True  # else weights, averages and counts do not fit together: nothing may be saved
+        self.is_between_updates = True  # if false, weights, averages and counts are inconsistent: do not save
         self.stopping = Stopping(cfg.optimization.stop_time_hours, self.cumulative_training_time)
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _compile(self) -> None:
-        """Let the device compile the model, where `common.hpu_compile` asks for it."""
+        """Let the device compile the model, if `common.hpu_compile` asks for it."""
         how = str(self.cfg.common.hpu_compile)
         if how != "none" and self.device.compiles:
             buckets = self.cfg.task.num_batch_buckets if "num_batch_buckets" in self.cfg.task else 0
-            shapes = 2 * max(1, buckets)  # training, and validation
+            shapes = 2 * max(1, buckets)  # for training and for validation
             accumulates = max(self.cfg.optimization.update_freq) > 1
             self.device.compile(self.unwrapped_model, how, shapes, accumulates, self.cfg.common.hpu_optimize_ddp)
 
     def _distribute(self) -> nn.Module:
-        """The model as the criterion calls it: wrapped where the processes' strategy wants it."""
-        # hpu: a block that is skipped or not would be two graphs; all are computed, and dropped ones undone
+        """Return the model that the criterion calls, wrapped if the strategy needs it."""
+        # hpu: skipping a block would be another graph; all blocks are computed, and dropped ones undone
         static = self.device.graphs_are_static or self.data_parallel_world_size > 1
-        # looking for padding would wait for the device, and run other graphs without padding than with it
+        # looking for padding would wait for the device, and batches with and without padding would have two graphs
         self.unwrapped_model.configure(RunMode(static_graph=static, looks_for_padding=False))
         return self.strategy.wrap(self.unwrapped_model)
 
@@ -118,18 +118,18 @@ class Trainer:
     # -- the update ----------------------------------------------------------------------------------------------------
 
     def train_step(self, samples: list[Batch]) -> None:
-        """One update from this process's micro-batches, in their order.
+        """Run one update with this process's micro-batches, in order.
 
-        Out of memory on the device: the update is left out and the run goes on, or ends where its device cannot, or
-        other processes wait.
+        If the device runs out of memory, the update is skipped and the run continues. The run ends if its device cannot
+        recover, or if other processes wait for this one.
         """
         self.model.train()
         self.unwrapped_model.set_num_updates(self.get_num_updates())
-        if self.device.graphs_are_static:  # hpu: what may still be compiled, for the warning at the log interval
+        if self.device.graphs_are_static:  # hpu: note shapes that may still compile, for the compile alarm
             frozen = len(self._frozen())
             for shape in {sample["net_input"]["source"].shape for sample in samples}:
                 self.compile_alarm.visit(("training", shape, frozen))
-        if self.device.records_graphs:  # hpu: zero in place; a gradient that comes and goes is another graph
+        if self.device.records_graphs:  # hpu: zero in place; freeing gradients would change the graph
             gradients.zero_in_place(self._params, self._frozen())
         else:
             self.optimizer.zero_grad()
@@ -143,7 +143,7 @@ class Trainer:
             self._survive_out_of_memory(samples, error, has_gradients=sample_size is not None)
 
     def _step(self, samples: list[Batch], sample_size: Tensor) -> None:
-        """Normalise and clip the gradients, and move the weights."""
+        """Normalise and clip the gradients, and step the optimizer."""
         prepared = gradients.prepare(
             self._params,
             self._begin_reduce(sample_size),
@@ -166,14 +166,14 @@ class Trainer:
         self.device.mark_step()  # hpu: the optimizer's graph ends here
 
     def _forward_backward(self, samples: list[Batch]) -> Tensor:
-        """Add up the gradients of the micro-batches; returns their sample size, 0-dim on the device."""
+        """Accumulate the gradients of the micro-batches, and return their sample size, 0-dim on the device."""
         total = torch.zeros((), device=self.device.torch_device)
         for i, sample in enumerate(samples):
-            # decision 5: what a forward draws depends on the update and on the micro-batch's global number alone
-            # hpu: in eager mode seeding waits for the card, so it is done once an update
+            # decision 5: random draws depend only on the update and on the micro-batch's global number
+            # hpu: in eager mode, seeding waits for the card, so it is done once per update
             if i == 0 or self.device.seeds_each_micro_batch:
                 self.device.seed(utils.keyed_seed(self.cfg.common.seed, self.get_num_updates(), sample["micro"]))
-            # processes exchange gradients once an update, with the last micro-batch
+            # processes exchange gradients once per update, with the last micro-batch
             with self.strategy.exchange(now=i == len(samples) - 1):
                 with self.precision.autocast():
                     loss, sample_size, log = self.criterion(self.model, validation.on_device(sample, self.device))
@@ -187,19 +187,17 @@ class Trainer:
             )
         gradients.complete(self._params, self._frozen())
         if self.cfg.optimization.sentence_avg:
-            # hpu: sent, since a fill with another number would be another graph
+            # hpu: copied to the device, because a fill with another number would be another graph
             total = self.device.send(torch.tensor(float(sum(sample["num_valid"] for sample in samples))))
         self.statistics.count(num_updates=1 / self.data_parallel_world_size)
         return total
 
     def _frozen(self) -> set[Tensor]:
-        """Parameters that this update leaves as they are."""
+        """Return the parameters that this update does not change."""
         return set(self.unwrapped_model.frozen_parameters())
 
     def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
-        """Begin to add up the sample size over all processes, on their devices; the result is waited for when it is
-        needed.
-        """
+        """Start adding up the sample size over all processes; the returned function waits for the result."""
         work = distributed.all_reduce(sample_size, async_op=True)
 
         def finish() -> Tensor:
@@ -210,7 +208,7 @@ class Trainer:
         return finish
 
     def _survive_out_of_memory(self, samples: list[Batch], error: BaseException, has_gradients: bool) -> None:
-        """Leave the update out, if that is possible: on this device, alone, and before the weights began to move."""
+        """Skip the update, if this device allows it, this is the only process, and no weight has changed yet."""
         shapes = ", ".join("x".join(map(str, sample["net_input"]["source"].shape)) for sample in samples)
         update = self.get_num_updates() + 1
         advice = (
@@ -220,39 +218,39 @@ class Trainer:
         )
         if not self.device.recovers_from_out_of_memory:
             raise RuntimeError(
-                f"{advice} {self._memory()}This device cannot free what the update held: the run ends, its last "
-                "checkpoint is good. fairseq-preflight, with the same arguments, tells the memory of each bucket "
-                "before the start."
+                f"{advice} {self._memory()}This device cannot free the update's memory, so the run ends; its last "
+                "checkpoint is intact. To see the memory of each bucket before training, run fairseq-preflight with "
+                "the same arguments."
             ) from error
         if self.data_parallel_world_size > 1:
-            raise RuntimeError(f"{advice} The other processes cannot go on without this one.") from error
+            raise RuntimeError(f"{advice} The other processes cannot continue without this one.") from error
         if has_gradients:
             raise RuntimeError(
-                f"{advice} It happened while the weights moved: the run ends, its last checkpoint is good."
+                f"{advice} It happened while the weights were changing, so the run ends; its last checkpoint is intact."
             ) from error
         self.out_of_memory_updates += 1
-        logger.warning("%s The batch is left out (%d so far).", advice, self.out_of_memory_updates)
+        logger.warning("%s The batch is skipped (%d so far).", advice, self.out_of_memory_updates)
         self.statistics.discard()
         self.optimizer.zero_grad()
         self.device.empty_cache()
 
     def _memory(self) -> str:
-        """What the run holds whatever the batch, beside the device's memory."""
+        """Describe the memory that every batch needs, and the device's memory statistics."""
         held = [*self.unwrapped_model.parameters(), *self.unwrapped_model.buffers()]
         numbers = sum(tensor.numel() for tensor in held)
         figures = ", ".join(f"{name} {value}" for name, value in self.device.memory_statistics().items())
         return (
-            f"Weights, gradients and the optimizer's averages take about {16 * numbers / 2**30:.1f} GB, the rest "
-            f"are the activations of this shape ({figures}). "
+            f"Weights, gradients and the optimizer's averages take about {16 * numbers / 2**30:.1f} GB; the rest is "
+            f"activations for this shape ({figures}). "
         )
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
     def validate(self, batches: Iterable[list[Batch]], quarantine: Quarantine | None = None) -> Sums:
-        """Sums of the criterion's values over a validation set, over all processes.
+        """Sum the criterion's logged values over a validation set and all processes.
 
         Args:
-            quarantine: takes the files that cannot be decoded; None: they go untold.
+            quarantine: records files that cannot be decoded; None: they are not reported.
         """
         batches = self._noting_shapes(batches)
         return validation.validate(
@@ -267,7 +265,7 @@ class Trainer:
         )
 
     def _noting_shapes(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """The same batches; their shapes may be compiled on their first visits."""
+        """Yield the batches, and note their shapes, whose first visits may compile graphs."""
         for samples in batches:
             for sample in samples:
                 self.compile_alarm.visit(("validation", sample["net_input"]["source"].shape))
@@ -276,11 +274,11 @@ class Trainer:
     # -- what the log shows --------------------------------------------------------------------------------------------
 
     def flush_statistics(self, hold: bool = False) -> None:
-        """Read the device once and hand what happened since the last read to the metrics.
+        """Read the device once, and log the metrics since the last read.
 
         Args:
-            hold: keep it for the next call, over a resume too: the run stops within a log interval, whose means must
-                not change by that.
+            hold: keep them for the next call, also over a resume: a stop within a log interval must not change its
+                means.
         Raises:
             FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
         """
@@ -292,7 +290,7 @@ class Trainer:
             loss_scale = device_values.pop()
             metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
         settled = self.update_log.settle(device_values)
-        self.device.mark_step()  # hpu: what was set to zero, so that it does not join another graph
+        self.device.mark_step()  # hpu: ends the graph that zeroed the sums, so that they do not join the next one
         self._report_skipped(settled.skipped)
         interval = Interval(fetched.logged, fetched.counted, settled.norms)
         if self.state.held is not None:
@@ -302,10 +300,9 @@ class Trainer:
             self._log_update_metrics(interval)
         if settled.too_many_in_a_row:
             raise FloatingPointError(
-                f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that is not finite "
-                f"(optimization.max_nonfinite_updates="
-                f"{self.update_log.limit}). Lower optimization.lr, set optimization.clip_norm, or look at the "
-                "utterances named above."
+                f"{settled.too_many_in_a_row} updates in a row had a loss or gradient that was not finite "
+                f"(optimization.max_nonfinite_updates={self.update_log.limit}). Lower optimization.lr, set "
+                "optimization.clip_norm, or check the utterances in the warnings above."
             )
         if scaler is not None:
             scaler.check(loss_scale)
@@ -354,14 +351,14 @@ class Trainer:
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator:
-        """Updates of the training set from this epoch (from 1) on."""
+        """Iterate over the updates of the training set, starting at this epoch (from 1)."""
         subset = self.cfg.dataset.train_subset
         if load_dataset:
             self.task.load_dataset(subset, combine=True)
         return iterators.training_iterator(self.cfg, self.task, self._loader_options(), epoch)
 
     def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
-        """Batches of a validation set; the same at every call."""
+        """Iterate over the batches of a validation set; the same at every call."""
         return iterators.validation_iterator(self.cfg, self.task, subset, self._loader_options())
 
     def _loader_options(self) -> LoaderOptions:
@@ -370,8 +367,9 @@ class Trainer:
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The run but its place in the data, as this process has it: see `TrainingState.collect`. All processes may
-        call it; `Strategy.gather` makes a whole of what they get.
+        """Return this process's state without its position in the data; see `TrainingState.collect`.
+
+        All processes may call it; `Strategy.gather` combines their results.
         """
         self.compile_alarm.visit("checkpoint")
         return self.state.collect()
@@ -384,11 +382,11 @@ class Trainer:
         reset_meters: bool = False,
         optimizer_overrides: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Take over a whole state on the CPU; returns its `extra_state`. See `TrainingState.restore`."""
+        """Load a whole state on the CPU, and return its `extra_state`; see `TrainingState.restore`."""
         return self.state.restore(checkpoint, reset_optimizer, reset_lr_scheduler, reset_meters, optimizer_overrides)
 
     def forget_held_statistics(self) -> None:
-        """An epoch begins: what a checkpoint brought of a log interval belongs to another one."""
+        """Drop a checkpoint's partial log interval at the start of an epoch: it belongs to another epoch."""
         self.state.held = None
 
     @property
@@ -415,7 +413,7 @@ class Trainer:
         return self.lr_scheduler.step_update(self.get_num_updates())
 
     def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
-        """End of an epoch: schedules that look at the validation loss adjust."""
+        """Step the schedule at the end of an epoch; some schedules use the validation loss."""
         self.lr_scheduler.step(epoch, val_loss)
         return self.lr_scheduler.step_update(self.get_num_updates())
 
@@ -423,11 +421,11 @@ class Trainer:
         return self.optimizer.get_lr()
 
     def cumulative_training_time(self) -> float:
-        """Seconds trained, over all runs that led to this one."""
+        """Seconds trained, over all resumes."""
         return self.state.seconds()
 
     def is_finished(self) -> bool:
-        """Whether max_update ends the run."""
+        """Whether the run has reached max_update."""
         max_update = self.cfg.optimization.max_update or math.inf
         if self.get_num_updates() >= max_update:
             logger.info("stopping: num_updates %d reached optimization.max_update", self.get_num_updates())

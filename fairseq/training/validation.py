@@ -15,11 +15,11 @@ from fairseq.tasks.task import Task
 from fairseq.training.precision import Precision
 from fairseq.training.statistics import Statistics, Sums
 
-_VALIDATION = 0x7A11D  # keeps the seeds of validation apart from those of any update
+_VALIDATION = 0x7A11D  # makes the seeds of validation differ from those of every update
 
 
 def on_device(sample: Batch, device: Device) -> Batch:
-    """A batch whose model inputs are on the device; everything else stays on the host."""
+    """Move a batch's model inputs to the device; everything else stays on the host."""
     return {**sample, "net_input": utils.apply_to_sample(device.send, sample["net_input"])}
 
 
@@ -34,16 +34,16 @@ def validate(
     seed: int,
     quarantine: Quarantine | None = None,
 ) -> Sums:
-    """Sums of what the criterion logs over a validation set, over all processes.
+    """Sum the criterion's logged values over a validation set and all processes.
 
-    Crops, masks and negatives come with the batches and depend on the utterance alone; what a model still draws itself
-    (negatives of other utterances, of the codebook) depends on the batch's place.
+    Crops, masks and negatives come with the batches and depend only on the utterance. What the model draws itself
+    (negatives from other utterances and from the codebook) depends on the batch's position.
 
     Args:
-        batches: as `EpochBatchIterator` gives them, a list for each step.
-        quarantine: takes the files that cannot be decoded; None: they go untold.
+        batches: from `EpochBatchIterator`, one list per step.
+        quarantine: records files that cannot be decoded; None: they are not reported.
     Raises:
-        ValueError: the quarantine has more than its share.
+        ValueError: the quarantine exceeds its maximum share.
     """
     statistics = Statistics(device)
     model.eval()

@@ -196,7 +196,7 @@ def port_in_use(case: Case) -> Iterator[Finding]:
             listener.listen()
             port = listener.getsockname()[1]
             ended = case.run_line(training(case, TWO, f"distributed_training.distributed_port={port}"), seconds=100)
-        named = f"distributed_training.distributed_port is {port}" in ended.output
+        named = f"distributed_training.distributed_port={port}" in ended.output
         yield Finding(label, named and not ended.has_traceback and ended.code != 0, in_short(ended))
 
 

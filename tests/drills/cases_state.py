@@ -73,7 +73,7 @@ def error_while_training(case: Case) -> Iterator[Finding]:
         )
         ended = train(case, data, *common, "dataset.validate_interval_updates=0")
         wav.write_bytes(kept)
-        trained = "update 1 is done" in ended.output or "train_inner" in ended.output
+        trained = "finished update 1" in ended.output or "train_inner" in ended.output
         if trained:
             saved = updates_in(folder / "checkpoint_last.pt")
             right = (

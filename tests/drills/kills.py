@@ -178,7 +178,7 @@ class Life:
             moment: seconds from the start of training; `at_start`: of the process, which may be reading its checkpoint
                 then.
         """
-        while not at_start and "seconds of audio an update" not in self.said():
+        while not at_start and "seconds of audio per update" not in self.said():
             if self.ended():
                 return False
             time.sleep(0.01)

@@ -62,7 +62,7 @@ def source(workplace: Workplace) -> Path:
 
 def test_weights_come_in_and_all_else_begins_anew(workplace: Workplace, source: Path) -> None:
     output = continue_from(workplace, source, "optimization.max_update=2")
-    assert "temperatures go on from update 4" in output
+    assert "temperature schedule: continues at update 4 " in output
     report = next(line for line in output.splitlines() if "use of the codebook before the first update" in line)
     assert "minutes of the new audio" in report and "of 8 codewords" in report
     assert output.index("use of the codebook") < output.index("train_inner")

@@ -219,7 +219,7 @@ def test_out_of_memory_names_the_shape_and_ends_the_run(
     shape = "x".join(map(str, too_large[0]["net_input"]["source"].shape))
     monkeypatch.setattr(trainer.device, "mark_step", fail)  # where a recorded graph runs, its errors come up
     with pytest.raises(
-        RuntimeError, match=f"{shape}.*gb_free 86.*the run ends, its last checkpoint is good.*fairseq-preflight"
+        RuntimeError, match=f"{shape}.*gb_free 86.*the run ends; its last checkpoint is intact.*fairseq-preflight"
     ):
         trainer.train_step(too_large)
     assert trainer.out_of_memory_updates == 0 and trainer.get_num_updates() == 1

@@ -292,5 +292,5 @@ def test_another_number_of_cards_than_the_launchers_is_one_clear_error(speech: P
     with pytest.raises(AssertionError) as failed:
         server.type(command, "wrong", "distributed_training.distributed_world_size=4")
     told = str(failed.value)
-    assert told.count("distributed_training.distributed_world_size is 4, but the launcher started 2 processes") == 1
+    assert told.count("distributed_training.distributed_world_size=4, but the launcher started 2 processes") == 1
     assert "hydra_train.py" not in told

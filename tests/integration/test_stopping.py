@@ -61,7 +61,7 @@ def test_what_is_trained_is_saved_where_validation_fails(workplace: Workplace) -
 
 def test_a_signal_without_a_checkpoint_says_so(workplace: Workplace) -> None:
     output = workplace.run(plug_in(workplace, SIGNAL), "checkpoint.no_save=true", status=STOPPED)
-    assert "not saved: checkpoint.no_save is true" in output and "continues from there" not in output
+    assert "not saved: checkpoint.no_save is true" in output and "saved. Rerun" not in output
 
 
 def test_a_validation_that_a_signal_put_off_comes_first(workplace: Workplace) -> None:
@@ -74,7 +74,7 @@ def test_a_validation_that_a_signal_put_off_comes_first(workplace: Workplace) ->
 
 def test_two_processes_that_a_signal_stops_end_with_its_status(workplace: Workplace) -> None:
     output = workplace.run(plug_in(workplace, SIGNAL), "distributed_training.distributed_world_size=2", status=STOPPED)
-    assert "Traceback" not in output and "; saved. The same command continues" in output
+    assert "Traceback" not in output and "; saved. Rerun the same command to resume" in output
 
 
 def test_an_error_in_training_saves_what_was_trained_and_names_file_and_manifest(
@@ -125,9 +125,9 @@ def test_the_end_says_where_the_last_state_is_not_saved(workplace: Workplace, re
         "    return old(state, path)\nio.save = save\n",
     )
     output = workplace.run(plug, status=status)
-    assert "training goes on" in output and ("done training" in output) == (status == 0)
+    assert "training continues" in output and ("done training" in output) == (status == 0)
     if status:
-        assert "at its end, update 12, but this state is not saved: " in output and "Read-only" in output
+        assert "finished at update 12, but its last state is not saved: " in output and "Read-only" in output
 
 
 def test_rows_of_a_run_that_was_interrupted_equal_an_unbroken_ones(workplace: Workplace) -> None:

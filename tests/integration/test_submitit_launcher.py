@@ -256,7 +256,7 @@ def test_the_tasks_of_a_job_train_together(submitted: Submit, slurm: Path, workp
     )
     code, log = Job(slurm, workplace, tasks=2).end()
     assert code == 0, log
-    assert "2 process(es), each on" in log and "done training" in log and "deprecated" not in log.lower()
+    assert "processes: 2, each on" in log and "done training" in log and "deprecated" not in log.lower()
     assert (workplace.folder / "sweep/0/run/checkpoint_last.pt").is_file()
 
 

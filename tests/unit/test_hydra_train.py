@@ -186,4 +186,4 @@ def test_a_stock_yaml_under_torchrun_is_told_the_size_of_its_updates(
     [cfg] = typed("distributed_training.distributed_world_size=64")
     assert cfg.distributed_training.distributed_world_size == 64  # call_main puts the launcher's number there
     told = capsys.readouterr().out
-    assert "the launcher started 4 processes, and these count" in told and "optimization.update_freq=[16]" in told
+    assert "the launcher started 4 processes, which take precedence" in told and "optimization.update_freq=[16]" in told

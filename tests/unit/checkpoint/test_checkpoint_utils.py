@@ -195,7 +195,10 @@ def test_a_damaged_last_checkpoint_is_reported_and_the_newest_good_one_used(tmp_
     last.write_bytes(content)
     resumed = Run(tmp_path, save_interval_updates=2)
     assert resumed.trainer.updates == 4 and torch.equal(resumed.trainer.weight, run.trainer.weight)
-    assert f"{last} is damaged and not used" in caplog.text and "checkpoint_1_4.pt (epoch 1, 4 updates)" in caplog.text
+    assert (
+        f"skipping the damaged checkpoint {last}" in caplog.text
+        and "checkpoint_1_4.pt (epoch 1, 4 updates)" in caplog.text
+    )
 
     os.truncate(tmp_path / "checkpoint_1_4.pt", 10)
     assert Run(tmp_path, save_interval_updates=2).trainer.updates == 2
@@ -216,7 +219,9 @@ def test_a_full_disk_is_reported_and_the_run_goes_on(tmp_path, caplog, monkeypat
         patch.setattr(torch, "save", full)
         result = run.train(1).save(val_loss=1.0)
     assert result.paths == [] and "No space left" in result.error
-    assert re.search(r"checkpoint_last\.pt is not written: .*No space left on device \([\d,]+ MiB free", caplog.text)
+    assert re.search(
+        r"cannot write checkpoint .*checkpoint_last\.pt: .*No space left on device \([\d,]+ MiB free", caplog.text
+    )
     assert files(tmp_path) == ["checkpoint_1_1.pt", "checkpoint_last.pt"]
     assert Run(tmp_path, save_interval_updates=1).trainer.updates == 1
     assert len(run.train(1).save().paths) == 2  # room again: saved as ever
@@ -263,12 +268,12 @@ def test_a_kill_between_two_files_of_a_save_leaves_no_stale_one(tmp_path, monkey
     again = Run(tmp_path, save_interval_updates=1)
     assert again.trainer.updates == 2 and again.trainer.run_record.best == 1.0
     assert updates_in(tmp_path / "checkpoint_best.pt") == 2 and updates_in(tmp_path / "checkpoint_1_2.pt") == 2
-    assert f"{name} was missing or older" in caplog.text
+    assert f"{name}, which the interrupted save did not write" in caplog.text
     again.train(1).save(val_loss=3.0)
     assert updates_in(tmp_path / "checkpoint_best.pt") == 2
     caplog.clear()
     Run(tmp_path, save_interval_updates=1)
-    assert "was missing" not in caplog.text
+    assert "the interrupted save" not in caplog.text
 
 
 def test_a_best_that_the_disk_refused_does_not_stand_in_the_way_of_the_next(tmp_path, monkeypatch):
@@ -298,10 +303,10 @@ def test_links(tmp_path):
     os.symlink("/mnt/gone/checkpoint_last.pt", last)
     with pytest.raises(
         ValueError,
-        match=f"{last} cannot be continued: it is a symbolic link to /mnt/gone/checkpoint_last.pt, which does",
+        match=f"Cannot resume from {last}: it is a symbolic link to /mnt/gone/checkpoint_last.pt, which does",
     ):
         Run(tmp_path / "new")
-    with pytest.raises(ValueError, match="restore_file is checkpoint_last2.pt.*symbolic link to gone.pt"):
+    with pytest.raises(ValueError, match="restore_file=checkpoint_last2.pt.*symbolic link to gone.pt"):
         os.symlink("gone.pt", tmp_path / "new/checkpoint_last2.pt")
         Run(tmp_path / "new", restore_file="checkpoint_last2.pt")
     os.remove(last)
@@ -328,7 +333,7 @@ def test_another_model_or_task_config_is_an_error_with_ways_out(tmp_path):
         Run(tmp_path, model={"dim": 8}, task={"normalize": False})
     text = str(raised.value)
     assert "model.dim: 4 -> 8; task.normalize: True -> False" in text
-    assert "checkpoint.save_dir" in text and "reset_optimizer" in text and "put these values back" in text
+    assert "checkpoint.save_dir" in text and "reset_optimizer" in text and "Restore these values" in text
     reset = {"reset_optimizer": True, "reset_lr_scheduler": True, "reset_meters": True, "reset_dataloader": True}
     assert Run(tmp_path, model={"dropout": 0.2}, **reset).trainer.updates == 0
 
@@ -339,7 +344,7 @@ def test_a_moved_data_folder_with_the_same_manifest_is_no_difference(tmp_path, c
     with pytest.raises(ValueError, match="task.data: '/data/a' -> '/elsewhere'"):
         Run(tmp_path, task={"data": "/elsewhere"}, digest="other")
     Run(tmp_path, digest="other")
-    assert "the manifests list other files" in caplog.text
+    assert "the manifests changed since" in caplog.text
 
 
 def test_fingerprints_compare_the_splits_that_both_know():
@@ -365,11 +370,11 @@ def test_a_foreign_file_lists_differences_and_the_same_command_continues(tmp_pat
     assert run.trainer.loaded_with == (True, False, False, {"eps": 1e-3})
     assert (run.trainer.updates, run.itr.done, run.trainer.weight[0].item()) == (0, 0, 4.0)
     assert "model.dropout: 0.1 -> 0.3" in caplog.text
-    assert "as checkpoint.restore_file asks; started anew: optimizer, dataloader" in caplog.text
+    assert "from checkpoint.restore_file; reset: optimizer, dataloader" in caplog.text
     run.train(2).save()
     again = Run(tmp_path / "new", model={"dropout": 0.3}, **settings)  # the same command, typed again
     assert (again.trainer.updates, again.trainer.weight[0].item(), again.itr.done) == (2, 6.0, 2)
-    assert again.trainer.loaded_with[0] is False and "goes on" in caplog.messages[-1]
+    assert again.trainer.loaded_with[0] is False and "resuming the run" in caplog.messages[-1]
     again.train(1).save()
     assert Run(tmp_path / "new", model={"dropout": 0.3}, **settings).trainer.updates == 3
 
@@ -410,21 +415,21 @@ NARROW = {**WIDE, "encoder_embed_dim": 3, "dropout": 0.1}
 @pytest.mark.parametrize(
     ("saved", "asked", "advice"),
     [
-        (WIDE, NARROW, r"Set model\.encoder_embed_dim=4, as in the file"),
+        (WIDE, NARROW, r"Set model\.encoder_embed_dim=4 as in it"),
         (
             WIDE,
             {**WIDE, "conv_feature_layers": "[(3,3,2)]"},
-            r"Set \"model\.conv_feature_layers='\[\(4, 3, 2\)\]'\", as in",
+            r"Set \"model\.conv_feature_layers='\[\(4, 3, 2\)\]'\" as in",
         ),
         (
             {"_name": "wav2vec_ctc", "w2v_args": {"model": WIDE}},
             WIDE,
-            "It is fine-tuned: go on from the pre-trained checkpoint",
+            "It is fine-tuned: resume from the pre-trained checkpoint",
         ),
         (
             WIDE,
             {"_name": "wav2vec_ctc", "w2v_args": {"model": NARROW}},
-            r"It is pre-trained only: give it as model\.w2v_path",
+            r"It is only pre-trained: set model\.w2v_path to it",
         ),
     ],
 )
@@ -438,7 +443,7 @@ def test_weights_of_another_model_are_named(tmp_path, monkeypatch, saved, asked,
         return own.restore(state, **reset)
 
     monkeypatch.setattr(Trainer, "load_state_dict", load_state_dict)
-    found = r"other\.pt, taken as checkpoint\.finetune_from_model asks, does not fit: it holds a \w+ of width 4 with 2 blocks, the config "
+    found = r"other\.pt \(from checkpoint\.finetune_from_model\) does not fit: it holds a \w+ of width 4 with 2 blocks, the config "
     found += r"asks for a \w+ of width \d with 2 blocks \(weight is \(2, 4\), not \(2, 3\)\)\. "
     with pytest.raises(ValueError, match=found + advice):
         Run(tmp_path / "new", finetune_from_model=str(tmp_path / "other.pt"), model=asked)
@@ -461,19 +466,19 @@ def test_without_last_checkpoints_the_newest_is_continued(tmp_path, caplog):
     assert Run(tmp_path, **settings).trainer.updates == 4
     assert Run(tmp_path).trainer.updates == 0  # a removed checkpoint_last.pt means a new start, which is said
     assert (
-        "It holds checkpoint_1_2.pt, checkpoint_1_4.pt; checkpoint.restore_file=<name> continues from one of them"
-        in caplog.messages[-1]
+        "The folder holds checkpoint_1_2.pt, checkpoint_1_4.pt; to resume from one of them, set "
+        "checkpoint.restore_file=<name>" in caplog.messages[-1]
     )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"restore_file": "nowhere.pt"}, "restore_file is nowhere.pt: there is no such file"),
-        ({"finetune_from_model": "nowhere.pt"}, "finetune_from_model is nowhere.pt"),
-        ({"continue_once": "nowhere.pt"}, "continue_once is nowhere.pt"),
-        ({"finetune_from_model": "a.pt", "reset_meters": True}, "cannot be set together"),
-        ({"finetune_from_model": "a.pt", "restore_file": "b.pt"}, "give one of them"),
+        ({"restore_file": "nowhere.pt"}, "restore_file=nowhere.pt: there is no such file"),
+        ({"finetune_from_model": "nowhere.pt"}, "finetune_from_model=nowhere.pt"),
+        ({"continue_once": "nowhere.pt"}, "continue_once=nowhere.pt"),
+        ({"finetune_from_model": "a.pt", "reset_meters": True}, "cannot be combined"),
+        ({"finetune_from_model": "a.pt", "restore_file": "b.pt"}, "Set only one of them"),
         ({"optimizer_overrides": "__import__('os')"}, "optimizer_overrides"),
         ({"optimizer_overrides": "[1]"}, "must be a Python dict"),
     ],
@@ -493,5 +498,5 @@ def test_the_folder_is_tried_before_training(tmp_path):
     checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "a" / "b"))
     assert os.listdir(tmp_path / "a" / "b") == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="checkpoint.save_dir is .*cannot write there"):
+    with pytest.raises(ValueError, match="checkpoint.save_dir=.* is not writable"):
         checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "file" / "run"))

@@ -50,7 +50,7 @@ def test_a_suffix_goes_before_the_ending(checkpoint: Path) -> None:
 
 
 def test_no_path_at_all() -> None:
-    with pytest.raises(ValueError, match="filenames is empty: give the path of a checkpoint"):
+    with pytest.raises(ValueError, match="filenames is empty. Pass the path of a checkpoint"):
         checkpoint_utils.load_model_ensemble_and_task([])
 
 
@@ -59,7 +59,7 @@ def test_no_path_at_all() -> None:
 def test_a_missing_file_is_a_file_not_found(tmp_path: Path, form: object, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="Model file not found: .*nothing.pt"):
         checkpoint_utils.load_model_ensemble_and_task(form(tmp_path / "nothing.pt"))
-    with pytest.raises(kind, match="model.w2v_path is .*nothing.pt: there is no such file"):
+    with pytest.raises(kind, match="model.w2v_path=.*nothing.pt: there is no such file"):
         checkpoint_utils.load_pretrained(str(tmp_path / "nothing.pt"))
 
 

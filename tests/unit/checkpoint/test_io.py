@@ -166,14 +166,14 @@ def test_an_archive_whose_list_lost_entries_is_damaged(path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "empty: it was not copied"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS.*git lfs pull"),
+        (b"", "empty: its copy or download did not finish"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer.*git lfs pull"),
         (b"\xef\xbb\xbf \n<!DOCTYPE html>", "a web page.*Download it again"),
         (b"<?xml version='1.0'?><Error/>", "a web page"),
         (b"\x02\0\0\0\0\0\0\0{}", "a safetensors file.*fairseq-convert"),
         (b"\x1f\x8b\x08\0rest", r"compressed \(gzip\)"),
         (b"RIFF\0\0\0\0WAVE", "an audio file"),
-        (b'{"model": 1}', "text, which begins with"),
+        (b'{"model": 1}', "text that begins with"),
     ],
 )
 def test_files_of_another_kind_are_told_by_what_they_are(tmp_path, content, message):
@@ -198,7 +198,7 @@ def test_what_is_not_a_file_is_told(tmp_path):
 
 def test_bare_weights_lack_the_config(tmp_path):
     torch.save({f"layer{i}.weight": torch.zeros(2) for i in range(30)}, tmp_path / "bare.pt")
-    with pytest.raises(ValueError, match=r"bare\.pt holds bare weights \(30 tensors\) without the config") as raised:
+    with pytest.raises(ValueError, match=r"bare\.pt holds only weights \(30 tensors\), without the config") as raised:
         io.load(tmp_path / "bare.pt")
     assert len(str(raised.value)) < 300
 
@@ -229,7 +229,7 @@ def test_legacy_files_of_tensors_are_read(tmp_path):
     assert torch.equal(io.load(path)["model"]["weight"], state()["model"]["weight"])
     assert io.verify(path) is None and io.peek(path) == (3, state()["extra_state"])
     os.truncate(path, os.path.getsize(path) - 1)
-    assert "cut off" in io.verify(path)
+    assert "truncated" in io.verify(path)
 
 
 def test_other_things_are_no_checkpoints(tmp_path):
@@ -273,7 +273,7 @@ def test_newest_good(tmp_path):
     found, bad = io.newest_good(tmp_path, last)
     assert found == str(tmp_path / "checkpoint_best.pt")
     assert [os.path.basename(name) for name, _ in bad] == ["checkpoint_last.pt", "checkpoint_2_8.pt"]
-    assert "cut off" in bad[0][1] and bad[1][1].startswith("it is empty")
+    assert "truncated" in bad[0][1] and bad[1][1].startswith("it is empty")
 
 
 def test_unfinished_files_are_removed(tmp_path):

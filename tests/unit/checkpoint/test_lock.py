@@ -70,7 +70,7 @@ def test_another_host_says_how_to_remove_the_lock_and_the_same_job_takes_it_over
 ) -> None:
     write(tmp_path, host="elsewhere", pid=7, job="77")
     with pytest.raises(
-        ValueError, match=f"process 7 on elsewhere, which cannot be checked from here.*remove {tmp_path / NAME}"
+        ValueError, match=f"process 7 on elsewhere, which cannot be checked from this host.*remove {tmp_path / NAME}"
     ):
         FolderLock(tmp_path).acquire()
     monkeypatch.setenv("SLURM_JOB_ID", "77")

@@ -124,7 +124,7 @@ def test_these_files_do_run_where_nobody_looks(tmp_path):
 def test_every_payload_and_every_place(tmp_path, payload, place, as_zip):
     trace = tmp_path / "trace"
     path = write(tmp_path / "file.pt", place, payload, as_zip, trace)
-    with pytest.raises(ValueError, match=r"file\.pt is not opened: it holds"):
+    with pytest.raises(ValueError, match=r"file\.pt was not loaded: it holds"):
         io.load(path)
     assert sorted(os.listdir(tmp_path)) == ["file.pt"]
 
@@ -241,7 +241,7 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
 def test_every_entry_point(tmp_path, entry, place, as_zip):
     trace = tmp_path / "trace"
     path = write(tmp_path / "file.pt", place, "os.system", as_zip, trace)
-    with pytest.raises(ValueError, match="not opened: it holds pickled objects of posix.system|only damaged"):
+    with pytest.raises(ValueError, match="not loaded: it holds pickled objects of posix.system|only damaged"):
         ENTRY_POINTS[entry](path)
     assert not trace.exists()
     assert not os.path.exists(path + ".ema") and not os.path.exists(path + ".out")
@@ -264,7 +264,7 @@ def test_config_values_are_never_computed(tmp_path, text, where):
     path = tmp_path / "file.pt"
     torch.save({"model": {}, **contents[where]}, path)
     for entry in (io.load, checkpoint_utils.load_checkpoint_to_cpu):
-        with pytest.raises(ValueError, match=r"file\.pt is not opened: its (cfg|args).*would be computed"):
+        with pytest.raises(ValueError, match=r"file\.pt was not loaded: its (cfg|args).*would be computed"):
             entry(str(path))
 
 

@@ -206,5 +206,5 @@ def test_a_process_that_holds_a_part_does_not_save_alone(tmp_path: Path, caplog:
     with pytest.raises(ZeroDivisionError):
         saves.after_error(ZeroDivisionError("of another process"), flush=SimpleNamespace)
     assert trainer.collected == 0 and os.listdir(tmp_path) == []
-    assert "Update 1 is not saved: each process holds a part of the model" in caplog.text
+    assert "Update 1 is not saved: each process holds a shard of the model" in caplog.text
     assert saves.after_signal("SIGTERM") == launch.UNSAVED

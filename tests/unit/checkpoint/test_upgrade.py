@@ -97,7 +97,7 @@ def test_arguments_become_a_config(caplog):
     assert cfg["optimizer"]["adam_betas"] in ("(0.9, 0.98)", [0.9, 0.98]) and cfg["optimization"]["lr"] == [0.0005]
     assert cfg["dataset"]["batch_size"] == 4 and cfg["lr_scheduler"]["warmup_updates"] == 32000
     (line,) = [record.message for record in caplog.records]
-    assert line == "x.pt: settings of another version of fairseq are left out: another_module's, no_such_setting"
+    assert line == "x.pt: ignored settings of another fairseq version: another_module's, no_such_setting"
 
 
 @pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
@@ -107,7 +107,7 @@ def test_an_old_fine_tuned_file(as_zip, tmp_path):
     torch.save(old_fine_tuned(), path, _use_new_zipfile_serialization=as_zip)
     with pytest.raises(
         ValueError,
-        match=r"old\.pt is fine-tuned and holds no dictionary, and /gone/dict\.ltr\.txt is not there.*--dict",
+        match=r"old\.pt is fine-tuned but holds no dictionary, and /gone/dict\.ltr\.txt does not exist.*--dict",
     ):
         checkpoint_utils.load_model_ensemble_and_task([path])
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in LETTERS))

@@ -255,7 +255,7 @@ def test_w2v_path_may_be_a_folder(tmp_path):
     convert.convert(tuned, str(tmp_path / "tuned"), "hf")
     assert pretrained.load(str(tmp_path / "tuned")).symbols == SYMBOLS
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"w2v_path.*no config\.json"):
+    with pytest.raises(ValueError, match=r"w2v_path.*without config\.json"):
         pretrained.load(str(tmp_path / "empty"))
 
 

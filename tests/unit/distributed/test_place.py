@@ -81,7 +81,7 @@ def test_srun_counts_where_the_port_says_so(environment: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("variables", [{"SLURM_PROCID": 1}, {"SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 4}])
 def test_tasks_of_srun_do_not_train_copies(environment: pytest.MonkeyPatch, variables: dict[str, int]) -> None:
     give(SLURM_NTASKS=4, SLURM_JOB_ID=77, **variables)
-    with pytest.raises(ValueError, match="srun started 4 tasks.*Set distributed_training.distributed_port=15077"):
+    with pytest.raises(ValueError, match="srun started 4 tasks.*set distributed_training.distributed_port=15077"):
         adopt_launcher()
     assert place_from_environment() is None
 
@@ -92,7 +92,7 @@ def test_one_process_in_a_job_of_several_tasks(environment: pytest.MonkeyPatch) 
     """
     give(SLURM_NTASKS=4, SLURM_PROCID=0)
     adopt_launcher()
-    assert place_from_environment() is None and "SLURM_NTASKS is 4" in (lonely_task() or "")
+    assert place_from_environment() is None and "SLURM_NTASKS=4" in (lonely_task() or "")
     give(SLURM_STEP_NUM_TASKS=1)
     adopt_launcher()
     assert place_from_environment() is None and lonely_task() is None
@@ -137,7 +137,7 @@ def test_on_hpu_the_key_means_the_cards_of_one_node() -> None:
     assert told(8, 8, 2, strict=True) is None
     assert told(1, 1, 1, strict=True) is None
     for asked in (1, 4, 16):
-        assert f"is {asked}, but the launcher started 8 processes" in (told(asked, 8, 2, strict=True) or "")
+        assert f"={asked}, but the launcher started 8 processes" in (told(asked, 8, 2, strict=True) or "")
         assert "distributed_world_size=8" in (told(asked, 8, 2, strict=True) or "")
     assert "not of all nodes" in (told(16, 8, 2, strict=True) or "")
 

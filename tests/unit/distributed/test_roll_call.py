@@ -60,7 +60,7 @@ def test_a_process_that_waits_for_its_data_is_named(quick: None) -> None:
     one._read()
     assert "rank 1 has been waiting for a batch for 0 seconds" in one.describe() and "rank 2" not in one.describe()
     doing("waiting for a batch")
-    assert "the other processes report the same" in one.describe()
+    assert "all other processes report the same" in one.describe()
 
 
 def test_a_store_that_hangs_means_its_holder(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:

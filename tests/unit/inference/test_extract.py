@@ -162,7 +162,7 @@ def test_a_checkpoint_without_a_dictionary_takes_that_of_the_data_or_of_dict(dat
     torch.save(state, data / "old.pt")
     with pytest.raises(
         ValueError,
-        match=r"old\.pt is fine-tuned and holds no dictionary, and .*dict\.ltr\.txt is not there.* --dict FILE",
+        match=r"old\.pt is fine-tuned but holds no dictionary, and .*dict\.ltr\.txt does not exist.* --dict FILE",
     ):
         run(data, data / "old.pt")
     (data / "dict.ltr.txt").write_text("A 1\nB 1\n")

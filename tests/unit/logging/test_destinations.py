@@ -55,7 +55,7 @@ def test_a_log_file_on_a_full_disk_is_reported_once(
     for _ in range(3):
         source.info("a line")
     assert [record.getMessage() for record in caplog.records] == [
-        f"cannot write common.log_file=/dev/full: {NO_SPACE}; the run goes on without it"
+        f"cannot write common.log_file=/dev/full: {NO_SPACE}; the run continues without it"
     ]
     assert "Traceback" not in capsys.readouterr().err
 

@@ -88,7 +88,7 @@ def test_a_destination_that_cannot_be_written_is_a_problem_of_the_config(tmp_pat
     assert sinks.problems(CommonConfig(tensorboard_logdir=str(tmp_path / "new"))) == []
     folder = str(tmp_path / "file")
     assert sinks.problems(CommonConfig(tensorboard_logdir=folder)) == [
-        f"common.tensorboard_logdir is {folder}: cannot write there (it is not a folder)."
+        f"common.tensorboard_logdir={folder} is not writable: it is not a folder. Set a folder that this user can write."
     ]
 
 

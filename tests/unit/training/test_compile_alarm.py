@@ -37,8 +37,7 @@ def test_operators_on_the_host_are_told_too() -> None:
     interval(alarm, "short")
     assert alarm.check(counters(3, on_host=64), 1) == (
         "in the last 1 updates 64 operators ran on the host, although each kind of step had run twice before. "
-        "Something changes from update to update: run fairseq-preflight with the same arguments, which names the "
-        "line."
+        "Something changes between updates: run fairseq-preflight with the same arguments to find the line."
     )
 
 
