@@ -1,6 +1,4 @@
-"""A whole launcher's line, read and not run: how many processes it would start, and what it would hand to the
-training command.
-"""
+"""Read a launcher's line without running it: the processes it would start, and the training command's arguments."""
 
 from __future__ import annotations
 
@@ -15,20 +13,19 @@ _FLAG = re.compile(r"--(nproc[-_]per[-_]node|nnodes)(?:=(.*))?$")
 
 
 class LauncherLine(NamedTuple):
-    """What stands before the training command's own arguments, and these."""
+    """A launcher's line, taken apart."""
 
     environment: dict[str, str]
     nodes: int | None  # None: no launcher
-    processes: int | None  # of a node
+    processes: int | None  # per node
     arguments: list[str]
 
 
 def read(words: Sequence[str]) -> LauncherLine:
-    """Take apart `VARIABLE=value ... launcher --flags fairseq-hydra-train arguments`; all but the arguments may be
-    missing.
+    """Read `VARIABLE=value ... launcher --flags fairseq-hydra-train arguments`; only the arguments are required.
 
     Raises:
-        ValueError: a launcher that is not torch's, or whose number of processes is not a number.
+        ValueError: the launcher is not torch's, or its number of processes is not a number.
     """
     place = next((number for number, word in enumerate(words) if _COMMAND.search(word)), None)
     before, arguments = ([], list(words)) if place is None else (list(words[:place]), list(words[place + 1 :]))
@@ -45,9 +42,9 @@ def read(words: Sequence[str]) -> LauncherLine:
         others = before[1:] if is_python else before
         if [word for word in others if word != "-m"]:
             raise ValueError(
-                f"{before[0]!r} is not a launcher that is known here ({', '.join(_LAUNCHERS)}): give the training "
-                "command's own arguments, with --nodes N and distributed_training.distributed_world_size=cards of a "
-                "node"
+                f"{before[0]!r} is not a launcher that fairseq-preflight can read ({', '.join(_LAUNCHERS)}). Give the "
+                "training command's own arguments, with --nodes N and "
+                "distributed_training.distributed_world_size=CARDS_PER_NODE."
             )
         return LauncherLine(environment, None, None, arguments)
     numbers = {"nnodes": "1", "nproc_per_node": "1"}
@@ -67,6 +64,7 @@ def read(words: Sequence[str]) -> LauncherLine:
 def _number(flag: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ValueError(
-            f"{flag} is {text!r}: it must be a number here, as the machine that it would be counted on is another one"
+            f"{flag} is {text!r}: it must be a number, 1 or more. fairseq-preflight cannot count the cards of another "
+            "machine."
         )
     return int(text)

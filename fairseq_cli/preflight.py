@@ -1,4 +1,4 @@
-"""`fairseq-preflight`: what would stop or slow a run, told before it starts, on any machine."""
+"""`fairseq-preflight`: report what would stop or slow a run before it starts, on any machine."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ USAGE = f"""\
 usage: {PROGRAM} [options] ARGUMENTS
        {PROGRAM} [options] [VARIABLE=value ...] LAUNCHER --its-flags fairseq-hydra-train ARGUMENTS
 
-Check a run without a card: ARGUMENTS are those of fairseq-hydra-train, and LAUNCHER is torchrun or python -m
-torch.distributed.launch, whose flags say how many nodes and cards there are. Nothing is trained or written, and no
-vendor's package is needed.
+Check a run without a card. ARGUMENTS are those of fairseq-hydra-train. LAUNCHER is torchrun or python -m
+torch.distributed.launch; its flags give the number of nodes and cards. Nothing is trained or written, and no vendor's
+package is needed.
 
 options:
   --json FILE                    also write the findings as JSON
-  --nodes N                      machines of the run (without a launcher)
-  --audio-seconds-per-second X   what all cards together train; gives the days that the run takes
-  --card {{gaudi,gaudi2,gaudi3}}   whose memory the run must fit into (default: the one that hl-smi shows, else any)
-  --steps {{tiny,full,none}}       which steps run, on the CPU in Gaudi's place and on torch's lazy-tensor device:
-                                 a narrow model's on two rows of each shape (tiny, the default), also the config's
-                                 own model and batches (full: slow), or none
-  --help                         this text
+  --nodes N                      number of machines, without a launcher
+  --audio-seconds-per-second X   training speed of all cards together; the report then has the run's days
+  --card {{gaudi,gaudi2,gaudi3}}   the card that the run must fit into (default: the one that hl-smi shows, else any)
+  --steps {{tiny,full,none}}       which steps to run, on the CPU instead of Gaudi and on torch's lazy-tensor
+                                 device: a narrow model on two rows of each shape (tiny, the default), also the
+                                 config's own model and batches (full, slow), or none
+  --help                         print this text
 
-exit status: 0 nothing found, 1 problems, 2 arguments that cannot be used. docs/preflight.md names the problems.
+exit status: 0 nothing found, 1 problems, 2 unusable arguments. docs/preflight.md lists the problems.
 """
 _OWN = ("--json", "--nodes", "--audio-seconds-per-second", "--card", "--steps")
 
 
 def take_own(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """This command's own options, and the other words in their order.
+    """Split the words into this command's own options and the others, in order.
 
     Raises:
         ValueError: an option without its value.
@@ -57,26 +57,26 @@ def take_own(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             continue
         if not equals:
             if not rest:
-                raise ValueError(f"{name} wants a value after it")
+                raise ValueError(f"{name} needs a value after it")
             value = rest.pop(0)
         own[name] = value
     return own, others
 
 
 def options_of(own: Mapping[str, str], nodes: int | None, processes: int | None) -> Options:
-    """From this command's own options and the launcher's numbers.
+    """Combine this command's own options and the launcher's numbers.
 
     Raises:
-        ValueError: a value that an option does not take.
+        ValueError: a value that an option does not accept.
     """
     given = own.get("--nodes")
     if given is not None and (not given.isdigit() or int(given) < 1):
-        raise ValueError(f"--nodes is {given!r}: it must be a number of machines, 1 or more")
+        raise ValueError(f"--nodes is {given!r}: it must be a whole number, 1 or more")
     if given is not None and nodes is not None and int(given) != nodes:
-        raise ValueError(f"--nodes is {given}, but the launcher's --nnodes says {nodes}: leave one of them out")
+        raise ValueError(f"--nodes is {given}, but the launcher's --nnodes is {nodes}. Leave one of them out.")
     for name, values in (("--card", tuple(CARDS)), ("--steps", STEPS)):
         if own.get(name, values[0]) not in values:
-            raise ValueError(f"{name} is {own[name]!r}; it may be {', '.join(values)}")
+            raise ValueError(f"{name} is {own[name]!r}: it must be one of: {', '.join(values)}")
     return Options(
         nodes=nodes or int(given or 1),
         processes=processes,
@@ -126,12 +126,12 @@ def cli_main() -> None:
             if isinstance(stop.code, str):
                 sys.stderr.write(stop.code + "\n")
             sys.exit(2)
-    sys.exit(status[0] if status else 0)  # --cfg job and --help of hydra check nothing
+    sys.exit(status[0] if status else 0)  # hydra's --cfg job and --help check nothing
 
 
 def report(cfg: DictConfig, options: Options, json_file: str | None) -> int:
-    """Check what hydra composed and tell it; returns the exit status."""
-    logging.getLogger().setLevel(logging.WARNING)  # the run's own lines are not this report's
+    """Check the composed config and print the report; return the exit status."""
+    logging.getLogger().setLevel(logging.WARNING)  # keep the run's own log lines out of the report
     with Heartbeat(PROGRAM, "completing the config") as progress:
         run, problems = hydra_train.whole_config(cfg)
         found = check(run, problems, options, progress)

@@ -1,7 +1,8 @@
-"""The device layer: what the rest of the package asks of the hardware.
+"""The device layer: the package's only interface to the hardware.
 
-`base.Device` is the contract and the CPU's answer to it; `cuda` and `hpu` answer where a GPU or a Gaudi card differs.
-Nothing outside this folder asks which hardware there is, imports a vendor's package or sets its environment variables.
+`base.Device` defines the interface and implements it for the CPU; `cuda` and `hpu` override what differs on a GPU or a
+Gaudi card. Code outside this folder never checks which hardware there is, imports a vendor's package or sets its
+environment variables.
 """
 
 from __future__ import annotations
@@ -23,44 +24,44 @@ from fairseq.device.lazy import LazyDevice
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# `common.device` takes these names. A new kind of device is a file and a line here.
+# The values of `common.device`. A new kind of device needs a file and a line here.
 KINDS: dict[str, Callable[[int], Device]] = {
     "cpu": Device,
     "cuda": CudaDevice,
     "hpu": HpuDevice,
     "lazy": LazyDevice,
 }
-_DEVICES: dict[str, Device] = {kind: KINDS[kind](0) for kind in ("cpu", "cuda", "lazy")}  # by their tensors' type
+_DEVICES: dict[str, Device] = {kind: KINDS[kind](0) for kind in ("cpu", "cuda", "lazy")}  # by the tensors' device type
 _STAND_INS: dict[str, Device] = {}  # see stood_in
-_FORMS = Forms()  # what `forced` asks of every device, those that are selected meanwhile included
+_FORMS = Forms()  # set by `forced` for every device, including one that is selected inside it
 
 
 def get(device: str | torch.device) -> Device:
-    """The contract of a device type; types without an entry of their own (meta) get the CPU's."""
+    """Return the device of a torch device type; types without one of their own (meta) get the CPU's."""
     kind = torch.device(device).type
     return _DEVICES.get(kind, _DEVICES["cpu"])
 
 
 def of(tensor: Tensor) -> Device:
-    """The contract of the device that a tensor lives on."""
+    """Return the device that holds a tensor."""
     return _DEVICES.get(tensor.device.type, _DEVICES["cpu"])
 
 
 def of_config(common: DictConfig) -> Device:
-    """The device that a config means (`asked_for`), not claimed: what can be asked before a run opens it."""
+    """Return the device that a config asks for, unclaimed: for questions before a run opens it."""
     return _make(asked_for(common))
 
 
 def takes_hpu_arms(tensor: Tensor) -> bool:
-    """Whether branches marked `# hpu:` run for this tensor: on an HPU, or where a test forces them."""
+    """Whether branches marked `# hpu:` run for this tensor: on an HPU, or if a test forces them."""
     return of(tensor).takes_hpu_arms
 
 
 def select(common: DictConfig, local_rank: int = 0) -> Device:
-    """The device that a run trains on, claimed for this process: the one that `common.device` names, see `asked_for`.
+    """Return the device that a run trains on (see `asked_for`), claimed for this process.
 
     Raises:
-        ValueError: the local rank has no device of its own, or the device's software is not installed.
+        ValueError: there is no device for this local rank, or the device's software is not installed.
     """
     kind = asked_for(common)
     device = _make(kind, local_rank)
@@ -73,9 +74,7 @@ def select(common: DictConfig, local_rank: int = 0) -> Device:
 
 
 def asked_for(common: DictConfig) -> str:
-    """The kind of device that a config means: `common.device`, else `hpu` or `cpu` by its key, else a GPU where
-    there is one.
-    """
+    """Return the kind of device: `common.device`, else by `common.hpu` or `cpu`, else a GPU if there is one."""
     if common.device is not None:
         return str(common.device)
     if common.hpu:
@@ -84,12 +83,12 @@ def asked_for(common: DictConfig) -> str:
 
 
 def known() -> list[Device]:
-    """The devices that tensors of this process may live on: the CPU, a GPU's type, and the one that was selected."""
+    """Return the devices that can hold this process's tensors: CPU, GPU, lazy, and the selected one."""
     return list(_DEVICES.values())
 
 
 def count(common: DictConfig) -> int:
-    """How many processes of a run this machine can hold: one a card, or one a core on CPU."""
+    """Number of a run's processes that this machine can hold: one per card, or one per core on CPU."""
     return of_config(common).count()
 
 
@@ -98,16 +97,15 @@ def _make(kind: str, index: int = 0) -> Device:
 
 
 def missing(common: DictConfig) -> str | None:
-    """What keeps this machine from training on the device that a config means, and the way out; None: nothing does."""
+    """Return why this machine cannot train on the config's device, and what to do; None if it can."""
     return of_config(common).missing()
 
 
 def prepare_process(common: DictConfig) -> list[base.Note]:
-    """Set the environment variables that the device's software reads when it is imported; `select` calls this, and
-    imports it.
+    """Set the environment variables that the device's software reads at import; `select` does both.
 
-    To be called in the process that will own the device, once RANK, LOCAL_RANK and WORLD_SIZE are in the environment
-    where there are several. See `hpu_environment.prepare`.
+    Call it in the process that will own the device. With several processes, RANK, LOCAL_RANK and WORLD_SIZE must be
+    set. See `hpu_environment.prepare`.
 
     Returns:
         Lines for the log.
@@ -117,7 +115,7 @@ def prepare_process(common: DictConfig) -> list[base.Note]:
 
 @contextmanager
 def stood_in(device: Device) -> Iterator[None]:
-    """Within, `device` answers for tensors of its type, and `select` gives it: `stand_in.StandIn()` for the CPU."""
+    """Replace the device of type `device.type` within the context; `select` returns the replacement too."""
     before = _DEVICES[device.type]
     _STAND_INS[device.type] = device
     _DEVICES[device.type] = device.with_forms(_FORMS)
@@ -135,9 +133,7 @@ def forced(
     attention_form: str | None = None,
     hpu_arms: bool = False,
 ) -> Iterator[None]:
-    """Take the named forms, and with `hpu_arms` the branches marked `# hpu:`, whatever the device: the hook by
-    which tests compare arms.
-    """
+    """Force forms, and with `hpu_arms` the branches marked `# hpu:`, on every device; tests compare arms with it."""
     global _FORMS
     outer, _FORMS = _FORMS, Forms(conv_form, pos_conv_form, attention_form, hpu_arms)
     before = dict(_DEVICES)
@@ -147,5 +143,5 @@ def forced(
         yield
     finally:
         _FORMS = outer
-        for kind, device in list(_DEVICES.items()):  # one that was selected meanwhile stays
+        for kind, device in list(_DEVICES.items()):  # keep one that was selected inside the context
             _DEVICES[kind] = before[kind] if device is within.get(kind) else device.with_forms(outer)

@@ -1,4 +1,4 @@
-"""The contract that every device answers, with the CPU's answers."""
+"""The interface that every device implements, with the CPU's implementation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Note(NamedTuple):
 
 
 class Forms(NamedTuple):
-    """Forms that replace a device's own choice (`fairseq.device.forced`); None leaves the choice to the device."""
+    """Forms that override a device's own choice (`fairseq.device.forced`); None keeps the device's choice."""
 
     conv_form: str | None = None
     pos_conv_form: str | None = None
@@ -32,42 +32,42 @@ class Forms(NamedTuple):
 
 
 class Device:
-    """What a run asks of its hardware; this class is the CPU.
+    """The interface between a run and its hardware; this class is the CPU.
 
     The `*_form` methods choose between forms of one computation that give equal results at different speeds. The
-    choices are measurements (benchmarks/results), not beliefs. A graph that `torch.jit.trace` records has torch's own
-    operators: the other forms loop over lengths in Python, which the trace would keep as constants.
+    choices come from measurements (benchmarks/results). While `torch.jit.trace` records, they choose torch's own
+    operators: the other forms loop over lengths in Python, and the trace would keep those lengths as constants.
     """
 
     type = "cpu"
     collective_backend = "gloo"
     takes_hpu_arms = False
-    graphs_are_static = False  # True where a changed Python branch costs a compilation
-    recovers_from_out_of_memory = True  # the allocator can go on, once what the update held is let go
-    records_graphs = False  # True where operations only run at `mark_step`; gradients are then zeroed in place
-    # False where seeding makes the host wait: once an update then, and the processes' number matters
+    graphs_are_static = False  # a changed Python branch costs a compilation
+    recovers_from_out_of_memory = True  # the allocator works again once the update's tensors are freed
+    records_graphs = False  # operations run only at `mark_step`; gradients are then zeroed in place
+    # False if seeding makes the host wait: seed once per update; results then depend on the number of processes
     seeds_each_micro_batch = True
-    statistics_dtype = torch.float64  # of the sums that the log is made of
-    index_dtype: torch.dtype | None = None  # what integer inputs are sent as; None: as they are
-    has_fp16 = False  # float16 kernels and a reason to use them
-    # torch's CTC has no kernel here: log-probabilities are fetched, and their gradient is sent back
+    statistics_dtype = torch.float64  # of the sums behind logged values
+    index_dtype: torch.dtype | None = None  # of integer inputs on the device; None: unchanged
+    has_fp16 = False  # has float16 kernels that are worth using
+    # torch's CTC has no kernel here: log-probabilities are copied to the host, and their gradient back
     ctc_on_host = False
-    copies_from_pinned_memory = False  # copies to the device need not wait for it if they start in pinned memory
+    copies_from_pinned_memory = False  # copies from pinned memory to the device are asynchronous
     dropout_form = "bits"  # or "native": torch's own
     torch_fuses_adam = True  # torch's fused AdamW has a kernel for this device
-    # inference of several utterances at once is faster; on CPU the activations of one fit the caches better
+    # batched inference is faster; on CPU the activations of a single utterance fit the caches better
     gains_by_batches = False
-    norms_mix_dtypes = True  # layer and group norm take half-precision input with fp32 parameters and sum in fp32
-    compiles = False  # `compile` does something, and `common.hpu_compile` applies
-    # under a launcher, `distributed_training.distributed_world_size` must equal the processes of a node, as in the
-    # device's published recipe; elsewhere the key is ignored there, as in fairseq
+    norms_mix_dtypes = True  # layer and group norm accept half-precision input with fp32 parameters, and sum in fp32
+    compiles = False  # `compile` has an effect, and `common.hpu_compile` applies
+    # under a launcher, `distributed_training.distributed_world_size` must equal the processes per node, as in the
+    # published recipe for Gaudi; other devices ignore the key under a launcher, as fairseq does
     world_size_is_strict = False
-    compares_with_recipe = False  # a run is measured against the published pre-training, and warned if it is far off
+    compares_with_recipe = False  # warn if a run is far from the published pre-training recipe
     forms = Forms()
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
-        self.notes: list[Note] = []  # what preparing the process brought up
+        self.notes: list[Note] = []  # from `prepare_process`
 
     @property
     def torch_device(self) -> torch.device:
@@ -77,25 +77,23 @@ class Device:
         """Make this the process's current device, before anything is allocated."""
 
     def missing(self) -> str | None:
-        """What keeps this machine from having such a device, and the way out; None: nothing. Imports and opens
-        nothing.
-        """
+        """Return why this machine has no such device, and what to do; None if it has. Imports and opens nothing."""
         return None
 
     def count(self) -> int:
-        """Processes that this machine can hold with one device each."""
+        """Number of processes that this machine can hold with one device each."""
         return available_cores()
 
     def recommended_count(self) -> int:
-        """Processes that make good use of this machine: one, where a process uses all cores by itself."""
+        """Number of processes that uses this machine well: one if a process uses all cores."""
         return 1
 
     # -- forms ---------------------------------------------------------------------------------------------------------
 
     def with_forms(self, forms: Forms) -> Device:
-        """This device with other forms: itself where it has them already, else a copy that shares what `claim` opened.
+        """Return this device with these forms: itself if it has them, else a copy that shares what `claim` opened.
 
-        Code that runs every step asks the device it got, so forcing a form costs nothing where nothing is forced.
+        Code on the path of a step only reads the device it got, so the hook costs nothing when nothing is forced.
         """
         if forms == self.forms:
             return self
@@ -105,20 +103,26 @@ class Device:
         return device
 
     def conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
-        """Form of the feature extractor's convolutions: `conv1d`, `conv2d` (channels last) or `matmul` (time first,
-        products of views).
+        """Form of the feature extractor's convolutions.
+
+        Returns:
+            `conv1d`, `conv2d` (channels last) or `matmul` (time first, products of views).
         """
         return self.forms.conv_form or ("conv1d" if torch.jit.is_tracing() else self._conv_form(in_channels, dtype))
 
     def pos_conv_form(self, dtype: torch.dtype) -> str:
-        """Form of the positional convolution: `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices,
-        each for 8 frames).
+        """Form of the positional convolution.
+
+        Returns:
+            `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices, each for 8 frames).
         """
         return self.forms.pos_conv_form or ("conv1d" if torch.jit.is_tracing() else self._pos_conv_form(dtype))
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
-        """Form of self-attention: `sdpa`, `vendor` (`fused_attention`), `blocks` (of heads, in cache) or `matmul`
-        (has weights).
+        """Form of self-attention.
+
+        Returns:
+            `sdpa`, `vendor` (`fused_attention`), `blocks` (of heads, in cache) or `matmul` (returns weights).
         """
         if self.forms.attention_form is not None or needs_weights:
             return self.forms.attention_form or "matmul"
@@ -146,15 +150,15 @@ class Device:
         blank: int = 0,
         zero_infinity: bool = False,
     ) -> Tensor:
-        """CTC losses, summed over the rows that count; 0-dim, fp32.
+        """Sum of the CTC losses of the rows with weight 1; 0-dim, fp32.
 
         Args:
             log_probs: T x B x V, fp32, on this device.
-            targets: B x U, filled up with any number; this and the following best on the host, where torch's kernels
-                read lengths.
+            targets: B x U, padded with any number. Best on the host, like the arguments below: torch's kernels read
+                lengths there.
             input_lengths, target_lengths: frames and units of each row, B.
-            weights: float32, B: 1, or 0 for rows that are filler.
-            zero_infinity: rows whose units do not fit into their frames have loss and gradient 0.
+            weights: float32, B: 1, or 0 for filler rows.
+            zero_infinity: loss and gradient are 0 for rows whose units do not fit into their frames.
         """
         if self.ctc_on_host:
             log_probs, targets, weights = log_probs.cpu(), targets.cpu(), weights.cpu()
@@ -167,81 +171,76 @@ class Device:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-        """Mixed precision over fp32 parameters; None computes in fp32."""
+        """Return the context for mixed precision over fp32 parameters; with None, computation is in fp32."""
         return torch.autocast(self.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
     def full_precision(self) -> AbstractContextManager[Any]:
-        """Within mixed precision, a part that computes in the dtype of its tensors."""
+        """Return the context that turns autocast off: operators run in the dtype of their tensors."""
         return torch.autocast(self.torch_device.type, enabled=False)
 
     def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """What a product of matrices of this dtype runs in: autocast's where it is on."""
+        """Dtype in which products of matrices of this dtype run: autocast's if it is on."""
         kind = self.torch_device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
 
     def mark_step(self) -> None:
-        """Hand the operations recorded so far to the device, where it records any."""
+        """Run the operations recorded so far; does nothing on devices that do not record."""
 
     def seed(self, seed: int) -> None:
-        """Seed torch's default generators, and numpy's, from which a model draws the masks that no worker drew. What
-        was recorded before is handed over first.
+        """Seed torch's and numpy's default generators, after running the recorded operations (`mark_step`).
 
-        torch's lazy device draws numbers when a graph runs, so what is pending must run under the old seed. Gaudi's
-        bridge draws one seed for each random operator when the operator is recorded, and again when a kept graph is
-        replayed (`hpu_graphs`); there the step only keeps what came before, such as gradients that were set to zero,
-        out of the next micro-batch's graph.
+        Models draw the masks that no worker drew from numpy's. torch's lazy device draws numbers when a graph runs, so
+        pending operations must run under the old seed. Gaudi's bridge draws one seed for each random operator when it
+        is recorded, and again when a cached graph is replayed (`hpu_graphs`); there `mark_step` only keeps earlier
+        operations, such as zeroing gradients, out of the next micro-batch's graph.
         """
         self.mark_step()
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
 
     def rng_state(self) -> dict[str, Tensor]:
-        """The state of the device's own generator, by the name that it has in a saved state; empty where torch's is
-        the device's.
-        """
+        """State of the device's own generator, by its key in a saved state; empty if it uses torch's default."""
         return {}
 
     def set_rng_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `rng_state` gave; other devices' entries are passed over."""
+        """Restore what `rng_state` returned; entries of other devices are ignored."""
 
     def send(self, tensor: Tensor) -> Tensor:
-        """A host tensor on the device, integers in `index_dtype`; the copy does not wait for the device."""
+        """Copy a host tensor to the device without waiting for it; int64 becomes `index_dtype`."""
         if self.index_dtype is not None and tensor.dtype == torch.int64:
             tensor = tensor.to(self.index_dtype)
         return tensor.to(self.torch_device, non_blocking=True)
 
     def set_number(self, tensor: Tensor, number: float) -> None:
-        """Give a 0-dim tensor of this device another value, by a copy that does not wait: for numbers that change
-        between updates.
+        """Copy a number that changes between updates into a 0-dim tensor of this device, without waiting.
 
-        `tensor.fill_(number)` would make the number part of the key of the compiled graph in Gaudi's lazy mode, so that
-        each value is a graph to compile; a copy is data.
+        In Gaudi's lazy mode `tensor.fill_(number)` would put the number into the key of the compiled graph, and each
+        value would compile a new graph; a copy is data.
         """
         tensor.copy_(torch.tensor(number, dtype=tensor.dtype), non_blocking=True)
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished all work."""
 
     def memory_statistics(self) -> dict[str, float]:
-        """Gigabytes for the log: free now, and the peak since the last call; empty where the device has no memory
-        of its own.
-        """
+        """Free memory and the peak since the last call, in GB, for the log; empty if the device uses the host's."""
         return {}
 
     def counters(self) -> dict[str, float]:
-        """Counts for the log since the process began, such as graphs compiled and the seconds it took; empty where
-        nothing is compiled.
+        """Counts since the process started, for the log; empty if nothing is compiled.
+
+        They include the number of graphs compiled and the seconds spent on it.
         """
         return {}
 
     def bf16_is_fast(self) -> bool:
-        """Whether a model runs faster in bf16 than in fp32: the processor has products of bf16."""
+        """Whether a model runs faster in bf16 than in fp32: on CPU, if the processor has bf16 products."""
         return "avx512_bf16" in cpu_flags() or "amx_bf16" in cpu_flags()
 
     def int8_is_missing(self) -> str | None:
-        """What keeps inference here from products of 8-bit integers; None: nothing. Only the CPU is offered it."""
+        """Return why inference in 8-bit integers is not possible here; None if it is. Only the CPU supports it."""
         if self.torch_device.type != "cpu":
-            return f"the device {self.type!r} is not offered it, only the CPU"
+            return f"the device {self.type!r} does not support it, only the CPU does"
         if not cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"}:
             return "the processor has no products of 8-bit integers (avx512_vnni, avx_vnni or amx_int8)"
         if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
@@ -255,61 +254,62 @@ class Device:
         )
 
     def empty_cache(self) -> None:
-        """Give memory that the allocator keeps back to the device."""
+        """Return cached memory from the allocator to the device."""
 
     # -- kernels of the device's vendor --------------------------------------------------------------------------------
 
     def fused_adam(self) -> type[torch.optim.Optimizer] | None:
-        """An optimizer class with the formula of `fairseq.optim.adam.Adam` in one kernel; None: there is none but
-        torch's.
-        """
+        """Return an optimizer class with `fairseq.optim.adam.Adam`'s formula in one kernel; None: only torch's."""
         return None
 
     def fused_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-        """The form `vendor` of `fairseq.modules.attention.attend`, which only a device with such a kernel chooses."""
-        raise NotImplementedError(f"{self.type} has no attention kernel of its own")
+        """Form `vendor` of `fairseq.modules.attention.attend`; only devices with such a kernel choose it."""
+        raise NotImplementedError(f"the device {self.type!r} has no attention kernel of a vendor")
 
     def fused_clip_norm(self, params: Sequence[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
-        """A function that clips these parameters' gradients in place to an L2 norm and returns the norm before;
-        None: there is none.
+        """Return a function that clips these parameters' gradients in place; None if there is no such kernel.
+
+        Args:
+            max_norm: L2 norm over all gradients after clipping, at most.
+        Returns:
+            A function that returns the norm before clipping, 0-dim.
         """
         return None
 
     def compile(
         self, module: nn.Module, how: str, num_shapes: int, accumulates: bool, optimize_ddp: bool = True
     ) -> None:
-        """Let a module's forward pass, and the backward pass of it, run as compiled graphs; in place. Only devices with
-        `compiles` are asked for it.
+        """Compile a module's forward and backward pass to graphs, in place; called only on devices with `compiles`.
 
         Args:
             how: `common.hpu_compile`.
-            num_shapes: sets of input shapes that will come.
-            accumulates: several micro-batches an update.
+            num_shapes: number of different sets of input shapes.
+            accumulates: an update has several micro-batches.
             optimize_ddp: `common.hpu_optimize_ddp`.
         """
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
     def ddp_options(self) -> dict[str, Any]:
-        """Arguments of DistributedDataParallel that depend on the device."""
+        """Arguments of DistributedDataParallel for this device."""
         return {"device_ids": None}
 
     def loader_start_method(self) -> str | None:
-        """How data-loading workers start; None: the platform's default."""
+        """Start method of data-loading workers; None: the platform's default."""
         return None
 
     def report(self) -> list[Note]:
-        """What the log should say of the device's software, once a run."""
+        """Lines about the device's software for the log, once per run."""
         return self.notes
 
     def describe(self) -> str:
-        """One phrase for the log."""
+        """Describe the device in one phrase, for the log."""
         return f"CPU, {torch.get_num_threads()} threads"
 
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """The processor's features by Linux's names; none where the system does not tell."""
+    """Features of the processor, by Linux's names; empty if the system does not list them."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return frozenset(next((line for line in file if line.startswith(("flags", "Features"))), "").split())
@@ -318,7 +318,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process can use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -11,7 +11,7 @@ from fairseq.device.base import Device
 
 
 class CudaDevice(Device):
-    """A GPU; one process has one."""
+    """One GPU, used by one process."""
 
     type = "cuda"
     collective_backend = "nccl"
@@ -37,13 +37,16 @@ class CudaDevice(Device):
     def missing(self) -> str | None:
         if torch.cuda.device_count() > 0:
             return None
-        return "common.device is cuda (--device cuda), but torch finds no GPU on this machine: leave it out, or say cpu"
+        return (
+            "common.device is cuda (--device cuda), but torch finds no GPU on this machine. Use cpu, or leave the "
+            "option out."
+        )
 
     def claim(self) -> None:
         present = torch.cuda.device_count()
         if self.index >= present:
             raise ValueError(
-                f"local rank {self.index} has no GPU: this machine shows {present}. Start at most {present} "
+                f"local rank {self.index} has no GPU: torch finds {present} on this machine. Start at most {present} "
                 f"processes here (distributed_training.distributed_world_size={present}, or "
                 f"--nproc_per_node={present})."
             )

@@ -1,6 +1,4 @@
-"""What the lazy-tensor device did: graphs compiled and run, cuts between two `mark_step`s, and the lines of code
-that caused them.
-"""
+"""Counts of the lazy-tensor device: graphs compiled and run, graph cuts, and the lines of code that cause them."""
 
 from __future__ import annotations
 
@@ -30,23 +28,21 @@ READS = {
     "equal",
 }
 
-_graphs_at_steps = 0  # graphs that ran inside of `mark_step`
+_graphs_at_steps = 0  # graphs that ran inside `mark_step`
 
 
 class GraphCounts(NamedTuple):
-    """Counts since the process started; the difference of two is what happened in between."""
+    """Counts since the process started; `since` subtracts two of them."""
 
-    compiled: int  # graphs that were new
+    compiled: int  # new graphs
     ran: int  # graphs that ran, new or not
-    steps: int  # of these, those that a `mark_step` ran
-    # operators that were run by themselves, since torch's backend cannot record them; each cuts the graph
+    steps: int  # those of them that a `mark_step` ran
+    # operators that torch's backend cannot record and runs directly; each cuts the graph
     fallbacks: dict[str, int]
 
     @property
     def cuts(self) -> int:
-        """Graphs that ran although no `mark_step` asked for it: a value was read, or an operator could not be
-        recorded.
-        """
+        """Graphs that ran without a `mark_step`: a value was read, or an operator could not be recorded."""
         return self.ran - self.steps
 
     def since(self, before: GraphCounts) -> GraphCounts:
@@ -57,12 +53,12 @@ class GraphCounts(NamedTuple):
 
 
 def graph_counts() -> GraphCounts:
-    """The counts now. `torch._lazy.metrics.reset` must not be called between two that are compared."""
+    """Return the current counts. Do not call `torch._lazy.metrics.reset` between two that you compare."""
     return GraphCounts(_value("UncachedCompile"), _graphs_run(), _graphs_at_steps, _fallbacks())
 
 
 def counted_step(mark_step: Callable[[], None]) -> None:
-    """Run a `mark_step`, noting the graphs that it runs as asked for."""
+    """Call `mark_step`, without counting the graphs that it runs as cuts."""
     global _graphs_at_steps
     before = _graphs_run()
     mark_step()
@@ -86,17 +82,18 @@ def _value(name: str) -> int:
 
 
 class Cut(NamedTuple):
-    """Where a graph was cut, or a value read."""
+    """A place where a graph was cut, or a value read."""
 
     file: str
     line: int
-    operator: str  # torch's function that was called there; `backward` stands for all of the backward pass
-    fell_back: bool  # torch's backend could not record it and ran it by itself, which an HPU may well do without
+    operator: str  # torch function that was called there; `backward` for the whole backward pass
+    fell_back: bool  # torch's backend could not record it and ran it directly; an HPU may record it
 
 
 class CutFinder(TorchFunctionMode):
-    """Notes the lines that cut the graph or read a value of the lazy device: `with CutFinder() as finder: ...`,
-    then `finder.places`.
+    """Find the lines that cut a graph or read a value of the lazy device.
+
+    Use it as `with CutFinder() as finder: ...`, then read `finder.places`.
     """
 
     def __init__(self) -> None:
@@ -115,14 +112,12 @@ class CutFinder(TorchFunctionMode):
         return result
 
     def _cuts(self) -> int:
-        """Graphs run without a `mark_step`, and operators run by themselves, which cut nothing where nothing was
-        pending.
-        """
+        """Graphs run without a `mark_step`, plus operators run directly (no cut if nothing was pending)."""
         return _graphs_run() - _graphs_at_steps + sum(_fallbacks().values())
 
 
 def _cut_by_caller(operator: str, fell_back: bool) -> Cut:
-    """The innermost line of code outside of torch and the device layer."""
+    """Return a cut at the innermost line of code outside torch and the device layer."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _DEVICE_LAYER)):
         frame = frame.f_back

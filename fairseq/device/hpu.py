@@ -1,4 +1,4 @@
-"""Intel Gaudi (HPU). The only module that imports the vendor's package, when `claim` is called and not before."""
+"""Intel Gaudi (HPU). Only this module imports the vendor's package, and only when `claim` is called."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from fairseq.device.base import Device, Note
 VENDOR = "habana_frameworks"
 CARDS_OF_A_SERVER = 8
 ABSENT = (
-    f"common.hpu needs Intel's package {VENDOR}, which is not installed here. It comes with Intel's "
-    "container images for Gaudi, not from PyPI: install this project inside one with `pip install --editable .[hpu]`. "
-    "For a dry run on this machine type fairseq-preflight with the same arguments; to train here, common.hpu=false."
+    f"common.hpu=true needs Intel's package {VENDOR}, which is not installed here. It comes with Intel's container "
+    "images for Gaudi, not from PyPI: run `pip install --editable .[hpu]` inside one. To check the run on this "
+    "machine, run fairseq-preflight with the same arguments. To train on this machine, set common.hpu=false."
 )
 OUT_OF_MEMORY = "MODULE:PT_DEVMEM Allocation failed"
 
 
 class HpuDevice(Device):
-    """A card; one process has one, by the name `hpu` and the number 0.
+    """One Gaudi card, used by one process as `hpu:0`.
 
     In lazy mode operations are recorded and run as a compiled graph at `mark_step`; in eager mode they run one by one.
-    Forms are chosen by what the bridge has kernels for: nothing here was measured on a card.
+    Forms are chosen by the kernels that the bridge has; nothing here was measured on a card.
     """
 
     type = "hpu"
     collective_backend = "hccl"
     takes_hpu_arms = True
     graphs_are_static = True
-    statistics_dtype = torch.float32  # a float64 is one on the card, whatever its name
-    index_dtype = torch.int32  # an int64 is one in lazy mode, and sending it checks its range on the host
+    statistics_dtype = torch.float32  # the card computes float64 as float32
+    index_dtype = torch.int32  # lazy mode stores int64 as int32, after checking its range on the host
     dropout_form = "native"
     norms_mix_dtypes = False
     gains_by_batches = True
     torch_fuses_adam = False
-    ctc_on_host = True  # where the vendor's kernel is missing: torch's own would compile anew for each set of lengths
-    # the pool holds the card's memory from the start, and cannot give any of it back
+    ctc_on_host = True  # if the vendor's kernel is missing: torch's would be compiled again for each set of lengths
+    # the pool takes all of the card's memory at the start, and cannot return any
     recovers_from_out_of_memory = False
     compiles = True
     world_size_is_strict = True
@@ -56,7 +56,7 @@ class HpuDevice(Device):
 
     @property
     def seeds_each_micro_batch(self) -> bool:
-        return self.records_graphs  # eager mode's `torch.manual_seed` waits for the bridge's pipeline to run dry
+        return self.records_graphs  # in eager mode `torch.manual_seed` waits until the bridge's pipeline is empty
 
     @property
     def torch_device(self) -> torch.device:
@@ -65,11 +65,11 @@ class HpuDevice(Device):
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
         self._core: Any = None
-        self._attention: Any = None  # the vendor's attention kernel, where this release has it
+        self._attention: Any = None  # the vendor's attention kernel, if this release has it
         self._tensors_live_on = "hpu"
 
     def claim(self) -> None:
-        """Import the vendor's package in this process, whose environment has been prepared (`hpu_environment.prepare`).
+        """Import the vendor's package in this process; `hpu_environment.prepare` must have run.
 
         Raises:
             ValueError: lazy mode on stock PyTorch.
@@ -85,13 +85,13 @@ class HpuDevice(Device):
             import habana_frameworks.torch.distributed.hccl  # noqa: F401 - registers the collective backend
         self._core = core
         self._attention = _import("habana_frameworks.torch.hpex.kernels", "FusedSDPA")
-        self._tensors_live_on = getattr(vendor, "TENSOR_DEVICE", "hpu")  # a stand-in's live elsewhere
+        self._tensors_live_on = getattr(vendor, "TENSOR_DEVICE", "hpu")  # the tests' fake has others
 
     def missing(self) -> str | None:
         return None if importlib.util.find_spec(VENDOR) is not None else ABSENT
 
     def count(self) -> int:
-        """Cards of this machine, without opening one; a server's where that cannot be seen."""
+        """Number of cards of this machine, counted without opening one; 8 if they cannot be listed."""
         visible = environment.visible_modules(os.environ)
         if visible:
             return len(visible)
@@ -107,7 +107,7 @@ class HpuDevice(Device):
         return "conv2d"
 
     def _pos_conv_form(self, dtype: torch.dtype) -> str:
-        return "conv1d"  # fewer operations than `blocks` by 1/17 for 128 taps; neither was measured on a card
+        return "conv1d"  # 1/17 fewer operations than `blocks` for 128 taps; neither was measured on a card
 
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "matmul" if self._attention is None else "vendor"
@@ -125,7 +125,7 @@ class HpuDevice(Device):
         return {"hpu_rng_state": _card().get_rng_state()} if self._core is not None else {}
 
     def set_rng_state(self, state: dict[str, Tensor]) -> None:
-        """What was recorded is handed over first."""
+        """Restore the generator's state, after running the recorded operations."""
         if "hpu_rng_state" in state and self._core is not None:
             self.mark_step()
             _card().set_rng_state(state["hpu_rng_state"])
@@ -140,7 +140,7 @@ class HpuDevice(Device):
         return {"gb_free": round(free / 2**30, 1), "gb_peak": round(peak / 2**30, 1)}
 
     def counters(self) -> dict[str, float]:
-        """Graphs compiled and the seconds it took, and operators that ran on the host, by the bridge's own count."""
+        """Graphs compiled, seconds spent on it, and operators that ran on the host, as counted by the bridge."""
         metric_global = _import("habana_frameworks.torch.hpu.metrics", "metric_global")
         counts: dict[str, float] = {}
         for name, metric_name in (
@@ -164,21 +164,21 @@ class HpuDevice(Device):
     # -- kernels of the device's vendor --------------------------------------------------------------------------------
 
     def fused_adam(self) -> type[torch.optim.Optimizer] | None:
-        """Habana's FusedAdamW: decoupled decay and eps before the bias correction, as fairseq's Adam."""
+        """Habana's FusedAdamW: decoupled decay and eps before the bias correction, as in fairseq's Adam."""
         return _import("habana_frameworks.torch.hpex.optimizers", "FusedAdamW")
 
     def fused_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         if mask is not None:
-            # B x 1 x T x T', as the kernel's other users give it
+            # B x 1 x T x T', as the kernel's other users pass it
             mask = mask.expand(q.size(0), -1, q.size(2), k.size(2))
-        return self._attention.apply(q, k, v, mask, dropout)  # an autograd function: by position
+        return self._attention.apply(q, k, v, mask, dropout)  # an autograd function takes positional arguments
 
     def fused_clip_norm(self, params: Sequence[Tensor], max_norm: float) -> Callable[[], Tensor] | None:
         kernel = _import("habana_frameworks.torch.hpex.normalization", "FusedClipNorm")
         if kernel is None:
             return None
         clipper = kernel(params, max_norm)
-        return lambda: clipper.clip_norm(params).reshape(())  # it returns one number in a vector
+        return lambda: clipper.clip_norm(params).reshape(())  # from a vector of one number to 0-dim
 
     def ctc_loss(
         self,
@@ -190,10 +190,10 @@ class HpuDevice(Device):
         blank: int = 0,
         zero_infinity: bool = False,
     ) -> Tensor:
-        """By the vendor's kernel, which takes lengths on the device and keeps shapes static; on the host where this
-        release has none.
+        """Compute the loss with the vendor's kernel, or on the host if this release has none.
 
-        Rows of filler go in as certain of anything and without units: their loss is 0, and no gradient comes back.
+        The kernel takes lengths on the device and keeps shapes static. Filler rows are passed with log-probabilities of
+        0 and without units, so that their loss and gradient are 0.
         """
         kernel = self._ctc_kernel()
         if kernel is None:
@@ -204,9 +204,7 @@ class HpuDevice(Device):
         return kernel.apply(log_probs, self.send(targets), self.send(input_lengths), units, blank, "sum", zero_infinity)
 
     def _ctc_kernel(self) -> Any:
-        """Habana's CTCLoss, an autograd function that takes its arguments by position; None where this release has
-        none.
-        """
+        """Habana's CTCLoss, an autograd function with positional arguments; None if this release has none."""
         return _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")
 
     def compile(
@@ -219,23 +217,23 @@ class HpuDevice(Device):
         elif how == "compile":
             from torch._dynamo import config
 
-            # a graph for each shape, in training and evaluation; beyond its limit torch would run the rest uncompiled
-            # without a word
+            # one graph per shape, in training and evaluation; beyond its limit torch silently runs uncompiled
             config.cache_size_limit = max(config.cache_size_limit, 2 * num_shapes)
-            if not environment.compiles_autograd(os.environ):  # which wants, and sets, DDP's reducer in Python
+            if not environment.compiles_autograd(os.environ):  # it needs and sets DDP's reducer in Python
                 config.optimize_ddp = optimize_ddp
             module.compile(backend="hpu_backend", dynamic=False)
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
     def ddp_options(self) -> dict[str, Any]:
-        """Where the config keeps to its defaults: few and large exchanges (each cuts the graph), and no second copy
-        of the gradients.
+        """Arguments of DistributedDataParallel that apply if the config has its defaults.
+
+        Few large all-reduces, as each cuts the graph, and no second copy of the gradients.
         """
         return {"device_ids": None, "bucket_cap_mb": 230, "gradient_as_bucket_view": True, "broadcast_buffers": False}
 
     def loader_start_method(self) -> str | None:
-        return "forkserver"  # a fork of a process that has opened a card is undefined
+        return "forkserver"  # forking a process that has opened a card is undefined behaviour
 
     def report(self) -> list[Note]:
         versions = environment.check_versions(environment.software_version(), torch.__version__)
@@ -247,13 +245,13 @@ class HpuDevice(Device):
 
 
 def _card() -> Any:
-    """`torch.hpu`, which is there once the vendor's package is imported."""
+    """Return `torch.hpu`, which exists once the vendor's package is imported."""
     extended: Any = torch
     return extended.hpu
 
 
 def _import(module: str, name: str) -> Any:
-    """What a module of the vendor's offers by this name; None where this release has no such module or name."""
+    """Return a name from a module of the vendor's package; None if this release has no such module or name."""
     try:
         return getattr(importlib.import_module(module), name, None)
     except ImportError:

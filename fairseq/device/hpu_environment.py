@@ -1,10 +1,10 @@
-"""What Gaudi's software reads from the environment when it is imported, set before that.
+"""Set the environment variables that Gaudi's software reads at import, before it is imported.
 
-Plain functions of (config, environment): nothing here imports the vendor's package. `prepare` is to be called in the
-process that will own the card, before `HpuDevice.claim` imports the package there: in the child where processes are
-spawned, never in their parent or in a data-loading worker. What the user set always stays.
+Plain functions of (config, environment): nothing here imports the vendor's package. Call `prepare` in the process that
+will own the card, before `HpuDevice.claim` imports the package there: in the child if processes are spawned, never in
+their parent or in a data-loading worker. Variables that the user set are kept.
 
-Names and defaults: Intel's runtime flags, and the open bridge source of release 1.19.
+Names and defaults: Intel's runtime flags, and the open-source bridge of release 1.19.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 from fairseq.device.base import Note
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
-PLUGIN = "habana-torch-plugin"  # the distribution that carries the vendor's package; its version is the software's
-# software -> releases of torch that its containers carry (Intel's support matrix); a release by its first two numbers,
-# or by three
+PLUGIN = "habana-torch-plugin"  # distribution of the vendor's package; its version is the software's release
+# software, by two or three numbers -> torch releases in its containers (Intel's support matrix)
 TORCH_OF_SOFTWARE: dict[str, list[str]] = {
     "1.19": ["2.5"],
     "1.20": ["2.6"],
@@ -42,65 +41,68 @@ COMPILED_AUTOGRAD = "PT_HPU_ENABLE_COMPILED_AUTOGRAD"
 LOWER_LIST = "PT_HPU_AUTOCAST_LOWER_PRECISION_OPS_LIST"
 FP32_LIST = "PT_HPU_AUTOCAST_FP32_OPS_LIST"
 _HALF_KEYS = ("hmp", "bf16", "memory_efficient_bf16", "fp16", "memory_efficient_fp16", "amp")
-# beside the recipe's, in the package's folder
+# in the package's folder, next to the recipe's lists
 DEFAULT_LISTS = {LOWER_LIST: "ops_bf16_wav2vec2.txt", FP32_LIST: "ops_fp32_wav2vec2.txt"}
 
 
 class Variable(NamedTuple):
-    """A variable that is set unless the user gave it."""
+    """An environment variable that is set unless the user has set it."""
 
     name: str
     value: str
     reason: str
-    releases: str  # of Gaudi's software that it matters to
+    releases: str  # of Gaudi's software that it affects
 
 
 def is_lazy(environ: Mapping[str, str]) -> bool:
-    """Whether the bridge records graphs: any value but "0", as it reads it. `prepare` has set it: the default is
-    eager from 1.21 on.
+    """Whether the bridge records graphs: for any value but "0", as the bridge reads it.
+
+    `prepare` always sets the variable, as the default is eager from 1.21 on.
     """
     return environ.get(LAZY_MODE, "1") != "0"
 
 
 def compiles_autograd(environ: Mapping[str, str]) -> bool:
-    """Whether the vendor's package turns on compiled autograd at its import."""
+    """Whether the vendor's package turns on compiled autograd at import."""
     return environ.get(COMPILED_AUTOGRAD, "0").lower() in ("1", "true", "on", "yes")
 
 
 def stock_torch_in_lazy_mode(environ: Mapping[str, str], torch_version: str) -> str | None:
-    """Why the vendor's package would refuse to be imported, and the way out; None: it would not.
+    """Return why the vendor's package would refuse to be imported, and what to do; None if it would not.
 
-    Lazy mode is in Intel's own build of torch only, whose version has a local part that begins with "git". Of the two
-    container images of a release the second carries stock PyTorch.
+    Only Intel's build of torch has lazy mode; the local part of its version begins with "git". Each release has two
+    container images, and the second has stock PyTorch.
     """
     if not is_lazy(environ) or torch_version.partition("+")[2].startswith("git") or not _is_vendors_package():
         return None
     return (
-        f"common.hpu_lazy_mode is true, but this is stock PyTorch {torch_version}, on which Gaudi's software has "
-        f"eager mode only. Train in eager mode: --config-name {EAGER_CONFIG} (or common.hpu_lazy_mode=false, and "
-        f"{LAZY_MODE} unset or 0). For lazy mode take the container with Intel's build of PyTorch, whose version "
-        "ends in +git and a commit."
+        f"common.hpu_lazy_mode=true needs Intel's build of PyTorch, but this is stock PyTorch {torch_version}, which "
+        f"has eager mode only. For eager mode, use --config-name {EAGER_CONFIG} (or "
+        f"common.hpu_lazy_mode=false, with {LAZY_MODE} unset or 0). For lazy mode, use the container with Intel's "
+        "build, whose torch version ends in +git and a commit."
     )
 
 
 def _is_vendors_package() -> bool:
-    """Whether the package that would be imported checks torch's version: it carries the one that it was built for."""
+    """Whether the installed package is Intel's: it has a file with the torch version that it was built for."""
     spec = importlib.util.find_spec("habana_frameworks")
     folders = [] if spec is None else spec.submodule_search_locations or []
     return any(Path(folder, "torch", "required_version.txt").is_file() for folder in folders)
 
 
 def prepare(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
-    """Set what the vendor's package is to find at its import; returns what the log should say.
+    """Set the variables that the vendor's package reads at import.
 
-    `fairseq.device.select` calls it just before the import. Called again it changes nothing, and returns the same.
+    `fairseq.device.select` calls it just before the import. A second call changes nothing and returns the same lines.
 
     Args:
-        common: the config group `common`; `hmp_bf16` and `hmp_fp32` are looked for by `find_op_list`.
-        environ: `os.environ`, or a dict in tests. Where there are several processes it has RANK, LOCAL_RANK and
-            WORLD_SIZE by now, from the launcher or from whoever spawned this one.
+        common: the config group `common`; `find_op_list` finds `hmp_bf16` and `hmp_fp32`.
+        environ: `os.environ`, or a dict in tests. With several processes it must have RANK, LOCAL_RANK and WORLD_SIZE,
+            from the launcher or from the process that spawned this one.
+    Returns:
+        Lines for the log.
     Raises:
-        ValueError: an op list is not there.
+        ValueError: an op list does not exist.
     """
     notes = _set_lazy_mode(common, environ)
     for variable in [*_fixed(), *recipe_cache(environ)]:
@@ -121,9 +123,9 @@ def _set_lazy_mode(common: Any, environ: MutableMapping[str, str]) -> list[Note]
     mode = "lazy" if is_lazy(environ) else "eager"
     return [
         Note(
-            f"{LAZY_MODE}={found} is set in the environment and common.hpu_lazy_mode is "
-            f"{str(bool(common.hpu_lazy_mode)).lower()}: the environment counts, this run is in {mode} mode. Unset "
-            "the one or change the other.",
+            f"{LAZY_MODE}={found} in the environment takes precedence over common.hpu_lazy_mode="
+            f"{str(bool(common.hpu_lazy_mode)).lower()}: this run is in {mode} mode. Unset the variable or change the "
+            "key.",
             True,
         )
     ]
@@ -134,34 +136,33 @@ def _fixed() -> list[Variable]:
         Variable(
             "PT_HPU_ENABLE_REFINE_DYNAMIC_SHAPES",
             "0",
-            "buckets give every batch one of a few shapes; the bridge must not make its own of them",
+            "buckets limit the shapes of batches already; the bridge must not derive dynamic ones",
             "on by default before 1.14",
         ),
         Variable(
             "HABANA_PGM_LRU_MAX",
             "100000",
-            "every bucket's graphs stay in memory; one that was dropped would be compiled again",
+            "the graphs of all buckets stay in memory; an evicted one would be compiled again",
             "default 30000 in lazy mode up to 1.24",
         ),
     ]
 
 
 def recipe_cache(environ: Mapping[str, str]) -> list[Variable]:
-    """One folder on this machine for compiled graphs: one local rank compiles, the others and the next run read. All
-    releases.
+    """Return the variable for a folder of compiled graphs, which all local ranks and later runs share.
 
-    The older PT_RECIPE_CACHE_PATH (of the recipe's command) names the folder too; it is said again in the form that
-    1.14 and later read. Nothing is deleted at the start: a rank that starts late would delete what another has just
-    compiled.
+    It applies to all releases. The older PT_RECIPE_CACHE_PATH (in the recipe's command) also names the folder; it is
+    repeated in the form that 1.14 and later read. Nothing is deleted at the start: a rank that starts late would delete
+    what another has just compiled.
 
     Raises:
-        ValueError: nobody gave a folder, and there is none that only this user can write.
+        ValueError: no folder is given, and no default folder is writable by this user only.
     """
     if "PT_HPU_RECIPE_CACHE_CONFIG" in environ:
         return []
     folder = environ.get("PT_RECIPE_CACHE_PATH")
     if folder is None:
-        folder = _folder_of_ones_own()
+        folder = _private_folder()
         delete, megabytes = "false", "4096"
     else:
         folder = os.path.abspath(folder)
@@ -169,13 +170,14 @@ def recipe_cache(environ: Mapping[str, str]) -> list[Variable]:
             environ.get("PT_CACHE_FOLDER_DELETE", "false"),
             environ.get("PT_CACHE_FOLDER_SIZE_MB", "1024"),
         )
-    reason = "graphs are compiled once a machine, not once a rank"
+    reason = "graphs are compiled once per machine, not once per rank"
     return [Variable("PT_HPU_RECIPE_CACHE_CONFIG", f"{folder},{delete},{megabytes}", reason, "all")]
 
 
-def _folder_of_ones_own() -> str:
-    """A folder that nobody else can write, since the device runs what is in it: on the local disk, or at home where
-    the name is taken.
+def _private_folder() -> str:
+    """Return a folder that only this user can write, since the device runs its contents.
+
+    It is in the temporary directory, or in the home directory if that name is taken.
     """
     name = f"fairseq_hpu_recipes_{os.getuid()}"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -184,14 +186,15 @@ def _folder_of_ones_own() -> str:
         if is_private(folder):
             return folder
     raise ValueError(
-        f"no folder for compiled graphs: {' and '.join(places)} cannot be made, are links, or can be written by "
-        "other users. Give a folder of your own: PT_RECIPE_CACHE_PATH=FOLDER."
+        f"no folder for compiled graphs: {' and '.join(places)} cannot be created, are links, or are writable by "
+        "other users. Set PT_RECIPE_CACHE_PATH=FOLDER to a folder that only you can write."
     )
 
 
 def is_private(folder: str) -> bool:
-    """Whether a folder, made here if it is missing, is a real one that only this user can write. Read it right
-    before it is used.
+    """Whether a folder, created if missing, is a real directory that only this user can write.
+
+    Call this right before using the folder.
     """
     try:
         os.makedirs(os.path.dirname(folder), exist_ok=True)
@@ -204,9 +207,7 @@ def is_private(folder: str) -> bool:
 
 
 def _choose_card(environ: MutableMapping[str, str]) -> None:
-    """What HCCL reads at its import beside the launcher's variables: the name of its log files, and which card this
-    process takes.
-    """
+    """Set the name of HCCL's log files and the card of this process, which HCCL reads at import."""
     local_rank = int(environ["LOCAL_RANK"])
     modules = visible_modules(environ)
     environ.setdefault("ID", environ["RANK"])
@@ -214,7 +215,7 @@ def _choose_card(environ: MutableMapping[str, str]) -> None:
 
 
 def visible_modules(environ: Mapping[str, str]) -> list[str]:
-    """Cards that HABANA_VISIBLE_MODULES ("0,1,4") lets this machine's processes have; empty: it is not set."""
+    """Cards that HABANA_VISIBLE_MODULES ("0,1,4") allows on this machine; empty if it is not set."""
     return [name.strip() for name in environ.get("HABANA_VISIBLE_MODULES", "").split(",") if name.strip()]
 
 
@@ -222,14 +223,14 @@ def visible_modules(environ: Mapping[str, str]) -> list[str]:
 
 
 def find_op_list(name: str, config_folders: Sequence[str] = ()) -> Path:
-    """The file that `common.hmp_bf16` or `hmp_fp32` means: absolute, or relative to the config's folder, where one
-    works, or the package.
+    """Return the file that `common.hmp_bf16` or `hmp_fp32` names.
 
-    The package carries the recipe's two lists, ops_bf16.txt and ops_fp32.txt; files of these names beside the config
-    come first.
+    A relative path is searched for in the config's folder, the working directory and the package, in this order. The
+    package has the recipe's two lists, ops_bf16.txt and ops_fp32.txt; files of these names next to the config take
+    precedence.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such file.
     """
     folders = [*map(Path, config_folders), Path.cwd(), PACKAGE_FOLDER]
     for folder in folders:
@@ -238,15 +239,15 @@ def find_op_list(name: str, config_folders: Sequence[str] = ()) -> Path:
             return path
     places = ", ".join(str(folder) for folder in folders)
     raise ValueError(
-        f"{name!r}: there is no such file in {places}. Give a file with one operator a line, such as ops_bf16.txt."
+        f"op list {name!r}: no such file in {places}. Give a file with one operator per line, such as ops_bf16.txt."
     )
 
 
 def locate_op_lists(common: Any, config_folders: Sequence[str]) -> None:
-    """Put whole paths into `common`, while the config's folder is known: processes that are started later know only the
-    working directory.
+    """Make the op lists in `common` absolute paths, while the config's folder is known.
 
-    A file that is nowhere stays as it is; the config's check tells it.
+    Processes that start later know only the working directory. The name of a missing file stays unchanged; the config's
+    check reports it.
     """
     for key in ("hmp_bf16", "hmp_fp32"):
         if common[key]:
@@ -255,10 +256,10 @@ def locate_op_lists(common: Any, config_folders: Sequence[str]) -> None:
 
 
 def read_op_list(path: Path) -> list[str]:
-    """An op list's operators, as the bridge reads it: a line is a name, without spaces.
+    """Read an op list's operators as the bridge does: one name per line, without spaces.
 
     Raises:
-        ValueError: a line is no name.
+        ValueError: a line is not a name.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -270,9 +271,7 @@ def read_op_list(path: Path) -> list[str]:
 
 
 def _set_op_lists(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
-    """Both lists, wherever the run is in mixed precision: the bridge's own would run log_softmax, softmax, mean and
-    mul in bf16.
-    """
+    """Set both lists for runs in mixed precision; the bridge's own run (log_)softmax, mean and mul in bf16."""
     if not any(common[key] for key in _HALF_KEYS):
         return []
     asked = {LOWER_LIST: ("hmp_bf16", common.hmp_bf16), FP32_LIST: ("hmp_fp32", common.hmp_fp32)}
@@ -282,7 +281,7 @@ def _set_op_lists(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
         given = environ.setdefault(variable, str(wanted))
         if common.hmp and name and Path(given).resolve() != wanted:
             notes.append(
-                Note(f"{variable}={given} is set in the environment: it counts before common.{key}={name}.", True)
+                Note(f"{variable}={given} in the environment takes precedence over common.{key}={name}.", True)
             )
         if common.hmp_verbose and Path(given).is_file():
             precision = "bf16" if variable == LOWER_LIST else "fp32"
@@ -291,15 +290,15 @@ def _set_op_lists(common: Any, environ: MutableMapping[str, str]) -> list[Note]:
             )
     both = [environ[variable] for variable in asked if Path(environ[variable]).is_file()]
     if len(both) == 2 and (twice := sorted(set(read_op_list(Path(both[0]))) & set(read_op_list(Path(both[1]))))):
-        notes.append(Note(f"{', '.join(twice)}: in both op lists; the bridge takes the one of lower precision.", True))
+        notes.append(Note(f"{', '.join(twice)}: in both op lists; the bridge uses the lower precision.", True))
     return notes
 
 
-# -- what the log says -------------------------------------------------------------------------------------------------
+# -- lines for the log -------------------------------------------------------------------------------------------------
 
 
 def software_version() -> str | None:
-    """Release of Gaudi's software in this environment, such as 1.21.0.555; None where it is not installed."""
+    """Release of Gaudi's software in this environment, such as 1.21.0.555; None if it is not installed."""
     try:
         return metadata.version(PLUGIN)
     except metadata.PackageNotFoundError:
@@ -307,24 +306,22 @@ def software_version() -> str | None:
 
 
 def check_versions(software: str | None, torch_version: str) -> list[Note]:
-    """A warning where software and torch are no pair that Intel supports."""
+    """Warn if Gaudi's software and torch are not a pair that Intel supports."""
     if software is None:
-        return [
-            Note(f"the version of Gaudi's software is not known ({PLUGIN} is not installed as a distribution)", True)
-        ]
+        return [Note(f"the version of Gaudi's software is unknown: the distribution {PLUGIN} is not installed", True)]
     numbers = software.split(".")
     torch_release = ".".join(torch_version.split(".")[:2])
     supported = TORCH_OF_SOFTWARE.get(".".join(numbers[:3])) or TORCH_OF_SOFTWARE.get(".".join(numbers[:2]))
     if supported is None:
-        return [Note(f"Gaudi's software {software} is not one of {OLDEST} to {NEWEST}, which this version knows", True)]
+        return [Note(f"Gaudi's software {software} is not one of {OLDEST} to {NEWEST}, the known releases", True)]
     if torch_release not in supported:
-        pair = f"comes with torch {' or '.join(supported)}, this is torch {torch_version}: not a supported pair"
-        return [Note(f"Gaudi's software {software} {pair}", True)]
+        pair = f"comes with torch {' or '.join(supported)}, but this is torch {torch_version}"
+        return [Note(f"Gaudi's software {software} {pair}: Intel does not support this pair", True)]
     return []
 
 
 def in_effect(environ: Mapping[str, str]) -> Note:
-    """Every variable of the vendor's that is set, in one line."""
+    """List the vendor's variables that are set, in one line."""
     prefixes = ("PT_", "HABANA_", "HLS_", "HCCL_", "HCL_")
     values = [f"{name}={value}" for name, value in sorted(environ.items()) if name.startswith(prefixes)]
     return Note("Gaudi's variables in effect: " + " ".join(values))

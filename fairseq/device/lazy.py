@@ -1,6 +1,4 @@
-"""PyTorch's own lazy-tensor device: operations are recorded and run as graphs, on the CPU, as Gaudi's lazy mode
-does on its card.
-"""
+"""PyTorch's lazy-tensor device: operations run as graphs on the CPU, as in Gaudi's lazy mode on the card."""
 
 from __future__ import annotations
 
@@ -16,11 +14,10 @@ from fairseq.device.base import Device
 
 
 class LazyDevice(Device):
-    """Training with real graph capture and no card: one process, fp32, no fused kernels; slow, and made for tests and
-    checks.
+    """Real graph capture without a card, for tests and checks: one process, fp32, no fused kernels, slow.
 
-    It takes the branches marked `# hpu:`. Its own gaps are not an HPU's: what torch's backend would run one by one on
-    the CPU though the HPU has a kernel for it is written in operators that it can record (`lazy_operators`).
+    It takes the branches marked `# hpu:`. Operators that the HPU has a kernel for, but torch's backend cannot record,
+    are composed of others that it can (`lazy_operators`).
     """
 
     type = "lazy"
@@ -48,15 +45,15 @@ class LazyDevice(Device):
         return "matmul"  # torch's backend has no fused attention
 
     def autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-        """fp32 is all there is; even autocast that is switched off raises for this device.
+        """Return an empty context: this device has fp32 only, and torch.autocast raises even if disabled.
 
         Raises:
-            ValueError: another precision.
+            ValueError: `dtype` is not None.
         """
         if dtype is not None:
             raise ValueError(
-                "common.device is lazy, which computes in fp32 only: leave common.fp16, bf16, amp and hmp false, or "
-                "take another device"
+                "common.device is lazy, which computes in fp32 only. Set common.fp16, bf16, amp and hmp to false, or "
+                "use another device."
             )
         return contextlib.nullcontext()
 
@@ -88,7 +85,7 @@ _started = False
 
 
 def start_backend() -> None:
-    """Make "lazy" a device of this process, once, with the operators that torch's backend lacks."""
+    """Register the device "lazy" in this process, once, with the operators that torch's backend lacks."""
     global _started
     if _started:
         return

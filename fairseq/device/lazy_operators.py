@@ -1,7 +1,7 @@
-"""Operators that torch's lazy backend cannot record, written in ones that it can.
+"""Operators that torch's lazy backend cannot record, composed of ones that it can.
 
-Each of them has a kernel on HPU (hpu_ops list of release 1.19), so a graph cut here would be a false alarm. None makes
-a view: this is below the layer that tracks them.
+Each has a kernel on HPU (hpu_ops list of release 1.19), so a graph cut here would be a false alarm. None returns a
+view: these run below the layer that tracks views.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ import torch
 from torch import Tensor
 
 WITH_NUMBERS = ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor")
-_LIBRARY: list[torch.library.Library] = []  # registrations last as long as this does
+_LIBRARY: list[torch.library.Library] = []  # keeps the registrations alive
 
 
 def register() -> None:
-    """Add them to torch's dispatcher for the lazy device.
+    """Register these operators with torch's dispatcher for the lazy device.
 
     Raises:
-        ValueError: this torch cannot look up the kernels that it has (before release 2.9).
+        ValueError: this torch cannot look up its own kernels (before release 2.9).
     """
     if not hasattr(torch.library, "get_kernel"):
-        raise ValueError(f"common.device is lazy, which needs torch 2.9 or later; this is {torch.__version__}")
+        raise ValueError(
+            f"common.device is lazy, which needs torch 2.9 or later, but this is torch {torch.__version__}. Update "
+            "torch, or use another device."
+        )
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(?s).*previously registered kernel.*")  # as intended
+        warnings.filterwarnings("ignore", message="(?s).*previously registered kernel.*")  # intended
         for name, function in OPERATORS.items():
             library.impl(name, function, "Lazy")
         for name in WITH_NUMBERS:
@@ -36,10 +39,10 @@ def register() -> None:
 
 
 def _with_typed_numbers(name: str) -> Callable[..., Tensor]:
-    """The backend's own kernel, given a Python number in the dtype of the result.
+    """Return the backend's own kernel, with Python numbers converted to the dtype of the result.
 
-    The backend hands a number over as a 0-dim fp64 tensor, so that another value is no other graph; with a 0-dim fp32
-    tensor (a loss) the graph then computes in fp64, and matrix products further down meet two dtypes.
+    The backend passes a number as a 0-dim fp64 tensor, so that another value does not make another graph. Next to a
+    0-dim fp32 tensor (a loss) the graph then computes in fp64, and later matrix products get two dtypes.
     """
     kernel = torch.library.get_kernel(f"aten::{name}", "Lazy")
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.Lazy)
@@ -54,7 +57,7 @@ def _with_typed_numbers(name: str) -> Callable[..., Tensor]:
 
 
 def _where(condition: Tensor, x: Tensor, other: Tensor) -> Tensor:
-    """Both sides with zeros where the other stands, added: exact, whatever stands in the places that are not taken."""
+    """Add both sides, each zeroed where the other is chosen: exact even if values not chosen are inf or NaN."""
     shape = torch.broadcast_shapes(condition.shape, x.shape, other.shape)
     dtype = torch.result_type(x, other)  # one side may be a Python number, which takes the other's dtype
     if dtype == torch.bool:
@@ -74,8 +77,7 @@ def _bitwise_not(x: Tensor) -> Tensor:
 
 
 def _exponential_(x: Tensor, lambd: float = 1.0, generator: Any = None) -> Tensor:
-    # 1 - [0, 1) is (0, 1]: the logarithm is finite. Zero is left out, as torch leaves it out: its own logarithm is not
-    # finite
+    # 1 - [0, 1) is (0, 1], so the logarithm is finite. Never 0, as in torch: callers take the logarithm of the result
     drawn = (
         torch.rand(x.shape, dtype=x.dtype, device=x.device)
         .neg()
@@ -92,13 +94,13 @@ def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
 
 
 def _expm1(x: Tensor) -> Tensor:
-    return (x / 2).tanh() * (x.exp() + 1)  # exact around 0, where a difference is not
+    return (x / 2).tanh() * (x.exp() + 1)  # exact around 0, where exp(x) - 1 is not
 
 
 def _vector_norm(
     x: Tensor, ord: float = 2, dim: list[int] | None = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Tensor:
-    assert ord == 2, "only lengths are needed"
+    assert ord == 2, "only the L2 norm is implemented"
     x = x if dtype is None else x.to(dtype)
     return (x * x).sum(list(range(x.dim())) if dim is None else dim, keepdim=keepdim).sqrt()
 
@@ -114,7 +116,7 @@ def _weight_norm_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim
 
 
 def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    assert dim is not None, "argmax over all dimensions is not needed"
+    assert dim is not None, "argmax over all dimensions is not implemented"
     return x.max(dim, keepdim=keepdim)[1]
 
 

@@ -1,6 +1,4 @@
-"""A device whose tensors live on the CPU and that answers as an HPU does: for looking at the HPU's branches where
-there is no card.
-"""
+"""A device that acts as an HPU with tensors on the CPU, to run the HPU's branches without a card."""
 
 from __future__ import annotations
 
@@ -13,15 +11,15 @@ from torch import Tensor
 from fairseq.device.base import Note
 from fairseq.device.hpu import HpuDevice
 
-KERNELS = "fairseq_stand_in"  # namespace of operators that stand for kernels of the vendor's
+KERNELS = "fairseq_stand_in"  # namespace of operators that replace the vendor's kernels
 
 
 class StandIn(HpuDevice):
-    """Takes the branches marked `# hpu:` and the HPU's forms, on CPU tensors; nothing of the vendor's is imported.
+    """Take the branches marked `# hpu:` and the HPU's forms on CPU tensors, without the vendor's package.
 
     Args:
-        lives_on: where its tensors are: `cpu:0` makes copies to it visible to a dispatch mode.
-        on_mark_step: called where the recorded operators would be handed to the card.
+        lives_on: device of its tensors: `cpu:0` makes copies to it visible to a dispatch mode.
+        on_mark_step: called where the recorded operators would run on the card.
     """
 
     type = "cpu"
@@ -40,7 +38,7 @@ class StandIn(HpuDevice):
         self._on_mark_step = on_mark_step
 
     def claim(self) -> None:
-        """The CPU is nobody's."""
+        """Do nothing: the CPU need not be claimed."""
 
     def missing(self) -> str | None:
         return None
@@ -65,7 +63,7 @@ class StandIn(HpuDevice):
         return []
 
     def describe(self) -> str:
-        return "the CPU in an HPU's place"
+        return "CPU as a stand-in for an HPU"
 
 
 @torch.library.custom_op(f"{KERNELS}::ctc_loss", mutates_args=())
@@ -82,9 +80,7 @@ def _ctc_loss(
 
 
 class Ctc(torch.autograd.Function):
-    """torch's CTC as one operator that takes lengths as tensors, like the vendor's kernel (release 1.15 and later);
-    the sum of a batch.
-    """
+    """torch's CTC, summed, as one operator that takes lengths as tensors, like the vendor's kernel from 1.15 on."""
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, targets: Tensor, *rest: Any) -> Tensor:

@@ -1,7 +1,7 @@
-"""What `fairseq-preflight` looks at before a run starts: each module answers one question, `checks` puts the answers
-together.
+"""Checks that `fairseq-preflight` makes before a run starts.
 
-`corpus` and `host` look at the data and the machine, `plan`, `batches`, `memory` and `card` at the shapes of batches
-and what they need, `steps`, `operators`, `kernels`, `graph_keys` and `device` at what an update runs on a small twin
-of the run (`tiny`); `report` prints it. Nothing here needs a vendor's package or a card.
+Each module answers one question, and `checks` combines them. `corpus` and `host` check the data and the machine;
+`plan`, `batches`, `memory` and `card` the shapes of batches and the memory that they need; `steps`, `operators`,
+`kernels`, `graph_keys` and `device` what an update runs, on a small twin of the run (`tiny`). `report` formats the
+findings. Nothing here needs a vendor's package or a card.
 """

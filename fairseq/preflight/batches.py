@@ -14,32 +14,32 @@ from fairseq.preflight.memory import Activations, MemoryMeter
 from fairseq.preflight.plan import Shape, Split
 from fairseq.preflight.report import Section, gigabytes, percent
 
-_MANY = 16  # shapes; each is compiled, in seconds to minutes
+_MANY = 16  # shapes; each takes seconds to minutes to compile
 _WASTE = 0.3  # share of the samples that is padding or filler
 _SHOWN = 16
 _MEASURED = 8
 
 
 class Measured(NamedTuple):
-    """What a step of one shape needs, in bytes; `kept` in the run's precision."""
+    """Memory that a step of one shape needs, in bytes; `kept` is in the run's precision."""
 
     shape: Shape
     kept: Activations
     in_fp32: Activations
     on_host: int  # the batch as a worker makes it
-    to_device: int  # what of it is copied to the card, 64-bit integers as 32-bit ones
+    to_device: int  # the part that is copied to the card, int64 as int32
 
     def held(self, recomputes: bool, in_fp32: bool = False) -> int:
-        """What is kept for backward, with the model's blocks recomputed or not."""
+        """Bytes kept for backward, with the model's blocks recomputed or not."""
         kept = self.in_fp32 if in_fp32 else self.kept
         return kept.recomputed if recomputes and kept.recomputed is not None else kept.kept
 
 
 def measure(meter: MemoryMeter, split: Split, shapes: list[Shape], dtype: torch.dtype | None) -> list[Measured]:
-    """Measure the training shapes, the largest of them where there are many.
+    """Measure the training shapes, at most the 8 largest.
 
     Raises:
-        RuntimeError: the model does something whose shapes depend on its numbers.
+        RuntimeError: shapes in the model depend on values.
     """
     chosen = sorted(shapes, key=lambda shape: shape.rows * shape.samples)[-_MEASURED:]
     return [_measure(meter, tiny.batch(split, shape.plan), shape, dtype) for shape in chosen]
@@ -65,12 +65,12 @@ def _bytes(sample: object, integer: int) -> int:
 def describe(
     shapes: list[Shape], needs: dict[tuple[bool, int, int], int], static: bool, epoch_padding: float
 ) -> Section:
-    """The table of shapes.
+    """Make the table of shapes.
 
     Args:
-        needs: bytes that a step of a shape needs, by the shape's key, where that was measured.
-        static: a new shape is a new graph to compile.
-        epoch_padding: share of padding and filler in all that the ranks compute in an epoch.
+        needs: bytes that a step needs, by the shape's key; shapes that were not measured are missing.
+        static: each new shape compiles a new graph.
+        epoch_padding: share of padding and filler in what all ranks compute in an epoch.
     """
     section = Section("Shapes")
     rows = []
@@ -93,7 +93,7 @@ def describe(
     section.table(["", "B", "S", "T", "M", "batches", "padding", "GB at least"], rows)
     training = [shape for shape in shapes if shape.training]
     numbers = f"{len(training):,} shapes in training, {len(shapes) - len(training):,} in validation"
-    section.say("", f"{numbers}; {percent(epoch_padding)} of what an epoch computes is padding and filler")
+    section.say("", f"{numbers}; {percent(epoch_padding)} of an epoch's computation is padding and filler")
     fields = [name for name in Shape._fields if name != "plan"]
     section.values["shapes"] = [
         {**{name: getattr(s, name) for name in fields}, "bytes": needs.get(s.key)} for s in shapes
@@ -101,17 +101,17 @@ def describe(
     section.values["padding"] = epoch_padding
     late = sum(not shape.batches for shape in training)
     if static and (late or len(training) > _MANY):
-        changing = f", {late} of them first met in the second epoch" if late else ""
+        changing = f", {late} of them new in the second epoch" if late else ""
         section.problem(
             "changing-shapes",
-            f"training has {len(training):,} batch shapes{changing}: each is a graph to compile.",
+            f"training has {len(training):,} batch shapes{changing}, and each compiles a graph.",
             "Set task.enable_padding=true and task.num_batch_buckets=7.",
         )
     if epoch_padding > _WASTE:
         section.problem(
             "padding-waste",
-            f"{percent(epoch_padding)} of what is computed is padding or rows that fill a batch up.",
-            "More buckets (task.num_batch_buckets) pad less; fewer, or a smaller dataset.batch_size, need fewer "
-            "filling rows.",
+            f"{percent(epoch_padding)} of the computation is padding or filler rows.",
+            "More buckets (task.num_batch_buckets) reduce padding; fewer buckets, or a smaller dataset.batch_size, "
+            "reduce filler rows.",
         )
     return section

@@ -1,4 +1,4 @@
-"""The largest step of a run against the memory of cards."""
+"""Compare the largest step of a run with the memory of cards."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def describe(
     card: str | None,
     negatives: tuple[int, int] | None,
 ) -> Section:
-    """The need of the largest step in the run's precision and in fp32, as the config has it and with recomputation.
+    """Report the memory of the largest step in the run's precision and in fp32, with and without recomputation.
 
     Args:
         recomputes: model.checkpoint_activations.
-        card: a key of CARDS; None: any may do.
-        negatives: N and the width C of the candidates, for the tensor that is not made here; None: another criterion.
+        card: a key of CARDS; None: any card.
+        negatives: N and C of the candidates, for the size of the tensor that is never made; None: another criterion.
     """
     section = Section(
-        "Memory: GB of the card, a lower bound: what autograd keeps, parameters, gradients, optimizer state"
+        "Memory: lower bound in GB of the card, of what autograd keeps, parameters, gradients and optimizer state"
     )
     largest = max(measured, key=lambda m: m.held(recomputes))
     single = max(measured, key=lambda m: m.held(recomputes, in_fp32=True))
@@ -38,9 +38,7 @@ def describe(
 
     parts = [f"{name} {gigabytes(size)}" for name, size in weights._asdict().items()]
     section.say("weights", f"{gigabytes(weights.total)}: {', '.join(parts)}")
-    kept = (
-        f"{gigabytes(largest.held(recomputes))} of them kept for backward by {shape.rows} x {shape.samples:,} samples"
-    )
+    kept = f"{gigabytes(largest.held(recomputes))} of it kept for backward by {shape.rows} x {shape.samples:,} samples"
     section.say(f"in {precision}", f"{gigabytes(need)}, {kept}; {_fits(need)}")
     if dtype is not None:
         section.say("in fp32", f"{gigabytes(need_fp32)}; {_fits(need_fp32)}")
@@ -49,7 +47,7 @@ def describe(
         extra = bytes_of_negatives(single.shape.rows, single.shape.masked, *negatives)
         section.say(
             "negatives",
-            f"a similarity matrix stands for them; the (N+1) x B x M x C tensor would have added {gigabytes(extra)}",
+            f"scored with a similarity matrix; the (N+1) x B x M x C tensor would add {gigabytes(extra)}",
         )
     other = need_fp32_other = None
     if largest.kept.recomputed is not None:
@@ -59,7 +57,8 @@ def describe(
         in_fp32 = f", {gigabytes(need_fp32_other)} in fp32" if dtype is not None else ""
         setting = f"model.checkpoint_activations={str(not recomputes).lower()}"
         section.say(
-            "recomputing" if not recomputes else "else", f"{gigabytes(other)} in {precision}{in_fp32} with {setting}"
+            "recomputing" if not recomputes else "otherwise",
+            f"{gigabytes(other)} in {precision}{in_fp32} with {setting}",
         )
     section.values.update(
         precision=precision,
@@ -78,14 +77,14 @@ def describe(
 
 
 def _against(section: Section, need: int, recomputed: int | None, limit: int) -> None:
-    """A problem where the bound alone exceeds the card, GB; recomputation is offered where it helps."""
+    """Add a problem if the bound exceeds the card's `limit` in GB; suggest recomputation if that helps."""
     if need <= limit * 2**30:
         return
-    smaller = "lower dataset.max_tokens or dataset.batch_size, and raise optimization.update_freq as much."
+    smaller = "lower dataset.max_tokens or dataset.batch_size, and raise optimization.update_freq by the same factor."
     change = smaller.capitalize()
     if recomputed is not None and recomputed <= limit * 2**30:
         change = f"model.checkpoint_activations=true needs {gigabytes(recomputed)} GB; or {smaller}"
-    section.problem("out-of-memory", f"a step needs {gigabytes(need)} GB at least, and the card has {limit}.", change)
+    section.problem("out-of-memory", f"a step needs at least {gigabytes(need)} GB; the card has {limit} GB.", change)
 
 
 def _fits(need: int) -> str:

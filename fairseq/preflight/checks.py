@@ -1,4 +1,4 @@
-"""All checks of a run, in the order in which one needs the other."""
+"""All checks of a run, in the order in which they need each other's results."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from fairseq.tasks.task import Task
 from fairseq.training.precision import Precision
 
 STEPS = ("tiny", "full", "none")
-_VISITED = 8  # shapes a mode that steps run on
+_VISITED = 8  # most shapes per mode (training, validation) that steps run on
 
 
 class Options(NamedTuple):
-    """What to check beside the run's own config."""
+    """Options of a check, besides the run's config."""
 
     nodes: int = 1
-    # of a node, as a launcher would start them; None: distributed_training.distributed_world_size
+    # per node, as started by a launcher; None: distributed_training.distributed_world_size
     processes: int | None = None
-    speed: float | None = None  # seconds of audio a second, all cards together
+    speed: float | None = None  # seconds of audio per second, all cards together
     card: str | None = None  # a key of host.CARDS
     steps: str = "tiny"  # one of STEPS
 
@@ -46,8 +46,8 @@ def check(
 
     Args:
         cfg: the whole config, resolved.
-        config_problems: what is wrong with its keys and types.
-        progress: gets the name of each part as it begins.
+        config_problems: problems with its keys and types.
+        progress: called with the name of each part when it begins.
     """
     progress("checking the config")
     asked = options.processes or cfg.distributed_training.distributed_world_size
@@ -56,7 +56,7 @@ def check(
     report.sections.append(_config(cfg, config_problems, options))
     if report.problems:
         report.sections[0].notes.append(
-            "the config stops the run at its start, so that data and steps were not looked at."
+            "this config would stop the run at its start, so data and steps were not checked."
         )
         return report
     data = Section("Data")
@@ -76,16 +76,16 @@ def check(
     for split in splits:
         tiny.hear_noise(split)
     tools = host.ask_tools()
-    progress("measuring memory, one shape of batch after the other")
+    progress("measuring the memory of each batch shape")
     largest = _batches(report, cfg, meter, splits, options.card or tools.card)
     report.sections.insert(2, host.memory(cfg, splits, largest, launch))
     host.add_tools(report.sections[2], tools)
     if not is_static(cfg):
         report.sections[-1].notes.append(
-            "this run is not on HPU: operators, graphs and reads of the device were not looked at."
+            "this run is not on HPU: operators, graphs and reads of the device were not checked."
         )
     elif options.steps != "none":
-        progress(f"running steps on the CPU in the card's place, --steps {options.steps}")
+        progress(f"running steps on the CPU instead of the card (--steps {options.steps})")
         report.sections.append(_device(cfg, splits, report, full=options.steps == "full"))
     return report
 
@@ -102,12 +102,13 @@ def _headline(cfg: DictConfig, launch: Launch) -> str:
         if cfg.common.hpu
         else device_layer.asked_for(cfg.common)
     )
-    cards = f"{launch.nodes} node{'s' * (launch.nodes > 1)} x {launch.processes} card{'s' * (launch.processes > 1)}"
-    return f"{model} on {mode}, {cards}, update_freq {list(cfg.optimization.update_freq)}"
+    nodes = "1 node" if launch.nodes == 1 else f"{launch.nodes} nodes"
+    cards = "1 card" if launch.processes == 1 else f"{launch.processes} cards"
+    return f"{model} on {mode}, {nodes} x {cards}, update_freq {list(cfg.optimization.update_freq)}"
 
 
 def _config(cfg: DictConfig, config_problems: list[str], options: Options) -> Section:
-    """What the checks of every run's start find, and what only a launcher's line can be wrong about."""
+    """Findings of the checks that every run makes at its start, and of those of a launcher's line."""
     section = Section("Config")
     for text in config_problems:
         section.problem("config", text, "")
@@ -128,21 +129,21 @@ def _config(cfg: DictConfig, config_problems: list[str], options: Options) -> Se
 
 
 def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) -> Section:
-    """Steps of the run's twin. What it cannot do at all is a problem: the run would do no better."""
+    """Run steps of the run's twin. If they fail, that is a problem: the run would fail too."""
     shapes = [shape for split in splits for shape in plan.shapes(split)]
     visited = [shape for mode in (True, False) for shape in _spread([s for s in shapes if s.training is mode])]
     trace = graphs = watch = None
     try:
         trace, watch = steps.trace_operators(cfg, visited)
         graphs = steps.run_graphs(cfg, visited, full) if steps.supported() else None
-    except Exception as error:  # a user's model may fail in any way, and that is what this command is to tell
+    except Exception as error:  # a user's model may raise anything, and this command reports it
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         section = device.describe(trace, watch, None, len(visited), None)
         section.problem(
             "step-fails",
-            f"a step of a small twin of this run ended with {type(error).__name__}: {_first_line(error)}",
-            "HYDRA_FULL_ERROR=1 shows where.",
+            f"a step of a small twin of this run failed with {type(error).__name__}: {_first_line(error)}",
+            "Set HYDRA_FULL_ERROR=1 to see the traceback.",
         )
         return section
     sent = report.values("to_device")
@@ -152,7 +153,7 @@ def _device(cfg: DictConfig, splits: list[Split], report: Report, full: bool) ->
 
 
 def _spread(shapes: list[Shape]) -> list[Shape]:
-    """At most so many, evenly from the smallest to the largest."""
+    """Choose at most 8 shapes, evenly from the smallest to the largest."""
     if len(shapes) <= _VISITED:
         return shapes
     return [shapes[round(i * (len(shapes) - 1) / (_VISITED - 1))] for i in range(_VISITED)]
@@ -162,22 +163,22 @@ def _spread(shapes: list[Shape]) -> list[Shape]:
 
 
 def dtype_of(common: CommonConfig) -> torch.dtype | None:
-    """What the run computes in; None for fp32."""
+    """Dtype that the run computes in; None for fp32."""
     if common.hpu and common.hmp:
         return torch.bfloat16
     return Precision(common, StandIn(), updates_per_window=1).dtype
 
 
 def _meter(cfg: DictConfig, task: Task, criterion: nn.Module, section: Section) -> MemoryMeter | None:
-    """The model without numbers; None where it cannot be built so, after it has been built for the task in earnest."""
+    """Return the model on fake tensors; None if that fails, after building a real one for the task's sake."""
     model = OmegaConf.create(OmegaConf.to_container(cfg.model))
     if "checkpoint_activations" in model:
-        model.checkpoint_activations = True  # both ways are counted
+        model.checkpoint_activations = True  # memory is counted with and without it
     try:
         return MemoryMeter(lambda: task.build_model(model), criterion)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         section.notes.append(
-            f"memory was not measured: the model cannot be built without numbers ({_first_line(error)})."
+            f"memory was not measured: the model cannot be built on fake tensors ({_first_line(error)})."
         )
         task.build_model(cfg.model)
         return None
@@ -186,7 +187,7 @@ def _meter(cfg: DictConfig, task: Task, criterion: nn.Module, section: Section) 
 def _batches(
     report: Report, cfg: DictConfig, meter: MemoryMeter | None, splits: list[Split], model_of_card: str | None
 ) -> int:
-    """Sections of shapes and memory; returns the bytes of the largest batch as a worker makes it."""
+    """Add the sections on shapes and memory; return the bytes of the largest batch as a worker makes it."""
     shapes = [shape for split in splits for shape in plan.shapes(split)]
     training = [shape for shape in shapes if shape.training]
     dtype = dtype_of(cfg.common)
@@ -197,9 +198,9 @@ def _batches(
         try:
             with device_layer.stood_in(StandIn()) if is_static(cfg) else device_layer.forced():
                 measured = batches.measure(meter, splits[0], training, dtype)
-        except Exception as error:  # a user's model may fail in any way without numbers, and still train
+        except Exception as error:  # a user's model may raise anything on fake tensors, and still train
             report.sections[-1].notes.append(
-                f"memory was not measured: the model does not run without numbers ({_first_line(error)})."
+                f"memory was not measured: the model does not run on fake tensors ({_first_line(error)})."
             )
         weights = meter.weights(_optimizer_share(cfg))
     needs = {} if weights is None else {m.shape.key: m.held(recomputes) + weights.total for m in measured}
@@ -208,16 +209,16 @@ def _batches(
         report.sections.append(card.describe(measured, weights, dtype, recomputes, model_of_card, _negatives(cfg)))
         return max(m.on_host for m in measured)
     largest = max(training, key=lambda shape: shape.rows * shape.samples)
-    return largest.rows * largest.samples * 5  # a float and a padding flag a sample
+    return largest.rows * largest.samples * 5  # a float and a padding flag per sample
 
 
 def _optimizer_share(cfg: DictConfig) -> float:
-    """Bytes of optimizer state a byte of parameters, from one step of the run's optimizer on a small parameter."""
+    """Bytes of optimizer state per byte of parameters, from one step of the run's optimizer on a small parameter."""
     parameter = nn.Parameter(torch.zeros(4096))
     try:
         optimizer = optim.build_optimizer(cfg.optimizer, [parameter])
     except (ValueError, AssertionError):
-        return 2.0  # composite: groups need the model's own parameters; they hold Adam
+        return 2.0  # composite: its groups need the model's own parameters; they use Adam
     parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     state = optimizer.optimizer.state[parameter]

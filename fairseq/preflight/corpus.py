@@ -1,4 +1,4 @@
-"""The data: what the manifests hold, what batching makes of it, and how long the run will take."""
+"""The data: contents of the manifests, the batches made of them, and the length of the run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.preflight.plan import Launch, Split, audio, epoch_of
 from fairseq.preflight.report import Section, percent
 
-PAPER_SECONDS = 1.6 * 3600  # of audio an update: Baevski et al. 2020, section 4.2
-LITTLE = 0.5  # of that, where a corpus is too small for whole updates; `update_size` judges the rest
-_LOOKED_AT = 25  # files of a manifest
+PAPER_SECONDS = 1.6 * 3600  # of audio per update: Baevski et al. 2020, section 4.2
+LITTLE = 0.5  # of that: the corpus is too small for whole updates; `update_size` judges the rest
+_LOOKED_AT = 25  # files checked per manifest
 _DAY = 86400
 
 
 def describe(cfg: DictConfig, splits: list[Split], launch: Launch, speed: float | None) -> Section:
-    """What the run reads and how much of it an update sees.
+    """Describe what the run reads, and how much of it an update uses.
 
     Args:
-        speed: seconds of audio a second that all cards together are expected to train; None: not known.
+        speed: expected training speed of all cards together, in seconds of audio per second; None: unknown.
     """
     section = Section("Data")
     for split in splits:
@@ -56,7 +56,7 @@ def _files(section: Section, split: Split, cfg: DictConfig) -> None:
     padded = float((np.repeat(batches.lengths, np.diff(batches.ends, prepend=0)) > kept).mean())
     section.say(
         "",
-        f"{percent(cropped)} of them are cropped ({percent(lost)} of the audio an epoch), {percent(padded)} are padded",
+        f"{percent(cropped)} of them are cropped ({percent(lost)} of an epoch's audio), {percent(padded)} are padded",
     )
     section.values[split.name] = {
         "files": len(sizes),
@@ -71,7 +71,7 @@ def _files(section: Section, split: Split, cfg: DictConfig) -> None:
 
 
 def _places(section: Section, name: str, dataset: FileAudioDataset) -> None:
-    """The manifests' roots are folders, and a few of their files are there, and as the manifests say."""
+    """Check that the manifests' roots are folders, and that some of the files exist and match the manifests."""
     for manifest in dataset.manifest.manifests:
         problem = manifest.root_problem()
         if problem is not None:
@@ -82,27 +82,26 @@ def _places(section: Section, name: str, dataset: FileAudioDataset) -> None:
             manifest, chosen, None if dataset.resample else dataset.sample_rate
         ).items():
             if found:
-                what = (
-                    f"{manifest.path}: of {len(chosen)} files looked at {len(found)} {_KINDS[kind]}, such as "
-                    f"{found[0]}."
-                )
-                section.problem(kind, what, advice)
+                what = f"{len(found)} of {len(chosen)} checked files {_KINDS[kind]}, such as {found[0]}."
+                section.problem(kind, f"{manifest.path}: {what}", advice)
 
 
 _KINDS = {
-    "files-missing": "are not there",
+    "files-missing": "do not exist",
     "files-unreadable": "cannot be read",
     "sample-rate": "have another sample rate than task.sample_rate",
-    "manifest-lengths": "have another length than the manifest says",
+    "manifest-lengths": "have another length than the manifest states",
 }
 
 
 def _look_at(manifest: Manifest, chosen: list[int], sample_rate: int | None) -> dict[str, tuple[list[str], str]]:
-    """What is wrong with files, by kind: a sentence's end for each file, and what to do.
+    """Find what is wrong with files.
 
     Args:
         chosen: utterances whose headers are read.
-        sample_rate: that files must have; None: any.
+        sample_rate: required sample rate in Hz; None: any.
+    Returns:
+        By kind of problem: a phrase for each file, and what to do.
     """
     found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for index in chosen:
@@ -117,15 +116,15 @@ def _look_at(manifest: Manifest, chosen: list[int], sample_rate: int | None) -> 
             found["sample-rate"].append(f"{line} ({header.sample_rate} Hz)")
         if header.frames < size or is_longer(header.frames, size):
             found["manifest-lengths"].append(f"{line} ({header.frames:,} samples, {size:,} in the manifest)")
-    again = "Make the manifest again with fairseq-manifest"
+    again = "Create the manifest again with fairseq-manifest"
     advice = {
-        "files-missing": f"{again}, or bring the files.",
+        "files-missing": f"{again}, or add the files.",
         "files-unreadable": (
-            "Training replaces such files up to task.max_quarantined_share; repair them, or make the manifest again."
+            "Repair them, or create the manifest again. Training replaces such files up to task.max_quarantined_share."
         ),
-        "sample-rate": "Convert the files, or set task.resample=true to convert while reading.",
+        "sample-rate": "Convert the files, or set task.resample=true to convert them while reading.",
         "manifest-lengths": (
-            f"{again}: training uses no more of a file than it says, and replaces files that are shorter."
+            f"{again}. Training reads no more of a file than the manifest states, and replaces shorter files."
         ),
     }
     return {kind: (files, advice[kind]) for kind, files in found.items()}
@@ -137,11 +136,12 @@ def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, sp
     seconds = epoch.seconds / epoch.updates
     share = seconds / PAPER_SECONDS
     nodes = f"{launch.nodes} nodes x " if launch.nodes > 1 else ""
-    cards = f"{nodes}{launch.processes} card{'s' * (launch.processes > 1)} x update_freq {frequency}"
+    cards = "1 card" if launch.processes == 1 else f"{launch.processes} cards"
     section.say(
-        "an epoch", f"{epoch.batches:,} batches, {epoch.updates:,} updates; {epoch.steps:,} forward passes a card"
+        "epoch", f"{epoch.batches:,} batches, {epoch.updates:,} updates; {epoch.steps:,} forward passes per card"
     )
-    section.say("an update", f"{seconds:,.0f} s of audio ({cards}): {share:.2f} of the paper's 1.6 hours")
+    size = f"{nodes}{cards} x update_freq {frequency}"
+    section.say("update", f"{seconds:,.0f} s of audio ({size}): {share:.2f} of the paper's 1.6 hours")
     section.values["updates"] = {
         "batches_per_epoch": epoch.batches,
         "updates_per_epoch": epoch.updates,
@@ -152,11 +152,11 @@ def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, sp
     }
     if total:
         days = None if speed is None else total * seconds / speed / _DAY
-        took = f"a week needs {total * seconds / (7 * _DAY):,.0f} s of audio a second"
+        took = f"for one week, train {total * seconds / (7 * _DAY):,.0f} s of audio per second"
         if days is not None:
-            took = f"{days:,.1f} days at {speed:,.0f} s of audio a second"
+            took = f"{days:,.1f} days at {speed:,.0f} s of audio per second"
         section.say(
-            "the run",
+            "run",
             f"{total:,} updates, {total / epoch.updates:,.0f} epochs, {total * seconds / 3600:,.0f} hours of audio; "
             f"{took}",
         )
@@ -171,20 +171,20 @@ def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, sp
 
 
 def _beside_the_recipe(section: Section, cfg: DictConfig, launch: Launch, seconds: float) -> None:
-    """Too little audio an update is the commonest reason for a loss that stays at chance."""
+    """Compare an update's audio with the paper's: too little is the most common reason for a loss at chance."""
     size = update_size(cfg, launch.processes, launch.nodes, epoch=len(cfg.optimization.update_freq))
     advice = beside_the_recipe(cfg, size, cfg.task.sample_rate)
     if advice is None and seconds >= LITTLE * PAPER_SECONDS:
         return
     if advice is not None and seconds > PAPER_SECONDS:
-        section.notes.append(f"much audio an update: {advice}.")
+        section.notes.append(f"updates with much audio: {advice}.")
         return
     what = (
-        f"an update sees {seconds:,.0f} s of audio, {seconds / PAPER_SECONDS:.2f} of the paper's 1.6 hours: the "
+        f"an update has {seconds:,.0f} s of audio, {seconds / PAPER_SECONDS:.2f} of the paper's 1.6 hours: the "
         "loss may stay at chance."
     )
     change = advice or (
-        "The corpus has less audio than one update of that size: lower optimization.lr and lengthen the warm-up, "
+        "The corpus has less audio than one update of that size. Lower optimization.lr and lengthen the warm-up, "
         "or add data."
     )
     section.problem("little-audio", what, f"{change.rstrip('.')}. See docs/stuck-at-6.658.md.")

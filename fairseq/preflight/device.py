@@ -1,6 +1,4 @@
-"""What an update would do on a card: operators without a kernel, graphs compiled, values that the host waits for,
-bytes sent.
-"""
+"""What an update does on a card: operators without a kernel, compiled graphs, reads by the host, and bytes sent."""
 
 from __future__ import annotations
 
@@ -10,20 +8,22 @@ from fairseq.preflight.report import Section
 from fairseq.preflight.steps import UPDATES, VISITS, WARM_UP, Graphs, Watch
 
 _LISTED = 6
-_READ = ("_local_scalar_dense", "nonzero")  # told as host reads and dynamic shapes
+_READ = ("_local_scalar_dense", "nonzero")  # reported as host reads and dynamic shapes
 
 
 def describe(
     trace: Trace | None, watch: Watch | None, graphs: Graphs | None, num_shapes: int, bytes_per_update: int | None
 ) -> Section:
-    """Args:
-    trace: of an update through the HPU's branches; None: it was not asked for.
-    watch: the graphs of several updates by the bridge's rule.
-    num_shapes: shapes that `graphs` visited.
-    bytes_per_update: copied to each card.
+    """Describe what an update would do on a card.
+
+    Args:
+        trace: of an update through the HPU's branches; None: not traced.
+        watch: the graphs of several updates by the bridge's rule.
+        num_shapes: number of shapes that `graphs` visited.
+        bytes_per_update: bytes copied to each card.
     """
     section = Section(
-        "Device: what the steps of a small twin do, on the CPU in Gaudi's place and on torch's lazy-tensor device"
+        "Device: steps of a small twin of the run, on the CPU instead of Gaudi and on torch's lazy-tensor device"
     )
     missing: set[str] = set()
     if trace is not None:
@@ -35,29 +35,27 @@ def describe(
         _reads(section, graphs, trace)
         _only_here(section, graphs, missing)
     if bytes_per_update is not None:
-        section.say("copies", f"{bytes_per_update / 2**20:,.0f} MB an update to each card")
+        section.say("copies", f"{bytes_per_update / 2**20:,.0f} MB per update to each card")
         section.values["bytes_to_device_per_update"] = bytes_per_update
     return section
 
 
 def _operators(section: Section, trace: Trace) -> set[str]:
-    """Operators without a kernel; returns their names without overloads."""
+    """Report operators without a kernel; return their names without overloads."""
     lacking = [m for m in trace.missing if m.dtype is None]
     dtypes = [m for m in trace.missing if m.dtype is not None]
     names = sorted({m.operator for m in lacking})
-    told = f"{', '.join(names)} without" if names else "all with"
-    section.say(
-        "operators", f"{len(trace.operators)} kinds in a step, {told} a kernel in Gaudi's bridge {kernels.RELEASE}"
-    )
+    bridge = f"Gaudi's bridge {kernels.RELEASE}"
+    found = f"without a kernel in {bridge}: {', '.join(names)}" if names else f"all have a kernel in {bridge}"
+    section.say("operators", f"{len(trace.operators)} kinds in a step; {found}")
     section.values["operators"] = dict(sorted(trace.operators.items()))
     section.values["no_gaudi_kernel"] = [{**m._asdict(), "calls": times} for m, times in trace.missing.items()]
     for name in names:
         section.problem(
             "no-kernel",
-            f"{name} has no Gaudi kernel: it runs on the host, with a wait for the card each time. "
+            f"{name} has no Gaudi kernel: it runs on the host, which waits for the card each time. "
             f"{_called(name, lacking)}",
-            "Write it with operators that are in fairseq/preflight/tables/hpu_ops_1.19.txt, or do it in the "
-            "data-loading worker.",
+            "Use operators listed in fairseq/preflight/tables/hpu_ops_1.19.txt, or move it to the data-loading worker.",
         )
     for name, dtype in sorted({(m.operator, str(m.dtype)) for m in dtypes}):
         those = [m for m in dtypes if (m.operator, m.dtype) == (name, dtype)]
@@ -76,7 +74,7 @@ def _called(name: str, those: list[Missing]) -> str:
 
 
 def _keys(section: Section, watch: Watch) -> None:
-    """Graphs by the bridge's rule, and the places at which one differs from all before."""
+    """Report graphs by the bridge's rule, and the places where a graph differs from all earlier ones."""
     late = sum(map(len, watch.changes.values()))
     section.say(
         "graph keys", f"{len(watch.compiled)} graphs in {UPDATES} updates; {late} new after the first {WARM_UP} visits"
@@ -86,11 +84,10 @@ def _keys(section: Section, watch: Watch) -> None:
     for where, changes in zip(new, watch.changes.values(), strict=True):
         section.problem(
             "recompiles",
-            f"{len(changes)} graphs of {UPDATES} updates are new where none should be: they first differ in {where}. "
-            f"There, {changes[0].difference}.",
-            "A number that changes must reach the card as data: copy it into a tensor "
-            "(tensor.copy_(torch.tensor(x))), or give it where a tensor may stand (x * number). A shape, a slice's "
-            "bound and a dropout probability must stay the same.",
+            f"{len(changes)} graphs in {UPDATES} updates are new after the first {WARM_UP} visits. The first "
+            f"difference is in {where}. There, {changes[0].difference}.",
+            "Pass a number that changes as data: copy it into a tensor (tensor.copy_(torch.tensor(x))), or use it "
+            "where a tensor is accepted (x * number). Keep shapes, slice bounds and dropout probabilities fixed.",
         )
 
 
@@ -108,43 +105,43 @@ def _graphs(section: Section, graphs: Graphs, num_shapes: int) -> None:
             "recompiles",
             f"{late} graphs were compiled after the first {WARM_UP} visits of their shapes on torch's lazy device: "
             f"{shown}.",
-            "A graph is compiled anew when a shape, a slice's bound or a dropout probability changes: keep them "
-            "fixed, and choose by torch.where, weights of 0 or an index tensor.",
+            "A changed shape, slice bound or dropout probability compiles a new graph. Keep them fixed, and select "
+            "with torch.where, weights of 0 or an index tensor.",
         )
 
 
 def _reads(section: Section, graphs: Graphs, trace: Trace | None) -> None:
-    """Reads on the lazy device, and operators whose shapes depend on numbers, which the CPU's trace shows."""
+    """Report reads on the lazy device, and operators whose shapes depend on values, from the CPU's trace."""
     places = dict(graphs.reads)
     each = sum(places.values()) / max(1, graphs.updates)
-    section.say("host reads", f"{each:.3g} an update" if places else "none in an update")
+    section.say("host reads", f"{each:.3g} per update" if places else "none")
     section.values["host_reads_per_update"] = each
     section.values["host_reads"] = places
     for place, times in sorted(places.items()):
-        often = f"{times / max(1, graphs.updates):.3g} times an update"
+        often = f"{times / max(1, graphs.updates):.3g} times per update"
         section.problem(
             "host-read",
             f"{place}, {often}: the host waits until the card has computed it, and the graph is cut there.",
-            "Keep the value on the device (torch.where in place of if), or put it into the logging output, which is "
-            "fetched at the log interval.",
+            "Keep the value on the device (torch.where instead of if), or put it into the logging output, which is "
+            "fetched once per log interval.",
         )
-    told = {place.split(" at ")[-1] for place in places}
+    reported = {place.split(" at ")[-1] for place in places}
     for operator, place in sorted(trace.dynamic if trace is not None else ()):
-        if place not in told:
+        if place not in reported:
             section.problem(
                 "dynamic-shape",
-                f"{operator} at {place}: its shape depends on numbers: the host waits, and a new graph is compiled.",
-                "Use a mask and torch.where, or positions of a fixed number with weights.",
+                f"{operator} at {place}: its shape depends on values, so the host waits and a new graph is compiled.",
+                "Use a mask and torch.where, or a fixed number of positions with weights.",
             )
 
 
 def _only_here(section: Section, graphs: Graphs, missing: set[str]) -> None:
-    """Gaps of torch's own lazy backend that Gaudi's bridge does not have."""
+    """Note operators that torch's lazy backend cannot record but Gaudi's bridge can."""
     names = [name.removeprefix("aten::") for name in graphs.fallbacks]
     here = sorted({name for name in names if name.split(".")[0] not in missing and not name.startswith(_READ)})
     section.values["only_here"] = here
     if here:
         where = ", ".join(list(graphs.only_here)[:_LISTED])
         section.notes.append(
-            f"only here: torch's lazy backend cannot record {', '.join(here)}, Gaudi's bridge can ({where})."
+            f"only here: torch's lazy backend cannot record {', '.join(here)}, but Gaudi's bridge can ({where})."
         )

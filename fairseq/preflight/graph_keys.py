@@ -1,12 +1,12 @@
-"""What a compiled graph of Gaudi's lazy mode depends on: the bridge's rule, applied to a recorded stream of operators.
+"""Keys of compiled graphs in Gaudi's lazy mode: the bridge's rule, applied to a recorded stream of operators.
 
-The bridge keeps compiled graphs by a key. A tensor enters the key with its shape and dtype. A Python number given for a
-tensor (`x * 0.5`) becomes an input, so that its value may change. A `Scalar` argument (`x.fill_(0.5)`) is part of the
-key: another value is another graph to compile. Source: gaudi-pytorch-bridge 1.19, `lazy_graph_hash_builder.cpp`,
+The bridge caches compiled graphs by a key. A tensor enters the key with its shape and dtype. A Python number passed as
+a tensor (`x * 0.5`) becomes an input, so its value can change. A `Scalar` argument (`x.fill_(0.5)`) is part of the key:
+another value compiles another graph. Source: gaudi-pytorch-bridge 1.19, `lazy_graph_hash_builder.cpp`,
 `lazy_kernels.cpp`, `hpu_op.yaml`.
 
-The CPU with the number 0 stands for the card: `tensor.to("cpu:0")` is a copy that can be seen, and what is made of it
-is the card's.
+The device `cpu:0` represents the card: `tensor.to("cpu:0")` is a copy that a dispatch mode sees, and results computed
+from it count as the card's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
-CARD = "cpu:0"  # the device of tensors that stand for the card's
+CARD = "cpu:0"  # device of tensors that represent the card's
 
 # `Scalar` arguments that the bridge turns into inputs (its frontends named ...ScalarToTensor and the like)
 _COMPARED = {f"{name}.Scalar" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
@@ -32,26 +32,26 @@ _DIVIDED = {
     for overload in ("Scalar", "Scalar_mode", "Scalar_out", "Scalar_mode_out")
 }
 _LIFTED = {**dict.fromkeys(_COMPARED | _BITWISE | _DIVIDED, "other")}
-# the same unless it is 1, which is left out of the graph: the key says which of the two
+# also inputs, except 1, which the graph leaves out: the key records which of the two it is
 _LIFTED_BUT_FOR_1 = {
     **{f"{name}.{overload}": "alpha" for name in ("add", "add_", "sub", "sub_") for overload in ("Tensor", "out")},
     **dict.fromkeys(("addcdiv", "addcdiv_", "addcdiv.out", "addcmul", "addcmul_", "addcmul.out"), "value"),
 }
 _NOT_IN_KEYS = {"device", "layout", "pin_memory", "non_blocking", "memory_format", "generator"}
-_VIEWS = {"lift_fresh", "detach", "alias"}  # of data that the host brings, or that are pending already
-_MOST_PENDING = 64  # host operations in a row that may still turn out to be the card's
+_VIEWS = {"lift_fresh", "detach", "alias"}  # of host data, or of tensors that are pending already
+_MOST_PENDING = 64  # longest chain of host operations that may turn out to be the card's
 
 
 class Call(NamedTuple):
-    """One operator call as far as a compiled graph depends on it."""
+    """The parts of an operator call that a compiled graph depends on."""
 
     operator: str
-    signature: tuple[Any, ...]  # (argument, shape and dtype of a tensor, or the value of a constant), in their order
+    signature: tuple[Any, ...]  # (argument, shape and dtype of a tensor, or the value of a constant), in order
     place: str
 
 
 class Change(NamedTuple):
-    """Where a new graph first differs from one that is known."""
+    """Where a new graph first differs from a known one."""
 
     operator: str
     place: str
@@ -100,15 +100,15 @@ def signature(operator: OpOverload, name: str, args: tuple[Any, ...], kwargs: di
 def _input(value: Any) -> Any:
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
-    return None if value is None else type(value).__name__  # a number, which becomes a tensor of its own
+    return None if value is None else type(value).__name__  # a number, which becomes a tensor
 
 
 class Recorder:
-    """Splits operators that are noted one after the other into graphs, leaving out what runs on the host.
+    """Split a stream of operators into graphs, leaving out what runs on the host.
 
-    The card's are operators on tensors that were sent there, or that were made there. A tensor that is made without
-    others (`torch.zeros(3, device=x.device)`) does not show whether it is the card's: its making counts once the card
-    uses it.
+    The card's operators are those on tensors that were sent there or created there. A tensor created without inputs
+    (`torch.zeros(3, device=x.device)`) does not show whether it is the card's: its creation counts once the card uses
+    it.
 
     Args:
         ended: called with the operators of each graph, at `cut` and where a value is read.
@@ -121,7 +121,7 @@ class Recorder:
         self._pending: dict[int, tuple[StorageWeakRef, list[Call]]] = {}
 
     def cut(self) -> None:
-        """The graph ends here: a `mark_step`, or a value that the host reads."""
+        """End the graph: at a `mark_step`, or when the host reads a value."""
         calls, self._calls = self._calls, []
         for known in (self._card, self._pending):
             for key in [
@@ -168,7 +168,7 @@ class Recorder:
                 self._pending.pop(_storage(tensor), None)
 
     def _emit(self, inputs: Iterable[Tensor]) -> None:
-        """What made these tensors belongs to the graph."""
+        """Add the pending operators that created these tensors to the graph."""
         for tensor in inputs:
             if self._is_pending(tensor):
                 self._calls += self._pending.pop(_storage(tensor))[1]
@@ -205,8 +205,10 @@ class Compiled:
         return len(self._keys)
 
     def add(self, calls: list[Call]) -> Change | None:
-        """Compile a graph if its key is new; returns where it first differs from the known graph that is most like
-        it, None if known.
+        """Compile a graph if its key is new.
+
+        Returns:
+            Where it first differs from the most similar known graph; None if its key is known.
         """
         key = tuple(call[:2] for call in calls)
         if key in self._keys:
@@ -221,7 +223,7 @@ class Compiled:
 
 
 def _common(one: list[Call], other: list[Call]) -> int:
-    """Calls that two graphs begin with alike."""
+    """Number of calls at the start that two graphs have in common."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a[:2] != b[:2]), min(len(one), len(other)))
 
@@ -229,12 +231,12 @@ def _common(one: list[Call], other: list[Call]) -> int:
 def _change(known: list[Call], new: list[Call]) -> Change:
     at = _common(known, new)
     if at >= len(new):
-        return Change(new[-1].operator, new[-1].place, "the graph ends, where more operators followed")
+        return Change(new[-1].operator, new[-1].place, "the graph ends, but the earlier one continued")
     call = new[at]
     if at >= len(known):
-        return Change(call.operator, call.place, "the graph goes on, where it ended")
+        return Change(call.operator, call.place, "the graph continues, but the earlier one ended")
     if known[at].operator != call.operator:
-        return Change(call.operator, call.place, f"{known[at].operator} was called")
+        return Change(call.operator, call.place, f"the earlier graph called {known[at].operator}")
     before, after = dict(known[at].signature), dict(call.signature)
     name = next(name for name in {**before, **after} if before.get(name) != after.get(name))
     return Change(call.operator, call.place, f"{name} was {before.get(name)}, then {after.get(name)}")

@@ -1,4 +1,4 @@
-"""A sign of life on stderr while a check runs: which one, and for how long."""
+"""Progress on stderr while a check runs: its current step, and for how long that has been running."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import threading
 import time
 from types import TracebackType
 
-EVERY = 8.0  # seconds without a line, at the most
+EVERY = 8.0  # seconds between lines
 
 
 class Heartbeat:
-    """Says every few seconds what is being done; quick checks are silent. A context manager, as a thread writes the
-    lines.
-    """
+    """Print the current step every 8 seconds, from a thread; quick checks print nothing. A context manager."""
 
     def __init__(self, program: str, first: str) -> None:
         self.program, self.what, self.since = program, first, time.monotonic()
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._tell, name="preflight-progress", daemon=True)
+        self._thread = threading.Thread(target=self._print, name="preflight-progress", daemon=True)
 
     def __call__(self, what: str) -> None:
-        """From now on this is being done."""
+        """Set the current step."""
         self.what, self.since = what, time.monotonic()
 
-    def _tell(self) -> None:
+    def _print(self) -> None:
         while not self._end.wait(EVERY):
             sys.stderr.write(f"{self.program}: {self.what} ({time.monotonic() - self.since:.0f} s so far)\n")
             sys.stderr.flush()
@@ -41,4 +39,4 @@ class Heartbeat:
 
 
 def silent(what: str) -> None:
-    """For callers that show no progress."""
+    """Show no progress."""

@@ -1,6 +1,4 @@
-"""The machine: memory for data loading, and where Gaudi's tools are installed, the software's version, the card and
-its links.
-"""
+"""The machine: memory for data loading, and, if Gaudi's tools are installed, software, cards and links."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from omegaconf import DictConfig
 from fairseq.preflight.plan import Launch, Split, audio
 from fairseq.preflight.report import Section, gigabytes
 
-RECIPE_HOST_MEMORY = 512 * 2**30  # what the recipe asks of the host of 8 cards
+RECIPE_HOST_MEMORY = 512 * 2**30  # the recipe's requirement for the host of 8 cards
 CARDS = {"gaudi": 32, "gaudi2": 96, "gaudi3": 128}  # GiB
 _MODELS = {"HL-20": "gaudi", "HL-22": "gaudi2", "HL-32": "gaudi3"}
 _INTERFACES = Path("/sys/class/net")
@@ -25,7 +23,7 @@ _DRIVER = re.compile(r"^driver:\s*habanalabs", re.MULTILINE)
 
 
 class Tools(NamedTuple):
-    """What hl-smi and ethtool told; None and empty where they are not installed."""
+    """Findings of hl-smi and ethtool; None or empty if they are not installed."""
 
     version: str | None
     card: str | None  # a key of CARDS
@@ -35,10 +33,10 @@ class Tools(NamedTuple):
 
 
 def memory(cfg: DictConfig, splits: list[Split], batch_bytes: int, launch: Launch) -> Section:
-    """Host memory of one node: processes, and the batches that their workers make ahead.
+    """Estimate the host memory of one node: processes, and the batches that their workers prefetch.
 
     Args:
-        batch_bytes: the largest batch as a worker makes it.
+        batch_bytes: size of the largest batch as a worker makes it.
     """
     section = Section("Host")
     workers = cfg.dataset.num_workers
@@ -49,9 +47,9 @@ def memory(cfg: DictConfig, splits: list[Split], batch_bytes: int, launch: Launc
     total = launch.processes * ((1 + workers) * (process + manifests) + (workers * ahead + 1) * batch_bytes)
     section.say(
         "memory",
-        f"{gigabytes(total)} GB a node at least: {launch.processes} rank(s) x (1 + {workers} workers) of "
-        f"{gigabytes(process)} GB, and {workers} x {ahead} batches ahead of {batch_bytes / 2**20:.1f} MB (the "
-        "recipe: 512 GB for 8 cards)",
+        f"at least {gigabytes(total)} GB per node: {launch.processes} rank(s) x (1 + {workers} workers) x "
+        f"{gigabytes(process)} GB, and {workers} x {ahead} prefetched batches per rank of {batch_bytes / 2**20:.1f} MB "
+        "each (the recipe has 512 GB for 8 cards)",
     )
     section.values.update(
         memory_bytes=total, process_bytes=process, batch_bytes=batch_bytes, workers=workers, prefetch=ahead
@@ -66,7 +64,7 @@ def memory(cfg: DictConfig, splits: list[Split], batch_bytes: int, launch: Launc
 
 
 def add_tools(section: Section, tools: Tools) -> None:
-    """What Gaudi's tools told, where they are installed."""
+    """Add the findings of Gaudi's tools, if they are installed."""
     if tools.version or tools.card:
         kind = f" of type {tools.card}" if tools.card else ""
         section.say("Gaudi", f"software {tools.version or 'unknown'}, {tools.cards or 'no'} card(s){kind}")
@@ -75,14 +73,14 @@ def add_tools(section: Section, tools: Tools) -> None:
     section.values["tools"] = tools._asdict()
     if tools.down:
         commands = "; ".join(f"sudo ip link set {name} up" for name in tools.down[:4])
-        more = f"; and so on for {len(tools.down) - 4} more" if len(tools.down) > 4 else ""
+        more = f"; and the same for {len(tools.down) - 4} more" if len(tools.down) > 4 else ""
         section.problem(
-            "links-down", f"no link on {', '.join(tools.down)}: cards could not reach each other.", commands + more
+            "links-down", f"no link on {', '.join(tools.down)}: the cards could not reach each other.", commands + more
         )
 
 
 def ask_tools(interfaces: Path = _INTERFACES) -> Tools:
-    """Run hl-smi and ethtool where PATH has them."""
+    """Run hl-smi and ethtool if PATH has them."""
     version_text, listing = _output("hl-smi", "-v"), _output("hl-smi")
     version = re.search(r"hl-(\d+\.\d+(?:\.\d+)?)", version_text + listing)
     models = re.findall(r"\bHL-\d{2}", listing)
@@ -97,7 +95,7 @@ def ask_tools(interfaces: Path = _INTERFACES) -> Tools:
 
 
 def _output(*command: str) -> str:
-    """What a command prints; nothing where it is not installed, fails or hangs."""
+    """Output of a command; empty if it is not installed, cannot start or hangs."""
     if shutil.which(command[0]) is None:
         return ""
     try:

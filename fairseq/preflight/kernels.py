@@ -1,6 +1,4 @@
-"""Which operators Gaudi's bridge runs on the card: the tables of release 1.19, and how torch's dispatcher makes one
-operator of others.
-"""
+"""Operators that Gaudi's bridge runs on the card, by the tables of release 1.19, and how torch composes others."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from fairseq.device import stand_in
 TABLES = Path(__file__).parent / "tables"
 RELEASE = "1.19"
 
-# the CPU's own operators for what every backend does itself, under the name that the bridge's list has
+# operators that only the CPU has -> the bridge's name for the same computation
 _SAME = {"_scaled_dot_product_flash_attention_for_cpu": "scaled_dot_product_attention"}
 
 
@@ -30,13 +28,13 @@ class DtypeLimit(NamedTuple):
 
 @cache
 def operators() -> frozenset[str]:
-    """Names of the overloads that the bridge registers, as `name_of` gives them."""
+    """Names of the overloads that the bridge registers, in the form of `name_of`."""
     return frozenset(_rows("hpu_ops"))
 
 
 @cache
 def dtype_limits() -> dict[str, DtypeLimit]:
-    """Operator without its overload and without an in-place underscore -> what it cannot take."""
+    """Dtypes that operators have no kernel for, by name without overload and in-place underscore."""
     limits = {}
     for row in _rows("hpu_dtypes"):
         name, dtypes, instead = row.split(maxsplit=2)
@@ -50,15 +48,13 @@ def _rows(table: str) -> list[str]:
 
 
 def name_of(operator: OpOverload) -> str:
-    """The form of the tables: aten's prefix is left out, and so is the overload `default`."""
+    """Name of an operator as in the tables: without the prefix of aten and the overload `default`."""
     name = operator.name().removeprefix("aten::")
     return _SAME.get(name, name)
 
 
 def has_kernel(operator: OpOverload) -> bool:
-    """Whether the bridge registers an operator, or the form of it that writes into a given tensor, by which torch
-    makes the others.
-    """
+    """Whether the bridge registers an operator, or its out variant, from which torch derives the others."""
     if name_of(operator) in operators() or operator.namespace == stand_in.KERNELS:
         return True
     if not _has_key(operator, "CompositeExplicitAutogradNonFunctional"):
@@ -77,14 +73,12 @@ def has_kernel(operator: OpOverload) -> bool:
 
 
 def is_composite(operator: OpOverload) -> bool:
-    """Whether torch has one kernel for all backends, made of other operators."""
+    """Whether torch has one kernel for all backends, composed of other operators."""
     return _has_key(operator, "CompositeExplicitAutograd") or _has_key(operator, "CompositeImplicitAutograd")
 
 
 def run_composite(operator: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator by the kernel that it has for all backends, so that what it is made of goes through the
-    dispatcher.
-    """
+    """Run an operator's kernel for all backends, so that the operators it calls go through the dispatcher."""
     keys = torch._C.DispatchKey
     key = (
         keys.CompositeExplicitAutograd
@@ -99,10 +93,9 @@ def _has_key(operator: OpOverload, key: str) -> bool:
 
 
 def unsupported_dtype(operator: OpOverload, args: tuple[Any, ...]) -> tuple[str, str] | None:
-    """The dtype of a call that has no kernel, and what to write instead; None where there is no such limit.
+    """Return the dtype of a call that has no kernel, and what to write instead; None if there is no such limit.
 
-    An operation on two numbers runs in the dtype that torch promotes them to; every other is judged by its first
-    tensor.
+    A binary operation runs in the dtype that torch promotes its operands to; others are judged by their first tensor.
     """
     limit = dtype_limits().get(operator._schema.name.split("::")[-1].removesuffix("_"))
     if limit is None or not args:

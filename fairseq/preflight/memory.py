@@ -1,9 +1,8 @@
-"""Memory of a training step on the card, as a lower bound: what autograd keeps for backward, parameters, gradients,
-optimizer state.
+"""Lower bound of a training step's memory on the card: kept activations, parameters, gradients, optimizer state.
 
-The forward pass runs on fake tensors: every operator's shapes and dtypes, no numbers and no memory, so that the
-config's full size is measured in a fraction of a second a shape. What autograd keeps is counted once a storage, as the
-CPU's autograd really keeps it.
+The forward pass runs on fake tensors, which have shapes and dtypes but no values and no memory, so the config's full
+size is measured in a fraction of a second per shape. Each storage that autograd keeps is counted once, as the CPU's
+autograd keeps it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Activations(NamedTuple):
     """Bytes that are kept between forward and backward."""
 
     kept: int
-    # with model.checkpoint_activations: blocks keep their input, and one at a time what is in it; None: no such blocks
+    # with model.checkpoint_activations: the blocks' inputs, and the activations of one block; None: no such blocks
     recomputed: int | None
 
 
@@ -43,16 +42,16 @@ class Weights(NamedTuple):
 
 
 class _Storages:
-    """Storages that autograd saved, each counted once, by the block that runs."""
+    """Storages that autograd saved, each counted once, by the block that saved them."""
 
     def __init__(self, excluded: set[int]) -> None:
         self.excluded = excluded
         self.bytes: dict[int, int] = {}
-        self.outside: set[int] = set()  # saved, or handed on, by what is in no block
+        self.outside: set[int] = set()  # saved outside of blocks
         self.blocks: list[set[int]] = []
         self.inputs: set[int] = set()
         self.current: set[int] | None = None
-        self._alive: list[Tensor] = []  # an address is not given twice while these live
+        self._alive: list[Tensor] = []  # no address is reused while these exist
 
     def add(self, tensor: Tensor, into: set[int]) -> None:
         storage = tensor.untyped_storage()
@@ -70,7 +69,7 @@ class _Storages:
 
     @contextlib.contextmanager
     def watching(self, blocks: list[nn.Module]) -> Iterator[None]:
-        """Within, what a block saves is told apart from the rest."""
+        """Attribute saved storages to the block that saves them, within the context."""
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.current = set()
@@ -90,9 +89,7 @@ class _Storages:
 
 
 class HostReadsAsOne(TorchDispatchMode):
-    """A value that a step reads on the host is taken to be 1: fake tensors have none, and shapes seldom depend on
-    it.
-    """
+    """Replace values that a step reads on the host by 1: fake tensors have none, and shapes seldom depend on them."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -104,11 +101,10 @@ class HostReadsAsOne(TorchDispatchMode):
 
 
 class MemoryMeter:
-    """A model and criterion of fake tensors whose steps can be measured.
+    """Measure steps of a model and criterion on fake tensors.
 
     Args:
-        build: makes the model; called where its parameters are fake. Checkpointed blocks are unwrapped, and counted
-            both ways.
+        build: builds the model; called in fake mode. Checkpointed blocks are unwrapped, and counted both ways.
         criterion: called as criterion(model, sample).
     """
 
@@ -120,7 +116,7 @@ class MemoryMeter:
         unwrap_checkpoint(self.model)
         for module in self.model.modules():
             if hasattr(module, "layerdrop"):
-                # on a device of static graphs all blocks are computed; its flags are drawn on the host
+                # devices with static graphs compute all blocks; the flags are drawn on the host
                 setattr(module, "layerdrop", 0.0)  # noqa: B010 - not every module has it
         if isinstance(self.model, BaseFairseqModel):
             with self.fake:
@@ -134,8 +130,10 @@ class MemoryMeter:
             return count(self.model, self.criterion, {**sample, "net_input": fakes}, dtype, self.blocks)
 
     def weights(self, optimizer_share: float) -> Weights:
-        """Args:
-        optimizer_share: bytes of optimizer state a byte of trained parameters.
+        """Count the bytes that do not depend on the batch.
+
+        Args:
+            optimizer_share: bytes of optimizer state per byte of trained parameters.
         """
         parameters = sum(p.untyped_storage().nbytes() for p in self.model.parameters())
         trained = sum(p.untyped_storage().nbytes() for p in self.model.parameters() if p.requires_grad)
@@ -149,7 +147,7 @@ def count(
     dtype: torch.dtype | None,
     blocks: list[nn.Module],
 ) -> Activations:
-    """Run one forward pass in training mode and count what it leaves for backward; on fake tensors or on real ones."""
+    """Run one forward pass in training mode and count what it keeps for backward; on fake or real tensors."""
     constant = [*model.parameters(), *model.buffers(), *criterion.parameters()]
     storages = _Storages({tensor.untyped_storage()._cdata for tensor in constant})
     model.train()
@@ -169,5 +167,5 @@ def count(
 
 
 def bytes_of_negatives(rows: int, masked: int, num_negatives: int, width: int) -> int:
-    """Bytes of the (N+1) x B x M x C tensor of fp32 candidates, which the similarity matrix does without."""
+    """Bytes of the (N+1) x B x M x C tensor of fp32 candidates, which the similarity matrix avoids."""
     return (num_negatives + 1) * rows * masked * width * 4

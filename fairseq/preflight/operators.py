@@ -1,6 +1,4 @@
-"""Every operator that an update and a validation step hand to the dispatcher, where in the code each is called, and
-those that Gaudi's bridge has no kernel for.
-"""
+"""Operators of an update and a validation step: where each is called, and which Gaudi's bridge has no kernel for."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fairseq.preflight import graph_keys, kernels
 from fairseq.preflight.graph_keys import Call, Recorder
 
-# views and marks of autograd: no number is computed
+# views and autograd's markers: nothing is computed
 _NO_KERNEL_NEEDED = {
     "detach",
     "detach_",
@@ -34,7 +32,7 @@ _NO_KERNEL_NEEDED = {
 }
 
 
-# their result's shape depends on numbers: the host waits for these
+# the shape of their result depends on values: the host waits for them
 _DEPEND_ON_NUMBERS = {
     "nonzero",
     "masked_select",
@@ -58,26 +56,26 @@ class Missing(NamedTuple):
 
     operator: str
     place: str
-    dtype: str | None  # there is a kernel, but not for this dtype; None: there is none
+    dtype: str | None  # the dtype that has no kernel; None: no dtype has one
     instead: str
 
 
 class Trace(TorchDispatchMode):
-    """Notes operators while tensors on the CPU take the HPU's branches.
+    """Record operators while tensors on the CPU take the HPU's branches.
 
-    An operator that the bridge does not register but that torch makes of others is run by torch's general kernel, so
-    that the others are looked up in its place.
+    An operator that the bridge does not register, but that torch composes of others, is run by torch's general kernel,
+    so that those others are looked up instead.
 
     Args:
-        with_calls: keep the calls, in their order.
-        recorder: is told of every operator that has run.
+        with_calls: keep the calls, in order.
+        recorder: gets every operator after it has run.
     """
 
     def __init__(self, with_calls: bool = False, recorder: Recorder | None = None) -> None:
         super().__init__()
         self.operators: Counter[str] = Counter()
         self.missing: Counter[Missing] = Counter()
-        self.dynamic: set[tuple[str, str]] = set()  # (operator, place) whose result's shape depends on numbers
+        self.dynamic: set[tuple[str, str]] = set()  # (operator, place) whose result's shape depends on values
         self.calls: list[Call] = []
         self.with_calls = with_calls
         self.recorder = recorder
@@ -118,13 +116,13 @@ def _indexes_by_mask(name: str, args: tuple[Any, ...]) -> bool:
 
 @contextmanager
 def tracing(with_calls: bool = False, recorder: Recorder | None = None) -> Iterator[Trace]:
-    """Within, operators are noted, those of backward at the line of the forward pass that they belong to."""
+    """Record operators within the context; those of backward get the line of their forward operator."""
     with torch.autograd.set_detect_anomaly(True, check_nan=False), Trace(with_calls, recorder) as trace:
         yield trace
 
 
 def first_difference(one: list[Call], other: list[Call]) -> str | None:
-    """Where two steps that should be one graph part: the place of the first call that differs; None if none does."""
+    """Return the first call that differs between two steps that should be one graph; None if none does."""
     for before, after in zip(one, other, strict=False):
         if before[:2] != after[:2]:
             return f"{after.operator} at {after.place}"
@@ -153,8 +151,9 @@ def current_place() -> str:
 
 
 def place_of_forward() -> str | None:
-    """Within backward, where the forward pass made the node that runs; None outside, or without torch's anomaly
-    mode.
+    """In backward, return where the forward pass created the running node; None elsewhere.
+
+    Needs torch's anomaly mode, and returns None without it.
     """
     node = torch._C._current_autograd_node()
     if node is None:
@@ -171,11 +170,11 @@ def place_of_forward() -> str | None:
 
 
 def shown_place(file: str, line: int) -> str:
-    """A file's path from the working folder or from where the package lies, where that is shorter."""
+    """Return `file:line`, with the path relative to the working directory or the checkout if it is inside."""
     return f"{_short(file, os.getcwd())}:{line}"
 
 
-@cache  # asked for every operator
+@cache  # called for every operator
 def _short(file: str, folder: str) -> str:
     path = Path(file).resolve()
     for base in (Path(folder), Path(__file__).resolve().parents[2]):

@@ -1,6 +1,4 @@
-"""The data and batches of the run that is asked about: the real task's, over all its ranks, without decoding
-anything.
-"""
+"""Data and batches of the run to be checked: those of the real task, for all ranks, without decoding audio."""
 
 from __future__ import annotations
 
@@ -25,10 +23,10 @@ from fairseq.training.iterators import training_iterator, validation_iterator
 
 
 class Launch(NamedTuple):
-    """How many processes the run has."""
+    """Number of processes of the run."""
 
     nodes: int
-    processes: int  # of one node
+    processes: int  # per node
 
     @property
     def world(self) -> int:
@@ -45,12 +43,12 @@ class Split(NamedTuple):
 
     @property
     def batches(self) -> Batches:
-        """Of the first epoch."""
+        """Batches of the first epoch."""
         return self.iterator.batches(1)
 
 
 class Shape(NamedTuple):
-    """A shape that batches of a split can have: one compiled graph a mode."""
+    """A shape that batches of a split can have: one compiled graph per mode."""
 
     split: str
     training: bool
@@ -68,11 +66,12 @@ class Shape(NamedTuple):
 
 
 def load(cfg: DictConfig, task: Task, launch: Launch) -> list[Split]:
-    """Training data first, then the validation sets. The model has been built by `task`, which takes the masks'
-    settings from it.
+    """Load the training data, then the validation sets.
+
+    `task` must have built the model before, as it takes the masks' settings from it.
 
     Raises:
-        ValueError: a manifest is missing or malformed, or leaves nothing to train on; or a plug-in's data set.
+        ValueError: a manifest is missing or malformed, or has nothing to train on; or a data set is a plug-in's.
     """
     options = LoaderOptions(seed=cfg.common.seed, num_shards=launch.world)
     splits = []
@@ -92,14 +91,15 @@ def load(cfg: DictConfig, task: Task, launch: Launch) -> list[Split]:
 
 
 def audio(split: Split) -> FileAudioDataset:
-    """The data set that holds the audio: the split's own, or the one inside it (labels are put around it).
+    """Return the data set that holds the audio: the split's, or the one inside it if it adds labels.
 
     Raises:
-        ValueError: it is a data set of a plug-in.
+        ValueError: it is a plug-in's data set.
     """
     dataset = split.dataset.dataset if isinstance(split.dataset, AddTargetDataset) else split.dataset
     if not isinstance(dataset, FileAudioDataset):
-        raise ValueError(f"fairseq-preflight checks audio of manifests; {split.name!r} is a {type(dataset).__name__}")
+        kind = type(dataset).__name__
+        raise ValueError(f"{split.name!r} is a {kind}, but fairseq-preflight checks only audio from manifests")
     return dataset
 
 
@@ -143,13 +143,13 @@ class Epoch(NamedTuple):
 
     batches: int
     updates: int
-    steps: int  # forward passes of one rank, those without rows that count included
-    seconds: float  # of audio, neither padding nor filler counted
-    emitted: float  # of audio that the ranks compute, everything counted
+    steps: int  # forward passes of one rank, including those with only filler rows
+    seconds: float  # of audio, without padding and filler
+    emitted: float  # of audio that the ranks compute, with padding and filler
 
 
 def epoch_of(split: Split, cfg: DictConfig, launch: Launch) -> Epoch:
-    """The first epoch with the update size of later ones (the last entry of update_freq)."""
+    """Count the first epoch, with the update size of later ones (the last entry of update_freq)."""
     batches, dataset = split.batches, audio(split)
     size = launch.world * cfg.optimization.update_freq[-1]
     sequence = update_order(np.arange(len(batches)), batches.buckets, size)

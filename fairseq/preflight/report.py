@@ -1,4 +1,4 @@
-"""How a check's findings are told: sections of aligned lines, the problems last, and the same as JSON."""
+"""The report of a check: sections of aligned lines with the problems last, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _LABEL = 14
 
 
 class Problem(NamedTuple):
-    """Something that would stop or slow a run, or make it learn something else than was meant."""
+    """Something that would stop or slow a run, or make it learn the wrong thing."""
 
-    name: str  # short, and the same in every release
+    name: str  # short, and stable across releases
     what: str
     change: str  # what to change
 
@@ -27,17 +27,17 @@ class Section:
     lines: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)  # plain, for JSON
     problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what is odd and stops nothing, and what could not be looked at
+    notes: list[str] = field(default_factory=list)  # what is unusual but stops nothing, and what could not be checked
 
     def say(self, label: str, text: str) -> None:
-        """Add a labelled line; a long text goes on under its own beginning."""
+        """Add a labelled line; long text wraps with a hanging indent."""
         indent = " " * (_LABEL + 2)
         wrapped = textwrap.wrap(text, _WIDTH - len(indent), break_long_words=False, break_on_hyphens=False) or [""]
         self.lines.append(f"  {label:<{_LABEL}}{wrapped[0]}")
         self.lines.extend(indent + line for line in wrapped[1:])
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Add columns: the first to the left, the others to the right."""
+        """Add a table: the first column is left-aligned, the others are right-aligned."""
         cells = [list(head), *(list(row) for row in rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
         for row in cells:
@@ -53,7 +53,7 @@ class Section:
 
 @dataclass
 class Report:
-    """Everything that was found."""
+    """All findings of a check."""
 
     headline: str
     sections: list[Section] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Report:
         return [problem for section in self.sections for problem in section.problems]
 
     def values(self, name: str) -> Any:
-        """A value that a section noted; None if none did."""
+        """Return a section's value by its name; None if no section has it."""
         return next((section.values[name] for section in self.sections if name in section.values), None)
 
     @property
@@ -76,7 +76,7 @@ class Report:
         return 1 if self.problems else 0
 
     def text(self) -> str:
-        """The report in words, the verdict last."""
+        """Format the report as text, with the verdict last."""
         lines = [self.headline]
         for section in self.sections:
             if section.lines:
@@ -92,7 +92,7 @@ class Report:
     def _verdict(self) -> list[str]:
         if not self.problems:
             return ["Nothing found that would stop or slow this run."]
-        lines = [f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"]
+        lines = ["1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"]
         for problem in self.problems:
             lines.append(f"  [{problem.name}]")
             for prefix, text in (
@@ -119,7 +119,7 @@ class Report:
 
 
 def gigabytes(count: float) -> str:
-    """Bytes as GiB, with the digits that matter."""
+    """Format bytes as GiB, with two or three significant digits."""
     size = count / 2**30
     return f"{size:.2f}" if size < 1 else f"{size:.1f}" if size < 100 else f"{size:.0f}"
 

@@ -1,6 +1,4 @@
-"""Steps of a run on devices that are everywhere: on the CPU in an HPU's place for its operators, on torch's lazy
-device for its graphs.
-"""
+"""Steps of a run without a card: on the CPU for the HPU's operators, on torch's lazy device for its graphs."""
 
 from __future__ import annotations
 
@@ -26,13 +24,13 @@ from fairseq.preflight.operators import Trace
 from fairseq.preflight.plan import Launch, Shape, Split
 from fairseq.training.trainer import Trainer
 
-WARM_UP = 2  # visits of a shape that may compile: the first, and the one after the optimizer's state was made
+WARM_UP = 2  # visits of a shape that may compile: the first, and the one after the optimizer's state is created
 VISITS = 3
 UPDATES = 12  # watched for numbers that change
 
 
 class Twin:
-    """The run's small twin: its trainer on one device, and the run's shapes to step through."""
+    """A small twin of the run: its trainer on one device, and the run's shapes to step through."""
 
     def __init__(self, cfg: DictConfig, device: str, full: bool) -> None:
         self.full = full
@@ -47,10 +45,10 @@ class Twin:
         self.micro_batches = min(2, max(self.cfg.optimization.update_freq))
 
     def samples(self, shape: Shape, num_valid: tuple[int, ...] = ()) -> list[Batch]:
-        """The micro-batches of an update, all of this shape; in validation one.
+        """Make the micro-batches of an update, all of this shape; for validation, one batch.
 
         Args:
-            num_valid: utterances of each, where the other rows are to be filler; without, as in the run's plan.
+            num_valid: utterances of each, the other rows being filler; empty: as in the run's plan.
         """
         split: Split = self.splits[shape.split]
         plans = [shape.plan._replace(micro=n) for n in range(self.micro_batches if shape.training else 1)]
@@ -67,7 +65,7 @@ class Twin:
 
 @contextmanager
 def quietly(threads: int | None = 1) -> Iterator[None]:
-    """Without log lines and warnings of what is run for its traces only, and on so many threads (None: as it is)."""
+    """Suppress log lines and warnings of steps that only serve tracing, and set the threads (None: unchanged)."""
     before, threads_before = logging.root.manager.disable, torch.get_num_threads()
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads or threads_before)
@@ -84,7 +82,7 @@ def quietly(threads: int | None = 1) -> Iterator[None]:
 
 
 class Watch:
-    """Compiles, by the bridge's rule, what a twin hands over, and notes graphs that are new where none should be."""
+    """Compile, by the bridge's rule, what a twin runs, and note graphs that are new after the first visits."""
 
     def __init__(self) -> None:
         self.compiled = Compiled()
@@ -95,7 +93,7 @@ class Watch:
 
     @contextmanager
     def visit(self, what: Any) -> Iterator[None]:
-        """Within, the twin does `what` (a hashable name), whose graphs are new on the first visits only."""
+        """Run a visit of `what` (a hashable name) within the context; only its first visits may compile graphs."""
         self.recorder.cut()
         self._settled = self._visits[what] >= WARM_UP
         self._visits[what] += 1
@@ -109,11 +107,11 @@ class Watch:
 
 
 def trace_operators(cfg: DictConfig, shapes: list[Shape]) -> tuple[Trace, Watch]:
-    """The operators of an update and a validation step through the HPU's branches, and the graphs of twelve updates.
+    """Trace the operators of an update and a validation step on the HPU's branches, and the graphs of 12 updates.
 
-    Between the updates everything changes that changes in a run: temperature, learning rate, utterances that count,
-    shape, epoch; some are followed by a line of the log. Where the run unfreezes its encoder, twelve updates more are
-    looked at from there on.
+    Between the updates, everything changes that changes in a run: temperature, learning rate, number of utterances,
+    shape, epoch; a log line follows some of them. If the run unfreezes its encoder, 12 updates from there are watched
+    too.
     """
     training = [shape for shape in shapes if shape.training][:2]
     validation = next((shape for shape in shapes if not shape.training), None)
@@ -139,7 +137,7 @@ def trace_operators(cfg: DictConfig, shapes: list[Shape]) -> tuple[Trace, Watch]
 
 def _updates(twin: Twin, watch: Watch, training: list[Shape], validation: Shape | None) -> None:
     trainer, start = twin.trainer, twin.trainer.get_num_updates()
-    # utterances of two micro-batches: the first two visits of each shape have the same
+    # utterances of two micro-batches; the first two visits of each shape have the same numbers
     counts = [(1, 1), (2, 1), (2, 2)]
     batches = {(shape.key, valid): twin.samples(shape, valid) for shape in training for valid in counts}
     for number in range(UPDATES):
@@ -165,10 +163,10 @@ class Graphs(NamedTuple):
     """What the lazy device did."""
 
     compiled: dict[str, int]  # mode (training, validation) -> graphs, all visits
-    again: dict[str, int]  # shape -> graphs compiled after its first visits; those with none are left out
+    again: dict[str, int]  # shape -> graphs compiled after its first visits, if any
     updates: int  # watched, after the first visits
     reads: Counter[str]  # `operator at file:line`, in the watched updates
-    fallbacks: dict[str, int]  # operators that torch's lazy backend ran by themselves
+    fallbacks: dict[str, int]  # operators that torch's lazy backend ran directly
     only_here: Counter[str]  # where it did, as `operator at file:line`
 
 

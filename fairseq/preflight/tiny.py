@@ -1,6 +1,4 @@
-"""A small twin of a run: its own task, data plan, model class and trainer, with few and narrow layers, short of
-rows, on noise.
-"""
+"""A small twin of a run: same task, data plan, model class and trainer, but few narrow layers, few rows and noise."""
 
 from __future__ import annotations
 
@@ -24,8 +22,10 @@ _AT_MOST = {"encoder_layers": 2, "encoder_ffn_embed_dim": 64, "latent_vars": 16,
 
 
 def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
-    """The run's config on `cpu` or `lazy`, in one process, writing no files; `narrow`: few and narrow layers where
-    the model knows them.
+    """Return the run's config on `cpu` or `lazy`, for one process that writes no files.
+
+    Args:
+        narrow: use few and narrow layers, if the model has the keys for it.
     """
     small = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
     with open_dict(small):
@@ -40,13 +40,13 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
         if "use_old_adam" in small.optimizer:
             small.optimizer.use_old_adam = True  # plain operations, as on HPU without Habana's fused kernel
         small.distributed_training.distributed_world_size, small.distributed_training.nprocs_per_node = 1, 1
-        # early in a warm-up, 1 - lr * weight_decay is 1 in fp32, and torch's lazy backend compiles a product with 1
-        # apart
+        # early in a warm-up, 1 - lr * weight_decay is 1 in fp32; torch's lazy backend compiles another graph for a
+        # product with 1
         for key in ("warmup_updates", "warmup_steps"):
             if small.lr_scheduler.get(key):
                 small.lr_scheduler[key] = 1
         if narrow and "w2v_path" in model and model.w2v_args is None:
-            model.w2v_args = _encoder_of(model)  # of random weights, which w2v_path is not read for again
+            model.w2v_args = _encoder_of(model)  # random weights: w2v_path is not read again
         encoder = model.w2v_args.model if model.get("w2v_args") is not None else model
         if narrow:
             _narrow(encoder)
@@ -59,13 +59,13 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
 
 
 def _encoder_of(model: DictConfig) -> DictConfig:
-    """The pre-training config that fine-tuning would take from its checkpoint, with fine-tuning's settings."""
+    """Return the pre-training config that fine-tuning would take from its checkpoint, with its own settings."""
     source = pretrained.load(model.w2v_path, averaged=model.load_ema)
     return OmegaConf.create(pretrained.with_fine_tuning(source.w2v_args, model), flags={"allow_objects": True})
 
 
 def _narrow(model: DictConfig) -> None:
-    """Few layers, and widths that still divide each other, where the model knows them."""
+    """Reduce the number of layers and the widths, keeping them divisible, for the keys that the model has."""
     for key in _AT_MOST.keys() & model.keys():
         if model[key] is not None:
             model[key] = min(model[key], _AT_MOST[key])
@@ -84,7 +84,7 @@ def _narrow(model: DictConfig) -> None:
 
 
 def hear_noise(split: Split) -> None:
-    """From now on the split's files are not opened: every utterance is noise, the same each time."""
+    """Replace the split's audio by noise, the same each time; its files are not opened from now on."""
     dataset = audio(split)
     noise = np.random.default_rng(0).standard_normal(2**16, dtype=np.float32) * 0.1
 
@@ -95,8 +95,10 @@ def hear_noise(split: Split) -> None:
 
 
 def few_rows(plan: BatchPlan, num_valid: int | None = None, rows: int = _ROWS) -> BatchPlan:
-    """A plan with its first rows only, `num_valid` of them real utterances (None: all but one where the plan has
-    filler).
+    """Return a plan with its first rows only.
+
+    Args:
+        num_valid: real utterances among them; None: all, or all but one if the plan has filler.
     """
     filler = plan.num_valid < len(plan.indices)
     valid = min(plan.num_valid, len(plan.indices[:rows]), num_valid or (rows - 1 if filler else rows))
@@ -104,5 +106,5 @@ def few_rows(plan: BatchPlan, num_valid: int | None = None, rows: int = _ROWS) -
 
 
 def batch(split: Split, plan: BatchPlan) -> Batch:
-    """The batch that a worker would make."""
+    """Return the batch that a worker would make."""
     return split.dataset.collate_plan(plan)

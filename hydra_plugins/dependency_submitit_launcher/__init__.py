@@ -1,3 +1,4 @@
-"""A launcher of hydra's that hands runs to SLURM and goes: `fairseq-hydra-train -m
-hydra/launcher=dependency_submitit_slurm ...`.
+"""A hydra launcher that submits runs to SLURM and does not wait for them.
+
+Use it with `fairseq-hydra-train -m hydra/launcher=dependency_submitit_slurm ...`.
 """

@@ -1,9 +1,10 @@
-"""`hydra.launcher` of dependency_submitit_slurm: what is asked of SLURM. Imports hydra only, which reads this file
-whenever it starts.
+"""Config group `hydra.launcher` of dependency_submitit_slurm: what to request from SLURM.
+
+Hydra reads this file whenever it starts, so it imports nothing but hydra.
 """
 
-# no `from __future__ import annotations`: hydra runs this file before it is in sys.modules, where dataclasses look for
-# what text means
+# no `from __future__ import annotations`: hydra runs this file before it is in sys.modules, where dataclasses resolve
+# string annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -12,9 +13,7 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class DependencySubmititConf:
-    """Names and defaults of hydra's own `submitit_slurm`, so that YAMLs written for it go on; what differs is said
-    beside the field.
-    """
+    """Options with names and defaults of hydra's `submitit_slurm`, so its YAMLs work; comments mark differences."""
 
     _target_: str = "hydra_plugins.dependency_submitit_launcher.launcher.DependencySubmititLauncher"
 
@@ -23,9 +22,9 @@ class DependencySubmititConf:
     timeout_min: int = 60
     nodes: int = 1
     gpus_per_node: Optional[int] = None
-    tasks_per_node: Optional[int] = None  # unset: gpus_per_node, that is a process for each device, or 1 without GPUs
+    tasks_per_node: Optional[int] = None  # unset: gpus_per_node (one process per device), or 1 without GPUs
     cpus_per_task: Optional[int] = None
-    mem_gb: Optional[int] = None  # of each node
+    mem_gb: Optional[int] = None  # per node
     stderr_to_stdout: bool = False
 
     partition: Optional[str] = None
@@ -39,13 +38,13 @@ class DependencySubmititConf:
     gpus_per_task: Optional[int] = None
     mem_per_gpu: Optional[str] = None
     mem_per_cpu: Optional[str] = None
-    # not in submitit_slurm: what these jobs wait for, as sbatch writes it: afterok:123:124
+    # not in submitit_slurm: jobs to wait for, in the form of sbatch: afterok:123:124
     dependency: Optional[str] = None
 
-    signal_delay_s: int = 120  # a job is told this long before its time is over; it then saves
-    max_num_timeout: int = 0  # how often a job whose time was over is queued again, to go on from its checkpoint
-    array_parallelism: int = 256  # jobs of a sweep that may run at the same time
-    setup: Optional[list[str]] = None  # lines of shell before the run
+    signal_delay_s: int = 120  # a job gets a signal this long before its time limit, and saves
+    max_num_timeout: int = 0  # how often a job that reached its time limit is requeued, to resume from its checkpoint
+    array_parallelism: int = 256  # jobs of a sweep that run at the same time, at most
+    setup: Optional[list[str]] = None  # shell commands before the run
     additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch: {mail-type: END}
 
 

@@ -1,4 +1,4 @@
-"""Jobs of a sweep, or a single one, submitted to SLURM and left to it; scripts that start what comes after them."""
+"""Submit the jobs of a sweep, or a single one, to SLURM, and run a script that submits their follow-up jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 logger = logging.getLogger(__name__)
 
-# names that submitit has for every kind of cluster; the others are SLURM's and begin with slurm_ there
+# submitit's names for every kind of cluster; the others are SLURM's, and begin with slurm_ in submitit
 _OF_ANY_CLUSTER = (
     "name",
     "timeout_min",
@@ -38,16 +38,17 @@ _OF_ANY_CLUSTER = (
 
 
 class DependencySubmititLauncher(Launcher):
-    """Submits and does not wait. It is also what a job runs: submitit pickles it with the job's overrides and calls it
-    there.
+    """Submit jobs and do not wait for them.
 
-    `+next_script=PROGRAM` among the overrides is started once for each job when all are submitted, with the job's id
-    (123, or 123_0 in a sweep), its number in SLURM's array (0 where it is alone), the sweep's folder and the job's own
-    folder as arguments. It is to submit what follows, with a dependency on that id.
+    submitit pickles this object with a job's overrides, and calls it in the job.
+
+    `+next_script=PROGRAM` in the overrides runs PROGRAM once per job, after all jobs are submitted. Its arguments are
+    the job's id (123, or 123_0 in a sweep), its index in SLURM's array (0 for a single job), the sweep's folder and the
+    job's folder. It should submit what follows, with a dependency on that id.
     """
 
     def __init__(self, **params: Any) -> None:
-        """Takes the fields of DependencySubmititConf."""
+        """Take the fields of DependencySubmititConf."""
         self.params: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in params.items()
@@ -64,18 +65,19 @@ class DependencySubmititLauncher(Launcher):
 
             _stop(f"submitit is not installed: {advice('slurm')}")
 
-    # -- where the command was typed -----------------------------------------------------------------------------------
+    # -- on the machine that submits -----------------------------------------------------------------------------------
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Submit one job for each list of overrides; SystemExit, and nothing submitted, for what the user can set
-        right.
+        """Submit one job for each list of overrides.
 
         Returns:
-            The jobs' ids, as if they were the values that the jobs gave.
+            One entry per job, with its id as the job's return value.
+        Raises:
+            SystemExit: the user can fix this; the message says if jobs were submitted.
         """
         from fairseq_cli.hydra_train import users_environment
 
-        with users_environment():  # sbatch hands it to the jobs
+        with users_environment():  # sbatch passes it to the jobs
             return self._launch(job_overrides, initial_job_idx)
 
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -108,8 +110,9 @@ class DependencySubmititLauncher(Launcher):
         ]
 
     def _check(self, overrides: list[str], number: int) -> None:
-        """Tell a mistyped key now, not when the job has waited in the queue; what needs the nodes' devices or data
-        is told there.
+        """Report config errors now, not after the job has waited in the queue.
+
+        Errors that depend on the nodes' devices or data are reported in the job.
         """
         from fairseq_cli.hydra_train import whole_config
 
@@ -124,18 +127,18 @@ class DependencySubmititLauncher(Launcher):
             _stop(f"nothing was submitted; job #{number}:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
     def _sbatch_parameters(self) -> dict[str, Any]:
-        """`hydra.launcher` by the names that submitit has for it."""
+        """Options of `hydra.launcher`, by submitit's names."""
         of_the_executor = ("submitit_folder", "max_num_timeout")
         values = {key: value for key, value in self.params.items() if value is not None and key not in of_the_executor}
         gpus = values.get("gpus_per_node") or 1
         tasks = values.setdefault("tasks_per_node", gpus)
         if values["nodes"] > 1 and tasks < gpus:
             _stop(
-                f"hydra.launcher.tasks_per_node is {tasks} and gpus_per_node {gpus}: over several nodes each device "
-                "needs a task of its own. Leave tasks_per_node out."
+                f"hydra.launcher.tasks_per_node={tasks} is less than gpus_per_node={gpus}. With several nodes, each "
+                "device needs its own task. Leave tasks_per_node out."
             )
         user_dir = OmegaConf.select(self.config, "common.user_dir")
-        if user_dir is not None:  # what its classes are in the pickle is their module's name
+        if user_dir is not None:  # the pickle refers to its classes by their module's name
             folder = shlex.quote(str(Path(user_dir).expanduser().resolve().parent))
             values["setup"] = [*values.get("setup", []), f"export PYTHONPATH={folder}${{PYTHONPATH:+:$PYTHONPATH}}"]
         return {key if key in _OF_ANY_CLUSTER else f"slurm_{key}": value for key, value in values.items()}
@@ -149,9 +152,9 @@ class DependencySubmititLauncher(Launcher):
             code = subprocess.call(
                 [script, job_id, task_id, sweep_dir, os.path.join(sweep_dir, str(settings.sweep.subdir))]
             )
-            failed += [f"for job {job_id} with code {code}"] if code != 0 else []
+            failed += [f"exit code {code} for job {job_id}"] if code != 0 else []
         if failed:
-            _stop(f"the jobs are submitted, but next_script={script} ended {', '.join(failed)}")
+            _stop(f"the jobs were submitted, but next_script={script} failed: {', '.join(failed)}")
 
     def _job_config(self, overrides: list[str], number: int, job_id: str = "???") -> DictConfig:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
@@ -162,8 +165,9 @@ class DependencySubmititLauncher(Launcher):
     # -- in the job ----------------------------------------------------------------------------------------------------
 
     def __call__(self, overrides: list[str], number: int, singletons: dict[Any, Any]) -> Any:
-        """Run the task in each process of the job; an error of the task is raised, so that SLURM's afterok holds
-        back what follows.
+        """Run the task in each process of the job.
+
+        An error of the task is raised, so that SLURM's afterok holds back dependent jobs.
         """
         import submitit
 
@@ -183,7 +187,7 @@ class DependencySubmititLauncher(Launcher):
             return done.return_value
 
     def checkpoint(self, *args: Any) -> Any:
-        """What submitit queues again: the same; the run finds its checkpoint by itself."""
+        """Return what submitit requeues: the same call, as the run finds its checkpoint by itself."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, *args)
@@ -191,8 +195,12 @@ class DependencySubmititLauncher(Launcher):
 
 @contextmanager
 def _saved_before_requeue() -> Iterator[None]:
-    """Within, SLURM's word that the time is nearly over makes the run save and end, as SIGUSR1 does; then submitit's
-    own handler queues the job again (`max_num_timeout`), or raises, so that a run cut short does not count as done."""
+    """Save before submitit requeues the job.
+
+    Within the context, SLURM's signal that the time limit is near makes the run save and end, as SIGUSR1 does. Then
+    submitit's own handler requeues the job (`max_num_timeout`), or raises, so that an interrupted run does not count as
+    finished.
+    """
     import submitit
 
     number = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
@@ -211,7 +219,7 @@ def _saved_before_requeue() -> Iterator[None]:
     signal.signal(number, ask_to_save)
     try:
         yield
-    except SystemExit:  # a run that a signal stopped ends with a status of its own
+    except SystemExit:  # a run stopped by a signal has its own exit status
         if not came:
             raise
     finally:
@@ -221,13 +229,13 @@ def _saved_before_requeue() -> Iterator[None]:
 
 
 def _without_next_script(job_overrides: Sequence[Sequence[str]]) -> tuple[str | None, list[list[str]]]:
-    """The program of `+next_script=...`, which training knows nothing of, and the overrides without it."""
+    """Return the program of `+next_script=...`, which is not a config key, and the overrides without it."""
     script, rest = None, []
     for words in job_overrides:
         rest.append([word for word in words if word.lstrip("+").partition("=")[0] != "next_script"])
         script = next((word.partition("=")[2].strip("'\"") for word in words if word not in rest[-1]), script)
     if script is not None and shutil.which(script) is None:
-        _stop(f"nothing was submitted: next_script={script} is no program that can be started (chmod +x?)")
+        _stop(f"nothing was submitted: next_script={script} is not an executable program (chmod +x?)")
     return script, rest
 
 

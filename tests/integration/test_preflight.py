@@ -320,7 +320,7 @@ def test_files_that_are_not_as_the_manifest_says(few_utterances: Path, tmp_path:
     (tmp_path / "valid.tsv").write_text(f"{tmp_path}\n8k.flac\t40000\nbroken.flac\t40000\n")
     found = {problem.name: problem.what for problem in check(tmp_path).problems}
     assert re.search(
-        r"train\.tsv: of \d+ files looked at \d+ have another length.*samples, [\d,]+ in the", found["manifest-lengths"]
+        r"train\.tsv: \d+ of \d+ checked files have another length.*samples, [\d,]+ in the", found["manifest-lengths"]
     )
     assert "8k.flac (8000 Hz)" in found["sample-rate"] and "broken.flac (it is a web page" in found["files-unreadable"]
 

@@ -121,7 +121,7 @@ def test_a_single_job_has_number_0(submit: Submit, tmp_path: Path, capfd: pytest
     (tmp_path / "next.sh").write_text('#!/bin/sh\necho "$@" >>next.txt\nexit 3\n')
     (tmp_path / "next.sh").chmod(0o755)
     with pytest.raises(
-        SystemExit, match="the jobs are submitted, but next_script=./next.sh ended for job 101 with code 3"
+        SystemExit, match="the jobs were submitted, but next_script=./next.sh failed: exit code 3 for job 101"
     ):
         submit("next_script=./next.sh")
     assert (tmp_path / "next.txt").read_text() == f"101 0 {tmp_path / 'sweep'} {tmp_path / 'sweep/0'}\n"
@@ -131,8 +131,8 @@ def test_a_single_job_has_number_0(submit: Submit, tmp_path: Path, capfd: pytest
     ("override", "message"),
     [
         ("optimization.max_updates=3", "job #0:\n  - .*max_updates"),
-        ("next_script=./nowhere.sh", "next_script=./nowhere.sh is no program"),
-        ("hydra.launcher.tasks_per_node=1", "tasks_per_node is 1 and gpus_per_node 8"),
+        ("next_script=./nowhere.sh", "next_script=./nowhere.sh is not an executable program"),
+        ("hydra.launcher.tasks_per_node=1", "tasks_per_node=1 is less than gpus_per_node=8"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_submitted(

@@ -1,4 +1,4 @@
-"""Reference numbers of fairseq-fixed 0.12.3.1 that come with a checkout: `tests/parity/data`, under 2 MB.
+"""Reference numbers of fairseq-fixed 0.12.3.1 in this repository: `tests/parity/data`, under 2 MB.
 
     python -m tests.parity.reference_data ../shared/reference/parity
 
@@ -22,7 +22,7 @@ from torch import Tensor
 DATA = Path(__file__).resolve().parent / "data"
 MODELS = ("base", "large", "conformer", "ctc")
 STEPS = 32767
-_SHARED_WEIGHTS = {"ctc": ("base", "w2v_encoder.w2v_model.")}  # the fine-tuned model stands on the pre-trained one
+_SHARED_WEIGHTS = {"ctc": ("base", "w2v_encoder.w2v_model.")}  # the fine-tuned model contains the pre-trained one
 
 
 class Reference(NamedTuple):

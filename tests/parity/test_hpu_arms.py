@@ -1,7 +1,7 @@
-"""Each branch marked `# hpu:` beside its stock arm, on the CPU: values and gradients, bit for bit where the mathematics
-is the same.
+"""Each branch marked `# hpu:` against its stock arm, on the CPU: values and gradients.
 
-Where it is not, the tolerance says why: two orders of the same sums, of values of order 1.
+They are bit-equal if the mathematics is the same. Otherwise the tolerance has its reason: two orders of the same sums,
+of values of order 1.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def both_arms(run: Callable[[], Tensor], inputs: list[Tensor], **forms: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Stock and HPU: the values, then gradients of an arbitrary sum of them; both arms draw from the same seed."""
+    """Return stock and HPU results: values, then gradients of an arbitrary sum of them, from the same seed."""
     results = []
     for hpu_arms in (False, True):
         torch.manual_seed(5)
@@ -59,7 +59,7 @@ def assert_bit_equal(ours: list[Tensor], stock: list[Tensor]) -> None:
 
 
 def assert_close(ours: list[Tensor], stock: list[Tensor], tolerance: float = ORDER_OF_SUMS) -> None:
-    """Largest difference over the largest value."""
+    """Compare the largest difference, relative to the largest value."""
     for a, b in zip(ours, stock, strict=True):
         assert ((a - b).abs().max() / b.abs().max().clamp(min=1e-6)).item() < tolerance
 
@@ -67,7 +67,7 @@ def assert_close(ours: list[Tensor], stock: list[Tensor], tolerance: float = ORD
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("channels", "kernel", "stride"), [(1, 10, 5), (16, 3, 2), (16, 2, 2)])
 def test_convolution_over_an_image_of_one_row(channels: int, kernel: int, stride: int, bias: bool) -> None:
-    """The weight stays C' x C x K: it has that gradient."""
+    """The weight keeps its shape C' x C x K, and its gradient has that shape."""
     torch.manual_seed(0)
     conv, x = nn.Conv1d(channels, 16, kernel, stride=stride, bias=bias), numbers(2, channels, 203)
     stock, hpu = both_arms(lambda: convolve_over_time(x, conv, "conv1d"), [x, *conv.parameters()])
@@ -123,7 +123,7 @@ def test_fewest_operations_are_the_default_form_on_hpu() -> None:
 
 
 def test_blocks_count_what_they_compute() -> None:
-    """The operations of `multiply_adds` are those of the products."""
+    """`multiply_adds` counts the operations of the products."""
     x, weight = torch.zeros(1, 12, 64), torch.zeros(12, 4, 16)
     with FlopCounterMode(display=False) as flops:
         block_convolution(x, weight, torch.zeros(12), 8, 3)
@@ -140,7 +140,7 @@ def quantizer(train: bool) -> GumbelVectorQuantizer:
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_quantizer_in_training(padded: bool) -> None:
-    """Noise, hard pick, one-hot rows, the product with the codewords, and the tensor of the temperature."""
+    """Noise, hard choice, one-hot rows, product with the codewords, and the temperature's tensor."""
     made, x = quantizer(train=True), numbers(2, 7, 6)
     weights = (torch.arange(14).view(2, 7) % 3 > 0).float() if padded else None
 
@@ -152,9 +152,7 @@ def test_quantizer_in_training(padded: bool) -> None:
 
 
 def test_quantizer_in_evaluation() -> None:
-    """The look-up as a product with one-hot rows: the same values, and gradients that are other orders of the same
-    sums.
-    """
+    """The look-up as a product with one-hot rows: equal values, and gradients that sum in another order."""
     made, x = quantizer(train=False), numbers(2, 7, 6)
     stock, hpu = both_arms(lambda: made(x)["x"], [made.vars])
     assert torch.equal(hpu[0], stock[0])
@@ -191,7 +189,7 @@ def test_attention_with_padding(share_dropped: float) -> None:
 
 @pytest.mark.parametrize("across", [False, True])
 def test_contrast_with_impossible_negatives(across: bool) -> None:
-    """Negatives that are the positive's codeword, and in rows that have fewer candidates than others."""
+    """Negatives with the positive's codeword, and in rows with fewer candidates than others."""
     codes = torch.randint(3, (2, 6), generator=torch.Generator().manual_seed(0))
     table, x = numbers(3, 5), numbers(2, 6, 5, seed=1)
     counts, own = torch.tensor([6, 4]), torch.arange(6).expand(2, 6)
@@ -223,7 +221,7 @@ def test_binary_loss_leaves_out_the_same_candidates() -> None:
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
-    """Other draws than the stock arm's; the gradient has the mask of the values."""
+    """The draws differ from the stock arm's; the gradient has the mask of the values."""
     x = torch.ones(400, 500, requires_grad=True)
     for hpu_arms in (False, True):
         torch.manual_seed(0)
@@ -236,9 +234,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 
 
 class ScaledDropout(nn.Module):
-    """Its output is proportional to its weight, so that weight times gradient is the output where the masks are the
-    same.
-    """
+    """Dropout of a product with a weight: weight times gradient is the output if the masks are the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,7 +247,7 @@ class ScaledDropout(nn.Module):
 
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("lazy", marks=pytest.mark.needs("lazy"))])
 def test_recomputed_activations_have_the_same_dropout_masks(kind: str) -> None:
-    """Three blocks: each has masks of its own, and its gradient is that of the masks that made the output."""
+    """Three blocks: each has its own masks, and its gradient uses the masks of its output."""
     torch.manual_seed(0)
     device = device_layer._make(kind)
     device.claim()
@@ -269,7 +265,7 @@ def test_recomputed_activations_have_the_same_dropout_masks(kind: str) -> None:
             assert (block.weight * block.weight.grad).item() == pytest.approx(losses[-1].item(), rel=1e-4)
     assert losses[0].item() == losses[2].item() != losses[1].item()
     kept = blocks(torch.ones(40, 50, device=kind)) != 0
-    assert 0.08 < kept.float().mean().item() < 0.17  # an eighth: three masks that have nothing to do with each other
+    assert 0.08 < kept.float().mean().item() < 0.17  # an eighth: three independent masks
 
 
 @pytest.mark.parametrize("dim", [1, -1])
@@ -279,8 +275,9 @@ def test_gated_linear_unit(dim: int) -> None:
 
 
 def test_gelu_in_the_form_that_hpu_computes() -> None:
-    """It has the tanh form, whatever is asked for, unless PT_HPU_FORCE_TANH_FOR_GELU is 0: values and slopes differ
-    by less than 1e-3.
+    """HPU always uses the tanh form, unless PT_HPU_FORCE_TANH_FOR_GELU is 0.
+
+    Values differ from the exact form by less than 1e-3, slopes by less than 1e-2.
     """
     x = torch.linspace(-6, 6, 10_001, dtype=torch.double, requires_grad=True)
     exact, tanh = F.gelu(x), F.gelu(x, approximate="tanh")

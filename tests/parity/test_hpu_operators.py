@@ -1,6 +1,4 @@
-"""Every operator of updates and validation through the branches for HPU has a kernel in Gaudi's bridge (release
-1.19), for its dtype.
-"""
+"""Every operator of the HPU arms, in updates and validation, has a kernel for its dtype in Gaudi's bridge 1.19."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stand_in_trainer(data: Path, folder: Path, model: dict[str, Any]) -> Trainer:
-    """On CPU tensors, with an HPU's answers; Adam in plain operations, as where Habana's fused kernel is not used."""
+    """Return a trainer on the HPU stand-in, with Adam in plain operations, as without Habana's fused kernel."""
     task = {"inferred_w2v_config": {"mask_channel_prob": model.get("mask_channel_prob", 0.0)}}
     trainer = fairseq_cli.train.prepare(
         recipe(
@@ -68,7 +66,7 @@ def test_no_operator_lacks_a_kernel(small: Path, tmp_path: Path, name: str, bf16
     first, second = next(updates), next(updates)
     validation = list(trainer.get_valid_iterator("valid").next_epoch_itr(shuffle=False))[:1]
     with device_layer.stood_in(trainer.device), operators.tracing() as trace:
-        trainer.train_step(first)  # makes the optimizer's state
+        trainer.train_step(first)  # creates the optimizer's state
         trainer.train_step(second)
         trainer.flush_statistics()
         trainer.validate(validation)
@@ -88,7 +86,7 @@ def test_both_forms_of_the_positional_convolution_have_kernels(small: Path, tmp_
 
 
 def test_integers_are_sent_as_int32_and_only_positions_are(small: Path, tmp_path: Path) -> None:
-    """Negatives are drawn on the device in training; no other index crosses."""
+    """Negatives are drawn on the device in training; no other index is sent."""
     trainer = stand_in_trainer(small, tmp_path, {})
     sample = next(iter(trainer.get_train_iterator(1).next_epoch_itr()))[0]
     sent = trainer._on_device(sample)["net_input"]
@@ -101,7 +99,7 @@ def test_integers_are_sent_as_int32_and_only_positions_are(small: Path, tmp_path
 
 
 def test_a_planted_operator_is_found() -> None:
-    """The tests above can fail: by an operator that the bridge lacks, and by one that it has, but not for booleans."""
+    """The tests above can fail: on an operator that the bridge lacks, and on one that it lacks for booleans."""
     x = torch.rand(4, requires_grad=True)
     with operators.tracing() as trace:
         x.unfold(0, 2, 1).sum().backward()

@@ -1,6 +1,4 @@
-"""A whole update of base at reduced width through the branches for HPU, beside the stock arms, on the CPU, dropout
-and all.
-"""
+"""Whole updates of narrow models on the HPU arms against the stock arms, on the CPU, with dropout."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ CONFORMER = {
 
 
 class Step(NamedTuple):
-    losses: list[float]  # bits a masked frame, of two updates
+    losses: list[float]  # bits per masked frame, of two updates
     gradients: dict[str, Tensor]  # of the first one
 
 
@@ -57,14 +55,14 @@ def test_an_update_by_both_arms(
     model: dict[str, Any],
     task: dict[str, Any],
 ) -> None:
-    """Not bit-equal: convolutions and the first norm add up in other orders. Random numbers are drawn alike."""
+    """Not bit-equal: convolutions and the first norm sum in another order. Random numbers are the same."""
     monkeypatch.setattr(Device, "dropout_form", "native")
     stock = two_updates(corpus, tmp_path / "stock", False, model, task)
     hpu = two_updates(corpus, tmp_path / "hpu", True, model, task)
     worst = 0.0
     for name, grad in hpu.gradients.items():
         if name.endswith(("k_proj.bias", "linear_k.bias", "conv_layers.0.0.bias")):
-            continue  # zero but for rounding: the softmax, and the first norm, take such a shift away
+            continue  # zero except for rounding: the softmax and the first norm cancel such a shift
         worst = max(
             worst,
             ((grad - stock.gradients[name]).abs().max() / stock.gradients[name].abs().max().clamp(min=1e-3)).item(),

@@ -1,6 +1,4 @@
-"""The fine-tuned model and the criterion against fairseq-fixed 0.12.3.1 (seed 7, fp32, eval mode): see
-`reference_data`.
-"""
+"""Fine-tuned model and criterion against fairseq-fixed 0.12.3.1 (seed 7, fp32, eval mode): see `reference_data`."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ def ctc() -> CtcReference:
 
 
 def assert_gradients(ctc: CtcReference) -> None:
-    """Every parameter's; a key's bias has none but rounding noise, and is compared at the scale of its weight's."""
+    """Compare every gradient; that of a key's bias is rounding noise, compared at the scale of its weight's."""
     for name, parameter in ctc.model.named_parameters():
         expected = ctc.arrays.get(f"grad/{name}")
         if expected is None:
@@ -87,7 +85,7 @@ def padded_targets(ctc: CtcReference, width: int) -> Tensor:
 @pytest.mark.parametrize("sentence_avg", [False, True])
 @pytest.mark.parametrize("worker", [True, False], ids=["lengths from the worker", "lengths from masks"])
 def test_through_the_criterion(ctc: CtcReference, worker: bool, sentence_avg: bool) -> None:
-    """With lengths as the data-loading worker gives them, and in fairseq's form: padded targets alone."""
+    """With lengths from the data-loading worker, and in fairseq's form with padded targets only."""
     arrays = ctc.arrays
     criterion = CtcCriterion(CtcCriterionConfig(zero_infinity=True, sentence_avg=sentence_avg), ctc.task)
     sample: dict[str, Any] = {
@@ -108,7 +106,7 @@ def test_through_the_criterion(ctc: CtcReference, worker: bool, sentence_avg: bo
 
 
 def test_filler_rows_change_nothing(ctc: CtcReference) -> None:
-    """Both rows and a filler copy of the first: loss, gradients and everything logged stay what they were."""
+    """Both rows and a filler copy of the first: loss, gradients and all logged values stay the same."""
     arrays = ctc.arrays
     criterion = CtcCriterion(CtcCriterionConfig(zero_infinity=True, sentence_avg=True), ctc.task)
 

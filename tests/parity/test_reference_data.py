@@ -1,4 +1,4 @@
-"""The reference that comes with a checkout against the full one, where that is at hand."""
+"""The reference in this repository against the full one, if that is available."""
 
 from __future__ import annotations
 

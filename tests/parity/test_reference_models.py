@@ -31,9 +31,7 @@ def reference(request: pytest.FixtureRequest) -> Reference:
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str, at_least: float = 0.0) -> None:
-    """Largest absolute difference over the reference's largest absolute value (or over `at_least`, if that is
-    larger).
-    """
+    """Compare the largest difference, relative to the larger of the reference's largest value and `at_least`."""
     assert ours.shape == theirs.shape, f"{what}: {tuple(ours.shape)} against {tuple(theirs.shape)}"
     finite = torch.isfinite(theirs)
     assert torch.equal(torch.isfinite(ours), finite), f"{what}: infinities in other places"
@@ -43,7 +41,7 @@ def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str, at_l
 
 
 def objective(reference: Reference, **extra: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Net output and criterion's log for the reference's masks and negatives; gradients are left in the model."""
+    """Net output and the criterion's log for the reference's masks and negatives; gradients stay in the model."""
     arrays = reference.arrays
     M = int(arrays["n_masked"])
     B = arrays["source"].size(0)
@@ -66,8 +64,11 @@ def objective(reference: Reference, **extra: Any) -> tuple[dict[str, Any], dict[
 
 
 def assert_gradients_close(reference: Reference) -> None:
-    """Every parameter's gradient. A key's bias shifts all scores of a query alike, so its gradient is rounding noise
-    (1e-9) around 0: it is compared at the scale of its weight's gradient."""
+    """Compare every parameter's gradient.
+
+    A key's bias shifts all scores of a query by the same amount, so its gradient is rounding noise (1e-9) around 0: it
+    is compared at the scale of its weight's gradient.
+    """
     model, arrays = reference
     for name, parameter in model.named_parameters():
         expected = arrays.get(f"grad/{name}")
@@ -113,7 +114,7 @@ def test_objective_and_gradients(reference: Reference) -> None:
 
 
 def test_positions_and_weights_with_filler_give_the_same(reference: Reference) -> None:
-    """The worker's form of the mask, with three places of filler a row, against the boolean mask alone."""
+    """The worker's form of the mask, with three filler positions per row, against the boolean mask alone."""
     arrays = reference.arrays
     B, M = arrays["source"].size(0), int(arrays["n_masked"])
     masked = arrays["mask_indices"].nonzero()[:, 1].view(B, M)

@@ -1,6 +1,7 @@
-"""The objective is the same on every device: batches of the recipe for Gaudi (buckets, padding, filler, positions and
-weights, the branches for HPU) beside the plain way (rows that count, padded to the longest at most, a boolean mask
-alone, stock arms).
+"""The objective is the same on every device.
+
+Batches of the recipe for Gaudi (buckets, padding, filler, positions and weights, HPU arms) against the plain form
+(valid rows, padded to the longest at most, only a boolean mask, stock arms).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Gumbel noise is the same everywhere, since it would be drawn in other shapes."""
+    """Fix the Gumbel noise, which would be drawn in different shapes."""
     monkeypatch.setattr(Tensor, "exponential_", lambda x: x.fill_(0.7))
 
 
@@ -48,7 +49,7 @@ def trainer_of(data: Path, folder: Path, **model: Any) -> Trainer:
 
 
 def batches_of(trainer: Trainer) -> list[dict[str, Tensor]]:
-    """An epoch's batches in the recipe's form, with negatives by which both ways are compared."""
+    """Return an epoch's batches in the recipe's form, with negatives for both forms."""
     found = []
     for samples in trainer.get_train_iterator(1).next_epoch_itr():
         for sample in samples:
@@ -64,7 +65,7 @@ def batches_of(trainer: Trainer) -> list[dict[str, Tensor]]:
 
 
 def plain(batch: dict[str, Tensor], model: Wav2Vec2Model, keep_length: bool) -> dict[str, Tensor]:
-    """The same audio, masks and negatives as fairseq's callers give them."""
+    """Return the same audio, masks and negatives in the form that fairseq's callers pass."""
     rows = slice(0, int(batch["num_valid"]))
     padding, mask = batch["padding_mask"][rows], batch["mask_indices"][rows]
     longest = padding.size(1) if keep_length else int((~padding).sum(1).max())
@@ -97,8 +98,9 @@ def loss_and_gradients(
 
 @pytest.mark.parametrize("model", [{}, LARGE], ids=["base", "large"])
 def test_loss_and_gradients_are_those_of_the_plain_way(small: Path, tmp_path: Path, model: dict[str, Any]) -> None:
-    """Base keeps the bucket's length: its first norm takes its mean over padding too, as upstream's does. Large
-    needs no padding at all.
+    """Base keeps the bucket's length, as its first norm includes padding in its mean, like upstream's.
+
+    Large needs no padding at all.
     """
     trainer = trainer_of(small, tmp_path, **model)
     worst = [0.0, 0.0]
@@ -114,7 +116,7 @@ def test_loss_and_gradients_are_those_of_the_plain_way(small: Path, tmp_path: Pa
         assert ours[1] == theirs[1] > 0
         worst[0] = max(worst[0], abs(ours[0] / theirs[0] - 1))
         for name, grad in ours[2].items():
-            if not name.endswith(("k_proj.bias", "conv_layers.0.0.bias")):  # zero but for rounding
+            if not name.endswith(("k_proj.bias", "conv_layers.0.0.bias")):  # zero except for rounding
                 worst[1] = max(
                     worst[1], ((grad - theirs[2][name]).norm() / theirs[2][name].norm().clamp(min=1e-3)).item()
                 )
@@ -142,7 +144,7 @@ class FramesAsTargets(torch.nn.Module):
 
 
 def angle_of(frame: Tensor) -> Tensor:
-    """A frame's number as an angle between 0.5 and 1.5, so that a similarity tells which frame it belongs to."""
+    """A frame's number as an angle between 0.5 and 1.5, so that a similarity identifies the frame."""
     return 0.5 + frame.double() / (BATCHES * B * T)
 
 
@@ -151,8 +153,9 @@ def frame_of(angle: Tensor) -> Tensor:
 
 
 def draw_masks(rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Valid lengths, positions and weights: from no to M masked frames a row, all inside its length; fewer than two
-    count in nothing.
+    """Draw valid lengths, positions and weights: 0 to M masked frames per row, all inside its length.
+
+    Rows with fewer than two masked frames have weights of 0.
     """
     lengths = torch.randint(M, T + 1, (rows,))
     counts = torch.randint(0, M + 1, (rows,))
@@ -164,10 +167,9 @@ def draw_masks(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("hpu_arms", [False, True], ids=["stock", "hpu"])
 def test_no_negative_is_of_another_utterance_filler_or_unmasked(hpu_arms: bool) -> None:
-    """10,000 batches of four rows. Which frame a negative is, is read off its logit: what the loss sees, not what was
-    drawn.
+    """10,000 batches of four rows; a negative's frame is read from its logit, which is what the loss gets.
 
-    A negative may only be excluded where it is impossible, which no drawn one is.
+    A negative may be excluded only if it is impossible, and no drawn one is.
     """
     torch.manual_seed(0)
     settings = {

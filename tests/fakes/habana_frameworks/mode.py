@@ -1,4 +1,4 @@
-"""Lazy or eager: read once, at the first question, as the bridge does."""
+"""Lazy or eager mode: read from the environment once, at first use, as the bridge does."""
 
 from __future__ import annotations
 

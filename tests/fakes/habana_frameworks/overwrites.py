@@ -1,4 +1,4 @@
-"""What the package replaces in torch at its import: saving and loading in lazy mode, and seeding in both."""
+"""What the package replaces in torch at import: saving and loading in lazy mode, and seeding in both."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from habana_frameworks import mode, recorder, recording
 
-_replays = 0  # under way
+_replays = 0  # in progress
 
 
 @contextmanager
 def replaying() -> Iterator[None]:
-    """Within, a kept graph runs: the module's Python would not, so what it says to the generator has no effect."""
+    """Replay a cached graph within the context: the real one runs no Python, so seeding has no effect."""
     begin_replay()
     try:
         yield
@@ -80,7 +80,7 @@ def _unless_replaying(original: Any) -> Any:
 
 
 def _read(original: Any) -> Any:
-    """The host waits for a tensor: what was recorded runs. (torch shows a dispatch mode `item`, but not this.)"""
+    """Run the recorded operators before a read by the host. (A dispatch mode sees `item`, but not `tolist`.)"""
 
     def tolist(tensor: Tensor) -> Any:
         recording.cut()
@@ -108,7 +108,7 @@ def _save(original: Any) -> Any:
 
 
 def _plain(obj: Any) -> Any:
-    """Copies: ordered dicts and named tuples become plain ones, tensors that share memory no longer do."""
+    """Copy: ordered dicts and named tuples become plain ones, and tensors share no memory."""
     if isinstance(obj, torch.Size):
         return obj
     if isinstance(obj, dict):

@@ -1,4 +1,4 @@
-"""What a process did with the stand-in, in `calls`, and where it stood when it imported it, in `imported`."""
+"""A process's calls of the fake, in `calls`, and its state when it imported the fake, in `imported`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 calls: list[tuple[str, dict[str, Any]]] = []  # (function, its arguments by name), in order
 imported: dict[str, Any] = {}
-undo: list[Callable[[], None]] = []  # puts back what the import replaced in torch, for tests; the last one first
+undo: list[Callable[[], None]] = []  # restore what the import replaced in torch, for tests; call in reverse order
 _PREFIXES = ("PT_", "HABANA_", "HLS_", "TORCH_DEVICE_")
 _NAMES = ("ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -27,7 +27,7 @@ def count(function: str) -> int:
 
 
 def note_import() -> None:
-    """Environment and process at the import, which is when the real package reads its variables."""
+    """Record environment and process at import, when the real package reads its variables."""
     from torch.utils.data import get_worker_info
 
     imported.update(
@@ -45,9 +45,7 @@ def note_import() -> None:
 
 
 def _read_list(kind: str) -> list[str] | None:
-    """The file's lines as the bridge takes them, one operator each; None where no file is named, or where it is
-    missing.
-    """
+    """Lines of an op list as the bridge reads them, one operator each; None if no file is named or it is missing."""
     path = os.environ.get(f"PT_HPU_AUTOCAST_{kind}_OPS_LIST")
     return Path(path).read_text(encoding="utf-8").splitlines() if path and Path(path).is_file() else None
 
@@ -62,6 +60,6 @@ def _write() -> None:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """What the processes left in a folder, by global rank."""
+    """Read what the processes wrote to a folder, by global rank."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     return sorted(found, key=lambda record: int(record["environment"].get("RANK", 0)))

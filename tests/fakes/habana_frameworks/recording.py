@@ -1,7 +1,6 @@
-"""Lazy mode's graphs, from the stream of operators: what stands in a graph's key and what is an input is the bridge's
-rule.
+"""Graphs of lazy mode, from the stream of operators.
 
-The rule itself is `fairseq.preflight.graph_keys`, with its source. Nothing here knows who calls what.
+The rule for what is in a graph's key and what is an input is the bridge's: see `fairseq.preflight.graph_keys`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from fairseq.preflight.graph_keys import Call, Change, Compiled, Recorder
 from habana_frameworks import mode, recorder
 
 compiled = Compiled()
-# of each compilation but the first: where the graph differs from the one that is most like it
+# for each compilation but the first: where the graph differs from the most similar one
 changes: list[Change] = []
 
 

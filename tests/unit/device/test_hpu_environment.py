@@ -32,7 +32,7 @@ def test_the_mode_is_always_set(lazy: bool, value: str) -> None:
 def test_the_users_mode_wins_and_a_contradiction_is_told() -> None:
     environ, notes = prepared({"PT_HPU_LAZY_MODE": "0"}, hpu_lazy_mode=True)
     assert environ["PT_HPU_LAZY_MODE"] == "0" and len(notes) == 1
-    assert "PT_HPU_LAZY_MODE=0" in notes[0] and "common.hpu_lazy_mode is true" in notes[0] and "eager" in notes[0]
+    assert "PT_HPU_LAZY_MODE=0" in notes[0] and "common.hpu_lazy_mode=true" in notes[0] and "eager" in notes[0]
     assert prepared({"PT_HPU_LAZY_MODE": "1"}, hpu_lazy_mode=True)[1] == []
 
 
@@ -155,7 +155,7 @@ def test_a_list_of_the_users_environment_wins(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("mm\n")
     environ, notes = prepared({environment.LOWER_LIST: str(tmp_path / "own.txt")}, hmp=True, hmp_bf16="ops_bf16.txt")
     assert environ[environment.LOWER_LIST] == str(tmp_path / "own.txt")
-    assert len(notes) == 1 and "counts before common.hmp_bf16" in notes[0]
+    assert len(notes) == 1 and "takes precedence over common.hmp_bf16" in notes[0]
 
 
 def test_an_operator_in_both_lists_is_told(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_line_that_is_no_operator_is_an_error(tmp_path: Path, line: str) -> No
         ("1.21.4", "2.5.1", "comes with torch 2.6"),
         ("1.14.0", "2.1.1", "not one of 1.19 to 1.24"),
         ("1.30.0", "2.9.0", "not one of 1.19 to 1.24"),
-        (None, "2.9.0", "not known"),
+        (None, "2.9.0", "is unknown"),
     ],
 )
 def test_pairs_of_software_and_torch(software: str | None, torch_version: str, warning: str | None) -> None:

@@ -120,6 +120,8 @@ def test_the_graph_most_like_a_new_one_is_compared_with_it() -> None:
     assert compiled.add(calls("fill_", "mm")).place == "fill_.py:1"
     assert compiled.add(calls("mm", "sum")) is None
     assert compiled.add(calls("fill_", "mm", number=1.0)).difference == "value was 0.0, then 1.0"
-    assert compiled.add(calls("mm", "sum", "exp")) == Change("exp", "exp.py:1", "the graph goes on, where it ended")
-    assert compiled.add(calls("mm")) == Change("mm", "mm.py:1", "the graph ends, where more operators followed")
-    assert compiled.add(calls("mm", "cos")) == Change("cos", "cos.py:1", "sum was called")
+    assert compiled.add(calls("mm", "sum", "exp")) == Change(
+        "exp", "exp.py:1", "the graph continues, but the earlier one ended"
+    )
+    assert compiled.add(calls("mm")) == Change("mm", "mm.py:1", "the graph ends, but the earlier one continued")
+    assert compiled.add(calls("mm", "cos")) == Change("cos", "cos.py:1", "the earlier graph called sum")

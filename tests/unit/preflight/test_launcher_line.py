@@ -65,7 +65,7 @@ def test_own_options_may_stand_anywhere() -> None:
     own, others = take_own(["--json", "x.json", "a=1", "--config-name", "y", "--nodes=2", "b=2"])
     assert own == {"--json": "x.json", "--nodes": "2"}
     assert others == ["a=1", "--config-name", "y", "b=2"]
-    with pytest.raises(ValueError, match="--steps wants a value"):
+    with pytest.raises(ValueError, match="--steps needs a value"):
         take_own(["a=1", "--steps"])
 
 
@@ -76,9 +76,9 @@ def test_options() -> None:
     assert options_of({}, 2, 8) == Options(nodes=2, processes=8)
     for words, told in (
         ({"--nodes": "two"}, "--nodes is 'two'"),
-        ({"--nodes": "3"}, "--nnodes says 2"),
-        ({"--steps": "some"}, "it may be tiny, full, none"),
-        ({"--card": "gaudi4"}, "it may be gaudi, gaudi2, gaudi3"),
+        ({"--nodes": "3"}, "--nnodes is 2"),
+        ({"--steps": "some"}, "it must be one of: tiny, full, none"),
+        ({"--card": "gaudi4"}, "it must be one of: gaudi, gaudi2, gaudi3"),
         ({"--audio-seconds-per-second": "fast"}, "must be a number above 0"),
     ):
         with pytest.raises(ValueError, match=told):

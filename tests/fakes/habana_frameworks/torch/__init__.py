@@ -1,4 +1,4 @@
-"""Importing this registers the device: from here on the environment has been read."""
+"""Register the device at import, and read the environment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from habana_frameworks import mode, overwrites, recorder, recording
 from habana_frameworks.torch import hpu
 
-# the real package has no such name: its tensors live on "hpu". With a number, copies to it can be seen
+# not in the real package, whose tensors are on "hpu". The index makes copies to the device visible
 TENSOR_DEVICE = "cpu:0"
 
 recorder.note_import()

@@ -1,4 +1,4 @@
-"""htcore."""
+"""`habana_frameworks.torch.core`, usually imported as htcore."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_step_closure(closure: Callable[..., Any], args: tuple[Any, ...] = ()) ->
     _closures.append((closure, args))
 
 
-if not mode.is_lazy() and "torch._dynamo" in sys.modules:  # else torch finds the backend by its entry point
+if not mode.is_lazy() and "torch._dynamo" in sys.modules:  # otherwise torch finds the backend by its entry point
     from habana_frameworks.torch.dynamo.compile_backend.backends import register
 
     register()

@@ -1,6 +1,4 @@
-"""torch.hpu. There is no empty_cache and no reset_max_memory_allocated: the pool holds the card's memory from the
-start.
-"""
+"""`torch.hpu`, without empty_cache and reset_max_memory_allocated: the pool holds all of the card's memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""HPU graphs: lazy mode only, static shapes, one graph for each set of input shapes, which draws new seeds at each
-replay.
-"""
+"""HPU graphs: lazy mode only, static shapes, one graph per set of input shapes, new seeds at each replay."""
 
 from __future__ import annotations
 
@@ -64,7 +62,7 @@ class ModuleCacher:
             for tensor in tree_leaves(result):
                 if isinstance(tensor, Tensor) and tensor.requires_grad:
                     tensor.register_hook(_replay_backward())
-                    break  # one is enough: they have one backward pass
+                    break  # one hook is enough: the results have one backward pass
             return result
 
         model.forward = cached
@@ -72,7 +70,7 @@ class ModuleCacher:
 
 
 def _replay_backward() -> Callable[[Tensor], None]:
-    """A hook for a result's gradient: the rest of the backward pass is replayed too."""
+    """Return a hook for a result's gradient, from which on the backward pass is replayed too."""
 
     def begin(grad: Tensor) -> None:
         overwrites.begin_replay()

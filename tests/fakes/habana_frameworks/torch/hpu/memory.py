@@ -1,4 +1,4 @@
-"""torch.hpu.memory: figures of a card of 96 GB."""
+"""`torch.hpu.memory`, with the numbers of a card of 96 GB."""
 
 from __future__ import annotations
 

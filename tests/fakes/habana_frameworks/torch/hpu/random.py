@@ -1,4 +1,4 @@
-"""torch.hpu.random: the tensors live on the CPU, and so does the generator."""
+"""`torch.hpu.random`: tensors and generator are the CPU's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The collective backend `hccl`, here over gloo: no average, and what is not float travels as float32."""
+"""The collective backend `hccl`, over gloo: it has no average, and sends all but fp32 and bf16 as fp32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _torch_init = dist.init_process_group
 
 
 class ProcessGroupHccl(dist.ProcessGroup):
-    """gloo behind HCCL's restrictions."""
+    """gloo with HCCL's restrictions."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
         super().__init__(rank, world_size)
@@ -59,7 +59,7 @@ class ProcessGroupHccl(dist.ProcessGroup):
 
 
 def _create(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> Any:
-    # torch keeps this function, a test's fixture forgets this module
+    # torch keeps this function even if a test's fixture imports this module again
     from habana_frameworks.torch.distributed import hccl
 
     return hccl.ProcessGroupHccl(store, rank, world_size, timeout)
@@ -75,7 +75,7 @@ def init_process_group(
     group_name: str = "",
     pg_options: Any = None,
 ) -> None:
-    """1.19's signature; newer keywords of torch's are a TypeError there too."""
+    """Have the signature of 1.19, where newer keywords of torch's raise TypeError too."""
     recorder.note("init_process_group", backend=backend, world_size=world_size, rank=rank)
     missing = [name for name, value in _at_import.items() if value is None]
     if backend == "hccl" and missing:

@@ -20,9 +20,7 @@ def hpu_backend(
 
 
 def register() -> None:
-    """Where torch's list of backends is made already: put this one into it, over that of an earlier stand-in of the
-    process.
-    """
+    """Add this backend to torch's list, if that exists already, replacing one of an earlier import of the fake."""
     from torch._dynamo.backends import registry
 
     registry._COMPILER_FNS.pop("hpu_backend", None)

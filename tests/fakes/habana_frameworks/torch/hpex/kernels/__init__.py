@@ -1,4 +1,4 @@
-"""Fused kernels as autograd functions: `apply` takes its arguments by position."""
+"""Fused kernels as autograd functions: `apply` takes positional arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FusedSDPA(torch.autograd.Function):
         valid_seq_len: Tensor | None = None,
         seq_padding_type: str = "left",
     ) -> Tensor:
-        if not torch.compiler.is_compiling():  # the real kernel is one operator; Python's state would become a guard
+        if not torch.compiler.is_compiling():  # the real kernel is one operator; Python state would become a guard
             recorder.note(
                 "FusedSDPA", shape=tuple(q.shape), masked=attn_mask is not None, dropout_p=dropout_p, dtype=str(q.dtype)
             )

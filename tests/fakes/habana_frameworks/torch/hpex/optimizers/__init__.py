@@ -14,7 +14,7 @@ from habana_frameworks.torch import core
 
 
 class FusedAdamW(torch.optim.Optimizer):
-    """The kernel's formula in fp32 tensors: decoupled decay, eps before the bias correction, one step count a group."""
+    """The kernel's formula in fp32: decoupled decay, eps before the bias correction, one step count per group."""
 
     def __init__(
         self,

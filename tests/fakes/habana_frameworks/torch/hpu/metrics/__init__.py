@@ -6,7 +6,7 @@ from typing import Any
 
 from habana_frameworks import recording
 
-MICROSECONDS = 1000  # a graph
+MICROSECONDS = 1000  # per graph
 fallbacks: dict[str, int] = {}
 
 
