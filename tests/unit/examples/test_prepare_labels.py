@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_told(corpus: Path) -> None:
     )
     transcripts.write_text("path\twords\nx\ty\n")
     told = run("prepare_labels", manifest, "--layout", "commonvoice", "--transcripts", transcripts, status=1)
-    assert "no column 'sentence'" in told
+    assert "no column is named 'sentence'" in told
 
 
 def test_names_that_are_not_utf8_go_through(tmp_path: Path) -> None:
