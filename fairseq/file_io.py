@@ -10,9 +10,7 @@ __all__ = ["PathManager"]
 
 
 class PathManager:
-    """Files by path, as fairseq's plug-ins open them. Paths are local; there are no handlers for `s3://` and the
-    like.
-    """
+    """File operations as fairseq's plug-ins call them, on local paths only: there is no handler for `s3://` etc."""
 
     @staticmethod
     def open(
@@ -27,7 +25,7 @@ class PathManager:
 
     @staticmethod
     def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-        """Copy a file; False, and no copy, where `dst_path` exists and `overwrite` is off."""
+        """Copy a file; return False and copy nothing if `dst_path` exists and `overwrite` is false."""
         if os.path.exists(dst_path) and not overwrite:
             return False
         shutil.copyfile(src_path, dst_path)
@@ -79,17 +77,17 @@ class PathManager:
 
     @staticmethod
     def path_requires_pathmanager(path: str) -> bool:
-        """Whether only a handler could open the path; there are no handlers, so never."""
+        """Return whether the path needs a handler; always False, since there are none."""
         return False
 
     @staticmethod
     def async_close() -> bool:
-        """Nothing is written in the background."""
+        """Do nothing: there are no background writes."""
         return False
 
     @staticmethod
     def register_handler(handler: Any) -> None:
-        """Raises ValueError: handlers are not offered."""
+        """Raise ValueError: handlers are not offered."""
         raise ValueError(
-            "PathManager.register_handler is not offered here: give local paths, or mount the other file system."
+            "PathManager.register_handler is not offered here: use local paths, or mount the remote file system."
         )

@@ -1,4 +1,4 @@
-"""The feature extractor's layers: their spelling in a config, and how many frames they make of so many samples."""
+"""The feature extractor's layers: parse them from a config, and convert between samples and frames."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-Count = TypeVar("Count", int, "np.ndarray", "Tensor")  # of whole numbers
+Count = TypeVar("Count", int, "np.ndarray", "Tensor")  # integers
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>-?\d+)|(?P<mark>[\[\](),+*]))")
-_MOST_LAYERS = 1000  # receptive fields grow with every layer: the models that there are have 7
+_MOST_LAYERS = 1000  # wav2vec 2.0 has 7
 _FORM = (
-    "sums of lists of (channels, kernel, stride), each list optionally times a number: [(512, 10, 5)] + [(512, "
-    "3, 2)] * 4"
+    "a sum of lists of (channels, kernel, stride), each list optionally multiplied by a number: [(512, 10, 5)] + "
+    "[(512, 3, 2)] * 4"
 )
 
 
@@ -24,12 +24,12 @@ class ConvSpec(NamedTuple):
     """One convolution of the feature extractor, unpadded."""
 
     dim: int  # output channels
-    kernel: int  # samples of the layer's own input
+    kernel: int  # in samples of the layer's own input
     stride: int
 
 
 class _Reader:
-    """Recursive descent over the tokens of a layer specification; the grammar is `_FORM`."""
+    """Recursive-descent parser for a layer specification; the grammar is `_FORM`."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -49,7 +49,7 @@ class _Reader:
         found = self.text[position : position + 12] or "the end"
         return ValueError(
             f"conv_feature_layers {self.text!r}: expected {expected} at character {position}, found {found!r}. It "
-            f"may be {_FORM}."
+            f"must be {_FORM}."
         )
 
     def peek(self) -> str:
@@ -111,19 +111,19 @@ class _Reader:
 
 
 def parse_conv_layers(text: str) -> list[ConvSpec]:
-    """Read `model.conv_feature_layers`; nothing in it is evaluated.
+    """Parse `model.conv_feature_layers` without evaluating it.
 
     Args:
-        text: such as "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] * 2", any spacing, possibly still in quotes.
+        text: such as "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] * 2", any spacing, with or without quotes.
     Raises:
-        ValueError: another form, no layer at all, or a number below 1; names the place.
+        ValueError: the text has another form (names the position), no layers, or a number below 1.
     """
     text = str(text).strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
     layers = _Reader(text).sum()
     if not layers:
-        raise ValueError(f"conv_feature_layers {text!r} has no layer. It may be {_FORM}.")
+        raise ValueError(f"conv_feature_layers {text!r} has no layers. It must be {_FORM}.")
     check_conv_layers(layers, text)
     return layers
 
@@ -133,19 +133,19 @@ def check_conv_layers(layers: Sequence[ConvSpec], text: str = "") -> None:
     for number, layer in enumerate(layers):
         if min(layer) < 1:
             raise ValueError(
-                f"conv_feature_layers {text or list(layers)}: layer {number} is {tuple(layer)}, every number must "
+                f"conv_feature_layers {text or list(layers)}: layer {number} is {tuple(layer)}. Every number must "
                 "be at least 1."
             )
 
 
 def frames_for_samples(num_samples: Count, layers: Sequence[ConvSpec]) -> Count:
-    """Frames that the feature extractor makes of raw audio of this length.
+    """Return the number of frames that the feature extractor outputs for raw audio of this length.
 
     Args:
         num_samples: an int, or an integer numpy array or Tensor of any shape (16 kHz: 16000 = one second).
         layers: (channels, kernel, stride) per layer, first layer first.
     Returns:
-        The same kind and shape; 0 where the audio is shorter than the receptive field (400 samples for base).
+        Frames, same type and shape; 0 where the audio is shorter than the receptive field (400 samples for base).
     Raises:
         ValueError: a kernel or stride below 1.
     Source: unpadded convolution, floor((n - k) / s) + 1 layer by layer; Baevski et al. 2020, section 4.2.
@@ -154,12 +154,12 @@ def frames_for_samples(num_samples: Count, layers: Sequence[ConvSpec]) -> Count:
     frames = num_samples
     for _, kernel, stride in layers:
         frames = (frames - kernel) // stride + 1
-    # one spelling of max(0, n) for int, array and Tensor; too short stays <= 0 through all layers
+    # max(0, n) for int, array and Tensor alike; an input that is too short stays <= 0 through all layers
     return frames * (frames > 0)
 
 
 def receptive_field(layers: Sequence[ConvSpec]) -> tuple[int, int]:
-    """(samples that one frame sees, samples between two frames); (400, 320) for base: 25 ms every 20 ms at 16 kHz."""
+    """Return (receptive field, stride) in samples: (400, 320) for base, which is 25 ms every 20 ms at 16 kHz."""
     field, stride = 1, 1
     for layer in layers:
         field += (layer[1] - 1) * stride
@@ -168,6 +168,6 @@ def receptive_field(layers: Sequence[ConvSpec]) -> tuple[int, int]:
 
 
 def frame_centres(num_frames: int, layers: Sequence[ConvSpec], first: int = 0) -> list[float]:
-    """The sample in the middle of what each frame sees, from frame `first` on: 320 i + 199.5 for base."""
+    """Return the centre of each frame's receptive field in samples, from frame `first`: 320 i + 199.5 for base."""
     field, stride = receptive_field(layers)
     return [stride * number + (field - 1) / 2 for number in range(first, first + num_frames)]

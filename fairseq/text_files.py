@@ -1,4 +1,4 @@
-"""Text files that users write: read as UTF-8, with or without a byte order mark; errors name the file and the line."""
+"""Read users' text files: UTF-8, with or without a byte order mark. Errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import IO
 
 BOM = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_LONGEST = 1 << 26  # bytes of a line; a compressed file can hold far more than it takes on disk
-_BLANKS = " \t\r\n\0"  # what KenLM and flashlight split at; str.split() would also split at a no-break space
+_LONGEST = 1 << 26  # bytes per line: a compressed file can expand to far more than its size on disk
+_BLANKS = " \t\r\n\0"  # KenLM and flashlight split at these; str.split() would also split at a no-break space
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by first bytes
 
 
@@ -24,11 +24,14 @@ class MissingFileError(FileNotFoundError, ValueError):
 
 @contextlib.contextmanager
 def named_errors(path: str | os.PathLike[str], what: str, advice: str = "") -> Iterator[None]:
-    """Errors of reading a file, with what the file is and its name.
+    """Convert errors from reading a file to errors that describe and name the file.
 
+    Args:
+        what: description of the file, such as "the lexicon".
+        advice: text to append to the message.
     Raises:
-        MissingFileError: it does not exist.
-        ValueError: it cannot be read, or its compressed form is damaged.
+        MissingFileError: the file does not exist.
+        ValueError: the file cannot be read, or its compressed data is damaged.
     """
     try:
         yield
@@ -40,7 +43,7 @@ def named_errors(path: str | os.PathLike[str], what: str, advice: str = "") -> I
 
 
 def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A file's bytes, decompressed where it is a gzip, bzip2 or xz file."""
+    """Open a file in binary mode, and decompress it if it is a gzip, bzip2 or xz file."""
     with open(path, "rb") as file:
         begin = file.read(8)
     opener = next((opener for magic, opener in _COMPRESSED.items() if begin.startswith(magic)), open)
@@ -48,13 +51,13 @@ def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def iterate_lines(path: str | os.PathLike[str], what: str) -> Iterator[str]:
-    """The lines of a text file, one at a time, without their ends ("\\n" or "\\r\\n").
+    """Yield the lines of a text file without their line endings ("\\n" or "\\r\\n").
 
     Args:
-        what: what the file is, for errors: "the lexicon".
+        what: description of the file for error messages, such as "the lexicon".
     Raises:
-        MissingFileError: it does not exist.
-        ValueError: it cannot be read, or is not UTF-8; names the file and the line.
+        MissingFileError: the file does not exist.
+        ValueError: the file cannot be read, or is not UTF-8; names the file and the line.
     """
     with named_errors(path, what), open_bytes(path) as file:
         number = 0
@@ -62,30 +65,28 @@ def iterate_lines(path: str | os.PathLike[str], what: str) -> Iterator[str]:
             number += 1
             if number == 1:
                 if line.startswith(UTF16_MARKS):
-                    raise ValueError(f"{what} {os.fspath(path)} is UTF-16: save it as UTF-8")
+                    raise ValueError(f"{what} {os.fspath(path)} is UTF-16. Save it as UTF-8.")
                 line = line.removeprefix(BOM)
             if len(line) == _LONGEST:
                 raise ValueError(
-                    f"{what} {os.fspath(path)}, line {number} is longer than {_LONGEST >> 20} MiB: the file is damaged"
+                    f"{what} {os.fspath(path)}, line {number} is longer than {_LONGEST >> 20} MiB: the file is damaged."
                 )
             try:
                 yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"cannot read {what} {os.fspath(path)}, line {number}: byte {error.start + 1} of the line is "
-                    "not UTF-8. Save the file as UTF-8"
+                    "not UTF-8. Save the file as UTF-8."
                 ) from error
 
 
 def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
-    """All lines of a text file. Raises as `iterate_lines`."""
+    """Read all lines of a text file; raises the same errors as `iterate_lines`."""
     return list(iterate_lines(path, what))
 
 
 def split(text: str) -> list[str]:
-    """What stands between blanks and tabs. Other kinds of space belong to the words, as KenLM and flashlight have
-    it.
-    """
+    """Split text at blanks and tabs; other kinds of space are part of words, as in KenLM and flashlight."""
     for blank in _BLANKS[1:]:
         text = text.replace(blank, " ")
     return [part for part in text.split(" ") if part]

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Make the manifests of a folder of audio: train.tsv and valid.tsv, line 1 the folder, every further line
-`path<TAB>frames`.
+"""Create train.tsv and valid.tsv for a folder of audio: line 1 is the folder, every other line `path<TAB>frames`.
 
     wav2vec_manifest.py /corpus/train-960 --dest manifests --valid-percent 0.01
     wav2vec_manifest.py /corpus/train-960 --dest manifests --valid /corpus/dev-other
 
-Files are listed in the order of their names, so the split is the same on every file system. Files that cannot be read,
-are empty, or have a name that a manifest cannot hold go to unreadable.tsv beside the manifests.
+Files are sorted by name, so the split is the same on every file system. Files that cannot be read, are empty, or have a
+name that a manifest cannot hold are listed in unreadable.tsv next to the manifests.
 """
 
 from __future__ import annotations
@@ -22,48 +21,52 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 REPORT = "unreadable.tsv"
-_CHUNK = 256  # files that a process takes at a time
-_FEW = 1000  # so few files are read here: starting processes would take longer
+_CHUNK = 256  # files that a process reads at a time
+_FEW = 1000  # up to this many files are read in this process: starting processes would take longer
 _SMALLEST_FLAC_FRAME = 11  # bytes; a block of audio cannot be smaller
 _LARGEST_FLAC_BLOCK = 65535  # samples
 
 
 class Header(NamedTuple):
-    """What was learnt of a file, as a rule without decoding it."""
+    """Information on a file, usually read without decoding it."""
 
     frames: int
-    problem: str  # why the file cannot be listed; "" if it can
-    identity: tuple[int, int] | None  # device and inode if the file has further names
+    problem: str  # why the file cannot be listed, or ""
+    identity: tuple[int, int] | None  # device and inode if the file has several names
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", metavar="DIR", help="folder that holds the audio, at any depth")
+    parser.add_argument("root", metavar="DIR", help="folder to search for audio, at any depth")
     valid = parser.add_mutually_exclusive_group()
     valid.add_argument(
-        "--valid-percent", default=0.01, type=float, metavar="P", help="share of the files for valid.tsv: 0.01 is 1 %%"
+        "--valid-percent",
+        default=0.01,
+        type=float,
+        metavar="P",
+        help="share of the files for valid.tsv; 0.01 means 1 %%",
     )
     valid.add_argument(
         "--valid",
         metavar="DIR",
-        help="folder whose files go to valid.tsv; those of the first folder all go to train.tsv",
+        help="folder whose files go to valid.tsv; all files of the first folder then go to train.tsv",
     )
     parser.add_argument(
-        "--dest", default=".", metavar="DIR", help="folder that the manifests go to; may lie inside the root"
+        "--dest", default=".", metavar="DIR", help="folder to write the manifests to; can be inside the root"
     )
     parser.add_argument(
         "--ext",
         default="flac",
         metavar="EXT",
-        help="extension of the audio files, in capitals or not; several: flac,wav",
+        help="extensions of the audio files, in any case, separated by commas: flac,wav",
     )
-    parser.add_argument("--seed", default=42, type=int, metavar="N", help="of the split")
-    parser.add_argument("--path-must-contain", metavar="FRAG", help="only list files whose absolute path contains this")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read headers (default: one a core)")
+    parser.add_argument("--seed", default=42, type=int, metavar="N", help="seed of the split")
+    parser.add_argument("--path-must-contain", metavar="FRAG", help="list only files whose absolute path contains this")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read headers (default: one per core)")
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="exit with status 1 if a file had to be left out (the manifests are written)",
+        help="exit with status 1 if a file was skipped (the manifests are still written)",
     )
     return parser
 
@@ -72,10 +75,13 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def find_files(root: str, extensions: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """All files with these extensions: (path below root, real path), sorted, each real path once; and lines about
-    folders that do not open.
+    """Find all files with these extensions.
 
-    Links are followed, but a folder is entered once, so that loops end. Names that begin with a dot are passed over.
+    Links are followed, but each folder is entered only once, to avoid loops. Names that begin with a dot are skipped.
+
+    Returns:
+        (path relative to root, real path) of each file, sorted, each real path once; and one line for each folder or
+        link that cannot be opened.
     """
     suffixes = tuple("." + extension.lower() for extension in extensions)
     found: list[tuple[str, str]] = []
@@ -97,7 +103,7 @@ def find_files(root: str, extensions: Sequence[str]) -> tuple[list[tuple[str, st
                     try:
                         real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
                         is_folder = entry.is_dir()
-                    except OSError as error:  # a link to itself; the others in this folder are as good as before
+                    except OSError as error:  # a link to itself; the rest of the folder is still readable
                         closed.append(f"{path}\t{error.strerror}")
                         continue
                     if is_folder:
@@ -106,12 +112,12 @@ def find_files(root: str, extensions: Sequence[str]) -> tuple[list[tuple[str, st
                         found.append((path, real))
         except OSError as error:
             closed.append(f"{below or '.'}\t{error.strerror}")
-        waiting.extend(sorted(folders, reverse=True))  # the first name is entered next
+        waiting.extend(sorted(folders, reverse=True))  # so that the first name is entered next
     return first_names(sorted(found)), closed
 
 
 def first_names(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Without the further names of a file that was listed before."""
+    """Keep only the first name of each real file."""
     seen: set[str] = set()
     return [(path, real) for path, real in found if not (real in seen or seen.add(real))]
 
@@ -120,7 +126,7 @@ def first_names(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def read_header(path: str) -> Header:
-    """Frames of an audio file: of its header, and counted by decoding where that does not say, or only estimates it."""
+    """Read the frames of an audio file from its header, or count them by decoding if it does not state them."""
     try:
         with open(path, "rb", buffering=0) as file:
             start = file.read(42)
@@ -133,24 +139,22 @@ def read_header(path: str) -> Header:
     frames = flac_frames(start)
     if frames:
         blocks = -(-frames // _LARGEST_FLAC_BLOCK)
-        problem = (
-            "the file ends before its audio" if status.st_size < len(start) + blocks * _SMALLEST_FLAC_FRAME else ""
-        )
+        problem = "the file is truncated" if status.st_size < len(start) + blocks * _SMALLEST_FLAC_FRAME else ""
         return Header(frames, problem, identity)
-    from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format  # takes seconds, which FLAC can do without
+    from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format  # slow import, not needed for FLAC
 
     try:
         frames = audio_format(path).frames
     except UnreadableAudio as error:
         return Header(0, " ".join(str(error).split()), identity)
-    return Header(frames, "" if frames > 0 else "there is no audio in it", identity)
+    return Header(frames, "" if frames > 0 else "the file contains no audio", identity)
 
 
 def flac_frames(start: bytes) -> int | None:
-    """Frames that a FLAC stream's first 42 bytes tell; None where libsndfile has to look.
+    """Return the frames stated in a FLAC stream's first 42 bytes; None if libsndfile must read the file.
 
-    Source: RFC 9639, section 8.2: "fLaC", a block header of 4 bytes, then STREAMINFO, whose bytes 13 to 17 end in 36
-    bits of frames.
+    Source: RFC 9639, section 8.2: "fLaC", a block header of 4 bytes, then STREAMINFO, in which the last 36 bits of
+    bytes 13 to 17 are the number of frames.
     """
     if len(start) < 42 or start[:4] != b"fLaC" or start[4] & 0x7F != 0:
         return None
@@ -158,7 +162,7 @@ def flac_frames(start: bytes) -> int | None:
 
 
 def read_headers(paths: Sequence[str], workers: int) -> Iterator[Header]:
-    """Headers in the order of the paths, read by several processes, with a progress bar on a terminal."""
+    """Yield headers in the order of the paths, read by several processes, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     with contextlib.ExitStack() as stack:
@@ -176,7 +180,7 @@ def read_headers(paths: Sequence[str], workers: int) -> Iterator[Header]:
 
 
 def write_lines(path: str, lines: Sequence[str]) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -191,7 +195,7 @@ def write_lines(path: str, lines: Sequence[str]) -> None:
 
 
 def listed_files(manifest: str) -> set[str]:
-    """Real paths of what a manifest lists; none if there is no such file."""
+    """Return the real paths of the files in a manifest; an empty set if it does not exist."""
     if not os.path.exists(manifest):
         return set()
     with open(manifest, encoding="utf-8", errors="surrogateescape") as file:
@@ -200,7 +204,7 @@ def listed_files(manifest: str) -> set[str]:
 
 
 class Listing(NamedTuple):
-    """What goes into the files."""
+    """The contents of the output files."""
 
     train: list[str]
     valid: list[str]
@@ -209,15 +213,16 @@ class Listing(NamedTuple):
 
 
 def drawn(count: int, share: float, seed: int) -> list[bool]:
-    """Which of so many files go to valid.tsv. A file is drawn whether it can be read or not, so that one broken
-    file moves no other.
+    """Draw which of `count` files go to valid.tsv.
+
+    Unreadable files are drawn too, so that a damaged file does not change the split of the rest.
     """
     draw = random.Random(seed)
     return [draw.random() <= share and share > 0 for _ in range(count)]
 
 
 def make_listing(files: Sequence[tuple[str, str]], for_valid: Sequence[bool], workers: int) -> Listing:
-    """Read headers, and split as `for_valid` says."""
+    """Read headers, and split the files by `for_valid`."""
     listing = Listing([], [], [], set())
     identities: set[tuple[int, int]] = set()
     for (path, real), header, to_valid in zip(
@@ -225,7 +230,7 @@ def make_listing(files: Sequence[tuple[str, str]], for_valid: Sequence[bool], wo
     ):
         if header.identity is not None:
             if header.identity in identities:
-                continue  # a hard link to a file that is listed
+                continue  # a hard link to a listed file
             identities.add(header.identity)
         problem = (
             "a manifest cannot hold a tab or a line break in a name"
@@ -244,10 +249,10 @@ def make_listing(files: Sequence[tuple[str, str]], for_valid: Sequence[bool], wo
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the manifests; returns the exit status.
+    """Write the manifests; return the exit status.
 
     Raises:
-        ValueError: an argument that cannot be meant, or no file for a manifest that is asked for.
+        ValueError: an argument is invalid, or a manifest would have no files.
     """
     check_arguments(args)
     root, valid_root = os.path.realpath(args.root), None if args.valid is None else os.path.realpath(args.valid)
@@ -261,8 +266,8 @@ def main(args: argparse.Namespace) -> int:
     for_valid = [True] * len(more) + drawn(len(files), 0 if more else args.valid_percent, args.seed)
     if all(for_valid):
         raise ValueError(
-            f"all {len(for_valid)} files would go to valid.tsv and none to train.tsv: --valid-percent is a share "
-            "(0.01 is 1 %), and the folder of --valid must not hold all files of the other"
+            f"all {len(for_valid)} files would go to valid.tsv, and none to train.tsv. Lower --valid-percent (a share: "
+            "0.01 means 1 %), or choose a --valid folder that does not contain all files of DIR."
         )
     listing = make_listing(more + files, for_valid, args.workers or usable_cores())
     listing.unreadable.extend(closed)
@@ -272,42 +277,42 @@ def main(args: argparse.Namespace) -> int:
         "left out"
     )
     if not listing.valid and args.valid_percent > 0:
-        print("valid.tsv has no file: with so few files take --valid DIR, or a larger --valid-percent", file=sys.stderr)
+        print("valid.tsv has no files. Use --valid DIR, or a larger --valid-percent.", file=sys.stderr)
     if listing.unreadable:
         print(f"left out: see {os.path.join(args.dest, REPORT)}; the first: {listing.unreadable[0]}", file=sys.stderr)
     return 1 if args.strict and listing.unreadable else 0
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ValueError for arguments that cannot be meant, before anything is read or written."""
+    """Raise ValueError for invalid arguments, before reading or writing files."""
     if not 0 <= args.valid_percent <= 1:
-        raise ValueError(f"--valid-percent is {args.valid_percent}; it is a share, from 0 to 1: 0.01 is 1 %")
+        raise ValueError(f"--valid-percent is {args.valid_percent}; it must be from 0 to 1 (0.01 means 1 %).")
     for folder in (args.root, args.valid):
         if folder is not None and not os.path.isdir(folder):
-            raise ValueError(f"there is no folder {folder}")
+            raise ValueError(f"the folder {folder} does not exist.")
         if folder is not None and any(character in os.path.realpath(folder) for character in "\t\n\r"):
             raise ValueError(
-                f"the folder {folder!a} has a tab or a line break in its path, which a manifest cannot hold"
+                f"the path of the folder {folder!a} has a tab or a line break, which a manifest cannot hold. Rename it."
             )
     if args.workers is not None and args.workers < 1:
-        raise ValueError(f"--workers is {args.workers}; it must be at least 1")
+        raise ValueError(f"--workers is {args.workers}; it must be at least 1.")
     dest = args.dest.rstrip(os.sep) or os.sep
     if os.path.exists(dest) and not os.path.isdir(dest):
         raise ValueError(
-            f"--dest is {args.dest}, which is a file; it must be a folder: train.tsv and valid.tsv are written there"
+            f"--dest is {args.dest}, which is a file; it must be a folder, where train.tsv and valid.tsv are written."
         )
     if dest.endswith(".tsv") and not os.path.isdir(dest):
         folder = os.path.dirname(dest) or "."
         raise ValueError(
-            f"--dest is {args.dest}; it must be a folder, in which train.tsv and valid.tsv are written: --dest {folder}"
+            f"--dest is {args.dest}; it must be a folder, where train.tsv and valid.tsv are written: --dest {folder}"
         )
 
 
 def audio_below(root: str, args: argparse.Namespace) -> tuple[list[tuple[str, str]], list[str]]:
-    """What `find_files` finds of the extensions and the fragment that are asked for.
+    """Find the files that match --ext and --path-must-contain; see `find_files`.
 
     Raises:
-        ValueError: nothing.
+        ValueError: no file matches.
     """
     extensions = [extension.strip().lstrip(".") for extension in args.ext.split(",") if extension.strip()]
     files, closed = find_files(root, extensions)
@@ -316,7 +321,7 @@ def audio_below(root: str, args: argparse.Namespace) -> tuple[list[tuple[str, st
     if not files:
         wanted = f" whose path contains {args.path_must_contain!r}" if args.path_must_contain else ""
         raise ValueError(
-            f"there is no .{', .'.join(extensions)} file{wanted} below {root}; --ext names other extensions (flac,wav)"
+            f"{root} has no .{', .'.join(extensions)} files{wanted}. Set other extensions with --ext (flac,wav)."
         )
     return files, closed
 
@@ -326,11 +331,15 @@ def usable_cores() -> int:
 
 
 def write_manifests(dest: str, roots: tuple[str, str], listing: Listing, with_valid: bool) -> None:
-    """Write train.tsv, and valid.tsv and the report where there is something to write; `roots` of train.tsv and
-    valid.tsv.
+    """Write train.tsv, valid.tsv if `with_valid`, and the report if files were skipped.
 
+    Args:
+        dest: the folder to write to.
+        roots: root folders of train.tsv and valid.tsv.
+        listing: the contents.
+        with_valid: write valid.tsv.
     Raises:
-        ValueError: a valid.tsv that is not rewritten lists files of the new train.tsv.
+        ValueError: an existing valid.tsv that is kept lists files of the new train.tsv.
     """
     os.makedirs(dest, exist_ok=True)
     valid, report = os.path.join(dest, "valid.tsv"), os.path.join(dest, REPORT)
@@ -338,8 +347,8 @@ def write_manifests(dest: str, roots: tuple[str, str], listing: Listing, with_va
         twice = listed_files(valid) & listing.train_files
         if twice:
             raise ValueError(
-                f"{valid} lists {len(twice)} of the files that would go to train.tsv, such as {min(twice)}: "
-                "remove it, or give --valid-percent"
+                f"{valid} exists and lists {len(twice)} of the files for train.tsv, such as {min(twice)}. Remove it, "
+                "or set --valid-percent."
             )
     if listing.unreadable:
         write_lines(report, listing.unreadable)

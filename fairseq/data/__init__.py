@@ -1,4 +1,4 @@
-"""Data: manifests to batches. fairseq's users import the names below from here."""
+"""Data, from manifests to batches. fairseq's users import the names below from here."""
 
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, RawAudioDataset

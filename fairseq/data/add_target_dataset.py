@@ -1,4 +1,4 @@
-"""Utterances with their labels. Letters: B utterances, U units of a label."""
+"""Utterances with labels. Letters: B utterances, U units of a label."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 class AddTargetDataset(BaseWrapperDataset):
-    """A data set of audio whose batches bring their labels along.
+    """An audio data set whose batches include labels.
 
     Args:
-        dataset: audio, padded; an utterance is never cropped, since its label is of the whole of it.
-        labels: of every utterance of the manifest, those included that `dataset` leaves out.
-        pad: what fills the rows of targets up.
-        blank: number of the blank symbol.
-        skip_unusable: leave utterances out that CTC cannot learn from; else they are an error.
+        dataset: padded audio. Utterances are never cropped, because a label belongs to the whole utterance.
+        labels: the labels of every utterance of the manifest, including those that `dataset` skips.
+        pad: index of the padding symbol of targets.
+        blank: index of the blank symbol.
+        skip_unusable: drop utterances that CTC cannot learn from, instead of raising an error.
+    Raises:
+        ValueError: the audio is not padded, or CTC cannot learn from a label.
     """
 
     dataset: FileAudioDataset
@@ -42,14 +44,14 @@ class AddTargetDataset(BaseWrapperDataset):
         super().__init__(dataset)
         if not dataset.pad:
             raise ValueError(
-                "labels need padding: without it a batch's audio is cropped to its shortest utterance, and labels "
-                "are not"
+                "labels need padding (task.enable_padding=true): without it, audio is cropped to the shortest "
+                "utterance of its batch, but labels are not."
             )
         self.labels = labels
         self.pad_index = pad
         self.blank = blank
         self.skip_unusable = skip_unusable
-        self._bucket_labels: np.ndarray | None = None  # the longest label of each bucket, once it is asked for
+        self._bucket_labels: np.ndarray | None = None  # the longest label of each bucket, computed on first use
         self._checked_layers: tuple[ConvSpec, ...] | None = None
         self._leave_out_long()
         self._check(None)
@@ -58,13 +60,13 @@ class AddTargetDataset(BaseWrapperDataset):
         too_long = np.flatnonzero(self.dataset.sizes > self.dataset.max_sample_size)
         if len(too_long):
             logger.warning(
-                "%d utterances are longer than task.max_sample_size: left out, as labels cannot be cropped",
+                "utterances skipped because they are longer than task.max_sample_size and labels cannot be cropped: %d",
                 len(too_long),
             )
             self.dataset.leave_out(too_long)
 
     def _check(self, conv_layers: Sequence[ConvSpec] | None) -> None:
-        """Raise ValueError for what cannot be learned, or leave it out."""
+        """Raise ValueError for utterances that CTC cannot learn from, or drop them."""
         found = find_unusable(self.labels, self.dataset.lines, self.dataset.sizes, conv_layers, self.blank)
         if len(found.indices) == 0:
             return
@@ -72,17 +74,17 @@ class AddTargetDataset(BaseWrapperDataset):
         more = (
             f"\n  and {len(found.indices) - len(found.reasons)} more" if len(found.indices) > len(found.reasons) else ""
         )
-        told = f"{len(found.indices)} of {len(self.dataset)} utterances cannot be learned by CTC:\n{listed}{more}"
+        problem = f"CTC cannot learn {len(found.indices)} of {len(self.dataset)} utterances:\n{listed}{more}"
         if not self.skip_unusable:
             raise ValueError(
-                f"{told}\nCorrect or remove these lines (in the manifest too); task.skip_unusable_labels=true "
-                "leaves them out"
+                f"{problem}\nCorrect these lines, remove them (from the manifest too), or set "
+                "task.skip_unusable_labels=true to skip them."
             )
-        logger.warning("task.skip_unusable_labels: %s\n", told)
+        logger.warning("task.skip_unusable_labels: %s\n", problem)
         self.dataset.leave_out(found.indices)
         self._bucket_labels = None
 
-    # -- what the audio answers ----------------------------------------------------------------------------------------
+    # -- passed on to the audio ----------------------------------------------------------------------------------------
 
     @property
     def seed(self) -> int:
@@ -97,14 +99,14 @@ class AddTargetDataset(BaseWrapperDataset):
         return self.dataset.manifest
 
     def name(self, index: int) -> str:
-        """What logs call an utterance."""
+        """Return the name of an utterance in logs."""
         return self.dataset.name(index)
 
     def set_masks(self, masks: Masks | None) -> None:
-        """As the audio's; from the feature extractor's spec that comes with them, labels are compared with frames.
+        """Set the masks of the audio, and check labels against the frames of the masks' feature extractor.
 
         Raises:
-            ValueError: a label is longer than its utterance's frames allow.
+            ValueError: a label needs more frames than its utterance has.
         """
         self.dataset.set_masks(masks)
         if masks is not None and masks.conv_layers != self._checked_layers:
@@ -123,15 +125,15 @@ class AddTargetDataset(BaseWrapperDataset):
     # -- labels --------------------------------------------------------------------------------------------------------
 
     def label(self, index: int) -> np.ndarray:
-        """Units of an utterance, U."""
+        """Return the units of an utterance's label, U."""
         return self.labels[int(self.dataset.lines[index])]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A whole utterance: {"id", "source": float32 S, "label": int64 U}."""
+        """Return a whole utterance: {"id", "source": float32 S, "label": int64 U}."""
         return {**self.dataset[index], "label": torch.from_numpy(self.label(index).astype(np.int64))}
 
     def longest_label(self, plan: BatchPlan) -> int:
-        """U of a batch. With buckets it is that of the bucket's longest label, so that a bucket has one shape."""
+        """Return U of a batch; with buckets, that of the bucket's longest label, so that a bucket has one shape."""
         lengths = self.labels.lengths
         if not self.dataset.num_buckets:
             return int(lengths[self.dataset.lines[plan.indices % len(self)]].max())
@@ -143,14 +145,16 @@ class AddTargetDataset(BaseWrapperDataset):
         return int(self._bucket_labels[plan.bucket])
 
     def collate_plan(self, plan: BatchPlan) -> Batch:
-        """As the audio's, with the labels.
+        """Create the audio's batch for a plan, and add the labels.
 
         Returns:
-            Also target: int64, B x U, filled up with `pad`; target_lengths: int64, B; input_lengths: frames of each
-                row, int64, B;
-            target_weights: float32, B, 1 for rows that count, 0 for filler and for the rare row in which the stand-in
-                of an unreadable
-            file does not fit; ntokens: units of the rows that count.
+            The audio's batch, and
+            target: int64, B x U, padded with `pad`.
+            target_lengths: int64, B.
+            target_weights: float32, B, 1 for rows that count; 0 for filler, and for a row whose unreadable file was
+                replaced by one that does not fit.
+            input_lengths: frames of each row, int64, B.
+            ntokens: units of the rows that count.
         """
         sample = self.dataset.collate_plan(plan)
         ids = sample["id"].tolist()
@@ -165,7 +169,7 @@ class AddTargetDataset(BaseWrapperDataset):
             weights[row] = fits and row < plan.num_valid
             target[row, : lengths[row]] = label[: lengths[row]]
         padding = sample["net_input"].get("padding_mask")
-        assert padding is not None, "the constructor refuses audio that is not padded"
+        assert padding is not None, "the constructor rejects audio that is not padded"
         samples = (~padding).sum(dim=1)
         masks = self.dataset.masks
         return {
@@ -178,7 +182,7 @@ class AddTargetDataset(BaseWrapperDataset):
         }
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of what `__getitem__` returned; for tools that use the data set by hand."""
+        """Collate results of `__getitem__` into a batch, for tools that use the data set directly."""
         batch = self.dataset.collater(samples)
         if not batch:
             return batch

@@ -1,6 +1,4 @@
-"""What the engine asks of a data set. The package's own data sets answer it; `plugged_in` does for those of fairseq's
-kind.
-"""
+"""The interface of a data set that the engine relies on. `plugged_in` adapts data sets with fairseq's interface."""
 
 from __future__ import annotations
 
@@ -15,27 +13,27 @@ from fairseq.masks.settings import Masks
 
 
 class AudioDataset(Protocol):
-    """Utterances, the plan of an epoch's batches, and the making of a batch.
+    """Utterances, the plan of an epoch's batches, and the batches themselves.
 
-    `batches` is a function of seed, epoch and limits, and `collate_plan` one of seed and plan: neither depends on the
+    `batches` is a function of seed, epoch and limits, and `collate_plan` of seed and plan: neither depends on the
     process or worker that calls it.
     """
 
     seed: int  # with epoch and index, the key of an utterance's crop and masks
-    makes_filler: bool  # whether `collate_plan` can make a batch of rows that do not count
+    makes_filler: bool  # whether `collate_plan` can create a batch of rows that do not count
 
     def __len__(self) -> int: ...
 
     def set_epoch(self, epoch: int) -> None:
-        """An epoch begins."""
+        """Start an epoch."""
         ...
 
     def set_masks(self, masks: Masks | None) -> None:
-        """Draw masks by these settings from now on; None: make batches without masks."""
+        """Draw masks with these settings from now on; None: batches without masks."""
         ...
 
     def batches(self, epoch: int, limits: BatchLimits) -> Batches:
-        """Cut an epoch into batches.
+        """Split an epoch into batches.
 
         Raises:
             ValueError: the limits allow no batch.
@@ -43,21 +41,21 @@ class AudioDataset(Protocol):
         ...
 
     def total_samples(self, batches: Batches, epoch: int) -> int:
-        """Samples that an epoch's batches hold, neither padding nor filler counted."""
+        """Return the samples in an epoch's batches, without padding and filler."""
         ...
 
     def collate_plan(self, plan: BatchPlan) -> Batch:
-        """Make the batch that a plan describes; called in a data-loading worker.
+        """Create the batch of a plan; called in a data-loading worker.
 
         Raises:
-            ValueError: a mistake of the user's, such as files of another sample rate.
+            ValueError: a user's mistake, such as a file with another sample rate.
         """
         ...
 
     def filter_indices_by_size(self, indices: np.ndarray, max_sizes: int) -> tuple[np.ndarray, list[int]]:
-        """(indices of utterances up to this many samples, the others)."""
+        """Return (indices of utterances of at most this many samples, the remaining indices)."""
         ...
 
     def size(self, index: int) -> int:
-        """Samples of an utterance."""
+        """Return the number of samples of an utterance."""
         ...

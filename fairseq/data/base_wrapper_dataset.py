@@ -1,4 +1,4 @@
-"""A data set around another one: the base of those that change a part of it."""
+"""Base class of data sets that wrap another data set and change part of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fairseq.data.fairseq_dataset import FairseqDataset
 
 
 class BaseWrapperDataset(FairseqDataset):
-    """Answers everything as the data set inside does.
+    """A data set that passes every call on to the data set it wraps.
 
     Args:
-        dataset: the data set inside.
+        dataset: the wrapped data set.
     """
 
     def __init__(self, dataset: Any) -> None:

@@ -1,6 +1,6 @@
-"""What a batch holds on its way from a data-loading worker to the criterion.
+"""The contents of a batch, from a data-loading worker to the criterion.
 
-A batch is a dict, as in fairseq, so that plug-in models, criterions and data sets read and write it as there. Letters:
+A batch is a dict, as in fairseq, so that plug-in models, criterions and data sets can read and write it. Letters:
 B rows, S samples, U units of a label.
 """
 
@@ -21,24 +21,24 @@ class _Audio(TypedDict):
 class NetInput(_Audio, MaskInputs, total=False):
     """The model's arguments: audio, and the masks that the worker drew."""
 
-    padding_mask: Tensor  # bool, B x S: True for padding; absent where nothing is padded
+    padding_mask: Tensor  # bool, B x S: True for padding; absent if nothing is padded
 
 
 class _Planned(TypedDict):
     id: Tensor  # int64, B: indices of the utterances
     net_input: NetInput
     micro: int  # global number of the micro-batch within its update
-    num_valid: int  # rows that count, the first ones
-    num_samples: int  # of these rows, padding not counted
-    quarantined: list[Trouble]  # files that could not be decoded, or that are odd
-    few_masked: int  # rows that do not count because fewer than two of their frames were masked
-    whole: list[bool]  # for each row, whether it holds all of its utterance
+    num_valid: int  # the first num_valid rows count
+    num_samples: int  # of these rows, without padding
+    quarantined: list[Trouble]  # files that could not be decoded, or that need a remark
+    few_masked: int  # rows that do not count because fewer than two of their frames are masked
+    whole: list[bool]  # for each row, whether it holds the whole utterance
 
 
 class Batch(_Planned, total=False):
-    """One batch; what concerns labels is there where the data set has them."""
+    """One batch; the label fields are present if the data set has labels."""
 
-    target: Tensor  # int64, B x U, filled up with the padding symbol
+    target: Tensor  # int64, B x U, padded with the padding symbol
     target_lengths: Tensor  # int64, B
     target_weights: Tensor  # float32, B: 1 for rows that count, 0 for filler
     input_lengths: Tensor  # int64, B: frames

@@ -1,9 +1,9 @@
-"""Worker processes that make batches ahead of time, and the way of a batch from there to the trainer.
+"""Worker processes that prepare batches in advance, and the transfer of batches to the trainer.
 
-torch's DataLoader is not used: its queue loses a batch for which /dev/shm has no room, so that the trainer waits for
-ever; its handler of SIGCHLD raises anywhere in the main thread; and a worker that dies while others start leaves the
-run hanging. Here each worker has one socket. A batch's tensors travel in an anonymous file in memory (memfd) that the
-worker fills and passes on: /dev/shm is not involved.
+torch's DataLoader is not used for three reasons: its queue loses a batch if /dev/shm is full, and the trainer waits
+forever; its SIGCHLD handler raises anywhere in the main thread; and a worker that dies while others start hangs the
+run. Here each worker has one socket. A batch's tensors are passed in an anonymous memory file (memfd) that the worker
+fills, so /dev/shm is not used.
 """
 
 from __future__ import annotations
@@ -32,31 +32,29 @@ from fairseq.distributed import signals
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 60.0  # seconds of waiting for one batch after which the log says so
-# of plans that a worker has not answered: a socket's buffer holds more, so that sending never waits
+PATIENCE = 60.0  # seconds of waiting for one batch before a warning is logged
+# bytes of plans that a worker has not processed: less than a socket's buffer, so that sending never blocks
 _PLAN_BYTES = 1 << 16
 _MOST_AHEAD = 64
 _ALIGNMENT = 64
 
 
 class WorkerDied(RunError):
-    """A data-loading worker ended without being asked to."""
+    """A data-loading worker exited unexpectedly."""
 
 
 class Failure(NamedTuple):
-    """What went wrong in a worker, for the main process to raise. A user's mistake comes without the worker's
-    traceback.
-    """
+    """An error in a worker, for the main process to raise."""
 
     message: str
-    mistake: bool
+    mistake: bool  # a user's mistake, raised as ValueError without the worker's traceback
 
 
-# -- a batch's way -----------------------------------------------------------------------------------------------------
+# -- transfer of a batch -----------------------------------------------------------------------------------------------
 
 
 class _Slot(NamedTuple):
-    """Stands for a tensor of a batch whose values travel beside it."""
+    """Placeholder for a tensor of a batch whose values are sent separately."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -65,7 +63,7 @@ class _Slot(NamedTuple):
 
 
 class _Parcel(NamedTuple):
-    """A batch whose tensors are slots, and their bytes; `data` is None where a memory file follows."""
+    """A batch with slots instead of tensors, and the tensors' bytes; `data` is None if a memory file follows."""
 
     batch: Any
     num_bytes: int
@@ -73,10 +71,10 @@ class _Parcel(NamedTuple):
 
 
 def send(end: connection.Connection, batch: Any) -> None:
-    """Send a batch: dicts, lists, tuples and sets with tensors and picklable things.
+    """Send a batch: dicts, lists, tuples and sets of tensors and picklable values.
 
     Raises:
-        Exception: whatever pickling raises; nothing is sent then.
+        Exception: pickling failed; nothing has been sent.
     """
     slots: list[tuple[_Slot, Tensor]] = []
     size = 0
@@ -109,9 +107,7 @@ def _bytes_of(values: Tensor) -> Any:
 
 
 def _memory_file(slots: list[tuple[_Slot, Tensor]], size: int) -> int | None:
-    """A descriptor of an anonymous file with the tensors' bytes; None where the system has no such files, or no
-    room for one.
-    """
+    """Write the tensors' bytes to an anonymous memory file; return its descriptor, or None if that is impossible."""
     try:
         descriptor = os.memfd_create("batch")
     except (AttributeError, OSError):
@@ -129,11 +125,11 @@ def _memory_file(slots: list[tuple[_Slot, Tensor]], size: int) -> int | None:
 
 
 def receive(end: connection.Connection) -> Any:
-    """What `send` sent.
+    """Receive a batch that `send` sent.
 
     Raises:
-        EOFError, ConnectionError: the other side is gone.
-        OSError, RuntimeError: no memory or no file descriptor is left.
+        EOFError, ConnectionError: the other side has exited.
+        OSError, RuntimeError: out of memory or file descriptors.
     """
     parcel = end.recv()
     if parcel.data is not None:
@@ -166,7 +162,7 @@ def _fill(value: Any, source: Any) -> Any:
 
 
 def make(make_batch: Callable[[BatchPlan], Any], plan: BatchPlan) -> Any:
-    """The batch of a plan, or the Failure to make it."""
+    """Return the batch of a plan, or a Failure."""
     try:
         return make_batch(plan)
     except ValueError as error:
@@ -181,20 +177,20 @@ def _work(
     parent: int | None,
     make_batch: Callable[[BatchPlan], Any],
 ) -> None:
-    """A worker process's life: plans in, batches out, until the trainer is gone.
+    """Run a worker process: receive plans and send batches until the trainer exits.
 
     Args:
-        others: the trainer's ends of sockets, which a fork copies: where a copy is open, nobody notices that the
-            trainer has ended.
-        parent: the trainer's process id, where it is this process's parent.
+        others: the trainer's socket ends that a fork copied. They are closed here: an open copy would hide that the
+            trainer has exited.
+        parent: the trainer's process id if it is this process's parent, else None.
     """
     signals.in_worker()
-    signals.end_with_parent()  # what hangs in a read does not look whether the trainer is there
+    signals.end_with_parent()  # a worker that hangs in a read cannot poll for the trainer
     torch.set_num_threads(1)
     for other in others:
         other.close()
     parent = os.getppid() if parent is None else parent
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the trainer is gone
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the trainer has exited
         while True:
             while not end.poll(1.0):
                 if os.getppid() != parent:
@@ -207,7 +203,9 @@ def _work(
             except Exception:
                 send(
                     end,
-                    Failure(f"a data-loading worker cannot send its batch:\n{traceback.format_exc()}", mistake=False),
+                    Failure(
+                        f"a data-loading worker could not send its batch:\n{traceback.format_exc()}", mistake=False
+                    ),
                 )
 
 
@@ -215,7 +213,7 @@ def _work(
 
 
 class _Worker:
-    """One worker process, its socket, and the sizes of the plans that it has not answered yet."""
+    """One worker process, its socket, and the sizes of the plans that it has not processed yet."""
 
     def __init__(self, context: Any, make_batch: Callable[[BatchPlan], Any], others: list[_Worker]) -> None:
         self.end, theirs = context.Pipe(duplex=True)
@@ -259,13 +257,14 @@ class _Worker:
 
 
 class BatchWorkers:
-    """Iterates over the batches of plans, in their order, made by processes ahead of time.
+    """Iterator over the batches of plans, in order, which worker processes prepare in advance.
 
     Args:
-        plans: drawn as far ahead as the workers may work.
-        workers: processes; batch i is made by process i modulo this.
-        ahead: batches that each makes before they are asked for.
-        start_method: how processes start.
+        make_batch: called in a worker to create the batch of a plan.
+        plans: the plans; read only as far ahead as the workers can work.
+        workers: number of processes; process i % workers creates batch i.
+        ahead: batches that each worker prepares in advance.
+        start_method: start method of the processes.
     Raises:
         RunError: a process cannot start.
     """
@@ -283,7 +282,7 @@ class BatchWorkers:
         self._drawn: bytes | None = None  # a plan that no worker had room for
         self._next_asked = self._next_taken = 0
         self._workers: list[_Worker] = []
-        # before the first starts: whatever happens, all that did are ended
+        # before the first starts, so that an error in between still ends those that did
         self.close = weakref.finalize(self, _end, self._workers)
         context = multiprocessing.get_context(start_method)
         if start_method == "forkserver":
@@ -295,7 +294,7 @@ class BatchWorkers:
                 self.close()
                 raise RunError(
                     f"cannot start data-loading worker {number} of {workers}: {error.strerror or error}. Lower "
-                    "dataset.num_workers (0 needs no processes), or raise the limit of processes, open files or "
+                    "dataset.num_workers (0 starts no processes), or raise the limits on processes, open files or "
                     "memory."
                 ) from error
 
@@ -315,8 +314,8 @@ class BatchWorkers:
         except (OSError, RuntimeError) as error:
             self.close()
             raise RunError(
-                f"cannot take over a batch from a data-loading worker: {error}. Raise the limit of open files "
-                "(ulimit -n) or of memory, or set dataset.num_workers=0."
+                f"cannot receive a batch from a data-loading worker: {error}. Raise the limit on open files "
+                "(ulimit -n) or memory, or set dataset.num_workers=0."
             ) from error
         worker.asked.popleft()
         self._next_taken += 1
@@ -344,10 +343,10 @@ class BatchWorkers:
         """Wait for this worker's next batch.
 
         Raises:
-            WorkerDied: it or another one has ended.
-            WaitEnded: a signal asked the run to end, and the batch still did not come.
+            WorkerDied: a worker has exited.
+            WaitEnded: a signal requested the end of the run, and the batch did not arrive in time.
         """
-        began, told = time.monotonic(), False
+        began, warned = time.monotonic(), False
         sentinels = {each.process.sentinel: each for each in self._workers}
         while not worker.end.poll(0):
             ready = connection.wait([worker.end, *sentinels], timeout=1.0)
@@ -356,11 +355,11 @@ class BatchWorkers:
             for sentinel in ready:
                 raise self._death_of(sentinels[sentinel])
             signals.check_wait()
-            if not told and time.monotonic() - began > PATIENCE:
-                told = True
+            if not warned and time.monotonic() - began > PATIENCE:
+                warned = True
                 logger.warning(
-                    "no batch for %.0f seconds: data-loading worker %s is still at it. Is the storage of the audio "
-                    "slow or gone?",
+                    "no batch for %.0f seconds: data-loading worker %s is still working on it. Check whether the "
+                    "audio's storage is slow or unavailable.",
                     PATIENCE,
                     worker.process.pid,
                 )
@@ -369,14 +368,13 @@ class BatchWorkers:
         pid, how = worker.process.pid, worker.how_it_ended()
         self.close()
         return WorkerDied(
-            f"data-loading worker {pid} {how}. The usual cause is that the memory of the machine or container is "
-            "full: lower dataset.data_buffer_size, or set dataset.num_workers=0, so that the training process reads "
-            "the audio itself."
+            f"data-loading worker {pid} {how}. The usual cause is that the machine or container is out of memory: "
+            "lower dataset.data_buffer_size, or set dataset.num_workers=0 to read audio in the training process."
         )
 
 
 def _end(workers: list[_Worker]) -> None:
-    """End these processes. They write nothing, so they need no time to tidy up."""
+    """Kill these processes; they write no files, so they need no time to clean up."""
     for worker in workers:
         worker.process.kill()
     for worker in workers:

@@ -1,7 +1,7 @@
-"""Which utterances form a batch, which batches an update, and which of them a rank takes at which step. Numbers only,
-no audio.
+"""Plan batches: the utterances of a batch, the batches of an update, and the batch of a rank at each step.
 
-All of it is a function of its arguments: every rank computes the same plan and takes its share.
+Everything here is computed from indices and sizes, without audio, as a pure function of the arguments: every rank
+computes the same plan and takes its share.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy as np
 from fairseq.data.buckets import BucketShapes
 from fairseq.data.options import BatchLimits
 
-EVALUATION_EPOCH = 0  # training counts epochs from 1, so the keys of evaluation's crops and masks are never training's
+EVALUATION_EPOCH = 0  # training epochs start at 1, so evaluation's keys for crops and masks differ from training's
 
 
 class BatchPlan(NamedTuple):
-    """All that a worker must know to make one batch."""
+    """Everything a worker needs to create one batch."""
 
     indices: np.ndarray  # int64, B: the first num_valid rows count, the rest are filler and repeat a real index
     num_valid: int
     num_samples: int  # S: the length that rows are cropped or padded to
     bucket: int
-    epoch: int  # keys crops and masks; EVALUATION_EPOCH for evaluation, whose draws are the same every time
+    epoch: int  # keys crops and masks; EVALUATION_EPOCH in evaluation, so that draws are the same every time
     micro: int  # global number of the micro-batch within its update
 
 
 class Batches(NamedTuple):
-    """An epoch's batches, in the order they were cut; N batches of K utterances together."""
+    """An epoch's batches, in the order of creation: N batches with K utterances in total."""
 
-    indices: np.ndarray  # int64, K: one batch after the other
-    ends: np.ndarray  # int64, N: where each batch ends in `indices`
-    rows: np.ndarray  # int64, N: rows with filler
+    indices: np.ndarray  # int64, K: the utterances of all batches, concatenated
+    ends: np.ndarray  # int64, N: end of each batch in `indices`
+    rows: np.ndarray  # int64, N: rows, including filler
     lengths: np.ndarray  # int64, N: S
     buckets: np.ndarray  # int64, N
 
@@ -41,7 +41,7 @@ class Batches(NamedTuple):
         return len(self.ends)
 
     def plan(self, batch: int, epoch: int, micro: int, filler: bool = False) -> BatchPlan:
-        """The plan of one batch; as a filler batch it has the same shape and no row that counts."""
+        """Return the plan of one batch; with `filler`, of the same shape but without rows that count."""
         begin = int(self.ends[batch - 1]) if batch else 0
         real = self.indices[begin : int(self.ends[batch])]
         rows = int(self.rows[batch])
@@ -52,16 +52,16 @@ class Batches(NamedTuple):
 
 
 def cut_batches(sizes: np.ndarray, limits: BatchLimits) -> np.ndarray:
-    """Cut a sequence of utterances into batches, first to last, each as large as the limits allow.
+    """Split a sequence of utterances into batches, in order, each as large as the limits allow.
 
     Args:
-        sizes: samples of each utterance, K, in the order of batching.
-        limits: rows times the longest row's samples stay within `max_tokens`, and rows within `max_sentences`; a batch
-            of at least `multiple` rows is cut back to a multiple of it.
+        sizes: samples of each utterance, K, in batching order.
+        limits: rows times the longest row's samples are at most `max_tokens`, and rows at most `max_sentences`; a batch
+            of more than `multiple` rows is reduced to a multiple of it.
     Returns:
-        int64, the end of each batch.
+        The end of each batch, int64.
     Raises:
-        ValueError: neither limit is given, or an utterance alone exceeds `max_tokens`.
+        ValueError: neither limit is set, or a single utterance exceeds `max_tokens`.
     """
     limits.check(int(sizes.max(initial=0)))
     max_tokens, max_sentences, multiple = limits.max_tokens, limits.max_sentences, limits.multiple
@@ -74,7 +74,7 @@ def cut_batches(sizes: np.ndarray, limits: BatchLimits) -> np.ndarray:
         rows = total - start if max_sentences is None else min(max_sentences, total - start)
         if max_tokens is not None:
             rows = min(rows, int(max_tokens // max(lengths[start], 1)))
-            if not descending:  # a longer row further on may end the batch earlier
+            if not descending:  # a longer row later in the batch ends it earlier
                 longest = np.maximum.accumulate(lengths[start : start + rows])
                 rows = int(np.searchsorted(longest * np.arange(1, rows + 1), max_tokens, side="right"))
         if rows > multiple:
@@ -91,13 +91,14 @@ def make_batches(
     pad: bool,
     shapes: BucketShapes | None = None,
 ) -> Batches:
-    """Cut ordered utterances into batches and give each its length.
+    """Split ordered utterances into batches, and determine the length of each batch.
 
     Args:
-        sizes: samples of the ordered utterances, K, already clamped to the largest size.
+        sizes: samples of the ordered utterances, K, already clipped to the largest size.
         order: their indices, K.
-        pad: a batch's length is its longest row's (rows are padded), else its shortest's (rows are cropped).
-        shapes: buckets; batches then have exactly these shapes, and the last one of each is filled up.
+        limits: the size limits of batches, used without buckets.
+        pad: a batch is as long as its longest row (rows are padded); otherwise as its shortest (rows are cropped).
+        shapes: bucket shapes. Batches then have exactly these shapes, and the last of each bucket gets filler rows.
     """
     if shapes is None:
         ends = cut_batches(sizes, limits)
@@ -115,16 +116,16 @@ def make_batches(
 
 
 def update_order(stream: np.ndarray, buckets: np.ndarray, update_size: int) -> np.ndarray:
-    """Reorder batches so that consecutive runs of `update_size` share a bucket as far as possible.
+    """Reorder batches so that the `update_size` batches of an update share a bucket wherever possible.
 
-    A bucket's batches wait until there are enough of them for an update; what is left over at the end follows, bucket
-    by bucket.
+    A bucket's batches are held until there are enough for an update. Leftover batches come last, bucket by bucket.
 
     Args:
-        stream: numbers of batches in the order in which they become available.
-        buckets: bucket of every batch.
+        stream: batch numbers in the order in which they become available.
+        buckets: the bucket of every batch.
+        update_size: batches per update.
     Returns:
-        A permutation of `stream`; update u is its elements u * update_size up to (u + 1) * update_size.
+        A permutation of `stream`; update u has elements u * update_size to (u + 1) * update_size (excluded).
     """
     of_stream = buckets[stream]
     if len(stream) == 0 or (of_stream == of_stream[0]).all():
@@ -140,18 +141,18 @@ def update_order(stream: np.ndarray, buckets: np.ndarray, update_size: int) -> n
 
 
 class Step(NamedTuple):
-    """What the ranks do at one step: a batch each, all of one bucket."""
+    """One step of all ranks: one batch per rank, all of the same bucket."""
 
-    batches: list[int]  # one a rank: the number of a batch
-    micros: list[int]
-    filler: list[bool]  # rows of this rank's batch do not count
+    batches: list[int]  # the batch number of each rank
+    micros: list[int]  # the micro-batch number of each rank
+    filler: list[bool]  # True if the rows of a rank's batch do not count
 
 
 def steps_of_update(update: np.ndarray, buckets: np.ndarray, update_size: int, world_size: int) -> list[Step]:
-    """Spread an update's batches over ranks and steps so that all ranks have the same bucket at a step.
+    """Distribute an update's batches over ranks and steps so that all ranks have the same bucket at each step.
 
-    A bucket's last step is filled with batches that do not count, so an update of several buckets may take more steps.
-    Micro numbers of real batches do not depend on the world size; those of filler follow `update_size`.
+    A bucket's last step is completed with filler batches, so an update with several buckets can take more steps.
+    Micro-batch numbers of real batches do not depend on the world size; those of filler start at `update_size`.
     """
     ordered = update[np.argsort(buckets[update], kind="stable")].tolist()
     steps: list[Step] = []
@@ -175,11 +176,12 @@ def steps_of_update(update: np.ndarray, buckets: np.ndarray, update_size: int, w
 def plans_of_rank(
     batches: Batches, sequence: np.ndarray, update_size: int, world_size: int, rank: int, epoch: int
 ) -> Iterator[list[BatchPlan]]:
-    """For each update in turn, the plans of the steps that one rank takes.
+    """Yield, for each update, the plans of one rank's steps.
 
     Args:
-        sequence: numbers of batches, cut into updates of `update_size`.
-        epoch: goes into the plans.
+        batches: the epoch's batches.
+        sequence: batch numbers, to be split into updates of `update_size`.
+        epoch: the epoch stored in the plans.
     """
     for start in range(0, len(sequence), update_size):
         steps = steps_of_update(sequence[start : start + update_size], batches.buckets, update_size, world_size)

@@ -1,4 +1,4 @@
-"""Few batch shapes: lengths are rounded up to buckets, and every batch of a bucket has the same number of rows."""
+"""Buckets limit the number of batch shapes: lengths are rounded up, and all batches of a bucket have equal rows."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from fairseq.data.options import BatchLimits
 
 
 class BucketShapes(NamedTuple):
-    """The shapes B x S that a run's batches may have, ascending by length."""
+    """The possible batch shapes B x S of a run, ascending by length."""
 
     lengths: np.ndarray  # int64, samples
-    rows: np.ndarray  # int64, utterances a batch, filler included
+    rows: np.ndarray  # int64, utterances per batch, including filler
 
     def bucket_of(self, sizes: np.ndarray) -> np.ndarray:
-        """Number of the smallest bucket that holds each size."""
+        """Return the index of the smallest bucket that fits each size."""
         return np.searchsorted(self.lengths, sizes)
 
 
 def get_buckets(sizes: np.ndarray, num_buckets: int) -> np.ndarray:
-    """At most `num_buckets` ascending lengths, quantiles of `sizes`: every size fits into one, and each is a size
-    that occurs.
-    """
+    """Return at most `num_buckets` ascending lengths: quantiles of `sizes`, each an existing size, the last the max."""
     return np.unique(np.percentile(sizes, np.linspace(0, 100, num_buckets + 1)[1:], method="lower"))
 
 
 def get_bucketed_sizes(orig_sizes: np.ndarray, buckets: np.ndarray) -> np.ndarray:
-    """Each size rounded up to its bucket's length."""
+    """Round each size up to the length of its bucket."""
     return np.asarray(buckets)[np.searchsorted(buckets, orig_sizes)]
 
 
 def bucket_shapes(lengths: np.ndarray, limits: BatchLimits) -> BucketShapes:
-    """How many rows a batch of each bucket has: as many as the limits allow; a row count of at least
-    `limits.multiple` is rounded down to a multiple of it.
+    """Return the shape of each bucket's batches, with as many rows as the limits allow.
+
+    A row count of at least `limits.multiple` is rounded down to a multiple of it.
 
     Raises:
-        ValueError: neither limit is given, or a bucket is longer than `max_tokens`.
+        ValueError: neither limit is set, or a bucket is longer than `max_tokens`.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     limits.check(int(lengths.max(initial=0)))

@@ -1,4 +1,4 @@
-"""Several data sets as one."""
+"""Concatenate data sets."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fairseq.data.fairseq_dataset import FairseqDataset
 
 
 class ConcatDataset(FairseqDataset):
-    """Data sets one after the other, of samples that the first one's collater takes.
+    """Concatenation of data sets; the first one's collater is used for all samples.
 
     Args:
-        datasets: at least one.
-        sample_ratios: how often each is repeated: one whole number for all, or one for each.
+        datasets: at least one data set.
+        sample_ratios: how often each is repeated: one integer for all, or one per data set.
     Raises:
-        ValueError: no data set.
+        ValueError: `datasets` is empty.
     """
 
     def __init__(self, datasets: Iterable[Any], sample_ratios: int | Sequence[int] = 1) -> None:
         super().__init__()
         self.datasets = list(datasets)
         if not self.datasets:
-            raise ValueError("datasets must hold at least one data set")
+            raise ValueError("datasets is empty; it must have at least one data set.")
         self.sample_ratios = (
             [sample_ratios] * len(self.datasets) if isinstance(sample_ratios, int) else list(sample_ratios)
         )
@@ -35,7 +35,7 @@ class ConcatDataset(FairseqDataset):
 
     @staticmethod
     def cumsum(sequence: Sequence[Any], sample_ratios: Sequence[int]) -> list[int]:
-        """Where each data set ends."""
+        """Return the end of each data set in the concatenation."""
         return np.cumsum(
             [int(ratio * len(dataset)) for dataset, ratio in zip(sequence, sample_ratios, strict=True)]
         ).tolist()
@@ -64,18 +64,18 @@ class ConcatDataset(FairseqDataset):
         return int(np.max(self.size(index)))
 
     def attr(self, attr: str, index: int) -> Any:
-        """An attribute of the data set that a sample comes from, None where it has none."""
+        """Return an attribute of the data set that a sample comes from; None if it does not exist."""
         return getattr(self.datasets[self._get_dataset_and_sample_index(index)[0]], attr, None)
 
     @property
     def sizes(self) -> np.ndarray:  # type: ignore[override]
-        """Sizes of all samples, as many rows as samples."""
+        """Sizes of all samples, one row per sample."""
         own = [np.asarray(dataset.sizes) for dataset in self.datasets]
         repeats = zip(own, self.sample_ratios, strict=True)
         return np.concatenate([np.tile(sizes, (ratio, *(1,) * (sizes.ndim - 1))) for sizes, ratio in repeats])
 
     def ordered_indices(self) -> np.ndarray:
-        """Indices by size, shortest first; by the first of several sizes, then by the second."""
+        """Return indices sorted by size, shortest first; several sizes per sample are compared in order."""
         sizes = self.sizes
         return np.argsort(sizes, kind="stable") if sizes.ndim == 1 else np.lexsort(sizes.T[::-1])
 

@@ -1,4 +1,4 @@
-"""fairseq's data helpers that speech needs, by their names."""
+"""fairseq's data functions that speech needs, under their names."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def numpy_seed(seed: int | None, *addl_seeds: int) -> Iterator[None]:
-    """Run a block with numpy's global generator seeded by these integers, then put its state back. None: leave it
-    alone.
-    """
+    """Run a block with numpy's global generator seeded by these integers, then restore it; None: do nothing."""
     if seed is None:
         yield
         return
@@ -51,7 +49,7 @@ def collate_tokens(
     """Stack 1-D tensors of different lengths into B x L, padded with `pad_idx`.
 
     Args:
-        eos_idx: what stands first with `move_eos_to_beginning`; None: each value's own last element.
+        eos_idx: first element with `move_eos_to_beginning`; None: each value's own last element.
     """
     length = max(pad_to_length or 0, max(v.size(0) for v in values))
     length += -length % pad_to_multiple
@@ -66,12 +64,12 @@ def collate_tokens(
 
 
 def lengths_to_padding_mask(lens: Tensor) -> Tensor:
-    """B lengths -> B x max length, True where a position is padding."""
+    """Convert lengths, B, to a mask, B x max length, that is True at padding."""
     return torch.arange(int(lens.max()), device=lens.device) >= lens[:, None]
 
 
 def lengths_to_mask(lens: Tensor) -> Tensor:
-    """B lengths -> B x max length, True where a position is valid."""
+    """Convert lengths, B, to a mask, B x max length, that is True at valid positions."""
     return ~lengths_to_padding_mask(lens)
 
 
@@ -83,17 +81,18 @@ def batch_by_size(
     max_sentences: int | None = None,
     required_batch_size_multiple: int = 1,
 ) -> list[np.ndarray]:
-    """Cut ordered indices into batches; see `fairseq.data.batching.cut_batches` for the rule.
+    """Split ordered indices into batches; see `fairseq.data.batching.cut_batches` for the rule.
 
     Args:
-        num_tokens_vec: length of every entry of `indices`; else `num_tokens_fn` is asked for each index.
+        num_tokens_fn: returns the length of an index; not used if `num_tokens_vec` is given.
+        num_tokens_vec: length of every entry of `indices`.
     Raises:
         ValueError: neither is given, or the limits allow no batch.
     """
     indices = np.asarray(indices, dtype=np.int64)
     if num_tokens_vec is None:
         if num_tokens_fn is None:
-            raise ValueError("batch_by_size takes num_tokens_fn or num_tokens_vec: neither is given")
+            raise ValueError("batch_by_size needs num_tokens_fn or num_tokens_vec, but neither is given.")
         num_tokens_vec = np.fromiter((num_tokens_fn(i) for i in indices.tolist()), dtype=np.int64, count=len(indices))
     limits = BatchLimits(max_tokens, max_sentences, required_batch_size_multiple)
     ends = cut_batches(np.asarray(num_tokens_vec, dtype=np.int64), limits)
@@ -103,20 +102,20 @@ def batch_by_size(
 def filter_by_size(
     indices: np.ndarray, dataset: Any, max_positions: int | float | Sequence[int | float], raise_exception: bool = False
 ) -> np.ndarray:
-    """`indices` without those that are longer than `max_positions`, by `dataset.filter_indices_by_size`.
+    """Remove samples longer than `max_positions` from `indices`, using `dataset.filter_indices_by_size`.
 
     Raises:
-        ValueError: with `raise_exception`, if one is too long.
+        ValueError: a sample is too long, and `raise_exception` is true.
     """
     kept, ignored = dataset.filter_indices_by_size(indices, max_positions)
     if len(ignored) and raise_exception:
         raise ValueError(
-            f"sample {ignored[0]} has size {dataset.size(ignored[0])}, more than {max_positions}; "
-            "dataset.skip_invalid_size_inputs_valid_test=true leaves such samples out"
+            f"sample {ignored[0]} has size {dataset.size(ignored[0])}; the maximum is {max_positions}. Set "
+            "dataset.skip_invalid_size_inputs_valid_test=true to skip such samples."
         )
     if len(ignored):
         logger.warning(
-            "%d samples are longer than %s and are left out, first: %s", len(ignored), max_positions, list(ignored[:10])
+            "%d samples are longer than %s and are skipped, first: %s", len(ignored), max_positions, list(ignored[:10])
         )
     return kept
 
@@ -125,10 +124,10 @@ _WORD_MARKS = {"sentencepiece": "\u2581", "wordpiece": "_", "letter": "|", "_EOW
 
 
 def post_process(sentence: str, symbol: str | None) -> str:
-    """Words again, from a sentence of units that `symbol` names.
+    """Join a sentence's units into words; `symbol` is the kind of unit.
 
     Raises:
-        ValueError: no such kind of unit.
+        ValueError: the kind of unit is unknown.
     """
     if symbol in _WORD_MARKS:
         return sentence.replace(" ", "").replace(_WORD_MARKS[symbol], " ").strip()
@@ -139,12 +138,12 @@ def post_process(sentence: str, symbol: str | None) -> str:
     if symbol in (None, "none"):
         return sentence
     raise ValueError(
-        f"post_process is {symbol!r}; it may be one of {', '.join(_WORD_MARKS)}, silence, subword_nmt, @@, none"
+        f"post_process is {symbol!r}; it must be one of: {', '.join(_WORD_MARKS)}, silence, subword_nmt, @@, none."
     )
 
 
 def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
-    """Raise ValueError if the data folder has manifests valid1.tsv ... that the config neither names nor dismisses."""
+    """Raise ValueError if the data folder has manifests valid1.tsv ... that the config neither uses nor ignores."""
     dataset = train_cfg.dataset
     if (
         dataset.ignore_unused_valid_subsets
@@ -160,8 +159,7 @@ def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
     ignored = sorted(found - set(split_names(dataset.valid_subset)))
     if ignored:
         raise ValueError(
-            f"dataset.valid_subset is {dataset.valid_subset!r}, but {folder} also has {', '.join(ignored)}: "
-            "name them in dataset.valid_subset, "
-            "set dataset.combine_valid_subsets=true to join them, or dataset.ignore_unused_valid_subsets=true to "
-            "leave them out"
+            f"dataset.valid_subset is {dataset.valid_subset!r}, but {folder} also has {', '.join(ignored)}. Add them "
+            "to dataset.valid_subset, set dataset.combine_valid_subsets=true to join them, or set "
+            "dataset.ignore_unused_valid_subsets=true to ignore them."
         )

@@ -1,4 +1,4 @@
-"""Symbols and their numbers: what a model's output rows mean."""
+"""Dictionaries: the symbols of a model's outputs and their indices."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ from torch import Tensor
 from fairseq import text_files
 from fairseq.data.data_utils import post_process
 
-_OVERWRITE = "#fairseq:overwrite"  # fairseq: at a line's end, says that the symbol may replace one of its name
-_COUNT = re.compile(r"[+-]?[0-9]{1,18}")  # fairseq reads negative ones too
+_OVERWRITE = "#fairseq:overwrite"  # fairseq: at the end of a line, allows the symbol to replace an existing one
+_COUNT = re.compile(r"[+-]?[0-9]{1,18}")  # fairseq accepts negative counts too
 _BLANKS = " \t\r"
 
 
 def tokenize_line(line: str) -> list[str]:
-    """Symbols of a line: what stands between white space."""
+    """Split a line into symbols at white space."""
     return line.split()
 
 
 class DuplicateSymbolError(ValueError, RuntimeError):
-    """A dictionary file that names a symbol twice. fairseq raises a RuntimeError."""
+    """A dictionary file defines a symbol twice; also a RuntimeError, which fairseq raises."""
 
 
 class _SpecialIndex:
-    """A special symbol's number as an attribute, such as `pad_index`: that of its first row. A subclass may set its
-    own.
-    """
+    """Descriptor for the index of a special symbol, such as `pad_index`: its first row; subclasses can override it."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.word = name.removesuffix("_index") + "_word"
@@ -42,23 +40,23 @@ class _SpecialIndex:
             return self
         word = getattr(dictionary, self.word)
         if word not in dictionary.indices:
-            raise AttributeError(f"this dictionary has no symbol {word!r}")
-        return dictionary.symbols.index(word)  # the special symbols come first: no search
+            raise AttributeError(f"the dictionary has no symbol {word!r}")
+        return dictionary.symbols.index(word)  # fast: special symbols come first
 
 
 class Dictionary:
-    """Symbols numbered from 0. The first four are special: `<s>` (which CTC models use as blank), `<pad>`, `</s>` and
-    `<unk>`.
+    """Symbols with indices from 0; the first four are `<s>` (the blank of CTC models), `<pad>`, `</s>` and `<unk>`.
+
+    `bos_index`, `pad_index`, `eos_index` and `unk_index` are the indices of these special symbols, `bos_word` and so on
+    their names.
 
     Args:
-        bos: name of the symbol that begins a sentence; the blank of CTC models.
-        pad: name of the symbol for padding.
-        eos: name of the symbol that ends a sentence.
-        unk: name of the symbol for everything that the dictionary does not have.
-        extra_special_symbols: further ones, numbered after them.
-        add_special_symbols: False starts without any; the file then has them.
-
-    `bos_index`, `pad_index`, `eos_index` and `unk_index` are their numbers, `bos_word` and so on their names.
+        bos: name of the symbol at the start of a sentence, which is the blank of CTC models.
+        pad: name of the padding symbol.
+        eos: name of the symbol at the end of a sentence.
+        unk: name of the symbol for unknown units.
+        extra_special_symbols: names of further special symbols, which follow these.
+        add_special_symbols: False: start without special symbols, because the file has them.
     """
 
     bos_index, pad_index, eos_index, unk_index = _SpecialIndex(), _SpecialIndex(), _SpecialIndex(), _SpecialIndex()
@@ -88,7 +86,7 @@ class Dictionary:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Dictionary) and self.symbols == other.symbols
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -97,11 +95,11 @@ class Dictionary:
         return symbol in self.indices
 
     def __getitem__(self, index: int) -> str:
-        """The symbol of a number; `<unk>` for numbers beyond the last."""
+        """Return the symbol at an index; `<unk>` beyond the last index."""
         return self.symbols[index] if index < len(self.symbols) else self.unk_word
 
     def index(self, symbol: str) -> int:
-        """The number of a symbol; that of `<unk>` for an unknown one."""
+        """Return the index of a symbol; that of `<unk>` if it is unknown."""
         return self.indices[symbol] if symbol in self.indices else self.unk()
 
     def get_count(self, index: int) -> int:
@@ -117,7 +115,7 @@ class Dictionary:
         return self.indices[self.eos_word]
 
     def unk(self) -> int:
-        """Raises KeyError where the dictionary has no symbol for unknown ones."""
+        """Return the index of `<unk>`; raise KeyError if the dictionary does not have it."""
         return self.indices[self.unk_word]
 
     # -- text ----------------------------------------------------------------------------------------------------------
@@ -132,12 +130,16 @@ class Dictionary:
         include_eos: bool = False,
         separator: str = " ",
     ) -> str:
-        """Text of numbers; a line for each row of a 2-D tensor. `<s>` and `</s>` are left out.
+        """Convert indices to text, one line per row of a 2-D tensor; `<s>` and `</s>` are omitted.
 
         Args:
-            bpe_symbol: kind of unit, see `fairseq.data.data_utils.post_process`: makes words of them.
+            tensor: indices, 1-D or 2-D.
+            bpe_symbol: kind of unit, to join units into words; see `fairseq.data.data_utils.post_process`.
             escape_unk: write unknown symbols as <<unk>>, which no reference contains.
-            unk_string: write them like this.
+            extra_symbols_to_ignore: further indices to omit.
+            unk_string: text for unknown symbols.
+            include_eos: keep `</s>`.
+            separator: text between symbols.
         """
         if isinstance(tensor, Tensor) and tensor.dim() == 2:
             rows = (
@@ -171,11 +173,14 @@ class Dictionary:
         append_eos: bool = True,
         reverse_order: bool = False,
     ) -> Tensor:
-        """Numbers of a line's symbols, int32.
+        """Convert a line's symbols to indices, int32.
 
         Args:
-            add_if_not_exist: number unknown symbols, in place of `<unk>`.
-            consumer: told (symbol, number) of each.
+            line_tokenizer: splits the line into symbols.
+            add_if_not_exist: add unknown symbols to the dictionary, instead of using `<unk>`.
+            consumer: called with (symbol, index) of each symbol.
+            append_eos: append the index of `</s>`.
+            reverse_order: reverse the symbols.
         """
         words = line_tokenizer(line)
         if reverse_order:
@@ -193,11 +198,13 @@ class Dictionary:
     # -- building ------------------------------------------------------------------------------------------------------
 
     def add_symbol(self, word: str, n: int = 1, overwrite: bool = False) -> int:
-        """Number a symbol, or count a known one `n` times more; returns its number.
+        """Add a symbol, or add `n` to the count of an existing one; return its index.
 
         Args:
-            overwrite: give a known symbol a new number. A special symbol gets the row but keeps its first number:
-                models, criterion and decoder take `<s>`, output 0, as blank.
+            word: the symbol.
+            n: its count.
+            overwrite: give an existing symbol a new index. A special symbol gets a new row but keeps its first index,
+                because models, criterion and decoder use `<s>`, output 0, as blank.
         """
         known = self.indices.get(word)
         if known is not None and not overwrite:
@@ -215,12 +222,12 @@ class Dictionary:
             self.add_symbol(word, count)
 
     def finalize(self, threshold: int = -1, nwords: int = -1, padding_factor: int = 8) -> None:
-        """Number the symbols by how often they occur, most often first, those of one count by name.
+        """Sort the symbols by descending count, then by name.
 
         Args:
-            threshold: leave out symbols of a smaller count; -1: none.
-            nwords: keep so many symbols, special ones included; -1: all.
-            padding_factor: fill up to a multiple of this with symbols that never occur.
+            threshold: drop symbols with a smaller count; -1: keep all.
+            nwords: number of symbols to keep, including special ones; -1: all.
+            padding_factor: pad the dictionary to a multiple of this with symbols that never occur.
         """
         counts = Counter(dict(sorted(zip(self.symbols[self.nspecial :], self.count[self.nspecial :], strict=True))))
         kept = [
@@ -241,7 +248,7 @@ class Dictionary:
 
     @classmethod
     def load(cls, f: str | os.PathLike[str] | TextIO, add_special_symbols: bool = True) -> Dictionary:
-        """Read a dictionary file: a line `symbol count` for each symbol but the special ones.
+        """Read a dictionary file: one line `symbol count` per symbol, except the special ones.
 
         Raises:
             ValueError: see `add_from_file`.
@@ -255,8 +262,7 @@ class Dictionary:
 
         Raises:
             MissingFileError: the file does not exist.
-            ValueError: it is not UTF-8, or a line has another form or a symbol that is there already; names file and
-                line.
+            ValueError: the file is not UTF-8, or a line is malformed or defines a symbol again; names file and line.
         """
         if isinstance(f, (str, os.PathLike)):
             lines, name = text_files.read_lines(f, "the dictionary"), os.fspath(f)
@@ -278,16 +284,16 @@ class Dictionary:
     def _twice(self, word: str) -> str:
         if word in self.symbols[: self.nspecial]:
             return (
-                f"the symbol {word!r} is there already: the special symbols are added without a line of their "
-                "own. Remove the line"
+                f"the symbol {word!r} is already defined, because special symbols are added automatically. Remove "
+                "the line."
             )
         return (
-            f"the symbol {word!r} is there already: remove one of the two lines ({_OVERWRITE} at a line's end "
-            "gives it a second number)"
+            f"the symbol {word!r} is already defined. Remove one of the two lines, or end the second with {_OVERWRITE} "
+            "to give the symbol a new index."
         )
 
     def save(self, f: str | os.PathLike[str] | TextIO) -> None:
-        """Write what `load` reads."""
+        """Write a file that `load` can read."""
         text = "".join(
             f"{word} {n}\n" for word, n in zip(self.symbols[self.nspecial :], self.count[self.nspecial :], strict=True)
         )
@@ -298,13 +304,13 @@ class Dictionary:
             f.write(text)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as plain containers: what a checkpoint holds."""
+        """Return the dictionary as plain containers, for checkpoints."""
         special = {"bos": self.bos_word, "pad": self.pad_word, "eos": self.eos_word, "unk": self.unk_word}
         return {"symbols": list(self.symbols), "count": list(self.count), "nspecial": self.nspecial, **special}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Dictionary:
-        """The dictionary that `state_dict` described."""
+        """Create the dictionary from the result of `state_dict`."""
         dictionary = cls(
             bos=state["bos"], pad=state["pad"], eos=state["eos"], unk=state["unk"], add_special_symbols=False
         )
@@ -316,8 +322,9 @@ class Dictionary:
 
 
 def _last_column(line: str) -> tuple[str, str]:
-    """(what stands before the last blanks, what stands after); where only blanks stand before, one of them: fairseq
-    knows such a symbol.
+    """Split a line at its last blanks into (symbol, column).
+
+    If there are only blanks before the column, the symbol is one blank: fairseq accepts such a symbol.
     """
     line = line.rstrip(_BLANKS)
     cut = max(line.rfind(" "), line.rfind("\t"), 0)
@@ -326,7 +333,7 @@ def _last_column(line: str) -> tuple[str, str]:
 
 
 def _wrong_line(line: str) -> str:
-    """What is wrong with a dictionary's line."""
+    """Describe what is wrong with a dictionary's line."""
     shown = repr(line if len(line) <= 60 else line[:60] + "...")
     columns = line.split()
     try:
@@ -334,6 +341,6 @@ def _wrong_line(line: str) -> str:
     except ValueError:
         return f"{shown} is not of the form 'symbol count'"
     return (
-        f"the count {columns[-1][:20]!r} is not a whole number. A sentencepiece .vocab file has scores there: "
-        "write counts, such as 1"
+        f"the count {columns[-1][:20]!r} is not a whole number. A sentencepiece .vocab file has scores in this "
+        "column: replace them with counts, such as 1."
     )

@@ -1,4 +1,4 @@
-"""What the package's data sets have in common, by fairseq's names."""
+"""Base classes of the package's data sets, under fairseq's names."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import torch.utils.data
 
 
 class EpochListening:
-    """Is told when an epoch begins."""
+    """Receives the start of an epoch."""
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        """fairseq: whether an EpochBatchIterator may be kept over epochs. Here it always is: it plans each epoch
-        anew.
-        """
+        """fairseq: whether an EpochBatchIterator can be reused. Here always True: it plans each epoch separately."""
         return True
 
     def set_epoch(self, epoch: int) -> None:
-        """An epoch begins."""
+        """Start an epoch."""
 
 
 class FairseqDataset(torch.utils.data.Dataset, EpochListening):
@@ -35,25 +33,25 @@ class FairseqDataset(torch.utils.data.Dataset, EpochListening):
         raise NotImplementedError
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of what `__getitem__` returned."""
+        """Collate results of `__getitem__` into a batch."""
         raise NotImplementedError
 
     def num_tokens(self, index: int) -> int:
-        """Samples that an utterance counts for in `dataset.max_tokens`: its size, or the largest of several."""
+        """Return the samples of an utterance for `dataset.max_tokens`: its size, or the largest of several sizes."""
         return int(np.max(self.size(index)))
 
     def size(self, index: int) -> int:
-        """Samples of an utterance, for filters."""
+        """Return the number of samples of an utterance, for filters."""
         raise NotImplementedError
 
     def ordered_indices(self) -> np.ndarray:
-        """Indices in the order of batching."""
+        """Return indices in batching order."""
         return np.arange(len(self), dtype=np.int64)
 
     def filter_indices_by_size(
         self, indices: np.ndarray, max_sizes: int | float | Sequence[int | float] | None
     ) -> tuple[np.ndarray, list[int]]:
-        """(indices up to the largest size, the others); with several largest sizes the first, the source's, counts."""
+        """Return (indices within the maximum size, the rest); of several maxima, the first (the source's) applies."""
         if max_sizes is None:
             return indices, []
         largest = max_sizes if isinstance(max_sizes, (int, float)) else max_sizes[0]

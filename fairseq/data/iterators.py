@@ -1,4 +1,4 @@
-"""Epochs of updates in a keyed order, sharded over ranks and resumable in the middle of an epoch."""
+"""Iterate over epochs of updates in a keyed order, sharded over ranks and resumable within an epoch."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from fairseq.data.update_iterator import UpdateIterator, sensible_workers
 __all__ = ["EpochBatchIterator", "UpdateIterator", "sensible_workers"]
 
 _DEFAULTS = LoaderOptions()
-_BATCH_ORDER = 2  # third number of the key of the batches' order; the order of utterances has another
+_BATCH_ORDER = 2  # third number of the key of the batch order; the utterance order uses another
 
 
 class EpochBatchIterator:
-    """Epochs over a data set, for training or evaluation, sharded over ranks, resumable between any two updates.
+    """Epochs over a data set for training or evaluation, sharded over ranks, resumable between any two updates.
 
-    An update takes `num_shards * update_freq` real batches. Their order is a function of (seed, epoch) and that
-    product, not of how it is split, and no batch is lost or met twice where a run is resumed with another product.
+    An update has `num_shards * update_freq` real batches. Their order depends on (seed, epoch) and this product, not on
+    its factors. If a run resumes with another product, every batch is still used exactly once.
 
     Args:
-        dataset: makes the batches.
-        plan_fn: epoch -> the epoch's batches, the same on every rank.
-        options: this process's share, and how batches are made ahead of time. With `evaluation` plans carry epoch 0, so
-            that crops, masks and negatives are the same each time.
+        dataset: creates the batches.
+        plan_fn: returns an epoch's batches, the same on every rank.
+        options: this process's share of the batches, and the worker settings. With `evaluation`, plans have epoch 0, so
+            crops, masks and negatives are the same each time.
+        epoch: the first epoch, from 1.
     """
 
     def __init__(
@@ -47,51 +48,51 @@ class EpochBatchIterator:
         self.shuffle = not options.evaluation
         self._planned: tuple[int, Batches] | None = None
         self._current: UpdateIterator | None = None
-        self._resumed: UpdateIterator | None = None  # begun by load_state_dict, handed out by the next next_epoch_itr
-        # [update size, batches] consumed of this epoch before the current iterator
+        self._resumed: UpdateIterator | None = None  # created by load_state_dict, returned by the next next_epoch_itr
+        # [update size, batches] consumed in this epoch before the current iterator
         self._segments: list[list[int]] = []
         self._steps_before = 0
-        self._sequence_length = 0  # batches that the current iterator began with
-        self._updates_at_begin = 0  # updates of the epoch done before it
+        self._sequence_length = 0  # batches that the current iterator started with
+        self._updates_at_begin = 0  # updates of the epoch before the current iterator
 
     # -- an epoch's plan -----------------------------------------------------------------------------------------------
 
     def update_size(self, epoch: int | None = None) -> int:
-        """Real batches an update, over all ranks."""
+        """Return the number of real batches per update, over all ranks."""
         number = self.epoch if epoch is None else epoch
         return self.options.update_size(number)
 
     def _key(self, epoch: int) -> int:
-        """The epoch that keys crops and masks."""
+        """Return the epoch that keys crops and masks."""
         return EVALUATION_EPOCH if self.options.evaluation else epoch
 
     def batches(self, epoch: int) -> Batches:
-        """The epoch's batches; the last ones asked for are kept.
+        """Return the epoch's batches; the result of the last epoch is cached.
 
         Raises:
-            ValueError: there is none, or there are fewer than processes and the data set cannot fill up.
+            ValueError: there are no batches, or fewer than processes and the data set cannot create filler.
         """
         if self._planned is None or self._planned[0] != epoch:
             made = self.plan_fn(self._key(epoch))
             if len(made) == 0:
                 raise ValueError(
-                    "the data set has no utterance left: check the manifest, task.min_sample_size and "
-                    "task.max_sample_size"
+                    "the data set has no utterances left. Check the manifest, task.min_sample_size and "
+                    "task.max_sample_size."
                 )
             if len(made) < self.options.num_shards and not self.dataset.makes_filler:
                 raise ValueError(
-                    f"the data set gives {len(made)} batches, too few for {self.options.num_shards} processes: lower "
-                    "dataset.max_tokens or dataset.batch_size, or use fewer processes"
+                    f"the data set has {len(made)} batches, too few for {self.options.num_shards} processes. Lower "
+                    "dataset.max_tokens or dataset.batch_size, or use fewer processes."
                 )
             self._planned = (epoch, made)
         return self._planned[1]
 
     def total_samples(self, epoch: int) -> int:
-        """Samples that an epoch holds, neither padding nor filler counted."""
+        """Return the number of samples of an epoch, without padding and filler."""
         return self.dataset.total_samples(self.batches(epoch), epoch)
 
     def _remaining(self, epoch: int, shuffle: bool, segments: list[list[int]]) -> np.ndarray:
-        """The epoch's batches that are not consumed yet, in the order of updates."""
+        """Return the epoch's remaining batches, in update order."""
         batches = self.batches(epoch)
         rest = np.arange(len(batches))
         if shuffle:
@@ -104,11 +105,11 @@ class EpochBatchIterator:
         return rest
 
     def _begin(self, epoch: int, shuffle: bool, segments: list[list[int]], updates_done: int = 0) -> UpdateIterator:
-        """An iterator over what is left of an epoch; without anything left, an exhausted one."""
+        """Return an iterator over the rest of an epoch; it is exhausted if nothing is left."""
         size = self.update_size(epoch)
         segments = [list(segment) for segment in segments]
         batches = self.batches(epoch)
-        # same size: go on in the same order
+        # same size: continue in the same order
         consumed = segments.pop()[1] if segments and segments[-1][0] == size else 0
         rest = self._remaining(epoch, shuffle, segments)
         sequence = update_order(rest, batches.buckets, size)[consumed:]
@@ -125,36 +126,36 @@ class EpochBatchIterator:
 
     @property
     def _active(self) -> UpdateIterator | None:
-        """The current epoch's iterator; an exhausted one counts too, though its length is 0."""
+        """The current epoch's iterator, even if it is exhausted and its length is 0."""
         return self._current if self._current is not None else self._resumed
 
     # -- iterating -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Updates of the current epoch, those done included."""
+        """Return the number of updates of the current epoch, including completed ones."""
         current = self._active
         return current.total if current is not None else math.ceil(len(self.batches(self.epoch)) / self.update_size())
 
     @property
     def first_batch(self) -> Batch:
-        """A batch of this data, made here and now; for its shapes."""
+        """A batch of this data, created in this process, to inspect its shapes."""
         return self.dataset.collate_plan(self.batches(self.epoch).plan(0, self._key(self.epoch), 0))
 
     @property
     def n(self) -> int:
-        """Updates done in the current epoch."""
+        """Updates completed in the current epoch."""
         current = self._active
         return current.n if current is not None else 0
 
     @property
     def iterations_in_epoch(self) -> int:
-        """Steps that this rank has done in the current epoch."""
+        """Steps that this rank has completed in the current epoch."""
         current = self._active
         return self._steps_before + (current.steps_done if current is not None else 0)
 
     @property
     def next_epoch_idx(self) -> int:
-        """Number of the epoch that `next_epoch_itr` begins (or goes on with, after `load_state_dict`)."""
+        """The epoch that `next_epoch_itr` starts, or resumes after `load_state_dict`."""
         return (
             self.epoch + 1
             if self._resumed is None and self._current is not None and self.end_of_epoch()
@@ -162,18 +163,18 @@ class EpochBatchIterator:
         )
 
     def end_of_epoch(self) -> bool:
-        """Whether the epoch's updates have all been handed out."""
+        """Return whether all updates of the epoch have been returned."""
         return self._current is not None and not self._current.has_next()
 
     def next_epoch_itr(
         self, shuffle: bool = True, fix_batches_to_gpus: bool = False, set_dataset_epoch: bool = True
     ) -> UpdateIterator:
-        """Begin the next epoch, or go on with the one that `load_state_dict` found.
+        """Start the next epoch, or resume the one that `load_state_dict` restored.
 
         Args:
-            shuffle: shuffle the batches; utterances are always shuffled within their length when batches are cut.
-            fix_batches_to_gpus: only for fairseq's callers: the order does not depend on how many processes there are,
-                so nothing is fixed.
+            shuffle: shuffle the batches. Utterances of equal length are always shuffled when batches are formed.
+            fix_batches_to_gpus: ignored, for fairseq's callers: the order does not depend on the number of processes.
+            set_dataset_epoch: call the data set's `set_epoch`.
         """
         self.epoch = self.next_epoch_idx
         if set_dataset_epoch:
@@ -189,15 +190,13 @@ class EpochBatchIterator:
         return self._current
 
     def take_back(self, update: list[Batch]) -> None:
-        """Count the update that was handed out last as not done, so that `state_dict` stands before it. It is not
-        handed out again.
-        """
+        """Mark the last returned update as not done in `state_dict`; this iterator does not return it again."""
         if self._current is not None:
             self._current.n -= 1
             self._current.steps_done -= len(update)
 
     def close(self) -> None:
-        """Let the workers of the current epoch go, wherever it stands."""
+        """Stop the workers of the current epoch, even if it is not finished."""
         for iterator in (self._current, self._resumed):
             if iterator is not None:
                 iterator.close()
@@ -205,7 +204,7 @@ class EpochBatchIterator:
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands, for `load_state_dict`; plain containers."""
+        """Return the current position as plain containers, for `load_state_dict`."""
         if self.end_of_epoch():
             return self._state(self.epoch + 1, 0, 0, [])
         current = self._active
@@ -229,13 +228,13 @@ class EpochBatchIterator:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where a state stands: at the same real batch, also with another number of processes or another
-        update_freq.
+        """Resume at the same real batch, even if the number of processes or update_freq has changed.
 
-        A state of fairseq (version 1 or 2) counts steps of a rank; the number of ranks is then taken to be the same.
+        A state written by fairseq (version 1 or 2) counts steps of a rank, so the number of ranks is assumed to be the
+        same.
 
         Raises:
-            ValueError: the epoch no longer has as many batches as when the state was saved.
+            ValueError: the number of batches in the epoch has changed since the state was saved.
         """
         self.epoch = max(int(state_dict["epoch"]), 1)
         self.shuffle = bool(state_dict.get("shuffle", True)) and not self.options.evaluation
@@ -256,12 +255,12 @@ class EpochBatchIterator:
         saved_total = state_dict.get("num_batches", total)
         if saved_total != total:
             raise ValueError(
-                f"the checkpoint stands at batch {consumed} of {saved_total} of epoch {self.epoch}, which now has "
-                f"{total} batches: the manifest or the batch settings (dataset.max_tokens, batch_size, "
-                "task.max_sample_size ...) have changed since. Restore them, or begin the epoch anew with "
-                "checkpoint.reset_dataloader=true"
+                f"the checkpoint was saved at batch {consumed} of {saved_total} of epoch {self.epoch}, but the epoch "
+                f"now has {total} batches: the manifest or the batch settings (dataset.max_tokens, batch_size, "
+                "task.max_sample_size ...) have changed. Restore them, or set checkpoint.reset_dataloader=true to "
+                "start the epoch again."
             )
-        if consumed >= total:  # it stood at the epoch's end
+        if consumed >= total:  # saved at the end of the epoch
             self.epoch += 1
             self._steps_before = 0
             return

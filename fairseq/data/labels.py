@@ -1,6 +1,4 @@
-"""Label files: a line of units for each utterance of a manifest, read and encoded at once. Letter: U units of an
-utterance.
-"""
+"""Read and encode label files: one line of units per utterance of a manifest. Letter: U units of an utterance."""
 
 from __future__ import annotations
 
@@ -14,27 +12,27 @@ from fairseq import text_files
 from fairseq.data.dictionary import Dictionary
 from fairseq.frames import ConvSpec, frames_for_samples
 
-# bytes that are encoded at a time: what needs 30 times the text's memory is held for no more than this
+# bytes that are encoded at a time; encoding takes 30 times this memory
 _CHUNK = 1 << 22
-_PACKED = 8  # bytes of a unit that one integer holds
-_SHOWN = 5  # lines that an error lists of each kind
+_PACKED = 8  # bytes of a unit that fit into one integer
+_SHOWN = 5  # maximum number of lines that an error lists
 
 
 class Labels:
-    """The units of all lines of a label file as numbers: one array, and where each line ends in it.
+    """The units of all lines of a label file: one array of indices, and the end of each line in it.
 
-    The text itself is not kept: 960 hours of letters take 53 million bytes.
+    The text is not kept: the letters of 960 hours take 53 million bytes.
     """
 
     def __init__(self, units: np.ndarray, ends: np.ndarray, path: str = "the labels") -> None:
         self.units = units
         self.ends = ends
         self.lengths = np.diff(ends, prepend=0)  # U of every line
-        self.files = [(path, 0)]  # file, and the number of its first line here
+        self.files = [(path, 0)]  # (file, index of its first line)
 
     @classmethod
     def from_lines(cls, lines: Sequence[Sequence[int]], path: str = "the labels") -> Labels:
-        """Labels of lists of numbers."""
+        """Create labels from lists of indices."""
         units = (
             np.concatenate([np.asarray(line, dtype=np.int64) for line in lines])
             if len(lines)
@@ -46,19 +44,19 @@ class Labels:
         return len(self.ends)
 
     def __getitem__(self, line: int) -> np.ndarray:
-        """Units of a line, U."""
+        """Return the units of a line, U."""
         return self.units[self.ends[line - 1] if line else 0 : self.ends[line]]
 
     def place(self, line: int) -> str:
-        """File and line as an error names them."""
+        """Return file and line number for an error message."""
         path, first = max((entry for entry in self.files if entry[1] <= line), key=lambda entry: entry[1])
         return f"{path}, line {line - first + 1}"
 
     def frames_needed(self) -> np.ndarray:
-        """The fewest frames that each line's CTC path has: one a unit, and a blank between two equal ones."""
+        """Return the minimum frames of each line's CTC path: one per unit, and one blank between equal units."""
         if len(self.units) == 0:
             return self.lengths
-        equal = np.zeros(len(self.units), dtype=np.int32)  # equal[k]: unit k is the same as unit k - 1
+        equal = np.zeros(len(self.units), dtype=np.int32)  # equal[k]: unit k equals unit k - 1
         equal[1:] = self.units[1:] == self.units[:-1]
         so_far = np.cumsum(equal, dtype=np.int32)
         starts = np.minimum(self.ends - self.lengths, len(self.units) - 1)
@@ -66,7 +64,7 @@ class Labels:
 
 
 def join(labels: Sequence[Labels]) -> Labels:
-    """Labels of several manifests, one after the other."""
+    """Concatenate the labels of several manifests."""
     if len(labels) == 1:
         return labels[0]
     ends = np.cumsum(np.concatenate([part.lengths for part in labels]))
@@ -79,8 +77,8 @@ def join(labels: Sequence[Labels]) -> Labels:
 class UnitTable:
     """Encodes all units of a text at once.
 
-    Units of one byte are looked up in a table, those of up to eight bytes as integers in a sorted list, longer ones one
-    by one.
+    Units of one byte are looked up in a table, units of up to eight bytes as integers in a sorted array, and longer
+    units in a dict.
     """
 
     def __init__(self, dictionary: Dictionary) -> None:
@@ -99,7 +97,7 @@ class UnitTable:
         self._long = {unit: number for unit, number in spelled.items() if len(unit) > _PACKED}
 
     def encode(self, text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(numbers, where each unit starts, where it ends) of what stands between white space."""
+        """Encode units separated by white space; return (indices, start of each unit, end of each unit)."""
         array = np.frombuffer(text, dtype=np.uint8)
         inside = array > ord(" ")
         edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
@@ -133,7 +131,7 @@ def read_labels(path: str | Path, dictionary: Dictionary, dictionary_path: str =
     """Read a label file.
 
     Raises:
-        ValueError: no such file, or units that the dictionary does not have; names file, lines and what could be meant.
+        ValueError: the file does not exist, or has units that the dictionary does not have; names file and lines.
     """
     table = UnitTable(dictionary)
     units, counts, unknown, num_unknown, line = [], [], [], 0, 0
@@ -156,12 +154,12 @@ def read_labels(path: str | Path, dictionary: Dictionary, dictionary_path: str =
 
 
 def _chunks(path: str | Path) -> Iterator[bytes]:
-    """A file's text in pieces that end with a line, without its byte order mark."""
-    advice = f". A manifest NAME.tsv has its labels next to it, NAME.<task.labels>. {_where_from(path)}"
+    """Yield a file's text in chunks of whole lines, without its byte order mark."""
+    advice = f". The labels of NAME.tsv must be next to it, in NAME.<task.labels>. {_where_from(path)}"
     with text_files.named_errors(path, "the labels", advice), open(path, "rb") as file:
         text = file.read(_CHUNK)
         if text.startswith(text_files.UTF16_MARKS):
-            raise ValueError(f"the labels {path} are UTF-16: save them as UTF-8")
+            raise ValueError(f"the labels {path} are UTF-16. Save them as UTF-8.")
         text = text.removeprefix(text_files.BOM)
         while text:
             yield text + file.readline()
@@ -169,58 +167,58 @@ def _chunks(path: str | Path) -> Iterator[bytes]:
 
 
 def _where_from(path: str | Path) -> str:
-    """What makes a label file of this extension."""
+    """Describe how to create a label file with this extension."""
     if Path(path).suffix in (".ltr", ".wrd"):
-        return "fairseq-prepare-labels makes letters (.ltr) and words (.wrd) from transcripts"
+        return "fairseq-prepare-labels creates letters (.ltr) and words (.wrd) from transcripts."
     return (
-        f"No script here makes {Path(path).suffix or 'such'} files: write a line of units for each of the "
-        f"manifest's lines, with blanks between the units, and their dictionary dict{Path(path).suffix}.txt, a line "
-        "`unit count` each"
+        f"No script here creates {Path(path).suffix or 'such'} files: write one line of units, separated by spaces, "
+        f"per utterance of the manifest, and a dictionary dict{Path(path).suffix}.txt with one line `unit count` per "
+        "unit."
     )
 
 
 def _unknown_units(path: str, found: list[_Unknown], total: int, dictionary: Dictionary, dictionary_path: str) -> str:
     shown = "; ".join(f"line {line}: {unit!r}" for line, unit in found)
-    message = (
-        f"{path} has {total} unit(s) that {dictionary_path} does not have: "
-        f"{shown}{' ...' if total > len(found) else ''}."
-    )
+    more = " ..." if total > len(found) else ""
+    message = f"{path} has units that {dictionary_path} does not have ({total} occurrences): {shown}{more}."
     units = [unit for _, unit in found]
     for case, turned in (("upper", [unit.upper() for unit in units]), ("lower", [unit.lower() for unit in units])):
         if all(unit in dictionary for unit in turned):
             return (
-                f"{message} The dictionary is in {case} case: write the labels in that case too, or make the "
+                f"{message} The dictionary is in {case} case: convert the labels to {case} case, or create the "
                 "dictionary from them."
             )
     if all(len(unit) > 1 and all(letter in dictionary for letter in unit) for unit in units):
         return (
-            f"{message} They look like words, the dictionary has letters: letters stand apart, 'H E L L O | Y O U |'."
+            f"{message} They look like words, but the dictionary has letters: separate the letters by spaces, as in "
+            "'H E L L O | Y O U |'."
         )
     if Path(path).suffix in (".ltr", ".wrd"):
-        return f"{message} Correct them, or make the dictionary from these labels (fairseq-prepare-labels)."
-    return f"{message} Correct them, or add these units to the dictionary, a line `unit count` each."
+        return f"{message} Correct them, or create the dictionary from these labels (fairseq-prepare-labels)."
+    return f"{message} Correct them, or add these units to the dictionary, one line `unit count` each."
 
 
-# -- what cannot be learned --------------------------------------------------------------------------------------------
+# -- labels that CTC cannot learn --------------------------------------------------------------------------------------
 
 
 class Unusable(NamedTuple):
     """Utterances that CTC cannot learn from."""
 
     indices: np.ndarray  # int64, ascending
-    reasons: list[str]  # of the first few, with file and line
+    reasons: list[str]  # for the first few, with file and line
 
 
 def find_unusable(
     labels: Labels, lines: np.ndarray, sizes: np.ndarray, conv_layers: Sequence[ConvSpec] | None, blank: int
 ) -> Unusable:
-    """Utterances without units, with the blank among them, or with more units than frames.
+    """Find utterances whose label is empty, contains the blank, or needs more frames than there are.
 
     Args:
+        labels: the labels.
         lines: the label line of each utterance.
         sizes: samples of each utterance.
-        conv_layers: of the model's feature extractor; None: frames are not compared.
-        blank: number of the blank.
+        conv_layers: layers of the model's feature extractor; None: do not check frames.
+        blank: index of the blank.
     """
     lengths = labels.lengths
     with_blank = np.zeros(len(labels), dtype=bool)
@@ -236,11 +234,11 @@ def find_unusable(
         if lengths[i] == 0:
             reason = "the label is empty"
         elif with_blank[i]:
-            reason = "the label has the blank symbol, which no label may have"
+            reason = "the label contains the blank symbol, which is not allowed"
         else:
             reason = (
-                f"{lengths[i]} units need {needed[i]} frames (a blank between equal ones), but {sizes[i]} "
-                f"samples make {frames[i]}"
+                f"{lengths[i]} units need {needed[i]} frames (with a blank between equal units), but {sizes[i]} "
+                f"samples give only {frames[i]}"
             )
         reasons.append(f"{labels.place(int(lines[i]))}: {reason}")
     return Unusable(bad, reasons)

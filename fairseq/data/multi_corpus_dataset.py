@@ -1,6 +1,4 @@
-"""Data sets mixed by shares, drawn again each epoch. For manifests, task.multi_corpus_keys and its sampling weights
-do the same.
-"""
+"""Mix data sets by shares, drawn again each epoch. For manifests, use task.multi_corpus_keys instead."""
 
 from __future__ import annotations
 
@@ -14,17 +12,17 @@ from fairseq.data.fairseq_dataset import FairseqDataset
 
 
 class MultiCorpusDataset(FairseqDataset):
-    """Data sets of one kind; an epoch holds as many samples as they have together, each data set by its share.
+    """A mix of data sets of one kind; an epoch has as many samples as all of them together.
 
     Args:
-        datasets: by name, in order. Their samples are dicts.
-        distribution: share of each in an epoch, sum 1; a data set of share 0 is left out, and does not count.
-        seed: with the epoch, the key of what is drawn.
-        sort_indices: shortest samples first; else in random order.
-        batch_sample: every batch holds samples of one data set only.
-        distributed_rank: accepted from fairseq's callers.
+        datasets: data sets by name, in order, whose samples are dicts.
+        distribution: share of each data set in an epoch, sum 1; a data set with share 0 is not used.
+        seed: with the epoch, the key of the random draws.
+        sort_indices: order samples from short to long; otherwise randomly.
+        batch_sample: take all samples of a batch from one data set.
+        distributed_rank: ignored, for fairseq's callers.
     Raises:
-        ValueError: the shares do not fit the data sets, or their sum is not 1.
+        ValueError: the number of shares differs from the number of data sets, or their sum is not 1.
     """
 
     def __init__(
@@ -39,8 +37,8 @@ class MultiCorpusDataset(FairseqDataset):
         super().__init__()
         if len(datasets) != len(distribution) or abs(sum(distribution) - 1) > 1e-6:
             raise ValueError(
-                f"distribution is {list(distribution)}; it must have a share for each of {list(datasets)}, with the "
-                "sum 1"
+                f"distribution is {list(distribution)}; it must have one share for each of {list(datasets)}, with "
+                "sum 1."
             )
         self.datasets, self.distribution, self.seed = dict(datasets), list(distribution), seed
         self.sort_indices, self.batch_sample, self.epoch = sort_indices, batch_sample, 1
@@ -53,18 +51,18 @@ class MultiCorpusDataset(FairseqDataset):
         return self.total_num_instances
 
     def _map_index(self, index: int) -> tuple[int, str]:
-        """(index in its own data set, that one's name)."""
+        """Return (index within its data set, name of the data set)."""
         for begin, size, name in zip(self.dataset_offsets, self.num_instances_per_dataset, self.datasets, strict=True):
             if begin <= index < begin + size:
                 return index - begin, name
-        raise ValueError(f"the index {index} is not below {self.total_num_instances}")
+        raise ValueError(f"index {index} is out of range; it must be from 0 to {self.total_num_instances - 1}.")
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         own, name = self._map_index(index)
         return {**self.datasets[name][own], "full_id": index}
 
     def collater(self, samples: list[dict[str, Any]]) -> Any:
-        """A batch by the data set of the first sample."""
+        """Collate samples with the data set of the first one."""
         if not samples:
             return None
         name = self._map_index(samples[0]["full_id"])[1] if "full_id" in samples[0] else next(iter(self.datasets))
@@ -84,9 +82,7 @@ class MultiCorpusDataset(FairseqDataset):
         return np.concatenate([np.asarray(dataset.sizes)[:count] for dataset, count in counts])
 
     def ordered_indices(self) -> np.ndarray:
-        """An epoch's indices: whole copies of a data set as often as its share has room for, the rest drawn without
-        repeats.
-        """
+        """Return an epoch's indices: whole copies of each data set as its share allows, the rest drawn at random."""
         total, drawn = self.total_num_instances, []
         with numpy_seed(self.seed, self.epoch):
             remaining, last = total, max(i for i, size in enumerate(self.num_instances_per_dataset) if size)
@@ -111,7 +107,7 @@ class MultiCorpusDataset(FairseqDataset):
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
-        """Cut indices into batches; with `batch_sample`, those of each data set by themselves."""
+        """Split indices into batches; with `batch_sample`, separately for each data set."""
         parts = [np.asarray(indices)]
         if self.batch_sample:
             names = np.array([self._map_index(i)[1] for i in indices])

@@ -1,7 +1,7 @@
-"""Data sets of fairseq's kind, such as those of plug-ins, as the engine takes them.
+"""Adapt data sets with fairseq's interface, such as those of plug-ins, to the engine.
 
-fairseq asks a data set for samples and gives them to its collater; here a worker makes a whole batch of a plan, with
-keyed crops and masks (`collate_plan`). The adapter does the second by the first.
+In fairseq, a data set returns samples, and its collater builds a batch from them. Here, a worker builds a whole batch
+from a plan, with keyed crops and masks (`collate_plan`). The adapter implements the latter with the former.
 """
 
 from __future__ import annotations
@@ -27,28 +27,26 @@ _ORDER, _SAMPLE, _COLLATER = 1, 5, 6  # third numbers of keys
 
 
 class SampleDataset(Protocol):
-    """The least that a data set of fairseq's kind answers."""
+    """The minimum interface of a fairseq data set."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Any: ...
 
     def size(self, index: int) -> Any:
-        """Samples of an utterance; or several sizes, the source's first."""
+        """Return the number of samples of an utterance; or several sizes, the source's first."""
         ...
 
     def collater(self, samples: list[Any]) -> Any:
-        """A batch of what `__getitem__` returned: a dict with `net_input`, the model's arguments, `source` among
-        them.
-        """
+        """Collate results of `__getitem__` into a dict with `net_input`, the model's arguments including `source`."""
         ...
 
 
 def as_audio_dataset(dataset: AudioDataset | SampleDataset) -> AudioDataset:
-    """The data set itself if it makes batches of plans, else an adapter around it.
+    """Return the data set itself if it builds batches from plans, else an adapter around it.
 
-    A subclass of this package's data sets that has a `__getitem__` or `collater` of its own, as fairseq's plug-ins do,
-    gets the adapter too: `collate_plan` would not call them.
+    A subclass of this package's data sets that overrides `__getitem__` or `collater`, as fairseq's plug-ins do, also
+    gets the adapter, because `collate_plan` would not call them.
     """
     plans = _definer(dataset, "collate_plan")
     by_sample = [_definer(dataset, name) for name in ("__getitem__", "collater")]
@@ -58,19 +56,19 @@ def as_audio_dataset(dataset: AudioDataset | SampleDataset) -> AudioDataset:
 
 
 def _definer(value: object, name: str) -> type | None:
-    """The class that a value has this method from."""
+    """Return the class that defines this method of a value; None if there isn't one."""
     return next((cls for cls in type(value).__mro__ if name in vars(cls)), None)
 
 
 class PluggedInDataset:
-    """Plans and batches of a data set that has samples and a collater.
+    """Adapter that plans and builds batches with a data set's samples and collater.
 
-    What the data set draws from the generators of numpy, torch and Python is keyed by seed, epoch and index, so the
-    number of workers changes nothing, and a resumed run continues as an unbroken one. Optional methods are used where
-    the data set has them: `set_epoch`, `ordered_indices`, `num_tokens`, `batch_by_size`.
+    The generators of numpy, torch and Python are seeded by seed, epoch and index before the data set uses them, so
+    results do not depend on the number of workers or on whether a run was resumed. If the data set has them,
+    `set_epoch`, `ordered_indices`, `num_tokens` and `batch_by_size` are used.
 
-    It cannot make rows that do not count: with several processes, batches that do not suffice for one each are left
-    out at the end of an epoch.
+    The adapter cannot create filler rows. With several processes, the last batches of an epoch are dropped if there is
+    not one for each process.
 
     Args:
         dataset: the data set.
@@ -105,7 +103,7 @@ class PluggedInDataset:
     # -- plans ---------------------------------------------------------------------------------------------------------
 
     def batches(self, epoch: int, limits: BatchLimits) -> Batches:
-        """Cut an epoch into batches: in the data set's order, by its own `batch_by_size` where it has one."""
+        """Split an epoch into batches, in the data set's order and by its own `batch_by_size` if it has one."""
         order = self._order(epoch)
         if limits.max_size is not None:
             order, _ = self.filter_indices_by_size(order, limits.max_size)
@@ -137,7 +135,7 @@ class PluggedInDataset:
 
     @property
     def tokens(self) -> np.ndarray:
-        """What each utterance counts for in `dataset.max_tokens`, int64; asked for once."""
+        """Size of each utterance for `dataset.max_tokens`, int64; cached."""
         if self._tokens is None:
             count = getattr(self.dataset, "num_tokens", self.dataset.size)
             self._tokens = np.array([_first(count(index)) for index in range(len(self))], dtype=np.int64)
@@ -149,12 +147,12 @@ class PluggedInDataset:
     # -- one batch -----------------------------------------------------------------------------------------------------
 
     def collate_plan(self, plan: BatchPlan) -> Batch:
-        """The collater's batch, with what the engine needs besides, and masks if the collater made none.
+        """Return the collater's batch with the engine's fields, and with masks unless the collater added them.
 
         Raises:
             ValueError: the collater's batch has no audio.
         """
-        assert plan.num_valid == len(plan.indices), "a plan with filler for a data set that makes none"
+        assert plan.num_valid == len(plan.indices), "the plan has filler, but this data set cannot create it"
         samples = []
         for index in plan.indices.tolist():
             with _keyed(self.seed, plan.epoch, _SAMPLE, index):
@@ -164,8 +162,8 @@ class PluggedInDataset:
         source = made["net_input"].get("source") if made and "net_input" in made else None
         if not isinstance(source, Tensor):
             raise ValueError(
-                f"{type(self.dataset).__name__}.collater must return a dict whose net_input has the tensor source; "
-                f"for the utterances {plan.indices.tolist()} it returned {_shown(made)}"
+                f"{type(self.dataset).__name__}.collater must return a dict whose net_input has the tensor source, "
+                f"but for utterances {plan.indices.tolist()} it returned {_shown(made)}."
             )
         ids = made.get("id", plan.indices)
         lengths = _row_lengths(made["net_input"], self.tokens[plan.indices])
@@ -186,7 +184,7 @@ class PluggedInDataset:
     def _with_masks(
         self, net_input: NetInput, ids: list[int], lengths: np.ndarray, plan: BatchPlan
     ) -> tuple[NetInput, int]:
-        """The model's arguments with masks, if they are raw audio, B x S, without; and the rows with too few."""
+        """Add masks to raw audio, B x S, that has none; return the model's arguments and the rows with too few."""
         if net_input["source"].dim() != 2 or "mask_indices" in net_input:
             return net_input, 0
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in ids]
@@ -197,7 +195,7 @@ class PluggedInDataset:
 
 @contextlib.contextmanager
 def _keyed(*key: int) -> Iterator[None]:
-    """Run a block with the generators of numpy, torch and Python seeded by these numbers, then put them back."""
+    """Run a block with the generators of numpy, torch and Python seeded by these numbers, then restore them."""
     states = np.random.get_state(), torch.default_generator.get_state(), random.getstate()
     seed = utils.keyed_seed(*key)
     np.random.seed(seed % 2**32)
@@ -216,7 +214,7 @@ def _first(size: Any) -> int:
 
 
 def _row_lengths(net_input: NetInput, tokens: np.ndarray) -> np.ndarray:
-    """Samples of each row, int64, B: by its padding, or what the utterances count for if it is not raw audio."""
+    """Return the samples of each row, int64, B: from its padding, or from `tokens` if it is not raw audio."""
     source, padding = net_input["source"], net_input.get("padding_mask")
     if source.dim() != 2:
         return tokens

@@ -1,4 +1,4 @@
-"""A random part of a data set."""
+"""A random subset of a data set."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ logger = logging.getLogger(__name__)
 
 
 class SubsampleDataset(BaseWrapperDataset):
-    """A share of a data set's samples, drawn once. (In a config, task.subsample keeps a share of the training
-    manifest.)
+    """A random share of a data set's samples, drawn once. For a training manifest, set task.subsample instead.
 
     Args:
         dataset: the whole data set.
-        size_ratio: the share to keep, below 1; the number of samples is rounded up.
-        shuffle: samples of one size come in random order; else in the order in which they were drawn.
-        seed: of the draw; None: numpy's generator as it stands.
+        size_ratio: the share to keep, above 0 and below 1; the number of samples is rounded up.
+        shuffle: order samples of equal size randomly; otherwise in the order of the draw.
+        seed: seed of the draw; None: use the current state of numpy's global generator.
     Raises:
-        ValueError: size_ratio is not below 1.
+        ValueError: size_ratio is not above 0 and below 1.
     """
 
     def __init__(self, dataset: Any, size_ratio: float, shuffle: bool = False, seed: int | None = None) -> None:
         super().__init__(dataset)
         if not 0 < size_ratio < 1:
-            raise ValueError(f"size_ratio is {size_ratio}; it must be above 0 and below 1")
+            raise ValueError(f"size_ratio is {size_ratio}; it must be above 0 and below 1.")
         self.actual_size = int(np.ceil(len(dataset) * size_ratio))
         with numpy_seed(seed):
             self.indices = np.random.choice(len(dataset), self.actual_size, replace=False)
@@ -57,12 +56,12 @@ class SubsampleDataset(BaseWrapperDataset):
         return self.dataset.size(self.indices[index])
 
     def ordered_indices(self) -> np.ndarray:
-        """Indices into this data set by size, shortest first."""
+        """Return indices into this data set sorted by size, shortest first."""
         tie_break = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
         return np.lexsort((tie_break, self.sizes))
 
     def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
-        # by this data set's own sizes
+        # skip BaseWrapperDataset's version, which would use the wrapped data set's sizes
         return super(BaseWrapperDataset, self).filter_indices_by_size(indices, max_sizes)
 
     def prefetch(self, indices: Any) -> None:

@@ -1,6 +1,4 @@
-"""fairseq's way to keep many file names in little memory. Manifests here do not need it (see
-`fairseq.data.audio.manifest`).
-"""
+"""fairseq's compression of file names. Manifests here do not need it (see `fairseq.data.audio.manifest`)."""
 
 from __future__ import annotations
 
@@ -15,13 +13,13 @@ class TextCompressionLevel(Enum):
 
 
 class TextCompressor:
-    """Text to bytes and back.
+    """Converts text to bytes and back.
 
     Args:
         level: none (UTF-8) or low (zlib).
-        max_input_byte_length: fairseq's limit for the level high.
+        max_input_byte_length: fairseq's limit for level high; not used.
     Raises:
-        ValueError: the level high, which needs a package of its own.
+        ValueError: the level is high, which needs an extra package.
     """
 
     def __init__(self, level: TextCompressionLevel, max_input_byte_length: int = 2**16) -> None:

@@ -1,4 +1,4 @@
-"""Transcripts of a corpus, found for each utterance of a manifest, and the label lines that they become."""
+"""Find the transcripts of a manifest's utterances, and convert them to label lines."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.text_files import read_lines
 
 LAYOUTS = ("librispeech", "commonvoice", "tsv", "text")
-WORD_END = "|"  # fairseq: stands after each word where the units are letters
+WORD_END = "|"  # fairseq: follows each word if the units are letters
 CASES = ("upper", "lower", "keep", "upper-tr", "lower-tr")
 _ZERO_WIDTH_SPACE = "\u200b"
-_APOSTROPHES = re.compile(r"\u2019|(?<=\w)\u2018(?=\w)")  # the second one within words only: o\u2018zbek
+_APOSTROPHES = re.compile(r"\u2019|(?<=\w)\u2018(?=\w)")  # \u2018 only within words: o\u2018zbek
 _DOTS_IN_WORDS = re.compile(r"(?<=\w)[\u00b7\u2027](?=\w)")
 _GEORGIAN = re.compile(r"([\u10d0-\u10ff]+)")
 
 
 class TranscriptSource(Protocol):
-    """Where transcripts come from."""
+    """A source of transcripts."""
 
     def text(self, manifest: Manifest, number: int) -> str | None:
-        """The transcript of an utterance; None where there is none."""
+        """Return the transcript of an utterance, or None."""
         ...
 
 
@@ -35,7 +35,7 @@ def _read(path: Path) -> list[str]:
 
 
 class LibriSpeech:
-    """`SPEAKER-CHAPTER.trans.txt` beside the audio, a line `UTTERANCE TRANSCRIPT` each; read folder by folder."""
+    """Files SPEAKER-CHAPTER.trans.txt next to the audio, with lines `UTTERANCE TRANSCRIPT`; read folder by folder."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -53,14 +53,13 @@ class LibriSpeech:
 
 
 class Table:
-    """A file of tab-separated columns: path and transcript, with a header that names them (as Common Voice has) or
-    without.
+    """A tab-separated file of paths and transcripts, with a header (as in Common Voice) or without.
 
-    A manifest's path is looked up as it is, then by its file name without extension: corpora of .mp3 are listed after
-    conversion.
+    A manifest's path is looked up as is, then by its file name without extension, since .mp3 corpora are converted
+    before they are listed.
 
     Raises:
-        ValueError: it cannot be read, has no such columns, or two transcripts for one name.
+        ValueError: the file cannot be read, lacks these columns, or has two transcripts for one path.
     """
 
     def __init__(self, path: Path, path_column: str = "path", text_column: str = "sentence") -> None:
@@ -71,8 +70,8 @@ class Table:
             text = next((name for name in (text_column, "transcript", "text") if name in header), None)
             if text is None:
                 raise ValueError(
-                    f"{path}: its header has no column {text_column!r}, but {', '.join(header)}: name it with "
-                    "--text-column"
+                    f"{path}, line 1: no column is named {text_column!r}; the columns are {', '.join(header)}. Select "
+                    "one with --text-column."
                 )
             columns, first = (header.index(path_column), header.index(text)), 1
         self._by_path: dict[str, str] = {}
@@ -82,15 +81,15 @@ class Table:
                 continue
             if len(row) <= max(columns):
                 raise ValueError(
-                    f"{path}, line {number}: {len(row)} column(s); it must be path<TAB>transcript, or a header must "
-                    "name both"
+                    f"{path}, line {number}: number of columns: {len(row)}. A line must be path<TAB>transcript, or the "
+                    "header must name both columns."
                 )
             name, text = row[columns[0]], row[columns[1]]
             if self._by_path.get(name, text) != text:
-                raise ValueError(f"{path}, line {number}: a second transcript for {name}")
+                raise ValueError(f"{path}, line {number}: a second, different transcript for {name}. Remove one.")
             self._by_path[name] = text
             stem = PurePosixPath(name).stem
-            self._by_name[stem] = text if stem not in self._by_name else ""  # a name met twice says nothing
+            self._by_name[stem] = text if stem not in self._by_name else ""  # ambiguous names are not used
 
     def text(self, manifest: Manifest, number: int) -> str | None:
         name = manifest.name(number)
@@ -98,18 +97,18 @@ class Table:
 
 
 class Lines:
-    """A transcript a line, in the manifest's order.
+    """A file with one transcript per line, in the manifest's order.
 
     Raises:
-        ValueError: it does not have as many lines as the manifest has utterances.
+        ValueError: the number of lines differs from the manifest's number of utterances.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._lines = _read(path)
         if len(self._lines) != len(manifest):
             raise ValueError(
-                f"{path} has {len(self._lines)} lines, {manifest.path} has {len(manifest)} utterances: they must be "
-                "in step"
+                f"{path} has {len(self._lines)} lines, but {manifest.path} has {len(manifest)} utterances. Write one "
+                "transcript per utterance, in the manifest's order."
             )
 
     def text(self, manifest: Manifest, number: int) -> str | None:
@@ -117,15 +116,15 @@ class Lines:
 
 
 def clean(text: str, case: str = "keep", keep: str = "'", removed: Counter[str] | None = None) -> str:
-    """A transcript as words of letters, marks and digits of any script, one space between them.
+    """Reduce a transcript to words of letters, marks and digits of any script, separated by single spaces.
 
-    Punctuation and symbols separate words, except marks within a word (`without_invisible`, and the middle dot of
-    `col·legi`).
+    Punctuation and symbols separate words, except invisible characters (`without_invisible`) and the middle dot of
+    `col·legi`, which are removed.
 
     Args:
         case: one of `CASES`.
-        keep: further characters that words may have.
-        removed: counts the characters that were taken out.
+        keep: additional characters allowed in words.
+        removed: counter of removed characters, updated in place.
     """
     text = unicodedata.normalize("NFC", _APOSTROPHES.sub("'", text))
     text = _DOTS_IN_WORDS.sub(
@@ -148,14 +147,13 @@ def _taken(character: str, removed: Counter[str] | None) -> str:
 
 
 def without_invisible(text: str, keep: Container[str] = "", removed: Counter[str] | None = None) -> str:
-    """Text without characters that nobody sees: joiners and non-joiners, soft hyphens, marks of direction (Unicode
-    category Cf).
+    """Remove invisible characters (Unicode category Cf): joiners, non-joiners, soft hyphens, direction marks.
 
-    They stand within words and do not separate them. The zero-width space does: Thai and Khmer write it between words.
+    They do not separate words, except the zero-width space, which Thai and Khmer use between words: it becomes a space.
 
     Args:
-        keep: characters that stay.
-        removed: counts those that were taken out.
+        keep: characters to keep.
+        removed: counter of removed characters, updated in place.
     """
     if text.isascii():
         return text
@@ -170,10 +168,10 @@ def without_invisible(text: str, keep: Container[str] = "", removed: Counter[str
 
 
 def in_case(text: str, case: str) -> str:
-    """Text in one of `CASES`.
+    """Convert text to one of `CASES`.
 
-    Georgian stays as it is: its capitals are for headlines, and no corpus is written in them. `-tr` is the case of
-    Turkish and Azerbaijani, where the capital of i is İ and that of ı is I.
+    Georgian is not converted: its capitals are only for headlines, and corpora do not use them. `-tr` is for Turkish
+    and Azerbaijani, where the capital of i is İ and the capital of ı is I.
     """
     if case == "upper-tr":
         text = text.replace("i", "\u0130").replace("\u0131", "I")
@@ -181,22 +179,22 @@ def in_case(text: str, case: str) -> str:
         text = text.replace("\u0130", "i").replace("I", "\u0131")
     if case.startswith("upper"):
         return "".join(part if _GEORGIAN.match(part) else part.upper() for part in _GEORGIAN.split(text))
-    # Unicode's own lower case of İ is two characters, i and a dot above
+    # Unicode's lower case of İ is two characters: i and a combining dot above
     return text.replace("\u0130", "i").lower() if case.startswith("lower") else text
 
 
 def is_turkic(text: str) -> bool:
-    """Whether text has a letter for which `upper` and `lower` are wrong and `upper-tr` and `lower-tr` are right."""
+    """Return whether text has a letter that needs `upper-tr` or `lower-tr` instead of `upper` or `lower`."""
     return "\u0131" in text or "\u0130" in text
 
 
 def letters(text: str) -> str:
-    """Units of letters: `H E L L O | Y O U |`."""
+    """Split text into letter units: `H E L L O | Y O U |`."""
     return " ".join(text.replace(" ", WORD_END)) + f" {WORD_END}"
 
 
 def dictionary_of(lines: Iterable[str]) -> Dictionary:
-    """The units of label lines, most frequent first."""
+    """Create a dictionary of the units in label lines, most frequent first."""
     dictionary = Dictionary()
     for unit, count in Counter(unit for line in lines for unit in line.split()).items():
         dictionary.add_symbol(unit, count)

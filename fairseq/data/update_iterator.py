@@ -1,4 +1,4 @@
-"""The updates of an epoch, their batches made ahead of time by worker processes."""
+"""Iterate over the updates of an epoch, with batches prepared in advance by worker processes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DEFAULTS = LoaderOptions()
 
 
 def sensible_workers(requested: int, local_ranks: int = 1) -> int:
-    """Data-loading workers for one of `local_ranks` processes on this machine: not more together than there are cores.
+    """Return the number of workers for one of `local_ranks` processes, so that all have at most one per core.
 
-    Logs one line if that is fewer than `requested` (dataset.num_workers). The result of a run does not depend on it.
+    Logs one line if that is less than `requested` (dataset.num_workers). Results of a run do not depend on it.
     """
     allowed = max(1, available_cores() // max(1, local_ranks))
     if requested <= allowed:
@@ -40,16 +40,17 @@ def sensible_workers(requested: int, local_ranks: int = 1) -> int:
 
 
 class UpdateIterator:
-    """Iterates over the updates that are left in an epoch; each item is the list of this rank's batches of an update.
+    """Iterator over the remaining updates of an epoch; each item is the list of this rank's batches of an update.
 
     Args:
-        plans: one list of plans an update, in order.
-        total: updates in `plans`.
-        done: updates of this epoch before them.
-        options: workers, and what they make ahead.
+        make_batch: creates the batch of a plan.
+        plans: one list of plans per update, in order.
+        total: number of updates in `plans`.
+        done: updates of this epoch before `plans`.
+        options: the worker settings.
     Raises:
-        WorkerDied: from `next`: a worker has ended.
-        WaitEnded: from `next`: a signal asked the run to end, and no batch came.
+        WorkerDied: from `next`: a worker has exited.
+        WaitEnded: from `next`: a signal requested the end of the run, and no batch arrived in time.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class UpdateIterator:
         options: LoaderOptions = _DEFAULTS,
     ) -> None:
         self._plans = plans
-        self._steps: list[int] = []  # steps of each update whose plans have been handed to the loader
+        self._steps: list[int] = []  # steps of each update whose plans the loader has read
         self.total = done + total
         self.n = done
-        self.steps_done = 0  # of this rank, since this iterator began
+        self.steps_done = 0  # by this rank, since this iterator started
         self.data_wait = 0.0  # seconds that the last update waited for its batches
         self._make_batch, self._options = make_batch, options
         self._batches: Iterator[Batch | Failure] | None = None
@@ -75,7 +76,7 @@ class UpdateIterator:
             yield from update
 
     def __len__(self) -> int:
-        """Updates left."""
+        """Return the number of remaining updates."""
         return self.total - self.n
 
     def has_next(self) -> bool:
@@ -117,7 +118,7 @@ class UpdateIterator:
         return utils.apply_to_sample(Tensor.pin_memory, batch) if self._options.pin_memory else batch
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Stop the workers."""
         if isinstance(self._batches, BatchWorkers):
             self._batches.close()
         self._batches = None

@@ -1,1 +1,1 @@
-"""Masks over frames and channels: their settings, spans, positions with weights, a batch of them, a forward pass's."""
+"""Masks over frames and channels: settings, spans, positions and weights, and the masks of batches and models."""

@@ -1,6 +1,4 @@
-"""Masks of a batch: as a data-loading worker draws them, each row by its own key, in the form that the model takes;
-and as fairseq's callers draw them.
-"""
+"""Draw the masks of a batch: in a data-loading worker, with one key per row, or through fairseq's function."""
 
 from __future__ import annotations
 
@@ -18,28 +16,28 @@ from fairseq.masks.spans import draw_mask, draw_span_count, max_masked_frames, u
 
 
 class Rows(NamedTuple):
-    """The rows of a batch, as masks are drawn for them."""
+    """The rows of a batch that masks are drawn for."""
 
-    num_samples: int  # S: what rows are cropped or padded to
-    lengths: np.ndarray  # int64, B: samples of each row, padding not counted
-    num_valid: int  # rows that count, the first ones
-    # one for each row that is drawn; the rows after them are filler, with the first row's masks and no weight
+    num_samples: int  # S: the length that rows are cropped or padded to
+    lengths: np.ndarray  # int64, B: samples of each row without padding
+    num_valid: int  # the first num_valid rows count
+    # one per drawn row; the remaining rows are filler with the first row's masks and weight 0
     generators: list[np.random.Generator]
     evaluation: bool
 
 
 class MaskInputs(TypedDict, total=False):
-    """The masks among a model's arguments."""
+    """The mask arguments of a model."""
 
     mask_indices: Tensor  # bool, B x T
-    masked_positions: Tensor  # int64, B x M: the masked frames, ascending, then filler; M depends on T alone
+    masked_positions: Tensor  # int64, B x M: the masked frames, ascending, then filler; M depends only on T
     masked_weights: Tensor  # float32, B x M: 1 for masked frames that count, 0 for filler
-    mask_channel_indices: Tensor  # bool, B x C: where channels are masked
-    negative_indices: Tensor  # int64, B x M x N: in evaluation, if the settings ask for them
+    mask_channel_indices: Tensor  # bool, B x C: True for masked channels
+    negative_indices: Tensor  # int64, B x M x N: only in evaluation, if the settings ask for them
 
 
 def draw_masks(masks: Masks | None, rows: Rows) -> tuple[MaskInputs, int]:
-    """The masks of a batch, and how many of its rows do not count because fewer than two of their frames are masked."""
+    """Draw the masks of a batch; also return how many rows have fewer than two masked frames and do not count."""
     if isinstance(masks, PretrainingMasks):
         inputs, weights = predicted_masks(masks, rows)
         return inputs, rows.num_valid - int((weights.max(axis=1, initial=0) > 0).sum())
@@ -49,9 +47,7 @@ def draw_masks(masks: Masks | None, rows: Rows) -> tuple[MaskInputs, int]:
 
 
 def predicted_masks(masks: PretrainingMasks, rows: Rows) -> tuple[MaskInputs, np.ndarray]:
-    """The masks that pre-training predicts at, in evaluation with negatives; and the weights of the masked frames,
-    B x M.
-    """
+    """Draw pre-training masks, plus negatives in evaluation; also return the weights, B x M."""
     num_frames, mask = _frames(masks.time, masks.conv_layers, rows)
     max_masked = max_masked_frames(num_frames, masks.time)
     positions, weights = positions_and_weights(mask, max_masked)
@@ -71,9 +67,7 @@ def predicted_masks(masks: PretrainingMasks, rows: Rows) -> tuple[MaskInputs, np
 
 
 def hidden_masks(masks: FinetuningMasks, rows: Rows) -> MaskInputs:
-    """The masks of fine-tuning, which nothing is predicted at: mask_indices and mask_channel_indices, where there are
-    any.
-    """
+    """Draw fine-tuning masks, at which nothing is predicted: mask_indices and mask_channel_indices, if enabled."""
     inputs: MaskInputs = {}
     if masks.time is not None:
         inputs["mask_indices"] = torch.from_numpy(_frames(masks.time, masks.conv_layers, rows)[1])
@@ -83,7 +77,7 @@ def hidden_masks(masks: FinetuningMasks, rows: Rows) -> MaskInputs:
 
 
 def _frames(cfg: MaskConfig, layers: Sequence[ConvSpec], rows: Rows) -> tuple[int, np.ndarray]:
-    """T, and masked frames, bool, B x T; padding is not masked."""
+    """Return T and the masked frames, bool, B x T; padding is not masked."""
     num_frames = frames_for_samples(rows.num_samples, layers)
     row_frames = frames_for_samples(rows.lengths, layers)
     mask = np.zeros((len(row_frames), num_frames), dtype=bool)
@@ -94,7 +88,7 @@ def _frames(cfg: MaskConfig, layers: Sequence[ConvSpec], rows: Rows) -> tuple[in
 
 
 def _channels(cfg: MaskConfig, num_channels: int, rows: Rows) -> Tensor:
-    """Masked channels, bool, B x C."""
+    """Return the masked channels, bool, B x C."""
     channels = np.zeros((len(rows.lengths), num_channels), dtype=bool)
     for row, rng in enumerate(rows.generators):
         channels[row] = draw_mask(num_channels, cfg, rng)
@@ -119,24 +113,24 @@ def compute_mask_indices(
     indices: Tensor | None = None,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Random spans to mask, as fairseq draws them for a whole batch.
+    """Draw random spans to mask for a whole batch, as fairseq does.
 
     Args:
         shape: (B, T).
-        padding_mask: bool, B x T, True for padding at the end of a row; it is never masked.
-        mask_type: static, uniform, normal or poisson lengths; `mask_other` is uniform's shortest, normal's standard
-            deviation.
-        require_same_masks: unmask single frames at random until every row has as many as the row with the fewest. The
-            data-loading worker cuts each row by its own length instead (`spans.common_count`), and in fine-tuning not
-            at all.
-        mask_dropout: share of every row's masked frames to unmask again.
-        seed, epoch, indices: with all three, row i is drawn from a generator keyed by (seed, epoch, indices[i]).
-        rng: the generator otherwise; None makes one from numpy's global state, so that `numpy_seed` and
-            `np.random.seed` rule it.
+        padding_mask: bool, B x T, True for padding at the end of a row, which is never masked.
+        mask_type: distribution of span lengths: static, uniform, normal or poisson. `mask_other` is the shortest
+            length for uniform and the standard deviation for normal.
+        require_same_masks: unmask random single frames until every row has as many masked frames as the row with the
+            fewest. The data-loading worker instead cuts each row to a count that depends on its length
+            (`spans.common_count`), and does not cut rows in fine-tuning.
+        mask_dropout: share of every row's masked frames to unmask.
+        seed, epoch, indices: if all three are given, row i uses a generator keyed by (seed, epoch, indices[i]).
+        rng: the generator to use otherwise; None creates one from numpy's global state, so `numpy_seed` and
+            `np.random.seed` control it.
     Returns:
-        bool, B x T.
+        Masked frames, bool, B x T.
     Raises:
-        ValueError: settings that no mask can be drawn from.
+        ValueError: the settings are invalid.
     """
     cfg = MaskConfig(mask_prob, mask_length, mask_type, mask_other, no_overlap, min_space, min_masks, 0.0).check("mask")
     num_rows, all_frames = shape
@@ -148,7 +142,7 @@ def compute_mask_indices(
     sizes = [all_frames] * num_rows
     if padding_mask is not None:
         sizes = (all_frames - padding_mask.long().sum(dim=1)).tolist()
-    # fairseq: without padding and keys all rows have as many spans
+    # fairseq: without padding and keys, all rows have the same number of spans
     together = None if keyed or padding_mask is not None else draw_span_count(all_frames, cfg, rng)
     mask = np.zeros(shape, dtype=bool)
     for row, size, row_rng in zip(mask, sizes, rngs, strict=False):

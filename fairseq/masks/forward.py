@@ -1,6 +1,4 @@
-"""Masks of a model's forward pass: what the caller gave, or drawn here; a boolean mask B x T, and the masked frames
-as positions B x M with weights.
-"""
+"""Masks of a model's forward pass: given by the caller, or drawn here. Letters: see `fairseq.models.wav2vec`."""
 
 from __future__ import annotations
 
@@ -30,24 +28,26 @@ def frame_mask(
     positions: Tensor | None,
     weights: Tensor | None,
 ) -> FrameMask | None:
-    """The mask that a forward pass uses, from what the caller gave.
+    """Return the mask for a forward pass, from the caller's arguments or drawn here.
 
-    The data-loading worker gives all three; then nothing here waits for the device. A boolean mask alone is read on the
-    host, and without one it is drawn as the config says, as fairseq does.
+    The data-loading worker passes indices, positions and weights, so nothing here waits for the device. If only
+    `indices` is given, it is read on the host; if nothing is given, the mask is drawn from `settings`, as in fairseq.
 
     Args:
         features: B x T x C, for the shape and the device.
+        indices: bool, B x T, or None.
+        positions: int64, B x M, or None.
+        weights: float32, B x M, or None.
     Returns:
-        None where `mask_prob` is 0 and no mask was given.
+        The mask; None if `mask_prob` is 0 and no mask was given.
     Raises:
-        ValueError: positions without weights, or the other way round; a boolean mask of another shape, or one that
-            masks no frame.
+        ValueError: only one of positions and weights is given, or `indices` has the wrong shape or masks no frame.
     """
     if (positions is None) != (weights is None):
-        raise ValueError("masked_positions and masked_weights belong together: one is given, the other is not")
+        raise ValueError("masked_positions and masked_weights must be given together, but only one was.")
     B, T = features.shape[:2]
     if positions is not None and weights is not None:
-        positions = positions.long()  # they may have been sent as int32, which gather takes from torch 2.13 on only
+        positions = positions.long()  # may arrive as int32, which gather accepts only since torch 2.13
         if indices is None:
             shown = torch.zeros(B, T, device=features.device).scatter_add_(1, positions, (weights > 0).float())
             indices = shown > 0
@@ -56,7 +56,8 @@ def frame_mask(
         return FrameMask(indices[:, :T], positions, weights)
     if indices is not None and (indices.dim() != 2 or indices.size(0) != B or indices.size(1) < T):
         raise ValueError(
-            f"mask_indices is {' x '.join(map(str, indices.shape))}; this audio gives {B} x {T} (utterances x frames)"
+            f"mask_indices has shape {' x '.join(map(str, indices.shape))}, but this audio has {B} x {T} "
+            "(utterances x frames)."
         )
     indices = masked_frames(settings, features, padding_mask, None) if indices is None else indices[:, :T]
     return None if indices is None else FrameMask(indices, *positions_of(indices))
@@ -65,10 +66,10 @@ def frame_mask(
 def masked_frames(
     settings: MaskSettings, features: Tensor, padding_mask: Tensor | None, indices: Tensor | None
 ) -> Tensor | None:
-    """Masked frames, bool, B x T: as given, or drawn with these settings; None where `mask_prob` is 0, as in fairseq.
+    """Return the masked frames, bool, B x T, as given or drawn from the settings; None if `mask_prob` is 0.
 
-    This is all that a model needs if it predicts nothing at the masked frames, as in fine-tuning. A given mask is not
-    read on the host.
+    A model that predicts nothing at masked frames, as in fine-tuning, needs only this. A given mask is not read on the
+    host.
     """
     B, T = features.shape[:2]
     if settings.mask_prob <= 0:
@@ -92,8 +93,10 @@ def masked_frames(
 
 
 def channel_mask(settings: MaskSettings, features: Tensor, indices: Tensor | None) -> Tensor | None:
-    """Masked channels, bool, B x 1 x C: as given (B x C, or fairseq's B x T x C), or drawn with these settings;
-    None for none.
+    """Return the masked channels, bool, B x 1 x C, as given or drawn from the settings; None if disabled.
+
+    Args:
+        indices: bool, B x C, or B x T x C as in fairseq.
     """
     if settings.mask_channel_prob <= 0:
         return None

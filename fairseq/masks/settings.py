@@ -1,7 +1,4 @@
-"""What masks are drawn by: the settings of one axis, and those that a data-loading worker needs.
-
-Letters: T frames, C channels.
-"""
+"""Mask settings: those of one axis, and those that a data-loading worker needs."""
 
 from __future__ import annotations
 
@@ -10,46 +7,44 @@ from typing import NamedTuple, Protocol
 from fairseq.frames import ConvSpec, parse_conv_layers
 
 SELECTIONS = ("static", "uniform", "normal", "poisson")
-MIN_TIME_MASKS = 2  # fairseq: wav2vec 2.0 masks at least two spans of an utterance, so that each has a negative
+MIN_TIME_MASKS = 2  # fairseq: wav2vec 2.0 masks at least two spans per utterance, so that negatives exist
 
 
 class MaskConfig(NamedTuple):
-    """How spans are drawn along one axis (time, or channels)."""
+    """Settings of the spans along one axis (time or channels)."""
 
-    prob: float  # masked share of the axis if no two spans overlapped
-    length: int  # span length: exact for static, mean for normal and poisson, half the largest for uniform
+    prob: float  # share of the axis that would be masked if no spans overlapped
+    length: int  # span length: exact for static, mean for normal and poisson, half the maximum for uniform
     selection: str  # one of SELECTIONS
     other: float  # shortest length for uniform, standard deviation for normal
     no_overlap: bool
-    min_space: int  # only with no_overlap: what is left unmasked between spans, as fairseq counts it
-    min_masks: int  # spans drawn at least
-    dropout: float = 0.0  # share of the masked positions that is unmasked again
+    min_space: int  # with no_overlap: unmasked positions between spans, as fairseq counts them
+    min_masks: int  # minimum number of spans
+    dropout: float = 0.0  # share of the masked positions to unmask
     same_count: bool = False  # rows are cut to `common_count`: fairseq's require_same_masks
 
     def check(self, axis: str) -> MaskConfig:
-        """Raise ValueError for settings that no mask can be drawn from; `axis` is "mask" or "mask_channel", as in
-        the config's keys.
-        """
+        """Raise ValueError for invalid settings; `axis` is "mask" or "mask_channel", the prefix of the config keys."""
         problems = []
         if self.selection not in SELECTIONS:
-            problems.append(f"{axis}_selection is {self.selection!r}; it may be one of {', '.join(SELECTIONS)}")
+            problems.append(f"{axis}_selection is {self.selection!r}; it must be one of: {', '.join(SELECTIONS)}")
         if self.prob < 0:
-            problems.append(f"{axis}_prob is {self.prob}; it must not be negative")
+            problems.append(f"{axis}_prob is {self.prob}; it must be at least 0")
         if self.length < 1:
             problems.append(f"{axis}_length is {self.length}; it must be at least 1")
         if self.other < 0 or (self.selection == "uniform" and self.other > 2 * self.length):
             problems.append(
-                f"{axis}_other is {self.other}; it must not be negative nor, for uniform, above twice {axis}_length"
+                f"{axis}_other is {self.other}; it must be at least 0, and for uniform at most twice {axis}_length"
             )
         if not 0 <= self.dropout <= 1:
-            problems.append(f"{axis}_dropout is {self.dropout}; it must lie between 0 and 1")
+            problems.append(f"{axis}_dropout is {self.dropout}; it must be between 0 and 1")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
 
 class SpanFields(Protocol):
-    """The fields of a config that spans are drawn by."""
+    """Config fields that control the spans."""
 
     mask_prob: float
     mask_length: int
@@ -66,9 +61,7 @@ class SpanFields(Protocol):
 
 
 class MaskSettings(SpanFields, Protocol):
-    """Settings that a model masks with: fields of Wav2Vec2Config, and attributes of the model, which callers may set
-    after loading.
-    """
+    """Mask settings of a model: fields of Wav2Vec2Config, and model attributes that callers may set after loading."""
 
     require_same_masks: bool
     mask_dropout: float
@@ -77,14 +70,14 @@ class MaskSettings(SpanFields, Protocol):
 
 
 class WorkerFields(SpanFields, Protocol):
-    """What a data-loading worker must know of the model: fields of `task.inferred_w2v_config` and of Wav2Vec2Config."""
+    """Model settings that a data-loading worker needs: fields of `task.inferred_w2v_config` and Wav2Vec2Config."""
 
     encoder_embed_dim: int
     conv_feature_layers: str
 
 
 class EncoderFields(WorkerFields, Protocol):
-    """The fields of a pre-trained encoder's config that fine-tuning masks by."""
+    """Fields of a pre-trained encoder's config that control masking in fine-tuning."""
 
     mask_dropout: float
 
@@ -95,13 +88,13 @@ WORKER_SETTINGS = (*_SPAN_SETTINGS, *WorkerFields.__annotations__)
 
 
 class PretrainingMasks(NamedTuple):
-    """All that a data-loading worker needs to draw an utterance's masks and, for validation, its negatives."""
+    """Everything a data-loading worker needs to draw an utterance's masks and, in validation, its negatives."""
 
     time: MaskConfig
     channel: MaskConfig | None  # None: no channel masks
-    num_channels: int  # width of the channel masks: the encoder's
+    num_channels: int  # width of the channel masks, equal to the encoder's
     conv_layers: tuple[ConvSpec, ...]
-    num_negatives: int = 0  # negatives a masked frame that validation batches bring along; 0: the model draws them
+    num_negatives: int = 0  # negatives per masked frame in validation batches; 0: the model draws them
 
     @classmethod
     def from_config(
@@ -110,12 +103,12 @@ class PretrainingMasks(NamedTuple):
         """Read the fields that `task.inferred_w2v_config` and the wav2vec 2.0 model's config share.
 
         Raises:
-            ValueError: settings that no mask can be drawn from, or none that masks anything.
+            ValueError: the settings are invalid, or mask nothing.
         """
         if cfg.mask_prob <= 0:
             raise ValueError(
-                f"mask_prob is {cfg.mask_prob}: pre-training predicts masked frames, so it must be above 0 (the "
-                "paper: 0.65)"
+                f"mask_prob is {cfg.mask_prob}; it must be above 0, because pre-training predicts masked frames (the "
+                "paper uses 0.65)."
             )
         return cls(
             time=time_masks(cfg, dropout)._replace(same_count=same_count),
@@ -127,9 +120,7 @@ class PretrainingMasks(NamedTuple):
 
 
 class FinetuningMasks(NamedTuple):
-    """What a worker needs to draw the masks of fine-tuning, which nothing is predicted at; none are drawn in
-    evaluation.
-    """
+    """Everything a worker needs to draw fine-tuning masks, which are used in training only."""
 
     time: MaskConfig | None
     channel: MaskConfig | None
@@ -138,10 +129,10 @@ class FinetuningMasks(NamedTuple):
 
     @classmethod
     def from_config(cls, cfg: EncoderFields, apply_mask: bool) -> FinetuningMasks:
-        """Read the fields of the encoder's config; without `apply_mask` there are no masks.
+        """Read the fields of the encoder's config; there are no masks unless `apply_mask` is true.
 
         Raises:
-            ValueError: settings that no mask can be drawn from.
+            ValueError: the settings are invalid.
         """
         return cls(
             time=time_masks(cfg, cfg.mask_dropout) if apply_mask and cfg.mask_prob > 0 else None,
@@ -155,7 +146,7 @@ Masks = PretrainingMasks | FinetuningMasks
 
 
 def time_masks(cfg: SpanFields, dropout: float = 0.0) -> MaskConfig:
-    """The settings of masks over time in a model's config, checked."""
+    """Return a config's settings for masks over time, after checking them."""
     return MaskConfig(
         cfg.mask_prob,
         cfg.mask_length,
@@ -169,7 +160,7 @@ def time_masks(cfg: SpanFields, dropout: float = 0.0) -> MaskConfig:
 
 
 def channel_masks(cfg: SpanFields) -> MaskConfig:
-    """The settings of masks over channels, checked."""
+    """Return a config's settings for masks over channels, after checking them."""
     return MaskConfig(
         cfg.mask_channel_prob,
         cfg.mask_channel_length,

@@ -1,6 +1,4 @@
-"""The spans of one mask: frames or channels of an utterance, drawn on the host from a keyed generator, and the
-largest count that can come of it.
-"""
+"""Draw the spans of one mask, over frames or channels, on the host, and bound how many positions they mask."""
 
 from __future__ import annotations
 
@@ -11,20 +9,20 @@ import numpy as np
 
 from fairseq.masks.settings import MaskConfig
 
-_FEWEST_OF_EIGHT = 1.42  # deviations below the mean: where the smallest of eight normal draws lies on average
-_SAMPLE_ROWS, _SAMPLE_FRAMES = 256, 1000  # what the mean and deviation of masked frames are taken from
+_FEWEST_OF_EIGHT = 1.42  # expected minimum of eight normal draws, in standard deviations below the mean
+_SAMPLE_ROWS, _SAMPLE_FRAMES = 256, 1000  # sample size for the mean and variance of masked frames
 
 
 def max_spans(size: int, cfg: MaskConfig) -> int:
-    """The most spans that `draw_mask` asks for on an axis of this size."""
+    """Return the largest number of spans that `draw_mask` can draw on an axis of this size."""
     return max(cfg.min_masks, math.ceil(cfg.prob * size / cfg.length))
 
 
 def max_masked_frames(size: int, cfg: MaskConfig) -> int:
-    """M: the largest count that `draw_mask` can mask on an axis of this size; a function of the size and the settings
-    alone.
+    """Return M, the largest number of positions that `draw_mask` can mask on an axis of this size.
 
-    Normal and poisson lengths have no upper end, so for them it is the size itself if rows are not cut.
+    M depends only on the size and the settings. Normal and poisson lengths are unbounded, so for them it is the size
+    itself unless rows are cut.
     """
     if size <= 0 or (cfg.prob <= 0 and cfg.min_masks == 0):
         return 0
@@ -45,13 +43,13 @@ def _most_drawn(size: int, cfg: MaskConfig) -> int:
 
 
 def common_count(size: int, cfg: MaskConfig) -> int:
-    """The masked frames that a row of this size is cut to with `same_count`; it grows with the size.
+    """Return the number of masked frames that a row of this size is cut to with `same_count`; it grows with the size.
 
-    fairseq cuts all rows of a batch to the row with the fewest, so that a row depends on the others of its batch, and a
-    short padded one takes the masks of them all. Here a row is cut to what the fewest of eight rows of its own size has
-    on average, by its size alone, but not below the length of a span. That is taken from the mean and deviation of long
-    rows: where `min_masks` decides how many spans there are (short rows, a small `prob`), rows are cut further than by
-    fairseq, and with `no_overlap` a little less, so that more of them have fewer masked frames than this.
+    fairseq cuts all rows of a batch to the row with the fewest, so a row depends on the rest of its batch, and one
+    short padded row removes masks from all of them. Here the count depends only on the row's size: the expected minimum
+    over eight rows of that size, but at least the length of a span. It is estimated from the mean and variance of long
+    rows. Where `min_masks` determines the number of spans (short rows, small `prob`), rows are cut more than in
+    fairseq; with `no_overlap` a little less, so more rows have fewer masked frames than this.
     """
     share, variance = _masked_share(cfg)
     return max(cfg.length, cfg.min_masks, math.floor(share * size - _FEWEST_OF_EIGHT * math.sqrt(variance * size)))
@@ -59,20 +57,20 @@ def common_count(size: int, cfg: MaskConfig) -> int:
 
 @lru_cache
 def _masked_share(cfg: MaskConfig) -> tuple[float, float]:
-    """Mean and variance of a row's masked frames, both per frame: rows long enough that their ends do not matter."""
+    """Return mean and variance of the masked frames per frame, measured on rows so long that edges do not matter."""
     whole, rng = cfg._replace(same_count=False, dropout=0.0), np.random.default_rng(0)
     counts = np.array([draw_mask(_SAMPLE_FRAMES, whole, rng).sum() for _ in range(_SAMPLE_ROWS)])
     return float(counts.mean()) / _SAMPLE_FRAMES, float(counts.var()) / _SAMPLE_FRAMES
 
 
 def draw_mask(size: int, cfg: MaskConfig, rng: np.random.Generator, num_spans: int | None = None) -> np.ndarray:
-    """One mask of `size` booleans: whole spans, cut at the end of the axis only, but for `same_count` and `dropout`.
+    """Draw one mask, `size` booleans: spans cut only at the end of the axis, and by `same_count` and `dropout`.
 
     Args:
-        num_spans: spans to draw; None draws it as fairseq does: prob * size / length, rounded up or down at random, at
-            least min_masks.
-    Source: Baevski et al. 2020, section 3.1, with fairseq 0.12.2's rounding, lengths and placement, so that counts are
-    distributed alike.
+        num_spans: number of spans; None draws it as fairseq does: prob * size / length, randomly rounded up or down,
+            at least min_masks.
+    Source: Baevski et al. 2020, section 3.1, with the rounding, lengths and placement of fairseq 0.12.2, so that the
+    counts have the same distribution.
     """
     if size <= 0:
         return np.zeros(max(size, 0), dtype=bool)
@@ -96,27 +94,27 @@ def draw_mask(size: int, cfg: MaskConfig, rng: np.random.Generator, num_spans: i
 
 
 def unmask(mask: np.ndarray, count: int, rng: np.random.Generator) -> None:
-    """Take so many frames out of a mask, single ones at random as in fairseq; none for a count below 1."""
+    """Unmask `count` random single frames in place, as fairseq does; do nothing if `count` is below 1."""
     if count > 0:
         mask[rng.choice(np.flatnonzero(mask), count, replace=False)] = False
 
 
 def _cover(size: int, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """True where any span lies; what reaches over the end is cut."""
-    if (lengths == lengths[0]).all():  # static: a third of the time of the general way
+    """Return True where any span lies, cut at the end of the axis."""
+    if (lengths == lengths[0]).all():  # static: takes a third of the general case's time
         mask = np.zeros(max(size, int(starts.max())) + int(lengths[0]), dtype=bool)
         mask[starts[:, None] + np.arange(lengths[0])] = True
         return mask[:size]
-    # +1 where a span begins and -1 where it ends: the running sum is the number of spans over a frame
+    # +1 where a span begins and -1 where it ends: the running sum is the number of spans at each frame
     begins = np.bincount(np.minimum(starts, size), minlength=size + 1)
     ends = np.bincount(np.minimum(starts + lengths, size), minlength=size + 1)
     return np.cumsum(begins - ends)[:size] > 0
 
 
 def draw_span_count(size: int, cfg: MaskConfig, rng: np.random.Generator) -> int:
-    """Spans of one row: rounded up with the probability of its fraction."""
+    """Draw the number of spans of one row: rounded up with a probability equal to the fractional part."""
     wanted = cfg.prob * size / cfg.length
-    return max(cfg.min_masks, min(int(wanted + rng.random()), math.ceil(wanted)))  # min: a sum that floats rounded up
+    return max(cfg.min_masks, min(int(wanted + rng.random()), math.ceil(wanted)))  # min: guards against float rounding
 
 
 def _draw_lengths(size: int, num_spans: int, cfg: MaskConfig, rng: np.random.Generator) -> np.ndarray:
@@ -129,26 +127,26 @@ def _draw_lengths(size: int, num_spans: int, cfg: MaskConfig, rng: np.random.Gen
     else:
         lengths = rng.poisson(cfg.length, size=num_spans)
     if lengths.sum() == 0:
-        lengths[0] = max(1, min(cfg.length, size - 1))  # fairseq: one span at least
+        lengths[0] = max(1, min(cfg.length, size - 1))  # fairseq: at least one span
     return lengths
 
 
 def _overlapping(size: int, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Distinct starts. fairseq: the shortest span ends before the last frame, which static spans therefore never
-    mask.
+    """Draw distinct starts. fairseq: starts are below size - shortest span, so static spans never mask the last frame.
+
+    If the axis has too little room for that many distinct starts, they may lie anywhere, even past the end.
     """
     room = size - int(lengths.min())
     if room <= len(lengths):
-        room = len(lengths) + 1  # an axis that its spans fill: starts may then lie anywhere, and past the end
+        room = len(lengths) + 1
     return rng.choice(room, len(lengths), replace=False)
 
 
 def _apart(size: int, lengths: np.ndarray, min_space: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths of spans that do not overlap; from the first that finds no room on, they are left out.
+    """Draw starts and lengths of spans that do not overlap; drop the rest once a span no longer fits.
 
-    The longest are placed first, each in a free part that is drawn in proportion to its size. As in fairseq, the part
-    before a span may come one frame closer to it than `min_space`, and parts shorter than the shortest span are given
-    up.
+    Longest spans are placed first, each in a free part drawn in proportion to its size. As in fairseq, the gap before
+    a span may be one frame shorter than `min_space`, and free parts shorter than the shortest span are discarded.
     """
     shortest = int(lengths.min())
     part_starts, part_ends = [0], [size]

@@ -1,4 +1,4 @@
-"""Tasks and their registry. A task knows the data, and builds what a run needs to learn from it."""
+"""Tasks and their registry. A task loads the data, and builds the model and criterion."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ TaskClass = TypeVar("TaskClass", bound=type[FairseqTask])
 
 
 def register_task(name: str, dataclass: type | None = None) -> Callable[[TaskClass], TaskClass]:
-    """Class decorator: make a task known to configs as `task._name: name`, with the dataclass that configures it.
+    """Register a task class (decorator), so that a config selects it with `task._name: name`.
 
+    Args:
+        name: name of the task in configs.
+        dataclass: the dataclass of its config group.
     Raises:
-        ValueError: the name is taken, or the class is no FairseqTask.
+        ValueError: the name is taken, or the class does not extend FairseqTask.
     """
 
     def register(cls: TaskClass) -> TaskClass:
         if name in TASK_REGISTRY:
-            raise ValueError(f"The task {name!r} is registered already ({TASK_REGISTRY[name].__name__}).")
+            raise ValueError(f"The task {name!r} is already registered ({TASK_REGISTRY[name].__name__}).")
         if not issubclass(cls, FairseqTask):
-            raise ValueError(f"The task {name!r}, {cls.__name__}, must extend FairseqTask.")
+            raise ValueError(f"The task {name!r} ({cls.__name__}) must extend FairseqTask.")
         if dataclass is not None:
             register_dataclass("task", name, dataclass)
         TASK_REGISTRY[name] = cls
@@ -47,10 +50,10 @@ def register_task(name: str, dataclass: type | None = None) -> Callable[[TaskCla
 
 
 def get_task(name: str | None) -> type[FairseqTask]:
-    """The class of a task's name.
+    """Return the task class registered under a name.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: no task has this name.
     """
     if name is None or name not in TASK_REGISTRY:
         raise unknown_name("task", name, TASK_REGISTRY)
@@ -63,19 +66,19 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     Args:
         cfg: the config group `task`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line
             arguments (`task`).
-        **kwargs: `from_checkpoint=True` if `cfg` comes from a file: fields that this version does not have are left
-            out. The others go to the task.
+        **kwargs: arguments of the task. `from_checkpoint=True` means that `cfg` comes from a checkpoint: fields that
+            this version does not have are dropped.
     Raises:
-        ValueError: no such task, or keys and values that its dataclass does not take.
+        ValueError: no task has this name, or its dataclass rejects a key or value.
     """
     name = current_name("task", cfg)
     task = get_task(name)
     if name in TASK_DATACLASS_REGISTRY:
-        # arguments are those of all groups
+        # a Namespace holds the arguments of all groups
         foreign = isinstance(cfg, Namespace) or bool(kwargs.get("from_checkpoint", False))
         cfg = merge_with_parent(TASK_DATACLASS_REGISTRY[name](), cfg, remove_missing=foreign)
         cfg._name = name
     return task.setup_task(cfg, **kwargs)
 
 
-from fairseq.tasks import audio_finetuning, audio_pretraining  # noqa: E402, F401 - fills the registry, which must stand first
+from fairseq.tasks import audio_finetuning, audio_pretraining  # noqa: E402, F401 - fills the registry, which must exist first

@@ -1,4 +1,4 @@
-"""Learning to transcribe: audio of manifests with labels beside them."""
+"""The fine-tuning task: audio listed in manifests, with label files next to them."""
 
 import functools
 import logging
@@ -33,19 +33,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class AugmentConfig(FairseqDataclass):
-    """Changes of training's recordings, drawn anew each epoch; what few speakers need most. Validation hears them
-    as they are.
-    """
+    """Augmentation of training audio, drawn again each epoch; helps most with few speakers. Off in validation."""
 
     speed: float = field(
-        default=1.0, metadata={"help": "play by a factor from 1/speed to speed; pitch and formants move along; 1: off"}
+        default=1.0,
+        metadata={
+            "help": "change speed by a random factor from 1/speed to speed, including pitch and formants; 1: off"
+        },
     )
-    eq_db: float = field(
-        default=0.0, metadata={"help": "raise or lower bands of frequencies by up to so many dB; 0: off"}
-    )
+    eq_db: float = field(default=0.0, metadata={"help": "raise or lower frequency bands by up to this many dB; 0: off"})
     noise_db: Optional[float] = field(
         default=None,
-        metadata={"help": "add noise, the loudest so many dB below the speech, the softest 30 dB softer; None: off"},
+        metadata={"help": "add noise at a level from this many dB below the speech to 30 dB less; None: off"},
     )
 
     def check(self) -> Iterator[Finding]:
@@ -58,7 +57,7 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
     eval_wer: bool = field(
         default=False,
         metadata={
-            "help": "word error rate in validation; criterion ctc always has it, this is for criterions of plug-ins"
+            "help": "compute word error rate in validation; for plug-in criterions, since criterion ctc always does"
         },
     )
     eval_wer_config: GenerationConfig = field(
@@ -66,12 +65,12 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
         metadata={"help": "not offered: for models that generate text; fairseq-infer decodes"},
     )
     eval_wer_tokenizer: Any = field(
-        default=None, metadata={"help": "not offered: units become words by eval_wer_post_process"}
+        default=None, metadata={"help": "not offered: eval_wer_post_process turns units into words"}
     )
     eval_wer_post_process: str = field(
         default="letter",
         metadata={
-            "help": "kind of unit, which says how words are made of them: letter, sentencepiece, silence, none ..."
+            "help": "kind of unit, which determines how units become words: letter, sentencepiece, silence, none ..."
         },
     )
     eval_bleu: bool = field(default=False, metadata={"help": "not offered: for translation"})
@@ -82,16 +81,16 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
     eval_bleu_args: str = field(default="{}", metadata={"help": "not offered"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "not offered"})
     autoregressive: bool = field(
-        default=False, metadata={"help": "not offered: wav2vec_seq2seq is not; use model wav2vec_ctc"}
+        default=False, metadata={"help": "not offered (needs wav2vec_seq2seq): use model wav2vec_ctc"}
     )
     target_dictionary: Optional[str] = field(
-        default=None, metadata={"help": "file of the dictionary; None: dict.<labels>.txt in task.data"}
+        default=None, metadata={"help": "dictionary file; None: dict.<labels>.txt in task.data"}
     )
-    eval_uer: bool = field(default=False, metadata={"help": "error rate of units in validation, as eval_wer"})
+    eval_uer: bool = field(default=False, metadata={"help": "compute unit error rate in validation; see eval_wer"})
     skip_unusable_labels: bool = field(
         default=False,
         metadata={
-            "help": "leave out utterances with an empty label or one longer than their frames; else they are an error"
+            "help": "drop utterances whose label is empty or longer than their frames, instead of raising an error"
         },
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -100,20 +99,21 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
         yield from super().check()
         if self.augment.speed > 1 and not self.rebuild_batches:
             yield wrong(
-                "task.augment.speed needs task.rebuild_batches=true: lengths, and so batches, change each epoch.",
+                f"task.augment.speed={self.augment.speed} requires task.rebuild_batches=true, because lengths and "
+                "batches change each epoch. Set task.rebuild_batches=true, or task.augment.speed=1.",
                 "augmentation",
             )
 
 
 @register_task("audio_finetuning", dataclass=AudioFinetuningConfig)
 class AudioFinetuningTask(AudioPretrainingTask):
-    """Audio with labels, masked by the data-loading workers as augmentation, and the dictionary of the labels' units.
+    """Labelled audio, masked in the data-loading workers as augmentation, and the dictionary of the label units.
 
-    The dictionary is read when it is first asked for; a checkpoint's `task_state` has it too, so that a model needs no
+    The dictionary is read on first use. A checkpoint's `task_state` also holds it, so a saved model does not need the
     data folder.
 
     Raises:
-        ValueError: all problems of the config together.
+        ValueError: the config is invalid; lists all problems.
     """
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
@@ -125,7 +125,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
     # -- dictionary ----------------------------------------------------------------------------------------------------
 
     def dictionary_path(self) -> str:
-        """File of the dictionary.
+        """Return the path of the dictionary file.
 
         Raises:
             ValueError: `task.labels` is not set.
@@ -134,7 +134,8 @@ class AudioFinetuningTask(AudioPretrainingTask):
             return self.cfg.target_dictionary
         if not self.cfg.labels:
             raise ValueError(
-                "task.labels is not set: audio_finetuning needs the extension of the label files, such as ltr"
+                "task.labels is not set. audio_finetuning needs the extension of the label files: set task.labels=ltr, "
+                "for example."
             )
         return os.path.join(self.cfg.data, f"dict.{self.cfg.labels}.txt")
 
@@ -142,7 +143,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
         """Read the dictionary.
 
         Raises:
-            ValueError: it is not there, or malformed; names file and line.
+            ValueError: the file is missing or malformed; names file and line.
         """
         return Dictionary.load(self.dictionary_path())
 
@@ -151,13 +152,14 @@ class AudioFinetuningTask(AudioPretrainingTask):
         return self.state.target_dictionary
 
     def state_dict(self) -> dict[str, Any]:
-        """The dictionary as plain containers. The key is not fairseq's `target_dictionary`, which has to be a
-        pickled object there.
+        """Return the dictionary as plain containers.
+
+        The key differs from fairseq's `target_dictionary`, which must hold a pickled object.
         """
         return {"target_symbols": self.target_dictionary.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take a checkpoint's dictionary: ours, or one that a reader of older files made."""
+        """Load the dictionary of a checkpoint: ours, or one converted from an older file."""
         found = state_dict.get("target_symbols", state_dict.get("target_dictionary"))
         if found is not None:
             dictionary = Dictionary.from_state_dict(found) if isinstance(found, Mapping) else found
@@ -168,8 +170,12 @@ class AudioFinetuningTask(AudioPretrainingTask):
     def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
         """Load <data>/<split>.tsv and <data>/<split>.<labels>, or those of several corpora.
 
+        Args:
+            split: name of the split.
+            task_cfg: see AudioPretrainingTask.load_dataset.
+            combine: see AudioPretrainingTask.load_dataset.
         Raises:
-            ValueError: a file is missing or malformed, the counts of lines differ, or labels cannot be learned.
+            ValueError: a file is missing or malformed, line counts differ, or CTC cannot learn from a label.
         """
         cfg = self.cfg if task_cfg is None else task_cfg
         paths, weights = self._manifests(split, combine)
@@ -184,7 +190,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
         self.datasets[split] = dataset
         used = np.count_nonzero(np.bincount(labels.units[: 1 << 24]))
         logger.info(
-            "%s: %d labels of %d units, %d of the dictionary's %d symbols",
+            "%s: %d labels, %d units, %d of the dictionary's %d symbols used",
             split,
             len(labels),
             len(labels.units),
@@ -193,15 +199,15 @@ class AudioFinetuningTask(AudioPretrainingTask):
         )
 
     def _labels(self, manifest_path: str, manifest: Manifest) -> Labels:
-        """The labels beside a manifest, one for each of its lines."""
+        """Read the label file of a manifest: one label per line of the manifest."""
         path = f"{os.path.splitext(manifest_path)[0]}.{self.cfg.labels}"
         dictionary = self.target_dictionary
         labels = read_labels(path, dictionary, "the dictionary " + self._dictionary_name())
         if len(labels) != len(manifest):
             raise ValueError(
-                f"{path} has {len(labels)} lines, but {manifest_path} has {len(manifest)} utterances: line n of the "
-                "one belongs to line n + 1 of the other (whose first line is the root). Make both again from one "
-                "list of recordings."
+                f"{path} has {len(labels)} lines, but {manifest_path} has {len(manifest)} utterances. Line n of the "
+                "labels must belong to line n + 1 of the manifest, whose first line is the root. Create both files "
+                "again from the same list of recordings."
             )
         return labels
 
@@ -225,7 +231,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
     # -- masks and model -----------------------------------------------------------------------------------------------
 
     def masks(self) -> Optional[Masks]:
-        """Mask settings of the encoder, and its feature extractor's spec.
+        """Return the mask settings of the encoder, including its feature extractor's layers.
 
         Raises:
             ValueError: the model has not been built.
@@ -235,10 +241,10 @@ class AudioFinetuningTask(AudioPretrainingTask):
         return FinetuningMasks.from_config(self.encoder_cfg, self.model_cfg.apply_mask)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model; `cfg` is told the pre-training config that was read (`w2v_args`), as fairseq does.
+        """Build the model, and store the pre-training config in `cfg.w2v_args`, as fairseq does.
 
         Raises:
-            ValueError: the pre-training had other audio than this task gives.
+            ValueError: this task's sample rate or normalisation differs from the pre-training's.
         """
         model = super().build_model(cfg, from_checkpoint)
         self.encoder_cfg = model.encoder_config()
@@ -252,7 +258,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
         return model
 
     def _check_audio(self, w2v_args: Mapping[str, Any]) -> None:
-        """The pre-trained model read audio of this rate, normalised alike."""
+        """Raise ValueError unless sample rate and normalisation match those of pre-training."""
         normalized = pretrained.normalizes(w2v_args)
         if normalized != self.cfg.normalize:
             raise ValueError(
@@ -262,32 +268,29 @@ class AudioFinetuningTask(AudioPretrainingTask):
         rate = (w2v_args.get("task") or {}).get("sample_rate")
         if rate is not None and rate != self.cfg.sample_rate:
             raise ValueError(
-                f"task.sample_rate is {self.cfg.sample_rate}, but the model was pre-trained at {rate} Hz: set that, "
-                "and task.resample=true"
+                f"task.sample_rate is {self.cfg.sample_rate}, but the model was pre-trained at {rate} Hz. Set "
+                f"task.sample_rate={rate} and task.resample=true."
             )
 
     def adapted_weights(self, state: dict[str, Any], model: nn.Module, only_weights: bool) -> dict[str, Tensor]:
-        """See FairseqTask. An output layer over another dictionary's symbols is left out: the model's own, new one
-        stays.
+        """See FairseqTask. If the checkpoint's dictionary differs, keep the model's own new output layer.
 
         Raises:
-            ValueError: the dictionary differs, and more than the weights is wanted.
+            ValueError: the dictionaries differ, and `only_weights` is false.
         """
         symbols = pretrained.symbols_of(state)
         if symbols is None or symbols == self.target_dictionary.symbols:
             return state["model"]
         size, path = len(self.target_dictionary), self.dictionary_path()
         differ = (
-            f"the checkpoint was trained with another dictionary ({len(symbols)} symbols) than {path} ({size} symbols)"
+            f"the checkpoint was trained with another dictionary ({len(symbols)} symbols), not {path} ({size} symbols)"
         )
         if not only_weights:
             raise ValueError(
-                f"{differ}. Put the former one back; or give the encoder a new output layer in another run, whose "
-                "checkpoint.finetune_from_model or model.w2v_path is this file"
+                f"{differ}. Restore the former dictionary; or, to train a new output layer, start a new run with this "
+                "checkpoint as checkpoint.finetune_from_model or model.w2v_path."
             )
-        logger.warning(
-            "%s: its output layer is left out, the one over the new symbols is trained from random weights", differ
-        )
+        logger.warning("%s: the output layer is new and starts from random weights", differ)
         own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(pretrained.HEAD)}
         return {**state["model"], **own}
 
@@ -296,9 +299,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
     def valid_step(
         self, sample: Batch, model: nn.Module, criterion: nn.Module
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """See FairseqTask; with task.eval_wer or eval_uer also errors, where the criterion does not count them
-        itself.
-        """
+        """See FairseqTask; with task.eval_wer or eval_uer, also count errors unless the criterion does."""
         loss, sample_size, log = super().valid_step(sample, model, criterion)
         if (self.cfg.eval_wer or self.cfg.eval_uer) and "w_total" not in log:
             log = {**log, **self._errors(sample, model)}
@@ -306,7 +307,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
 
     @torch.no_grad()
     def _errors(self, sample: Batch, model: Any) -> dict[str, Any]:
-        """Counts of wrong words and units in a batch."""
+        """Count wrong words and units in a batch."""
         assert "target" in sample and "target_lengths" in sample, "the data sets of this task have labels"
         assert "target_weights" in sample and "input_lengths" in sample
         path = model.get_logits(model(**sample["net_input"])).argmax(dim=-1).t()
@@ -315,7 +316,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
 
     @functools.cached_property
     def scorer(self) -> GreedyScorer:
-        """Counts errors for criterions that do not."""
+        """Error counter for criterions that do not count errors."""
         dictionary = self.target_dictionary
 
         def words(units: Iterable[int]) -> str:
@@ -324,9 +325,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
         return GreedyScorer(words, dictionary.bos(), len(dictionary), dictionary.nspecial)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """See FairseqTask. After a validation, the first hypotheses are shown beside their references: what errors
-        look like says most.
-        """
+        """See FairseqTask; after validation, also log the first references and hypotheses."""
         super().reduce_metrics(logging_outputs, criterion)
         scorer = criterion.scorer if hasattr(criterion, "scorer") else self.scorer
         if scorer is self.scorer:

@@ -1,4 +1,4 @@
-"""Learning from raw audio without labels."""
+"""The pre-training task: raw audio without labels."""
 
 import hashlib
 import logging
@@ -30,15 +30,13 @@ from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(__name__)
 
-_OF_MANIFESTS = (FileAudioDataset, AddTargetDataset)  # a plug-in's task may load others
+_OF_MANIFESTS = (FileAudioDataset, AddTargetDataset)  # a plug-in's task can load other data sets
 TEXT_COMPRESSION_CHOICES = ChoiceEnum(["none", "low", "high"])
 
 
 @dataclass
 class InferredW2vConfig(FairseqDataclass):
-    """What a data-loading worker must know of the model to draw its masks; taken from the model's config unless set
-    here.
-    """
+    """Model settings that a data-loading worker needs to draw masks; by default those of the model's config."""
 
     mask_length: int = II("model.mask_length")
     mask_prob: float = II("model.mask_prob")
@@ -61,57 +59,58 @@ class InferredW2vConfig(FairseqDataclass):
 
 @dataclass
 class AudioPretrainingConfig(FairseqDataclass):
-    data: str = field(default=MISSING, metadata={"help": "folder of the manifests, <split>.tsv"})
+    data: str = field(default=MISSING, metadata={"help": "folder that holds the manifests, <split>.tsv"})
     labels: Optional[str] = field(
         default=None,
         metadata={
-            "help": "extension of label files beside the manifests (ltr, wrd, phn): makes this task audio_finetuning"
+            "help": "extension of the label files next to the manifests (ltr, wrd, phn); selects audio_finetuning"
         },
     )
     multi_corpus_keys: Optional[str] = field(
         default=None,
         metadata={
-            "help": "comma-separated names of corpora to mix: a split is then <data>/<key>/<split>.tsv of each, or "
-            "is itself written key:manifest,key:manifest"
+            "help": "comma-separated names of corpora to mix; a split is <data>/<key>/<split>.tsv of each corpus, or "
+            "is written as key:manifest,key:manifest"
         },
     )
     multi_corpus_sampling_weights: Optional[str] = field(
         default=None,
         metadata={
-            "help": "comma-separated shares of the corpora in an epoch, in the order of multi_corpus_keys; sum 1"
+            "help": "comma-separated shares of the corpora in an epoch, in the order of multi_corpus_keys; sum to 1"
         },
     )
     binarized_dataset: bool = field(
-        default=False, metadata={"help": "not offered: manifests of any size load as they are", "refused": True}
+        default=False, metadata={"help": "not offered: plain manifests of any size load directly", "refused": True}
     )
     sample_rate: int = field(
         default=16_000,
-        metadata={"help": "Hz; what the audio must have, or is converted to with resample", "at_least": 1},
+        metadata={"help": "Hz; files must have this rate, or are converted to it with resample", "at_least": 1},
     )
     normalize: bool = field(
-        default=False, metadata={"help": "audio of zero mean and unit variance (with extractor_mode layer_norm)"}
+        default=False,
+        metadata={"help": "normalise audio to zero mean and unit variance (for extractor_mode layer_norm)"},
     )
     enable_padding: bool = field(
-        default=False, metadata={"help": "pad a batch to its longest utterance; else crop to its shortest"}
+        default=False, metadata={"help": "pad batches to their longest utterance; otherwise crop to the shortest"}
     )
     max_sample_size: Optional[int] = field(
-        default=None, metadata={"help": "longer utterances are cropped to this many samples", "at_least": 1}
+        default=None, metadata={"help": "crop longer utterances to this many samples", "at_least": 1}
     )
     min_sample_size: Optional[int] = field(
-        default=None, metadata={"help": "shorter utterances (samples) are left out", "at_least": 0}
+        default=None, metadata={"help": "drop utterances with fewer samples", "at_least": 0}
     )
     num_batch_buckets: int = field(
         default=0,
         metadata={
             "help": (
-                "round padded lengths up to this many sizes, each with one batch shape (0: off); needs enable_padding"
+                "round padded lengths up to this many sizes, each with one batch shape; 0: off; needs enable_padding"
             ),
             "at_least": 0,
         },
     )
     precompute_mask_indices: bool = field(
         default=False,
-        metadata={"help": "fairseq's switch for masks drawn by the data-loading workers; here they always are"},
+        metadata={"help": "no effect (fairseq: draw masks in the data-loading workers, which is always done here)"},
     )
     inferred_w2v_config: Optional[InferredW2vConfig] = field(
         default=None, metadata={"help": "mask settings for the workers; None: the model's"}
@@ -119,28 +118,29 @@ class AudioPretrainingConfig(FairseqDataclass):
     tpu: bool = II("common.tpu")
     text_compression_level: TEXT_COMPRESSION_CHOICES = field(
         default="none",
-        metadata={"help": "fairseq's compression of file names; has no effect, they are held compactly in any case"},
+        metadata={"help": "no effect (fairseq: compress file names, which are always stored compactly here)"},
     )
     rebuild_batches: bool = field(
-        default=True, metadata={"help": "cut new batches each epoch; else shuffle those of the first"}
+        default=True, metadata={"help": "form new batches each epoch; otherwise shuffle those of the first"}
     )
     precompute_mask_config: Optional[Any] = field(
         default=None, metadata={"help": "not offered (data2vec 2): see inferred_w2v_config", "refused": True}
     )
     post_save_script: Optional[str] = field(default=None, metadata={"help": "not offered", "refused": True})
-    subsample: float = field(default=1.0, metadata={"help": "share of the utterances to train on, drawn by seed"})
+    subsample: float = field(default=1.0, metadata={"help": "share of the utterances to train on, selected by seed"})
     seed: int = II("common.seed")
     resample: bool = field(
         default=False,
         metadata={
-            "help": "convert files of another sample rate while reading (needs the extra `resample`); else an error"
+            "help": "convert files of another sample rate while reading (needs the extra `resample`); otherwise they "
+            "are an error"
         },
     )
     max_quarantined_share: float = field(
         default=0.01,
         metadata={
             "help": (
-                "a run stops when more than this share of its files cannot be decoded; until then they are replaced"
+                "stop the run if more than this share of its files cannot be decoded; until then they are replaced"
             ),
             "share": True,
         },
@@ -150,14 +150,14 @@ class AudioPretrainingConfig(FairseqDataclass):
         longest, shortest = self.max_sample_size, self.min_sample_size
         if longest is not None and shortest is not None and shortest > longest:
             yield wrong(
-                f"task.min_sample_size is {shortest} but task.max_sample_size is {longest}: every utterance would be "
-                "left out.",
+                f"task.min_sample_size is {shortest}, but task.max_sample_size is {longest}. The minimum must not "
+                "exceed the maximum.",
                 "batches",
             )
         if self.num_batch_buckets > 0 and not (self.enable_padding or self.labels):  # with labels, audio is padded
             yield wrong(
-                f"task.num_batch_buckets is {self.num_batch_buckets} but task.enable_padding is false: buckets need "
-                "padding.",
+                f"task.num_batch_buckets={self.num_batch_buckets} requires task.enable_padding=true. Set "
+                "task.enable_padding=true, or num_batch_buckets=0.",
                 "buckets-without-padding",
             )
         if not 0 < self.subsample <= 1:
@@ -165,27 +165,28 @@ class AudioPretrainingConfig(FairseqDataclass):
         yield from self._corpora()
 
     def _corpora(self) -> Iterator[Finding]:
-        """Names and shares of several corpora."""
+        """Check the names and shares of several corpora."""
         keys, weights = self.multi_corpus_keys, self.multi_corpus_sampling_weights
         if keys is None:
             if weights is not None:
                 yield wrong(
-                    "task.multi_corpus_sampling_weights is set but task.multi_corpus_keys is not: weights of what?",
+                    "task.multi_corpus_sampling_weights is set, but task.multi_corpus_keys is not. Set both, or only "
+                    "the keys.",
                     "corpora",
                 )
             return
         for key in _split_commas(keys):
             if Path(key).is_absolute():
                 yield wrong(
-                    f"task.multi_corpus_keys names {key!r}: it must be the names of folders in task.data, such as "
-                    "books,calls.",
+                    f"task.multi_corpus_keys has {key!r}, which is an absolute path. It must list names of folders in "
+                    "task.data, such as books,calls.",
                     "corpora",
                 )
         if weights is None:
             return
         if len(_split_commas(weights)) != len(_split_commas(keys)):
             yield wrong(
-                f"task.multi_corpus_sampling_weights is {weights!r}: it must be {len(_split_commas(keys))} numbers, "
+                f"task.multi_corpus_sampling_weights is {weights!r}; it must have {len(_split_commas(keys))} numbers, "
                 "one for each of task.multi_corpus_keys.",
                 "corpora",
             )
@@ -199,7 +200,7 @@ class AudioPretrainingConfig(FairseqDataclass):
             return
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             yield wrong(
-                f"task.multi_corpus_sampling_weights is {weights!r}; shares must not be negative and sum to 1.",
+                f"task.multi_corpus_sampling_weights is {weights!r}; shares must be at least 0 and sum to 1.",
                 "corpora",
             )
 
@@ -210,16 +211,16 @@ def _split_commas(text: str) -> list[str]:
 
 @register_task("audio_pretraining", dataclass=AudioPretrainingConfig)
 class AudioPretrainingTask(FairseqTask):
-    """Audio of manifests, masked by the data-loading workers.
+    """Audio listed in manifests, masked in the data-loading workers.
 
     Raises:
-        ValueError: all problems of the config together.
+        ValueError: the config is invalid; lists all problems.
     """
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
         super().__init__(cfg)
         if str(cfg.text_compression_level) != "none":
-            logger.info("task.text_compression_level has no effect: file names are held compactly in any case")
+            logger.info("task.text_compression_level has no effect: file names are always stored compactly")
         self.model_cfg: Any = None
 
     # -- data ----------------------------------------------------------------------------------------------------------
@@ -236,8 +237,9 @@ class AudioPretrainingTask(FairseqTask):
         """Load <data>/<split>.tsv, or the split's manifests of several corpora.
 
         Args:
-            task_cfg: another AudioPretrainingConfig for normalisation and padding, such as a checkpoint's; None: the
-                task's own.
+            split: name of the split.
+            task_cfg: another AudioPretrainingConfig, such as a checkpoint's, to take normalisation and padding from;
+                None: the task's own.
             combine: join valid.tsv, valid1.tsv, valid2.tsv ... if `split` is "valid" (dataset.combine_valid_subsets).
         Raises:
             ValueError: a manifest is missing or malformed.
@@ -256,7 +258,7 @@ class AudioPretrainingTask(FairseqTask):
         pad: bool,
         augmentation: Optional[Augmentation] = None,
     ) -> FileAudioDataset:
-        """The data set of a split's manifests; `weights` of several corpora."""
+        """Create the data set of a split's manifests; `weights` are the shares of several corpora."""
         return FileAudioDataset(
             manifest,
             sample_rate=cfg.sample_rate,
@@ -269,7 +271,7 @@ class AudioPretrainingTask(FairseqTask):
         )
 
     def _manifests(self, split: str, combine: bool) -> tuple[list[str], Optional[list[float]]]:
-        """Paths of a split's manifests, and the weights of their corpora if they are weighted."""
+        """Return the paths of a split's manifests, and the weights of their corpora if there are any."""
         data = self.cfg.data
         if self.cfg.multi_corpus_keys is None:
             names = [split]
@@ -280,7 +282,7 @@ class AudioPretrainingTask(FairseqTask):
                     number += 1
             return [os.path.join(data, f"{name}.tsv") for name in names], None
         keys = _split_commas(self.cfg.multi_corpus_keys)
-        if ":" in split:  # fairseq: the split itself says which manifest each corpus has
+        if ":" in split:  # fairseq: the split itself names the manifest of each corpus
             pairs = [part.partition(":") for part in _split_commas(split)]
             chosen = [(key.strip(), os.path.join(data, f"{name.strip()}.tsv")) for key, _, name in pairs]
         else:
@@ -288,7 +290,8 @@ class AudioPretrainingTask(FairseqTask):
         unknown = [key for key, _ in chosen if key not in keys]
         if unknown:
             raise ValueError(
-                f"the split {split!r} names the corpus {unknown[0]!r}; task.multi_corpus_keys has {', '.join(keys)}"
+                f"the split {split!r} names the corpus {unknown[0]!r}, but task.multi_corpus_keys has only "
+                f"{', '.join(keys)}. Correct the split, or add the corpus."
             )
         paths = [path for _, path in chosen]
         if self.cfg.multi_corpus_sampling_weights is None or len(paths) == 1:
@@ -296,7 +299,10 @@ class AudioPretrainingTask(FairseqTask):
         shares = dict(zip(keys, map(float, _split_commas(self.cfg.multi_corpus_sampling_weights)), strict=True))
         weights = [shares[key] for key, _ in chosen]
         if sum(weights) <= 0:
-            raise ValueError(f"the corpora of the split {split!r} have no weight in task.multi_corpus_sampling_weights")
+            raise ValueError(
+                f"all corpora of the split {split!r} have weight 0 in task.multi_corpus_sampling_weights. Give at "
+                "least one a weight above 0."
+            )
         return paths, [weight / sum(weights) for weight in weights]
 
     def data_fingerprint(self) -> dict[str, str]:
@@ -326,14 +332,17 @@ class AudioPretrainingTask(FairseqTask):
     # -- masks and model -----------------------------------------------------------------------------------------------
 
     def masks(self) -> Optional[Masks]:
-        """Mask settings: task.inferred_w2v_config, else the model's; None for a model whose config knows no masks.
+        """Return the mask settings: task.inferred_w2v_config, else the model's; None if the model has no masks.
 
-        Negatives of validation batches come from the worker if the model takes all of them from the utterance's masked
+        The worker draws the negatives of validation batches if the model takes all of them from the utterance's masked
         frames.
+
+        Raises:
+            ValueError: the model has not been built, and task.inferred_w2v_config is not set.
         """
         inferred, model = self.cfg.inferred_w2v_config, self.model_cfg
         if inferred is None and model is None:
-            raise ValueError("masks need the model's settings: build the model first, or fill task.inferred_w2v_config")
+            raise ValueError("masks need the model's settings: build the model first, or set task.inferred_w2v_config.")
         if model is None or not hasattr(model, "mask_prob"):
             return None if inferred is None else PretrainingMasks.from_config(inferred)
         elsewhere = model.negatives_from_everywhere or model.cross_sample_negatives > 0 or model.codebook_negatives > 0
@@ -345,9 +354,9 @@ class AudioPretrainingTask(FairseqTask):
         )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model, and remember its settings for the masks."""
+        """Build the model, and keep its settings for the masks."""
         model = super().build_model(cfg, from_checkpoint)
-        self.model_cfg = getattr(model, "cfg", cfg)  # completed by its dataclass, where the model keeps it
+        self.model_cfg = getattr(model, "cfg", cfg)  # the model's own copy, if any, has all defaults filled in
         return model
 
     def max_positions(self) -> tuple[int, int]:

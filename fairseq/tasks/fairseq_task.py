@@ -1,4 +1,4 @@
-"""What all tasks offer to trainers and commands."""
+"""The base class of tasks: the interface that trainers and commands use."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class StatefulContainer:
-    """What a task makes once and checkpoints keep, such as dictionaries; made on first use by the factory of its
-    name.
-    """
+    """Task state that checkpoints save, such as dictionaries; a factory creates each item on first use."""
 
     def __init__(self) -> None:
         self._state: dict[str, Any] = {}
@@ -47,12 +45,12 @@ class StatefulContainer:
         return self._state
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # not ours: copying and pickling ask for such names before __init__ has run
+        if name.startswith("_"):  # copying and pickling look up such names before __init__ has run
             raise AttributeError(name)
         if name not in self._state and name in self._factories:
             self._state[name] = self._factories[name]()
         if name not in self._state:
-            raise AttributeError(f"the task's state has no {name!r}, nor a factory for it")
+            raise AttributeError(f"the task's state has no {name!r}, and no factory for it")
         return self._state[name]
 
 
@@ -60,17 +58,17 @@ class FairseqTask:
     """Data sets by split, iterators over them, and the model and criterion that learn from them.
 
     Args:
-        cfg: the config group `task`, complete.
+        cfg: the complete config group `task`.
     """
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> FairseqTask:
-        """Make the task; subclasses load here what they need first, such as dictionaries."""
+        """Create the task; subclasses load here what they need first, such as dictionaries."""
         return cls(cfg)
 
     @staticmethod
     def logging_outputs_can_be_summed(criterion: Any) -> bool:
-        """Whether what the criterion logs may be added up over processes; here it always may."""
+        """Return whether the criterion's logging outputs can be summed over processes; here always True."""
         return criterion.logging_outputs_can_be_summed()
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
@@ -83,12 +81,12 @@ class FairseqTask:
 
     @property
     def sample_rate(self) -> int:
-        """Samples of a second of audio, for what logs say in seconds."""
+        """Sample rate in Hz, to log durations in seconds."""
         return 16_000
 
     @property
     def max_quarantined_share(self) -> float:
-        """A run stops when more than this share of its files cannot be decoded."""
+        """Largest share of files that cannot be decoded; above it the run stops."""
         return 0.0
 
     def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
@@ -96,52 +94,52 @@ class FairseqTask:
         raise NotImplementedError
 
     def dataset(self, split: str) -> FairseqDataset:
-        """A split that has been loaded.
+        """Return the data set of a loaded split.
 
         Raises:
-            KeyError: it has not.
+            KeyError: the split has not been loaded.
         """
         if split not in self.datasets:
-            raise KeyError(f"the split {split!r} has not been loaded; these have: {', '.join(self.datasets) or 'none'}")
+            raise KeyError(f"the split {split!r} has not been loaded; loaded: {', '.join(self.datasets) or 'none'}")
         return self.datasets[split]
 
     def data_fingerprint(self) -> dict[str, str]:
-        """Split -> digest of what it lists, the same wherever the data lies."""
+        """Return a digest of each split's listing, which does not depend on where the data is stored."""
         return {}
 
     def utterance_name(self, split: str, index: int) -> str:
-        """What logs call an utterance of a split."""
+        """Return the name of an utterance of a split in logs."""
         return f"{split}:{index}"
 
     def split_source(self, split: str) -> str:
-        """What messages call a split: where it comes from."""
+        """Return the source of a split, such as a path, for messages."""
         return f"the split {split!r}"
 
     def filter_indices_by_size(
         self, indices: Any, dataset: AudioDataset, max_positions: Any = None, ignore_invalid_inputs: bool = False
     ) -> Any:
-        """`indices` without samples that are longer than `max_positions`.
+        """Remove samples that are longer than `max_positions` from `indices`.
 
         Raises:
-            ValueError: there are some, and `ignore_invalid_inputs` is off.
+            ValueError: a sample is too long, and `ignore_invalid_inputs` is false.
         """
         return filter_by_size(indices, dataset, max_positions, raise_exception=not ignore_invalid_inputs)
 
     def masks(self) -> Masks | None:
-        """What the data-loading workers draw masks by; None: batches come without masks."""
+        """Return the settings of the masks that data-loading workers draw; None: batches without masks."""
         return None
 
     def batches(self, dataset: AudioDataset, epoch: int, limits: BatchLimits) -> Batches:
-        """Cut an epoch of a data set into batches; the same on every process."""
+        """Split an epoch of a data set into batches; the result is the same on every process."""
         return dataset.batches(epoch, limits)
 
     def batch_iterator(
         self, dataset: FairseqDataset, limits: BatchLimits, options: LoaderOptions, epoch: int = 1
     ) -> EpochBatchIterator:
-        """What the engine calls: `get_batch_iterator`, which tasks of plug-ins may have made their own.
+        """Call `get_batch_iterator`, which plug-in tasks can override; the engine uses this method.
 
         Raises:
-            ValueError: as there.
+            ValueError: see `get_batch_iterator`.
         """
         return self.get_batch_iterator(dataset=dataset, epoch=epoch, **limits.keywords(), **options.keywords())
 
@@ -165,18 +163,17 @@ class FairseqTask:
         skip_remainder_batch: bool = False,
         pin_memory: bool = False,
     ) -> EpochBatchIterator:
-        """Iterator over epochs of updates of a data set, for one of `num_shards` processes: fairseq's call.
+        """Create an iterator over a data set's epochs and updates for one of `num_shards` processes, as in fairseq.
 
-        See BatchLimits for `max_tokens` to `required_batch_size_multiple`, and LoaderOptions for the others.
+        See BatchLimits for `max_tokens` to `required_batch_size_multiple`, and LoaderOptions for the rest.
 
         Args:
-            dataset: a data set of this package, or one of fairseq's kind (see `fairseq.data.plugged_in`).
-            max_positions: longer samples are an error, or left out with `ignore_invalid_inputs`; None: there is no such
-                limit.
-            shuffle: for training; else for evaluation, whose batches, crops, masks and negatives are the same each
-                time.
+            dataset: a data set of this package, or one with fairseq's interface (see `fairseq.data.plugged_in`).
+            max_positions: longer samples raise an error, or are dropped with `ignore_invalid_inputs`; None: no limit.
+            shuffle: True for training; False for evaluation, where batches, crops, masks and negatives are the same
+                each time.
         Raises:
-            ValueError: a sample is too long, the limits allow no batch, or the settings of the masks are not known.
+            ValueError: a sample is too long, the limits allow no batch, or the mask settings are unknown.
         """
         options = LoaderOptions(
             seed=seed,
@@ -198,7 +195,7 @@ class FairseqTask:
         return EpochBatchIterator(audio, lambda number: self.batches(audio, number, limits), options, epoch)
 
     def _largest_size(self, dataset: AudioDataset, max_positions: Any, ignore_invalid_inputs: bool) -> int | None:
-        """The limit that batches are cut under; None if no sample exceeds `max_positions`."""
+        """Return the size limit to apply; None if no sample exceeds `max_positions`."""
         if max_positions is None:
             return None
         everything = np.arange(len(dataset))
@@ -224,20 +221,22 @@ class FairseqTask:
     def valid_step(
         self, sample: Batch, model: nn.Module, criterion: nn.Module
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Evaluate a batch: (summed loss, sample size, what is logged)."""
+        """Evaluate a batch; return (summed loss, sample size, logging output)."""
         model.eval()
         with torch.no_grad():
             return criterion(model, sample)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """Log what the criterion makes of its logging outputs."""
+        """Let the criterion compute metrics from its logging outputs, and log them."""
         criterion.reduce_metrics(logging_outputs)
 
     def adapted_weights(self, state: dict[str, Any], model: nn.Module, only_weights: bool) -> dict[str, Tensor]:
-        """The weights of a checkpoint as they fit this task's model; `state` stays as it is.
+        """Return a checkpoint's weights adapted to this task's model; `state` is not changed.
 
         Args:
-            only_weights: optimizer and schedule start anew, so weights may be replaced.
+            state: the checkpoint.
+            model: the model to load into.
+            only_weights: optimizer and schedule are not resumed, so weights can be replaced.
         """
         return state["model"]
 
@@ -250,7 +249,7 @@ class FairseqTask:
         self.state.merge_state_dict(state_dict)
 
     def max_positions(self) -> Any:
-        """Longest input that the task allows; None: any."""
+        """Return the longest input that the task allows; None: no limit."""
         return None
 
     @property
@@ -266,12 +265,12 @@ class LegacyFairseqTask(FairseqTask):
     """A task that takes old command-line arguments instead of a config group.
 
     Args:
-        args: the arguments, which stay as they are.
+        args: the arguments, which are not changed.
     """
 
     @classmethod
     def setup_task(cls, cfg: Namespace, **kwargs: Any) -> LegacyFairseqTask:
-        """Make the task of old command-line arguments."""
+        """Create the task from old command-line arguments."""
         return cls(cfg, **kwargs)
 
     def __init__(self, args: Namespace, **kwargs: Any) -> None:
@@ -280,5 +279,5 @@ class LegacyFairseqTask(FairseqTask):
         self.dataset_to_epoch_iter: dict[Any, EpochBatchIterator] = {}
 
     def has_sharded_data(self, split: str) -> bool:
-        """Whether `args.data` names several folders."""
+        """Return whether `args.data` names several folders."""
         return os.pathsep in (vars(self.args).get("data") or "")

@@ -1,4 +1,4 @@
-"""What the engine asks of a task."""
+"""The interface of a task that the engine relies on."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from fairseq.models.fairseq_model import BaseFairseqModel
 
 
 class Task(Protocol):
-    """Data sets by split, iterators over them, and the model and criterion that learn from them. FairseqTask, which
-    registered tasks extend, answers all of it.
+    """Data sets by split, iterators over them, and the model and criterion that learn from them.
+
+    FairseqTask, the base class of registered tasks, implements all of it.
     """
 
     @property
     def sample_rate(self) -> int:
-        """Samples of a second of audio."""
+        """Sample rate in Hz."""
         ...
 
     @property
     def max_quarantined_share(self) -> float:
-        """A run stops when more than this share of its files cannot be decoded."""
+        """Largest share of files that cannot be decoded; above it the run stops."""
         ...
 
     # -- data ----------------------------------------------------------------------------------------------------------
@@ -34,18 +35,18 @@ class Task(Protocol):
         """Load a split.
 
         Raises:
-            ValueError: it cannot be read.
+            ValueError: the split cannot be read.
         """
         ...
 
     def dataset(self, split: str) -> FairseqDataset:
-        """A split that has been loaded."""
+        """Return the data set of a loaded split."""
         ...
 
     def batch_iterator(
         self, dataset: FairseqDataset, limits: BatchLimits, options: LoaderOptions, epoch: int = 1
     ) -> EpochBatchIterator:
-        """Iterator over epochs of updates.
+        """Create an iterator over epochs of updates.
 
         Raises:
             ValueError: the limits allow no batch.
@@ -53,15 +54,15 @@ class Task(Protocol):
         ...
 
     def data_fingerprint(self) -> dict[str, str]:
-        """Split -> digest of what it lists."""
+        """Return a digest of each split's listing."""
         ...
 
     def split_source(self, split: str) -> str:
-        """What messages call a split."""
+        """Return the source of a split for messages."""
         ...
 
     def utterance_name(self, split: str, index: int) -> str:
-        """What messages call an utterance of a split."""
+        """Return the name of an utterance of a split for messages."""
         ...
 
     # -- model and loss ------------------------------------------------------------------------------------------------
@@ -77,23 +78,23 @@ class Task(Protocol):
     def valid_step(
         self, sample: Batch, model: nn.Module, criterion: nn.Module
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Evaluate a batch: (summed loss, sample size, what is logged)."""
+        """Evaluate a batch; return (summed loss, sample size, logging output)."""
         ...
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: nn.Module) -> None:
-        """Log what the criterion makes of its logging outputs."""
+        """Let the criterion compute metrics from its logging outputs, and log them."""
         ...
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def adapted_weights(self, state: dict[str, Any], model: nn.Module, only_weights: bool) -> dict[str, Tensor]:
-        """The weights of a checkpoint as they fit this task's model."""
+        """Return a checkpoint's weights adapted to this task's model."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What checkpoints keep of the task."""
+        """Return the task state that checkpoints save."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what a checkpoint kept."""
+        """Load the task state of a checkpoint."""
         ...

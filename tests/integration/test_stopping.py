@@ -44,7 +44,7 @@ def test_an_empty_set_is_told_before_the_first_update(workplace: Workplace, tmp_
         lines = (workplace.corpus / f"{name}.tsv").read_text()
         (tmp_path / f"{name}.tsv").write_text(lines.splitlines()[0] + "\n" if name == empty else lines)
     output = workplace.run(f"task.data={tmp_path}", status=None)
-    assert f"{tmp_path}/{empty}.tsv, line 2: there is no line of a file below the root" in output
+    assert f"{tmp_path}/{empty}.tsv, line 2: the manifest lists no files after the root" in output
     assert "Traceback" not in output and "train_inner" not in output
 
 

@@ -30,7 +30,7 @@ def test_lines(tmp_path: Path, content: bytes, lines: list[str]) -> None:
     ("content", "message"),
     [
         (b"a\nb\xff\n", "cannot read the labels .*f, line 2: byte 2 of the line is not UTF-8"),
-        ("a".encode("utf-16"), "the labels .*f is UTF-16: save it as UTF-8"),
+        ("a".encode("utf-16"), "the labels .*f is UTF-16. Save it as UTF-8."),
         (gzip.compress(b"a" * 1000, mtime=0)[:-9], "cannot read the labels .*f: Compressed file ended"),
     ],
 )

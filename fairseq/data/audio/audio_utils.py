@@ -1,4 +1,4 @@
-"""Reading waveforms: whole files or some of their frames, also out of uncompressed zip archives."""
+"""Read waveforms, whole or in part, from audio files and from members of uncompressed zip archives."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 SF_AUDIO_FILE_EXTENSIONS = {".wav", ".flac", ".ogg"}
 FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS = {".npy", ".wav", ".flac", ".ogg"}
 
-# seconds read on both sides of a crop, so that the filter sees what it would see in the whole file
+# seconds read on both sides of a crop, so that the filter has the same input as in the whole file
 _RESAMPLING_CONTEXT = 0.05
-# beyond it a float32 waveform's power overflows; real ones have 1, or 2^31 where integers were stored as they are
+# larger samples would overflow a float32 waveform's power; real peaks are 1, or 2^31 for unscaled integers
 _LOUDEST = 1e15
-_DENSEST = 8192  # frames that a byte of a file can stand for: FLAC has 65,535 samples of silence in 11 bytes
-_RATES = (1_000, 768_000)  # Hz; a header that states another one is damaged
-_BLOCK = 1 << 24  # values read at a time where nobody but the header says how many there are
-_CANCELLED = 1e-4  # of the channels' power, below which the power of their mean says that they cancel each other
+_DENSEST = 8192  # maximum frames per byte of a file: FLAC stores 65,535 samples of silence in 11 bytes
+_RATES = (1_000, 768_000)  # Hz; a header with a rate outside this range is damaged
+_BLOCK = 1 << 24  # values read at a time when only the header says how many there are
+_CANCELLED = 1e-4  # channels cancel each other if the power of their mean is below this share of their power
 
 
 class UnreadableAudio(Exception):
-    """A file that cannot be decoded, or has not the frames that the manifest gives it; says why, without the name.
+    """A file cannot be decoded, or has fewer frames than its manifest says; the message omits the file's name.
 
-    `lasts`: it will be the same at the next try, as the samples themselves are wrong.
+    Args:
+        reason: the message.
+        lasts: whether another try cannot succeed, because the contents themselves are wrong.
     """
 
     def __init__(self, reason: str, lasts: bool = False) -> None:
@@ -46,31 +48,31 @@ class UnreadableAudio(Exception):
 
 
 class AudioFormat(NamedTuple):
-    """What a file's header says."""
+    """The contents of a file's header."""
 
-    sample_rate: int
-    frames: int  # in the file's own rate
+    sample_rate: int  # Hz
+    frames: int  # at the file's own rate
     channels: int
 
 
 class Samples(NamedTuple):
-    """A piece of a file."""
+    """A section of a file."""
 
     wave: np.ndarray  # float32, S
-    # of the whole file by its header, at the rate of `wave`; None where the header does not say
+    # length of the whole file according to its header, at the rate of `wave`; None if the header does not state it
     file_length: int | None
-    note: str | None  # what is odd about the file, though it can be read
+    note: str | None  # a remark on a file that is readable but unusual
 
 
 def parse_path(path: str) -> tuple[str, list[int]]:
-    """Split a manifest's path into a file and the byte range in it.
+    """Split a manifest's path into a file and a byte range.
 
     Returns:
-        (file, []) for an audio file of its own, (archive, [offset, length]) for "archive.zip:offset:length" where no
-        file has that name.
+        (file, []) for an audio file; (archive, [offset, length]) for "archive.zip:offset:length" if no file has this
+        name.
     Raises:
-        ValueError: neither form.
-        OSError: there is no such archive, or it is a folder.
+        ValueError: the file does not exist, and the path is not of the form archive.zip:offset:length.
+        OSError: the archive does not exist, or the path is a folder.
     """
     if os.path.splitext(path)[1] in FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS:
         return path, []
@@ -79,21 +81,21 @@ def parse_path(path: str) -> tuple[str, list[int]]:
         if os.path.isdir(path):
             raise IsADirectoryError(f"{path} is a folder, not an audio file")
         if os.path.exists(path):
-            return path, []  # another extension: libsndfile looks at the contents
-        raise ValueError(f"{path}: there is no such file, and it is not of the form archive.zip:offset:length")
+            return path, []  # another extension: libsndfile detects the format from the contents
+        raise ValueError(f"{path} does not exist, and is not of the form archive.zip:offset:length.")
     if not os.path.isfile(file):
         raise FileNotFoundError(f"File not found: {file}")
     return file, [int(number) for number in numbers]
 
 
 def mmap_read(path: str, offset: int, length: int) -> bytes:
-    """`length` bytes of a file from `offset`, without reading what lies before."""
+    """Read `length` bytes of a file from `offset`, without reading the bytes before."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), length=0, access=mmap.ACCESS_READ) as mapped:
         return mapped[offset : offset + length]
 
 
 def read_from_stored_zip(zip_path: str, offset: int, length: int) -> bytes:
-    """The bytes of an uncompressed member of a zip archive, by their place in it."""
+    """Read the bytes of an uncompressed member of a zip archive, given their position."""
     return mmap_read(zip_path, offset, length)
 
 
@@ -102,16 +104,16 @@ def is_npy_data(data: bytes) -> bool:
 
 
 def is_sf_audio_data(data: bytes) -> bool:
-    """Whether data begins as WAV, FLAC or Ogg do."""
+    """Return whether data begins like a WAV, FLAC or Ogg file."""
     return data[:3] in (b"RIF", b"fLa", b"Ogg")
 
 
 class _Contents(NamedTuple):
-    """An audio file's bytes, before anybody has looked at them."""
+    """An audio file's bytes, not yet opened."""
 
-    binary: Callable[[], BinaryIO]  # opens them
-    source: Callable[[], Any]  # what SoundFile takes
-    size: int
+    binary: Callable[[], BinaryIO]  # opens a binary file
+    source: Callable[[], Any]  # creates SoundFile's argument
+    size: int  # bytes
     identity: Hashable
 
 
@@ -123,7 +125,7 @@ def _contents(path: str) -> _Contents:
         raise UnreadableAudio(f"{file} is {kind}, not an audio file")
     identity = (path, status.st_size, status.st_mtime_ns)
     if not place:
-        name = os.fsencode(file)  # SoundFile encodes names strictly, and not all are UTF-8
+        name = os.fsencode(file)  # as bytes: SoundFile fails to encode names that are not UTF-8
         return _Contents(lambda: open(file, "rb", buffering=0), lambda: name, status.st_size, identity)
     data = read_from_stored_zip(file, *place)
     if not is_sf_audio_data(data):
@@ -133,11 +135,10 @@ def _contents(path: str) -> _Contents:
 
 @contextmanager
 def open_audio(path: str) -> Iterator[SoundFile]:
-    """Open an audio file, or a member of a stored zip ("archive.zip:offset:length"), for reading, and close it at the
-    end.
+    """Open an audio file, or a member of a stored zip ("archive.zip:offset:length"), as a context manager.
 
     Raises:
-        UnreadableAudio: there is no such file, or it is no audio.
+        UnreadableAudio: the file does not exist, or is not audio.
     """
     with ExitStack() as stack:
         with silenced(), _as_unreadable(path):
@@ -155,7 +156,7 @@ def _open(contents: _Contents) -> SoundFile:
     file = soundfile.SoundFile(contents.source())
     if not _RATES[0] <= file.samplerate <= _RATES[1]:
         raise UnreadableAudio(
-            f"its header says {file.samplerate} Hz; audio has {_RATES[0]} to {_RATES[1]} Hz", lasts=True
+            f"its header says {file.samplerate} Hz; it must be from {_RATES[0]} to {_RATES[1]} Hz", lasts=True
         )
     if file.format == "MP3":
         with contents.binary() as binary:
@@ -165,7 +166,7 @@ def _open(contents: _Contents) -> SoundFile:
     if file.frames >= UNKNOWN_LENGTH:
         return CountedFile(contents.source, contents.identity)
     if file.frames == 0 and (whole := completed(contents.binary(), contents.size)) is not None:
-        return soundfile.SoundFile(whole)  # type: ignore[arg-type]  # it has what libsndfile asks of a file
+        return soundfile.SoundFile(whole)  # type: ignore[arg-type]  # it has the methods that SoundFile calls
     if file.frames > contents.size * _DENSEST:
         raise UnreadableAudio(
             f"its header says {file.frames:,} frames, more than {contents.size:,} bytes can hold", lasts=True
@@ -177,17 +178,17 @@ def _open(contents: _Contents) -> SoundFile:
 
 @contextmanager
 def _as_unreadable(path: str) -> Iterator[None]:
-    """Within, what goes wrong with a file is an UnreadableAudio that says why."""
+    """Convert errors from reading a file to UnreadableAudio with a reason."""
     import soundfile
 
     try:
         yield
     except soundfile.LibsndfileError as error:
         reason = error.error_string
-        if "possibly a pipe" in reason:  # what it says of a file too short for the tag that it looks for
+        if "possibly a pipe" in reason:  # libsndfile's message for a file too short for the tag that it looks for
             reason = "Format not recognised."
         elif "Internal" in reason:
-            reason = f"its header and its contents do not fit together (libsndfile: {reason})"
+            reason = f"its header and its contents do not match (libsndfile: {reason})"
         raise UnreadableAudio(_looked_at(path) or reason) from error
     except OSError as error:
         raise UnreadableAudio(error.strerror or str(error)) from error
@@ -196,9 +197,7 @@ def _as_unreadable(path: str) -> Iterator[None]:
 
 
 def _looked_at(path: str) -> str | None:
-    """What stands in a file that libsndfile refuses, or why it does not open at all; None if there is nothing to
-    say.
-    """
+    """Describe the contents of a file that libsndfile rejects, or why it does not open; None if unknown."""
     try:
         with _contents(path).binary() as file:
             return what_it_is(file.read(LONGEST))
@@ -207,10 +206,10 @@ def _looked_at(path: str) -> str | None:
 
 
 def audio_format(path: str) -> AudioFormat:
-    """Read a file's header; where that does not say how long the file is, it is decoded once to find out.
+    """Read a file's header; if that does not state the length, decode the file once to count its frames.
 
     Raises:
-        UnreadableAudio: there is no such file, or it is no audio.
+        UnreadableAudio: the file does not exist, or is not audio.
     """
     with open_audio(path) as file, _as_unreadable(path):
         return AudioFormat(file.samplerate, file.frames, file.channels)
@@ -224,7 +223,7 @@ def read_frames(
     resample: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decode some frames of a file, and only those; several channels are averaged. See `read_samples`."""
+    """Decode a range of frames of a file, averaged over channels. See `read_samples`."""
     return read_samples(path, start, frames, sample_rate, resample, out).wave
 
 
@@ -236,30 +235,28 @@ def read_samples(
     resample: bool = False,
     out: np.ndarray | None = None,
 ) -> Samples:
-    """Decode some frames of a file, and only those; several channels are averaged, or the loudest is taken where they
-    cancel each other.
+    """Decode a range of frames of a file, averaged over channels; if channels cancel, use the loudest one.
 
     Args:
         path: a file, or "archive.zip:offset:length".
-        start, frames: first frame and count, in the target rate; -1 reads up to the end.
-        sample_rate: the rate that is wanted; None takes the file's.
-        resample: convert a file of another rate (needs the extra `resample`).
-        out: float32, contiguous, `frames` long: where the samples go. Fresh memory for every file costs a sixth of its
-            decoding.
+        start, frames: first frame and number of frames, at the target rate; -1 reads to the end.
+        sample_rate: target rate in Hz; None: the file's own.
+        resample: convert files of another rate (needs the extra `resample`).
+        out: output buffer, float32, contiguous, `frames` long. Allocating memory for every file would take a sixth of
+            its decoding time.
     Returns:
-        float32, `frames` samples, in [-1, 1] where the file has integers; and what its header says.
+        float32, `frames` samples, in [-1, 1] if the file has integers; with the length from its header.
     Raises:
-        ValueError: another sample rate, and `resample` is off.
-        UnreadableAudio: the file cannot be decoded, ends before `start + frames`, or has NaN or infinity among its
-            samples.
+        ValueError: the file has another sample rate, and `resample` is false.
+        UnreadableAudio: the file cannot be decoded, ends before `start + frames`, or contains NaN or infinity.
     """
     with open_audio(path) as file:
         rate = file.samplerate if sample_rate is None else sample_rate
         converts = file.samplerate != rate
         if converts and not resample:
             raise ValueError(
-                f"{path} has a sample rate of {file.samplerate} Hz, task.sample_rate is {sample_rate} Hz: convert "
-                "the file, or set task.resample=true to convert while reading"
+                f"{path} has a sample rate of {file.samplerate} Hz, but task.sample_rate is {sample_rate} Hz. Convert "
+                "the file, or set task.resample=true to convert it while reading."
             )
         if converts:
             _check_resampler()
@@ -286,8 +283,12 @@ def _check_resampler() -> None:
 
 
 def check_samples(wave: np.ndarray, start: int, rate: int) -> None:
-    """Raise UnreadableAudio if a sample is NaN, infinite or absurdly large; `start` is the place of the first one
-    in its file.
+    """Raise UnreadableAudio if a sample is NaN, infinite or above `_LOUDEST`.
+
+    Args:
+        wave: float32, S.
+        start: index of its first sample in the file.
+        rate: Hz.
     """
     if len(wave) == 0 or (wave.max() < _LOUDEST and wave.min() > -_LOUDEST):  # NaN is neither
         return
@@ -295,20 +296,20 @@ def check_samples(wave: np.ndarray, start: int, rate: int) -> None:
     raise UnreadableAudio(
         f"it has samples that are not numbers (NaN or infinity), the first at {(start + first) / rate:.2f} s"
         if not math.isfinite(wave[first])
-        else f"it has samples that no recording has, such as {wave[first]:g} at {(start + first) / rate:.2f} s",
+        else f"it has impossibly large samples, such as {wave[first]:g} at {(start + first) / rate:.2f} s",
         lasts=True,
     )
 
 
 def mix(channels: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """The mean of channels, or the loudest of them where they cancel each other, as two of opposite polarity do.
+    """Average channels; if they cancel each other, as with opposite polarity, return the loudest channel.
 
     Args:
         channels: float32, S x channels.
     Returns:
-        float32, S; and what was odd, or None.
+        float32, S; and a remark, or None.
     """
-    with np.errstate(all="ignore"):  # `check_samples` looks for what is not finite
+    with np.errstate(all="ignore"):  # `check_samples` detects non-finite values
         mean = channels.mean(axis=1)
         powers = np.einsum("sc,sc->c", channels, channels)
         cancelled = float(np.dot(mean, mean)) < _CANCELLED * float(powers.mean())
@@ -317,7 +318,7 @@ def mix(channels: np.ndarray) -> tuple[np.ndarray, str | None]:
         return mean, None
     return channels[
         :, loudest
-    ].copy(), f"its channels cancel each other when they are averaged: channel {loudest + 1} is read alone"
+    ].copy(), f"its channels cancel each other when averaged: only channel {loudest + 1} is used"
 
 
 def _stated_length(file: SoundFile, rate: int) -> int | None:
@@ -327,17 +328,17 @@ def _stated_length(file: SoundFile, rate: int) -> int | None:
 
 
 def _read(file: SoundFile, start: int, frames: int, out: np.ndarray | None = None) -> tuple[np.ndarray, str | None]:
-    """Frames in the file's own rate, averaged over channels; in `out` if there is one and the file has one channel."""
+    """Read frames at the file's own rate, averaged over channels; into `out` if given and the file is mono."""
     audio, note = _decode(file, start, frames, out)
     if len(audio) < frames:
         raise UnreadableAudio(
-            f"it ends after {min(file.frames, start + len(audio))} frames, {start + frames} are needed"
+            f"it ends after {min(file.frames, start + len(audio))} frames, but {start + frames} are needed"
         )
     return (out if out is not None and file.channels == 1 else audio), note
 
 
 def _decode(file: SoundFile, start: int, frames: int, out: np.ndarray | None = None) -> tuple[np.ndarray, str | None]:
-    """As `_read`, but fewer frames where the file ends before."""
+    """Read frames as `_read` does, but return fewer if the file ends early."""
     import soundfile
 
     from fairseq.data.audio.streamed import CountedFile
@@ -345,14 +346,14 @@ def _decode(file: SoundFile, start: int, frames: int, out: np.ndarray | None = N
     if frames <= 0:
         return np.zeros(0, dtype=np.float32), None
     if start:
-        counted = isinstance(file, CountedFile)  # is asked for its length only if it has to be
+        counted = isinstance(file, CountedFile)  # counting takes time: ask for its length only if needed
         if not counted and start >= file.frames:
-            raise UnreadableAudio(f"it ends after {file.frames} frames, {start + frames} are needed")
+            raise UnreadableAudio(f"it ends after {file.frames} frames, but {start + frames} are needed")
         try:
             file.seek(start)
         except soundfile.LibsndfileError:
             if counted and start >= file.frames:
-                raise UnreadableAudio(f"it ends after {file.frames} frames, {start + frames} are needed") from None
+                raise UnreadableAudio(f"it ends after {file.frames} frames, but {start + frames} are needed") from None
             raise
     if out is not None and file.channels == 1:
         return file.read(frames, dtype="float32", out=out), None
@@ -365,9 +366,7 @@ def _decode(file: SoundFile, start: int, frames: int, out: np.ndarray | None = N
 
 
 def _read_blocks(file: SoundFile, frames: int) -> np.ndarray:
-    """S x channels: as many frames, or as many as there are, at the memory of the latter: a header may state more
-    than it has.
-    """
+    """Read up to `frames` frames, S x channels, in blocks, so that a header that overstates them takes no memory."""
     size = max(1, _BLOCK // file.channels)
     blocks: list[np.ndarray] = [np.zeros((0, file.channels), dtype=np.float32)]
     while frames > 0:
@@ -379,28 +378,28 @@ def _read_blocks(file: SoundFile, frames: int) -> np.ndarray:
 
 
 def _read_resampled(file: SoundFile, start: int, frames: int, rate: int) -> tuple[np.ndarray, str | None]:
-    """The same frames of the file converted to `rate`, up to the filter's reach, as if all of it had been converted."""
+    """Read frames of the file converted to `rate`, equal to a part of the fully converted file."""
     import soxr
 
     own = file.samplerate
     if frames < 0:
         frames = resampled_length(file.frames, own, rate) - start
-    grid = rate // math.gcd(rate, own)  # frames of the target rate that begin exactly at a frame of the file's own
+    grid = rate // math.gcd(rate, own)  # every `grid` frames, the target rate coincides with a frame of the file
     context = math.ceil(_RESAMPLING_CONTEXT * rate)
     first = max(0, start - context) // grid * grid
     own_first = first * own // rate
     own_last = math.ceil((start + frames + context) * own / rate)
     audio, note = _decode(file, own_first, own_last - own_first)
     audio = soxr.resample(audio, own, rate)[start - first : start - first + frames]
-    if len(audio) < frames - 1:  # the very last frame of a file may be lost to rounding
+    if len(audio) < frames - 1:  # rounding can lose the last frame of a file
         raise UnreadableAudio(
-            f"it ends after {file.frames} frames of {own} Hz, {start + frames} frames of {rate} Hz are needed"
+            f"it ends after {file.frames} frames at {own} Hz, but {start + frames} frames at {rate} Hz are needed"
         )
     return np.pad(audio, (0, frames - len(audio))), note
 
 
 def resampled_length(frames: int, own_rate: int, rate: int) -> int:
-    """Frames that a file has after conversion."""
+    """Return the number of frames of a file after conversion."""
     return frames * rate // own_rate
 
 
@@ -414,20 +413,22 @@ def get_waveform(
     output_sample_rate: int | None = None,
     normalize_volume: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """A whole waveform, or `frames` of it from `start`, by fairseq's name.
+    """Read a whole waveform, or `frames` of it from `start`; fairseq's function.
 
     Args:
-        normalization: samples in [-1, 1]; else in the range of 16-bit integers.
+        path_or_fp: a path, or an open binary file.
+        normalization: scale samples to [-1, 1]; otherwise to the range of 16-bit integers.
         mono: average the channels.
-        always_2d: keep the axis of channels where there is one only.
-        output_sample_rate: convert to this rate (needs the extra `resample`); None: the file's.
-        normalize_volume: scale what is read so that its loudest sample is 1 or -1, before channels are averaged and the
-            rate is converted.
+        frames: number of frames; -1 reads to the end.
+        start: first frame.
+        always_2d: keep the channel axis if there is only one channel.
+        output_sample_rate: convert to this rate (needs the extra `resample`); None: the file's own.
+        normalize_volume: scale the waveform to a peak of 1 or -1, before averaging channels and converting the rate.
     Returns:
         float32, channels x samples (or samples), and its sample rate.
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded; names it.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file cannot be decoded; names it.
     """
     audio, rate = _read_channels(path_or_fp, start, frames)
     audio, rate = convert_waveform(audio.T, rate, normalize_volume, mono, output_sample_rate)
@@ -443,9 +444,7 @@ def convert_waveform(
     to_mono: bool = False,
     to_sample_rate: int | None = None,
 ) -> tuple[np.ndarray, int]:
-    """A waveform (channels x samples) at another volume, of one channel, or at another rate; see `get_waveform`.
-    Silence stays silent.
-    """
+    """Change volume, channels or rate of a waveform (channels x samples); see `get_waveform`. Silence stays silent."""
     if normalize_volume and (loudest := np.abs(waveform).max(initial=0)) > 0:
         waveform = waveform / loudest
     if to_mono and waveform.shape[0] > 1:
@@ -458,9 +457,7 @@ def convert_waveform(
 
 
 def _read_channels(path_or_fp: str | BinaryIO, start: int, frames: int) -> tuple[np.ndarray, int]:
-    """Frames of all channels, S x channels, or fewer where the file ends before; and their rate. -1 reads up to the
-    end.
-    """
+    """Read frames of all channels, S x channels, or fewer if the file ends early; also return the rate."""
     import soundfile
 
     if not isinstance(path_or_fp, (str, os.PathLike)):

@@ -1,4 +1,4 @@
-"""Log mel filter bank features, by fairseq's `get_fbank`. wav2vec 2.0 itself does not use them."""
+"""Log mel filter bank features: fairseq's `get_fbank`. wav2vec 2.0 does not use them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from fairseq.data.audio.audio_utils import get_waveform
 _FRAME_SECONDS, _SHIFT_SECONDS = 0.025, 0.010
 _PREEMPHASIS = 0.97
 _LOWEST_HZ = 20.0
-_SMALLEST = np.finfo(np.float32).eps  # below which energies are raised to it before the logarithm
+_SMALLEST = np.finfo(np.float32).eps  # lower bound of energies before the logarithm
 
 
 def get_fbank(path_or_fp: str | BinaryIO, n_bins: int = 80) -> np.ndarray:
-    """Kaldi's filter bank features without dither, of a file's first channel or the mean of its channels.
+    """Compute Kaldi's filter bank features without dither, from the mean of a file's channels.
 
     Args:
         path_or_fp: an audio file, read at its own sample rate.
         n_bins: number of mel filters.
     Returns:
-        T x n_bins, float32: natural logarithms of energies, a frame every 10 ms, only frames that lie wholly in the
-            file.
+        T x n_bins, float32: natural logarithms of energies, one frame every 10 ms, only frames fully inside the file.
     Source: Kaldi's compute-fbank-feats with its defaults (25 ms povey window, pre-emphasis 0.97, from 20 Hz to half the
     sample rate).
     """
@@ -50,7 +49,7 @@ def log_mel_energies(samples: np.ndarray, sample_rate: int, n_bins: int) -> np.n
 
 
 def mel_filters(n_bins: int, fft_size: int, sample_rate: int) -> np.ndarray:
-    """Triangles over the mel scale, n_bins x fft_size / 2 (the bin at half the sample rate is left out)."""
+    """Return triangular filters on the mel scale, n_bins x fft_size / 2, without the bin at half the sample rate."""
     mel = _mel(np.arange(fft_size // 2) * sample_rate / fft_size)
     edges = np.linspace(_mel(np.array(_LOWEST_HZ, dtype=float)), _mel(np.array(sample_rate / 2)), n_bins + 2)
     left, center, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]

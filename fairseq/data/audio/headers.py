@@ -1,8 +1,8 @@
-"""Headers that do not say how long the audio is, and files presented with a header that does.
+"""Correct headers that do not state the length of the audio.
 
-libsndfile takes a header at its word: a WAV file whose recorder was killed (data size 0) has no samples for it, and of
-an MP3 file without a length tag it decodes as much as it estimates, which may be half of the audio. `VirtualFile` shows
-it such a file with other bytes or another length.
+libsndfile trusts headers: it finds no samples in a WAV file whose recorder was killed (data size 0), and decodes an MP3
+file without a length tag up to its own estimate, which can be half of the audio. `VirtualFile` presents such a file to
+it with other bytes or another length.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import io
 from collections.abc import Sequence
 from typing import BinaryIO
 
-_FEW = 1 << 16  # bytes at the beginning of a WAV file among which its data chunk must begin
-_DS64_DATA = 28  # where RF64 has the size of its data
+_FEW = 1 << 16  # bytes; a WAV file's data chunk must begin within them
+_DS64_DATA = 28  # offset of the data size in RF64
 _ID3_HEADER = 10
 _OVERSTATED = 64  # the highest bit rate of MPEG audio is 40 times the lowest
-_LAST = 128  # bytes at the end that libmpg123 asks for, looking for an ID3v1 tag
+_LAST = 128  # bytes at the end that libmpg123 reads to look for an ID3v1 tag
 
 
 class VirtualFile:
-    """A binary file as libsndfile sees it through callbacks, which must not raise.
+    """A binary file that libsndfile reads through callbacks, which must not raise.
 
     Args:
-        file: the real one.
-        length: its length in bytes, as it is stated.
-        patches: (offset, bytes): what stands there instead; also beyond the real end.
+        file: the real file.
+        length: the length to report, in bytes.
+        patches: (offset, bytes) that replace the file's contents, even beyond its real end.
     """
 
     def __init__(self, file: BinaryIO, length: int, patches: Sequence[tuple[int, bytes]] = ()) -> None:
@@ -39,7 +39,7 @@ class VirtualFile:
         return self._place
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the buffer from the current place; returns the bytes that there were."""
+        """Fill the buffer from the current position; return the number of bytes read."""
         view, begin = memoryview(buffer).cast("B"), self._place
         try:
             self._file.seek(begin)
@@ -59,17 +59,17 @@ class VirtualFile:
 
 
 def mpeg_states_length(file: BinaryIO) -> bool:
-    """Whether an MPEG audio file has a Xing, Info or VBRI tag with the number of its frames."""
+    """Return whether an MPEG audio file has a Xing, Info or VBRI tag that states its number of frames."""
     file.seek(0)
     start = file.read(_ID3_HEADER)
     place = 0
-    while start[:3] == b"ID3" and len(start) == _ID3_HEADER:  # further tags may follow the first
+    while start[:3] == b"ID3" and len(start) == _ID3_HEADER:  # more tags can follow the first
         size = start[6] << 21 | start[7] << 14 | start[8] << 7 | start[9]
         place += _ID3_HEADER + size + (_ID3_HEADER if start[5] & 0x10 else 0)
         file.seek(place)
         start = file.read(_ID3_HEADER)
     file.seek(place)
-    frame = file.read(192)  # a tag stands at most 38 bytes after the first frame's header
+    frame = file.read(192)  # a tag is at most 38 bytes after the first frame's header
     for mark in (b"Xing", b"Info"):
         at = frame.find(mark)
         if at >= 0 and len(frame) >= at + 8:
@@ -78,9 +78,7 @@ def mpeg_states_length(file: BinaryIO) -> bool:
 
 
 def overstated(file: BinaryIO, size: int) -> VirtualFile:
-    """An MPEG file that seems longer than it is, so that libsndfile's estimate does not cut it short: the decoder
-    finds the real end.
-    """
+    """Overstate an MPEG file's length, so that libsndfile's estimate does not truncate it before its real end."""
     length = size * _OVERSTATED
     return VirtualFile(file, length, [(length - _LAST, bytes(_LAST))])
 
@@ -89,16 +87,14 @@ def overstated(file: BinaryIO, size: int) -> VirtualFile:
 
 
 def completed(file: BinaryIO, size: int) -> VirtualFile | None:
-    """A WAV or AU file of a recording that was interrupted, with the size of its data filled in; None where that is
-    not what is wrong.
-    """
+    """Fill in the data size of a WAV or AU file of an interrupted recording; None if it is not such a file."""
     file.seek(0)
     start = file.read(_FEW)
     if start[:4] == b".snd" and int.from_bytes(start[8:12], "big") == 0 and size > int.from_bytes(start[4:8], "big"):
-        return VirtualFile(file, size, [(8, b"\xff\xff\xff\xff")])  # AU's own word for an unknown size
+        return VirtualFile(file, size, [(8, b"\xff\xff\xff\xff")])  # AU's value for an unknown size
     if start[:4] not in (b"RIFF", b"RF64") or start[8:12] != b"WAVE":
         return None
-    large = start[:4] == b"RF64" and start[12:16] == b"ds64"  # then that chunk has the sizes
+    large = start[:4] == b"RF64" and start[12:16] == b"ds64"  # then this chunk has the sizes
     place = 12
     while place + 8 <= len(start):
         name, length = start[place : place + 4], int.from_bytes(start[place + 4 : place + 8], "little")
@@ -114,9 +110,7 @@ def completed(file: BinaryIO, size: int) -> VirtualFile | None:
 
 
 def _is_chunks(start: bytes, size: int) -> bool:
-    """Whether these bytes, the first of `size`, are further chunks of a RIFF file (then its data is empty) and not
-    samples.
-    """
+    """Return whether `size` bytes that begin like this are further RIFF chunks (so the data is empty), not samples."""
     place = 0
     while place + 8 <= len(start):
         name, length = start[place : place + 4], int.from_bytes(start[place + 4 : place + 8], "little")

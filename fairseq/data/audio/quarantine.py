@@ -1,4 +1,4 @@
-"""Files that cannot be decoded: what stands in for them, and when there are too many."""
+"""Files that cannot be decoded: replace them, and stop the run if there are too many."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from fairseq.data.audio.audio_utils import Samples, UnreadableAudio
 
 logger = logging.getLogger(__name__)
 
-_LISTED = 20  # names in an error
-_PAUSES = (0.1, 0.5)  # seconds before a file is tried again: network file systems fail for moments
-_PATIENT = 3  # files of one crop that are waited for; where more fail in a row, waiting only delays the error
+_LISTED = 20  # maximum number of names in an error
+_PAUSES = (0.1, 0.5)  # seconds before each retry: network file systems have short failures
+_PATIENT = 3  # files per crop that are retried; if more fail in a row, waiting only delays the error
 _NOTED = 3  # remarks that are logged in full
-_LONGER, _BLOCK = 1.01, 1152  # a file may be longer than its manifest says by so much, and a block of MP3, unnoticed
-_MOST_SUBSTITUTES = 100  # so many unreadable files in a row mean that the disk is gone, not that files are broken
+_LONGER, _BLOCK = 1.01, 1152  # tolerance for a file longer than its manifest says: a factor, and one MP3 block
+_MOST_SUBSTITUTES = 100  # this many unreadable files in a row mean that the disk is unavailable
 
 
 class Trouble(NamedTuple):
-    """What a batch reports of a file."""
+    """A batch's report on a file."""
 
-    utterance: int  # its index
+    utterance: int  # index of the utterance
     name: str
     reason: str
-    replaced: bool = True  # it could not be decoded; else it is used, and something about it is odd
+    replaced: bool = True  # True: it could not be decoded; False: it is used, with a remark
 
 
 def is_longer(length: int, size: int) -> bool:
-    """Whether a file of `length` samples is so much longer than the manifest's `size` that somebody should know."""
+    """Return whether a file of `length` samples exceeds the manifest's `size` by more than the tolerance."""
     return length > size * _LONGER + _BLOCK
 
 
 class Quarantine:
-    """Keeps account, in the training process, of the files that batches report.
+    """Collects, in the training process, the files that batches report.
 
     Args:
-        total: utterances of the data set.
-        max_share: the run stops when more than this share of them is bad. The key is task.max_quarantined_share.
+        total: number of utterances in the data set.
+        max_share: task.max_quarantined_share: the run stops if more than this share of them cannot be decoded.
     """
 
     def __init__(self, total: int, max_share: float) -> None:
@@ -50,10 +50,10 @@ class Quarantine:
         self.noted: set[int] = set()  # files that are used, with a remark
 
     def report(self, items: Iterable[Trouble]) -> None:
-        """Take a batch's list; each file is logged once.
+        """Record a batch's list; each file is logged once.
 
         Raises:
-            ValueError: more than the allowed share is bad; lists them.
+            ValueError: more than the allowed share cannot be decoded; lists the files.
         """
         for index, name, reason, replaced in items:
             if not replaced:
@@ -62,14 +62,14 @@ class Quarantine:
             if index in self.files:
                 continue
             self.files[index] = (name, reason)
-            logger.warning("%s cannot be decoded and is replaced by an utterance of similar length: %s", name, reason)
+            logger.warning("%s cannot be decoded, and is replaced by an utterance of similar length: %s", name, reason)
         if len(self.files) > self.max_share * self.total:
             listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.files.values())[:_LISTED])
             more = f"\n  and {len(self.files) - _LISTED} more" if len(self.files) > _LISTED else ""
             raise ValueError(
                 f"{len(self.files)} of {self.total} files cannot be decoded, more than "
-                f"task.max_quarantined_share={self.max_share}: repair them, take them out of the manifest, or raise "
-                f"that share\n{listed}{more}"
+                f"task.max_quarantined_share={self.max_share} allows. Repair them, remove them from the manifest, or "
+                f"raise task.max_quarantined_share:\n{listed}{more}"
             )
 
     def _note(self, index: int, name: str, reason: str) -> None:
@@ -80,11 +80,11 @@ class Quarantine:
         if count <= _NOTED:
             logger.warning("%s: %s", name, reason)
         elif str(count).strip("0") == "1":  # 10, 100, 1000 ...
-            logger.warning("%s: %s (%d files so far have such a remark)", name, reason, count)
+            logger.warning("%s: %s (files with remarks so far: %d)", name, reason, count)
 
 
 class Substitutes:
-    """For each utterance the others in the order in which they would stand in for it: a function of the sizes alone.
+    """Replacements for each utterance, in order of preference, which depends only on the sizes.
 
     Args:
         sizes: samples of each utterance.
@@ -97,9 +97,7 @@ class Substitutes:
         self.rank[self.by_size] = np.arange(len(sizes), dtype=np.int32)
 
     def of(self, index: int, at_least: int = 0) -> Iterator[int]:
-        """Utterances of at least `at_least` samples, nearest in size first: longer ones before shorter ones at the
-        same distance.
-        """
+        """Yield utterances of at least `at_least` samples, alternating between the next longer and next shorter."""
         above, below = int(self.rank[index]) + 1, int(self.rank[index]) - 1
         while above < len(self.by_size) or below >= 0:
             if above < len(self.by_size):
@@ -115,14 +113,14 @@ class Substitutes:
 
 
 class PatientReader:
-    """Reads crops of utterances, and where a file cannot be decoded, of the one that stands in for it.
+    """Reads crops of utterances; if a file cannot be decoded, reads from a replacement.
 
     Args:
         sizes: samples of each utterance.
-        read: (index, start, out): fill `out` with the utterance's samples from `start`, and say what the file's header
-            says, or None; raises UnreadableAudio.
-        name: what logs call an utterance.
-        check: called with an utterance that cannot be read; raises ValueError where its whole folder is missing.
+        read: called with (index, start, out): fills `out` with the utterance's samples from `start`, and returns them
+            with the header's length, or None; raises UnreadableAudio.
+        name: returns the name of an utterance for logs.
+        check: called with an utterance that cannot be read; raises ValueError if its whole folder is missing.
     """
 
     def __init__(
@@ -136,22 +134,22 @@ class PatientReader:
         self.read = read
         self.name = name
         self.check = check
-        self.unreadable: dict[int, str] = {}  # what this process has given up, so that it does not wait for it again
+        self.unreadable: dict[int, str] = {}  # files that failed in this process, not retried
         self._substitutes: Substitutes | None = None
 
     def crop(
         self, index: int, row: np.ndarray, at_least: int, place: float, quarantined: list[Trouble]
     ) -> tuple[int, int]:
-        """Fill a row with samples of an utterance, as many as there are: (index that was read, samples that were
-        written).
+        """Fill a row with samples of an utterance; return (index that was read, number of samples written).
 
         Args:
-            row: float32, S.
-            at_least: samples that a substitute must have.
-            place: where the crop begins, from 0 to 1 (excluded) of the places that there are.
-            quarantined: takes what could not be decoded, or is odd.
+            index: the utterance.
+            row: float32, S, the buffer to fill.
+            at_least: minimum samples of a replacement.
+            place: relative position of the crop among the possible ones, from 0 to 1 (excluded).
+            quarantined: list that receives files that could not be decoded or that need a remark.
         Raises:
-            ValueError: hardly anything can be decoded, or the manifest's root is not there.
+            ValueError: too many files in a row cannot be decoded, or the manifest's root is missing.
         """
         candidates: Iterator[int] | None = None
         for tried in range(_MOST_SUBSTITUTES):
@@ -164,7 +162,7 @@ class PatientReader:
             except UnreadableAudio as error:
                 self.check(index)
                 quarantined.append(Trouble(index, self.name(index), str(error)))
-                row[:length] = 0  # what it had decoded before it failed
+                row[:length] = 0  # clear samples decoded before the failure
             if candidates is None:
                 self._substitutes = self._substitutes or Substitutes(self.sizes)
                 candidates = self._substitutes.of(index, at_least)
@@ -174,12 +172,12 @@ class PatientReader:
         bad = [trouble for trouble in quarantined if trouble.replaced]
         names = "\n".join(f"  {trouble.name}: {trouble.reason}" for trouble in bad[-5:])
         raise ValueError(
-            f"{len(bad)} files in a row cannot be decoded: is the disk there, and the manifest's root (line 1) "
-            f"right? The last:\n{names}"
+            f"{len(bad)} files in a row cannot be decoded. Check that the disk is available, and that the manifest's "
+            f"root (line 1) is correct. The last files:\n{names}"
         )
 
     def _remarks(self, index: int, samples: Samples | None) -> Iterator[Trouble]:
-        """What is odd about a file that was read."""
+        """Yield remarks on a file that was read."""
         if samples is None:
             return
         if samples.note is not None:
@@ -187,8 +185,8 @@ class PatientReader:
         size, length = int(self.sizes[index]), samples.file_length
         if length is not None and is_longer(length, size):
             reason = (
-                f"has {length:,} samples, but the manifest says {size:,}, and only so many are used: the file "
-                "changed, or the manifest was made for another sample rate. Make the manifest again"
+                f"has {length:,} samples, but the manifest says {size:,}, so only {size:,} are used: the file has "
+                "changed, or the manifest was created for another sample rate. Create the manifest again."
             )
             yield Trouble(index, self.name(index), reason, replaced=False)
 

@@ -1,4 +1,4 @@
-"""What C libraries print on standard error while they decode: kept off the terminal."""
+"""Suppress what C libraries print on standard error while decoding."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _lock = threading.Lock()
-_inside = 0  # threads that are within `silenced`
-_before: int | None = None  # what C's `stderr` was
+_inside = 0  # number of threads in `silenced`
+_before: int | None = None  # the original value of C's `stderr`
 _nowhere: int | None = None  # a FILE * of the null device, opened once
 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Within, text that C code prints through stdio's `stderr` is dropped.
+    """Discard text that C code prints through stdio's `stderr` within the block.
 
-    libmpg123 prints a line for each damaged frame, and libsndfile does not offer its switch for that. Only C's variable
-    changes: Python's standard error, C++ streams and the file descriptor stay as they are. Where C's library has no
-    such variable, nothing happens.
+    libmpg123 prints a line for each damaged frame, and libsndfile does not expose the option that disables this. Only
+    C's variable changes: Python's standard error, C++ streams and the file descriptor are not affected. If the C
+    library has no such variable, nothing is discarded.
     """
     global _inside, _before
     variable = _variable()
@@ -43,10 +43,10 @@ def silenced() -> Iterator[None]:
 
 @functools.cache
 def _variable() -> ctypes.c_void_p | None:
-    """C's variable `stderr`."""
+    """Return C's variable `stderr`; None if it does not exist."""
     try:
         return ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr")
-    except (ValueError, TypeError, OSError):  # another C library's name, or Windows
+    except (ValueError, TypeError, OSError):  # another name in this C library, or Windows
         return None
 
 

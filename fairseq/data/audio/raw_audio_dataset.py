@@ -1,6 +1,4 @@
-"""Raw audio from manifests, and the batches that pre-training takes of it. Letters: B utterances, S samples, T
-frames, C channels.
-"""
+"""Raw audio from manifests, and its batches for pre-training. Letters: B utterances, S samples."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ from fairseq.masks.settings import WORKER_SETTINGS, Masks, PretrainingMasks, Wor
 
 logger = logging.getLogger(__name__)
 
-_ORDER = 1  # third number of the key of the utterances' order; the order of batches has another
+_ORDER = 1  # third number of the key of the utterance order; the batch order uses another
 _SUBSAMPLE = 3
 
 
@@ -40,24 +38,26 @@ class _Crops(NamedTuple):
     """The audio of a batch's rows."""
 
     source: np.ndarray  # float32, B x S
-    lengths: np.ndarray  # int64, B: samples, padding not counted
+    lengths: np.ndarray  # int64, B: samples without padding
     ids: np.ndarray  # int64, B: indices of the utterances
-    whole: np.ndarray  # bool, B: whether a row holds all of its utterance
+    whole: np.ndarray  # bool, B: whether a row holds the whole utterance
     quarantined: list[Trouble]
 
 
 class RawAudioDataset(FairseqDataset):
-    """Utterances of raw audio: their order, their batches, and what a batch holds. Subclasses know where the audio is.
+    """Utterances of raw audio: their order, batches, and the contents of a batch. Subclasses locate the audio.
 
     Args:
-        sample_rate: Hz; every file must have it.
-        max_sample_size: longer utterances are cropped to this many samples; None: never.
-        min_sample_size: shorter utterances are left out.
-        shuffle: a keyed order each epoch, random among utterances of one length; else the manifest's order.
-        pad: a batch's rows are padded to its longest; else cropped to its shortest.
-        normalize: zero mean and unit variance. fairseq normalises an utterance before it is cropped; here only the crop
-            is decoded, so it is the crop that is normalised. The two differ for utterances longer than their crop.
+        sample_rate: Hz; every file must have this rate.
+        max_sample_size: longer utterances are cropped to this many samples; None: no limit.
+        min_sample_size: shorter utterances (samples) are skipped.
+        shuffle: use a keyed order each epoch, random among utterances of equal length; otherwise the manifest's order.
+        pad: pad a batch's rows to its longest; otherwise crop them to its shortest.
+        normalize: normalise to zero mean and unit variance. fairseq normalises an utterance before cropping it; here
+            only the crop is decoded, so the crop is normalised. The results differ if an utterance is cropped.
         seed: with epoch and index, the key of an utterance's crop and masks.
+    Raises:
+        ValueError: max_sample_size is below 1 or below min_sample_size.
     """
 
     makes_filler = True
@@ -75,7 +75,7 @@ class RawAudioDataset(FairseqDataset):
         super().__init__()
         if max_sample_size is not None and max_sample_size < max(1, min_sample_size or 0):
             raise ValueError(
-                f"task.max_sample_size is {max_sample_size}; it may be 1 or more, and not below task.min_sample_size"
+                f"task.max_sample_size is {max_sample_size}; it must be at least 1 and at least task.min_sample_size."
             )
         self.sample_rate = sample_rate
         self.max_sample_size = max_sample_size if max_sample_size is not None else sys.maxsize
@@ -88,32 +88,32 @@ class RawAudioDataset(FairseqDataset):
         self.num_buckets = 0
         self.masks: Masks | None = None
         self.augmentation: Augmentation | None = None
-        self.least_samples: np.ndarray | None = None  # below which no change of speed takes an utterance
+        self.least_samples: np.ndarray | None = None  # minimum length after a speed change
         self.sizes = np.zeros(0, dtype=np.int64)
         self.buckets = np.zeros(0, dtype=np.int64)
-        self._told_too_short = False
+        self._warned_too_short = False
         self._patient_reader: PatientReader | None = None
 
-    # -- what a subclass gives -----------------------------------------------------------------------------------------
+    # -- implemented by subclasses -------------------------------------------------------------------------------------
 
     def name(self, index: int) -> str:
-        """What logs call an utterance."""
+        """Return the name of an utterance in logs."""
         raise NotImplementedError
 
     def read(self, index: int, start: int, out: np.ndarray) -> Samples | None:
-        """Fill `out`, float32, with an utterance's samples from `start`; what its header says, if there is one.
-        Raises UnreadableAudio.
+        """Fill `out`, float32, with an utterance's samples from `start`; return them with the header's length, or None.
+
+        Raises:
+            UnreadableAudio: the audio cannot be decoded.
         """
         raise NotImplementedError
 
     def whole(self, index: int) -> np.ndarray:
-        """All samples of an utterance, float32, S. Raises UnreadableAudio."""
+        """Read all samples of an utterance, float32, S; raises UnreadableAudio if it cannot be decoded."""
         raise NotImplementedError
 
     def check(self, index: int) -> None:
-        """Called with an utterance that cannot be read: raise ValueError if none of its neighbours can be read
-        either.
-        """
+        """Raise ValueError if this utterance cannot be read because its whole folder is missing."""
 
     # -- sizes and settings --------------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class RawAudioDataset(FairseqDataset):
         return len(self.sizes)
 
     def size(self, index: int) -> int:
-        """Samples, after cropping where nothing is padded. fairseq: with padding, the whole utterance's."""
+        """Return the samples of an utterance, after cropping unless rows are padded, as in fairseq."""
         return int(self.sizes[index]) if self.pad else min(int(self.sizes[index]), self.max_sample_size)
 
     def num_tokens(self, index: int) -> int:
@@ -131,9 +131,7 @@ class RawAudioDataset(FairseqDataset):
         return np.minimum(self.sizes[indices], self.max_sample_size)
 
     def lengths(self, indices: np.ndarray, epoch: int) -> np.ndarray:
-        """Samples of these utterances, or copies of them, in an epoch's batches: `num_tokens_vec`, at the speed
-        that training draws.
-        """
+        """Return the samples of these utterances (or copies) in an epoch, after cropping and speed change."""
         own = indices % max(1, len(self))
         sizes = self.num_tokens_vec(own)
         if self.augmentation is None or epoch == EVALUATION_EPOCH:
@@ -141,7 +139,7 @@ class RawAudioDataset(FairseqDataset):
         return self._allowed(self.augmentation.lengths(sizes, indices, self.seed, epoch), own)
 
     def length_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """(shortest, longest) that every utterance may have in training."""
+        """Return the (shortest, longest) possible length of every utterance in training."""
         own = np.arange(len(self))
         sizes = self.num_tokens_vec(own)
         if self.augmentation is None:
@@ -150,7 +148,7 @@ class RawAudioDataset(FairseqDataset):
         return self._allowed(shortest, own), self._allowed(longest, own)
 
     def _allowed(self, lengths: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """Lengths that the largest batch shape holds, and that are enough for a frame and for the label."""
+        """Clip lengths to the largest batch shape, and to the minimum for one frame and for the label."""
         longest = int(self.buckets[-1]) if len(self.buckets) else self.max_sample_size
         least = (
             self._shortest() if self.least_samples is None else np.maximum(self.least_samples[own], self._shortest())
@@ -161,21 +159,22 @@ class RawAudioDataset(FairseqDataset):
         self.epoch = epoch
 
     def set_masks(self, masks: Masks | None) -> None:
-        """Draw masks by these settings from now on; None: make batches without masks."""
+        """Draw masks with these settings from now on; None: batches without masks."""
         self.masks = masks
 
     def set_bucket_info(self, num_buckets: int) -> None:
         """Round batch lengths up to `num_buckets` quantiles of the utterances' lengths; 0: no buckets.
 
         Raises:
-            ValueError: buckets without padding.
+            ValueError: there are buckets, but no padding.
         """
         self.num_buckets = num_buckets
         if num_buckets == 0:
             return
         if not self.pad:
             raise ValueError(
-                f"task.num_batch_buckets is {num_buckets} but task.enable_padding is false: buckets need padding"
+                f"task.num_batch_buckets={num_buckets} requires task.enable_padding=true. Set "
+                "task.enable_padding=true, or num_batch_buckets=0."
             )
         if len(self):
             self.buckets = get_buckets(self.num_tokens_vec(np.arange(len(self))), num_buckets)
@@ -185,13 +184,11 @@ class RawAudioDataset(FairseqDataset):
     # -- order and batches ---------------------------------------------------------------------------------------------
 
     def sample(self, epoch: int) -> np.ndarray:
-        """Indices that an epoch holds; beyond len(self) they are further copies, which get crops and masks of their
-        own.
-        """
+        """Return an epoch's indices; those from len(self) are copies of utterances, with their own crops and masks."""
         return np.arange(len(self), dtype=np.int64)
 
     def ordered_indices(self) -> np.ndarray:
-        """Indices in the order of batching, longest first; a function of seed and the epoch that `set_epoch` told."""
+        """Return indices in batching order, longest first; a function of the seed and the epoch of `set_epoch`."""
         return self._order(self.epoch)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -202,21 +199,22 @@ class RawAudioDataset(FairseqDataset):
             tie_break = np.arange(len(indices))[::-1]
         else:
             tie_break = np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(indices))
-        if self.num_buckets:  # rows of a bucket are padded to one length, whatever their own: no need to sort within it
+        if self.num_buckets:  # all rows of a bucket are padded to one length: no need to sort within it
             return indices[np.argsort(tie_break)]
         return indices[np.lexsort((tie_break, self.lengths(indices, epoch)))[::-1]]
 
     def _long_enough(self, indices: np.ndarray) -> np.ndarray:
-        """Without the utterances that give the model no frame at all."""
+        """Remove utterances that are too short for a single frame."""
         if self.masks is None:
             return indices
         shortest = self._shortest()
         kept = indices[self.sizes[indices % max(1, len(self))] >= shortest]
-        if len(kept) < len(indices) and not self._told_too_short:
-            self._told_too_short = True
-            left_out = len(indices) - len(kept)
+        if len(kept) < len(indices) and not self._warned_too_short:
+            self._warned_too_short = True
             logger.warning(
-                "%d utterances are shorter than the model's receptive field of %d samples: left out", left_out, shortest
+                "utterances skipped because they are shorter than the model's receptive field of %d samples: %d",
+                shortest,
+                len(indices) - len(kept),
             )
         return kept
 
@@ -224,22 +222,25 @@ class RawAudioDataset(FairseqDataset):
         return receptive_field(self.masks.conv_layers)[0] if self.masks is not None else 1
 
     def batches(self, epoch: int, limits: BatchLimits) -> Batches:
-        """Cut an epoch into batches; a function of (seed, epoch) and the limits.
+        """Split an epoch into batches; a function of (seed, epoch) and the limits.
 
         Args:
-            epoch: EVALUATION_EPOCH makes the same batches each time.
+            epoch: the epoch; EVALUATION_EPOCH gives the same batches each time.
+            limits: the size limits.
+        Raises:
+            ValueError: the limits allow no batch.
         """
         order = self._order(epoch)
         if limits.max_size is not None:
             order = order[self.sizes[order % max(1, len(self))] <= limits.max_size]
         shapes = bucket_shapes(self.buckets, limits) if self.num_buckets else None
-        # else the slowest may be met epochs later
+        # otherwise the slowest speed of an utterance could exceed the limit only in a later epoch
         if self.augmentation is not None and epoch != EVALUATION_EPOCH and len(order):
             limits.check(int(self.length_range()[1][order % len(self)].max()))
         return make_batches(self.lengths(order, epoch), order, limits, self.pad, shapes)
 
     def total_samples(self, batches: Batches, epoch: int) -> int:
-        """Samples that an epoch's batches hold, neither padding nor filler counted."""
+        """Return the samples in an epoch's batches, without padding and filler."""
         return int(
             np.minimum(
                 self.lengths(batches.indices, epoch), np.repeat(batches.lengths, np.diff(batches.ends, prepend=0))
@@ -249,24 +250,29 @@ class RawAudioDataset(FairseqDataset):
     # -- one batch -----------------------------------------------------------------------------------------------------
 
     def postprocess(self, feats: Tensor, curr_sample_rate: int) -> Tensor:
-        """A decoded waveform as the model takes it: samples (x channels) -> S, mean of the channels, normalised if
-        asked for.
+        """Average the channels of a waveform, S or S x channels, and normalise it if `normalize` is true.
+
+        Raises:
+            ValueError: the sample rate is not that of the data set.
         """
         if curr_sample_rate != self.sample_rate:
-            raise ValueError(f"sample rate: {curr_sample_rate} Hz, task.sample_rate is {self.sample_rate} Hz")
+            raise ValueError(
+                f"the sample rate is {curr_sample_rate} Hz, but task.sample_rate is {self.sample_rate} Hz. They must "
+                "be equal."
+            )
         if feats.dim() == 2:
             feats = feats.mean(-1)
         return F.layer_norm(feats, feats.shape) if self.normalize else feats
 
     def collate_plan(self, plan: BatchPlan) -> Batch:
-        """Make the batch that a plan describes: crops, waveforms, masks. This is a data-loading worker's work.
+        """Create the batch of a plan: crops, waveforms and masks. Called in a data-loading worker.
 
-        Rows of filler hold what the first row holds; `masked_weights` says that they do not count.
+        Filler rows are copies of the first row with weight 0 in `masked_weights`.
 
         Raises:
-            ValueError: a file has another sample rate, or hardly any file can be read.
+            ValueError: a file has another sample rate, or too many files in a row cannot be read.
         """
-        keys = plan.indices[: max(1, plan.num_valid)].tolist()  # of a batch that is all filler, one row is decoded
+        keys = plan.indices[: max(1, plan.num_valid)].tolist()  # if all rows are filler, decode one
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in keys]
         crops = self._crops(plan, generators)
         evaluation = plan.epoch == EVALUATION_EPOCH
@@ -287,7 +293,7 @@ class RawAudioDataset(FairseqDataset):
         }
 
     def _crops(self, plan: BatchPlan, generators: list[np.random.Generator]) -> _Crops:
-        """Decode a row for each generator, and fill the others with the first."""
+        """Decode one row per generator, and copy the first row to the rest."""
         num_rows, decoded = len(plan.indices), len(generators)
         crops = _Crops(
             np.zeros((num_rows, plan.num_samples), dtype=np.float32),
@@ -298,14 +304,14 @@ class RawAudioDataset(FairseqDataset):
         )
         augmentation = None if plan.epoch == EVALUATION_EPOCH else self.augmentation
         wanted = self.lengths(plan.indices[:decoded], plan.epoch)
-        at_least = self._shortest() if self.pad else plan.num_samples  # without padding a row must fill its place
+        at_least = self._shortest() if self.pad else plan.num_samples  # without padding, a row must be full
         for row, rng in enumerate(generators):
             index, out = int(plan.indices[row]) % len(self), crops.source[row]
             wave = out if augmentation is None else np.zeros(self.sizes[index], dtype=np.float32)
             number, length = self._reader().crop(index, wave, at_least, rng.random(), crops.quarantined)
             crops.ids[row], crops.whole[row] = number, length == self.sizes[number]
             if augmentation is not None:
-                # a stand-in is shorter, or is cropped
+                # a replacement can be shorter, and is cropped if it is longer
                 changed = max(1, round(length * int(wanted[row]) / len(wave)))
                 out[:changed] = augmentation.apply(wave[:length], changed, self.sample_rate, rng)
                 length = changed
@@ -323,10 +329,10 @@ class RawAudioDataset(FairseqDataset):
         return self._patient_reader
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A whole utterance: {"id", "source": float32, S}.
+        """Return a whole utterance: {"id", "source": float32, S}.
 
         Raises:
-            ValueError: it cannot be decoded, or has another sample rate.
+            ValueError: the file cannot be decoded, or has another sample rate.
         """
         try:
             wave = self.whole(index)
@@ -335,10 +341,9 @@ class RawAudioDataset(FairseqDataset):
         return {"id": index, "source": self.postprocess(torch.from_numpy(wave), self.sample_rate)}
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of whole utterances as `__getitem__` returns them: padded, or cropped at a place keyed by seed, epoch
-        and index.
+        """Collate results of `__getitem__`: padded, or cropped at a position keyed by seed, epoch and index.
 
-        For tools that use the data set by hand; training makes its batches with `collate_plan`.
+        For tools that use the data set directly; training uses `collate_plan`.
         """
         samples = [s for s in samples if s["source"] is not None]
         if not samples:
@@ -361,31 +366,31 @@ class RawAudioDataset(FairseqDataset):
 
 @dataclass(frozen=True)
 class ManifestOptions:
-    """What fairseq's FileAudioDataset cannot do."""
+    """Options that fairseq's FileAudioDataset does not have."""
 
     seed: int = 1  # with epoch and index, the key of an utterance's crop and masks
     resample: bool = False  # convert files of another sample rate while reading, and the manifest's lengths too
-    subsample: float = 1.0  # share of the utterances to keep, drawn by `seed`
+    subsample: float = 1.0  # share of the utterances to keep, selected by `seed`
     weights: Sequence[float] | None = None  # shares of several manifests in an epoch; None: every utterance once
-    augmentation: Augmentation | None = None  # of training's padded, whole recordings
+    augmentation: Augmentation | None = None  # for training with padded, uncropped recordings
 
 
 _AS_FAIRSEQ = ManifestOptions()
 
 
 class FileAudioDataset(RawAudioDataset):
-    """Audio files that a manifest lists.
+    """Audio files listed in a manifest. See RawAudioDataset for the arguments that are not described here.
 
     Args:
-        manifest_path: fairseq's tsv, or manifests that are already loaded.
+        manifest_path: path of a manifest, or manifests that are already loaded.
         num_buckets: see `set_bucket_info`.
-        compute_mask_indices: fairseq's switch for masks made in the worker, with the settings of `inferred_w2v_config`
-            in `mask_compute_kwargs`. Without it masks follow once `set_masks` is called.
-        text_compression_level: fairseq's; has no effect, names are held compactly in any case.
-        options: what fairseq has no argument for.
+        compute_mask_indices: draw masks in the worker with the settings in `mask_compute_kwargs` (those of
+            `inferred_w2v_config`), as in fairseq. If False, masks are drawn after a call of `set_masks`.
+        text_compression_level: no effect: names are always stored compactly.
+        options: options that fairseq does not have.
     Raises:
-        ValueError: a manifest without files, or settings that no mask can be drawn from.
-        TypeError: an argument that is no mask setting either.
+        ValueError: the manifest lists no files, or the mask settings are invalid.
+        TypeError: an unknown argument.
     """
 
     def __init__(
@@ -407,17 +412,17 @@ class FileAudioDataset(RawAudioDataset):
         self.manifest = JoinedManifest([Manifest(manifest_path)]) if isinstance(manifest_path, str) else manifest_path
         if len(self.manifest) == 0:
             raise ValueError(
-                f"{self.manifest.path}, line 2: there is no line of a file below the root. Make the manifest again"
+                f"{self.manifest.path}, line 2: the manifest lists no files after the root. Create it again."
             )
         self.resample, self.weights, self.augmentation = options.resample, options.weights, options.augmentation
-        assert self.augmentation is None or pad, "a crop of a recording whose speed changes is not offered"
+        assert self.augmentation is None or pad, "speed changes are not implemented for cropped recordings"
         all_sizes = sizes_at_rate(self.manifest, sample_rate) if self.resample else self.manifest.sizes
         kept = np.flatnonzero(all_sizes >= self.min_sample_size)
         self.skipped = len(all_sizes) - len(kept)
         if options.subsample < 1:
             shuffled = np.random.default_rng([self.seed, _SUBSAMPLE]).permutation(len(kept))
             kept = kept[np.sort(shuffled[: int(np.ceil(len(kept) * options.subsample))])]
-        self.lines = kept.astype(np.int32)  # of the manifest, the first after the root being 0
+        self.lines = kept.astype(np.int32)  # lines of the manifest; the first after the root is 0
         self.sizes = all_sizes[kept]
         logger.info("loaded %d, skipped %d samples", len(self.sizes), self.skipped)
         self.set_bucket_info(num_buckets)
@@ -428,7 +433,7 @@ class FileAudioDataset(RawAudioDataset):
             self.set_masks(PretrainingMasks.from_config(cast(WorkerFields, SimpleNamespace(**mask_compute_kwargs))))
 
     def leave_out(self, indices: np.ndarray) -> None:
-        """Go on without these utterances; the others are numbered anew."""
+        """Remove these utterances; the rest get new indices."""
         self.lines, self.sizes = np.delete(self.lines, indices), np.delete(self.sizes, indices)
         self.skipped += len(indices)
         self._patient_reader = None
@@ -448,7 +453,7 @@ class FileAudioDataset(RawAudioDataset):
         return printable(self.file(index))
 
     def file(self, index: int) -> str:
-        """Where an utterance lies; a name that is not UTF-8 has surrogates, as Python's functions for files take it."""
+        """Return the path of an utterance; names that are not UTF-8 have surrogates, as Python's file functions do."""
         return self.manifest.file(int(self.lines[index]))
 
     def sample(self, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a file that does not open as audio is, and what to do about it."""
+"""Identify files that do not open as audio, and suggest a fix."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ _KNOWN = (  # (offset, first bytes, what it is and what to do)
     (0, b"\x93NUMPY", "it is a NumPy array, not an audio file"),
 )
 _PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head")
-LONGEST = 512  # bytes of a file's beginning that are looked at
+LONGEST = 512  # bytes at the beginning of a file that are inspected
 
 
 def what_it_is(start: bytes) -> str | None:
-    """A sentence on a file that begins with these bytes; None where they say nothing."""
+    """Describe a file that begins with these bytes; None if they are unknown."""
     if not start:
         return "the file is empty"
     for offset, mark, sentence in _KNOWN:
         if start[offset : offset + len(mark)] == mark:
             return sentence
     if start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE):
-        return (
-            "it is a web page (HTML), not audio: download the file again, and look at the address and the access rights"
-        )
+        return "it is a web page (HTML), not audio: download the file again, and check the address and access rights"
     if not start.strip(b"\0"):
-        return "it begins with nothing but zero bytes, as after an interrupted download or a full disk"
+        return "it begins with zero bytes only, as after an interrupted download or with a full disk"
     return None

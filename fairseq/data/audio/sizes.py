@@ -1,4 +1,4 @@
-"""Lengths of utterances at another sample rate, and how often each is met where several corpora are weighted."""
+"""Lengths of utterances at another sample rate, and the utterances of an epoch with weighted corpora."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class _Files(Protocol):
 
 
 def sizes_at_rate(files: _Files, sample_rate: int) -> np.ndarray:
-    """Lengths after conversion to `sample_rate`; reads every file's header for its own rate.
+    """Return lengths after conversion to `sample_rate`; reads the rate of every file from its header.
 
-    A file whose header cannot be read keeps its length: it is quarantined when its turn comes.
+    A file whose header cannot be read keeps its length; it is quarantined when it is used.
     """
     logger.info("task.resample: reading the sample rates of %d files", len(files.sizes))
 
@@ -40,16 +40,17 @@ def sizes_at_rate(files: _Files, sample_rate: int) -> np.ndarray:
 
 
 def epoch_sample(corpus_sizes: np.ndarray, weights: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Which utterances an epoch holds where corpora are weighted.
+    """Draw the utterances of an epoch with weighted corpora, as MultiCorpusDataset of fairseq's main branch does.
 
-    An epoch is as long as all corpora of a weight above 0 together, and corpus i has the share weights[i] of it: whole
-    copies of itself as often as they fit, and a random choice for the rest. fairseq: main's MultiCorpusDataset.
+    An epoch has as many utterances as all corpora with a weight above 0, and corpus i gets the share weights[i]: whole
+    copies as often as they fit, and a random selection for the rest.
 
     Args:
-        corpus_sizes: utterances of each corpus; they are numbered through, corpus after corpus.
-        weights: sum to 1.
+        corpus_sizes: number of utterances of each corpus; indices continue from corpus to corpus.
+        weights: share of each corpus; they sum to 1.
+        rng: the generator for the random selection.
     Returns:
-        int64; copy k of utterance i is i + k * (number of all utterances).
+        Indices, int64; copy k of utterance i is i + k * (number of all utterances).
     """
     total = int(corpus_sizes.sum())
     shares = np.asarray(weights, dtype=np.float64)

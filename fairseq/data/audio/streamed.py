@@ -1,4 +1,4 @@
-"""Audio files that libsndfile cannot go about in freely, and files whose length has to be counted."""
+"""Audio files in which libsndfile cannot seek reliably, and files whose length must be counted."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 import soundfile
 
-UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile has the largest number that there is where it does not know
-FROM_THE_BEGINNING = 1 << 62  # frames of lead for a format without any way to seek
-# frames: a block of MP3 may keep its bits in those before it; after a seek the first 400 frames would be wrong
+UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile reports the largest possible number for an unknown length
+FROM_THE_BEGINNING = 1 << 62  # frames of lead for a format that cannot seek
+# frames: an MP3 block can store bits in earlier blocks, so after a seek the first 400 frames would be wrong
 MPEG_LEAD = 4 * 1152
 _BLOCK = 1 << 16  # values decoded at a time while they are counted or skipped
-_REMEMBERED = 4096  # lengths
+_REMEMBERED = 4096  # cached lengths
 
 _lengths: dict[Hashable, int] = {}
 
 
 class OnwardFile(soundfile.SoundFile):
-    """A file that is read onwards from where it is.
+    """A file that is read forward from its current position.
 
-    SoundFile takes it for one that cannot seek: else it would seek to where it is after every read, which spoils MP3's
-    decoder, and which libsndfile cannot do at an end that it does not know.
+    It reports that it cannot seek. Otherwise SoundFile would seek to the current position after every read, which
+    corrupts MP3 decoding, and which libsndfile cannot do at the end of a file of unknown length.
 
     Args:
-        source: what SoundFile takes.
-        lead: frames that are decoded and dropped before the place that is sought.
+        source: SoundFile's argument.
+        lead: frames to decode and discard before the target of a seek.
     """
 
     def __init__(self, source: Any, lead: int = 0) -> None:
@@ -37,10 +37,10 @@ class OnwardFile(soundfile.SoundFile):
         return False
 
     def seek(self, frames: int, whence: int = soundfile.SEEK_SET) -> int:
-        """Go to a frame, in a file that has just been opened.
+        """Seek to a frame in a newly opened file.
 
         Raises:
-            EOFError: the file ends before that.
+            EOFError: the file ends before this frame.
         """
         assert whence == soundfile.SEEK_SET
         first = max(0, frames - self._lead)
@@ -57,14 +57,14 @@ class OnwardFile(soundfile.SoundFile):
 
 
 class CountedFile(OnwardFile):
-    """A file whose header does not say how long it is, or only estimates it: FLAC written to a pipe, MP3 without a
-    length tag.
+    """A file whose header does not state its length, such as FLAC written to a pipe, or MP3 without a length tag.
 
-    Its length is counted by decoding it once, at constant memory, and remembered by this process.
+    The length is counted by decoding the file once, with constant memory, and cached in this process.
 
     Args:
-        source: makes what SoundFile takes; a second one is opened for counting.
-        identity: of the contents, for which the length is remembered: a file's path, size and time.
+        source: creates SoundFile's argument; called again to open the file for counting.
+        identity: cache key of the length: the file's path, size and modification time.
+        lead: see OnwardFile.
     """
 
     def __init__(self, source: Callable[[], Any], identity: Hashable, lead: int = 0) -> None:

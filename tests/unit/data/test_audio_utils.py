@@ -59,7 +59,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 
 
 def test_files_that_end_early_or_are_no_audio(flac: str, tmp_path: Path) -> None:
-    with pytest.raises(UnreadableAudio, match="ends after 100000 frames, 100010 are needed"):
+    with pytest.raises(UnreadableAudio, match="ends after 100000 frames, but 100010 are needed"):
         read_frames(flac, 90_010, 10_000, 16000)
     with pytest.raises(UnreadableAudio, match="ends after"):
         read_frames(flac, 200_000, 10, 16000)
@@ -86,9 +86,9 @@ def test_flac_of_no_stated_length_is_measured_and_read_to_its_end(
             np.testing.assert_allclose(
                 read_frames(path, start, frames, 16000), whole[start:][: frames if frames > 0 else None], **EXACT
             )
-        with pytest.raises(UnreadableAudio, match="ends after 100000 frames, 100010 are needed"):
+        with pytest.raises(UnreadableAudio, match="ends after 100000 frames, but 100010 are needed"):
             read_frames(path, 90_010, 10_000, 16000)
-        with pytest.raises(UnreadableAudio, match="ends after 100000 frames, 200010 are needed"):
+        with pytest.raises(UnreadableAudio, match="ends after 100000 frames, but 200010 are needed"):
             read_frames(path, 200_000, 10, 16000)
     monkeypatch.setattr(CountedFile, "_count", lambda self: pytest.fail("it is counted once only"))
     assert len(read_frames(streamed)) == 100_000
@@ -109,7 +109,8 @@ def test_another_sample_rate_names_the_file_and_the_way_out(tmp_path: Path) -> N
     path = str(tmp_path / "eight.wav")
     soundfile.write(path, tell_tale(1, 800), 8000)
     with pytest.raises(
-        ValueError, match=r"eight\.wav has a sample rate of 8000 Hz, task\.sample_rate is 16000 Hz.*task\.resample=true"
+        ValueError,
+        match=r"eight\.wav has a sample rate of 8000 Hz, but task\.sample_rate is 16000 Hz.*task\.resample=true",
     ):
         read_frames(path, 0, 100, 16000)
 

@@ -90,7 +90,7 @@ def test_no_shared_memory_of_the_system_is_used(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_batch_that_cannot_travel_is_an_error() -> None:
     found = batches(lambda plan: {"x": lambda: None}, number=2)
-    assert "cannot send its batch" in found[0].message and "lambda" in found[0].message
+    assert "could not send its batch" in found[0].message and "lambda" in found[0].message
 
 
 def kill_itself() -> None:

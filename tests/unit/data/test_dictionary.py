@@ -120,7 +120,7 @@ def test_negative_counts_are_read_as_fairseq_reads_them() -> None:
 
 def test_special_symbols_keep_their_numbers() -> None:
     listed = "".join(f"{symbol} 1\n" for symbol in ("<s>", "<pad>", "</s>", "<unk>"))
-    with pytest.raises(ValueError, match="line 1: the symbol '<s>' is there already: .* Remove the line"):
+    with pytest.raises(ValueError, match="line 1: the symbol '<s>' is already defined, .* Remove the line"):
         Dictionary.load(io.StringIO(listed))
     dictionary = Dictionary.load(io.StringIO(listed.replace("\n", " #fairseq:overwrite\n") + "| 5\nA 3\n"))
     for same in (dictionary, Dictionary.from_state_dict(dictionary.state_dict())):
@@ -165,5 +165,5 @@ def test_a_symbol_twice_is_a_runtime_error_too(tmp_path: Path) -> None:
     path = tmp_path / "dict.ltr.txt"
     path.write_text("a 1\nb 1\na 1\n")
     for kind in (RuntimeError, ValueError):
-        with pytest.raises(kind, match="dict.ltr.txt, line 3: the symbol 'a' is there already"):
+        with pytest.raises(kind, match="dict.ltr.txt, line 3: the symbol 'a' is already defined"):
             Dictionary.load(path)

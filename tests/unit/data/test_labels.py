@@ -97,7 +97,7 @@ def test_unusable_lines_by_file_and_line() -> None:
     layers = [ConvSpec(8, 10, 5)]  # 15 samples make 2 frames, 20 make 3
     found = find_unusable(labels, np.array([0, 1, 2, 3, 4]), np.array([15, 15, 99, 99, 10]), layers, blank=0)
     assert found.indices.tolist() == [1, 2, 3]
-    assert "one.ltr, line 2: 2 units need 3 frames" in found.reasons[0] and "15 samples make 2" in found.reasons[0]
+    assert "one.ltr, line 2: 2 units need 3 frames" in found.reasons[0] and "15 samples give only 2" in found.reasons[0]
     assert "two.ltr, line 1: the label is empty" in found.reasons[1] and "blank" in found.reasons[2]
     assert find_unusable(labels, np.array([0, 4]), np.array([15, 10]), layers, blank=0).indices.tolist() == []
     assert find_unusable(labels, np.array([1]), np.array([20]), layers, blank=0).indices.tolist() == []

@@ -38,20 +38,20 @@ def test_names_that_are_no_utf8_survive(tmp_path: Path) -> None:
     "data, named",
     [
         (b"", "empty"),
-        (b"/d\na.flac\t5\nb.flac 6\n", "line 3: the number of columns is 1, not 2"),
-        (b"/d\na.flac\t5\t6\n", "line 2: the number of columns is 3, not 2"),
+        (b"/d\na.flac\t5\nb.flac 6\n", "line 3: number of columns: 1 instead of 2"),
+        (b"/d\na.flac\t5\t6\n", "line 2: number of columns: 3 instead of 2"),
         (b"/d\na.flac\t12x\n", "line 2.*12x"),
         (b"/d\na.flac\t-3\n", "line 2.*-3"),
         (b"/d\n\na.flac\t\n", "line 3"),
         (b"/d\na.flac\t" + b"9" * 30 + b"\n", "line 2"),
-        (b"/d\na.flac\t5\n\t6\n", "line 3: there is no path"),
+        (b"/d\na.flac\t5\n\t6\n", "line 3: the path is missing"),
         (b"\xef\xbb\xbf", "empty"),
-        (b"a.flac\t5\nb.flac\t6\n", r"line 1: 'a\.flac\\t5' has the form of a file's line"),
+        (b"a.flac\t5\nb.flac\t6\n", r"line 1: 'a\.flac\\t5' looks like the line of an audio file"),
         (b"\xef\xbb\xbf/d/a.flac\t5\n/d/b.flac\t6\n", "line 1: '/d/a.flac"),
         ("/d\r\na.flac\t5\r\n".encode("utf-16"), "line 1: the file is UTF-16"),
         ("/d\na.flac\t5\n".encode("utf-16-be"), "line 1: the file is UTF-16"),
-        (b"/d\na.flac\t5\nb\0.flac\t6\n", "line 3: a zero byte"),
-        (b"/d\ra.flac\t5\r", "line 1: the lines end with a carriage return alone"),
+        (b"/d\na.flac\t5\nb\0.flac\t6\n", "line 3: the line has a zero byte"),
+        (b"/d\ra.flac\t5\r", "line 1: lines end with a carriage return only"),
     ],
 )
 def test_malformed_lines_are_named(tmp_path: Path, data: bytes, named: str) -> None:
@@ -73,7 +73,7 @@ def test_a_root_that_is_not_there_is_named_by_file_and_line(tmp_path: Path, monk
     relative = str(tmp_path)[1:] + "/audio"
     problem = str(Manifest(write(tmp_path, f"{relative}\na\t1\n".encode())).root_problem())
     assert (
-        f"train.tsv, line 1: the root '{relative}' is not a folder here, seen from {tmp_path}" in problem
+        f"train.tsv, line 1: the root '{relative}' is not a folder on this machine, relative to {tmp_path}" in problem
         and "slash" in problem
     )
     assert "'caf\\\\xe9'" in str(Manifest(write(tmp_path, b"caf\xe9\na\t1\n")).root_problem())
@@ -135,7 +135,7 @@ def test_remarks_do_not_count_as_quarantined_and_do_not_fill_the_log(caplog: pyt
         quarantine.report([Trouble(index, f"/d/{index}.flac", "is longer", replaced=False)])
     assert [record.message for record in caplog.records] == [
         *(f"/d/{index}.flac: is longer" for index in range(3)),
-        "/d/9.flac: is longer (10 files so far have such a remark)",
+        "/d/9.flac: is longer (files with remarks so far: 10)",
     ]
 
 

@@ -193,7 +193,7 @@ def test_headers_that_promise_more_than_there_is(tmp_path: Path) -> None:
     # what its bytes might just hold
     content[21:26] = (content[21] & 0xF0 | 0).to_bytes(1, "big") + (20_000_000).to_bytes(4, "big")
     path.write_bytes(content)
-    with pytest.raises(UnreadableAudio, match="ends after|do not fit together"):
+    with pytest.raises(UnreadableAudio, match="ends after|do not match"):
         read_frames(str(path))
     np.testing.assert_array_equal(read_frames(str(path), 100, 500, RATE), tell_tale(3, 20_000)[100:600])
 
@@ -210,7 +210,7 @@ def test_sample_rates_that_no_recording_has(tmp_path: Path, rate: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value, reason", [(np.nan, "NaN or infinity"), (-np.inf, "NaN or infinity"), (1e30, "no recording has")]
+    "value, reason", [(np.nan, "NaN or infinity"), (-np.inf, "NaN or infinity"), (1e30, "impossibly large")]
 )
 def test_samples_that_are_no_numbers(tmp_path: Path, value: float, reason: str) -> None:
     path, wave = str(tmp_path / "a.wav"), tell_tale(1, 20_000)

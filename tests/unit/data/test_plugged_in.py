@@ -116,7 +116,7 @@ def test_batches_that_do_not_suffice_for_all_processes_are_left_out() -> None:
     assert whole % 4 == 2
     ranks = [read(iterator(Noise(), num_shards=4, shard_id=rank)) for rank in range(4)]
     assert [len(rank) for rank in ranks] == [whole // 4] * 4
-    with pytest.raises(ValueError, match=f"gives {whole} batches, too few for 9 processes"):
+    with pytest.raises(ValueError, match=f"has {whole} batches, too few for 9 processes"):
         iterator(Noise(), num_shards=9).batches(1)
 
 

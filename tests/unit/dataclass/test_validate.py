@@ -55,11 +55,12 @@ def test_a_good_config_has_no_problems() -> None:
     [
         (
             {"task.num_batch_buckets": 7},
-            "task.num_batch_buckets is 7 but task.enable_padding is false: buckets need padding.",
+            "task.num_batch_buckets=7 requires task.enable_padding=true. Set task.enable_padding=true, or "
+            "num_batch_buckets=0.",
         ),
         ({"dataset.max_tokens": 150000}, "dataset.max_tokens is 150000 but task.max_sample_size is 160000"),
         ({"dataset.max_tokens_valid": 150000}, "dataset.max_tokens_valid is 150000 but task.max_sample_size"),
-        ({"task.min_sample_size": 170000}, "task.min_sample_size is 170000 but task.max_sample_size is 160000"),
+        ({"task.min_sample_size": 170000}, "task.min_sample_size is 170000, but task.max_sample_size is 160000"),
         ({"dataset.max_tokens": None}, "neither dataset.max_tokens"),
         ({"optimization.update_freq": []}, "optimization.update_freq is []"),
         ({"optimization.update_freq": [0]}, "optimization.update_freq is [0]"),
@@ -89,7 +90,7 @@ def test_a_good_config_has_no_problems() -> None:
         ),
         (
             {"task.inferred_w2v_config.conv_feature_layers": "[]"},
-            "task.inferred_w2v_config.conv_feature_layers '[]' has no layer",
+            "task.inferred_w2v_config.conv_feature_layers '[]' has no layers",
         ),
         (
             {"model.encoder_attention_heads": 7},
@@ -118,9 +119,9 @@ def test_a_good_config_has_no_problems() -> None:
         ),
         (
             {"task.multi_corpus_keys": "/a,b"},
-            "task.multi_corpus_keys names '/a': it must be the names of folders in task.data",
+            "task.multi_corpus_keys has '/a', which is an absolute path. It must list names of folders in task.data",
         ),
-        ({"task.multi_corpus_keys": "a,b", "task.multi_corpus_sampling_weights": "1"}, "it must be 2 numbers"),
+        ({"task.multi_corpus_keys": "a,b", "task.multi_corpus_sampling_weights": "1"}, "it must have 2 numbers"),
         ({"optimizer.use_fused": "maybe"}, "optimizer.use_fused is 'maybe': it may be auto, true or false"),
         ({"common.hpu": True, "common.cpu": True}, "common.hpu and common.cpu are both true: set one of them to false"),
         ({"common.hpu": True, "common.device": "cpu"}, "common.hpu is true but common.device is cpu"),

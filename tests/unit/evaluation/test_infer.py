@@ -208,7 +208,7 @@ def test_counts_of_lines_must_agree(corpus: tuple[Path, Path]) -> None:
 def test_a_root_that_is_not_there_is_an_error_and_not_a_hundred_percent(corpus: tuple[Path, Path]) -> None:
     lines = (corpus[0] / "test.tsv").read_text().split("\n")
     (corpus[0] / "moved.tsv").write_text("\n".join(["/gone", *lines[1:]]))
-    with pytest.raises(ValueError, match=r"moved\.tsv, line 1: the root '/gone' is not a folder here"):
+    with pytest.raises(ValueError, match=r"moved\.tsv, line 1: the root '/gone' is not a folder on this machine"):
         run(corpus, "--gen-subset", "moved", "--labels", "none")
 
 

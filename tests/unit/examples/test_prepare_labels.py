@@ -194,12 +194,12 @@ def test_what_does_not_fit_is_told(corpus: Path) -> None:
     assert (corpus / "out/train.tsv").read_text().splitlines()[1:] == [f"{FILES[0]}\t16000"]
     assert (corpus / "out/train.ltr").read_text() == "H E L L O |\n"
     transcripts.write_text(f"{FILES[0]}\tHELLO\n{FILES[0]}\tOTHER\n")
-    assert "line 2: a second transcript" in run(
+    assert "line 2: a second, different transcript" in run(
         "prepare_labels", manifest, "--layout", "tsv", "--transcripts", transcripts, status=1
     )
     transcripts.write_text("path\twords\nx\ty\n")
     told = run("prepare_labels", manifest, "--layout", "commonvoice", "--transcripts", transcripts, status=1)
-    assert "no column 'sentence'" in told
+    assert "no column is named 'sentence'" in told
 
 
 def test_names_that_are_not_utf8_go_through(tmp_path: Path) -> None:

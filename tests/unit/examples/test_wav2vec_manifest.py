@@ -181,9 +181,9 @@ def test_names_that_no_manifest_can_hold(root: Path, tmp_path: Path) -> None:
         (["--ext", "mp3"], "no .mp3 file"),
         (["--path-must-contain", "nowhere"], "nowhere"),
         (["--workers", 0], "--workers is 0"),
-        (["--valid-percent", 1], "all 12 files would go to valid.tsv and none to train.tsv"),
-        (["--valid", "nowhere"], "there is no folder nowhere"),
-        (["--valid", "."], "there is no .flac file below"),
+        (["--valid-percent", 1], "all 12 files would go to valid.tsv, and none to train.tsv"),
+        (["--valid", "nowhere"], "the folder nowhere does not exist"),
+        (["--valid", "."], "has no .flac files"),
     ],
 )
 def test_arguments_that_cannot_be_meant(root: Path, tmp_path: Path, arguments: list, named: str) -> None:

@@ -407,6 +407,6 @@ def test_upgrades_reach_nested_modules() -> None:
 
 def test_masks_that_cannot_be_used_are_named() -> None:
     cfg, features = Wav2Vec2Config(), torch.zeros(3, 49, 8)
-    for shape, message in (((3, 40), "3 x 40; this audio gives 3 x 49"), ((3, 49), "masks no frame")):
+    for shape, message in (((3, 40), "3 x 40, but this audio has 3 x 49"), ((3, 49), "masks no frame")):
         with pytest.raises(ValueError, match=message):
             frame_mask(cfg, features, None, torch.zeros(*shape, dtype=torch.bool), None, None)
