@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
-"""A small model that reads well, also minutes of audio at once: one synthetic voice, 156 words, random weights, 97
-processor minutes.
+"""Train a small, accurate model for audio of up to five minutes: one synthetic voice, 156 words, 97 processor minutes.
 
     python benchmarks/clear_speech.py --work FOLDER
 
-What depends on the audio and not on a model's doubts is measured with it, as in long_audio.py. FOLDER gets the
-recordings, labels, lexicon.txt and words.arpa, the checkpoint longest_run/checkpoint_last.pt, sentences that training
-has not by the same voice (`test`), and the folder five_minutes recordings of about five minutes. What is there already
-is not made again.
+long_audio.py uses it, because measuring the effect of windows needs a model with few errors. FOLDER gets the
+recordings, labels, lexicon.txt and words.arpa, the checkpoint longest_run/checkpoint_last.pt, new sentences in the same
+voice (`test`), and recordings of about five minutes (five_minutes). Existing files and finished runs are kept.
 """
 
 from __future__ import annotations
@@ -29,9 +27,9 @@ from speech_synthesis import SAMPLE_RATE, Synthesizer, Voice
 
 VOICE = Voice("en-us+m1", 130, 40, 50)
 TRAIN_MINUTES, LONG_MINUTES, TEST_MINUTES, FIVE_MINUTES = 120.0, 100.0, 5.5, 15.0
-SHORT, ONE = 0.6, 0.2  # shares of utterances of one or two words, by which CTC begins to learn, and of one sentence
+SHORT, ONE = 0.6, 0.2  # shares of utterances of one or two words (CTC starts learning on them), and of one sentence
 SEVERAL = (2, 7)  # sentences of the other utterances, up to 30 s; the end excluded
-# of the recordings of later stages, up to 100 s and up to five minutes; and of those that nothing is trained on
+# sentences per recording of the later stages (up to 100 s, up to five minutes), and of the test recordings
 MANY = {"long": (8, 26), "longest": (35, 76), "five_minutes": (84, 85)}
 SETTINGS = [
     "dataset.disable_validation=true",
@@ -40,9 +38,8 @@ SETTINGS = [
     "task.augment.eq_db=0",
     "task.augment.noise_db=null",
 ]
-# Having read nothing longer than 30 s, the model had 3.0 % of words wrong in five minutes at once and 0.5 % in windows
-# of 30 s: attention over so many frames was new to it. Long recordings are slow, and come last; without dropout,
-# attention needs no table of all pairs.
+# Trained on up to 30 s only, the model had 3.0% of words wrong in one pass over five minutes, and 0.5% in windows of
+# 30 s. Long recordings are slow, so they come last; without dropout, attention does not store all pairs.
 STAGES = (
     ("short", ["optimization.max_update=5000", "dataset.max_tokens=480000"]),
     ("long", ["optimization.max_update=480", "optimization.lr=[0.001]", "dataset.max_tokens=1920000"]),
@@ -60,7 +57,7 @@ STAGES = (
 
 @cache
 def the_synthesizer() -> Synthesizer:
-    """A process has one."""
+    """The synthesizer, one per process."""
     return Synthesizer()
 
 
@@ -69,7 +66,7 @@ def draw_sentences(rng: np.random.Generator, counts: tuple[int, int]) -> list[st
 
 
 def draw_words(rng: np.random.Generator) -> list[str]:
-    """One or two words of a sentence, a sentence, or several."""
+    """Draw one or two words of a sentence, a sentence, or several."""
     kind = rng.random()
     if kind >= SHORT + ONE:
         return draw_sentences(rng, SEVERAL)
@@ -84,7 +81,7 @@ def draw_words(rng: np.random.Generator) -> list[str]:
 def speak_split(
     work: Path, name: str, minutes: float, draw: Callable[[np.random.Generator], list[str]], seed: int
 ) -> list[Row]:
-    """Utterances until they last that long, as files below the folder `name`."""
+    """Synthesize utterances of this total length as files in the folder `name`."""
     rng = np.random.default_rng(seed)
     (work / name).mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
@@ -100,20 +97,20 @@ def speak_split(
 
 
 def prepare(work: Path) -> None:
-    """Recordings, labels, lexicon and language model."""
+    """Make the recordings, labels, lexicon and language model."""
     train_rows = speak_split(work, "train", TRAIN_MINUTES, draw_words, 1)
-    told = {text for _, text in train_rows}
-    test_rows = [row for row in speak_split(work, "test", TEST_MINUTES, make_sentence, 2) if row[1] not in told]
+    trained = {text for _, text in train_rows}
+    test_rows = [row for row in speak_split(work, "test", TEST_MINUTES, make_sentence, 2) if row[1] not in trained]
     write_split(work, "train", work, train_rows)
     write_words(work, train_rows)
     run_script(EXAMPLES / "demo/sentences.py", [], work / "sentences.txt")
     ngram = [str(work / "sentences.txt"), "--output", str(work / "words.arpa"), "--lexicon", str(work / "lexicon.txt")]
     run_script(EXAMPLES / "make_ngram.py", ngram, work / "make_ngram.log")
-    write_split(work, "test", work, test_rows)  # the last: the mark that all is there
+    write_split(work, "test", work, test_rows)  # last, because it marks that all files exist
 
 
 def prepare_recordings(work: Path, name: str, split: str, minutes: float, seed: int) -> Path:
-    """Recordings of many sentences and their labels, in a folder of their own."""
+    """Make recordings of many sentences and their labels in a separate folder."""
     folder = work / name
     if not (folder / f"{split}.ltr").exists():
         rows = speak_split(work, name, minutes, lambda rng: draw_sentences(rng, MANY[name]), seed)
@@ -124,7 +121,7 @@ def prepare_recordings(work: Path, name: str, split: str, minutes: float, seed: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for all of it")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs")
     args = parser.parse_args()
     work = args.work.resolve()
     if not (work / "test.ltr").exists():
@@ -142,7 +139,7 @@ def main() -> None:
         source = [f"checkpoint.finetune_from_model={save_dir / 'checkpoint_last.pt'}"]
     for lexicon in (None, work / "lexicon.txt"):
         rates = score(work, "test", save_dir, lexicon)
-        print(f"{'lexicon' if lexicon else 'greedy'}: WER {rates['wer']:.2f} %, CER {rates['cer']:.2f} %")
+        print(f"{'lexicon' if lexicon else 'greedy'}: WER {rates['wer']:.2f}%, CER {rates['cer']:.2f}%")
     print(f"{seconds / 60:.1f} processor minutes; {save_dir / 'checkpoint_last.pt'}")
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Audio that one core loads into batches: this package against another fairseq's FileAudioDataset.
+"""Audio loaded into batches per core: this package compared with another fairseq's FileAudioDataset.
 
     python benchmarks/data_loading.py --peer-python /path/to/venv/bin/python [--rounds 5]
 
-Two cases on FLAC that is made for the purpose: 60 s files cropped to 15 s, and 14 s files read whole. The two packages
-alternate in fresh processes, each with one thread; what counts is seconds of audio in the batches over processor time.
+Two cases with generated FLAC files: 60 s files cropped to 15 s, and 14 s files read whole. The two packages alternate
+in fresh processes with one thread each. The result is seconds of audio in the batches per second of processor time.
 Neither draws masks.
 """
 
@@ -25,15 +25,13 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RATE = 16000
-ROWS = 4  # utterances a batch
+ROWS = 4  # utterances per batch
 CROP = 15  # seconds
-CASES = {"60 s files, 15 s crops": (60, 24), "14 s files": (14, 100)}  # seconds a file, files
+CASES = {"60 s files, 15 s crops": (60, 24), "14 s files": (14, 100)}  # seconds per file, number of files
 
 
 def make_files(folder: Path, seconds: int, count: int) -> Path:
-    """Noise with the spectrum and the loudness changes of speech, so that FLAC has about as much to decode; returns
-    a manifest.
-    """
+    """Write noise with speech's spectrum and loudness changes, as costly for FLAC as speech; returns a manifest."""
     import soundfile
 
     rng = np.random.default_rng(seconds)
@@ -54,9 +52,7 @@ def make_files(folder: Path, seconds: int, count: int) -> Path:
 
 
 def load(manifest: str, passes: int) -> dict[str, float]:
-    """Load everything, in batches, with the fairseq that this interpreter has; the peer's data set takes the same
-    arguments.
-    """
+    """Load everything in batches with this interpreter's fairseq; the peer's dataset takes the same arguments."""
     import torch
 
     torch.set_num_threads(1)
@@ -77,7 +73,7 @@ def load(manifest: str, passes: int) -> dict[str, float]:
         length = min(CROP * RATE, min(int(dataset.sizes[i]) for i in indices))
         return dataset.collate_plan(BatchPlan(np.array(indices), ROWS, length, 0, 1, 0))
 
-    batch(0)  # what is set up on first use is set up, and files are in the page cache
+    batch(0)  # warm-up: set up what is set up on first use; files are in the page cache
     for start in starts:
         batch(start)
     samples, began = 0, time.process_time()
@@ -88,7 +84,7 @@ def load(manifest: str, passes: int) -> dict[str, float]:
 
 
 def run_child(python: str, manifest: Path, passes: int, ours: bool) -> float:
-    """Audio seconds a processor second, measured by a fresh process."""
+    """Audio seconds per processor second, measured in a fresh process."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -107,15 +103,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", help="interpreter of an environment that has the other fairseq")
     parser.add_argument("--rounds", type=int, default=5, help="alternations (default: 5)")
-    parser.add_argument("--passes", type=int, default=3, help="times that each process loads all files (default: 3)")
-    parser.add_argument("--name", default="data_loading", help="of the result file (default: data_loading)")
+    parser.add_argument("--passes", type=int, default=3, help="passes over all files per process (default: 3)")
+    parser.add_argument("--name", default="data_loading", help="name of the result file (default: data_loading)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(load(args.child, args.passes)))
         return 0
     if args.peer_python is None:
-        parser.error("--peer-python is needed: what should it be compared with?")
+        parser.error("--peer-python is required: the interpreter of the fairseq to compare with")
     import results_file
 
     results = {}
@@ -136,11 +132,11 @@ def main() -> int:
                 "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
             }
             print(
-                f"{case}: ours {medians['ours']}, peer {medians['peer']} audio seconds a processor second, ratio "
+                f"{case}: ours {medians['ours']}, peer {medians['peer']} audio seconds per processor second, ratio "
                 f"{ratio}"
             )
     config = {"rows": ROWS, "crop_seconds": CROP, "rounds": args.rounds, "passes": args.passes, "cases": CASES}
-    print("written to", results_file.write(args.name, {"config": config, "results": results}))
+    print("results:", results_file.write(args.name, {"config": config, "results": results}))
     return 0
 
 

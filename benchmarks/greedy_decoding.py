@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Greedy decoding with a fine-tuned base model on CPU: this package against transformers, with the same weights.
+"""Greedy decoding with a base model on CPU: this package compared with transformers, with the same weights.
 
     python benchmarks/greedy_decoding.py --peer-python /path/to/venv/bin/python [--rounds 9] [--threads 2]
 
-What is timed goes from waveforms of 10 s in memory to text: normalisation, model, argmax, joining; batches of 1 and of
-8. Each system has a process of its own interpreter that lives through the run, and one pass of each size to warm up.
-They take turns pass by pass while the others wait, so that other load on the machine, which comes and goes, meets all
-of them; quotients are of passes of the same round.
+The timing covers waveforms of 10 s in memory to text: normalisation, model, argmax, joining, in batches of 1 and 8.
+Each system has one process of its own interpreter for the whole run, with one warm-up pass per batch size. The
+processes take turns, one pass at a time, so that varying load on the machine affects all of them; quotients are of
+passes in the same round.
 
 Weights are random and the same for all (written to a file by this package, renamed for transformers), so that the texts
 can be compared: in fp32 they are equal.
 
-transformers runs at its best: its default attention, torch.inference_mode, its own feature extractor and tokenizer;
-fp32, bf16 weights, autocast to bf16 over fp32 weights, and its linear layers in int8 by torch's dynamic quantization,
-the rest fp32, as that wants it.
+transformers has its best settings: default attention, torch.inference_mode, its own feature extractor and tokenizer, in
+fp32, bf16 weights, bf16 autocast over fp32 weights, and int8 linear layers by torch's dynamic quantization with the
+rest in fp32, which it requires.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RATE = 16000
 BATCHES = (1, 8)
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
-SYSTEMS = [  # what is compared stands side by side
+SYSTEMS = [  # systems to compare are adjacent
     *("ours-int8", "transformers-bf16", "ours-bf16", "transformers-autocast", "transformers-int8-dynamic"),
     *("ours-fp32", "transformers-fp32"),
 ]
 OURS, PEERS = ([system for system in SYSTEMS if system.startswith(name)] for name in ("ours", "transformers"))
 TARGET = 1.3
-TARGETS = {  # ours -> the best of these
+TARGETS = {  # name -> (ours, peers): the best of each is compared
     "best precision": (OURS, PEERS),
     "without int8": tuple([system for system in group if "int8" not in system] for group in (OURS, PEERS)),
     "fp32": (["ours-fp32"], ["transformers-fp32"]),
@@ -52,7 +52,7 @@ Recognise = Callable[[list[Any]], list[str]]  # waveforms to texts
 
 
 def clips(count: int, seconds: float) -> list[Any]:
-    """Noise of the loudness of speech."""
+    """Noise with the loudness of speech."""
     import numpy as np
 
     rng = np.random.default_rng(1)
@@ -63,7 +63,7 @@ def clips(count: int, seconds: float) -> list[Any]:
 
 
 def our_model(layers: int) -> Any:
-    """Wav2VecCtc of base size; random weights, the output layer's loud enough for varied text."""
+    """Wav2VecCtc of base size with random weights; those of the output layer are large, for varied text."""
     from types import SimpleNamespace
 
     import torch
@@ -123,7 +123,7 @@ def renamed(name: str) -> str:
 
 def transformers(precision: str, weights: str, layers: int) -> Recognise:
     try:
-        import torchaudio  # noqa: F401 - transformers imports it where it finds it; a build for another torch must be hidden from it
+        import torchaudio  # noqa: F401 - transformers imports it if it is installed; hide a build for another torch
     except (ImportError, OSError):
         sys.modules["torchaudio"] = None  # type: ignore[assignment]
     import torch
@@ -140,7 +140,7 @@ def transformers(precision: str, weights: str, layers: int) -> Recognise:
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.json"
         vocabulary.write_text(json.dumps({symbol: number for number, symbol in enumerate(SYMBOLS)}))
-        # the blank is what the tokenizer calls padding
+        # the tokenizer's padding symbol is the blank
         tokenizer = Wav2Vec2CTCTokenizer(
             str(vocabulary),
             pad_token="<s>",
@@ -164,8 +164,9 @@ def transformers(precision: str, weights: str, layers: int) -> Recognise:
 
 
 def serve(system: str, weights: str, args: argparse.Namespace) -> None:
-    """Run one system in this process: a batch size on each line of the input, a line of seconds, texts, peak memory
-    and version for it.
+    """Run one system in this process.
+
+    Each input line is a batch size; the answer is a line of JSON with seconds, texts, peak memory and version.
     """
     import torch
 
@@ -182,9 +183,7 @@ def serve(system: str, weights: str, args: argparse.Namespace) -> None:
 
 
 def start(python: str, system: str, weights: str, args: argparse.Namespace) -> subprocess.Popen[str]:
-    """A fresh process of this interpreter that serves this system; `write-weights` makes the file of weights and
-    ends.
-    """
+    """Start a process of this interpreter that serves a system; `write-weights` writes the weights and exits."""
     threads = str(args.threads)
     path = str(REPOSITORY) if not system.startswith("transformers") else ""
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path}
@@ -197,14 +196,14 @@ def start(python: str, system: str, weights: str, args: argparse.Namespace) -> s
 def one_pass(process: subprocess.Popen[str], batch: int) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None
     print(batch, file=process.stdin, flush=True)
-    while not (line := process.stdout.readline()).startswith("{"):  # libraries may print, too
+    while not (line := process.stdout.readline()).startswith("{"):  # libraries can print too
         if not line:
-            raise SystemExit(f"{' '.join(process.args)} ended")  # type: ignore[arg-type]
+            raise SystemExit(f"The process ended: {' '.join(process.args)}")  # type: ignore[arg-type]
     return json.loads(line)
 
 
 def take_turns(systems: list[str], weights: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """By system: seconds of each round by batch size, and the texts, peak memory and versions of the last pass."""
+    """Per system: seconds of each round by batch size; texts, peak memory and version of the last pass."""
     runs: dict[str, dict[str, Any]] = {system: {"seconds": {batch: [] for batch in BATCHES}} for system in systems}
     processes = {
         system: start(sys.executable if system in OURS else args.peer_python, system, weights, args)
@@ -217,7 +216,7 @@ def take_turns(systems: list[str], weights: str, args: argparse.Namespace) -> di
                 for system, process in processes.items():
                     found = one_pass(process, batch)
                     shown.append(f"{system} {found['seconds']:.3f}")
-                    if number > 0:  # the first is to warm up
+                    if number > 0:  # the first is the warm-up
                         runs[system]["seconds"][batch].append(found.pop("seconds"))
                     runs[system] |= {key: value for key, value in found.items() if key != "seconds"}
                 print(f"round {number}, batch {batch}: {', '.join(shown)} s", flush=True)
@@ -241,11 +240,9 @@ def summary(run: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def quotients(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Ours over the best of the peer's that were measured, beside what is wanted: the median of the rounds, and of the
-    least seconds.
+    """Quotients of ours and the peer's best, by median of the rounds and by minimum time, with their targets.
 
-    A pass that other processes disturb only gets slower, so where the machine is not alone, the least seconds tell
-    more.
+    Other processes only make a pass slower, so on a shared machine the minimum is more reliable.
     """
     result = {}
     for name, groups in TARGETS.items():
@@ -287,12 +284,14 @@ def agreement(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", help="interpreter of an environment that has transformers")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"which to measure (default: {','.join(SYSTEMS)})")
-    parser.add_argument("--rounds", type=int, default=9, help="passes of each system and batch size (default: 9)")
-    parser.add_argument("--threads", type=int, default=2, help="default: 2")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a clip (default: 10)")
+    parser.add_argument(
+        "--systems", default=",".join(SYSTEMS), help=f"systems to measure (default: {','.join(SYSTEMS)})"
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="passes per system and batch size (default: 9)")
+    parser.add_argument("--threads", type=int, default=2, help="threads per process (default: 2)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a clip (default: 10)")
     parser.add_argument("--layers", type=int, default=12, help="blocks of the encoder (default: 12, base)")
-    parser.add_argument("--name", default="greedy_decoding", help="of the result file (default: greedy_decoding)")
+    parser.add_argument("--name", default="greedy_decoding", help="name of the result file (default: greedy_decoding)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -307,12 +306,12 @@ def main() -> int:
 
     import results_file
 
-    load = round(os.getloadavg()[0], 2)  # of other processes, over the minute before
+    load = round(os.getloadavg()[0], 2)  # of other processes, over the last minute
     systems = [system for system in args.systems.split(",") if args.peer_python or system in OURS]
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "weights.pt")
         if start(sys.executable, "write-weights", weights, args).wait() != 0:
-            raise SystemExit("the weights could not be written")
+            raise SystemExit("The weights could not be written. See the error above.")
         runs = take_turns(systems, weights, args)
     setting = {
         "seconds_of_audio_each": args.seconds,
@@ -329,7 +328,7 @@ def main() -> int:
     }
     path = results_file.write(args.name, result)
     print(json.dumps({name: result[name] for name in ("systems", "quotients", "agreement")}, indent=1))
-    print(f"written to {path}")
+    print(f"results: {path}")
     return 0
 
 

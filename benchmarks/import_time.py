@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What `import fairseq` costs over `import torch`, in processor time.
+"""Processor time of `import fairseq` beyond `import torch`.
 
     python benchmarks/import_time.py [--repeats 7] [--limit 0.4]
 
-The two alternate in fresh processes, so that both meet the same load; the least user plus system time of each counts.
-Exits with 1 where the difference is above the limit.
+The two alternate in fresh processes, so that both see the same load; the minimum of user plus system time is used.
+Exits with status 1 if the difference is above the limit.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def processor_seconds(statement: str) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=7, help="alternations (default: 7)")
-    parser.add_argument("--limit", type=float, default=0.4, help="largest allowed difference in seconds (default: 0.4)")
+    parser.add_argument("--limit", type=float, default=0.4, help="maximum difference in seconds (default: 0.4)")
     args = parser.parse_args()
-    for statement in STATEMENTS.values():  # byte code is compiled and files are cached before anything counts
+    for statement in STATEMENTS.values():  # warm-up: compile byte code and cache files
         processor_seconds(statement)
     times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     for _ in range(args.repeats):
@@ -48,8 +48,8 @@ def main() -> int:
     }
     path = results_file.write("import_time", result)
     print(
-        f"import fairseq: {over:.3f} s over import torch ({min(times['torch']):.3f} s); limit {args.limit} s; "
-        f"written to {path}"
+        f"import fairseq: {over:.3f} s more than import torch ({min(times['torch']):.3f} s), limit {args.limit} s; "
+        f"results: {path}"
     )
     return 1 if over > args.limit else 0
 

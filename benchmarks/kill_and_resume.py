@@ -1,13 +1,12 @@
-"""Does a run that is killed twice end bit for bit as one that is not? Runs `fairseq-hydra-train` both ways and compares
-the checkpoints.
+"""Compare a run that is killed twice with an uninterrupted run: are the checkpoints bit-equal?
 
-    python benchmarks/kill_and_resume.py --kill-at 8 16 -- task.data=DATA --config-dir
-    examples/wav2vec/config/pretraining \\
-        --config-name wav2vec2_base_librispeech distributed_training.distributed_world_size=1 dataset.max_tokens=250000
-        \\ optimization.max_update=20 checkpoint.save_interval_updates=4
+    python benchmarks/kill_and_resume.py --kill-at 8 16 -- task.data=DATA \\
+        --config-dir examples/wav2vec/config/pretraining --config-name wav2vec2_base_librispeech \\
+        distributed_training.distributed_world_size=1 dataset.max_tokens=250000 \\
+        optimization.max_update=20 checkpoint.save_interval_updates=4
 
-A kill is a SIGKILL of the command and its workers once the checkpoint of that update is there; the command is then
-typed again.
+Both are runs of `fairseq-hydra-train`. A kill is a SIGKILL of the command and its workers after the checkpoint of that
+update; the same command is then run again.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ def start(save_dir: Path, arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def kill_after(process: subprocess.Popen[str], save_dir: Path, update: int, delay: float) -> None:
-    """SIGKILL once a checkpoint of `update` or later is there and `delay` seconds have passed."""
+    """Send SIGKILL `delay` seconds after a checkpoint of `update` or later exists."""
     while not any(
         int(m[1]) >= update for p in save_dir.glob("checkpoint_*_*.pt") if (m := re.search(r"_(\d+)\.pt$", p.name))
     ):
         if process.poll() is not None:
             raise SystemExit(
-                f"the run ended by itself (status {process.returncode}) before update {update}; see {save_dir}.log"
+                f"The run ended with status {process.returncode} before update {update}. See {save_dir}.log."
             )
         time.sleep(0.02)
     time.sleep(delay)
@@ -47,7 +46,7 @@ def kill_after(process: subprocess.Popen[str], save_dir: Path, update: int, dela
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Names of the tensors of two checkpoints that are not equal bit for bit."""
+    """Names of the tensors that are not bit-equal in two checkpoints."""
     first, second = (torch.load(path, map_location="cpu", weights_only=True) for path in (one, other))
     found = [name for name, value in first["model"].items() if not torch.equal(value, second["model"][name])]
     states = [checkpoint["last_optimizer_state"]["state"] for checkpoint in (first, second)]
@@ -65,20 +64,18 @@ def main() -> int:
     parser.add_argument(
         "--kill-at", type=int, nargs="+", default=[8, 16], help="kill after the checkpoint of each of these updates"
     )
-    parser.add_argument(
-        "--delay", type=float, default=0.5, help="seconds between the checkpoint's appearance and the kill"
-    )
+    parser.add_argument("--delay", type=float, default=0.5, help="seconds between the checkpoint and the kill")
     parser.add_argument("--work", type=Path, default=Path("kill_and_resume"), help="folder for both runs")
-    parser.add_argument("arguments", nargs="+", help="of fairseq-hydra-train, after --")
+    parser.add_argument("arguments", nargs="+", help="arguments of fairseq-hydra-train, after --")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     unbroken, killed = args.work.resolve() / "unbroken", args.work.resolve() / "killed"
     if start(unbroken, args.arguments).wait() != 0:
-        raise SystemExit(f"the unbroken run failed; see {unbroken}.log")
+        raise SystemExit(f"The uninterrupted run failed. See {unbroken}.log.")
     for update in args.kill_at:
         kill_after(start(killed, args.arguments), killed, update, args.delay)
     if start(killed, args.arguments).wait() != 0:
-        raise SystemExit(f"the killed run did not go on; see {killed}.log")
+        raise SystemExit(f"The killed run did not resume. See {killed}.log.")
     log = (args.work / "killed.log").read_text()
     continued = re.findall(r"loaded checkpoint .*?, (\d+) updates", log)
     last = torch.load(unbroken / "checkpoint_last.pt", map_location="cpu", weights_only=True)

@@ -1,12 +1,11 @@
-"""Does a small model learn from real speech? Trains one config with several seeds, as it stands and with the logit
-temperature's schedule (and the small mask embedding that goes with it).
+"""Learning curves of a small model on real speech, with and without the logit temperature schedule.
 
     python benchmarks/learning_curve.py CONFIG.yaml --data FOLDER --seeds 1 2 3
 
-FOLDER holds train.tsv and valid.tsv. The result is a file with all curves: InfoNCE in bits, training (means of a log
-interval) and validation.
-"Left the plateau" is the first logged update whose training InfoNCE is below 6.60 bits; chance is log2(1 + negatives) =
-6.658 for 100.
+Trains one config with several seeds, unchanged and with the schedule (and its small mask embedding). FOLDER has
+train.tsv and valid.tsv. The result is a file with all curves: InfoNCE in bits in training (means over a log interval)
+and validation. A run has left the plateau at the first logged update with a training InfoNCE below 6.60 bits; chance is
+log2(1 + negatives) = 6.658 for 100 negatives.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PLATEAU = 6.60
 
 
 def train(config: Path, data: Path, seed: int, schedule: bool, work: Path, threads: int) -> dict[str, object]:
-    """One run; its curves."""
+    """Train one run; returns its curves."""
     save_dir = work / f"seed{seed}{'_schedule' if schedule else ''}"
     command = [
         sys.executable,
@@ -53,7 +52,8 @@ def train(config: Path, data: Path, seed: int, schedule: bool, work: Path, threa
     training = [(row["num_updates"], row["loss_0"]) for row in rows if row["split"] == "train_inner"]
     validation = [(row["num_updates"], row["loss_0"]) for row in rows if row["split"] == "valid"]
     left = next((update for update, loss in training if loss < PLATEAU), None)
-    print(f"seed {seed}{' with schedule' if schedule else ''}: left at {left}, ends at {validation[-1][1]}", flush=True)
+    arm = "with schedule" if schedule else "without schedule"
+    print(f"seed {seed}, {arm}: left the plateau at {left}, final validation {validation[-1][1]}", flush=True)
     return {
         "seed": seed,
         "schedule": schedule,
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--work", type=Path, default=Path("learning_curve"), help="folder for the runs")
     parser.add_argument("--at-once", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--threads", type=int, default=1, help="threads a run")
+    parser.add_argument("--threads", type=int, default=1, help="threads per run")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, schedule) for schedule in (True, False) for seed in args.seeds]

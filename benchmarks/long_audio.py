@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Long audio in windows against the same audio in one pass: what share of the words differs.
+"""Share of words that differ between long audio in windows and in one pass.
 
     python benchmarks/long_audio.py CHECKPOINT LABELS [--gen-subset test] [--minutes 5] [--lexicon FILE --lm FILE]
 
-Each recording of a manifest that lasts that long is read twice: as fairseq-infer and fairseq-transcribe do, in
-overlapping windows that are each normalised by themselves, and all at once. Where none is so long, utterances are put
-one after the other. Words are counted as jiwer's word error rate does, with the one pass as the reference; both
-readings' error rates against what was said stand beside it.
+Each recording in a manifest of at least that length is transcribed twice: in overlapping windows that are normalised
+separately, as in fairseq-infer and fairseq-transcribe, and in one pass. If no recording is long enough, utterances are
+concatenated. Differing words are counted as in word error rate, with the one pass as the reference. The error rates of
+both against the labels are in the result too.
 
-It takes a model that reads well: one that is wrong in every second word flips at any change of what lies around a word.
-`python benchmarks/clear_speech.py --work W` trains such a one: W/longest_run/checkpoint_last.pt, recordings and labels
-in W/five_minutes, W/lexicon.txt and W/words.arpa (--minutes 4.8 reads all of them).
+Use an accurate model: with one that gets every second word wrong, any change of context changes words. `python
+benchmarks/clear_speech.py --work W` trains one: W/longest_run/checkpoint_last.pt, recordings and labels in
+W/five_minutes, W/lexicon.txt and W/words.arpa (use --minutes 4.8 to include all recordings).
 """
 
 from __future__ import annotations
@@ -32,13 +32,11 @@ from fairseq.inference.transcribe import transcribe
 from fairseq.inference.windows import WindowSettings, plan_windows
 from fairseq.scoring.wer import word_errors
 
-MAX_SHARE = 1.0  # % of words that may differ
+MAX_SHARE = 1.0  # maximum % of words that differ
 
 
 def recordings(testset: TestSet, seconds: float, sample_rate: int) -> list[tuple[np.ndarray, str]]:
-    """Audio and what was said, of each recording that lasts so long, or of all utterances one after the other,
-    again and again.
-    """
+    """Audio and transcript of each recording of at least this length, or of concatenated, repeated utterances."""
     wanted = int(seconds * sample_rate)
     read = [(_read(file, sample_rate), said) for file, said in zip(testset.files(), testset.references, strict=True)]
     long = [(wave, said) for wave, said in read if len(wave) >= wanted]
@@ -53,12 +51,12 @@ def recordings(testset: TestSet, seconds: float, sample_rate: int) -> list[tuple
 def _read(file: str, sample_rate: int) -> np.ndarray:
     wave, rate = soundfile.read(file, dtype="float32")
     if rate != sample_rate:
-        raise ValueError(f"{file} has {rate} Hz, the model reads {sample_rate} Hz")
+        raise ValueError(f"{file} has a sample rate of {rate} Hz. The model requires {sample_rate} Hz.")
     return wave
 
 
 def compare(model: SpeechModel, decoder: Any, wave: np.ndarray, said: str, windows: WindowSettings) -> dict[str, Any]:
-    """Both readings of one waveform."""
+    """Transcribe one waveform in windows and in one pass, and compare."""
     whole = WindowSettings(len(wave) / model.sample_rate + 1, 0)
     one_pass, windowed = (transcribe(model, wave, decoder, windows=settings).text for settings in (whole, windows))
     differing = word_errors([one_pass], [windowed])
@@ -75,13 +73,13 @@ def compare(model: SpeechModel, decoder: Any, wave: np.ndarray, said: str, windo
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path, help="fine-tuned")
-    parser.add_argument("labels", type=Path, help="folder of the manifest and its labels")
+    parser.add_argument("checkpoint", type=Path, help="fine-tuned checkpoint")
+    parser.add_argument("labels", type=Path, help="folder with the manifest and its labels")
     parser.add_argument("--gen-subset", default="test", help="name of the manifest (default: test)")
-    parser.add_argument("--minutes", type=float, default=5, help="that a recording lasts at least (default: 5)")
+    parser.add_argument("--minutes", type=float, default=5, help="minimum length of a recording (default: 5)")
     parser.add_argument("--lexicon", help="also decode with a lexicon")
-    parser.add_argument("--lm", help="and with a language model")
-    parser.add_argument("--precision", default="fp32", help="of the model (default: fp32)")
+    parser.add_argument("--lm", help="also decode with a language model")
+    parser.add_argument("--precision", default="fp32", help="precision of the model (default: fp32)")
     args = parser.parse_args()
     model = SpeechModel.load(args.checkpoint, precision=args.precision)
     testset = TestSet.read(args.labels, args.gen_subset, model.task.cfg.labels, model.dictionary())
@@ -94,10 +92,10 @@ def main() -> int:
         for name, decoder in decoders.items():
             result = compare(model, decoder, wave, said, settings)
             found[name].append(result)
-            share = f"{result['differing']} of {result['words']} words differ ({result['differing_percent']:.2f} %)"
+            share = f"{result['differing']} of {result['words']} words differ ({result['differing_percent']:.2f}%)"
             rates = (
-                f"WER in {result['windows']} windows {result['wer_windows']:.1f} %, in one pass "
-                f"{result['wer_one_pass']:.1f} %"
+                f"WER {result['wer_windows']:.1f}% in {result['windows']} windows, "
+                f"{result['wer_one_pass']:.1f}% in one pass"
             )
             print(f"{result['audio_seconds']} s, {name}: {share}; {rates}", flush=True)
     measured = {
@@ -108,7 +106,7 @@ def main() -> int:
         "limit_percent": MAX_SHARE,
         "recordings": found,
     }
-    print(f"written to {write('long_audio', measured)}")
+    print(f"results: {write('long_audio', measured)}")
     return 0 if all(result["differing_percent"] <= MAX_SHARE for results in found.values() for result in results) else 1
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Making a manifest of many files, against fairseq's script, and loading a long one.
+"""Time to make a manifest, compared with fairseq's script, and to load a long one.
 
     python benchmarks/manifest.py [--peer-python /path/to/venv/bin/python] [--files 20000] [--rounds 3]
 
-The two scripts alternate over one folder of short FLAC files; wall time counts, start of the interpreter included. The
-peer's script is the one that its fairseq brings (--peer-script names another); without a peer, a serial loop of this
-file stands in that does the same work: recursive glob, real path and soundfile.info of each file. A manifest of 281,241
-lines (LibriSpeech's 960 hours) is then loaded, also in a fresh process.
+The two scripts alternate on one folder of short FLAC files. Wall time is measured, including the interpreter's start.
+The peer's script comes from its fairseq, or from --peer-script; without a peer, a serial loop in this file does the
+same work: recursive glob, real path and soundfile.info of each file. Then a manifest of 281,241 lines (LibriSpeech's
+960 hours) is loaded in a fresh process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OURS = REPOSITORY / "examples" / "wav2vec" / "wav2vec_manifest.py"
-A_FOLDER = 100  # files
+A_FOLDER = 100  # files per folder
 LINES = 281_241
 _FIND_SCRIPT = (
     "import fairseq, os; print(os.path.join(os.path.dirname(fairseq.__file__), 'examples', 'wav2vec', "
@@ -37,7 +37,7 @@ _FIND_SCRIPT = (
 
 
 def make_files(root: Path, count: int) -> None:
-    """Copies of one short recording, a hundred to a folder."""
+    """Write copies of one short recording, 100 per folder."""
     import soundfile
 
     root.mkdir()
@@ -52,7 +52,7 @@ def make_files(root: Path, count: int) -> None:
 
 
 def serial_loop(root: str, dest: str) -> None:
-    """What fairseq's script does, for where there is none: one file after the other, in the order of glob."""
+    """Do the work of fairseq's script, for use without a peer: one file at a time, in glob order."""
     import soundfile
 
     draw = random.Random(42)
@@ -68,7 +68,7 @@ def serial_loop(root: str, dest: str) -> None:
 
 
 def peer_command(args: argparse.Namespace) -> tuple[str, list[str]]:
-    """(what it is, the command without root and destination)."""
+    """(description, command without root and destination)."""
     if args.peer_script is not None:
         return Path(args.peer_script).name, [args.peer_python or sys.executable, args.peer_script]
     if args.peer_python is not None:
@@ -92,7 +92,7 @@ def timed(command: list[str], root: Path, dest: Path) -> float:
 
 
 def load_in_fresh_process(folder: Path) -> dict[str, float]:
-    """Seconds and mebibytes that a long manifest takes to load, and to hold."""
+    """Seconds and MiB that it takes to load a long manifest."""
     path = folder / "long.tsv"
     with open(path, "w", encoding="utf-8") as file:
         print("/data/LibriSpeech", file=file)
@@ -123,9 +123,9 @@ def main() -> int:
     parser.add_argument(
         "--peer-script", help="fairseq's wav2vec_manifest.py, if it is not inside that environment's fairseq"
     )
-    parser.add_argument("--files", type=int, default=20_000, help="(default: 20000)")
+    parser.add_argument("--files", type=int, default=20_000, help="audio files (default: 20000)")
     parser.add_argument("--rounds", type=int, default=3, help="alternations (default: 3)")
-    parser.add_argument("--name", default="manifest", help="of the result file (default: manifest)")
+    parser.add_argument("--name", default="manifest", help="name of the result file (default: manifest)")
     args = parser.parse_args()
     if args.serial:
         serial_loop(args.root, args.dest)
@@ -137,7 +137,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_files(folder / "audio", args.files)
-        # file headers are in the page cache for both
+        # warm-up: file headers are in the page cache for both
         timed([sys.executable, str(OURS)], folder / "audio", folder / "ours")
         for _ in range(args.rounds):
             seconds["ours"].append(timed([sys.executable, str(OURS)], folder / "audio", folder / "ours"))
@@ -158,7 +158,7 @@ def main() -> int:
     }
     path = results_file.write(args.name, result)
     print(json.dumps({key: result[key] for key in ("median_seconds", "times_as_fast", "loading")}, indent=1))
-    print("written to", path)
+    print("results:", path)
     return 0
 
 

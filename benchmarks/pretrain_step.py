@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""One pre-training step of the base model on CPU: this package against fairseq and transformers.
+"""One pre-training step of the base model on CPU: this package compared with fairseq and transformers.
 
     python benchmarks/pretrain_step.py --peer-python /path/to/venv/bin/python [--rounds 3] [--steps 3] [--threads 2]
 
-A step is forward, loss, backward and Adam's update, on 4 utterances of 10 s with masks as in training (mask_prob 0.65)
-and 100 negatives; dropouts as in the base recipe, layerdrop 0, so that every step does the same work. The systems
-alternate, each in fresh processes of its own interpreter, with one step to warm up. What counts is seconds of audio
-over seconds of the clock, and the process's peak memory.
+A step is forward, loss, backward and Adam's update on 4 utterances of 10 s, with masks as in training (mask_prob 0.65)
+and 100 negatives. Dropouts are those of the base recipe; layerdrop is 0, so that every step does the same work. The
+systems alternate, each in fresh processes of its own interpreter, with one warm-up step. The results are seconds of
+audio per second of wall time, and the process's peak memory.
 
-Each peer runs at its best: fairseq with its own masks and its own Adam (its bf16 does not run on CPU); transformers in
-fp32 and in bf16 autocast, with torch's fused AdamW, masks and negatives made outside of the clock. Ours takes what the
-data-loading worker hands over, and runs under `torch.autocast` as the trainer does.
+Each peer has its best settings: fairseq its own masks and Adam (its bf16 does not run on CPU); transformers fp32 and
+bf16 autocast, with torch's fused AdamW, and with masks and negatives made outside the timing. Ours gets batches as
+data-loading workers make them, and runs under `torch.autocast` as in the trainer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BASE = {  # the model of wav2vec2_base_librispeech.yaml, without layerdrop
 CRITERION = {"infonce": True, "loss_weights": [0.1, 10.0], "log_keys": ["prob_perplexity", "code_perplexity", "temp"]}
 ADAM = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01}
 SYSTEMS = ["ours-bf16", "ours-fp32", "fairseq-fp32", "transformers-bf16", "transformers-fp32"]
-TARGETS = {  # quotient of audio seconds a second, or of peak memory -> (ours, peers, at least or at most)
+TARGETS = {  # quotient of audio seconds per second, or of peak memory -> (ours, peers, at least or at most, limit)
     "bf16 over fairseq": ("ours-bf16", ["fairseq-fp32"], "at least", 2.7),
     "bf16 over transformers' best": ("ours-bf16", ["transformers-bf16", "transformers-fp32"], "at least", 2.2),
     "fp32 over fairseq": ("ours-fp32", ["fairseq-fp32"], "at least", 1.2),
@@ -54,12 +54,12 @@ TARGETS = {  # quotient of audio seconds a second, or of peak memory -> (ours, p
 }
 
 Batch = Any
-# makes a batch (not timed); a step (timed), which returns the loss
+# a function that makes a batch (not timed), and a step (timed) that returns the loss
 Step = tuple[Callable[[], Batch], Callable[[Batch], float]]
 
 
 def audio() -> Any:
-    """Noise of the loudness of normalised speech."""
+    """Noise with the loudness of normalised speech."""
     import torch
 
     return torch.randn(ROWS, RATE * SECONDS) * 0.1
@@ -115,7 +115,7 @@ def fairseq_step(precision: str) -> Step:
     from fairseq.optim.adam import Adam
 
     if precision != "fp32":
-        raise SystemExit("fairseq runs in fp32 on CPU")
+        raise SystemExit("fairseq only runs in fp32 on CPU.")
 
     class Task:
         target_dictionary = None
@@ -139,7 +139,7 @@ def fairseq_step(precision: str) -> Step:
 
 def transformers_step(precision: str) -> Step:
     try:
-        import torchaudio  # noqa: F401 - transformers imports it where it finds it; a build for another torch must be hidden from it
+        import torchaudio  # noqa: F401 - transformers imports it if it is installed; hide a build for another torch
     except (ImportError, OSError):
         sys.modules["torchaudio"] = None  # type: ignore[assignment]
     import torch
@@ -183,7 +183,7 @@ def transformers_step(precision: str) -> Step:
 
 
 def measure(system: str, steps: int, threads: int) -> dict[str, Any]:
-    """Run one system in this process: seconds of each step after the first, peak memory and versions."""
+    """Run one system in this process; returns seconds per step after the first, peak memory and version."""
     import torch
 
     torch.set_num_threads(threads)
@@ -203,7 +203,7 @@ def measure(system: str, steps: int, threads: int) -> dict[str, Any]:
 
 
 def run_child(python: str, system: str, args: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a fresh process of this interpreter."""
+    """Run `measure` in a fresh process of this interpreter."""
     threads = str(args.threads)
     path = str(REPOSITORY) if system.startswith("ours") else ""
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path}
@@ -241,7 +241,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def quotients(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Ours over the best of the peers that were measured, beside what is wanted."""
+    """Quotients of ours and the best measured peer, with their targets."""
     result = {}
     for name, (ours, peers, bound, wanted) in TARGETS.items():
         peers = [peer for peer in peers if peer in found]
@@ -257,11 +257,13 @@ def quotients(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", help="interpreter of an environment that has fairseq and transformers")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"which to measure (default: {','.join(SYSTEMS)})")
+    parser.add_argument(
+        "--systems", default=",".join(SYSTEMS), help=f"systems to measure (default: {','.join(SYSTEMS)})"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="alternations (default: 3)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of each process (default: 3)")
-    parser.add_argument("--threads", type=int, default=2, help="default: 2")
-    parser.add_argument("--name", default="pretrain_step", help="of the result file (default: pretrain_step)")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per process (default: 3)")
+    parser.add_argument("--threads", type=int, default=2, help="threads per process (default: 2)")
+    parser.add_argument("--name", default="pretrain_step", help="name of the result file (default: pretrain_step)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -277,7 +279,7 @@ def main() -> int:
             run = run_child(sys.executable if system.startswith("ours") else args.peer_python, system, args)
             runs[system].append(run)
             seconds = ", ".join(f"{second:.2f}" for second in run["step_seconds"])
-            print(f"round {number + 1}: {system}: {seconds} s a step, {run['peak_gb']:.2f} GB", flush=True)
+            print(f"round {number + 1}: {system}: {seconds} s per step, {run['peak_gb']:.2f} GB", flush=True)
     found = {system: summary(its_runs) for system, its_runs in runs.items()}
     setting = {
         "rows": ROWS,
@@ -296,7 +298,7 @@ def main() -> int:
     }
     path = results_file.write(args.name, result)
     print(json.dumps({"systems": found, "quotients": result["quotients"]}, indent=1))
-    print(f"written to {path}")
+    print(f"results: {path}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Results of benchmarks as files: the numbers beside the machine and the versions that they were measured with."""
+"""Write benchmark results to files, with the machine and the versions they were measured with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "soundfile")
 
 
 def processor_name() -> str:
-    """The processor as Linux names it; elsewhere its architecture."""
+    """Model name of the processor on Linux; elsewhere its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -43,7 +43,7 @@ def environment() -> dict[str, Any]:
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
-    """Writes `results/NAME.json` with the date and the environment, and returns its path."""
+    """Write `results/NAME.json` with the date and the environment; returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")

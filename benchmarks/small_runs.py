@@ -1,6 +1,4 @@
-"""Small models trained and scored with the commands that users type, each run with one thread; what is done already
-is not done again.
-"""
+"""Train and score small models with the package's commands, one thread per run; finished runs are skipped."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples/wav2vec"
 CONFIGS = EXAMPLES / "config"
 
-Row = tuple[str, str]  # path below the root, transcript
+Row = tuple[str, str]  # path relative to the root, transcript
 
 
 def write_split(folder: Path, name: str, root: Path, rows: Sequence[Row]) -> None:
-    """Manifest and letters of a split."""
+    """Write the manifest and letter labels of a split."""
     folder.mkdir(parents=True, exist_ok=True)
     listed = "".join(f"{path}\t{soundfile.info(root / path).frames}\n" for path, _ in rows)
     (folder / f"{name}.tsv").write_text(f"{root}\n{listed}", encoding="utf-8")
@@ -30,7 +28,7 @@ def write_split(folder: Path, name: str, root: Path, rows: Sequence[Row]) -> Non
 
 
 def write_words(folder: Path, rows: Sequence[Row]) -> None:
-    """Dictionary of the letters and lexicon of the words."""
+    """Write the dictionary of letters and the lexicon of words."""
     letters = sorted({letter for _, text in rows for letter in text if letter != " "})
     (folder / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in ["|", *letters]), encoding="utf-8")
     words = sorted({word for _, text in rows for word in text.split()})
@@ -38,7 +36,7 @@ def write_words(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def run(module: str, arguments: list[str], log: Path) -> float:
-    """Run one of the package's commands with one thread: its processor seconds."""
+    """Run one of the package's commands with one thread; returns its processor seconds."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     with log.open("w") as file:
@@ -48,18 +46,18 @@ def run(module: str, arguments: list[str], log: Path) -> float:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise SystemExit(f"{module} failed, see {log}")
+        raise SystemExit(f"{module} failed. See {log}.")
     return usage.ru_utime + usage.ru_stime
 
 
 def run_script(script: Path, arguments: list[str], output: Path) -> None:
-    """Run one of the example scripts; what it prints goes to a file."""
+    """Run one of the example scripts, with its output in a file."""
     with output.open("w") as file:
         subprocess.run([sys.executable, str(script), *arguments], stdout=file, check=True)
 
 
 def train(config: Path, save_dir: Path, overrides: list[str]) -> float:
-    """Train to the end unless that is done: processor seconds, which are kept beside the checkpoint."""
+    """Train unless it is done already; returns processor seconds, which are stored next to the checkpoint."""
     cost = save_dir / "processor_seconds.txt"
     if not cost.exists():
         arguments = [
@@ -76,7 +74,7 @@ def train(config: Path, save_dir: Path, overrides: list[str]) -> float:
 
 
 def score(data: Path, subset: str, save_dir: Path, lexicon: Path | None) -> dict[str, float]:
-    """WER and CER in percent."""
+    """Decode a subset; returns WER and CER in percent."""
     results = save_dir / f"{subset}-{'lexicon' if lexicon else 'greedy'}"
     arguments = [
         str(data),

@@ -1,14 +1,15 @@
-"""How well does a small model know words from speakers that it has never heard? Trains and scores with the commands
-that users type.
+"""Word recognition of small models on speakers that are not in the training data.
 
-    python benchmarks/unheard_speakers.py digits DIGITS --work FOLDER      leaves one speaker out at a time; then
-    speakers that were heard python benchmarks/unheard_speakers.py an4 AN4 LIBRISPEECH --work FOLDER   pre-trained
-    against random weights, three seeds
+    python benchmarks/unheard_speakers.py digits DIGITS --work FOLDER
+    python benchmarks/unheard_speakers.py an4 AN4 LIBRISPEECH --work FOLDER
 
-DIGITS and AN4 hold train.tsv and the like, `path<TAB>TRANSCRIPT` a line, beside the audio; LIBRISPEECH holds train and
-dev. What is done already in FOLDER is not done again. Cost is processor time of all that a result needed. No recording
-of a test speaker is in any training, pre-training included, and the last update's weights are tested. Nothing is chosen
-by a score but AN4's learning rate: by seed 1's CER.
+`digits` leaves out one speaker at a time, then none. `an4` compares pre-trained with random weights, with three seeds.
+Models are trained and scored with the package's commands.
+
+DIGITS and AN4 have train.tsv and the like, with lines `path<TAB>TRANSCRIPT`, next to the audio; LIBRISPEECH has train
+and dev. Finished runs in FOLDER are skipped. Cost is the processor time of everything a result needs. Except in the
+digits run without a left-out speaker, no recording of a test speaker is in any training data, including pre-training.
+The weights of the last update are tested. Only AN4's learning rate is chosen by a score: by the CER of seed 1.
 """
 
 from __future__ import annotations
@@ -30,11 +31,10 @@ import soundfile
 from small_runs import CONFIGS, EXAMPLES, Row, score, train, write_split, write_words
 
 SAMPLE_RATE = 8000  # Hz, of the digits
-TAKES = 1  # of each word by each synthetic voice
+TAKES = 1  # recordings per word and synthetic voice
 AN4_RATES = (0.0005, 0.001, 0.002)
-# Recordings are hardly changed and nothing is masked: with the config's augmentation and masks, CTC did not leave its
-# plateau here in
-# 1,200 updates from any weights.
+# Little augmentation and no masks: with the config's own settings, CTC did not leave its plateau in 1,200 updates,
+# neither from pre-trained nor from random weights.
 AN4_SETTINGS = ["task.augment.speed=1.1", "task.augment.eq_db=0", "task.augment.noise_db=null"]
 
 
@@ -46,7 +46,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def synthesize(folder: Path, words: Sequence[str]) -> float:
-    """Every word by every voice that the demo knows, at a speed and pitch of its own: processor seconds."""
+    """Synthesize every word with every voice of the demo at random speed and pitch; returns processor seconds."""
     sys.path.insert(0, str(EXAMPLES / "demo"))
     from make_corpus import ACCENTS, FEMALE, MALE
     from speech_synthesis import SAMPLE_RATE as SYNTHESIZED_RATE
@@ -61,7 +61,7 @@ def synthesize(folder: Path, words: Sequence[str]) -> float:
                 voice = Voice(name, int(rng.integers(110, 220)), int(rng.integers(15, 80)), int(rng.integers(10, 90)))
                 wave = synthesizer.speak([word.lower()], [0], voice, int(rng.integers(1, 2**31)))
                 heard = np.flatnonzero(np.abs(wave) > 0.01)
-                # no silence around it, as the recorded digits are cut
+                # trim silence, like the recorded digits
                 wave = wave[max(0, heard[0] - 400) : heard[-1] + 800]
                 wave *= 10 ** (rng.uniform(-26, -14) / 20) / np.sqrt(np.mean(wave**2))
                 path = f"wav/{word}_{number}_{take}.wav"
@@ -77,9 +77,7 @@ def _processor_seconds() -> float:
 
 
 def digits(args: argparse.Namespace) -> dict[str, Any]:
-    """Five folds, each without one speaker; and one with all of them, on the recordings that none of them trained
-    on.
-    """
+    """One fold per left-out speaker, and one trained on all speakers and tested on held-out recordings."""
     root = args.data.resolve()
     training, test = read_rows(root / "train.tsv"), read_rows(root / "test.tsv")
     speakers = sorted({_speaker(path) for path, _ in training + test})
@@ -165,11 +163,9 @@ def _at_once(workers: int, function: Callable[[Any], Any], items: list[Any]) -> 
 
 
 def an4(args: argparse.Namespace) -> dict[str, Any]:
-    """The same fine-tuning from pre-trained and from random weights, each at its own best learning rate of three (seed
-    1 says which).
+    """Compare fine-tuning from pre-trained and from random weights, each at the best of three learning rates (seed 1).
 
-    Twice: with the same updates; and with pre-training counted, so that random weights get the more updates that it
-    would have paid for.
+    Random weights are also trained for more updates, to match the cost of pre-training plus fine-tuning.
     """
     root, books = args.data.resolve(), args.librispeech.resolve()
     training, dev = read_rows(root / "train.tsv"), read_rows(root / "dev.tsv")
@@ -289,18 +285,24 @@ def main() -> None:
             command.add_argument("--pretraining-updates", type=int, default=1600)
             command.add_argument("--updates", type=int, default=3000)
         else:
-            command.add_argument("--folds", nargs="*", help="speakers to leave out (default: each, and none)")
+            command.add_argument(
+                "--folds", nargs="*", help="speakers to leave out, one per fold (default: each, then none)"
+            )
             command.add_argument("--seed", type=int, default=1)
             command.add_argument(
-                "--no-synthetic", dest="synthetic", action="store_false", help="train on the real recordings alone"
+                "--no-synthetic", dest="synthetic", action="store_false", help="train on the real recordings only"
             )
         command.add_argument("--work", type=Path, required=True, help="folder for the runs")
-        command.add_argument("--at-once", type=int, default=2, help="runs at the same time, a thread each (default: 2)")
-        command.add_argument("--overrides", nargs="*", default=[], help="further overrides of the fine-tuning config")
+        command.add_argument(
+            "--at-once", type=int, default=2, help="runs at the same time, with one thread each (default: 2)"
+        )
+        command.add_argument(
+            "--overrides", nargs="*", default=[], help="additional overrides of the fine-tuning config"
+        )
     args = parser.parse_args()
     args.work = args.work.resolve()
     result = {"digits": digits, "an4": an4}[args.command](args)
-    print(f"written to {results_file.write(f'unheard_speakers_{args.command}', result)}")
+    print(f"results: {results_file.write(f'unheard_speakers_{args.command}', result)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""fairseq's place of `fairseq-average-checkpoints`."""
+"""`fairseq-average-checkpoints` under fairseq's path."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""Count annotations that are bare `Any`, or hold it as a part that says nothing (`list[Any]`, `dict[str, Any]`).
+"""Count annotations that are `Any` or contain it (`list[Any]`, `dict[str, Any]`).
 
     python scripts/count_any.py [folder ...]
 
-Prints, for each folder, the number of annotations that are exactly `Any`, and of those that only contain it.
-`*args: Any` and `**kwargs: Any` are not counted: there `Any` means that the values are passed on unread.
+Prints for each folder the number of annotations that are exactly `Any`, and of those that only contain it.
+`*args: Any` and `**kwargs: Any` are not counted: these values are only passed on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_any(node: ast.AST) -> bool:
 
 
 def count(path: Path) -> Counter[str]:
-    """Counts of one file, under `bare` and `inside`."""
+    """Counts for one file, under `bare` and `inside`."""
     found: Counter[str] = Counter()
     for annotation in annotations(ast.parse(path.read_text(encoding="utf-8"))):
         if is_any(annotation):
@@ -46,7 +46,7 @@ def count(path: Path) -> Counter[str]:
 
 
 def by_folder(folders: tuple[str, ...] = FOLDERS) -> dict[str, Counter[str]]:
-    """Counts of each folder, and of each folder directly below `fairseq`."""
+    """Counts per folder, and per folder directly in `fairseq`."""
     totals: dict[str, Counter[str]] = {}
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):

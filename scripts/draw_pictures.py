@@ -4,8 +4,8 @@
 docs/images/model.svg           the model, and a run
 docs/images/learning_curve.svg  from benchmarks/results/learning_curve.json
 
-Plain XML without scripts or fonts. Each picture has a background of its own and a dark form of its colours, so that it
-is legible on light and dark pages.
+Plain XML without scripts or fonts. Each picture has its own background and dark colours, so that it is legible on light
+and dark pages.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def text(x: float, y: float, words: str, kind: str = "") -> str:
 
 
 def box(x: float, y: float, width: float, height: float, lines: Sequence[str], kind: str = "box") -> str:
-    """A box with a title line and smaller lines under it, all centred."""
+    """A box with a title line and smaller lines below it, all centred."""
     middle = x + width / 2
     top = y + height / 2 - 9 * (len(lines) - 1) + 5
     words = [text(middle, top + 18 * i, line, "middle" if i == 0 else "middle small") for i, line in enumerate(lines)]
@@ -95,7 +95,7 @@ def line(points: Sequence[Point], kind: str = "line") -> str:
 
 
 def arrow(*points: Point) -> str:
-    """A line along the points with a head at the last one."""
+    """A line through the points with an arrowhead at the last one."""
     (x, y), (x0, y0) = points[-1], points[-2]
     length = math.hypot(x - x0, y - y0)
     dx, dy = (x - x0) / length, (y - y0) / length
@@ -106,7 +106,7 @@ def arrow(*points: Point) -> str:
 
 
 def frames(x: float, y: float, masked: Sequence[int]) -> str:
-    """Ten frames as bars; those numbered in `masked` are hidden ones."""
+    """Ten frames as bars; those in `masked` have another colour."""
     return "".join(
         f'<rect class="{"masked" if i in masked else "frame"}" x="{x + 9 * i:g}" y="{y:g}" width="6" height="26"/>'
         for i in range(10)
@@ -114,7 +114,7 @@ def frames(x: float, y: float, masked: Sequence[int]) -> str:
 
 
 def model() -> str:
-    """The model of the base config above, a run below."""
+    """The base model (top) and a run (bottom)."""
     wave = [(24 + i, 110 + 22 * math.sin(i / 2.1) * math.sin(i / 31) ** 2) for i in range(96)]
     parts = [
         text(24, 34, "The model (base)", "title"),
@@ -163,7 +163,7 @@ def model() -> str:
 
 
 def learning_curve(recorded: str) -> str:
-    """Training loss over updates, three seeds with the falling temperature and three without.
+    """Training loss over updates, three seeds with the temperature schedule and three without.
 
     Args:
         recorded: benchmarks/results/learning_curve.json.

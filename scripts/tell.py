@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Run a command that is silent for long: say what it does, and every few seconds that it still runs.
+"""Run a command that prints nothing for a while: print TEXT first, then the elapsed time every 8 seconds.
 
     tell.py TEXT COMMAND [ARGUMENT ...]
 
-Its exit status is the command's.
+The exit status is the command's.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ def main(text: str, command: list[str]) -> int:
             return process.wait(EVERY)
         except subprocess.TimeoutExpired:
             print(f"  ... {time.monotonic() - start:.0f} s", flush=True)
-        except KeyboardInterrupt:  # the command heard it too
+        except KeyboardInterrupt:  # the command received it too
             process.wait()
             return 130
 

@@ -25,27 +25,25 @@ from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 @dataclass
 class CtcCriterionConfig(FairseqDataclass):
     zero_infinity: bool = field(
-        default=False, metadata={"help": "an utterance whose label does not fit into its frames counts 0"}
+        default=False, metadata={"help": "set the loss of utterances with too few frames for their label to 0"}
     )
     sentence_avg: bool = II("optimization.sentence_avg")
     post_process: str = field(
         default="letter",
-        metadata={"help": "kind of unit, which says how words are made: letter, sentencepiece, silence, none ..."},
+        metadata={"help": "kind of unit, for joining units to words: letter, sentencepiece, silence, none ..."},
     )
     wer_kenlm_model: Optional[str] = field(
-        default=None, metadata={"help": "not offered: fairseq-infer decodes with a language model"}
+        default=None, metadata={"help": "not supported: use fairseq-infer to decode with a language model"}
     )
     wer_lexicon: Optional[str] = field(
-        default=None, metadata={"help": "not offered: fairseq-infer decodes with a lexicon"}
+        default=None, metadata={"help": "not supported: use fairseq-infer to decode with a lexicon"}
     )
     wer_lm_weight: float = field(default=2.0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_word_score: float = field(default=-1.0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_sil_weight: float = field(default=0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_args: Any = field(
         default=None,
-        metadata={
-            "help": "the first four of these as a Python tuple or a list, as older configs have it; read as a literal"
-        },
+        metadata={"help": "the first four wer_ keys as a list, or as a Python tuple in quotes (older configs)"},
     )
 
     def check(self) -> Iterator[Finding]:
@@ -63,19 +61,19 @@ class CtcCriterionConfig(FairseqDataclass):
         if model or lexicon:
             yield wrong(
                 f"criterion.wer_args names {' and '.join(path for path in (model, lexicon) if path)}: validation "
-                "decodes greedily, without a language model or a lexicon. Leave wer_args out, and decode the "
+                "decodes greedily, without a language model or a lexicon. Remove wer_args, and decode the "
                 "checkpoint with fairseq-infer --lm and --lexicon.",
                 "wer-args",
             )
 
 
 def read_wer_args(value: Any) -> tuple[str | None, str | None, float, float]:
-    """(wer_kenlm_model, wer_lexicon, wer_lm_weight, wer_word_score).
+    """Parse `wer_args` to (wer_kenlm_model, wer_lexicon, wer_lm_weight, wer_word_score).
 
     Args:
-        value: a list or tuple of the four, or the text of one.
+        value: a list or tuple of the four, or its text.
     Raises:
-        ValueError: it is not four such values.
+        ValueError: anything else.
     """
     try:
         model, lexicon, lm_weight, word_score = ast.literal_eval(value) if isinstance(value, str) else value
@@ -90,7 +88,7 @@ def read_wer_args(value: Any) -> tuple[str | None, str | None, float, float]:
 
 
 class CtcModel(Protocol):
-    """What this criterion asks of a model, besides its forward pass."""
+    """The methods this criterion calls on a model, apart from its forward pass."""
 
     training: bool
 
@@ -99,11 +97,10 @@ class CtcModel(Protocol):
 
 @register_criterion("ctc", dataclass=CtcCriterionConfig)
 class CtcCriterion(FairseqCriterion):
-    """Negative log-likelihood of the labels, in nats, summed over the utterances that count.
+    """Negative log-likelihood of the labels, in nats, summed over utterances with weight above 0.
 
-    All that training logs stays on the device, as 0-dim tensors that add up over forward passes and processes.
-    Validation decodes greedily,
-    on the host: error rates of words and units, how much of the dictionary was said, and the first hypotheses
+    Training logs 0-dim tensors on the device, which are summed over forward passes and processes. Validation decodes
+    greedily on the host: error rates of words and units, the share of the dictionary in use, and the first hypotheses
     (`scorer.examples`).
     """
 
@@ -124,13 +121,14 @@ class CtcCriterion(FairseqCriterion):
         """Loss of one batch.
 
         Args:
-            model: as Wav2VecCtc, possibly wrapped for distributed training.
-            sample: net_input, the model's arguments; target int64 B x U and id; and if the worker made it
-                target_lengths and input_lengths int64 B, target_weights float32 B. All but net_input may be on the
-                host, where the kernels of most devices want lengths; then nothing here waits for the device.
-            reduce: accepted from fairseq's callers; the loss is a sum either way.
+            model: a Wav2VecCtc or similar, possibly wrapped for distributed training.
+            sample: net_input, the model's arguments; target, int64, B x U, and id; and if the worker made them,
+                target_lengths and input_lengths, int64, B, and target_weights, float32, B. All but net_input can be on
+                the host, where most devices' kernels need lengths; then nothing here waits for the device.
+            reduce: ignored (fairseq's callers pass it); the loss is always a sum.
         Returns:
-            The loss (0-dim, fp32), units or with `sentence_avg` utterances that count (0-dim, fp32), and what to log.
+            The loss (0-dim, fp32); the number of units, or with `sentence_avg` of utterances, with weight above 0
+            (0-dim, fp32); and the values to log.
         """
         net_output = model(**sample["net_input"])
         module = cast(CtcModel, unwrapped(model))
@@ -176,7 +174,7 @@ class CtcCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Log sums over forward passes and processes: loss in bits, error rates and shares in per cent."""
+        """Log results over forward passes and processes: loss in bits, error rates and shares in percent."""
         total = summed(logging_outputs)
         sample_size, ntokens = float(total.get("sample_size", 0)), float(total.get("ntokens", 0))
         loss = float(total.get("loss", 0)) / math.log(2)

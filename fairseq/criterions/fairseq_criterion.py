@@ -1,4 +1,4 @@
-"""The base of all criterions."""
+"""The base class of criterions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fairseq.dataclass.checks import refuse
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself: DistributedDataParallel shows none of its methods."""
+    """The model inside a DistributedDataParallel wrapper, which hides its methods."""
     return cast(nn.Module, model.module) if hasattr(model, "module") else model
 
 
 class FairseqCriterion(nn.Module):
-    """A loss over a model's output, with what is logged about it.
+    """A loss over a model's output, and the values to log.
 
-    A subclass names in `__init__` the config fields it wants; `build_criterion` passes those by name.
+    The arguments of a subclass's `__init__` are config fields; `build_criterion` passes them by name.
     """
 
     def __init__(self, task: Any = None) -> None:
@@ -31,17 +31,18 @@ class FairseqCriterion(nn.Module):
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: Any = None) -> FairseqCriterion:
-        """A criterion whose arguments are taken from `task` (or `cfg` as a whole) and, by name, from the config's
-        fields.
+        """Build a criterion with the arguments `task`, `cfg` and, by name, the config's fields.
 
         Raises:
-            ValueError: an argument without a default is no field of the config.
+            ValueError: an argument without a default is not a field of the config.
         """
         refuse(cfg, "criterion")
         arguments: dict[str, Any] = {}
         for name, parameter in inspect.signature(cls).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise ValueError(f"{cls.__name__} takes {parameter}: a criterion names its config fields one by one")
+                raise ValueError(
+                    f"{cls.__name__}.__init__ takes {parameter}. A criterion must name its config fields one by one."
+                )
             if name == "task":
                 arguments["task"] = task
             elif name == "cfg":
@@ -49,26 +50,26 @@ class FairseqCriterion(nn.Module):
             elif hasattr(cfg, name):
                 arguments[name] = getattr(cfg, name)
             elif parameter.default is parameter.empty:
-                raise ValueError(f"criterion.{name} is missing: {cls.__name__} needs it")
+                raise ValueError(f"criterion.{name} is missing. {cls.__name__} requires it.")
         return cls(**arguments)
 
     def forward(self, model: nn.Module, sample: Batch, reduce: bool = True) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Loss (a sum), what it is a sum over, and what to log."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
+        """Compute the loss (a sum), the number of items it sums over, and the values to log."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward.")
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
         """Log the outputs of all forward passes and processes of an update."""
-        raise NotImplementedError(f"{cls.__name__} has no reduce_metrics")
+        raise NotImplementedError(f"{cls.__name__} does not implement reduce_metrics.")
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """Whether the outputs may be added up over forward passes and processes before `reduce_metrics`."""
+        """Whether outputs can be summed over forward passes and processes before `reduce_metrics`."""
         return False
 
 
 class LegacyFairseqCriterion(FairseqCriterion):
-    """A criterion that takes old command-line arguments as a whole."""
+    """A criterion that takes all old command-line arguments."""
 
     def __init__(self, args: Any, task: Any) -> None:
         super().__init__(task)

@@ -29,21 +29,21 @@ class Wav2VecCriterionConfig(FairseqDataclass):
         metadata={
             "help": (
                 "cross-entropy over the positive and its negatives, as in the paper; false: binary "
-                "cross-entropy of each"
+                "cross-entropy per candidate"
             )
         },
     )
     loss_weights: Optional[list[float]] = field(
         default=None,
-        metadata={"help": "weights of the further losses: codebook diversity (with a quantizer), feature penalty"},
+        metadata={"help": "weights of the additional losses: codebook diversity (with a quantizer), feature penalty"},
     )
     log_keys: list[str] = field(
-        default_factory=list, metadata={"help": "what to log of the model's output, such as code_perplexity"}
+        default_factory=list, metadata={"help": "keys of the model's output to log, such as code_perplexity"}
     )
 
 
 class ContrastiveModel(Protocol):
-    """What this criterion asks of a model, besides its forward pass."""
+    """The methods this criterion calls on a model, apart from its forward pass."""
 
     def get_logits(self, net_output: Mapping[str, Any]) -> Tensor: ...
 
@@ -54,9 +54,9 @@ class ContrastiveModel(Protocol):
 
 @register_criterion("wav2vec", dataclass=Wav2VecCriterionConfig)
 class Wav2vecCriterion(FairseqCriterion):
-    """Loss of predicting masked frames, in nats, summed over the masked frames that count.
+    """Loss of predicting masked frames, in nats, summed over masked frames with weight above 0.
 
-    All that is logged stays on the device as 0-dim tensors that may be added up over forward passes and processes.
+    Logged values are 0-dim tensors on the device, which can be summed over forward passes and processes.
     """
 
     def __init__(
@@ -75,46 +75,45 @@ class Wav2vecCriterion(FairseqCriterion):
         """Loss of one batch.
 
         Args:
-            model: as Wav2Vec2Model, possibly wrapped for distributed training.
+            model: a Wav2Vec2Model or similar, possibly wrapped for distributed training.
             sample: `net_input`, the model's arguments.
-            reduce: False returns the losses of the masked frames (M*B, 0 for filler) in place of the loss.
+            reduce: False returns the losses of the masked frames (M*B, 0 for filler) instead of the loss.
         Returns:
-            The loss (0-dim, fp32), the masked frames that count (0-dim, fp32), and what to log. Everything stays on the
-            device.
+            The loss (0-dim, fp32), the number of masked frames with weight above 0 (0-dim, fp32), and the values to
+            log, all on the device.
         Raises:
-            ValueError: `loss_weights` does not have as many weights as the model has further losses.
+            ValueError: the number of `loss_weights` differs from the number of the model's additional losses.
         """
         net_output = model(**sample["net_input"])
         module = cast(ContrastiveModel, unwrapped(model))
         with device_layer.of(net_output["x"]).full_precision():
             logits = module.get_logits(net_output).float()
             weights = net_output["masked_weights"].float()
-            counts = weights.t().flatten()  # position-major, as the logits
-            # hpu: static loss: every masked position has one, filler too, and counts 0; selecting those that count
-            # would change the shape
+            counts = weights.t().flatten()  # position-major, like the logits
+            # hpu: static shapes: filler positions have a loss too, with weight 0; selecting the others would change the
+            # shape
             per_frame = self._loss_per_frame(logits, module.get_targets(sample, net_output), counts)
             sample_size = counts.sum()
             losses = [per_frame.sum(), *self._further_losses(module, net_output, sample_size)]
             loss = torch.stack(losses).sum()
-            # hpu: detached logging: 0-dim tensors that stay on the card; the trainer reads their sums once per log
-            # interval
+            # hpu: log detached 0-dim tensors on the device; the trainer reads their sums once per log interval
             logging_output = self._logged(net_output, logits.detach(), weights, losses, loss)
         return (loss if reduce else per_frame), sample_size, logging_output
 
     def _loss_per_frame(self, logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-        """Loss of each masked frame times what it counts, M*B; candidates at -inf are not asked about."""
+        """Loss of each masked frame times its weight, M*B; candidates at -inf are ignored."""
         if self.infonce:
             return F.cross_entropy(logits, target, reduction="none") * counts
         is_positive = torch.zeros_like(logits)
         is_positive[:, 0] = 1
-        possible = logits > -(2.0**29)  # hpu: excluded negatives stand at -2^30 there, elsewhere at -inf
+        possible = logits > -(2.0**29)  # hpu: excluded negatives have -2^30 there, -inf elsewhere
         answers = F.binary_cross_entropy_with_logits(logits.masked_fill(~possible, 0), is_positive, reduction="none")
         return (answers * possible.float()).sum(dim=1) * counts
 
     def _further_losses(
         self, model: ContrastiveModel, net_output: Mapping[str, Any], sample_size: Tensor
     ) -> list[Tensor]:
-        """The model's further losses times their weights and the masked frames; those of weight 0 are left out."""
+        """The model's additional losses times weight and number of masked frames, without those of weight 0."""
         if self.loss_weights is None:
             return []
         further = model.get_extra_losses(net_output)
@@ -129,9 +128,7 @@ class Wav2vecCriterion(FairseqCriterion):
     def _logged(
         self, net_output: Mapping[str, Any], logits: Tensor, weights: Tensor, losses: list[Tensor], loss: Tensor
     ) -> dict[str, Any]:
-        """What to log; sums over the batch, and log keys times `nonempty`, so that empty batches do not count in
-        their mean.
-        """
+        """Values to log: sums over the batch, and log keys times `nonempty`, to leave empty batches out of means."""
         counts = weights.t().flatten()
         sample_size = counts.sum()
         nonempty = (sample_size > 0).float()
@@ -149,7 +146,7 @@ class Wav2vecCriterion(FairseqCriterion):
         if len(losses) > 1:
             logged.update({f"loss_{number}": part.detach() for number, part in enumerate(losses)})
         if self.infonce:
-            # a frame whose candidates all have one logit is no success, though the positive comes first
+            # if all candidates have the same logit, argmax is 0, but that is not a correct prediction
             right = (logits.argmax(dim=1) == 0) & (logits.argmin(dim=1) != 0)
             logged["correct"] = (right & (counts > 0)).float().sum()
             logged["count"] = (counts > 0).float().sum()
@@ -157,9 +154,7 @@ class Wav2vecCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Log means over the outputs of all forward passes and processes of an update, losses in bits a masked
-        frame.
-        """
+        """Log means over all forward passes and processes of an update; losses in bits per masked frame."""
         total = {
             key: sum(utils.item(log.get(key, 0)) for log in logging_outputs)
             for log in logging_outputs[:1]
@@ -187,6 +182,6 @@ class Wav2vecCriterion(FairseqCriterion):
 
 
 def _accuracy(meters: Any) -> float:
-    """Share of masked frames whose positive has the largest logit."""
+    """Share of masked frames where the positive has the largest logit."""
     total = meters["_total"].sum
     return safe_round(meters["_correct"].sum / total, 5) if total > 0 else float("nan")

@@ -41,15 +41,15 @@ ModelClass = TypeVar("ModelClass", bound=type[BaseFairseqModel])
 
 
 def register_model(name: str, dataclass: type | None = None) -> Callable[[ModelClass], ModelClass]:
-    """Class decorator: make a model known to configs as `model._name: name`, with the dataclass that configures it.
+    """Class decorator: register a model under `model._name: name`, with the dataclass that configures it.
 
     Raises:
-        ValueError: the name is taken, or the class is no BaseFairseqModel.
+        ValueError: the name is taken, or the class is not a BaseFairseqModel.
     """
 
     def register(cls: ModelClass) -> ModelClass:
         if name in MODEL_REGISTRY:
-            raise ValueError(f"The model {name!r} is registered already ({MODEL_REGISTRY[name].__name__}).")
+            raise ValueError(f"The model {name!r} is already registered ({MODEL_REGISTRY[name].__name__}).")
         if not issubclass(cls, BaseFairseqModel):
             raise ValueError(f"The model {name!r}, {cls.__name__}, must extend BaseFairseqModel.")
         if dataclass is not None:
@@ -65,7 +65,7 @@ def register_model(name: str, dataclass: type | None = None) -> Callable[[ModelC
 
 def _register_architecture(model_name: str, arch_name: str, set_defaults: Callable[[Any], None]) -> None:
     if arch_name in ARCH_CONFIG_REGISTRY:
-        raise ValueError(f"The model architecture {arch_name!r} is registered already.")
+        raise ValueError(f"The model architecture {arch_name!r} is already registered.")
     ARCH_MODEL_NAME_REGISTRY[arch_name] = model_name
     ARCH_MODEL_INV_REGISTRY.setdefault(model_name, []).append(arch_name)
     ARCH_CONFIG_REGISTRY[arch_name] = set_defaults
@@ -74,11 +74,10 @@ def _register_architecture(model_name: str, arch_name: str, set_defaults: Callab
 def register_model_architecture(
     model_name: str, arch_name: str
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Function decorator: a named architecture of a registered model, whose function fills in its config's missing
-    values.
+    """Function decorator: register an architecture of a model. The function fills in missing config values.
 
     Raises:
-        ValueError: there is no such model, or the architecture's name is taken.
+        ValueError: the model is not registered, or the architecture's name is taken.
     """
 
     def register(set_defaults: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -92,26 +91,26 @@ def register_model_architecture(
 
 
 def build_model(cfg: Any, task: Any = None, from_checkpoint: bool = False) -> BaseFairseqModel:
-    """Build the model that a config names.
+    """Build the model named by a config.
 
     Args:
-        cfg: the config group `model`: a DictConfig or dict with `_name`, or a dataclass instance; or old command-line
+        cfg: the config group `model`: a DictConfig or dict with `_name`, a dataclass instance, or old command-line
             arguments (`arch`).
-        task: what the model may need to know of it.
-        from_checkpoint: `cfg` comes from a file: fields that this version does not have are left out.
+        task: passed to the model's `build_model`.
+        from_checkpoint: `cfg` comes from a file: drop fields that this version does not have.
     Raises:
-        ValueError: no such model, or keys and values that its dataclass does not take.
+        ValueError: unknown model, or keys or values that its dataclass rejects.
     """
     name = current_name("model", cfg)
     model_type = None if name is None else ARCH_MODEL_NAME_REGISTRY.get(name, name)
     if model_type is None or model_type not in MODEL_REGISTRY:
         raise unknown_name("model", name, MODEL_REGISTRY)
     if model_type in MODEL_DATACLASS_REGISTRY:
-        foreign = from_checkpoint or isinstance(cfg, Namespace)  # arguments are those of all groups
+        foreign = from_checkpoint or isinstance(cfg, Namespace)  # a Namespace holds the arguments of all groups
         cfg = merge_with_parent(MODEL_DATACLASS_REGISTRY[model_type](), cfg, remove_missing=foreign)
     if name in ARCH_CONFIG_REGISTRY:
         ARCH_CONFIG_REGISTRY[name](cfg)
     return MODEL_REGISTRY[model_type].build_model(cfg, task)
 
 
-from fairseq.models import wav2vec  # noqa: E402, F401 - fills the registry, which must stand first
+from fairseq.models import wav2vec  # noqa: E402, F401 - fills the registry, so it must come after it

@@ -1,7 +1,7 @@
-"""A model that a file's config describes may not grow far beyond the weights in that file.
+"""Limit the size of a model built from a file's config to a few times the weights in that file.
 
-A damaged or hostile config can ask for 10^9 layers. The model is refused while it is built, whichever key of the config
-is wrong: PyTorch reports every tensor before it is made, and every parameter and module when it is registered.
+A damaged or hostile config can ask for 10^9 layers. The model is rejected while it is built, whichever config key is
+wrong: PyTorch reports every tensor before allocating it, and every parameter and module when it is registered.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# a model may build parts that its file lacks (heads of the pre-training), and weight norm registers a weight up to
-# three times
+# a model can build parts that its file lacks (pre-training heads), and weight norm registers a weight up to three times
 _TIMES = 4
 _MORE_NUMBERS, _MORE_TENSORS, _MORE_MODULES = 1 << 26, 1000, 10_000
 
 
 class TooLarge(ValueError):
-    """The config describes a far larger model than the weights are of."""
+    """The config describes a far larger model than the weights."""
 
 
 class _Makes(TorchDispatchMode):
-    """Hands the size of every tensor that is to be made to `check`, before memory is asked for."""
+    """Call `check` with the size of every new tensor, before it is allocated."""
 
     def __init__(self, check: Callable[[int], None]) -> None:
         super().__init__()
@@ -44,10 +43,10 @@ class _Makes(TorchDispatchMode):
 
 @contextmanager
 def by(weights: Mapping[str, Any]) -> Iterator[None]:
-    """Within, this thread may build a model a few times as large as `weights`.
+    """Context in which this thread can only build models up to a few times as large as `weights`.
 
     Raises:
-        TooLarge: it becomes larger; the message has no subject, so that the caller can name the file.
+        TooLarge: the model exceeds that; the message has no subject, so that the caller can name the file.
     """
     here = threading.get_ident()
     tensors = [value for value in weights.values() if isinstance(value, Tensor)]
@@ -62,8 +61,8 @@ def by(weights: Mapping[str, Any]) -> Iterator[None]:
     def check(what: str, number: int) -> None:
         if number > most[what]:
             raise TooLarge(
-                f"its config describes a far larger model than its weights are of: more than {most[what]:,} {what}, "
-                f"and it holds {held:,} numbers in {len(tensors):,} tensors"
+                f"its config describes a far larger model than its weights: more than {most[what]:,} {what}, but the "
+                f"weights are {held:,} numbers in {len(tensors):,} tensors"
             )
 
     def count(what: str, more: int) -> None:

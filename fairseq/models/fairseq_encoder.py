@@ -1,4 +1,4 @@
-"""The base of encoders that other projects write."""
+"""Base class for encoders, also those of other projects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class EncoderOut(NamedTuple):
-    """What fairseq's text encoders return."""
+    """Output of fairseq's text encoders."""
 
     encoder_out: Tensor  # T x B x C
     encoder_padding_mask: Optional[Tensor]  # B x T
@@ -21,16 +21,16 @@ class EncoderOut(NamedTuple):
 
 @runtime_checkable
 class FollowsUpdates(Protocol):
-    """A module that changes with the count of updates."""
+    """A module that changes with the number of updates."""
 
     def set_num_updates(self, num_updates: int) -> None: ...
 
 
 class FairseqEncoder(nn.Module):
-    """An encoder; a subclass gives `forward`.
+    """An encoder; a subclass implements `forward`.
 
     Args:
-        dictionary: of its input symbols; None for audio.
+        dictionary: the input symbols; None for audio.
     """
 
     def __init__(self, dictionary: Any) -> None:
@@ -39,10 +39,10 @@ class FairseqEncoder(nn.Module):
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **kwargs: Any) -> Any:
         """Encode a batch, B x T."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward.")
 
     def forward_torchscript(self, net_input: dict[str, Tensor]) -> Any:
-        """`forward` with the entries of a batch's net_input, without the decoder's."""
+        """Run `forward` on a batch's net_input, without the decoder's entries."""
         if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             return self.forward(src_tokens=net_input["src_tokens"], src_lengths=net_input["src_lengths"])
         return self.forward_non_torchscript(net_input)
@@ -52,19 +52,19 @@ class FairseqEncoder(nn.Module):
         return self.forward(**{name: value for name, value in net_input.items() if name != "prev_output_tokens"})
 
     def reorder_encoder_out(self, encoder_out: Any, new_order: Tensor) -> Any:
-        """The output with its rows in another order."""
-        raise NotImplementedError(f"{type(self).__name__} has no reorder_encoder_out")
+        """Reorder the utterances of the output."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement reorder_encoder_out.")
 
     def max_positions(self) -> Any:
-        """Longest input."""
+        """Maximum input length."""
         return 1_000_000
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
-        """Bring the names of an older checkpoint up to date, in place; the base changes none."""
+        """Rename the parameters of an older checkpoint, in place; by default none."""
         return state_dict
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Tell every submodule that follows a schedule how many updates are done."""
+        """Pass the number of updates to every submodule that follows a schedule."""
         for module in self.modules():
             if module is not self and isinstance(module, FollowsUpdates):
                 module.set_num_updates(num_updates)

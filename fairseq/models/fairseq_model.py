@@ -16,40 +16,40 @@ from fairseq.modules.run_mode import RunMode, configure
 
 @runtime_checkable
 class HasEncoderConfig(Protocol):
-    """An encoder of fine-tuning, such as Wav2VecEncoder."""
+    """An encoder used in fine-tuning, such as Wav2VecEncoder."""
 
     def encoder_config(self) -> Any: ...
 
 
 @runtime_checkable
 class Freezes(Protocol):
-    """A module that has parameters which no gradient can reach."""
+    """A module with parameters that receive no gradient."""
 
     def frozen_parameters(self) -> list[Tensor]: ...
 
 
 @runtime_checkable
 class UpgradesNames(Protocol):
-    """A module that brings the names of an older checkpoint up to date."""
+    """A module that renames parameters of older checkpoints."""
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> Any: ...
 
 
 class BaseFairseqModel(nn.Module):
-    """A model that a registry builds from its config and a task.
+    """A model that the registry builds from a config and a task.
 
-    A subclass implements `build_model`, and `get_targets` and `get_normalized_probs` where a criterion asks for them.
+    A subclass implements `build_model`, and `get_targets` and `get_normalized_probs` if its criterion calls them.
     """
 
-    cfg: Any  # the config group that it was built from; a subclass sets it
+    cfg: Any  # the config group the model was built from; a subclass sets it
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any = None) -> BaseFairseqModel:
-        """A new model of this config; `task` brings what only it knows, such as a dictionary."""
+        """Build a model from this config; `task` provides the rest, such as a dictionary."""
         return cls(cfg)
 
     def get_targets(self, sample: Mapping[str, Any], net_output: Any) -> Tensor:
-        """Targets of a batch; the base takes them from the batch itself."""
+        """Targets of a batch; by default `sample["target"]`."""
         return sample["target"]
 
     def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Mapping[str, Any] | None = None) -> Tensor:
@@ -58,11 +58,11 @@ class BaseFairseqModel(nn.Module):
         return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
 
     def extract_features(self, *args: Any, **kwargs: Any) -> Any:
-        """Features without the head of a task; the base runs the whole model."""
+        """Features without the task's head; by default the whole model."""
         return self(*args, **kwargs)
 
     def max_positions(self) -> Any:
-        """Longest input, None for any."""
+        """Maximum input length; None: no limit."""
         return None
 
     def load_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride] - fairseq's signature
@@ -72,60 +72,57 @@ class BaseFairseqModel(nn.Module):
         model_cfg: DictConfig | None = None,
         args: Namespace | None = None,
     ) -> Any:
-        """Load parameters and buffers after `upgrade_state_dict` has brought an older checkpoint's names up to date.
+        """Load parameters and buffers, after `upgrade_state_dict` has renamed those of older checkpoints.
 
         Args:
-            strict: names missing from either side are an error.
-            model_cfg, args: the config that the checkpoint was written with, for models that change themselves to fit
-                it.
+            strict: raise an error if names are missing on either side.
+            model_cfg, args: the config in the checkpoint, for models that adapt themselves to it.
         """
         state_dict = dict(state_dict)
         self.upgrade_state_dict(state_dict)
         return super().load_state_dict(state_dict, strict)
 
     def upgrade_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring the names of an older checkpoint up to date, in place."""
+        """Rename the parameters of an older checkpoint, in place."""
         self.upgrade_state_dict_named(state_dict, "")
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """The same for this model at prefix `name`: every submodule that has this method brings its own names up to
-        date.
-        """
+        """`upgrade_state_dict` at prefix `name`: calls this method of every submodule that has it."""
         assert state_dict is not None
         _upgrade_children(self, state_dict, name)
 
     def encoder_config(self) -> Any | None:
-        """The config of the pre-trained encoder inside, by which data-loading workers draw fine-tuning's masks; None:
-        there is no such encoder. Models that have one call it `w2v_encoder`, as in fairseq.
+        """The config of the pre-trained encoder, from which data-loading workers draw fine-tuning's masks.
+
+        None without such an encoder. Models that have one call it `w2v_encoder`, as in fairseq.
         """
         encoder = self._modules.get("w2v_encoder")
         return encoder.encoder_config() if isinstance(encoder, HasEncoderConfig) else None
 
     def configure(self, mode: RunMode) -> None:
-        """Choose how the model runs; see RunMode."""
+        """Set how the model runs; see RunMode."""
         configure(self, mode)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Tell every submodule that follows a schedule how many updates are done."""
+        """Pass the number of updates to every submodule that follows a schedule."""
         for module in self.modules():
             if module is not self and isinstance(module, FollowsUpdates):
                 module.set_num_updates(num_updates)
 
     def frozen_parameters(self) -> list[Tensor]:
-        """Parameters that no gradient can reach at this count of updates, of all submodules that tell theirs; some may
-        come twice.
+        """Parameters that receive no gradient at this update, from all submodules that report theirs.
 
-        The trainer leaves them, and what the optimizer keeps for them, as they are.
+        A parameter can be listed twice. The trainer changes neither these parameters nor their optimizer state.
         """
-        telling = [module for module in self.modules() if module is not self and isinstance(module, Freezes)]
-        return [parameter for module in telling for parameter in module.frozen_parameters()]
+        freezing = [module for module in self.modules() if module is not self and isinstance(module, Freezes)]
+        return [parameter for module in freezing for parameter in module.frozen_parameters()]
 
 
 class FairseqEncoderModel(BaseFairseqModel):
-    """A model that is an encoder.
+    """A model that consists of an encoder.
 
     Args:
-        encoder: its output has the logits as `encoder_out`, where `get_normalized_probs` is asked for.
+        encoder: `get_normalized_probs` needs its output to have the logits as `encoder_out`.
     """
 
     def __init__(self, encoder: FairseqEncoder) -> None:
@@ -146,7 +143,7 @@ class FairseqEncoderModel(BaseFairseqModel):
         return self.encoder.max_positions()
 
 
-FairseqModel = BaseFairseqModel  # fairseq: the older name of an encoder-decoder, which some plug-ins still extend
+FairseqModel = BaseFairseqModel  # fairseq: the older name of an encoder-decoder; some plug-ins still extend it
 
 
 def _upgrade_children(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:

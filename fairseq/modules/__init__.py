@@ -1,4 +1,4 @@
-"""Building blocks, one class a file, by fairseq's names."""
+"""Building blocks under fairseq's names, one class per file."""
 
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper, unwrap_checkpoint
 from fairseq.modules.conformer_layer import ConformerEncoderLayer, ConformerWav2Vec2EncoderLayer

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention in the form that the device chooses."""
+"""Scaled dot-product attention, in the form that is fastest on the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def attend(
     Args:
         q: B x H x T x D. k, v: B x H x T' x D.
         mask: added to the scaled scores, broadcastable to B x H x T x T'.
-        dropout: on the weights; 0 outside of training.
+        dropout: on the weights; 0 outside training.
         needs_weights: also return the weights.
     Returns:
         B x H x T x D, and the weights after dropout (B x H x T x T') or None.
@@ -36,8 +36,9 @@ def attend(
 
 
 def additive_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """Both masks as one term to add to the scores, broadcastable to B x H x T x T', in the dtype of `like`; None
-    for no mask.
+    """Combine both masks to one term to add to the scores; None without masks.
+
+    It is broadcastable to B x H x T x T', in the dtype of `like`.
     """
     terms = []
     if key_padding_mask is not None:
@@ -50,15 +51,14 @@ def additive_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, lik
 
 
 def minus_infinity_where(mask: Tensor, like: Tensor) -> Tensor:
-    """What makes a score impossible where `mask` is true, else 0."""
-    # hpu: infinities make NaN in its softmax kernels; beside -2^30 a score vanishes as well, and its exponential is 0
-    # (bit-equal)
+    """Term that masks out scores where `mask` is true, else 0."""
+    # hpu: infinities produce NaN in the softmax kernels; -2^30 absorbs any score, and its exponential is 0 (bit-equal)
     lowest = -(2.0**30) if is_hpu_tensor(like) else float("-inf")
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask.bool(), lowest)
 
 
 def matmul_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
-    """Attention written out: what it gathers (B x H x T x D) and its weights after dropout (B x H x T x T')."""
+    """Plain attention: its output (B x H x T x D) and the weights after dropout (B x H x T x T')."""
     scores = torch.matmul(q * q.size(-1) ** -0.5, k.transpose(-2, -1))
     if mask is not None:
         scores = scores + mask

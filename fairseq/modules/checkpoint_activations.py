@@ -1,4 +1,4 @@
-"""Activation checkpointing: recompute a layer's inside in backward instead of keeping it."""
+"""Activation checkpointing: recompute a layer's activations in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from fairseq.device import Device
 
 
 def checkpoint_wrapper(module: nn.Module) -> nn.Module:
-    """Make `module` recompute its activations in backward; parameter names stay as they are.
+    """Make `module` recompute its activations in the backward pass; parameter names do not change.
 
-    Dropout falls on the same places in the recomputation: the random state is put back, or where operations are
-    recorded, the module has a seed of its own and its operations are graphs of their own (in one graph with the first
-    computation, a compiler would find the second one superfluous and keep the activations). Graphs that are kept and
-    replayed draw other seeds each time: the config's check refuses `common.hpu_compile` with activation checkpointing.
-    In evaluation the forward runs as it was.
+    The recomputation has the same dropout masks. Either the random state is restored, or, where operations are
+    recorded, the module has its own seed and graphs (in a graph with the first computation, a compiler would remove the
+    second one as redundant and store the activations). Recorded graphs that are replayed draw new seeds each time, so
+    the config check rejects `common.hpu_compile` with activation checkpointing. Evaluation is unchanged.
     """
     before = cast(MethodType, module.forward)
     # a partial of a method: a deep copy calls the copy's
@@ -46,9 +45,8 @@ def _recomputing_forward(forward: MethodType, *args: Any, **kwargs: Any) -> Any:
     if not module.training:
         return forward(*args, **kwargs)
     tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-    # hpu: torch's lazy device draws numbers when a graph runs, so a random state that is read now is not theirs; the
-    # card's bridge draws a seed for each operator when it is recorded, and the same seed before both passes gives the
-    # same ones
+    # hpu: torch's lazy device draws numbers when a graph runs, so the random state read here is not the one they use.
+    # The bridge draws a seed per operator when it is recorded: the same seed before both passes gives the same masks
     if utils.is_hpu_tensor(tensor):
         draws = functools.partial(_seeded, device_layer.of(tensor), utils.keyed_seed(torch.initial_seed()))
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=draws, **kwargs)
@@ -56,11 +54,11 @@ def _recomputing_forward(forward: MethodType, *args: Any, **kwargs: Any) -> Any:
 
 
 def _seeded(device: Device, seed: int) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What the computation and the recomputation run in."""
+    """Contexts of the computation and the recomputation."""
     return _drawing_from(device, seed), _drawing_from(device, seed)
 
 
 @contextmanager
 def _drawing_from(device: Device, seed: int) -> Iterator[None]:
-    device.seed(seed)  # hands over what was recorded before
+    device.seed(seed)  # also launches the operations recorded before
     yield

@@ -21,19 +21,19 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"swish": nn.SiLU, "relu": nn.ReLU, "
 
 
 def activation_module(name: str) -> nn.Module:
-    """The activation of a conformer layer by name."""
+    """Build the activation of a conformer layer by name."""
     if name not in _ACTIVATIONS:
-        raise ValueError(f"the conformer's activation is {name!r}; it may be one of {', '.join(_ACTIVATIONS)}")
+        raise ValueError(f"The conformer's activation is {name!r}. It must be one of: {', '.join(_ACTIVATIONS)}.")
     return _ACTIVATIONS[name]()
 
 
 class ConvolutionModule(nn.Module):
     """Gated pointwise convolution, depthwise convolution over time, batch norm; B x T x C.
 
-    The batch norm takes its statistics over all frames, padding included, as upstream does.
+    The batch norm's statistics include padding, as in fairseq.
 
     Raises:
-        ValueError: an even kernel, which cannot keep the length.
+        ValueError: even kernel size, which would change the length.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ConvolutionModule(nn.Module):
     ) -> None:
         super().__init__()
         if depthwise_kernel_size % 2 == 0:
-            raise ValueError(f"model.depthwise_conv_kernel_size is {depthwise_kernel_size}; it must be odd")
+            raise ValueError(f"model.depthwise_conv_kernel_size is {depthwise_kernel_size}. It must be odd.")
         self.layer_norm = LayerNorm(embed_dim, export=export)
         self.pointwise_conv1 = nn.Conv1d(embed_dim, 2 * channels, kernel_size=1, bias=bias)
         self.glu = GLU(dim=1)
@@ -66,7 +66,7 @@ class ConvolutionModule(nn.Module):
             self.length_aware = mode.length_aware
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """B x T x C; padding (bool, B x T) is kept from the depthwise convolution if the module is length-aware."""
+        """Run on B x T x C; a length-aware module zeroes padding (bool, B x T) before the depthwise convolution."""
         x = self.layer_norm(x).transpose(1, 2)  # B x C x T
         x = self.glu(self.pointwise_conv1(x))
         if self.length_aware and padding_mask is not None:
@@ -104,12 +104,11 @@ class ConformerEncoderLayer(nn.Module):
     """One conformer block; T x B x C.
 
     Args:
-        use_fp16: kept from fairseq; rotary tables take the input's dtype.
-        attn_type: "espnet", or "" for fairseq's attention, which sees no positions.
+        use_fp16: ignored (fairseq's argument); rotary tables have the input's dtype.
+        attn_type: "espnet", or "" for fairseq's attention, which does not use positions.
         pos_enc_type: "rel_pos", "rope" or "abs".
     Raises:
-        ValueError: `attn_type` or `pos_enc_type` is none of these, or relative positions are asked of fairseq's
-            attention.
+        ValueError: unknown `attn_type` or `pos_enc_type`, or relative positions with fairseq's attention.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class ConformerEncoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.pos_enc_type = pos_enc_type
-        # fairseq: swish, whatever activation_fn says
+        # fairseq: always swish, ignoring activation_fn
         self.ffn1 = FeedForwardModule(embed_dim, ffn_embed_dim, dropout, dropout)
         self.self_attn_layer_norm = LayerNorm(embed_dim)
         self.self_attn_dropout = FairseqDropout(dropout)
@@ -188,20 +187,21 @@ class ConformerWav2Vec2EncoderLayer(ConformerEncoderLayer):
 
 
 def build_attention(embed_dim: int, num_heads: int, dropout: float, attn_type: str, pos_enc_type: str) -> nn.Module:
-    """The attention that `attn_type` and `pos_enc_type` name."""
+    """Build the attention for `attn_type` and `pos_enc_type`."""
     espnet: dict[str, type[ESPNETMultiHeadedAttention]] = {
         "rel_pos": RelPositionMultiHeadedAttention,
         "rope": RotaryPositionMultiHeadedAttention,
         "abs": ESPNETMultiHeadedAttention,
     }
     if pos_enc_type not in espnet:
-        raise ValueError(f"model.pos_enc_type is {pos_enc_type!r}; it may be one of {', '.join(espnet)}")
+        raise ValueError(f"model.pos_enc_type is {pos_enc_type!r}. It must be one of: {', '.join(espnet)}.")
     if attn_type == "espnet":
         return espnet[pos_enc_type](embed_dim, num_heads, dropout=dropout)
     if attn_type != "":
-        raise ValueError(f"model.attn_type is {attn_type!r}; it may be 'espnet', or '' for fairseq's attention")
+        raise ValueError(f"model.attn_type is {attn_type!r}. It must be 'espnet', or '' for fairseq's attention.")
     if pos_enc_type == "rel_pos":
         raise ValueError(
-            "model.pos_enc_type is 'rel_pos' but model.attn_type is '': relative positions need model.attn_type=espnet"
+            "model.pos_enc_type=rel_pos requires model.attn_type=espnet. Set model.attn_type=espnet, or "
+            "model.pos_enc_type=abs."
         )
     return MultiheadAttention(embed_dim, num_heads, dropout=dropout)

@@ -1,4 +1,4 @@
-"""Dropout, on the CPU from the sign bits of random integers."""
+"""Dropout; on the CPU it uses the sign bits of random integers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INTEGERS = {
 
 
 class FairseqDropout(nn.Dropout):
-    """torch's dropout with the device's fastest draw; `module_name` is kept from fairseq."""
+    """torch's dropout in the device's fastest form; `module_name` is fairseq's argument."""
 
     def __init__(self, p: float = 0.5, module_name: str | None = None) -> None:
         super().__init__(p)
@@ -35,24 +35,23 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """Zero each number with probability `p` and divide the others by 1 - p, drawing from torch's default generator."""
     if not training or p == 0:
         return x
-    # hpu: it has a kernel, which keeps one mask of bytes; integers drawn by the host would have to be sent
+    # hpu: its kernel stores one mask of bytes; integers drawn on the host would have to be transferred
     if device_layer.of(x).dropout_form == "bits" and not is_hpu_tensor(x) and can_draw_signs(p, x.dtype):
         return BitDropout.apply(x, p)
     return F.dropout(x, p, training=True)
 
 
 def can_draw_signs(p: float, dtype: torch.dtype) -> bool:
-    """Whether `draw_signs` knows this dtype, and `p` is not rounded to 0 or 1."""
+    """Whether `draw_signs` supports this dtype, and `p` is not rounded to 0 or 1."""
     return dtype in _INTEGERS and 2**-14 <= p <= 1 - 2**-14
 
 
 def draw_signs(shape: torch.Size, p: float, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """Integers as wide as `dtype`'s numbers, on the CPU, negative with a probability close to `p`, and that
-    probability.
+    """Draw integers of `dtype`'s width on the CPU, negative with a probability close to `p`.
 
-    An integer of W bits is negative with a multiple of 2^-(W-1); for p = 0.1 and 16 bits it is 0.10001. One 64-bit draw
-    serves up to four numbers. Measured for 12 million bfloat16 numbers and 2 threads: 15 ms, and torch's dropout 100
-    ms.
+    For W bits that probability, which is returned too, is a multiple of 2^-(W-1): for p = 0.1 and 16 bits, 0.10001. One
+    64-bit draw yields up to four numbers. Measured for 12 million bfloat16 numbers and 2 threads: 15 ms; torch's
+    dropout: 100 ms.
     """
     integer = _INTEGERS[dtype]
     bits = torch.iinfo(integer).bits - 1
@@ -63,7 +62,7 @@ def draw_signs(shape: torch.Size, p: float, dtype: torch.dtype) -> tuple[Tensor,
 
 
 class BitDropout(torch.autograd.Function):
-    """Dropout by a bitwise and: a dropped number's mask is 0, a kept one's all ones."""
+    """Dropout by bitwise and: the mask is 0 for dropped numbers, all ones for kept ones."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention of the conformer in ESPnet's parameterisation: absolute, relative and rotary positions."""
+"""The conformer's attention with ESPnet's parameters: absolute, relative and rotary positions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ESPNETMultiHeadedAttention(nn.Module):
         n_head: H.
         dropout: on the attention weights.
     Raises:
-        ValueError: the channels cannot be split over the heads.
+        ValueError: `n_feat` is not a multiple of `n_head`.
     """
 
     def __init__(self, n_feat: int, n_head: int, dropout: float) -> None:
         super().__init__()
         if n_feat % n_head != 0:
             raise ValueError(
-                f"{n_feat} channels (model.encoder_embed_dim) cannot be split over {n_head} attention heads"
+                f"model.encoder_embed_dim={n_feat} must be a multiple of model.encoder_attention_heads={n_head}."
             )
         self.d_k = n_feat // n_head
         self.h = n_head
@@ -45,7 +45,7 @@ class ESPNETMultiHeadedAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, **unused: Any
     ) -> tuple[Tensor, None]:
-        """Attend: query, key, value T x B x C, key_padding_mask B x T (true = not seen); returns T x B x C and None."""
+        """Attend: query, key, value T x B x C, key_padding_mask B x T (true: masked); returns T x B x C and None."""
         q, k, v = self.forward_qkv(query, key, value)
         return self.attend(q, k, v, additive_mask(key_padding_mask, None, q)), None
 
@@ -63,7 +63,7 @@ class ESPNETMultiHeadedAttention(nn.Module):
 
 
 class RelPositionMultiHeadedAttention(ESPNETMultiHeadedAttention):
-    """Attention whose scores see the distance of query and key (Dai et al. 2019, section 3.3)."""
+    """Attention whose scores depend on the distance of query and key (Dai et al. 2019, section 3.3)."""
 
     def __init__(self, n_feat: int, n_head: int, dropout: float) -> None:
         super().__init__(n_feat, n_head, dropout)
@@ -82,8 +82,14 @@ class RelPositionMultiHeadedAttention(ESPNETMultiHeadedAttention):
         key_padding_mask: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, None]:
-        """Attend: query, key, value T x B x C, pos_emb (2T-1) x 1 x C (`RelPositionalEncoding`), key_padding_mask B
-        x T.
+        """Attend.
+
+        Args:
+            query, key, value: T x B x C.
+            pos_emb: (2T-1) x 1 x C, from `RelPositionalEncoding`.
+            key_padding_mask: B x T, true for keys to mask out.
+        Returns:
+            T x B x C, and None.
         """
         q, k, v = self.forward_qkv(query, key, value)
         p = self._heads(self.linear_pos(pos_emb))  # 1 x H x (2T-1) x D
@@ -95,9 +101,9 @@ class RelPositionMultiHeadedAttention(ESPNETMultiHeadedAttention):
 
 
 def relative_shift(x: Tensor) -> Tensor:
-    """Scores by distance to scores by key: B x H x T x (2T-1) -> B x H x T x T, out[i, j] = x[i, T-1 - i + j].
+    """Convert scores by distance to scores by key: B x H x T x (2T-1) -> B x H x T x T, out[i, j] = x[i, T-1 - i + j].
 
-    Row i of the padded scores, read with a row length that is one shorter, starts one element earlier than row i-1 did.
+    If the padded scores are read with rows one element shorter, each row starts one element earlier than the previous.
     """
     B, H, T, distances = x.shape
     padded = F.pad(x, (1, 0)).view(B, H, distances + 1, T)
@@ -105,10 +111,10 @@ def relative_shift(x: Tensor) -> Tensor:
 
 
 class RotaryPositionMultiHeadedAttention(ESPNETMultiHeadedAttention):
-    """Attention on inputs turned by their positions' angles (Su et al. 2021), for self-attention.
+    """Self-attention on inputs rotated by their positions' angles (Su et al. 2021).
 
-    fairseq: the turn comes before the projections of queries and keys, not after them as in the paper
-    (fairseq/modules/espnet_multihead_attention.py), so checkpoints need it there.
+    fairseq: the rotation comes before the projections of queries and keys, not after as in the paper
+    (fairseq/modules/espnet_multihead_attention.py). Checkpoints require that order.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The first convolution and the group norm after it as one convolution."""
+"""Fold the group norm after the first convolution into that convolution."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from fairseq.modules.length_aware import valid_frames
 def fold_group_norm(
     columns: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of each utterance's own convolution that gives what `norm(conv(audio))` gives.
+    """Compute weight and bias, per utterance, of a convolution equal to `norm(conv(audio))`.
 
-    With one channel a group, the norm shifts and scales each channel by its mean and variance over time, and both
-    follow from the mean and the K x K covariance of the audio's windows: the output need not be computed, kept or read
-    again to normalise it.
+    With one channel per group, the norm shifts and scales each channel by its mean and variance over time. Both follow
+    from the mean and the K x K covariance of the audio's windows, so the convolution's output does not have to be
+    stored and read again to normalise it.
 
     Args:
-        columns: windows of raw audio that the statistics run over, B x T x K.
-        conv: one input channel, C output channels; the norm takes its bias away again.
+        columns: windows of raw audio for the statistics, B x T x K.
+        conv: one input channel, C output channels; the norm cancels its bias.
         norm: C groups.
-        lengths: how many of each utterance's windows count in the statistics, B; None: all T.
+        lengths: number of windows per utterance that enter the statistics, B; None: all T.
     Returns:
-        weight B x C x K and bias B x C, in the dtype of `conv`; gradients reach the weights of both modules.
-    Source: Var[w.x] = w' Cov[x] w. Computed in fp64: neighbouring samples are so alike that for some filters it is a
-    small difference of
-        large numbers.
+        weight B x C x K and bias B x C, in the dtype of `conv`; gradients flow to the weights of both modules.
+    Source: Var[w.x] = w' Cov[x] w. In fp64: neighbouring samples are so similar that for some filters it is a small
+        difference of large numbers.
     """
     with device_layer.of(columns).full_precision():
         columns = columns.double()

@@ -11,17 +11,16 @@ from fairseq.utils import is_hpu_tensor
 
 
 class Fp32GroupNorm(nn.GroupNorm):
-    """Group norm with fp32 statistics whatever the input's dtype, which the output keeps; B x C x T.
+    """Group norm with fp32 statistics and output in the input's dtype; B x C x T.
 
-    The statistics run over all T frames, padding included, as upstream's do, unless `lengths` (B) tells how many are
-    valid.
+    The statistics include padding, as in fairseq, unless `lengths` (B) gives the number of valid frames.
     """
 
     def forward(self, input: Tensor, lengths: Tensor | None = None) -> Tensor:
         x = input
         if lengths is not None:
             return self._over_valid_frames(x, lengths)
-        # hpu: the same as instance norm, as the recipe has it (its 2g)
+        # hpu: instance norm is equivalent and is what the recipe uses (its 2g)
         if self.num_groups == self.num_channels and is_hpu_tensor(x):
             return self._as_instance_norm(x)
         if device_layer.of(x).norms_mix_dtypes:
@@ -41,11 +40,9 @@ class Fp32GroupNorm(nn.GroupNorm):
             return (normalised * self.weight.unsqueeze(-1) + self.bias.unsqueeze(-1)).type_as(x)
 
     def _as_instance_norm(self, x: Tensor) -> Tensor:
-        """Twin of the group norm where each group is one channel; largest difference measured on CPU: 1e-6 of values of
-        order 1.
+        """Group norm with one channel per group; largest difference measured on CPU: 1e-6 for values of order 1.
 
-        Autocast is off: the recipe's list of operators for bf16 has instance_norm, and would cast the fp32 input
-        straight back.
+        Autocast is off: instance_norm is in the recipe's list of bf16 operators, which would cast the fp32 input back.
         """
         with device_layer.of(x).full_precision():
             return F.instance_norm(

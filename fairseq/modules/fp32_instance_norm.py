@@ -10,8 +10,9 @@ from fairseq import device as device_layer
 
 
 class Fp32InstanceNorm(nn.Module):
-    """Instance norm over time with fp32 statistics, output in the input's dtype; B x C x T, or B x T x C with
-    `transpose_last`.
+    """Instance norm over time with fp32 statistics, output in the input's dtype.
+
+    B x C x T, or B x T x C with `transpose_last`.
     """
 
     def __init__(

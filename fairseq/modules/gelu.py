@@ -1,8 +1,7 @@
-"""Activations: GELU by fairseq's names, and the gated linear unit.
+"""Activations: GELU under fairseq's names, and the gated linear unit.
 
-Models compute the exact (erf) form of GELU, on CPU and CUDA. On HPU every GELU has the tanh form, whatever is asked
-for, unless PT_HPU_FORCE_TANH_FOR_GELU is 0: values differ by less than 5e-4, slopes by less than 1e-3
-(tests/parity/test_hpu_arms.py).
+Models use the exact (erf) form of GELU on CPU and CUDA. On HPU every GELU has the tanh form, unless
+PT_HPU_FORCE_TANH_FOR_GELU=0: values differ by less than 5e-4, slopes by less than 1e-3 (tests/parity/test_hpu_arms.py).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class GLU(nn.GLU):
     """One half of a dimension times the sigmoid of the other half (Dauphin et al. 2017)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        # hpu: its kernel is for fp32 only; the two operations that it stands for are not (the same bits on CPU)
+        # hpu: the GLU kernel is fp32 only; these two operations are not (bit-equal on CPU)
         if is_hpu_tensor(input):
             half, gate = input.chunk(2, dim=self.dim)
             return half * gate.sigmoid()

@@ -1,4 +1,4 @@
-"""Functions that leave values alone and change what their backward pass hands on."""
+"""Functions that return their input and change its gradient."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 
 class GradMultiply(torch.autograd.Function):
-    """Identity whose gradient is multiplied by `scale`: slows the feature extractor's learning (Baevski et al.
-    2020, appendix A).
+    """Identity whose gradient is multiplied by `scale`.
+
+    It slows the feature extractor's learning (Baevski et al. 2020, appendix A).
     """
 
     @staticmethod
@@ -26,7 +27,7 @@ class GradMultiply(torch.autograd.Function):
 
 
 class ZeroGradients(torch.autograd.Function):
-    """The first argument as it is; the further ones get zeros for a gradient."""
+    """Identity of the first argument; the other arguments get zero gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
@@ -40,9 +41,9 @@ class ZeroGradients(torch.autograd.Function):
 
 
 def with_zero_gradients(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """`x`, whose backward pass also gives zeros to those of the parameters that are trained.
+    """Return `x`; its backward pass also gives trained parameters among these a zero gradient.
 
-    Processes that exchange gradients wait for those of all trained parameters.
+    Processes that exchange gradients wait for the gradients of all trained parameters.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return ZeroGradients.apply(x, *trained) if trained and torch.is_grad_enabled() else x

@@ -15,28 +15,28 @@ from fairseq.utils import is_hpu_tensor
 
 
 class GumbelVectorQuantizer(nn.Module):
-    """Picks one of V learned codewords in each of G groups and joins them (Baevski et al. 2020, section 2,
-    "Quantization module").
+    """Choose one of V learned codewords in each of G groups and concatenate them.
 
-    In training the pick is a hard Gumbel-softmax sample with a straight-through gradient, in evaluation the largest
-    logit. All of it is computed in the parameters' dtype, fp32, with autocast off: logits have a deviation of about 20,
-    where bf16 steps by 1/8.
+    Training draws a hard Gumbel-softmax sample with a straight-through gradient; evaluation uses the largest logit.
+    Computed in the parameters' dtype, fp32, with autocast off: logits have a standard deviation of about 20, where bf16
+    steps by 1/8.
 
     Args:
         dim: input channels C.
-        num_vars: codewords a group, V.
-        temp: Gumbel temperature (start, floor, factor an update).
+        num_vars: codewords per group, V.
+        temp: Gumbel temperature (start, floor, factor per update).
         groups: G.
-        combine_groups: all groups share one set of codewords.
-        vq_dim: width of the joined codewords, G * D.
+        combine_groups: share one set of codewords between all groups.
+        vq_dim: width of the concatenated codewords, G * D.
         time_first: input and output are B x T x C (else B x C x T).
         activation: between the layers of a deep projection.
         weight_proj_depth: layers of the projection to logits.
-        weight_proj_factor: inner width of a deep projection over `dim`.
+        weight_proj_factor: inner width of a deep projection, as a multiple of `dim`.
         hard: sample one codeword; False mixes them by their soft probabilities.
-        std: deviation of the initial codewords; 0 draws them uniformly from [0, 1).
+        std: standard deviation of the initial codewords; 0 draws them uniformly from [0, 1).
     Raises:
-        ValueError: `vq_dim` is no multiple of `groups`, or `temp` has not three values.
+        ValueError: `vq_dim` is not a multiple of `groups`, or `temp` does not have three values.
+    Source: Baevski et al. 2020, section 2, "Quantization module".
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class GumbelVectorQuantizer(nn.Module):
         super().__init__()
         if vq_dim % groups != 0:
             raise ValueError(
-                f"the quantizer's width (model.latent_dim or final_dim) is {vq_dim}; it must be a multiple of "
-                f"{groups} groups"
+                f"The quantizer's width (model.latent_dim or final_dim) is {vq_dim}. It must be a multiple of "
+                f"model.latent_groups={groups}."
             )
         if len(temp) != 3:
             raise ValueError(
-                f"model.latent_temp is {temp}; it must hold three numbers: start, floor and factor an update"
+                f"model.latent_temp is {temp}. It must have three numbers: start, floor, and factor per update."
             )
         self.groups = groups
         self.combine_groups = combine_groups
@@ -89,7 +89,7 @@ class GumbelVectorQuantizer(nn.Module):
 
         self.max_temp, self.min_temp, self.temp_decay = (float(value) for value in temp)
         self.curr_temp = self.max_temp
-        # curr_temp, where graphs are kept
+        # curr_temp as a tensor, for recorded graphs
         self.temperature: Tensor
         self.register_buffer("temperature", torch.tensor(self.max_temp), persistent=False)
 
@@ -100,7 +100,7 @@ class GumbelVectorQuantizer(nn.Module):
         return nn.Sequential(*blocks, nn.Linear(width, self.groups * self.num_vars))
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Let the temperature fall to its value after this many updates."""
+        """Set the temperature for this update."""
         self.curr_temp = max(self.max_temp * self.temp_decay**num_updates, self.min_temp)
         device_layer.of(self.temperature).set_number(self.temperature, self.curr_temp)
 
@@ -112,7 +112,7 @@ class GumbelVectorQuantizer(nn.Module):
         return shared.expand(self.groups, -1, -1)
 
     def look_up(self, codes: Tensor) -> Tensor:
-        """Joined codewords for codes ... x G: ... x (G * D)."""
+        """Concatenated codewords for codes ... x G: ... x (G * D)."""
         rows = codes if self.combine_groups else codes + torch.arange(self.groups, device=codes.device) * self.num_vars
         return F.embedding(rows, self.vars[0]).flatten(-2)
 
@@ -121,28 +121,30 @@ class GumbelVectorQuantizer(nn.Module):
         return torch.randint(self.num_vars, (*shape, self.groups), device=self.vars.device)
 
     def sample_from_codebook(self, b: int, n: int) -> Tensor:
-        """n joined codewords for each of b places, drawn uniformly: b x n x (G * D).
+        """Draw n concatenated codewords uniformly for each of b places: b x n x (G * D).
 
         Raises:
-            ValueError: the codebook has no n different entries.
+            ValueError: the codebook does not have more than n entries.
         """
         if n >= self.num_vars**self.groups:
-            raise ValueError(f"{n} codewords were asked for, of a codebook with {self.num_vars**self.groups}")
+            raise ValueError(
+                f"n={n} must be below the number of entries in the codebook, {self.num_vars**self.groups}."
+            )
         return self.look_up(self.draw_codes(b, n))
 
     def get_codebook_indices(self) -> Tensor:
-        """Rows of `vars` for every combination of codes, flat: V^G * G."""
+        """Row indices into `vars` for every combination of codes, flat: V^G * G."""
         codes = torch.tensor(list(product(range(self.num_vars), repeat=self.groups)), device=self.vars.device)
         if not self.combine_groups:
             codes = codes + torch.arange(self.groups, device=codes.device) * self.num_vars
         return codes.flatten()
 
     def codebook(self) -> Tensor:
-        """Every joined codeword: V^G x (G * D)."""
+        """Every concatenated codeword: V^G x (G * D)."""
         return self.vars[0].index_select(0, self.get_codebook_indices()).view(self.num_vars**self.groups, -1)
 
     def to_codebook_index(self, indices: Tensor) -> Tensor:
-        """One number for each set of codes, ... x G -> ...: the codes as digits of base V."""
+        """Combine codes to one number, ... x G -> ...: the codes are its digits in base V."""
         number = indices[..., 0]
         for group in range(1, self.groups):
             number = number * self.num_vars + indices[..., group]
@@ -161,12 +163,12 @@ class GumbelVectorQuantizer(nn.Module):
         Args:
             x: B x T x C (B x C x T without `time_first`).
             produce_targets: also return the codes.
-            weights: what each frame counts in the perplexities, B x T; None counts all alike.
+            weights: weight of each frame in the perplexities, B x T; None: all equal.
         Returns:
             x: quantized, B x T x (G * D), fp32 (transposed without `time_first`).
-            targets: codes, B x T x G, where asked for.
-            prob_perplexity, code_perplexity: effective number of codewords by mean probability and by pick, summed over
-                groups; 0-dim.
+            targets: codes, B x T x G, with `produce_targets`.
+            prob_perplexity, code_perplexity: effective number of codewords by mean probability and by largest logit,
+                summed over groups; 0-dim.
             num_vars: G * V. temp: the current temperature.
         """
         if not self.time_first:
@@ -188,35 +190,33 @@ class GumbelVectorQuantizer(nn.Module):
         return result
 
     def _pick(self, logits: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Share of each codeword in each place (B x T x G x V; None: the codes say it all) and the codes (B x T x
-        G).
-        """
+        """Share of each codeword (B x T x G x V; None: one codeword each) and the codes (B x T x G)."""
         if not self.training:
             return None, logits.argmax(-1)
         waited = torch.empty_like(logits).exponential_()
-        # hpu: nothing says that its kernel leaves out 0, whose noise would be infinite (bit-equal on CPU)
+        # hpu: its kernel is not documented to exclude 0, which would give infinite noise (bit-equal on CPU)
         if is_hpu_tensor(logits):
             waited = waited.clamp(min=torch.finfo(waited.dtype).tiny)
         soft = ((logits - waited.log()) / self._temperature(logits)).softmax(-1)
         codes = soft.argmax(-1)
         if not self.hard:
             return soft, codes
-        # the bracket is exactly zero: picked codewords come out bit for bit, gradients go through the soft
+        # the bracket is exactly zero: codewords are bit-equal to the codebook's, gradients flow through the soft
         # probabilities
         return one_hot(codes, soft) + (soft - soft.detach()), codes
 
     def _temperature(self, like: Tensor) -> float | Tensor:
-        # hpu: hpu_graphs and torch.compile would keep the number of their first update; the tensor is read when the
+        # hpu: hpu_graphs and torch.compile would record a Python number as a constant; the tensor is read when the
         # graph runs (bit-equal)
         return self.temperature if is_hpu_tensor(like) else self.curr_temp
 
     def _join(self, picks: Tensor | None, codes: Tensor) -> Tensor:
-        """Mix each group's codewords by their shares and join the groups: B x T x (G * D)."""
+        """Mix each group's codewords by their shares and concatenate the groups: B x T x (G * D)."""
         if picks is None:
             if not is_hpu_tensor(codes):
                 return self.look_up(codes)
-            # hpu: the table look-up's backward is a scattered sum; as a product with one-hot rows it is a matmul (equal
-            # on CPU)
+            # hpu: the backward pass of a table look-up is a scatter-add; with one-hot rows it is a matmul (equal on
+            # CPU)
             picks = one_hot(codes, self.vars.new_empty(*codes.shape, self.num_vars))
         B, T = codes.shape[:2]
         rows = picks.flatten(0, 1).transpose(0, 1)  # G x BT x V
@@ -224,8 +224,8 @@ class GumbelVectorQuantizer(nn.Module):
 
 
 def one_hot(codes: Tensor, like: Tensor) -> Tensor:
-    """Rows of zeros with a one at the code, shaped as `like` (torch's own one_hot reads the codes on the host)."""
-    if is_hpu_tensor(codes):  # hpu: a comparison runs with the operations around it, a scatter by itself (bit-equal)
+    """One-hot rows for codes, in the shape of `like` (torch's one_hot reads the codes on the host)."""
+    if is_hpu_tensor(codes):  # hpu: a comparison is fused with the operations around it, a scatter is not (bit-equal)
         return (codes.unsqueeze(-1) == torch.arange(like.size(-1), device=codes.device, dtype=codes.dtype)).to(
             like.dtype
         )
@@ -233,11 +233,11 @@ def one_hot(codes: Tensor, like: Tensor) -> Tensor:
 
 
 def perplexity(shares: Tensor, weights: Tensor | None = None) -> Tensor:
-    """exp of the entropy of the mean shares over all frames, summed over groups; 0-dim.
+    """Exponential of the entropy of the mean shares over all frames, summed over groups; 0-dim.
 
     Args:
         shares: distribution over codewords, B x T x G x V.
-        weights: what each frame counts, B x T; if all are 0 the result is finite and means nothing.
+        weights: weight of each frame, B x T; if all are 0, the result is finite but meaningless.
     """
     if weights is None:
         mean = shares.mean(dim=(0, 1))

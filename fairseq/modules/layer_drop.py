@@ -1,4 +1,4 @@
-"""Layers of which each is left out by chance in training."""
+"""A list of layers that are skipped at random in training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 
 
 class LayerDropModuleList(nn.ModuleList):
-    """A list of layers; in training every pass over it leaves each layer out with probability `p` (LayerDrop,
-    arXiv:1909.11556).
+    """A list of layers; each pass over it in training skips each layer with probability `p`.
 
-    The wav2vec 2.0 encoder here does not use it: it draws all layers of a pass together.
+    The wav2vec 2.0 encoder here does not use it: it draws for all layers of a pass at once.
 
     Args:
-        p: probability of leaving a layer out.
+        p: probability of skipping a layer.
         modules: the layers.
+    Source: LayerDrop, arXiv:1909.11556.
     """
 
     def __init__(self, p: float, modules: Iterable[nn.Module] | None = None) -> None:

@@ -7,18 +7,18 @@ from torch import Tensor, nn
 
 from fairseq import device as device_layer
 
-has_fused_layernorm = False  # fairseq: whether apex's kernel is there
+has_fused_layernorm = False  # fairseq: whether apex's kernel is available
 
 
 def LayerNorm(
     normalized_shape: int | list[int], eps: float = 1e-5, elementwise_affine: bool = True, export: bool = False
 ) -> nn.LayerNorm:
-    """torch's layer norm; `export` chose between kernels upstream and changes nothing here."""
+    """torch's layer norm; `export` (which selects a kernel in fairseq) is ignored."""
     return nn.LayerNorm(normalized_shape, eps, elementwise_affine)
 
 
 class Fp32LayerNorm(nn.LayerNorm):
-    """Layer norm with fp32 statistics whatever the input's dtype, which the output keeps."""
+    """Layer norm with fp32 statistics and output in the input's dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
         if device_layer.of(input).norms_mix_dtypes:

@@ -9,16 +9,16 @@ from fairseq.modules.dropout import FairseqDropout
 
 
 class MultiheadAttention(nn.Module):
-    """Scaled dot-product attention with H heads (Vaswani et al. 2017), fairseq's parameter names and order.
+    """Scaled dot-product attention with H heads (Vaswani et al. 2017); fairseq's parameter names and order.
 
     Args:
         embed_dim: channels C of queries and output.
         num_heads: H.
         kdim, vdim: channels of keys and values; None: C.
         dropout: on the attention weights.
-        self_attention, encoder_decoder_attention: what the caller uses it for; self-attention needs kdim = vdim = C.
+        self_attention, encoder_decoder_attention: the kind of attention; self-attention requires kdim = vdim = C.
     Raises:
-        ValueError: `embed_dim` is no multiple of `num_heads`.
+        ValueError: `embed_dim` is not a multiple of `num_heads`.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class MultiheadAttention(nn.Module):
         super().__init__()
         if embed_dim % num_heads != 0:
             raise ValueError(
-                f"{embed_dim} channels (model.encoder_embed_dim) cannot be split over {num_heads} attention heads"
+                f"model.encoder_embed_dim={embed_dim} must be a multiple of model.encoder_attention_heads={num_heads}."
             )
         self.embed_dim = embed_dim
         self.kdim = embed_dim if kdim is None else kdim
@@ -54,7 +54,7 @@ class MultiheadAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform weights, narrower by sqrt(2) where queries, keys and values have one width; no output bias."""
+        """Xavier-uniform weights, scaled by 1/sqrt(2) if queries, keys and values have one width; zero output bias."""
         gain = 2**-0.5 if self.kdim == self.vdim == self.embed_dim else 1.0
         for projection in (self.k_proj, self.v_proj, self.q_proj):
             nn.init.xavier_uniform_(projection.weight, gain=gain)
@@ -75,12 +75,12 @@ class MultiheadAttention(nn.Module):
         """Attend.
 
         Args:
-            query: T x B x C. key, value: T' x B x (kdim, vdim); None takes the query, or the key.
-            key_padding_mask: B x T', true where a key must not be seen.
-            attn_mask: added to the scores, T x T' (or true where a key must not be seen).
-            need_weights, need_head_weights: also return the weights, averaged over heads or by head.
+            query: T x B x C. key, value: T' x B x (kdim, vdim); default: the query, the key.
+            key_padding_mask: B x T', true for keys to mask out.
+            attn_mask: T x T', added to the scores (or bool: true for keys to mask out).
+            need_weights, need_head_weights: also return the weights, averaged over heads or per head.
         Returns:
-            T x B x C, and the weights B x T x T' (H x B x T x T' by head) or None.
+            T x B x C, and the weights B x T x T' (H x B x T x T' per head) or None.
         """
         key = query if key is None else key
         value = key if value is None else value

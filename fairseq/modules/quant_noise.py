@@ -9,28 +9,27 @@ from torch import Tensor, nn
 
 
 def quant_noise(module: nn.Module, p: float, block_size: int) -> nn.Module:
-    """Make a layer set blocks of its weights to zero before every forward pass in training, and scale the rest by 1 /
-    (1 - p).
+    """Make a layer zero blocks of its weights before every training pass, and scale the rest by 1 / (1 - p).
 
-    The weights themselves are changed, as in fairseq; this is meant for training that ends in product quantization.
+    The weights themselves are changed, as in fairseq; use it for training that ends in product quantization.
 
     Args:
         module: nn.Linear, nn.Embedding or nn.Conv2d.
-        p: share of the blocks; 0 returns the layer as it is.
-        block_size: entries of a block, along the last dimension of the weights (for convolutions: input channels, or a
+        p: share of the blocks to zero; 0 returns the layer unchanged.
+        block_size: entries per block, along the last dimension of the weights (for convolutions: input channels, or a
             whole kernel).
     Raises:
-        ValueError: another kind of layer, or a size that is not a multiple of `block_size`.
+        ValueError: unsupported layer, or a size that is not a multiple of `block_size`.
     """
     if p <= 0:
         return module
     if not isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)):
-        raise ValueError(f"quant_noise takes nn.Linear, nn.Embedding or nn.Conv2d, not {type(module).__name__}")
+        raise ValueError(f"quant_noise got {type(module).__name__}. It supports nn.Linear, nn.Embedding and nn.Conv2d.")
     whole_kernels = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
     size = module.weight[0, 0].numel() if whole_kernels else module.weight.size(1)
     if size % block_size != 0:
-        what = "entries of a kernel" if whole_kernels else "input features"
-        raise ValueError(f"quant_noise: {size} {what} is not a multiple of block_size={block_size}")
+        what = "kernel size" if whole_kernels else "number of input features"
+        raise ValueError(f"quant_noise: the {what} is {size}. It must be a multiple of block_size={block_size}.")
 
     def drop_blocks(layer: nn.Module, _: Any) -> None:
         assert isinstance(layer, (nn.Linear, nn.Embedding, nn.Conv2d))
@@ -43,7 +42,7 @@ def quant_noise(module: nn.Module, p: float, block_size: int) -> nn.Module:
 
 
 def _draw(weight: Tensor, p: float, block_size: int) -> Tensor:
-    """Which weights are dropped, bool, of a shape that broadcasts to the weights'."""
+    """Draw the weights to drop, bool, broadcastable to the shape of the weights."""
     rows, columns = weight.shape[:2]
     blocks = torch.zeros(rows * columns // block_size, device=weight.device).bernoulli_(p)
     dropped = blocks.repeat_interleave(block_size).view(rows, columns).bool()

@@ -7,26 +7,27 @@ from torch import Tensor, nn
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """(-second half, first half) of the last dimension."""
+    """Return (-second half, first half) of the last dimension."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)
 
 
 def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
-    """Queries and keys, T x B x H x D, turned by the angles of their positions, at least offset+T x 1 x 1 x D."""
+    """Rotate queries and keys, T x B x H x D, by the angles of their positions, at least offset+T x 1 x 1 x D."""
     span = slice(offset, offset + q.size(0))
     cos, sin = cos[span].type_as(q), sin[span].type_as(q)
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
 
 class RotaryPositionalEmbedding(nn.Module):
-    """Cosines and sines of position * frequency (Su et al. 2021); `inv_freq` is a buffer of the state dict, as in
-    fairseq.
+    """Cosines and sines of position * frequency (Su et al. 2021).
+
+    As in fairseq, the buffer `inv_freq` is in the state dict.
 
     Args:
         dim: width of a head, even.
-        base: longest wavelength over 2 pi.
-        precision: kept from fairseq; the table is fp32 and takes the dtype of what it turns.
+        base: longest wavelength divided by 2 pi.
+        precision: ignored (fairseq's argument); the table is fp32 and is cast to the dtype of queries and keys.
     """
 
     def __init__(self, dim: int, base: float = 10000, precision: torch.dtype = torch.float32) -> None:

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 
 class SamePad(nn.Module):
-    """Drops the frame that an even kernel adds, so that a convolution padded by kernel // 2 keeps its length; B x C x
-    T.
+    """Drop the extra frame of an even kernel, so that a convolution padded by kernel // 2 keeps its length.
+
+    Input and output are B x C x T.
 
     Args:
-        kernel_size: kernel of the convolution before.
-        causal: drop all the frames that look ahead instead.
+        kernel_size: kernel of the preceding convolution.
+        causal: drop all frames that look ahead instead.
     """
 
     def __init__(self, kernel_size: int, causal: bool = False) -> None:

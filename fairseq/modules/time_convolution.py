@@ -1,4 +1,4 @@
-"""Unpadded convolution over time in the forms that devices run fastest; all give equal results."""
+"""Unpadded convolution over time, in the form that is fastest on the device; results are equal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from fairseq.utils import is_hpu_tensor
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What a product of matrices runs in: autocast's dtype where it is on, else the tensor's own."""
+    """Dtype of a matrix product: autocast's if it is on, else the tensor's own."""
     return device_layer.of(x).compute_dtype(x.dtype)
 
 
 def convolve_over_time(x: Tensor, conv: nn.Conv1d, form: str) -> Tensor:
-    """`conv(x)`, B x C x T -> B x C' x T', as "conv1d", or as "conv2d" over a 1 x T image with the channels side by
-    side in memory.
-    """
+    """Run `conv(x)`, B x C x T -> B x C' x T', as "conv1d", or as a channels-last "conv2d" over a 1 x T image."""
     # hpu: the matrix engine runs 2-D convolutions; the weight stays 3-D, so checkpoints are the same everywhere
     if is_hpu_tensor(x):
         return F.conv2d(x.unsqueeze(2), conv.weight.unsqueeze(2), conv.bias, stride=(1, conv.stride[0])).squeeze(2)
@@ -31,17 +29,17 @@ def convolve_over_time(x: Tensor, conv: nn.Conv1d, form: str) -> Tensor:
     return conv(x)
 
 
-# -- the form "matmul": time first, channels side by side --------------------------------------------------------------
+# -- the form "matmul": time first, contiguous channels ----------------------------------------------------------------
 #
-# Rows of all utterances lie behind each other in one matrix, and each utterance has a few rows too many ("spare rows"),
-# so that its length divides by every stride to come. The frames t*stride ... t*stride+stride-1 of all outputs t then
-# are the rows of one matrix that is a view of the input, and so are the next `stride` frames: each such run of taps is
-# one product, nothing is unfolded, and the products of all utterances are one. Spare rows hold finite numbers that no
-# valid row depends on, and their gradient is 0.
+# The rows of all utterances are concatenated in one matrix. Each utterance has a few extra rows ("spare rows"), so that
+# its length is divisible by all following strides. The frames t*stride ... t*stride+stride-1 of all outputs t are then
+# the rows of one matrix, a view of the input, and so are the next `stride` frames: each such run of taps is one product
+# for all utterances, without unfolding. Spare rows contain finite numbers that no valid row depends on, and their
+# gradient is 0.
 
 
 def frames_with_spare(num_frames: int, strides: Sequence[int]) -> int:
-    """`num_frames` rounded up so that it divides by all these strides one after the other."""
+    """Round `num_frames` up to a multiple of the product of these strides."""
     multiple = 1
     for stride in strides:
         multiple *= stride
@@ -55,10 +53,10 @@ def windows(source: Tensor, kernel: int, stride: int, num_windows: int) -> Tenso
 
 
 def window_convolution(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Windows B x P x K times a weight C' x K for all utterances, or B x C' x K for each: B x P x C', in autocast's
-    dtype where it is on.
+    """Multiply windows B x P x K by a weight C' x K (shared) or B x C' x K (per utterance): B x P x C'.
 
-    The bias (C', or B x C') is one more column, which saves a pass over the output.
+    The result has autocast's dtype if it is on. The bias (C', or B x C') is an extra column, which saves a pass over
+    the output.
     """
     if bias is not None:
         columns = F.pad(columns, (0, 1), value=1.0)
@@ -67,12 +65,12 @@ def window_convolution(columns: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 
 def matmul_convolution(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """`conv` over B x P x C, rows with spare ones: B x P/stride x C'. P divides by the stride."""
+    """Run `conv` over B x P x C with spare rows: B x P/stride x C'. P is a multiple of the stride."""
     return MatmulConvolution.apply(x.to(compute_dtype(x)), conv.weight, conv.bias, conv.stride[0])
 
 
 class MatmulConvolution(torch.autograd.Function):
-    """See the note above; the products run in the dtype of `x`, gradients of weight and bias come in theirs."""
+    """See the note above. Products run in the dtype of `x`; gradients of weight and bias have their dtypes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -111,12 +109,12 @@ class MatmulConvolution(torch.autograd.Function):
 
 
 def _runs(weight: Tensor, stride: int) -> list[Tensor]:
-    """Taps of a weight C' x C x K in runs of `stride`, each as C' x (taps * C)."""
+    """Split the taps of a weight C' x C x K in runs of `stride`, each C' x (taps * C)."""
     return [run.transpose(1, 2).flatten(1) for run in weight.split(stride, dim=2)]
 
 
 def _grad_rows(grad: Tensor, runs: list[Tensor], rows: Tensor) -> Tensor:
-    """Gradient of the input's rows: what each run of taps sends back to the frames that it read."""
+    """Gradient of the input's rows: the sum over the runs of taps that read them."""
     first = runs[0]
     if first.size(1) == rows.size(1):
         grad_rows = grad @ first

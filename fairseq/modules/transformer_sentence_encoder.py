@@ -10,10 +10,10 @@ _DEVIATION = 0.02
 
 
 def init_bert_params(module: nn.Module) -> None:
-    """BERT's initial weights for one module, for use with `nn.Module.apply`.
+    """Initialise one module as in BERT, for use with `nn.Module.apply`.
 
-    Linear, embedding and attention projections get weights from N(0, 0.02^2); linear biases and the padding row of an
-    embedding 0.
+    Linear, embedding and attention projection weights are drawn from N(0, 0.02^2); linear biases and an embedding's
+    padding row are 0.
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=_DEVIATION)

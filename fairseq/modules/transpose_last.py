@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class TransposeLast(nn.Module):
-    """Swaps the last two dimensions, and with `deconstruct_idx` first picks one item of a tuple."""
+    """Swap the last two dimensions; with `deconstruct_idx`, first select one item of a tuple."""
 
     def __init__(self, deconstruct_idx: int | None = None) -> None:
         super().__init__()

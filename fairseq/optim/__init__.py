@@ -1,6 +1,4 @@
-"""Optimizers by name: `adam`, and `composite` for parameter groups that train differently. Schedules are in
-`lr_scheduler`.
-"""
+"""Optimizers: `adam`, and `composite` for parameter groups with different settings. Schedules: `lr_scheduler`."""
 
 from __future__ import annotations
 
@@ -18,11 +16,11 @@ _build_optimizer, register_optimizer, OPTIMIZER_REGISTRY, OPTIMIZER_DATACLASS_RE
 
 
 def build_optimizer(cfg: Any, params: Iterable[Tensor | dict[str, Tensor]]) -> FairseqOptimizer:
-    """The optimizer that `cfg._name` asks for, over those of `params` that require a gradient.
+    """Build the optimizer named by `cfg._name` for those `params` that require a gradient.
 
     Args:
         cfg: the optimizer's config group.
-        params: parameters, or dicts of parameters by name (as a criterion with weights of its own gives them).
+        params: parameters, or dicts of parameters by name (from a criterion with its own weights).
     """
     flat: list[Tensor] = []
     for entry in params:

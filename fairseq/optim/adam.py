@@ -1,6 +1,4 @@
-"""`adam` as fairseq has it: weight decay apart from the gradient, epsilon outside the bias correction, fused where
-the device can.
-"""
+"""`adam` as in fairseq: decoupled weight decay, epsilon outside the bias correction; fused where possible."""
 
 import ast
 import logging
@@ -24,33 +22,30 @@ logger = logging.getLogger(__name__)
 @dataclass
 class FairseqAdamConfig(FairseqDataclass):
     adam_betas: Any = field(
-        default=(0.9, 0.999), metadata={"help": 'decay of the two averages: [0.9, 0.98], or the text "(0.9, 0.98)"'}
+        default=(0.9, 0.999),
+        metadata={"help": 'decay rates of the two averages: [0.9, 0.98], or the text "(0.9, 0.98)"'},
     )
     adam_eps: float = field(
-        default=1e-8, metadata={"help": "added to the root of the second average, before bias correction"}
+        default=1e-8, metadata={"help": "added to the square root of the second average, before bias correction"}
     )
-    weight_decay: float = field(
-        default=0.0, metadata={"help": "share of a weight, times lr, that an update takes away"}
-    )
+    weight_decay: float = field(default=0.0, metadata={"help": "share of a weight, times lr, subtracted per update"})
     use_old_adam: bool = field(
-        default=False, metadata={"help": "plain operations in place of torch's fused kernel (the same update)"}
+        default=False, metadata={"help": "plain operations instead of torch's fused kernel (the same update)"}
     )
     use_fused: Any = field(
         default="auto",
-        metadata={
-            "help": "the device's fused kernel: auto, where there is one; true, or an error; false, plain operations"
-        },
+        metadata={"help": "use the device's fused kernel: auto (if there is one), true (an error without one), false"},
     )
     fp16_adam_stats: bool = field(
         default=False,
-        metadata={"help": "not offered: the averages are kept in the parameters' precision", "refused": True},
+        metadata={"help": "not supported: the averages have the parameters' precision", "refused": True},
     )
     tpu: bool = II("common.tpu")
     lr: list[float] = II("optimization.lr")
 
     def check(self) -> Iterator[Finding]:
         if str(self.use_fused).lower() not in ("auto", "true", "false"):
-            yield wrong(f"optimizer.use_fused is {self.use_fused!r}: it may be auto, true or false.", "optimisation")
+            yield wrong(f"optimizer.use_fused is {self.use_fused!r}: it must be auto, true or false.", "optimisation")
         try:
             parse_betas(self.adam_betas)
         except ValueError as error:
@@ -58,7 +53,7 @@ class FairseqAdamConfig(FairseqDataclass):
 
 
 def parse_betas(betas: Any) -> tuple[float, float]:
-    """Two numbers in [0, 1) from a sequence or from text such as "(0.9, 0.98)".
+    """Parse two numbers in [0, 1) from a sequence or from text such as "(0.9, 0.98)".
 
     Raises:
         ValueError: anything else.
@@ -76,8 +71,9 @@ def parse_betas(betas: Any) -> tuple[float, float]:
 
 @register_optimizer("adam", dataclass=FairseqAdamConfig)
 class FairseqAdam(FairseqOptimizer):
-    """Adam with decoupled weight decay (AdamW). Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; eps as in
-    fairseq/optim/adam.py.
+    """Adam with decoupled weight decay (AdamW).
+
+    Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; eps as in fairseq/optim/adam.py.
     """
 
     def __init__(self, cfg: FairseqAdamConfig, params: Iterable[Tensor]) -> None:
@@ -85,13 +81,13 @@ class FairseqAdam(FairseqOptimizer):
         self._optimizer = self._build(list(params))
 
     def _build(self, params: list[Tensor]) -> Adam:
-        """By the device's fused kernel, or by plain operations."""
+        """Build the torch optimizer: with the device's fused kernel, or with plain operations."""
         choice = str(self.cfg.use_fused).lower()
         device = device_layer.of(params[0]) if params else device_layer.get("cpu")
         kernel = device.fused_adam()
         if choice == "true" and kernel is None and not device.torch_fuses_adam:
             raise ValueError(
-                f"optimizer.use_fused is true, but {device.type} has no fused Adam here: set it to auto or false."
+                f"optimizer.use_fused=true, but {device.type} has no fused Adam here. Set it to auto or false."
             )
         if choice == "false" or self.cfg.use_old_adam:
             return Adam(params, fused=False, **self.optimizer_config)
@@ -116,5 +112,5 @@ class FairseqAdam(FairseqOptimizer):
         for key, now in self.optimizer_config.items():
             before = state_dict["param_groups"][0].get(key, now)
             if key != "lr" and (tuple(before) if key == "betas" else before) != now:
-                logger.info(f"the optimizer's {key} is {now} from here on; the checkpoint was trained with {before}")
+                logger.info(f"optimizer {key}: {now} from here on (the checkpoint was trained with {before})")
         super().load_state_dict(state_dict, optimizer_overrides)

@@ -1,6 +1,4 @@
-"""The torch optimizer behind `adam`: torch's fused AdamW made to compute fairseq's formula, or plain operations,
-with skipped updates.
-"""
+"""The torch optimizer behind `adam`: fairseq's formula by torch's fused AdamW or plain operations; can skip updates."""
 
 import math
 from collections import defaultdict
@@ -13,22 +11,22 @@ from torch.optim.adamw import adamw
 
 
 class Adam(torch.optim.Optimizer):
-    """Adam on parameters in their own precision (fp32 in training: autocast leaves them alone).
+    """Adam in the parameters' precision (fp32 in training: autocast does not change them).
 
-    One update, t counted per parameter over the updates in which it had a gradient::
+    One update; t is the number of updates in which this parameter had a gradient::
 
         p -= lr * weight_decay * p
         m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2
         p -= lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)
 
-    On CPU and CUDA this is torch's fused AdamW, which adds its eps after the bias correction of v; given eps / sqrt(1 -
-    beta2^t) it computes the same. That t is a number on the host, where nobody knows yet of an update that the device
-    has just skipped: until `sync_steps` it runs ahead, in this one factor (which is above 0.98 after 200 updates at
-    beta2 0.98). Averages and bias corrections go by the device's own count.
+    On CPU and CUDA this is torch's fused AdamW, which adds eps after the bias correction of v; with eps / sqrt(1 -
+    beta2^t) it computes the same. That t is counted on the host, which does not know yet if the device has just skipped
+    an update: until `sync_steps` it is too high, in this factor only (which is above 0.98 after 200 updates with beta2
+    0.98). Averages and bias corrections use the device's count.
 
     Args:
         params: parameters or groups of them.
-        fused: use torch's fused kernel, which CPU and CUDA have.
+        fused: use torch's fused kernel, which exists for CPU and CUDA.
     """
 
     skips_on_device = True
@@ -54,8 +52,12 @@ class Adam(torch.optim.Optimizer):
         found_inf: Optional[Tensor] = None,
         grad_scale: Optional[Tensor] = None,
     ) -> Any:
-        """One update, or none where `found_inf` is 1; gradients are divided by `grad_scale` (both 0-dim, on the
-        device).
+        """Take one step with gradients divided by `grad_scale`, or none if `found_inf` is 1.
+
+        Args:
+            closure: called first; its result is returned.
+            found_inf: 0-dim, on the device.
+            grad_scale: 0-dim, on the device.
         """
         loss = None
         if closure is not None:
@@ -65,11 +67,11 @@ class Adam(torch.optim.Optimizer):
         return loss
 
     def _update(self, found_inf: Optional[Tensor], grad_scale: Optional[Tensor]) -> None:
-        """What `step` does to the parameters that have gradients."""
+        """Update the parameters that have gradients; see `step`."""
         for group in self.param_groups:
             alike: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
             for p in group["params"]:
-                if p.grad is not None:  # a frozen parameter keeps its weights, averages and count
+                if p.grad is not None:  # a frozen parameter keeps its weights, averages and step count
                     self._prepare(p)
                     self._host_steps[p] += 1
                     alike[self._host_steps[p], p.device].append(p)
@@ -122,7 +124,7 @@ class Adam(torch.optim.Optimizer):
         step = state["step"] + 1
         exp_avg = state["exp_avg"] * beta1 + grad * (1 - beta1)
         exp_avg_sq = state["exp_avg_sq"] * beta2 + grad * grad * (1 - beta2)
-        # 1 - beta^t as -expm1(t log beta): a difference of fp32 numbers would keep only three digits of it at t = 1
+        # 1 - beta^t as -expm1(t log beta): a difference of fp32 numbers has only three correct digits at t = 1
         correction = torch.sqrt(_one_minus_power(beta2, step)) / _one_minus_power(beta1, step)
         moved = p * (1 - lr * group["weight_decay"]) - exp_avg / (exp_avg_sq.sqrt() + group["eps"]) * (correction * lr)
         for old, new in (
@@ -134,7 +136,7 @@ class Adam(torch.optim.Optimizer):
             old.copy_(new if found_inf is None else torch.where(found_inf > 0, old, new))
 
     def sync_steps(self) -> None:
-        """Read the device's step counts (one transfer): to be called when skipped updates have come to light."""
+        """Read the device's step counts (one transfer). Call this when skipped updates are detected."""
         self._host_steps.update(zip(self.state, self._device_steps(), strict=True))
 
     def _device_steps(self) -> list[int]:
@@ -142,10 +144,9 @@ class Adam(torch.optim.Optimizer):
         return [int(step) for step in torch.stack(steps).tolist()] if steps else []
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's form, keyed by parameter index, with whole-number steps as in fairseq's files.
+        """State in torch's form, keyed by parameter index, with integer steps as in fairseq's files.
 
-        `host_step` stands beside a step that the host still counts otherwise, so that a resumed run goes on with the
-        same numbers.
+        `host_step` is added if the host's count differs from a step, so that a resumed run computes the same numbers.
         """
         packed = super().state_dict()
         counts = dict(zip(self.state, self._device_steps(), strict=True))
@@ -157,17 +158,16 @@ class Adam(torch.optim.Optimizer):
         return {"state": state, "param_groups": packed["param_groups"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state: ours, fairseq's (also the single flat one that its fp16 training writes) or torch's
-        AdamW's.
+        """Load a state: ours, fairseq's (also the single flat one of its fp16 training) or that of torch's AdamW.
 
         Raises:
-            ValueError: the state belongs to another number of parameters, or to parameters of other shapes.
+            ValueError: the number or the shapes of the parameters differ.
         """
         params = [p for group in self.param_groups for p in group["params"]]
         state_dict = _reference_layout(_per_parameter(state_dict, self.param_groups), params)
         _check_fits(state_dict, params)
         super().load_state_dict({"state": state_dict["state"], "param_groups": state_dict["param_groups"]})
-        # our settings and no others (amsgrad, differentiable): states of one run stay alike
+        # only our settings, without amsgrad, differentiable ...: states of one run keep the same keys
         for group in self.param_groups:
             own = {key: group.get(key, value) for key, value in self._settings.items()}
             members = group["params"]
@@ -175,7 +175,7 @@ class Adam(torch.optim.Optimizer):
             group.update(own, params=members)
         self._host_steps.clear()
         for p in params:
-            if p in self.state:  # fairseq's checkpoints, too, hold nothing for parameters that were frozen until then
+            if p in self.state:  # parameters that have been frozen so far have none, also in fairseq's checkpoints
                 step = int(self.state[p]["step"])
                 self._host_steps[p] = self.state[p].pop("host_step", step)
                 self.state[p]["step"] = torch.tensor(float(step), dtype=torch.float32, device=p.device)
@@ -186,20 +186,18 @@ def _one_minus_power(beta: float, step: Tensor) -> Tensor:
 
 
 def gradient_of(p: Tensor) -> Tensor:
-    """The gradient of a parameter that has one."""
+    """The gradient of a parameter, which must have one."""
     assert p.grad is not None
     return p.grad
 
 
 def _laid_out_as(grad: Tensor, p: Tensor) -> Tensor:
-    """The gradient in the parameter's memory order, which the fused kernel takes for granted."""
+    """The gradient in the parameter's memory layout, which the fused kernel requires."""
     return grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
 
 
 def _per_parameter(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The state with one entry per parameter: fairseq's fp16 training keeps all parameters in one flat vector, in
-    their order.
-    """
+    """Split the state to one entry per parameter: fairseq's fp16 training has all parameters in one flat vector."""
     params = [p for group in groups for p in group["params"]]
     flat = state_dict["state"].get(0)
     if flat is None or len(state_dict["state"]) != 1 or len(params) < 2 or len(groups) != 1:
@@ -216,7 +214,7 @@ def _per_parameter(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> 
 
 
 def _reference_layout(state_dict: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
-    """Averages of the Gaudi fork's convolutions, C' x C x 1 x K, as C' x C x K, like the weights."""
+    """Reshape averages of the Gaudi fork's convolutions, C' x C x 1 x K, to C' x C x K, like the weights."""
 
     def entry_for(index: int, entry: dict[str, Any]) -> dict[str, Any]:
         if (
@@ -232,13 +230,13 @@ def _reference_layout(state_dict: dict[str, Any], params: list[Tensor]) -> dict[
 
 
 def _check_fits(state_dict: dict[str, Any], params: list[Tensor]) -> None:
-    way_out = "Set checkpoint.reset_optimizer=true to start the optimizer anew."
+    way_out = "Set checkpoint.reset_optimizer=true to start with a new optimizer state."
     saved = sum(len(group["params"]) for group in state_dict["param_groups"])
     if saved != len(params):
         raise ValueError(
-            f"The checkpoint's optimizer state is for {saved} parameters; this model trains {len(params)}. {way_out}"
+            f"The checkpoint's optimizer state has {saved} parameters, but this model trains {len(params)}. {way_out}"
         )
     for index, entry in state_dict["state"].items():
         if entry["exp_avg"].shape != params[index].shape:
-            shapes = f"{tuple(entry['exp_avg'].shape)}, the model's {tuple(params[index].shape)}"
-            raise ValueError(f"The checkpoint's optimizer state {index} has the shape {shapes}. {way_out}")
+            shapes = f"{tuple(entry['exp_avg'].shape)}, but the model's parameter has {tuple(params[index].shape)}"
+            raise ValueError(f"The checkpoint's optimizer state {index} has shape {shapes}. {way_out}")

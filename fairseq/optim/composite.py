@@ -1,4 +1,4 @@
-"""Several optimizers, each with its own schedule, for parameters that carry a `param_group` name."""
+"""Several optimizers, each with its own schedule, for parameters with a `param_group` attribute."""
 
 import copy
 import json
@@ -25,11 +25,11 @@ class OptimizerAndSchedulerConfig(FairseqDataclass):
 
     optimizer: Any = field(default=None, metadata={"help": "config of the group's optimizer, with its _name"})
     lr_scheduler: Optional[Any] = field(
-        default=None, metadata={"help": "config of the group's schedule; all groups have one or none has"}
+        default=None, metadata={"help": "config of the group's schedule; set it for all groups or for none"}
     )
     lr: list[float] = II("optimization.lr")
     lr_float: Optional[float] = field(
-        default=None, metadata={"help": "learning rate as one number, for sweeps; wins over lr"}
+        default=None, metadata={"help": "learning rate as one number, for sweeps; takes precedence over lr"}
     )
 
 
@@ -40,18 +40,17 @@ class CompositeOptimizerConfig(FairseqDataclass):
     )
     dynamic_groups: bool = field(
         default=False,
-        metadata={"help": "make a group of its own for every set of a parameter's `optim_overrides` (lr_scale ...)"},
+        metadata={"help": "make a separate group for each distinct `optim_overrides` of parameters (lr_scale ...)"},
     )
     lr: list[float] = II("optimization.lr")
 
 
 @register_optimizer("composite", dataclass=CompositeOptimizerConfig)
 class FairseqCompositeOptimizer(FairseqOptimizer):
-    """Hands every parameter to the optimizer of its group: `optimizer.groups[p.param_group]`, "default" for those
-    without that attribute.
+    """Train each parameter with the optimizer of its group, `optimizer.groups[p.param_group]`.
 
-    A parameter may carry `optim_overrides = {"optimizer": {"lr_scale": x, "weight_decay_scale": y}}`; without
-    `dynamic_groups` all parameters of a group must carry the same.
+    Parameters without that attribute are in the group "default". A parameter can have `optim_overrides = {"optimizer":
+    {"lr_scale": x, "weight_decay_scale": y}}`; without `dynamic_groups`, they must be the same in all of a group.
 
     Raises:
         ValueError: a group without config, a config without parameters, different overrides in one group, schedules for
@@ -72,8 +71,8 @@ class FairseqCompositeOptimizer(FairseqOptimizer):
             without = sorted(set(self.optimizers) - set(self.lr_schedulers))
             if without:
                 raise ValueError(
-                    f"optimizer.groups: {', '.join(without)} has no lr_scheduler, others have. Give each its own, "
-                    "or none."
+                    f"optimizer.groups: {', '.join(without)} has no lr_scheduler, but other groups do. Set it for "
+                    "all groups, or for none."
                 )
             self.lr_scheduler = CompositeLRScheduler(self.lr_schedulers)
         self._optimizer = CompositeOptimizer(self.optimizers)
@@ -96,22 +95,20 @@ class FairseqCompositeOptimizer(FairseqOptimizer):
             yield from optimizer.param_groups
 
     def get_lr(self) -> float:
-        """The learning rate of the group "default", or of the first one."""
+        """The learning rate of the group "default", or of the first group."""
         return self.optimizers["default" if "default" in self.optimizers else next(iter(self.optimizers))].get_lr()
 
     def state_dict(self) -> dict[str, Any]:
         return {key: optimizer.state_dict() for key, optimizer in self.optimizers.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Optional[dict[str, Any]] = None) -> None:
-        """Load every group's state; overrides are per group. Keys of other things (fairseq's "loss_scale") are
-        passed over.
-        """
+        """Load every group's state; overrides are per group. Other keys (fairseq's "loss_scale") are ignored."""
         missing = [key for key in self.optimizers if key not in state_dict]
         if missing:
             raise ValueError(
-                f"The checkpoint's optimizer state has no group {', '.join(missing)}; it has "
-                f"{', '.join(map(str, state_dict))}. Set checkpoint.reset_optimizer=true to start the optimizers "
-                "anew."
+                f"The checkpoint's optimizer state does not have group {', '.join(missing)}. It has "
+                f"{', '.join(map(str, state_dict))}. Set checkpoint.reset_optimizer=true to start with new optimizer "
+                "states."
             )
         for key, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state_dict[key], (optimizer_overrides or {}).get(key))
@@ -128,8 +125,7 @@ def _members(params: Iterable[Tensor], dynamic: bool) -> dict[tuple[str, str], l
     mixed = sorted({name for name in names if names.count(name) > 1})
     if mixed and not dynamic:
         raise ValueError(
-            f"Parameters of the group {', '.join(mixed)} carry different optim_overrides: set "
-            "optimizer.dynamic_groups=true."
+            f"Parameters of group {', '.join(mixed)} have different optim_overrides. Set optimizer.dynamic_groups=true."
         )
     return members
 
@@ -137,20 +133,22 @@ def _members(params: Iterable[Tensor], dynamic: bool) -> dict[tuple[str, str], l
 def _check_names(used: set[str], configured: set[str]) -> None:
     if used - configured:
         raise ValueError(
-            f"The model has parameters of the group {', '.join(sorted(used - configured))}, which optimizer.groups "
-            f"lacks; it has {', '.join(sorted(configured)) or 'none'}."
+            f"The model has parameters in group {', '.join(sorted(used - configured))}, which is not in "
+            f"optimizer.groups ({', '.join(sorted(configured)) or 'empty'}). Add it."
         )
     if configured - used:
         raise ValueError(
-            f"optimizer.groups.{', '.join(sorted(configured - used))}: no parameter of the model is in this group."
+            f"optimizer.groups.{', '.join(sorted(configured - used))}: no parameter of the model is in this group. "
+            "Remove it."
         )
 
 
 def _settings(
     name: str, group_cfg: DictConfig, run_lr: Any, overrides: dict[str, float]
 ) -> tuple[list[float], DictConfig]:
-    """Learning rates of a group (lr_float, else its lr, else its optimizer's, else the run's) and the config of its
-    optimizer.
+    """Learning rates and optimizer config of a group.
+
+    The first that is set of: the group's lr_float, its lr, its optimizer's lr, the run's lr.
     """
     if group_cfg.get("optimizer") is None or "_name" not in group_cfg.optimizer:
         raise ValueError(f"optimizer.groups.{name}.optimizer must be a config with a _name, such as adam.")
@@ -166,8 +164,9 @@ def _settings(
 
 
 class CompositeOptimizer(torch.optim.Optimizer):
-    """The groups' optimizers as one torch optimizer. It holds nothing itself, so the base class's constructor is
-    not called.
+    """The groups' optimizers as one torch optimizer.
+
+    It has no state of its own, so the base class's constructor is not called.
     """
 
     skips_on_device = True
@@ -186,7 +185,7 @@ class CompositeOptimizer(torch.optim.Optimizer):
         grad_scale: Optional[Tensor] = None,
         groups: Optional[Iterable[str]] = None,
     ) -> Any:
-        """Step the named groups' optimizers, or all."""
+        """Step the optimizers of these groups, or of all."""
         loss = None if closure is None else closure()
         for key, optimizer in self.optimizers.items():
             if groups is None or key in groups:
@@ -206,7 +205,7 @@ class CompositeOptimizer(torch.optim.Optimizer):
 
 
 class CompositeLRScheduler(FairseqLRScheduler):
-    """The groups' schedules, stepped together; `lr_scheduler=pass_through` drives them."""
+    """The groups' schedules, stepped together; `lr_scheduler=pass_through` calls them."""
 
     def __init__(self, lr_schedulers: dict[str, FairseqLRScheduler]) -> None:
         super().__init__(None, None)
@@ -229,6 +228,6 @@ class CompositeLRScheduler(FairseqLRScheduler):
         return self._first([schedule.step_update(num_updates) for schedule in self.lr_schedulers.values()])
 
     def _first(self, rates: list[float]) -> float:
-        """The rate to report: that of the group "default", or of the first one."""
+        """The learning rate to report: that of the group "default", or of the first group."""
         names = list(self.lr_schedulers)
         return rates[names.index("default") if "default" in names else 0]

@@ -1,4 +1,4 @@
-"""The base class of optimizers: a torch optimizer under fairseq's names."""
+"""The base class of optimizers: a torch optimizer with fairseq's interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def learning_rates(lr: Any) -> list[float]:
     """`optimization.lr` as a list of floats: one number, or one per epoch.
 
     Raises:
-        ValueError: neither a number nor a list of numbers, such as an interpolation that nothing resolved.
+        ValueError: neither a number nor a list of numbers, such as an unresolved interpolation.
     """
     values = list(lr) if isinstance(lr, Iterable) and not isinstance(lr, str) else [lr]
     if not values or any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
@@ -26,7 +26,7 @@ def learning_rates(lr: Any) -> list[float]:
 
 
 class SkippingOptimizer(Protocol):
-    """A torch optimizer that leaves an update out on the device."""
+    """A torch optimizer that can skip an update on the device."""
 
     def step(self, *, found_inf: Optional[Tensor], grad_scale: Optional[Tensor]) -> Any: ...
 
@@ -34,10 +34,10 @@ class SkippingOptimizer(Protocol):
 
 
 class FairseqOptimizer:
-    """A torch optimizer, held in `_optimizer`, with the few more calls that a trainer makes.
+    """A torch optimizer, in `_optimizer`, with the other methods that a trainer calls.
 
-    A torch optimizer whose `step` takes `found_inf` and `grad_scale` says so with `skips_on_device = True`; for others
-    the flag is read on the host.
+    A torch optimizer whose `step` takes `found_inf` and `grad_scale` sets `skips_on_device = True`; for others,
+    `found_inf` is read on the host.
     """
 
     _optimizer: torch.optim.Optimizer
@@ -52,16 +52,12 @@ class FairseqOptimizer:
 
     @property
     def uses_vendor_kernel(self) -> bool:
-        """Whether a kernel of the device's vendor does the update, and its other kernels should work on the same
-        gradients.
-        """
+        """Whether the device vendor's kernel does the update, so that its other kernels should be used too."""
         return False
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """What the config says about the torch optimizer's groups. On a resume it wins over what the checkpoint
-        says.
-        """
+        """Settings of the torch optimizer's groups from the config. On resume they override the checkpoint's."""
         raise NotImplementedError
 
     @property
@@ -84,11 +80,9 @@ class FairseqOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Optional[dict[str, Any]] = None) -> None:
-        """Take over a checkpoint's state. The group settings are the config's, with `checkpoint.optimizer_overrides`
-        over them.
+        """Load a checkpoint's state. Group settings come from the config and `checkpoint.optimizer_overrides`.
 
-        # fairseq: there the checkpoint's settings win, so a changed optimizer.weight_decay does nothing; here no key is
-        ignored
+        fairseq: there the checkpoint's settings take precedence, so a changed optimizer.weight_decay has no effect.
         """
         self.optimizer.load_state_dict(state_dict)
         for group in self.param_groups:
@@ -98,7 +92,7 @@ class FairseqOptimizer:
         loss.backward()
 
     def all_reduce_grads(self, module: nn.Module) -> None:
-        """Average gradients over processes where the wrapped module does that itself."""
+        """Average gradients over processes, if the wrapped module implements it."""
         reduce = getattr(module, "all_reduce_grads", None)
         if callable(reduce):
             reduce()
@@ -115,12 +109,13 @@ class FairseqOptimizer:
             torch._foreach_mul_(grads, multiplier)  # pyright: ignore[reportPrivateImportUsage]
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Optional[Callable[[Tensor], Tensor]] = None) -> Tensor:
-        """Scale the gradients to a norm of at most `max_norm` (0: leave them); returns the norm before."""
+        """Scale the gradients to a norm of at most `max_norm` (0: do not scale); returns the norm before."""
         return utils.clip_grad_norm_(list(self.params), max_norm, aggregate_norm_fn)
 
     def step(self, found_inf: Optional[Tensor] = None, grad_scale: Optional[Tensor] = None) -> None:
-        """Take one step with the gradients divided by `grad_scale`, or none where `found_inf` is 1. The gradients are
-        used up by it.
+        """Take one step with the gradients divided by `grad_scale`, or none if `found_inf` is 1.
+
+        The gradients can be changed in place.
 
         Args:
             found_inf: 0-dim float tensor on the parameters' device, 0 or 1.
@@ -135,14 +130,12 @@ class FairseqOptimizer:
             self.optimizer.step()
 
     def sync_steps(self) -> None:
-        """After skipped updates came to light: let what the host counts agree with what the device did."""
+        """Set the host's step counts to the device's. Call this when skipped updates are detected."""
         if hasattr(self.optimizer, "sync_steps"):
             cast(SkippingOptimizer, self.optimizer).sync_steps()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Free all gradients, or fill them with zeros: where operations are recorded, a gradient that comes and
-        goes is another graph.
-        """
+        """Free all gradients, or fill them with zeros, since freed gradients change a recorded graph."""
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
 

@@ -1,4 +1,4 @@
-"""Adam by a kernel that a device's vendor supplies, with the state of `Adam`: checkpoints move between devices."""
+"""Adam with a device vendor's kernel and the state of `Adam`: checkpoints are the same on all devices."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from fairseq.optim.adam_update import Adam, gradient_of
 
 
 class _Alike(NamedTuple):
-    """Parameters of one group that have had equally many updates: what one launch of the kernel takes."""
+    """Parameters of one group with the same step count, for one launch of the kernel."""
 
-    group: dict[str, Any]  # the param group that they belong to, for its settings
+    group: dict[str, Any]  # their param group, for its settings
     params: list[Tensor]
-    taken: Tensor  # updates that the device has taken, 0-dim float; every member's `step` is this tensor
+    taken: Tensor  # updates taken on the device, 0-dim float; the `step` of every member is this tensor
 
 
 class VendorAdam(Adam):
-    """`Adam` with the update done by another optimizer's kernel, such as Habana's FusedAdamW, whose formula is the
-    same.
+    """`Adam` with the update by another optimizer's kernel, such as Habana's FusedAdamW, with the same formula.
 
-    The state is `Adam`'s own: the kernel is lent its averages. What it counts otherwise (one `step` a group, where here
-    each parameter has its own) is set before each launch, for parameters with equal counts together. So nothing is
-    converted when a checkpoint is written or read, on whatever device. Results differ from `Adam`'s by rounding: 1e-6
-    of a weight's size after 50 updates on CPU.
+    The state is `Adam`'s; the kernel works on its averages. The kernel has one `step` per group, while here each
+    parameter has its own: it is set before each launch, and parameters with equal steps are launched together. So
+    checkpoints need no conversion on any device. Results differ from `Adam`'s by rounding: 1e-6 of a weight's size
+    after 50 updates on CPU.
 
-    The kernel cannot be told to leave an update out. Weights and averages are copied before it and put back by
-    `torch.where`, which needs three times the parameters' memory for a moment; zeroed gradients would not do, since
-    momentum and decay go on without a gradient. The kernel's `step` is a number on the host: after a skipped update it
-    runs ahead until `sync_steps`, as in `Adam`.
+    The kernel cannot skip an update. Weights and averages are copied before it and restored by `torch.where`, which
+    temporarily needs three times the parameters' memory. Zeroing gradients instead would not work: momentum and decay
+    apply without a gradient too. The kernel's `step` is a number on the host: after a skipped update it is too high
+    until `sync_steps`, as in `Adam`.
 
     Args:
-        kernel: class of a torch optimizer with the arguments lr, betas, eps and weight_decay, and a count `step` in its
-            param groups.
+        kernel: class of a torch optimizer with the arguments lr, betas, eps and weight_decay, and a counter `step` in
+            its param groups.
     """
 
     def __init__(self, params: Iterable[Any], kernel: Callable[..., torch.optim.Optimizer], **settings: Any) -> None:
@@ -65,9 +64,7 @@ class VendorAdam(Adam):
             part.taken.add_(1 if found_inf is None else 1 - found_inf)
 
     def _arrange(self) -> None:
-        """Part the parameters that have gradients by group and count, anew only where that differs from the last
-        update.
-        """
+        """Partition the parameters that have gradients by group and step count, if it has changed."""
         found: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for number, group in enumerate(self.param_groups):
             for p in group["params"]:
@@ -108,7 +105,7 @@ class VendorAdam(Adam):
 
     def sync_steps(self) -> None:
         super().sync_steps()
-        self._kernel = None  # counts that were alike may differ now
+        self._kernel = None  # counts that were equal can differ now
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)

@@ -109,7 +109,7 @@ def test_encoders_of_other_projects() -> None:
     assert model.get_normalized_probs(out, log_probs=False)[0].tolist() == pytest.approx([0.119203, 0.880797], abs=1e-6)
     net_input = {"src_tokens": torch.ones(1), "src_lengths": torch.ones(1), "prev_output_tokens": torch.ones(1)}
     assert "prev_output_tokens" not in model.encoder.forward_torchscript(net_input)
-    with pytest.raises(NotImplementedError, match="FairseqEncoder has no forward"):
+    with pytest.raises(NotImplementedError, match="FairseqEncoder does not implement forward"):
         FairseqEncoder(None)(torch.ones(1))
 
 

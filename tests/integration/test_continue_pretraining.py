@@ -63,9 +63,9 @@ def source(workplace: Workplace) -> Path:
 def test_weights_come_in_and_all_else_begins_anew(workplace: Workplace, source: Path) -> None:
     output = continue_from(workplace, source, "optimization.max_update=2")
     assert "temperature schedule: continues at update 4 " in output
-    report = next(line for line in output.splitlines() if "use of the codebook before the first update" in line)
+    report = next(line for line in output.splitlines() if "codebook use before the first update" in line)
     assert "minutes of the new audio" in report and "of 8 codewords" in report
-    assert output.index("use of the codebook") < output.index("train_inner")
+    assert output.index("codebook use") < output.index("train_inner")
     rows = workplace.rows(save_dir="continued")
     assert [row["num_updates"] for row in rows] == [1, 2]
     assert [row["temp"] for row in rows] == [pytest.approx(2 * 0.9**4, abs=1e-3), pytest.approx(2 * 0.9**5, abs=1e-3)]
@@ -80,7 +80,7 @@ def test_weights_come_in_and_all_else_begins_anew(workplace: Workplace, source: 
 def test_resumed_it_keeps_its_temperature_and_needs_no_report(workplace: Workplace, source: Path) -> None:
     continue_from(workplace, source, "optimization.max_update=2")
     output = continue_from(workplace, source, "optimization.max_update=4")
-    assert "use of the codebook" not in output
+    assert "codebook use" not in output
     assert [row["temp"] for row in workplace.rows(save_dir="continued")][2:] == [
         pytest.approx(2 * 0.9**n, abs=1e-3) for n in (6, 7)
     ]

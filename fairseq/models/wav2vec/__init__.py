@@ -4,15 +4,14 @@
     latent frames  B x T x C   quantizer           codewords of the masked frames: the targets, B x M
          |                     masking             spans of frames become mask_emb
          v
-    context        B x T x C   encoder             positions (positional_convolution), transformer or conformer
-    (conformer_encoder)
+    context        B x T x C   encoder             positional_convolution, then transformer or conformer_encoder
          |
-         v                     contrastive         each masked frame's target among N negatives
+         v                     contrastive         find each masked frame's target among N negatives
     logits         (1+N) x B x M
 
 Letters, here and in every docstring of the package:
-    B utterances    S audio samples    T frames    C channels    M masked positions a row    N negatives
-    G codebook groups    V codewords a group    D codeword width    H attention heads    U label length
+    B utterances    S audio samples    T frames    C channels    M masked positions per row    N negatives
+    G codebook groups    V codewords per group    D codeword width    H attention heads    U label length
 """
 
 from fairseq.models.wav2vec.config import Wav2Vec2Config

@@ -1,4 +1,4 @@
-"""Configuration of a fine-tuned wav2vec 2.0: fairseq's fields and defaults, of 0.12.2 and of what came after it."""
+"""Configuration of a fine-tuned wav2vec 2.0: fields and defaults of fairseq 0.12.2 and later versions."""
 
 # ChoiceEnum makes the types of choices at run time
 # pyright: reportInvalidTypeForm=false
@@ -18,28 +18,24 @@ _CONV_FEATURE_LAYERS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512
 
 
 def _help(text: str, **rules: Any) -> dict[str, Any]:
-    """A field's metadata: its help, and what FairseqDataclass says of rules."""
+    """A field's metadata: its help, and rules (see FairseqDataclass)."""
     return {"help": text, **rules}
 
 
 @dataclass
 class Wav2Vec2AsrConfig(FairseqDataclass):
-    """What fine-tuning changes of a pre-trained model. The model itself is described by `w2v_args`, which a
-    checkpoint brings along.
-    """
+    """Fine-tuning settings. `w2v_args`, from a checkpoint, describes the pre-trained model."""
 
     w2v_path: str = field(
-        default=MISSING, metadata=_help("pre-trained (or fine-tuned) checkpoint, read where w2v_args is not set")
+        default=MISSING, metadata=_help("pre-trained (or fine-tuned) checkpoint, read if w2v_args is not set")
     )
     no_pretrained_weights: bool = field(
-        default=False, metadata=_help("take the checkpoint's config only, and random weights")
+        default=False, metadata=_help("use the checkpoint's config only, with random weights")
     )
-    dropout_input: float = field(
-        default=0.0, metadata=_help("dropout of the features that the encoder gets", share=True)
-    )
-    final_dropout: float = field(default=0.0, metadata=_help("dropout of the encoder's output", share=True))
+    dropout_input: float = field(default=0.0, metadata=_help("dropout on the encoder's input features", share=True))
+    final_dropout: float = field(default=0.0, metadata=_help("dropout on the encoder's output", share=True))
     dropout: float = field(default=0.0, metadata=_help("dropout in the encoder", share=True))
-    attention_dropout: float = field(default=0.0, metadata=_help("dropout of attention weights", share=True))
+    attention_dropout: float = field(default=0.0, metadata=_help("dropout on attention weights", share=True))
     activation_dropout: float = field(
         default=0.0,
         metadata=_help("dropout after the activation of a feed-forward layer", share=True)
@@ -48,8 +44,8 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
 
     # masks over time, in training only
     apply_mask: bool = field(default=False, metadata=_help("mask frames (and channels) in training"))
-    mask_length: int = field(default=10, metadata=_help("frames of a masked span", at_least=1))
-    mask_prob: float = field(default=0.5, metadata=_help("share of frames in masked spans, if none overlapped"))
+    mask_length: int = field(default=10, metadata=_help("frames per masked span", at_least=1))
+    mask_prob: float = field(default=0.5, metadata=_help("share of frames in masked spans, if no spans overlapped"))
     mask_selection: MASKING_DISTRIBUTION_CHOICES = field(default="static", metadata=_help("how span lengths are drawn"))
     mask_other: float = field(
         default=0, metadata=_help("second parameter of that draw (uniform: shortest; normal: deviation)")
@@ -57,66 +53,64 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
     no_mask_overlap: bool = field(default=False, metadata=_help("spans do not overlap"))
     mask_min_space: Optional[int] = field(default=1, metadata=_help("frames between spans that do not overlap"))
     require_same_masks: bool = field(
-        default=True, metadata=_help("equally many masked frames a row, where the model draws the masks")
+        default=True, metadata=_help("mask equally many frames per row, if the model draws the masks")
     )
-    mask_dropout: float = field(
-        default=0.0, metadata=_help("share of masked frames that is unmasked again", share=True)
-    )
+    mask_dropout: float = field(default=0.0, metadata=_help("share of masked frames to unmask again", share=True))
 
     # masks over channels
-    mask_channel_length: int = field(default=10, metadata=_help("channels of a masked span", at_least=1))
+    mask_channel_length: int = field(default=10, metadata=_help("channels per masked span", at_least=1))
     mask_channel_prob: float = field(
-        default=0.0, metadata=_help("share of channels in masked spans, if none overlapped", share=True)
+        default=0.0, metadata=_help("share of channels in masked spans, if no spans overlapped", share=True)
     )
     mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(
-        default="static", metadata=_help("how these lengths are drawn")
+        default="static", metadata=_help("how channel span lengths are drawn")
     )
     mask_channel_other: float = field(default=0, metadata=_help("second parameter of that draw"))
     no_mask_channel_overlap: bool = field(default=False, metadata=_help("channel spans do not overlap"))
 
-    freeze_finetune_updates: int = field(default=0, metadata=_help("updates that train the output layer alone"))
+    freeze_finetune_updates: int = field(default=0, metadata=_help("updates that train only the output layer"))
     feature_grad_mult: float = field(
-        default=0.0, metadata=_help("the feature extractor's gradient is multiplied by this; 0: it is frozen")
+        default=0.0, metadata=_help("factor on the feature extractor's gradient; 0: frozen")
     )
-    layerdrop: float = field(default=0.0, metadata=_help("probability of leaving out a block, in training", share=True))
-    drop_path: float = field(default=0, metadata=_help("data2vec 2's; only 0 is offered"))
+    layerdrop: float = field(default=0.0, metadata=_help("probability of skipping a block in training", share=True))
+    drop_path: float = field(default=0, metadata=_help("from data2vec 2; only 0 is supported"))
     mask_channel_min_space: Optional[int] = field(
         default=1, metadata=_help("channels between spans that do not overlap")
     )
-    mask_channel_before: bool = field(default=False, metadata=_help("channels are masked before frames"))
+    mask_channel_before: bool = field(default=False, metadata=_help("mask channels before frames"))
     normalize: bool = II("task.normalize")
-    update_alibi: bool = field(default=True, metadata=_help("data2vec 2's; has no effect"))
+    update_alibi: bool = field(default=True, metadata=_help("from data2vec 2; has no effect"))
     data: str = II("task.data")
     w2v_args: Any = field(
         default=None, metadata=_help("the pre-training config; filled from w2v_path, and kept in checkpoints")
     )
-    offload_activations: bool = field(default=False, metadata=_help("not offered: see checkpoint_activations"))
-    min_params_to_wrap: int = field(default=100_000_000, metadata=_help("fully sharded training's; has no effect"))
+    offload_activations: bool = field(default=False, metadata=_help("not supported: see checkpoint_activations"))
+    min_params_to_wrap: int = field(default=100_000_000, metadata=_help("for fully sharded training; has no effect"))
     checkpoint_activations: bool = field(
-        default=False, metadata=_help("recompute blocks in backward: less memory, more time")
+        default=False, metadata=_help("recompute blocks in the backward pass: less memory, more time")
     )
     ddp_backend: str = II("distributed_training.ddp_backend")
 
-    # of fairseq after 0.12.2
-    zero_mask: bool = field(default=False, metadata=_help("masked frames are 0 in place of the learned vector"))
+    # from fairseq after 0.12.2
+    zero_mask: bool = field(default=False, metadata=_help("masked frames are 0 instead of the learned vector"))
     load_ema: bool = field(
         default=False, metadata=_help("start from the running average of the checkpoint's weights (ema.store_ema)")
     )
     layer_decay: float = field(
-        default=1, metadata=_help("only 1 is offered: give optimizer composite groups in place of it")
+        default=1, metadata=_help("only 1 is supported: use the composite optimizer's groups instead")
     )
     layer_type: str = field(
-        default="transformer", metadata=_help("for adapters, which are not offered; w2v_args has the kind of block")
+        default="transformer", metadata=_help("for adapters, which are not supported; w2v_args sets the kind of block")
     )
-    adp_num: int = field(default=-1, metadata=_help("adapters; only -1, none, is offered"))
-    adp_dim: int = field(default=64, metadata=_help("their width"))
-    adp_act_fn: str = field(default="relu", metadata=_help("their activation"))
-    adp_trf_idx: str = field(default="all", metadata=_help("their layers"))
+    adp_num: int = field(default=-1, metadata=_help("adapters; only -1 (none) is supported"))
+    adp_dim: int = field(default=64, metadata=_help("width of adapters"))
+    adp_act_fn: str = field(default="relu", metadata=_help("activation of adapters"))
+    adp_trf_idx: str = field(default="all", metadata=_help("layers with adapters"))
     freeze_regex: Optional[str] = field(
-        default=None, metadata=_help("parameters whose name this matches at its start are not trained")
+        default=None, metadata=_help("freeze parameters whose name starts with a match of this regular expression")
     )
 
-    # of 0.12.2 only, where data-loading workers read them; here the model's own count
+    # 0.12.2 only, for its data-loading workers; here the model's own values are used
     conv_feature_layers: Optional[str] = field(
         default=_CONV_FEATURE_LAYERS, metadata=_help("has no effect: w2v_args has it")
     )
@@ -129,7 +123,7 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
         source = self.w2v_path
         if source not in (None, MISSING) and self.w2v_args is None and not Path(source).expanduser().exists():
             yield wrong(
-                f"model.w2v_path is {source!r}: there is no such checkpoint{from_here(Path(source))}.", "other-paths"
+                f"model.w2v_path is {source!r}: the checkpoint does not exist{from_here(Path(source))}.", "other-paths"
             )
 
 

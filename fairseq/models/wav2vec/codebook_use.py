@@ -1,4 +1,4 @@
-"""How much of a pre-trained codebook new audio uses."""
+"""Measure how much of a pre-trained codebook new audio uses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fairseq.modules import GumbelVectorQuantizer
 
 logger = logging.getLogger(__name__)
 
-MINUTES = 5.0  # of audio that is looked at: 15,000 frames, 47 for each codeword of base
-_FEW = 0.1  # of a group's codewords: an effective number below this share is warned of
+MINUTES = 5.0  # of audio to measure: 15,000 frames, 47 per codeword of base
+_FEW = 0.1  # warn if the effective number of codewords is below this share of a group
 
 
 class HasCodebook(Protocol):
@@ -38,7 +38,7 @@ class Recordings(Protocol):
 
     @property
     def max_sample_size(self) -> int | None:
-        """Samples that longer ones are cut to."""
+        """Longer waveforms are cut to this many samples."""
         ...
 
     def __len__(self) -> int: ...
@@ -49,12 +49,12 @@ class Recordings(Protocol):
 
 
 class CodebookUse(NamedTuple):
-    """Codewords that frames of some audio were given."""
+    """Codewords assigned to the frames of some audio."""
 
     seconds: float
     frames: int
-    used: list[int]  # different codewords, of each group
-    # exp of the entropy of their shares, of each group: so many equally common ones would be as varied
+    used: list[int]  # distinct codewords per group
+    # per group, exp of the entropy of their shares: the number of equally common codewords with the same entropy
     effective: list[float]
     num_vars: int  # V
 
@@ -73,13 +73,13 @@ class CodebookUse(NamedTuple):
 def measure(
     model: HasCodebook, dataset: Recordings, device: Device, sample_rate: int, seed: int, minutes: float = MINUTES
 ) -> CodebookUse:
-    """The likeliest codeword of every frame of utterances drawn from a data set, until there are `minutes` of audio.
+    """Count the most likely codeword of every frame, over utterances drawn at random for `minutes` of audio.
 
-    Files that cannot be decoded are left out: training tells of them. The model's mode is left as it was.
+    Files that cannot be decoded are skipped; training reports them. The model's mode is restored.
 
     Args:
-        model: on the device; it has a quantizer.
-        seed: of the draw.
+        model: a model with a quantizer, on the device.
+        seed: for drawing the utterances.
     """
     quantizer = model.quantizer
     assert quantizer is not None
@@ -110,17 +110,16 @@ def measure(
 
 
 def report(model: HasCodebook, dataset: Recordings, device: Device, sample_rate: int, seed: int) -> CodebookUse | None:
-    """Measure and log, with a warning where few codewords are used; None for a model without a quantizer."""
+    """Measure and log; warn if few codewords are used. None for a model without a quantizer."""
     if getattr(model, "quantizer", None) is None:
-        logger.info("checkpoint.continue_pretraining: the model has no codebook to look at")
+        logger.info("checkpoint.continue_pretraining: codebook use is not measured, because the model has no codebook")
         return None
     use = measure(model, dataset, device, sample_rate, seed)
-    logger.info("use of the codebook before the first update: %s", use)
+    logger.info("codebook use before the first update: %s", use)
     if use.is_little():
         logger.warning(
-            "the new audio uses few codewords (fewer than a tenth of a group, in effect): it may be unlike the old "
-            "in loudness, sample rate or task.normalize; or the codebook has collapsed, and pre-training then learns "
-            "little. A higher criterion.loss_weights[0] (diversity) spreads it out; pre-training from random weights "
-            "may do better."
+            "The new audio uses few codewords (an effective number below a tenth of a group). Either it differs from "
+            "the old audio in loudness, sample rate or task.normalize, or the codebook has collapsed. Check the audio; "
+            "for a collapsed codebook, raise criterion.loss_weights[0] (diversity) or pre-train from random weights."
         )
     return use

@@ -1,4 +1,4 @@
-"""Configuration of wav2vec 2.0: fairseq 0.12.2's fields and defaults, and three of our own."""
+"""Configuration of wav2vec 2.0: fairseq 0.12.2's fields and defaults, and three more fields."""
 
 # ChoiceEnum makes the types of choices at run time
 # pyright: reportInvalidTypeForm=false
@@ -16,7 +16,7 @@ LAYER_TYPE_CHOICES = ChoiceEnum(["transformer", "conformer"])
 
 
 def _help(text: str, **rules: Any) -> dict[str, Any]:
-    """A field's metadata: its help, and what FairseqDataclass says of rules."""
+    """A field's metadata: its help, and rules (see FairseqDataclass)."""
     return {"help": text, **rules}
 
 
@@ -44,62 +44,60 @@ class Wav2Vec2Config(FairseqDataclass):
     # dropouts
     dropout: float = field(default=0.1, metadata=_help("dropout in the encoder", share=True))
     attention_dropout: float = field(
-        default=0.1, metadata=_help("dropout of attention weights (transformer)", share=True)
+        default=0.1, metadata=_help("dropout on attention weights (transformer)", share=True)
     )
     activation_dropout: float = field(
         default=0.0, metadata=_help("dropout after the activation of a feed-forward layer (transformer)", share=True)
     )
     encoder_layerdrop: float = field(
-        default=0.0, metadata=_help("probability of leaving out a block, in training", share=True)
+        default=0.0, metadata=_help("probability of skipping a block in training", share=True)
     )
-    dropout_input: float = field(
-        default=0.0, metadata=_help("dropout of the features that the encoder gets", share=True)
-    )
+    dropout_input: float = field(default=0.0, metadata=_help("dropout on the encoder's input features", share=True))
     dropout_features: float = field(
-        default=0.0, metadata=_help("dropout of the features that the targets are made of", share=True)
+        default=0.0, metadata=_help("dropout on the features that targets are made from", share=True)
     )
 
     final_dim: int = field(default=0, metadata=_help("width of predictions and targets; 0: encoder_embed_dim"))
     layer_norm_first: bool = field(
-        default=False, metadata=_help("layer norm before attention and feed-forward (pre-norm), not after")
+        default=False, metadata=_help("layer norm before attention and feed-forward (pre-norm) instead of after")
     )
     conv_feature_layers: str = field(
         default="[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]",
         metadata=_help(
-            "convolutions of the feature extractor: lists of (channels, kernel, stride), added and multiplied"
+            "convolutions of the feature extractor: lists of (channels, kernel, stride), combined with + and *"
         ),
     )
     conv_bias: bool = field(default=False, metadata=_help("biases in the feature extractor's convolutions"))
     logit_temp: float = field(
-        default=0.1, metadata=_help("the cosine similarities of the contrastive task are divided by this")
+        default=0.1, metadata=_help("temperature that divides the cosine similarities of the contrastive task")
     )
     logit_temp_start: Optional[float] = field(
         default=None,
         metadata=_help(
-            "where that temperature starts, to fall geometrically to logit_temp; None: it is constant, as in the paper"
+            "initial value of that temperature; it decays geometrically to logit_temp; None: constant, as in the paper"
         ),
     )
-    logit_temp_updates: int = field(default=0, metadata=_help("updates that this fall takes"))
+    logit_temp_updates: int = field(default=0, metadata=_help("updates that this decay takes"))
     quantize_targets: bool = field(
-        default=False, metadata=_help("targets are codewords (as in the paper), else continuous features")
+        default=False, metadata=_help("targets are codewords (as in the paper); false: continuous features")
     )
-    quantize_input: bool = field(default=False, metadata=_help("the encoder gets codewords"))
+    quantize_input: bool = field(default=False, metadata=_help("the encoder's input is quantized"))
     same_quantizer: bool = field(default=False, metadata=_help("one quantizer for input and targets"))
     target_glu: bool = field(default=False, metadata=_help("a gated linear layer on the targets"))
     feature_grad_mult: float = field(
-        default=1.0, metadata=_help("the feature extractor's gradient is multiplied by this; 0: it is frozen")
+        default=1.0, metadata=_help("factor on the feature extractor's gradient; 0: frozen")
     )
     quantizer_depth: int = field(default=1, metadata=_help("layers of the projection to the quantizer's logits"))
     quantizer_factor: int = field(
-        default=3, metadata=_help("inner width of that projection, over its input's, if it has several layers")
+        default=3, metadata=_help("inner width of that projection as a multiple of its input, if it has several layers")
     )
-    latent_vars: int = field(default=320, metadata=_help("codewords of a group", at_least=1))
+    latent_vars: int = field(default=320, metadata=_help("codewords per group", at_least=1))
     latent_groups: int = field(default=2, metadata=_help("groups of the codebook", at_least=1))
     latent_dim: int = field(default=0, metadata=_help("width of quantized targets; 0: final_dim"))
 
     # masks over time
-    mask_length: int = field(default=10, metadata=_help("frames of a masked span", at_least=1))
-    mask_prob: float = field(default=0.65, metadata=_help("share of frames in masked spans, if none overlapped"))
+    mask_length: int = field(default=10, metadata=_help("frames per masked span", at_least=1))
+    mask_prob: float = field(default=0.65, metadata=_help("share of frames in masked spans, if no spans overlapped"))
     mask_selection: MASKING_DISTRIBUTION_CHOICES = field(default="static", metadata=_help("how span lengths are drawn"))
     mask_other: float = field(
         default=0, metadata=_help("second parameter of that draw (uniform: shortest; normal: deviation)")
@@ -112,26 +110,24 @@ class Wav2Vec2Config(FairseqDataclass):
             "single frames are unmasked until rows mask about equally many; false: whole spans, as in fine-tuning"
         ),
     )
-    mask_dropout: float = field(
-        default=0.0, metadata=_help("share of masked frames that is unmasked again", share=True)
-    )
+    mask_dropout: float = field(default=0.0, metadata=_help("share of masked frames to unmask again", share=True))
     mask_emb_init: Optional[float] = field(
         default=None,
         metadata=_help(
-            "mask_emb starts with values between 0 and this; None: 1 as in fairseq, 0.1 where logit_temp_start is set"
+            "upper bound of mask_emb's initial values; None: 1 as in fairseq, or 0.1 if logit_temp_start is set"
         ),
     )
 
     # masks over channels
-    mask_channel_length: int = field(default=10, metadata=_help("channels of a masked span", at_least=1))
+    mask_channel_length: int = field(default=10, metadata=_help("channels per masked span", at_least=1))
     mask_channel_prob: float = field(
-        default=0.0, metadata=_help("share of channels in masked spans, if none overlapped", share=True)
+        default=0.0, metadata=_help("share of channels in masked spans, if no spans overlapped", share=True)
     )
     mask_channel_before: bool = field(
-        default=False, metadata=_help("channels are masked before frames, so that mask_emb stays whole")
+        default=False, metadata=_help("mask channels before frames, so that mask_emb is never masked")
     )
     mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(
-        default="static", metadata=_help("how these lengths are drawn")
+        default="static", metadata=_help("how channel span lengths are drawn")
     )
     mask_channel_other: float = field(default=0, metadata=_help("second parameter of that draw"))
     no_mask_channel_overlap: bool = field(default=False, metadata=_help("channel spans do not overlap"))
@@ -140,37 +136,37 @@ class Wav2Vec2Config(FairseqDataclass):
     # negatives
     num_negatives: int = field(default=100, metadata=_help("negatives from the same utterance", at_least=0))
     negatives_from_everywhere: bool = field(
-        default=False, metadata=_help("these come from all of its frames, not only the masked ones")
+        default=False, metadata=_help("draw them from all frames, not only masked ones")
     )
     cross_sample_negatives: int = field(
-        default=0, metadata=_help("further negatives from all utterances of the batch", at_least=0)
+        default=0, metadata=_help("additional negatives from all utterances of the batch", at_least=0)
     )
-    codebook_negatives: int = field(default=0, metadata=_help("further negatives from the codebook", at_least=0))
+    codebook_negatives: int = field(default=0, metadata=_help("additional negatives from the codebook", at_least=0))
 
     # positional convolution
     conv_pos: int = field(default=128, metadata=_help("kernel of the positional convolution", at_least=1))
-    conv_pos_groups: int = field(default=16, metadata=_help("its groups", at_least=1))
+    conv_pos_groups: int = field(default=16, metadata=_help("groups of the positional convolution", at_least=1))
     pos_conv_depth: int = field(
         default=1,
         metadata=_help(
-            "convolutions of the positional embedding; each of several has conv_pos // depth taps", at_least=1
+            "convolutions of the positional embedding; if several, each has conv_pos // depth taps", at_least=1
         ),
     )
 
     latent_temp: tuple[float, float, float] = field(
-        default=(2, 0.5, 0.999995), metadata=_help("temperature of the Gumbel softmax: start, floor, factor an update")
+        default=(2, 0.5, 0.999995), metadata=_help("temperature of the Gumbel softmax: start, floor, factor per update")
     )
-    max_positions: int = field(default=100000, metadata=_help("most frames of an utterance"))
+    max_positions: int = field(default=100000, metadata=_help("maximum frames of an utterance"))
     checkpoint_activations: bool = field(
-        default=False, metadata=_help("recompute blocks in backward: less memory, more time")
+        default=False, metadata=_help("recompute blocks in the backward pass: less memory, more time")
     )
 
     # lengths
     required_seq_len_multiple: int = field(
-        default=2, metadata=_help("the transformer gets frames padded to a multiple of this", at_least=1)
+        default=2, metadata=_help("the transformer's input is padded to a multiple of this many frames", at_least=1)
     )
     crop_seq_to_multiple: int = field(
-        default=1, metadata=_help("features are cropped to a multiple of so many frames", at_least=1)
+        default=1, metadata=_help("features are cropped to a multiple of this many frames", at_least=1)
     )
 
     # conformer
@@ -181,37 +177,38 @@ class Wav2Vec2Config(FairseqDataclass):
         metadata=_help("rel_pos, rope, or abs for the positional convolution", choices=("abs", "rel_pos", "rope")),
     )
     fp16: bool = field(
-        default=False, metadata=_help("kept from fairseq; precision is common.fp16's and common.bf16's choice")
+        default=False,
+        metadata=_help("kept for compatibility with fairseq; common.fp16 and common.bf16 set the precision"),
     )
 
-    # adapters are not offered in pre-training: these keys of later fairseq versions are accepted at their defaults
-    adp_num: int = field(default=-1, metadata=_help("adapters; only -1, none, is offered", refused=True))
-    adp_dim: int = field(default=64, metadata=_help("their width", refused=True))
-    adp_act_fn: str = field(default="relu", metadata=_help("their activation", refused=True))
-    adp_trf_idx: str = field(default="all", metadata=_help("their layers", refused=True))
+    # adapters are not supported in pre-training: these keys of later fairseq versions are accepted at their defaults
+    adp_num: int = field(default=-1, metadata=_help("adapters; only -1 (none) is supported", refused=True))
+    adp_dim: int = field(default=64, metadata=_help("width of adapters", refused=True))
+    adp_act_fn: str = field(default="relu", metadata=_help("activation of adapters", refused=True))
+    adp_trf_idx: str = field(default="all", metadata=_help("layers with adapters", refused=True))
 
     def check(self) -> Iterator[Finding]:
         yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
         yield from self._widths()
         if self.logit_temp <= 0:
-            yield wrong(f"model.logit_temp is {self.logit_temp}: a temperature is above 0.", "wav2vec2-widths")
+            yield wrong(f"model.logit_temp is {self.logit_temp}: it must be above 0.", "wav2vec2-widths")
         if self.logit_temp_start is not None and (self.logit_temp_start <= 0 or self.logit_temp_updates < 1):
             yield wrong(
-                f"model.logit_temp_start is {self.logit_temp_start} and model.logit_temp_updates "
-                f"{self.logit_temp_updates}; a falling temperature needs a start above 0 and at least 1 update",
+                f"model.logit_temp_start is {self.logit_temp_start} and model.logit_temp_updates is "
+                f"{self.logit_temp_updates}: set both above 0, or logit_temp_start=null for a constant temperature.",
                 "wav2vec2-widths",
             )
         if self.mask_emb_init is not None and self.mask_emb_init < 0:
-            yield wrong(f"model.mask_emb_init is {self.mask_emb_init}; it must not be negative", "wav2vec2-widths")
+            yield wrong(f"model.mask_emb_init is {self.mask_emb_init}: it must not be negative.", "wav2vec2-widths")
         if self.codebook_negatives > 0 and not self.quantize_targets:
             yield wrong(
-                "model.codebook_negatives is set but model.quantize_targets is false: there is no codebook to draw "
-                "from",
+                f"model.codebook_negatives={self.codebook_negatives} requires model.quantize_targets=true. Set "
+                "model.quantize_targets=true, or codebook_negatives=0.",
                 "wav2vec2-widths",
             )
 
     def _widths(self) -> Iterator[Finding]:
-        """Widths that must divide each other, and what the quantizer needs."""
+        """Check that widths are divisible, and the quantizer's settings."""
         width, heads, groups = self.encoder_embed_dim, self.encoder_attention_heads, self.conv_pos_groups
         if heads > 0 and width % heads:
             yield wrong(
@@ -235,14 +232,14 @@ class Wav2Vec2Config(FairseqDataclass):
             )
         if len(self.latent_temp) != 3:
             yield wrong(
-                f"model.latent_temp is {list(self.latent_temp)}: it must be first and last temperature and the "
-                "factor per update.",
+                f"model.latent_temp is {list(self.latent_temp)}: it must have three numbers: start, floor, and factor "
+                "per update.",
                 "wav2vec2-widths",
             )
 
 
 def conv_layer_findings(key: str, text: Any) -> Iterator[Finding]:
-    """Whether a feature extractor can be built from this specification, which stands under `key`."""
+    """Check that a feature extractor can be built from this value of config key `key`."""
     if isinstance(text, str):
         try:
             parse_conv_layers(text)

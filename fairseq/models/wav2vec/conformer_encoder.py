@@ -11,10 +11,10 @@ from fairseq.modules.dropout import dropout
 
 
 class ConformerEncoder(TransformerEncoder):
-    """A stack of conformer blocks that see positions in their attention.
+    """A stack of conformer blocks whose attention uses positions.
 
-    fairseq: the positional convolution has its parameters here too, although nothing uses them (they never get a
-    gradient): checkpoints and the optimizer's parameter indices count them.
+    fairseq: the positional convolution's parameters exist here too, although they are unused and get no gradient:
+    checkpoints and the optimizer's parameter indices include them.
     """
 
     def __init__(self, args: Wav2Vec2Config) -> None:
@@ -32,7 +32,7 @@ class ConformerEncoder(TransformerEncoder):
     def extract_features(
         self, x: Tensor, padding_mask: Tensor | None = None, tgt_layer: int | None = None, min_layer: int = 0
     ) -> tuple[Tensor, list[LayerResult]]:
-        """As the transformer's, without its convolution and its padding to a multiple."""
+        """Same as the transformer's, without positional convolution and padding to a multiple."""
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0)
         x = x.transpose(0, 1)  # B x T x C -> T x B x C

@@ -1,8 +1,7 @@
-"""The contrastive task: which of N+1 candidates is a masked frame's own target (Baevski et al. 2020, equation 3)?
+"""The contrastive task: find a masked frame's target among N+1 candidates (Baevski et al. 2020, equation 3).
 
-Letters: B utterances, M masked frames a row, K candidates a row (its M masked frames, or all T), N negatives, D width.
-All logits are B x M x (1 + N), candidate 0 being the positive. Negatives that are the positive itself count as
-impossible.
+Letters: B utterances, M masked frames per row, K candidates per row (its M masked frames, or all T), N negatives, D
+width. All logits are B x M x (1 + N); candidate 0 is the positive. Negatives equal to the positive are excluded.
 """
 
 from __future__ import annotations
@@ -15,24 +14,23 @@ from torch import Tensor
 
 from fairseq.utils import is_hpu_tensor
 
-_EPSILON = 1e-8  # as torch.cosine_similarity's
+_EPSILON = 1e-8  # same as torch.cosine_similarity
 
 
 class Candidates(NamedTuple):
     """Targets that negatives are drawn from; row b's first `counts[b]` are valid."""
 
     targets: Tensor  # B x K x D
-    codes: Tensor | None  # B x K: one number a codeword; None: targets are not quantized, equality is that of vectors
+    codes: Tensor | None  # B x K: one number per codeword; None: not quantized, compare vectors
     counts: Tensor  # int64, B
-    own: Tensor  # int64, B x M: where each masked frame's own target stands
+    own: Tensor  # int64, B x M: index of each masked frame's own target
 
 
 def draw_within_rows(candidates: Candidates, num_negatives: int) -> Tensor:
-    """Negatives of each masked frame, uniform over its utterance's other valid candidates, with replacement; int64, B x
-    M x N.
+    """Draw negatives uniformly from the other valid candidates of each row; int64, B x M x N.
 
-    Drawn on the device from its default generator. Rows with fewer than two candidates get indices that are in range
-    and mean nothing.
+    Drawn with replacement, on the device, from its default generator. Rows with fewer than two candidates get
+    meaningless indices, which are in range.
     """
     own, counts = candidates.own, candidates.counts
     drawn = _uniform_below((counts - 1).view(-1, 1, 1), (*own.shape, num_negatives))
@@ -41,12 +39,12 @@ def draw_within_rows(candidates: Candidates, num_negatives: int) -> Tensor:
 
 
 def draw_across_rows(candidates: Candidates, num_negatives: int) -> Tensor:
-    """The same over the valid candidates of all rows: int64, B x M x N, into the B*K flattened candidates."""
+    """Draw negatives from the valid candidates of all rows: int64, B x M x N, into the B*K candidates."""
     own, counts = candidates.own, candidates.counts
     width = candidates.targets.size(1)
     ends = counts.cumsum(0)
     begins = ends - counts
-    rank = begins.unsqueeze(1) + own  # the positive's number among all valid candidates
+    rank = begins.unsqueeze(1) + own  # the positive's index among all valid candidates
     drawn = _uniform_below(ends[-1] - 1, (*own.shape, num_negatives))
     drawn = drawn + (drawn >= rank.unsqueeze(-1)).long()
     row = torch.searchsorted(ends, drawn, right=True).clamp(max=len(counts) - 1)
@@ -54,13 +52,13 @@ def draw_across_rows(candidates: Candidates, num_negatives: int) -> Tensor:
 
 
 def _uniform_below(ends: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Integers in [0, ends), uniform, for ends below 2^24; 0 where an end is below 1."""
+    """Uniform integers in [0, ends), for ends below 2^24; 0 where an end is below 1."""
     ends = ends.clamp(min=1)
     return torch.minimum((torch.rand(shape, device=ends.device) * ends).long(), ends - 1)
 
 
 def logits_within_rows(x: Tensor, candidates: Candidates, negatives: Tensor, temperature: float) -> Tensor:
-    """Logits against candidates of the same utterance: a gather from the matrix of all similarities.
+    """Logits against candidates of the same utterance, gathered from the matrix of all similarities.
 
     Args:
         x: predictions, B x M x D.
@@ -71,13 +69,11 @@ def logits_within_rows(x: Tensor, candidates: Candidates, negatives: Tensor, tem
     logits = similarity.gather(2, chosen) / temperature
     impossible = negatives >= candidates.counts.view(-1, 1, 1)
     out = impossible | _same_target(candidates, negatives)
-    return _fill(logits, F.pad(out, (1, 0)))  # the positive, candidate 0, always stays
+    return _fill(logits, F.pad(out, (1, 0)))  # the positive, candidate 0, is never excluded
 
 
 def logits_across_rows(x: Tensor, candidates: Candidates, negatives: Tensor, temperature: float) -> Tensor:
-    """Logits of negatives from any utterance, without the positive: B x M x N, `negatives` pointing into the B*K
-    candidates.
-    """
+    """Logits of negatives from any utterance, B x M x N; `negatives` are indices into the B*K candidates."""
     B, M = negatives.shape[:2]
     similarity = unit(x).flatten(0, 1) @ unit(candidates.targets).flatten(0, 1).t()  # BM x BK
     logits = similarity.gather(1, negatives.flatten(0, 1)).view(negatives.shape) / temperature
@@ -92,27 +88,28 @@ def logits_across_rows(x: Tensor, candidates: Candidates, negatives: Tensor, tem
 
 
 def logits_against_codebook(x: Tensor, drawn: Tensor, is_positive: Tensor, temperature: float) -> Tensor:
-    """Logits of codewords drawn for each masked frame: drawn B x M x N x D, is_positive B x M x N -> B x M x N."""
+    """Logits of codewords drawn per masked frame: drawn B x M x N x D, is_positive B x M x N -> B x M x N."""
     return _fill(torch.einsum("bmd,bmnd->bmn", unit(x), unit(drawn)) / temperature, is_positive)
 
 
-# -- by fairseq's names, for callers with losses of their own ----------------------------------------------------------
+# -- under fairseq's names, for callers with their own losses ----------------------------------------------------------
 
 
 def sample_negatives(
     y: Tensor, num: int, num_within: int, num_across: int, padding_count: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Negatives for `num` frames of each row, drawn on the host from torch's default generator: fairseq's numbers after
-    the same seed.
+    """Draw negatives for `num` frames of each row, with the same results as fairseq for the same seed.
+
+    They are drawn on the host, from torch's default generator.
 
     Args:
         y: candidates, B x K x D.
         num_within: negatives from a frame's own row, never the frame itself.
-        num_across: further negatives from all rows. fairseq: these avoid the frame itself in the first row only, and
-            where both kinds are drawn, a frame may get those that were drawn for another.
-        padding_count: candidates at the end of a row that are padding, and not drawn from its own row.
+        num_across: additional negatives from all rows. fairseq: these avoid the frame itself in the first row only, and
+            if both kinds are drawn, a frame can get negatives drawn for another frame.
+        padding_count: padding candidates at the end of each row, excluded from negatives within a row.
     Returns:
-        N x B x num x D, and their indices into the B*K candidates, int64, B x (num*N); empty tensors where N is 0.
+        N x B x num x D, and their indices into the B*K candidates, int64, B x (num*N); empty tensors if N is 0.
     Raises:
         ValueError: fewer than two candidates to draw from.
     """
@@ -122,7 +119,8 @@ def sample_negatives(
     valid = K - (padding_count or 0)
     if valid < 2:
         raise ValueError(
-            f"negatives need two candidates in a row; these are {B} rows of {K}, {padding_count or 0} of them padding"
+            f"There are {valid} candidates per row ({B} rows of {K}, {padding_count or 0} of them padding). Negatives "
+            "need at least 2."
         )
 
     def draw(count: int, high: int) -> Tensor:
@@ -141,13 +139,14 @@ def sample_negatives(
 
 
 def compute_preds(x: Tensor, y: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Logits of the positive and its negatives: cosine similarities over the temperature, (1+N) x B x T, in the dtype
-    of `x`.
+    """Logits of the positive and its negatives: cosine similarity / temperature.
 
     Args:
         x: predictions, B x T x D.
         y: positives, B x T x D.
-        negatives: N x B x T x D; one that equals its positive has the logit of an impossible candidate.
+        negatives: N x B x T x D; those equal to their positive are excluded.
+    Returns:
+        (1+N) x B x T, in the dtype of `x`.
     """
     targets = torch.cat([y.unsqueeze(0), negatives], dim=0)
     logits = (torch.cosine_similarity(x.float(), targets.float(), dim=-1) / temperature).type_as(x)
@@ -156,7 +155,7 @@ def compute_preds(x: Tensor, y: Tensor, negatives: Tensor, temperature: float) -
 
 
 def unit(x: Tensor) -> Tensor:
-    """Vectors of length 1, in fp32 at least."""
+    """Normalize vectors to length 1, in fp32 or wider."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=_EPSILON)
 
 
@@ -170,14 +169,15 @@ def _same_target(candidates: Candidates, negatives: Tensor) -> Tensor:
 
 
 def _same_vector(targets: Tensor, own: Tensor, negatives: Tensor) -> Tensor:
-    """The same for one row of continuous targets, K x D, M, M x N -> M x N, by comparing every number; one row
-    bounds the memory.
+    """`_same_target` for one row of continuous targets: K x D, M, M x N -> M x N.
+
+    All numbers are compared, one row at a time to limit memory.
     """
     targets = targets.detach()
     return (targets[own].unsqueeze(1) == targets.unsqueeze(0)).all(-1).gather(1, negatives)
 
 
 def _fill(logits: Tensor, out: Tensor) -> Tensor:
-    """Make these candidates impossible."""
-    # hpu: infinities make NaN in its softmax kernels; -2^30 has the same exponential, 0
+    """Exclude candidates: their probability becomes 0."""
+    # hpu: infinities produce NaN in the softmax kernels; exp(-2^30) is 0 too
     return logits.masked_fill(out, -(2.0**30) if is_hpu_tensor(logits) else float("-inf"))

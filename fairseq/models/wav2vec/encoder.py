@@ -1,4 +1,4 @@
-"""The transformer encoder over latent frames, with its convolutional positions."""
+"""The transformer encoder over latent frames, with convolutional positions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LayerResult = tuple[Tensor, Any, Any]  # output, attention weights (or the layer
 class TransformerEncoder(nn.Module):
     """Positional convolution and a stack of blocks (Baevski et al. 2020, section 2, "Contextualized representations").
 
-    With `static_layerdrop` (RunMode.static_graph) values and gradients are those of leaving dropped blocks out.
+    With `static_layerdrop` (RunMode.static_graph), values and gradients are the same as if dropped blocks were skipped.
     """
 
     def __init__(self, args: Wav2Vec2Config) -> None:
@@ -65,11 +65,11 @@ class TransformerEncoder(nn.Module):
             self.required_seq_len_multiple = self.args.required_seq_len_multiple if mode.pads_to_multiple else 1
 
     def build_encoder_layer(self, args: Wav2Vec2Config) -> nn.Module:
-        """One block of the kind that the config names."""
+        """Build one block of the config's `layer_type`."""
         if args.layer_type == "conformer":
             return conformer_layer(args, pos_enc_type="abs")
         if args.layer_type != "transformer":
-            raise ValueError(f"model.layer_type is {args.layer_type!r}; it may be 'transformer' or 'conformer'")
+            raise ValueError(f"model.layer_type is {args.layer_type!r}. It must be one of: transformer, conformer.")
         return TransformerSentenceEncoderLayer(
             embedding_dim=self.embedding_dim,
             ffn_embedding_dim=args.encoder_ffn_embed_dim,
@@ -88,10 +88,10 @@ class TransformerEncoder(nn.Module):
 
         Args:
             x: B x T x C.
-            padding_mask: B x T, true where a frame is padding; None: there is no padding.
+            padding_mask: B x T, true where a frame is padding; None: no padding.
             layer: stop after this block (0 is the first) and return its output, without the final norm of a pre-norm
                 model. A negative number, or one past the last block, runs all blocks, also without that norm.
-            corpus_key: accepted for fairseq's adapters, which are not offered.
+            corpus_key: ignored; fairseq's adapters, which need it, are not supported.
         Returns:
             B x T x C, and the results of the blocks that ran.
         """
@@ -112,7 +112,7 @@ class TransformerEncoder(nn.Module):
 
         num_frames = x.size(1)
         x, added = pad_to_multiple(x, self.required_seq_len_multiple, dim=-2)
-        is_filled = isinstance(added, Tensor) or added > 0  # a tensor in a trace: at other lengths something is added
+        is_filled = isinstance(added, Tensor) or added > 0  # a tensor in a trace: other lengths need padding
         if is_filled and padding_mask is None:
             padding_mask = (torch.arange(x.size(1), device=x.device) >= num_frames).expand(x.size(0), -1)
         else:
@@ -124,7 +124,7 @@ class TransformerEncoder(nn.Module):
             x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False
         )
         x = x.transpose(0, 1)
-        if is_filled:  # cut to a count, not by one, which may be 0 in a trace
+        if is_filled:  # cut to num_frames, not by `added`, which can be 0 in a trace
             x = x[:, :num_frames]
             layer_results = [
                 (out[:num_frames], None if weights is None else weights[:num_frames], ffn[:num_frames])
@@ -133,8 +133,9 @@ class TransformerEncoder(nn.Module):
         return x, layer_results
 
     def _positions(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """What the positional convolution gives for B x T x C; a stack of several sees no padding if the encoder is
-        length-aware.
+        """Output of the positional convolution for B x T x C.
+
+        In a length-aware encoder, a stack of several convolutions gets zeros for padding.
         """
         x = x.transpose(1, 2)
         if not self.length_aware or padding_mask is None or self.args.pos_conv_depth == 1:
@@ -146,7 +147,7 @@ class TransformerEncoder(nn.Module):
     def _run_layers(
         self, x: Tensor, tgt_layer: int | None, min_layer: int, **layer_arguments: Any
     ) -> tuple[Tensor, list[LayerResult]]:
-        """The blocks up to `tgt_layer` (all for None or a negative number), with layerdrop; T x B x C."""
+        """Run the blocks up to `tgt_layer` (all for None or a negative number), with layerdrop; T x B x C."""
         layers = self.layers if tgt_layer is None or tgt_layer < 0 else self.layers[: tgt_layer + 1]
         drop = LayerDrop.draw(len(self.layers), self.layerdrop, self.training, self.static_layerdrop, x)
         layer_results: list[LayerResult] = []
@@ -162,34 +163,34 @@ class TransformerEncoder(nn.Module):
         return x, layer_results
 
     def max_positions(self) -> int:
-        """Most frames of an utterance."""
+        """Maximum frames of an utterance."""
         return self.args.max_positions
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
-        """Names have not changed since fairseq's first release."""
+        """Return the state as it is: names have not changed since fairseq's first release."""
         return state_dict
 
 
 class LayerDrop(NamedTuple):
-    """Which blocks of one forward pass are dropped (Fan et al. 2019)."""
+    """The blocks dropped in one forward pass (Fan et al. 2019)."""
 
-    dropped: list[bool]  # per block, on the host; not known there if graphs are kept
+    dropped: list[bool]  # per block, on the host; all False if drawn on the device
     # 1 or 0 per block, on the device, if dropped blocks are computed and undone; None if they are skipped
     keep: Tensor | None
-    seeds: list[int] | None  # per block, for its dropout; None: it draws from the generator as it stands
+    seeds: list[int] | None  # per block, for its dropout; None: use the generator's current state
 
     @classmethod
     def draw(cls, num_layers: int, probability: float, training: bool, static: bool, like: Tensor) -> LayerDrop:
-        """Flags from torch's default CPU generator: they are needed on the host, and no device must be waited for.
+        """Draw flags from torch's default CPU generator: they are needed on the host without waiting for the device.
 
-        A skipped block draws no dropout, a computed one does. So that what comes after does not depend on that, each
-        block has a seed of its own, and one process, which skips, trains what several do, which compute and undo.
+        A skipped block draws no dropout, a computed one does. Each block has its own seed, so that later random numbers
+        do not depend on that: one process, which skips blocks, gets the same results as several, which undo them.
         """
         if not training or probability <= 0:
             return cls([False] * num_layers, None, None)
         if static and utils.is_hpu_tensor(like):
-            # hpu: drawn on the device, so that a compiled graph draws anew each time; a new seed in its middle would
-            # count for all of it
+            # hpu: drawn on the device, so that a compiled graph draws new flags each time; a seed set inside a graph
+            # would apply to all of it
             return cls(
                 [False] * num_layers, (torch.rand(num_layers, device=like.device) > probability).to(like.dtype), None
             )
@@ -199,7 +200,7 @@ class LayerDrop(NamedTuple):
         return cls(flags.numpy().tolist(), keep, seeds)
 
     def seed(self, number: int) -> None:
-        """Before a block is computed."""
+        """Set the random state for a block; call before computing it."""
         if self.seeds is not None:
             utils.set_torch_seed(self.seeds[number])
 
@@ -207,18 +208,14 @@ class LayerDrop(NamedTuple):
         return self.keep is None and self.dropped[number]
 
     def keep_or_undo(self, number: int, after: Tensor, before: Tensor) -> Tensor:
-        """The block's output, or its input where it is dropped: exactly one of the two, since the other is
-        multiplied by 0.
-        """
+        """The block's output, or its input if it is dropped; exact, since the other is multiplied by 0."""
         if self.keep is None:
             return after
         return after * self.keep[number] + before * (1 - self.keep[number])
 
 
 class TransformerSentenceEncoderLayer(nn.Module):
-    """Self-attention and a feed-forward layer, each with a residual and a layer norm before (pre-norm) or after it;
-    T x B x C.
-    """
+    """Self-attention and feed-forward layer with residuals and pre- or post-norm; T x B x C."""
 
     def __init__(
         self,
@@ -284,7 +281,7 @@ class TransformerSentenceEncoderLayer(nn.Module):
 
 
 def conformer_layer(args: Wav2Vec2Config, pos_enc_type: str) -> ConformerWav2Vec2EncoderLayer:
-    """A conformer block; its attention's dropout is `dropout`, as upstream's, and its activation swish."""
+    """Build a conformer block; attention dropout is `dropout`, as in fairseq, and the activation is swish."""
     return ConformerWav2Vec2EncoderLayer(
         embed_dim=args.encoder_embed_dim,
         ffn_embed_dim=args.encoder_ffn_embed_dim,

@@ -1,4 +1,4 @@
-"""The convolutional feature extractor: raw audio to latent frames, one about every 20 ms."""
+"""The convolutional feature extractor: raw audio to latent frames, one per 20 ms."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ConvFeatureExtractionModel(nn.Module):
     Args:
         conv_layers: (channels, kernel, stride) per layer, first layer first.
         dropout: after each convolution.
-        mode: "default", a group norm of one channel a group after the first convolution only, or "layer_norm", a layer
-            norm after each.
+        mode: "default", a group norm with one channel per group after the first convolution only, or "layer_norm", a
+            layer norm after each.
         conv_bias: biases in the convolutions.
     Raises:
-        ValueError: another mode.
+        ValueError: unknown mode.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ConvFeatureExtractionModel(nn.Module):
     ) -> None:
         super().__init__()
         if mode not in ("default", "layer_norm"):
-            raise ValueError(f"model.extractor_mode is {mode!r}; it may be 'default' or 'layer_norm'")
+            raise ValueError(f"model.extractor_mode is {mode!r}. It must be one of: default, layer_norm.")
         self.conv_layers = nn.ModuleList()
         channels = 1
         for number, (dim, kernel, stride) in enumerate(conv_layers):
@@ -65,8 +65,7 @@ class ConvFeatureExtractionModel(nn.Module):
 
         Args:
             x: B x S.
-            num_samples: valid samples of each utterance, B, to keep padding out of the group norm's statistics; None:
-                all count.
+            num_samples: valid samples per utterance, B, to keep padding out of the group norm's statistics; None: all.
         Returns:
             B x C x T.
         Raises:
@@ -74,8 +73,8 @@ class ConvFeatureExtractionModel(nn.Module):
         """
         if x.dim() != 2:
             raise ValueError(
-                f"audio must be B x S (utterances, samples), not of shape {tuple(x.shape)}. One waveform: "
-                "wave.reshape(1, -1)"
+                f"The audio has shape {tuple(x.shape)}. It must be B x S (utterances, samples). For one waveform, "
+                "pass wave.reshape(1, -1)."
             )
         first, *others = self._blocks()
         form = device_layer.of(x).conv_form(first.conv.out_channels, compute_dtype(x))
@@ -87,7 +86,7 @@ class ConvFeatureExtractionModel(nn.Module):
         return x
 
     def _time_first(self, source: Tensor, num_samples: Tensor | None) -> Tensor:
-        """All layers as products of matrices, B x P x C with P - T spare rows (see modules/time_convolution.py)."""
+        """All layers as matrix products, B x P x C with P - T spare rows (see modules/time_convolution.py)."""
         first, *others = self._blocks()
         strides = [block.conv.stride[0] for block in (first, *others)]
         num_frames = (source.size(1) - first.conv.kernel_size[0]) // strides[0] + 1
@@ -99,7 +98,7 @@ class ConvFeatureExtractionModel(nn.Module):
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, dropout, a norm or none, GELU."""
+    """Convolution, dropout, an optional norm, GELU."""
 
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__(*modules)
@@ -110,8 +109,9 @@ class ConvBlock(nn.Sequential):
         return cast(nn.Conv1d, self[0])
 
     def forward(self, input: Tensor, form: str = "conv1d", num_samples: Tensor | None = None) -> Tensor:
-        """B x C x T -> B x C' x T', the convolution in this form; `num_samples` (B) of the input count in a group
-        norm's statistics.
+        """Run the block, B x C x T -> B x C' x T', with the convolution in this form.
+
+        Only the first `num_samples` (B) of the input enter a group norm's statistics; None: all.
         """
         x = convolve_over_time(input, self.conv, form)
         for module in list(self)[1:]:  # a slice would be another ConvBlock
@@ -134,20 +134,19 @@ class ConvBlock(nn.Sequential):
         return self._after_conv(x)
 
     def time_first(self, x: Tensor) -> Tensor:
-        """A further layer: B x P x C -> B x P/stride x C'."""
+        """A later layer: B x P x C -> B x P/stride x C'."""
         return self._after_conv(matmul_convolution(x, self.conv))
 
     def _after_conv(self, x: Tensor) -> Tensor:
         x = self[1](x)
         for norm in list(self)[2:-1]:
-            x = cast(nn.Sequential, norm)[1](
-                x
-            )  # between two transpositions, which this order of dimensions does not need
+            # [1]: without the transpositions around it, which this order of dimensions does not need
+            x = cast(nn.Sequential, norm)[1](x)
         return self[-1](x)
 
 
 def _accept_2d_weight(block: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Iterable[Any]) -> None:
-    """Checkpoints of the Gaudi fork hold C' x C x 1 x K weights; here they are C' x C x K on every device."""
+    """Reshape the C' x C x 1 x K weights in the Gaudi fork's checkpoints to C' x C x K."""
     key = prefix + "0.weight"
     if key in state_dict and state_dict[key].dim() == 4:
         state_dict[key] = state_dict[key].squeeze(2)

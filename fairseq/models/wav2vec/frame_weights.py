@@ -1,4 +1,4 @@
-"""Which frames of a batch count: padding does not, nor do rows in which nothing is predicted."""
+"""Weights of frames: padding and rows without predictions do not count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fairseq import device as device_layer
 
 
 def frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Tensor | None) -> Tensor | None:
-    """1 for frames (B x T) that are no padding, in rows that count (bool, B); None where all do."""
+    """Weights (B x T): 1 for frames that are not padding, in rows that count (bool, B); None: all count."""
     if padding_mask is None and row_counts is None:
         return None
     weights = torch.ones(features.shape[:2], device=features.device)
@@ -19,7 +19,7 @@ def frame_weights(features: Tensor, padding_mask: Tensor | None, row_counts: Ten
 
 
 def mean_of_frames(values: Tensor, valid: Tensor | None, row_counts: Tensor | None) -> Tensor:
-    """Mean over the valid frames (B x T) of the rows that count; 0 if there is none."""
+    """Mean over the valid frames (B x T) of the rows that count; 0 without any."""
     with device_layer.of(values).full_precision():
         weights = frame_weights(values, None if valid is None else ~valid, row_counts)
         if weights is None:

@@ -1,4 +1,4 @@
-"""What shortens the plateau of the loss at chance: a falling temperature of the logits, and a small mask embedding.
+"""Two ways to shorten the loss plateau at chance: a falling logit temperature and a small mask embedding.
 
 See docs/stuck-at-6.658.md.
 """
@@ -11,19 +11,17 @@ _SMALL_MASK_EMB = 0.1
 
 
 def logit_temperature(cfg: Wav2Vec2Config, num_updates: int) -> float:
-    """Temperature of the logits after so many updates: `logit_temp`, or a geometric fall to it from
-    `logit_temp_start`.
-    """
+    """Logit temperature at an update: `logit_temp`, or a geometric decay to it from `logit_temp_start`."""
     if cfg.logit_temp_start is None or num_updates >= cfg.logit_temp_updates:
         return cfg.logit_temp
     return cfg.logit_temp_start * (cfg.logit_temp / cfg.logit_temp_start) ** (num_updates / cfg.logit_temp_updates)
 
 
 def mask_emb_bound(cfg: Wav2Vec2Config) -> float:
-    """Where the initial values of `mask_emb` end, which begin at 0.
+    """Upper bound of the initial values of `mask_emb`; the lower one is 0.
 
-    Under the temperature's schedule a small vector shortens the plateau at chance. Our reading: at fairseq's 1 it
-    outweighs what the positional convolution brings to a masked frame from its neighbours, so masked frames look alike.
+    With the temperature schedule, a small vector shortens the plateau at chance. Probable reason: at fairseq's 1 it
+    outweighs what the positional convolution adds from neighbouring frames, so masked frames look alike.
     """
     if cfg.mask_emb_init is not None:
         return cfg.mask_emb_init

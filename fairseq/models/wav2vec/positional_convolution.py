@@ -1,6 +1,4 @@
-"""Relative positions as a wide grouped convolution over the frames (Mohamed et al. 2019; Baevski et al. 2020,
-section 2).
-"""
+"""Relative positions by a wide grouped convolution (Mohamed et al. 2019; Baevski et al. 2020, section 2)."""
 
 from __future__ import annotations
 
@@ -16,29 +14,29 @@ from fairseq.modules.time_convolution import compute_dtype
 
 
 class WeightNormConv1d(nn.Module):
-    """Same-length convolution whose weight is a direction `weight_v` times a length `weight_g` a tap (Salimans and
-    Kingma 2016).
+    """Same-length convolution with weight norm per tap: direction `weight_v` times length `weight_g`.
 
     Names and order of the parameters are those of torch's hook-based weight norm over dim 2: bias, weight_g (1 x 1 x
-    K), weight_v (C x C/groups x K). An even kernel gives one frame too many (see SamePad).
+    K), weight_v (C x C/groups x K). An even kernel produces one extra frame (see SamePad).
 
     Args:
         channels: C, a multiple of `groups`.
         kernel_size: K.
     Raises:
-        ValueError: the channels cannot be split over the groups.
+        ValueError: `groups` does not divide the channels.
+    Source: Salimans and Kingma 2016.
     """
 
     def __init__(self, channels: int, kernel_size: int, groups: int) -> None:
         super().__init__()
         if channels % groups != 0:
             raise ValueError(
-                f"{channels} channels (model.encoder_embed_dim) cannot be split over model.conv_pos_groups={groups}"
+                f"model.encoder_embed_dim={channels} must be a multiple of model.conv_pos_groups={groups}."
             )
         self.kernel_size = (kernel_size,)
         self.padding = kernel_size // 2
         self.groups = groups
-        # Var[output] is 4/groups of the input's for unit-variance input, whatever the kernel
+        # Var[output] is 4/groups for unit-variance input, for any kernel
         weight = torch.empty(channels, channels // groups, kernel_size).normal_(
             std=math.sqrt(4 / (kernel_size * channels))
         )
@@ -50,20 +48,20 @@ class WeightNormConv1d(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight itself, C x C/groups x K, a new tensor each time unless it is frozen."""
+        """The weight, C x C/groups x K; computed on every access unless it is frozen."""
         return self._computed_weight() if self._frozen_weight is None else self._frozen_weight
 
     def _computed_weight(self) -> Tensor:
         return torch._weight_norm(self.weight_v, self.weight_g, 2)  # pyright: ignore[reportPrivateImportUsage]
 
     def freeze_weight(self, dtype: torch.dtype) -> None:
-        """Compute the weight once, for inference. It no longer follows its parameters."""
+        """Compute the weight once, for inference. It no longer follows changes of the parameters."""
         self._frozen_weight = self._computed_weight().detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         form = device_layer.of(x).pos_conv_form(compute_dtype(x))
-        # over a 1 x T image; the encoder's frames have their channels side by side in memory already. Not with one
-        # channel a group: oneDNN then takes minutes to write its kernel in bf16
+        # over a 1 x T image; the channels of the encoder's frames are already contiguous in memory. Not with one
+        # channel per group: oneDNN then takes minutes to generate its bf16 kernel
         if form == "conv2d" and self.groups < x.size(1):
             image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
             return F.conv2d(
@@ -74,23 +72,22 @@ class WeightNormConv1d(nn.Module):
         return F.conv1d(x, self.weight, self.bias, padding=self.padding, groups=self.groups)
 
 
-BLOCK = 8  # frames computed by one product in the form "blocks"
+BLOCK = 8  # frames per matrix product in the form "blocks"
 
 
 def multiply_adds(form: str, channels: int, kernel_size: int, groups: int) -> int:
-    """Multiplications and additions a frame of the positional convolution in one of its forms."""
+    """Multiply-adds per frame of the positional convolution in one of its forms."""
     reach = kernel_size if form != "blocks" else BLOCK * _blocks_read(kernel_size)
     return channels * (channels // groups) * reach
 
 
 def block_convolution(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
-    """`F.conv1d(x, weight, bias, padding=padding, groups=groups)` as products of matrices; B x C x T.
+    """`F.conv1d(x, weight, bias, padding=padding, groups=groups)` as matrix products; B x C x T.
 
-    `BLOCK` output frames side by side are one row of `BLOCK * C/groups` numbers, each a sum over the frames of the
-    blocks that they see: for each of these blocks, the input's rows times a matrix that holds the taps, shifted by one
-    frame from output frame to output frame. A grouped convolution of few channels a group, which matrix engines do
-    badly, becomes batched products that are wide enough for them, for (K + BLOCK) / K times the operations. Whether
-    that pays on Gaudi was not measured. Products add up in fp32.
+    `BLOCK` adjacent output frames form one row of `BLOCK * C/groups` numbers. It is a sum over the input blocks that
+    they depend on: for each, the input's rows times a matrix of the taps, shifted by one frame per output frame. A
+    grouped convolution with few channels per group is slow on matrix engines; the batched products are wide enough for
+    them, at (K + BLOCK) / K times the operations. Not measured on Gaudi. Products are summed in fp32.
     """
     B, C, T = x.shape
     width, kernel_size = weight.size(1), weight.size(2)
@@ -110,16 +107,16 @@ def block_convolution(x: Tensor, weight: Tensor, bias: Tensor, padding: int, gro
 
 
 def _blocks_read(kernel_size: int) -> int:
-    """Blocks of input frames that the output frames of one block see."""
+    """Number of input blocks that the output frames of one block depend on."""
     return -(-(kernel_size + BLOCK - 1) // BLOCK)
 
 
 def _shifted_taps(weight: Tensor, num_read: int) -> Tensor:
-    """A weight G x D' x D x K as one matrix for each block read: G x num_read x (BLOCK*D) x (BLOCK*D').
+    """A weight G x D' x D x K as one matrix per input block: G x num_read x (BLOCK*D) x (BLOCK*D').
 
-    Input frame j meets output frame l by tap j - l. Rows of taps and zeros, one number longer than the frames read, are
-    written behind each other and read in rows that are not longer: each row then starts one tap earlier than the one
-    before.
+    Tap j - l connects input frame j to output frame l. Rows of taps and zeros with one number more than the frames read
+    are concatenated and then read in rows of exactly that many frames, so each row starts one tap earlier than the
+    previous one.
     """
     G, out_width, in_width, kernel_size = weight.shape
     frames = num_read * BLOCK
@@ -135,9 +132,7 @@ def make_conv_pos(channels: int, kernel_size: int, groups: int) -> nn.Sequential
 
 
 def stacked_pos_conv(channels: int, kernel_size: int, groups: int, depth: int) -> nn.Sequential:
-    """`depth` narrow convolutions that see as far as one of `kernel_size`, each with a layer norm and GELU; B x C x
-    T.
-    """
+    """`depth` narrow convolutions that together reach as far as one of `kernel_size`; B x C x T."""
     kernel = max(3, kernel_size // depth)
     return nn.Sequential(
         *[

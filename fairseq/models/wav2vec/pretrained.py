@@ -1,6 +1,6 @@
-"""What fine-tuning begins with: a checkpoint's encoder and its config, with the settings of fine-tuning put over it.
+"""The start of fine-tuning: a checkpoint's encoder and config, overridden by the fine-tuning settings.
 
-Models may not import what reads checkpoints (a higher floor); the package registers its reader here.
+Models cannot import the checkpoint reader (a higher floor); the package registers it here.
 """
 
 from __future__ import annotations
@@ -52,37 +52,37 @@ _reader: list[Callable[[str], tuple[Any, State]]] = []
 
 
 def use_reader(read: Callable[[str], tuple[Any, State]]) -> None:
-    """Register what opens checkpoints: path -> (the config inside, the state with "model" and what else it holds)."""
+    """Register the checkpoint reader: path -> (config, state), where the state has the weights under "model"."""
     _reader[:] = [read]
 
 
 class Pretrained(NamedTuple):
-    """A checkpoint, as far as fine-tuning takes it."""
+    """The parts of a checkpoint that fine-tuning uses."""
 
     path: str
     w2v_args: dict[str, Any]  # the pre-training config: groups model, task ...
     encoder: dict[str, Tensor]  # parameters under Wav2Vec2Model's names
     head: dict[str, Tensor] | None  # weight and bias of the output layer, if it was fine-tuned
-    symbols: list[str] | None  # what that layer's rows mean, if the checkpoint says so
+    symbols: list[str] | None  # the symbol of each row of that layer, if the checkpoint has them
 
 
 def load(path: str, averaged: bool = False) -> Pretrained:
     """Open a pre-trained or fine-tuned checkpoint through the registered reader.
 
     Args:
-        averaged: take the running average of its weights.
+        averaged: use the running average of the weights.
     Raises:
-        ValueError: it cannot be read, is of another kind of model, or holds no average.
+        ValueError: it cannot be read, holds another kind of model, or has no averaged weights.
     """
     assert _reader, "importing fairseq registers the reader"
     return split(path, *_reader[0](path), averaged=averaged)
 
 
 def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrained:
-    """The parts of a checkpoint that was read.
+    """Split a checkpoint into the parts that fine-tuning uses.
 
     Raises:
-        ValueError: as `load`.
+        ValueError: as for `load`.
     """
     args = as_container(cfg)
     weights = state["model"]
@@ -90,54 +90,56 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
         weights = (state.get("extra_state") or {}).get("ema")
         if not weights:
             raise ValueError(
-                f"model.load_ema is true, but {path} holds no averaged weights: it was written without "
-                "ema.store_ema=true"
+                f"model.load_ema=true, but {path} has no averaged weights. Set model.load_ema=false, or use a "
+                "checkpoint written with ema.store_ema=true."
             )
     kind = (args.get("model") or {}).get("_name")
     if kind == "wav2vec_ctc":
         inner = args["model"].get("w2v_args")
         if inner is None:
             raise ValueError(
-                f"{path} is fine-tuned and lacks the pre-training config (model.w2v_args): give model.w2v_path "
-                "another file"
+                f"{path} is a fine-tuned checkpoint without the pre-training config (model.w2v_args). Set "
+                "model.w2v_path to another checkpoint."
             )
         encoder = {name.removeprefix(ENCODER): tensor for name, tensor in weights.items() if name.startswith(ENCODER)}
         head = {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
         return Pretrained(path, as_container(inner), encoder, head or None, symbols_of(state))
     if kind not in ("wav2vec2", None) or args.get("model") is None:
-        raise ValueError(f"{path} holds a model of kind {kind!r}: fine-tuning starts from wav2vec2 or wav2vec_ctc")
+        raise ValueError(f"{path} holds a model of kind {kind!r}. Fine-tuning requires wav2vec2 or wav2vec_ctc.")
     return Pretrained(path, args, dict(weights), None, None)
 
 
 def settings_of(cfg: Any) -> DictConfig:
-    """A fine-tuning config of any form with every field of Wav2Vec2AsrConfig: defaults for those it lacks, and none
-    of its others.
+    """Convert a fine-tuning config of any form to exactly the fields of Wav2Vec2AsrConfig.
+
+    Missing fields take their defaults; other fields are dropped.
     """
     if isinstance(cfg, (Namespace, dict)):
         cfg = plain(cfg)
         if cfg.get("w2v_args") is not None:
-            cfg["w2v_args"] = as_container(cfg["w2v_args"])  # may be a Namespace, which omegaconf does not hold
+            cfg["w2v_args"] = as_container(cfg["w2v_args"])  # can be a Namespace, which omegaconf cannot hold
     return merge_with_parent(Wav2Vec2AsrConfig(), cfg, remove_missing=True)
 
 
 def read_start(cfg: DictConfig) -> Pretrained | None:
-    """The checkpoint to start from; its config, with fine-tuning's settings put over it, becomes `cfg.w2v_args`. None
-    if these are set.
+    """Read the checkpoint to start from; None if `cfg.w2v_args` is set.
+
+    `cfg.w2v_args` becomes the checkpoint's config, overridden by the fine-tuning settings.
 
     Raises:
-        ValueError: `w2v_path` is not set, or as `load`.
+        ValueError: `w2v_path` is not set, or as for `load`.
     """
     if cfg.w2v_args is not None:
         return None
     if OmegaConf.is_missing(cfg, "w2v_path") or not cfg.w2v_path:
-        raise ValueError("model.w2v_path is not set: it names the pre-trained checkpoint that fine-tuning starts from")
+        raise ValueError("model.w2v_path is not set. Set it to the pre-trained checkpoint to fine-tune.")
     source = load(cfg.w2v_path, averaged=cfg.load_ema)
     keep_w2v_args(cfg, with_fine_tuning(source.w2v_args, cfg))
     return source
 
 
 def keep_w2v_args(cfg: Any, w2v_args: Mapping[str, Any]) -> None:
-    """Put them into a config of any form, so that a model is built from its own checkpoint without `w2v_path`."""
+    """Store `w2v_args` in a config of any form, so that a checkpoint loads without `w2v_path`."""
     if isinstance(cfg, dict):
         cfg["w2v_args"] = w2v_args
     elif isinstance(cfg, DictConfig):
@@ -156,7 +158,7 @@ def symbols_of(state: Mapping[str, Any]) -> list[str] | None:
 
 
 def as_container(cfg: Any) -> dict[str, Any]:
-    """A pre-training config of any form (DictConfig, dict, old command-line arguments) as plain nested values."""
+    """Convert a pre-training config (DictConfig, dict, old command-line arguments) to plain nested values."""
     if isinstance(cfg, Namespace):
         cfg = convert_namespace_to_omegaconf(cfg)
     if not isinstance(cfg, DictConfig):
@@ -169,16 +171,14 @@ def as_container(cfg: Any) -> dict[str, Any]:
 
 
 def with_fine_tuning(w2v_args: dict[str, Any], cfg: Any) -> dict[str, Any]:
-    """The pre-training config with fine-tuning's masks, dropouts, layerdrop and feature_grad_mult in place of its
-    own.
-    """
+    """The pre-training config, with masks, dropouts, layerdrop and feature_grad_mult of fine-tuning."""
     values = {theirs: cfg[ours] for ours, theirs in REPLACED.items()}
     values = {name: str(value) if name.endswith("_selection") else value for name, value in values.items()}
     return {**w2v_args, "model": {**w2v_args["model"], **values}, "criterion": None, "lr_scheduler": None}
 
 
 def model_config(w2v_args: Mapping[str, Any]) -> Wav2Vec2Config | DictConfig:
-    """The config of the encoder that a pre-training config describes.
+    """The encoder's config in a pre-training config.
 
     Raises:
         ValueError: it describes another kind of model.
@@ -186,14 +186,14 @@ def model_config(w2v_args: Mapping[str, Any]) -> Wav2Vec2Config | DictConfig:
     model = w2v_args.get("model")
     if model is None or model.get("_name") not in ("wav2vec2", None):
         raise ValueError(
-            f"model.w2v_args describes a model of kind {None if model is None else model.get('_name')!r}: it must "
-            "be wav2vec2"
+            f"model.w2v_args describes a model of kind {None if model is None else model.get('_name')!r}. It must be "
+            "wav2vec2."
         )
     return merge_with_parent(Wav2Vec2Config(), dict(model), remove_missing=True)
 
 
 def normalizes(w2v_args: Mapping[str, Any]) -> bool:
-    """Whether the pre-training had audio of zero mean and unit variance."""
+    """Whether pre-training normalized audio to zero mean and unit variance."""
     for group in ("task", "model"):
         value = (w2v_args.get(group) or {}).get("normalize")
         if value is not None:

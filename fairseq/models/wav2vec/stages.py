@@ -1,4 +1,4 @@
-"""What the stages of wav2vec 2.0's forward pass hand on: latents, given masks, context."""
+"""Values passed between the stages of wav2vec 2.0's forward pass: latents, masks, context."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fairseq.models.wav2vec.encoder import LayerResult
 
 
 class Latents(NamedTuple):
-    """What the feature extractor makes of a batch."""
+    """Output of the feature extractor for a batch."""
 
     features: Tensor  # layer-normed, B x T x C
     padding_mask: Tensor | None  # bool, B x T, true where a frame is padding
@@ -20,7 +20,7 @@ class Latents(NamedTuple):
 
 
 class GivenMasks(NamedTuple):
-    """The masks that a caller gave; what is None is drawn as the config says."""
+    """Masks passed by the caller; those that are None are drawn from the config."""
 
     indices: Tensor | None = None  # bool, B x T
     channels: Tensor | None = None  # bool, B x C
@@ -29,19 +29,19 @@ class GivenMasks(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of a batch, and what prediction needs besides."""
+    """Output of the encoder for a batch, and the other inputs of prediction."""
 
     context: Tensor  # B x T x C
     layer_results: list[LayerResult]
     unmasked: Tensor  # the extractor's frames after their dropout, before masking, B x T x C
     padding_mask: Tensor | None  # bool, B x T
-    frames: FrameMask | None  # the masked frames; None: nothing can be predicted
-    row_counts: Tensor | None  # bool, B: rows with a masked frame that counts; None: all count
-    input_statistics: dict[str, Any]  # of the input's quantizer, where there is one
+    frames: FrameMask | None  # the masked frames; None: nothing to predict
+    row_counts: Tensor | None  # bool, B: rows with a masked frame of weight > 0; None: all rows
+    input_statistics: dict[str, Any]  # of the input quantizer, if any
     latents: Latents
 
     def features(self) -> dict[str, Any]:
-        """What `forward` returns for features only, by fairseq's names."""
+        """Return value of `forward(features_only=True)`, with fairseq's keys."""
         return {
             "x": self.context,
             "padding_mask": self.padding_mask,

@@ -23,10 +23,9 @@ def pad_to_multiple(
 def pad_to_multiple(
     x: Tensor | None, multiple: int, dim: int = -1, value: float = 0
 ) -> tuple[Tensor | None, int | Tensor]:
-    """`x` padded at the end of a dimension (counted from the last: -1, -2 ...) to a multiple, and how much was added.
+    """Pad `x` at the end of a dimension (-1, -2 ...) to a multiple. Returns it and the length added.
 
-    While `torch.jit.trace` records, the count is a 0-dim tensor and the padding is recorded even where it is 0: other
-    lengths need some.
+    In `torch.jit.trace`, that length is a 0-dim tensor, and padding of 0 is recorded too: other lengths need more.
     """
     if x is None or multiple == 1:
         return x, 0

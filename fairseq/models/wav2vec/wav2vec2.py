@@ -1,4 +1,4 @@
-"""wav2vec 2.0 for pre-training, and as a source of features."""
+"""wav2vec 2.0 for pre-training and feature extraction."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ __all__ = [
 
 @register_model("wav2vec2", dataclass=Wav2Vec2Config)
 class Wav2Vec2Model(BaseFairseqModel):
-    """Feature extractor, quantizer and encoder under a contrastive task.
+    """Feature extractor, quantizer and encoder, trained with a contrastive task.
 
     Args:
         cfg: a Wav2Vec2Config, or a dict or DictConfig of its fields (missing ones take their defaults).
     Raises:
-        ValueError: the config's fields do not fit together, or are not known.
+        ValueError: unknown or inconsistent config fields.
     """
 
     def __init__(self, cfg: ConfigLike) -> None:
@@ -68,8 +68,8 @@ class Wav2Vec2Model(BaseFairseqModel):
             cfg = cast(Wav2Vec2Config, merge_with_parent(Wav2Vec2Config(), cfg))  # a DictConfig of these fields
         refuse(cfg, "model")
         self.cfg = cfg
-        # fairseq: attributes, which callers set after loading. A forward pass reads these: torch.compile cannot look
-        # into omegaconf, and every look there takes 20 microseconds
+        # fairseq: attributes, which callers set after loading. The forward pass reads these, not cfg: torch.compile
+        # cannot trace omegaconf, and each access takes 20 microseconds
         settings = cfg if isinstance(cfg, Wav2Vec2Config) else Wav2Vec2Config(**config_to_container(cfg))
         for name in MASK_SETTINGS:
             setattr(self, name, getattr(settings, name))
@@ -77,7 +77,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.embed = self.conv_layers[-1].dim
         final_dim = cfg.final_dim if cfg.final_dim > 0 else cfg.encoder_embed_dim
 
-        # parameters are registered in fairseq's order: its optimizer state counts them
+        # parameters are registered in fairseq's order: its optimizer state refers to them by index
         self.feature_extractor = ConvFeatureExtractionModel(
             self.conv_layers, mode=cfg.extractor_mode, conv_bias=cfg.conv_bias
         )
@@ -106,9 +106,9 @@ class Wav2Vec2Model(BaseFairseqModel):
         self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), GLU()) if cfg.target_glu else None
         self.final_proj: nn.Linear | None = nn.Linear(cfg.encoder_embed_dim, final_dim)
 
-        self.length_aware = False  # this and the next: see RunMode
+        self.length_aware = False  # this and looks_for_padding: see RunMode
         self.looks_for_padding = True
-        self.updates_before = 0  # of a pre-training that is continued: temperatures go on from there
+        self.updates_before = 0  # continued pre-training: updates of earlier runs, for the temperatures
         self.n_negatives = cfg.num_negatives
         self.cross_sample_negatives = cfg.cross_sample_negatives
         self.codebook_negatives = cfg.codebook_negatives
@@ -134,9 +134,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         return cls(cfg)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Move the temperatures of the quantizers and of the logits to where they are after this many updates, and
-        those before the run.
-        """
+        """Set the temperatures of quantizers and logits for this update, plus `updates_before`."""
         super().set_num_updates(num_updates + self.updates_before)
         self.logit_temp = logit_temperature(self.cfg, num_updates + self.updates_before)
 
@@ -149,15 +147,15 @@ class Wav2Vec2Model(BaseFairseqModel):
 
     @property
     def mask_settings(self) -> MaskSettings:
-        """What masks are drawn by: attributes of this model."""
+        """Settings for drawing masks: attributes of this model."""
         return cast(MaskSettings, self)
 
     def frozen_parameters(self) -> list[Tensor]:
-        """The feature extractor's, where `feature_grad_mult` is 0."""
+        """The feature extractor's, if `feature_grad_mult` is 0."""
         return [] if self.feature_grad_mult > 0 else list(self.feature_extractor.parameters())
 
     def max_positions(self) -> int | None:
-        """Audio of any length, as upstream."""
+        """Audio of any length, as in fairseq."""
         return None
 
     # -- the forward pass ----------------------------------------------------------------------------------------------
@@ -181,28 +179,28 @@ class Wav2Vec2Model(BaseFairseqModel):
 
         Args:
             source: raw audio, B x S.
-            padding_mask: B x S, of any dtype, true (not 0) where a sample is padding; None: there is none.
+            padding_mask: B x S, any dtype, nonzero where a sample is padding; None: no padding.
             mask: mask frames (and channels).
             features_only: stop after the encoder.
-            layer: stop the encoder after this block (0 is the first) and leave out a pre-norm model's final norm. A
+            layer: stop the encoder after this block (0 is the first), without a pre-norm model's final norm. A
                 negative number, or one past the last block, runs all blocks.
-            mask_indices: masked frames, bool, B x T. Given alone it is read on the host; None with `mask` draws it as
-                the config says.
+            mask_indices: masked frames, bool, B x T. Without positions it is read on the host; None with `mask` draws
+                it from the config.
             mask_channel_indices: masked channels, bool, B x C.
-            padding_count: accepted from fairseq's callers; positions and weights replace it.
-            corpus_key: accepted from fairseq's callers; only adapters would need it.
+            padding_count: ignored (fairseq's callers pass it); positions and weights replace it.
+            corpus_key: ignored (fairseq's callers pass it); only adapters would need it.
             masked_positions: the masked frames, int64 (or int32), B x M.
-            masked_weights: their weights, float32, B x M; weight 0 is filler and comes last. A row without any weight
-                counts in nothing: not in the loss, the codebook's statistics or the feature penalty.
-            negative_indices: negatives to use in place of drawn ones, int64, B x M x N, into the utterance's M masked
-                frames.
+            masked_weights: their weights, float32, B x M; filler has weight 0 and comes last. A row with no weight
+                above 0 is left out of the loss, the codebook's statistics and the feature penalty.
+            negative_indices: use these negatives instead of drawing them, int64, B x M x N, into the utterance's M
+                masked frames.
         Returns:
-            With `features_only`: x (B x T x C), padding_mask (bool, B x T; None if nothing is padding), features
+            With `features_only`: x (B x T x C), padding_mask (bool, B x T; None without padding), features
             (before masking, B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first),
             padding_mask, features_pen, masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars,
             temp.
         Raises:
-            ValueError: the masks do not fit together, or there is nothing to predict or to contrast it with.
+            ValueError: the masks are inconsistent, no frames are masked, or there are no negatives.
         """
         given = GivenMasks(mask_indices, mask_channel_indices, masked_positions, masked_weights) if mask else None
         encoded = self.encode(source, padding_mask, given, features_only, layer)
@@ -216,7 +214,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         features_only: bool = False,
         layer: int | None = None,
     ) -> Encoded:
-        """Raw audio to latents, masked, to context (Baevski et al. 2020, figure 1, from the bottom to C).
+        """Encode raw audio: latents, masking, context (Baevski et al. 2020, figure 1, from the bottom to C).
 
         Args:
             source: see `forward`.
@@ -225,7 +223,7 @@ class Wav2Vec2Model(BaseFairseqModel):
             features_only: see `forward`.
             layer: see `forward`.
         Raises:
-            ValueError: the masks do not fit together.
+            ValueError: the masks are inconsistent.
         """
         latents = self._extract(source, self._padding(padding_mask, features_only))
         features, padding_mask = latents.features, latents.padding_mask
@@ -236,8 +234,8 @@ class Wav2Vec2Model(BaseFairseqModel):
 
         frames = None
         if given is not None and not (features_only and given.positions is None):
-            # hpu: static: M positions a row for each shape of batch, with weights of 0 for filler, instead of a
-            # selection by a mask
+            # hpu: static shapes: M positions per row for each batch shape, with filler of weight 0, instead of boolean
+            # indexing
             settings = self.mask_settings
             frames = frame_mask(settings, features, padding_mask, given.indices, given.positions, given.weights)
         row_counts = None if frames is None else (frames.weights > 0).any(dim=1)
@@ -251,22 +249,23 @@ class Wav2Vec2Model(BaseFairseqModel):
             features, _ = self.apply_mask(features, padding_mask, given.indices, given.channels)
 
         context, layer_results = self.encoder(features, padding_mask=padding_mask, layer=layer)
-        if self.training and self.encoder.static_layerdrop:  # hpu: and several processes: the same graph, frozen or not
+        if self.training and self.encoder.static_layerdrop:  # hpu, and several processes: the same graph, frozen or not
             context = with_zero_gradients(context, self.frozen_parameters())
         return Encoded(context, layer_results, unmasked, padding_mask, frames, row_counts, statistics, latents)
 
     def predict(self, encoded: Encoded, negative_indices: Tensor | None = None) -> dict[str, Any]:
-        """Tell each masked frame's quantized target from negatives (the same figure, Q and the contrastive loss).
+        """Find each masked frame's quantized target among negatives (same figure, Q and the contrastive loss).
 
         Returns:
             See `forward`.
         Raises:
-            ValueError: there is nothing to predict or to contrast it with.
+            ValueError: no frames are masked, or there are no negatives.
         """
         frames = encoded.frames
         if frames is None:
             raise ValueError(
-                "there is no masked frame to predict: give mask=True, with mask_indices or a model.mask_prob above 0"
+                "No frames are masked, so there is nothing to predict. Pass mask=True, with mask_indices or a "
+                "model.mask_prob above 0."
             )
         assert self.final_proj is not None, "remove_pretraining_modules was called"
         everywhere = frame_weights(encoded.unmasked, encoded.padding_mask, encoded.row_counts)
@@ -284,11 +283,11 @@ class Wav2Vec2Model(BaseFairseqModel):
         }
 
     def _padding(self, padding_mask: Tensor | None, features_only: bool) -> Tensor | None:
-        """A caller's padding mask as bool; None if it marks nothing.
+        """A caller's padding mask as bool; None if it marks no padding.
 
-        Checking for that waits for the device. It is done where features are extracted in evaluation mode: not in
-        training, not in the trainer (its batches always have a mask), and not while a graph is recorded, since the next
-        input may have padding.
+        That check waits for the device, so only feature extraction in evaluation mode does it: not training, not the
+        trainer's validation (its batches always have a mask), and not graph recording, since the next input can have
+        padding.
         """
         if padding_mask is None:
             return None
@@ -298,7 +297,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         return None if looks and not padding_mask.any() else padding_mask
 
     def _extract(self, source: Tensor, padding_mask: Tensor | None) -> Latents:
-        """Raw audio to layer-normed frames, cropped to the config's multiple."""
+        """Compute layer-normed frames from raw audio, cropped to the config's multiple."""
         num_samples = None if padding_mask is None else (~padding_mask).sum(dim=1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
             features = self.feature_extractor(source, num_samples if self.length_aware else None)
@@ -309,7 +308,7 @@ class Wav2Vec2Model(BaseFairseqModel):
             squares = features.float().square().mean(dim=2)
         valid = None
         if num_samples is not None:
-            # at least one: attention over nothing at all would be NaN, and NaN times weight 0 is NaN
+            # at least one: attention over no frames is NaN, and NaN times weight 0 is NaN
             valid = valid_frames(self._get_feat_extract_output_lengths(num_samples), features.size(1))
         frames = features.size(1) - features.size(1) % self.crop_seq_to_multiple
         return Latents(
@@ -317,7 +316,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         )
 
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
-        """Frames for so many valid samples."""
+        """Number of frames for a number of valid samples."""
         return frames_for_samples(input_lengths, self.conv_layers)
 
     def apply_mask(
@@ -327,26 +326,24 @@ class Wav2Vec2Model(BaseFairseqModel):
         mask_indices: Tensor | None = None,
         mask_channel_indices: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Mask frames and channels as the attributes `mask_prob` and the like say.
+        """Mask frames and channels according to `mask_prob` and the other attributes.
 
         Args:
             x: B x T x C; it is not changed.
-            padding_mask: B x T, of any dtype, true (not 0) for frames not to mask; None: there is no padding.
-            mask_indices: masked frames, bool, B x T; None draws them. Ignored where `mask_prob` is 0.
-            mask_channel_indices: masked channels, bool, B x C or B x T x C; None draws them. Ignored where
+            padding_mask: B x T, any dtype, nonzero for frames not to mask; None: no padding.
+            mask_indices: masked frames, bool, B x T; None draws them. Ignored if `mask_prob` is 0.
+            mask_channel_indices: masked channels, bool, B x C or B x T x C; None draws them. Ignored if
                 `mask_channel_prob` is 0.
         Returns:
-            x with `mask_emb` in masked frames and 0 in masked channels, and the masked frames (bool, B x T, or None
-            where there are none).
+            x with `mask_emb` in masked frames and 0 in masked channels, and the masked frames (bool, B x T; None
+            if no frames are masked).
         """
         padding_mask = None if padding_mask is None else padding_mask.bool()
         hidden = masked_frames(self.mask_settings, x, padding_mask, mask_indices)
         return self._cover(x, hidden, mask_channel_indices), hidden
 
     def _cover(self, x: Tensor, hidden: Tensor | None, mask_channel_indices: Tensor | None) -> Tensor:
-        """`mask_emb` over the masked frames (bool, B x T) and 0 over the masked channels, in the order of
-        `mask_channel_before`.
-        """
+        """Put `mask_emb` into masked frames (bool, B x T) and 0 into masked channels."""
         channels = channel_mask(self.mask_settings, x, mask_channel_indices)
         if channels is not None and self.mask_channel_before:
             x = x.masked_fill(channels, 0)
@@ -365,7 +362,7 @@ class Wav2Vec2Model(BaseFairseqModel):
 
         Args:
             unmasked: B x T x C.
-            everywhere: weights of all frames, B x T; None: all count.
+            everywhere: weights of all frames, B x T; None: all 1.
         """
         B, T = unmasked.shape[:2]
         M = frames.positions.size(1)
@@ -392,18 +389,20 @@ class Wav2Vec2Model(BaseFairseqModel):
     def _contrast(
         self, x: Tensor, candidates: contrastive.Candidates, frames: FrameMask, negative_indices: Tensor | None
     ) -> Tensor:
-        """Logits of the positive and of all kinds of negatives, B x M x (1+N), fp32; x is B x M x D."""
+        """Logits of the positive and all negatives, B x M x (1+N), fp32; x is B x M x D."""
         within = negative_indices
         if within is None:
             within = contrastive.draw_within_rows(candidates, self.n_negatives)
         else:
             within = within.long()
-            if self.negatives_from_everywhere:  # the caller counts masked frames, the candidates are all frames
+            if (
+                self.negatives_from_everywhere
+            ):  # the caller's indices are into masked frames, the candidates are all frames
                 within = frames.positions.gather(1, within.flatten(1)).view(within.shape)
         if within.size(2) + self.cross_sample_negatives + self.codebook_negatives == 0:
             raise ValueError(
-                "no negatives: set model.num_negatives, model.cross_sample_negatives or model.codebook_negatives "
-                "above 0"
+                "There are no negatives. Set model.num_negatives, model.cross_sample_negatives or "
+                "model.codebook_negatives above 0."
             )
 
         with device_layer.of(x).full_precision():
@@ -416,7 +415,7 @@ class Wav2Vec2Model(BaseFairseqModel):
             return torch.cat(logits, dim=2) if len(logits) > 1 else logits[0]
 
     def _codebook_logits(self, x: Tensor, candidates: contrastive.Candidates) -> Tensor:
-        """Logits of codewords drawn from the whole codebook for each masked frame, B x M x N."""
+        """Logits of codewords drawn from the whole codebook per masked frame, B x M x N."""
         assert self.quantizer is not None and candidates.codes is not None
         codes = self.quantizer.draw_codes(*x.shape[:2], self.codebook_negatives)
         drawn = self._project_targets(self.quantizer.look_up(codes))
@@ -426,34 +425,31 @@ class Wav2Vec2Model(BaseFairseqModel):
         )
 
     def sample_negatives(self, y: Tensor, num: int, padding_count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Negatives by fairseq's name, for other losses; `forward` draws its own. See
-        `contrastive.sample_negatives`.
-        """
+        """Negatives under fairseq's name, for other losses. See `contrastive.sample_negatives`."""
         return contrastive.sample_negatives(y, num, self.n_negatives, self.cross_sample_negatives, padding_count)
 
     def compute_preds(self, x: Tensor, y: Tensor, negatives: Tensor) -> Tensor:
-        """Logits by fairseq's name, for other losses. See `contrastive.compute_preds`."""
+        """Logits under fairseq's name, for other losses. See `contrastive.compute_preds`."""
         return contrastive.compute_preds(x, y, negatives, self.logit_temp)
 
-    # -- what criteria and tools ask for -------------------------------------------------------------------------------
+    # -- used by criteria and tools ------------------------------------------------------------------------------------
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Quantized frames (B x T x (G*D)) and their codes (B x T x G) of raw audio B x S."""
         if self.quantizer is None:
             raise ValueError(
-                "this model has no quantizer: model.quantize_targets is false, or its pre-training modules were removed"
+                "This model has no quantizer: either model.quantize_targets is false, or its pre-training modules "
+                "were removed. Use a pre-trained checkpoint with model.quantize_targets=true."
             )
         features = self.feature_extractor(x).transpose(1, 2)
         return self.quantizer.forward_idx(self.layer_norm(features))
 
     def latents(self, source: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """The feature extractor's frames after their layer norm, B x T x C: what is projected for the encoder, and
-        quantized.
-        """
+        """The feature extractor's frames after layer norm, B x T x C: input of projection and quantizer."""
         return self._extract(source, None if padding_mask is None else padding_mask.bool()).features
 
     def project_latents(self, latents: Tensor) -> Tensor:
-        """What the encoder gets for such frames, without masks and dropout: B x T x C."""
+        """The encoder's input for such frames, without masks and dropout: B x T x C."""
         if self.input_quantizer is not None:
             return self.project_inp(self.input_quantizer(latents)["x"])
         return latents if self.post_extract_proj is None else self.post_extract_proj(latents)
@@ -474,13 +470,11 @@ class Wav2Vec2Model(BaseFairseqModel):
         return net_output["x"].transpose(0, 2).flatten(0, 1)
 
     def get_targets(self, sample: Any, net_output: Mapping[str, Any], expand_steps: bool = True) -> Tensor:
-        """M*B class indices, int64: 0, since the positive is candidate 0, and -100, which losses ignore, for filler."""
+        """M*B class indices, int64: 0 (the positive is candidate 0), or -100 for filler, which losses ignore."""
         return torch.where(net_output["masked_weights"].t().flatten() > 0, 0, -100)
 
     def get_extra_losses(self, net_output: Mapping[str, Any]) -> list[Tensor]:
-        """Diversity, 1 - perplexity / (G*V), where there is a quantizer, and the feature penalty; 0-dim, a masked
-        frame each.
-        """
+        """Losses per masked frame, 0-dim: diversity, 1 - perplexity / (G*V), with a quantizer; feature penalty."""
         losses = []
         if "prob_perplexity" in net_output:
             losses.append((net_output["num_vars"] - net_output["prob_perplexity"]) / net_output["num_vars"])
@@ -489,7 +483,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         return losses
 
     def remove_pretraining_modules(self, last_layer: int | None = None) -> None:
-        """Drop what only the contrastive task needs, and the blocks after `last_layer`."""
+        """Remove the modules that only the contrastive task needs, and blocks after `last_layer`."""
         self.quantizer = None
         self.project_q = None
         self.target_glu = None

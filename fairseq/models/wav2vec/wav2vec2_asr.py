@@ -1,4 +1,4 @@
-"""wav2vec 2.0 with an output layer over the symbols of a dictionary, trained by CTC."""
+"""wav2vec 2.0 with an output layer over a dictionary's symbols, trained with CTC."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BLANK = 0  # fairseq: <s>, the dictionary's first symbol, is CTC's blank
 
 @register_model("wav2vec_ctc", dataclass=Wav2Vec2CtcConfig)
 class Wav2VecCtc(BaseFairseqModel):
-    """Symbols at every frame; CTC says which frames say what."""
+    """Predict a symbol per frame; CTC aligns symbols and frames."""
 
     def __init__(self, cfg: Wav2Vec2CtcConfig | DictConfig, w2v_encoder: Wav2VecEncoder) -> None:
         super().__init__()
@@ -56,16 +56,15 @@ class Wav2VecCtc(BaseFairseqModel):
     def build_model(cls, cfg: ConfigLike, task: Any) -> Wav2VecCtc:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Build the model.
 
-        With `w2v_args` the encoder is what they describe, `w2v_path` is not opened, and masks, dropouts, layerdrop and
-        feature_grad_mult of this config are not applied. Without, `w2v_path` is read, this config's settings are put
-        over the ones in it, and the result becomes `w2v_args` of the model's `cfg`, which a checkpoint keeps.
+        If `w2v_args` is set, it describes the encoder: `w2v_path` is not opened, and masks, dropouts, layerdrop and
+        feature_grad_mult of this config are not applied. Otherwise `w2v_path` is read, this config's settings override
+        those in it, and the result becomes `w2v_args` in the model's `cfg`, which checkpoints keep.
 
         Args:
-            cfg: part of a whole config or free-standing; interpolations that nothing answers take their defaults.
-            task: gives `target_dictionary`, nothing else is asked of it.
+            cfg: part of a whole config or on its own; interpolations without a target take their defaults.
+            task: only its `target_dictionary` is used.
         Raises:
-            ValueError: `w2v_path` cannot be read, or is no model to fine-tune; keys or values that the config does not
-                take.
+            ValueError: `w2v_path` cannot be read, or is not a model to fine-tune; invalid config keys or values.
         """
         cfg = merge_with_parent(Wav2Vec2CtcConfig(), cfg)
         source = pretrained.read_start(cfg)
@@ -77,7 +76,7 @@ class Wav2VecCtc(BaseFairseqModel):
         return cls(cfg, encoder)
 
     def pretraining_config(self) -> dict[str, Any]:
-        """The whole config that the encoder was pre-trained with: groups model, task ... as plain values."""
+        """The whole pre-training config: groups model, task ... as plain values."""
         return pretrained.as_container(self.cfg.w2v_args)
 
     def forward(self, **kwargs: Any) -> dict[str, Any]:
@@ -85,8 +84,9 @@ class Wav2VecCtc(BaseFairseqModel):
         return self.w2v_encoder(**kwargs)
 
     def get_logits(self, net_output: Mapping[str, Any], normalize: bool = False) -> Tensor:
-        """Logits, or with `normalize` their log-softmax in fp32; T x B x V. In frames that are padding the blank
-        has probability 1.
+        """Logits, or with `normalize` their log-softmax in fp32; T x B x V.
+
+        In padding frames the blank has probability 1.
         """
         logits = net_output["encoder_out"]
         if self.blank_weight != 0 or self.blank_mode == "set":
@@ -118,14 +118,14 @@ class Wav2VecEncoder(FairseqEncoder):
     """The pre-trained encoder without its contrastive heads, and an output layer.
 
     Args:
-        cfg: fields of Wav2Vec2AsrConfig in any form, also as old command-line arguments; those it lacks have their
-            defaults. Its `w2v_args` describe the encoder. Where they are not set, `w2v_path` is read, the encoder gets
-            its weights (unless `no_pretrained_weights`), and `cfg` gets its config, with the settings of fine-tuning
-            put over it, as `w2v_args`.
-        output_size: V; None: no output layer, or one of `cfg.decoder_embed_dim` where a caller's config has that and it
-            is not the width of the encoder.
+        cfg: fields of Wav2Vec2AsrConfig in any form, also old command-line arguments; missing ones take their
+            defaults. `w2v_args` describes the encoder. If it is not set, `w2v_path` is read: the encoder gets its
+            weights (unless `no_pretrained_weights`), and `cfg.w2v_args` its config, overridden by the fine-tuning
+            settings.
+        output_size: V; None: no output layer, or one of width `cfg.decoder_embed_dim` if the config has that key and
+            it differs from the encoder's width.
     Raises:
-        ValueError: `w2v_path` is not set or cannot be read, or is no model to fine-tune.
+        ValueError: `w2v_path` is not set, cannot be read, or is not a model to fine-tune.
     """
 
     def __init__(
@@ -137,15 +137,14 @@ class Wav2VecEncoder(FairseqEncoder):
         self.apply_mask = cfg.apply_mask
         self._masks_anyway = False  # see masking
         self.freeze_finetune_updates = cfg.freeze_finetune_updates
-        self.frozen = (
-            cfg.freeze_finetune_updates > 0
-        )  # a flag, not the count: a compiled forward pass must not depend on what changes always
+        # a flag, not the number of updates: a compiled forward pass would be recompiled at every update
+        self.frozen = cfg.freeze_finetune_updates > 0
         self.w2v_model = Wav2Vec2Model(pretrained.model_config(pretrained.as_container(cfg.w2v_args)))
         self.w2v_model.remove_pretraining_modules()
         self.final_dropout = FairseqDropout(cfg.final_dropout)
         width = self.w2v_model.cfg.encoder_embed_dim
         if output_size is None and plain(callers_cfg).get("decoder_embed_dim", width) != width:
-            output_size = plain(callers_cfg)["decoder_embed_dim"]  # fairseq: of a model with a decoder
+            output_size = plain(callers_cfg)["decoder_embed_dim"]  # fairseq: for models with a decoder
         self.proj = None if output_size is None else Linear(width, output_size)
         self.zero_mask = cfg.zero_mask
         if source is not None:
@@ -159,18 +158,18 @@ class Wav2VecEncoder(FairseqEncoder):
         try:
             frozen = [parameter for name, parameter in self.named_parameters() if re.match(pattern, name)]
         except re.error as error:
-            raise ValueError(f"model.freeze_regex is {pattern!r}, which is no regular expression: {error}") from error
+            raise ValueError(f"model.freeze_regex={pattern!r} is not a valid regular expression: {error}") from error
         for parameter in frozen:
             parameter.requires_grad = False
-        logger.info("model.freeze_regex: %d parameter tensors are not trained", len(frozen))
+        logger.info("model.freeze_regex: %d parameter tensors are frozen", len(frozen))
 
-    # -- weights to start from -----------------------------------------------------------------------------------------
+    # -- initial weights ----------------------------------------------------------------------------------------------
 
     def load_pretrained(self, source: pretrained.Pretrained) -> None:
-        """Take the encoder's weights.
+        """Load the encoder's weights.
 
         Raises:
-            ValueError: names or shapes that do not fit.
+            ValueError: names or shapes do not match.
         """
         weights = {
             name: tensor for name, tensor in source.encoder.items() if not name.startswith(pretrained.PRETRAINING_ONLY)
@@ -179,41 +178,42 @@ class Wav2VecEncoder(FairseqEncoder):
             self.w2v_model.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise ValueError(
-                f"the weights of model.w2v_path {source.path} do not fit the config inside it: {error}"
+                f"The weights in model.w2v_path={source.path} do not match the config in that file: {error}"
             ) from error
-        logger.info("the encoder has the weights of %s", source.path)
+        logger.info("encoder weights: %s", source.path)
         if self.zero_mask:
             nn.init.zeros_(self.w2v_model.mask_emb)
 
     def adopt_head(self, source: pretrained.Pretrained, symbols: list[str]) -> None:
-        """Take a fine-tuned model's output layer too, if its rows mean this dictionary's symbols; says in the log
-        what happens.
-        """
+        """Load a fine-tuned model's output layer too, if its dictionary is the same; log the outcome."""
         if source.head is None or self.proj is None:
             return
         if source.symbols == symbols and source.head["weight"].shape == self.proj.weight.shape:
             self.proj.load_state_dict(source.head)
-            logger.info("%s is fine-tuned to the same %d symbols: its output layer is kept", source.path, len(symbols))
+            logger.info("output layer: from %s (the same %d symbols)", source.path, len(symbols))
             return
-        told = (
+        found = (
             "an unknown dictionary" if source.symbols is None else f"another dictionary ({len(source.symbols)} symbols)"
         )
         logger.warning(
-            "%s is fine-tuned to %s: the output layer over these %d symbols is new", source.path, told, len(symbols)
+            "output layer: random weights for %d symbols, because %s was fine-tuned with %s",
+            len(symbols),
+            source.path,
+            found,
         )
 
     def encoder_config(self) -> Wav2Vec2Config:
-        """The config of the encoder, by which data-loading workers draw masks."""
+        """The encoder's config, from which data-loading workers draw masks."""
         return self.w2v_model.cfg
 
     @property
     def masks_frames(self) -> bool:
-        """Whether frames are masked in training."""
+        """Whether training masks frames."""
         return bool(self.apply_mask) and self.w2v_model.mask_settings.mask_prob > 0
 
     @contextmanager
     def masking(self, on: bool = True) -> Iterator[None]:
-        """Within, evaluation masks as training does (with `on`); all else stays as in evaluation."""
+        """Context in which evaluation masks as training does (if `on`); nothing else changes."""
         before, self._masks_anyway = self._masks_anyway, on
         try:
             yield
@@ -223,10 +223,10 @@ class Wav2VecEncoder(FairseqEncoder):
     # -- the forward pass ----------------------------------------------------------------------------------------------
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Tell how many updates are done: the encoder learns after `freeze_finetune_updates`."""
+        """Freeze the encoder for the first `freeze_finetune_updates` updates."""
         self.frozen = num_updates < self.freeze_finetune_updates
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - audio has other names than text, as in fairseq
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - fairseq's argument names for audio
         self,
         source: Tensor,
         padding_mask: Tensor | None = None,
@@ -238,15 +238,14 @@ class Wav2VecEncoder(FairseqEncoder):
 
         Args:
             source: raw audio, B x S.
-            padding_mask: B x S, of any dtype, true (not 0) where a sample is padding; None: there is none.
-            mask_indices: masked frames, bool, B x T; in training with `apply_mask`, None draws them here.
+            padding_mask: B x S, any dtype, nonzero where a sample is padding; None: no padding.
+            mask_indices: masked frames, bool, B x T; None draws them, in training with `apply_mask`.
             mask_channel_indices: masked channels, bool, B x C; likewise.
-            kwargs: accepted from fairseq's callers (lengths of the source and the like), which give more than is
-                needed.
+            kwargs: ignored; fairseq's callers pass source lengths and the like.
         Returns:
-            encoder_out: logits, T x B x V (without an output layer features, T x B x C); padding_mask: bool, B x T, or
-                None if
-            nothing is padding; layer_results: of the encoder's blocks.
+            encoder_out: logits, T x B x V (without an output layer features, T x B x C).
+            padding_mask: bool, B x T, or None without padding.
+            layer_results: one per block of the encoder.
         """
         with torch.no_grad() if self.frozen else nullcontext():
             result = self.w2v_model(
@@ -265,9 +264,7 @@ class Wav2VecEncoder(FairseqEncoder):
         return {"encoder_out": x, "padding_mask": result["padding_mask"], "layer_results": result["layer_results"]}
 
     def reorder_encoder_out(self, encoder_out: dict[str, Any], new_order: Tensor) -> dict[str, Any]:
-        """The output of `forward` with its utterances in another order, for a decoder's beam search;
-        `layer_results` stay as they are.
-        """
+        """Reorder the utterances in the output of `forward`, for beam search; not in `layer_results`."""
         reordered = dict(encoder_out)
         for name, dim in (("encoder_out", 1), ("padding_mask", 0)):
             if encoder_out[name] is not None:
@@ -279,7 +276,7 @@ class Wav2VecEncoder(FairseqEncoder):
         return None
 
     def frozen_parameters(self) -> list[Tensor]:
-        """The whole encoder's while it is frozen, and the mask embedding where no frame is masked."""
+        """All of the encoder's while it is frozen, else the mask embedding if no frames are masked."""
         model = self.w2v_model
         if self.frozen:
             return list(model.parameters())
@@ -287,7 +284,7 @@ class Wav2VecEncoder(FairseqEncoder):
 
 
 def Embedding(num_embeddings: int, embedding_dim: int, padding_idx: int) -> nn.Embedding:
-    """An embedding with normal weights of standard deviation embedding_dim**-0.5, and zeros for padding."""
+    """Embedding with normal weights of standard deviation embedding_dim**-0.5, and 0 for padding."""
     layer = nn.Embedding(num_embeddings, embedding_dim, padding_idx=padding_idx)
     nn.init.normal_(layer.weight, mean=0, std=embedding_dim**-0.5)
     nn.init.zeros_(layer.weight[padding_idx])
@@ -295,9 +292,7 @@ def Embedding(num_embeddings: int, embedding_dim: int, padding_idx: int) -> nn.E
 
 
 def base_architecture(args: Namespace) -> None:
-    """fairseq 0.10: put in the settings that old command-line arguments of wav2vec_ctc lack, in place. Its
-    defaults, not today's.
-    """
+    """Fill in settings missing from old wav2vec_ctc arguments, in place, with fairseq 0.10's defaults."""
     defaults = {
         "no_pretrained_weights": False,
         "dropout_input": 0,
@@ -325,7 +320,7 @@ def base_architecture(args: Namespace) -> None:
 
 
 def Linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
-    """A linear layer with Xavier's uniform weights and no bias to begin with."""
+    """Linear layer with Xavier-uniform weights and a zero bias."""
     layer = nn.Linear(in_features, out_features, bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:

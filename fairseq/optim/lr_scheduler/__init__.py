@@ -1,4 +1,4 @@
-"""Learning rate schedules by name: the rate of update n is a function of n (and, for some, of the epoch)."""
+"""Learning rate schedules: functions of the update number, and for some of the epoch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ build_lr_scheduler_, register_lr_scheduler, LR_SCHEDULER_REGISTRY, LR_SCHEDULER_
 
 
 def build_lr_scheduler(cfg: Any, optimizer: FairseqOptimizer) -> FairseqLRScheduler:
-    """The schedule that `cfg._name` asks for, driving `optimizer`.
+    """Build the schedule named by `cfg._name` for `optimizer`.
 
     Raises:
-        ValueError: the optimizer's groups bring schedules of their own, which another one would override.
+        ValueError: the optimizer's groups have their own schedules, which this one would override.
     """
     schedule = build_lr_scheduler_(cfg, optimizer)
     brings_its_own = getattr(optimizer, "lr_scheduler", None) is not None
     if brings_its_own and not isinstance(schedule, pass_through.PassThroughScheduleSchedule):
         raise ValueError(
-            "optimizer.groups have an lr_scheduler each, which the run's would override: set lr_scheduler=pass_through."
+            "Each of optimizer.groups has an lr_scheduler, which the run's would override. Set "
+            "lr_scheduler=pass_through."
         )
     return schedule
 

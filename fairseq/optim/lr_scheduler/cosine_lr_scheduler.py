@@ -21,35 +21,33 @@ class CosineLRScheduleConfig(FairseqDataclass):
     lr: list[float] = field(default=II("optimization.lr"), metadata={"help": "largest rate"})
     min_lr: float = field(default=0.0, metadata={"help": "rate at the end of a period; never above lr"})
     t_mult: float = field(
-        default=1.0, metadata={"help": "how much longer each period is than the one before", "at_least": 1}
+        default=1.0, metadata={"help": "length of each period relative to the previous one", "at_least": 1}
     )
     lr_period_updates: float = field(
-        default=-1, metadata={"help": "updates of the first period; 0 or less: all after the warm-up"}
+        default=-1, metadata={"help": "updates in the first period; 0 or less: all after the warm-up"}
     )
-    lr_shrink: float = field(default=0.1, metadata={"help": "factor on both rates from period to period"})
+    lr_shrink: float = field(default=0.1, metadata={"help": "factor on lr and min_lr per period"})
     max_update: int = II("optimization.max_update")
 
     def check(self) -> Iterator[Finding]:
         yield from several_rates(self.lr, "cosine")
         if first_period(self) <= 0:
             yield wrong(
-                f"lr_scheduler cosine has no updates to decay over: optimization.max_update is {self.max_update}, "
-                f"lr_scheduler.warmup_updates {self.warmup_updates}. Raise max_update, or set "
+                f"lr_scheduler=cosine has no updates to decay over: optimization.max_update is {self.max_update} and "
+                f"lr_scheduler.warmup_updates is {self.warmup_updates}. Raise max_update, or set "
                 "lr_scheduler.lr_period_updates.",
                 TOPIC,
             )
 
 
 def first_period(cfg: CosineLRScheduleConfig) -> float:
-    """Updates of the first period."""
+    """Number of updates in the first period."""
     return cfg.lr_period_updates if cfg.lr_period_updates > 0 else cfg.max_update - cfg.warmup_updates
 
 
 @register_lr_scheduler("cosine", dataclass=CosineLRScheduleConfig)
 class CosineLRSchedule(FairseqLRScheduler):
-    """min + (lr - min) / 2 * (1 + cos(pi * t / T)), t updates into a period of T; both rates shrink with each
-    period.
-    """
+    """min + (lr - min) / 2 * (1 + cos(pi * t / T)), t updates into a period of T; both rates shrink per period."""
 
     def __init__(self, cfg: CosineLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
@@ -69,7 +67,7 @@ class CosineLRSchedule(FairseqLRScheduler):
         return self._set(low + 0.5 * (high - low) * (1 + math.cos(math.pi * into / length)))
 
     def _period(self, updates: int) -> tuple[int, float, float]:
-        """(number of the period, its length, updates into it), counting from the end of the warm-up."""
+        """(number of the period, its length, updates into it), from the end of the warm-up."""
         growth = self.cfg.t_mult
         if growth == 1:
             number = math.floor(updates / self.period)

@@ -13,19 +13,21 @@ TOPIC = "schedule"  # of findings
 
 
 class FairseqLRScheduler:
-    """Sets an optimizer's learning rate. The trainer calls `step_begin_epoch`, `step_update` after every update, `step`
-    after validation.
+    """Set an optimizer's learning rate.
 
-    A schedule is a function of the update number (and of the epoch), so calling `step_update` or `step_begin_epoch`
-    again changes nothing; what it cannot compute from these is in its state dict.
+    The trainer calls `step_begin_epoch`, `step_update` after every update, and `step` after validation. A schedule is a
+    function of the update number (and of the epoch), so calling `step_update` or `step_begin_epoch` again changes
+    nothing. Its state dict has only what it cannot compute from these.
     """
 
     def __init__(self, cfg: Any, optimizer: Optional[FairseqOptimizer]) -> None:
         if optimizer is not None and not isinstance(optimizer, FairseqOptimizer):
-            raise ValueError(f"A schedule drives a FairseqOptimizer, not a {type(optimizer).__name__}.")
+            raise ValueError(
+                f"The optimizer of a schedule is a {type(optimizer).__name__}. It must be a FairseqOptimizer."
+            )
         refuse(cfg, "lr_scheduler")
         self.cfg = cfg
-        # None only where a schedule drives other schedules, and asks it nothing
+        # None only in CompositeLRScheduler, which does not use it
         self.optimizer = cast(FairseqOptimizer, optimizer)
         self.best: Optional[float] = None  # lowest validation loss so far
 
@@ -40,13 +42,13 @@ class FairseqLRScheduler:
         return self.optimizer.get_lr()
 
     def step(self, epoch: int, val_loss: Optional[float] = None) -> float:
-        """Note a validation loss at the end of an epoch; returns the learning rate."""
+        """Record a validation loss at the end of an epoch; returns the learning rate."""
         if val_loss is not None:
             self.best = val_loss if self.best is None else min(self.best, val_loss)
         return self.optimizer.get_lr()
 
     def step_update(self, num_updates: int) -> float:
-        """Set, and return, the learning rate of the update that follows `num_updates` updates."""
+        """Set and return the learning rate of the next update, after `num_updates` updates."""
         return self.optimizer.get_lr()
 
     def _set(self, lr: float) -> float:
@@ -64,7 +66,7 @@ class LegacyFairseqLRScheduler(FairseqLRScheduler):
 
 
 def several_rates(lr: Any, schedule: str) -> Iterator[Finding]:
-    """The problem of a schedule that knows no epochs, where there is a rate for each."""
+    """Report an error if there are several learning rates and the schedule has no epochs."""
     rates = learning_rates(lr)
     if len(rates) > 1:
-        yield wrong(f"optimization.lr is {rates} but lr_scheduler {schedule} knows one learning rate: give one.", TOPIC)
+        yield wrong(f"optimization.lr is {rates}: lr_scheduler={schedule} takes one learning rate.", TOPIC)

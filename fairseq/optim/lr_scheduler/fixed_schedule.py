@@ -1,4 +1,4 @@
-"""One learning rate per epoch (the last one stays), shrunk from an epoch on; optional warm-up."""
+"""One learning rate per epoch (the last one is kept), optional decay from an epoch on, optional warm-up."""
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -13,7 +13,7 @@ from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 @dataclass
 class FixedLRScheduleConfig(FairseqDataclass):
     force_anneal: Optional[int] = field(
-        default=None, metadata={"help": "from this epoch on multiply by lr_shrink every epoch"}
+        default=None, metadata={"help": "multiply by lr_shrink every epoch from this one on"}
     )
     lr_shrink: float = field(default=0.1, metadata={"help": "factor per epoch after force_anneal"})
     warmup_updates: int = field(
@@ -24,8 +24,9 @@ class FixedLRScheduleConfig(FairseqDataclass):
 
 @register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)
 class FixedLRSchedule(FairseqLRScheduler):
-    """lr[epoch - 1], then lr[-1] * lr_shrink ** (epoch + 1 - force_anneal); times (n + 1) / warmup_updates during
-    the warm-up.
+    """lr[epoch - 1], then lr[-1] * lr_shrink ** (epoch + 1 - force_anneal).
+
+    During the warm-up, times (n + 1) / warmup_updates.
     """
 
     def __init__(self, cfg: FixedLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
@@ -38,9 +39,7 @@ class FixedLRSchedule(FairseqLRScheduler):
         return {"best": self.best, "lr": self.epoch_lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The rate follows from the config and the epoch, so a changed optimization.lr takes effect; only `best` is
-        taken over.
-        """
+        """Load only `best`: the rate follows from config and epoch, so a changed optimization.lr takes effect."""
         super().load_state_dict(state_dict)
 
     def step_begin_epoch(self, epoch: int) -> float:

@@ -1,5 +1,6 @@
-"""Linear warm-up, then decay with the inverse square root of the update number. Source: Vaswani et al. 2017,
-section 5.3.
+"""Linear warm-up, then decay with the inverse square root of the update number.
+
+Source: Vaswani et al. 2017, section 5.3.
 """
 
 from collections.abc import Iterator
@@ -25,15 +26,15 @@ class InverseSquareRootLRScheduleConfig(FairseqDataclass):
         yield from several_rates(self.lr, "inverse_sqrt")
         if self.warmup_updates == 0:
             yield wrong(
-                f"lr_scheduler.warmup_updates is {self.warmup_updates}; inverse_sqrt needs 1 or more: it falls as "
-                "sqrt(warmup_updates / n).",
+                f"lr_scheduler.warmup_updates is {self.warmup_updates}: lr_scheduler=inverse_sqrt requires 1 or more, "
+                "because it decays as sqrt(warmup_updates / n).",
                 TOPIC,
             )
 
 
 @register_lr_scheduler("inverse_sqrt", dataclass=InverseSquareRootLRScheduleConfig)
 class InverseSquareRootSchedule(FairseqLRScheduler):
-    """A line from warmup_init_lr to lr, then lr * sqrt(warmup_updates / n)."""
+    """Linear from warmup_init_lr to lr, then lr * sqrt(warmup_updates / n)."""
 
     def __init__(self, cfg: InverseSquareRootLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)

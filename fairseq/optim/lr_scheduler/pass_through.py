@@ -1,4 +1,4 @@
-"""Leave the schedule to the optimizer: for `composite`, whose groups bring their own."""
+"""Leave the schedule to the optimizer: for `composite`, whose groups have their own."""
 
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -15,15 +15,15 @@ class PassThroughScheduleConfig(FairseqDataclass):
 
 @register_lr_scheduler("pass_through", dataclass=PassThroughScheduleConfig)
 class PassThroughScheduleSchedule(FairseqLRScheduler):
-    """Hands every call on to `optimizer.lr_scheduler`."""
+    """Forward every call to `optimizer.lr_scheduler`."""
 
     def __init__(self, cfg: PassThroughScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
         inner: Optional[FairseqLRScheduler] = getattr(optimizer, "lr_scheduler", None)
         if inner is None:
             raise ValueError(
-                "lr_scheduler=pass_through needs an optimizer that brings its own schedules: optimizer=composite "
-                "with an lr_scheduler in each group."
+                "lr_scheduler=pass_through requires an optimizer with its own schedules. Use optimizer=composite with "
+                "an lr_scheduler in each group."
             )
         self.inner = inner
 

@@ -1,6 +1,4 @@
-"""Linear warm-up, then decay by a power of the share of updates left: the schedule of the wav2vec 2.0 paper (power
-1).
-"""
+"""Linear warm-up, then decay by a power of the share of updates left; with power 1, that of the wav2vec 2.0 paper."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import TOPIC
 class PolynomialDecayLRScheduleConfig(FairseqDataclass):
     warmup_updates: int = field(default=0, metadata={"help": "updates over which the rate rises from 0", "at_least": 0})
     force_anneal: Optional[int] = field(
-        default=None, metadata={"help": "from this epoch on decay from the rate reached, not from lr"}
+        default=None, metadata={"help": "from this epoch on, decay from the current rate instead of lr"}
     )
     end_learning_rate: float = field(default=0.0, metadata={"help": "rate at and after total_num_update"})
     power: float = field(default=1.0, metadata={"help": "exponent of the share of updates left"})
@@ -30,17 +28,15 @@ class PolynomialDecayLRScheduleConfig(FairseqDataclass):
     def check(self) -> Iterator[Finding]:
         if self.total_num_update <= 0:
             yield wrong(
-                "lr_scheduler polynomial_decay falls over the whole run, so it must know its length: set "
-                "optimization.max_update.",
+                f"lr_scheduler.total_num_update is {self.total_num_update}: lr_scheduler=polynomial_decay requires the "
+                "length of the run. Set optimization.max_update.",
                 TOPIC,
             )
 
 
 @register_lr_scheduler("polynomial_decay", dataclass=PolynomialDecayLRScheduleConfig)
 class PolynomialDecayLRSchedule(FairseqLRScheduler):
-    """lr * n / warmup_updates up to the peak, then end + (lr - end) * ((total - n) / (total - warmup_updates)) **
-    power.
-    """
+    """lr * n / warmup_updates, then end + (lr - end) * ((total - n) / (total - warmup_updates)) ** power."""
 
     def __init__(self, cfg: PolynomialDecayLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
@@ -54,9 +50,7 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
         return {"best": self.best, "peak": self.peak, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The peak of an epoch under way matters with force_anneal only: there it is the rate at which the epoch
-        began.
-        """
+        """Load the peak only after force_anneal, where it is the rate at the start of the epoch."""
         super().load_state_dict(state_dict)
         if self._annealed(state_dict.get("epoch")):
             self.peak, self.epoch = state_dict["peak"], state_dict["epoch"]

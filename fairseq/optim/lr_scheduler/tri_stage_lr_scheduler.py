@@ -1,5 +1,6 @@
-"""Warm-up, plateau, exponential decay: the schedule of wav2vec 2.0's fine-tuning. Source: Park et al. 2019
-(SpecAugment), section 4.3.
+"""Warm-up, plateau, exponential decay: the schedule of wav2vec 2.0's fine-tuning.
+
+Source: Park et al. 2019 (SpecAugment), section 4.3.
 """
 
 import math
@@ -17,12 +18,14 @@ from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import TOPIC, several_rates
 
 @dataclass
 class TriStageLRScheduleConfig(FairseqDataclass):
-    warmup_steps: int = field(default=0, metadata={"help": "updates of linear rise", "at_least": 0})
+    warmup_steps: int = field(default=0, metadata={"help": "updates of linear warm-up", "at_least": 0})
     hold_steps: int = field(default=0, metadata={"help": "updates at the full rate"})
     decay_steps: int = field(default=0, metadata={"help": "updates of exponential decay"})
     phase_ratio: Optional[tuple[float, float, float]] = field(
         default=None,
-        metadata={"help": "shares of max_update for the three phases, in place of the three numbers; they add up to 1"},
+        metadata={
+            "help": "shares of max_update for the three stages, instead of the three _steps; they must add up to 1"
+        },
     )
     init_lr_scale: float = field(default=0.01, metadata={"help": "rate at the start, as a share of lr"})
     final_lr_scale: float = field(default=0.01, metadata={"help": "rate after the decay, as a share of lr"})
@@ -34,17 +37,20 @@ class TriStageLRScheduleConfig(FairseqDataclass):
         if self.phase_ratio is not None:
             yield from self._phases(self.phase_ratio)
         elif sum(stages(self)) <= 0:
-            yield wrong("lr_scheduler tri_stage needs warmup_steps, hold_steps and decay_steps, or phase_ratio.", TOPIC)
+            yield wrong(
+                "lr_scheduler=tri_stage requires warmup_steps, hold_steps and decay_steps, or phase_ratio.", TOPIC
+            )
         if self.final_lr_scale <= 0:
             yield wrong(
-                f"lr_scheduler.final_lr_scale is {self.final_lr_scale}: an exponential decay ends above 0.", TOPIC
+                f"lr_scheduler.final_lr_scale is {self.final_lr_scale}: it must be above 0, because the decay is "
+                "exponential.",
+                TOPIC,
             )
 
     def _phases(self, phase_ratio: Sequence[float]) -> Iterator[Finding]:
         if self.max_update <= 0:
             yield wrong(
-                "lr_scheduler.phase_ratio divides the whole run, so its length must be known: set "
-                "optimization.max_update.",
+                "lr_scheduler.phase_ratio requires the length of the run. Set optimization.max_update.",
                 TOPIC,
             )
         if len(phase_ratio) != 3 or abs(sum(phase_ratio) - 1) > 1e-6:
@@ -61,7 +67,7 @@ class TriStageLRScheduleConfig(FairseqDataclass):
 
 
 def stages(cfg: TriStageLRScheduleConfig) -> tuple[int, int, int]:
-    """Updates of the three stages."""
+    """Number of updates in each of the three stages."""
     if cfg.phase_ratio is None:
         return cfg.warmup_steps, cfg.hold_steps, cfg.decay_steps
     warmup, hold, decay = (int(cfg.max_update * share) for share in cfg.phase_ratio)
@@ -70,9 +76,7 @@ def stages(cfg: TriStageLRScheduleConfig) -> tuple[int, int, int]:
 
 @register_lr_scheduler("tri_stage", dataclass=TriStageLRScheduleConfig)
 class TriStageLRSchedule(FairseqLRScheduler):
-    """lr * init_lr_scale rises linearly to lr, stays, and decays exponentially to lr * final_lr_scale, where it
-    ends.
-    """
+    """Rise linearly from lr * init_lr_scale to lr, hold, then decay exponentially to lr * final_lr_scale."""
 
     def __init__(self, cfg: TriStageLRScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)

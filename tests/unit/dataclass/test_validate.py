@@ -69,7 +69,7 @@ def test_a_good_config_has_no_problems() -> None:
         ({"common.amp": True, "common.memory_efficient_bf16": True}, "common.amp and common.memory_efficient_bf16"),
         ({"optimizer.adam_betas": "(0.9,)"}, "optimizer.adam_betas is '(0.9,)'"),
         ({"optimizer.adam_betas": "__import__('os')"}, "optimizer.adam_betas is"),
-        ({"optimization.max_update": 0, "optimization.max_epoch": 3}, "set optimization.max_update"),
+        ({"optimization.max_update": 0, "optimization.max_epoch": 3}, "Set optimization.max_update"),
         (
             {"checkpoint.best_checkpoint_metric": "wer"},
             "best_checkpoint_metric is 'wer', which criterion wav2vec does not log",
@@ -115,14 +115,14 @@ def test_a_good_config_has_no_problems() -> None:
         ({"lr_scheduler": {"_name": "tri_stage", "phase_ratio": [0.1, 0.4, 0.4]}}, "three shares that add up to 1"),
         (
             {"lr_scheduler": {"_name": "cosine"}, "optimization.lr": [0.1, 0.2]},
-            "lr_scheduler cosine knows one learning rate",
+            "lr_scheduler=cosine takes one learning rate",
         ),
         (
             {"task.multi_corpus_keys": "/a,b"},
             "task.multi_corpus_keys has '/a', which is an absolute path. It must list names of folders in task.data",
         ),
         ({"task.multi_corpus_keys": "a,b", "task.multi_corpus_sampling_weights": "1"}, "it must have 2 numbers"),
-        ({"optimizer.use_fused": "maybe"}, "optimizer.use_fused is 'maybe': it may be auto, true or false"),
+        ({"optimizer.use_fused": "maybe"}, "optimizer.use_fused is 'maybe': it must be auto, true or false"),
         ({"common.hpu": True, "common.cpu": True}, "common.hpu and common.cpu are both true: set one of them to false"),
         ({"common.hpu": True, "common.device": "cpu"}, "common.hpu is true but common.device is cpu"),
         ({"common.hmp": True, "common.hmp_opt_level": "O2"}, "ended with release 1.13 of its software"),

@@ -274,5 +274,5 @@ def test_lexicon_and_language_model_from_python(model: SpeechModel, wave: np.nda
 
 @pytest.mark.parametrize("shape", [(16000,), (1, 1, 16000)])
 def test_a_model_says_which_shape_audio_has(model: SpeechModel, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"audio must be B x S .*wave.reshape\(1, -1\)"):
+    with pytest.raises(ValueError, match=r"must be B x S .*wave.reshape\(1, -1\)"):
         model.encoder(torch.zeros(shape), mask=False, features_only=True)

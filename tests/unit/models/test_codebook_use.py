@@ -62,6 +62,6 @@ def test_few_codewords_are_warned_of(model: Wav2Vec2Model, caplog: pytest.LogCap
     with torch.no_grad():
         model.quantizer.weight_proj.bias[0] = 1e4
     assert codebook_use.report(model, Waves(), device.get("cpu"), 16000, 1).effective[0] == pytest.approx(1.0)
-    assert "the new audio uses few codewords" in caplog.text
+    assert "The new audio uses few codewords" in caplog.text
     model.remove_pretraining_modules()
     assert codebook_use.report(model, Waves(), device.get("cpu"), 16000, 1) is None

@@ -89,9 +89,9 @@ def test_registering() -> None:
         ({"mask_emb_init": -0.1}, "mask_emb_init"),
         ({"codebook_negatives": 3, "quantize_targets": False}, "codebook_negatives"),
         ({"required_seq_len_multiple": 0}, "required_seq_len_multiple"),
-        ({"encoder_attention_heads": 5}, r"encoder_attention_heads \(5\) must divide"),
+        ({"encoder_attention_heads": 5}, "encoder_attention_heads"),
         ({"conv_pos_groups": 5}, "conv_pos_groups"),
-        ({"latent_groups": 5}, r"latent_groups \(5\) must divide"),
+        ({"latent_groups": 5}, "latent_groups"),
         ({"extractor_mode": "batch_norm"}, "extractor_mode"),
         ({"layer_type": "trf_adp"}, "layer_type"),
         ({"layer_type": "conformer", "pos_enc_type": "rel_pos"}, "attn_type=espnet"),
@@ -171,7 +171,7 @@ def test_without_a_mask_one_is_drawn_as_the_config_says() -> None:
 @pytest.mark.parametrize("settings", [{"mask_prob": 0.0}, {}])
 def test_nothing_to_predict_is_an_error(settings: dict[str, Any]) -> None:
     model = small_model(**settings)
-    with pytest.raises(ValueError, match="no masked frame"):
+    with pytest.raises(ValueError, match="No frames are masked"):
         model(torch.randn(2, 4000), mask=settings != {})
 
 

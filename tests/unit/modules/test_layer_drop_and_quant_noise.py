@@ -61,7 +61,7 @@ def test_no_noise_changes_nothing() -> None:
 
 
 def test_sizes_and_layers_that_do_not_fit_are_named() -> None:
-    with pytest.raises(ValueError, match="8 input features is not a multiple of block_size=3"):
+    with pytest.raises(ValueError, match="number of input features is 8. It must be a multiple of block_size=3"):
         quant_noise(nn.Linear(8, 2), 0.1, 3)
-    with pytest.raises(ValueError, match="not GELU"):
+    with pytest.raises(ValueError, match="got GELU"):
         quant_noise(nn.GELU(), 0.1, 3)

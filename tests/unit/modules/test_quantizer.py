@@ -154,7 +154,7 @@ def test_deep_projection_and_normal_codewords() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"), [({"vq_dim": 7}, "multiple of 2"), ({"temp": (1.0, 2.0)}, "latent_temp")]
+    ("changes", "named"), [({"vq_dim": 7}, "multiple of model.latent_groups=2"), ({"temp": (1.0, 2.0)}, "latent_temp")]
 )
 def test_settings_that_do_not_fit_are_named(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):

@@ -235,9 +235,9 @@ def test_continues_a_plain_and_a_flat_state_alike():
 def test_state_of_another_model_is_refused():
     optimizer = Adam(params(), **SETTINGS)
     run(optimizer, [p for g in optimizer.param_groups for p in g["params"]], [gradients(0, 1.0)])
-    with pytest.raises(ValueError, match=r"for 3 parameters; this model trains 2.*reset_optimizer"):
+    with pytest.raises(ValueError, match=r"has 3 parameters, but this model trains 2.*reset_optimizer"):
         Adam(params()[:2], **SETTINGS).load_state_dict(optimizer.state_dict())
-    with pytest.raises(ValueError, match=r"state 0 has the shape \(7, 5\)"):
+    with pytest.raises(ValueError, match=r"state 0 has shape \(7, 5\)"):
         Adam(params()[1:2] + params()[:2], **SETTINGS).load_state_dict(optimizer.state_dict())
 
 
@@ -285,7 +285,7 @@ def test_the_config_wins_over_the_checkpoint_and_overrides_over_both(caplog):
     after.load_state_dict(before.state_dict(), {"eps": 1e-3})
     group = after.param_groups[0]
     assert (group["weight_decay"], group["betas"], group["eps"]) == (0.2, (0.8, 0.9), 1e-3)
-    assert "weight_decay is 0.2 from here on; the checkpoint was trained with 0.1" in caplog.text
+    assert "weight_decay: 0.2 from here on (the checkpoint was trained with 0.1)" in caplog.text
 
 
 def test_another_torch_optimizer_is_skipped_too():
