@@ -28,7 +28,7 @@ class Wav2VecCriterionConfig(FairseqDataclass):
         default=False,
         metadata={
             "help": (
-                "cross-entropy over the positive and its negatives, as in the paper; false: binary "
+                "true: cross-entropy over the positive and its negatives, as in the paper; false: binary "
                 "cross-entropy of each"
             )
         },
@@ -38,7 +38,7 @@ class Wav2VecCriterionConfig(FairseqDataclass):
         metadata={"help": "weights of the further losses: codebook diversity (with a quantizer), feature penalty"},
     )
     log_keys: list[str] = field(
-        default_factory=list, metadata={"help": "what to log of the model's output, such as code_perplexity"}
+        default_factory=list, metadata={"help": "values of the model's output to log, such as code_perplexity"}
     )
 
 

@@ -24,21 +24,20 @@ logger = logging.getLogger(__name__)
 @dataclass
 class FairseqAdamConfig(FairseqDataclass):
     adam_betas: Any = field(
-        default=(0.9, 0.999), metadata={"help": 'decay of the two averages: [0.9, 0.98], or the text "(0.9, 0.98)"'}
+        default=(0.9, 0.999),
+        metadata={"help": 'decay rates of the two averages: [0.9, 0.98], or the text "(0.9, 0.98)"'},
     )
     adam_eps: float = field(
-        default=1e-8, metadata={"help": "added to the root of the second average, before bias correction"}
+        default=1e-8, metadata={"help": "added to the square root of the second average, before bias correction"}
     )
-    weight_decay: float = field(
-        default=0.0, metadata={"help": "share of a weight, times lr, that an update takes away"}
-    )
+    weight_decay: float = field(default=0.0, metadata={"help": "share of a weight, times lr, that an update subtracts"})
     use_old_adam: bool = field(
-        default=False, metadata={"help": "plain operations in place of torch's fused kernel (the same update)"}
+        default=False, metadata={"help": "use plain operations instead of torch's fused kernel (the same update)"}
     )
     use_fused: Any = field(
         default="auto",
         metadata={
-            "help": "the device's fused kernel: auto, where there is one; true, or an error; false, plain operations"
+            "help": "the device's fused kernel: auto (if there is one), true (or an error), false (plain operations)"
         },
     )
     fp16_adam_stats: bool = field(
@@ -50,7 +49,7 @@ class FairseqAdamConfig(FairseqDataclass):
 
     def check(self) -> Iterator[Finding]:
         if str(self.use_fused).lower() not in ("auto", "true", "false"):
-            yield wrong(f"optimizer.use_fused is {self.use_fused!r}: it may be auto, true or false.", "optimisation")
+            yield wrong(f"optimizer.use_fused is {self.use_fused!r}: it must be auto, true or false.", "optimisation")
         try:
             parse_betas(self.adam_betas)
         except ValueError as error:

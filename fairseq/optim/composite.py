@@ -25,11 +25,11 @@ class OptimizerAndSchedulerConfig(FairseqDataclass):
 
     optimizer: Any = field(default=None, metadata={"help": "config of the group's optimizer, with its _name"})
     lr_scheduler: Optional[Any] = field(
-        default=None, metadata={"help": "config of the group's schedule; all groups have one or none has"}
+        default=None, metadata={"help": "config of the group's schedule; either all groups have one, or none"}
     )
     lr: list[float] = II("optimization.lr")
     lr_float: Optional[float] = field(
-        default=None, metadata={"help": "learning rate as one number, for sweeps; wins over lr"}
+        default=None, metadata={"help": "learning rate as one number, for sweeps; takes precedence over lr"}
     )
 
 
@@ -40,7 +40,7 @@ class CompositeOptimizerConfig(FairseqDataclass):
     )
     dynamic_groups: bool = field(
         default=False,
-        metadata={"help": "make a group of its own for every set of a parameter's `optim_overrides` (lr_scale ...)"},
+        metadata={"help": "make a separate group for each set of a parameter's `optim_overrides` (lr_scale ...)"},
     )
     lr: list[float] = II("optimization.lr")
 

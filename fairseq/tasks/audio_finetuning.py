@@ -38,14 +38,13 @@ class AugmentConfig(FairseqDataclass):
     """
 
     speed: float = field(
-        default=1.0, metadata={"help": "play by a factor from 1/speed to speed; pitch and formants move along; 1: off"}
+        default=1.0,
+        metadata={"help": "change the speed by a factor from 1/speed to speed, with pitch and formants; 1: off"},
     )
-    eq_db: float = field(
-        default=0.0, metadata={"help": "raise or lower bands of frequencies by up to so many dB; 0: off"}
-    )
+    eq_db: float = field(default=0.0, metadata={"help": "raise or lower frequency bands by up to this many dB; 0: off"})
     noise_db: Optional[float] = field(
         default=None,
-        metadata={"help": "add noise, the loudest so many dB below the speech, the softest 30 dB softer; None: off"},
+        metadata={"help": "add noise this many to 30 more dB below the speech; None: off"},
     )
 
     def check(self) -> Iterator[Finding]:
@@ -58,7 +57,7 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
     eval_wer: bool = field(
         default=False,
         metadata={
-            "help": "word error rate in validation; criterion ctc always has it, this is for criterions of plug-ins"
+            "help": "compute the word error rate in validation, for plug-in criterions; criterion ctc always does"
         },
     )
     eval_wer_config: GenerationConfig = field(
@@ -66,13 +65,11 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
         metadata={"help": "not offered: for models that generate text; fairseq-infer decodes"},
     )
     eval_wer_tokenizer: Any = field(
-        default=None, metadata={"help": "not offered: units become words by eval_wer_post_process"}
+        default=None, metadata={"help": "not offered: eval_wer_post_process says how units become words"}
     )
     eval_wer_post_process: str = field(
         default="letter",
-        metadata={
-            "help": "kind of unit, which says how words are made of them: letter, sentencepiece, silence, none ..."
-        },
+        metadata={"help": "how units become words: letter, sentencepiece, silence, none ..."},
     )
     eval_bleu: bool = field(default=False, metadata={"help": "not offered: for translation"})
     eval_bleu_detok: Optional[str] = field(default=None, metadata={"help": "not offered"})
@@ -82,17 +79,17 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
     eval_bleu_args: str = field(default="{}", metadata={"help": "not offered"})
     eval_bleu_print_samples: bool = field(default=False, metadata={"help": "not offered"})
     autoregressive: bool = field(
-        default=False, metadata={"help": "not offered: wav2vec_seq2seq is not; use model wav2vec_ctc"}
+        default=False, metadata={"help": "not offered: use model wav2vec_ctc instead of wav2vec_seq2seq"}
     )
     target_dictionary: Optional[str] = field(
-        default=None, metadata={"help": "file of the dictionary; None: dict.<labels>.txt in task.data"}
+        default=None, metadata={"help": "dictionary file; None: dict.<labels>.txt in task.data"}
     )
-    eval_uer: bool = field(default=False, metadata={"help": "error rate of units in validation, as eval_wer"})
+    eval_uer: bool = field(
+        default=False, metadata={"help": "compute the error rate of units in validation, like eval_wer"}
+    )
     skip_unusable_labels: bool = field(
         default=False,
-        metadata={
-            "help": "leave out utterances with an empty label or one longer than their frames; else they are an error"
-        },
+        metadata={"help": "skip utterances whose label is empty or longer than their frames; false: raise an error"},
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -100,7 +97,8 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
         yield from super().check()
         if self.augment.speed > 1 and not self.rebuild_batches:
             yield wrong(
-                "task.augment.speed needs task.rebuild_batches=true: lengths, and so batches, change each epoch.",
+                "task.augment.speed requires task.rebuild_batches=true, since lengths change each epoch. Set "
+                "task.rebuild_batches=true, or task.augment.speed=1.",
                 "augmentation",
             )
 

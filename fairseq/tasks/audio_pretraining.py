@@ -62,20 +62,22 @@ class AudioPretrainingConfig(FairseqDataclass):
     labels: Optional[str] = field(
         default=None,
         metadata={
-            "help": "extension of label files beside the manifests (ltr, wrd, phn): makes this task audio_finetuning"
+            "help": "extension of the label files next to the manifests (ltr, wrd, phn); the task is then "
+            "audio_finetuning"
         },
     )
     multi_corpus_keys: Optional[str] = field(
         default=None,
         metadata={
             "help": "comma-separated names of corpora to mix: a split is then <data>/<key>/<split>.tsv of each, or "
-            "is itself written key:manifest,key:manifest"
+            "is written as key:manifest,key:manifest"
         },
     )
     multi_corpus_sampling_weights: Optional[str] = field(
         default=None,
         metadata={
-            "help": "comma-separated shares of the corpora in an epoch, in the order of multi_corpus_keys; sum 1"
+            "help": "comma-separated shares of the corpora in an epoch, in the order of multi_corpus_keys; they must "
+            "sum to 1"
         },
     )
     binarized_dataset: bool = field(
@@ -83,10 +85,14 @@ class AudioPretrainingConfig(FairseqDataclass):
     )
     sample_rate: int = field(
         default=16_000,
-        metadata={"help": "Hz; what the audio must have, or is converted to with resample", "at_least": 1},
+        metadata={
+            "help": "sample rate in Hz that the audio must have, or is converted to with resample",
+            "at_least": 1,
+        },
     )
     normalize: bool = field(
-        default=False, metadata={"help": "audio of zero mean and unit variance (with extractor_mode layer_norm)"}
+        default=False,
+        metadata={"help": "normalise audio to zero mean and unit variance (for extractor_mode layer_norm)"},
     )
     enable_padding: bool = field(
         default=False, metadata={"help": "pad a batch to its longest utterance; else crop to its shortest"}
@@ -101,25 +107,26 @@ class AudioPretrainingConfig(FairseqDataclass):
         default=0,
         metadata={
             "help": (
-                "round padded lengths up to this many sizes, each with one batch shape (0: off); needs enable_padding"
+                "round padded lengths up to this many sizes, each with one batch shape (0: off); requires "
+                "enable_padding"
             ),
             "at_least": 0,
         },
     )
     precompute_mask_indices: bool = field(
         default=False,
-        metadata={"help": "fairseq's switch for masks drawn by the data-loading workers; here they always are"},
+        metadata={"help": "no effect: data-loading workers always draw the masks"},
     )
     inferred_w2v_config: Optional[InferredW2vConfig] = field(
-        default=None, metadata={"help": "mask settings for the workers; None: the model's"}
+        default=None, metadata={"help": "mask settings for the data-loading workers; None: the model's"}
     )
     tpu: bool = II("common.tpu")
     text_compression_level: TEXT_COMPRESSION_CHOICES = field(  # type: ignore[valid-type]
         default="none",
-        metadata={"help": "fairseq's compression of file names; has no effect, they are held compactly in any case"},
+        metadata={"help": "no effect: file names are always kept in compact arrays"},
     )
     rebuild_batches: bool = field(
-        default=True, metadata={"help": "cut new batches each epoch; else shuffle those of the first"}
+        default=True, metadata={"help": "make new batches each epoch; false: shuffle those of the first epoch"}
     )
     precompute_mask_config: Optional[Any] = field(
         default=None, metadata={"help": "not offered (data2vec 2): see inferred_w2v_config", "refused": True}
@@ -130,14 +137,15 @@ class AudioPretrainingConfig(FairseqDataclass):
     resample: bool = field(
         default=False,
         metadata={
-            "help": "convert files of another sample rate while reading (needs the extra `resample`); else an error"
+            "help": "convert files of another sample rate while reading (requires the extra `resample`); false: raise "
+            "an error"
         },
     )
     max_quarantined_share: float = field(
         default=0.01,
         metadata={
             "help": (
-                "a run stops when more than this share of its files cannot be decoded; until then they are replaced"
+                "stop the run when more than this share of its files cannot be decoded; up to then they are replaced"
             ),
             "share": True,
         },
@@ -153,12 +161,12 @@ class AudioPretrainingConfig(FairseqDataclass):
             )
         if self.num_batch_buckets > 0 and not (self.enable_padding or self.labels):  # with labels, audio is padded
             yield wrong(
-                f"task.num_batch_buckets is {self.num_batch_buckets} but task.enable_padding is false: buckets need "
-                "padding.",
+                f"task.num_batch_buckets={self.num_batch_buckets} requires task.enable_padding=true. Set "
+                "task.enable_padding=true, or task.num_batch_buckets=0.",
                 "buckets-without-padding",
             )
         if not 0 < self.subsample <= 1:
-            yield wrong(f"task.subsample is {self.subsample}; it must be above 0 and at most 1.", "corpora")
+            yield wrong(f"task.subsample is {self.subsample}: it must be above 0 and at most 1.", "corpora")
         yield from self._corpora()
 
     def _corpora(self) -> Iterator[Finding]:
@@ -167,14 +175,15 @@ class AudioPretrainingConfig(FairseqDataclass):
         if keys is None:
             if weights is not None:
                 yield wrong(
-                    "task.multi_corpus_sampling_weights is set but task.multi_corpus_keys is not: weights of what?",
+                    "task.multi_corpus_sampling_weights requires task.multi_corpus_keys. Set task.multi_corpus_keys "
+                    "too.",
                     "corpora",
                 )
             return
         for key in _split_commas(keys):
             if Path(key).is_absolute():
                 yield wrong(
-                    f"task.multi_corpus_keys names {key!r}: it must be the names of folders in task.data, such as "
+                    f"task.multi_corpus_keys has {key!r}: it must be names of folders in task.data, such as "
                     "books,calls.",
                     "corpora",
                 )
@@ -191,12 +200,12 @@ class AudioPretrainingConfig(FairseqDataclass):
             shares = [float(text) for text in _split_commas(weights)]
         except ValueError:
             yield wrong(
-                f"task.multi_corpus_sampling_weights is {weights!r}; it must be comma-separated numbers.", "corpora"
+                f"task.multi_corpus_sampling_weights is {weights!r}: it must be comma-separated numbers.", "corpora"
             )
             return
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             yield wrong(
-                f"task.multi_corpus_sampling_weights is {weights!r}; shares must not be negative and sum to 1.",
+                f"task.multi_corpus_sampling_weights is {weights!r}: shares must not be negative, and must sum to 1.",
                 "corpora",
             )
 

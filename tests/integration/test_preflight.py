@@ -278,7 +278,7 @@ def test_shapes_that_change_from_epoch_to_epoch(few_utterances: Path) -> None:
 def test_buckets_without_padding(few_utterances: Path) -> None:
     report = check(few_utterances, task={"enable_padding": False})
     assert names(report) == ["buckets-without-padding"]
-    assert "buckets need padding" in report.text()
+    assert "requires task.enable_padding=true" in report.text()
 
 
 def test_a_manifest_whose_root_does_not_exist(few_utterances: Path, tmp_path: Path) -> None:

@@ -48,50 +48,48 @@ class Wav2Vec2Config(FairseqDataclass):
         default=0.0, metadata=_help("dropout after the activation of a feed-forward layer (transformer)", share=True)
     )
     encoder_layerdrop: float = field(
-        default=0.0, metadata=_help("probability of leaving out a block, in training", share=True)
+        default=0.0, metadata=_help("probability of skipping a block in training", share=True)
     )
-    dropout_input: float = field(
-        default=0.0, metadata=_help("dropout of the features that the encoder gets", share=True)
-    )
+    dropout_input: float = field(default=0.0, metadata=_help("dropout of the encoder's input features", share=True))
     dropout_features: float = field(
-        default=0.0, metadata=_help("dropout of the features that the targets are made of", share=True)
+        default=0.0, metadata=_help("dropout of the features that the targets are made from", share=True)
     )
 
     final_dim: int = field(default=0, metadata=_help("width of predictions and targets; 0: encoder_embed_dim"))
     layer_norm_first: bool = field(
-        default=False, metadata=_help("layer norm before attention and feed-forward (pre-norm), not after")
+        default=False, metadata=_help("layer norm before attention and feed-forward (pre-norm) instead of after")
     )
     conv_feature_layers: str = field(
         default="[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]",
         metadata=_help(
-            "convolutions of the feature extractor: lists of (channels, kernel, stride), added and multiplied"
+            "convolutions of the feature extractor: lists of (channels, kernel, stride), combined with + and *"
         ),
     )
     conv_bias: bool = field(default=False, metadata=_help("biases in the feature extractor's convolutions"))
     logit_temp: float = field(
-        default=0.1, metadata=_help("the cosine similarities of the contrastive task are divided by this")
+        default=0.1, metadata=_help("temperature: divisor of the contrastive task's cosine similarities")
     )
     logit_temp_start: Optional[float] = field(
         default=None,
         metadata=_help(
-            "where that temperature starts, to fall geometrically to logit_temp; None: it is constant, as in the paper"
+            "initial temperature, which decays geometrically to logit_temp; None: constant, as in the paper"
         ),
     )
-    logit_temp_updates: int = field(default=0, metadata=_help("updates that this fall takes"))
+    logit_temp_updates: int = field(default=0, metadata=_help("updates of that decay"))
     quantize_targets: bool = field(
-        default=False, metadata=_help("targets are codewords (as in the paper), else continuous features")
+        default=False, metadata=_help("use codewords as targets, as in the paper; false: continuous features")
     )
-    quantize_input: bool = field(default=False, metadata=_help("the encoder gets codewords"))
-    same_quantizer: bool = field(default=False, metadata=_help("one quantizer for input and targets"))
+    quantize_input: bool = field(default=False, metadata=_help("use codewords as the encoder's input"))
+    same_quantizer: bool = field(default=False, metadata=_help("share one quantizer between input and targets"))
     target_glu: bool = field(default=False, metadata=_help("a gated linear layer on the targets"))
     feature_grad_mult: float = field(
-        default=1.0, metadata=_help("the feature extractor's gradient is multiplied by this; 0: it is frozen")
+        default=1.0, metadata=_help("factor on the feature extractor's gradient; 0: frozen")
     )
     quantizer_depth: int = field(default=1, metadata=_help("layers of the projection to the quantizer's logits"))
     quantizer_factor: int = field(
-        default=3, metadata=_help("inner width of that projection, over its input's, if it has several layers")
+        default=3, metadata=_help("inner width of that projection relative to its input, if it has several layers")
     )
-    latent_vars: int = field(default=320, metadata=_help("codewords of a group", at_least=1))
+    latent_vars: int = field(default=320, metadata=_help("codewords per group", at_least=1))
     latent_groups: int = field(default=2, metadata=_help("groups of the codebook", at_least=1))
     latent_dim: int = field(default=0, metadata=_help("width of quantized targets; 0: final_dim"))
 
@@ -107,7 +105,7 @@ class Wav2Vec2Config(FairseqDataclass):
     require_same_masks: bool = field(
         default=True,
         metadata=_help(
-            "single frames are unmasked until rows mask about equally many; false: whole spans, as in fine-tuning"
+            "unmask single frames until rows mask about equally many; false: keep whole spans, as in fine-tuning"
         ),
     )
     mask_dropout: float = field(
@@ -116,7 +114,8 @@ class Wav2Vec2Config(FairseqDataclass):
     mask_emb_init: Optional[float] = field(
         default=None,
         metadata=_help(
-            "mask_emb starts with values between 0 and this; None: 1 as in fairseq, 0.1 where logit_temp_start is set"
+            "mask_emb is initialised with values from 0 to this; None: 1 as in fairseq, or 0.1 if logit_temp_start is "
+            "set"
         ),
     )
 
@@ -126,7 +125,7 @@ class Wav2Vec2Config(FairseqDataclass):
         default=0.0, metadata=_help("share of channels in masked spans, if none overlapped", share=True)
     )
     mask_channel_before: bool = field(
-        default=False, metadata=_help("channels are masked before frames, so that mask_emb stays whole")
+        default=False, metadata=_help("mask channels before frames, so that mask_emb is not masked")
     )
     mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(
         default="static", metadata=_help("how these lengths are drawn")
@@ -138,7 +137,7 @@ class Wav2Vec2Config(FairseqDataclass):
     # negatives
     num_negatives: int = field(default=100, metadata=_help("negatives from the same utterance", at_least=0))
     negatives_from_everywhere: bool = field(
-        default=False, metadata=_help("these come from all of its frames, not only the masked ones")
+        default=False, metadata=_help("draw them from all of its frames, not only the masked ones")
     )
     cross_sample_negatives: int = field(
         default=0, metadata=_help("further negatives from all utterances of the batch", at_least=0)
@@ -151,24 +150,24 @@ class Wav2Vec2Config(FairseqDataclass):
     pos_conv_depth: int = field(
         default=1,
         metadata=_help(
-            "convolutions of the positional embedding; each of several has conv_pos // depth taps", at_least=1
+            "convolutions of the positional embedding; if several, each has kernel conv_pos // depth", at_least=1
         ),
     )
 
     latent_temp: tuple[float, float, float] = field(
-        default=(2, 0.5, 0.999995), metadata=_help("temperature of the Gumbel softmax: start, floor, factor an update")
+        default=(2, 0.5, 0.999995), metadata=_help("temperature of the Gumbel softmax: start, floor, factor per update")
     )
-    max_positions: int = field(default=100000, metadata=_help("most frames of an utterance"))
+    max_positions: int = field(default=100000, metadata=_help("maximum frames of an utterance"))
     checkpoint_activations: bool = field(
         default=False, metadata=_help("recompute blocks in backward: less memory, more time")
     )
 
     # lengths
     required_seq_len_multiple: int = field(
-        default=2, metadata=_help("the transformer gets frames padded to a multiple of this", at_least=1)
+        default=2, metadata=_help("pad the transformer's input to a multiple of this many frames", at_least=1)
     )
     crop_seq_to_multiple: int = field(
-        default=1, metadata=_help("features are cropped to a multiple of so many frames", at_least=1)
+        default=1, metadata=_help("crop features to a multiple of this many frames", at_least=1)
     )
 
     # conformer
@@ -178,12 +177,10 @@ class Wav2Vec2Config(FairseqDataclass):
         default="abs",
         metadata=_help("rel_pos, rope, or abs for the positional convolution", choices=("abs", "rel_pos", "rope")),
     )
-    fp16: bool = field(
-        default=False, metadata=_help("kept from fairseq; precision is common.fp16's and common.bf16's choice")
-    )
+    fp16: bool = field(default=False, metadata=_help("no effect: common.fp16 and common.bf16 set the precision"))
 
     # adapters are not offered in pre-training: these keys of later fairseq versions are accepted at their defaults
-    adp_num: int = field(default=-1, metadata=_help("adapters; only -1, none, is offered", refused=True))
+    adp_num: int = field(default=-1, metadata=_help("adapters; only -1 (none) is offered", refused=True))
     adp_dim: int = field(default=64, metadata=_help("their width", refused=True))
     adp_act_fn: str = field(default="relu", metadata=_help("their activation", refused=True))
     adp_trf_idx: str = field(default="all", metadata=_help("their layers", refused=True))
@@ -192,19 +189,19 @@ class Wav2Vec2Config(FairseqDataclass):
         yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
         yield from self._widths()
         if self.logit_temp <= 0:
-            yield wrong(f"model.logit_temp is {self.logit_temp}: a temperature is above 0.", "wav2vec2-widths")
+            yield wrong(f"model.logit_temp is {self.logit_temp}: it must be above 0.", "wav2vec2-widths")
         if self.logit_temp_start is not None and (self.logit_temp_start <= 0 or self.logit_temp_updates < 1):
             yield wrong(
-                f"model.logit_temp_start is {self.logit_temp_start} and model.logit_temp_updates "
-                f"{self.logit_temp_updates}; a falling temperature needs a start above 0 and at least 1 update",
+                f"model.logit_temp_start is {self.logit_temp_start} and model.logit_temp_updates is "
+                f"{self.logit_temp_updates}: the start must be above 0, and the updates at least 1.",
                 "wav2vec2-widths",
             )
         if self.mask_emb_init is not None and self.mask_emb_init < 0:
-            yield wrong(f"model.mask_emb_init is {self.mask_emb_init}; it must not be negative", "wav2vec2-widths")
+            yield wrong(f"model.mask_emb_init is {self.mask_emb_init}: it must not be negative.", "wav2vec2-widths")
         if self.codebook_negatives > 0 and not self.quantize_targets:
             yield wrong(
-                "model.codebook_negatives is set but model.quantize_targets is false: there is no codebook to draw "
-                "from",
+                f"model.codebook_negatives is {self.codebook_negatives} but model.quantize_targets is false, so there "
+                "is no codebook. Set model.quantize_targets=true, or model.codebook_negatives=0.",
                 "wav2vec2-widths",
             )
 
@@ -233,8 +230,8 @@ class Wav2Vec2Config(FairseqDataclass):
             )
         if len(self.latent_temp) != 3:
             yield wrong(
-                f"model.latent_temp is {list(self.latent_temp)}: it must be first and last temperature and the "
-                "factor per update.",
+                f"model.latent_temp is {list(self.latent_temp)}: it must be three numbers: first temperature, last "
+                "temperature, factor per update.",
                 "wav2vec2-widths",
             )
 

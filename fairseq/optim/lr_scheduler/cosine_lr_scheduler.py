@@ -21,20 +21,20 @@ class CosineLRScheduleConfig(FairseqDataclass):
     lr: list[float] = field(default=II("optimization.lr"), metadata={"help": "largest rate"})
     min_lr: float = field(default=0.0, metadata={"help": "rate at the end of a period; never above lr"})
     t_mult: float = field(
-        default=1.0, metadata={"help": "how much longer each period is than the one before", "at_least": 1}
+        default=1.0, metadata={"help": "length of each period relative to the previous one", "at_least": 1}
     )
     lr_period_updates: float = field(
         default=-1, metadata={"help": "updates of the first period; 0 or less: all after the warm-up"}
     )
-    lr_shrink: float = field(default=0.1, metadata={"help": "factor on both rates from period to period"})
+    lr_shrink: float = field(default=0.1, metadata={"help": "factor on both rates after each period"})
     max_update: int = II("optimization.max_update")
 
     def check(self) -> Iterator[Finding]:
         yield from several_rates(self.lr, "cosine")
         if first_period(self) <= 0:
             yield wrong(
-                f"lr_scheduler cosine has no updates to decay over: optimization.max_update is {self.max_update}, "
-                f"lr_scheduler.warmup_updates {self.warmup_updates}. Raise max_update, or set "
+                f"lr_scheduler cosine has no updates to decay over: optimization.max_update is {self.max_update} and "
+                f"lr_scheduler.warmup_updates is {self.warmup_updates}. Raise optimization.max_update, or set "
                 "lr_scheduler.lr_period_updates.",
                 TOPIC,
             )

@@ -67,4 +67,4 @@ def several_rates(lr: Any, schedule: str) -> Iterator[Finding]:
     """The problem of a schedule that knows no epochs, where there is a rate for each."""
     rates = learning_rates(lr)
     if len(rates) > 1:
-        yield wrong(f"optimization.lr is {rates} but lr_scheduler {schedule} knows one learning rate: give one.", TOPIC)
+        yield wrong(f"optimization.lr is {rates} but lr_scheduler {schedule} takes one learning rate.", TOPIC)

@@ -25,8 +25,8 @@ class InverseSquareRootLRScheduleConfig(FairseqDataclass):
         yield from several_rates(self.lr, "inverse_sqrt")
         if self.warmup_updates == 0:
             yield wrong(
-                f"lr_scheduler.warmup_updates is {self.warmup_updates}; inverse_sqrt needs 1 or more: it falls as "
-                "sqrt(warmup_updates / n).",
+                f"lr_scheduler.warmup_updates is {self.warmup_updates}: inverse_sqrt requires at least 1, since it "
+                "decays as sqrt(warmup_updates / n).",
                 TOPIC,
             )
 

@@ -17,12 +17,14 @@ from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import TOPIC, several_rates
 
 @dataclass
 class TriStageLRScheduleConfig(FairseqDataclass):
-    warmup_steps: int = field(default=0, metadata={"help": "updates of linear rise", "at_least": 0})
+    warmup_steps: int = field(default=0, metadata={"help": "updates of linear warm-up", "at_least": 0})
     hold_steps: int = field(default=0, metadata={"help": "updates at the full rate"})
     decay_steps: int = field(default=0, metadata={"help": "updates of exponential decay"})
     phase_ratio: Optional[tuple[float, float, float]] = field(
         default=None,
-        metadata={"help": "shares of max_update for the three phases, in place of the three numbers; they add up to 1"},
+        metadata={
+            "help": "shares of max_update for the three phases, instead of the three numbers; they must sum to 1"
+        },
     )
     init_lr_scale: float = field(default=0.01, metadata={"help": "rate at the start, as a share of lr"})
     final_lr_scale: float = field(default=0.01, metadata={"help": "rate after the decay, as a share of lr"})
@@ -34,22 +36,28 @@ class TriStageLRScheduleConfig(FairseqDataclass):
         if self.phase_ratio is not None:
             yield from self._phases(self.phase_ratio)
         elif sum(stages(self)) <= 0:
-            yield wrong("lr_scheduler tri_stage needs warmup_steps, hold_steps and decay_steps, or phase_ratio.", TOPIC)
+            yield wrong(
+                "lr_scheduler tri_stage has no updates. Set lr_scheduler.warmup_steps, lr_scheduler.hold_steps and "
+                "lr_scheduler.decay_steps, or lr_scheduler.phase_ratio.",
+                TOPIC,
+            )
         if self.final_lr_scale <= 0:
             yield wrong(
-                f"lr_scheduler.final_lr_scale is {self.final_lr_scale}: an exponential decay ends above 0.", TOPIC
+                f"lr_scheduler.final_lr_scale is {self.final_lr_scale}: it must be above 0, since the decay is "
+                "exponential.",
+                TOPIC,
             )
 
     def _phases(self, phase_ratio: Sequence[float]) -> Iterator[Finding]:
         if self.max_update <= 0:
             yield wrong(
-                "lr_scheduler.phase_ratio divides the whole run, so its length must be known: set "
+                "lr_scheduler.phase_ratio requires optimization.max_update, the length of the run. Set "
                 "optimization.max_update.",
                 TOPIC,
             )
         if len(phase_ratio) != 3 or abs(sum(phase_ratio) - 1) > 1e-6:
             yield wrong(
-                f"lr_scheduler.phase_ratio is {list(phase_ratio)}: it must be three shares that add up to 1.", TOPIC
+                f"lr_scheduler.phase_ratio is {list(phase_ratio)}: it must be three shares that sum to 1.", TOPIC
             )
         elif self.max_update > 0 and sum(stages(self)) == 0:
             yield wrong(

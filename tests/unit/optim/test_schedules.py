@@ -121,13 +121,13 @@ def test_every_schedule_is_a_function_of_the_update():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("polynomial_decay", {"total_num_update": 0}, "set optimization.max_update"),
+        ("polynomial_decay", {"total_num_update": 0}, "Set optimization.max_update"),
         ("cosine", {"max_update": 10, "warmup_updates": 10}, "no updates to decay over"),
         ("cosine", {"max_update": 10, "t_mult": 0.5}, "t_mult"),
-        ("cosine", {"lr": (1.0, 2.0), "max_update": 10}, "knows one learning rate"),
+        ("cosine", {"lr": (1.0, 2.0), "max_update": 10}, "takes one learning rate"),
         ("inverse_sqrt", {"warmup_updates": 0}, "warmup_updates is 0"),
         ("tri_stage", {}, "phase_ratio"),
-        ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.4], "max_update": 10}, "add up to 1"),
+        ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.4], "max_update": 10}, "sum to 1"),
         ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.5], "max_update": 0}, "optimization.max_update"),
         (
             "tri_stage",
