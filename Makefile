@@ -1,20 +1,20 @@
-# Everything happens in $(VENV); nothing outside this folder is changed. `make help` lists the targets.
+# Everything is installed in $(VENV); nothing outside this folder is changed. `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
-# The tested torch. Another one: make TORCH='torch==2.5.1'. On Linux without an NVIDIA device the CPU-only build of it is taken where pip finds one.
+# The tested torch. For another one: make TORCH='torch==2.5.1'. On Linux without an NVIDIA device, the CPU-only build is installed if pip finds one.
 TORCH ?= torch==2.13.0
-# The demo: SEED=n another seed, DATA=/path a folder of your own recordings (pre-training only), DEMO_DIR where it writes, DEMO_ARGS and
-# FINE_TUNING further overrides of its pre-training and its fine-tuning
+# The demo: SEED: another seed; DATA: a folder of your own recordings (pre-training only); DEMO_DIR: the output folder; DEMO_ARGS and FINE_TUNING:
+# further overrides for pre-training and fine-tuning
 SEED ?= 1
 DATA ?=
 DEMO_DIR ?= demo_output
 DEMO_ARGS ?=
 FINE_TUNING ?=
 TESTS ?= tests
-# Tests are tiny: processes side by side finish sooner than threads
+# Tests are tiny: several processes are faster than several threads
 TEST_PROCESSES ?= 2
 TEST_THREADS ?= 1
-# VENV_ARGS=--system-site-packages TORCH= where a container brings its own torch, as Gaudi's do
+# VENV_ARGS=--system-site-packages TORCH= for a container with its own torch, such as Gaudi's
 VENV_ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -24,14 +24,14 @@ STAMP := $(VENV)/.fairseq-hpu-installed
 DECODE := $(VENV)/.fairseq-hpu-decode
 OPTIONAL := $(VENV)/.fairseq-hpu-optional
 DOCS := $(VENV)/.fairseq-hpu-docs
-# Gaudi's containers bring a torch of their own, without which the cards are out of reach: it is neither replaced nor hidden
+# Gaudi's containers have their own torch, which the cards need: do not replace or hide it
 KEEP_GAUDIS_TORCH = for python in "$(PYTHON)" "$(PY)"; do \
 	if [ -n "$(TORCH)" ] && "$$python" -c 'import importlib.metadata as m; m.version("habana-torch-plugin")' 2>/dev/null; then \
-	echo "$$python has Gaudi's habana-torch-plugin, which works with Gaudi's own torch only; make would put $(TORCH) in its place."; \
-	echo "Type instead: rm -rf $(VENV); make VENV_ARGS=--system-site-packages TORCH= $(MAKECMDGOALS)"; \
+	echo "$$python has Gaudi's habana-torch-plugin, which only works with Gaudi's own torch; make would replace that by $(TORCH)."; \
+	echo "Use instead: rm -rf $(VENV); make VENV_ARGS=--system-site-packages TORCH= $(MAKECMDGOALS)"; \
 	echo "or, without make: pip install --editable ."; exit 1; fi; done
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# else pyright asks the package index for a newer release of itself
+# otherwise pyright checks the package index for a newer release
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
@@ -47,7 +47,7 @@ $(PY):
 	@$(KEEP_GAUDIS_TORCH)
 	@$(TELL) "making a virtual environment in $(VENV)" $(PYTHON) -m venv $(VENV_ARGS) $(VENV)
 
-# torch first and by itself, so that resolving the package's own requirements cannot bring another build of it
+# torch first and separately, so that the package's requirements cannot install another build of it
 $(STAMP): setup.py pyproject.toml | $(PY)
 	@$(KEEP_GAUDIS_TORCH)
 	@if [ -z "$(TORCH)" ]; then :; \
@@ -59,11 +59,11 @@ $(STAMP): setup.py pyproject.toml | $(PY)
 
 venv: $(STAMP) ## the environment: torch, the package (editable), what tests and demo need
 
-dev: venv ## the same, by the name developers look for
+dev: venv ## the same as venv
 
-# kept apart: what one machine cannot install (kenlm is compiled) must not keep anybody from the demo
+# separate: the demo must work even if kenlm, which is compiled, cannot be installed
 $(DECODE): $(STAMP)
-	@$(TELL) "installing what decodes with a language model: flashlight-text, and kenlm, which is compiled (1 to 3 minutes)" \
+	@$(TELL) "installing the language model decoder: flashlight-text and kenlm, which is compiled (1 to 3 minutes)" \
 	$(PIP) install --quiet --editable ".[decode]" || \
 	echo "extra decode cannot be installed here: its tests are skipped, and the demo decodes greedily only"
 	@touch $@
@@ -73,14 +73,14 @@ $(OPTIONAL): $(DECODE)
 	$(TELL) "installing the extra $$extra for its tests" $(PIP) install --quiet --editable ".[$$extra]" || echo "extra $$extra cannot be installed here: its tests are skipped"; done
 	@touch $@
 
-test: $(OPTIONAL) ## all set-up, then the tests
+test: $(OPTIONAL) ## install everything, then run all tests
 	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(TESTS)
 
-quick: $(STAMP) ## what to run after every change: unit and parity tests without those that start processes or take long
+quick: $(STAMP) ## for every change: unit and parity tests, without those that start processes or are slow
 	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile -m "not slow and not process" \
 	tests/unit tests/parity tests/test_floors.py
 
-demo: $(DECODE) ## pre-train a tiny model on a made corpus, fine-tune it, decode, and say what it learned (DATA=/path: pre-train on that)
+demo: $(DECODE) ## pre-train a tiny model on synthetic speech, fine-tune it, decode, and report results (DATA=/path: pre-train on that)
 	$(PY) examples/wav2vec/demo/run_demo.py --seed $(SEED) --output "$(DEMO_DIR)" $(if $(DATA),--data "$(DATA)") \
 	--fine-tuning "$(FINE_TUNING)" -- $(DEMO_ARGS)
 
@@ -94,15 +94,15 @@ $(DOCS): $(STAMP) fairseq/installed.py
 	@$(TELL) "installing mkdocs and its theme" $(PIP) install --quiet --editable ".[docs]"
 	@touch $@
 
-# Material's advertisement is switched off: it would stand between the build's own warnings
-docs: $(DOCS) ## the documentation's site, in site/ (strict: a broken link or an unknown name is an error)
+# Material's advertisement is switched off: it would hide the build's own warnings
+docs: $(DOCS) ## the documentation site, in site/ (strict: a broken link or an unknown name is an error)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-bench: $(STAMP) ## the benchmarks that need nothing but this package; results under benchmarks/results
+bench: $(STAMP) ## the benchmarks that only need this package; results in benchmarks/results
 	$(PY) benchmarks/import_time.py
 	$(PY) benchmarks/manifest.py
 	$(PY) benchmarks/data_loading.py
 	$(PY) benchmarks/pretrain_step.py
 
-clean: ## remove what make and the demo wrote, the environment too
+clean: ## remove everything that make and the demo wrote, including the environment
 	rm -rf $(VENV) site demo_output .pytest_cache .ruff_cache build *.egg-info

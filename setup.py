@@ -1,6 +1,6 @@
 """Packaging of fairseq-hpu: pure Python, nothing is compiled.
 
-`pip install --editable .` and `python setup.py develop` do the same, in either order.
+`pip install --editable .` and `python setup.py develop` do the same.
 """
 
 import os
@@ -14,11 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 INSTALLED = runpy.run_path(str(ROOT / "fairseq" / "installed.py"))
 RECURSION_GUARD = "FAIRSEQ_HPU_INSIDE_DEVELOP"
-FIRST_SETUPTOOLS_WITH_EDITABLE = 71  # 64 builds editable wheels; up to 70.0 that needs `wheel` beside it
+FIRST_SETUPTOOLS_WITH_EDITABLE = 71  # 64 to 70.0 build editable wheels too, but need `wheel`
 
 
 def build_tools_are_here() -> bool:
-    """True where the environment's own setuptools can build the editable wheel, so that pip need not fetch one."""
+    """Whether the environment's setuptools can build the editable wheel, so that pip need not download one."""
     try:
         return int(metadata.version("setuptools").split(".")[0]) >= FIRST_SETUPTOOLS_WITH_EDITABLE
     except (metadata.PackageNotFoundError, ValueError):
@@ -26,12 +26,10 @@ def build_tools_are_here() -> bool:
 
 
 def develop() -> int:
-    """`setup.py develop`, which setuptools has retired, by way of pip; needs neither network nor setuptools beyond
-    what pip needs.
-    """
+    """Run `setup.py develop`, which setuptools has dropped, as `pip install --editable`."""
     if os.environ.get(RECURSION_GUARD):
         raise SystemExit(
-            "this pip runs `setup.py develop` for editable installs: it is too old, upgrade it (pip>=21.3)"
+            "this pip is too old: it runs `setup.py develop` for editable installs. Upgrade it (pip>=21.3)."
         )
     command = [sys.executable, "-m", "pip", "install", "--editable", str(ROOT)]
     if build_tools_are_here():
@@ -40,9 +38,7 @@ def develop() -> int:
 
 
 def refuse_rivals() -> None:
-    """Stops an editable install that could not be imported: a package folder in site-packages goes before an
-    editable one.
-    """
+    """Stop an editable install if a package folder in site-packages would take precedence over it."""
     # pip's isolated builds hide the environment from sys.path, not from sysconfig
     rivals = INSTALLED["rivals"]([sysconfig.get_path("purelib")])
     if rivals:
@@ -57,20 +53,18 @@ from setuptools.command.editable_wheel import editable_wheel  # noqa: E402
 
 
 class EditableWheel(editable_wheel):
-    """Editable install that notices another distribution of the same package name."""
+    """An editable install that first checks for other distributions of the same package."""
 
     def run(self) -> None:
         refuse_rivals()
         super().run()
 
 
-# The rest of the metadata is in pyproject.toml. Here is what it cannot say, or not to every setuptools that this must
-# work with.
+# The rest of the metadata is in pyproject.toml; this is what it cannot express for every supported setuptools.
 setup(
-    # text to setuptools before 77, and an expression (SPDX) to those after: in pyproject.toml each refuses the other's
+    # in pyproject.toml, setuptools before 77 and from 77 on refuse each other's form of the license
     license="MIT",
-    # hydra_plugins itself too, though it holds nothing: else hydra, which looks through its folders, misses that of an
-    # editable install
+    # hydra_plugins itself too, although it is empty: hydra searches its folders, and would miss an editable install's
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
     + find_namespace_packages(include=["hydra_plugins*"]),
     extras_require=INSTALLED["EXTRAS"],

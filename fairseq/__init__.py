@@ -1,4 +1,4 @@
-"""wav2vec 2.0, pre-trained and fine-tuned with fairseq's names, configs and checkpoints, on CPU and CUDA.
+"""wav2vec 2.0, pre-trained and fine-tuned with fairseq's names, configs and checkpoints, on CPU, CUDA and Gaudi.
 
 Every public submodule is an attribute after `import fairseq`: `fairseq.checkpoint_utils`, `fairseq.data`,
 `fairseq.metrics` ...
@@ -13,7 +13,7 @@ from fairseq.version import __version__
 _installed.warn_of_rivals()
 _lookup.install()
 
-# Filling the registries, floor by floor
+# fill the registries, floor by floor
 import fairseq.criterions  # noqa: E402
 import fairseq.models  # noqa: E402
 import fairseq.modules  # noqa: E402
@@ -24,9 +24,7 @@ from fairseq.models.wav2vec import pretrained as _pretrained  # noqa: E402
 
 
 def _read_pretrained(path: str) -> tuple[object, dict[str, object]]:
-    """What fine-tuned models open their pre-trained checkpoint with; here, since models may not import from higher
-    floors.
-    """
+    """Read a fine-tuned model's pre-trained checkpoint; here, since models cannot import from higher floors."""
     from fairseq import checkpoint_utils
 
     return checkpoint_utils.load_pretrained(path)

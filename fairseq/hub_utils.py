@@ -24,7 +24,7 @@ def from_pretrained(
         model_name_or_path: the folder; nothing is downloaded.
         checkpoint_file: checkpoints in it, joined by os.pathsep.
         data_name_or_path: folder of the dictionary; one that begins with a dot is relative to the model's folder.
-        archive_map: accepted from fairseq's callers; names are not looked up.
+        archive_map: accepted for fairseq's callers, and ignored.
         kwargs: settings by name that replace those of the checkpoint; `user_dir` is imported.
     Returns:
         {"args": the config, "task": the task, "models": the models}.

@@ -1,8 +1,7 @@
-"""What is installed beside this package: what its extras bring, and other distributions that install a package named
-`fairseq`.
+"""The package's extras, and a check for other distributions that install a package named `fairseq`.
 
-Two of them in one environment overwrite each other, or one hides the other, and the run that follows is not the one
-that was asked for. Stands alone, so that `setup.py` can run it before anything is installed.
+Two of them in one environment overwrite or hide each other, so that the wrong one may run. This file imports nothing
+of the package, so that `setup.py` can run it before anything is installed.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import warnings
 from collections.abc import Iterable
 
 OWN_NAME = "fairseq-hpu"
-# What each extra brings. `pip install 'fairseq-hpu[...]'` cannot work, as the package is not on PyPI: see `advice`.
+# The packages of each extra. `pip install 'fairseq-hpu[...]'` cannot work, since it is not on PyPI; see `advice`
 EXTRAS = {
     "convert": ["transformers>=4.46", "safetensors"],
     "decode": ["flashlight-text", "kenlm"],
     "demo": ["espeakng-loader", "soxr"],
-    # pinned: another release of a checker finds other things
+    # pinned: each release of a checker reports different problems
     "dev": ["pre-commit", "pyright[nodejs]==1.1.414", "pytest", "pytest-timeout", "pytest-xdist>=3.6", "ruff==0.17.6"],
     # the last versions for Python 3.10; mkdocstrings 1.0 does not work with pymdown-extensions 12 or later
     "docs": [
@@ -30,7 +29,7 @@ EXTRAS = {
         "pymdown-extensions==11.0.2",
         "griffelib==2.3.0",
     ],
-    # in Gaudi's containers, built for their torch: there the extra finds it, elsewhere it fails
+    # preinstalled in Gaudi's containers, for their torch; elsewhere the extra cannot be installed
     "hpu": ["habana-torch-plugin"],
     "onnx": ["onnx", "onnxruntime"],
     "parquet": ["pyarrow"],
@@ -39,22 +38,18 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
 }
 PACKAGE = "fairseq"
-# fairseq-fixed and its like: every known rival's name begins as the package's does. Reading all metadata would take
-# longer than the import. A development install of the old kind leaves its folder without a version.
+# such as fairseq-fixed: the name of every known rival starts with the package's. Reading all metadata would take longer
+# than the import. The folder of an old-style development install has no version.
 METADATA_FOLDER = re.compile(r"^(fairseq[\w.]*?)(?:-([^-]+))?(?:-[^-]+)*\.(?:dist|egg)-info$", re.IGNORECASE)
 
 
 def advice(extra: str) -> str:
-    """The command that installs what an extra brings, wherever this package itself came from: its packages by their
-    own names.
-    """
+    """The command that installs an extra's packages by name, which works however this package was installed."""
     return "pip install " + " ".join(f"'{name}'" if re.search(r"[<>=]", name) else name for name in EXTRAS[extra])
 
 
 def _ships_the_package(metadata_path: str) -> bool:
-    """Whether the distribution described in this folder installs the top-level package (fairseq2, for one, does
-    not).
-    """
+    """Whether the distribution described in this folder installs the top-level package (fairseq2 does not)."""
     try:
         with open(os.path.join(metadata_path, "top_level.txt"), encoding="utf-8") as lines:
             return PACKAGE in lines.read().split()
@@ -68,18 +63,18 @@ def _ships_the_package(metadata_path: str) -> bool:
 
 
 def rivals(search_path: Iterable[str] | None = None) -> list[tuple[str, str]]:
-    """Other distributions that own the name `fairseq`.
+    """Find other distributions that install the package `fairseq`.
 
     Args:
         search_path: folders to look in; None: `sys.path`.
     Returns:
-        (name, version) of each, in order of discovery; empty where there is none.
+        (name, version) of each, in order of discovery.
     """
     found: dict[str, str] = {}
     for folder in sys.path if search_path is None else search_path:
         try:
             names = os.listdir(folder or ".")
-        except OSError:  # an archive, or a folder that is gone
+        except OSError:  # an archive, or a missing folder
             continue
         for entry in names:
             match = METADATA_FOLDER.match(entry) if entry.lower().startswith(PACKAGE) else None
@@ -92,18 +87,18 @@ def rivals(search_path: Iterable[str] | None = None) -> list[tuple[str, str]]:
 
 
 def describe(found: list[tuple[str, str]]) -> str:
-    """One message that names the rivals and says what to do."""
+    """A message that names the rivals and says what to do."""
     names = ", ".join(f"{name} {version}" for name, version in found)
     remove = " ".join(name for name, _ in found)
     return (
         f"another distribution installs a package named `{PACKAGE}` in this environment: {names}. Only one of them "
         "can be imported, and its `fairseq-hydra-train` may be the one that runs. Remove it (pip uninstall "
-        f"{remove}) and install {OWN_NAME} again, or give each an environment of its own."
+        f"{remove}) and install {OWN_NAME} again, or use a separate environment for each."
     )
 
 
 def warn_of_rivals() -> None:
-    """Warns once per process if another distribution owns the name; a few directory listings, no metadata parsing."""
+    """Warn if another distribution installs the package; this lists a few folders and parses no metadata."""
     found = rivals()
     if found:
         warnings.warn(describe(found), RuntimeWarning, stacklevel=3)

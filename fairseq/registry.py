@@ -26,22 +26,21 @@ REGISTRIES: dict[str, dict[str, Any]] = {}
 def setup_registry(
     registry_name: str, base_class: type | None = None, default: str | None = None, required: bool = False
 ) -> tuple[Callable[..., Any], Callable[..., Callable[[Registered], Registered]], dict[str, type], dict[str, type]]:
-    """Make a registry, as fairseq's plug-ins know it.
+    """Make a registry, with the interface that fairseq's plug-ins use.
 
     Args:
-        registry_name: "--optimizer", "--lr-scheduler" ...: dashes become underscores, and that is the config group's
-            name.
+        registry_name: "--optimizer", "--lr-scheduler" ...; with underscores for dashes, it names the config group.
         base_class: what every registered class must extend.
-        default: the name that is meant where a config names none.
-        required: a config without a name is an error (else `build_x` returns None).
+        default: the name used if a config has none.
+        required: raise an error for a config without a name (else `build_x` returns None).
     Returns:
         build_x(cfg, *args, **kwargs), register_x(name, dataclass=None), name -> class, name -> dataclass.
     """
     if not registry_name.startswith("--"):
-        raise ValueError(f"A registry's name starts with --, as fairseq's do: {registry_name!r}")
+        raise ValueError(f"The registry name {registry_name!r} must start with --, as in fairseq.")
     group = registry_name[2:].replace("-", "_")
     if group in REGISTRIES:
-        raise ValueError(f"The registry {registry_name} exists already.")
+        raise ValueError(f"The registry {registry_name} already exists.")
     classes: dict[str, type] = {}
     dataclasses = config_group(group)
     REGISTERED[group], DEFAULT_NAMES[group] = classes, default
@@ -51,19 +50,19 @@ def setup_registry(
         choice, cfg = _choice(cfg, group, default, dataclasses)
         if choice is None:
             if required:
-                raise ValueError(f"{group} is not set. It may be: {', '.join(sorted(classes))}.")
+                raise ValueError(f"{group} is not set. It must be one of: {', '.join(sorted(classes))}.")
             return None
         if choice not in classes:
             raise unknown_name(group, choice, classes)
         cls = classes[choice]
-        # fairseq: a class may bring its own builder, such as build_criterion
+        # fairseq: a class may have its own builder, such as build_criterion
         build = getattr(cls, f"build_{group}", cls)
         return build(cfg, *extra_args, **extra_kwargs)
 
     def register_x(name: str, dataclass: type | None = None) -> Callable[[Registered], Registered]:
         def register(cls: Registered) -> Registered:
             if name in classes:
-                raise ValueError(f"The {group} {name!r} is registered already ({classes[name].__name__}).")
+                raise ValueError(f"The {group} {name!r} is already registered ({classes[name].__name__}).")
             if base_class is not None and not issubclass(cls, base_class):
                 raise ValueError(f"The {group} {name!r}, {cls.__name__}, must extend {base_class.__name__}.")
             if dataclass is not None:
@@ -79,9 +78,7 @@ def setup_registry(
 def _choice(
     cfg: DictConfig | Namespace | str | None, group: str, default: str | None, dataclasses: dict[str, type]
 ) -> tuple[str | None, Any]:
-    """(name, config) that a group's config asks for: a DictConfig or dataclass with `_name`, a name, or old
-    command-line arguments.
-    """
+    """(name, config) of a group's config: a DictConfig or dataclass with `_name`, a name, or old arguments."""
     if cfg is None:
         cfg = default
     if isinstance(cfg, str):
@@ -91,6 +88,6 @@ def _choice(
     arguments = isinstance(cfg, Namespace)
     choice = (current_name(group, cfg) or default) if arguments else cfg._name
     if choice in dataclasses:
-        # arguments are those of all groups
+        # old arguments hold the keys of all groups
         cfg = merge_with_parent(dataclasses[choice](), cfg, remove_missing=arguments)
     return choice, cfg

@@ -1,4 +1,4 @@
-"""Small helpers kept by fairseq's names, and the keys of randomness."""
+"""Small functions under fairseq's names, and seeds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fairseq.logging import destinations
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MANIFOLD_PATH_SEP = "|"  # fairseq: between paths with "://" in them
-# said to every torch.save: in lazy mode Gaudi's package makes the default 4, which torch.load(weights_only=True)
+# for every torch.save: in lazy mode Gaudi's package changes the default to 4, which torch.load(weights_only=True)
 # refuses
 PICKLE_PROTOCOL = 2
 
@@ -38,14 +38,12 @@ PICKLE_PROTOCOL = 2
 
 
 def is_hpu_tensor(tensor: Tensor) -> bool:
-    """Whether the branches marked `# hpu:` run for this tensor; the device layer decides, so that stand-ins and
-    tests take them too.
-    """
+    """Whether the branches marked `# hpu:` run for this tensor; tests can make the device layer say so on a CPU."""
     return device_layer.takes_hpu_arms(tensor)
 
 
 def apply_to_sample(function: Callable[[Tensor], Any], sample: Any) -> Any:
-    """The same nest of dicts, lists and tuples with `function` applied to every tensor."""
+    """Apply `function` to every tensor in nested dicts, lists and tuples; returns the same nesting."""
     if isinstance(sample, Tensor):
         return function(sample)
     if isinstance(sample, dict):
@@ -58,7 +56,7 @@ def apply_to_sample(function: Callable[[Tensor], Any], sample: Any) -> Any:
 
 
 def move_to_device(sample: Any, device: torch.device | str) -> Any:
-    """A sample's tensors on a device; the copies do not wait for it."""
+    """Copy a sample's tensors to a device without waiting for it."""
     return apply_to_sample(lambda tensor: tensor.to(device, non_blocking=True), sample)
 
 
@@ -67,25 +65,26 @@ def move_to_cuda(sample: Any, device: torch.device | str | None = None) -> Any:
 
 
 def move_to_cpu(sample: Any) -> Any:
-    """A sample's tensors on the host; half-precision ones become float32, which every CPU operator takes."""
+    """Copy a sample's tensors to the host; half precision becomes float32, which every CPU operator supports."""
     return apply_to_sample(lambda t: t.cpu().float() if t.dtype in (torch.float16, torch.bfloat16) else t.cpu(), sample)
 
 
 def is_traced() -> bool:
-    """Whether `torch.jit.trace` records what is computed."""
+    """Whether `torch.jit.trace` is recording."""
     return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - public, though not in torch's __all__
 
 
 def index_put(tensor: Tensor, indices: Tensor, value: Tensor | float) -> Tensor:
-    """`tensor` with `value` where the boolean `indices` (leading dimensions of `tensor`) are true; static shapes,
-    no host read.
+    """`tensor` with `value` where boolean `indices` (its leading dimensions) are true, without waiting for the device.
+
+    All shapes are static.
     """
     mask = indices.reshape(indices.shape + (1,) * (tensor.dim() - indices.dim()))
     return torch.where(mask, torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device), tensor)
 
 
 def item(value: Any) -> Any:
-    """The Python number of a 0-dim tensor (waits for the device); anything else as it is."""
+    """The Python number of a 0-dim tensor (waits for the device); anything else unchanged."""
     return value.item() if isinstance(value, Tensor) else value
 
 
@@ -95,9 +94,7 @@ def strip_pad(tensor: Tensor, pad: int) -> Tensor:
 
 
 def buffered_arange(max: int, device: torch.device | str = "cpu") -> Tensor:
-    """0 to max - 1, int64. fairseq keeps the longest in a buffer; here every call makes its own, so results can be
-    written to.
-    """
+    """0 to max - 1, int64; unlike fairseq's shared buffer, a new tensor that can be written to."""
     return torch.arange(max, device=device)
 
 
@@ -108,7 +105,7 @@ def new_arange(x: Tensor, *size: int) -> Tensor:
 
 
 def make_positions(tensor: Tensor, padding_idx: int, onnx_trace: bool = False) -> Tensor:
-    """Positions of the symbols of each row, from padding_idx + 1 on; padding keeps padding_idx. B x U, int64."""
+    """Positions of the symbols of each row, starting at padding_idx + 1; padding keeps padding_idx. B x U, int64."""
     valid = tensor.ne(padding_idx).long()
     return valid.cumsum(dim=1) * valid + padding_idx
 
@@ -116,13 +113,13 @@ def make_positions(tensor: Tensor, padding_idx: int, onnx_trace: bool = False) -
 def convert_padding_direction(
     src_tokens: Tensor, padding_idx: int, right_to_left: bool = False, left_to_right: bool = False
 ) -> Tensor:
-    """Move the padding of every row, B x U, from its right end to its left end, or the other way round.
+    """Move the padding of every row, B x U, from its right end to its left end, or vice versa.
 
     Raises:
         ValueError: not exactly one direction is given.
     """
     if right_to_left == left_to_right:
-        raise ValueError("convert_padding_direction takes exactly one of right_to_left=True and left_to_right=True")
+        raise ValueError("convert_padding_direction needs exactly one of right_to_left=True and left_to_right=True")
     padding, length = src_tokens.eq(padding_idx), src_tokens.size(1)
     starts_padded, ends_padded = bool(padding[:, :1].any()), bool(padding[:, -1:].any())
     if not (ends_padded if right_to_left else starts_padded):
@@ -160,7 +157,7 @@ def has_parameters(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def model_eval(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode for a block, then as it was."""
+    """Put the model in evaluation mode within a block, then restore its mode."""
     was_training = model.training
     model.eval()
     try:
@@ -183,9 +180,7 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 def clip_grad_norm_(
     params: Tensor | Iterable[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Scale gradients in place to an L2 norm of at most `max_norm` (0: no clipping); returns the norm before, on
-    the device.
-    """
+    """Clip gradients in place to an L2 norm of `max_norm` (0: no clipping); returns the norm before, on the device."""
     params = [params] if isinstance(params, Tensor) else list(params)
     grads = [p.grad for p in params if p.grad is not None]
     norm = total_norm(grads)
@@ -200,9 +195,7 @@ def clip_grad_norm_(
 
 
 def keyed_seed(*key: int) -> int:
-    """A 63-bit seed that is a function of these non-negative integers alone (for instance seed, update,
-    micro-batch).
-    """
+    """A 63-bit seed that depends only on these non-negative integers (for instance seed, update, micro-batch)."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -254,13 +247,13 @@ def get_available_activation_fns() -> list[str]:
 
 
 def get_activation_fn(activation: str) -> Callable[[Tensor], Tensor]:
-    """The function of an activation's name.
+    """Look up an activation function by name.
 
     Raises:
-        ValueError: no such name.
+        ValueError: unknown name.
     """
     if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation_fn is {activation!r}; it may be one of {', '.join(_ACTIVATIONS)}")
+        raise ValueError(f"activation_fn is {activation!r}; it must be one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[activation]
 
 
@@ -272,24 +265,22 @@ def csv_str_list(text: str) -> list[str]:
 
 
 def eval_str_dict(text: Any, type: Callable[[Any], T] = dict) -> Any:
-    """A dict from a literal such as `{'a': 1}`, parsed as a literal and never run; None and anything but text as
-    they are.
-    """
+    """A dict from a literal such as `{'a': 1}`, which is never run; anything but text is returned unchanged."""
     return ast.literal_eval(text) if isinstance(text, str) else text
 
 
 def eval_bool(text: str | None, default: bool = False) -> bool:
-    """The truth of a literal such as `True` or `0`, parsed as a literal and never run; `default` for None."""
+    """The truth value of a literal such as `True` or `0`, which is never run; `default` for None."""
     return default if text is None else bool(ast.literal_eval(text) if isinstance(text, str) else text)
 
 
 def split_paths(paths: str, separator: str = os.pathsep) -> list[str]:
-    """Paths written one after the other, as in `--path a.pt:b.pt`; those with "://" in them are split at "|"."""
+    """Split joined paths, as in `--path a.pt:b.pt`; text with "://" in it is split at "|"."""
     return paths.split(MANIFOLD_PATH_SEP if "://" in paths else separator)
 
 
 class FileContentsAction(argparse.Action):
-    """An option whose value is a text, or a file that holds it."""
+    """An option whose value is a text, or a file that contains it."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
@@ -302,13 +293,13 @@ class FileContentsAction(argparse.Action):
 
 
 def resolve_max_positions(*limits: Any) -> Any:
-    """The tightest of several limits on a sample's length, of a task and its models for instance.
+    """Combine limits on a sample's length, for instance of a task and its models, to the tightest.
 
     Args:
         limits: None (no limit), a number, a tuple (a number for source, target ...) or a dict (a number or tuple for
-            each key). A number beside a tuple or dict is a limit on each of its entries.
+            each key). Combined with a tuple or dict, a number limits each of its entries.
     Returns:
-        a limit of the richest form among them; None: there is no limit.
+        The limit: a dict if any of them is one, else a tuple if any is one, else a number; None: there is no limit.
     """
     tightest = None
     for limit in limits:
@@ -328,7 +319,7 @@ def _tighter(a: Any, b: Any) -> Any:
 
 
 def _like(limit: Any, other: Any) -> Any:
-    """A number in the form of the other limit; anything else as it is."""
+    """A number expanded to the form of the other limit; anything else unchanged."""
     if not isinstance(limit, (int, float)):
         return limit
     return dict.fromkeys(other, limit) if isinstance(other, dict) else (limit,) * len(other)
@@ -340,9 +331,7 @@ def safe_hasattr(obj: Any, k: str) -> bool:
 
 
 def safe_getattr(obj: Any, k: str, default: Any = None) -> Any:
-    """An attribute, or a config's value (also where the config's struct flag forbids unknown keys); `default` where
-    there is none.
-    """
+    """An attribute, or a config's value (also if its struct flag forbids unknown keys), else `default`."""
     if OmegaConf.is_config(obj):
         value = obj.get(k)
         return default if value is None else value
@@ -355,14 +344,12 @@ def deprecation_warning(message: str, stacklevel: int = 3) -> None:
 
 
 def reset_logging() -> None:
-    """Replace the root logger's handlers by one that writes fairseq's lines to standard output, at LOGLEVEL
-    (default: INFO).
-    """
+    """Make the root logger write fairseq's lines to standard output only, at LOGLEVEL (default: INFO)."""
     destinations.send_lines_to(logging.StreamHandler(sys.stdout))
 
 
 def get_perplexity(loss: float | None, round: int = 2, base: float = 2.0) -> float:
-    """`base` to the power of a loss, infinite where that overflows."""
+    """`base` to the power of a loss; infinity on overflow, 0 for None."""
     if loss is None:
         return 0.0
     try:
@@ -372,29 +359,31 @@ def get_perplexity(loss: float | None, round: int = 2, base: float = 2.0) -> flo
 
 
 def make_folder(path: str | Path, option: str) -> None:
-    """Make a folder, with those above it, that a command's `option` names.
+    """Make a folder and its parents.
 
+    Args:
+        option: the command-line option that names it, for errors.
     Raises:
-        ValueError: there cannot be one; names the option.
+        ValueError: the folder cannot be made.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{option} {path} cannot be a folder: {error.strerror}") from error
+        raise ValueError(f"{option} {path}: cannot make this folder: {error.strerror}") from error
 
 
 def import_user_module(common: Any) -> None:
-    """Import the package or module that `common.user_dir` names, once, so that what it registers can be used.
+    """Import the package or module `common.user_dir` once, so that it registers its classes.
 
     Raises:
-        ValueError: no such folder or file, or its name is taken by another module.
+        ValueError: there is no such folder or file, or another module has its name.
     """
     if common.user_dir is None:
         return
     path = Path(common.user_dir).expanduser().resolve()
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if not path.is_dir() and not source.is_file():
-        raise ValueError(f"common.user_dir is {common.user_dir}: there is neither such a folder nor such a module")
+        raise ValueError(f"common.user_dir is {common.user_dir}: there is no such folder or .py file")
     name = path.stem
     known = sys.modules.get(name)
     if known is not None:
@@ -403,7 +392,7 @@ def import_user_module(common: Any) -> None:
             return
         owner = where or "a built-in module"
         raise ValueError(
-            f"common.user_dir is {common.user_dir}: the name {name!r} belongs to {owner}; rename the folder"
+            f"common.user_dir is {common.user_dir}: the module name {name!r} is taken by {owner}; rename the folder"
         )
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))

@@ -1,5 +1,6 @@
-"""Commands. Torch must not load device plug-ins by itself when it is imported: the device layer does that once the
-config says which.
+"""Commands.
+
+Importing torch must not load device plug-ins: the device layer loads the one that the config selects.
 """
 
 import os
@@ -13,7 +14,7 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 def _leave(number: int, frame: Any) -> None:
-    """Ctrl-C while a training command imports and prepares: there is nothing to save yet."""
+    """Exit on Ctrl-C while a training command still imports and prepares: there is nothing to save yet."""
     if os.environ.get("RANK", "0") == "0":
         os.write(2, b"\nstopped by SIGINT before the first update: nothing to save.\n")
     os._exit(128 + number)
@@ -27,7 +28,7 @@ def _starts_training() -> bool:
     )
 
 
-# KeyboardInterrupt would show a traceback through half of torch, or be swallowed by a callback; the run's own handlers
-# come later
+# KeyboardInterrupt would print a long traceback through torch, or be swallowed by a callback; the run installs its own
+# handlers later
 if _starts_training() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)

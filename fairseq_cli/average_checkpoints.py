@@ -1,6 +1,4 @@
-"""The mean of several checkpoints' weights: `fairseq-average-checkpoints --inputs FILES --output FILE`, with
-fairseq's arguments.
-"""
+"""Average the weights of several checkpoints: `fairseq-average-checkpoints --inputs FILES --output FILE`."""
 
 from __future__ import annotations
 
@@ -21,13 +19,13 @@ BEST = r"checkpoint\.best_[a-z_]+?_(-?\d+\.?\d*)\.pt"
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-average-checkpoints", description=__doc__)
     parser.add_argument(
-        "--inputs", required=True, nargs="+", metavar="PATH", help="checkpoints, or with one of --num-* their folder"
+        "--inputs", required=True, nargs="+", metavar="PATH", help="checkpoints; with one of --num-*, their folder"
     )
     parser.add_argument(
         "--output",
         required=True,
         metavar="FILE",
-        help="the checkpoint to write; it has the first input's other entries",
+        help="the checkpoint to write; its other entries are copied from the first input",
     )
     number = parser.add_mutually_exclusive_group()
     number.add_argument("--num-epoch-checkpoints", type=int, metavar="N", help="the last N of checkpointE.pt")
@@ -40,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--checkpoint-upper-bound",
         type=int,
         metavar="N",
-        help="none after epoch N (with --num-update-checkpoints: update N)",
+        help="use no checkpoint after epoch N (with --num-update-checkpoints: update N)",
     )
     return parser
 
@@ -49,15 +47,15 @@ def chosen(args: argparse.Namespace) -> list[str]:
     """The checkpoints to average.
 
     Raises:
-        ValueError: arguments that do not go together, or fewer files than asked for.
+        ValueError: arguments that do not go together, or too few files.
     """
     wanted = args.num_epoch_checkpoints or args.num_update_checkpoints or args.num_best_checkpoints
     if not wanted:
         if args.checkpoint_upper_bound is not None:
-            raise ValueError("--checkpoint-upper-bound needs --num-epoch-checkpoints or --num-update-checkpoints")
+            raise ValueError("--checkpoint-upper-bound requires --num-epoch-checkpoints or --num-update-checkpoints")
         return args.inputs
     if len(args.inputs) != 1 or not os.path.isdir(args.inputs[0]):
-        raise ValueError("--num-*-checkpoints choose among the files of a folder: --inputs must be that folder")
+        raise ValueError("--num-*-checkpoints select from the files of a folder: --inputs must be that folder")
     pattern = BY_EPOCH if args.num_epoch_checkpoints else BY_UPDATES if args.num_update_checkpoints else BEST
     found = checkpoint_utils.checkpoint_paths(args.inputs[0], pattern, keep_match=True)
     if pattern == BEST:
@@ -65,12 +63,12 @@ def chosen(args: argparse.Namespace) -> list[str]:
     elif args.checkpoint_upper_bound is not None:
         found = [(path, number) for path, number in found if number <= args.checkpoint_upper_bound]
     if len(found) < wanted:
-        raise ValueError(f"{args.inputs[0]} has {len(found)} such checkpoints, {wanted} are asked for")
+        raise ValueError(f"{args.inputs[0]} has {len(found)} such checkpoints, but {wanted} are requested")
     return [path for path, _ in found[:wanted]]
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the mean of the checkpoints that `args` choose."""
+    """Write the average of the checkpoints that `args` select."""
     inputs = chosen(args)
     print("averaging:", *inputs, sep="\n  ")
     checkpoint_utils.torch_persistent_save(average_checkpoints(inputs), args.output)

@@ -1,4 +1,4 @@
-"""What the commands have in common: how they start, how they report a user's mistake, and the arguments they share."""
+"""Shared by the commands: logging, reporting a user's mistake, and common arguments."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fairseq.logging import destinations
 
 
 def set_up_logging() -> None:
-    """Log to standard error, from the level in LOGLEVEL on."""
+    """Log to standard error, at the level in LOGLEVEL."""
     destinations.send_lines_to(logging.StreamHandler(sys.stderr))
 
 
 def run(main: Callable[[], int], prefix: str) -> int:
-    """The exit status of `main`; a user's mistake becomes one line `prefix: message` on standard error, and 1."""
+    """Run `main` and return its exit status; a user's mistake is printed as `prefix: message`, and returns 1."""
     try:
         return main()
     except (ValueError, OSError) as error:
@@ -27,13 +27,13 @@ def run(main: Callable[[], int], prefix: str) -> int:
 
 
 def summary(docstring: str | None) -> str:
-    """What stands after the command's name in the first line of a module's docstring; "" where Python dropped it."""
+    """The text after the command's name in the first line of a module's docstring; "" if Python dropped it."""
     return (docstring or "").split("\n")[0].partition(": ")[2]
 
 
 def add_dictionary(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dict", help="dictionary of a fine-tuned checkpoint that has none inside, such as dict.ltr.txt"
+        "--dict", help="dictionary for a fine-tuned checkpoint that does not contain one, such as dict.ltr.txt"
     )
 
 
@@ -43,13 +43,19 @@ def add_device_and_precision(parser: argparse.ArgumentParser, precision: str, pr
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:
-    """How long audio is cut; `windows_of` reads it."""
+    """Arguments of the windows that long audio is cut into; `windows_of` reads them."""
     windows = WindowSettings()
     parser.add_argument(
-        "--window", type=float, default=windows.seconds, help=f"seconds of a window (default: {windows.seconds:g})"
+        "--window",
+        type=float,
+        default=windows.seconds,
+        help=f"length of a window in seconds (default: {windows.seconds:g})",
     )
     parser.add_argument(
-        "--overlap", type=float, default=windows.overlap, help=f"of windows, in seconds (default: {windows.overlap:g})"
+        "--overlap",
+        type=float,
+        default=windows.overlap,
+        help=f"overlap of windows in seconds (default: {windows.overlap:g})",
     )
 
 

@@ -1,8 +1,8 @@
-"""What was typed after `fairseq-hydra-train`, put into the form that hydra accepts.
+"""Rewrite the arguments of `fairseq-hydra-train` to a form that hydra accepts.
 
-Hydra takes overrides in one run only, tells `key=value` (in the YAML) from `+key=value` (not in it), and refuses
-parentheses without quotes. Here overrides may stand anywhere, need no plus, and a value that hydra cannot read is taken
-as text.
+Hydra requires all overrides next to each other, distinguishes `key=value` (in the YAML) from `+key=value` (not in it),
+and refuses parentheses without quotes. Here overrides can be anywhere, need no plus, and a value that hydra cannot read
+is taken as text.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _WITHOUT_VALUE = (
     "--list-configs",
 )
 _INFO = ("--info", "-i")
-# --info takes one of these or nothing
+# --info takes one of these or no value
 _INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-_LOCAL_RANK = ("--local_rank", "--local-rank")  # torch.distributed.launch appends one of them, by its version
+_LOCAL_RANK = ("--local_rank", "--local-rank")  # torch.distributed.launch appends one of them, depending on its version
 OPTIONS = (*_WITH_VALUE, *_WITHOUT_VALUE, *_INFO, *_LOCAL_RANK)
 _LONG_NAMES = {
     "-cd": "--config-dir",
@@ -64,7 +64,7 @@ class CommandLine(NamedTuple):
     local_rank: str | None
 
     def arguments(self) -> list[str]:
-        """The arguments in the order that hydra wants: overrides in one run, then its options."""
+        """The arguments in the order that hydra requires: overrides, then options."""
         flat = list(self.overrides)
         for name, value in self.options.items():
             flat += [name] if value is None else [name, value]
@@ -75,7 +75,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
     """Sort arguments (without the program's name) into overrides, hydra's options and the launcher's local rank.
 
     Raises:
-        ValueError: an option that wants a value has none.
+        ValueError: an option that requires a value has none.
     """
     overrides: list[str] = []
     options: dict[str, str | None] = {}
@@ -96,7 +96,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
         elif name in _WITH_VALUE or name in _LOCAL_RANK:
             if not equals:
                 if not rest:
-                    raise ValueError(f"{name} wants a value after it.")
+                    raise ValueError(f"{name} requires a value.")
                 value = rest.pop(0)
             if name in _LOCAL_RANK:
                 local_rank = value
@@ -108,7 +108,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
 
 
 def split_off_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(words that hydra has no option for, hydra's own options with their values), each in the order typed."""
+    """(words that are not hydra's options, hydra's options with their values), each in the order typed."""
     others: list[str] = []
     own: list[str] = []
     rest = list(argv)
@@ -126,7 +126,7 @@ def split_off_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _whole_option(name: str) -> str:
-    """The option that an unambiguous beginning of its name means, as argparse has it."""
+    """The full option name for an unambiguous abbreviation, as in argparse."""
     known = [*_WITH_VALUE, *_WITHOUT_VALUE, *_INFO, *_LOCAL_RANK]
     if name in known or not name.startswith("--"):
         return name
@@ -135,7 +135,7 @@ def _whole_option(name: str) -> str:
 
 
 def override_value(overrides: Sequence[str], key: str) -> str | None:
-    """What the last override of `key` sets, without quotes; None if none does."""
+    """The value that the last override of `key` sets, without quotes; None if there isn't one."""
     found = None
     for word in overrides:
         name, equals, value = word.lstrip("+").partition("=")
@@ -145,7 +145,7 @@ def override_value(overrides: Sequence[str], key: str) -> str | None:
 
 
 def chosen_groups(overrides: Sequence[str], groups: Container[str]) -> list[tuple[str, str]]:
-    """(group, name) of the overrides that select from a group; of a sweep's names, each."""
+    """(group, name) of the overrides that select from a group, one per name of a sweep."""
     chosen = []
     for word in overrides:
         key, _, value = word.lstrip("+").partition("=")
@@ -156,21 +156,21 @@ def chosen_groups(overrides: Sequence[str], groups: Container[str]) -> list[tupl
 
 
 def normalise_override(word: str, groups: Container[str], in_defaults: Container[str]) -> str:
-    """One override in the form that hydra accepts, whether or not the YAML names its key.
+    """Rewrite an override so that hydra accepts it, whether or not the YAML has its key.
 
     Args:
         word: as typed: key=value, +key=value, ++key=value, ~key, group=name.
         groups: names of config groups (model, optimizer, folders of the user's own YAMLs), which are selected and not
             set.
-        in_defaults: those of them that defaults lists have.
+        in_defaults: those of them that are in defaults lists.
     Raises:
-        ValueError: there is no key, or brackets are nested deeper than any config's.
+        ValueError: there is no key, or brackets are nested more than MAX_DEPTH deep.
     """
     if word.startswith("~") or "=" not in word:
         return word
     key, _, value = word.lstrip("+").partition("=")
     if not key.strip():
-        raise ValueError(f"{word!r} names no key before its equals sign.")
+        raise ValueError(f"{word!r} has no key before the equals sign.")
     group = key.split("@")[0]
     if group.split("/")[0].split(".")[0] == "hydra":
         return word
@@ -183,16 +183,14 @@ def normalise_override(word: str, groups: Container[str], in_defaults: Container
 
 
 def _check_choice(group: str, value: str) -> None:
-    """Refuse what hydra's grammar reads as something else than a name, a list of names or a sweep of them: hydra
-    asserts that it is one.
-    """
+    """Refuse a value that hydra does not read as a name, a list of names or a sweep, which hydra only asserts."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
         choice = OverridesParser.create().parse_override(f"{group}={value}").value()
     except HydraException:
-        choice = value.strip()  # `readable` puts it into quotes
+        choice = value.strip()  # `readable` quotes it
     if choice is None:
         raise ValueError(f"{group} is null: write ~{group} to leave it out.")
     if any(
@@ -203,10 +201,10 @@ def _check_choice(group: str, value: str) -> None:
 
 
 def readable(override: str) -> str:
-    """The override itself if hydra's grammar can read it, else with its value quoted: (0.9,0.98), a path with brackets.
+    """The override, with its value quoted if hydra's grammar cannot read it: (0.9,0.98), a path with brackets.
 
     Raises:
-        ValueError: brackets are nested deeper than any config's.
+        ValueError: brackets are nested more than MAX_DEPTH deep.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -214,7 +212,7 @@ def readable(override: str) -> str:
     parser = OverridesParser.create()
     key, _, value = override.partition("=")
     if max(itertools.accumulate((mark in "[{(") - (mark in "]})") for mark in value), default=0) > MAX_DEPTH:
-        raise ValueError(f"{key.lstrip('+')}: its brackets are nested more than {MAX_DEPTH} deep.")
+        raise ValueError(f"{key.lstrip('+')}: brackets are nested more than {MAX_DEPTH} deep.")
     try:
         parser.parse_override(override)
         return override
@@ -225,4 +223,4 @@ def readable(override: str) -> str:
         parser.parse_override(quoted)
         return quoted
     except HydraException:
-        return override  # hydra's own message tells what is wrong with the key
+        return override  # hydra's own message says what is wrong with the key

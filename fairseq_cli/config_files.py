@@ -1,6 +1,4 @@
-"""Where a run's YAML files are: --config-name, --config-dir and --config-path, put into the form that hydra
-accepts, and what they hold.
-"""
+"""Find a run's YAML files from --config-name, --config-dir and --config-path, and rewrite these for hydra."""
 
 from __future__ import annotations
 
@@ -17,31 +15,31 @@ HydraOptions = dict[str, "str | None"]
 
 
 class YamlFiles(NamedTuple):
-    """What the options say about YAML files."""
+    """The YAML files that the options select."""
 
     options: HydraOptions  # for hydra: a name and one folder
     overrides: list[str]  # for hydra: the other folders
-    folders: list[Path]  # that hold YAML files and groups of them, in the order in which hydra looks
-    file: Path | None  # of --config-name; None where hydra has it from elsewhere (pkg://)
+    folders: list[Path]  # with YAML files and groups of them, in hydra's search order
+    file: Path | None  # of --config-name; None if hydra reads it from elsewhere (pkg://)
 
     def content(self) -> dict[str, Any]:
-        """Of that file, as plain values. ValueError: see `yaml_files.read`."""
+        """The file's content as plain values. Raises as `yaml_files.read`."""
         return {} if self.file is None else read(self.file)
 
 
 def locate(options: HydraOptions, overrides: Sequence[str], package_folder: Path, stock: Path) -> YamlFiles:
-    """Find the YAML that is meant.
+    """Find the YAML file of --config-name.
 
-    A name is looked for in --config-path and --config-dir, in the package's own folder, among the stock YAMLs, and as a
-    path from here.
+    It is searched in the package's own folder, in --config-path and --config-dir, among the stock YAMLs, and as a path
+    relative to the current folder.
 
     Args:
-        options: hydra's, as typed. --config-path is relative to the current folder, as all paths here.
-        overrides: as typed; hydra.searchpath names further folders.
-        package_folder: YAML files that are always there.
+        options: hydra's, as typed. --config-path is relative to the current folder, like all paths here.
+        overrides: as typed; hydra.searchpath adds folders.
+        package_folder: folder of the package's own YAML files.
         stock: folder of folders of stock YAMLs.
     Raises:
-        ValueError: there is no such folder or YAML; names the nearest.
+        ValueError: there is no such folder or YAML; the message has the nearest name.
     """
     if "://" in (options.get("--config-path") or ""):
         return YamlFiles(options, [], [package_folder], None)
@@ -55,7 +53,7 @@ def locate(options: HydraOptions, overrides: Sequence[str], package_folder: Path
     file = package_folder / "config.yaml" if name is None else _find(name, further, package_folder, stock)
     if file is None:
         raise ValueError(_not_found(name or "config", further, stock))
-    folders = [package_folder, *further]  # as hydra looks
+    folders = [package_folder, *further]  # hydra's search order
     relative = file_name(name or "config")
     folder = (
         None
@@ -77,7 +75,7 @@ def locate(options: HydraOptions, overrides: Sequence[str], package_folder: Path
 def _folder(options: HydraOptions, name: str) -> str | None:
     folder = options.get(name)
     if folder is not None and not os.path.isdir(folder):
-        here = "" if Path(folder).is_absolute() else f" in {Path.cwd()}"
+        here = "" if Path(folder).is_absolute() else f" (relative to {Path.cwd()})"
         raise ValueError(f"{name} is {folder}: there is no such folder{here}.")
     return folder
 
@@ -111,7 +109,7 @@ def _not_found(name: str, folders: Sequence[Path], stock: Path) -> str:
         return f"--config-name is {name}: there is no such file."
     hint = nearest(Path(name).stem, [*own, *of_stock])
     if not hint and own:
-        hint = f" There is {', '.join(sorted(own)[:10])}."
+        hint = f" Available: {', '.join(sorted(own)[:10])}."
     return (
         f"--config-name is {name}: there is no {file_name(name)} {place} the stock configs (--list-configs lists "
         f"them).{hint}"
@@ -124,7 +122,7 @@ def stock_names_of(stock: Path) -> dict[str, list[str]]:
 
 
 def list_stock(stock: Path) -> str:
-    """What `--list-configs` prints: each stock YAML with the first line of comment in it."""
+    """The output of `--list-configs`: each stock YAML with its first comment line."""
     lines = []
     for folder, names in stock_names_of(stock).items():
         lines.append(f"{folder}:")
@@ -139,7 +137,7 @@ def _summary(file: Path) -> str:
 
 
 def own_groups(folders: Iterable[Path]) -> Iterator[str]:
-    """Folders of YAML files in these folders: hydra's config groups, which `group=name` selects from."""
+    """Subfolders with YAML files: hydra's config groups, which `group=name` selects from."""
     for folder in folders:
         for file in (*folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml")):
             yield str(file.parent.relative_to(folder))

@@ -1,6 +1,4 @@
-"""Convert models between fairseq, transformers (Hugging Face) and torchaudio, and to ONNX: `fairseq-convert MODEL
-OUTPUT --to FORMAT`.
-"""
+"""Convert models between fairseq, transformers (Hugging Face) and torchaudio, and to ONNX."""
 
 from __future__ import annotations
 
@@ -16,12 +14,12 @@ from fairseq_cli import command
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-convert", description=__doc__)
-    parser.add_argument("model", help="a checkpoint, a folder of transformers, or one that --to torchaudio wrote")
+    parser.add_argument("model", help="a checkpoint, a transformers folder, or a folder that --to torchaudio wrote")
     parser.add_argument(
-        "output", help="what to write: a file for fairseq and onnx, else a folder; it must not be there yet"
+        "output", help="what to write: a file for fairseq and onnx, else a folder; it must not exist yet"
     )
     parser.add_argument(
-        "--to", required=True, choices=TARGETS, help="hf: a folder of transformers; onnx: of fine-tuned models"
+        "--to", required=True, choices=TARGETS, help="hf: a transformers folder; onnx: for fine-tuned models only"
     )
     command.add_dictionary(parser)
     return parser
@@ -30,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     largest = convert(args.model, args.output, args.to, args.dict)
     print(
-        f"wrote {args.output}; largest difference of the two models' outputs on {WAVEFORM_SECONDS:g} s of audio: "
+        f"wrote {args.output}; largest difference between the two models' outputs on {WAVEFORM_SECONDS:g} s of audio: "
         f"{largest:.3g}"
     )
     return 0

@@ -1,4 +1,4 @@
-"""Arguments of the commands that decode, and the decoder that they ask for."""
+"""Arguments of the commands that decode, and the decoder that they select."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _BEAM_OPTIONS = ("beam", "beam_size_token", "beam_threshold", "lm_weight", "word
 
 
 def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the model, the decoder and the windows."""
+    """Add the arguments of the model, the decoder and the windows."""
     command.add_dictionary(parser)
-    parser.add_argument("--lexicon", help="words and their spelling, a line `WORD W O R D |` each, or only the words")
-    parser.add_argument("--lm", "--lm-model", dest="lm", help="n-gram language model, KenLM's ARPA or binary form")
+    parser.add_argument("--lexicon", help="words with their spelling, one `WORD W O R D |` per line, or only the words")
+    parser.add_argument("--lm", "--lm-model", dest="lm", help="n-gram language model in ARPA or KenLM binary format")
     beam = BeamSettings()
     for option in _BEAM_OPTIONS:
         default = getattr(beam, option)
         kind = int if option in ("beam", "beam_size_token") else float
         shown = "all" if default is None else f"{default:g}"
         parser.add_argument(
-            f"--{option.replace('_', '-')}", type=kind, default=default, help=f"of the beam search (default: {shown})"
+            f"--{option.replace('_', '-')}", type=kind, default=default, help=f"beam search setting (default: {shown})"
         )
-    parser.add_argument("--nbest", type=int, default=1, help="hypotheses of a beam search (default: 1)")
-    command.add_device_and_precision(parser, "auto", "auto: bf16 where that is faster; int8: docs/decoding.md")
+    parser.add_argument("--nbest", type=int, default=1, help="hypotheses per utterance of a beam search (default: 1)")
+    command.add_device_and_precision(parser, "auto", "auto: bf16 if it is faster; int8: see docs/decoding.md")
     command.add_windows(parser)
 
 
 def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | BeamDecoder:
-    """The decoder that the arguments ask for: greedy without lexicon and language model."""
+    """The decoder that the arguments select: greedy without a lexicon and a language model."""
     if args.lexicon is None and args.lm is None:
         return GreedyDecoder(model.dictionary())
     settings = BeamSettings(**{f.name: getattr(args, f.name) for f in fields(BeamSettings) if hasattr(args, f.name)})
@@ -44,9 +44,7 @@ def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | 
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ValueError for numbers that decoding or its evaluation cannot use, and warn of those that have no
-    effect.
-    """
+    """Raise ValueError for numbers that decoding or evaluation cannot use; warn about those without effect."""
     for option in ("nbest", "bootstrap_draws", "max_tokens"):
         if vars(args).get(option, 1) < 1:
             raise ValueError(f"{_typed(option)} is {vars(args)[option]}; it must be at least 1")
@@ -57,8 +55,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     has_beam = args.lexicon is not None or args.lm is not None
     if args.nbest > 1 and not has_beam:
         raise ValueError(
-            f"--nbest {args.nbest} needs a beam search: give --lexicon or --lm. Greedy decoding, used without them, "
-            "has one hypothesis"
+            f"--nbest {args.nbest} requires a beam search: give --lexicon or --lm. Without them, decoding is greedy "
+            "and has one hypothesis"
         )
     settings = BeamSettings()
     needs_lm = () if args.lm is not None else ("lm_weight",)
@@ -77,7 +75,7 @@ def _typed(option: str) -> str:
 
 
 def join_negative_values(argv: Sequence[str]) -> list[str]:
-    """Arguments with `--unk-weight -inf` as `--unk-weight=-inf`: argparse takes -inf and -1e3 for options."""
+    """Rewrite `--unk-weight -inf` to `--unk-weight=-inf`: argparse mistakes -inf and -1e3 for options."""
     joined: list[str] = []
     for word in argv:
         if (

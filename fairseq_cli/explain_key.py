@@ -20,9 +20,9 @@ def explain(key: str, yaml: dict[str, Any], yaml_name: str) -> str:
     """The text for a key (optimization.update_freq, or update_freq alone) or for all keys of a group (optimization).
 
     Args:
-        yaml: content of the YAML that --config-name names; its values are shown beside the defaults.
+        yaml: content of the --config-name YAML; its values are shown with the defaults.
     Raises:
-        ValueError: there is no such key; names the nearest.
+        ValueError: there is no such key; the message has the nearest one.
     """
     group, dot, name = key.strip().lstrip("+").partition("=")[0].partition(".")
     if not dot and group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
@@ -35,7 +35,7 @@ def explain(key: str, yaml: dict[str, Any], yaml_name: str) -> str:
 
 
 def _meant(group: str, name: str) -> str:
-    """What may have been meant by an unknown `group.name`, or by `group` alone."""
+    """A hint for an unknown `group.name`, or `group` alone."""
     fields = [(place, field) for place, _, dataclass in _dataclasses() for field in dataclass.field_defaults()]
     if not name:
         homes = {field: place for place, field in reversed(fields)}
@@ -66,7 +66,7 @@ def _listed(group: str) -> Iterator[str]:
 
 
 def _explained(key: str, yaml: dict[str, Any], yaml_name: str) -> Iterator[str]:
-    """A paragraph for each meaning of a key: the classes of a group may have fields of one name."""
+    """A paragraph for each meaning of a key: several classes of a group may have a field of this name."""
     group, _, path = key.partition(".")
     texts: dict[str, list[str]] = {}
     for _, choice, dataclass in _dataclasses(group):
@@ -105,7 +105,7 @@ def _help(dataclass: type[FairseqDataclass], name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """A value as typed on the command line."""
     if value == "???":
         return "??? (you must set it)"
     if isinstance(value, bool):

@@ -4,7 +4,7 @@
     fairseq-extract DATA --path CHECKPOINT --feature codes --feature 11 --format parquet --num-workers 4 --output-dir
     features
 
-What is written already is left as it is: the same command goes on after an interruption.
+Files that already exist are kept: after an interruption, rerun the command and it continues.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--feature",
         action="append",
-        help=f"a block by number (0: the first one's output), or {', '.join(NAMED)}; again for more (default: context)",
+        help=f"number of a block (0: the first), or {', '.join(NAMED)}; can be repeated (default: context)",
     )
-    parser.add_argument("--output-dir", required=True, help="folder for the features, with the manifest's paths in it")
+    parser.add_argument(
+        "--output-dir", required=True, help="folder for the features, with the manifest's relative paths"
+    )
     parser.add_argument("--format", choices=feature_files.KINDS, default="npy", help="default: npy")
     parser.add_argument("--num-workers", type=int, default=1, help="processes, each with its own model (default: 1)")
     command.add_device_and_precision(parser, "fp32", "default: fp32")
@@ -42,10 +44,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> Extracted:
-    """Extract as `args` say.
+    """Extract the features that `args` select.
 
     Raises:
-        ValueError: as `extract_all`; or windows that cannot be.
+        ValueError: as `extract_all`, or invalid windows.
     """
     extraction = Extraction(
         data=args.data,
@@ -63,7 +65,7 @@ def main(args: argparse.Namespace) -> Extracted:
 
 
 def report(result: Extracted) -> int:
-    """Print what came of it as JSON; returns the exit status, 1 where files gave an error."""
+    """Print the result as JSON; returns the exit status, 1 if there were errors in files."""
     print(json.dumps(result._asdict()))
     return 1 if result.errors else 0
 

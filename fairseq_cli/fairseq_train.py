@@ -1,6 +1,4 @@
-"""`fairseq-train`: says how fairseq's training command of 2020 is typed today. It does not train;
-fairseq-hydra-train does.
-"""
+"""`fairseq-train`: print the fairseq-hydra-train command for an old fairseq-train command; it does not train."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from fairseq_cli import old_arguments
 
 _HELP = """usage: fairseq-train DATA --task audio_pretraining --arch wav2vec2 ...
 
-Prints the same command for fairseq-hydra-train, which trains. Nothing is run.
+Prints the equivalent fairseq-hydra-train command. Nothing is run.
 See fairseq-hydra-train --help."""
 
 

@@ -48,18 +48,18 @@ def hydra_main(cfg: DictConfig) -> float | None:
     """Train with the config that hydra composed.
 
     Returns:
-        The last value of checkpoint.best_checkpoint_metric in validation, which sweepers optimise; None where another
-        process has it.
+        The last validation value of checkpoint.best_checkpoint_metric, which sweepers optimise; None if another process
+        has it.
     Raises:
-        ConfigError: everything that is wrong with the config, together.
+        ConfigError: all problems of the config, together.
     """
     try:
         run = prepare(cfg)
     except ConfigError:
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            sys.exit(1)  # a launcher started several of this command here: the first one tells it
+            sys.exit(1)  # a launcher started several processes here: the first one reports it
         raise
-    # after prepare: a config that cannot train is told without waiting for the trainer's imports
+    # after prepare, so that config errors are reported without waiting for the trainer's imports
     from fairseq_cli import train
 
     try:
@@ -67,7 +67,7 @@ def hydra_main(cfg: DictConfig) -> float | None:
     except Exception:
         if not run.common.suppress_crashes:
             raise
-        logger.exception("this run failed; common.suppress_crashes: going on")
+        logger.exception("this run failed; the sweep continues, since common.suppress_crashes is true")
         status = 0
     if status:
         sys.exit(status)
@@ -76,9 +76,7 @@ def hydra_main(cfg: DictConfig) -> float | None:
 
 
 def prepare(cfg: DictConfig) -> DictConfig:
-    """The whole config of the run, plain values only. One error names what is wrong in keys, types and across
-    fields.
-    """
+    """Make the whole config of the run, plain values only; one ConfigError reports all problems."""
     run, problems = whole_config(cfg)
     device = device_layer.of_config(run.common)
     devices, recommended = device.count(), device.recommended_count()
@@ -92,7 +90,7 @@ def prepare(cfg: DictConfig) -> DictConfig:
 
 
 def whole_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
-    """What hydra composed, completed and resolved, and what is wrong with its keys and types."""
+    """(what hydra composed, completed and resolved; problems with its keys and types)."""
     utils.import_user_module(_common_of(_unresolved(cfg)))
     drop_leftovers(cfg)
     run, problems = try_resolve(cfg)
@@ -101,7 +99,7 @@ def whole_config(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
 
 
 def config_folders() -> list[str]:
-    """Where hydra found YAML files: --config-dir, and the package's own folder."""
+    """Folders where hydra found YAML files: --config-dir, and the package's own folder."""
     if not HydraConfig.initialized():
         return []
     return [
@@ -110,9 +108,7 @@ def config_folders() -> list[str]:
 
 
 def drop_leftovers(cfg: DictConfig) -> None:
-    """Remove the YAML's settings of a class that the command line replaced: with `lr_scheduler=fixed`, the former
-    schedule's.
-    """
+    """Remove YAML settings of a class that the command line replaced: for `lr_scheduler=fixed`, the old schedule's."""
     if not HydraConfig.initialized():
         return
     typed = [word.lstrip("+").partition("=") for word in typed_overrides("task")]
@@ -122,39 +118,33 @@ def drop_leftovers(cfg: DictConfig) -> None:
             key.split(".")[1] for key, _, _ in typed if key.startswith(group + ".")
         }
         values = _unresolved(cfg)[group]
-        if isinstance(values, dict):  # else try_resolve says what it must be
+        if isinstance(values, dict):  # else try_resolve reports it
             with open_dict(cfg):
                 cfg[group] = {key: value for key, value in values.items() if key in known}
 
 
 def typed_overrides(kind: str) -> list[str]:
-    """The overrides of hydra's own keys (kind "hydra") or of the run's ("task") as they were typed, interpolations
-    included.
-    """
+    """The overrides of hydra's own keys (kind "hydra") or of the run's ("task") as typed, with interpolations."""
     return _unresolved(HydraConfig.get().overrides)[kind]
 
 
 def _unresolved(cfg: Any) -> dict[str, Any]:
-    """A config as plain containers, interpolations as they are written."""
+    """A config as plain containers, with interpolations unresolved."""
     values = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
 def launcher_without_multirun() -> list[str]:
-    """A typed `hydra/launcher=...` that hydra would pass over, to train right here: it asks launchers with
-    --multirun only.
-    """
+    """Errors for `hydra/launcher=...` without --multirun, which hydra would ignore."""
     if not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.MULTIRUN:
         return []
     typed = [word for word in typed_overrides("hydra") if word.lstrip("+").startswith("hydra/launcher=")]
-    return [f"{word} counts with -m (--multirun) only: add it, or leave {word} out to train here." for word in typed]
+    return [f"{word} requires -m (--multirun): add it, or leave out {word} to train here." for word in typed]
 
 
 def own_folder_in_sweep(run: DictConfig) -> None:
-    """With --multirun, put a relative checkpoint.save_dir into the job's own folder: else each job would continue
-    the one before.
-    """
+    """With --multirun, put a relative checkpoint.save_dir into the job's folder, or each job would resume the last."""
     if (
         HydraConfig.initialized()
         and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -172,14 +162,15 @@ def show_config(cfg: DictConfig, package: str | None, resolve: bool) -> None:
         add_defaults(cfg)
     shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, package)
     if shown is None:
-        raise ConfigError([f"--package {package}: the config has no such key."])
+        raise ConfigError([f"--package is {package}: the config has no such key."])
     plain = OmegaConf.to_container(shown, resolve=False, enum_to_str=True) if OmegaConf.is_config(shown) else shown
     sys.stdout.write(OmegaConf.to_yaml(plain) if OmegaConf.is_config(shown) else f"{plain}\n")
 
 
 def store_hydra_settings() -> None:
-    """Hydra's own defaults for this command: no change of folder, no output folders, one console log. YAML and
-    overrides still win.
+    """Set hydra's defaults for this command: no change of folder, no output folders, one console log.
+
+    YAML files and overrides take precedence.
     """
     settings = HydraConf(run=RunDir("."), output_subdir=None, job=JobConf(chdir=False))
     replaced = {"job_logging": "fairseq", "help": "fairseq"}
@@ -191,13 +182,11 @@ def store_hydra_settings() -> None:
 
 
 def set_up_hydra() -> None:
-    """All that this command wants of hydra, in this process: config groups, defaults, and no warnings about stock
-    YAMLs.
-    """
+    """Set up hydra in this process: config groups, defaults, and no warnings about stock YAMLs."""
     hydra_init()
     store_hydra_settings()
-    # the stock YAMLs begin with old hydra's `# @package _group_`: version_base 1.1 takes it as meant, with warnings
-    # that help nobody
+    # the stock YAMLs start with old hydra's `# @package _group_`: version_base 1.1 reads it correctly, with warnings
+    # that are of no use here
     for message in ("Usage of deprecated keyword in package header", 'version_base="1.1" selects'):
         warnings.filterwarnings("ignore", message=f"(?s).*{message}", category=UserWarning)
 
@@ -208,16 +197,14 @@ def cli_main() -> None:
 
 
 def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
-    """Compose the config that sys.argv describes and hand it to `main`; what goes wrong is reported under the
-    program's name.
-    """
+    """Compose the config that sys.argv describes and call `main` with it; errors start with the program's name."""
     global _users_full_error
     _users_full_error = full_error = os.environ.get(FULL_ERROR)
     try:
         task = _arrange_arguments(program, main)
         if task is None:
             return
-        os.environ[FULL_ERROR] = "1"  # while hydra composes: its errors come here, and not as its own report
+        os.environ[FULL_ERROR] = "1"  # while hydra composes: it raises its errors instead of printing its own report
 
         @functools.wraps(task)
         def composed(cfg: DictConfig) -> Any:
@@ -237,7 +224,7 @@ def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
 
 @contextmanager
 def users_environment() -> Iterator[None]:
-    """Within, HYDRA_FULL_ERROR is as the user has it, and not as this command sets it while hydra composes."""
+    """Restore the user's HYDRA_FULL_ERROR within a block; this command sets it while hydra composes."""
     ours = os.environ.get(FULL_ERROR)
     _set_environment(FULL_ERROR, _users_full_error)
     try:
@@ -254,9 +241,7 @@ def _set_environment(name: str, value: str | None) -> None:
 
 
 def _of_hydra(error: BaseException) -> str:
-    """Hydra's message without its list of folders, with omegaconf's reason where that is the cause, and the
-    override that it is about.
-    """
+    """Hydra's message without its list of folders, with omegaconf's reason and the override that it is about."""
     text = str(error).partition("\nConfig search path:")[0].strip() or type(error).__name__
     cause = (
         str(error.__cause__).splitlines()[0]
@@ -265,8 +250,8 @@ def _of_hydra(error: BaseException) -> str:
     )
     if "BasicLauncherConf" in text:
         cause = (
-            "hydra.launcher keys belong to a launcher: add hydra/launcher=dependency_submitit_slurm -m, as "
-            "docs/slurm.md shows."
+            "hydra.launcher keys require a launcher: add hydra/launcher=dependency_submitit_slurm -m (see "
+            "docs/slurm.md)."
         )
     quoted = re.search(r"'(\$\{.*?\})'", text)
     about = getattr(error, "override", None) or next(
@@ -278,10 +263,10 @@ def _of_hydra(error: BaseException) -> str:
 
 
 def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any] | None:
-    """Put sys.argv into hydra's form, fill the config groups, and say what is to be done with the composed config.
+    """Rewrite sys.argv for hydra, fill the config groups, and return the function to call with the composed config.
 
     Returns:
-        None where there is nothing left to do: what was asked for has been printed.
+        None if there is nothing left to do, since the command only prints something.
     """
     if any(map(old_arguments.is_option, command_line.split_off_options(sys.argv[1:])[0])):
         raise ValueError(old_arguments.explain(sys.argv[1:], program))
@@ -321,9 +306,9 @@ def _arrange_arguments(program: str, main: Callable[[DictConfig], Any]) -> Calla
 
 
 def _stop_plainly(program: str, task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """`task`, ending with a config's problems and no traceback, unless HYDRA_FULL_ERROR asks for one."""
+    """Wrap `task` to end with a config's problems without a traceback, unless HYDRA_FULL_ERROR is 1."""
 
-    @functools.wraps(hydra_main)  # hydra names the job after the file of the function that it is given
+    @functools.wraps(hydra_main)  # hydra names the job after the function's file
     def run(cfg: DictConfig) -> Any:
         try:
             return task(cfg)
@@ -337,7 +322,7 @@ def _stop_plainly(program: str, task: Callable[[DictConfig], Any]) -> Callable[[
 
 
 def _common_of(config: dict[str, Any]) -> CommonConfig:
-    """The `common` group as far as it says which plug-ins to import."""
+    """The `common` group with only `user_dir` set, the plug-ins to import."""
     common = config.get("common")
     user_dir = common.get("user_dir") if isinstance(common, dict) else None
     return CommonConfig(user_dir=None if user_dir is None else str(user_dir))

@@ -1,4 +1,4 @@
-"""`fairseq-infer`: recognise a manifest's utterances, and say how many errors there are and why.
+"""`fairseq-infer`: transcribe a manifest's utterances, and report error rates and their causes.
 
 fairseq-infer DATA --path CHECKPOINT --gen-subset test
 fairseq-infer DATA --path CHECKPOINT --gen-subset test --lexicon lexicon.txt --lm words.bin --tune dev
@@ -37,35 +37,40 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("data", help="folder of the manifests and labels")
     parser.add_argument("--path", required=True, help="fine-tuned checkpoint")
     parser.add_argument("--gen-subset", default="test", help="name of the manifest (default: test)")
-    parser.add_argument("--labels", help="extension of the label files; none: no labels (default: the checkpoint's)")
+    parser.add_argument(
+        "--labels", help="extension of the label files, or none for no labels (default: the checkpoint's)"
+    )
     parser.add_argument(
         "--results-path", help="folder for hypo.word, hypo.units, ref.word, ref.units, hypo.jsonl and results.json"
     )
-    parser.add_argument("--explain", action="store_true", help="say which of the known causes of a bad result fits")
+    parser.add_argument("--explain", action="store_true", help="report which known causes of bad results apply")
     add_decoder_arguments(parser)
-    parser.add_argument("--tune", metavar="SUBSET", help="find lm_weight and word_score on this manifest first")
-    parser.add_argument("--speakers", help="file with the speaker of each utterance, a line each")
+    parser.add_argument("--tune", metavar="SUBSET", help="first tune lm_weight and word_score on this manifest")
+    parser.add_argument("--speakers", help="file with the speaker of each utterance, one per line")
     parser.add_argument(
-        "--speaker-pattern", help="regular expression whose first group is the speaker in the manifest's paths"
+        "--speaker-pattern", help="regular expression whose first group matches the speaker in the manifest's paths"
     )
     parser.add_argument(
-        "--bootstrap-draws", type=int, default=1000, help="test sets drawn for the intervals (default: 1000)"
+        "--bootstrap-draws",
+        type=int,
+        default=1000,
+        help="bootstrap samples for the confidence intervals (default: 1000)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of these draws (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the bootstrap (default: 1)")
     parser.add_argument(
-        "--max-tokens", type=int, default=640000, help="samples of a batch, padding included (default: 640000)"
+        "--max-tokens", type=int, default=640000, help="audio samples in a batch, padding included (default: 640000)"
     )
     parser.add_argument(
-        "--json", action="store_true", help="print the result as JSON on a terminal too, as into a pipe or a file"
+        "--json", action="store_true", help="print the result as JSON on a terminal too, as for a pipe or a file"
     )
     return parser
 
 
 def main(args: argparse.Namespace) -> Result:
-    """Recognise and evaluate as `args` say; returns what is printed and written to results.json.
+    """Transcribe and evaluate; returns the result that is printed and written to results.json.
 
     Raises:
-        ValueError: the checkpoint, a manifest, labels, a lexicon or a language model cannot be read or do not fit; an
+        ValueError: the checkpoint, a manifest, labels, a lexicon or a language model cannot be read or does not fit; an
             argument is wrong.
     """
     began = time.perf_counter()
@@ -82,7 +87,7 @@ def main(args: argparse.Namespace) -> Result:
     logger.info("%s: %d utterances, on %s", args.gen_subset, len(testset), model.describe())
     if args.tune is not None:
         if not isinstance(decoder, BeamDecoder) or labels is None:
-            raise ValueError("--tune needs a lexicon or a language model (--lexicon, --lm), and labels of its manifest")
+            raise ValueError("--tune requires a lexicon or a language model (--lexicon, --lm), and labels")
         tune_on(
             model, TestSet.read(args.data, args.tune, labels, model.dictionary()), decoder, windows, args.max_tokens
         )
@@ -102,7 +107,7 @@ def main(args: argparse.Namespace) -> Result:
 
 
 def report(result: Result, args: argparse.Namespace, as_json: bool) -> int:
-    """Print the result: as JSON, with its figures in the log; or as text for a terminal. Returns the exit status."""
+    """Print the result, as JSON with the figures in the log, or as text for a terminal; returns the exit status."""
     lines = results.describe(result, args.bootstrap_draws)
     if not as_json:
         print("\n".join(lines))

@@ -1,7 +1,6 @@
-"""fairseq's argparse options of 2020 (`--arch wav2vec2 --lr 0.0005 ...`) as the overrides that configs take today.
+"""Convert fairseq's old argparse options (`--arch wav2vec2 --lr 0.0005 ...`) to config overrides.
 
-Options are known from the config dataclasses: each field is an option of its name, with the older names in its
-metadata.
+The options come from the config dataclasses: each field is an option of its name, with older names in its metadata.
 """
 
 from __future__ import annotations
@@ -28,35 +27,35 @@ _SELECTING = {"--" + ("arch" if group == "model" else group.replace("_", "-")): 
     "-a": "model"
 }
 _EVALUATION = ("common_eval", "generation", "eval_lm", "interactive", "bmuf")  # training does not read these groups
-_LAUNCHER = {"--local_rank", "--local-rank"}  # torch.distributed.launch adds it to every command that it starts
+_LAUNCHER = {"--local_rank", "--local-rank"}  # torch.distributed.launch adds it to every command
 _WIDTH = 100
 
 
 class Option(NamedTuple):
-    """Where the value of an old option goes."""
+    """The config key of an old option, and how its value is written."""
 
     key: str  # config key
     is_flag: bool  # typed without a value
-    flag_value: str  # the value that a flag stands for
-    items: type | None  # of a list's items; None: no list
+    flag_value: str  # the value that a flag sets
+    items: type | None  # item type of a list; None: not a list
     is_text: bool
 
 
 class Words(NamedTuple):
-    """A command line of options, sorted."""
+    """The sorted words of a command line."""
 
     options: list[tuple[str, str | None]]  # known ones with their values (None: typed without), in order
-    others: list[str]  # what is no option
-    unknown: list[list[str]]  # unknown options, each with the words after it that may be its values
+    others: list[str]  # words that are not options
+    unknown: list[list[str]]  # unknown options, each with the following words that may be its values
 
 
 class HydraForm(NamedTuple):
     """The same command with overrides."""
 
     overrides: list[str]  # groups first, then keys
-    from_options: bool  # some of them were options
+    from_options: bool  # whether some of them were options
     unknown: list[list[str]]
-    notes: list[str]  # what the user should know about some of them
+    notes: list[str]  # remarks about some of them
 
 
 def split(words: Sequence[str], takes_value: Mapping[str, bool]) -> Words:
@@ -64,7 +63,7 @@ def split(words: Sequence[str], takes_value: Mapping[str, bool]) -> Words:
 
     Args:
         words: without the program's name.
-        takes_value: known options, and whether a value follows. An unambiguous beginning of a name means that option.
+        takes_value: known options, and whether a value follows. Unambiguous abbreviations are accepted.
     """
     options: list[tuple[str, str | None]] = []
     others: list[str] = []
@@ -89,7 +88,7 @@ def split(words: Sequence[str], takes_value: Mapping[str, bool]) -> Words:
 
 
 def is_option(word: str) -> bool:
-    """Whether argparse takes a word for an option's name; -1 and -.5 are numbers."""
+    """Whether argparse reads a word as an option; -1 and -.5 are numbers."""
     return word.startswith("-") and word not in ("-", "--") and not word[1].isdigit() and word[1] != "."
 
 
@@ -104,8 +103,8 @@ def known_options(chosen: Mapping[str, str]) -> dict[str, Option]:
     """Every option of training, by its name on the command line.
 
     Args:
-        chosen: group -> the name selected in it (`{"model": "wav2vec2"}`). Groups without one offer the fields of all
-            their names.
+        chosen: group -> the name selected in it (`{"model": "wav2vec2"}`). Other groups offer the fields of all their
+            names.
     """
     selected = [
         (group, CONFIG_GROUPS[group][chosen[group]])
@@ -122,16 +121,14 @@ def known_options(chosen: Mapping[str, str]) -> dict[str, Option]:
     ]
     last = [(group, FIXED_GROUPS[group]) for group in _EVALUATION]
     found: dict[str, Option] = {}
-    # the first to have a name owns it
+    # the first group with a name owns it
     for group, dataclass in [("common", FIXED_GROUPS["common"]), *selected, *fixed, *other, *last]:
         _add_options(found, group, dataclass)
     return found
 
 
 def _add_options(found: dict[str, Option], group: str, dataclass: type) -> None:
-    """Add the options of a group's fields, but for names that are there, and fields that only repeat another
-    group's of that name.
-    """
+    """Add options for a group's fields, except existing names and fields that refer to another group's field."""
     types = get_type_hints(dataclass)
     for field in fields(dataclass):
         default, wanted = arguments.default_of(field), arguments.interpret_dc_type(types[field.name])
@@ -147,10 +144,10 @@ def _add_options(found: dict[str, Option], group: str, dataclass: type) -> None:
 
 
 def hydra_form(words: Sequence[str]) -> HydraForm:
-    """What old training options say, as overrides; words that are overrides already stay as they are.
+    """Convert old training options to overrides; words that already are overrides stay unchanged.
 
     Args:
-        words: a command line without its program, and without hydra's own options.
+        words: a command line without the program's name and hydra's own options.
     """
     typed = {word.partition("=")[0].lstrip("+") for word in words if not is_option(word) and "=" in word}
     chosen = _chosen(words)
@@ -167,7 +164,7 @@ def hydra_form(words: Sequence[str]) -> HydraForm:
     ]
     for name, value in sorted_words.options:
         if value is None and takes_value[name]:
-            notes.append(f"{name} has no value: it is left out.")
+            notes.append(f"{name} has no value: it is dropped.")
         elif name in known:
             option = known[name]
             keys.append(f"{option.key}={option.flag_value if value is None else hydra_value(value, option)}")
@@ -178,14 +175,14 @@ def hydra_form(words: Sequence[str]) -> HydraForm:
     overrides = [word for word in sorted_words.others if "=" in word]
     folders = [word for word in sorted_words.others if "=" not in word]
     keys[:0] = [f"task.data={folder}" for folder in folders[:1]]
-    notes += [f"{word} is neither an option nor the value of one: it is left out." for word in folders[1:]]
+    notes += [f"{word} is neither an option nor an option's value: it is dropped." for word in folders[1:]]
     groups = [f"{group}={chosen[group]}" for group in dict.fromkeys(_ORDER) if group in chosen and group not in typed]
     from_options = any(name not in _LAUNCHER for name, _ in sorted_words.options)
     return HydraForm([*groups, *overrides, *keys], from_options, sorted_words.unknown, notes)
 
 
 def _chosen(words: Sequence[str]) -> dict[str, str]:
-    """Group -> the name that options (`--arch wav2vec2`) or overrides (`model=wav2vec2`) select in it."""
+    """Group -> the name that an option (`--arch wav2vec2`) or override (`model=wav2vec2`) selects in it."""
     chosen: dict[str, str] = {}
     has_labels = False
     for word, after in zip(words, [*words[1:], ""], strict=True):
@@ -205,7 +202,7 @@ def hydra_value(text: str, option: Option) -> str:
     if option.items is not None:
         return "[" + ",".join(_items(text)) + "]"
     if option.is_text and (text == "" or any(sign in text for sign in ",[]{}'\"")) and "(" not in text:
-        # else hydra reads a list, or a sweep over several values
+        # unquoted, hydra would read a list, or a sweep over several values
         return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return text
 
@@ -219,11 +216,11 @@ def _items(text: str) -> list[str]:
 
 
 def explain(argv: Sequence[str], program: str = "fairseq-hydra-train") -> str:
-    """What to type instead of a command with old options; some lines, the command among them.
+    """Explain which command to use instead of one with old options, in several lines.
 
     Args:
-        argv: the words after the program's name, hydra's own options among them.
-        program: that runs the new command.
+        argv: the words after the program's name, including hydra's own options.
+        program: the program of the new command.
     """
     words, hydras_own = command_line.split_off_options(argv)
     notes = _import_user_dir(words)
@@ -232,26 +229,26 @@ def explain(argv: Sequence[str], program: str = "fairseq-hydra-train") -> str:
     for group in form.unknown:
         near = get_close_matches(group[0].partition("=")[0], known, n=1, cutoff=0.75)
         notes.append(
-            f"There is no option {' '.join(group)}: it is left out." + (f" Did you mean {near[0]}?" if near else "")
+            f"There is no option {' '.join(group)}: it is dropped." + (f" Did you mean {near[0]}?" if near else "")
         )
     if not form.from_options:
         return "\n".join([*notes, *form.notes])
     return "\n".join(
         [
-            "settings are written key=value here, not as fairseq's older options (--key value). The same command:",
+            "settings are written key=value, not as fairseq's older options (--key value). The same command:",
             "",
             *command_lines([program, *form.overrides, *hydras_own]),
             "",
             *notes,
             *form.notes,
-            "What is not set has this version's default; with --cfg job at the end, the command prints the whole "
-            "config and does not train.",
+            "Settings that are not given have this version's defaults. With --cfg job at the end, the command prints "
+            "the whole config and does not train.",
         ]
     )
 
 
 def _import_user_dir(words: Sequence[str]) -> list[str]:
-    """Import the plug-ins that --user-dir names, so that their options are known; returns why that failed."""
+    """Import the plug-ins of --user-dir, so that their options are known; returns an error message if that failed."""
     folders = [value for _, value in split(words, {"--user-dir": True}).options if value is not None]
     try:
         for folder in folders:
@@ -262,7 +259,7 @@ def _import_user_dir(words: Sequence[str]) -> list[str]:
 
 
 def command_lines(words: Iterable[str]) -> list[str]:
-    """A command for a shell, quoted and broken into lines that end in a backslash."""
+    """A shell command, quoted, in lines that end in a backslash."""
     lines = [""]
     for word in map(shell_word, words):
         if lines[-1] and len(lines[-1]) + len(word) > _WIDTH:
@@ -273,7 +270,7 @@ def command_lines(words: Iterable[str]) -> list[str]:
 
 
 def shell_word(word: str) -> str:
-    """A word as a POSIX shell takes it, in the quotes that read best."""
+    """A word quoted for a POSIX shell, with the more readable quotes."""
     if word and all(sign.isalnum() or sign in "_@%+=:,./-" for sign in word):
         return word
     if "'" in word and not any(sign in word for sign in '"\\$`!'):

@@ -1,11 +1,11 @@
-"""Command lines of fairseq's two `infer.py`, and the `fairseq-infer` that does the same."""
+"""Convert command lines of fairseq's two `infer.py` scripts to `fairseq-infer`."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 
-# old argument -> what it is called here; None: fairseq-infer needs no such argument
+# old argument -> its name here; None: fairseq-infer does not need it
 _WITH_VALUE: dict[str, str | None] = {
     "--task": None,
     "--criterion": None,
@@ -36,7 +36,7 @@ _NOT_OFFERED = {
     "--dump-features": "features here (fairseq-extract writes them)",
 }
 _OPTIONAL_VALUE = ("--remove-bpe", "--post-process")
-# keys of the newer one, examples/speech_recognition/new/infer.py; others are dropped
+# keys of the newer script, examples/speech_recognition/new/infer.py; others are dropped
 _KEYS = {
     "common_eval.path": "--path",
     "common_eval.results_path": "--results-path",
@@ -71,7 +71,7 @@ _LANGUAGE_MODEL = ("--lm", "--lm-model", "--lexicon")
 
 
 def new_command(argv: Sequence[str]) -> str | None:
-    """The sentence that names old arguments and the command to use; None where there are none."""
+    """A message with the old arguments and the command to use instead; None if there are no old arguments."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
     old = [word for word in words if word in _WITH_VALUE or word in _FLAGS or word in _NOT_OFFERED]
     by_key = [word for word in words if _is_override(word)]
@@ -79,7 +79,7 @@ def new_command(argv: Sequence[str]) -> str | None:
         return None
     kept, options, dropped = _sorted(words)
     decoder = options.pop("--w2l-decoder", None)
-    if decoder == "viterbi":  # which reads neither lexicon nor language model
+    if decoder == "viterbi":  # it uses neither a lexicon nor a language model
         options = {name: value for name, value in options.items() if name not in _LANGUAGE_MODEL}
     command = ["fairseq-infer", *kept, *(part for item in options.items() for part in _typed(*item))]
     names = ", ".join(dict.fromkeys([*old, *(word.partition("=")[0] for word in by_key)]))
@@ -100,7 +100,7 @@ def _is_override(word: str) -> bool:
 
 
 def _sorted(words: list[str]) -> tuple[list[str], dict[str, str | None], list[str]]:
-    """(words that stay as they are, options by their names here, arguments that are not offered)."""
+    """(unchanged words, options by their names here, arguments that are not offered)."""
     kept: list[str] = []
     options: dict[str, str | None] = {}
     dropped: list[str] = []
@@ -132,7 +132,7 @@ def _sorted(words: list[str]) -> tuple[list[str], dict[str, str | None], list[st
 
 
 def _is_unit(word: str) -> bool:
-    """Whether this is a value of --post-process, which may have none."""
+    """Whether this is a value of --post-process, which can be given without one."""
     return word in ("letter", "sentencepiece", "wordpiece", "subword_nmt", "@@ ", "_EOW", "none", "silence")
 
 

@@ -1,7 +1,6 @@
-"""`fairseq-manifest`, `fairseq-libri-labels`, `fairseq-prepare-labels`, `fairseq-make-ngram`: the scripts of
-examples/wav2vec as commands.
+"""The scripts of examples/wav2vec as commands: fairseq-manifest, -libri-labels, -prepare-labels, -make-ngram.
 
-An installed package has them under fairseq/examples, which in a checkout is a link to examples.
+In an installed package they are in fairseq/examples, which in a checkout is a link to examples.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import sys
 
 
 def _run(command: str, script: str) -> None:
-    """Run examples/wav2vec/<script>.py as `command`; its mistakes are reported under that name."""
+    """Run examples/wav2vec/<script>.py as `command`; error messages start with that name."""
     sys.argv[0] = command
     module = importlib.import_module(f"fairseq.examples.wav2vec.{script}")
     try:
@@ -36,5 +35,5 @@ def prepare_labels() -> None:
 
 
 def make_ngram() -> None:
-    """Make an n-gram language model of a text."""
+    """Make an n-gram language model from a text."""
     _run("fairseq-make-ngram", "make_ngram")

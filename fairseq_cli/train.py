@@ -1,4 +1,4 @@
-"""Train a model: `main(cfg)` is what `fairseq-hydra-train` runs in every process, once the config is composed."""
+"""Train a model: `fairseq-hydra-train` runs `main(cfg)` in every process once the config is composed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Run", "Stopped", "describe", "main", "prepare", "prepare_and_train",
 
 
 def main(cfg: DictConfig) -> int:
-    """Train until the config's end, a signal, or an error; a run that ended early continues with the same command.
+    """Train until the config's limit, a signal, or an error; the same command resumes a run that ended early.
 
     Returns:
-        the exit status: 0, or one of those that `fairseq.distributed.launch` defines.
+        The exit status: 0, or one of those in `fairseq.distributed.launch`.
     Raises:
-        ConfigError: all problems of the config, together; a problem of the data or of the checkpoint to continue from;
-            another run in `checkpoint.save_dir`.
-        WaitEnded: a signal ended this process alone, while it waited for a batch or for another process; what can be
-            saved is saved.
+        ConfigError: all problems of the config, together; a problem with the data or with the checkpoint to resume
+            from; another run in `checkpoint.save_dir`.
+        WaitEnded: a signal ended only this process, while it waited for a batch or for another process; it saves what
+            it can.
     """
     set_up_logging(cfg.common)
     if distributed.is_master() and (problems := sinks.problems(cfg.common)):
@@ -38,21 +38,19 @@ def main(cfg: DictConfig) -> int:
 
 
 def prepare_and_train(cfg: DictConfig) -> int:
-    """`main`, in a folder that no other run writes to."""
+    """Do the work of `main`, in a folder that no other run writes to."""
     try:
         run = prepare(cfg)
     except ConfigError:
         raise
-    except ValueError as error:  # the user's mistake, told without a traceback; HYDRA_FULL_ERROR=1 shows it
+    except ValueError as error:  # the user's mistake: reported without a traceback, unless HYDRA_FULL_ERROR=1
         raise ConfigError([str(error)]) from error
     with signals.caught(run.trainer.stopping.wish):
         return run.train()
 
 
 def set_up_logging(common: CommonConfig) -> None:
-    """Log lines of fairseq's form on standard output, and in `common.log_file` too; processes other than the first
-    only warn.
-    """
+    """Log in fairseq's format to standard output and `common.log_file`; only rank 0 logs below WARNING."""
     handlers: list[logging.Handler] = [destinations.StandardOutput()]
     if common.log_file is not None and distributed.is_master():
         try:
@@ -60,7 +58,7 @@ def set_up_logging(common: CommonConfig) -> None:
             file.begin()
         except OSError as error:
             raise ConfigError(
-                [f"common.log_file is {common.log_file}: cannot write there ({error.strerror or error})."]
+                [f"common.log_file is {common.log_file}: cannot write to it ({error.strerror or error})."]
             ) from error
     if distributed.is_master():
         destinations.send_lines_to(*handlers)
@@ -69,7 +67,4 @@ def set_up_logging(common: CommonConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        "fairseq_cli.train has no command line of its own: fairseq-hydra-train task.data=FOLDER --config-name ... "
-        "trains."
-    )
+    sys.exit("fairseq_cli.train is not a command. Use fairseq-hydra-train task.data=FOLDER --config-name ...")

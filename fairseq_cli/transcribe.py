@@ -1,4 +1,4 @@
-"""`fairseq-transcribe`: what was said in audio files, as text, JSON, or subtitles.
+"""`fairseq-transcribe`: transcribe audio files to text, JSON, or subtitles.
 
 fairseq-transcribe --path CHECKPOINT talk.flac interview.mp3
 fairseq-transcribe --path CHECKPOINT --format srt --output-dir subtitles *.wav
@@ -30,16 +30,16 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio of any sample rate and number of channels")
     parser.add_argument("--path", required=True, help="fine-tuned checkpoint")
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
-    parser.add_argument("--output-dir", help="write a file for each audio file there (default: print)")
+    parser.add_argument("--output-dir", help="folder for a transcript per audio file (default: print)")
     add_decoder_arguments(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Transcribe; returns how many files gave no result.
+    """Transcribe; returns the number of files that failed.
 
     Raises:
-        ValueError: the checkpoint, lexicon or language model cannot be read, or two files would be written under one
+        ValueError: the checkpoint, lexicon or language model cannot be read, or two transcripts would have the same
             name.
     """
     check_arguments(args)
@@ -59,30 +59,32 @@ def main(args: argparse.Namespace) -> int:
 
 
 def output_paths(files: Sequence[str], folder: str | None, kind: str) -> list[Path | None]:
-    """Where each file's transcript goes; None: it is printed.
+    """The path of each file's transcript; None: it is printed.
 
     Raises:
-        ValueError: two files of one name, or subtitles of several files, which cannot be printed one after the other.
+        ValueError: two files with the same name, or subtitles of several files without a folder.
     """
     if folder is None:
         if kind in _SUBTITLES and len(files) > 1:
             raise ValueError(
-                f"--format {kind} of {len(files)} files needs --output-dir DIR: subtitles of several recordings are "
-                "not one file. --format text and json print several"
+                f"--format {kind} of {len(files)} files requires --output-dir DIR: subtitles of several recordings "
+                "cannot be in one file. --format text and json can print several"
             )
         return [None] * len(files)
     owners: dict[Path, str] = {}
     for name in files:
         path = Path(folder) / (Path(name).stem + _ENDINGS[kind])
         if path in owners:
-            raise ValueError(f"{owners[path]} and {name} would both be written to {path}: transcribe them apart")
+            raise ValueError(
+                f"{owners[path]} and {name} would both be written to {path}: transcribe them in separate commands"
+            )
         owners[path] = name
     make_folder(folder, "--output-dir")
     return list(owners)
 
 
 def report(transcript: Transcript) -> None:
-    """Errors and notes, on standard error."""
+    """Print a transcript's error or note to standard error."""
     if transcript.error is not None:
         print(f"fairseq-transcribe: error: {_with_name(transcript.name, transcript.error)}", file=sys.stderr)
     elif transcript.note is not None:
@@ -94,7 +96,7 @@ def _with_name(name: str, message: str) -> str:
 
 
 def deliver(transcript: Transcript, kind: str, target: Path | None, several: bool) -> None:
-    """Write a transcript to its file, or print it, with the audio file's name before it where there are several."""
+    """Write a transcript to its file, or print it, after the audio file's name if there are several."""
     if transcript.error is not None and kind != "json":
         return
     text = write(transcript, kind)
@@ -111,7 +113,7 @@ def cli_main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(join_negative_values(sys.argv[1:] if argv is None else argv))
     command.set_up_logging()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names are printed as the bytes that they are
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names are printed as their bytes
     return command.run(lambda: 1 if main(args) else 0, "fairseq-transcribe")
 
 

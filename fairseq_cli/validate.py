@@ -26,13 +26,13 @@ from fairseq.training import validation
 from fairseq.training.precision import Precision
 
 logger = logging.getLogger("fairseq_cli.validate")
-CRITERION_OF_MODEL = {"wav2vec2": "wav2vec", "wav2vec_ctc": "ctc"}  # for checkpoints that name none
+CRITERION_OF_MODEL = {"wav2vec2": "wav2vec", "wav2vec_ctc": "ctc"}  # for checkpoints without a criterion
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("fairseq-validate", description=__doc__)
     parser.add_argument(
-        "data", nargs="?", help="folder of the manifests; default: the one that the checkpoint was trained with"
+        "data", nargs="?", help="folder of the manifests (default: the one that the checkpoint was trained with)"
     )
     parser.add_argument("--path", required=True, help="checkpoint")
     parser.add_argument(
@@ -43,45 +43,47 @@ def get_parser() -> argparse.ArgumentParser:
         ("--batch-size", "--max-sentences", "--batch-size-valid"),
     )
     parser.add_argument(
-        *tokens, type=int, help="audio samples a batch; default: the checkpoint's dataset.max_tokens_valid"
+        *tokens, type=int, help="audio samples in a batch (default: the checkpoint's dataset.max_tokens_valid)"
     )
     parser.add_argument(
-        *sentences, type=int, help="utterances a batch; default: the checkpoint's dataset.batch_size_valid"
+        *sentences, type=int, help="utterances in a batch (default: the checkpoint's dataset.batch_size_valid)"
     )
     parser.add_argument("--required-batch-size-multiple", type=int, help="default: the checkpoint's")
-    parser.add_argument("--num-workers", type=int, default=1, help="processes that load data (default: 1)")
-    parser.add_argument("--seed", type=int, help="of crops, masks and negatives; default: the checkpoint's common.seed")
+    parser.add_argument("--num-workers", type=int, default=1, help="data-loading processes (default: 1)")
+    parser.add_argument(
+        "--seed", type=int, help="seed of crops, masks and negatives (default: the checkpoint's common.seed)"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--device", choices=[str(choice.value) for choice in DEVICE_CHOICES], help="default: a GPU where there is one"
+        "--device", choices=[str(choice.value) for choice in DEVICE_CHOICES], help="default: a GPU if there is one"
     )
     where.add_argument("--cpu", action="store_true", help="the same as --device cpu")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16 autocast")
     parser.add_argument("--fp16", action="store_true", help="compute in fp16 autocast (bf16 on devices without it)")
-    parser.add_argument("--user-dir", help="package of your own that registers what the checkpoint needs")
+    parser.add_argument("--user-dir", help="your own package that registers the classes that the checkpoint needs")
     parser.add_argument(
         "--model-overrides", default="{}", help="a Python dict of settings that differ from the checkpoint's"
     )
-    parser.add_argument("--labels", help="ending of the label files; default: the checkpoint's task.labels")
-    parser.add_argument("--task", help="accepted from fairseq's commands; the checkpoint's task is set up")
+    parser.add_argument("--labels", help="extension of the label files (default: the checkpoint's task.labels)")
+    parser.add_argument("--task", help="accepted for fairseq's commands; the checkpoint's task is used")
     parser.add_argument("--criterion", choices=sorted(criterions.CRITERION_REGISTRY), help="default: the checkpoint's")
     parser.add_argument(
-        "--skip-invalid-size-inputs-valid-test", action="store_true", help="accepted from fairseq's commands; always on"
+        "--skip-invalid-size-inputs-valid-test", action="store_true", help="accepted for fairseq's commands; always on"
     )
     parser.add_argument("--log-format", choices=["json", "none", "simple", "tqdm"], default="simple")
-    parser.add_argument("--log-interval", type=int, default=100, help="batches between two lines (default: 100)")
+    parser.add_argument("--log-interval", type=int, default=100, help="batches between log lines (default: 100)")
     parser.add_argument(
-        "--no-progress-bar", action="store_true", help="accepted from fairseq's commands; see --log-format"
+        "--no-progress-bar", action="store_true", help="accepted for fairseq's commands; see --log-format"
     )
-    parser.add_argument("--quiet", action="store_true", help="the results only")
+    parser.add_argument("--quiet", action="store_true", help="only print the results")
     return parser
 
 
 def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Validate as `args` say; returns the metrics of each subset, rounded as they are printed.
+    """Validate; returns the metrics of each subset, rounded as printed.
 
     Raises:
-        ValueError: an option's value, or the checkpoint or a manifest cannot be read.
+        ValueError: an option's value is wrong, or the checkpoint or a manifest cannot be read.
     """
     utils.import_user_module(CommonConfig(user_dir=args.user_dir))
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(args.path, arg_overrides=_overrides(args))
@@ -118,7 +120,7 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings by name that replace the checkpoint's."""
+    """Settings by name that override the checkpoint's."""
     try:
         overrides = ast.literal_eval(args.model_overrides)
     except (ValueError, SyntaxError):
@@ -132,9 +134,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _criterion(cfg: DictConfig, name: str | None) -> Any:
-    """The config of the checkpoint's criterion; of another one, or of the model's usual one where there is none,
-    the defaults.
-    """
+    """The checkpoint's criterion config; else the name of the selected criterion, or of the model's usual one."""
     saved = cfg.get("criterion")
     if saved is not None and name in (None, saved.get("_name")):
         return saved

@@ -1,6 +1,4 @@
-"""YAML files, read before hydra reads them: what hydra would stumble over is named by file and line, and nothing
-grows beyond bounds.
-"""
+"""Read YAML files before hydra does, to report problems with file and line and to limit their size."""
 
 from __future__ import annotations
 
@@ -17,20 +15,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairseq.dataclass.values import shown
 
-MAX_NODES = 20_000  # values of a file, those of an alias counted at each use; the longest stock YAML has 100
+MAX_NODES = 20_000  # values in a file, with those of an alias counted at each use; the longest stock YAML has 100
 MAX_DEPTH = 40
 _TAGS = (None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "null", "seq", "map")))
-_HEADER = re.compile(r"\s*#\s*@")  # lines at the beginning that hydra reads
-# of a YAML; hydra looks up ${group} or ${defaults.N.group} in it, and no other interpolation
+_HEADER = re.compile(r"\s*#\s*@")  # header lines that hydra reads
+# name of a YAML file; the only interpolations that hydra resolves in it are ${group} and ${defaults.N.group}
 NAME = re.compile(r"([^$]|\$\{(?!defaults(\.\d+)?\})[\w./@]+\})*")
-_REFERENCE = re.compile(r"\$\{(?:defaults\.\d+\.)?([\w./@]+)\}")  # a name that is another group's, as it stands
-MAX_FILES = 200  # of a composition
-_MAX_BYTES = 255  # of a file's name: what Linux's file systems take
+_REFERENCE = re.compile(r"\$\{(?:defaults\.\d+\.)?([\w./@]+)\}")  # a name that only refers to another group's
+MAX_FILES = 200  # YAML files of a composition
+_MAX_BYTES = 255  # bytes of a file name: the limit of Linux's file systems
 _QUOTE = "(Inside braces, ??? must be quoted: '???'.)"
 
 
 def file_name(name: str) -> str:
-    """The file's name of a config's: hydra adds .yaml where it is missing."""
+    """The file name of a config: hydra adds .yaml if it is missing."""
     return name if name.endswith((".yaml", ".yml")) else name + ".yaml"
 
 
@@ -38,8 +36,8 @@ def read(path: Path) -> dict[str, Any]:
     """Content of a YAML file as plain values, interpolations as text; an empty file is an empty dict.
 
     Raises:
-        ValueError: it cannot be read, is not YAML or not a group of keys, or is larger than any config (by aliases, for
-            example). Names the file, and the line where there is one.
+        ValueError: it cannot be read, is not YAML, is not a group of keys, or is too large (by aliases, for example).
+            The message has the file, and the line if known.
     """
     try:
         _check_size(path)
@@ -53,21 +51,21 @@ def read(path: Path) -> dict[str, Any]:
         # the last two: a date such as 2026-13-32, a number such as 1e9999
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {shown(content)}: a config is a group of keys, such as `common: {{seed: 1}}`.")
+        raise ValueError(
+            f"{path} contains {shown(content)}: it must be a group of keys, such as `common: {{seed: 1}}`."
+        )
     _check_defaults(path, content.get("defaults"))
     return cast("dict[str, Any]", content)
 
 
 def _check_size(path: Path) -> None:
-    """Bound the number of values and their depth, without building them: nine aliases of nine aliases ... fill any
-    memory.
+    """Limit the number of values and their depth, without building them: nested aliases could fill any memory.
 
     Raises:
-        ValueError: there are too many of them, an alias lies inside what it names, or a value has a tag of some other
-            program.
+        ValueError: there are too many values, an alias is inside its own anchor, or a value has an unsupported tag.
     """
-    sizes: dict[str, tuple[int, int]] = {}  # anchor -> values, depth of what it names
-    # (anchor, values, depth below it) of the collections around an event
+    sizes: dict[str, tuple[int, int]] = {}  # anchor -> number of values, depth
+    # (anchor, values, depth below it) of the collections that enclose an event
     open_: list[tuple[str | None, int, int]] = [(None, 0, 0)]
 
     def add(values: int, depth: int) -> None:
@@ -75,7 +73,7 @@ def _check_size(path: Path) -> None:
         open_[-1] = anchor, number + values, max(deepest, depth)
         line = event.start_mark.line + 1
         if sum(entry[1] for entry in open_) > MAX_NODES:
-            raise ValueError(f"line {line}: with its aliases written out, the file has more than {MAX_NODES:,} values.")
+            raise ValueError(f"line {line}: with aliases expanded, the file has more than {MAX_NODES:,} values.")
         if len(open_) - 1 + depth > MAX_DEPTH:
             raise ValueError(f"line {line}: groups and lists are nested more than {MAX_DEPTH} deep.")
 
@@ -89,12 +87,12 @@ def _check_size(path: Path) -> None:
         for event in yaml.parse(file, Loader=yaml.SafeLoader):
             if (tag := getattr(event, "tag", None)) not in _TAGS:
                 raise ValueError(
-                    f"line {event.start_mark.line + 1}: the tag {tag} is not read here. Write the value without it."
+                    f"line {event.start_mark.line + 1}: the tag {tag} is not supported. Write the value without it."
                 )
             if isinstance(event, yaml.AliasEvent):
                 if event.anchor not in sizes and any(anchor == event.anchor for anchor, _, _ in open_):
                     raise ValueError(
-                        f"line {event.start_mark.line + 1}: *{event.anchor} stands inside &{event.anchor} itself."
+                        f"line {event.start_mark.line + 1}: *{event.anchor} is inside &{event.anchor} itself."
                     )
                 add(*sizes.get(event.anchor, (1, 0)))
             elif isinstance(event, yaml.ScalarEvent):
@@ -115,7 +113,7 @@ def _check_size(path: Path) -> None:
 
 
 def _check_defaults(path: Path, defaults: Any) -> None:
-    """The form that hydra asserts: a list of names and of `group: name`."""
+    """Check for the form that hydra only asserts: a list of names and of `group: name`."""
     if defaults is None:
         return
     form = "it must be a list, each entry _self_, the name of another YAML, or `group: name`."
@@ -134,9 +132,7 @@ def _check_defaults(path: Path, defaults: Any) -> None:
 
 
 def selected(defaults: Any) -> Iterator[tuple[str, str]]:
-    """(group, name) of every YAML that a defaults list selects; the group is "" for a name alone, and both are as
-    they stand there.
-    """
+    """(group, name) of every YAML that a defaults list selects, as written; the group is "" for a name alone."""
     for entry in defaults or []:
         if isinstance(entry, dict):
             group, value = next((key, value) for key, value in entry.items() if key != "optional")
@@ -148,17 +144,17 @@ def selected(defaults: Any) -> Iterator[tuple[str, str]]:
 
 
 def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence[Path]) -> set[str]:
-    """Read a config's YAML and all that its defaults lists, and groups chosen on the command line, add to it.
+    """Read a config's YAML and all YAMLs that its defaults lists, and groups on the command line, select.
 
     Args:
         primary: the YAML of --config-name.
         chosen: (group, name) of `group=name` on the command line.
-        folders: where hydra looks for YAML files.
+        folders: where hydra searches for YAML files.
     Returns:
-        The groups that the defaults lists select from: hydra wants `+group=name` for others.
+        The groups that the defaults lists select from; hydra requires `+group=name` for others.
     Raises:
-        ValueError: one of them cannot be read, a circle of defaults lists, a name that no file can have, or an entry
-            `${group}` where that group has no name.
+        ValueError: one of them cannot be read, a circle of defaults lists, a name too long for a file, or an entry
+            `${group}` for a group without exactly one name.
     """
     choices: dict[str, list[str]] = {}  # group -> the names that a defaults list selects from it
     references: list[tuple[Path, str]] = []  # entries that take the name of another group
@@ -169,10 +165,10 @@ def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence
         number += 1
         if path in around:
             raise ValueError(
-                f"{path}: its defaults list leads back to it, by {' and '.join(str(other) for other in around)}."
+                f"{path}: its defaults list leads back to it, through {' and '.join(str(other) for other in around)}."
             )
         if number > MAX_FILES:
-            raise ValueError(f"{path}: the defaults lists around it select more than {MAX_FILES} YAML files.")
+            raise ValueError(f"{path}: the defaults lists of this config select more than {MAX_FILES} YAML files.")
         for group, name in selected(read(path).get("defaults")):
             group = group.strip("/") if group.startswith("/") or not place else f"{place}/{group}".strip("/")
             choices.setdefault(group, []).append(name)
@@ -185,12 +181,12 @@ def read_all(primary: Path, chosen: Sequence[tuple[str, str]], folders: Sequence
         if any(len(os.fsencode(part)) > _MAX_BYTES for part in file_name(whole).split("/")):
             place = f"{around[-1]}: its defaults list" if around else f"{group}={shown(name)}"
             raise ValueError(
-                f"{place} has a name that is longer than a file's can be, {_MAX_BYTES} bytes: {shown(name)}."
+                f"{place} has a name that is longer than {_MAX_BYTES} bytes, the limit of file names: {shown(name)}."
             )
         found = next(
             (folder / file_name(whole) for folder in folders if name and (folder / file_name(whole)).is_file()), None
         )
-        if found is not None:  # else hydra says what it looked for
+        if found is not None:  # else hydra reports it
             visit(found, whole.rpartition("/")[0], around)
 
     visit(primary, "", ())

@@ -25,12 +25,12 @@ from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 @dataclass
 class CtcCriterionConfig(FairseqDataclass):
     zero_infinity: bool = field(
-        default=False, metadata={"help": "set the loss of utterances with too few frames for their label to 0"}
+        default=False, metadata={"help": "the loss of an utterance whose label is too long for its frames is 0"}
     )
     sentence_avg: bool = II("optimization.sentence_avg")
     post_process: str = field(
         default="letter",
-        metadata={"help": "kind of unit, for joining units to words: letter, sentencepiece, silence, none ..."},
+        metadata={"help": "how units become words: letter, sentencepiece, silence, none ..."},
     )
     wer_kenlm_model: Optional[str] = field(
         default=None, metadata={"help": "not supported: use fairseq-infer to decode with a language model"}
@@ -43,7 +43,10 @@ class CtcCriterionConfig(FairseqDataclass):
     wer_sil_weight: float = field(default=0, metadata={"help": "belongs to wer_kenlm_model"})
     wer_args: Any = field(
         default=None,
-        metadata={"help": "the first four wer_ keys as a list, or as a Python tuple in quotes (older configs)"},
+        metadata={
+            "help": "wer_kenlm_model, wer_lexicon, wer_lm_weight and wer_word_score as a list or a Python tuple in "
+            "quotes, as in older configs"
+        },
     )
 
     def check(self) -> Iterator[Finding]:
@@ -61,7 +64,7 @@ class CtcCriterionConfig(FairseqDataclass):
         if model or lexicon:
             yield wrong(
                 f"criterion.wer_args names {' and '.join(path for path in (model, lexicon) if path)}: validation "
-                "decodes greedily, without a language model or a lexicon. Remove wer_args, and decode the "
+                "decodes greedily, without a language model or a lexicon. Remove criterion.wer_args, and decode the "
                 "checkpoint with fairseq-infer --lm and --lexicon.",
                 "wer-args",
             )

@@ -28,8 +28,8 @@ class Wav2VecCriterionConfig(FairseqDataclass):
         default=False,
         metadata={
             "help": (
-                "cross-entropy over the positive and its negatives, as in the paper; false: binary "
-                "cross-entropy per candidate"
+                "true: cross-entropy over the positive and its negatives, as in the paper; false: binary "
+                "cross-entropy of each"
             )
         },
     )
@@ -38,7 +38,7 @@ class Wav2VecCriterionConfig(FairseqDataclass):
         metadata={"help": "weights of the additional losses: codebook diversity (with a quantizer), feature penalty"},
     )
     log_keys: list[str] = field(
-        default_factory=list, metadata={"help": "keys of the model's output to log, such as code_perplexity"}
+        default_factory=list, metadata={"help": "values of the model's output to log, such as code_perplexity"}
     )
 
 

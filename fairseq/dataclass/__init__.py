@@ -1,4 +1,4 @@
-"""Configs: their dataclasses, how a command's YAML and overrides become one config, and what is checked in it."""
+"""Config dataclasses, how YAML files and overrides become one config, and the checks on it."""
 
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.constants import ChoiceEnum

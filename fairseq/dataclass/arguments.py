@@ -1,4 +1,4 @@
-"""Config dataclasses as command-line options, as fairseq's argparse commands had them."""
+"""Config dataclasses as argparse options, as in fairseq's older commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fairseq.dataclass.utils import eval_str_list
 
 
 def interpret_dc_type(field_type: Any) -> Any:
-    """The type of a field's values: `Optional[X]` is X, `Any` is str."""
+    """The type of a field's values: X for `Optional[X]`, str for `Any`."""
     if field_type is Any:
         return str
     options = [option for option in get_args(field_type) if option is not type(None)]
@@ -25,7 +25,7 @@ def interpret_dc_type(field_type: Any) -> Any:
 
 
 def item_type(field_type: Any) -> type | None:
-    """The type of the items of a list or tuple field; None for other fields."""
+    """The item type of a list or tuple field; None for other fields."""
     wanted = interpret_dc_type(field_type)
     if (get_origin(wanted) or wanted) not in (list, tuple):
         return None
@@ -34,7 +34,7 @@ def item_type(field_type: Any) -> type | None:
 
 
 def option_names(field: Field) -> list[str]:
-    """A field's options on the command line: by its name, and by the older name in its metadata (`argparse_alias`)."""
+    """A field's command-line options: its name, and the older name in its metadata (`argparse_alias`)."""
     alias = field.metadata.get("argparse_alias")
     return ["--" + field.name.replace("_", "-"), *([] if alias is None else [alias])]
 
@@ -49,13 +49,13 @@ def gen_parser_from_dataclass(
     delete_default: bool = False,
     with_prefix: str | None = None,
 ) -> None:
-    """Add an option to `parser` for every field of a dataclass; options that are there already stay as they are.
+    """Add an option to `parser` for every field of a dataclass; existing options are kept.
 
     Args:
-        delete_default: add no defaults, so that the parsed arguments tell what was typed (with
+        delete_default: add no defaults, so that the parsed arguments hold only what was typed (with
             `argument_default=SUPPRESS`).
-        with_prefix: "--x" makes `--x-name` of the field `name`. Without one, the field `data` is a positional argument,
-            and the fields of dataclasses in fields are added under their own names.
+        with_prefix: "--x" turns the field `name` into `--x-name`. Without a prefix, the field `data` is a positional
+            argument, and the fields of nested dataclasses are added under their own names.
     """
     types = get_type_hints(type(dataclass_instance))
     for field in fields(dataclass_instance):
@@ -84,7 +84,7 @@ def gen_parser_from_dataclass(
 
 
 def _keywords(field: Field, field_type: Any, with_prefix: str | None) -> dict[str, Any]:
-    """What `add_argument` is told about a field."""
+    """The keyword arguments of `add_argument` for a field."""
     wanted, default, items = interpret_dc_type(field_type), default_of(field), item_type(field_type)
     help_text = field.metadata.get("help")
     found: dict[str, Any] = {"help": f"{with_prefix[2:]}: {help_text}" if with_prefix and help_text else help_text}

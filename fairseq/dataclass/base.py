@@ -10,7 +10,7 @@ from fairseq.dataclass.findings import Finding
 
 
 class ConfigError(ValueError):
-    """Everything that is wrong with a config, a line each, so that one more try is enough."""
+    """All problems of a config, one per line, so that the user can fix them in one go."""
 
     def __init__(self, problems: list[str]) -> None:
         number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 
 
 class RunError(ConfigError):
-    """What ended a run that had begun, as the sentence that the user reads: no traceback would add to it."""
+    """An error that ends a run after it started; the user sees this sentence, without a traceback."""
 
     def __init__(self, sentence: str) -> None:
         ValueError.__init__(self, sentence)
@@ -34,35 +34,34 @@ class RunError(ConfigError):
 
 @dataclass
 class FairseqDataclass:
-    """A group of config fields. `_name` says which registered class the group configures (None for groups that have
-    only one).
+    """A group of config fields. `_name` is the registered class that the group configures (None if it has only one).
 
     A field's metadata may limit its value: `at_least` (a number), `share` (True: from 0 to 1), `choices` (texts);
-    `refused` (True) is for a field of not_offered.py that constructors refuse as well.
+    `refused` (True) marks a field of not_offered.py that constructors refuse too.
     """
 
     _name: Optional[str] = None
 
     @staticmethod
     def name() -> Optional[str]:
-        """The name that a plug-in's dataclass gives itself, where it overrides this."""
+        """The name of a plug-in's dataclass, if it overrides this."""
         return None
 
     def check(self) -> Iterable[Finding]:
-        """What is wrong or odd between the fields of this group, wherever it is used.
+        """Yield errors and warnings about the fields of this group.
 
         A subclass yields `fairseq.dataclass.wrong(text)` and `odd(text)`; a text names its keys as `group.field`. The
-        values are plain, of the fields' types, and within the limits that the metadata sets or not.
+        values are plain and have the fields' types, but may be outside the limits in the metadata.
         """
         return ()
 
     def check_files(self) -> Iterable[Finding]:
-        """The same about files and folders, before a run; not asked of a config that comes out of a checkpoint."""
+        """Yield errors and warnings about files and folders; not called for a checkpoint's config."""
         return ()
 
     @classmethod
     def field_defaults(cls) -> dict[str, Any]:
-        """Name -> default of every field but `_name`, in order; factories are called."""
+        """Name -> default of every field except `_name`, in order; factories are called."""
         found = {}
         for f in fields(cls):
             if f.name != "_name":
@@ -80,9 +79,7 @@ class FairseqDataclass:
 
     @classmethod
     def from_namespace(cls, args: Namespace | dict[str, Any]) -> "FairseqDataclass":
-        """An instance with the fields that old command-line arguments (or any dict) name; the others keep their
-        defaults.
-        """
+        """An instance with the values of old command-line arguments (or any dict); other fields keep their defaults."""
         values = args if isinstance(args, dict) else vars(args)
         config = cls()
         for f in fields(cls):

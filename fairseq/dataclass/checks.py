@@ -1,7 +1,6 @@
-"""The rules that a config dataclass brings along: limits in its fields' metadata, and its methods `check` and
-`check_files`.
+"""Apply the rules of config dataclasses: limits in field metadata, and the methods `check` and `check_files`.
 
-`fairseq.dataclass.validate` asks all groups of a run; constructors of models, tasks and so on call `refuse`, so each
+`fairseq.dataclass.validate` checks all groups of a run; constructors of models, tasks and so on call `refuse`, so each
 rule is written once.
 """
 
@@ -25,9 +24,9 @@ Rules = Callable[[FairseqDataclass], Iterable[Finding]]
 
 
 def instance_of(dataclass: type[Config], values: Mapping[str, Any]) -> Config:
-    """An instance with these plain values, those of nested dataclasses included.
+    """Make an instance with these plain values, including those of nested dataclasses.
 
-    Keys without a field are left out. `???` and references that nothing resolved leave the field's default.
+    Keys without a field are ignored. `???` and unresolved references keep the field's default.
     """
     types = get_type_hints(dataclass)
     config = dataclass()
@@ -46,7 +45,7 @@ def instance_of(dataclass: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def findings_of(config: FairseqDataclass, path: str) -> Iterator[Finding]:
-    """What is wrong or odd in a group by its own rules, files aside; then the same of the dataclasses in its fields.
+    """Yield the errors and warnings of a group's own rules (not about files), then those of nested dataclasses.
 
     Args:
         path: the group's place in the config, such as "task".
@@ -59,21 +58,21 @@ def findings_of(config: FairseqDataclass, path: str) -> Iterator[Finding]:
 
 
 def file_findings_of(config: FairseqDataclass, path: str) -> Iterator[Finding]:
-    """As `findings_of`, by the rules about files."""
+    """Like `findings_of`, for the rules about files."""
     yield from _ask(config, FairseqDataclass.check_files, path)
     for key, nested in _nested(config):
         yield from file_findings_of(nested, f"{path}.{key}")
 
 
 def refuse(cfg: Any, group: str) -> None:
-    """Raise ValueError with all errors that a group's own rules find in what a constructor was given.
+    """Raise ValueError with all errors that a group's own rules find in a constructor's config.
 
-    Of the features that are not offered, a constructor refuses those whose field's metadata says `refused`: a
+    Of the features that are not offered, only those with `refused` in the field's metadata are errors here: a
     checkpoint of fairseq may have been trained with the others.
 
     Args:
-        cfg: the group as a DictConfig, a dataclass instance, a dict with `_name`, or a Namespace. What has no dataclass
-            has no rules.
+        cfg: the group as a DictConfig, a dataclass instance, a dict with `_name`, or a Namespace; without a dataclass
+            there are no rules.
         group: its place in the config, such as "task".
     """
     dataclass = _dataclass_of(cfg, group)
@@ -92,22 +91,21 @@ def refuse(cfg: Any, group: str) -> None:
 
 
 def _limits(metadata: Mapping[str, Any], key: str, value: Any) -> Iterator[Finding]:
-    """Of a field's metadata: `at_least` (a number), `share` (True: from 0 to 1), `choices` (texts)."""
+    """Check a value against its field's metadata: `at_least` (a number), `share` (True: 0 to 1), `choices` (texts)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if "at_least" in metadata and value < metadata["at_least"]:
             yield wrong(f"{key} is {value}: it must be at least {metadata['at_least']}.", "single-values")
         if metadata.get("share") and not 0 <= value <= 1:
-            yield wrong(f"{key} is {value}: it is a share, from 0 to 1.", "single-values")
+            yield wrong(f"{key} is {value}: it must be from 0 to 1.", "single-values")
     if "choices" in metadata and value not in metadata["choices"]:
-        *most, last = metadata["choices"]
-        told = f"{', '.join(most)} or {last}" if most else last
-        yield wrong(f"{key} is {value!r}: it may be {told}.", "single-values")
+        choices = ", ".join(metadata["choices"])
+        yield wrong(f"{key} is {value!r}: it must be one of {choices}.", "single-values")
 
 
 def _ask(config: FairseqDataclass, rules: Rules, path: str) -> Iterator[Finding]:
-    """A dataclass's findings, those without a name named after its group."""
+    """Yield a dataclass's findings; those without a name get the name of its group."""
     if rules.__name__ in type(config).__dataclass_fields__:
-        return  # a plug-in's field that is called like the method
+        return  # a plug-in's field has the method's name
     for finding in getattr(config, rules.__name__)():
         yield finding if finding.name else finding._replace(name=path.partition(".")[0])
 
@@ -120,7 +118,7 @@ def _nested(config: FairseqDataclass) -> Iterator[tuple[str, FairseqDataclass]]:
 
 
 def _dataclass_of(cfg: Any, group: str) -> type[FairseqDataclass] | None:
-    """The dataclass that a config is of: its own, or that of its `_name` in the group."""
+    """The dataclass of a config: its own type, or the one registered under its `_name` in the group."""
     own = OmegaConf.get_type(cfg) if isinstance(cfg, DictConfig) else type(cfg)
     if isinstance(own, type) and issubclass(own, FairseqDataclass):
         return own

@@ -19,12 +19,15 @@ from fairseq.device import hpu_environment
 
 @dataclass
 class CommonConfig(FairseqDataclass):
-    """What every command needs: log, seed, device, precision."""
+    """Settings of every command: logging, seed, device, precision."""
 
-    no_progress_bar: bool = field(default=False, metadata={"help": "no bar on a terminal: `simple` in place of `tqdm`"})
+    no_progress_bar: bool = field(default=False, metadata={"help": "no bar on a terminal: `simple` instead of `tqdm`"})
     log_interval: int = field(
         default=100,
-        metadata={"help": "updates between two log lines; metrics leave the device once per interval", "at_least": 1},
+        metadata={
+            "help": "updates between log lines; metrics are read from the device once per interval",
+            "at_least": 1,
+        },
     )
     log_format: Optional[LOG_FORMAT_CHOICES] = field(
         default=None, metadata={"help": "json, simple, tqdm or none (null: tqdm on a terminal, simple elsewhere)"}
@@ -44,12 +47,12 @@ class CommonConfig(FairseqDataclass):
     device: Optional[DEVICE_CHOICES] = field(
         default=None,
         metadata={
-            "help": "cpu, cuda, hpu, or lazy, which records graphs on the CPU as Gaudi does (null: by common.hpu or "
-            "common.cpu, else cuda where there is a GPU)"
+            "help": "cpu, cuda, hpu, or lazy, which records graphs on the CPU as Gaudi does (null: from common.hpu and "
+            "common.cpu, else cuda if there is a GPU)"
         },
     )
     threads_per_process: int = field(
-        default=0, metadata={"help": "CPU threads of each process (0: cores divided by local processes)", "at_least": 0}
+        default=0, metadata={"help": "CPU threads per process (0: cores divided by local processes)", "at_least": 0}
     )
 
     bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16 over fp32 parameters"})
@@ -77,9 +80,9 @@ class CommonConfig(FairseqDataclass):
     amp_init_scale: int = field(default=2**7, metadata={"help": "loss scale that amp starts with"})
 
     user_dir: Optional[str] = field(
-        default=None, metadata={"help": "folder of a Python package that registers models, tasks ... of your own"}
+        default=None, metadata={"help": "folder of a Python package that registers your own models, tasks ..."}
     )
-    suppress_crashes: bool = field(default=False, metadata={"help": "a sweep goes on when a run of it fails"})
+    suppress_crashes: bool = field(default=False, metadata={"help": "continue a sweep when one of its runs fails"})
 
     hpu: bool = field(default=False, metadata={"help": "train on Intel Gaudi cards"})
     hpu_lazy_mode: bool = field(
@@ -93,16 +96,14 @@ class CommonConfig(FairseqDataclass):
         default=True,
         metadata={
             "help": (
-                "hpu_compile=compile, several cards: split graphs at DDP's buckets, so that exchange overlaps "
-                "with backward"
+                "with hpu_compile=compile on several cards, split graphs at DDP's buckets, so that communication "
+                "overlaps with backward"
             )
         },
     )
     hpu_compiled_autograd: bool = field(
         default=False,
-        metadata={
-            "help": "hpu_compile=compile: torch compiles the backward pass too, while it runs (experimental there)"
-        },
+        metadata={"help": "with hpu_compile=compile, torch also compiles the backward pass (experimental on Gaudi)"},
     )
     hmp: bool = field(
         default=False, metadata={"help": "the Gaudi recipe's mixed precision: autocast to bfloat16 by the two op lists"}
@@ -110,12 +111,15 @@ class CommonConfig(FairseqDataclass):
     hmp_bf16: str = field(
         default="",
         metadata={
-            "help": "file of the operators to run in bf16, looked for beside the config, here, and in the package"
+            "help": "file of operators to run in bf16; searched next to the config, in the current folder and in the "
+            "package"
         },
     )
-    hmp_fp32: str = field(default="", metadata={"help": "file of the operators to run in fp32, looked for likewise"})
+    hmp_fp32: str = field(
+        default="", metadata={"help": "file of operators to run in fp32; searched in the same places"}
+    )
     hmp_opt_level: str = field(
-        default="O1", metadata={"help": "O1, by op lists; O2 ended with release 1.13 of Gaudi's software"}
+        default="O1", metadata={"help": "O1 (op lists); O2 was dropped with release 1.13 of Gaudi's software"}
     )
     hmp_verbose: bool = field(default=False, metadata={"help": "log the operators of both lists"})
 
@@ -160,7 +164,7 @@ class CommonConfig(FairseqDataclass):
         return self.hpu or self.device == "hpu"
 
     def _one_device(self) -> Iterator[Finding]:
-        """One device is named, and a mode that fits what is compiled."""
+        """Check that only one device is set, and that its mode supports hpu_compile."""
         if self.hpu and self.cpu:
             yield wrong(
                 "common.hpu and common.cpu are both true: set one of them to false (common.cpu=false).", "gaudi"
@@ -174,14 +178,14 @@ class CommonConfig(FairseqDataclass):
             yield odd(f"common.hpu_compile is {self.hpu_compile} and has no effect: this run is not on HPU.", "gaudi")
         elif self.hpu_compile == "hpu_graphs" and not lazy:
             yield wrong(
-                "common.hpu_compile is hpu_graphs, which lazy mode alone has: set common.hpu_lazy_mode=true, or "
-                "hpu_compile=compile.",
+                "common.hpu_compile is hpu_graphs, which requires lazy mode. Set common.hpu_lazy_mode=true, or "
+                "common.hpu_compile=compile.",
                 "gaudi",
             )
         elif self.hpu_compile == "compile" and lazy:
             yield wrong(
-                "common.hpu_compile is compile, which eager mode alone has: set common.hpu_lazy_mode=false, or "
-                "hpu_compile=hpu_graphs.",
+                "common.hpu_compile is compile, which requires eager mode. Set common.hpu_lazy_mode=false, or "
+                "common.hpu_compile=hpu_graphs.",
                 "gaudi",
             )
         if self.hpu_compiled_autograd and (self.hpu_compile != "compile" or not self.on_hpu):
@@ -191,7 +195,7 @@ class CommonConfig(FairseqDataclass):
             )
 
     def _precision(self) -> Iterator[Finding]:
-        """One kind of half precision; torch's lazy-tensor device has no autocast."""
+        """Check that only one half precision is set; torch's lazy-tensor device has no autocast."""
         half = [name for name in ("fp16", "memory_efficient_fp16", "amp") if getattr(self, name)]
         brain = [name for name in ("bf16", "memory_efficient_bf16") if getattr(self, name)]
         if half and brain:
@@ -205,32 +209,32 @@ class CommonConfig(FairseqDataclass):
         if self.device == "lazy" and asked:
             off = " ".join(f"{key}=false" for key in asked)
             yield wrong(
-                f"common.device is lazy, which computes in fp32 only, but {' and '.join(asked)} is true: set {off}.",
+                f"common.device is lazy, which only computes in fp32. Set {off}.",
                 "lazy-device",
             )
 
     def _op_lists_apply(self) -> Iterator[Finding]:
-        """Mixed precision by op lists."""
+        """Check the settings of mixed precision by op lists."""
         if self.hmp and self.hmp_opt_level == "O2":
             yield wrong(
-                "common.hmp_opt_level is O2: it belonged to Habana's own mixed precision, which ended with release "
-                "1.13 of its software; autocast, which runs in its place, knows op lists only. Set "
-                "common.hmp_opt_level=O1, with common.hmp_bf16 and hmp_fp32.",
+                "common.hmp_opt_level is O2, a level of Habana's own mixed precision, which was dropped with release "
+                "1.13 of its software. Autocast replaces it, and takes op lists only. Set common.hmp_opt_level=O1, "
+                "with common.hmp_bf16 and common.hmp_fp32.",
                 "gaudi",
             )
         elif self.hmp and self.hmp_opt_level != "O1":
-            yield wrong(f"common.hmp_opt_level is {self.hmp_opt_level!r}: it may be O1.", "gaudi")
+            yield wrong(f"common.hmp_opt_level is {self.hmp_opt_level!r}: it must be O1.", "gaudi")
         if self.hmp and not self.on_hpu and (self.hmp_bf16 or self.hmp_fp32):
             yield odd(
-                "common.hmp runs bfloat16 autocast on this device too, by torch's own list of operators: the op lists "
-                "are for HPU.",
+                "common.hmp uses bfloat16 autocast with torch's own list of operators on this device: "
+                "common.hmp_bf16 and common.hmp_fp32 only apply on HPU.",
                 "gaudi",
             )
 
 
 @dataclass
 class CommonEvalConfig(FairseqDataclass):
-    """What commands that load a trained model need."""
+    """Settings of commands that load a trained model."""
 
     path: Optional[str] = field(default=None, metadata={"help": "checkpoint, or several joined by colons"})
     post_process: Optional[str] = field(
@@ -245,7 +249,7 @@ class CommonEvalConfig(FairseqDataclass):
 
 @dataclass
 class EMAConfig(FairseqDataclass):
-    """A running average of the weights, kept beside them."""
+    """A running average of the weights."""
 
     store_ema: bool = field(
         default=False, metadata={"help": "keep the average; it is saved in the checkpoint's extra_state"}
@@ -262,7 +266,7 @@ class EMAConfig(FairseqDataclass):
     ema_update_freq: int = field(
         default=1, metadata={"help": "updates between two steps of the average", "at_least": 1}
     )
-    ema_fp32: bool = field(default=False, metadata={"help": "average in fp32 whatever the weights' precision"})
+    ema_fp32: bool = field(default=False, metadata={"help": "average in fp32 regardless of the weights' precision"})
 
     def check_files(self) -> Iterator[Finding]:
         if self.ema_seed_model is not None and not Path(self.ema_seed_model).expanduser().is_file():

@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass
 class FairseqConfig(FairseqDataclass):
-    """Groups with one dataclass each, and groups (`Any`) whose dataclass is the one that their `_name` registered."""
+    """Groups with one dataclass each, and groups (`Any`) whose `_name` selects the dataclass."""
 
     common: CommonConfig = field(default_factory=CommonConfig)
     common_eval: CommonEvalConfig = field(default_factory=CommonEvalConfig)

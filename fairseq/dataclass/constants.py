@@ -7,7 +7,7 @@ from fairseq import device as device_layer
 
 
 class StrEnum(str, Enum):
-    """An enum whose members are strings: equal to them, printed as them, usable wherever a string is."""
+    """An enum whose members compare, print and behave as strings."""
 
     def __str__(self) -> str:
         return str(self.value)

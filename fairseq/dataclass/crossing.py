@@ -1,8 +1,8 @@
-"""Rules that need more than one group of a config. Those of a single group are its dataclass's own
-(`FairseqDataclass.check`); `fairseq.dataclass.validate` asks both.
+"""Rules that involve more than one config group.
 
-Errors are what could only fail later, or train something else than was meant. Warnings are what an engineer would ask
-about.
+Rules of a single group are in its dataclass (`FairseqDataclass.check`); `fairseq.dataclass.validate` applies both. An
+error means that the run would fail later, or train something other than intended. A warning is something that an
+engineer would ask about.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ _AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
 
 
 def kept_graphs(cfg: DictConfig) -> Iterator[Finding]:
-    """What cannot change between the replays of a graph that the device keeps."""
+    """Settings that change between updates, which a captured graph cannot."""
     common, model = cfg.common, cfg.model
     if not (common.hpu or common.device == "hpu") or common.hpu_compile == "none":
         return
     if named(model, "wav2vec2") and model.logit_temp_start is not None:
         yield wrong(
             f"model.logit_temp_start is {model.logit_temp_start} and common.hpu_compile is "
-            f"{common.hpu_compile}: kept graphs would hold the temperature of their first update. Set "
+            f"{common.hpu_compile}: compiled graphs would keep the temperature of their first update. Set "
             "common.hpu_compile=none or model.logit_temp_start=null.",
             "gaudi",
         )
     if isinstance(model, DictConfig) and model.get("checkpoint_activations"):
         yield wrong(
-            f"common.hpu_compile is {common.hpu_compile} and model.checkpoint_activations is true: a kept graph "
-            "draws new dropout seeds at each replay, so the recomputed activations would have other masks than the "
-            "first pass, and the gradients would silently be wrong. Set common.hpu_compile=none or "
+            f"common.hpu_compile is {common.hpu_compile} and model.checkpoint_activations is true: a captured graph "
+            "draws new dropout seeds at each replay, so recomputed activations would use different dropout masks, "
+            "and the gradients would be wrong without an error. Set common.hpu_compile=none or "
             "model.checkpoint_activations=false.",
             "gaudi",
         )
 
 
 def whole_utterances(cfg: DictConfig) -> Iterator[Finding]:
-    """A batch can hold the longest utterance that the task lets through, and that has a frame."""
+    """A batch must hold the longest utterance that the task allows, and that utterance must have a frame."""
     dataset, task, model = cfg.dataset, cfg.task, cfg.model
     if not named(task, *_AUDIO_TASKS) or task.max_sample_size is None:
         return
@@ -55,7 +55,7 @@ def whole_utterances(cfg: DictConfig) -> Iterator[Finding]:
         if dataset[name] is not None and dataset[name] < longest:
             yield wrong(
                 f"dataset.{name} is {dataset[name]} but task.max_sample_size is {longest}: "
-                f"no batch could hold one such utterance. Raise the one or lower the other.",
+                f"no batch could hold the longest utterance. Raise dataset.{name} or lower task.max_sample_size.",
                 "batches",
             )
     groups = {"model": model, "task.inferred_w2v_config": task.inferred_w2v_config}
@@ -71,17 +71,18 @@ def whole_utterances(cfg: DictConfig) -> Iterator[Finding]:
         if frames_for_samples(longest, layers) < 1:
             yield wrong(
                 f"task.max_sample_size is {longest} but a frame of {key} needs {receptive_field(layers)[0]} samples: "
-                "no utterance would have one.",
+                "no utterance would have a frame. Raise task.max_sample_size.",
                 "conv-layers",
             )
 
 
 def rates(cfg: DictConfig) -> Iterator[Finding]:
-    """The learning rate, and how long it rises, against optimizer and length of the run."""
+    """The learning rate must suit the optimizer, and the warm-up the length of the run."""
     lr, max_update, scheduler = cfg.optimization.lr, cfg.optimization.max_update, cfg.lr_scheduler
     if lr and min(lr) >= 0 and max(lr) >= 0.25 and named(cfg.optimizer, "adam"):
         yield odd(
-            f"optimization.lr is {list(lr)}: Adam diverges at that; base is trained with [0.0005].", "optimisation"
+            f"optimization.lr is {list(lr)}: Adam diverges at this rate. The base recipe uses [0.0005].",
+            "optimisation",
         )
     if not isinstance(scheduler, DictConfig):
         return
@@ -89,7 +90,7 @@ def rates(cfg: DictConfig) -> Iterator[Finding]:
     if warm_up is not None and 0 < max_update < scheduler[warm_up]:
         yield odd(
             f"lr_scheduler.{warm_up} is {scheduler[warm_up]} but optimization.max_update is {max_update}: "
-            f"the run ends while the learning rate still rises, at {max_update / scheduler[warm_up]:.1%} of it.",
+            f"the run ends during warm-up, {max_update / scheduler[warm_up]:.1%} of the way through it.",
             "schedule",
         )
 
@@ -101,12 +102,14 @@ _CTC_LOGS = ("nll_loss", "uer", "wer", "blanks", "symbols_used")
 
 
 def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
-    """The metric that names the best checkpoint exists, and is read the right way round."""
+    """The metric of the best checkpoint must be logged, and be compared in the right direction."""
     metric, larger = cfg.checkpoint.best_checkpoint_metric, cfg.checkpoint.maximize_best_checkpoint_metric
     if cfg.dataset.disable_validation:
         if cfg.checkpoint.patience > 0:
             yield wrong(
-                "checkpoint.patience counts validations, but dataset.disable_validation is true.", "best-checkpoint"
+                "checkpoint.patience counts validations, but dataset.disable_validation is true. Set "
+                "checkpoint.patience=-1, or dataset.disable_validation=false.",
+                "best-checkpoint",
             )
         return
     known = _logged_in_validation(cfg)
@@ -115,31 +118,32 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         name = cfg.criterion._name
         yield wrong(
-            f"checkpoint.best_checkpoint_metric is {metric!r}, which criterion {name} does not log.{hint} There is "
+            f"checkpoint.best_checkpoint_metric is {metric!r}, which criterion {name} does not log.{hint} It logs "
             f"{', '.join(known)}.",
             "best-checkpoint",
         )
     if known is None and metric in ("wer", "uer") and not (cfg.task.get("eval_wer") or cfg.task.get("eval_uer")):
         yield wrong(
-            f"checkpoint.best_checkpoint_metric is {metric!r}, but nothing counts errors: criterion "
-            f"{cfg.criterion._name} with task.eval_{metric}=true does, and criterion ctc always.",
+            f"checkpoint.best_checkpoint_metric is {metric!r}, but criterion {cfg.criterion._name} does not count "
+            f"errors. Set task.eval_{metric}=true, or use criterion ctc, which always counts them.",
             "best-checkpoint",
         )
     if metric == "accuracy" and not larger:
         yield odd(
-            "checkpoint.best_checkpoint_metric is accuracy: without maximize_best_checkpoint_metric=true the worst "
-            "one is kept.",
+            "checkpoint.best_checkpoint_metric is accuracy and checkpoint.maximize_best_checkpoint_metric is false: "
+            "the worst checkpoint would be kept. Set checkpoint.maximize_best_checkpoint_metric=true.",
             "best-checkpoint",
         )
     if larger and (metric.startswith("loss") or metric in ("wer", "uer")):
         yield odd(
-            f"checkpoint.maximize_best_checkpoint_metric is true with {metric}: the worst one is kept.",
+            f"checkpoint.maximize_best_checkpoint_metric is true and checkpoint.best_checkpoint_metric is {metric}: "
+            "the worst checkpoint would be kept. Set checkpoint.maximize_best_checkpoint_metric=false.",
             "best-checkpoint",
         )
 
 
 def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
-    """What validation logs with this package's own criterions; None for those of plug-ins."""
+    """The metrics that this package's criterions log in validation; None for a plug-in's criterion."""
     if named(cfg.criterion, "wav2vec"):
         accuracy = ["accuracy"] if cfg.criterion.infonce else []
         return [*_ALWAYS_LOGGED, *_parts_of_loss(cfg), *accuracy, *cfg.criterion.log_keys]
@@ -147,7 +151,7 @@ def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
 
 
 def _parts_of_loss(cfg: DictConfig) -> list[str]:
-    """loss_0 and so on: the contrast, and the further losses whose weight is not 0."""
+    """loss_0, loss_1 ...: the contrastive loss, and the further losses with a weight other than 0."""
     weights = list(cfg.criterion.loss_weights or [])
     if len(weights) == 1 and named(cfg.model, "wav2vec2") and cfg.model.quantize_targets:
         weights *= 2  # one for diversity and feature penalty
@@ -159,34 +163,34 @@ def _parts_of_loss(cfg: DictConfig) -> list[str]:
 
 
 def normalised_audio(cfg: DictConfig) -> Iterator[Finding]:
-    """The model reads audio as the published ones do."""
+    """Audio should be normalised as for the published models."""
     model, task = cfg.model, cfg.task
     if not (named(model, "wav2vec2") and named(task, *_AUDIO_TASKS)):
         return
     if model.extractor_mode == "layer_norm" and not task.normalize:
         yield odd(
-            "model.extractor_mode is layer_norm but task.normalize is false: the published models of this kind read "
+            "model.extractor_mode is layer_norm but task.normalize is false: the published models of this kind use "
             "normalised audio.",
             "wav2vec2-widths",
         )
 
 
 def contrast(cfg: DictConfig) -> Iterator[Finding]:
-    """The criterion has something to contrast with, and as many weights as the model has further losses."""
+    """There must be negatives, and one weight for each of the model's further losses."""
     model, criterion = cfg.model, cfg.criterion
     if not (named(model, "wav2vec2") and named(criterion, "wav2vec")):
         return
     negatives = model.num_negatives + model.cross_sample_negatives + model.codebook_negatives
     if criterion.infonce and negatives == 0:
         yield wrong(
-            "model.num_negatives, cross_sample_negatives and codebook_negatives are all 0: the loss would be 0 from "
-            "the start.",
+            "model.num_negatives, cross_sample_negatives and codebook_negatives are all 0: the loss would always be "
+            "0. Set one of them above 0.",
             "contrast",
         )
     if not criterion.infonce:
         yield odd(
-            "criterion.infonce is false: each candidate is judged by itself, by cross-entropy; the paper's loss is "
-            "criterion.infonce=true.",
+            "criterion.infonce is false: the loss is a binary cross-entropy of each candidate. For the paper's loss, "
+            "set criterion.infonce=true.",
             "contrast",
         )
     losses = ["diversity", "feature penalty"] if model.quantize_targets else ["feature penalty"]
@@ -195,19 +199,19 @@ def contrast(cfg: DictConfig) -> Iterator[Finding]:
 
 
 def loss_weights_problem(weights: Sequence[float], losses: int, named_so: str = "") -> str:
-    """The problem of `criterion.loss_weights` where the model has another number of further losses.
+    """The error for `criterion.loss_weights` whose length does not match the model's further losses.
 
     Args:
-        named_so: " (diversity, feature penalty)", where their names are known.
+        named_so: " (diversity, feature penalty)", if their names are known.
     """
     return (
-        f"criterion.loss_weights is {list(weights)}: this model has {losses} further losses{named_so}, so it must be "
-        f"{losses} weights, or 1 for all of them."
+        f"criterion.loss_weights is {list(weights)}: this model has {losses} further losses{named_so}, so it must "
+        f"have {losses} weights, or 1 for all of them."
     )
 
 
 def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
-    """Model, task and criterion of fine-tuning belong together."""
+    """Fine-tuning needs its own model, task and criterion, and settings that suit them."""
     model, task, criterion = cfg.model, cfg.task, cfg.criterion
     parts = {
         "model": named(model, "wav2vec_ctc"),
@@ -222,21 +226,20 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
     if any(parts.values()) and any(pretraining.values()):
         told = ", ".join(f"{group}._name={cfg[group]._name}" for group in parts)
         yield wrong(
-            f"{told} do not belong together: fine-tuning has model wav2vec_ctc, task audio_finetuning and criterion "
-            "ctc.",
+            f"{told} do not go together: fine-tuning needs model wav2vec_ctc, task audio_finetuning and criterion ctc.",
             "fine-tuning",
         )
         return
     if parts["task"] and not task.labels:
         yield wrong(
-            "task.labels is not set: fine-tuning reads the labels of train.tsv from train.<labels>; the stock "
-            "configs have ltr.",
+            "task.labels is not set: fine-tuning reads the labels of train.tsv from train.<labels>. The stock "
+            "configs use task.labels=ltr.",
             "fine-tuning",
         )
     if parts["criterion"] and parts["task"] and task.labels in ("wrd", "phn") and criterion.post_process == "letter":
         yield odd(
-            f"criterion.post_process is letter but task.labels is {task.labels}: words are not made of letters "
-            "there, so wer would count whole utterances. Set criterion.post_process=none.",
+            f"criterion.post_process is letter but task.labels is {task.labels}: these units are not letters, so wer "
+            "would compare whole utterances. Set criterion.post_process=none.",
             "fine-tuning",
         )
     if parts["task"] and task.inferred_w2v_config is not None:
@@ -248,23 +251,23 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
     max_update, frozen = cfg.optimization.max_update, model.freeze_finetune_updates
     if 0 < max_update <= frozen:
         yield odd(
-            f"model.freeze_finetune_updates is {frozen} and optimization.max_update {max_update}: only the output "
+            f"model.freeze_finetune_updates is {frozen} and optimization.max_update is {max_update}: only the output "
             "layer is trained. Set model.freeze_finetune_updates=0 for short runs.",
             "fine-tuning",
         )
     if cfg.common.hpu_compile == "hpu_graphs" and frozen > 0 and (max_update <= 0 or frozen < max_update):
         yield wrong(
-            "common.hpu_compile is hpu_graphs, which keeps the graphs of the first updates, in which "
-            f"model.freeze_finetune_updates ({frozen}) freezes the encoder: set model.freeze_finetune_updates=0, or "
-            "hpu_compile=none.",
+            "common.hpu_compile is hpu_graphs, which captures the first updates, when "
+            f"model.freeze_finetune_updates ({frozen}) freezes the encoder. Set model.freeze_finetune_updates=0, or "
+            "common.hpu_compile=none.",
             "fine-tuning",
         )
     layers, width = model.conv_feature_layers, model.encoder_embed_dim
     defaults = CONFIG_GROUPS["model"]["wav2vec_ctc"].field_defaults()
     if (layers, width) != (defaults["conv_feature_layers"], defaults["encoder_embed_dim"]):
         yield odd(
-            "model.conv_feature_layers and model.encoder_embed_dim have no effect in fine-tuning: the pre-trained "
-            "model has its own.",
+            "model.conv_feature_layers and model.encoder_embed_dim have no effect in fine-tuning: they come from the "
+            "pre-trained model.",
             "fine-tuning",
         )
 
@@ -273,14 +276,14 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
 
 
 def manifests(cfg: DictConfig) -> Iterator[Finding]:
-    """The data's folder and its manifests are there."""
+    """The data folder, its manifests and label files must exist."""
     task, dataset = cfg.task, cfg.dataset
     if not named(task, *_AUDIO_TASKS) or OmegaConf.is_missing(task, "data"):
         return
     folder = Path(task.data).expanduser()
     if not folder.is_dir():
         yield wrong(
-            f"task.data is {task.data!r}: there is no such folder{from_here(folder)}. Give the one that "
+            f"task.data is {task.data!r}: there is no such folder{from_here(folder)}. Give the folder that "
             "fairseq-manifest wrote.",
             "manifests",
         )
@@ -306,25 +309,25 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
         if not dictionary.is_file():
             key = "task.target_dictionary" if task.get("target_dictionary") else "task.labels"
             yield wrong(
-                f"{key} asks for the dictionary {dictionary}, which does not exist{from_here(dictionary)}: "
-                "fairseq-prepare-labels makes it with the labels.",
+                f"{key} requires the dictionary {dictionary}, which does not exist{from_here(dictionary)}. "
+                "fairseq-prepare-labels writes it with the labels.",
                 "manifests",
             )
 
 
 def _manifest(folder: Path, place: str, asked: str, there: list[str], labels: str | None) -> Iterator[Finding]:
-    """One manifest, and its labels if there are to be any."""
+    """One manifest, and its label file if the task has labels."""
     if place not in there:
         has = (
             f"the folder has {', '.join(there)}"
             if there
-            else "the folder has no .tsv at all: make them with fairseq-manifest"
+            else "the folder has no .tsv files. Make them with fairseq-manifest"
         )
         yield wrong(f"{asked} but {folder / place}.tsv does not exist: {has}.", "manifests")
     elif labels and not (folder / f"{place}.{labels}").is_file():
         yield wrong(
-            f"task.labels is {labels!r} but {folder / place}.{labels} does not exist: a line of units for each line of "
-            f"{place}.tsv. fairseq-prepare-labels makes it from transcripts.",
+            f"task.labels is {labels!r} but {folder / place}.{labels} does not exist. It must have one line of units "
+            f"for each utterance of {place}.tsv; fairseq-prepare-labels makes it from transcripts.",
             "manifests",
         )
 

@@ -18,45 +18,46 @@ from fairseq.dataclass.constants import (
 
 @dataclass
 class DistributedTrainingConfig(FairseqDataclass):
-    """How many processes train together, and how they find and talk to each other."""
+    """How many processes train together, and how they find each other and communicate."""
 
     distributed_world_size: int = field(
         default=1,
         metadata={
             "help": (
-                "processes, one per device, of this machine; under a launcher WORLD_SIZE counts, and on HPU "
-                "this must agree"
+                "processes on this machine, one per device; a launcher's WORLD_SIZE takes precedence, and on HPU the "
+                "two must agree"
             ),
             "at_least": 1,
         },
     )
     distributed_rank: Optional[int] = field(default=0, metadata={"help": "rank of the first process on this machine"})
     distributed_port: int = field(
-        default=-1, metadata={"help": "port of the master (-1: a free one); only where it is set do srun's ranks count"}
+        default=-1, metadata={"help": "port of rank 0 (-1: a free one); srun's ranks are only used if this is set"}
     )
     distributed_timeout: int = field(
         default=1800,
         metadata={
-            "help": "seconds that processes wait for each other in an exchange before the run ends with an error",
+            "help": "seconds that processes wait for each other in a collective before the run fails",
             "at_least": 1,
         },
     )
     device_id: int = field(
-        default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK counts before it"}
+        default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK takes precedence"}
     )
     ddp_backend: DDP_BACKEND_CHOICES = field(
         default="pytorch_ddp",
         metadata={"help": "pytorch_ddp, c10d, no_c10d and legacy_ddp all mean torch's DistributedDataParallel"},
     )
-    bucket_cap_mb: int = field(default=25, metadata={"help": "DDP: megabytes of gradients per exchange"})
+    bucket_cap_mb: int = field(default=25, metadata={"help": "DDP: megabytes of gradients per all-reduce"})
     find_unused_parameters: bool = field(
-        default=False, metadata={"help": "DDP: search for parameters that got no gradient"}
+        default=False, metadata={"help": "DDP: search for parameters that received no gradient"}
     )
     gradient_as_bucket_view: bool = field(
-        default=False, metadata={"help": "DDP: gradients are views of the exchange buffers, which saves their memory"}
+        default=False,
+        metadata={"help": "DDP: make gradients views of the communication buffers, which saves their memory"},
     )
     broadcast_buffers: bool = field(
-        default=False, metadata={"help": "DDP: copy the master's buffers before each forward pass"}
+        default=False, metadata={"help": "DDP: copy rank 0's buffers before each forward pass"}
     )
     nprocs_per_node: int = field(default=1, metadata={"help": "processes on each machine"})
     fp16: bool = II("common.fp16")

@@ -1,4 +1,4 @@
-"""What a rule about a config says of it."""
+"""Findings: the errors and warnings of config rules."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from omegaconf import DictConfig
 
 
 class Finding(NamedTuple):
-    """One thing that a rule found."""
+    """An error or warning of a config rule."""
 
     text: str
-    stops: bool  # an error, which stops the run; else a warning
+    stops: bool  # True: an error, which stops the run; False: a warning
     name: str = ""  # the topic, which does not change with the text; "": the config group
 
 
 def wrong(text: str, name: str = "") -> Finding:
-    """An error: the run could only fail later, or would train something else than was meant."""
+    """Make an error: the run would fail later, or train something other than intended."""
     return Finding(text, True, name)
 
 
 def odd(text: str, name: str = "") -> Finding:
-    """A warning: what an engineer would ask about."""
+    """Make a warning: something that an engineer would ask about."""
     return Finding(text, False, name)
 
 

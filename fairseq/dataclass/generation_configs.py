@@ -80,7 +80,7 @@ class EvalLMConfig(FairseqDataclass):
 
 @dataclass
 class InteractiveConfig(FairseqDataclass):
-    """Decoding of lines as they are typed."""
+    """Decoding of typed lines."""
 
     buffer_size: int = 0
     input: str = "-"

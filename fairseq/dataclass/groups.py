@@ -1,7 +1,7 @@
-"""Config groups (model, task, criterion, optimizer ...): which names each has, and the dataclass of every name.
+"""Config groups (model, task, criterion, optimizer ...): the names in each, and the dataclass of each name.
 
 `register_model`, `register_task` and the registries write here; `fairseq.dataclass.initialize` reads it to fill hydra's
-ConfigStore and to complete configs. Importing fairseq therefore does not have to import hydra.
+ConfigStore and to complete configs. This way importing fairseq does not import hydra.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from fairseq.dataclass.base import FairseqDataclass
 
 CONFIG_GROUPS: dict[str, dict[str, type]] = {}
 REGISTERED: dict[str, dict[str, type]] = {}  # group -> name -> class, for names that have no dataclass as well
-DEFAULT_NAMES: dict[str, str | None] = {}  # group -> the name that is meant where a config has none
+DEFAULT_NAMES: dict[str, str | None] = {}  # group -> the name used if a config has none
 
 
 def config_group(group: str) -> dict[str, type]:
-    """The (name -> dataclass) table of a config group, made on first use. `register_model` and `register_task`
-    write into theirs.
-    """
+    """The (name -> dataclass) table of a config group, created on first use."""
     return CONFIG_GROUPS.setdefault(group, {})
 
 
@@ -29,7 +27,7 @@ def register_dataclass(group: str, name: str, dataclass: type) -> None:
     """Make `dataclass` the config of `name` in `group`, with `_name` set as its instances' own name.
 
     Raises:
-        ValueError: the name is taken in this group by another dataclass, or this is no FairseqDataclass.
+        ValueError: another dataclass has the name in this group, or this is not a FairseqDataclass.
     """
     if not issubclass(dataclass, FairseqDataclass):
         raise ValueError(f"The dataclass of {group} {name!r}, {dataclass.__name__}, must extend FairseqDataclass.")
@@ -40,7 +38,7 @@ def register_dataclass(group: str, name: str, dataclass: type) -> None:
 
 
 def current_name(group: str, cfg: Any) -> str | None:
-    """The name that a group's config (its `_name`), or old command-line arguments (`task`, `arch` ...), means today.
+    """The current name for a group's config (its `_name`) or old command-line arguments (`task`, `arch` ...).
 
     fairseq: fine-tuning was `audio_pretraining` with `labels` before it had a task of its own; older files and configs
     still say so.
@@ -53,10 +51,10 @@ def current_name(group: str, cfg: Any) -> str | None:
 
 
 def unknown_name(group: str, name: object, known: Iterable[str]) -> ValueError:
-    """The error for a name that nobody registered: says the nearest, then all."""
+    """The error for an unregistered name, with the nearest one and all known names."""
     names = sorted(known)
     near = get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(
-        f"{group} {name!r} is not known.{hint} It may be: {', '.join(names) or '(nothing is registered)'}."
+        f"{group} {name!r} is not known.{hint} It must be one of: {', '.join(names) or '(nothing is registered)'}."
     )

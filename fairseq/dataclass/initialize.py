@@ -1,4 +1,4 @@
-"""From what a user composed (YAML, overrides, groups) to the whole config of a run."""
+"""Complete what hydra composed (YAML, overrides, groups) to the whole config of a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add_defaults(cfg: DictConfig) -> None:
     """Complete every group of `cfg`, in place, from its dataclass; interpolations stay as they are.
 
     Raises:
-        ConfigError: unknown keys, values of a wrong type, names that nobody registered, all of them together.
+        ConfigError: unknown keys, values of the wrong type, unregistered names; all problems together.
     """
     whole, problems = complete(cfg)
     if problems:
@@ -63,16 +63,15 @@ def add_defaults(cfg: DictConfig) -> None:
 
 
 def resolve_config(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> DictConfig:
-    """The whole config of a run: every group filled from its dataclass, interpolations resolved, plain values only, no
-    new keys allowed.
+    """Make the whole config of a run: groups completed, interpolations resolved, plain values, no new keys allowed.
 
-    Mandatory values that nobody set stay `???`; `fairseq.dataclass.validate` asks for them.
+    Mandatory values that are not set stay `???`; `fairseq.dataclass.validate` reports them.
 
     Args:
         cfg: what hydra composed, or the `cfg` of a checkpoint.
-        remove_missing: drop keys that are not known (a checkpoint of another generation), in place of an error.
+        remove_missing: drop unknown keys (a checkpoint of another version) instead of raising an error.
     Raises:
-        ConfigError: as add_defaults, and for interpolations that refer to nothing.
+        ConfigError: as add_defaults, and for interpolations that cannot be resolved.
     """
     resolved, problems = try_resolve(cfg, remove_missing)
     if problems:
@@ -81,10 +80,9 @@ def resolve_config(cfg: DictConfig | dict[str, Any], remove_missing: bool = Fals
 
 
 def try_resolve(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
-    """As resolve_config, but returns the problems beside what could be resolved without them."""
+    """Like resolve_config, but return (what could be resolved, problems)."""
     whole, problems = complete(cfg, remove_missing)
-    # without the dataclasses' types, so that each value is looked up as it stands, and then takes the form of the field
-    # that it arrives in
+    # untyped, so that each value is looked up unconverted and then converted to the type of the field that refers to it
     values, references = interpolations.resolve(OmegaConf.create(plain(whole)), problems)
     failed: set[str] = set()
     for (group, name), reference in references.items():
@@ -99,10 +97,10 @@ def try_resolve(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) 
 def _looked_up(
     group: str, name: str, values: dict[str, Any], reference: str, failed: set[str], problems: list[str]
 ) -> tuple[bool, Any]:
-    """(True, what an interpolation stands for, in the form of the field that has it), or (False, the field's default).
+    """(True, an interpolation's value, converted to its field's type), or (False, the field's default).
 
     Args:
-        failed: keys whose value did not fit; those that refer to them are no problems of their own.
+        failed: keys whose value did not fit; keys that refer to them are not reported again.
     """
     dataclass, value = dataclass_of(group, values.get("_name")), values[name]
     if dataclass is None or name not in dataclass.field_defaults():
@@ -119,11 +117,11 @@ def _looked_up(
 
 
 def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
-    """(config with all groups filled from their dataclasses, problems); problem keys are left at their defaults."""
+    """(config with all groups completed from their dataclasses, problems); keys with problems keep their defaults."""
     given = {key: value for key, value in plain(cfg).items() if key not in _NOT_GROUPS}
     known = [*FIXED_GROUPS, *REGISTRY_GROUPS]
     unknown = [] if remove_missing else [key for key in given if key not in known]
-    problems = [f"{key} is not a known group of the config.{_meant(key, given[key], known)}" for key in unknown]
+    problems = [f"{key} is not a known config group.{_meant(key, given[key], known)}" for key in unknown]
     whole = OmegaConf.create({"_name": None})
     for group in known:
         value = given.get(group)
@@ -139,26 +137,21 @@ def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> 
 
 
 def _meant(key: Any, value: Any, known: list[str]) -> str:
-    """What may have been meant by a key of the top level that is none."""
+    """A hint for an unknown top-level key."""
     hint = suggestion("", key, known)
     if hint:
         return hint
     if isinstance(value, str):
-        return f" No folder of YAML files has {key}/{value}.yaml: put it into the folder of --config-dir to select it."
+        return f" No config folder has {key}/{value}.yaml: to select it, put it into the folder of --config-dir."
     if isinstance(value, dict):
-        return (
-            f" If it comes from a YAML of your own in a folder {key}, begin that file with this line: # @package "
-            "_global_"
-        )
+        return f" If it comes from your own YAML in a folder {key}, start that file with the line: # @package _global_"
     return ""
 
 
 def _complete_choice(
     group: str, value: Any, remove_missing: bool, problems: list[str]
 ) -> DictConfig | dict[str, Any] | None:
-    """The config of a group whose dataclass is named by `_name`; a plain name stands for that name with its
-    defaults.
-    """
+    """The config of a group whose `_name` selects the dataclass; a plain name means that class with its defaults."""
     default = DEFAULT_NAMES.get(group)
     dataclasses = CONFIG_GROUPS.get(group, {})
     if value is None or value == "???":
@@ -177,7 +170,7 @@ def _complete_choice(
         value = {**value[nested[0]], **rest, "_name": nested[0]}
     name = current_name(group, value) or (default if default in dataclasses else None)
     if name is None:
-        problems.append(f"{group}._name is not set. It may be: {', '.join(sorted(dataclasses))}.")
+        problems.append(f"{group}._name is not set. It must be one of: {', '.join(sorted(dataclasses))}.")
         return value
     if not isinstance(name, str):
         problems.append(f"{group}._name is {shown(name)}: it must be one of {', '.join(sorted(dataclasses))}.")
@@ -185,6 +178,6 @@ def _complete_choice(
     if name not in dataclasses:
         if name not in REGISTERED.get(group, {}):
             problems.append(str(unknown_name(f"{group}._name", name, dataclasses)))
-        return value  # registered without a dataclass: its keys are its own affair
+        return value  # registered without a dataclass: its keys are not checked
     value = {**(known_only(dataclasses[name], value) if remove_missing else value), "_name": name}
     return merge_values(dataclasses[name](), value, f"{group}.", problems)

@@ -1,6 +1,4 @@
-"""Interpolations of a whole config (`${optimization.lr}`, `${oc.env:STEPS}`), resolved to plain values of their
-fields' types.
-"""
+"""Resolve a config's interpolations (`${optimization.lr}`, `${oc.env:STEPS}`) to plain values."""
 
 from __future__ import annotations
 
@@ -25,19 +23,19 @@ class _Unresolved(Exception):
 
 
 class _TooMany(Exception):
-    """Interpolations multiply the config's values."""
+    """Interpolations expand the config to more than MAX_NODES values."""
 
 
 def resolve(cfg: DictConfig, problems: list[str]) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
-    """Plain values of a config of groups, without interpolations.
+    """Resolve a config of groups to plain values.
 
     Args:
-        cfg: groups of fields, without types: what an interpolation refers to decides.
-        problems: gets a sentence for each interpolation that has no value; its field's value is UNRESOLVED.
+        cfg: groups of fields, untyped: an interpolation takes the type of the value that it refers to.
+        problems: receives a sentence for each interpolation without a value; its field's value is UNRESOLVED.
     Returns:
         (groups, (group, field) -> the interpolation's text, for every field that has one at any depth).
     Raises:
-        ConfigError: interpolations multiply the config's values beyond all measure.
+        ConfigError: interpolations expand the config to more than MAX_NODES values.
     """
     resolver = _Resolver()
     groups: dict[str, Any] = {}
@@ -54,7 +52,7 @@ def resolve(cfg: DictConfig, problems: list[str]) -> tuple[dict[str, Any], dict[
             return UNRESOLVED
         except _TooMany:
             raise ConfigError(
-                [*problems, f"{path}: interpolations make more than {MAX_NODES:,} values of this config."]
+                [*problems, f"{path}: interpolations expand this config to more than {MAX_NODES:,} values."]
             ) from None
 
     for group in map(str, cfg):
@@ -68,13 +66,13 @@ def resolve(cfg: DictConfig, problems: list[str]) -> tuple[dict[str, Any], dict[
             if resolver.references:
                 references[group, name] = resolver.references[0]
     for path, (reference, reason) in failed.items():
-        if reference.strip("${}") not in failed or _in_circle(path, failed):  # else it is the other key's problem
+        if reference.strip("${}") not in failed or _in_circle(path, failed):  # else reported for the other key
             problems.append(f"{path} is {reference!r}, {reason}.")
     return groups, references
 
 
 def _in_circle(path: str, failed: dict[str, tuple[str, str]]) -> bool:
-    """Whether following the references of keys leads from this one back to it."""
+    """Whether following a key's references leads back to it."""
     seen: set[str] = set()
     target = path
     while target in failed and target not in seen:
@@ -84,7 +82,7 @@ def _in_circle(path: str, failed: dict[str, tuple[str, str]]) -> bool:
 
 
 class _Resolver:
-    """Follows interpolations; refuses circles, and configs that grow beyond all measure by them."""
+    """Resolves interpolations; refuses circles, and configs that they expand to more than MAX_NODES values."""
 
     def __init__(self) -> None:
         self.open: set[int] = set()  # containers whose values are being looked up
@@ -113,9 +111,7 @@ class _Resolver:
         except RecursionError as error:
             raise _Unresolved(_CIRCLE) from error
         if isinstance(value, str) and "${" in value:
-            raise _Unresolved(
-                f"which stands for {shown(value)}: text with another interpolation in it is not looked up"
-            )
+            raise _Unresolved(f"which resolves to {shown(value)}: an interpolation inside that text is not resolved")
         return self.container(value) if isinstance(value, (DictConfig, ListConfig)) else value
 
     def container(self, node: DictConfig | ListConfig) -> Any:
@@ -133,7 +129,7 @@ class _Resolver:
 
 
 def _reason(error: OmegaConfBaseException) -> str:
-    """What is wrong, by omegaconf's message."""
+    """The problem that omegaconf's message describes, as the end of a sentence."""
     text = str(error).strip().splitlines()[0]
     variable = re.search(r"Environment variable '(.*)' not found", text)
     if variable is not None:

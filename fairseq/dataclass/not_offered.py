@@ -1,7 +1,7 @@
-"""Keys that fairseq's configs carry and whose feature is not offered here, each with what to use in its place.
+"""Keys of fairseq's configs whose feature is not offered here, each with what to use instead.
 
 They are accepted at their defaults, so that every stock YAML and checkpoint loads; any other value is an error. `*`
-stands for any ending.
+matches any ending.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PARALLEL = "use data parallel training: distributed_training.distributed_world_
 _SHARDING = "use distributed_training.ddp_backend=pytorch_ddp; model.checkpoint_activations=true saves memory"
 _TRACKER = "use common.tensorboard_logdir, or read metrics.jsonl in checkpoint.save_dir"
 _LOCAL_SGD = "use distributed_training.ddp_backend=pytorch_ddp"
-_LAUNCHER = "start the processes with torchrun, which tells them their place"
+_LAUNCHER = "start the processes with torchrun, which sets their ranks"
 _EVALUATION = "it belongs to commands that evaluate"
 _TEXT = "it belongs to models that generate text, which are not offered"
 _TRANSLATION = "it belongs to translation"
@@ -23,7 +23,7 @@ _ADAPTER = "adapters are not part of pre-training here: leave it at its default"
 
 NOT_OFFERED: dict[str, str] = {
     "common.profile": "run a few updates under torch.profiler",
-    "common.threshold_loss_scale": "use common.bf16=true; common.min_loss_scale stops a run whose scale has fallen",
+    "common.threshold_loss_scale": "use common.bf16=true; common.min_loss_scale stops a run if its scale falls too low",
     "common.amp_scale_window": "amp uses common.fp16_scale_window",
     "common.tpu": _TPU,
     "distributed_training.tpu": _TPU,
@@ -40,7 +40,7 @@ NOT_OFFERED: dict[str, str] = {
     "distributed_training.distributed_init_method": _LAUNCHER,
     "distributed_training.distributed_no_spawn": _LAUNCHER,
     "distributed_training.ddp_comm_hook": "gradients are exchanged in fp32",
-    "distributed_training.heartbeat_timeout": "torchrun ends a run one of whose processes has ended",
+    "distributed_training.heartbeat_timeout": "torchrun ends the run when one of its processes exits",
     "distributed_training.slowmo_*": _LOCAL_SGD,
     "distributed_training.localsgd_frequency": _LOCAL_SGD,
     "distributed_training.pipeline_*": _PARALLEL,
@@ -57,17 +57,17 @@ NOT_OFFERED: dict[str, str] = {
     "optimization.debug_param_names": "model.named_parameters() has them in the optimizer's order",
     "checkpoint.checkpoint_shard_count": "a checkpoint is one file",
     "checkpoint.write_checkpoints_asynchronously": (
-        "checkpoints are written at once, under another name until they are whole"
+        "checkpoints are written synchronously, under a temporary name until they are complete"
     ),
     "checkpoint.load_checkpoint_on_all_dp_ranks": "the processes of a run read the same checkpoint file",
     "task.binarized_dataset": "use a manifest of audio files, or of members of a .zip (path.zip:offset:length)",
     "task.precompute_mask_config": (
-        "data-loading processes always draw the masks, by task.inferred_w2v_config or the model's settings"
+        "data-loading workers always draw the masks, from task.inferred_w2v_config or the model's settings"
     ),
-    "task.post_save_script": "start it on the files in checkpoint.save_dir from outside",
+    "task.post_save_script": "run it separately on the files in checkpoint.save_dir",
     "task.eval_bleu*": _TRANSLATION,
     "task.eval_tokenized_bleu": _TRANSLATION,
-    "task.eval_wer_tokenizer": "task.eval_wer_post_process says how words are made of units",
+    "task.eval_wer_tokenizer": "task.eval_wer_post_process says how units become words",
     "task.autoregressive": "wav2vec_seq2seq is not offered: fine-tune wav2vec_ctc",
     "criterion.wer_kenlm_model": _LM_DECODING,
     "criterion.wer_lexicon": _LM_DECODING,
@@ -78,13 +78,13 @@ NOT_OFFERED: dict[str, str] = {
     "model.adp_*": _ADAPTER,
 }
 
-# values of a choice that is offered otherwise
+# single values that are not offered, of keys that are
 NOT_OFFERED_VALUES: dict[str, dict[str, str]] = {
     "model.layer_type": {"trf_adp": _ADAPTER},
     "distributed_training.ddp_backend": {"fully_sharded": _SHARDING, "slowmo": _LOCAL_SGD},
 }
 
-# keys that have nothing to change here; another value than the default is told in a warning
+# keys that have no effect here; a value other than the default is reported in a warning
 WITHOUT_EFFECT: dict[str, str] = {
     "common.fp16_no_flatten_grads": "gradients are never flattened",
     "common.on_cpu_convert_precision": "parameters are always fp32",
@@ -93,20 +93,20 @@ WITHOUT_EFFECT: dict[str, str] = {
     "common.all_gather_list_size": "log entries are summed on the device",
     "common.reset_logging": "log handlers that others installed are always removed",
     "common.empty_cache_freq": (
-        "the memory cache stays; PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps where it breaks into pieces"
+        "the memory cache is never emptied; PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True reduces fragmentation"
     ),
-    "distributed_training.distributed_backend": "CUDA exchanges over nccl, HPU over hccl, CPU over gloo",
+    "distributed_training.distributed_backend": "CUDA uses nccl, HPU uses hccl and CPU uses gloo",
     "distributed_training.distributed_num_procs": (
         "distributed_training.distributed_world_size says how many processes start"
     ),
-    "distributed_training.fix_batches_to_gpus": "which batches a process gets is always a function of seed and epoch",
-    "distributed_training.fast_stat_sync": "statistics are always summed in one exchange",
+    "distributed_training.fix_batches_to_gpus": "the batches of a process are always a function of seed and epoch",
+    "distributed_training.fast_stat_sync": "statistics are always summed in one all-reduce",
     "dataset.required_seq_len_multiple": "it belongs to fairseq's text datasets",
-    "dataset.fixed_validation_seed": "validation always draws the same, by common.seed",
+    "dataset.fixed_validation_seed": "validation always makes the same random draws, from common.seed",
     "dataset.gen_subset": _EVALUATION,
     "dataset.num_shards": _EVALUATION,
     "dataset.shard_id": _EVALUATION,
-    "dataset.update_epoch_batch_itr": "every epoch's batches are planned anew",
+    "dataset.update_epoch_batch_itr": "batches are planned again for every epoch",
     "dataset.update_ordered_indices_seed": "the order of batches is always a function of seed and epoch",
     "task.text_compression_level": "file names are kept in compact arrays",
     "task.eval_wer_config": _TEXT,
@@ -126,10 +126,10 @@ WITHOUT_EFFECT: dict[str, str] = {
 
 
 def not_offered(key: str, value: Any) -> str:
-    """The problem of a key in NOT_OFFERED that has another value than its default."""
+    """The error for a key in NOT_OFFERED whose value is not its default."""
     return f"{key} is {value!r}, which is not offered: {entry(key, NOT_OFFERED)}."
 
 
 def entry(key: str, table: dict[str, str]) -> str | None:
-    """What a table says of a key; None where it does not name it."""
+    """A table's text for a key; None if it is not listed."""
     return next((text for pattern, text in table.items() if fnmatch(key, pattern)), None)

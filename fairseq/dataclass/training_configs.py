@@ -17,14 +17,14 @@ from fairseq.dataclass.values import from_here
 
 @dataclass
 class DatasetConfig(FairseqDataclass):
-    """Which parts of the data are read, in what batches, and when the model is validated."""
+    """Which data is read, in what batches, and when the model is validated."""
 
     num_workers: int = field(
         default=1, metadata={"help": "data-loading processes per training process (0: none)", "at_least": 0}
     )
     skip_invalid_size_inputs_valid_test: bool = field(
         default=False,
-        metadata={"help": "leave out utterances of a size that the model cannot take, in place of an error"},
+        metadata={"help": "skip utterances of a size that the model cannot take instead of raising an error"},
     )
     max_tokens: Optional[int] = field(
         default=None,
@@ -35,10 +35,10 @@ class DatasetConfig(FairseqDataclass):
     )
     required_batch_size_multiple: int = field(
         default=8,
-        metadata={"help": "round a batch's utterances down to a multiple of this where it can be", "at_least": 1},
+        metadata={"help": "round a batch's utterances down to a multiple of this where possible", "at_least": 1},
     )
     data_buffer_size: int = field(
-        default=10, metadata={"help": "batches that each data-loading process prepares ahead"}
+        default=10, metadata={"help": "batches that each data-loading process prepares in advance"}
     )
     train_subset: str = field(default="train", metadata={"help": "name of the manifest to train on, without .tsv"})
     valid_subset: str = field(
@@ -48,11 +48,11 @@ class DatasetConfig(FairseqDataclass):
         default=None, metadata={"help": "validate on all valid*.tsv together", "argparse_alias": "--combine-val"}
     )
     ignore_unused_valid_subsets: Optional[bool] = field(
-        default=False, metadata={"help": "no error for valid*.tsv that valid_subset leaves out"}
+        default=False, metadata={"help": "raise no error for valid*.tsv that valid_subset leaves out"}
     )
-    validate_interval: int = field(default=1, metadata={"help": "epochs between two validations", "at_least": 1})
+    validate_interval: int = field(default=1, metadata={"help": "epochs between validations", "at_least": 1})
     validate_interval_updates: int = field(
-        default=0, metadata={"help": "updates between two validations (0: only by epochs)", "at_least": 0}
+        default=0, metadata={"help": "updates between validations (0: only by epochs)", "at_least": 0}
     )
     validate_after_updates: int = field(default=0, metadata={"help": "no validation before this update"})
     disable_validation: bool = field(default=False, metadata={"help": "never validate"})
@@ -60,7 +60,7 @@ class DatasetConfig(FairseqDataclass):
     batch_size_valid: Optional[int] = field(
         default=II("dataset.batch_size"),
         metadata={
-            "help": "utterances in a batch of validation",
+            "help": "utterances in a validation batch",
             "argparse_alias": "--max-sentences-valid",
             "at_least": 1,
         },
@@ -68,7 +68,7 @@ class DatasetConfig(FairseqDataclass):
     max_valid_steps: Optional[int] = field(
         default=None,
         metadata={
-            "help": "batches of a validation, per process (null: all)",
+            "help": "batches per validation and process (null: all)",
             "argparse_alias": "--nval",
             "at_least": 1,
         },
@@ -105,35 +105,35 @@ class DatasetConfig(FairseqDataclass):
 class OptimizationConfig(FairseqDataclass):
     """How long to train, with which learning rate, and over how many batches a gradient is summed."""
 
-    max_epoch: int = field(default=0, metadata={"help": "stop after so many epochs (0: no limit)", "at_least": 0})
-    max_update: int = field(default=0, metadata={"help": "stop after so many updates (0: no limit)", "at_least": 0})
+    max_epoch: int = field(default=0, metadata={"help": "stop after this many epochs (0: no limit)", "at_least": 0})
+    max_update: int = field(default=0, metadata={"help": "stop after this many updates (0: no limit)", "at_least": 0})
     stop_time_hours: float = field(
-        default=0, metadata={"help": "save and stop after so many hours of training (0: no limit)", "at_least": 0}
+        default=0, metadata={"help": "save and stop after this many hours of training (0: no limit)", "at_least": 0}
     )
     clip_norm: float = field(
         default=0.0, metadata={"help": "largest norm of the gradient (0: not clipped)", "at_least": 0}
     )
     sentence_avg: bool = field(
-        default=False, metadata={"help": "divide the gradient by utterances in place of masked frames"}
+        default=False, metadata={"help": "divide the gradient by utterances instead of masked frames"}
     )
     update_freq: list[int] = field(
         default_factory=lambda: [1],
-        metadata={"help": "batches per process that an update sums, one number or one per epoch"},
+        metadata={"help": "batches per process and update: one number, or one per epoch"},
     )
     lr: list[float] = field(
         default_factory=lambda: [0.25],
-        metadata={"help": "learning rate, one number or, where the schedule knows it, one per epoch"},
+        metadata={"help": "learning rate: one number, or one per epoch if the schedule supports it"},
     )
     stop_min_lr: float = field(
         default=-1.0, metadata={"help": "stop when the learning rate falls to this", "argparse_alias": "--min-lr"}
     )
     skip_remainder_batch: Optional[bool] = field(
-        default=False, metadata={"help": "leave out an epoch's last update where its batches are too few"}
+        default=False, metadata={"help": "skip an epoch's last update if it has too few batches"}
     )
     max_nonfinite_updates: int = field(
         default=10,
         metadata={
-            "help": "stop after so many updates in a row with a loss or gradient that is not finite",
+            "help": "stop after this many updates in a row with a non-finite loss or gradient",
             "at_least": 1,
         },
     )
@@ -164,67 +164,65 @@ class OptimizationConfig(FairseqDataclass):
 
 @dataclass
 class CheckpointConfig(FairseqDataclass):
-    """Where checkpoints go, how many stay, what is restored, and which one is the best."""
+    """Where checkpoints are written, how many are kept, what is restored, and which one is the best."""
 
     save_dir: str = field(
         default="checkpoints",
-        metadata={"help": "folder for checkpoints and metrics.jsonl, relative to where the command was typed"},
+        metadata={"help": "folder for checkpoints and metrics.jsonl, relative to the current folder"},
     )
     restore_file: str = field(
-        default="checkpoint_last.pt", metadata={"help": "checkpoint to continue from, in save_dir or by its whole path"}
+        default="checkpoint_last.pt", metadata={"help": "checkpoint to resume from: a name in save_dir, or a full path"}
     )
     continue_once: Optional[str] = field(
-        default=None, metadata={"help": "checkpoint to continue from while save_dir has no checkpoint_last.pt yet"}
+        default=None, metadata={"help": "checkpoint to resume from as long as save_dir has no checkpoint_last.pt"}
     )
     finetune_from_model: Optional[str] = field(
         default=None,
         metadata={
-            "help": "take the weights of this checkpoint, start all else anew; ignored once save_dir has its own"
+            "help": "start a new run from the weights of this checkpoint; ignored once save_dir has its own checkpoint"
         },
     )
     continue_pretraining: bool = field(
         default=False,
         metadata={
-            "help": "with finetune_from_model, on audio of one's own: temperatures go on from where that "
-            "checkpoint's ended, and how much of the codebook the new audio uses is told before the first "
-            "update"
+            "help": "with finetune_from_model, continue pre-training on your own audio: temperatures continue from "
+            "where that checkpoint's ended, and the log reports how much of the codebook the new audio uses before "
+            "the first update"
         },
     )
-    reset_dataloader: bool = field(default=False, metadata={"help": "do not restore the place in the data"})
+    reset_dataloader: bool = field(default=False, metadata={"help": "do not restore the position in the data"})
     reset_lr_scheduler: bool = field(default=False, metadata={"help": "do not restore the learning rate schedule"})
     reset_meters: bool = field(default=False, metadata={"help": "do not restore the running averages of the log"})
     reset_optimizer: bool = field(default=False, metadata={"help": "do not restore the optimizer's state"})
     optimizer_overrides: str = field(
         default="{}", metadata={"help": "a Python dict of optimizer settings that differ from the checkpoint's"}
     )
-    save_interval: int = field(default=1, metadata={"help": "epochs between two checkpoints", "at_least": 1})
+    save_interval: int = field(default=1, metadata={"help": "epochs between checkpoints", "at_least": 1})
     save_interval_updates: int = field(
-        default=0, metadata={"help": "updates between two checkpoints (0: only by epochs)", "at_least": 0}
+        default=0, metadata={"help": "updates between checkpoints (0: only by epochs)", "at_least": 0}
     )
     keep_interval_updates: int = field(
-        default=-1, metadata={"help": "keep so many of the checkpoints that updates caused (-1: all)"}
+        default=-1, metadata={"help": "keep this many of the checkpoints that save_interval_updates wrote (-1: all)"}
     )
     keep_interval_updates_pattern: int = field(
         default=-1,
-        metadata={
-            "help": "with keep_interval_updates: keep those whose update is a multiple of this as well (-1: none)"
-        },
+        metadata={"help": "with keep_interval_updates, also keep those whose update is a multiple of this (-1: none)"},
     )
     keep_last_epochs: int = field(
-        default=-1, metadata={"help": "keep the checkpoints of so many last epochs (-1: all)"}
+        default=-1, metadata={"help": "keep the checkpoints of this many last epochs (-1: all)"}
     )
     keep_best_checkpoints: int = field(
-        default=-1, metadata={"help": "keep so many of the best checkpoints (-1: only the best one)"}
+        default=-1, metadata={"help": "keep this many of the best checkpoints (-1: only the best one)"}
     )
-    no_save: bool = field(default=False, metadata={"help": "write no checkpoint at all"})
+    no_save: bool = field(default=False, metadata={"help": "write no checkpoints"})
     no_epoch_checkpoints: bool = field(
-        default=False, metadata={"help": "write only the last and the best at the end of an epoch"}
+        default=False, metadata={"help": "at the end of an epoch, write only the last and the best checkpoint"}
     )
     no_last_checkpoints: bool = field(
-        default=False, metadata={"help": "write no checkpoint_last.pt: a run continues from another"}
+        default=False, metadata={"help": "write no checkpoint_last.pt; a run resumes from the newest other checkpoint"}
     )
     no_save_optimizer_state: bool = field(
-        default=False, metadata={"help": "leave the optimizer's state out: the run then cannot be continued exactly"}
+        default=False, metadata={"help": "leave out the optimizer's state; the run then cannot resume exactly"}
     )
     best_checkpoint_metric: str = field(
         default="loss", metadata={"help": "validation metric that says which checkpoint is the best"}
@@ -233,9 +231,9 @@ class CheckpointConfig(FairseqDataclass):
         default=False, metadata={"help": "larger is better, as with accuracy"}
     )
     patience: int = field(
-        default=-1, metadata={"help": "stop after so many validations in a row without a better metric (-1: never)"}
+        default=-1, metadata={"help": "stop after this many validations in a row without a better metric (-1: never)"}
     )
-    checkpoint_suffix: str = field(default="", metadata={"help": "put before .pt in file names"})
+    checkpoint_suffix: str = field(default="", metadata={"help": "text before .pt in file names"})
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
     checkpoint_shard_count: int = 1
@@ -246,8 +244,8 @@ class CheckpointConfig(FairseqDataclass):
     def check(self) -> Iterator[Finding]:
         if self.continue_pretraining and self.finetune_from_model is None:
             yield wrong(
-                "checkpoint.continue_pretraining is true, but checkpoint.finetune_from_model does not say what is "
-                "continued.",
+                "checkpoint.continue_pretraining is true, but checkpoint.finetune_from_model is not set. Set it to the "
+                "checkpoint to continue from.",
                 "checkpoints",
             )
         if self.keep_interval_updates > 0 and not self.save_interval_updates:
@@ -256,11 +254,15 @@ class CheckpointConfig(FairseqDataclass):
                 "checkpoints",
             )
         if self.no_save and (self.save_interval_updates or self.keep_best_checkpoints > 0):
-            yield odd("checkpoint.no_save is true: nothing is written, whatever else the group says.", "checkpoints")
+            yield odd(
+                "checkpoint.no_save is true: no checkpoints are written, so checkpoint.save_interval_updates and "
+                "checkpoint.keep_best_checkpoints have no effect.",
+                "checkpoints",
+            )
         elif self.no_last_checkpoints:
             yield odd(
-                "checkpoint.no_last_checkpoints is true: typed again, the command continues from the newest of the "
-                "other checkpoints, and starts anew where there is none.",
+                "checkpoint.no_last_checkpoints is true: if the command is rerun, it resumes from the newest of the "
+                "other checkpoints, or starts over if there isn't one.",
                 "checkpoints",
             )
 
@@ -277,10 +279,10 @@ class CheckpointConfig(FairseqDataclass):
 
 
 def split_names(names: str) -> list[str]:
-    """The names in a list with commas, such as `dataset.valid_subset`."""
+    """Split a comma-separated list, such as `dataset.valid_subset`."""
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def valid_subsets(dataset: DatasetConfig) -> list[str]:
-    """The sets that a run validates on, in order; none where validation is off."""
+    """The manifests that a run validates on, in order; none if validation is off."""
     return [] if dataset.disable_validation else split_names(dataset.valid_subset)

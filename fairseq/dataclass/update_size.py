@@ -1,5 +1,6 @@
-"""How much audio an update learns from, beside the published recipes: `cards of a node x update_freq x nodes`
-batches of `max_tokens`.
+"""How much audio an update uses, compared with the published recipes.
+
+An update has `cards of a node x update_freq x nodes` batches of up to `max_tokens` samples.
 """
 
 from __future__ import annotations
@@ -10,50 +11,49 @@ from omegaconf import DictConfig
 
 
 class Recipe(NamedTuple):
-    """Batches an update and audio samples a batch that a model was published with."""
+    """Batches per update and audio samples per batch of a published model."""
 
     name: str
     batches: int
     max_tokens: int
 
 
-# Baevski et al. 2020, section 4.2, as fairseq's YAMLs have it; Gaudi's recipe keeps base's 64
+# Baevski et al. 2020, section 4.2, as in fairseq's YAMLs; Gaudi's recipe keeps the 64 batches of base
 BASE = Recipe("base", 64, 1_400_000)
 LARGE = Recipe("large", 128, 1_200_000)
 _LARGE_LAYERS = 24
-_NEAR = (0.75, 1.5)  # between half and double, the commonest slips
+_NEAR = (0.75, 1.5)  # excludes half and double, the most common mistakes
 
 
 class UpdateSize(NamedTuple):
-    """The batches of an update, and where they come from."""
+    """The number of batches in an update, by its factors."""
 
     cards: int  # processes of a node
     update_freq: int
     nodes: int
-    max_tokens: int | None  # audio samples a batch
+    max_tokens: int | None  # audio samples per batch
 
     @property
     def batches(self) -> int:
         return self.cards * self.update_freq * self.nodes
 
     def factors(self) -> str:
-        """The recipe's sum, spelt out."""
+        """The product as text: cards x update_freq x nodes = batches."""
         nodes = f" x {self.nodes} nodes" if self.nodes > 1 else ""
-        return f"{self.cards} process(es) x update_freq {self.update_freq}{nodes} = {self.batches} batches"
+        cards = "1 process" if self.cards == 1 else f"{self.cards} processes"
+        return f"{cards} x update_freq {self.update_freq}{nodes} = {self.batches} batches"
 
 
 def update_size(cfg: DictConfig, cards: int, nodes: int, epoch: int = 1) -> UpdateSize:
-    """The size of an epoch's updates; every epoch from the end of `optimization.update_freq` on has its last number."""
+    """The size of an epoch's updates; the last `optimization.update_freq` applies to all later epochs."""
     frequencies = cfg.optimization.update_freq
     return UpdateSize(cards, frequencies[min(epoch, len(frequencies)) - 1], nodes, cfg.dataset.max_tokens)
 
 
 def beside_the_recipe(cfg: DictConfig, size: UpdateSize, sample_rate: int) -> str | None:
-    """What to change where updates may hold far less or more audio than the published model's did; None where they are
-    near.
+    """How to match the recipe if updates hold far less or more audio than the published model's; None if they are near.
 
-    A flat loss is what too little audio an update looks like; too much costs time and memory of optimizer steps not
-    taken.
+    Too little audio per update shows as a flat loss; too much means fewer optimizer steps in the same time.
     """
     layers = cfg.model.encoder_layers if isinstance(cfg.model, DictConfig) and "encoder_layers" in cfg.model else 0
     recipe = LARGE if layers >= _LARGE_LAYERS else BASE
@@ -63,7 +63,7 @@ def beside_the_recipe(cfg: DictConfig, size: UpdateSize, sample_rate: int) -> st
         return None
     wanted = max(1, round(size.update_freq / ratio))
     return (
-        f"{size.factors()} of at most {tokens / sample_rate:.4g} seconds an update: {ratio:.3g} times the audio of "
-        f"the recipe for {recipe.name} ({recipe.batches} batches of {recipe.max_tokens / sample_rate:.4g} seconds). "
-        f"Its size here: optimization.update_freq=[{wanted}]"
+        f"{size.factors()} of at most {tokens / sample_rate:.4g} seconds per update: {ratio:.3g} times the audio of "
+        f"the {recipe.name} recipe ({recipe.batches} batches of {recipe.max_tokens / sample_rate:.4g} seconds). "
+        f"To match the recipe, set optimization.update_freq=[{wanted}]"
     )

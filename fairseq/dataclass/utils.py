@@ -1,4 +1,4 @@
-"""Configs as values: merging with their dataclasses, turning them into plain containers, comparing them."""
+"""Merge configs with their dataclasses, turn them into plain containers, compare them."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ REGISTRY_GROUPS: tuple[str, ...] = tuple(
 
 
 def merge_with_parent(dc: FairseqDataclass, cfg: ConfigLike, remove_missing: bool = False) -> DictConfig:
-    """A config with every field of its dataclass: the values that `cfg` has, the defaults of `dc` for the others.
+    """Make a config with every field of its dataclass: values from `cfg`, else the defaults of `dc`.
 
-    Interpolations (`${optimization.lr}`) are looked up in the config that `cfg` is part of. Where `cfg` stands alone,
-    or that config has no such key, the referenced field's own default is put in.
+    Interpolations (`${optimization.lr}`) are looked up in the config that `cfg` is part of. If `cfg` is free-standing,
+    or that config has no such key, the referenced field's own default is used.
 
     Args:
         dc: instance of the dataclass; its values are the defaults.
         cfg: a DictConfig (free-standing or part of a whole config), a dict, a dataclass instance, or old command-line
             arguments.
-        remove_missing: drop keys that the dataclass does not have (settings of another generation), in place of an
-            error.
+        remove_missing: drop keys that the dataclass does not have (settings of another version) instead of raising.
     Raises:
-        ValueError: keys that the dataclass does not have (with the nearest one) and values of a wrong type, all of them
+        ValueError: keys that the dataclass does not have (with the nearest one) and values of the wrong type, all
             together.
     """
     values, parent = plain(cfg), None
@@ -63,20 +62,18 @@ def merge_with_parent(dc: FairseqDataclass, cfg: ConfigLike, remove_missing: boo
 
 
 def plain(cfg: ConfigLike) -> dict[str, Any]:
-    """A config as a dict of plain values, interpolations and `???` left as they are, enums as strings."""
+    """A config as a dict of plain values: interpolations and `???` are kept, enums become strings."""
     if is_dataclass(cfg):
         cfg = OmegaConf.structured(cfg)
     if isinstance(cfg, DictConfig):
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
-    if isinstance(cfg, Namespace):  # argparse puts None where nothing was typed
+    if isinstance(cfg, Namespace):  # argparse sets None for options that were not typed
         return {key: value for key, value in vars(cfg).items() if value is not None}
     return dict(cast(dict[str, Any], cfg))
 
 
 def known_only(dataclass: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The values, of another generation, whose keys are fields of the dataclass; the text None is null, as old
-    files have it.
-    """
+    """The values whose keys are fields of the dataclass; the text "None" becomes null, as in old files."""
     types = get_type_hints(dataclass)
     return {
         key: None if value == "None" and is_optional(types[key]) else value
@@ -92,7 +89,7 @@ def nearest(key: str, known: Any) -> str:
 
 
 def homes_of(name: str) -> list[str]:
-    """group.name of the fields that have this name; those that only refer to another group's are left out."""
+    """group.name of each field of this name, except those that only refer to another group's field."""
     homes = []
     for group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
         defaults = [
@@ -106,19 +103,19 @@ def homes_of(name: str) -> list[str]:
 
 
 def dataclasses_of(group: str) -> list[type[FairseqDataclass]]:
-    """The dataclasses that a group may have."""
+    """The possible dataclasses of a group."""
     return [FIXED_GROUPS[group]] if group in FIXED_GROUPS else list(CONFIG_GROUPS.get(group, {}).values())
 
 
 def dataclass_of(group: str, name: Any) -> type[FairseqDataclass] | None:
-    """The dataclass of a group; `name` is its `_name`, which decides where a group may have several."""
+    """The dataclass of a group; `name` is its `_name`, which selects one if a group has several."""
     return FIXED_GROUPS.get(group) or (CONFIG_GROUPS.get(group, {}).get(name) if isinstance(name, str) else None)
 
 
 def suggestion(group: str, key: Any, known: Iterable[str]) -> str:
-    """What may have been meant by a key that a group ("": the config itself) does not know.
+    """A hint for a key that a group ("": the config itself) does not have.
 
-    A field of that name elsewhere, another class of the group that has it, or the known key that is spelled like it.
+    It names another class of the group that has the key, a field of that name elsewhere, or a key of similar spelling.
     """
     owners = [name for name, dataclass in CONFIG_GROUPS.get(group, {}).items() if key in dataclass.__dataclass_fields__]
     if owners:
@@ -128,7 +125,7 @@ def suggestion(group: str, key: Any, known: Iterable[str]) -> str:
 
 
 def merge_values(dc: FairseqDataclass, values: dict[str, Any], path: str, problems: list[str]) -> DictConfig:
-    """The dataclass with `values` merged in; what cannot be is left out and described in `problems`.
+    """Merge `values` into the dataclass; values that do not fit are left out and described in `problems`.
 
     Args:
         path: prefix of the keys in messages, such as "model."
@@ -173,7 +170,7 @@ def _merge_one_by_one(
 
 
 def fill_unresolved(cfg: DictConfig) -> None:
-    """Replace, in place, interpolations that cannot be resolved here by the default of the field that they refer to."""
+    """Replace, in place, unresolvable interpolations by the default of the field that they refer to."""
     for key in list(cfg):
         if not OmegaConf.is_interpolation(cfg, key):
             child = cfg._get_node(key)
@@ -191,7 +188,7 @@ def fill_unresolved(cfg: DictConfig) -> None:
 
 
 def referenced_default(reference: str) -> tuple[bool, Any]:
-    """(whether there is one, default) of the field that "${group.field}" names; follows references of references."""
+    """(whether there is one, default) of the field that "${group.field}" names; references are followed."""
     group, dot, name = reference.strip("${}").partition(".")
     for dataclass in dataclasses_of(group):
         defaults = dataclass.field_defaults()
@@ -206,10 +203,9 @@ def referenced_default(reference: str) -> tuple[bool, Any]:
 
 
 def config_to_container(cfg: ConfigLike) -> dict[str, Any]:
-    """A config as nested dicts, lists, strings, numbers, bools and None, interpolations resolved: what a checkpoint may
-    hold.
+    """A config as nested dicts, lists, strings, numbers, bools and None, with interpolations resolved.
 
-    Free-standing configs keep interpolations that nothing answers as text; unset mandatory values stay "???".
+    Free-standing configs keep unresolvable interpolations as text; unset mandatory values stay "???".
     """
     if not isinstance(cfg, DictConfig):
         cfg = OmegaConf.structured(cfg) if is_dataclass(cfg) else OmegaConf.create(cast(dict[str, Any], cfg))
@@ -229,9 +225,7 @@ def _plain_values(value: Any) -> Any:
 
 
 def config_diff(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) of every value that differs, in the order of keys; an absent key's value
-    is None.
-    """
+    """(dotted key, old value, new value) of every value that differs, in key order; None for an absent key."""
     before, after = dict(_flat(_plain_values(old))), dict(_flat(_plain_values(new)))
     keys = list(before) + [key for key in after if key not in before]
     return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
@@ -246,14 +240,14 @@ def _flat(cfg: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def convert_namespace_to_omegaconf(args: Namespace | dict[str, Any]) -> DictConfig:
-    """The config that old command-line arguments (fairseq before 0.11, and its oldest checkpoints) stand for.
+    """Convert old command-line arguments (fairseq before 0.11, and its oldest checkpoints) to a config.
 
     Every argument goes to the fields of its name; `arch`, `task`, `criterion`, `optimizer` and `lr_scheduler` name the
-    classes. Arguments that no field is called like are left out: command lines carried those of every module that was
-    imported. A class without a dataclass here gets all arguments.
+    classes. Arguments without a field are dropped: command lines carried those of every imported module. A class
+    without a dataclass here gets all arguments.
 
     Raises:
-        ValueError: values of a wrong type, all of them together.
+        ValueError: values of the wrong type, all together.
     """
     values = {
         key: value for key, value in (args if isinstance(args, dict) else vars(args)).items() if value is not None
@@ -279,9 +273,7 @@ def convert_namespace_to_omegaconf(args: Namespace | dict[str, Any]) -> DictConf
 
 
 def overwrite_args_by_name(cfg: DictConfig, overrides: dict[str, Any]) -> None:
-    """Set, in place, every key called like an override's, in whichever group it stands; a dict overrides inside the
-    group of its name.
-    """
+    """Set, in place, every key named in `overrides`, in any group; a dict applies inside the group of its name."""
     OmegaConf.set_struct(cfg, False)
     for key in list(cfg):
         node = cfg._get_node(key)
@@ -294,9 +286,7 @@ def overwrite_args_by_name(cfg: DictConfig, overrides: dict[str, Any]) -> None:
 
 
 def eval_str_list(text: Any, type: Callable[[Any], T] = float) -> list[T] | None:
-    """A list from a literal such as `[0.9,0.98]`, `(1,2)` or `5`, parsed as a literal and never run, or from what is a
-    list already; None stays None.
-    """
+    """A list from a list or a literal such as `[0.9,0.98]`, `(1,2)` or `5`, which is never run; None stays None."""
     if text is None:
         return None
     value = ast.literal_eval(text) if isinstance(text, str) else text

@@ -1,4 +1,4 @@
-"""Is this config one that can train? All problems are found before the first file is read, and told together."""
+"""Validate a config: all problems are found before the first file is read, and reported together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fairseq.dataclass.utils import FIXED_GROUPS, REGISTRY_GROUPS, ConfigLike, c
 _KEY = re.compile(rf"(?<![\w./])(?:{'|'.join((*FIXED_GROUPS, *REGISTRY_GROUPS))})\.\w+")  # in a message
 
 
-# in this order they are told; docs/preflight.md explains them
+# in the order of the report; docs/preflight.md explains them
 TOPICS = (
     "gaudi",
     "single-values",
@@ -48,7 +48,7 @@ TOPICS = (
 
 
 class Problems(NamedTuple):
-    """What stops a run, and what it may well regret."""
+    """Errors, which stop a run, and warnings."""
 
     errors: list[str]
     warnings: list[str]
@@ -60,14 +60,13 @@ def validate_config(
     """Check a resolved config (`resolve_config`).
 
     Args:
-        devices: processes that this machine can hold (None: not checked).
-        recommended: processes that it should better hold, where that differs: 1 on a CPU, whose cores one process uses
-            already.
-        check_paths: look for the data's manifests. Not wanted for a config that came out of a checkpoint.
+        devices: processes that this machine supports (None: not checked).
+        recommended: processes that it should run, if that differs: 1 on a CPU, since one process uses all its cores.
+        check_paths: check that files exist; off for a checkpoint's config.
     Returns:
         Warnings, a sentence or two each.
     Raises:
-        ConfigError: all errors, a line each.
+        ConfigError: all errors, one per line.
     """
     problems = find_problems(cfg, devices, recommended, check_paths)
     if problems.errors:
@@ -82,11 +81,11 @@ def find_problems(
     check_paths: bool = True,
     after: Sequence[str] = (),
 ) -> Problems:
-    """As validate_config, without raising.
+    """Like validate_config, without raising.
 
     Args:
-        after: problems that are known already, as `fairseq.dataclass.initialize.try_resolve` returns them: their keys
-            have defaults now, and nothing is said of these.
+        after: problems that are already known, from `fairseq.dataclass.initialize.try_resolve`: their keys now have
+            defaults, about which nothing is reported.
     """
     problems = Problems([], [])
     for finding in unrelated(find_named(cfg, check_paths), after):
@@ -99,9 +98,7 @@ def find_problems(
 
 
 def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[Finding]:
-    """Everything that is wrong or odd in a resolved config, each finding with a name; the machine it is checked on
-    plays no part.
-    """
+    """Yield all errors and warnings about a resolved config, each with a name; independent of the machine."""
     yield from _missing(cfg)
     yield from _not_offered(cfg)
     found = list(_of_groups(cfg, findings_of))
@@ -114,7 +111,7 @@ def find_named(cfg: DictConfig, check_paths: bool = True) -> Iterator[Finding]:
 
 
 def _of_groups(cfg: DictConfig, rules: Callable[[FairseqDataclass, str], Iterator[Finding]]) -> Iterator[Finding]:
-    """What the groups' own rules find, in the order of the config."""
+    """Yield the findings of the groups' own rules, in the order of the config."""
     for group in cfg:
         values = cfg[group] if not OmegaConf.is_missing(cfg, group) else None
         if isinstance(values, DictConfig):
@@ -124,14 +121,12 @@ def _of_groups(cfg: DictConfig, rules: Callable[[FairseqDataclass, str], Iterato
 
 
 def _place(finding: Finding) -> int:
-    """Where a finding is told: by topic; those of plug-ins' own topics come last."""
+    """A finding's place in the report: by topic, with the topics of plug-ins last."""
     return TOPICS.index(finding.name) if finding.name in TOPICS else len(TOPICS)
 
 
 def unrelated(findings: Iterable[Finding], after: Sequence[str]) -> Iterator[Finding]:
-    """The findings that speak of no key (or group) that the problems in `after` name: the others would follow from
-    these.
-    """
+    """Yield the findings that mention no key or group named in `after`, whose problems may have caused the others."""
     keys = {key for text in after for key in _KEY.findall(text)}
     groups = {text.split(" ")[0] for text in after}
     for finding in findings:
@@ -141,23 +136,23 @@ def unrelated(findings: Iterable[Finding], after: Sequence[str]) -> Iterator[Fin
 
 
 def _missing(cfg: DictConfig) -> Iterator[Finding]:
-    """Groups without which nothing trains, and keys that only the user can know."""
+    """Yield errors for required groups and keys that are not set."""
     for group in ("task", "model", "criterion", "optimizer"):
         if cfg[group] is None:
             names = ", ".join(sorted(CONFIG_GROUPS.get(group, {})))
-            yield wrong(f"{group} is not set: {group}._name may be {names}.", "missing")
+            yield wrong(f"{group} is not set: {group}._name must be one of {names}.", "missing")
     for key in OmegaConf.missing_keys(cfg):
-        yield wrong(f"{key} is not set: only you know it, add {key}=... to the command.", "missing")
+        yield wrong(f"{key} is not set and has no default: add {key}=... to the command.", "missing")
 
 
 def check_devices(cfg: DictConfig, devices: int, recommended: int) -> list[str]:
-    """An error, with the overrides for this machine, where more processes are asked for than it has devices."""
+    """An error, with overrides that fit this machine, if the config has more processes than it has devices."""
     if "WORLD_SIZE" in os.environ:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         if local <= devices:
             return []
         return [
-            f"the launcher started {local} processes on this machine, which has room for {devices}: use "
+            f"the launcher started {local} processes on this machine, which supports at most {devices}: use "
             f"--nproc_per_node={recommended}."
         ]
     world = cfg.distributed_training.distributed_world_size
@@ -169,13 +164,13 @@ def check_devices(cfg: DictConfig, devices: int, recommended: int) -> list[str]:
         f"optimization.update_freq={str(frequencies).replace(' ', '')}"
     )
     return [
-        f"distributed_training.distributed_world_size is {world}, but this machine has room for {devices}. "
-        f"For updates of the same size here, add: {overrides}"
+        f"distributed_training.distributed_world_size is {world}, but this machine supports at most {devices}. "
+        f"To keep the update size, add: {overrides}"
     ]
 
 
 def _not_offered(cfg: DictConfig) -> Iterator[Finding]:
-    """Keys whose feature is not offered, or that have no effect, at another value than their default."""
+    """Yield findings for keys that are not offered or have no effect, if their value is not the default."""
     for group in (*FIXED_GROUPS, *REGISTRY_GROUPS):
         values = cfg[group]
         dataclass = dataclass_of(group, values.get("_name") if isinstance(values, DictConfig) else None)
@@ -195,7 +190,7 @@ def _not_offered(cfg: DictConfig) -> Iterator[Finding]:
 
 
 def remark_on(key: str) -> str | None:
-    """What a user should know of a key whose feature is not offered or that has no effect; None for the others."""
+    """A remark on a key whose feature is not offered or that has no effect; None for other keys."""
     if (alternative := entry(key, NOT_OFFERED)) is not None:
         return f"Not offered: {alternative}."
     reason = entry(key, WITHOUT_EFFECT)
@@ -203,9 +198,7 @@ def remark_on(key: str) -> str | None:
 
 
 def _is_default(value: Any, default: Any, cfg: DictConfig) -> bool:
-    """A default may refer to another key; then that key is the one to complain about, unless this one says
-    something else.
-    """
+    """Whether a value is the default; a default that refers to another key is that key's value."""
     if isinstance(default, str) and default.startswith("${"):
         default = OmegaConf.select(cfg, default.strip("${}"))
     if is_dataclass(default):

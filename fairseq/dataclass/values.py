@@ -1,6 +1,4 @@
-"""A value and the type of its field: forms that mean the same become the field's own, and what a field takes is put
-into words.
-"""
+"""Convert config values to the types of their fields, and describe what a field takes."""
 
 from __future__ import annotations
 
@@ -22,16 +20,15 @@ _WORDS: dict[Any, tuple[str, str]] = {  # one, several
 
 
 def is_reference(value: Any) -> bool:
-    """Whether a value stands for another one: `???`, which only the user knows, or text with an interpolation in it."""
+    """Whether a value is a placeholder: `???`, which the user must set, or text with an interpolation in it."""
     return isinstance(value, str) and (value == "???" or "${" in value)
 
 
 def coerce(value: Any, declared: Any) -> Any:
-    """A value in the form that its field wants, where it means one; else as it is, for omegaconf to refuse.
+    """Convert a value to its field's type if it means one; else return it unchanged, for omegaconf to refuse.
 
-    Whole floats are integers where an integer is wanted (1e6, also inside lists and as text); "(0.9, 0.98)" is read as
-    a literal where a list or tuple is wanted, and 64 is the list of it; the fields of a nested dataclass are treated
-    alike.
+    For an integer field, whole floats become integers (1e6, also inside lists and as text). For a list or tuple field,
+    "(0.9, 0.98)" is read as a literal, and for a list 64 becomes [64]. Fields of nested dataclasses are treated alike.
     """
     if is_reference(value):
         return value
@@ -58,7 +55,7 @@ def coerce(value: Any, declared: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """1e6 and "1e6" as the integer; whatever is no whole number as it is."""
+    """1e6 and "1e6" as an integer; anything that is not a whole number unchanged."""
     number = value
     if isinstance(value, str):
         try:
@@ -71,7 +68,7 @@ def _whole(value: Any) -> Any:
 
 
 def is_flat(value: Any, declared: Any) -> bool:
-    """Whether the items of a list fit one whose field wants numbers or texts: omegaconf takes lists inside it too."""
+    """Whether a list for a field of numbers or texts holds no containers, which omegaconf would accept."""
     kind = kind_of(declared)
     single = get_origin(kind) in (list, tuple) and next(iter(get_args(kind)), Any) in _WORDS
     return not (single and isinstance(value, list) and any(isinstance(item, list | dict) for item in value))
@@ -83,10 +80,10 @@ def is_optional(declared: Any) -> bool:
 
 
 def allowed(declared: Any, default: Any = None) -> str:
-    """What a field takes, as it stands after "it must be": "a list of whole numbers, such as [1], or null".
+    """What a field takes, to follow "it must be": "a list of whole numbers, such as [1], or null".
 
     Args:
-        default: the field's; it is the example of a list.
+        default: the field's default, used as the example of a list.
     """
     kind = kind_of(declared)
     text = _allowed(kind)
@@ -109,34 +106,32 @@ def _allowed(kind: Any) -> str:
 
 
 def misfit(key: str, value: Any, declared: Any, default: Any = None) -> str:
-    """The problem of a key whose value its field does not take."""
+    """The error for a value that its field does not take."""
     text = f"{key} is {shown(value)}: it must be {allowed(declared, default)}."
     if isinstance(value, str) and value.count("[") + value.count("(") != value.count("]") + value.count(")"):
         text += " A bracket is not closed."
     elif value == "None":
         text += f" Write {key}=null for no value."
     elif isinstance(value, list) and kind_of(declared) is str:
-        text += " Put it into quotes."
+        text += " Put it in quotes."
     return text
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: null as YAML writes it, and long ones cut."""
+    """A value for a message: None as null, as in YAML, and long values cut."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
 
 
 def from_here(path: Path) -> str:
-    """What a message about a path that is not there adds, where the path is relative."""
-    return "" if path.is_absolute() else f" in {Path.cwd()}, from where relative paths count"
+    """The folder that a relative path is relative to, for a message about a missing path; "" for an absolute path."""
+    return "" if path.is_absolute() else f" (relative to {Path.cwd()})"
 
 
 def leaves(
     values: dict[str, Any], dataclass: type, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """(path, value, declared type) of every value, those of nested dataclasses one by one; the type of an unknown
-    key is None.
-    """
+    """(path, value, declared type) of every value, also in nested dataclasses; an unknown key's type is None."""
     types = get_type_hints(dataclass)
     for key, value in values.items():
         declared = types.get(key)

@@ -28,13 +28,15 @@ class FairseqAdamConfig(FairseqDataclass):
     adam_eps: float = field(
         default=1e-8, metadata={"help": "added to the square root of the second average, before bias correction"}
     )
-    weight_decay: float = field(default=0.0, metadata={"help": "share of a weight, times lr, subtracted per update"})
+    weight_decay: float = field(default=0.0, metadata={"help": "share of a weight, times lr, that an update subtracts"})
     use_old_adam: bool = field(
-        default=False, metadata={"help": "plain operations instead of torch's fused kernel (the same update)"}
+        default=False, metadata={"help": "use plain operations instead of torch's fused kernel (the same update)"}
     )
     use_fused: Any = field(
         default="auto",
-        metadata={"help": "use the device's fused kernel: auto (if there is one), true (an error without one), false"},
+        metadata={
+            "help": "the device's fused kernel: auto (if there is one), true (or an error), false (plain operations)"
+        },
     )
     fp16_adam_stats: bool = field(
         default=False,

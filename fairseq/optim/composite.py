@@ -25,7 +25,7 @@ class OptimizerAndSchedulerConfig(FairseqDataclass):
 
     optimizer: Any = field(default=None, metadata={"help": "config of the group's optimizer, with its _name"})
     lr_scheduler: Optional[Any] = field(
-        default=None, metadata={"help": "config of the group's schedule; set it for all groups or for none"}
+        default=None, metadata={"help": "config of the group's schedule; either all groups have one, or none"}
     )
     lr: list[float] = II("optimization.lr")
     lr_float: Optional[float] = field(
@@ -40,7 +40,7 @@ class CompositeOptimizerConfig(FairseqDataclass):
     )
     dynamic_groups: bool = field(
         default=False,
-        metadata={"help": "make a separate group for each distinct `optim_overrides` of parameters (lr_scale ...)"},
+        metadata={"help": "make a separate group for each set of a parameter's `optim_overrides` (lr_scale ...)"},
     )
     lr: list[float] = II("optimization.lr")
 

@@ -1,3 +1,1 @@
-"""Which names `fairseq` answers to: names that live in another module here, and fairseq's names that are not
-offered.
-"""
+"""fairseq's public names: those that live in another module here, and those that are not offered."""

@@ -1,8 +1,8 @@
-"""Names of fairseq whose home is another module here. `lookup` finds them; nothing is imported before somebody asks."""
+"""Names of fairseq that live in another module here. `lookup` imports them on first use."""
 
 from __future__ import annotations
 
-# fairseq's module -> the module that has its contents here
+# fairseq's module -> the module with its contents here
 MODULES: dict[str, str] = {
     "fairseq.distributed_utils": "fairseq.distributed.utils",
     "fairseq.meters": "fairseq.logging.meters",

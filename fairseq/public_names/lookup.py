@@ -1,9 +1,7 @@
-"""How a name of fairseq is looked up: attributes by `attribute_of`, modules by a finder that comes first for
-`fairseq.*`.
+"""Look up fairseq's names: attributes with `attribute_of`, modules with a meta path finder for `fairseq.*`.
 
-What is not offered raises AttributeError (attributes) or ModuleNotFoundError (imports), with a sentence from
-`not_offered`, so that `hasattr` and `except ImportError` in other projects keep working. Modules need no line of their
-own for this.
+A name that is not offered raises AttributeError (attributes) or ModuleNotFoundError (imports), with a sentence from
+`not_offered`, so that `hasattr` and `except ImportError` in other projects keep working. Modules need no code for this.
 """
 
 from __future__ import annotations
@@ -20,17 +18,16 @@ from types import ModuleType
 from fairseq.public_names import elsewhere, not_offered
 
 ROOT = "fairseq"
-_HIDDEN = {"installed", "public_names"}  # not for users: missing from dir(fairseq)
-# modules that the tables know names of
+_HIDDEN = {"installed", "public_names"}  # internal: not in dir(fairseq)
+# modules with names in the tables
 _WITH_NAMES = {name.rpartition(".")[0] for name in [*elsewhere.NAMES, *not_offered.ADVICE]}
 
 
 def attribute_of(module_name: str) -> Callable[[str], object]:
-    """The `__getattr__` of a module (PEP 562): names that live elsewhere, and a package's submodules, imported on first
-    use.
+    """Make a module's `__getattr__` (PEP 562): it imports names from elsewhere, and submodules, on first use.
 
-    Raises (the function that is returned):
-        AttributeError: there is no such name; says so if fairseq has it and this package does not.
+    Raises (the returned function):
+        AttributeError: there is no such name; the message says if fairseq has it and this package does not.
     """
 
     def get(name: str) -> object:
@@ -50,9 +47,7 @@ def attribute_of(module_name: str) -> Callable[[str], object]:
 
 
 def public_names() -> list[str]:
-    """What `dir(fairseq)` shows besides dunder names: functions, the modules of the package, and fairseq's older
-    names of modules.
-    """
+    """What `dir(fairseq)` shows besides dunder names: functions, modules, and fairseq's older module names."""
     own = {found.name for found in pkgutil.iter_modules(sys.modules[ROOT].__path__)} - _HIDDEN
     older = {name.partition(".")[2] for name in elsewhere.MODULES if name.count(".") == 1}
     functions = {name.partition(".")[2] for name in elsewhere.NAMES if name.count(".") == 1}
@@ -64,7 +59,7 @@ class PublicNames:
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The module's file, or what stands for a module of fairseq that has no file here; None: neither.
+        """The spec of a module's file, or of a fairseq module without a file here; None: neither.
 
         Raises:
             ModuleNotFoundError: a name of fairseq that is not offered.
@@ -80,13 +75,13 @@ class PublicNames:
             return ModuleSpec(name, ModuleLoader())
         sentence = not_offered.sentence(name)
         if sentence is not None:
-            # without its `name`: import statements replace the message of one that has it
+            # without `name`: import statements would replace the message of an error that has one
             raise ModuleNotFoundError(sentence)
         return None
 
 
 def _look_up_names_of(loader: Loader, is_package: bool) -> None:
-    """Give the module that this loader makes a `__getattr__`, once it has run."""
+    """Add a `__getattr__` to the module that this loader makes, after it has run."""
     run = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:
@@ -99,15 +94,13 @@ def _look_up_names_of(loader: Loader, is_package: bool) -> None:
 def _add_names(module: ModuleType, is_package: bool) -> None:
     module.__getattr__ = attribute_of(module.__name__)  # type: ignore[method-assign]
     if not is_package:
-        # `from module import name` says no more than "cannot import name" for a plain module; for a package it asks the
-        # finder, whose error carries the sentence. No file is importable by an empty path.
+        # for a plain module, `from module import name` only says "cannot import name"; for a package it calls the
+        # finder, whose error has the sentence. An empty path makes no file importable.
         module.__path__ = []
 
 
 class ModuleLoader(Loader):
-    """Loads a module of fairseq that has no file here: the one that has its contents, or one of which nothing is
-    offered.
-    """
+    """Loads a fairseq module without a file here: the module with its contents, or one that offers nothing."""
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__
@@ -119,6 +112,6 @@ class ModuleLoader(Loader):
 
 
 def install() -> None:
-    """Make import statements and attributes of `fairseq.*` follow these tables; once per process."""
+    """Make imports and attributes of `fairseq.*` use these tables; once per process."""
     if PublicNames not in sys.meta_path:
         sys.meta_path.insert(0, PublicNames)

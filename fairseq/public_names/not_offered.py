@@ -1,8 +1,7 @@
-"""fairseq's public names that this package does not have, each with what to use instead. The only such table: add a
-name here, not a stub.
+"""fairseq's public names that this package does not have, each with what to use instead. Add names here, not stubs.
 
-A module in EMPTY_MODULES can be imported, since `import fairseq` of fairseq itself makes it an attribute; nothing in it
-is offered. Any other name raises AttributeError or ImportError at once.
+A module in EMPTY_MODULES can be imported, since it is an attribute after `import fairseq` in fairseq itself; nothing in
+it is offered. Any other name raises AttributeError or ImportError at once.
 """
 
 from __future__ import annotations
@@ -21,10 +20,7 @@ _TEXT_LOSS = "this package has the criterions wav2vec and ctc only"
 _SYNTHESIS = "this package recognises speech; it does not produce or translate it"
 _HUBERT = "HuBERT models cannot be loaded; wav2vec2 and wav2vec_ctc models can"
 _SEQ2SEQ = "fine-tune wav2vec_ctc instead of wav2vec_seq2seq"
-_OTHER_SPEECH = (
-    "this package has wav2vec2 and wav2vec_ctc models; build the head for another use over "
-    "Wav2Vec2Model.extract_features"
-)
+_OTHER_SPEECH = "this package has wav2vec2 and wav2vec_ctc models; build other heads on Wav2Vec2Model.extract_features"
 _ADAPTERS = "this package has no adapter layers; use layer_type=transformer or conformer"
 _LAYERS = "no wav2vec 2.0 model uses it; take it from torch.nn or keep a copy in your project"
 _ATTENTION = "use fairseq.modules.MultiheadAttention or torch.nn.MultiheadAttention"
@@ -42,7 +38,7 @@ _MASKS = "use compute_mask_indices"
 _FEATURES = "use get_waveform and get_fbank"
 _AUDIO_CHANGES = "use task.augment, or change the waveform that get_waveform returns"
 _MANIFESTS = "use task.data with manifests of audio files, also of members of a .zip (path.zip:offset:length)"
-_ITERATORS = "use EpochBatchIterator, which makes, shards, buffers and resumes batches itself"
+_ITERATORS = "use EpochBatchIterator, which makes, shards, buffers and resumes batches"
 _CHECKPOINTING = "use checkpoint_wrapper, or torch.utils.checkpoint"
 _SHARDED = "use load_model_ensemble_and_task: a checkpoint is one file"
 _HUB = "download the checkpoint, then use checkpoint_utils.load_model_ensemble_and_task"
@@ -50,13 +46,14 @@ _FILES = "use open and os, or fairseq.file_io.PathManager for local files"
 _ARGPARSE = "use fairseq-infer, fairseq-validate or fairseq-hydra-train, and FairseqConfig for settings in Python"
 _IMPORTS = "use common.user_dir (fairseq.utils.import_user_module) to import your own classes"
 _UNITS = (
-    "use fairseq.data.data_utils.post_process to make words of units, and fairseq-prepare-labels to make units of text"
+    "use fairseq.data.data_utils.post_process to turn units into words, and fairseq-prepare-labels to turn text into "
+    "units"
 )
 _SCORES = "use fairseq.scoring.wer"
 _DEBUGGER = "use Python's own pdb"
 _QUANTISED = "use fairseq.inference.int8 (fairseq-transcribe --int8) for a trained model"
 _INTERNAL = "it is internal to fairseq; use the public function of the same name without the underscore"
-_NAN = "a run stops by itself where losses are not finite (optimization.max_nonfinite_updates)"
+_NAN = "a run stops by itself if losses are not finite (optimization.max_nonfinite_updates)"
 _ALIGNMENT = "use fairseq.transcribe, whose segments have times"
 _PROFILING = "use torch.profiler"
 
@@ -80,7 +77,7 @@ EMPTY_MODULES: dict[str, str] = {
     "fairseq.token_generation_constraints": _GENERATION,
 }
 
-# module of fairseq -> {what to use: names in it, modules below it among them}
+# fairseq's module -> {what to use instead: names in it, including its submodules}
 _NAMES: dict[str, dict[str, str]] = {
     "fairseq": {_INTERNAL: "clib examples"},
     "fairseq.checkpoint_utils": {
@@ -290,7 +287,7 @@ ADVICE: dict[str, str] = {
     for advice, names in offers.items()
     for name in names.split()
 }
-_OPTIONS: dict[str, str] = {  # of fairseq.options, those with a command of their own
+_OPTIONS: dict[str, str] = {  # functions of fairseq.options that belong to one command
     "get_eval_lm_parser": _LANGUAGE,
     "get_generation_parser": "use fairseq-infer, or fairseq.inference in Python",
     "get_interactive_generation_parser": "use fairseq-transcribe, or fairseq.transcribe in Python",
@@ -303,7 +300,7 @@ ADVICE.update({f"fairseq.options.{name}": advice for name, advice in _OPTIONS.it
 
 
 def sentence(name: str) -> str | None:
-    """What to say about a full name of fairseq that is not offered here; None for every other name."""
+    """The message for a full name of fairseq that is not offered here; None for every other name."""
     advice = ADVICE.get(name) or EMPTY_MODULES.get(name.rpartition(".")[0])
     if advice is None:
         return None

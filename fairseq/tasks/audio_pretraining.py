@@ -113,7 +113,7 @@ class AudioPretrainingConfig(FairseqDataclass):
         metadata={"help": "no effect (fairseq: draw masks in the data-loading workers, which is always done here)"},
     )
     inferred_w2v_config: Optional[InferredW2vConfig] = field(
-        default=None, metadata={"help": "mask settings for the workers; None: the model's"}
+        default=None, metadata={"help": "mask settings for the data-loading workers; None: the model's"}
     )
     tpu: bool = II("common.tpu")
     text_compression_level: TEXT_COMPRESSION_CHOICES = field(
@@ -161,7 +161,7 @@ class AudioPretrainingConfig(FairseqDataclass):
                 "buckets-without-padding",
             )
         if not 0 < self.subsample <= 1:
-            yield wrong(f"task.subsample is {self.subsample}; it must be above 0 and at most 1.", "corpora")
+            yield wrong(f"task.subsample is {self.subsample}: it must be above 0 and at most 1.", "corpora")
         yield from self._corpora()
 
     def _corpora(self) -> Iterator[Finding]:
@@ -195,7 +195,7 @@ class AudioPretrainingConfig(FairseqDataclass):
             shares = [float(text) for text in _split_commas(weights)]
         except ValueError:
             yield wrong(
-                f"task.multi_corpus_sampling_weights is {weights!r}; it must be comma-separated numbers.", "corpora"
+                f"task.multi_corpus_sampling_weights is {weights!r}: it must be comma-separated numbers.", "corpora"
             )
             return
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:

@@ -118,7 +118,7 @@ def groups_of_ones_own(case: Case) -> Iterator[Finding]:
     launcher = "hydra/launcher=dependency_submitit_slurm"
     yield layers("--config-name", "top", "+run_config=slurm_1", launcher)._replace(label="own: +run_config=slurm_1")
     ended = case.run("fairseq-hydra-train", "--config-name", "wav2vec2_base_librispeech", "+run_config=slurm_1")
-    yield _refused("own: +run_config without its folder", ended, "No folder of YAML files has run_config/slurm_1.yaml")
+    yield _refused("own: +run_config without its folder", ended, "No config folder has run_config/slurm_1.yaml")
 
 
 @judges("using/wer_args")

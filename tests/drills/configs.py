@@ -29,7 +29,7 @@ GROUPS = (*FIXED_GROUPS, *REGISTRY_GROUPS)
 KEYS = [
     f"{group}.{name}" for group in GROUPS for dataclass in dataclasses_of(group) for name in dataclass.field_defaults()
 ]
-_KEY = re.compile(rf"\b({'|'.join(GROUPS)})\b|^  - \S+ is not a known group|names no key", re.MULTILINE)
+_KEY = re.compile(rf"\b({'|'.join(GROUPS)})\b|^  - \S+ is not a known config group|has no key before", re.MULTILINE)
 
 BASE: dict[str, Any] = {
     "defaults": ["_self_", {"model": "wav2vec2/wav2vec2_base"}, {"optimizer": None}],

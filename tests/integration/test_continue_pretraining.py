@@ -102,4 +102,4 @@ def test_a_collapsed_codebook_is_warned_of(workplace: Workplace, source: Path) -
 
 def test_without_a_source_it_is_refused(workplace: Workplace) -> None:
     output = workplace.run("checkpoint.continue_pretraining=true", status=None)
-    assert "finetune_from_model does not say what is continued" in output
+    assert "checkpoint.finetune_from_model is not set" in output

@@ -204,7 +204,7 @@ def test_another_dictionary_gives_a_new_head(
     [
         ({"task.normalize": True}, "pre-trained with normalize: false"),
         ({"checkpoint.best_checkpoint_metric": "wre"}, "Did you mean 'wer'"),
-        ({"criterion": {"_name": "wav2vec"}, "checkpoint.best_checkpoint_metric": "loss"}, "do not belong together"),
+        ({"criterion": {"_name": "wav2vec"}, "checkpoint.best_checkpoint_metric": "loss"}, "do not go together"),
         ({"model.w2v_path": "gone.pt"}, "model.w2v_path is 'gone.pt'"),
         ({"task.labels": "wrd"}, "train.wrd does not exist"),
         ({"task.target_dictionary": "gone.txt"}, "gone.txt, which does not exist"),

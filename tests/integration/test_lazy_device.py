@@ -268,4 +268,4 @@ def test_what_the_device_lacks_is_said_at_once(workplace: Workplace) -> None:
     ]
     output = workplace.run(*asked, status=None)
     assert "fp32 only" in output and "common.bf16=false" in output
-    assert "distributed_training.distributed_world_size is 2, but this machine has room for 1" in output
+    assert "distributed_training.distributed_world_size is 2, but this machine supports at most 1" in output

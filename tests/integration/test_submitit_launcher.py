@@ -158,7 +158,7 @@ def test_no_slurm_here(submit: Submit, slurm: Path, monkeypatch: pytest.MonkeyPa
 
 def test_without_multirun_hydra_would_train_here(submit: Submit, slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "LAUNCHER", LAUNCHER[1:])
-    with pytest.raises(SystemExit, match=r"hydra/launcher=dependency_submitit_slurm counts with -m"):
+    with pytest.raises(SystemExit, match=r"hydra/launcher=dependency_submitit_slurm requires -m"):
         submit()
     assert no_job(slurm)
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli_main(["--inputs", str(tmp_path / "none.pt"), *output]) == 1
     assert "none.pt is not a checkpoint: it has no entry 'model', only a." in capsys.readouterr().err
     assert cli_main(["--inputs", str(tmp_path), "--num-epoch-checkpoints", "2", *output]) == 1
-    assert "has 1 such checkpoints, 2 are asked for" in capsys.readouterr().err
+    assert "has 1 such checkpoints, but 2 are requested" in capsys.readouterr().err
     assert cli_main(["--inputs", one, "--checkpoint-upper-bound", "2", *output]) == 1
     assert not (tmp_path / "mean.pt").exists()
 

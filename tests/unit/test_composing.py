@@ -78,13 +78,13 @@ def test_a_config_by_its_path_and_folders_together(compose: Compose, own: Path) 
         (["+run_config=slurm_2"], "Could not find 'run_config/slurm_2'"),
         (
             ["+run_confg=slurm_1"],
-            "run_confg is not a known group of the config. No folder of YAML files has run_confg/slurm_1.yaml",
+            "run_confg is not a known config group. No config folder has run_confg/slurm_1.yaml",
         ),
         (
             ["+run_config=slurm_1"],
-            "hydra.launcher keys belong to a launcher: add hydra/launcher=dependency_submitit_slurm -m",
+            "hydra.launcher keys require a launcher: add hydra/launcher=dependency_submitit_slurm -m",
         ),
-        (["mygroup=bare"], "mygroup is not a known group of the config. If it comes from a YAML of your own"),
+        (["mygroup=bare"], "mygroup is not a known config group. If it comes from your own YAML"),
         (["optimization.lr=${"], "optimization.lr"),
         (["optimization.max_update=${oc.env:NOT_SET}"], "the environment variable NOT_SET is not set"),
         (["optimizer=${model}"], "optimizer"),
@@ -92,7 +92,7 @@ def test_a_config_by_its_path_and_folders_together(compose: Compose, own: Path) 
         (["optimizer=null"], "optimizer is null: write ~optimizer"),
         (["--config-dir", "x" * 300], "--config-dir is xxx"),
         (["--config-name", "x" * 300], "--config-name is xxx"),
-        (["--package", "a..b", "--cfg", "job"], "--package a..b"),
+        (["--package", "a..b", "--cfg", "job"], "--package is a..b"),
     ],
 )
 def test_what_cannot_be_composed_is_a_sentence(compose: Compose, own: Path, words: list[str], message: str) -> None:

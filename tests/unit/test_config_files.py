@@ -88,9 +88,9 @@ def test_an_address_that_is_not_a_folder_is_hydras_affair(folders: Path) -> None
             {"--config-name": "owm", "--config-dir": "mine"},
             "there is no owm.yaml in mine or among the stock configs .* Did you mean 'own'",
         ),
-        ({"--config-name": "zzzzz", "--config-dir": "mine"}, "There is g/small, own"),
+        ({"--config-name": "zzzzz", "--config-dir": "mine"}, "Available: g/small, own"),
         ({"--config-name": "/abs/x.yaml"}, "--config-name is /abs/x.yaml: there is no such file"),
-        ({"--config-dir": "nowhere"}, "--config-dir is nowhere: there is no such folder in /"),
+        ({"--config-dir": "nowhere"}, r"--config-dir is nowhere: there is no such folder \(relative to /"),
     ],
 )
 def test_what_is_not_there(folders: Path, options: dict[str, str], message: str) -> None:

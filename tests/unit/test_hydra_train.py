@@ -93,7 +93,7 @@ def test_nothing_trains_with_a_mistake(typed: Command, capsys: pytest.CaptureFix
 
 
 def test_a_command_that_is_no_command(typed: Command) -> None:
-    with pytest.raises(SystemExit, match="--cfg wants a value after it"):
+    with pytest.raises(SystemExit, match="--cfg requires a value"):
         typed("--cfg")
     with pytest.raises(SystemExit, match="common.user_dir is nowhere"):
         typed("common.user_dir=nowhere")

@@ -79,7 +79,7 @@ def test_user_dir_is_imported_once_and_its_absence_named(tmp_path: Path, monkeyp
         utils.import_user_module(SimpleNamespace(user_dir=str(tmp_path / "nowhere")))
     taken = tmp_path / "json"
     taken.mkdir()
-    with pytest.raises(ValueError, match="belongs to"):
+    with pytest.raises(ValueError, match="is taken by"):
         import json  # noqa: F401
 
         utils.import_user_module(SimpleNamespace(user_dir=str(taken)))

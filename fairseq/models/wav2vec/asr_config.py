@@ -30,10 +30,10 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
         default=MISSING, metadata=_help("pre-trained (or fine-tuned) checkpoint, read if w2v_args is not set")
     )
     no_pretrained_weights: bool = field(
-        default=False, metadata=_help("use the checkpoint's config only, with random weights")
+        default=False, metadata=_help("use only the checkpoint's config, with random weights")
     )
-    dropout_input: float = field(default=0.0, metadata=_help("dropout on the encoder's input features", share=True))
-    final_dropout: float = field(default=0.0, metadata=_help("dropout on the encoder's output", share=True))
+    dropout_input: float = field(default=0.0, metadata=_help("dropout of the encoder's input features", share=True))
+    final_dropout: float = field(default=0.0, metadata=_help("dropout of the encoder's output", share=True))
     dropout: float = field(default=0.0, metadata=_help("dropout in the encoder", share=True))
     attention_dropout: float = field(default=0.0, metadata=_help("dropout on attention weights", share=True))
     activation_dropout: float = field(
@@ -68,44 +68,46 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
     mask_channel_other: float = field(default=0, metadata=_help("second parameter of that draw"))
     no_mask_channel_overlap: bool = field(default=False, metadata=_help("channel spans do not overlap"))
 
-    freeze_finetune_updates: int = field(default=0, metadata=_help("updates that train only the output layer"))
+    freeze_finetune_updates: int = field(
+        default=0, metadata=_help("number of first updates that only train the output layer")
+    )
     feature_grad_mult: float = field(
         default=0.0, metadata=_help("factor on the feature extractor's gradient; 0: frozen")
     )
     layerdrop: float = field(default=0.0, metadata=_help("probability of skipping a block in training", share=True))
-    drop_path: float = field(default=0, metadata=_help("from data2vec 2; only 0 is supported"))
+    drop_path: float = field(default=0, metadata=_help("for data2vec 2; only 0 is offered"))
     mask_channel_min_space: Optional[int] = field(
         default=1, metadata=_help("channels between spans that do not overlap")
     )
     mask_channel_before: bool = field(default=False, metadata=_help("mask channels before frames"))
     normalize: bool = II("task.normalize")
-    update_alibi: bool = field(default=True, metadata=_help("from data2vec 2; has no effect"))
+    update_alibi: bool = field(default=True, metadata=_help("for data2vec 2; no effect"))
     data: str = II("task.data")
     w2v_args: Any = field(
-        default=None, metadata=_help("the pre-training config; filled from w2v_path, and kept in checkpoints")
+        default=None, metadata=_help("pre-training config; read from w2v_path, and saved in checkpoints")
     )
-    offload_activations: bool = field(default=False, metadata=_help("not supported: see checkpoint_activations"))
-    min_params_to_wrap: int = field(default=100_000_000, metadata=_help("for fully sharded training; has no effect"))
+    offload_activations: bool = field(default=False, metadata=_help("not offered: see checkpoint_activations"))
+    min_params_to_wrap: int = field(default=100_000_000, metadata=_help("for fully sharded training; no effect"))
     checkpoint_activations: bool = field(
         default=False, metadata=_help("recompute blocks in the backward pass: less memory, more time")
     )
     ddp_backend: str = II("distributed_training.ddp_backend")
 
-    # from fairseq after 0.12.2
-    zero_mask: bool = field(default=False, metadata=_help("masked frames are 0 instead of the learned vector"))
+    # of fairseq after 0.12.2
+    zero_mask: bool = field(default=False, metadata=_help("set masked frames to 0 instead of the learned vector"))
     load_ema: bool = field(
         default=False, metadata=_help("start from the running average of the checkpoint's weights (ema.store_ema)")
     )
     layer_decay: float = field(
-        default=1, metadata=_help("only 1 is supported: use the composite optimizer's groups instead")
+        default=1, metadata=_help("only 1 is offered; use groups of optimizer composite instead")
     )
     layer_type: str = field(
-        default="transformer", metadata=_help("for adapters, which are not supported; w2v_args sets the kind of block")
+        default="transformer", metadata=_help("for adapters, which are not offered; w2v_args sets the kind of block")
     )
-    adp_num: int = field(default=-1, metadata=_help("adapters; only -1 (none) is supported"))
-    adp_dim: int = field(default=64, metadata=_help("width of adapters"))
-    adp_act_fn: str = field(default="relu", metadata=_help("activation of adapters"))
-    adp_trf_idx: str = field(default="all", metadata=_help("layers with adapters"))
+    adp_num: int = field(default=-1, metadata=_help("adapters; only -1 (none) is offered"))
+    adp_dim: int = field(default=64, metadata=_help("their width"))
+    adp_act_fn: str = field(default="relu", metadata=_help("their activation"))
+    adp_trf_idx: str = field(default="all", metadata=_help("their layers"))
     freeze_regex: Optional[str] = field(
         default=None, metadata=_help("freeze parameters whose name starts with a match of this regular expression")
     )

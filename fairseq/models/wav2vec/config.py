@@ -52,9 +52,9 @@ class Wav2Vec2Config(FairseqDataclass):
     encoder_layerdrop: float = field(
         default=0.0, metadata=_help("probability of skipping a block in training", share=True)
     )
-    dropout_input: float = field(default=0.0, metadata=_help("dropout on the encoder's input features", share=True))
+    dropout_input: float = field(default=0.0, metadata=_help("dropout of the encoder's input features", share=True))
     dropout_features: float = field(
-        default=0.0, metadata=_help("dropout on the features that targets are made from", share=True)
+        default=0.0, metadata=_help("dropout of the features that the targets are made from", share=True)
     )
 
     final_dim: int = field(default=0, metadata=_help("width of predictions and targets; 0: encoder_embed_dim"))
@@ -69,27 +69,27 @@ class Wav2Vec2Config(FairseqDataclass):
     )
     conv_bias: bool = field(default=False, metadata=_help("biases in the feature extractor's convolutions"))
     logit_temp: float = field(
-        default=0.1, metadata=_help("temperature that divides the cosine similarities of the contrastive task")
+        default=0.1, metadata=_help("temperature: divisor of the contrastive task's cosine similarities")
     )
     logit_temp_start: Optional[float] = field(
         default=None,
         metadata=_help(
-            "initial value of that temperature; it decays geometrically to logit_temp; None: constant, as in the paper"
+            "initial temperature, which decays geometrically to logit_temp; None: constant, as in the paper"
         ),
     )
-    logit_temp_updates: int = field(default=0, metadata=_help("updates that this decay takes"))
+    logit_temp_updates: int = field(default=0, metadata=_help("updates of that decay"))
     quantize_targets: bool = field(
-        default=False, metadata=_help("targets are codewords (as in the paper); false: continuous features")
+        default=False, metadata=_help("use codewords as targets, as in the paper; false: continuous features")
     )
-    quantize_input: bool = field(default=False, metadata=_help("the encoder's input is quantized"))
-    same_quantizer: bool = field(default=False, metadata=_help("one quantizer for input and targets"))
+    quantize_input: bool = field(default=False, metadata=_help("use codewords as the encoder's input"))
+    same_quantizer: bool = field(default=False, metadata=_help("share one quantizer between input and targets"))
     target_glu: bool = field(default=False, metadata=_help("a gated linear layer on the targets"))
     feature_grad_mult: float = field(
         default=1.0, metadata=_help("factor on the feature extractor's gradient; 0: frozen")
     )
     quantizer_depth: int = field(default=1, metadata=_help("layers of the projection to the quantizer's logits"))
     quantizer_factor: int = field(
-        default=3, metadata=_help("inner width of that projection as a multiple of its input, if it has several layers")
+        default=3, metadata=_help("inner width of that projection relative to its input, if it has several layers")
     )
     latent_vars: int = field(default=320, metadata=_help("codewords per group", at_least=1))
     latent_groups: int = field(default=2, metadata=_help("groups of the codebook", at_least=1))
@@ -107,14 +107,15 @@ class Wav2Vec2Config(FairseqDataclass):
     require_same_masks: bool = field(
         default=True,
         metadata=_help(
-            "single frames are unmasked until rows mask about equally many; false: whole spans, as in fine-tuning"
+            "unmask single frames until rows mask about equally many; false: keep whole spans, as in fine-tuning"
         ),
     )
     mask_dropout: float = field(default=0.0, metadata=_help("share of masked frames to unmask again", share=True))
     mask_emb_init: Optional[float] = field(
         default=None,
         metadata=_help(
-            "upper bound of mask_emb's initial values; None: 1 as in fairseq, or 0.1 if logit_temp_start is set"
+            "mask_emb is initialised with values from 0 to this; None: 1 as in fairseq, or 0.1 if logit_temp_start is "
+            "set"
         ),
     )
 
@@ -124,7 +125,7 @@ class Wav2Vec2Config(FairseqDataclass):
         default=0.0, metadata=_help("share of channels in masked spans, if no spans overlapped", share=True)
     )
     mask_channel_before: bool = field(
-        default=False, metadata=_help("mask channels before frames, so that mask_emb is never masked")
+        default=False, metadata=_help("mask channels before frames, so that mask_emb is not masked")
     )
     mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(
         default="static", metadata=_help("how channel span lengths are drawn")
@@ -136,7 +137,7 @@ class Wav2Vec2Config(FairseqDataclass):
     # negatives
     num_negatives: int = field(default=100, metadata=_help("negatives from the same utterance", at_least=0))
     negatives_from_everywhere: bool = field(
-        default=False, metadata=_help("draw them from all frames, not only masked ones")
+        default=False, metadata=_help("draw them from all of its frames, not only the masked ones")
     )
     cross_sample_negatives: int = field(
         default=0, metadata=_help("additional negatives from all utterances of the batch", at_least=0)
@@ -149,7 +150,7 @@ class Wav2Vec2Config(FairseqDataclass):
     pos_conv_depth: int = field(
         default=1,
         metadata=_help(
-            "convolutions of the positional embedding; if several, each has conv_pos // depth taps", at_least=1
+            "convolutions of the positional embedding; if several, each has kernel conv_pos // depth", at_least=1
         ),
     )
 
@@ -163,10 +164,10 @@ class Wav2Vec2Config(FairseqDataclass):
 
     # lengths
     required_seq_len_multiple: int = field(
-        default=2, metadata=_help("the transformer's input is padded to a multiple of this many frames", at_least=1)
+        default=2, metadata=_help("pad the transformer's input to a multiple of this many frames", at_least=1)
     )
     crop_seq_to_multiple: int = field(
-        default=1, metadata=_help("features are cropped to a multiple of this many frames", at_least=1)
+        default=1, metadata=_help("crop features to a multiple of this many frames", at_least=1)
     )
 
     # conformer
@@ -176,16 +177,13 @@ class Wav2Vec2Config(FairseqDataclass):
         default="abs",
         metadata=_help("rel_pos, rope, or abs for the positional convolution", choices=("abs", "rel_pos", "rope")),
     )
-    fp16: bool = field(
-        default=False,
-        metadata=_help("kept for compatibility with fairseq; common.fp16 and common.bf16 set the precision"),
-    )
+    fp16: bool = field(default=False, metadata=_help("no effect: common.fp16 and common.bf16 set the precision"))
 
-    # adapters are not supported in pre-training: these keys of later fairseq versions are accepted at their defaults
-    adp_num: int = field(default=-1, metadata=_help("adapters; only -1 (none) is supported", refused=True))
-    adp_dim: int = field(default=64, metadata=_help("width of adapters", refused=True))
-    adp_act_fn: str = field(default="relu", metadata=_help("activation of adapters", refused=True))
-    adp_trf_idx: str = field(default="all", metadata=_help("layers with adapters", refused=True))
+    # adapters are not offered in pre-training: these keys of later fairseq versions are accepted at their defaults
+    adp_num: int = field(default=-1, metadata=_help("adapters; only -1 (none) is offered", refused=True))
+    adp_dim: int = field(default=64, metadata=_help("their width", refused=True))
+    adp_act_fn: str = field(default="relu", metadata=_help("their activation", refused=True))
+    adp_trf_idx: str = field(default="all", metadata=_help("their layers", refused=True))
 
     def check(self) -> Iterator[Finding]:
         yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
@@ -195,15 +193,15 @@ class Wav2Vec2Config(FairseqDataclass):
         if self.logit_temp_start is not None and (self.logit_temp_start <= 0 or self.logit_temp_updates < 1):
             yield wrong(
                 f"model.logit_temp_start is {self.logit_temp_start} and model.logit_temp_updates is "
-                f"{self.logit_temp_updates}: set both above 0, or logit_temp_start=null for a constant temperature.",
+                f"{self.logit_temp_updates}: the start must be above 0, and the updates at least 1.",
                 "wav2vec2-widths",
             )
         if self.mask_emb_init is not None and self.mask_emb_init < 0:
             yield wrong(f"model.mask_emb_init is {self.mask_emb_init}: it must not be negative.", "wav2vec2-widths")
         if self.codebook_negatives > 0 and not self.quantize_targets:
             yield wrong(
-                f"model.codebook_negatives={self.codebook_negatives} requires model.quantize_targets=true. Set "
-                "model.quantize_targets=true, or codebook_negatives=0.",
+                f"model.codebook_negatives is {self.codebook_negatives} but model.quantize_targets is false, so there "
+                "is no codebook. Set model.quantize_targets=true, or model.codebook_negatives=0.",
                 "wav2vec2-widths",
             )
 
@@ -232,8 +230,8 @@ class Wav2Vec2Config(FairseqDataclass):
             )
         if len(self.latent_temp) != 3:
             yield wrong(
-                f"model.latent_temp is {list(self.latent_temp)}: it must have three numbers: start, floor, and factor "
-                "per update.",
+                f"model.latent_temp is {list(self.latent_temp)}: it must be three numbers: first temperature, last "
+                "temperature, factor per update.",
                 "wav2vec2-widths",
             )
 

@@ -26,15 +26,15 @@ class CosineLRScheduleConfig(FairseqDataclass):
     lr_period_updates: float = field(
         default=-1, metadata={"help": "updates in the first period; 0 or less: all after the warm-up"}
     )
-    lr_shrink: float = field(default=0.1, metadata={"help": "factor on lr and min_lr per period"})
+    lr_shrink: float = field(default=0.1, metadata={"help": "factor on both rates after each period"})
     max_update: int = II("optimization.max_update")
 
     def check(self) -> Iterator[Finding]:
         yield from several_rates(self.lr, "cosine")
         if first_period(self) <= 0:
             yield wrong(
-                f"lr_scheduler=cosine has no updates to decay over: optimization.max_update is {self.max_update} and "
-                f"lr_scheduler.warmup_updates is {self.warmup_updates}. Raise max_update, or set "
+                f"lr_scheduler cosine has no updates to decay over: optimization.max_update is {self.max_update} and "
+                f"lr_scheduler.warmup_updates is {self.warmup_updates}. Raise optimization.max_update, or set "
                 "lr_scheduler.lr_period_updates.",
                 TOPIC,
             )

@@ -13,7 +13,7 @@ from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 @dataclass
 class FixedLRScheduleConfig(FairseqDataclass):
     force_anneal: Optional[int] = field(
-        default=None, metadata={"help": "multiply by lr_shrink every epoch from this one on"}
+        default=None, metadata={"help": "from this epoch on, multiply by lr_shrink every epoch"}
     )
     lr_shrink: float = field(default=0.1, metadata={"help": "factor per epoch after force_anneal"})
     warmup_updates: int = field(

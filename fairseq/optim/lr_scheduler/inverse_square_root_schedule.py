@@ -26,8 +26,8 @@ class InverseSquareRootLRScheduleConfig(FairseqDataclass):
         yield from several_rates(self.lr, "inverse_sqrt")
         if self.warmup_updates == 0:
             yield wrong(
-                f"lr_scheduler.warmup_updates is {self.warmup_updates}: lr_scheduler=inverse_sqrt requires 1 or more, "
-                "because it decays as sqrt(warmup_updates / n).",
+                f"lr_scheduler.warmup_updates is {self.warmup_updates}: inverse_sqrt requires at least 1, since it "
+                "decays as sqrt(warmup_updates / n).",
                 TOPIC,
             )
 

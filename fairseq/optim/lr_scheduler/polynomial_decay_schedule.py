@@ -16,10 +16,10 @@ from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import TOPIC
 class PolynomialDecayLRScheduleConfig(FairseqDataclass):
     warmup_updates: int = field(default=0, metadata={"help": "updates over which the rate rises from 0", "at_least": 0})
     force_anneal: Optional[int] = field(
-        default=None, metadata={"help": "from this epoch on, decay from the current rate instead of lr"}
+        default=None, metadata={"help": "from this epoch on, decay from the current rate, not from lr"}
     )
     end_learning_rate: float = field(default=0.0, metadata={"help": "rate at and after total_num_update"})
-    power: float = field(default=1.0, metadata={"help": "exponent of the share of updates left"})
+    power: float = field(default=1.0, metadata={"help": "exponent of the share of remaining updates"})
     total_num_update: float = field(
         default=II("optimization.max_update"), metadata={"help": "update at which the end rate is reached"}
     )
@@ -28,8 +28,8 @@ class PolynomialDecayLRScheduleConfig(FairseqDataclass):
     def check(self) -> Iterator[Finding]:
         if self.total_num_update <= 0:
             yield wrong(
-                f"lr_scheduler.total_num_update is {self.total_num_update}: lr_scheduler=polynomial_decay requires the "
-                "length of the run. Set optimization.max_update.",
+                "lr_scheduler polynomial_decay requires optimization.max_update, the length of the run. Set "
+                "optimization.max_update.",
                 TOPIC,
             )
 

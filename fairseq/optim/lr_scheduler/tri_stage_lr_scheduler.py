@@ -24,7 +24,7 @@ class TriStageLRScheduleConfig(FairseqDataclass):
     phase_ratio: Optional[tuple[float, float, float]] = field(
         default=None,
         metadata={
-            "help": "shares of max_update for the three stages, instead of the three _steps; they must add up to 1"
+            "help": "shares of max_update for the three phases, instead of the three numbers; they must sum to 1"
         },
     )
     init_lr_scale: float = field(default=0.01, metadata={"help": "rate at the start, as a share of lr"})
@@ -38,11 +38,13 @@ class TriStageLRScheduleConfig(FairseqDataclass):
             yield from self._phases(self.phase_ratio)
         elif sum(stages(self)) <= 0:
             yield wrong(
-                "lr_scheduler=tri_stage requires warmup_steps, hold_steps and decay_steps, or phase_ratio.", TOPIC
+                "lr_scheduler tri_stage has no updates. Set lr_scheduler.warmup_steps, lr_scheduler.hold_steps and "
+                "lr_scheduler.decay_steps, or lr_scheduler.phase_ratio.",
+                TOPIC,
             )
         if self.final_lr_scale <= 0:
             yield wrong(
-                f"lr_scheduler.final_lr_scale is {self.final_lr_scale}: it must be above 0, because the decay is "
+                f"lr_scheduler.final_lr_scale is {self.final_lr_scale}: it must be above 0, since the decay is "
                 "exponential.",
                 TOPIC,
             )
@@ -50,12 +52,13 @@ class TriStageLRScheduleConfig(FairseqDataclass):
     def _phases(self, phase_ratio: Sequence[float]) -> Iterator[Finding]:
         if self.max_update <= 0:
             yield wrong(
-                "lr_scheduler.phase_ratio requires the length of the run. Set optimization.max_update.",
+                "lr_scheduler.phase_ratio requires optimization.max_update, the length of the run. Set "
+                "optimization.max_update.",
                 TOPIC,
             )
         if len(phase_ratio) != 3 or abs(sum(phase_ratio) - 1) > 1e-6:
             yield wrong(
-                f"lr_scheduler.phase_ratio is {list(phase_ratio)}: it must be three shares that add up to 1.", TOPIC
+                f"lr_scheduler.phase_ratio is {list(phase_ratio)}: it must be three shares that sum to 1.", TOPIC
             )
         elif self.max_update > 0 and sum(stages(self)) == 0:
             yield wrong(

@@ -59,7 +59,7 @@ def test_all_problems_at_once() -> None:
     text = str(error.value)
     assert len(error.value.problems) == 6
     for part in (
-        "comon is not a known group of the config. Did you mean 'common'",
+        "comon is not a known config group. Did you mean 'common'",
         "common.seeed is not a known key. Did you mean 'seed'",
         "common.seed is 'five'",
         "model._name 'wav2vec' is not known. Did you mean 'wav2vec2'",
@@ -170,14 +170,16 @@ def test_every_key_of_a_circle_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_interpolations_that_multiply_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpolations, "MAX_NODES", 2000)
     levels = {f"level{number}": [f"${{model.level{number - 1}}}"] * 10 for number in range(1, 9)}
-    with pytest.raises(ConfigError, match=r"model\.level\d: interpolations make more than 2,000 values"):
+    with pytest.raises(
+        ConfigError, match=r"model\.level\d: interpolations expand this config to more than 2,000 values"
+    ):
         problems_of(monkeypatch, model={"_name": "unknown_model", "level0": 1, **levels})
 
 
 @pytest.mark.parametrize(
     ("groups", "problem"),
     [
-        ({"max_update": 100}, "max_update is not a known group of the config. Did you mean 'optimization.max_update'?"),
+        ({"max_update": 100}, "max_update is not a known config group. Did you mean 'optimization.max_update'?"),
         (
             {"optimization": {"batch_size": 4}},
             "optimization.batch_size is not a known key. Did you mean 'dataset.batch_size'?",
@@ -189,7 +191,7 @@ def test_interpolations_that_multiply_are_bounded(monkeypatch: pytest.MonkeyPatc
         ),
         (
             {"run_config": "slurm_1"},
-            "No folder of YAML files has run_config/slurm_1.yaml: put it into the folder of --config-dir",
+            "No config folder has run_config/slurm_1.yaml: to select it, put it into the folder of --config-dir",
         ),
     ],
 )

@@ -71,7 +71,7 @@ from fairseq.tasks import FairseqTask, register_task
 
 @dataclass
 class PlainConfig(FairseqDataclass):
-    check: bool = True  # a field that is called like the method
+    check: bool = True  # a field with the method's name
     check_files: int = -7
 
 @register_criterion("plain", dataclass=PlainConfig)
@@ -147,7 +147,7 @@ def test_a_schedule_with_rules_is_one_file(plug_in: Callable[[str], None]) -> No
     low = "lr_scheduler.low is 2.0: it must be at most lr_scheduler.high, 1.0."
     assert told(bad) == [
         ("single-values", True, "lr_scheduler.teeth is 0: it must be at least 1."),
-        ("single-values", True, "lr_scheduler.shape is 'round': it may be even or steep."),
+        ("single-values", True, "lr_scheduler.shape is 'round': it must be one of even, steep."),
         ("lr_scheduler", True, low),  # a finding without a topic has its group's name
     ]
     many = run_with(lr_scheduler={"_name": "saw", "teeth": 500})

@@ -30,7 +30,7 @@ def test_the_recipes_four_sizes_are_one(update_freq: int, cards: int, nodes: int
 def test_a_forgotten_update_freq_is_named_with_what_it_should_be() -> None:
     cfg = config([64])
     told = beside_the_recipe(cfg, update_size(cfg, cards=8, nodes=2), 16000) or ""
-    assert "8 process(es) x update_freq 64 x 2 nodes = 1024 batches of at most 87.5 seconds" in told
+    assert "8 processes x update_freq 64 x 2 nodes = 1024 batches of at most 87.5 seconds" in told
     assert "16 times" in told and told.endswith("optimization.update_freq=[4]")
 
 
@@ -44,7 +44,7 @@ def test_fewer_but_larger_batches_are_as_good() -> None:
 def test_large_has_a_size_of_its_own() -> None:
     cfg = config([16], max_tokens=1_200_000, layers=24)
     assert beside_the_recipe(cfg, update_size(cfg, cards=8, nodes=1), 16000) is None
-    assert "the recipe for large" in (beside_the_recipe(cfg, update_size(cfg, cards=1, nodes=1), 16000) or "")
+    assert "the large recipe" in (beside_the_recipe(cfg, update_size(cfg, cards=1, nodes=1), 16000) or "")
 
 
 def test_every_epoch_from_the_lists_end_on_has_its_last_number() -> None:

@@ -106,9 +106,9 @@ def test_words_are_parted_by_one_blank_and_files_are_no_folders(corpus: Path) ->
     told = run(
         "libri_labels", corpus / "m/train.tsv", "--output-dir", corpus / "file", "--output-name", "train", status=1
     )
-    assert told.startswith("--output-dir") and "cannot be a folder" in told
+    assert told.startswith("--output-dir") and "cannot make this folder" in told
     told = run("prepare_labels", corpus / "m/train.tsv", "--layout", "librispeech", "--dest", corpus / "file", status=1)
-    assert told.startswith("--dest") and "cannot be a folder" in told
+    assert told.startswith("--dest") and "cannot make this folder" in told
 
 
 def test_librispeech_layout_and_dictionary(corpus: Path) -> None:

@@ -75,7 +75,7 @@ def test_subtitles_of_several_files_are_not_one_stream(
 ) -> None:
     assert run(checkpoint, files[0], files[2], "--format", kind) == 1
     printed = capsys.readouterr()
-    assert f"--format {kind} of 2 files needs --output-dir" in printed.err and printed.out == ""
+    assert f"--format {kind} of 2 files requires --output-dir" in printed.err and printed.out == ""
     assert run(checkpoint, files[0], "--format", kind) == 0 and "-->" in capsys.readouterr().out
 
 

@@ -127,7 +127,7 @@ def test_every_schedule_is_a_function_of_the_update():
         ("cosine", {"lr": (1.0, 2.0), "max_update": 10}, "takes one learning rate"),
         ("inverse_sqrt", {"warmup_updates": 0}, "warmup_updates is 0"),
         ("tri_stage", {}, "phase_ratio"),
-        ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.4], "max_update": 10}, "add up to 1"),
+        ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.4], "max_update": 10}, "sum to 1"),
         ("tri_stage", {"phase_ratio": [0.1, 0.4, 0.5], "max_update": 0}, "optimization.max_update"),
         (
             "tri_stage",
