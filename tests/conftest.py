@@ -19,41 +19,40 @@ from fairseq import device as device_layer
 from tests.warm import Warm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FAKES = REPOSITORY / "tests/fakes"  # PYTHONPATH for commands that are to find the stand-in
+FAKES = REPOSITORY / "tests/fakes"  # PYTHONPATH for commands that need the stand-in of the vendor's package
 SHARED = REPOSITORY.parent / "shared"
 
 
 def _transformers_run() -> bool:
-    """Its newest releases take no old torch, and then import without any model."""
+    """Whether transformers supports this torch; its newest releases otherwise import, but have no models."""
     if importlib.util.find_spec("transformers") is None:
         return False
     return importlib.import_module("transformers").utils.is_torch_available()
 
 
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
-    "transformers": (_transformers_run, "transformers is not installed, or its release does not take this torch"),
+    "transformers": (_transformers_run, "transformers is not installed, or does not support this torch"),
     "lazy": (lambda: hasattr(torch.library, "get_kernel"), "the lazy device needs torch 2.9"),
     "override": (
         lambda: "allow_override" in inspect.signature(torch.library.Library.impl).parameters,
-        "this torch cannot replace a kernel of its own",
+        "this torch cannot override its own kernels",
     ),
     "traced functions": (
         lambda: torch.__version__ >= (2, 6),
-        "torch 2.5's compiler has a failed assertion of its own in the stand-in's attention, an autograd function "
-        "in Python",
+        "torch 2.5's compiler fails an internal assertion in the stand-in's attention, a Python autograd function",
     ),
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that use a process by way of a fixture are marked `process` like those that start one themselves."""
+    """Mark tests that use a process through a fixture `process`, like those that start one themselves."""
     for item in items:
         if "warm" in getattr(item, "fixturenames", ()):
             item.add_marker("process")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """`@pytest.mark.needs(NAME)`: skip where it is not there."""
+    """Skip tests marked `@pytest.mark.needs(NAME)` if NAME is not available."""
     for mark in item.iter_markers("needs"):
         is_there, reason = NEEDS[mark.args[0]]
         if not is_there():
@@ -67,26 +66,22 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder of reference numbers and speech beside a checkout; tests that want it are skipped where there is
-    none.
-    """
+    """The folder of reference data next to the checkout; tests that use it are skipped if it is missing."""
     if not SHARED.is_dir():
-        pytest.skip("no ../shared beside this checkout")
+        pytest.skip("no ../shared next to this checkout")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def warm() -> Iterator[Warm]:
-    """A process that has imported the package, for commands where starting one is not the point."""
+    """A process that has imported the package, for tests of commands that do not test their start."""
     with Warm() as process:
         yield process
 
 
 @pytest.fixture()
 def fake_habana(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The stand-in for the vendor's package on `sys.path`, and a process that forgets it afterwards; gives its
-    recorder.
-    """
+    """Put the stand-in for the vendor's package on `sys.path`, yield its recorder, and undo everything afterwards."""
     for name in [name for name in os.environ if name.startswith(("PT_", "HABANA_", "HLS_"))]:
         monkeypatch.delenv(name)
     monkeypatch.syspath_prepend(str(FAKES))

@@ -1,6 +1,6 @@
-"""Commands in a warm process: the package is imported once, and each command is a fork of it, in a folder of its own.
+"""Run commands in a warm process: the package is imported once, and each command runs in a fork.
 
-A command that takes 3 s alone, most of them for imports, takes 0.1 s so. What it does is what the console command does.
+A command that takes 3 s on its own, mostly for imports, takes 0.1 s this way. It does the same as the console command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SECONDS = 300  # that a command may take
+SECONDS = 300  # time limit of a command
 # imported before the first fork
 _MODULES = (
     "train",
@@ -35,10 +35,10 @@ _MODULES = (
 
 
 class Done(NamedTuple):
-    """A command that has ended."""
+    """Result of a command."""
 
     code: int
-    output: str  # standard output and errors
+    output: str  # standard output and standard error
 
 
 class Warm:
@@ -61,14 +61,14 @@ class Warm:
     def module(
         self, name: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
     ) -> Done:
-        """`cli_main` of a module, as its console command calls it."""
+        """Run `cli_main` of a module, as its console command does."""
         return self._run({"module": name, "arguments": list(arguments)}, cwd, environment)
 
     def script(self, path: Path, arguments: Sequence[str], cwd: Path) -> Done:
         return self._run({"script": str(path), "arguments": list(arguments)}, cwd, None)
 
     def python(self, text: str, cwd: Path) -> Done:
-        """Lines of Python, as in a document."""
+        """Run lines of Python, as in a document."""
         return self._run({"text": text, "arguments": []}, cwd, None)
 
     def _run(self, request: dict[str, Any], cwd: Path, environment: Mapping[str, str] | None) -> Done:
@@ -109,7 +109,7 @@ def _exit_status(request: dict[str, Any]) -> int:
 
 
 def _end(status: int) -> NoReturn:
-    """End as a process of its own would; no exception, with all that it holds, is alive any more."""
+    """Exit as a separate process would; no exception, with the objects that it refers to, is alive here."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -117,7 +117,7 @@ def _end(status: int) -> NoReturn:
 
 
 def _be(request: dict[str, Any]) -> None:
-    """Become the command: its folder, its output, its arguments."""
+    """Take on the command's folder, output, environment and arguments, and run it."""
     signal.alarm(SECONDS)
     os.chdir(request["cwd"])
     file = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Make the labels of a LibriSpeech manifest from the transcripts next to the audio: NAME.ltr (letters) and NAME.wrd
-(words).
+"""Make labels for a LibriSpeech manifest from the transcripts next to the audio: NAME.ltr and NAME.wrd.
 
-Where the output folder has no dict.ltr.txt yet, that is written too, from these letters: so begin with the training
-split. `prepare_labels.py` does all splits at once, for any corpus and language.
+NAME.ltr has letters, NAME.wrd words. If the output folder has no dict.ltr.txt, it is made from these letters, so start
+with the training split. `prepare_labels.py` does all splits at once, for any corpus and language.
 """
 
 from __future__ import annotations
@@ -19,10 +18,13 @@ from fairseq.utils import make_folder
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tsv", help="manifest, as wav2vec_manifest.py makes it")
-    parser.add_argument("--output-dir", required=True, metavar="DIR", help="where the labels go")
+    parser.add_argument("tsv", help="manifest from wav2vec_manifest.py")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder for the labels")
     parser.add_argument(
-        "--output-name", required=True, metavar="NAME", help="their name, without extension: that of the manifest"
+        "--output-name",
+        required=True,
+        metavar="NAME",
+        help="name of the label files without extension, the same as the manifest's",
     )
     return parser
 
@@ -34,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     missing = [number for number, text in enumerate(texts) if not text]
     if missing:
         raise ValueError(
-            f"{len(missing)} utterances of {args.tsv} have no transcript beside them: {manifest.places(missing)}"
+            f"{len(missing)} utterances of {args.tsv} have no transcript next to the audio: {manifest.places(missing)}"
         )
     lines = [letters(text) for text in texts]
     write_lines(Path(args.output_dir) / f"{args.output_name}.ltr", lines)

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Make an n-gram language model of a text, in ARPA form, for `fairseq-infer --lm`: a sentence a line, words with blanks
-between.
+"""Make an n-gram language model in ARPA format from text, for `fairseq-infer --lm`.
+
+The text has one sentence per line, with spaces between words.
 
     python make_ngram.py train.wrd more.txt --output words.arpa [--order 3] [--lexicon lexicon.txt]
 
-The text must be in the labels' case; `.wrd` files are. Interpolated Witten-Bell smoothing, which needs no tuning and
-suits small texts (Chen and Goodman 1998, section 2.5): with c(h) words counted after a history h, T(h) different ones
-among them, and h' the history without its first word,
+The text must have the case of the labels, as `.wrd` files do. Smoothing is interpolated Witten-Bell, which needs no
+tuning and suits small texts (Chen and Goodman 1998, section 2.5): with c(h) words counted after a history h, T(h) of
+them distinct, and h' the history without its first word,
 
     p(w | h) = (c(h w) + T(h) p(w | h')) / (c(h) + T(h)),    p(w | nothing at all) = 1 / (words + </s> + <unk>).
 
-All of the text's n-grams are kept in memory: some 10 million words take a few GB. For more, use KenLM's lmplz.
+All n-grams are kept in memory: 10 million words take a few GB. For larger texts, use KenLM's lmplz.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from fairseq.text_files import iterate_lines, split
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-NEVER = -99.0  # ARPA's log10 of the probability 0: no text has <s> inside
+NEVER = -99.0  # ARPA's log10 of probability 0: <s> is never predicted
 
 Ngram = tuple[str, ...]
 
@@ -34,17 +35,17 @@ class NgramModel:
     """Interpolated Witten-Bell estimates.
 
     Args:
-        sentences: words of each.
-        order: longest n-gram, 1 or more.
+        sentences: the words of each sentence.
+        order: length of the longest n-grams, at least 1.
     Raises:
-        ValueError: the order is below 1, or there is no word.
+        ValueError: the order is below 1, or there are no words.
     """
 
     def __init__(self, sentences: Iterable[list[str]], order: int) -> None:
         if order < 1:
-            raise ValueError(f"the order of the model is {order}; it must be 1 or more")
+            raise ValueError(f"the order of the model is {order}; it must be at least 1")
         self.order = order
-        # of n-grams of 1, 2 ... words, none ending in <s>
+        # by length 1, 2, ...; no n-gram ends in <s>
         self.counts: list[Counter[Ngram]] = [Counter() for _ in range(order)]
         for words in sentences:
             self._count([BEGIN, *words, END])
@@ -64,25 +65,27 @@ class NgramModel:
                 self.counts[length - 1][tuple(text[end - length + 1 : end + 1])] += 1
 
     def probability(self, word: str, history: Ngram = ()) -> float:
-        """Of a word (</s>, or <unk> for any that is not in the text) after a history, of which the last order - 1
-        words count.
+        """Return the probability of a word after a history, of which the last order - 1 words are used.
+
+        Args:
+            word: a word of the text, </s>, or <unk> for any other word.
         """
         history = history[max(0, len(history) - self.order + 1) :]
         share = 1 / (len(self.words) + 2)
         for begin in range(len(history), -1, -1):
             context = history[begin:]
             if context not in self._after:
-                break  # nor is any longer one
+                break  # longer histories do not occur either
             count = self.counts[len(context)][(*context, word)]
             share = (count + self._types[context] * share) / (self._after[context] + self._types[context])
         return share
 
     def back_off(self, history: Ngram) -> float:
-        """What the shorter history's probabilities are multiplied by for words never seen after this one."""
+        """Return the factor on the shorter history's probabilities for words never seen after this history."""
         return self._types[history] / (self._after[history] + self._types[history]) if history in self._after else 1.0
 
     def ngrams(self, length: int) -> Iterator[tuple[Ngram, float]]:
-        """N-grams of so many words, sorted, with the log10 of their last word's probability."""
+        """Yield n-grams of `length` words, sorted, with the log10 probability of their last word."""
         if length == 1:
             yield (BEGIN,), NEVER
             yield (UNKNOWN,), math.log10(self.probability(UNKNOWN))
@@ -90,7 +93,7 @@ class NgramModel:
             yield ngram, math.log10(self.probability(ngram[-1], ngram[:-1]))
 
     def write_arpa(self, path: Path) -> None:
-        """Write the model; numbers to seven digits."""
+        """Write the model, with seven decimals."""
         sizes = [len(counts) + (2 if length == 1 else 0) for length, counts in enumerate(self.counts, start=1)]
         with path.open("w", encoding="utf-8") as file:
             file.write("\\data\\\n" + "".join(f"ngram {length}={size}\n" for length, size in enumerate(sizes, start=1)))
@@ -105,10 +108,10 @@ class NgramModel:
 
 
 def read_sentences(paths: Iterable[Path]) -> Iterator[list[str]]:
-    """Words of each line that has any.
+    """Yield the words of each non-empty line.
 
     Raises:
-        ValueError: a file that cannot be read, or that holds the model's own marks; names the line.
+        ValueError: a file cannot be read, or has the model's own marks; the message names the line.
     """
     for path in paths:
         for number, line in enumerate(iterate_lines(path, "the text"), start=1):
@@ -116,25 +119,27 @@ def read_sentences(paths: Iterable[Path]) -> Iterator[list[str]]:
             marks = {BEGIN, END, UNKNOWN}.intersection(words)
             if marks:
                 raise ValueError(
-                    f"{path}, line {number}: {' '.join(sorted(marks))} stands for no word; take such marks out of "
-                    "the text"
+                    f"{path}, line {number}: {' '.join(sorted(marks))} is not a word; remove such marks from the text"
                 )
             if words:
                 yield words
 
 
 def write_lexicon(path: Path, words: Iterable[str]) -> None:
-    """A line `WORD<TAB>W O R D |` for each word."""
+    """Write a line `WORD<TAB>W O R D |` for each word."""
     path.write_text("".join(f"{word}\t{' '.join(word)} |\n" for word in words), encoding="utf-8")
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", nargs="+", type=Path, metavar="TEXT", help="files of sentences, one a line")
-    parser.add_argument("--output", required=True, type=Path, metavar="ARPA", help="the language model")
-    parser.add_argument("--order", type=int, default=3, metavar="N", help="longest n-gram (default: 3)")
+    parser.add_argument("text", nargs="+", type=Path, metavar="TEXT", help="files with one sentence per line")
+    parser.add_argument("--output", required=True, type=Path, metavar="ARPA", help="language model to write")
+    parser.add_argument("--order", type=int, default=3, metavar="N", help="length of the longest n-grams (default: 3)")
     parser.add_argument(
-        "--lexicon", type=Path, metavar="FILE", help="also write the text's words, spelled by their letters"
+        "--lexicon",
+        type=Path,
+        metavar="FILE",
+        help="also write a lexicon of the text's words, spelled by their letters",
     )
     return parser
 
@@ -150,7 +155,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"made {args.output}: {len(model.words)} words; {sizes}")
     if args.order == 1:
         print(
-            "KenLM does not load models of unigrams only: fairseq-infer --lm needs --order 2 or more", file=sys.stderr
+            "KenLM cannot load a model with only unigrams: fairseq-infer --lm needs --order 2 or more", file=sys.stderr
         )
     return 0
 

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Make labels for manifests of any corpus and language: NAME.ltr, NAME.wrd, and the dictionaries dict.ltr.txt and
-dict.wrd.txt.
+"""Make labels and dictionaries for manifests of any corpus and language.
+
+Writes NAME.ltr and NAME.wrd for each manifest, and dict.ltr.txt and dict.wrd.txt.
 
 Layouts of transcripts:
-  librispeech   SPEAKER-CHAPTER.trans.txt beside the audio; no --transcripts
-  commonvoice   a .tsv whose header names the columns path and sentence
-  tsv           path<TAB>transcript a line; a header that names the columns may stand first
-  text          a transcript a line, in the manifest's order; --transcripts is the file, or the folder of NAME.txt
+  librispeech   SPEAKER-CHAPTER.trans.txt next to the audio; no --transcripts
+  commonvoice   a .tsv with a header that has the columns path and sentence
+  tsv           path<TAB>transcript on each line; the first line can be a header with the column names
+  text          one transcript per line, in the manifest's order; --transcripts is the file, or a folder with NAME.txt
 
-Every line of a manifest must find its transcript; those that do not are listed. Texts become words of letters and
+Every line of a manifest needs a transcript; lines without one are listed. Texts are reduced to words of letters and
 digits of any script.
 """
 
@@ -36,50 +37,53 @@ from fairseq.data.transcripts import (
 )
 from fairseq.utils import make_folder
 
-SHOWN = 5  # letters that a message lists
+SHOWN = 5  # letters listed in a message
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "manifests", nargs="+", metavar="TSV", help="manifests; the first one's letters and words make the dictionaries"
+        "manifests", nargs="+", metavar="TSV", help="manifests; the dictionaries are made from the first one"
     )
-    parser.add_argument("--layout", required=True, choices=LAYOUTS, help="form of the transcripts, see above")
-    parser.add_argument("--transcripts", metavar="PATH", help="file of the transcripts (layout text: or folder)")
-    parser.add_argument("--dest", metavar="DIR", help="where the labels go (default: beside each manifest)")
+    parser.add_argument("--layout", required=True, choices=LAYOUTS, help="layout of the transcripts, see above")
+    parser.add_argument("--transcripts", metavar="PATH", help="file with the transcripts (layout text: file or folder)")
+    parser.add_argument("--dest", metavar="DIR", help="folder for the labels (default: that of each manifest)")
     parser.add_argument(
         "--case",
         default="upper",
         choices=CASES,
-        help="of the labels; -tr: of Turkish and Azerbaijani (default: upper, as fairseq's)",
+        help="case of the labels; -tr: for Turkish and Azerbaijani (default: upper, as in fairseq)",
     )
     parser.add_argument(
         "--keep",
         default="'",
         metavar="CHARS",
-        help="characters that words may have beside letters and digits (default: ')",
+        help="characters to keep in words in addition to letters and digits (default: ')",
     )
     parser.add_argument(
-        "--path-column", default="path", metavar="NAME", help="header's name of the paths (default: path)"
+        "--path-column", default="path", metavar="NAME", help="name of the column of paths (default: path)"
     )
     parser.add_argument(
-        "--text-column", default="sentence", metavar="NAME", help="and of the transcripts (default: sentence)"
+        "--text-column",
+        default="sentence",
+        metavar="NAME",
+        help="name of the column of transcripts (default: sentence)",
     )
     parser.add_argument(
         "--dict",
         metavar="FILE",
-        help="existing dictionary of letters to check the labels against, in place of a new one",
+        help="check the labels against this dictionary of letters instead of making a new one",
     )
     parser.add_argument(
         "--drop",
         action="store_true",
-        help="leave out utterances without a transcript: writes manifests without them to --dest",
+        help="drop utterances without a transcript, and write manifests without them to --dest",
     )
     return parser
 
 
 def source_of(args: argparse.Namespace, manifest: Manifest) -> TranscriptSource:
-    """Where this manifest's transcripts are."""
+    """Return the source of a manifest's transcripts."""
     if args.layout == "librispeech":
         return LibriSpeech()
     if args.transcripts is None:
@@ -91,15 +95,15 @@ def source_of(args: argparse.Namespace, manifest: Manifest) -> TranscriptSource:
 
 
 def texts_of(args: argparse.Namespace, manifest: Manifest, removed: Counter[str]) -> tuple[list[str], list[int]]:
-    """(cleaned transcript of every utterance, utterances without one)."""
+    """Return (cleaned transcript of each utterance, indices of utterances without one)."""
     source = source_of(args, manifest)
     originals = [source.text(manifest, number) or "" for number in range(len(manifest))]
     turkic = next((number for number, text in enumerate(originals) if is_turkic(text)), None)
     if turkic is not None and args.case in ("upper", "lower"):
         print(
             f"warning: the transcript of {manifest.places([turkic])} has ı or İ, letters of Turkish and "
-            f"Azerbaijani. --case {args.case} does not keep ı and i apart: use --case {args.case}-tr, or --case keep "
-            "for text that is in one case",
+            f"Azerbaijani. --case {args.case} merges ı and i: use --case {args.case}-tr, or --case keep if the text "
+            "already has a single case",
             file=sys.stderr,
         )
     texts = [clean(text, args.case, args.keep, removed) for text in originals]
@@ -122,8 +126,7 @@ def check(name: str, lines: list[str], dictionary: Dictionary, what: str) -> Non
     if unknown:
         shown = "; ".join(f"line {number}: {unit!r}" for unit, number in list(unknown.items())[:SHOWN])
         raise ValueError(
-            f"{name}: {len(unknown)} letter(s) that {what} does not have: {shown}. Leave these lines out, or "
-            "correct them"
+            f"{name}: letters that {what} does not have: {len(unknown)} ({shown}). Remove or correct these lines"
         )
 
 
@@ -141,12 +144,12 @@ def main(args: argparse.Namespace) -> int:
         if without and not args.drop:
             raise ValueError(
                 f"{len(without)} of {len(manifest)} utterances of {path} have no transcript: "
-                f"{manifest.places(without)}. --drop leaves such utterances out"
+                f"{manifest.places(without)}. Use --drop to drop these utterances"
             )
         dest = path.parent if args.dest is None else Path(args.dest)
         if args.drop:
             if dest.resolve() == path.parent.resolve():
-                raise ValueError(f"--drop would write over {path}: give another --dest")
+                raise ValueError(f"--drop would overwrite {path}: choose another --dest")
             write_manifest(dest / path.name, manifest, set(without))
         texts = [text for text in texts if text]
         lines = [letters(text) for text in texts]
@@ -157,7 +160,7 @@ def main(args: argparse.Namespace) -> int:
             dictionary_of(texts).save(dest / "dict.wrd.txt")
         write_lines(dest / f"{path.stem}.ltr", lines)
         write_lines(dest / f"{path.stem}.wrd", texts)
-        print(f"{path.stem}: {len(texts)} utterances, {len(without)} left out, {sum(map(len, texts))} characters")
+        print(f"{path.stem}: {len(texts)} utterances, {len(without)} dropped, {sum(map(len, texts))} characters")
     assert dictionary is not None
     print(
         f"dictionary: {len(dictionary) - dictionary.nspecial} letters: "
@@ -165,7 +168,7 @@ def main(args: argparse.Namespace) -> int:
     )
     if removed:
         print(
-            "taken out of the texts: "
+            "removed from the texts: "
             + ", ".join(f"{character!r} {count}x" for character, count in removed.most_common(20))
         )
     return 0

@@ -1,4 +1,4 @@
-"""A model from one format to another, compared with the original before it appears: what `fairseq-convert` does."""
+"""Convert a model to another format and compare both before publishing; the code behind `fairseq-convert`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fairseq.text_files import MissingFileError
 logger = logging.getLogger("fairseq_cli.convert")  # the name in the command's log lines
 
 TARGETS = ("fairseq", *WRITERS)
-TOLERANCE = 1e-3  # of the largest output: more than rounding of any size of model, less than any mistake
+TOLERANCE = 1e-3  # relative to the largest output: above rounding errors of any model size, below any real mistake
 WAVEFORM_SECONDS = 2.0
 
 
 class Opened(NamedTuple):
-    """A model, and what its own tool's model gives; None for fairseq, whose model is ours."""
+    """A model, and a function that runs it in its own tool; None for fairseq."""
 
     model: PortableModel
     theirs: Callable[[Tensor], list[Tensor]] | None
@@ -37,35 +37,33 @@ def load(path: str, dictionary: str | None = None) -> Opened:
     """Read a model of any format.
 
     Raises:
-        ValueError: it is none, it is damaged, or it has no counterpart here.
+        ValueError: the file is not a model, is damaged, or cannot be represented in fairseq.
     """
     if foreign.is_folder(path):
         if dictionary is not None:
             logger.warning(
-                f"--dict {dictionary} has no effect: {path} is a folder, whose tokenizer or labels say what the "
-                "outputs mean"
+                f"--dict {dictionary} has no effect: {path} is a folder, whose tokenizer or labels define the outputs"
             )
         model = foreign.read(path, io.read)
         return Opened(model, lambda waveform: foreign.run(path, model, waveform, io.read))
     if not os.path.exists(path):
-        raise MissingFileError(f"there is no checkpoint or folder {path}")
+        raise MissingFileError(f"the checkpoint or folder {path} does not exist")
     if not os.path.isfile(path):
-        raise ValueError(f"{path} is neither a checkpoint nor a folder with a config.json")
+        raise ValueError(f"{path} is not a checkpoint or a folder with a config.json")
     state = io.load(path)
     if dictionary is not None:
         given = Dictionary.load(dictionary)
         difference = vocabulary.difference(symbols_of(state), given.symbols)
         if difference is not None:
             logger.warning(
-                f"--dict {dictionary} takes precedence over the dictionary inside {path}, which is another one: "
-                f"{difference}"
+                f"--dict {dictionary} takes precedence over the dictionary in {path}, which differs: {difference}"
             )
         state["task_state"] = {"target_symbols": given.state_dict()}
     return Opened(portable_model.from_checkpoint(state, path), None)
 
 
 def waveform(sample_rate: int) -> Tensor:
-    """Audio to compare on, 1 x S: tones that come and go in noise, of zero mean and unit variance."""
+    """Return test audio, 1 x S: intermittent tones in noise, with zero mean and unit variance."""
     generator = torch.Generator().manual_seed(0)
     time = torch.arange(int(WAVEFORM_SECONDS * sample_rate)) / sample_rate
     low, high = (
@@ -77,35 +75,37 @@ def waveform(sample_rate: int) -> Tensor:
 
 
 def compare(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest difference of two models' outputs.
+    """Return the largest difference between two models' outputs.
 
     Raises:
-        ValueError: it is no rounding, or the shapes differ.
+        ValueError: the difference is above TOLERANCE, or the shapes differ.
     """
     largest = 0.0
     for one, other in zip(ours, theirs, strict=True):
         if one.shape != other.shape:
             raise ValueError(
-                f"the outputs have the shapes {tuple(one.shape)} and {tuple(other.shape)}: nothing is written"
+                f"the two models' outputs have different shapes, {tuple(one.shape)} and {tuple(other.shape)}. "
+                "Nothing was written"
             )
         difference = (one - other).abs().max().item()
         if not difference <= TOLERANCE * max(1.0, one.abs().max().item()):
-            raise ValueError(f"the outputs differ by {difference:.3g}: nothing is written")
+            raise ValueError(f"the two models' outputs differ by {difference:.3g}. Nothing was written")
         largest = max(largest, difference)
     return largest
 
 
 def convert(path: str, output: str, to: str, dictionary: str | None = None) -> float:
-    """Write `path` in another format, one of TARGETS; returns the largest difference of the two models' outputs on a
-    waveform.
+    """Write the model at `path` in another format, one of TARGETS.
 
-    The output appears under its name when it is whole and compared, or not at all.
+    The output gets its final name only after it is complete and compared.
 
+    Returns:
+        The largest difference between the two models' outputs on a test waveform.
     Raises:
-        ValueError: as `load`; the output is there already; the model has no counterpart there; or the outputs differ.
+        ValueError: see `load`; or `output` exists, the other format cannot represent the model, or the outputs differ.
     """
     if os.path.lexists(output):
-        raise ValueError(f"{output} is there already: give another name, or remove it")
+        raise ValueError(f"{output} already exists: choose another name, or remove it")
     opened = load(path, dictionary)
     audio = waveform(opened.model.task["sample_rate"])
     temporary = f"{output.rstrip(os.sep)}.unfinished.{os.getpid()}"
@@ -133,7 +133,7 @@ def _write_fairseq(opened: Opened, path: str, audio: Tensor) -> Compared:
     else:
         theirs = opened.theirs(audio)
     rows = None if opened.model.output is None else opened.model.output.their_rows
-    if rows is not None:  # compare what both have
+    if rows is not None:  # compare the rows that both have
         shared = [(place, row) for place, row in enumerate(rows) if row is not None]
         ours, theirs = [ours[0][..., [place for place, _ in shared]]], [theirs[0][..., [row for _, row in shared]]]
     return Compared(ours, theirs)

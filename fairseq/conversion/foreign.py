@@ -1,4 +1,4 @@
-"""Other tools' formats: which one a folder has, how to read it, and how to write each and run it there."""
+"""Formats of other tools: detect, read, write and run them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import Tensor
 from fairseq.conversion import huggingface, onnx_model, portable_model, torchaudio_model
 from fairseq.conversion.portable_model import PortableModel
 
-ReadPickle = Callable[[str], dict[str, Any]]  # opens files of torch: the restricted reader of checkpoints
+ReadPickle = Callable[[str], dict[str, Any]]  # the restricted reader of checkpoints
 
 
 class Compared(NamedTuple):
-    """What two forms of a model make of the same audio; see `portable_model.outputs`."""
+    """Outputs of two forms of a model for the same audio; see `portable_model.outputs`."""
 
     ours: list[Tensor]
     theirs: list[Tensor]
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a folder of transformers, or of torchaudio's weights as `torchaudio_model` writes them."""
+    """Return whether `path` is a folder written by transformers, or by `torchaudio_model`."""
     return torchaudio_model.is_folder(path) or huggingface.is_folder(path)
 
 
 def read(path: str | os.PathLike[str], read_pickle: ReadPickle) -> PortableModel:
-    """The model in a folder.
+    """Read the model in a folder.
 
     Raises:
-        ValueError: it has no counterpart here, or its files are damaged or missing.
+        ValueError: fairseq cannot represent the model, or its files are damaged or missing.
     """
     return (torchaudio_model if torchaudio_model.is_folder(path) else huggingface).read(path, read_pickle)
 
 
 def run(path: str, model: PortableModel, waveform: Tensor, read_pickle: ReadPickle) -> list[Tensor]:
-    """What the tool of a folder makes of audio B x S; `model` is what `read` returned."""
+    """Run the model of a folder in its own tool on audio B x S; `model` is the result of `read`."""
     if torchaudio_model.is_folder(path):
         return torchaudio_model.outputs(path, waveform, read_pickle)
     return huggingface.outputs(path, waveform, huggingface.head_of(model))
@@ -58,7 +58,7 @@ def write_torchaudio(model: PortableModel, path: str, audio: Tensor, read_pickle
 
 def write_onnx(model: PortableModel, path: str, audio: Tensor, read_pickle: ReadPickle) -> Compared:
     onnx_model.write(model, path)
-    # another length and number than the graph was traced with
+    # lengths and batch sizes that the graph was not traced with
     several = [audio, audio[:, : audio.size(1) // 3].repeat(3, 1)]
     built = portable_model.build(model)
     ours = [portable_model.outputs(built, source)[0] for source in several]

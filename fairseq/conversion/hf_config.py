@@ -1,4 +1,4 @@
-"""The config of transformers' wav2vec 2.0 models, to and from fairseq's."""
+"""Translate configs between transformers' wav2vec 2.0 models and fairseq."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fairseq.frames import parse_conv_layers
 from fairseq.models.wav2vec.asr_config import Wav2Vec2CtcConfig
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 
-# fairseq's field -> theirs, value for value
+# fairseq's field -> transformers' field, with the same value
 _SAME = {
     "encoder_layers": "num_hidden_layers",
     "encoder_embed_dim": "hidden_size",
@@ -47,15 +47,15 @@ _ACTIVATIONS = {
 }
 _POSITIONS = {"rel_pos": "relative", "rope": "rotary"}
 _WITHOUT_COUNTERPART = ("pos_conv_depth", "quantize_input", "target_glu", "quantizer_depth", "crop_seq_to_multiple")
-_LOCAL = ("_name", "w2v_path", "data", "normalize", "ddp_backend")  # what the model does not depend on
-OWN = "fairseq"  # key of their config for what it has no field for: training settings, for the way back
+_LOCAL = ("_name", "w2v_path", "data", "normalize", "ddp_backend")  # not properties of the model
+OWN = "fairseq"  # key in their config for settings without a field there, used to convert back
 
 
 def refuse(source: PortableModel, tool: str) -> None:
-    """Everything of a model that the other tool's model class cannot do.
+    """Check that the other tool's model class can represent a model.
 
     Raises:
-        ValueError: names all of it.
+        ValueError: it cannot; the message names every setting that it does not support.
     """
     config, defaults = source.config, Wav2Vec2Config.field_defaults()
     wrong = [f"model.{key}={config[key]!r}" for key in _WITHOUT_COUNTERPART if config[key] != defaults[key]]
@@ -68,7 +68,7 @@ def refuse(source: PortableModel, tool: str) -> None:
             f"pos_enc_type={config['pos_enc_type']!r}"
         )
     elif conformer and not config["layer_norm_first"]:
-        wrong.append("model.layer_norm_first=False of a conformer, which there ends with its layer norm")
+        wrong.append("model.layer_norm_first=False of a conformer: its blocks always end with a layer norm there")
     elif not conformer and config["pos_enc_type"] != "abs":
         wrong.append(f"model.pos_enc_type={config['pos_enc_type']!r} of a transformer")
     if not source.is_fine_tuned and not config["quantize_targets"] and tool == "transformers":
@@ -85,10 +85,10 @@ def refuse(source: PortableModel, tool: str) -> None:
 
 
 def to_huggingface(source: PortableModel) -> dict[str, Any]:
-    """Fields of their config class.
+    """Return the fields of transformers' config class.
 
     Raises:
-        ValueError: what the model has and theirs cannot have, by name.
+        ValueError: see `refuse`.
     """
     refuse(source, "transformers")
     config = source.config
@@ -127,7 +127,7 @@ def to_huggingface(source: PortableModel) -> dict[str, Any]:
 
 
 def _own_settings(source: PortableModel, fields: dict[str, Any]) -> dict[str, Any]:
-    """What their fields leave out, where it differs from the default."""
+    """Return settings without a field in transformers that differ from their defaults."""
     defaults = complete_config({})
     mapped = {
         *_SAME,
@@ -140,10 +140,12 @@ def _own_settings(source: PortableModel, fields: dict[str, Any]) -> dict[str, An
         "layer_type",
     }
     own = {key: value for key, value in source.config.items() if key not in mapped and value != defaults[key]}
-    if fields["mask_time_prob"] == 0 and fields["mask_feature_prob"] == 0:  # they would have no mask embedding then
+    if (
+        fields["mask_time_prob"] == 0 and fields["mask_feature_prob"] == 0
+    ):  # transformers then creates no mask embedding
         fields |= {"mask_time_prob": 0.05, "apply_spec_augment": False}
         own["mask_prob"] = source.config["mask_prob"]
-    # 0: as wide as another; layers: how they are spelled
+    # kept verbatim: widths of 0 (same as another width), and the spelling of the layers
     for key in ("final_dim", "latent_dim", "conv_feature_layers"):
         own[key] = source.config[key]
     if source.output is None:
@@ -156,10 +158,10 @@ def _own_settings(source: PortableModel, fields: dict[str, Any]) -> dict[str, An
 
 
 def from_huggingface(config: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """fairseq's config of a model; `config` is their config.json.
+    """Return fairseq's config of a model; `config` is transformers' config.json.
 
     Raises:
-        ValueError: what the model has and ours cannot have, by name.
+        ValueError: fairseq cannot represent the model, or fields are missing; the message names them.
     """
     conformer = config.get("model_type") == "wav2vec2-conformer"
     _refuse_foreign(config, conformer, path)
@@ -193,16 +195,18 @@ def _refuse_incomplete(config: Mapping[str, Any], conformer: bool, path: str) ->
     needed += ["position_embeddings_type"] if conformer else ["do_stable_layer_norm", "hidden_act"]
     missing = [key for key in needed if key not in config]
     if missing:
-        raise ValueError(f"{path}/config.json lacks {', '.join(missing)}: it is damaged or of another model")
+        raise ValueError(
+            f"{path}/config.json lacks {', '.join(missing)}: it is damaged or belongs to another kind of model"
+        )
     lengths = [len(config[key]) if isinstance(config[key], list) else None for key in needed[:3]]
     if None in lengths or len(set(lengths)) != 1:
-        raise ValueError(f"{path}/config.json: conv_dim, conv_kernel and conv_stride must be lists of one length")
+        raise ValueError(f"{path}/config.json: conv_dim, conv_kernel and conv_stride must be lists of the same length")
 
 
 def _refuse_foreign(config: Mapping[str, Any], conformer: bool, path: str) -> None:
     if config.get("model_type") not in ("wav2vec2", "wav2vec2-conformer"):
         raise ValueError(
-            f"{path} is a model of type {config.get('model_type')!r}: wav2vec2 and wav2vec2-conformer can be converted"
+            f"{path} has model_type {config.get('model_type')!r}; it must be one of: wav2vec2, wav2vec2-conformer"
         )
     wanted: dict[str, tuple[Any, ...]] = {
         "add_adapter": (False,),

@@ -1,5 +1,6 @@
-"""Folders of transformers: config.json, model.safetensors, preprocessor_config.json and, of a fine-tuned model, the
-tokenizer's files.
+"""Read and write folders of transformers.
+
+They have config.json, model.safetensors, preprocessor_config.json and, for a fine-tuned model, the tokenizer's files.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fairseq.installed import advice
 
 logger = logging.getLogger(__name__)
 
-_NEEDS = f"comparing a model with transformers' needs transformers and safetensors: {advice('convert')}"
+_NEEDS = f"converting to transformers needs transformers and safetensors: {advice('convert')}"
 _PROJECTION = "post_extract_proj."
 
 
@@ -36,12 +37,12 @@ def is_folder(path: str | os.PathLike) -> bool:
 
 
 def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> PortableModel:
-    """The model in a folder. transformers is not needed for it, safetensors is.
+    """Read the model in a folder; this needs safetensors, but not transformers.
 
     Args:
-        read_pickle: opens pytorch_model.bin, where there is no safetensors file: the restricted reader of checkpoints.
+        read_pickle: the restricted reader of checkpoints, for pytorch_model.bin if there is no safetensors file.
     Raises:
-        ValueError: files that are missing, or a model without counterpart; the message names it.
+        ValueError: files are missing, or fairseq cannot represent the model; the message names what.
     """
     folder = os.fspath(folder)
     config = _json(folder, "config.json")
@@ -51,17 +52,19 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Portab
     weights = names.one_spelling(_weights(folder, read_pickle))
     fine_tuned = "lm_head.weight" in weights
     if not fine_tuned and architecture and not architecture.endswith(("Model", "ForPreTraining")):
-        raise ValueError(f"{folder} holds a {architecture}: only models for pre-training and for CTC can be converted")
+        raise ValueError(
+            f"{folder} has a model of class {architecture}: only pre-training and CTC models can be converted"
+        )
     conformer = values["layer_type"] == "conformer"
     prefixes = names.huggingface(conformer)
-    # a plain encoder's names have no prefix
+    # tensor names of a bare encoder have no prefix
     if not fine_tuned and not any(name.startswith(prefixes.model) for name in weights):
         weights = {prefixes.model + name: tensor for name, tensor in weights.items()}
     name_there = partial(names.translate, prefixes=prefixes, conformer=conformer)
     encoder, new, left_over = encoder_of(values, fine_tuned, weights, name_there, folder)
     _refuse_left_over(left_over, weights, prefixes, folder)
     if new:
-        logger.info(f"{folder} has no {', '.join(sorted(new))}: what it lacks is new")
+        logger.info(f"{folder} lacks these tensors, which are newly initialized: {', '.join(sorted(new))}")
     task = _preprocessing(folder)
     if not fine_tuned:
         return PortableModel(values, task, encoder, has_new_parts="final_proj.weight" in new)
@@ -77,17 +80,15 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Portab
 
 
 def _preprocessing(folder: str) -> dict[str, Any]:
-    """How audio is prepared: normalize and sample_rate, from the file of transformers 5 where it has them, else
-    from the older one.
-    """
+    """Read normalize and sample_rate, from transformers 5's processor_config.json, else preprocessor_config.json."""
     settings = _json(folder, "processor_config.json", needed=False).get("feature_extractor")
     if not isinstance(settings, dict):
         settings = _json(folder, "preprocessor_config.json", needed=False)
     found = {"normalize": settings.get("do_normalize"), "sample_rate": settings.get("sampling_rate", 16_000)}
     if not isinstance(found["normalize"], bool):
         logger.warning(
-            f"{folder} does not say whether audio is normalised (do_normalize of preprocessor_config.json or "
-            "processor_config.json): task.normalize=true is assumed, as transformers does"
+            f"{folder} does not set do_normalize in preprocessor_config.json or processor_config.json: assuming "
+            "task.normalize=true, as transformers does"
         )
         found["normalize"] = True
     return found
@@ -102,16 +103,16 @@ def _json(folder: str, name: str, needed: bool = True) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no table of settings")
+        raise ValueError(f"{path} must be a JSON object")
     return content
 
 
 def _weights(folder: str, read_pickle: Callable[[str], Any]) -> dict[str, Tensor]:
-    """All tensors of the folder, from one file or several."""
+    """Read all tensors of a folder, from one or several files."""
     for name, ending in (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin")):
         index = _json(folder, f"{name}.index.json", needed=False)
         if index and not isinstance(index.get("weight_map"), dict):
-            raise ValueError(f"{os.path.join(folder, name)}.index.json has no table `weight_map`")
+            raise ValueError(f"{os.path.join(folder, name)}.index.json must have an object `weight_map`")
         files = sorted(set(index["weight_map"].values())) if index else [name]
         paths = [os.path.join(folder, os.path.basename(file)) for file in files]
         missing = [os.path.basename(path) for path in paths if not os.path.exists(path)]
@@ -125,7 +126,7 @@ def _weights(folder: str, read_pickle: Callable[[str], Any]) -> dict[str, Tensor
         for path in paths:
             weights.update(_safetensors(path) if ending == "safetensors" else read_pickle(path))
         return weights
-    raise ValueError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+    raise ValueError(f"{folder} must have model.safetensors or pytorch_model.bin")
 
 
 def _safetensors(path: str) -> dict[str, Tensor]:
@@ -137,23 +138,23 @@ def _safetensors(path: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or cut off ({error}): copy or download it again") from error
+        raise ValueError(f"{path} is damaged or truncated ({error}): copy or download it again") from error
 
 
 def _refuse_left_over(
     left_over: set[str], weights: Mapping[str, Tensor], prefixes: names.Prefixes, folder: str
 ) -> None:
-    """Nothing of the file may be lost."""
+    """Raise ValueError for unused tensors, so that no weight is lost silently."""
     left_over = left_over - {"lm_head.weight", "lm_head.bias"}
     projection = {name for name in left_over if name.startswith(f"{prefixes.projection}projection.")}
     if projection and _is_identity({name.rpartition(".")[2]: weights[name] for name in projection}):
         left_over -= projection
     if left_over:
-        raise ValueError(f"{folder} has tensors without counterpart in fairseq: {', '.join(sorted(left_over)[:5])}")
+        raise ValueError(f"{folder} has tensors that fairseq does not have: {', '.join(sorted(left_over)[:5])}")
 
 
 def _is_identity(projection: Mapping[str, Tensor]) -> bool:
-    """fairseq has no projection where the extractor is as wide as the encoder; there it is the identity then."""
+    """Return whether a projection is the identity, which fairseq omits if extractor and encoder have equal widths."""
     weight = projection["weight"]
     return (
         weight.size(0) == weight.size(1)
@@ -163,11 +164,11 @@ def _is_identity(projection: Mapping[str, Tensor]) -> bool:
 
 
 def _vocabulary(folder: str) -> Vocabulary:
-    """The tokenizer's tokens, from the files that transformers has written over the years."""
+    """Read the tokenizer's tokens, from the files of old and new versions of transformers."""
     rows = _json(folder, "vocab.json")
     if any(not isinstance(row, int) for row in rows.values()):
         raise ValueError(
-            f"{os.path.join(folder, 'vocab.json')} has several languages: write one of them into a file of its own"
+            f"{os.path.join(folder, 'vocab.json')} has several languages; it must have one. Save that one as vocab.json"
         )
     settings = {
         **_json(folder, "special_tokens_map.json", needed=False),
@@ -180,7 +181,7 @@ def _vocabulary(folder: str) -> Vocabulary:
     return Vocabulary(rows, named["pad"], named["bos"], named["eos"], named["unk"], named["word_delimiter"])
 
 
-_TOKENS = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "word_delimiter": "|"}  # and their defaults
+_TOKENS = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "word_delimiter": "|"}  # token -> default
 
 
 def _text(token: Any) -> Any:
@@ -191,10 +192,10 @@ def _text(token: Any) -> Any:
 
 
 def write(source: PortableModel, folder: str) -> None:
-    """Write the folder's files; `folder` is there and empty.
+    """Write the files to `folder`, which must exist and be empty.
 
     Raises:
-        ValueError: transformers is not there, or cannot hold this model; the message names what.
+        ValueError: transformers is not installed, or cannot represent this model; the message names what.
     """
     fields = hf_config.to_huggingface(source)
     transformers = _transformers()
@@ -240,10 +241,10 @@ def _their_weights(source: PortableModel, prefixes: names.Prefixes, model: nn.Mo
 
 
 def _write_tokenizer(words: Vocabulary, kind: str, folder: str) -> None:
-    """Write the tokenizer that joins units of this kind (see `Tokens.kind`) to words as we do.
+    """Write a tokenizer that joins units of this kind (see `Tokens.kind`) to words as fairseq does.
 
-    Letters: their end of a word becomes a blank. Sentencepieces: each begins with the blank that stands before it.
-    Phones and words: the class for phonemes puts a blank between units.
+    Letters: the word delimiter becomes a space. Sentencepieces: a piece that starts a word starts with a space. Phones
+    and words: the phoneme tokenizer puts a space between units.
     """
     special = {"pad_token": words.blank, "bos_token": words.bos, "eos_token": words.eos, "unk_token": words.unk}
     special = {key: token for key, token in special.items() if token is not None}
@@ -271,19 +272,19 @@ def _transformers() -> Any:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise ValueError(_NEEDS) from error
-    if not transformers.utils.is_torch_available():  # it then imports, without any model
-        installed = f"transformers {transformers.__version__} does not take torch {torch.__version__}"
+    if not transformers.utils.is_torch_available():  # it can then be imported, but has no models
+        installed = f"transformers {transformers.__version__} does not support torch {torch.__version__}"
         raise ValueError(f"{installed}: install an older transformers or a newer torch")
     return transformers
 
 
 def head_of(source: PortableModel) -> str:
-    """The ending of transformers' class for a model that `read` returned."""
+    """Return the suffix of transformers' class name for a model from `read`."""
     return "ForCTC" if source.is_fine_tuned else "Model" if source.has_new_parts else "ForPreTraining"
 
 
 def check_preprocessing(folder: str | os.PathLike) -> None:
-    """Raise ValueError where transformers prepares audio for this folder in another way than `read` says."""
+    """Raise ValueError if transformers preprocesses audio for this folder differently from `read`."""
     try:
         extractor = _transformers().Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
     except OSError:  # the folder has no file that this version of transformers reads
@@ -292,18 +293,18 @@ def check_preprocessing(folder: str | os.PathLike) -> None:
     ours = _preprocessing(os.fspath(folder))
     if ours != theirs:
         raise ValueError(
-            f"transformers prepares audio for {folder} with {theirs}, and {ours} was read: nothing is written"
+            f"transformers preprocesses audio for {folder} with {theirs}, but {ours} was read. Nothing was written"
         )
 
 
 @torch.no_grad()
 def outputs(folder: str | os.PathLike, waveform: Tensor, head: str) -> list[Tensor]:
-    """What transformers' own model makes of audio B x S, in the order of `portable_model.outputs`.
+    """Run transformers' own model on audio B x S; the outputs have the order of `portable_model.outputs`.
 
     Args:
         head: ForCTC, ForPreTraining or Model.
     Raises:
-        ValueError: transformers is not there, or prepares audio in another way.
+        ValueError: transformers is not installed, or preprocesses audio differently.
     """
     check_preprocessing(folder)
     transformers = _transformers()

@@ -1,4 +1,4 @@
-"""Names of the same parameter in fairseq, transformers and torchaudio (whose names differ in their prefixes only)."""
+"""Parameter names in fairseq, transformers and torchaudio (the latter two differ only in prefixes)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _RULES = (
     (rf"{_BLOCK}(ffn[12])\.w_1\.{_LEAF}", r"{encoder}layers.\1.\2.intermediate_dense.\3"),
     (rf"{_BLOCK}(ffn[12])\.w_2\.{_LEAF}", r"{encoder}layers.\1.\2.output_dense.\3"),
     (rf"{_BLOCK}(self_attn\.(?:linear_\w+\.{_LEAF}|pos_bias_[uv]))", r"{encoder}layers.\1.\2"),
-    (rf"{_BLOCK}self_attn\.rotary_emb\.inv_freq", r"{encoder}embed_positions.inv_freq"),  # one for all blocks there
+    (rf"{_BLOCK}self_attn\.rotary_emb\.inv_freq", r"{encoder}embed_positions.inv_freq"),  # shared by all blocks there
     (rf"{_BLOCK}(conv_module\.[\w.]+)", r"{encoder}layers.\1.\2"),
     # heads of the pre-training
     (r"quantizer\.vars", "quantizer.codevectors"),
     (rf"(quantizer\.weight_proj|project_q)\.{_LEAF}", r"\1.\2"),
     (rf"final_proj\.{_LEAF}", r"project_hid.\1"),
 )
-# called otherwise in the two kinds of block
+# has a different name in each kind of block
 _SELF_ATTENTION_NORM = re.compile(rf"{_BLOCK}self_attn_layer_norm\.{_LEAF}")
 _OTHER_SPELLING = {  # torch's second weight norm, of 2.0 and later
     "parametrizations.weight.original0": "weight_g",
@@ -45,7 +45,7 @@ _OTHER_SPELLING = {  # torch's second weight norm, of 2.0 and later
 
 
 class Prefixes(NamedTuple):
-    """Where another tool keeps the parts of the model."""
+    """Prefixes of the model's parts in another tool."""
 
     model: str
     extractor: str
@@ -63,10 +63,12 @@ TORCHAUDIO = Prefixes("", "feature_extractor.", "encoder.feature_projection.", "
 
 
 def translate(names: Iterable[str], prefixes: Prefixes, conformer: bool = False) -> dict[str, str]:
-    """fairseq's name of an encoder's tensor -> the other tool's.
+    """Translate names of an encoder's tensors to the other tool's names.
 
+    Returns:
+        fairseq's name -> the other tool's name.
     Raises:
-        ValueError: a tensor that the other tool's model does not have.
+        ValueError: the other tool's model does not have a tensor.
     """
     found = {}
     for name in names:
@@ -81,12 +83,12 @@ def translate(names: Iterable[str], prefixes: Prefixes, conformer: bool = False)
                 found[name] = match.expand(template.format(**prefixes._asdict()))
                 break
         else:
-            raise ValueError(f"the tensor {name} has no counterpart there")
+            raise ValueError(f"the tensor {name} does not exist in the other tool's model")
     return found
 
 
 def one_spelling(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with the weight norm's parts called weight_g and weight_v."""
+    """Rename the parts of weight norms to weight_g and weight_v."""
     renamed = {}
     for name, tensor in weights.items():
         for old, new in _OTHER_SPELLING.items():

@@ -1,4 +1,4 @@
-"""A fine-tuned model as ONNX: audio of any length in, logits out, run by onnxruntime without torch."""
+"""Export a fine-tuned model to ONNX: audio of any length in, logits out; onnxruntime runs it without torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 from fairseq.modules.run_mode import RunMode, configure
 
 OPSET = 17
-_TRACED_SAMPLES = 16_000  # any length does: the graph keeps none
+_TRACED_SAMPLES = 16_000  # arbitrary: the graph does not depend on it
 
 
 class _Logits(nn.Module):
-    """source B x S -> logits B x T x V; no padding: rows are equally long."""
+    """source B x S -> logits B x T x V; rows have equal lengths, without padding."""
 
     model: Wav2VecCtc
 
@@ -35,27 +35,26 @@ class _Logits(nn.Module):
 
 
 def write(source: PortableModel, path: str) -> None:
-    """Export; what the logits mean and what audio the model wants stands in the file's metadata: symbols, normalize,
-    sample_rate.
+    """Export a model; symbols, normalize and sample_rate are stored in the file's metadata.
 
     Raises:
-        ValueError: a pre-trained model, a conformer, or onnx and onnxruntime are not there.
+        ValueError: the model is pre-trained only or a conformer, or onnx and onnxruntime are not installed.
     """
     if source.output is None:
-        raise ValueError("only fine-tuned models are exported to ONNX: a pre-trained one has nothing to say")
+        raise ValueError("only fine-tuned models can be exported to ONNX: a pre-trained model has no output layer")
     if source.config["layer_type"] != "transformer" or source.config["crop_seq_to_multiple"] != 1:
         raise ValueError(
             f"model.layer_type={source.config['layer_type']!r}, "
-            f"crop_seq_to_multiple={source.config['crop_seq_to_multiple']}: ONNX export is offered for transformers "
-            "without cropping; the conformer's positions do not trace with a free length"
+            f"crop_seq_to_multiple={source.config['crop_seq_to_multiple']}: ONNX export supports only "
+            "layer_type='transformer' with crop_seq_to_multiple=1"
         )
     onnx, _ = _packages()
     model = cast(Wav2VecCtc, portable_model.build(source))
-    # frames to fill up are masked, and would fix the length in the graph
+    # padding frames are masked, which would fix the length in the graph
     configure(model, RunMode(pads_to_multiple=False))
-    # the forms that ONNX has operators for; all forms give the same
+    # forms with ONNX operators; all forms compute the same
     with device.forced(conv_form="conv1d", pos_conv_form="conv1d", attention_form="matmul"), warnings.catch_warnings():
-        # the other exporter needs minutes and a further package
+        # the newer exporter takes minutes and needs another package
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=TracerWarning)
         torch.onnx.export(
@@ -76,10 +75,10 @@ def write(source: PortableModel, path: str) -> None:
 
 
 def outputs(path: str, sources: list[Tensor]) -> list[Tensor]:
-    """Logits of onnxruntime for audio of several lengths, each B x S.
+    """Compute logits with onnxruntime for audio of several lengths, each B x S.
 
     Raises:
-        ValueError: onnxruntime is not there.
+        ValueError: onnxruntime is not installed.
     """
     _, onnxruntime = _packages()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -91,5 +90,5 @@ def _packages() -> tuple[Any, Any]:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise ValueError(f"exporting to ONNX and checking it needs onnx and onnxruntime: {advice('onnx')}") from error
+        raise ValueError(f"exporting to ONNX needs onnx and onnxruntime: {advice('onnx')}") from error
     return onnx, onnxruntime

@@ -1,4 +1,4 @@
-"""A wav2vec 2.0 model apart from any tool's file format: configs as plain values, tensors under fairseq's names."""
+"""A wav2vec 2.0 model independent of file formats: config as plain values, tensors with fairseq's names."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 
 
 class OutputLayer(NamedTuple):
-    """What fine-tuning added."""
+    """The output layer that fine-tuning adds."""
 
     weights: dict[str, Tensor]  # weight V x C and bias V
-    symbols: list[str]  # what its rows mean, the blank first
+    symbols: list[str]  # meaning of its rows, blank first
     settings: dict[str, Any]  # of the `wav2vec_ctc` config
-    their_rows: list[int | None] | None = None  # the row of each symbol in the file that this came from; None: the same
+    their_rows: list[int | None] | None = None  # row of each symbol in the source file; None: unchanged
 
 
 class PortableModel(NamedTuple):
-    """Pre-trained, or with an output layer over a dictionary's symbols."""
+    """A pre-trained or fine-tuned model."""
 
     config: dict[str, Any]  # every field of Wav2Vec2Config
     task: dict[str, Any]  # normalize, sample_rate
-    encoder: dict[str, Tensor]  # under Wav2Vec2Model's names, of a fine-tuned model without the pre-training's heads
+    encoder: dict[str, Tensor]  # with Wav2Vec2Model's names; without the pre-training heads if fine-tuned
     output: OutputLayer | None = None  # None: pre-trained
-    has_new_parts: bool = False  # the other tool's file had an encoder only; heads of the pre-training are new
+    has_new_parts: bool = False  # pre-training heads are newly initialized: the source file had only an encoder
 
     @property
     def is_fine_tuned(self) -> bool:
@@ -42,16 +42,16 @@ class PortableModel(NamedTuple):
 
 
 def from_checkpoint(state: dict[str, Any], path: str) -> PortableModel:
-    """The model in a checkpoint that `fairseq.checkpoint.io.load` read.
+    """Extract the model from a checkpoint read by `fairseq.checkpoint.io.load`.
 
     Raises:
-        ValueError: another kind of model, or a fine-tuned one without its dictionary; the message names it.
+        ValueError: the model is of another kind, or fine-tuned but without its output layer or dictionary.
     """
     cfg = state.get("cfg") or {}
     model = cfg.get("model") or {}
     kind = model.get("_name")
     if kind not in ("wav2vec2", "wav2vec_ctc"):
-        raise ValueError(f"{path} holds a model of kind {kind!r}: only wav2vec2 and wav2vec_ctc can be converted")
+        raise ValueError(f"{path} has model._name={kind!r}; it must be one of: wav2vec2, wav2vec_ctc")
     source = pretrained.split(path, cfg, state)
     config = complete_config(source.w2v_args["model"])
     task = {
@@ -61,20 +61,22 @@ def from_checkpoint(state: dict[str, Any], path: str) -> PortableModel:
     if kind == "wav2vec2":
         return PortableModel(config, task, source.encoder)
     if source.head is None:
-        raise ValueError(f"{path} is fine-tuned, but has no output layer")
+        raise ValueError(f"{path} is fine-tuned but has no output layer")
     if source.symbols is None:
         raise ValueError(
-            f"{path} is fine-tuned and holds no dictionary: give its file with --dict (dict.ltr.txt of the labels' "
-            "folder)"
+            f"{path} is fine-tuned but has no dictionary: give one with --dict (dict.ltr.txt in the folder of the "
+            "labels)"
         )
     if len(source.symbols) != (rows := source.head["weight"].size(0)):
-        raise ValueError(f"the dictionary has {len(source.symbols)} symbols, the output layer of {path} {rows} rows")
+        raise ValueError(
+            f"the dictionary has {len(source.symbols)} symbols, but the output layer of {path} has {rows} rows"
+        )
     settings = {key: value for key, value in model.items() if key != "w2v_args"}
     return PortableModel(config, task, source.encoder, OutputLayer(source.head, source.symbols, settings))
 
 
 def complete_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of Wav2Vec2Config, those that `values` lacks at their defaults."""
+    """Return all fields of Wav2Vec2Config, with defaults for those missing from `values`."""
     return {
         **config_to_container(merge_with_parent(Wav2Vec2Config(), dict(values), remove_missing=True)),
         "_name": "wav2vec2",
@@ -82,7 +84,7 @@ def complete_config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dictionary_from(symbols: list[str]) -> Dictionary:
-    """A dictionary with these symbols as they stand, the four special ones first."""
+    """Build a dictionary with exactly these symbols; the first four are the special ones."""
     bos, pad, eos, unk = symbols[:4]
     counts = [1] * len(symbols)
     return Dictionary.from_state_dict(
@@ -91,7 +93,7 @@ def dictionary_from(symbols: list[str]) -> Dictionary:
 
 
 class _Task:
-    """All that a fine-tuned model asks of its task."""
+    """The parts of a task that a fine-tuned model uses."""
 
     def __init__(self, symbols: list[str]) -> None:
         self.target_dictionary = dictionary_from(symbols)
@@ -104,16 +106,15 @@ def encoder_of(
     name_there: Callable[[Iterable[str]], dict[str, str]],
     path: str,
 ) -> tuple[dict[str, Tensor], set[str], set[str]]:
-    """An encoder's tensors out of another tool's file.
+    """Take an encoder's tensors from another tool's file.
 
-    What that tool's encoders may not have (the mask embedding, heads of the pre-training) is then new, the same every
-    time.
+    Tensors that the tool's encoders can lack (mask embedding, pre-training heads) are initialized with a fixed seed.
 
     Args:
-        weights: under the other tool's names, the weight norm's parts called weight_g and weight_v.
-        name_there: our names -> theirs, for each.
+        weights: tensors with the other tool's names; parts of weight norms are called weight_g and weight_v.
+        name_there: maps our names to theirs.
     Returns:
-        the tensors under our names and in our order; names of those that are new; names in the file that were not used.
+        Tensors with our names in our order; names of the newly initialized ones; unused names in the file.
     Raises:
         ValueError: other tensors are missing.
     """
@@ -140,10 +141,10 @@ def _fresh(config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def build(source: PortableModel) -> Wav2VecCtc | Wav2Vec2Model:
-    """The model itself, in eval mode.
+    """Build the model, in eval mode.
 
     Raises:
-        ValueError: weights that do not fit the config.
+        ValueError: the weights do not match the config.
     """
     state = to_checkpoint(source)
     task = None if source.output is None else _Task(source.output.symbols)
@@ -152,12 +153,12 @@ def build(source: PortableModel) -> Wav2VecCtc | Wav2Vec2Model:
     try:
         model.load_state_dict(state["model"], strict=True)
     except RuntimeError as error:
-        raise ValueError(f"the weights do not fit the config: {error}") from error
+        raise ValueError(f"the weights do not match the config: {error}") from error
     return model.eval()
 
 
 def to_checkpoint(source: PortableModel) -> dict[str, Any]:
-    """The checkpoint that a run of this model would have written, without an optimizer state."""
+    """Return the checkpoint that training this model would write, without optimizer state."""
     pretraining = {"model": source.config, "task": {"_name": "audio_pretraining", **source.task}}
     if source.output is None:
         criterion = {"_name": "wav2vec", "infonce": True, "loss_weights": [0.1, 10.0]}
@@ -187,11 +188,11 @@ def to_checkpoint(source: PortableModel) -> dict[str, Any]:
 
 @torch.no_grad()
 def outputs(model: Wav2VecCtc | Wav2Vec2Model, waveform: Tensor, encoder_only: bool = False) -> list[Tensor]:
-    """What the model makes of audio B x S.
+    """Run the model on audio B x S.
 
     Returns:
-        of a fine-tuned one the logits B x T x V; else predictions and quantized targets B x T x D, or with
-        `encoder_only` the encoder's features B x T x C.
+        Fine-tuned: logits, B x T x V. Pre-trained: predictions and quantized targets, B x T x D, or with `encoder_only`
+        the encoder's features, B x T x C.
     """
     if isinstance(model, Wav2VecCtc):
         return [model(source=waveform, padding_mask=None)["encoder_out"].transpose(0, 1)]

@@ -1,8 +1,7 @@
-"""Weights of torchaudio's wav2vec 2.0: a folder of model.pt, its state dict, and wav2vec2_model.json, what it takes to
-build the model.
+"""Read and write weights of torchaudio's wav2vec 2.0.
 
-torchaudio's `wav2vec2_model(**arguments)` has an encoder and perhaps an output layer; the heads of the pre-training
-stay behind.
+A folder has model.pt, the state dict, and wav2vec2_model.json, the arguments to build the model. torchaudio's
+`wav2vec2_model(**arguments)` has an encoder and an optional output layer, but no pre-training heads.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, DESCRIPTION = "model.pt", "wav2vec2_model.json"
 
-# fairseq's field -> the argument, value for value
+# fairseq's field -> torchaudio's argument, with the same value
 _SAME = {
     "conv_bias": "extractor_conv_bias",
     "encoder_embed_dim": "encoder_embed_dim",
@@ -53,10 +52,10 @@ def is_folder(path: str | os.PathLike) -> bool:
 
 
 def write(source: PortableModel, folder: str) -> None:
-    """Write the folder's files; `folder` is there.
+    """Write the files to `folder`, which must exist.
 
     Raises:
-        ValueError: what the model has and torchaudio's cannot have, by name.
+        ValueError: torchaudio cannot represent the model; the message names the settings.
     """
     hf_config.refuse(source, "torchaudio")
     config = source.config
@@ -66,7 +65,7 @@ def write(source: PortableModel, folder: str) -> None:
         "aux_num_out": None if source.output is None else len(source.output.symbols),
     }
     left = [name for name in source.encoder if name == "mask_emb" or name.startswith(PRETRAINING_ONLY)]
-    logger.info(f"torchaudio's model has no {', '.join(left)}: left out")
+    logger.info(f"tensors dropped, because torchaudio's model does not have them: {', '.join(left)}")
     translated = names.translate((name for name in source.encoder if name not in left), names.TORCHAUDIO)
     weights = {theirs: source.encoder[ours].float() for ours, theirs in translated.items()}
     if f"{_PROJECTION}weight" not in weights:
@@ -84,13 +83,14 @@ def write(source: PortableModel, folder: str) -> None:
 
 
 def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> PortableModel:
-    """The model in a folder. What torchaudio's has not (mask embedding, heads of the pre-training) is new, and the log
-    says so.
+    """Read the model in a folder.
+
+    Tensors that torchaudio's model does not have (mask embedding, pre-training heads) are newly initialized and logged.
 
     Args:
-        read_pickle: opens model.pt: the restricted reader of checkpoints.
+        read_pickle: the restricted reader of checkpoints, for model.pt.
     Raises:
-        ValueError: the description lacks something, or does not fit the tensors.
+        ValueError: the description is incomplete, or does not match the tensors.
     """
     folder = os.fspath(folder)
     description = _description(folder)
@@ -110,8 +110,8 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Portab
         config, fine_tuned, weights, partial(names.translate, prefixes=names.TORCHAUDIO), folder
     )
     if left_over:
-        raise ValueError(f"{folder} has tensors without counterpart in fairseq: {', '.join(sorted(left_over)[:5])}")
-    logger.info(f"torchaudio's model has no {', '.join(sorted(new))}: they are new")
+        raise ValueError(f"{folder} has tensors that fairseq does not have: {', '.join(sorted(left_over)[:5])}")
+    logger.info(f"{folder} lacks these tensors, which are newly initialized: {', '.join(sorted(new))}")
     task = {"normalize": description.get("normalize", False), "sample_rate": description.get("sample_rate", 16_000)}
     if not fine_tuned:
         return PortableModel(config, task, encoder, has_new_parts=True)
@@ -120,24 +120,28 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Portab
 
 
 def _symbols(labels: Any, num_rows: int, path: str) -> tuple[list[str], list[int | None]]:
-    """As `vocabulary.to_symbols`; the labels of one of our dictionaries, which the four special symbols begin, stay
-    as they are.
+    """Return the result of `vocabulary.to_symbols`; labels from a fairseq dictionary are kept unchanged.
+
+    Those start with the four special symbols.
     """
     if not isinstance(labels, list) or len(labels) != num_rows or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"{path} must have `labels`: what the {num_rows} outputs mean, the blank first")
+        raise ValueError(f"{path} must have `labels`, a list of {num_rows} strings, one per output, blank first")
     if tuple(labels[:4]) == vocabulary.SPECIAL:
         return labels, list(range(num_rows))
     try:
         return vocabulary.to_symbols(vocabulary.from_labels(labels), num_rows)
     except ValueError as error:
-        raise ValueError(f"{path} has `labels` that no dictionary can have: {error}") from error
+        raise ValueError(f"{path}: `labels` cannot be converted to a dictionary: {error}") from error
 
 
 def _drop_identity(weights: dict[str, Tensor], folder: str) -> None:
-    """fairseq has no projection where the extractor is as wide as the encoder."""
+    """Drop the identity projection, which fairseq omits if extractor and encoder have equal widths."""
     weight, bias = weights.pop(f"{_PROJECTION}weight"), weights.pop(f"{_PROJECTION}bias")
     if not torch.equal(weight, torch.eye(weight.size(0))) or bias.any():
-        raise ValueError(f"{folder} projects features that are as wide as the encoder: fairseq has no projection then")
+        raise ValueError(
+            f"{folder} has a projection that is not the identity, but extractor and encoder have equal widths: "
+            "fairseq has no projection in that case"
+        )
 
 
 def _description(folder: str) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def _description(folder: str) -> dict[str, Any]:
         missing = [name for name in needed if name not in description["arguments"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} must be a table with `arguments`, those of torchaudio.models.wav2vec2_model ({error})"
+            f"{path} must be a JSON object with the `arguments` of torchaudio.models.wav2vec2_model ({error})"
         ) from error
     if missing:
         raise ValueError(f"{path}: `arguments` lacks {', '.join(missing)}")
@@ -157,14 +161,16 @@ def _description(folder: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def outputs(folder: str | os.PathLike, waveform: Tensor, read_pickle: Callable[[str], Any]) -> list[Tensor]:
-    """What torchaudio's own model makes of audio B x S: logits, or the encoder's features.
+    """Run torchaudio's own model on audio B x S: logits, or the encoder's features.
 
-    Where torchaudio is not installed, or not for this torch, what was written is read back and computed here.
+    If torchaudio is not installed, or not for this torch, the written files are read back and run here.
     """
     try:
         wav2vec2_model = importlib.import_module("torchaudio.models").wav2vec2_model
     except (ImportError, OSError) as error:
-        logger.warning(f"torchaudio cannot be used here ({error}): the file is compared as it is read back")
+        logger.warning(
+            f"torchaudio cannot be imported ({error}): comparing with the written files, read back by fairseq, instead"
+        )
         source = read(folder, read_pickle)
         found = portable_model.outputs(portable_model.build(source), waveform, encoder_only=True)
         rows = None if source.output is None else source.output.their_rows

@@ -1,8 +1,8 @@
-"""The rows of an output layer: fairseq's dictionary here, a vocabulary with special tokens there.
+"""Translate the rows of an output layer between fairseq's dictionary and a vocabulary with special tokens.
 
-fairseq's blank is `<s>`, row 0; in transformers the padding token is the blank. A dictionary turned into a vocabulary
-therefore exchanges the names of `<s>` and `<pad>`, and the rows stay. A foreign vocabulary may have its padding token
-anywhere: then the rows are put in order.
+fairseq's blank is `<s>`, row 0; in transformers it is the padding token. Converting a dictionary to a vocabulary
+therefore swaps the names of `<s>` and `<pad>` and keeps the rows. A foreign vocabulary can have its padding token
+anywhere, so its rows are reordered.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from fairseq.decoding.tokens import DELIMITER, WORD_START
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
-NEVER = -1e4  # bias of a row that the other model does not have: its probability is 0 in fp32
+NEVER = -1e4  # bias of a row that the other model lacks: its probability is 0 in fp32
 
 
 class Vocabulary(NamedTuple):
-    """Tokens and their rows, and which of them are special; None where there is no such token."""
+    """Tokens, their rows, and the special tokens; None for a special token that does not exist."""
 
     rows: dict[str, int]
     blank: str
@@ -35,20 +35,20 @@ class Vocabulary(NamedTuple):
 
 
 def difference(inside: list[str] | None, given: list[str]) -> str | None:
-    """Where a dictionary differs from the one inside a checkpoint; None where it does not, or there is none inside."""
+    """Describe how a dictionary differs from the one in a checkpoint; None if it does not, or there is none."""
     if inside is None or inside == given:
         return None
     if len(inside) != len(given):
-        return f"it has {len(inside)} symbols, the file {len(given)}"
+        return f"it has {len(inside)} symbols, the file has {len(given)}"
     row = next(row for row, (one, other) in enumerate(zip(inside, given, strict=True)) if one != other)
-    return f"output {row} is {inside[row]!r} inside, {given[row]!r} in the file"
+    return f"output {row} is {inside[row]!r} in the checkpoint, {given[row]!r} in the file"
 
 
 def from_symbols(symbols: list[str]) -> Vocabulary:
-    """The vocabulary of a dictionary.
+    """Convert a dictionary to a vocabulary.
 
     Raises:
-        ValueError: a symbol twice, which a vocabulary cannot have.
+        ValueError: the dictionary has a symbol twice.
     """
     names = list(symbols)
     if SPECIAL[1] in names[:4]:
@@ -57,26 +57,27 @@ def from_symbols(symbols: list[str]) -> Vocabulary:
     rows = {name: row for row, name in enumerate(names)}
     if len(rows) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the dictionary has the symbol {twice!r} twice, which a vocabulary cannot")
+        raise ValueError(f"the dictionary has the symbol {twice!r} twice; symbols of a vocabulary must be unique")
     bos, eos, unk = (name if name in rows else None for name in (SPECIAL[0], SPECIAL[2], SPECIAL[3]))
     return Vocabulary(rows, names[0], bos, eos, unk, DELIMITER if DELIMITER in rows else None)
 
 
 def from_labels(labels: list[str]) -> Vocabulary:
-    """The vocabulary of an output layer's labels, the blank first: torchaudio's own begin with "-" and "|" and have no
-    special tokens.
+    """Convert an output layer's labels, blank first, to a vocabulary.
+
+    torchaudio's own labels start with "-" and "|" and have no special tokens.
 
     Raises:
-        ValueError: a label twice, or more special ones than a dictionary has places for.
+        ValueError: a label occurs twice, or both `<s>` and `<pad>` occur besides the blank.
     """
     twice = next((label for label, count in Counter(labels).items() if count > 1), None)
     if twice is not None:
-        raise ValueError(f"the label {twice!r} is there twice")
+        raise ValueError(f"the label {twice!r} occurs twice")
     others = labels[1:]
     if SPECIAL[0] in others and SPECIAL[1] in others:
         raise ValueError(
-            f"the blank is {labels[0]!r}, the first label, beside both {SPECIAL[0]} and {SPECIAL[1]}: one of these "
-            "must be it"
+            f"the first label, the blank, is {labels[0]!r}, but the labels also have {SPECIAL[0]} and {SPECIAL[1]}; "
+            "one of these must be the blank"
         )
     bos, eos, unk = (
         next((name for name in names if name in others), None) for names in (SPECIAL[:2], SPECIAL[2:3], SPECIAL[3:])
@@ -92,10 +93,12 @@ def from_labels(labels: list[str]) -> Vocabulary:
 
 
 def to_symbols(vocabulary: Vocabulary, num_rows: int) -> tuple[list[str], list[int | None]]:
-    """(symbols of a dictionary, the vocabulary's row for each of them, None for a symbol that it does not have).
+    """Convert a vocabulary to the symbols of a dictionary.
 
     Args:
-        num_rows: of the output layer; rows without a token keep a made-up name.
+        num_rows: rows of the output layer; a row without a token is named madeupwordNNNN.
+    Returns:
+        The symbols, and for each its row in the vocabulary, or None if the vocabulary lacks it.
     Raises:
         ValueError: the blank has no row.
     """
@@ -105,21 +108,21 @@ def to_symbols(vocabulary: Vocabulary, num_rows: int) -> tuple[list[str], list[i
     special = (vocabulary.blank, vocabulary.bos, vocabulary.eos, vocabulary.unk)
     found = [vocabulary.rows.get(token, num_rows) if token is not None else num_rows for token in special]
     rows: list[int | None] = [row if row < num_rows else None for row in found]
-    # one token may have two parts to play
+    # one token can have two roles
     rows = [row if row not in rows[:place] else None for place, row in enumerate(rows)]
     symbols: list[str] = list(SPECIAL)
     placed = set(rows)
     for row in range(num_rows):
         if row not in placed:
             token = named.get(row, f"madeupword{row:04d}")
-            # a blank of transformers begins a piece, which sentencepiece and fairseq write with another sign
+            # transformers starts a piece with a space; sentencepiece and fairseq use WORD_START
             symbols.append(DELIMITER if token == vocabulary.word_end else token.replace(" ", WORD_START))
             rows.append(row)
     return symbols, rows
 
 
 def reordered(head: Mapping[str, Tensor], rows: list[int | None]) -> dict[str, Tensor]:
-    """The output layer with its rows in a dictionary's order; rows that it lacks can never win."""
+    """Reorder an output layer's rows to a dictionary's order; missing rows get probability 0."""
     if rows == list(range(head["bias"].size(0))):
         return dict(head)
     weight = torch.zeros(len(rows), head["weight"].size(1), dtype=head["weight"].dtype)

@@ -1,10 +1,8 @@
-"""From a CTC model's log-probabilities to words: greedy, or by beam with a lexicon, a language model, or both.
+"""Decode a CTC model's log-probabilities to words, greedily or by beam search with a lexicon and language model.
 
-    log_probs T x V  ->  path (one token a frame)  ->  units (runs without blanks)  ->  words, each with frames and
-    confidence
+    log_probs T x V  ->  path (one token per frame)  ->  units (runs, without blanks)  ->  words (frames and confidence)
 
-The letter V is the size of the dictionary here. Everything in this package works on arrays of the host and knows
-nothing of models.
+V is the size of the dictionary here. This package works on host arrays and does not depend on models.
 """
 
 from fairseq.decoding.greedy import GreedyDecoder

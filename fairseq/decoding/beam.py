@@ -1,5 +1,6 @@
-"""Prefix beam search with a lexicon, an n-gram language model, or both, by flashlight-text and KenLM (extra
-`decode`).
+"""Prefix beam search with a lexicon, an n-gram language model, or both.
+
+It uses flashlight-text and KenLM (extra `decode`).
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from fairseq.installed import advice
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 5  # lines that a message names
-HOMOPHONES = 6  # words of one spelling that flashlight's trie holds; it drops further ones without a word
-_IMPOSSIBLE = -1e4  # log-probability of all but the delimiter in the frame that is added at the end
-# its own file, function and condition, before what is wrong
+_SHOWN = 5  # lines listed in a message
+HOMOPHONES = 6  # words per spelling in flashlight's trie; it silently drops more
+_IMPOSSIBLE = -1e4  # log-probability of all symbols but the delimiter in the final frame added by us
+# KenLM's source file, function and condition, which precede the reason
 _PLACE_IN_KENLM = re.compile(r"^.*? threw \w+( because `.*?')?\.?\s*")
 
 
 @dataclass
 class BeamSettings:
-    """Settings of the search; fairseq's names and defaults.
+    """Settings of the beam search, with fairseq's names and defaults.
 
     Raises:
-        ValueError: a count below 1, or a weight that is not a number; names it.
+        ValueError: a count is below 1, or a weight is not finite; the message names it.
     """
 
     beam: int = 50  # hypotheses kept
-    beam_size_token: int | None = None  # likeliest tokens that a frame may add; None: all
+    beam_size_token: int | None = None  # most likely tokens considered per frame; None: all
     beam_threshold: float = 50.0  # hypotheses this much worse than the best one are dropped
     lm_weight: float = 2.0  # of the language model's log10-probability
     word_score: float = -1.0  # added for each word
-    unk_weight: float = -math.inf  # added for a word that is not in the lexicon; none is admitted at -inf
+    unk_weight: float = -math.inf  # added for a word that is not in the lexicon; -inf: no such words
     sil_weight: float = 0.0  # added for each frame of the delimiter
-    log_add: bool = True  # probabilities of the paths to one prefix are added; False: the likeliest path stands for all
+    log_add: bool = True  # add the probabilities of all paths to a prefix; False: take the most likely path
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -55,7 +56,7 @@ class BeamSettings:
 
 
 def allowed_instead(name: str, value: float | None) -> str | None:
-    """What a setting of the search must be, where `value` is none of that."""
+    """Return what a setting must be, or None if `value` is allowed."""
     if value is None or name == "log_add":
         return None
     if name in ("beam", "beam_size_token"):
@@ -66,26 +67,26 @@ def allowed_instead(name: str, value: float | None) -> str | None:
 
 
 class Guidance(NamedTuple):
-    """What the search goes by, read and checked once: the lexicon's words, the language model, and what to warn of."""
+    """The lexicon and language model of a search, read and checked once, with warnings about them."""
 
-    entries: list[Entry]  # empty: there is no lexicon
+    entries: list[Entry]  # empty: no lexicon
     model: LanguageModel | None
     of_units: bool  # the language model's words are the dictionary's units
     warnings: list[str]
 
 
 def read_guidance(tokens: Tokens, lexicon: str | None, language_model: str | None) -> Guidance:
-    """Read a lexicon and a language model and compare them with the dictionary and each other.
+    """Read a lexicon and a language model, and check them against the dictionary and each other.
 
-    A model of words without a lexicon brings its own: all its words, spelled by their letters.
+    Without a lexicon, a word model's own words become the lexicon, spelled by their letters.
 
     Raises:
-        ValueError: neither is given, one cannot be read, or they do not fit; names lines.
+        ValueError: neither is given, one cannot be read, or they do not match; the message names the lines.
     """
     if lexicon is None and language_model is None:
         raise ValueError(
-            "a beam search needs a lexicon, a language model, or both; without them the greedy decoder finds the "
-            "same text"
+            "a beam search needs a lexicon, a language model, or both. Without them, use greedy decoding, which finds "
+            "the same text"
         )
     entries = [] if lexicon is None else read_lexicon(lexicon, tokens)
     if language_model is None:
@@ -106,7 +107,7 @@ class BeamDecoder:
         tokens: the dictionary.
         guidance: lexicon, language model, or both.
         settings: beam and weights.
-        nbest: hypotheses returned.
+        nbest: number of hypotheses to return.
     Raises:
         ValueError: the extra `decode` is not installed, or the language model is damaged.
     """
@@ -116,12 +117,12 @@ class BeamDecoder:
         self._words = list(dict.fromkeys(entry.word for entry in guidance.entries))
         self._flashlight = _flashlight()
         self._lm = self._language_model()
-        self.dropped: list[Entry] = []  # words of the lexicon that the search cannot hold
+        self.dropped: list[Entry] = []  # lexicon entries beyond HOMOPHONES
         self._trie = self._build_trie() if guidance.entries else None
         self.configure(settings)
 
     def configure(self, settings: BeamSettings) -> None:
-        """Search with other settings from now on; lexicon and language model stay loaded."""
+        """Change the settings; the lexicon and the language model stay loaded."""
         self.settings = settings
         library, tokens = self._flashlight, self.tokens
         common = {
@@ -147,7 +148,7 @@ class BeamDecoder:
             )
 
     def decode(self, log_probs: np.ndarray) -> list[Hypothesis]:
-        """The best readings of log-probabilities T x V, the best one first; an empty one where there is no frame."""
+        """Decode log-probabilities T x V; hypotheses are sorted best first, and empty if there are no frames."""
         frames = len(log_probs)
         if frames == 0:
             return [Hypothesis([], [], 0.0)]
@@ -157,7 +158,7 @@ class BeamDecoder:
         return hypotheses or [Hypothesis([], [], -math.inf)]
 
     def _with_end(self, log_probs: np.ndarray) -> np.ndarray:
-        """One more frame, in which a last word without delimiter gets it: the search only ends where a word does."""
+        """Append a frame for the delimiter of the last word: the search only ends at word ends."""
         if self.tokens.delimiter is None:
             return log_probs
         end = np.full((1, log_probs.shape[1]), _IMPOSSIBLE, dtype=log_probs.dtype)
@@ -166,7 +167,7 @@ class BeamDecoder:
 
     def _hypothesis(self, result: Any, log_probs: np.ndarray) -> Hypothesis:
         frames = len(log_probs)
-        # before the first frame and after the last stands the delimiter
+        # the result has a delimiter before the first frame and after the last one
         path = np.asarray(result.tokens[1 : frames + 1])
         own = np.take_along_axis(log_probs, path[:, None], axis=1)[:, 0]
         labels = None
@@ -178,7 +179,7 @@ class BeamDecoder:
             ]
         return from_path(path, own, self.tokens, result.score, labels)
 
-    # -- what the library is given -------------------------------------------------------------------------------------
+    # -- inputs of the library -----------------------------------------------------------------------------------------
 
     def _language_model(self) -> Any:
         if self.guidance.model is None:
@@ -192,14 +193,12 @@ class BeamDecoder:
         path = self.guidance.model.path
         try:
             return KenLM(path, known)
-        except (RuntimeError, UnicodeDecodeError) as error:  # the second where KenLM quotes bytes that are not UTF-8
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter if KenLM quotes bytes that are not UTF-8
             said = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error)
             raise ValueError(f"KenLM cannot read the language model {path}: {_reason(path, said)}") from error
 
     def _build_trie(self) -> Any:
-        """The lexicon as a tree of units, each word with what the language model gives it at the start of a
-        sentence.
-        """
+        """Build the lexicon as a trie of units, with each word's language model score at the start of a sentence."""
         index = self.tokens.outputs()
         numbers = {word: number for number, word in enumerate(self._words)}
         silence = self.tokens.blank if self.tokens.delimiter is None else self.tokens.delimiter
@@ -220,13 +219,12 @@ class BeamDecoder:
 def most_likely_homophones(
     entries: Sequence[Entry], likelihood: Callable[[str], float]
 ) -> tuple[list[Entry], list[Entry]]:
-    """Split a lexicon into the entries that the search can hold, and those that it cannot: further words of one
-    spelling.
+    """Split a lexicon into the entries that the search can hold and those that it cannot.
 
     Args:
-        likelihood: of a word; of equal ones the lexicon's order decides.
+        likelihood: score of a word; ties keep the lexicon's order.
     Returns:
-        At most `HOMOPHONES` entries of each spelling, in the lexicon's order; and the others.
+        At most `HOMOPHONES` entries per spelling, in the lexicon's order; and the remaining entries.
     """
     words: dict[tuple[str, ...], dict[str, Entry]] = {}
     for entry in entries:
@@ -241,13 +239,13 @@ def most_likely_homophones(
 
 
 def describe_dropped(dropped: Sequence[Entry]) -> str:
-    """A warning that names the words that `most_likely_homophones` left out."""
+    """Return a warning that lists the words that `most_likely_homophones` dropped."""
     lines = "; ".join(f"line {entry.line}: {entry.word} ({' '.join(entry.spelling)})" for entry in dropped[:_SHOWN])
     more = f" (and {len(dropped) - _SHOWN} more)" if len(dropped) > _SHOWN else ""
     return (
-        f"lines of the lexicon that are left out: {len(dropped)}. The search holds {HOMOPHONES} words of one "
-        f"spelling, and these are less likely than the others: {lines}{more}. Remove rare homophones from the "
-        "lexicon, or give words different spellings"
+        f"dropped lines of the lexicon: {len(dropped)}. The search holds at most {HOMOPHONES} words per spelling, and "
+        f"these are the least likely: {lines}{more}. Remove rare homophones from the lexicon, or change their "
+        "spelling"
     )
 
 
@@ -258,7 +256,7 @@ def read_beam(
     settings: BeamSettings,
     nbest: int = 1,
 ) -> BeamDecoder:
-    """A decoder by the names of its files; what does not fit fully is logged."""
+    """Build a decoder from its files; mismatches between them are logged."""
     guidance = read_guidance(tokens, _text(lexicon), _text(language_model))
     decoder = BeamDecoder(tokens, guidance, settings, nbest)
     for warning in [*guidance.warnings, *([describe_dropped(decoder.dropped)] if decoder.dropped else [])]:
@@ -267,17 +265,17 @@ def read_beam(
 
 
 def _reason(path: str, said: str) -> str:
-    """Why KenLM does not load a file, and what to do where that is known."""
+    """Return why KenLM cannot load a file, and what to do if that is known."""
     if "at least a bigram" in said:
         return (
-            "it has unigrams only, and KenLM needs order 2 or more. Make it again with a higher order "
-            "(fairseq-make-ngram --order 3)"
+            "it has only unigrams, but KenLM needs order 2 or more. Build it with a higher order (fairseq-make-ngram "
+            "--order 3)"
         )
     if "not compiled in" in said:
         return "flashlight's KenLM was built without this compression. Decompress the file, or compress it with gzip"
     with text_files.named_errors(path, "the language model"), text_files.open_bytes(path) as file:
         if file.read(len(text_files.BOM)) == text_files.BOM:
-            return "it begins with a byte order mark, which KenLM does not know. Save it as UTF-8 without BOM"
+            return "it begins with a byte order mark, which KenLM does not support. Save it as UTF-8 without BOM"
     return _PLACE_IN_KENLM.sub("", " ".join(said.split()))
 
 

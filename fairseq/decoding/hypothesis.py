@@ -1,4 +1,4 @@
-"""What a decoder hears: units and words, with the frames that they stand in and how sure the model was."""
+"""Hypotheses of a decoder: units and words with their frames and confidence."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Word(NamedTuple):
     text: str
     first: int  # frame of its first unit
     last: int  # last frame of its last unit
-    confidence: float  # geometric mean of the probabilities that the model gave its units, frame by frame; in [0, 1]
+    confidence: float  # geometric mean over frames of the probabilities of its units; in [0, 1]
 
 
 class Hypothesis(NamedTuple):
-    """One reading of an utterance."""
+    """One transcription of an utterance."""
 
     units: list[Word]
     words: list[Word]
-    score: float  # log-probability of the path, with the weighted language model and word scores where there are any
+    score: float  # log-probability of the path, plus weighted language model and word scores if used
 
     @property
     def text(self) -> str:
@@ -32,17 +32,17 @@ class Hypothesis(NamedTuple):
 
     @property
     def unit_text(self) -> str:
-        """The units as a `.ltr` file has them: apart by spaces, word ends as "|"."""
+        """The units as in a `.ltr` file: separated by spaces, with "|" at word ends."""
         return " ".join(unit.text for unit in self.units)
 
     @property
     def confidence(self) -> float:
-        """Mean confidence of the words; 0 where there is none."""
+        """Mean confidence of the words; 0 if there are no words."""
         return float(np.mean([word.confidence for word in self.words])) if self.words else 0.0
 
 
 class TokenRun(NamedTuple):
-    """Neighbouring frames with the same token."""
+    """Consecutive frames with the same token."""
 
     token: int
     first: int
@@ -51,11 +51,11 @@ class TokenRun(NamedTuple):
 
 
 def runs(path: np.ndarray, log_probs: np.ndarray, tokens: Tokens) -> list[TokenRun]:
-    """The runs of a path's tokens that have a text.
+    """Split a path into runs of equal tokens, without tokens that have no text.
 
     Args:
-        path: one token a frame, T.
-        log_probs: log-probability of each of them, T.
+        path: one token per frame, T.
+        log_probs: log-probability of each token, T.
     """
     if len(path) == 0:
         return []
@@ -73,13 +73,13 @@ def from_path(
     score: float,
     labels: Sequence[tuple[str, int]] | None = None,
 ) -> Hypothesis:
-    """Read a path of tokens.
+    """Convert a path of tokens to a hypothesis.
 
     Args:
-        path: one token a frame, T.
-        log_probs: log-probability of each, T.
-        score: of the whole hypothesis.
-        labels: the words of a lexicon and the frame in which each is complete, in place of what the units spell.
+        path: one token per frame, T.
+        log_probs: log-probability of each token, T.
+        score: score of the whole hypothesis.
+        labels: words of a lexicon, each with the frame in which it ends; None: words are spelled by the units.
     """
     found = runs(path, log_probs, tokens)
     units = [_join([run], tokens.symbols[run.token]) for run in found]
@@ -109,7 +109,7 @@ def _labelled(found: list[TokenRun], tokens: Tokens, labels: Sequence[tuple[str,
         letters = letters[len(own) :]
         if own:
             words.append(_join(own, text))
-        else:  # a spelling that ends with the same frame as the one before
+        else:  # a word that ends in the same frame as the previous one
             before = words[-1].last if words else 0
             words.append(Word(text, before, before, 0.0))
     return words

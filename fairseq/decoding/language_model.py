@@ -1,4 +1,4 @@
-"""N-gram language models of KenLM: what words they know, and whether those fit."""
+"""KenLM n-gram language models: read their words and check them against a lexicon or dictionary."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fairseq.decoding.tokens import Tokens
 
 _BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
 _SENTENCE_MARKS = frozenset({"<s>", "</s>", "<unk>", "<UNK>"})
-_SHOWN = 5  # lines that a message names
+_SHOWN = 5  # lines listed in a message
 _WHAT = "the language model"
 
 
 class LanguageModel(NamedTuple):
     """A language model's file and its words.
 
-    `vocabulary` is word -> line of an ARPA file, or -> number of the entry in a binary one, from 1; without sentence
-    marks.
+    `vocabulary` maps a word to its line in an ARPA file, or to its entry number (from 1) in a binary file. Sentence
+    marks are left out.
     """
 
     path: str
@@ -28,22 +28,22 @@ class LanguageModel(NamedTuple):
     is_binary: bool
 
     def is_of_units(self, tokens: Tokens) -> bool:
-        """Whether its words are the dictionary's units: letters, phones."""
+        """Return whether its words are the dictionary's units, such as letters or phones."""
         return tokens.outputs().keys() >= self.vocabulary.keys()
 
     def place(self, word: str) -> str:
-        """Where a word stands in the file."""
+        """Return the location of a word in the file."""
         return f"{self.path}, {'entry' if self.is_binary else 'line'} {self.vocabulary[word]}"
 
 
 def read_language_model(path: str | os.PathLike[str]) -> LanguageModel:
-    """Read the words of a model in ARPA form or KenLM's binary one; the n-grams themselves are KenLM's to read.
+    """Read the words of a model in ARPA or KenLM's binary format; KenLM reads the n-grams later.
 
-    An ARPA file may be compressed (gzip, bzip2, xz), as far as KenLM was built with it.
+    An ARPA file can be compressed with gzip, bzip2 or xz if KenLM was built with it.
 
     Raises:
         MissingFileError: the file does not exist.
-        ValueError: it has another form, or a malformed line; names the file and the line.
+        ValueError: another format, or a malformed line; the message names the file and the line.
     """
     path = str(path)
     with text_files.named_errors(path, _WHAT), open(path, "rb") as file:
@@ -56,7 +56,7 @@ def read_language_model(path: str | os.PathLike[str]) -> LanguageModel:
 
 
 def _arpa_vocabulary(path: str) -> dict[str, int]:
-    """Word -> line, from the section of unigrams."""
+    """Read word -> line from the unigram section."""
     words: dict[str, int] = {}
     inside = seen_data = False
     for number, line in enumerate(text_files.iterate_lines(path, _WHAT), start=1):
@@ -71,10 +71,10 @@ def _arpa_vocabulary(path: str) -> dict[str, int]:
             break
     if not inside:
         raise ValueError(
-            f"{path} is not a language model: it has no line \\data\\ with \\1-grams: after it (ARPA), nor KenLM's "
+            f"{path} is not a language model: it must have the line \\data\\ and then \\1-grams: (ARPA), or KenLM's "
             "binary header"
         )
-    raise ValueError(f"{path} ends within the section \\1-grams: the file is cut off")
+    raise ValueError(f"{path} ends within the section \\1-grams: the file is truncated")
 
 
 def _unigram(path: str, number: int, line: str) -> str:
@@ -86,32 +86,32 @@ def _unigram(path: str, number: int, line: str) -> str:
     except ValueError:
         pass
     raise ValueError(
-        f"{path}, line {number}: {line[:60]!r} is not a unigram; a line must be log-probability, word, back-off weight"
+        f"{path}, line {number}: {line[:60]!r} is not a unigram; a line must be: log-probability, word, back-off weight"
     )
 
 
 def _binary_vocabulary(path: str) -> dict[str, int]:
-    """Word -> number of its entry: KenLM writes the words behind the tables, each with a zero byte, `<unk>` first."""
+    """Read word -> entry number: KenLM writes the words after the tables, zero-terminated, `<unk>` first."""
     with open(path, "rb") as file:
         content = file.read()
     begin = content.rfind(b"<unk>\0")
     if begin < 0 or not content.endswith(b"\0"):
         raise ValueError(
-            f"{path} holds no words: build it with KenLM's build_binary, which keeps them unless it is told not to"
+            f"{path} does not include its words: build it with KenLM's build_binary, which includes them by default"
         )
     try:
         return {word.decode(): number for number, word in enumerate(content[begin:-1].split(b"\0"), start=1)}
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: its words are not UTF-8") from error
+        raise ValueError(f"{path}: its words must be UTF-8") from error
 
 
 def check_words(model: LanguageModel, entries: Sequence[Entry], lexicon: str) -> list[str]:
-    """Compare a lexicon's words with the model's.
+    """Check a lexicon's words against the model's.
 
     Returns:
-        Warnings: words of the lexicon that the model does not know, by line.
+        Warnings about words of the lexicon that the model does not have, with lines.
     Raises:
-        ValueError: it knows none of them; names lines of both, and says if only the case differs.
+        ValueError: the model has none of the words; the message names lines of both, and whether only the case differs.
     """
     missing = [entry for entry in entries if entry.word not in model.vocabulary]
     if not missing:
@@ -126,23 +126,23 @@ def check_words(model: LanguageModel, entries: Sequence[Entry], lexicon: str) ->
     )
     if len(missing) == len(entries):
         raise ValueError(
-            f"the language model {model.path} knows none of the words of the lexicon {lexicon} ({lines}{more}).{case}"
+            f"the language model {model.path} has none of the words of the lexicon {lexicon} ({lines}{more}).{case}"
         )
     return [
-        f"the language model {model.path} does not know {len(missing)} of the {len(entries)} words of the lexicon "
-        f"{lexicon}, which are scored as unknown: {lines}{more}.{case}"
+        f"the language model {model.path} does not have {len(missing)} of the {len(entries)} words of the lexicon "
+        f"{lexicon}; they are scored as unknown: {lines}{more}.{case}"
     ]
 
 
 def check_letters(model: LanguageModel, spelled: Sequence[Entry], tokens: Tokens) -> list[str]:
-    """Compare a model's words with the dictionary's letters, where they are the lexicon.
+    """Check a model's words, used as the lexicon, against the dictionary's letters.
 
     Args:
         spelled: the words that could be spelled.
     Returns:
-        Warnings: words that could not be, by line.
+        Warnings about words that could not be spelled, with lines.
     Raises:
-        ValueError: none could be; names lines, and says if only the case differs.
+        ValueError: no word could be spelled; the message names lines, and whether only the case differs.
     """
     could = {entry.word for entry in spelled}
     letters = tokens.letters()
@@ -156,16 +156,16 @@ def check_letters(model: LanguageModel, spelled: Sequence[Entry], tokens: Tokens
     more = f" (and {len(unspelled) - _SHOWN} more)" if len(unspelled) > _SHOWN else ""
     if not could:
         swapped = any(letters.issuperset(word.swapcase()) for word in unspelled)
-        case = " They differ by case only: write the language model's text in the dictionary's case." if swapped else ""
-        raise ValueError(f"the dictionary can spell no word of the language model: {lines}{more}.{case}")
+        case = " Only the case differs: write the language model's text in the dictionary's case." if swapped else ""
+        raise ValueError(f"the dictionary cannot spell any word of the language model: {lines}{more}.{case}")
     return [
-        f"{len(unspelled)} words of the language model cannot be spelled with the dictionary and are left out: "
+        f"{len(unspelled)} words of the language model cannot be spelled with the dictionary and are dropped: "
         f"{lines}{more}"
     ]
 
 
 def _swapped(model: LanguageModel, words: Iterable[str]) -> tuple[str, str] | None:
-    """A word and its form in another case that the model knows."""
+    """Return a word and its form in another case that the model has."""
     for word in words:
         for other in (word.lower(), word.upper(), word.capitalize()):
             if other in model.vocabulary:

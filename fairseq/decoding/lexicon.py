@@ -1,4 +1,4 @@
-"""Lexicons: which words there are, and how each is spelled in the model's units."""
+"""Lexicons: words and their spellings in the model's units."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import NamedTuple
 from fairseq import text_files
 from fairseq.decoding.tokens import DELIMITER, Tokens
 
-_SHOWN = 5  # lines that a message names
+_SHOWN = 5  # lines listed in a message
 
 
 class Entry(NamedTuple):
     """A line of a lexicon."""
 
     word: str
-    spelling: tuple[str, ...]  # units, the delimiter at the end where the dictionary has one
+    spelling: tuple[str, ...]  # units, ending with the delimiter if the dictionary has one
     line: int
 
 
 def read_lexicon(path: str | os.PathLike[str], tokens: Tokens) -> list[Entry]:
-    """Read a lexicon: a line a spelling, `WORD<TAB>W O R D |`, or only the word, which then is spelled by its letters.
+    """Read a lexicon with one spelling per line: `WORD<TAB>W O R D |`, or `WORD`, which is spelled by its letters.
 
-    A word may have several lines. The delimiter at the end may be left out.
+    A word can have several lines. The final delimiter is optional.
 
     Raises:
         MissingFileError: the file does not exist.
-        ValueError: there is nothing in it, or units that the dictionary does not have; names the lines.
+        ValueError: the file is empty, or has units that the dictionary does not have; the message names the lines.
     """
     entries = []
     for number, line in enumerate(text_files.iterate_lines(path, "the lexicon"), start=1):
@@ -35,20 +35,22 @@ def read_lexicon(path: str | os.PathLike[str], tokens: Tokens) -> list[Entry]:
         if word:
             entries.append(_entry(word, units or list(word), number, tokens))
     if not entries:
-        raise ValueError(f"the lexicon {path} is empty; a line is WORD<TAB>W O R D |, or only the word")
+        raise ValueError(f"the lexicon {path} is empty; its lines must be WORD<TAB>W O R D |, or only the word")
     silent = [entry for entry in entries if set(entry.spelling) <= {DELIMITER}]
     if silent:
         lines = "; ".join(f"line {entry.line}: {entry.word}" for entry in silent[:_SHOWN])
         raise ValueError(
-            f"the lexicon {path} has words that are spelled by nothing: {lines}; a line is WORD<TAB>W O R D |"
+            f"the lexicon {path} has words with an empty spelling: {lines}; a line must be WORD<TAB>W O R D |"
         )
     check_spellings(entries, tokens, str(path))
     return entries
 
 
 def spell(words: Iterable[tuple[str, int]], tokens: Tokens) -> list[Entry]:
-    """Spell words (each with the line that it comes from) by their letters; those that the dictionary cannot spell
-    are left out.
+    """Spell words by their letters; words that the dictionary cannot spell are dropped.
+
+    Args:
+        words: (word, its line).
     """
     letters = tokens.letters()
     return [_entry(word, list(word), line, tokens) for word, line in words if word and letters.issuperset(word)]
@@ -60,7 +62,7 @@ def _entry(word: str, units: Sequence[str], line: int, tokens: Tokens) -> Entry:
 
 
 def check_spellings(entries: Sequence[Entry], tokens: Tokens, path: str) -> None:
-    """Raise ValueError for spellings with units that the dictionary does not have, by line."""
+    """Raise ValueError, with lines, for spellings with units that the dictionary does not have."""
     known = tokens.letters() | {DELIMITER}
     wrong = [(entry, unit) for entry in entries for unit in entry.spelling if unit not in known]
     if not wrong:
@@ -70,6 +72,6 @@ def check_spellings(entries: Sequence[Entry], tokens: Tokens, path: str) -> None
     more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
     raise ValueError(
         f"the lexicon {path} has units that the model's dictionary does not have: {lines}{more}. "
-        + ("They differ by case only: write the lexicon in the dictionary's case. " if swapped else "")
+        + ("Only the case differs: write the lexicon in the dictionary's case. " if swapped else "")
         + f"The dictionary has {' '.join(sorted(tokens.letters())[:60])}"
     )

@@ -1,23 +1,23 @@
-"""What a CTC model's outputs stand for."""
+"""Meaning of a CTC model's outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-DELIMITER = "|"  # between words where the units are letters
-WORD_START = "\u2581"  # begins the units that begin a word, where they are sentencepieces
+DELIMITER = "|"  # between words, if the units are letters
+WORD_START = "\u2581"  # starts the first unit of a word, if the units are sentencepieces
 _NEVER_SPOKEN = ("<s>", "<pad>", "</s>")
 
 
 class Tokens(NamedTuple):
-    """The symbols of a dictionary in the roles that decoding gives them.
+    """The symbols of a dictionary and their roles in decoding.
 
     Args:
-        symbols: the text of each output, V.
-        blank: the output that means "nothing new".
-        delimiter: the output between words; None where every unit is a word of its own (labels `wrd` and `phn`).
-        silent: outputs that have no text: beginning, end and padding of sentences, and the blank.
+        symbols: text of each output, V.
+        blank: index of the CTC blank.
+        delimiter: index of the output between words; None if each unit is a word (labels `wrd` and `phn`).
+        silent: outputs without text: sentence begin, sentence end, padding, and the blank.
     """
 
     symbols: tuple[str, ...]
@@ -27,23 +27,23 @@ class Tokens(NamedTuple):
 
     @classmethod
     def from_symbols(cls, symbols: Sequence[str], blank: int = 0) -> Tokens:
-        """Roles by name.
+        """Assign roles by the names of the symbols.
 
         Raises:
-            ValueError: there is no such output as `blank`.
+            ValueError: `blank` is not the index of a symbol.
         """
         symbols = tuple(symbols)
         if not 0 <= blank < len(symbols):
-            raise ValueError(f"the blank is output {blank} of a dictionary of {len(symbols)} symbols")
+            raise ValueError(
+                f"the blank is output {blank}, but the dictionary has {len(symbols)} symbols; it must be below that"
+            )
         silent = {blank} | {number for number, symbol in enumerate(symbols) if symbol in _NEVER_SPOKEN}
         delimiter = symbols.index(DELIMITER) if DELIMITER in symbols else None
         return cls(symbols, blank, delimiter, frozenset(silent))
 
     @classmethod
     def from_dictionary(cls, dictionary: Any, blank: int | None = None) -> Tokens:
-        """The roles of a fairseq Dictionary's symbols; the blank is `dictionary.bos()`, as in training, unless
-        `blank` names another.
-        """
+        """Assign roles to a fairseq Dictionary's symbols; `blank` defaults to `dictionary.bos()`, as in training."""
         return cls.from_symbols(
             [dictionary[number] for number in range(len(dictionary))], dictionary.bos() if blank is None else blank
         )
@@ -55,7 +55,7 @@ class Tokens(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Kind of unit by the name that `fairseq.data.data_utils.post_process` has for it."""
+        """Kind of unit, as named by `fairseq.data.data_utils.post_process`."""
         return "letter" if self.delimiter is not None else "sentencepiece" if self.has_pieces else "none"
 
     def letters(self) -> set[str]:
@@ -67,5 +67,5 @@ class Tokens(NamedTuple):
         }
 
     def outputs(self) -> dict[str, int]:
-        """Output by symbol, those with a text only."""
+        """Return symbol -> output, only for symbols with text."""
         return {symbol: number for number, symbol in enumerate(self.symbols) if number not in self.silent}

@@ -1,4 +1,4 @@
-"""Error rates of a test set in per cent, each with its intervals."""
+"""Error rates of a test set in per cent, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from fairseq.scoring.wer import Errors, character_errors, word_errors
 if TYPE_CHECKING:
     from typing_extensions import NotRequired  # typing has it from Python 3.11 on
 
-CountErrors = Callable[[Sequence[str], Sequence[str]], Errors]  # of references and hypotheses
+CountErrors = Callable[[Sequence[str], Sequence[str]], Errors]  # (references, hypotheses) -> errors
 Bounds = list[float | None]  # low and high
 
 
 class Rate(TypedDict):
-    """One kind of error rate, as results.json has it."""
+    """One kind of error rate, as in results.json."""
 
-    rate: float | None  # per cent; None where all references are empty
+    rate: float | None  # per cent; None if all references are empty
     errors: int
     total: int
-    by_utterance: Bounds | None  # None over one utterance, which says nothing about others
-    by_speaker: NotRequired[Bounds | None]  # where speakers are known
+    by_utterance: Bounds | None  # None for a single utterance
+    by_speaker: NotRequired[Bounds | None]  # if speakers are known
     num_speakers: NotRequired[int]
 
 
 def error_rates(
     testset: TestSet, readings: Sequence[Reading], speakers: Sequence[str] | None, draws: int, seed: int
 ) -> dict[str, Rate]:
-    """WER, CER and UER by the names wer, cer and uer; the last only where the references' units are known.
+    """Compute WER, CER and, if the references' units are known, UER, under the keys wer, cer and uer.
 
     Args:
-        readings: one for each utterance, in the manifest's order.
-        speakers: of each utterance; None: not known.
+        readings: one per utterance, in the manifest's order.
+        speakers: one per utterance; None if unknown.
         draws, seed: see `bootstrap`.
     """
     texts = [reading.hypotheses[0].text for reading in readings]
@@ -73,7 +73,7 @@ def _rate(
 
 
 def _number(rate: float) -> float | None:
-    """As JSON may have it, which knows no NaN."""
+    """Replace NaN, which JSON does not have, by None."""
     return None if math.isnan(rate) else rate
 
 

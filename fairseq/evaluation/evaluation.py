@@ -1,4 +1,4 @@
-"""A model's readings of a test set, and the weights of its beam search from a development set."""
+"""Run a model on a test set, and tune its beam search on a development set."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Evaluation:
-    """What was read, and how; `facts` reads parts of it again."""
+    """The hypotheses for a test set, and the settings that produced them; `facts` reruns parts of it."""
 
     model: SpeechModel
     testset: TestSet
     decoder: Decoder
     windows: WindowSettings
-    max_tokens: int  # samples of a batch
-    readings: list[Reading]  # one for each utterance, in the manifest's order
+    max_tokens: int  # samples per batch
+    readings: list[Reading]  # one per utterance, in the manifest's order
     outputs: OutputStatistics
 
     @classmethod
     def of(
         cls, model: SpeechModel, testset: TestSet, decoder: Decoder, windows: WindowSettings, max_tokens: int
     ) -> Evaluation:
-        """Read all utterances of a test set; what cannot be read is logged, and reads as empty."""
+        """Recognise a test set; an utterance that cannot be read is logged and has an empty hypothesis."""
         outputs = OutputStatistics()
         sizes = testset.manifest.sizes.tolist()
         readings = recognise.read_all(model, testset.files(), sizes, decoder, windows, max_tokens, outputs.watch)
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 def tune_on(model: SpeechModel, dev: TestSet, decoder: BeamDecoder, windows: WindowSettings, max_tokens: int) -> None:
-    """Leave the decoder with the weights that make the fewest word errors on a development set."""
+    """Set the decoder's weights to those with the fewest word errors on a development set."""
     log_probs: list[np.ndarray] = [np.zeros((0, len(model.dictionary().symbols)), dtype=np.float32)] * len(dev)
     with Progress(f"reading {dev.name}", len(dev)) as progress:
         for emission in recognise.emissions(model, dev.files(), dev.manifest.sizes.tolist(), windows, max_tokens):

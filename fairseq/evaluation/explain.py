@@ -1,4 +1,4 @@
-"""Why the error rate is 100, or nothing is recognised: which of the known causes fits, by what was measured."""
+"""Explain a high error rate or empty hypotheses: find the known causes that fit the measurements."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from fairseq.evaluation.facts import Facts
 from fairseq.scoring.wer import word_errors
 
-_BAD_WER = 50.0  # per cent; below it nothing needs explaining
+_BAD_WER = 50.0  # per cent; no explanation below this
 
 
 class Explanation(NamedTuple):
-    """A cause that fits."""
+    """A cause that fits the measurements."""
 
     cause: str
     evidence: str
@@ -23,13 +23,16 @@ class Explanation(NamedTuple):
 
 
 def explain(facts: Facts) -> list[Explanation]:
-    """The causes that fit, those nearest to the root first; empty where the error rate needs no explanation or none
-    of them fits.
+    """Return the causes that fit, root causes first.
+
+    The list is empty if the error rate needs no explanation or no known cause fits.
     """
     if facts.references and facts.wer < _BAD_WER:
         return []
     if facts.references and not any(text.split() for text in facts.references):
-        return [empty_references(facts)]  # the other causes are judged by error rates, and there are none
+        return [
+            empty_references(facts)
+        ]  # without references the other causes, which need error rates, cannot be tested
     found = [cause(facts) for cause in CAUSES]
     return [explanation for explanation in found if explanation is not None]
 
@@ -40,8 +43,8 @@ def explain(facts: Facts) -> list[Explanation]:
 def empty_references(facts: Facts) -> Explanation:
     return Explanation(
         "empty references",
-        f"all {len(facts.references)} references are empty, so that there is nothing to count errors of",
-        "Look at the label file: its lines must be what was said, in the manifest's order",
+        f"all {len(facts.references)} references are empty, so errors cannot be counted",
+        "Check the label file: its lines must be the transcripts, in the manifest's order",
     )
 
 
@@ -50,7 +53,7 @@ def unreadable_audio(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "unreadable audio",
-        f"{len(facts.errors)} of {len(facts.texts)} utterances could not be read, such as: {facts.errors[0]}",
+        f"{len(facts.errors)} of {len(facts.texts)} utterances could not be read, for example: {facts.errors[0]}",
         "Repair or remove these files; each counts as an empty hypothesis",
     )
 
@@ -60,8 +63,8 @@ def silent_audio(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "silent audio",
-        f"{facts.audio.quiet} of {facts.audio.files} files looked at have no sample louder than 0.001 of full scale",
-        "Look at how the files were converted",
+        f"{facts.audio.quiet} of {facts.audio.files} checked files have no sample louder than 0.001 of full scale",
+        "Check how the files were converted",
     )
 
 
@@ -71,15 +74,15 @@ def sample_rate(facts: Facts) -> Explanation | None:
     if not others and not narrow:
         return None
     rates = (
-        ", ".join(f"{count} files of {rate} Hz" for rate, count in sorted(others.items()))
-        or f"files of {facts.sample_rate} Hz"
+        ", ".join(f"{count} files at {rate} Hz" for rate, count in sorted(others.items()))
+        or f"files at {facts.sample_rate} Hz"
     )
-    share = f"{100 * facts.audio.above_half:.4f} % of their energy lies above {facts.sample_rate // 4} Hz"
+    share = f"{100 * facts.audio.above_half:.4f} % of their energy is above {facts.sample_rate // 4} Hz"
     return Explanation(
         "sample rate",
         f"{rates} for a model of {facts.sample_rate} Hz; {share}",
-        "Audio of a lower rate lacks what the model listens to: fine-tune it on such audio, and check that the "
-        "headers tell the true rate",
+        "Audio with a lower sample rate lacks the high frequencies that the model expects: fine-tune on such audio, "
+        "and check that the headers have the true sample rate",
     )
 
 
@@ -89,9 +92,9 @@ def dictionary_case(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "dictionary case",
-        f"{unknown} of {total} units of the references are not in the dictionary, {swapped} of them are in the "
-        "other case",
-        "Write the labels in the dictionary's case (tr a-z A-Z), with the same dictionary as in fine-tuning",
+        f"{unknown} of {total} units of the references are not in the dictionary, and {swapped} of them differ only in "
+        "case",
+        "Convert the labels to the dictionary's case (tr a-z A-Z), and use the dictionary from fine-tuning",
     )
 
 
@@ -102,13 +105,13 @@ def other_dictionary(facts: Facts) -> Explanation | None:
     return Explanation(
         "another dictionary",
         f"{unknown} of {total} units of the references are not in the checkpoint's dictionary",
-        "The labels belong to another dictionary or kind of unit: check --labels, and make them anew with the one "
-        "from fine-tuning",
+        "The labels belong to another dictionary or kind of unit: check --labels, and make them again with the "
+        "dictionary from fine-tuning",
     )
 
 
 def _unknown_units(facts: Facts) -> tuple[int, int, int]:
-    """(units that the dictionary lacks, those of them that it has in the other case, all units)."""
+    """Count (units missing from the dictionary, those of them that differ only in case, all units)."""
     known = set(facts.tokens.symbols)
     units = [unit for line in facts.unit_references for unit in line.split()]
     unknown = [unit for unit in units if unit not in known]
@@ -121,7 +124,7 @@ def text_case(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "case of the text",
-        f"WER {facts.wer:.1f} % falls to {plain:.1f} % if upper and lower case count as the same",
+        f"WER {facts.wer:.1f} % falls to {plain:.1f} % if case is ignored",
         "Write references, lexicon and language model in the dictionary's case",
     )
 
@@ -135,8 +138,8 @@ def word_ends(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "word ends",
-        f"CER is {facts.cer:.1f} % but WER {facts.wer:.1f} %: {said} words were recognised where {meant} were said",
-        "Fine-tuning had labels without '|' between words, or the wrong kind of unit: make them with "
+        f"CER is {facts.cer:.1f} % but WER {facts.wer:.1f} %: {said} words recognised, {meant} in the references",
+        "Fine-tuning used labels without '|' between words, or the wrong kind of unit: make the labels with "
         "fairseq-prepare-labels",
     )
 
@@ -145,21 +148,23 @@ def word_ends(facts: Facts) -> Explanation | None:
 
 
 def normalize_mismatch(facts: Facts) -> Explanation | None:
-    told = facts.pretraining_normalize is not None and facts.pretraining_normalize != facts.normalize
+    differs = facts.pretraining_normalize is not None and facts.pretraining_normalize != facts.normalize
     flipped = facts.flipped_wer is not None and facts.flipped_wer[1] < 0.8 * facts.flipped_wer[0]
-    if not told and not flipped:
+    if not differs and not flipped:
         return None
     evidence = []
-    if told:
-        evidence.append(f"task.normalize is {facts.normalize}, the pre-training had {facts.pretraining_normalize}")
+    if differs:
+        evidence.append(f"task.normalize is {facts.normalize}, but was {facts.pretraining_normalize} in pre-training")
     if flipped and facts.flipped_wer is not None:
         evidence.append(
-            "WER of some utterances falls from {:.1f} to {:.1f} % with the other setting".format(*facts.flipped_wer)
+            "WER of a sample of utterances falls from {:.1f} to {:.1f} % with the other setting".format(
+                *facts.flipped_wer
+            )
         )
     return Explanation(
         "normalize",
         "; ".join(evidence),
-        "Fine-tune with task.normalize as in the pre-training: false for base, true for large",
+        "Fine-tune with the task.normalize of pre-training: false for base, true for large",
     )
 
 
@@ -168,7 +173,7 @@ def untrained_head(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "untrained head",
-        "every bias of the output layer is exactly 0, as before training",
+        "all biases of the output layer are exactly 0, their initial value",
         "The output layer was never trained: load the checkpoint that fine-tuning wrote",
     )
 
@@ -180,15 +185,13 @@ def too_few_updates(facts: Facts) -> Explanation | None:
     unfrozen = updates - facts.freeze_updates
     if unfrozen > 0 and (facts.max_update <= 0 or updates >= 0.25 * facts.max_update):
         return None
-    evidence = f"{updates} updates of {facts.max_update or 'an unknown number'}"
+    evidence = f"{updates} of {facts.max_update or 'an unknown number of'} updates"
     if facts.freeze_updates > 0:
-        evidence += (
-            f", and the first {facts.freeze_updates} (model.freeze_finetune_updates) train the output layer only"
-        )
+        evidence += f"; the first {facts.freeze_updates} (model.freeze_finetune_updates) train only the output layer"
     return Explanation(
         "too few updates",
         f"{evidence}; {100 * facts.blank_share:.1f} % of the frames are blank",
-        "Train on: models say nothing but blanks at first, and words come after some thousand updates",
+        "Continue training: models predict only blanks at first, and words after a few thousand updates",
     )
 
 
@@ -200,10 +203,10 @@ def letters_at_masks(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "letters at masks",
-        f"in some utterances {plain} letters are recognised where {meant} were said, and {masked} with random frames "
-        "masked as in fine-tuning",
-        "The model learned to put letters at the mask embedding, as small pre-trained models may: fine-tune with "
-        "model.mask_prob=0.0, masks of channels may stay",
+        f"in a sample of utterances with {meant} letters, {plain} are recognised, but {masked} if frames are masked as "
+        "in fine-tuning",
+        "The model learned to predict letters at the mask embedding, as small pre-trained models can: fine-tune with "
+        "model.mask_prob=0.0; channel masks can stay",
     )
 
 
@@ -212,10 +215,10 @@ def blank_collapse(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "blank collapse",
-        f"the blank is likeliest in {100 * facts.blank_share:.2f} % of {facts.outputs.frames} frames, with a mean "
-        f"probability of {facts.outputs.confidence / max(1, facts.outputs.frames):.2f} for the likeliest symbol",
-        "The model learned to say nothing: lower optimization.lr, more updates, check that labels belong to their "
-        "audio (a shifted line is enough) and that the pre-trained checkpoint is sound",
+        f"the blank has the highest probability in {100 * facts.blank_share:.2f} % of {facts.outputs.frames} frames; "
+        f"the mean of the highest probability is {facts.outputs.confidence / max(1, facts.outputs.frames):.2f}",
+        "The model learned to predict only blanks: lower optimization.lr, train for more updates, check that the "
+        "labels match the audio (one shifted line is enough), and check the pre-trained checkpoint",
     )
 
 
@@ -225,8 +228,8 @@ def symbol_collapse(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "few symbols",
-        f"only {used} of the dictionary's {known} symbols are ever the likeliest one",
-        "Training has hardly begun or has collapsed: more updates, or a lower optimization.lr",
+        f"only {used} of the dictionary's {known} symbols are ever predicted",
+        "Training has barely started or has collapsed: train for more updates, or lower optimization.lr",
     )
 
 
@@ -235,7 +238,7 @@ def language_model_weight(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "weights of the beam",
-        f"WER is {facts.wer:.1f} % with the beam and {facts.greedy_wer:.1f} % greedily",
+        f"WER is {facts.wer:.1f} % with beam search and {facts.greedy_wer:.1f} % with greedy decoding",
         "Lower --lm-weight, raise --word-score, or let --tune find both on a development set",
     )
 
@@ -246,9 +249,9 @@ def lexicon_coverage(facts: Facts) -> Explanation | None:
         return None
     return Explanation(
         "lexicon",
-        f"{len(facts.lexicon_misses)} of {words} words that were said are not in the lexicon, such as "
+        f"{len(facts.lexicon_misses)} of {words} words in the references are not in the lexicon, for example "
         f"{facts.lexicon_misses[0]}",
-        "Add them: what is not in the lexicon cannot be recognised",
+        "Add them: a word that is not in the lexicon cannot be recognised",
     )
 
 

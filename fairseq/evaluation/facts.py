@@ -1,4 +1,4 @@
-"""What explanations are judged by, measured from a checkpoint, its outputs and its audio."""
+"""Measure what explanations need from a checkpoint, its outputs and its audio."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fairseq.inference.model import SpeechModel
 from fairseq.models.wav2vec import pretrained
 from fairseq.scoring.wer import character_errors, word_errors
 
-_LOOKED_AT = 20  # utterances whose audio is measured
+_LOOKED_AT = 20  # utterances whose audio is measured, and that are recognised again
 
 
 @dataclass
 class Facts:
-    """What the causes are judged by."""
+    """Measurements that the causes are tested against."""
 
     tokens: Tokens
     references: list[str]  # words
@@ -35,17 +35,17 @@ class Facts:
     outputs: OutputStatistics
     audio: AudioFacts
     sample_rate: int
-    num_updates: int | None  # that the checkpoint was trained for; None: it does not say
+    num_updates: int | None  # of the checkpoint; None: unknown
     freeze_updates: int  # model.freeze_finetune_updates
-    max_update: int  # optimization.max_update; 0: not known
+    max_update: int  # optimization.max_update; 0: unknown
     head_bias: np.ndarray  # of the output layer, V
     normalize: bool
     pretraining_normalize: bool | None
-    # WER of some utterances as they are, and with `normalize` the other way round
+    # WER of a sample of utterances, as is and with `normalize` inverted
     flipped_wer: tuple[float, float] | None = None
-    # of some utterances: recognised, recognised with fine-tuning's masks, meant
+    # letters in a sample: recognised, recognised with fine-tuning's masks, in the references
     masked_letters: tuple[int, int, int] | None = None
-    greedy_wer: float | None = None  # where a beam was used
+    greedy_wer: float | None = None  # if beam search was used
     lexicon_misses: list[str] | None = None  # words of the references that the lexicon does not have
 
     @property
@@ -62,7 +62,7 @@ class Facts:
 
 
 class CheckpointFacts(TypedDict):
-    """Those of Facts that a checkpoint says itself."""
+    """The fields of Facts that come from the checkpoint."""
 
     num_updates: int | None
     freeze_updates: int
@@ -72,8 +72,9 @@ class CheckpointFacts(TypedDict):
 
 
 def gather_facts(evaluation: Evaluation) -> Facts:
-    """Measure. Some utterances are read again: greedily, as they are, with `normalize` the other way round, and
-    with training's masks.
+    """Measure a model, its outputs and its audio.
+
+    A sample of utterances is decoded again, greedily: as is, with `normalize` inverted, and with training's masks.
     """
     model, testset, readings, decoder = evaluation.model, evaluation.testset, evaluation.readings, evaluation.decoder
     chosen = [reading.index for reading in readings if reading.error is None][:_LOOKED_AT]
@@ -126,7 +127,7 @@ def gather_facts(evaluation: Evaluation) -> Facts:
 
 @contextlib.contextmanager
 def normalizing(model: SpeechModel, normalize: bool) -> Iterator[None]:
-    """The model reads audio normalised, or not, whatever it was trained with."""
+    """Override whether the model's input is normalised."""
     own, model.normalize = model.normalize, normalize
     try:
         yield
@@ -135,24 +136,24 @@ def normalizing(model: SpeechModel, normalize: bool) -> Iterator[None]:
 
 
 def masks_frames(model: SpeechModel) -> bool:
-    """Whether it was fine-tuned with masked frames."""
+    """Return whether the model was fine-tuned with masked frames."""
     return model.fine_tuned().w2v_encoder.masks_frames
 
 
 @contextlib.contextmanager
 def masked_as_in_training(model: SpeechModel) -> Iterator[None]:
-    """The model reads with masks, the same ones at each call; all else is as in inference."""
+    """Mask frames as in training, with the same masks at each call; the rest is as in inference."""
     with numpy_seed(1), model.fine_tuned().w2v_encoder.masking(True):
         yield
 
 
 def count_letters(texts: Sequence[str]) -> int:
-    """Characters but the blanks between words."""
+    """Count characters other than spaces."""
     return sum(len(text.replace(" ", "")) for text in texts)
 
 
 def checkpoint_facts(model: SpeechModel) -> CheckpointFacts:
-    """What a fine-tuned checkpoint says about itself."""
+    """Read facts from a fine-tuned checkpoint."""
     optimization = model.cfg.get("optimization") or {}
     ctc = model.fine_tuned()
     head = ctc.w2v_encoder.proj

@@ -1,4 +1,4 @@
-"""What a model's outputs and its audio look like, measured while they pass by."""
+"""Statistics of a model's outputs and its audio, collected on the fly."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _LOUD = 1e-3  # of full scale
 
 @dataclass
 class OutputStatistics:
-    """Counts over all frames."""
+    """Counts of the most likely symbol over all frames."""
 
     frames: int = 0
-    # frames whose likeliest symbol is this
+    # by symbol: frames in which it is the most likely one
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    confidence: float = 0.0  # sum over frames of the likeliest symbol's probability
+    confidence: float = 0.0  # sum over frames of the most likely symbol's probability
 
     def watch(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same log-probabilities, counted while they are read."""
+        """Pass log-probabilities through and count them."""
         for log_probs in pieces:
             self.add(log_probs)
             yield log_probs
@@ -35,27 +35,27 @@ class OutputStatistics:
         self.confidence += float(np.exp(np.take_along_axis(log_probs, path[:, None], axis=1)).sum())
 
     def share(self, symbol: int) -> float:
-        """Share of frames whose likeliest symbol this is."""
+        """Return the share of frames in which `symbol` is the most likely one."""
         return float(self.counts[symbol] / self.frames) if self.frames else 0.0
 
     def used(self, silent: frozenset[int]) -> int:
-        """Symbols with a text that are the likeliest somewhere."""
+        """Count symbols with a text that are the most likely one in some frame."""
         return sum(1 for symbol, count in enumerate(self.counts.tolist()) if count and symbol not in silent)
 
 
 @dataclass
 class AudioFacts:
-    """A few files' sound."""
+    """Measurements of a few audio files."""
 
     own_rates: dict[int, int]  # sample rate -> files
     quiet: int  # files without a sample louder than 0.001 of full scale
     files: int
-    # share of the energy above half of the highest frequency that the model's rate can hold (above 4 kHz at 16 kHz)
+    # share of the energy above half the Nyquist frequency of the model's rate (above 4 kHz at 16 kHz)
     above_half: float
 
 
 def measure_audio(sources: Sequence[AudioSource], seconds: float = 10.0) -> AudioFacts:
-    """Rates, loudness and bandwidth of the beginnings of open sources."""
+    """Measure sample rates, loudness and bandwidth of the first `seconds` of open sources."""
     rates: dict[int, int] = {}
     quiet, low, high = 0, 0.0, 0.0
     for source in sources:

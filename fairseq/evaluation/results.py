@@ -1,4 +1,4 @@
-"""The result of an evaluation: in lines for people, and as the files that fairseq writes."""
+"""Results of an evaluation, as text and as the files that fairseq writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Files(NamedTuple):
-    """What model and decoder were made of."""
+    """Paths of the model's and decoder's files."""
 
     checkpoint: str
     lexicon: str | None
@@ -35,14 +35,14 @@ class Result(TypedDict):
     subset: str
     utterances: int
     audio_seconds: float
-    decoder: dict[str, str | float | bool | None]  # its kind, and of a beam its files and settings
+    decoder: dict[str, str | float | bool | None]  # its kind; for a beam search also its files and settings
     unreadable: int
     empty: int
     blank_share: float  # of the frames
-    symbols_used: list[int]  # that are the likeliest somewhere; of how many
-    rates: NotRequired[dict[str, Rate]]  # where there are references
-    explanation: NotRequired[list[dict[str, str]]]  # where it was asked for
-    seconds: NotRequired[float]  # that it took; the last entry of the file
+    symbols_used: list[int]  # symbols predicted in some frame, and symbols in all
+    rates: NotRequired[dict[str, Rate]]  # if there are references
+    explanation: NotRequired[list[dict[str, str]]]  # if requested
+    seconds: NotRequired[float]  # run time; the last entry of the file
 
 
 def result_of(
@@ -52,12 +52,12 @@ def result_of(
     explanations: Sequence[Explanation] | None,
     seconds: float,
 ) -> Result:
-    """What was done, and how the outputs look.
+    """Collect the settings, output statistics and rates of an evaluation.
 
     Args:
-        rates: None: there are no references.
-        explanations: None: nobody asked for them.
-        seconds: that it took.
+        rates: None if there are no references.
+        explanations: None if not requested.
+        seconds: run time.
     """
     model, decoder, readings, outputs = evaluation.model, evaluation.decoder, evaluation.readings, evaluation.outputs
     tokens = model.dictionary()
@@ -87,7 +87,7 @@ def result_of(
 
 
 def describe(result: Result, draws: int) -> list[str]:
-    """The result in lines for people."""
+    """Return the result as lines of text."""
     decoder, tokens, rates = result["decoder"], result["symbols_used"], result.get("rates")
     kind = "greedy decoding" if decoder["kind"] == "greedy" else f"beam search (beam {decoder['beam']})"
     lines = [
@@ -96,18 +96,18 @@ def describe(result: Result, draws: int) -> list[str]:
         f"blank in {100 * result['blank_share']:.1f} % of the frames, {tokens[0]} of {tokens[1]} symbols used",
     ]
     if result["unreadable"] or result["empty"]:
-        lines.append(f"could not be read: {result['unreadable']}; without any text: {result['empty']}")
+        lines.append(f"unreadable utterances: {result['unreadable']}; empty hypotheses: {result['empty']}")
     if rates is not None:
         lines += _describe_rates(rates, draws)
     for found in result.get("explanation", []):
         lines.append(f"explanation: {found['cause']}: {found['evidence']}. {found['advice']}")
     if result.get("explanation") == [] and rates is not None:
-        lines.append("explanation: none of the known causes fits")
+        lines.append("explanation: no known cause fits")
     return lines
 
 
 def _describe_rates(rates: Mapping[str, Rate], draws: int) -> list[str]:
-    """A row for each rate, and what its intervals are of."""
+    """Return a table with a row per rate, and a note on the intervals."""
     speakers = rates["wer"].get("num_speakers")
     rows = [
         [
@@ -128,12 +128,12 @@ def _describe_rates(rates: Mapping[str, Rate], draws: int) -> list[str]:
     if rates["wer"]["rate"] is None:
         return [*lines, "all references are empty, so there are no rates"]
     if rates["wer"]["by_utterance"] is None:
-        return [*lines, "no intervals: one utterance says nothing about others"]
+        return [*lines, "no intervals: they need more than one utterance"]
     lines.append(f"intervals: {draws} draws with replacement")
     if speakers is None:
-        lines.append("no interval over speakers: give them with --speakers or --speaker-pattern")
+        lines.append("no interval over speakers: name the speakers with --speakers or --speaker-pattern")
     elif speakers == 1:
-        lines.append("no interval over speakers: one voice says nothing about others")
+        lines.append("no interval over speakers: it needs more than one speaker")
     return lines
 
 
@@ -143,11 +143,11 @@ def _interval(bounds: Bounds | None) -> str:
 
 
 def write_results(folder: Path, evaluation: Evaluation, result: Result) -> None:
-    """fairseq's hypo.word, hypo.units, ref.word and ref.units, a line `text (None-index)` for each utterance,
-    hypo.jsonl and results.json.
+    """Write fairseq's hypo.word, hypo.units, ref.word and ref.units, and hypo.jsonl and results.json.
 
-    hypo.jsonl has the words' times, confidence, the other hypotheses and what went wrong; results.json has `result`.
-    Each is written whole or not at all, and references that a former run left are removed where this one has none.
+    fairseq's files have a line `text (None-index)` per utterance. hypo.jsonl has times and confidence of words, the
+    other hypotheses, and errors; results.json has `result`. Each file is written atomically, and reference files of an
+    earlier run are removed if this run has no references.
     """
     model, testset, readings = evaluation.model, evaluation.testset, evaluation.readings
     best = [reading.hypotheses[0] for reading in readings]

@@ -1,4 +1,4 @@
-"""Utterances to recognise: a manifest, and what was said where labels lie beside it."""
+"""Test sets: a manifest, and references if it has a label file."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ LIBRISPEECH_SPEAKER = r"(?:^|/)(\d+)-\d+-\d+\.\w+$"  # speaker-chapter-utterance
 class TestSet:
     """A manifest's utterances.
 
-    `references` are empty where there are no labels, and `unit_references` also where the labels are words and the
+    `references` is empty if there are no labels; `unit_references` is also empty if the labels are words and the
     model's units are not.
     """
 
     name: str
     manifest: Manifest
     label_path: str | None
-    unit_references: list[str]  # as the label file has them
+    unit_references: list[str]  # lines of the label file
     references: list[str]  # words
 
-    __test__ = False  # pytest: no test
+    __test__ = False  # pytest: this is not a test class
 
     @classmethod
     def read(cls, data: str, subset: str, labels: str | None, tokens: Tokens) -> TestSet:
-        """Read <data>/<subset>.tsv and <data>/<subset>.<labels>, which has the dictionary's units, or words.
+        """Read <data>/<subset>.tsv and <data>/<subset>.<labels>, a file of dictionary units or of words.
 
         Args:
-            labels: extension of the label file; None: there is none.
+            labels: extension of the label file; None: no labels.
         Raises:
-            ValueError: a file or the manifest's root is missing, or the counts of lines differ.
+            ValueError: a file or the manifest's root is missing, or the line counts differ.
         """
         manifest = Manifest(os.path.join(data, f"{subset}.tsv"))
         manifest.check_root()
@@ -53,7 +53,7 @@ class TestSet:
         path = os.path.join(data, f"{subset}.{labels}")
         lines = visible(lines_of_utterances(path, len(manifest), manifest.path), path, tokens)
         if has_words(lines, labels, tokens):
-            logger.info("%s has words where the model has units of another kind: there is no rate of units", path)
+            logger.info("%s has words, which are not the model's units: the unit error rate is not computed", path)
             return cls(subset, manifest, path, [], [" ".join(text_files.split(line)) for line in lines])
         return cls(subset, manifest, path, lines, [post_process(line, tokens.kind) for line in lines])
 
@@ -64,14 +64,14 @@ class TestSet:
         return [self.manifest.file(index) for index in range(len(self))]
 
     def speakers(self, file: str | None = None, pattern: str | None = None) -> list[str] | None:
-        """Who speaks in each utterance.
+        """Return the speaker of each utterance, or None if they are not known.
 
         Args:
-            file: a line for each utterance.
-            pattern: a regular expression whose first group is the speaker in the manifest's path; None takes
-                LibriSpeech's file names, and finds nothing in others.
+            file: file with one speaker per line and utterance.
+            pattern: regular expression whose first group is the speaker in the manifest's path; None: the pattern of
+                LibriSpeech's file names.
         Raises:
-            ValueError: the file has another count of lines, or the pattern does not fit all paths.
+            ValueError: the file has a different number of lines, or `pattern` does not match every path.
         """
         if file is not None:
             return lines_of_utterances(file, len(self), self.manifest.path)
@@ -79,7 +79,7 @@ class TestSet:
         try:
             found = [re.search(pattern or LIBRISPEECH_SPEAKER, name) for name in names]
         except re.error as error:
-            raise ValueError(f"--speaker-pattern {pattern!r} is no regular expression: {error}") from error
+            raise ValueError(f"--speaker-pattern {pattern!r} is not a valid regular expression: {error}") from error
         speakers = [match.group(1) if match is not None and match.groups() else None for match in found]
         missing = [name for name, speaker in zip(names, speakers, strict=True) if speaker is None]
         if not missing:
@@ -90,11 +90,12 @@ class TestSet:
 
 
 def has_words(lines: Sequence[str], labels: str, tokens: Tokens) -> bool:
-    """Whether label lines are words, though the dictionary has letters or pieces of words: nothing marks where a word
-    ends or begins.
+    """Return whether label lines are words although the dictionary has letters or sentencepieces.
+
+    Such lines have no mark where a word ends or begins.
 
     Args:
-        labels: the file's extension; `wrd` says it where all words have one letter.
+        labels: the file's extension; `wrd` decides if all words have one letter.
     """
     marks = {"letter": DELIMITER, "sentencepiece": WORD_START}
     if tokens.kind not in marks or any(marks[tokens.kind] in line for line in lines):
@@ -104,9 +105,7 @@ def has_words(lines: Sequence[str], labels: str, tokens: Tokens) -> bool:
 
 
 def visible(lines: list[str], path: str, tokens: Tokens) -> list[str]:
-    """Label lines without characters that nobody sees and that the dictionary does not have: each would be an error
-    of the model's.
-    """
+    """Remove invisible characters that the dictionary does not have: each would count as an error of the model."""
     known = set("".join(tokens.symbols))
     found: dict[str, int] = {}  # character -> its first line
     cleaned = []
@@ -120,22 +119,21 @@ def visible(lines: list[str], path: str, tokens: Tokens) -> list[str]:
             f"line {number}: U+{ord(character):04X} {unicodedata.name(character, '')}"
             for character, number in found.items()
         )
-        logger.warning(
-            "%s has invisible characters that the dictionary does not have, and they do not count: %s", path, shown
-        )
+        logger.warning("%s has invisible characters that are not in the dictionary; they are ignored: %s", path, shown)
     return cleaned
 
 
 def lines_of_utterances(path: str, count: int, manifest: str) -> list[str]:
-    """Lines of a file that has one for each utterance.
+    """Read a file with one line per utterance.
 
     Raises:
-        MissingFileError: it does not exist.
-        ValueError: it cannot be read, or has another count of lines.
+        MissingFileError: the file does not exist.
+        ValueError: the file cannot be read, or has a different number of lines.
     """
     lines = text_files.read_lines(path, "the file")
     if len(lines) != count:
         raise ValueError(
-            f"{path} has {len(lines)} lines, but {manifest} has {count} utterances: line n belongs to line n + 1 there"
+            f"{path} has {len(lines)} lines, but {manifest} has {count} utterances. Line n must belong to "
+            "line n + 1 of the manifest"
         )
     return [line.strip() for line in lines]

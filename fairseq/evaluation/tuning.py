@@ -1,4 +1,4 @@
-"""The weights of language model and words that a development set likes best."""
+"""Tune the weights of the language model and of words on a development set."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def tune(
     """Search lm_weight and word_score: a grid, then around its best point.
 
     Args:
-        decoder: its lexicon and language model; left with the settings that are returned.
+        decoder: decoder with lexicon or language model; it keeps the settings that are returned.
         log_probs: of the development set's utterances, T x V each.
-        count_errors: errors of the texts decoded from them.
+        count_errors: counts the errors in the decoded texts.
     Returns:
-        The decoder's settings with the best weights; of equal ones the smaller.
+        The decoder's settings with the best weights; ties go to the smaller weights.
     """
     base = decoder.settings
     tried: dict[tuple[float, float], int] = {}

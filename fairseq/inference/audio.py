@@ -1,4 +1,4 @@
-"""Audio to work on: files and arrays of any sample rate and number of channels, read in pieces."""
+"""Read audio files and arrays of any sample rate and number of channels, in pieces."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Audio = Union[str, "os.PathLike[str]", np.ndarray, Tensor, "tuple[Any, Any]"]  #
 
 
 class AudioSource(Protocol):
-    """Samples at the rate that a model wants, read in pieces."""
+    """Audio samples at the model's sample rate, read in pieces."""
 
     name: str
     own_rate: int  # of the file or array
@@ -39,22 +39,23 @@ class AudioSource(Protocol):
     num_samples: int  # at `sample_rate`
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Samples `start` to `start + count`, float32, channels averaged.
+        """Return samples `start` to `start + count`, float32, channels averaged.
 
         Raises:
-            ValueError: they cannot be decoded, or are not numbers.
+            ValueError: the samples cannot be decoded, or contain NaN or infinity.
         """
         ...
 
 
 class FileSource:
-    """A file, or a member of a stored zip; a piece is read by seeking to it. What comes through a pipe is kept in a
-    temporary file.
+    """An audio file, or a member of an uncompressed zip.
+
+    Reading seeks to the requested samples. A pipe is first copied to a temporary file.
 
     Args:
-        sample_rate: the rate that is wanted; a file of another one is converted while it is read (extra `resample`).
+        sample_rate: output rate; a file with another rate is resampled while it is read (extra `resample`).
     Raises:
-        MissingFileError: there is no such file.
+        MissingFileError: the file does not exist.
         ValueError: the file cannot be opened.
     """
 
@@ -73,10 +74,10 @@ class FileSource:
         self.num_samples = resampled_length(header.frames, header.sample_rate, sample_rate)
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Samples `start` to `start + count`, float32, channels averaged.
+        """Return samples `start` to `start + count`, float32, channels averaged.
 
         Raises:
-            ValueError: they cannot be decoded, or are not numbers.
+            ValueError: the samples cannot be decoded, or contain NaN or infinity.
         """
         try:
             samples = read_samples(self._path, start, count, self.sample_rate, resample=True)
@@ -88,7 +89,7 @@ class FileSource:
         return samples.wave
 
     def _kept(self, pipe: str) -> str:
-        """All that comes through a pipe, in a file that goes when this source goes."""
+        """Copy a pipe to a temporary file, which is deleted with this source; returns its path."""
         with open(pipe, "rb") as stream, tempfile.NamedTemporaryFile(prefix="fairseq-", delete=False) as kept:
             weakref.finalize(self, os.unlink, kept.name)
             shutil.copyfileobj(stream, kept)
@@ -99,12 +100,12 @@ class ArraySource:
     """A waveform in memory.
 
     Args:
-        wave: S, channels x S or S x channels (the longer axis is time), floating point in [-1, 1], or integers of 8, 16
-            or 32 bits over their whole range; unsigned ones have their middle for zero, as 8-bit WAV files have.
-        own_rate: its sample rate.
-        sample_rate: the rate that is wanted.
+        wave: S, channels x S or S x channels (the longer axis is time); floating point in [-1, 1], or 8-, 16- or 32-bit
+            integers over their whole range. Unsigned integers are centred on half their range, as in 8-bit WAV files.
+        own_rate: sample rate of `wave`.
+        sample_rate: output rate.
     Raises:
-        ValueError: it has another shape, or values that are not numbers.
+        ValueError: the shape is not supported, or a value is NaN or infinite.
     """
 
     name = "the waveform"
@@ -116,7 +117,7 @@ class ArraySource:
         array = np.asarray(wave)
         if array.ndim not in (1, 2):
             raise ValueError(
-                f"a waveform has 1 or 2 dimensions (samples, channels); this one has the shape {array.shape}"
+                f"the waveform has shape {array.shape}; it must have 1 or 2 dimensions (samples, channels)"
             )
         array = as_floats(array)
         if array.size == 0:
@@ -138,12 +139,12 @@ class ArraySource:
 
 
 def open_source(audio: Audio, sample_rate: int) -> AudioSource:
-    """What `audio` means: a path, a waveform at the model's rate, or (waveform, its rate), in scipy's order too."""
+    """Open a path, a waveform at the model's rate, or (waveform, its rate); scipy's (rate, waveform) works too."""
     if isinstance(audio, (str, os.PathLike)):
         return FileSource(audio, sample_rate)
     if isinstance(audio, tuple):
         if len(audio) != 2:
-            raise ValueError(f"a tuple stands for (waveform, its sample rate); this one has {len(audio)} parts")
+            raise ValueError(f"the tuple has {len(audio)} elements; it must be (waveform, sample rate)")
         first, second = audio
         wave, own_rate = (first, second) if np.ndim(first) else (second, first)
         return ArraySource(wave, int(own_rate), sample_rate)
@@ -151,7 +152,7 @@ def open_source(audio: Audio, sample_rate: int) -> AudioSource:
 
 
 def resample(wave: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
-    """A whole waveform at another rate.
+    """Resample a whole waveform.
 
     Raises:
         ValueError: the extra `resample` is not installed.
@@ -160,24 +161,25 @@ def resample(wave: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
         import soxr
     except ImportError as error:
         raise ValueError(
-            f"audio of {own_rate} Hz for a model of {sample_rate} Hz needs the package soxr: {advice('resample')}"
+            f"resampling audio from {own_rate} Hz to the model's {sample_rate} Hz needs the package soxr: "
+            f"{advice('resample')}"
         ) from error
     return soxr.resample(wave, own_rate, sample_rate)
 
 
 def as_floats(array: np.ndarray) -> np.ndarray:
-    """Samples as float32, integers scaled to [-1, 1] by the range of their type.
+    """Convert samples to float32; integers are scaled to [-1, 1] by the range of their type.
 
     Raises:
-        ValueError: of another type; or of 64 bits, whose range no audio fills.
+        ValueError: the type is not supported; 64-bit integers are not, because audio never fills their range.
     """
     kind, bits = array.dtype.kind, array.dtype.itemsize * 8
     if kind == "f":
         return array.astype(np.float32, copy=False)
     if kind not in "iu" or bits > 32:
         raise ValueError(
-            "a waveform holds floating point numbers, or integers of 8, 16 or 32 bits; this one is of type "
-            f"{array.dtype}. Convert it, for example with astype(numpy.int16) where it has the range of 16 bits"
+            f"the waveform has dtype {array.dtype}; it must be floating point, or 8-, 16- or 32-bit integers. Convert "
+            "it, for example with astype(numpy.int16) if its values are in the 16-bit range"
         )
     wide = array.astype(np.float64 if bits == 32 else np.float32)  # exact
     half = wide.dtype.type(2 ** (bits - 1))

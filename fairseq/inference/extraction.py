@@ -1,4 +1,4 @@
-"""Features of a manifest's files, written by one process or several: what `fairseq-extract` does."""
+"""Extract features of all files in a manifest with one or more processes; the code behind `fairseq-extract`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger("fairseq_cli.extract")  # the name in the command's l
 
 @dataclass(frozen=True)
 class Extraction:
-    """What to extract, and where to: every process gets this, and loads the model for itself."""
+    """What to extract, and where to write it; every worker gets this and loads its own model."""
 
     data: str  # folder of the manifest
     checkpoint: str
@@ -54,7 +54,7 @@ class Extraction:
         return feature_files.target(self.output, manifest.name(index), self.kind)
 
     def form(self, manifest: Manifest, model: SpeechModel) -> dict[str, object]:
-        """What the features in a folder depend on."""
+        """Return the settings that the features depend on."""
         return {
             "root": os.path.realpath(manifest.root),
             "feature": list(self.features),
@@ -67,7 +67,7 @@ class Extraction:
 
 
 class Extracted(NamedTuple):
-    """What came of it."""
+    """Results of an extraction."""
 
     files: int
     done_before: int
@@ -77,13 +77,13 @@ class Extracted(NamedTuple):
 
 
 def extract_all(extraction: Extraction, num_workers: int = 1) -> Extracted:
-    """Extract; files that are written already are left as they are.
+    """Extract features, skipping files that are already done.
 
     Args:
-        num_workers: processes, each with its own model.
+        num_workers: number of processes, each with its own model.
     Raises:
-        ValueError: the checkpoint or the manifest cannot be read, there is no such feature, two files would be written
-            under one name, or the folder holds other features or is being written to.
+        ValueError: the checkpoint or manifest cannot be read, a feature does not exist, two recordings share an output
+            file, the folder holds features made with other settings, or another process is writing to it.
     """
     began = time.perf_counter()
     feature_files.check_kind(extraction.kind)
@@ -96,7 +96,7 @@ def extract_all(extraction: Extraction, num_workers: int = 1) -> Extracted:
     feature_files.check_outputs(
         extraction.output, recordings, extraction.features, extraction.kind, os.fspath(manifest.path)
     )
-    with feature_files.locked(extraction.output):  # from here on the folder is there, and written to
+    with feature_files.locked(extraction.output):  # creates the folder
         feature_files.claim(extraction.output, extraction.form(manifest, model))
         found = _extract(extraction, manifest, model, num_workers)
     return found._replace(seconds=round(time.perf_counter() - began, 2))
@@ -105,7 +105,7 @@ def extract_all(extraction: Extraction, num_workers: int = 1) -> Extracted:
 def _extract(extraction: Extraction, manifest: Manifest, model: SpeechModel, num_workers: int) -> Extracted:
     count, features = len(manifest), extraction.features
     waiting = [i for i in range(count) if not feature_files.is_done(extraction.target(manifest, i), features)]
-    logger.info("%d files, %d of them done before", count, count - len(waiting))
+    logger.info("files: %d (already done: %d)", count, count - len(waiting))
     errors: dict[int, str] = {}
     with Progress("extracting", len(waiting), "files") as progress:
         for index, error in _results(extraction, waiting, model, num_workers, progress):
@@ -121,7 +121,7 @@ def _extract(extraction: Extraction, manifest: Manifest, model: SpeechModel, num
 def _results(
     extraction: Extraction, indices: Sequence[int], model: SpeechModel, num_workers: int, progress: Progress
 ) -> Iterator[tuple[int, str | None]]:
-    """(index, what is wrong or None) of each file, when it is done: one after the other, or by several processes."""
+    """Yield (index, error or None) as each file finishes, in this process or in a pool of workers."""
     processes = min(num_workers, len(indices))
     if processes <= 1:
         worker = Worker(extraction, model, progress.tick)
@@ -143,15 +143,15 @@ def _results(
                 progress.tick()
     except BrokenProcessPool as error:
         raise ValueError(
-            f"one of the {processes} processes (--num-workers) was killed or could not start; too little memory is "
-            "the usual reason. The same command continues after the files that are written"
+            f"one of the {processes} workers (--num-workers) was killed or could not start, usually for lack of "
+            "memory. Lower --num-workers and rerun the command: it skips the files that are done"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 class Worker:
-    """Extracts files of the manifest, one at a time; `tick` is called for each window."""
+    """Extract files of the manifest, one at a time; `tick` is called after each window."""
 
     def __init__(self, extraction: Extraction, model: SpeechModel, tick: Callable[[], None] | None = None) -> None:
         self.extraction, self.model, self.tick = extraction, model, tick
@@ -164,7 +164,7 @@ class Worker:
         }
 
     def extract(self, index: int) -> str | None:
-        """Write a file's features; what is wrong with its audio is returned."""
+        """Write a file's features; returns the error if its audio cannot be read, else None."""
         extraction = self.extraction
         try:
             source = self.model.open(self.manifest.file(index))
@@ -177,7 +177,7 @@ class Worker:
         return None
 
 
-_worker: list[Worker] = []  # of a process of the pool
+_worker: list[Worker] = []  # one per process of the pool
 
 
 def _start(extraction: Extraction, threads: int) -> None:

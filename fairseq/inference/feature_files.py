@@ -1,4 +1,4 @@
-"""Features on disk: a .npy or .parquet file for each audio file, written whole or not at all."""
+"""Feature files: .npy or .parquet for each audio file, written atomically."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _LOCK = "extract.lock"
 
 
 def check_kind(kind: str) -> str:
-    """`kind` itself.
+    """Return `kind` if it can be written.
 
     Raises:
-        ValueError: it is none of `KINDS`, or needs a package that is not installed.
+        ValueError: `kind` is not one of `KINDS`, or needs a package that is not installed.
     """
     if kind not in KINDS:
-        raise ValueError(f"the format is {kind!r}; it may be {', '.join(KINDS)}")
+        raise ValueError(f"the format is {kind!r}; it must be one of: {', '.join(KINDS)}")
     if kind == "parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -42,9 +42,7 @@ def check_kind(kind: str) -> str:
 
 
 def target(folder: Path, name: str, kind: str) -> Path:
-    """Where the features of an audio file go: its path in the manifest, with another ending; outside of the folder
-    never.
-    """
+    """Return the output path of an audio file: its manifest path with a new extension, always inside `folder`."""
     parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
     path = folder.joinpath(*parts)
     # archive.zip:offset:length
@@ -52,7 +50,7 @@ def target(folder: Path, name: str, kind: str) -> Path:
 
 
 def outputs(path: Path, names: Sequence[str]) -> list[Path]:
-    """All files that `write` makes for a recording whose target is `path`, with features of these names."""
+    """Return all files that `write` creates for a recording with target `path` and these features."""
     return (
         [path]
         if path.suffix != ".npy"
@@ -61,15 +59,18 @@ def outputs(path: Path, names: Sequence[str]) -> list[Path]:
 
 
 def check_outputs(folder: Path, recordings: Sequence[str], names: Sequence[str], kind: str, listed_in: str) -> None:
-    """Raise ValueError where two recordings would write one file, or one a file and the other a folder of its name."""
-    owners: dict[Path, str] = {folder / _NOTE: "the note on these features", folder / _LOCK: "the lock of this folder"}
+    """Raise ValueError if two recordings need the same file, or one path as both a file and a folder."""
+    owners: dict[Path, str] = {
+        folder / _NOTE: "the settings of these features",
+        folder / _LOCK: "the lock of this folder",
+    }
     for recording in recordings:
         for path in outputs(target(folder, recording, kind), names):
             if owners.get(path) == recording:
                 raise ValueError(f"{recording} is listed twice in {listed_in}: remove one of the lines")
             if path in owners:
                 raise ValueError(
-                    f"{owners[path]} and {recording} of {listed_in} would both be written to {path}: rename one of them"
+                    f"{owners[path]} and {recording} in {listed_in} would both be written to {path}: rename one of them"
                 )
             owners[path] = recording
     for path, recording in owners.items():
@@ -78,7 +79,7 @@ def check_outputs(folder: Path, recordings: Sequence[str], names: Sequence[str],
                 break
             if parent in owners:
                 raise ValueError(
-                    f"{owners[parent]} and {recording} of {listed_in} need {parent} as a file and as a folder: "
+                    f"{owners[parent]} and {recording} in {listed_in} need {parent} both as a file and as a folder: "
                     "rename one of them"
                 )
 
@@ -87,17 +88,17 @@ def write(path: Path, features: dict[str, np.ndarray], seconds: np.ndarray, fact
     """Write one file's features.
 
     Args:
-        features: by name, T x C each. As .npy each has a file of its own (name.feature.npy where there are several),
-            and the frames' times another (name.seconds.npy); as .parquet a row is a frame, with a column of lists for
-            each.
-        seconds: times of the frames' centres, T.
-        facts: plain values, kept in the Parquet file's metadata.
+        features: name -> T x C. In .npy format each feature has its own file (name.feature.npy if there are several)
+            and name.seconds.npy has the frame times; in .parquet format each row is a frame and each feature a column
+            of lists.
+        seconds: times of the frame centres in seconds, T.
+        facts: plain values for the Parquet file's metadata.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         parts = {"seconds": seconds} | features
         for name, values in parts.items():
-            # the one without a name of its own comes last: where it is, all of them are
+            # `path` itself is written last: if it exists, so do the others
             _write_npy(_npy_path(path, name, alone=len(features) == 1), values)
         return
     import pyarrow as pa
@@ -115,10 +116,10 @@ def write(path: Path, features: dict[str, np.ndarray], seconds: np.ndarray, fact
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process; the system takes the lock back however the process ends.
+    """Lock a folder for this process; the system releases the lock when the process ends.
 
     Raises:
-        ValueError: another process writes there; names it and its host.
+        ValueError: another process is writing there; the message names it and its host.
     """
     make_folder(folder, "--output-dir")
     with open(folder / _LOCK, "a+", encoding="utf-8") as file:
@@ -128,10 +129,10 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise ValueError(
-                f"{owner} is writing features to {folder}: wait until it has ended, or give another --output-dir"
+                f"{owner} is writing features to {folder}: wait until it ends, or choose another --output-dir"
             ) from None
         except OSError as error:  # a network file system without locks
-            logger.warning("%s cannot be locked (%s): start no second run that writes there", folder, error.strerror)
+            logger.warning("%s cannot be locked (%s): do not start a second run there", folder, error.strerror)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -140,12 +141,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Note in a folder what its features are, so that a later run with other settings does not take them for its own.
+    """Record the settings of a folder's features, so that a run with other settings does not mix its own in.
 
     Args:
-        settings: all that the features depend on; the manifest's root too, since files lie here by their path below it.
+        settings: everything that the features depend on, including the manifest's root, which output paths leave out.
     Raises:
-        ValueError: the folder holds features of other settings, or its note is damaged.
+        ValueError: the folder holds features made with other settings, or its extract.json is damaged.
     """
     note = folder / _NOTE
     if note.exists():
@@ -153,9 +154,9 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         other = {key: (found.get(key), value) for key, value in settings.items() if found.get(key) != value}
         if other:
             listing = "; ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in other.items())
-            moved = f"; where the audio was only moved, write its new root into {note}" if "root" in other else ""
+            moved = f". If the audio has only moved, write its new root into {note}" if "root" in other else ""
             raise ValueError(
-                f"{folder} holds features of other settings ({listing}): give another --output-dir, or remove "
+                f"{folder} holds features made with other settings ({listing}): choose another --output-dir, or remove "
                 f"{folder}{moved}"
             )
         return
@@ -169,17 +170,17 @@ def _read_note(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{path}, which says what the features beside it are, is damaged ({error}): remove its folder"
+            f"{path}, which has the settings of the features in its folder, is damaged ({error}): remove the folder"
         ) from error
     if not isinstance(found, dict):
         raise ValueError(
-            f"{path}, which says what the features beside it are, holds no table of settings: remove its folder"
+            f"{path}, which has the settings of the features in its folder, is not a JSON object: remove the folder"
         )
     return found
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """A checksum of a checkpoint's file; of a folder, its name."""
+    """Return a checksum of a checkpoint file; for a folder, its path."""
     if not os.path.isfile(path):
         return os.fspath(path)
     checksum = hashlib.blake2b(digest_size=16)
@@ -190,7 +191,7 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 
 def is_done(path: Path, names: Sequence[str]) -> bool:
-    """Whether an earlier run wrote all of a file's features."""
+    """Return whether all feature files of a recording exist."""
     return all(file.exists() for file in outputs(path, names))
 
 

@@ -1,4 +1,4 @@
-"""Features of any depth: what the extractor, a block of the encoder or the quantizer makes of audio."""
+"""Features from any depth of the model: the extractor, an encoder block, or the quantizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMED = ("extractor", "projected", "context", "quantized", "codes")
 
 
 def checked(model: SpeechModel, features: Sequence[str]) -> list[str]:
-    """`features` without repetitions, blocks as plain numbers ("00" is 0).
+    """Return `features` without duplicates, with block numbers in plain form ("00" is 0).
 
     Raises:
         ValueError: see `check_feature`.
@@ -27,39 +27,41 @@ def checked(model: SpeechModel, features: Sequence[str]) -> list[str]:
 
 
 def check_feature(model: SpeechModel, feature: str) -> str:
-    """The feature's name: of a block its plain number.
+    """Return a feature's name; for a block, its number in plain form.
 
     Args:
-        feature: a block by number (0 is the first one's output), or by name: extractor (the convolutions,
-            layer-normed), projected (what the encoder gets), context (its output, with the final norm of a pre-norm
-            model), quantized (codewords), codes (their numbers by group).
+        feature: the number of a block (0: output of the first block), or a name: extractor (output of the convolutions,
+            layer-normed), projected (input of the encoder), context (output of the encoder, after the final norm of a
+            pre-norm model), quantized (codewords), codes (codeword indices by group).
     Raises:
-        ValueError: there is no such feature, or the model has no quantizer.
+        ValueError: the feature does not exist, or the model has no quantizer.
     """
     blocks = len(model.encoder.encoder.layers)
     if feature.isdecimal():
         if int(feature) >= blocks:
-            raise ValueError(f"there is no block {feature}: this model has {blocks}, numbered from 0 to {blocks - 1}")
+            raise ValueError(f"block {feature} does not exist: this model has {blocks} blocks, 0 to {blocks - 1}")
         return str(int(feature))
     if feature not in NAMED:
         raise ValueError(
-            f"the feature {feature!r} is not known; it may be a block's number (0 to {blocks - 1}) or "
+            f"the feature {feature!r} is not known; it must be a block number (0 to {blocks - 1}) or one of: "
             f"{', '.join(NAMED)}"
         )
     if feature in ("quantized", "codes") and model.encoder.quantizer is None:
         raise ValueError(
-            f"{feature!r} needs a quantizer: this model has none (fine-tuning drops it): use the pre-trained checkpoint"
+            f"{feature!r} needs a quantizer, which this model does not have (fine-tuning drops it): use the "
+            "pre-trained checkpoint"
         )
     return feature
 
 
 @torch.inference_mode()
 def extract(model: SpeechModel, waves: Sequence[np.ndarray], features: Sequence[str]) -> list[dict[str, np.ndarray]]:
-    """Features of each waveform, by name: T x C float32, of `codes` T x G int64. All come from one pass, which ends
-    where the last one is.
+    """Compute features of each waveform in one forward pass, which stops at the deepest block needed.
 
     Args:
-        waves: each long enough for a frame.
+        waves: each long enough for one frame.
+    Returns:
+        For each waveform, name -> T x C float32; for `codes`, T x G int64.
     Raises:
         ValueError: see `check_feature`.
     """
@@ -77,7 +79,7 @@ def extract(model: SpeechModel, waves: Sequence[np.ndarray], features: Sequence[
 def _of_batch(
     model: SpeechModel, source: Tensor, padding_mask: Tensor | None, features: Sequence[str]
 ) -> dict[str, Tensor]:
-    """B x T x C each (codes: B x T x G), padding included."""
+    """Compute features of a batch: B x T x C each (codes: B x T x G), including padding."""
     encoder = model.encoder
     found: dict[str, Tensor] = {}
     blocks = [int(feature) for feature in features if feature.isdecimal()]
@@ -104,13 +106,13 @@ def extract_source(
     settings: WindowSettings,
     tick: Callable[[], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Features of all of a source, read window by window, each frame once. `tick` is called for each window.
+    """Compute features of a whole source, window by window, each frame once; `tick` is called after each window.
 
     Raises:
-        ValueError: it is shorter than one frame sees, or cannot be read.
+        ValueError: the source is shorter than one frame's receptive field, or cannot be read.
     """
     if model.num_frames(source.num_samples) == 0:
-        raise ValueError(f"{source.num_samples} samples are shorter than one frame of the model sees")
+        raise ValueError(f"the audio has {source.num_samples} samples, fewer than the receptive field of one frame")
     features = checked(model, features)
     parts: dict[str, list[np.ndarray]] = {feature: [] for feature in features}
     for window, wave in read_windows(model, source, settings):
@@ -122,5 +124,5 @@ def extract_source(
 
 
 def frame_seconds(model: SpeechModel, num_frames: int) -> np.ndarray:
-    """The time of each frame's centre in seconds, float64: (320 i + 199.5) / 16000 for base."""
+    """Return the time of each frame's centre in seconds, T float64; (320 i + 199.5) / 16000 for base."""
     return np.asarray(frame_centres(num_frames, model.conv_layers)) / model.sample_rate

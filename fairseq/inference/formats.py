@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fairseq.inference.transcript import TimedWord, Transcript
 
 FORMATS = ("text", "json", "srt", "vtt")
-# of a subtitle: seconds, letters, the pause that ends it; letters of a line
+# limits of a subtitle: duration in s, letters, pause in s that ends it; letters per line
 _LONGEST, _LETTERS, _PAUSE, _LINE = 6.0, 84, 0.8, 42
 
 
@@ -23,7 +23,7 @@ class Subtitle(NamedTuple):
 
 
 def write(transcript: Transcript, kind: str) -> str:
-    """A transcript in one of `FORMATS`, ending with a newline."""
+    """Return a transcript in one of `FORMATS`, ending with a newline."""
     return {"text": as_text, "json": as_json, "srt": as_srt, "vtt": as_vtt}[kind](transcript)
 
 
@@ -32,22 +32,22 @@ def as_text(transcript: Transcript) -> str:
 
 
 def as_json(transcript: Transcript) -> str:
-    """One object on one line; words as {"word", "start", "end", "confidence"}."""
+    """Return one JSON object on one line; words are {"word", "start", "end", "confidence"}."""
     return json_line(as_dict(transcript))
 
 
 def json_line(value: Any) -> str:
-    """A value as JSON on one line, which UTF-8 can hold.
+    """Return a value as one line of JSON that can be encoded as UTF-8.
 
-    Bytes of a file name that are not UTF-8, which Python has as lone surrogates, are escaped: `json.loads` gives the
-    same name again, which opens the file.
+    Bytes of a file name that are not UTF-8 (lone surrogates in Python) are escaped; `json.loads` restores the same
+    name, which opens the file.
     """
     text = json.dumps(value, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda surrogate: f"\\u{ord(surrogate[0]):04x}", text) + "\n"
 
 
 def as_dict(transcript: Transcript) -> dict[str, Any]:
-    """Plain values; what does not apply is left out."""
+    """Return a transcript as plain values, without fields that do not apply."""
     found: dict[str, Any] = {"file": transcript.name, "duration": transcript.duration}
     if transcript.error is not None:
         return {"file": transcript.name, "error": transcript.error}
@@ -79,23 +79,23 @@ def as_vtt(transcript: Transcript) -> str:
 
 
 def subtitles(words: Sequence[TimedWord]) -> list[Subtitle]:
-    """Words in groups that end at pauses, and are short enough to be read."""
+    """Group words into subtitles that end at pauses and are short enough to read."""
     groups: list[list[TimedWord]] = []
     for word in words:
-        if groups and not _starts_anew(groups[-1], word):
+        if groups and not _starts_new(groups[-1], word):
             groups[-1].append(word)
         else:
             groups.append([word])
     return [Subtitle(group[0].start, max(group[-1].end, group[0].start + 0.001), _lines(group)) for group in groups]
 
 
-def _starts_anew(group: Sequence[TimedWord], word: TimedWord) -> bool:
+def _starts_new(group: Sequence[TimedWord], word: TimedWord) -> bool:
     letters = sum(len(other.text) + 1 for other in group) + len(word.text)
     return word.start - group[-1].end > _PAUSE or word.end - group[0].start > _LONGEST or letters > _LETTERS
 
 
 def _lines(group: Sequence[TimedWord]) -> str:
-    """The words' text, broken into two lines if it is long."""
+    """Join the words, broken into two lines if the text is long."""
     lines = [""]
     for word in group:
         if lines[-1] and len(lines[-1]) + 1 + len(word.text) > _LINE and len(lines) < 2:
@@ -105,7 +105,7 @@ def _lines(group: Sequence[TimedWord]) -> str:
 
 
 def _clock(seconds: float, mark: str) -> str:
-    """hours:minutes:seconds and, after the mark that the format wants, milliseconds."""
+    """Format a time as hours:minutes:seconds, then `mark` and milliseconds."""
     total = round(seconds * 1000)
     return f"{total // 3600000:02d}:{total // 60000 % 60:02d}:{total // 1000 % 60:02d}{mark}{total % 1000:03d}"
 

@@ -1,23 +1,19 @@
-"""A model's products with weights in 8-bit integers, for inference on processors that have instructions for them.
+"""Int8 matrix products for inference on processors with int8 instructions.
 
-Weights are int8, symmetric, with a scale for each output channel, and packed once. Activations become uint8 where they
-are multiplied, with scales found there and then ("dynamic" quantization: no data to calibrate on); products add up in
-int32, and come back as fp32 or bf16. What is no product with a weight (norms, GELU, attention), the first convolution
-and the positional one stay in floating point.
+Weights are symmetric int8 with one scale per output channel, packed once. Activations are quantized to uint8 right
+before each product ("dynamic" quantization: no calibration data); products accumulate in int32 and return fp32 or bf16.
+Everything else stays in floating point: norms, GELU, attention, and the first and the positional convolution.
 
-- Linear layers: scale and zero point of the tensor's range (Jacob et al. 2018, section 2). They stand behind layer
-norms, where frames
-  are alike in size.
-- Convolutions: a scale for each output frame, of the frames that it sees. Base's extractor has a norm over time only:
-where a speaker
-  pauses, all channels are small, and the steps of a scale that fits the speech beside it are too coarse. Layer-normed
-  features of AN4 utterances behind a random extractor differed from fp32 by 34 to 53 % of their norm with one scale a
-  second, by 4 % with one a frame (bf16: 1 %).
+- Linear layers: one scale and zero point per tensor (Jacob et al. 2018, section 2). Their inputs are layer-normed, so
+  frames have similar magnitudes.
+- Convolutions: one scale per output frame, from its input frames. Base's extractor normalises over time only: during
+  pauses all channels are small, and a scale that fits the neighbouring speech is too coarse. Layer-normed features of
+  AN4 utterances from a random extractor differed from fp32 by 34 to 53 % of their norm with one scale per second, by
+  4 % with one per frame (bf16: 1 %).
 
-Measured on 2 cores of a Zen 4 (avx512_vnni, avx512_bf16), torch 2.13, one product of a block's fc1 for 10 s (499 x 768
-x 3072): fp32 13.4 ms, bf16 5.6 ms, int8 2.9 ms and 0.1 ms to quantize. oneDNN's kernel wants uint8 activations: signed
-ones run its reference code, thousands of times slower. Joining queries, keys and values to one product, or GELU to
-fc1's, saved nothing.
+Measured on 2 cores of a Zen 4 (avx512_vnni, avx512_bf16), torch 2.13, one fc1 product for 10 s (499 x 768 x 3072): fp32
+13.4 ms, bf16 5.6 ms, int8 2.9 ms plus 0.1 ms to quantize. oneDNN's kernel needs uint8 activations: signed ones run its
+reference code, thousands of times slower. Fusing the query, key and value products, or GELU into fc1, saved nothing.
 """
 
 from __future__ import annotations
@@ -35,14 +31,14 @@ from fairseq.modules import ESPNETMultiHeadedAttention, MultiheadAttention
 from fairseq.modules.folded_group_norm import fold_group_norm
 from fairseq.modules.time_convolution import compute_dtype, window_convolution, windows
 
-CHUNK = 100  # frames (2 s) that the extractor makes at a time; what 10 s make on the way is 130 MB
-SMALLEST = 1e-30  # a scale, of what is all 0
-# fp32 numbers of this size are whole: added to smaller ones it rounds them, into its lowest bits
+CHUNK = 100  # frames (2 s) per pass of the extractor; the intermediate tensors of 10 s take 130 MB
+SMALLEST = 1e-30  # smallest scale, for all-zero input
+# fp32 numbers of this magnitude are integers: adding it to a small number rounds that number into the lowest bits
 ROUNDING = 1.5 * 2**23
 
 
 class Quantized(NamedTuple):
-    """uint8 numbers that stand for (values - zero_point) * scale."""
+    """uint8 values that represent (values - zero_point) * scale."""
 
     values: Tensor
     scale: float
@@ -50,10 +46,10 @@ class Quantized(NamedTuple):
 
 
 def quantize(x: Tensor) -> Quantized:
-    """Any shape, fp32, by the range of the whole tensor and 0, which is exact. NaN or infinity within makes the scale
-    NaN.
+    """Quantize an fp32 tensor of any shape by its range, extended to include 0, which stays exact.
 
-    Written out, because torch's own, `quantize_per_tensor_dynamic`, is deprecated.
+    NaN or infinity in the input makes the scale NaN. Written out because torch's `quantize_per_tensor_dynamic` is
+    deprecated.
     """
     low, high = (end.item() for end in torch.aminmax(x))
     if not math.isfinite(low + high):
@@ -65,12 +61,12 @@ def quantize(x: Tensor) -> Quantized:
 
 
 def _lowest_byte(x: Tensor) -> Tensor:
-    # a conversion from fp32 to uint8 at once is not vectorised: it takes 7 times as long
+    # a direct conversion from fp32 to uint8 is not vectorised and takes 7 times as long
     return x.view(torch.int32).to(torch.uint8)
 
 
 class PackedWeight(nn.Module):
-    """A matrix N x K for products with rows of K numbers.
+    """An N x K weight matrix, packed for int8 products with rows of K values.
 
     Args:
         weight: fp32.
@@ -81,13 +77,13 @@ class PackedWeight(nn.Module):
         super().__init__()
         scales = weight.abs().amax(dim=1).clamp(min=SMALLEST) / 127
         rounded = (weight / scales.unsqueeze(1)).round().to(torch.int8)
-        # opaque: no buffer, which `to` and `state_dict` would touch
+        # opaque, so not a buffer: `to` and `state_dict` cannot handle it
         self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.scales, self.zero_points = scales, torch.zeros(len(scales), dtype=torch.int32)
         self.bias = bias
 
     def forward(self, x: Quantized, dtype: torch.dtype) -> Tensor:
-        """... x K -> ... x N in this dtype."""
+        """Multiply: ... x K -> ... x N, in `dtype`."""
         weight = (self.packed, self.scales, self.zero_points, self.bias)
         return torch.ops.onednn.qlinear_pointwise(
             x.values, x.scale, x.zero_point, *weight, 1.0, 0, dtype, "none", [], ""
@@ -95,7 +91,7 @@ class PackedWeight(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """A linear layer in int8; its output is fp32, or with `mixed` what autocast computes in."""
+    """A linear layer in int8; the output is fp32, or autocast's dtype if `mixed`."""
 
     def __init__(self, linear: nn.Linear, mixed: bool = False) -> None:
         super().__init__()
@@ -107,7 +103,7 @@ class Int8Linear(nn.Module):
 
 
 class Int8Convolution(nn.Module):
-    """A further convolution of the extractor, its norm if it has one, and GELU; frames first, fp32."""
+    """A convolution of the extractor after the first, its norm if any, and GELU; time first, fp32."""
 
     def __init__(self, block: ConvBlock) -> None:
         super().__init__()
@@ -118,7 +114,7 @@ class Int8Convolution(nn.Module):
         self.norms = nn.ModuleList(_own_norms(block))  # between two transpositions
 
     def forward(self, x: Tensor) -> Tensor:
-        """P x C -> T x C', without spare rows."""
+        """Convolve one utterance: P x C -> T x C', without padding."""
         frames, channels = (len(x) - self.kernel) // self.stride + 1, x.size(1)
         largest = torch.maximum(x.amax(dim=1), -x.amin(dim=1))
         # T x 1
@@ -134,10 +130,10 @@ class Int8Convolution(nn.Module):
 
 
 class Int8FeatureExtractor(nn.Module):
-    """`ConvFeatureExtractionModel` with all layers but the first in int8, some seconds after the others.
+    """`ConvFeatureExtractionModel` with all layers but the first in int8, in chunks of a few seconds.
 
-    Chunks have nothing to do with the result; they keep what is made on the way small. Only the group norm needs all
-    the audio at once: its statistics are folded into the first convolution before.
+    Chunking saves memory and does not change the result. Only the group norm needs all the audio at once: its
+    statistics are folded into the first convolution beforehand.
     """
 
     def __init__(self, extractor: ConvFeatureExtractionModel) -> None:
@@ -148,7 +144,7 @@ class Int8FeatureExtractor(nn.Module):
         self.grid = [(block.conv.kernel_size[0], block.conv.stride[0]) for block in others]
 
     def forward(self, x: Tensor, num_samples: Tensor | None = None) -> Tensor:
-        """B x S -> B x C x T; `num_samples` as in `ConvFeatureExtractionModel`."""
+        """Extract features: B x S -> B x C x T; `num_samples` as in `ConvFeatureExtractionModel`."""
         kernel, stride = self.first.conv.kernel_size[0], self.first.conv.stride[0]
         columns = windows(x, kernel, stride, (x.size(1) - kernel) // stride + 1)
         weight, bias = self.first.conv.weight.squeeze(1).expand(len(x), -1, -1), self.first.conv.bias
@@ -174,7 +170,7 @@ class Int8FeatureExtractor(nn.Module):
         return torch.stack(rows).transpose(1, 2)
 
     def _chunk(self, columns: Tensor, weight: Tensor, bias: Tensor | None, norms: list[nn.Module]) -> Tensor:
-        """Windows of one utterance's audio to frames, T x C."""
+        """Compute frames, T x C, from windows of one utterance's audio."""
         x = window_convolution(columns, weight, bias)
         for norm in norms:
             x = norm(x)
@@ -184,7 +180,7 @@ class Int8FeatureExtractor(nn.Module):
         return x
 
     def _spans(self, num_windows: int) -> list[tuple[int, int]]:
-        """First and last + 1 of the first layer's windows for each chunk."""
+        """Return (begin, end) of the first layer's windows for each chunk."""
         num_frames, field, step = num_windows, 1, 1
         for kernel, stride in self.grid:
             num_frames = (num_frames - kernel) // stride + 1
@@ -194,13 +190,14 @@ class Int8FeatureExtractor(nn.Module):
 
 
 def _own_norms(block: ConvBlock) -> list[nn.Module]:
-    """The norms over channels of a block: each stands between two transpositions."""
+    """Return the channel norms of a block, without the transpositions around them."""
     return [cast(nn.Sequential, norm)[1] for norm in list(block)[2:-1]]
 
 
 def to_int8(encoder: Wav2Vec2Model) -> None:
-    """Put a model's convolutions, and the linear layers before and in its blocks, in int8, in place. It can then
-    only run, not be saved.
+    """Convert a model's convolutions and linear layers to int8, in place.
+
+    The output layer stays in floating point. The model can then run, but not be saved.
     """
     encoder.add_module("feature_extractor", Int8FeatureExtractor(encoder.feature_extractor))
     if encoder.post_extract_proj is not None:
@@ -209,6 +206,5 @@ def to_int8(encoder: Wav2Vec2Model) -> None:
         attention = isinstance(module, MultiheadAttention | ESPNETMultiHeadedAttention)
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                # attention reads its queries, keys and values in half precision where that is fast, everything else
-                # goes on in fp32
+                # queries, keys and values are in half precision if that is fast; everything else is fp32
                 setattr(module, name, Int8Linear(child, mixed=attention and not name.endswith("out")))

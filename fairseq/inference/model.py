@@ -1,6 +1,4 @@
-"""A checkpoint in the form that inference runs: no dropout, no gradient, no padding seen, half precision where the
-device is faster so.
-"""
+"""A checkpoint prepared for inference: no dropout or gradients, padding ignored, bf16 where the device is faster."""
 
 from __future__ import annotations
 
@@ -42,43 +40,42 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
 
 class SpeechModel:
-    """A wav2vec 2.0 model, fine-tuned or not, ready to read audio.
+    """A wav2vec 2.0 model, pre-trained or fine-tuned, ready for inference.
 
     Args:
-        model: Wav2VecCtc or Wav2Vec2Model, or one of yours that is built alike; it is changed: put on the device, into
-            evaluation, and made length-aware.
-        task: gives `cfg.sample_rate`, `cfg.normalize` and, of a fine-tuned one, `target_dictionary`.
-        cfg: the checkpoint's whole config.
-        device: None chooses the CPU.
-        precision: fp32, bf16, int8 (see inference/int8.py), or auto: bf16 where the device computes it faster than
-            fp32.
+        model: Wav2VecCtc, Wav2Vec2Model, or your own model with the same attributes. It is modified: moved to the
+            device, put in eval mode, and made length-aware.
+        task: provides `cfg.sample_rate`, `cfg.normalize` and, for a fine-tuned model, `target_dictionary`.
+        cfg: the checkpoint's full config.
+        device: None means the CPU.
+        precision: fp32, bf16, int8 (see inference/int8.py), or auto: bf16 if it is faster than fp32 on the device.
     Raises:
-        ValueError: another precision, or int8 where the device or torch has none.
+        ValueError: an unknown precision, or int8 without support in the device or in torch.
     """
 
     def __init__(
         self, model: nn.Module, task: Any, cfg: DictConfig, device: Device | None = None, precision: str = "auto"
     ) -> None:
         if precision not in PRECISIONS:
-            raise ValueError(f"the precision is {precision!r}; it may be {', '.join(PRECISIONS)}")
+            raise ValueError(f"the precision is {precision!r}; it must be one of: {', '.join(PRECISIONS)}")
         self.device = device_layer.get("cpu") if device is None else device
         missing = self.device.int8_is_missing() if precision == "int8" else None
         if missing is not None:
             raise ValueError(
-                f"the precision int8 cannot be had: {missing}; use "
+                f"the precision int8 is not available: {missing}; use one of: "
                 f"{', '.join(name for name in PRECISIONS if name != 'int8')}"
             )
         self.int8 = precision == "int8"
         self.task, self.cfg = task, cfg
         model.eval().requires_grad_(False)
-        self.num_updates: int | None = None  # that the checkpoint was trained for, where it says so
-        # beside the products in int8 the rest is in what auto takes
+        self.num_updates: int | None = None  # updates the checkpoint was trained for; None if unknown
+        # with int8 products, everything else has the precision of auto
         half = precision == "bf16" or (precision in ("auto", "int8") and self.device.bf16_is_fast())
         self.dtype = torch.bfloat16 if half else None
-        # by what it has, not by its class: one of the user's own may have it too
+        # tested by attribute, not by class, so that a user's own model works too
         self.ctc = cast(Wav2VecCtc, model) if hasattr(model, "w2v_encoder") else None
         self.encoder = cast(Wav2Vec2Model, model) if self.ctc is None else self.ctc.w2v_encoder.w2v_model
-        # `batch` gives no mask where there is no padding; filler would only bring a mask for every block to add
+        # `batch` gives no mask without padding; padding to a multiple would add a mask to every block
         configure(model, RunMode(length_aware=True, looks_for_padding=False, pads_to_multiple=False))
         self._arrange_weights()
         model.to(self.device.torch_device)
@@ -96,18 +93,18 @@ class SpeechModel:
         overrides: dict[str, Any] | None = None,
         dictionary: str | None = None,
     ) -> SpeechModel:
-        """Read a checkpoint, or a folder of transformers or torchaudio.
+        """Read a checkpoint, or a folder written by transformers or fairseq-convert.
 
         Args:
-            device: cpu, cuda or another kind that the device layer has.
-            overrides: values for settings of its config, by name, such as {"data": folder}.
-            dictionary: file of a fine-tuned one's symbols; None: those inside, else those of its data folder.
+            device: cpu, cuda or another device type of the device layer.
+            overrides: config values by name, such as {"data": folder}.
+            dictionary: dictionary file of a fine-tuned model; None: the one in the checkpoint, else in its data folder.
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it cannot be read, has another number of outputs than symbols, or there is no such device.
+            FileNotFoundError: the file does not exist.
+            ValueError: the checkpoint cannot be read, its outputs do not match its symbols, or there is no such device.
         """
         if not os.path.exists(path):
-            raise MissingFileError(f"there is no checkpoint {os.fspath(path)}")
+            raise MissingFileError(f"the checkpoint {os.fspath(path)} does not exist")
         if os.path.isdir(path):
             state = _read_folder(os.fspath(path))
         else:
@@ -121,9 +118,7 @@ class SpeechModel:
         return loaded
 
     def _arrange_weights(self) -> None:
-        """The weights of the big products once and for all in the dtype and the order that every forward pass would
-        copy them to.
-        """
+        """Store the large weights once in the dtype and layout that each forward pass would convert them to."""
         if self.int8:
             to_int8(self.encoder)
         parts = [self.encoder.post_extract_proj, self.encoder.encoder.layers]
@@ -138,12 +133,12 @@ class SpeechModel:
         for module in self.encoder.encoder.modules():
             if isinstance(module, WeightNormConv1d):
                 module.freeze_weight(self.dtype or torch.float32)
-        # C' x C x K as before, with the channels side by side in memory, as products over time take them
+        # the shape stays C' x C x K; channels become contiguous in memory, as products over time read them
         for conv in later:
             conv.weight.data = conv.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
     def dictionary(self) -> Tokens:
-        """The symbols that the model's outputs stand for.
+        """Return the symbols of the model's outputs.
 
         Raises:
             ValueError: the model is not fine-tuned.
@@ -153,10 +148,10 @@ class SpeechModel:
         return self.tokens
 
     def fine_tuned(self) -> Wav2VecCtc:
-        """The model with its output layer.
+        """Return the model with its output layer.
 
         Raises:
-            ValueError: it is pre-trained only.
+            ValueError: the model is not fine-tuned.
         """
         if self.ctc is None:
             raise ValueError(
@@ -166,8 +161,9 @@ class SpeechModel:
 
     @property
     def precision(self) -> str:
-        """What it computes in, where `auto` is decided: fp32, bf16, or int8 and one of them."""
-        return f"{'int8 and ' * self.int8}{'fp32' if self.dtype is None else 'bf16'}"
+        """The precision in use, with `auto` resolved: fp32, bf16, int8 and fp32, or int8 and bf16."""
+        rest = "fp32" if self.dtype is None else "bf16"
+        return f"int8 and {rest}" if self.int8 else rest
 
     def describe(self) -> str:
         return f"{self.device.describe()}, {self.precision}"
@@ -175,19 +171,21 @@ class SpeechModel:
     # -- audio ---------------------------------------------------------------------------------------------------------
 
     def open(self, audio: Audio | AudioSource) -> AudioSource:
-        """A source of samples at the model's rate; see `open_source`."""
+        """Open audio at the model's sample rate; see `open_source`."""
         if hasattr(audio, "num_samples"):
             return cast(AudioSource, audio)
         return open_source(cast(Audio, audio), self.sample_rate)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames for so many samples, after cropping to the model's multiple."""
+        """Return the number of frames for `num_samples`, after cropping to the model's multiple."""
         frames = frames_for_samples(num_samples, self.conv_layers)
         return frames - frames % self.frame_multiple
 
     def batch(self, waves: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
-        """Waveforms side by side on the device: normalised one by one as the model was trained, padded (B x S), and
-        where (B x S).
+        """Send waveforms to the device as one batch, each normalised if the model expects it.
+
+        Returns:
+            The padded waveforms, B x S, and the padding mask, B x S, or None if no row is padded.
         """
         lengths = torch.tensor([len(wave) for wave in waves])
         source = torch.zeros(len(waves), int(lengths.max()))
@@ -199,21 +197,23 @@ class SpeechModel:
         )
         return self.device.send(source), None if padding_mask is None else self.device.send(padding_mask)
 
-    # -- what the model says -------------------------------------------------------------------------------------------
+    # -- outputs of the model ------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Log-probabilities of the dictionary's symbols, fp32, T x V for each waveform; T is 0 where it is shorter than
-        one frame sees.
+        """Compute log-probabilities of the dictionary's symbols for each waveform.
 
-        Devices that gain nothing by batches read one waveform after the other (base in bf16, 8 x 10 s, one core: 1.17 s
-        a clip together, 0.93 s one by one).
+        Devices that do not benefit from batches run one waveform at a time (base in bf16, 8 x 10 s, one core: 1.17 s
+        per clip batched, 0.93 s one by one).
+
+        Returns:
+            T x V fp32 per waveform; T is 0 if the waveform is shorter than one frame's receptive field.
 
         Raises:
             ValueError: the model is not fine-tuned, or a waveform is not 1-D.
         """
         if any(np.ndim(wave) != 1 for wave in waves):
-            raise ValueError("log_probs takes a list of 1-D waveforms: log_probs([wave])")
+            raise ValueError("each waveform must be 1-D: call log_probs([wave]) with a list, even for one waveform")
         if self.device.gains_by_batches or len(waves) <= 1:
             return self._log_probs_of_batch(waves)
         return [log_probs for wave in waves for log_probs in self._log_probs_of_batch([wave])]
@@ -234,24 +234,24 @@ class SpeechModel:
 
 
 def _read_folder(path: str) -> dict[str, Any]:
-    """The state of a folder of another tool, as `load_checkpoint_to_cpu` gives that of a checkpoint."""
+    """Read another tool's folder in the form of `load_checkpoint_to_cpu`."""
     if not foreign.is_folder(path):
         raise ValueError(
-            f"{path} is a folder without a config.json: give a checkpoint's file, or a folder of transformers"
+            f"{path} is a folder without a config.json: give a checkpoint file, or a folder written by transformers"
         )
     state = to_checkpoint(foreign.read(path, io.read))
     return {**state, "cfg": OmegaConf.create(state["cfg"])}
 
 
 def _give_dictionary(state: dict[str, Any], path: str) -> None:
-    """Have a fine-tuned checkpoint's task read its symbols from a file; others have none."""
+    """Make a fine-tuned checkpoint's task read its symbols from a file; a pre-trained one has no symbols."""
     cfg = state.get("cfg")
     if cfg is None or cfg.get("model") is None or cfg.model.get("_name") != "wav2vec_ctc":
         return
     difference = vocabulary.difference(symbols_of(state), Dictionary.load(path).symbols)
     if difference is not None:
         logger.warning(
-            "--dict %s takes precedence over the dictionary inside the checkpoint, which is another one: %s",
+            "--dict %s takes precedence over the dictionary in the checkpoint, which differs: %s",
             path,
             difference,
         )

@@ -1,4 +1,4 @@
-"""Signs of life of long work: a bar on a terminal, else a log line every few seconds."""
+"""Progress of long tasks: a bar on a terminal, else a log line every 10 s."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Progress:
     """Counts finished items.
 
     Args:
-        title: what is being done, before the counts.
-        total: items in all.
-        unit: what the items are.
-        bar: False: log lines on a terminal too, where results are printed meanwhile.
+        title: the task, shown before the counts.
+        total: number of items.
+        unit: plural noun for the items.
+        bar: False means log lines even on a terminal, for commands that print results at the same time.
     """
 
     def __init__(self, title: str, total: int, unit: str = "utterances", bar: bool = True) -> None:
@@ -42,14 +42,14 @@ class Progress:
         self._logging.__exit__(kind, error, trace)
 
     def advance(self, items: int = 1) -> None:
-        """Count items that are done."""
+        """Add finished items to the count."""
         self.done += items
         if self._bar is not None:
             self._bar.update(items)
         self.tick()
 
     def tick(self) -> None:
-        """Show that the current item is being worked on."""
+        """Report progress within the current item."""
         if self._bar is not None:
             self._bar.refresh()
             return
@@ -60,7 +60,7 @@ class Progress:
 
 
 def _bar(title: str, total: int, unit: str) -> tuple[Any, AbstractContextManager[Any]]:
-    """A bar, and what has log lines printed above it."""
+    """Return a bar, and a context that prints log lines above it."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 

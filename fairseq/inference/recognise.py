@@ -1,4 +1,4 @@
-"""A model over many utterances: short ones in batches, long ones in windows."""
+"""Recognise many utterances: short ones in batches, long ones in windows."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ WatchPieces = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 @dataclass(frozen=True)
 class Emission:
-    """What the model said to one utterance."""
+    """The model's outputs for one utterance."""
 
     index: int
     num_samples: int
     pieces: Iterable[np.ndarray]  # log-probabilities T x V, one after the other; reading them may raise ValueError
-    error: str | None = None  # why there are none
+    error: str | None = None  # why there are no outputs
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Hypotheses for one utterance, the best one first; a single empty one where it could not be read."""
+    """Hypotheses for one utterance, best first; a single empty one if it could not be read."""
 
     index: int
     num_samples: int
@@ -44,12 +44,12 @@ class Reading:
 def emissions(
     model: SpeechModel, audios: Sequence[Audio], sizes: Sequence[int], settings: WindowSettings, max_tokens: int
 ) -> Iterator[Emission]:
-    """Each utterance's log-probabilities, utterances of like length together, the longest ones first.
+    """Yield each utterance's log-probabilities, longest first, batching utterances of similar length.
 
     Args:
-        audios: what `open_source` takes.
-        sizes: their lengths, in any unit; the order goes by them.
-        max_tokens: samples of a batch, padding included; a longer utterance is a batch by itself.
+        audios: inputs for `open_source`.
+        sizes: their lengths, in any unit; used for sorting only.
+        max_tokens: samples per batch, including padding; a longer utterance is a batch of its own.
     """
     batch: list[tuple[int, np.ndarray]] = []
     for index in np.argsort(-np.asarray(sizes), kind="stable").tolist():
@@ -82,7 +82,7 @@ def _batched(model: SpeechModel, batch: list[tuple[int, np.ndarray]]) -> Iterato
 
 
 def read(emission: Emission, decoder: Decoder) -> Reading:
-    """Decode an utterance; what is wrong with its audio becomes the reading's error."""
+    """Decode an utterance; an error in its audio is stored in the result."""
     error = emission.error
     if error is None:
         decoding = stream(decoder)
@@ -105,13 +105,13 @@ def read_all(
     watch: WatchPieces | None = None,
     title: str = "recognising",
 ) -> list[Reading]:
-    """Readings of all utterances, in their order, with signs of life on the way.
+    """Recognise all utterances and report progress; the results have the order of `audios`.
 
-    What cannot be read is logged, and reads as empty.
+    An utterance that cannot be read is logged and has an empty hypothesis.
 
     Args:
-        watch: gets the log-probabilities of each utterance, and passes them on.
-        title: of the bar or of the log lines.
+        watch: receives the log-probabilities of each utterance and passes them on.
+        title: title of the progress bar or log lines.
     """
     readings: dict[int, Reading] = {}
     with Progress(title, len(audios)) as progress:
@@ -126,7 +126,7 @@ def read_all(
 
 
 def ticking(pieces: Iterable[np.ndarray], progress: Progress) -> Iterator[np.ndarray]:
-    """The same pieces; each is a sign of life."""
+    """Pass pieces through, with a progress tick for each."""
     for piece in pieces:
         progress.tick()
         yield piece

@@ -1,6 +1,4 @@
-"""Log-probabilities that come window by window, to words: what is kept in the meantime does not grow with the
-search's own memory.
-"""
+"""Decode log-probabilities that arrive window by window, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ from fairseq.decoding.greedy import GreedyDecoder
 from fairseq.decoding.hypothesis import Hypothesis, Word, from_path
 from fairseq.decoding.tokens import Tokens
 
-# a minute at 50 frames a second: a beam search remembers every frame of every hypothesis until its end
+# one minute at 50 frames per second: a beam search keeps every frame of every hypothesis until it ends
 SEGMENT_FRAMES = 3000
 
 
 class Decoder(Protocol):
-    """What reads log-probabilities T x V; several hypotheses, the best one first."""
+    """Decodes log-probabilities T x V into hypotheses, best first."""
 
     tokens: Tokens
 
@@ -25,7 +23,7 @@ class Decoder(Protocol):
 
 
 class GreedyStream:
-    """Greedy decoding of a stream: 6 bytes a frame, and exactly what decoding all of it at once gives."""
+    """Greedy decoding of a stream, at 8 bytes per frame; the result equals decoding everything at once."""
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
@@ -46,8 +44,8 @@ class GreedyStream:
 class SegmentStream:
     """Decoding of a stream in segments that end in pauses.
 
-    One segment, up to `segment_frames`, gives the decoder's n-best list. Of several the best ones are joined, and the
-    language model starts anew at each.
+    A single segment (up to `segment_frames`) returns the decoder's n-best list. With several segments, their best
+    hypotheses are joined, and the language model restarts at each.
     """
 
     def __init__(self, decoder: Decoder, segment_frames: int = SEGMENT_FRAMES) -> None:
@@ -79,13 +77,14 @@ class SegmentStream:
 
 
 def stream(decoder: Decoder) -> GreedyStream | SegmentStream:
-    """A decoder's form for streams."""
+    """Return the streaming form of a decoder."""
     return GreedyStream(decoder.tokens) if isinstance(decoder, GreedyDecoder) else SegmentStream(decoder)
 
 
 def pause(log_probs: np.ndarray, tokens: Tokens) -> int:
-    """Where to cut: the middle of the longest run of blanks and delimiters in the later half, preferring those with
-    a delimiter.
+    """Return the frame at which to cut a segment.
+
+    It is the middle of the longest run of blanks and delimiters in the second half; runs with a delimiter come first.
     """
     half = len(log_probs) // 2
     path = log_probs[half:].argmax(axis=1)

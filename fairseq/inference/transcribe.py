@@ -1,4 +1,4 @@
-"""Transcribing files and waveforms: `fairseq.transcribe`."""
+"""Transcribe files and waveforms: `fairseq.transcribe`."""
 
 from __future__ import annotations
 
@@ -35,27 +35,26 @@ def transcribe(
     lm: str | os.PathLike[str] | None = None,
     settings: BeamSettings | None = None,
 ) -> Transcript | list[Transcript]:
-    """What was said.
+    """Transcribe audio.
 
     Args:
-        model: a fine-tuned checkpoint or a folder of transformers, or a SpeechModel already loaded
-            (`SpeechModel.load`), which is quicker the second time.
-        audio: a path; a waveform at the model's sample rate; (waveform, its rate); or a list of such, which gives a
-            list. A waveform is an array or tensor, of one channel or several, which are averaged. Other rates are
-            converted (extra `resample`).
-        decoder: one already made (`fairseq.decoding.beam.read_beam`), in place of `lexicon`, `lm` and `settings`.
-        device: for a model that is loaded here.
-        precision: for a model that is loaded here.
-        windows: how long audio is cut; memory does not grow with its length.
-        lexicon: file of words, for a beam search.
-        lm: file of an n-gram language model, for a beam search. Without both, decoding is greedy.
-        settings: beam and weights of that search.
+        model: a fine-tuned checkpoint, a folder written by transformers, or a SpeechModel (from `SpeechModel.load`),
+            which saves loading it again for each call.
+        audio: a path; a waveform at the model's sample rate; (waveform, sample rate); or a list of these. A waveform is
+            an array or tensor; several channels are averaged. Other sample rates are converted (extra `resample`).
+        decoder: a decoder from `fairseq.decoding.beam.read_beam`, instead of `lexicon`, `lm` and `settings`.
+        device: device of a model that is loaded here.
+        precision: precision of a model that is loaded here.
+        windows: window length and overlap for long audio; memory does not grow with the length of the audio.
+        lexicon: lexicon file, for a beam search.
+        lm: n-gram language model file, for a beam search. Without lexicon and language model, decoding is greedy.
+        settings: beam size and weights of the beam search.
     Returns:
-        A Transcript with text, and words with times and confidence. In a list, audio that cannot be read gives a
-        Transcript with `error`.
+        A Transcript with the text and its words with times and confidence; for a list, a list of them. In a list, a
+        Transcript has `error` set if its audio cannot be read.
     Raises:
-        FileNotFoundError: there is no such checkpoint, audio file (of a single one), lexicon or language model.
-        ValueError: one of them cannot be read, or the checkpoint is not fine-tuned.
+        FileNotFoundError: the checkpoint, lexicon, language model, or a single audio file does not exist.
+        ValueError: one of these cannot be read, or the checkpoint is not fine-tuned.
     """
     _check_order(model, audio)
     if not isinstance(model, SpeechModel):
@@ -71,29 +70,29 @@ def transcribe(
 
 
 def _check_order(model: Any, audio: Any) -> None:
-    """Raise ValueError for arguments the other way round, and for a waveform as a list of numbers."""
-    order = "transcribe(model, audio) takes the checkpoint first and then the audio"
+    """Raise ValueError if the arguments are swapped, or the waveform is a list of numbers."""
+    order = "transcribe(model, audio) takes the checkpoint first, then the audio"
     if not isinstance(model, (SpeechModel, str, os.PathLike)):
-        raise ValueError(f"{order}; the first argument is a {type(model).__name__}, neither a path nor a SpeechModel")
+        raise ValueError(f"{order}; the first argument is a {type(model).__name__}, not a path or a SpeechModel")
     if isinstance(audio, SpeechModel):
-        raise ValueError(f"{order}; these are the other way round")
+        raise ValueError(f"{order}; these arguments are swapped")
     if isinstance(model, SpeechModel) or not isinstance(audio, (str, os.PathLike)):
         if isinstance(audio, list) and audio and isinstance(audio[0], (int, float)):
             raise ValueError(
-                "a list stands for several recordings; give a waveform as an array or tensor: numpy.array(samples)"
+                "a list means several recordings; pass a single waveform as an array or tensor: numpy.array(samples)"
             )
         return
     first, second = Path(os.fspath(model)).suffix.lower(), Path(os.fspath(audio)).suffix.lower()
     if first in _AUDIO_ENDINGS or (
         second in _MODEL_ENDINGS and first not in _MODEL_ENDINGS and not os.path.isdir(model)
     ):
-        raise ValueError(f"{order}; {os.fspath(model)} and {os.fspath(audio)} look the other way round")
+        raise ValueError(f"{order}; {os.fspath(model)} and {os.fspath(audio)} look swapped")
 
 
 def transcribe_one(
     model: SpeechModel, audio: Audio, decoder: Decoder, settings: WindowSettings, tick: Callable[[], None] | None = None
 ) -> Transcript:
-    """One file or waveform; what is wrong with it becomes its `error`. `tick` is called for each window."""
+    """Transcribe one file or waveform; an error is stored in the result. `tick` is called after each window."""
     try:
         return _transcribed(model, audio, decoder, settings, tick)
     except (ValueError, OSError) as error:
@@ -121,7 +120,7 @@ def read_and_decode(
     settings: WindowSettings,
     tick: Callable[[], None] | None = None,
 ) -> tuple[list[Hypothesis], float]:
-    """Hypotheses for all of a source, and its largest sample."""
+    """Return hypotheses for a whole source, and the largest absolute value of its samples."""
     reading, loudest = stream(decoder), 0.0
     for window, wave in read_windows(model, source, settings):
         loudest = max(loudest, float(np.abs(wave).max()))
@@ -134,7 +133,7 @@ def read_and_decode(
 def read_windows(
     model: SpeechModel, source: AudioSource, settings: WindowSettings
 ) -> Iterator[tuple[Window, np.ndarray]]:
-    """A source's windows, each with its samples, read one at a time."""
+    """Yield the windows of a source with their samples, read one at a time."""
     for window in plan_windows(
         source.num_samples, model.conv_layers, model.sample_rate, settings, model.frame_multiple
     ):
@@ -143,7 +142,9 @@ def read_windows(
 
 def _note(model: SpeechModel, num_samples: int, loudest: float) -> str | None:
     if model.num_frames(num_samples) == 0:
-        return f"{num_samples} samples are shorter than one frame of the model sees: nothing to transcribe"
+        return (
+            f"nothing to transcribe: the audio has {num_samples} samples, fewer than the receptive field of one frame"
+        )
     if loudest < _SILENCE:
         return "silence: no sample is louder than 0.0001 of full scale"
     return None

@@ -1,4 +1,4 @@
-"""What was said in an audio file, and when."""
+"""Transcripts: the words of an audio file and their times."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class TimedWord(NamedTuple):
 
 @dataclass
 class Transcript:
-    """The result for one audio file: words, or why there are none."""
+    """The result for one audio file: its words, or the error."""
 
     name: str
     text: str = ""
     words: list[TimedWord] = field(default_factory=list)
     confidence: float = 0.0  # mean of the words'
     duration: float = 0.0  # seconds
-    alternatives: list[str] = field(default_factory=list)  # texts of the other hypotheses, where several were asked for
-    note: str | None = None  # something to know about this result
-    error: str | None = None  # why there is none
+    alternatives: list[str] = field(default_factory=list)  # texts of the other hypotheses, if nbest > 1
+    note: str | None = None  # remark about this result, such as silence
+    error: str | None = None  # why there is no text
 
 
 class FrameTimes:
-    """When frames are, by the feature extractor's spec.
+    """Times of frames, from the feature extractor's spec.
 
-    Each frame stands for one stride around its centre: 320 i + 199.5 samples, give or take 10 ms, for base at 16 kHz.
+    Each frame covers one stride around its centre: 320 i + 199.5 samples, plus or minus 10 ms, for base at 16 kHz.
     """
 
     def __init__(self, conv_layers: Sequence[ConvSpec], sample_rate: int, duration: float) -> None:
@@ -57,7 +57,7 @@ class FrameTimes:
 def from_hypotheses(
     name: str, hypotheses: Sequence[Hypothesis], times: FrameTimes, duration: float, note: str | None = None
 ) -> Transcript:
-    """The transcript of a file from its hypotheses, the best one first."""
+    """Build the transcript of a file from its hypotheses, best first."""
     best = hypotheses[0]
     words = [times.word(word) for word in best.words]
     others = [other.text for other in hypotheses[1:]]

@@ -1,12 +1,12 @@
-"""Long audio as overlapping windows whose frames lie on the grid of the whole.
+"""Split long audio into overlapping windows, aligned to the frames of the whole file.
 
     samples   |--------- window 0 ---------|
                                |--------- window 1 ---------|
                                                       |------ window 2 -----|
     frames     kept by 0         ^ kept by 1           ^ kept by 2
 
-A window starts at a multiple of the stride, so that its frame i is frame `first + i` of the whole file. Each is
-normalised by itself. Where two overlap, each gives the half that lies nearer to its middle.
+A window starts at a multiple of the stride, so its frame i is frame `first + i` of the whole file. Each is normalised
+separately. Where two overlap, each keeps the half that is closer to its middle.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ class Window(NamedTuple):
 
     start: int  # sample
     num_samples: int
-    first: int  # frame of the whole that its frame 0 is
+    first: int  # index of its frame 0 in the whole file
     keep: slice  # of its own frames
 
 
 @dataclass
 class WindowSettings:
-    """How long audio is cut.
+    """Length and overlap of the windows.
 
     Raises:
         ValueError: the overlap is not shorter than a window.
     """
 
     seconds: float = 30.0  # of a window
-    overlap: float = 5.0  # seconds that neighbours have in common; half of them are context at each edge
+    overlap: float = 5.0  # seconds shared by neighbouring windows; half of it is context at each edge
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.seconds:
             raise ValueError(
-                f"the overlap of windows is {self.overlap} s; it must be shorter than a window, which is "
-                f"{self.seconds} s"
+                f"the window overlap is {self.overlap} s; it must be at least 0 and shorter than a window "
+                f"({self.seconds} s)"
             )
 
 
@@ -53,14 +53,14 @@ def plan_windows(
     settings: WindowSettings,
     multiple: int = 1,
 ) -> list[Window]:
-    """Windows that keep every frame of the whole exactly once.
+    """Plan windows that together keep every frame of the file exactly once.
 
     Args:
-        num_samples: of the whole file.
+        num_samples: samples in the whole file.
         conv_layers: the feature extractor's spec.
-        multiple: model.crop_seq_to_multiple; windows other than the last have so many frames, or a multiple.
+        multiple: model.crop_seq_to_multiple; all windows but the last have a multiple of it as frames.
     Returns:
-        none if the audio is shorter than the receptive field; one where it fits into a window.
+        The windows: none if the audio is shorter than the receptive field, one if it fits into a window.
     """
     field, stride = receptive_field(conv_layers)
     total = frames_for_samples(num_samples, conv_layers)

@@ -1,4 +1,4 @@
-"""Comparing what was recognised with what was said."""
+"""Compare hypotheses with references."""
 
 from fairseq.scoring.wer import Errors, character_errors, unit_errors, word_errors
 

@@ -1,4 +1,4 @@
-"""How sure an error rate is: intervals by drawing the test set anew."""
+"""Confidence intervals of error rates, by bootstrap resampling of the test set."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-_CELLS = 1 << 24  # drawn counts held at a time
+_CELLS = 1 << 24  # drawn counts in memory at a time
 
 
 class RateInterval(NamedTuple):
-    """An error rate in per cent, and where it lies."""
+    """An error rate in per cent with its confidence interval."""
 
     rate: float
     low: float
     high: float
-    num_groups: int  # what was drawn: utterances, or speakers
+    num_groups: int  # number of utterances or speakers drawn from
 
 
 def bootstrap(
@@ -27,18 +27,18 @@ def bootstrap(
     seed: int = 1,
     level: float = 0.95,
 ) -> RateInterval:
-    """Percentile interval of errors over totals (Bisani and Ney 2004).
+    """Compute the percentile interval of errors over totals (Bisani and Ney 2004).
 
-    Utterances of one speaker err alike, so that drawing utterances makes the interval too narrow where speakers are
-    few: draw speakers.
+    Errors are correlated within a speaker, so with few speakers an interval over utterances is too narrow: draw
+    speakers.
 
     Args:
-        errors, totals: of each utterance.
-        groups: which group each utterance belongs to, its speaker; groups are drawn whole. None draws utterances.
-        draws: test sets drawn, each of as many groups as there are, with replacement.
-        level: share of the draws inside of the interval.
+        errors, totals: one value per utterance.
+        groups: the group of each utterance, such as its speaker; groups are drawn whole. None: draw utterances.
+        draws: number of test sets drawn, each with the original number of groups, with replacement.
+        level: share of the draws inside the interval.
     Returns:
-        Not-a-number where there is no reference at all.
+        The rate and its interval; NaN if all references are empty.
     """
     names = np.arange(len(errors)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(names.max()) + 1 if len(names) else 0

@@ -1,4 +1,4 @@
-"""Error rates of greedy decoding over a validation set, as sums that add up over batches and processes."""
+"""Error rates of greedy decoding over a validation set, as sums over batches and processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
 from fairseq.scoring.wer import best_path, unit_errors, word_errors
 
-EXAMPLES = 3  # hypotheses that a validation shows beside their references
+EXAMPLES = 3  # (reference, hypothesis) pairs shown per validation
 
-# rate in the log: (sum of what it counts, sum of what it counts among)
+# rate in the log: (numerator, denominator)
 _RATES = {"uer": ("c_errors", "c_total"), "wer": ("w_errors", "w_total"), "blanks": ("blanks", "frames")}
 
 
@@ -23,10 +23,10 @@ class GreedyScorer:
     """Decodes batches greedily and counts errors of units and words.
 
     Args:
-        words: numbers of units -> text of words.
-        blank: number of the blank.
+        words: converts unit indices to the text of words.
+        blank: index of the blank.
         num_symbols: V.
-        num_special: symbols at the dictionary's beginning that no text has.
+        num_special: number of special symbols at the start of the dictionary, which no text has.
     """
 
     def __init__(self, words: Callable[[Iterable[int]], str], blank: int, num_symbols: int, num_special: int) -> None:
@@ -34,14 +34,14 @@ class GreedyScorer:
         self.blank = blank
         self.num_symbols = num_symbols
         self.num_special = num_special
-        self.examples: list[tuple[str, str]] = []  # the first references and hypotheses, until somebody takes them
+        self.examples: list[tuple[str, str]] = []  # the first (reference, hypothesis) pairs; see `take_examples`
 
     def blanks(self, path: Tensor, input_lengths: Tensor, counts: Tensor) -> dict[str, Tensor]:
-        """Frames, and those whose likeliest symbol is the blank; all arguments on the device, nothing waits for it.
+        """Count frames and blank frames, without a device synchronisation; all arguments are on the device.
 
         Args:
-            path: likeliest symbol of each frame, B x T.
-            input_lengths: frames of each row, B.
+            path: most likely symbol of each frame, B x T.
+            input_lengths: frames per row, B.
             counts: 1 for rows that count, else 0, B.
         """
         inside = (torch.arange(path.size(1), device=path.device) < input_lengths.unsqueeze(1)) * counts.unsqueeze(1)
@@ -50,15 +50,17 @@ class GreedyScorer:
     def score(
         self, path: Tensor, target: Tensor, input_lengths: Tensor, target_lengths: Tensor, counts: Tensor
     ) -> dict[str, Tensor]:
-        """Errors of a batch; reads the device.
+        """Count the errors of a batch; this waits for the device.
 
         Args:
-            path: as above.
+            path: most likely symbol of each frame, B x T.
             target: B x U.
-            target_lengths: units of each row, B.
+            input_lengths: frames per row, B.
+            target_lengths: units per row, B.
+            counts: 1 for rows that count, else 0, B.
         Returns:
             0-dim sums on the path's device: c_errors and c_total of units, w_errors and w_total of words; and `used`,
-            1-dim: how often each symbol but the special ones was said.
+            1-dim: how often each symbol except the special ones was predicted.
         """
         rows, labels = path.cpu().numpy(), target.cpu().numpy()
         frames, units = input_lengths.tolist(), target_lengths.tolist()
@@ -83,13 +85,13 @@ class GreedyScorer:
         }
 
     def take_examples(self) -> list[tuple[str, str]]:
-        """The first (reference, hypothesis) pairs since the last call."""
+        """Return the first (reference, hypothesis) pairs since the last call."""
         taken, self.examples = self.examples, []
         return taken
 
 
 def summed(logging_outputs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Sums by name of what forward passes and processes logged: numbers, 0-dim tensors, or vectors."""
+    """Sum logging outputs by name; values are numbers, 0-dim tensors, or vectors."""
     total: dict[str, np.ndarray] = {}
     for log in logging_outputs:
         for name, value in log.items():
@@ -99,9 +101,7 @@ def summed(logging_outputs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray
 
 
 def log_rates(total: Mapping[str, np.ndarray]) -> None:
-    """Log the rates that these sums give, in per cent: uer, wer, blanks (of frames), symbols_used (of the
-    dictionary).
-    """
+    """Log rates in per cent from these sums: uer, wer, blanks (of frames), symbols_used (of the dictionary)."""
     for name, (part, whole) in _RATES.items():
         if whole in total:
             metrics.log_scalar(f"_{part}", float(total[part]))
@@ -112,7 +112,7 @@ def log_rates(total: Mapping[str, np.ndarray]) -> None:
 
 
 class _Rate:
-    """Per cent of one meter's sum in another's."""
+    """One meter's sum as a percentage of another's."""
 
     def __init__(self, part: str, whole: str) -> None:
         self.part, self.whole = part, whole

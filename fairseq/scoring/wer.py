@@ -1,4 +1,4 @@
-"""Error rates: insertions, deletions and substitutions over the length of the references, counted by jiwer."""
+"""Error rates: (insertions + deletions + substitutions) / length of the references, counted by jiwer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 
 class Errors(NamedTuple):
-    """Errors over what they are errors of; those of several sets add up by field."""
+    """Number of errors and number of reference items; add the fields to combine sets."""
 
     errors: int
     total: int
 
     def rate(self) -> float:
-        """Per cent; not a number where there is no reference."""
+        """Return the error rate in per cent; NaN if the references are empty."""
         return 100 * self.errors / self.total if self.total else float("nan")
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
-    """Errors of words, of all utterances together."""
+    """Count word errors over all utterances."""
     if not references:
         return Errors(0, 0)
     import jiwer
@@ -29,7 +29,7 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
 
 
 def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
-    """The same of characters, spaces between words included."""
+    """Count character errors over all utterances, including spaces between words."""
     if not references:
         return Errors(0, 0)
     import jiwer
@@ -38,7 +38,7 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Er
 
 
 def unit_errors(references: Sequence[Iterable[int]], hypotheses: Sequence[Iterable[int]]) -> Errors:
-    """The same of units, given by number."""
+    """Count unit errors over all utterances; units are given by index."""
     return word_errors(
         [" ".join(map(str, units)) for units in references], [" ".join(map(str, units)) for units in hypotheses]
     )
@@ -50,7 +50,7 @@ def _counted(measured: Any) -> Errors:
 
 
 def best_path(labels: np.ndarray, blank: int) -> np.ndarray:
-    """Units of a row of frame labels: runs become one, blanks go (Graves et al. 2006, section 3.2)."""
+    """Collapse a row of frame labels to units: merge repetitions, drop blanks (Graves et al. 2006, section 3.2)."""
     changed = np.ones(len(labels), dtype=bool)
     changed[1:] = labels[1:] != labels[:-1]
     return labels[changed & (labels != blank)]

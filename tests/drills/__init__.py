@@ -1,3 +1,4 @@
-"""Drills: many damaged inputs, kills and signals, counted. Too long for every change; each module runs by `python
--m tests.drills.NAME`.
+"""Drills: many damaged inputs, kills and signals, with counted outcomes.
+
+They are too slow for every change. Run one with `python -m tests.drills.NAME`.
 """

@@ -1,4 +1,4 @@
-"""Damaged audio files: read right, refused by name, or quarantined; never another exception, a hang, or more than 1 GB.
+"""Damaged audio files: read correctly, rejected by name, or quarantined; no other exception, hang, or use of > 1 GB.
 
 python -m tests.drills.audio_files --tries 2000 [--seed 0]
 """
@@ -57,7 +57,7 @@ def waves(samples: int, channels: int) -> np.ndarray:
 
 
 def write_originals(folder: Path) -> dict[str, Path]:
-    """A second of each format, and two channels of some."""
+    """Write one second of audio in each format, for some formats also with two channels."""
     made = {}
     for name, (suffix, container, subtype, options) in FORMATS.items():
         for channels in (1, 2) if name in ("wav", "flac", "mp3", "wav float") else (1,):
@@ -88,7 +88,7 @@ def truncate(data: bytearray, draw: random.Random) -> None:
 
 
 def large_number(data: bytearray, draw: random.Random) -> None:
-    """A size, rate or count in the header that lies."""
+    """Put a wrong size, rate or count in the header."""
     width = draw.choice((2, 4, 4, 5, 8))
     place = draw.randrange(max(1, min(len(data), 120) - width))
     value = draw.choice(
@@ -153,13 +153,12 @@ DAMAGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
 
 
 def read_everyhow(path: str, original: np.ndarray | None = None) -> str:
-    """Read a file as each of its users would, and compare what they get.
+    """Read a file through each reader, and compare the results.
 
     Args:
-        original: samples with which those of the file must begin or end, where its format has checksums; None: it has
-            none.
+        original: samples with which the file's samples must begin or end; None: its format has no checksums.
     Raises:
-        AssertionError: results that are not finite, of another length than promised, or not the original's.
+        AssertionError: the results are not finite, have the wrong length, or are not the original's samples.
         UnreadableAudio, ValueError: as for users.
     """
     header = audio_format(path)
@@ -181,7 +180,7 @@ def read_everyhow(path: str, original: np.ndarray | None = None) -> str:
 
 
 def train_on(path: str, folder: Path) -> str:
-    """A batch of the damaged file and a sound one: the damaged one is trained on, replaced, or refused by name."""
+    """Make a batch of a damaged and an intact file: the damaged one is used, replaced, or rejected by name."""
     manifest = folder / "try.tsv"
     manifest.write_bytes(b"/\n" + os.fsencode(path) + b"\t16000\n" + os.fsencode(folder) + b"/wav_1.wav\t16000\n")
     dataset = FileAudioDataset(str(manifest), RATE, max_sample_size=RATE, pad=True)

@@ -1,9 +1,9 @@
-"""The public reports in ../shared/cases, one by one: does this checkout give the right result?
+"""Run the public reports in ../shared/cases, one by one: does this checkout give the right result?
 
     python -m tests.drills.cases [NAME ...] [--tree CHECKOUT] [--shared FOLDER]
 
-`--tree` is the checkout whose code runs (this one, unless said otherwise): so the same judges show an older commit's
-results. Each judge stands in a `cases_*.py` beside this file, under the name of its folder.
+`--tree` is the checkout whose code runs (default: this one), so the same judges can show an older commit's results.
+Each judge is in a `cases_*.py` next to this file, under the name of its case's folder.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A command that has ended."""
+    """Result of a command."""
 
     code: int
     output: str  # standard output and errors, in the order in which they came
@@ -60,7 +60,7 @@ class Ended(NamedTuple):
 
 
 class Case:
-    """A case's folder, copied to where it may be written, and commands of the checkout under test."""
+    """A writable copy of a case's folder, and commands of the checkout under test."""
 
     def __init__(self, tree: Path, cases: Path, work: Path, name: str) -> None:
         self.tree, self.cases, self.name = tree, work / "cases", name
@@ -81,7 +81,7 @@ class Case:
         return {**os.environ, "PYTHONPATH": str(self.tree), "OMP_NUM_THREADS": "1", "CASES": str(self.cases), **more}
 
     def line(self, command: str, *arguments: str | os.PathLike[str]) -> list[str]:
-        """A console command, or a script by its path in the checkout, as a list of words."""
+        """Return the command line of a console command, or of a script given by its path in the checkout."""
         start = ["-m", COMMANDS[command]] if command in COMMANDS else [str(self.tree / command)]
         return [sys.executable, *start, *map(os.fsdecode, arguments)]
 
@@ -93,7 +93,7 @@ class Case:
         stdin: bytes | None = None,
         **variables: str,
     ) -> Ended:
-        """Run to its end, or kill it after `seconds`: then the code is -9."""
+        """Run a command to its end, or kill it after `seconds`; the code is then -9."""
         return self.run_line(self.line(command, *arguments), seconds, stdin, **variables)
 
     def python(self, text: str, seconds: float = 120, **variables: str) -> Ended:
@@ -125,9 +125,7 @@ JUDGES: dict[str, Judge] = {}
 
 
 def judges(name: str) -> Callable[[Judge], Judge]:
-    """Register a judge for the folder `name` of the cases, "training/manifests" for example; "training/x#part"
-    judges a part of it.
-    """
+    """Register a judge for a case's folder, such as "training/manifests"; "training/x#part" judges a part of it."""
 
     def register(judge: Judge) -> Judge:
         JUDGES[name] = judge

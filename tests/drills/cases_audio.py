@@ -1,4 +1,4 @@
-"""Judges of the cases about manifests and audio files."""
+"""Judges for cases about manifests and audio files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def preflight(case: Case, data: Path) -> Ended:
 
 
 def plain(text: str) -> str:
-    """Without the line breaks of preflight's paragraphs."""
+    """Remove the line breaks of preflight's paragraphs."""
     return " ".join(text.split())
 
 
@@ -99,7 +99,7 @@ def manifests(case: Case) -> Iterator[Finding]:
 
 
 def _own_manifests(case: Case) -> dict[str, tuple[str, ...]]:
-    """Further kinds of the same mistakes: name, and what the message must contain."""
+    """Further variants of the same mistakes: name, and what the message must contain."""
     root = case.cases / "training/common/base"
     lines = (root / "train.tsv").read_text().splitlines()[1:]
     valid = f"{root}\n" + "\n".join((root / "valid.tsv").read_text().splitlines()[1:]) + "\n"

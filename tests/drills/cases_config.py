@@ -1,4 +1,4 @@
-"""Cases of configs and command lines."""
+"""Judges for cases about configs and command lines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from tests.drills.cases import Case, Ended, Finding, judges
 
 
 def _refused(label: str, ended: Ended, *parts: str, without: str = "\0") -> Finding:
-    """Right where the command ended with a sentence that has these parts, and nothing that only follows from the
-    mistake.
-    """
+    """Pass if the command ended with a message that has these parts, without errors that follow from the mistake."""
     right = (
         ended.code == 1
         and not ended.has_traceback

@@ -1,4 +1,4 @@
-"""Judges for what other projects' code does with a loaded model."""
+"""Judges for cases of other projects' code that uses a loaded model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ save("base768_ft", {"model": model, "task": task}, tuned, task_state={"target_di
 
 
 def run_case(case: Case, text: str, *arguments: str) -> Ended:
-    """Python text, with the place of its checkpoints put in, after these are made."""
+    """Run Python code with the path of its checkpoints filled in, after making these."""
     if not (case.cases / "downstream/ck").exists():
         made = case.python(CHECKPOINTS.replace("$CASES", str(case.cases)))
         assert made.code == 0, made.output
@@ -49,12 +49,12 @@ def run_case(case: Case, text: str, *arguments: str) -> Ended:
 
 
 def text_of(case: Case) -> str:
-    """The case's own script."""
+    """Return the case's own script."""
     return (case.shared / "cases" / f"{case.name}.py").read_text(encoding="utf-8")
 
 
 def lines(ended: Ended, about: str) -> Iterator[str]:
-    """Those that are results: they begin like `about`."""
+    """Yield the result lines, which match `about` at their start."""
     found = [line for line in ended.output.splitlines() if re.match(about, line)]
     yield from found or [ended.last_line]
 
@@ -111,9 +111,7 @@ def float_padding_mask(case: Case) -> Iterator[Finding]:
 
 @judges("downstream/int_padding_mask")
 def int_padding_mask(case: Case) -> Iterator[Finding]:
-    """The case's inputs; its script cannot run as it is, since a mask that marks nothing is to come back as None,
-    which it counts.
-    """
+    """Judge the case's inputs without its script, which fails because the model returns None for an all-false mask."""
     text = """
 for dtype in (torch.uint8, torch.long, torch.int32, torch.int8, torch.float16):
     for name, mask in (("no padding", torch.zeros_like(padding)), ("padded", padding)):

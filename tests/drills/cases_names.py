@@ -1,6 +1,4 @@
-"""Judges for fairseq's public names: `downstream/import_fairseq_attr` and the first steps of
-`downstream/hf_convert`.
-"""
+"""Judges for fairseq's public names: `downstream/import_fairseq_attr` and the start of `downstream/hf_convert`."""
 
 from __future__ import annotations
 

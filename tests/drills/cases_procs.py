@@ -1,4 +1,4 @@
-"""Judges for the cases of processes: signals, workers, launch, and the places that the log goes to."""
+"""Judges for cases about processes: signals, workers, launchers, and log destinations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def training(case: Case, *overrides: str) -> list[str]:
 
 
 def with_small_disk(line: list[str], folder: str, size: str) -> list[str]:
-    """The command, with a disk of its own of this size at a folder, which is made."""
+    """Return a command line that runs `line` with a separate disk of this size mounted at a new folder."""
     script = f'mkdir -p {folder} && mount -t tmpfs -o size={size} tmpfs {folder} && exec "$@"'
     return ["unshare", "-m", "bash", "-c", script, "x", *line]
 
@@ -64,7 +64,7 @@ SKIPPED = "skipped: unshare -m needs root"
 
 
 def interrupted(case: Case, line: list[str], number: signal.Signals) -> Ended:
-    """The command, sent a signal soon after its first metrics."""
+    """Run a command and send it a signal soon after its first metrics."""
     began, log = time.monotonic(), case.work / f"{time.monotonic()}.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(

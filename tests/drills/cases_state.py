@@ -1,4 +1,4 @@
-"""Judges of the cases about checkpoints, resuming and `metrics.jsonl`."""
+"""Judges for cases about checkpoints, resuming and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRAIN = "fairseq-hydra-train"
 
 
 def train(case: Case, data: Path | str, *overrides: str, seconds: float = 180) -> Ended:
-    """The cases' own training command, in the case's working folder."""
+    """Run the cases' training command in the case's working folder."""
     return case.run(TRAIN, *training(case, data), *overrides, seconds=seconds)
 
 

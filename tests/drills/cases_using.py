@@ -1,4 +1,4 @@
-"""Judges for using models: labels, dictionaries, decoding, conversion."""
+"""Judges for cases about using models: labels, dictionaries, decoding, conversion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def infer(case: Case, *arguments: str | os.PathLike[str]) -> Ended:
 
 
 def said(ended: Ended) -> str:
-    """The transcript, without KenLM's and our own log lines."""
+    """Return the transcript, without log lines of KenLM and of this package."""
     lines = [
         line
         for line in ended.output.splitlines()
@@ -40,7 +40,7 @@ def said(ended: Ended) -> str:
 
 
 def refused(label: str, ended: Ended, *parts: str) -> Finding:
-    """Right where a command ends with a sentence that has all `parts`, and no traceback."""
+    """Pass if a command ends with a message that has all `parts`, and without a traceback."""
     right = ended.code not in (0, -9) and not ended.has_traceback and all(part in ended.output for part in parts)
     return Finding(label, right, f"code {ended.code}: {ended.last_line[:160]}")
 
@@ -158,7 +158,7 @@ def homophones(case: Case) -> Iterator[Finding]:
 
 
 def labels(case: Case, *arguments: str) -> tuple[list[str], Ended]:
-    """The lines of the .wrd file that prepare_labels.py makes."""
+    """Return the lines of the .wrd file made by prepare_labels.py."""
     script, dest = "examples/wav2vec/prepare_labels.py", case.work / "labels"
     words = ("--layout", "text", "--transcripts", case.folder / "t.txt", "--dest", dest)
     ended = case.run(script, case.folder / "t.tsv", *words, *arguments)

@@ -1,10 +1,10 @@
-"""Damaged and odd checkpoints: each is refused by name, or holds the very tensors of the sound file.
+"""Damaged and unusual checkpoints: each is rejected by name, or has the same tensors as the intact file.
 
     python -m tests.drills.checkpoints --tries N [--seed S]
 
-A try damages a small checkpoint in one way (a flipped bit anywhere or in the zip directory, a cut, an overwritten
-piece, an entry dropped, doubled or renamed, a value of its config changed) and opens it as the commands do: to use its
-model, and to continue a run.
+A try damages a small checkpoint in one way (a flipped bit anywhere or in the zip directory, a truncation, an
+overwritten part, an entry dropped, duplicated or renamed, a config value changed) and opens it as the commands do: to
+use its model, and to resume a run.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def cut(path: Path, state: dict[str, Any], choice: random.Random) -> str:
 
 
 def piece(path: Path, state: dict[str, Any], choice: random.Random) -> str:
-    """A piece overwritten with zeros, noise or another piece, removed, or put in."""
+    """Overwrite a part with zeros, noise or another part, or remove or insert one."""
     data = bytearray(path.read_bytes())
     length, start = choice.choice((1, 16, 512, 4096)), choice.randrange(len(data))
     other = choice.randrange(len(data))
@@ -135,7 +135,7 @@ def piece(path: Path, state: dict[str, Any], choice: random.Random) -> str:
 
 
 def entries(path: Path, state: dict[str, Any], choice: random.Random) -> str:
-    """The archive written again with an entry dropped, doubled, renamed, emptied or compressed."""
+    """Rewrite the archive with an entry dropped, duplicated, renamed, emptied or compressed."""
     with zipfile.ZipFile(path) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
     number = choice.randrange(len(records))
@@ -165,7 +165,7 @@ def entries(path: Path, state: dict[str, Any], choice: random.Random) -> str:
 
 
 def values(path: Path, state: dict[str, Any], choice: random.Random) -> str:
-    """A value of the state changed, most often one of the model's config."""
+    """Change a value of the state, usually one of the model's config."""
     changed = copy.deepcopy(state)
     keys = (
         *MODEL,
@@ -213,7 +213,7 @@ DAMAGES: tuple[Damage, ...] = (flip, flip, flip_directory, flip_directory, cut, 
 
 
 def use(path: Path, sound: dict[str, Any], same_config: bool) -> str:
-    """Open as the commands that use a model do."""
+    """Open a checkpoint as the commands that use a model do."""
     from fairseq import checkpoint_utils
 
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)])
@@ -224,7 +224,7 @@ def use(path: Path, sound: dict[str, Any], same_config: bool) -> str:
 
 
 def resume(path: Path, sound: dict[str, Any], same_config: bool) -> str:
-    """What a run does with the newest checkpoint of its folder: verify it, and read it if it is sound."""
+    """Do what a run does with the newest checkpoint of its folder: verify it, and read it if it is intact."""
     from fairseq.checkpoint import io
 
     reason = io.verify(path)

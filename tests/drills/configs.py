@@ -1,4 +1,4 @@
-"""Mutated YAML files and command lines: each composes, or ends with a sentence that names a file or a key.
+"""Mutated YAML files and command lines: each composes, or fails with a message that names a file or a key.
 
 python -m tests.drills.configs --tries N [--seed S]
 """
@@ -133,13 +133,13 @@ TYPED = [*CONFIG_GROUPS, *GROUPS, "x", "max_update", "seed", "hydra.run.dir", "h
 
 
 def paths_of(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Places in nested dicts and lists."""
+    """Return all paths in nested dicts and lists."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     return [place for key, value in items for place in ((*path, key), *paths_of(value, (*path, key)))]
 
 
 def mutated_tree(chance: random.Random) -> Any:
-    """The base config with one to three places changed."""
+    """Return the base config with one to three values changed."""
     tree = copy.deepcopy(BASE)
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
         place = chance.choice(paths_of(tree) or [()])
@@ -170,7 +170,7 @@ def mutated_tree(chance: random.Random) -> Any:
 
 
 def mutated_text(chance: random.Random) -> bytes:
-    """The base config's text, damaged as an editor or a disk might."""
+    """Return the base config's text, damaged as by an editor or a disk."""
     text = yaml.safe_dump(BASE, sort_keys=False)
     for _ in range(chance.randint(1, 4)):
         lines = text.split("\n")
@@ -197,7 +197,7 @@ def mutated_text(chance: random.Random) -> bytes:
 
 
 def overrides(chance: random.Random) -> list[str]:
-    """Words of a command line."""
+    """Return the words of a mutated command line."""
     words = []
     for _ in range(chance.choice([0, 0, 1, 1, 2])):
         key = chance.choice([*KEYS, *KEYS, *TYPED])
@@ -211,7 +211,7 @@ def overrides(chance: random.Random) -> list[str]:
 
 
 def try_one(chance: random.Random, folder: Path) -> tuple[str, Callable[[], str]]:
-    """(label, what the child does) of one mutated command line and YAML."""
+    """Return (label, the child's action) for one mutated command line and YAML."""
     name = f"mutated{chance.randrange(10**6)}"
     kind = chance.choice(["tree", "tree", "text", "group"])
     if kind == "text":

@@ -1,4 +1,4 @@
-"""One try in a child process of its own: what came of it, and whether that is allowed."""
+"""Run one try in a child process, and check whether its outcome is allowed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-MEMORY = 1 << 30  # bytes that one try may take over what the parent held
+MEMORY = 1 << 30  # bytes that a try can use in addition to the parent's
 SECONDS = 30.0
 
 
 class Outcome(NamedTuple):
-    """`kind`: right, refused (a clear error that names the file), unnamed (clear, but without the file), exception,
-    hang, memory, died.
+    """Outcome of a try.
+
+    `kind`: right, refused (a clear error that names the file), unnamed (clear, but without the file), exception, hang,
+    memory, died.
     """
 
     kind: str
@@ -37,16 +39,16 @@ def attempt(
     """Run `action` in a forked child.
 
     Args:
-        action: does the work and returns a word on the result; it raises AssertionError where the result is wrong.
-        name: what a clear error must contain: the file's name, as a rule.
-        clear: the exceptions that a user may see; any other is a fault.
+        action: does the work and returns a word for the result; raises AssertionError if the result is wrong.
+        name: text that a clear error must contain, usually the file's name.
+        clear: exceptions that users may see; any other is a fault.
     """
     reader, writer = os.pipe()
     before = _resident_bytes()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        os.setsid()  # so that whatever it starts can be ended with it
+        os.setsid()  # so that its descendants can be killed with it
         outcome = _in_child(action, name, clear)
         os.write(writer, f"{outcome.kind}\n{outcome.text}"[:60000].encode(errors="replace"))
         os._exit(0)
@@ -59,7 +61,7 @@ def attempt(
         return Outcome("hang", f"no end after {seconds:.0f} s")
     _, status, usage = os.wait4(child, 0)
     if usage.ru_maxrss * 1024 - before > MEMORY:
-        return Outcome("memory", f"{usage.ru_maxrss / 2**20:.2f} GiB at the most")
+        return Outcome("memory", f"{usage.ru_maxrss / 2**20:.2f} GiB peak")
     if not said:
         return Outcome("died", f"wait status {status}")
     kind, _, text = said.decode(errors="replace").partition("\n")
@@ -69,7 +71,7 @@ def attempt(
 def _in_child(action: Callable[[], str], name: str, clear: tuple[type[BaseException], ...]) -> Outcome:
     try:
         return Outcome("right", action())
-    except SystemExit as end:  # a command that refuses: its sentence is the exit's argument
+    except SystemExit as end:  # a command that rejects its input: the message is the exit's argument
         text = str(end.code)
     except clear as error:
         text = str(error)
@@ -79,7 +81,7 @@ def _in_child(action: Callable[[], str], name: str, clear: tuple[type[BaseExcept
 
 
 def _read_until(reader: int, deadline: float) -> bytes | None:
-    """All that the child wrote; None where it did not end in time."""
+    """Return everything that the child wrote; None if it did not end in time."""
     said = b""
     while True:
         left = deadline - time.monotonic()
@@ -97,7 +99,7 @@ def _resident_bytes() -> int:
 
 
 class Tally:
-    """Counts outcomes, and keeps the first few that are not allowed."""
+    """Count outcomes, and keep the first few that are not allowed."""
 
     def __init__(self, title: str, show: int = 10) -> None:
         self.title, self.show = title, show
@@ -110,7 +112,7 @@ class Tally:
             self.faults.append((label, outcome))
 
     def report(self) -> bool:
-        """Print the counts and the faults; returns whether there were none."""
+        """Print the counts and the faults; returns whether there were no faults."""
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
         print(f"{self.title}: {sum(self.counts.values())} tries: {counts}; {len(self.faults)} faults", flush=True)
         for label, outcome in self.faults[: self.show]:

@@ -1,13 +1,12 @@
-"""Graphs that Gaudi's lazy mode would compile again and again, by the bridge's rule, in this checkout's code or in an
-older one's.
+"""Find graphs that Gaudi's lazy mode would recompile repeatedly, in this checkout or an older one.
 
     python -m tests.drills.gaudi_graphs [--tree CHECKOUT]
 
 Runs this checkout's `fairseq-preflight` on the recipe's pre-training and on CTC fine-tuning with `sentence_avg`, each
-over 12 updates with other temperatures, learning rates, numbers of utterances, shapes and epochs, with and without a
-line of the log. With `--tree` the model, criterion, optimizer and trainer are that checkout's, and only the checker
-(`fairseq/preflight`, `fairseq/device`) is this one's. Prints each place by file and line; the exit status is 1 if there
-is any.
+over 12 updates with varying temperatures, learning rates, numbers of utterances, shapes and epochs, with and without a
+log line. With `--tree`, the model, criterion, optimizer and trainer are that checkout's; only the checker
+(`fairseq/preflight`, `fairseq/device`) is this one's. Prints the file and line of each cause; exits with 1 if there is
+one.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ RUNS = {
 
 
 def overlay(tree: Path, folder: Path) -> Path:
-    """A package path with a checkout's code and this one's checker."""
+    """Make a package path with another checkout's code and this one's checker."""
     package = folder / "fairseq"
     package.mkdir(parents=True)
     for entry in (tree / "fairseq").iterdir():
@@ -70,9 +69,7 @@ def overlay(tree: Path, folder: Path) -> Path:
 
 
 def write_data(folder: Path) -> list[str]:
-    """Twelve utterances with labels, a dictionary and a pre-trained model; returns the overrides that fine-tuning
-    needs.
-    """
+    """Write 12 utterances with labels, a dictionary and a pre-trained model; returns overrides for fine-tuning."""
     files = [folder / "audio" / f"{i:02d}.flac" for i in range(12)]
     for i, file in enumerate(files):
         write_audio(file, 0.8 + 0.06 * i, seed=i)
@@ -88,7 +85,7 @@ def write_data(folder: Path) -> list[str]:
 
 
 def look(path: Path, data: Path, words: list[str]) -> tuple[list[str], int]:
-    """What preflight says of graphs that are compiled again, and how many graphs there were by the bridge's rule."""
+    """Return preflight's findings on recompiled graphs, and the number of graphs by the bridge's rule."""
     found = data / "found.json"
     command = [sys.executable, "-m", "fairseq_cli.preflight", "--json", str(found), f"task.data={data}", *SHORT, *words]
     environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
@@ -106,7 +103,7 @@ def look(path: Path, data: Path, words: list[str]) -> tuple[list[str], int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose code is looked at")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="checkout whose code is checked")
     tree = parser.parse_args().tree.resolve()
     failed = False
     with tempfile.TemporaryDirectory() as folder:

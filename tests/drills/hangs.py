@@ -1,4 +1,4 @@
-"""What could leave a run waiting for ever, or processes behind: it ends within a bound, and says why.
+"""Faults that could hang a run or leave processes behind: the run must end in limited time and report why.
 
 python -m tests.drills.hangs [SCENARIO ...] [--tries N] [--seed S]
 """
@@ -30,7 +30,7 @@ ENDLESS = (
     "dataset.validate_interval_updates=5",
 )
 USUAL = ("common.log_interval=1", "common.user_dir=plug_in")
-# reads of a network file system that is gone wait for ever
+# reads from a lost network file system block forever
 STORAGE = """import time
 from pathlib import Path
 from fairseq.data.audio.raw_audio_dataset import RawAudioDataset
@@ -45,11 +45,11 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--nnodes=1", "
 
 
 class Fault(Exception):
-    """What went wrong in a try."""
+    """A fault found in a try."""
 
 
 class Drill(NamedTuple):
-    """A folder with a corpus, and commands that are started in folders of their own."""
+    """A folder with a corpus, and commands that each run in their own folder."""
 
     corpus: Path
     rng: random.Random
@@ -74,7 +74,7 @@ class Drill(NamedTuple):
 
 
 class Run:
-    """A command that runs; all processes that come of it carry a mark in their environment."""
+    """A running command; all its descendants have a mark in their environment."""
 
     def __init__(self, folder: Path, command: list[str]) -> None:
         self.folder, self.mark = folder, f"DRILL={uuid.uuid4()}"
@@ -97,7 +97,7 @@ class Run:
         return self.log.read_text(errors="replace")
 
     def until(self, pattern: str, seconds: float = 120) -> None:
-        """Wait until the log has this pattern."""
+        """Wait until the log matches a pattern."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.output):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -105,7 +105,7 @@ class Run:
             time.sleep(0.05)
 
     def ranks(self) -> list[int]:
-        """Spawned processes or torchrun's, the first rank first."""
+        """Return the spawned processes, or torchrun's, starting with rank 0."""
         found = [
             pid
             for pid in children_of(self.process.pid)
@@ -114,12 +114,12 @@ class Run:
         return sorted(found)
 
     def lose_the_storage(self) -> None:
-        """From now on no batch is made."""
+        """Stop all batches from now on."""
         (self.folder / "gone").touch()
         time.sleep(1.5)
 
     def end(self, seconds: float, status: int | None = None) -> str:
-        """The output of the command, which must end by itself, leave no process, and show no traceback."""
+        """Return the output of the command, which must end by itself, without leftover processes or a traceback."""
         began = time.monotonic()
         try:
             self.process.wait(seconds)
@@ -153,7 +153,7 @@ class Run:
 
 
 def _heed_signals() -> None:
-    """A shell's background job ignores SIGINT, and what it starts too."""
+    """Restore signal handlers: a shell's background job, and what it starts, ignores SIGINT."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -186,7 +186,7 @@ def running(drill: Drill, *overrides: str, **how: tuple[str, ...]) -> Iterator[R
 
 
 def small_shm(drill: Drill) -> str:
-    """A /dev/shm of 1 MB, as small as Docker's is for large batches."""
+    """Run with a /dev/shm of 1 MB, too small for the batch, as Docker's default is for large batches."""
     inside = ("unshare", "-m", "bash", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "x")
     if subprocess.run([*inside, "true"], capture_output=True).returncode:
         return "skipped: unshare -m needs root"
@@ -196,7 +196,7 @@ def small_shm(drill: Drill) -> str:
 
 
 def lost_storage(drill: Drill) -> str:
-    """SIGTERM while no batch comes."""
+    """Send SIGTERM while no batch arrives."""
     with running(drill, *ENDLESS, "dataset.validate_interval_updates=0") as run:
         run.until("train_inner")
         run.lose_the_storage()
@@ -206,7 +206,7 @@ def lost_storage(drill: Drill) -> str:
 
 
 def second_ctrl_c(drill: Drill) -> str:
-    """While the first one waits for a batch that does not come."""
+    """Send a second SIGINT while the first one waits for a batch that does not arrive."""
     with running(drill, *ENDLESS, "dataset.validate_interval_updates=0") as run:
         run.until("train_inner")
         run.lose_the_storage()
@@ -219,7 +219,7 @@ def second_ctrl_c(drill: Drill) -> str:
 
 
 def ctrl_c(drill: Drill) -> str:
-    """At any moment: imports, start, training, validation, and while workers start."""
+    """Send SIGINT at any moment: imports, start, training, validation, and while workers start."""
     processes = drill.rng.choice([1, 1, 2])
     with running(drill, *ENDLESS, f"distributed_training.distributed_world_size={processes}") as run:
         number = drill.rng.choice([signal.SIGINT, signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
@@ -235,7 +235,7 @@ def ctrl_c(drill: Drill) -> str:
 
 
 def stopped_rank(drill: Drill) -> str:
-    """A process of two that stops; nobody sends a signal."""
+    """Freeze one of two processes, without another signal."""
     limit = ("distributed_training.distributed_world_size=2", "distributed_training.distributed_timeout=30")
     with running(drill, *ENDLESS, *limit) as run:
         run.until("train_inner")
@@ -257,7 +257,7 @@ def stopped_rank_and_sigterm(drill: Drill) -> str:
 
 
 def torchrun_dies(drill: Drill) -> str:
-    """SIGKILL or SIGUSR1 to torchrun: its ranks save and end."""
+    """Send SIGKILL or SIGUSR1 to torchrun: its ranks save and exit."""
     with running(drill, *ENDLESS, launcher=TORCHRUN) as run:
         run.until("train_inner")
         number = drill.rng.choice([signal.SIGKILL, signal.SIGUSR1])
@@ -269,7 +269,7 @@ def torchrun_dies(drill: Drill) -> str:
 
 
 def parent_dies(drill: Drill) -> str:
-    """SIGKILL to the parent of spawned processes."""
+    """Send SIGKILL to the parent of spawned processes."""
     with running(drill, *ENDLESS, "distributed_training.distributed_world_size=2") as run:
         run.until("train_inner")
         run.process.kill()

@@ -1,12 +1,12 @@
-"""SIGKILLs and signals at random moments: does the run still end bit for bit as one that nobody touched?
+"""SIGKILLs and signals at random moments: does the run end bit for bit like an unbroken one?
 
     python -m tests.drills.kills [--tries N] [--seed S] [--writing] [--signals] [--setups NAME ...]
 
-Each try trains a tiny model in one of the setups, ends it at a random moment, starts the same command again until it is
-done, and compares
-with an unbroken run: all checkpoints (weights, optimizer, average, place in the data, best value), the latest and the
-best one among them, and the rows of `metrics.jsonl`. With --writing the kill comes while a checkpoint's temporary file
-exists; with --signals it is SIGTERM, SIGINT, SIGUSR1 or SIGHUP, after which the run must end by itself, and save.
+Each try trains a tiny model in one of the setups, stops it at a random moment, reruns the same command until training
+is complete, and compares the result with an unbroken run: all checkpoints (weights, optimizer, average, data position,
+best value), including the last and the best, and the rows of `metrics.jsonl`. With --writing, the kill happens while a
+checkpoint's temporary file exists. With --signals, it is SIGTERM, SIGINT, SIGUSR1 or SIGHUP, and the run must save and
+end by itself.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ import torch
 from tests.drills.forked import Outcome, Tally
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 240.0  # for one life of a run, on a busy machine too
+SECONDS = 240.0  # time limit of one process, even on a busy machine
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-# values of a row that no two runs share
+# values that differ between any two runs
 CLOCK = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "eta"}
-KILLS = 3  # of one run, at the most
+KILLS = 3  # per run, at most
 
 BASE = """# @package _group_
 common: {fp16: false, log_format: json, log_interval: 2, seed: 1, cpu: true}
@@ -62,7 +62,7 @@ model: {{_name: wav2vec_ctc, w2v_path: W2V, apply_mask: true, mask_prob: 0.3, ma
 
 
 class Setup(NamedTuple):
-    """One way to run."""
+    """One configuration of the run."""
 
     config: str
     overrides: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ SETUPS = {
 
 
 def make_corpus(folder: Path) -> None:
-    """20 + 4 short files of noise and tones, labels, and a pre-trained model with random weights."""
+    """Make 20 + 4 short files of noise and tones, labels, and a pre-trained model with random weights."""
     from fairseq.models import build_model
 
     letters = "ABCDEFGH"
@@ -121,7 +121,7 @@ def make_corpus(folder: Path) -> None:
 
 
 class Life:
-    """A command in a process group of its own, with its log."""
+    """A command in its own process group, with its log."""
 
     def __init__(self, setup: Setup, corpus: Path, work: Path) -> None:
         self.run = work / "run"
@@ -157,7 +157,7 @@ class Life:
         return self.process.poll() is not None
 
     def wait(self) -> int:
-        """The exit status, once no process of it is left: torchrun's may outlive torchrun while they save."""
+        """Return the exit status once all processes have exited: torchrun's ranks can outlive it while they save."""
         others = descendants(self.process.pid)
         while not self.ended() or any(Path(f"/proc/{pid}").exists() for pid in others):
             others |= descendants(self.process.pid)
@@ -168,15 +168,15 @@ class Life:
         return self.process.returncode
 
     def said(self) -> str:
-        """What this life has logged so far."""
+        """Return the log so far."""
         return Path(self.log.name).read_bytes()[self.log_start :].decode(errors="replace")
 
     def wait_until(self, moment: float, writing: bool, at_start: bool = False) -> bool:
-        """Wait for `moment`, or for a temporary file after it; False where the run ended.
+        """Wait for `moment`, or for a temporary file after it; returns False if the run ended.
 
         Args:
-            moment: seconds from the start of training; `at_start`: of the process, which may be reading its checkpoint
-                then.
+            moment: seconds from the start of training; with `at_start`, from the start of the process, which can still
+                be reading its checkpoint.
         """
         while not at_start and "seconds of audio per update" not in self.said():
             if self.ended():
@@ -191,7 +191,7 @@ class Life:
         return True
 
     def kill(self) -> None:
-        """SIGKILL to all of them at once, as a power cut or a scheduler's last word."""
+        """Send SIGKILL to all processes at once, like a power failure or a scheduler."""
         for pid in [self.process.pid, *descendants(self.process.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -200,7 +200,7 @@ class Life:
 
 
 def descendants(pid: int) -> set[int]:
-    """Processes that a process started, and those that they started."""
+    """Return all descendants of a process."""
     parents = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -220,7 +220,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def unequal(one: Any, other: Any, name: str = "") -> list[str]:
-    """Names of what differs between two nested states, tensors bit for bit."""
+    """Return the names of differences between two nested states; tensors are compared bit for bit."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [*one, *(key for key in other if key not in one)]
         return [found for key in keys for found in unequal(one.get(key), other.get(key), f"{name}.{key}")]
@@ -234,7 +234,7 @@ def unequal(one: Any, other: Any, name: str = "") -> list[str]:
 
 
 def comparable(state: dict[str, Any]) -> dict[str, Any]:
-    """What of a checkpoint must not depend on how often the run was stopped."""
+    """Return the parts of a checkpoint that must not depend on how often the run was stopped."""
     extra = state["extra_state"]
     chosen = {
         key: extra.get(key) for key in ("train_iterator", "ema", "best", "val_loss", "precision", "data_fingerprint")
@@ -246,14 +246,14 @@ def comparable(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows by update and split: a validation that a signal put off comes later in the file, not in the run."""
+    """Return rows sorted by update and split: a validation interrupted by a signal is later in the file."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     found = [{key: value for key, value in json.loads(line).items() if key not in CLOCK} for line in lines]
     return sorted(found, key=lambda row: (row["num_updates"], row["split"]))
 
 
 def faults(unbroken: Path, run: Path) -> list[str]:
-    """How the end of a stopped run differs from the unbroken one's."""
+    """Return the differences between the results of a stopped run and an unbroken one."""
     found = []
     names = {folder: sorted(path.name for path in folder.glob("checkpoint*")) for folder in (unbroken, run)}
     if names[unbroken] != names[run]:
@@ -277,7 +277,7 @@ def faults(unbroken: Path, run: Path) -> list[str]:
 def attempt(
     setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: random.Random, arguments: argparse.Namespace
 ) -> Outcome:
-    """One run, stopped up to three times. `seconds`: how long the unbroken one trained."""
+    """Do one run, stopped up to three times. `seconds`: training time of the unbroken run."""
     work = Path(tempfile.mkdtemp(prefix="kills."))
     stops = 0
     try:

@@ -1,4 +1,4 @@
-"""Damaged manifests: read right, or refused by file; never another exception, a hang, or more than 1 GB.
+"""Damaged manifests: read correctly, or rejected by name; no other exception, hang, or use of > 1 GB.
 
 python -m tests.drills.manifests --tries 2000 [--seed 0]
 """
@@ -28,7 +28,7 @@ FILES = 30
 
 
 def write_corpus(folder: Path) -> bytes:
-    """Files whose samples tell which they are, and their manifest."""
+    """Write files whose samples identify them, and their manifest."""
     (folder / "audio" / "a b").mkdir(parents=True)
     lines = [os.fsencode(folder / "audio")]
     for number in range(FILES):
@@ -116,7 +116,7 @@ def line_ends(text: bytes, draw: random.Random) -> bytes:
 
 
 def lines(text: bytes, draw: random.Random) -> bytes:
-    """Lines lost, doubled, moved, or of another file."""
+    """Remove, duplicate or move lines, or insert some of another file."""
     rows = text.split(b"\n")
     for _ in range(draw.choice((1, 2, 10))):
         place = draw.randrange(len(rows))
@@ -135,7 +135,7 @@ def lines(text: bytes, draw: random.Random) -> bytes:
 
 
 def values(text: bytes, draw: random.Random) -> bytes:
-    """Other lengths and names in some lines."""
+    """Change lengths and names in some lines."""
     root, *rows = text.rstrip(b"\n").split(b"\n")
     for _ in range(draw.choice((1, 3, len(rows)))):
         place = draw.randrange(len(rows))
@@ -189,7 +189,7 @@ DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 
 
 def as_it_stands(text: bytes) -> tuple[bytes, list[tuple[bytes, int]]] | None:
-    """Root, names and lengths of a manifest, read the slow way; None where a line has another form."""
+    """Read a manifest's root, names and lengths in the simplest way; None if a line is malformed."""
     if b"\0" in text or text[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return None
     root, *rows = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -206,11 +206,11 @@ def as_it_stands(text: bytes) -> tuple[bytes, list[tuple[bytes, int]]] | None:
 
 
 def one(path: Path, text: bytes, longest: int | None) -> str:
-    """Load a manifest, look at it as preflight does, and make a batch of it.
+    """Load a manifest, check it as preflight does, and make a batch from it.
 
     Raises:
-        AssertionError: it holds other than what stands there, or a row holds other than its file.
-        ValueError: as for users, with the manifest's path as `fairseq_cli.train` puts it before errors of batches.
+        AssertionError: the entries are not those in the file, or a row does not have its file's samples.
+        ValueError: as for users; batch errors start with the manifest's path, as in `fairseq_cli.train`.
     """
     manifest, expected = Manifest(path), as_it_stands(text)
     assert expected is not None, "a malformed manifest was read"
@@ -241,7 +241,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         sound = write_corpus(folder)
-        os.chdir(folder)  # relative roots do not meet files of the checkout
+        os.chdir(folder)  # so that relative roots do not find files of the checkout
         for number in range(arguments.tries):
             damage = draw.choice(DAMAGES)
             text = sound if number == 0 else damage(sound, draw)

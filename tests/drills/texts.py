@@ -2,7 +2,7 @@
 
     python -m tests.drills.texts [--kind labels|dictionaries|lexicons|arpa] [--tries N] [--seed S]
 
-What is right is read a second time here, by the plainest means: bytes, split at ASCII blanks.
+The expected content is read again here in the simplest way: bytes, split at ASCII whitespace.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def good(kind: str, rng: random.Random) -> bytes:
-    """A sound file of some lines."""
+    """Return a valid file with a few lines."""
     if kind == "dictionaries":
         return "".join(f"{letter} {rng.randrange(1, 10**6)}\n" for letter in LETTERS).encode()
     if kind == "labels":
@@ -53,7 +53,7 @@ def good(kind: str, rng: random.Random) -> bytes:
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
-    """One to three changes of any kind."""
+    """Apply one to three changes of any kind."""
     for _ in range(rng.choice([1, 1, 2, 3])):
         content = rng.choice(MUTATIONS)(content, rng)
     return content
@@ -81,7 +81,7 @@ def _delete(content: bytes, rng: random.Random) -> bytes:
 
 
 def _lines(content: bytes, rng: random.Random) -> bytes:
-    """Lines doubled, left out, or in another order."""
+    """Duplicate, remove or reorder lines."""
     lines = content.splitlines(keepends=True)
     if not lines:
         return content
@@ -153,7 +153,7 @@ MUTATIONS: list[Callable[[bytes, random.Random], bytes]] = [
 
 
 def lines_of(content: bytes) -> list[bytes]:
-    """Lines without BOM and ends; compressed content is opened."""
+    """Return lines without BOM and line ends; compressed content is decompressed."""
     if content.startswith(b"\x1f\x8b"):
         content = gzip.decompress(content)
     elif content.startswith(b"BZh"):
@@ -205,11 +205,11 @@ def check_lexicon(path: Path, content: bytes) -> str:
 
 
 def check_arpa(path: Path, content: bytes) -> str:
-    """The words, and then KenLM and the search with them."""
+    """Check the words, then KenLM and the search with them."""
     vocabulary = read_language_model(path).vocabulary
     try:
         lines = lines_of(content)
-    except (OSError, EOFError):  # damaged after the unigrams: KenLM, which reads all of it, must refuse it
+    except (OSError, EOFError):  # damaged after the unigrams: KenLM, which reads everything, must reject it
         read_beam(TOKENS, None, path, BeamSettings(beam=5))
         raise AssertionError("a damaged compressed file was read") from None
     expected: dict[str, int] = {}
@@ -234,7 +234,7 @@ CHECKS = {"labels": check_labels, "dictionaries": check_dictionary, "lexicons": 
 
 
 def drill(kind: str, tries: int, seed: int) -> bool:
-    """Returns whether nothing was wrong."""
+    """Run all tries; returns whether there were no faults."""
     tally = Tally(f"mutated {kind}")
     with tempfile.TemporaryDirectory() as folder:
         for number in range(tries):
@@ -244,7 +244,7 @@ def drill(kind: str, tries: int, seed: int) -> bool:
             path.write_bytes(content)
 
             def action(path: Path = path, content: bytes = content) -> str:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # KenLM prints how far it is
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # KenLM prints its progress
                 return CHECKS[kind](path, content)
 
             outcome = attempt(action, path.name)

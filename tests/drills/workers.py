@@ -1,5 +1,6 @@
-"""Data-loading workers killed at random moments, every other time while they start: the run ends soon, and says what to
-do.
+"""Kill data-loading workers at random moments: the run must end soon and say what to do.
+
+Every second kill happens while the workers start.
 
     python -m tests.drills.workers --tries N [--seed S]
 """
@@ -39,7 +40,7 @@ def make_corpus(folder: Path) -> None:
 
 
 def children_of(parent: int) -> Iterator[int]:
-    """Processes whose parent this is, as /proc lists them."""
+    """Return the children of a process, from /proc."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, IndexError, ValueError):
@@ -48,7 +49,7 @@ def children_of(parent: int) -> Iterator[int]:
 
 
 def kill_one_worker(trainer: int, delay: float, as_it_starts: bool, rng: random.Random) -> None:
-    """Wait, then kill a worker; with `as_it_starts` the next new one that appears."""
+    """Wait, then kill a worker; with `as_it_starts`, the next one to appear."""
     own = os.getpid()
     time.sleep(delay)
     known = set(children_of(trainer)) if as_it_starts else set()
@@ -64,7 +65,7 @@ def kill_one_worker(trainer: int, delay: float, as_it_starts: bool, rng: random.
 
 
 def one_run(corpus: Path, seed: int) -> str:
-    """A training run in this process, whose worker another process kills."""
+    """Train in this process, while another process kills a worker."""
     rng = random.Random(seed)
     folder = tempfile.mkdtemp(dir=corpus)
     trainer, delay, as_it_starts = os.getpid(), rng.uniform(0, 2.5), seed % 2 == 1
@@ -91,7 +92,7 @@ def main() -> None:
     tally = Tally("killed data-loading workers")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         make_corpus(Path(folder))
-        make_trainer(Path(folder), Path(folder))  # whatever that imports, each try has then
+        make_trainer(Path(folder), Path(folder))  # its imports are then shared by all tries
         for number in range(arguments.seed, arguments.seed + arguments.tries):
             outcome = attempt(lambda: one_run(Path(folder), number), ADVICE, (WorkerDied, ConfigError), SECONDS)  # noqa: B023
             tally.add(f"seed {number}", outcome)

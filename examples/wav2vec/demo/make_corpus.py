@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""Makes a corpus of synthetic, transcribed speech, laid out as LibriSpeech is: SPLIT/SPEAKER/CHAPTER/*.flac and
-*.trans.txt.
+"""Make a corpus of synthetic, transcribed speech in LibriSpeech's layout.
 
-`train` and `valid` are for pre-training: passages of two or three sentences. `labelled/train`, `labelled/valid` and
-`labelled/test` are for fine-tuning, for choosing its checkpoint, and for testing. The speakers of `train` and `valid`
-speak in `labelled/train` and `labelled/valid` too, as their chapter 2; those of `labelled/test` are heard nowhere else.
+Files are SPLIT/SPEAKER/CHAPTER/*.flac and *.trans.txt. `train` and `valid` are for pre-training: passages of two or
+three sentences. `labelled/train`, `labelled/valid` and `labelled/test` are for fine-tuning, choosing its checkpoint,
+and testing. The speakers of `train` and `valid` are also in `labelled/train` and `labelled/valid`, as chapter 2; those
+of `labelled/test` are in no other split.
 
-What a tiny model needs to leave chance quickly is audio that a gap of 200 ms (a masked span) does not make
-unpredictable: slow speech, long pauses, loudness that drifts, and noise well below it. Measured as the share of the
-variance of 16-band log-mel frames (20 ms apart, audio normalised) that a linear fit explains from the frames 80 ms
-before and after, over 60 recordings: LibriSpeech 0.43, the passages 0.71. At 0.17 (brisk speech, short pauses, noise 18
-to 35 dB below it) the loss stayed at chance for some 250 updates.
+A tiny model gets above chance quickly only if audio is predictable across a gap of 200 ms (a masked span): slow speech,
+long pauses, drifting loudness, and noise well below the speech. The measure is the share of the variance of 16-band
+log-mel frames (20 ms apart, audio normalised) that a linear fit explains from the frames 80 ms before and after, over
+60 recordings: LibriSpeech 0.43, the passages 0.71. At 0.17 (brisk speech, short pauses, noise 18 to 35 dB below it) the
+loss stayed at chance for about 250 updates.
 
-CTC on the other hand learns soonest from what is dense and short. From sentences read as slowly as the passages, with
-pauses, nothing was learned in 500 updates (unit error rate 87 %); read faster, and with three in four utterances of
-`labelled/train` cut to one or two words, it was 46 %.
+CTC, by contrast, learns fastest from short, dense utterances. On sentences as slow as the passages, with pauses, it
+learned nothing in 500 updates (unit error rate 87 %); on faster speech, with three in four utterances of
+`labelled/train` cut to one or two words, the rate was 46 %.
 
-    python make_corpus.py OUTPUT [--minutes 20] [--valid-minutes 2] [--labelled-minutes 20] [--test-minutes 5] [--seed
-    1]
+    python make_corpus.py OUTPUT [--minutes 20] [--valid-minutes 2] [--labelled-minutes 20] [--test-minutes 5]
+        [--seed 1]
 """
 
 from __future__ import annotations
@@ -35,16 +35,15 @@ from sentences import make_sentence
 from speech_synthesis import SAMPLE_RATE, Synthesizer, Voice
 
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
-# espeak-ng's formant variants without robots and whispers; Klatt voices would draw noise from the C library's unseeded
-# generator
+# espeak-ng's formant variants without robots and whispers; Klatt voices use the C library's unseeded random generator
 FEMALE = ("f1", "f2", "f3", "f4", "f5", "linda", "steph", "belinda")
 MALE = ("m1", "m2", "m3", "m4", "m6", "m7", "adam", "john", "ed", "michel", "zac", "ian")
 SECONDS_PER_SPEAKER = 30
-TRAIN, VALID, TEST = 0, 1, 2  # part of the generator's key, so that the groups of speakers are drawn apart
+TRAIN, VALID, TEST = 0, 1, 2  # part of the generator's key: each group of speakers is drawn independently
 PASSAGES, LABELLED = 1, 2  # chapters
-FASTER = 40  # words a minute that a speaker's chapter 2 has more than chapter 1
+FASTER = 40  # words per minute by which chapter 2 is faster than chapter 1
 SHARE_OF_PHRASES = 0.75  # of the utterances of labelled/train
-TELL_SECONDS = 4.0  # between two lines on how far it is
+REPORT_SECONDS = 4.0  # between two progress lines
 
 DrawText = Callable[[np.random.Generator], tuple[list[str], list[int]]]
 
@@ -53,7 +52,7 @@ class Minutes(NamedTuple):
     """How much speech a corpus has, in minutes."""
 
     train: float
-    valid: float  # of passages, and again of sentences
+    valid: float  # of passages, and the same of sentences
     labelled: float  # to fine-tune on
     test: float
 
@@ -69,13 +68,14 @@ class Split(NamedTuple):
 
 
 def draw_voices(counts: Sequence[int], rng: np.random.Generator) -> list[list[Voice]]:
-    """Voices for so many speakers of each group, no pair of accent and variant twice. Groups added at the end
-    change none before them.
+    """Draw voices for each group of speakers, with unique pairs of accent and variant.
+
+    Appending groups does not change the earlier ones.
     """
     names = [f"{accent}+{variant}" for accent in ACCENTS for variant in MALE + FEMALE]
     order = [names[i] for i in rng.permutation(len(names))]
     if sum(counts) > len(order):
-        raise ValueError(f"{sum(counts)} voices are asked for, there are {len(order)}: make fewer minutes")
+        raise ValueError(f"the corpus needs {sum(counts)} voices, but only {len(order)} exist: reduce the minutes")
 
     def voice(name: str) -> Voice:
         low, high = (35, 75) if name.split("+")[1] in FEMALE else (15, 60)
@@ -86,7 +86,7 @@ def draw_voices(counts: Sequence[int], rng: np.random.Generator) -> list[list[Vo
 
 
 def loudness_curve(num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """A slowly changing gain, up to 12 dB either way, with a knot every 1.2 s."""
+    """Return a slowly changing gain within +-12 dB, with a knot every 1.2 s."""
     spacing = 1.2 * SAMPLE_RATE
     knots = rng.uniform(-12, 12, int(num_samples / spacing) + 2)
     decibels = np.interp(np.arange(num_samples) / spacing, np.arange(len(knots)), knots)
@@ -94,20 +94,18 @@ def loudness_curve(num_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def noise_floor(num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise of root mean square 1, white to brownish."""
+    """Return noise with a root mean square of 1, white to brownish."""
     white = rng.standard_normal(num_samples).astype(np.float32)
     tilt = rng.uniform(0, 0.95)
     spectrum = np.fft.rfft(white)
-    # a one-pole low pass, round the circle
+    # a circular one-pole low-pass filter
     spectrum /= np.abs(1 - tilt * np.exp(-2j * np.pi * np.arange(len(spectrum)) / num_samples))
     noise = np.fft.irfft(spectrum, num_samples).astype(np.float32)
     return noise / np.sqrt(np.mean(noise**2))
 
 
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The speech as a recording has it: louder and softer passages, a level of its own, and noise 35 to 50 dB below
-    it.
-    """
+    """Make speech sound like a recording: varying loudness, a random level, and noise 35 to 50 dB below."""
     speech = speech * loudness_curve(len(speech), rng)
     level = 10 ** (rng.uniform(-32, -20) / 20)
     speech *= level / max(float(np.sqrt(np.mean(speech**2))), 1e-6)
@@ -116,7 +114,7 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_passage(rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """Two or three sentences as words, and the pause after each word in ms; three words in ten run into the next."""
+    """Draw two or three sentences: words, and the pause after each in ms (0 after three words in ten)."""
     words: list[str] = []
     pauses: list[int] = []
     for _ in range(rng.integers(2, 4)):
@@ -129,12 +127,12 @@ def draw_passage(rng: np.random.Generator) -> tuple[list[str], list[int]]:
 
 
 def draw_sentence(rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """One sentence as words, and the pause after each in ms; nine words in ten run into the next."""
+    """Draw one sentence: words, and the pause after each in ms (0 after nine words in ten)."""
     return with_short_pauses(make_sentence(rng), rng)
 
 
 def draw_phrase_or_sentence(rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """The same, mostly of only one or two neighbouring words of a sentence."""
+    """Draw a sentence, or more often only one or two consecutive words of it."""
     words = make_sentence(rng)
     if rng.random() < SHARE_OF_PHRASES:
         length = int(rng.integers(1, 3))
@@ -152,11 +150,11 @@ def with_short_pauses(words: list[str], rng: np.random.Generator) -> tuple[list[
 def make_chapter(
     chapter: Path, voice: Voice, draw: DrawText, seconds: float, synthesizer: Synthesizer, rng: np.random.Generator
 ) -> float:
-    """Writes utterances of one speaker and their transcript until they last this long; returns the seconds written.
+    """Write utterances of one speaker, and their transcript, until they last `seconds`; returns the seconds written.
 
     Args:
         chapter: the folder to make, SPEAKER/CHAPTER.
-        draw: gives an utterance's words and the pauses after them.
+        draw: draws an utterance's words and the pauses after them.
     """
     chapter.mkdir(parents=True)
     prefix = f"{chapter.parent.name}-{chapter.name}"
@@ -174,7 +172,7 @@ def make_chapter(
 
 
 def make_corpus(output: Path, minutes: Minutes, seed: int) -> dict[str, float]:
-    """Writes the splits below `output`, none of which may exist yet.
+    """Write the splits to `output`; none of them may exist yet.
 
     Returns:
         Seconds of speech per split.
@@ -184,8 +182,7 @@ def make_corpus(output: Path, minutes: Minutes, seed: int) -> dict[str, float]:
         max(1, round(length * 60 / SECONDS_PER_SPEAKER)) for length in (minutes.train, minutes.valid, minutes.test)
     ]
     voices = draw_voices(counts, np.random.default_rng([seed]))
-    # the synthesizer carries state from one utterance to the next: what pre-training reads comes first, and stays as it
-    # is
+    # the synthesizer carries state between utterances: keep the pre-training splits first, so that they do not change
     splits = [
         Split("train", TRAIN, PASSAGES, minutes.train, draw_passage),
         Split("valid", VALID, PASSAGES, minutes.valid, draw_passage),
@@ -197,11 +194,11 @@ def make_corpus(output: Path, minutes: Minutes, seed: int) -> dict[str, float]:
 
 
 def make_split(output: Path, split: Split, voices: list[Voice], synthesizer: Synthesizer, seed: int) -> float:
-    """Writes one split; returns its seconds. Every few seconds a line says how far it is."""
-    total, told = 0.0, time.monotonic()
+    """Write one split and print progress every few seconds; returns its seconds."""
+    total, reported = 0.0, time.monotonic()
     for i, voice in enumerate(voices):
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
             print(f"  {split.name}: {total / 60:.1f} minutes of speech, voice {i + 1} of {len(voices)}", flush=True)
         key = [seed, split.group, i] if split.chapter == PASSAGES else [seed, split.group, i, split.chapter]
         if split.chapter == LABELLED:
@@ -213,7 +210,7 @@ def make_split(output: Path, split: Split, voices: list[Voice], synthesizer: Syn
 
 
 def fingerprint(folder: Path) -> str:
-    """A hash of all names and contents below the folder."""
+    """Return a hash of all file names and contents below a folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
@@ -223,23 +220,28 @@ def fingerprint(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("output", type=Path, help="folder to make; the splits come below it")
+    parser.add_argument("output", type=Path, help="folder to create, with one subfolder per split")
     parser.add_argument(
-        "--minutes", type=float, default=20, help="at least this much speech to pre-train on (default: 20)"
+        "--minutes", type=float, default=20, help="minimum minutes of speech for pre-training (default: 20)"
     )
     parser.add_argument(
-        "--valid-minutes", type=float, default=2, help="and to validate on, of other voices, twice (default: 2)"
+        "--valid-minutes",
+        type=float,
+        default=2,
+        help="minutes for validation, once for each training, by other voices (default: 2)",
     )
-    parser.add_argument("--labelled-minutes", type=float, default=20, help="and to fine-tune on (default: 20)")
-    parser.add_argument("--test-minutes", type=float, default=5, help="and to test on, of further voices (default: 5)")
+    parser.add_argument("--labelled-minutes", type=float, default=20, help="minutes for fine-tuning (default: 20)")
+    parser.add_argument(
+        "--test-minutes", type=float, default=5, help="minutes for testing, by further voices (default: 5)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     minutes = Minutes(args.minutes, args.valid_minutes, args.labelled_minutes, args.test_minutes)
     if min(minutes) <= 0:
-        parser.error("all minutes must be above 0")
+        parser.error("all minutes must be greater than 0")
     for split in ("train", "valid", "labelled"):
         if (args.output / split).exists():
-            parser.error(f"{args.output / split} exists already: remove it or name another folder")
+            parser.error(f"{args.output / split} already exists: remove it, or choose another folder")
     written = make_corpus(args.output, minutes, args.seed)
     lengths = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in written.items())
     print(f"made {args.output}: {lengths}; contents {fingerprint(args.output)[:16]}")

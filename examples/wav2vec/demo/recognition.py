@@ -1,6 +1,4 @@
-"""The demo's second half: labels, a language model, fine-tuning with CTC, and decoding of voices that were not
-heard before.
-"""
+"""The demo's second half: labels, a language model, CTC fine-tuning, and decoding of unseen voices."""
 
 from __future__ import annotations
 
@@ -18,42 +16,42 @@ from fairseq.installed import advice
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent
 CONFIG = SCRIPTS / "config" / "finetuning" / "demo_20m.yaml"
-SPLITS = ("train", "valid", "test")  # fine-tuning, choice of its checkpoint, decoding: no voice is in two of them
-LEFT_OUT = f"Left out: decoding with lexicon and language model. It needs flashlight-text and kenlm: {advice('decode')}"
+SPLITS = ("train", "valid", "test")  # fine-tuning, choosing its checkpoint, decoding: no voice is in two of them
+LEFT_OUT = f"Skipped: decoding with lexicon and language model. It needs flashlight-text and kenlm: {advice('decode')}"
 
 
 class Decoded(NamedTuple):
-    """Folders with what fairseq-infer wrote, and the model that it used."""
+    """Folders of fairseq-infer's results, and the checkpoint used."""
 
     checkpoint: Path
     greedy: Path
-    words: Path | None  # with lexicon and language model; None: that could not be installed
+    words: Path | None  # with lexicon and language model; None: skipped
 
 
 def fine_tune_and_decode(
     corpus: Path, place: Path, seed: int, pretrained: Path, overrides: list[str], steps: Steps
 ) -> Decoded:
-    """The steps of the second half.
+    """Run the steps of the second half.
 
     Args:
-        corpus: what make_corpus.py made.
-        place: folder that holds the runs.
+        corpus: folder made by make_corpus.py.
+        place: folder of the runs.
         pretrained: checkpoint to start from.
-        overrides: further ones of the fine-tuning's config.
+        overrides: further overrides of the fine-tuning config.
     """
-    steps.begin("labels", "labels of the transcripts, and a language model of further sentences")
+    steps.begin("labels", "labels from the transcripts, and a language model from other sentences")
     labels = prepare(corpus, place)
-    steps.begin("fine-tuning", f"fine-tuning {pretrained.name} to letters")
+    steps.begin("fine-tuning", f"fine-tuning {pretrained.name} on letters")
     save_dir = fine_tune(labels, place / f"seed-{seed}-fine-tuned", seed, pretrained, overrides)
-    steps.begin("decoding", "decoding of voices that neither fine-tuning nor the choice of the checkpoint has heard")
+    steps.begin("decoding", "decoding voices that were not used for fine-tuning or for choosing the checkpoint")
     return decode(labels, save_dir)
 
 
 def prepare(corpus: Path, place: Path) -> Path:
-    """Manifests, labels, dictionary, language model and lexicon; returns their folder."""
+    """Make manifests, labels, dictionary, language model and lexicon; returns their folder."""
     labels, partial = place / "labels", place / "labels.partial"
     if labels.exists():
-        print(f"{labels} is there already")
+        print(f"{labels} already exists")
         return labels
     shutil.rmtree(partial, ignore_errors=True)
     for split in SPLITS:
@@ -85,7 +83,7 @@ def script(name: str, *arguments: object) -> list[str]:
 
 
 def fine_tune(labels: Path, save_dir: Path, seed: int, pretrained: Path, overrides: list[str]) -> Path:
-    """Fine-tunes, or goes on; returns the folder with the checkpoints."""
+    """Fine-tune, or resume; returns the folder of the checkpoints."""
     settings = [f"model.w2v_path={pretrained}"]
     if not torch.cuda.is_available() and device.get("cpu").bf16_is_fast():
         settings.append("common.bf16=true")
@@ -94,9 +92,7 @@ def fine_tune(labels: Path, save_dir: Path, seed: int, pretrained: Path, overrid
 
 
 def decode(labels: Path, save_dir: Path) -> Decoded:
-    """Decodes the test split, greedily and, where flashlight-text and KenLM are installed, with lexicon and
-    language model.
-    """
+    """Decode the test split greedily and, if flashlight-text and KenLM are installed, with beam search."""
     checkpoint = save_dir / "checkpoint_best.pt"
     infer(labels, save_dir, save_dir / "greedy")
     if not can_search():
@@ -115,10 +111,10 @@ def decode(labels: Path, save_dir: Path) -> Decoded:
 
 
 def infer(labels: Path, save_dir: Path, results: Path, *options: str) -> None:
-    """Runs fairseq-infer on the test split, unless its results are there and younger than the checkpoint."""
+    """Run fairseq-infer on the test split, unless its results are newer than the checkpoint."""
     checkpoint, done = save_dir / "checkpoint_best.pt", results / "results.json"
     if done.is_file() and done.stat().st_mtime >= checkpoint.stat().st_mtime:
-        print(f"{results} is there already")
+        print(f"{results} already exists")
         return
     command = [
         *program("fairseq-infer", "fairseq_cli.infer"),
@@ -132,7 +128,7 @@ def infer(labels: Path, save_dir: Path, results: Path, *options: str) -> None:
 
 
 def can_search() -> bool:
-    """Whether the extra `decode` is installed."""
+    """Return whether the extra `decode` is installed."""
     try:
         import kenlm  # noqa: F401 - flashlight's own KenLM extension needs its library
         from flashlight.lib.text import decoder  # noqa: F401

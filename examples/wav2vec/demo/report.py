@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Says in plain words what a pre-training run learned, from the metrics and the checkpoint in its save folder.
+"""Report the results of a pre-training run, from the metrics and checkpoint in its save folder.
 
     python report.py SAVE_DIR [--valid-subset valid]
 
-Exits with 1 where the run did not learn beyond doubt.
+Exits with 1 if the results are not clearly better than chance.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHECKPOINTS = ("checkpoint_last.pt", "checkpoint_best.pt")
 
 
 class Learned(NamedTuple):
-    """What the last validation of a run shows, beside what guessing would give."""
+    """Results of a run's last validation, and the values at chance."""
 
     updates: int
     loss_bits: float  # InfoNCE without the extra losses
@@ -34,11 +34,11 @@ class Learned(NamedTuple):
     chance_accuracy: float
     code_perplexity: float
     num_codes: int
-    audio_seconds_per_second: float | None  # of training; None where the run logged no interval
+    audio_seconds_per_second: float | None  # of training; None if the run logged no interval
     checkpoint: Path
 
     def shortfalls(self) -> list[str]:
-        """What is missing for "learned beyond doubt"; empty where nothing is."""
+        """Return the criteria that the run does not meet; empty if it meets all."""
         missing = []
         if not self.loss_bits <= self.chance_bits - MIN_BITS_BELOW_CHANCE:
             missing.append(f"the loss is not {MIN_BITS_BELOW_CHANCE} bits below chance")
@@ -57,20 +57,21 @@ def find_checkpoint(save_dir: Path) -> Path:
         if (save_dir / name).is_file():
             return save_dir / name
     raise ValueError(
-        f"no checkpoint in {save_dir}: looked for {' and '.join(CHECKPOINTS)}. Did the training end with an error?"
+        f"{save_dir} has no checkpoint: looked for {' and '.join(CHECKPOINTS)}. Check whether training "
+        "ended with an error"
     )
 
 
 def read_run(save_dir: Path, valid_subset: str) -> Learned:
-    """The run's last validation and the median speed of its log intervals.
+    """Read a run's last validation and the median speed of its log intervals.
 
     Raises:
-        ValueError: the folder holds no checkpoint, no metrics, or no validation of this subset.
+        ValueError: the folder has no checkpoint, no metrics, or no validation of this subset.
     """
     checkpoint = find_checkpoint(save_dir)
     metrics_file = save_dir / "metrics.jsonl"
     if not metrics_file.is_file():
-        raise ValueError(f"no metrics.jsonl in {save_dir}")
+        raise ValueError(f"{save_dir} has no metrics.jsonl")
     rows = read_rows(metrics_file)
     validations = [row for row in rows if row["split"] == valid_subset]
     if not validations:
@@ -95,7 +96,7 @@ def read_run(save_dir: Path, valid_subset: str) -> Learned:
 
 
 def describe(learned: Learned) -> str:
-    """The report: a table, then what it means."""
+    """Return the report: a table and its interpretation."""
     candidates = round(2**learned.chance_bits)
     gain = learned.chance_bits - learned.loss_bits
     times = learned.accuracy / learned.chance_accuracy
@@ -106,7 +107,7 @@ def describe(learned: Learned) -> str:
     )
     against_accuracy = f"chance {100 * learned.chance_accuracy:.2f} %; {times:.1f} times chance"
     lines = [
-        f"What was learned in {learned.updates} updates (validation, on recordings that were not trained on)",
+        f"Results after {learned.updates} updates (validation, on recordings not used for training)",
         f"  loss (InfoNCE)    {learned.loss_bits:8.3f} bits    {against_loss}",
         f"  accuracy          {100 * learned.accuracy:8.2f} %       {against_accuracy}",
         f"  code perplexity   {learned.code_perplexity:8.1f}         of {learned.num_codes} codes",
@@ -117,15 +118,15 @@ def describe(learned: Learned) -> str:
     missing = learned.shortfalls()
     if missing:
         lines += [
-            f"The model did NOT learn beyond doubt: {'; '.join(missing)}.",
-            "A loss near chance for long is the plateau that docs/stuck-at-6.658.md is about; more audio or more "
-            "updates help too.",
+            f"The results are NOT clearly better than chance: {'; '.join(missing)}.",
+            "If the loss stays near chance for long, see docs/stuck-at-6.658.md; more audio or more updates can also "
+            "help.",
         ]
     else:
         lines += [
-            "In words: where a part of a recording is hidden, the model picks the hidden sound out of "
-            f"{candidates} of the same recording {times:.1f} times",
-            "as often as guessing would. It learned that, and the codes that stand for the sounds, from audio alone.",
+            f"For a masked part of a recording, the model picks the right one of {candidates} sounds of the recording "
+            f"{times:.1f} times as",
+            "often as chance. It learned this, and the codes for the sounds, from audio alone.",
         ]
     return "\n".join(lines)
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Says how well a fine-tuned model reads voices that it has not heard, from what fairseq-infer wrote.
+"""Report how well a fine-tuned model transcribes unseen voices, from the results of fairseq-infer.
 
     python report_recognition.py GREEDY [WORDS]
 
-GREEDY and WORDS are `--results-path`s: of greedy decoding, and of decoding with lexicon and language model. Exits with
-1 where the model did not learn to read.
+GREEDY and WORDS are `--results-path` folders: of greedy decoding, and of decoding with lexicon and language model.
+Exits with 1 if the error rates are too high.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _NUMBERED = re.compile(r"(?P<text>.*) \(None-\d+\)|\(None-\d+\)")
 
 
 class Recognised(NamedTuple):
-    """Error rates in %, and readings."""
+    """Error rates in %, and examples."""
 
     utterances: int
     seconds: float
     speakers: int | None
-    cer: float  # greedy, as is the next one
+    cer: float  # greedy, as is `wer`
     wer: float
-    wer_words: float | None  # with lexicon and language model; None: left out
-    examples: list[dict[str, str]]  # said, greedy, and words where there are any
+    wer_words: float | None  # with lexicon and language model; None: skipped
+    examples: list[dict[str, str]]  # keys: said, greedy, and words if decoded
 
     def shortfalls(self) -> list[str]:
-        """What is missing for "learned to read"; empty where nothing is."""
+        """Return the criteria that the model does not meet; empty if it meets all."""
         missing = []
         if not self.cer < MAX_CER:
             missing.append(f"the character error rate is not below {MAX_CER:g} %")
@@ -44,35 +44,37 @@ class Recognised(NamedTuple):
 
 
 def read_lines(path: Path) -> list[str]:
-    """The texts of fairseq's hypo.word or ref.word, without their numbers.
+    """Read the texts of fairseq's hypo.word or ref.word, without their numbers.
 
     Raises:
-        ValueError: no such file, or a line of another form.
+        ValueError: the file does not exist, or a line is malformed.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}. Did fairseq-infer end with an error?") from error
+        raise ValueError(
+            f"cannot read {path}: {error.strerror}. Check whether fairseq-infer ended with an error"
+        ) from error
     texts = []
     for number, line in enumerate(lines, start=1):
         found = _NUMBERED.fullmatch(line)
         if found is None:
             raise ValueError(
-                f"{path}, line {number}: {line[:60]!r} does not end in (None-NUMBER), as fairseq-infer writes it"
+                f"{path}, line {number}: {line[:60]!r} must end in (None-NUMBER), as written by fairseq-infer"
             )
         texts.append(found["text"] or "")
     return texts
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """results.json.
+    """Read results.json.
 
     Raises:
-        ValueError: there is none, or it has no error rates.
+        ValueError: the file does not exist, or has no error rates.
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise ValueError(f"no results.json in {folder}. Did fairseq-infer end with an error?")
+        raise ValueError(f"{folder} has no results.json. Check whether fairseq-infer ended with an error")
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "rates" not in results:
         raise ValueError(f"{path} has no error rates: fairseq-infer ran without labels")
@@ -80,7 +82,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def read_decoded(greedy: Path, words: Path | None) -> Recognised:
-    """What one or two decodings of the same test set show."""
+    """Read the results of one or two decodings of the same test set."""
     results = read_results(greedy)
     rates = results["rates"]
     texts = {"said": read_lines(greedy / "ref.word"), "greedy": read_lines(greedy / "hypo.word")}
@@ -89,7 +91,9 @@ def read_decoded(greedy: Path, words: Path | None) -> Recognised:
         wer_words = read_results(words)["rates"]["wer"]["rate"]
         texts["words"] = read_lines(words / "hypo.word")
     if len({len(lines) for lines in texts.values()}) != 1:
-        raise ValueError(f"{greedy} and {words} hold different numbers of utterances: they are of different test sets")
+        raise ValueError(
+            f"{greedy} and {words} have different numbers of utterances: they must be of the same test set"
+        )
     count = len(texts["said"])
     chosen = sorted({number * count // SHOWN for number in range(SHOWN)}) if count else []
     examples = [{name: lines[number] for name, lines in texts.items()} for number in chosen]
@@ -106,11 +110,11 @@ def read_decoded(greedy: Path, words: Path | None) -> Recognised:
 
 
 def describe(found: Recognised) -> str:
-    """The report: a table, some readings, and what it means."""
+    """Return the report: a table, examples, and an interpretation."""
     voices = f" of {found.speakers} voices" if found.speakers is not None else ""
-    words = "left out" if found.wer_words is None else f"{found.wer_words:8.2f} %"
+    words = "skipped" if found.wer_words is None else f"{found.wer_words:8.2f} %"
     lines = [
-        f"How it reads {found.utterances} sentences{voices} that it has not heard ({found.seconds / 60:.1f} min)",
+        f"Results on {found.utterances} sentences{voices} not used for training ({found.seconds / 60:.1f} min)",
         f"  character errors, greedy                    {found.cer:8.2f} %",
         f"  word errors, greedy                         {found.wer:8.2f} %",
         f"  word errors, lexicon and language model     {words}",
@@ -121,20 +125,22 @@ def describe(found: Recognised) -> str:
         lines += [f"  {names[name]:<12}{text}" for name, text in example.items()] + [""]
     missing = found.shortfalls()
     if missing:
-        lines.append(f"The model did NOT learn to read: {'; '.join(missing)}.")
-        lines.append("`fairseq-infer ... --explain` says which of the known causes fits; more updates help too.")
+        lines.append(f"The error rates are too high: {'; '.join(missing)}.")
+        lines.append("`fairseq-infer ... --explain` looks for known causes; more updates can also help.")
     else:
         lines.append(
-            "In words: from minutes of transcribed speech the model learned which letters stand for which sounds, "
-            "in voices it never met."
+            "From minutes of transcribed speech, the model learned which letters match which sounds, also in voices it "
+            "was not trained on."
         )
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("greedy", type=Path, help="results of greedy decoding")
-    parser.add_argument("words", type=Path, nargs="?", help="and of decoding with lexicon and language model")
+    parser.add_argument("greedy", type=Path, help="results folder of greedy decoding")
+    parser.add_argument(
+        "words", type=Path, nargs="?", help="results folder of decoding with lexicon and language model"
+    )
     args = parser.parse_args()
     try:
         found = read_decoded(args.greedy, args.words)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Sentences of the demo's corpus, from a word list and templates of our own.
+"""Random sentences for the demo's corpus, from a word list and templates.
 
-The vocabulary is closed and small, so that a model that is fine-tuned on the transcripts has few words to learn. As a
-script it prints further sentences, one a line, in the transcripts' capitals: text for a language model.
+The vocabulary is small and closed, so a fine-tuned model has few words to learn. As a script, it prints further
+sentences in upper case, one per line, as text for a language model.
 
     python sentences.py [--count 3000] [--seed 2]
 """
@@ -113,7 +113,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def vocabulary() -> list[str]:
-    """Every word that a sentence can hold, sorted."""
+    """Return all words that can occur in a sentence, sorted."""
     words = {word for choices in SLOTS.values() for phrase in choices for word in phrase.split()}
     for template in TEMPLATES:
         words.update(_SLOT.sub(" ", template).split())
@@ -121,7 +121,7 @@ def vocabulary() -> list[str]:
 
 
 def make_sentence(rng: np.random.Generator) -> list[str]:
-    """Words of one random sentence, lower case."""
+    """Return the words of one random sentence, in lower case."""
     template = TEMPLATES[rng.integers(len(TEMPLATES))]
 
     def choose(slot: re.Match[str]) -> str:
@@ -132,9 +132,9 @@ def make_sentence(rng: np.random.Generator) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Print random sentences, one a line.")
-    parser.add_argument("--count", type=int, default=3000, help="how many (default: 3000)")
-    parser.add_argument("--seed", type=int, default=2, help="another one than the corpus' (default: 2)")
+    parser = argparse.ArgumentParser(description="Print random sentences, one per line.")
+    parser.add_argument("--count", type=int, default=3000, help="number of sentences (default: 3000)")
+    parser.add_argument("--seed", type=int, default=2, help="seed, different from the corpus's (default: 2)")
     args = parser.parse_args()
     rng = np.random.default_rng([args.seed])
     for _ in range(args.count):

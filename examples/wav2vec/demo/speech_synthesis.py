@@ -1,4 +1,4 @@
-"""espeak-ng through ctypes: text with pauses in, 16 kHz samples out."""
+"""Speech synthesis with espeak-ng through ctypes: text with pauses in, 16 kHz samples out."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Voice(NamedTuple):
 
 
 class Synthesizer:
-    """The espeak-ng library, of which a process has one.
+    """The espeak-ng library; use one instance per process.
 
-    The library carries state from one utterance to the next, so a corpus repeats to the bit if a fresh process makes it
+    The library carries state between utterances, so a corpus is reproducible bit for bit only if a new process makes it
     in the same order.
 
     Raises:
-        ModuleNotFoundError: `espeakng-loader` or `soxr`, both of the extra `demo`, is not installed.
-        RuntimeError: the library does not start, or refuses a text.
+        ModuleNotFoundError: `espeakng-loader` or `soxr` is not installed (extra `demo`).
+        RuntimeError: the library does not start, or rejects a text.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Synthesizer:
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self._rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
         if self._rate <= 0:
-            raise RuntimeError(f"espeak-ng did not start with the data in {espeakng_loader.get_data_path()}")
+            raise RuntimeError(f"espeak-ng could not start with the data in {espeakng_loader.get_data_path()}")
         self._pieces: list[np.ndarray] = []
         self._callback = _CALLBACK(self._receive)  # kept: the library holds no reference to it
         self._library.espeak_SetSynthCallback(self._callback)
@@ -52,18 +52,20 @@ class Synthesizer:
     def _receive(self, samples: ctypes._Pointer, count: int, _events: int) -> int:
         if samples and count > 0:
             self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0  # go on
+        return 0  # continue
 
     def speak(self, words: list[str], pauses: list[int], voice: Voice, seed: int) -> np.ndarray:
-        """Speech of these words.
+        """Synthesize words.
 
         Args:
             words: plain words.
-            pauses: silence after each word, in ms; as many as words.
-            voice: who speaks.
-            seed: of espeak's own noise (breath, flutter).
+            pauses: pause after each word, in ms.
+            voice: the speaker.
+            seed: seed of espeak's noise (breath, flutter).
         Returns:
-            Samples at 16 kHz, float32, peaks within -1 to 1.
+            Samples at 16 kHz, float32 in [-1, 1].
+        Raises:
+            RuntimeError: espeak-ng does not have the voice, or cannot speak the words.
         """
         library = self._library
         if library.espeak_SetVoiceByName(voice.name.encode()) != 0:

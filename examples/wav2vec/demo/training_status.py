@@ -1,4 +1,4 @@
-"""A training run as one short line per log interval. Its whole log goes to a file."""
+"""Show a training run as one short line per log interval; the full log goes to a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from fairseq.logging.metrics_file import read_rows
 
 POLL_SECONDS = 0.5
-QUIET_SECONDS = 8.0  # after so long without a line, say that the run is alive
+QUIET_SECONDS = 8.0  # after this time without a line, print one to show that the run is alive
 SHOWN_OF_FAILED = 20  # lines of the log
 _IMPORTANT = re.compile(r"\| (WARNING|ERROR|CRITICAL) \||^Traceback|^\S*(Error|Exception)\b")
 _SPEED = "audio_s_per_s"
@@ -23,7 +23,7 @@ def follow(command: list[str], save_dir: Path, log: Path) -> int:
 
     Args:
         save_dir: the run's checkpoint.save_dir, where it writes metrics.jsonl.
-        log: file that gets all that the command prints, after what an earlier run left there.
+        log: file to which the command's output is appended.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     metrics = save_dir / "metrics.jsonl"
@@ -35,11 +35,11 @@ def follow(command: list[str], save_dir: Path, log: Path) -> int:
     last, running = time.monotonic(), True
     while running:
         try:
-            running = process.poll() is None  # asked before reading, so that the last lines are read too
+            running = process.poll() is None  # before reading, so that the last lines are read too
             if running:
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
-            process.wait()  # it heard Ctrl-C too, and saves
+            process.wait()  # it received Ctrl-C too, and saves a checkpoint
             raise
         said = [line for line in next(lines) if _IMPORTANT.search(line)]
         for row in _rows(metrics):
@@ -61,10 +61,10 @@ def follow(command: list[str], save_dir: Path, log: Path) -> int:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """A row of metrics.jsonl as a line; empty for an epoch's, which repeats what the intervals said.
+    """Format a row of metrics.jsonl; empty for an epoch's row, which repeats its intervals.
 
-    Pre-training has InfoNCE (`loss_0`, bits) and its accuracy, fine-tuning the CTC loss and, in validation, error rates
-    in %.
+    Pre-training shows InfoNCE (`loss_0`, in bits) and its accuracy; fine-tuning shows the CTC loss and, in validation,
+    error rates in %.
     """
     split, update = row["split"], row["num_updates"]
     if split == "train":
@@ -88,7 +88,7 @@ def _key(row: dict[str, Any]) -> tuple[str, int]:
 
 
 def _new_lines(path: Path, begin: int) -> Iterator[list[str]]:
-    """At each `next`: the whole lines that have been added since the last one."""
+    """Yield, at each `next`, the complete lines added since the last one."""
     rest = ""
     with path.open(encoding="utf-8", errors="replace") as file:
         file.seek(begin)

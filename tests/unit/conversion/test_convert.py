@@ -277,11 +277,11 @@ def test_a_damaged_folder_is_named(tmp_path, capsys):
     (folder / "model.safetensors").write_bytes(save({"a": torch.zeros(100)})[:200])
     lacking = {key: value for key, value in config.items() if key not in ("conv_dim", "hidden_act")}
     for settings, named in (
-        (config, "model.safetensors is damaged or cut off"),
+        (config, "model.safetensors is damaged or truncated"),
         (lacking, "config.json lacks conv_dim, hidden_act"),
         (
             {**config, "conv_kernel": [10, 3]},
-            "config.json: conv_dim, conv_kernel and conv_stride must be lists of one length",
+            "config.json: conv_dim, conv_kernel and conv_stride must be lists of the same length",
         ),
     ):
         (folder / "config.json").write_text(json.dumps(settings))
@@ -342,18 +342,15 @@ def test_preprocessing_is_read_where_each_version_of_transformers_keeps_it(tmp_p
         preprocessing(folder, processor_config={"processor_class": "x"}, preprocessor_config=loud)["sample_rate"]
         == 8000
     )
-    assert "does not say" not in caplog.text
-    assert (
-        preprocessing(folder)["normalize"] is True
-        and f"{folder} does not say whether audio is normalised" in caplog.text
-    )
+    assert "does not set do_normalize" not in caplog.text
+    assert preprocessing(folder)["normalize"] is True and f"{folder} does not set do_normalize" in caplog.text
 
 
 @pytest.mark.needs("transformers")
 def test_preprocessing_that_was_read_wrongly_stops_the_conversion(tmp_path, monkeypatch):
     convert.convert(write(tmp_path / "a.pt", LARGE, fine_tuned=True), str(tmp_path / "there"), "hf")
     monkeypatch.setattr(huggingface, "_preprocessing", lambda folder: {"normalize": False, "sample_rate": 16000})
-    with pytest.raises(ValueError, match="transformers prepares audio for .* with {'normalize': True"):
+    with pytest.raises(ValueError, match="transformers preprocesses audio for .* with {'normalize': True"):
         convert.convert(str(tmp_path / "there"), str(tmp_path / "b.pt"), "fairseq")
     assert not (tmp_path / "b.pt").exists()
 
@@ -448,7 +445,7 @@ def test_torchaudios_own_labels(labels, tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "named"),
-    [(["-", "E", "E"], "'E' is there twice"), (["-", "<s>", "<pad>"], "beside both"), ([1, 2], "must have")],
+    [(["-", "E", "E"], "'E' occurs twice"), (["-", "<s>", "<pad>"], "also have <s> and <pad>"), ([1, 2], "must have")],
 )
 def test_labels_that_no_dictionary_can_have(labels, named, tmp_path):
     there, _ = torchaudio_folder(tmp_path, labels)
@@ -522,7 +519,7 @@ def test_onnx_is_for_fine_tuned_transformers(tmp_path):
 
 def test_an_old_checkpoint_gets_its_dictionary(tmp_path):
     path = write(tmp_path / "a.pt", BASE, fine_tuned=True, symbols=None)
-    with pytest.raises(ValueError, match=r"a\.pt is fine-tuned and holds no dictionary: give its file with --dict"):
+    with pytest.raises(ValueError, match=r"a\.pt is fine-tuned but has no dictionary: give one with --dict"):
         convert.convert(path, str(tmp_path / "b.pt"), "fairseq")
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in SYMBOLS[4:]))
     assert convert.convert(path, str(tmp_path / "b.pt"), "fairseq", str(tmp_path / "dict.ltr.txt")) == 0
@@ -573,7 +570,7 @@ def test_what_has_no_counterpart_is_named(change, named, tmp_path):
 def test_other_kinds_of_models_are_named(tmp_path):
     for kind in ("wav2vec_seq2seq", "data2vec_audio", "hubert"):
         io.save({"cfg": {"model": {"_name": kind}}, "model": {}}, tmp_path / "a.pt")
-        with pytest.raises(ValueError, match=f"a model of kind '{kind}'"):
+        with pytest.raises(ValueError, match=f"has model._name='{kind}'"):
             convert.convert(str(tmp_path / "a.pt"), str(tmp_path / "b"), "hf")
     (tmp_path / "there").mkdir()
     for config, named in (
@@ -609,7 +606,7 @@ def test_nothing_appears_unless_it_is_right(tmp_path, monkeypatch, capsys):
     assert cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"]) == 0
     assert "largest difference" in capsys.readouterr().out
     assert cli_main([path, str(tmp_path / "b"), "--to", "torchaudio"]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_without_transformers_it_is_asked_for(tmp_path, monkeypatch, capsys):
@@ -626,7 +623,7 @@ def test_a_transformers_that_does_not_take_this_torch_is_named(tmp_path, monkeyp
     monkeypatch.setattr("transformers.utils.is_torch_available", lambda: False)
     path = write(tmp_path / "a.pt", BASE)
     assert cli_main([path, str(tmp_path / "b"), "--to", "hf"]) == 1
-    assert "does not take torch" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
+    assert "does not support torch" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.pt"]
 
 
 def test_the_waveform_is_the_same_every_time():

@@ -215,7 +215,7 @@ def test_the_likeliest_homophones_are_kept_and_the_others_named(
     decoder = read_beam(tokens, lexicon, model, BeamSettings(lm_weight=5))
     assert decoder.decode(emit("-BA|BA|"))[0].text.split()[-1] == "BH"  # the last line, and by far the likeliest
     assert [entry.word for entry in decoder.dropped] == ["BC", "BD"]
-    assert "line 4: BC (B A |); line 5: BD (B A |)" in caplog.text and "that are left out: 2" in caplog.text
+    assert "line 4: BC (B A |); line 5: BD (B A |)" in caplog.text and "dropped lines of the lexicon: 2." in caplog.text
 
 
 def test_without_a_language_model_the_first_homophones_are_kept(tokens: Tokens, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_without_a_language_model_the_first_homophones_are_kept(tokens: Tokens, 
 def test_why_kenlm_refuses_a_model_is_said(tokens: Tokens, tmp_path: Path) -> None:
     model = tmp_path / "m.arpa"
     model.write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-9\t<unk>\n-99\t<s>\n-1\t</s>\n-1\tAB\n\n\\end\\\n")
-    with pytest.raises(ValueError, match="m.arpa: it has unigrams only"):
+    with pytest.raises(ValueError, match="m.arpa: it has only unigrams"):
         read_beam(tokens, None, model, BeamSettings())
     model.write_text("\ufeff" + arpa(UNIGRAMS, BIGRAMS))
     with pytest.raises(ValueError, match="m.arpa: it begins with a byte order mark"):

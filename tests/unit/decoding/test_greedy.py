@@ -56,7 +56,7 @@ def test_another_blank(emit: Emit) -> None:
     tokens = Tokens.from_symbols(["A", "B", "|", "_"], blank=3)
     log_probs = np.log(np.array([[0.1, 0.1, 0.1, 0.7], [0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]], dtype=np.float32))
     assert GreedyDecoder(tokens).decode(log_probs)[0].text == "A"
-    with pytest.raises(ValueError, match="blank is output 4 of a dictionary of 4"):
+    with pytest.raises(ValueError, match="blank is output 4, but the dictionary has 4"):
         Tokens.from_symbols(["A", "B", "|", "_"], blank=4)
 
 

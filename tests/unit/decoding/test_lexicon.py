@@ -43,12 +43,12 @@ def test_units_that_the_dictionary_lacks_are_named_by_line(tokens: Tokens, tmp_p
 
 
 def test_a_word_without_a_spelling_is_named_by_line(tokens: Tokens, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"spelled by nothing: line 2: C; line 3: \|;"):
+    with pytest.raises(ValueError, match=r"an empty spelling: line 2: C; line 3: \|;"):
         read_lexicon(write(tmp_path / "l.txt", "AB\tA B |\nC |\n|\n"), tokens)
 
 
 def test_another_case_is_said_to_be_that(tokens: Tokens, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="line 1: ab has 'a'.*differ by case only"):
+    with pytest.raises(ValueError, match="line 1: ab has 'a'.*Only the case differs"):
         read_lexicon(write(tmp_path / "l.txt", "ab\n"), tokens)
 
 
@@ -77,9 +77,9 @@ def test_lines_of_an_arpa_file(tmp_path: Path) -> None:
     [
         ("hello\n", "is not a language model"),
         ("\\data\\\nngram 1=1\n\n\\1-grams:\nx\tA\n", "line 5: 'x.tA' is not a unigram"),
-        ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tA\n", "the file is cut off"),
+        ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tA\n", "the file is truncated"),
         ("\\data\\\n\\1-grams:\n-1\t<unk>\n\\end\\\n", "has no words"),
-        ("mmap lm http://kheafield.com/code format version 5\n", "holds no words"),
+        ("mmap lm http://kheafield.com/code format version 5\n", "does not include its words"),
     ],
 )
 def test_files_that_are_no_model_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -89,11 +89,11 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path, text: str, message:
 
 def test_a_model_in_another_case_is_named_by_line(tokens: Tokens, tmp_path: Path) -> None:
     model = write_arpa(tmp_path / "m.arpa", "ab", "c")
-    with pytest.raises(ValueError, match=r"line 8: ab has 'a' 'b'.*differ by case only"):
+    with pytest.raises(ValueError, match=r"line 8: ab has 'a' 'b'.*Only the case differs"):
         read_guidance(tokens, None, str(model))
     lexicon = write(tmp_path / "l.txt", "AB\nC\n")
     with pytest.raises(
-        ValueError, match=r"knows none of the words.*line 1: AB.*The case differs: .*m.arpa, line 8 has ab"
+        ValueError, match=r"has none of the words.*line 1: AB.*The case differs: .*m.arpa, line 8 has ab"
     ):
         read_guidance(tokens, str(lexicon), str(model))
 

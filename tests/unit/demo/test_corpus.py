@@ -51,7 +51,7 @@ def test_no_voice_is_in_two_groups(demo_dir: Path) -> None:
     train, valid, test = make_corpus.draw_voices([40, 5, 10], np.random.default_rng(1))
     assert len({voice.name for voice in train + valid + test}) == 55
     assert make_corpus.draw_voices([40, 5], np.random.default_rng(1)) == [train, valid]
-    with pytest.raises(ValueError, match="make fewer minutes"):
+    with pytest.raises(ValueError, match="reduce the minutes"):
         make_corpus.draw_voices([1000, 5], np.random.default_rng(1))
 
 
@@ -119,4 +119,4 @@ def test_corpus_is_made_the_same_again_and_transcribed(demo_dir: Path, tmp_path:
     assert seconds >= 1.4 * 60
 
     again = make(demo_dir, tmp_path / "first")
-    assert again.returncode != 0 and "exists already" in again.stderr
+    assert again.returncode != 0 and "already exists" in again.stderr

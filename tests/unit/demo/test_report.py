@@ -68,7 +68,7 @@ def test_a_run_that_did_not(
 
 
 def test_what_is_missing_is_named(report: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="has no checkpoint"):
         report.read_run(tmp_path, "valid")
     write_run(tmp_path, 6.0, 0.05, 40.0)
     with pytest.raises(ValueError, match='no validation of the subset "dev"'):

@@ -49,7 +49,7 @@ def test_too_few_files_are_told(run_demo: ModuleType, tmp_path: Path) -> None:
     record(tmp_path / "data" / "only.wav")
     with pytest.raises(ValueError, match="1 readable audio files"):
         run_demo.folder_manifest(tmp_path / "data", tmp_path / "manifest")
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="does not exist"):
         run_demo.prepare(tmp_path / "absent", tmp_path / "output", run_demo.Steps(4))
 
 

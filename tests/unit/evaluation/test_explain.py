@@ -92,7 +92,7 @@ def test_a_good_result_needs_no_explanation() -> None:
 
 def test_what_the_pretraining_had_is_told() -> None:
     (finding,) = explain(replace(bad(), pretraining_normalize=True))
-    assert finding.cause == "normalize" and "the pre-training had True" in finding.evidence
+    assert finding.cause == "normalize" and "was True in pre-training" in finding.evidence
 
 
 def test_audio_of_half_the_bandwidth_is_measured() -> None:

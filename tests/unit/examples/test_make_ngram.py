@@ -118,7 +118,7 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "marked").write_text("A B\n<s> A </s>\n", encoding="utf-8")
     (tmp_path / "empty").write_text("\n \n", encoding="utf-8")
     for arguments, message in (
-        ([tmp_path / "marked"], "line 2: </s> <s> stands for no word"),
+        ([tmp_path / "marked"], "line 2: </s> <s> is not a word"),
         ([tmp_path / "empty"], "the text has no words"),
         ([tmp_path / "gone"], "cannot read the text"),
         ([tmp_path / "marked", "--order", "0"], "the order of the model is 0"),

@@ -180,7 +180,7 @@ def test_any_script(corpus: Path) -> None:
     lines = (corpus / "m/train.wrd").read_text(encoding="utf-8").splitlines()
     assert lines == ["привет мир", "qué tal", "नमस्ते दुनिया"]
     assert (corpus / "m/train.ltr").read_text(encoding="utf-8").splitlines()[1] == "q u é | t a l |"
-    assert "taken out of the texts" in printed and "'¿' 1x" in printed
+    assert "removed from the texts" in printed and "'¿' 1x" in printed
 
 
 def test_what_does_not_fit_is_told(corpus: Path) -> None:

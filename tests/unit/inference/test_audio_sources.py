@@ -42,7 +42,7 @@ def test_arrays_of_any_type_are_the_same_wave(kind: str) -> None:
 
 @pytest.mark.parametrize("array", [np.zeros(10, dtype=np.int64), np.zeros(10, dtype=bool), np.zeros(10, dtype=complex)])
 def test_types_that_cannot_be_scaled_are_refused(array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=f"this one is of type {array.dtype}.*astype"):
+    with pytest.raises(ValueError, match=f"has dtype {array.dtype}.*astype"):
         ArraySource(array, RATE, RATE)
 
 

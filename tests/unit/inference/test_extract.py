@@ -80,7 +80,7 @@ def test_windows_keep_every_frame_once(pretrained: SpeechModel) -> None:
 
 
 def test_unknown_features_are_named(pretrained: SpeechModel, model: SpeechModel) -> None:
-    for feature, message in (("2", "numbered from 0 to 1"), ("last", "is not known")):
+    for feature, message in (("2", "2 blocks, 0 to 1"), ("last", "is not known")):
         with pytest.raises(ValueError, match=message):
             check_feature(pretrained, feature)
     with pytest.raises(ValueError, match="needs a quantizer"):
@@ -110,7 +110,7 @@ def test_it_goes_on_where_it_stopped(data: Path, pretrained_checkpoint: Path) ->
 def test_other_features_do_not_pass_for_those_that_are_there(
     data: Path, pretrained_checkpoint: Path, checkpoint: Path
 ) -> None:
-    with pytest.raises(ValueError, match="there is no block 7"):
+    with pytest.raises(ValueError, match="block 7 does not exist"):
         run(data, pretrained_checkpoint, "--feature", "7")
     run(data, pretrained_checkpoint, "--feature", "0")
     with pytest.raises(ValueError, match=r"other settings \(feature \['0'\], now \['1'\]\)"):
@@ -127,7 +127,7 @@ def test_features_of_another_root_or_precision_are_not_its_own(data: Path, pretr
     soundfile.write(data / "audio" / "new.wav", speech(0.7, seed=9), 16000, subtype="FLOAT")
     run(data, pretrained_checkpoint)
     with pytest.raises(
-        ValueError, match=r"other settings \(root .*elsewhere'\): give another --output-dir.* was only moved, write"
+        ValueError, match=r"other settings \(root .*elsewhere'\): choose another --output-dir.* has only moved, write"
     ):
         run(data, pretrained_checkpoint, "--gen-subset", "other")
     with pytest.raises(ValueError, match=r"other settings \(precision 'fp32', now 'bf16'\)"):
@@ -146,7 +146,7 @@ def test_a_damaged_note_is_named_and_none_is_left_half_written(
     assert not note.exists()
     for text in ('{"feature": ["con', "[1]"):
         note.write_text(text)
-        with pytest.raises(ValueError, match=r"extract\.json, which says .* remove its folder"):
+        with pytest.raises(ValueError, match=r"extract\.json, which has .* remove the folder"):
             run(data, pretrained_checkpoint)
 
 
@@ -221,7 +221,7 @@ def test_bad_files_are_reported_and_the_rest_goes_on(
     assert command.cli_main(arguments) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["written"] == 1 and set(result["errors"]) == {"audio/0.wav", "audio/2.wav"}
-    assert "320 samples are shorter" in result["errors"]["audio/2.wav"]
+    assert "the audio has 320 samples" in result["errors"]["audio/2.wav"]
 
 
 def test_two_files_of_one_name_are_refused(data: Path, pretrained_checkpoint: Path) -> None:
@@ -244,14 +244,14 @@ def test_targets_stay_inside_the_folder(tmp_path: Path) -> None:
         (
             ["x.flac", "x.seconds.flac"],
             ["context"],
-            r"x.flac and x.seconds.flac of .*would both be written to .*x.seconds.npy",
+            r"x.flac and x.seconds.flac in .*would both be written to .*x.seconds.npy",
         ),
         (["x.8.flac", "x.flac"], ["8", "9"], None),  # x.8.8.npy, x.8.9.npy; x.8.npy, x.9.npy
         (["x.seconds.flac", "x.flac"], ["8", "9"], None),
         (["x.seconds.flac", "x.flac", "x.seconds.wav"], ["8", "9"], r"x.seconds.flac and x.seconds.wav"),
         (["a/x.flac", "b/x.flac", "x.flac"], ["8"], None),
         (["x.flac", "y.flac", "x.flac"], ["8"], "x.flac is listed twice in train.tsv"),
-        (["x.flac", "x.npy/y.flac"], ["8"], r"x.flac and x.npy/y.flac .*need .*x.npy as a file and as a folder"),
+        (["x.flac", "x.npy/y.flac"], ["8"], r"x.flac and x.npy/y.flac .*need .*x.npy both as a file and as a folder"),
     ],
 )
 def test_no_file_is_written_for_two_recordings(
@@ -287,7 +287,7 @@ def test_a_killed_process_is_an_error_and_not_a_hang(
     data: Path, pretrained_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extraction, "_start", _die)
-    with pytest.raises(ValueError, match="one of the 2 processes .* was killed"):
+    with pytest.raises(ValueError, match="one of the 2 workers .* was killed"):
         run(data, pretrained_checkpoint, "--num-workers", "2")
 
 

@@ -259,7 +259,7 @@ def test_refused_by_name(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(base, "cpu_flags", lambda: frozenset({"avx2"}))
     with pytest.raises(
         ValueError,
-        match=r"int8 cannot be had: the processor has no products of 8-bit integers .* use auto, fp32, bf16$",
+        match=r"int8 is not available: the processor has no products of 8-bit integers .* use one of: auto, fp32, bf16$",
     ):
         SpeechModel.load(checkpoint, precision="int8")
     monkeypatch.setattr(base, "cpu_flags", lambda: frozenset({"avx512_vnni"}))

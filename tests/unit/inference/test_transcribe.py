@@ -105,7 +105,7 @@ def test_tensors_of_any_precision_and_empty_ones(model: SpeechModel, wave: np.nd
     assert transcribe(model, half).text == transcribe(model, half.float()).text != ""
     for empty in (np.zeros(0), np.zeros((0, 2)), np.zeros((2, 0))):
         found = transcribe(model, empty)
-        assert found.error is None and found.text == "" and "0 samples are shorter" in str(found.note)
+        assert found.error is None and found.text == "" and "the audio has 0 samples" in str(found.note)
 
 
 def test_one_bad_file_does_not_stop_the_others(model: SpeechModel, wave: np.ndarray, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_one_bad_file_does_not_stop_the_others(model: SpeechModel, wave: np.ndar
     assert (
         "cut.flac cannot be decoded" in errors[2] and "nowhere.wav" in errors[3] and "the first at 1.25 s" in errors[4]
     )
-    assert found[5].error is None and found[5].text == "" and "399 samples are shorter" in str(found[5].note)
+    assert found[5].error is None and found[5].text == "" and "the audio has 399 samples" in str(found[5].note)
     assert found[6].error is None and "silence" in str(found[6].note)
     assert found[7].text == good.text and found[7].note is None
 
@@ -225,7 +225,7 @@ def test_a_single_file_that_cannot_be_read_raises(model: SpeechModel, tmp_path: 
     (tmp_path / "text.wav").write_text("no audio")
     with pytest.raises(ValueError, match="text.wav cannot be read"):
         transcribe(model, tmp_path / "text.wav")
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint .*nowhere.pt"):
+    with pytest.raises(FileNotFoundError, match="the checkpoint .*nowhere.pt does not exist"):
         transcribe(tmp_path / "nowhere.pt", tmp_path / "text.wav")
 
 
@@ -238,7 +238,7 @@ def test_arguments_the_other_way_round_are_noticed(
         ("talk", model),
         (tmp_path / "talk.au", model),
     ):
-        with pytest.raises(ValueError, match="checkpoint first and then the audio"):
+        with pytest.raises(ValueError, match="checkpoint first, then the audio"):
             transcribe(*swapped)
     with pytest.raises(ValueError, match="as an array or tensor"):
         transcribe(model, wave[:100].tolist())

@@ -66,7 +66,7 @@ def test_two_files_of_one_name_are_refused(
 def test_mistakes_end_plainly(checkpoint: Path, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(checkpoint.parent / "nowhere.pt", files[0]) == 1
     assert run(checkpoint, files[0], "--overlap", "30") == 1
-    assert "must be shorter than a window" in capsys.readouterr().err
+    assert "and shorter than a window" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["srt", "vtt"])

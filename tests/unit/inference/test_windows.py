@@ -41,7 +41,7 @@ def test_edges_have_half_of_the_overlap_for_context() -> None:
 
 
 def test_an_overlap_as_long_as_a_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be shorter than a window"):
+    with pytest.raises(ValueError, match="and shorter than a window"):
         WindowSettings(seconds=5, overlap=5)
 
 
