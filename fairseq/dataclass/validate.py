@@ -40,7 +40,7 @@ TOPICS = (
     "contrast",
     "fine-tuning",
     "wer-args",
-    "lazy-device",
+    "device",
     "manifests",
     "other-paths",
     "op-lists",
