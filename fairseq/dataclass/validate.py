@@ -37,6 +37,7 @@ TOPICS = (
     "checkpoints",
     "conv-layers",
     "wav2vec2-widths",
+    "masks",
     "contrast",
     "fine-tuning",
     "wer-args",

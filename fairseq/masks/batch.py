@@ -5,7 +5,7 @@ and as fairseq's callers draw them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -118,13 +118,14 @@ def compute_mask_indices(
     epoch: int | None = None,
     indices: Tensor | None = None,
     rng: np.random.Generator | None = None,
+    parameters: tuple[tuple[str, Any], ...] = (),
 ) -> np.ndarray:
     """Random spans to mask, as fairseq draws them for a whole batch.
 
     Args:
         shape: (B, T).
         padding_mask: bool, B x T, True for padding at the end of a row; it is never masked.
-        mask_type: static, uniform, normal or poisson lengths; `mask_other` is uniform's shortest, normal's standard
+        mask_type: a name in `fairseq.masks.selections`; `mask_other` is uniform's shortest, normal's standard
             deviation.
         require_same_masks: unmask single frames at random until every row has as many as the row with the fewest. The
             data-loading worker cuts each row by its own length instead (`spans.common_count`), and in fine-tuning not
@@ -133,12 +134,15 @@ def compute_mask_indices(
         seed, epoch, indices: with all three, row i is drawn from a generator keyed by (seed, epoch, indices[i]).
         rng: the generator otherwise; None makes one from numpy's global state, so that `numpy_seed` and
             `np.random.seed` rule it.
+        parameters: name and value of those that only `mask_type` has.
     Returns:
         bool, B x T.
     Raises:
         ValueError: settings that no mask can be drawn from.
     """
-    cfg = MaskConfig(mask_prob, mask_length, mask_type, mask_other, no_overlap, min_space, min_masks, 0.0).check("mask")
+    cfg = MaskConfig(
+        mask_prob, mask_length, str(mask_type), mask_other, no_overlap, min_space, min_masks, parameters=parameters
+    ).check("mask")
     num_rows, all_frames = shape
     if rng is None:
         rng = np.random.default_rng(np.random.randint(2**31, size=4))
