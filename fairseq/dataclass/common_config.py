@@ -8,8 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Optional, cast
 
+from omegaconf import DictConfig
+
+from fairseq import device as device_layer
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.constants import DEVICE_CHOICES, HPU_COMPILE_CHOICES, LOG_FORMAT_CHOICES
 from fairseq.dataclass.findings import Finding, odd, wrong
@@ -148,6 +151,8 @@ class CommonConfig(FairseqDataclass):
         yield from self._one_device()
         yield from self._precision()
         yield from self._op_lists_apply()
+        for problem in device_layer.problems(cast(DictConfig, self)):  # its fields by their names
+            yield wrong(problem, "device")
 
     def check_files(self) -> Iterator[Finding]:
         if not (self.hmp and self.on_hpu):
@@ -195,7 +200,7 @@ class CommonConfig(FairseqDataclass):
             )
 
     def _precision(self) -> Iterator[Finding]:
-        """Check that only one half precision is set; torch's lazy-tensor device has no autocast."""
+        """Check that only one half precision is set."""
         half = [name for name in ("fp16", "memory_efficient_fp16", "amp") if getattr(self, name)]
         brain = [name for name in ("bf16", "memory_efficient_bf16") if getattr(self, name)]
         if half and brain:
@@ -203,14 +208,6 @@ class CommonConfig(FairseqDataclass):
                 f"common.{half[0]} and common.{brain[0]} are both true: set one of them to false "
                 f"(common.{half[0]}=false).",
                 "optimisation",
-            )
-        keys = ("fp16", "bf16", "amp", "hmp", "memory_efficient_fp16", "memory_efficient_bf16")
-        asked = [f"common.{key}" for key in keys if getattr(self, key)]
-        if self.device == "lazy" and asked:
-            off = " ".join(f"{key}=false" for key in asked)
-            yield wrong(
-                f"common.device is lazy, which only computes in fp32. Set {off}.",
-                "lazy-device",
             )
 
     def _op_lists_apply(self) -> Iterator[Finding]:

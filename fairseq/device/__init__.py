@@ -101,6 +101,15 @@ def missing(common: DictConfig) -> str | None:
     return of_config(common).missing()
 
 
+def problems(common: DictConfig) -> list[str]:
+    """What `common` asks for that its device cannot do, each with the way out.
+
+    Only of a device that the config names: which one a run has otherwise depends on the machine.
+    """
+    is_named = common.device is not None or common.hpu or common.cpu
+    return list(of_config(common).problems(common)) if is_named else []
+
+
 def prepare_process(common: DictConfig) -> list[base.Note]:
     """Set the environment variables that the device's software reads at import; `select` does both.
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class Note(NamedTuple):
@@ -79,6 +82,12 @@ class Device:
     def missing(self) -> str | None:
         """Return why this machine has no such device, and what to do; None if it has. Imports and opens nothing."""
         return None
+
+    def problems(self, common: DictConfig) -> Iterator[str]:
+        """What a config asks for that such a device cannot do, each with the keys to change. Asked before a run, on
+        any machine, with the config group `common`.
+        """
+        yield from ()
 
     def count(self) -> int:
         """Number of processes that this machine can hold with one device each."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fairseq.device import graph_counts
 from fairseq.device.base import Device
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class LazyDevice(Device):
@@ -31,6 +35,13 @@ class LazyDevice(Device):
 
     def claim(self) -> None:
         start_backend()
+
+    def problems(self, common: DictConfig) -> Iterator[str]:
+        keys = ("fp16", "bf16", "amp", "hmp", "memory_efficient_fp16", "memory_efficient_bf16")
+        asked = [f"common.{key}" for key in keys if getattr(common, key)]
+        if asked:
+            off = " ".join(f"{key}=false" for key in asked)
+            yield f"common.device is lazy, which computes in fp32 only, but {' and '.join(asked)} is true: set {off}."
 
     def count(self) -> int:
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -112,13 +112,14 @@ def compute_mask_indices(
     epoch: int | None = None,
     indices: Tensor | None = None,
     rng: np.random.Generator | None = None,
+    parameters: tuple[tuple[str, Any], ...] = (),
 ) -> np.ndarray:
     """Draw random spans to mask for a whole batch, as fairseq does.
 
     Args:
         shape: (B, T).
         padding_mask: bool, B x T, True for padding at the end of a row, which is never masked.
-        mask_type: distribution of span lengths: static, uniform, normal or poisson. `mask_other` is the shortest
+        mask_type: a name in `fairseq.masks.selections`: how span lengths are drawn. `mask_other` is the shortest
             length for uniform and the standard deviation for normal.
         require_same_masks: unmask random single frames until every row has as many masked frames as the row with the
             fewest. The data-loading worker instead cuts each row to a count that depends on its length
@@ -127,12 +128,15 @@ def compute_mask_indices(
         seed, epoch, indices: if all three are given, row i uses a generator keyed by (seed, epoch, indices[i]).
         rng: the generator to use otherwise; None creates one from numpy's global state, so `numpy_seed` and
             `np.random.seed` control it.
+        parameters: (name, value) of the parameters that only `mask_type` has.
     Returns:
         Masked frames, bool, B x T.
     Raises:
         ValueError: the settings are invalid.
     """
-    cfg = MaskConfig(mask_prob, mask_length, mask_type, mask_other, no_overlap, min_space, min_masks, 0.0).check("mask")
+    cfg = MaskConfig(
+        mask_prob, mask_length, str(mask_type), mask_other, no_overlap, min_space, min_masks, parameters=parameters
+    ).check("mask")
     num_rows, all_frames = shape
     if rng is None:
         rng = np.random.default_rng(np.random.randint(2**31, size=4))

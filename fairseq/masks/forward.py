@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairseq.masks.batch import compute_mask_indices
 from fairseq.masks.positions import inside, positions_of
-from fairseq.masks.settings import MIN_TIME_MASKS, MaskSettings
+from fairseq.masks.settings import MIN_TIME_MASKS, MaskSettings, parameters_of
 
 
 class FrameMask(NamedTuple):
@@ -87,6 +87,7 @@ def masked_frames(
             min_space=settings.mask_min_space,
             require_same_masks=settings.require_same_masks,
             mask_dropout=settings.mask_dropout,
+            parameters=parameters_of("mask", settings),
         )
         indices = torch.from_numpy(drawn).to(features.device)
     return indices[:, :T]
@@ -110,6 +111,7 @@ def channel_mask(settings: MaskSettings, features: Tensor, indices: Tensor | Non
             settings.mask_channel_other,
             no_overlap=settings.no_mask_channel_overlap,
             min_space=settings.mask_channel_min_space,
+            parameters=parameters_of("mask_channel", settings),
         )
         indices = torch.from_numpy(drawn).to(features.device)
     return indices.unsqueeze(1) if indices.dim() == 2 else indices

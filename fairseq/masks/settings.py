@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 from fairseq.frames import ConvSpec, parse_conv_layers
+from fairseq.masks.selections import SELECTIONS, SpanLengths, parameter_keys
 
-SELECTIONS = ("static", "uniform", "normal", "poisson")
 MIN_TIME_MASKS = 2  # fairseq: wav2vec 2.0 masks at least two spans per utterance, so that negatives exist
 
 
@@ -22,6 +23,12 @@ class MaskConfig(NamedTuple):
     min_masks: int  # minimum number of spans
     dropout: float = 0.0  # share of the masked positions to unmask
     same_count: bool = False  # rows are cut to `common_count`: fairseq's require_same_masks
+    parameters: tuple[tuple[str, Any], ...] = ()  # name and value of those that only this selection has
+
+    @property
+    def lengths(self) -> SpanLengths:
+        """How span lengths are drawn."""
+        return SELECTIONS[self.selection](self.length, self.other, **dict(self.parameters))
 
     def check(self, axis: str) -> MaskConfig:
         """Raise ValueError for invalid settings; `axis` is "mask" or "mask_channel", the prefix of the config keys."""
@@ -32,10 +39,8 @@ class MaskConfig(NamedTuple):
             problems.append(f"{axis}_prob is {self.prob}; it must be at least 0")
         if self.length < 1:
             problems.append(f"{axis}_length is {self.length}; it must be at least 1")
-        if self.other < 0 or (self.selection == "uniform" and self.other > 2 * self.length):
-            problems.append(
-                f"{axis}_other is {self.other}; it must be at least 0, and for uniform at most twice {axis}_length"
-            )
+        if self.selection in SELECTIONS and self.length >= 1:
+            problems += self.lengths.problems(axis)
         if not 0 <= self.dropout <= 1:
             problems.append(f"{axis}_dropout is {self.dropout}; it must be between 0 and 1")
         if problems:
@@ -98,10 +103,17 @@ class PretrainingMasks(NamedTuple):
 
     @classmethod
     def from_config(
-        cls, cfg: WorkerFields, dropout: float = 0.0, num_negatives: int = 0, same_count: bool = True
+        cls,
+        cfg: WorkerFields,
+        dropout: float = 0.0,
+        num_negatives: int = 0,
+        same_count: bool = True,
+        model: Any = None,
     ) -> PretrainingMasks:
         """Read the fields that `task.inferred_w2v_config` and the wav2vec 2.0 model's config share.
 
+        Args:
+            model: the model's config, for the parameters of a mask selection's own that `cfg` lacks.
         Raises:
             ValueError: the settings are invalid, or mask nothing.
         """
@@ -111,8 +123,8 @@ class PretrainingMasks(NamedTuple):
                 "paper uses 0.65)."
             )
         return cls(
-            time=time_masks(cfg, dropout)._replace(same_count=same_count),
-            channel=channel_masks(cfg) if cfg.mask_channel_prob > 0 else None,
+            time=time_masks(cfg, dropout, model)._replace(same_count=same_count),
+            channel=channel_masks(cfg, model) if cfg.mask_channel_prob > 0 else None,
             num_channels=cfg.encoder_embed_dim,
             conv_layers=tuple(parse_conv_layers(cfg.conv_feature_layers)),
             num_negatives=num_negatives,
@@ -145,8 +157,57 @@ class FinetuningMasks(NamedTuple):
 Masks = PretrainingMasks | FinetuningMasks
 
 
-def time_masks(cfg: SpanFields, dropout: float = 0.0) -> MaskConfig:
-    """Return a config's settings for masks over time, after checking them."""
+def parameters_of(axis: str, cfg: SpanFields, model: Any = None) -> tuple[tuple[str, Any], ...]:
+    """Name and value of the parameters that only the axis's selection has; those without a field are left out.
+
+    Args:
+        axis: "mask" or "mask_channel".
+        model: a second config, for those that `cfg` lacks.
+    """
+    selection = cfg.mask_selection if axis == "mask" else cfg.mask_channel_selection
+    found: dict[str, Any] = {}
+    for name in SELECTIONS.get(str(selection), SpanLengths).own_parameters():
+        values = [getattr(config, f"{axis}_{name}") for config in (cfg, model) if hasattr(config, f"{axis}_{name}")]
+        if values:
+            found[name] = values[0]
+    return tuple(found.items())
+
+
+def selection_problems(cfg: SpanFields) -> Iterator[str]:
+    """What is wrong with how a model's config draws the lengths of spans, each text beginning with the key.
+
+    The values need not be within their fields' limits.
+    """
+    if cfg.mask_prob > 0 and cfg.mask_length >= 1 and str(cfg.mask_selection) in SELECTIONS:
+        yield from _time_masks(cfg).lengths.problems("mask")
+    if cfg.mask_channel_prob > 0 and cfg.mask_channel_length >= 1 and str(cfg.mask_channel_selection) in SELECTIONS:
+        yield from _channel_masks(cfg).lengths.problems("mask_channel")
+
+
+def setting_names(cfg: Any) -> tuple[str, ...]:
+    """MASK_SETTINGS, and the own parameters of selections that this config has fields for."""
+    return (*MASK_SETTINGS, *(key for key in parameter_keys() if hasattr(cfg, key)))
+
+
+def time_masks(cfg: SpanFields, dropout: float = 0.0, model: Any = None) -> MaskConfig:
+    """Return a config's settings for masks over time, after checking them.
+
+    Args:
+        model: see `parameters_of`.
+    """
+    return _time_masks(cfg, dropout, model).check("mask")
+
+
+def channel_masks(cfg: SpanFields, model: Any = None) -> MaskConfig:
+    """Return a config's settings for masks over channels, after checking them.
+
+    Args:
+        model: see `parameters_of`.
+    """
+    return _channel_masks(cfg, model).check("mask_channel")
+
+
+def _time_masks(cfg: SpanFields, dropout: float = 0.0, model: Any = None) -> MaskConfig:
     return MaskConfig(
         cfg.mask_prob,
         cfg.mask_length,
@@ -156,11 +217,11 @@ def time_masks(cfg: SpanFields, dropout: float = 0.0) -> MaskConfig:
         cfg.mask_min_space,
         MIN_TIME_MASKS,
         dropout,
-    ).check("mask")
+        parameters=parameters_of("mask", cfg, model),
+    )
 
 
-def channel_masks(cfg: SpanFields) -> MaskConfig:
-    """Return a config's settings for masks over channels, after checking them."""
+def _channel_masks(cfg: SpanFields, model: Any = None) -> MaskConfig:
     return MaskConfig(
         cfg.mask_channel_prob,
         cfg.mask_channel_length,
@@ -169,4 +230,5 @@ def channel_masks(cfg: SpanFields) -> MaskConfig:
         cfg.no_mask_channel_overlap,
         cfg.mask_channel_min_space,
         0,
-    ).check("mask_channel")
+        parameters=parameters_of("mask_channel", cfg, model),
+    )

@@ -21,7 +21,7 @@ def max_spans(size: int, cfg: MaskConfig) -> int:
 def max_masked_frames(size: int, cfg: MaskConfig) -> int:
     """Return M, the largest number of positions that `draw_mask` can mask on an axis of this size.
 
-    M depends only on the size and the settings. Normal and poisson lengths are unbounded, so for them it is the size
+    M depends only on the size and the settings. Where lengths are unbounded, as with normal and poisson, it is the size
     itself unless rows are cut.
     """
     if size <= 0 or (cfg.prob <= 0 and cfg.min_masks == 0):
@@ -32,14 +32,14 @@ def max_masked_frames(size: int, cfg: MaskConfig) -> int:
 
 def _most_drawn(size: int, cfg: MaskConfig) -> int:
     spans = max_spans(size, cfg)
-    if cfg.selection == "poisson" or (cfg.selection == "normal" and cfg.other > 0):
+    lengths = cfg.lengths
+    longest = lengths.longest()
+    if longest is None:
         return size
-    if cfg.selection == "uniform":
-        return min(size, spans * 2 * cfg.length)
     reachable = size
-    if not cfg.no_overlap and size - cfg.length > spans:
+    if lengths.are_equal and not cfg.no_overlap and size - longest > spans:
         reachable = size - 1  # the last frame is never masked: see `_overlapping`
-    return min(reachable, spans * cfg.length)
+    return min(reachable, spans * longest)
 
 
 def common_count(size: int, cfg: MaskConfig) -> int:
@@ -118,14 +118,7 @@ def draw_span_count(size: int, cfg: MaskConfig, rng: np.random.Generator) -> int
 
 
 def _draw_lengths(size: int, num_spans: int, cfg: MaskConfig, rng: np.random.Generator) -> np.ndarray:
-    if cfg.selection == "static":
-        return np.full(num_spans, cfg.length, dtype=np.int64)
-    if cfg.selection == "uniform":
-        lengths = rng.integers(int(cfg.other), 2 * cfg.length + 1, size=num_spans)
-    elif cfg.selection == "normal":
-        lengths = np.maximum(1, np.rint(rng.normal(cfg.length, cfg.other, size=num_spans))).astype(np.int64)
-    else:
-        lengths = rng.poisson(cfg.length, size=num_spans)
+    lengths = cfg.lengths.draw(num_spans, rng)
     if lengths.sum() == 0:
         lengths[0] = max(1, min(cfg.length, size - 1))  # fairseq: at least one span
     return lengths

@@ -351,6 +351,7 @@ class AudioPretrainingTask(FairseqTask):
             model.mask_dropout,
             num_negatives=0 if elsewhere else model.num_negatives,
             same_count=model.require_same_masks,
+            model=model,
         )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:

@@ -26,6 +26,7 @@ from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.options import BatchLimits
 from fairseq.frames import receptive_field
 from fairseq.masks.batch import Rows, draw_masks
+from fairseq.masks.selections import parameter_keys
 from fairseq.masks.settings import WORKER_SETTINGS, Masks, PretrainingMasks, WorkerFields
 
 logger = logging.getLogger(__name__)
@@ -426,7 +427,7 @@ class FileAudioDataset(RawAudioDataset):
         self.sizes = all_sizes[kept]
         logger.info("loaded %d, skipped %d samples", len(self.sizes), self.skipped)
         self.set_bucket_info(num_buckets)
-        unknown = mask_compute_kwargs.keys() - set(WORKER_SETTINGS)
+        unknown = mask_compute_kwargs.keys() - {*WORKER_SETTINGS, *parameter_keys()}
         if unknown:
             raise TypeError(f"FileAudioDataset has no argument {', '.join(sorted(unknown))}")
         if compute_mask_indices:

@@ -5,12 +5,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from omegaconf import II, MISSING
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
 from fairseq.dataclass.values import from_here
+from fairseq.masks.settings import SpanFields, selection_problems
 from fairseq.models.wav2vec.config import MASKING_DISTRIBUTION_CHOICES, conv_layer_findings
 
 BLANK_MODE_CHOICES = ChoiceEnum(["add", "set"])
@@ -120,6 +121,9 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
 
     def check(self) -> Iterator[Finding]:
         yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
+        if self.apply_mask:
+            for problem in selection_problems(cast(SpanFields, self)):
+                yield wrong(f"model.{problem}", "masks")
 
     def check_files(self) -> Iterator[Finding]:
         source = self.w2v_path

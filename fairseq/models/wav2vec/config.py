@@ -9,9 +9,11 @@ from typing import Any, Optional
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
 from fairseq.frames import parse_conv_layers
+from fairseq.masks.selections import SELECTIONS
+from fairseq.masks.settings import selection_problems
 
 EXTRACTOR_MODE_CHOICES = ChoiceEnum(["default", "layer_norm"])
-MASKING_DISTRIBUTION_CHOICES = ChoiceEnum(["static", "uniform", "normal", "poisson"])
+MASKING_DISTRIBUTION_CHOICES = ChoiceEnum(list(SELECTIONS))
 LAYER_TYPE_CHOICES = ChoiceEnum(["transformer", "conformer"])
 
 
@@ -188,6 +190,8 @@ class Wav2Vec2Config(FairseqDataclass):
     def check(self) -> Iterator[Finding]:
         yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
         yield from self._widths()
+        for problem in selection_problems(self):
+            yield wrong(f"model.{problem}", "masks")
         if self.logit_temp <= 0:
             yield wrong(f"model.logit_temp is {self.logit_temp}: it must be above 0.", "wav2vec2-widths")
         if self.logit_temp_start is not None and (self.logit_temp_start <= 0 or self.logit_temp_updates < 1):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from fairseq.dataclass.utils import config_to_container, convert_namespace_to_omegaconf, merge_with_parent, plain
+from fairseq.masks.selections import parameter_keys
 from fairseq.models.wav2vec.asr_config import Wav2Vec2AsrConfig
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 
@@ -173,6 +174,7 @@ def as_container(cfg: Any) -> dict[str, Any]:
 def with_fine_tuning(w2v_args: dict[str, Any], cfg: Any) -> dict[str, Any]:
     """The pre-training config, with masks, dropouts, layerdrop and feature_grad_mult of fine-tuning."""
     values = {theirs: cfg[ours] for ours, theirs in REPLACED.items()}
+    values |= {key: cfg[key] for key in parameter_keys() if key in cfg}
     values = {name: str(value) if name.endswith("_selection") else value for name, value in values.items()}
     return {**w2v_args, "model": {**w2v_args["model"], **values}, "criterion": None, "lr_scheduler": None}
 

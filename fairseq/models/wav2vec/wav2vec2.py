@@ -14,7 +14,7 @@ from fairseq.dataclass.utils import ConfigLike, config_to_container, merge_with_
 from fairseq.frames import frames_for_samples, parse_conv_layers
 from fairseq.masks.forward import FrameMask, channel_mask, frame_mask, masked_frames
 from fairseq.masks.positions import gather_frames
-from fairseq.masks.settings import MASK_SETTINGS, MaskSettings
+from fairseq.masks.settings import MaskSettings, setting_names
 from fairseq.models import register_model
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import contrastive
@@ -71,7 +71,7 @@ class Wav2Vec2Model(BaseFairseqModel):
         # fairseq: attributes, which callers set after loading. The forward pass reads these, not cfg: torch.compile
         # cannot trace omegaconf, and each access takes 20 microseconds
         settings = cfg if isinstance(cfg, Wav2Vec2Config) else Wav2Vec2Config(**config_to_container(cfg))
-        for name in MASK_SETTINGS:
+        for name in setting_names(settings):
             setattr(self, name, getattr(settings, name))
         self.conv_layers = parse_conv_layers(cfg.conv_feature_layers)
         self.embed = self.conv_layers[-1].dim

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fairseq import device as device_layer
 from fairseq import utils
 from fairseq.dataclass.configs import CommonConfig
+from fairseq.device.base import Device
 from fairseq.device.stand_in import StandIn
 
 X = torch.ones(2)
@@ -56,3 +58,29 @@ def test_forced_forms_reach_a_stand_in() -> None:
         assert form() == "unfold" and utils.is_hpu_tensor(X)
     with device_layer.stood_in(StandIn()), device_layer.forced():
         assert form() == "conv2d" and utils.is_hpu_tensor(X)
+
+
+# -- what a device cannot do -------------------------------------------------------------------------------------------
+
+
+class Whispering(Device):
+    """A device with a rule of its own."""
+
+    def problems(self, common: DictConfig) -> Iterator[str]:
+        if common.log_interval > 7:
+            yield f"common.log_interval is {common.log_interval}: this device forgets after 7. Set log_interval=7."
+
+
+@pytest.mark.parametrize("interval, expected", [(8, 1), (7, 0)])
+def test_a_devices_own_rule_is_part_of_the_configs_check(
+    monkeypatch: pytest.MonkeyPatch, interval: int, expected: int
+) -> None:
+    monkeypatch.setitem(device_layer.KINDS, "cpu", Whispering)
+    found = list(CommonConfig(device="cpu", log_interval=interval).check())
+    assert [finding.stops for finding in found] == [True] * expected
+    assert list(CommonConfig(log_interval=interval).check()) == []  # no device is named: it depends on the machine
+
+
+def test_the_lazy_device_refuses_mixed_precision_on_every_machine() -> None:
+    (found,) = CommonConfig(device="lazy", bf16=True, hmp=True).check()
+    assert found.stops and "common.bf16 and common.hmp is true: set common.bf16=false common.hmp=false" in found.text

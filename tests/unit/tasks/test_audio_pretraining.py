@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq import tasks
+from fairseq.masks.selections import SELECTIONS, Static
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask, InferredW2vConfig
 from fairseq.tasks.fairseq_task import FairseqTask, StatefulContainer
 from tests.unit.data.small_corpus import SIZES, make_masks, write_corpus
@@ -192,6 +193,20 @@ def test_mask_settings_come_from_the_inferred_config_before_the_model(data: Path
         task.masks()
     task.model_cfg = SimpleNamespace()  # a model of the user's own, which has no masks
     assert task.masks() is None
+
+
+def test_a_mask_types_own_parameter_comes_from_the_model_where_the_inferred_config_lacks_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Short(Static):
+        short: int = 1
+
+    monkeypatch.setitem(SELECTIONS, "short", Short)
+    task = make_task(data, inferred_w2v_config={**INFERRED, "mask_selection": "short"})
+    task.model_cfg = SimpleNamespace(**{**vars(MODEL), "mask_selection": "short", "mask_short": 4})
+    masks = task.masks()
+    assert masks is not None and masks.time.parameters == (("short", 4),)
 
 
 @pytest.mark.parametrize("inferred", [None, INFERRED])
