@@ -86,7 +86,7 @@ def test_one_weight_for_all_and_weight_0(model: GivenLogits) -> None:
     assert "loss_1" in log and "loss_2" not in log
     _, _, log = Wav2vecCriterion(infonce=True)(model, {"net_input": {}})
     assert "loss_0" not in log
-    with pytest.raises(ValueError, match="2 further losses, so it must be 2 weights"):
+    with pytest.raises(ValueError, match="2 further losses, so it must have 2 weights"):
         Wav2vecCriterion(infonce=True, loss_weights=[1.0, 1.0, 1.0])(model, {"net_input": {}})
 
 
