@@ -23,7 +23,7 @@ class FairseqLRScheduler:
     def __init__(self, cfg: Any, optimizer: Optional[FairseqOptimizer]) -> None:
         if optimizer is not None and not isinstance(optimizer, FairseqOptimizer):
             raise ValueError(f"A schedule drives a FairseqOptimizer, not a {type(optimizer).__name__}.")
-        refuse(cfg, "lr_scheduler")
+        refuse(cfg, "lr_scheduler", type(self))
         self.cfg = cfg
         self.optimizer = optimizer
         self.best: Optional[float] = None  # lowest validation loss so far
