@@ -109,7 +109,7 @@ class CtcCriterion(FairseqCriterion):
 
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task)
-        refuse(cfg, "criterion")
+        refuse(cfg, "criterion", type(self))
         self.dictionary = task.target_dictionary
         self.blank_idx = self.dictionary.bos()
         self.pad_idx, self.eos_idx = self.dictionary.pad(), self.dictionary.eos()

@@ -36,7 +36,7 @@ class FairseqCriterion(nn.Module):
         Raises:
             ValueError: an argument without a default is not a field of the config.
         """
-        refuse(cfg, "criterion")
+        refuse(cfg, "criterion", cls)
         arguments: dict[str, Any] = {}
         for name, parameter in inspect.signature(cls).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

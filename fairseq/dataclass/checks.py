@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.findings import Finding, wrong
+from fairseq.dataclass.groups import REGISTERED
 from fairseq.dataclass.not_offered import not_offered
 from fairseq.dataclass.utils import config_to_container, dataclass_of, plain, referenced_default
 from fairseq.dataclass.values import kind_of
@@ -64,7 +65,7 @@ def file_findings_of(config: FairseqDataclass, path: str) -> Iterator[Finding]:
         yield from file_findings_of(nested, f"{path}.{key}")
 
 
-def refuse(cfg: Any, group: str) -> None:
+def refuse(cfg: Any, group: str, owner: type | None = None) -> None:
     """Raise ValueError with all errors that a group's own rules find in a constructor's config.
 
     Of the features that are not offered, only those with `refused` in the field's metadata are errors here: a
@@ -74,8 +75,9 @@ def refuse(cfg: Any, group: str) -> None:
         cfg: the group as a DictConfig, a dataclass instance, a dict with `_name`, or a Namespace; without a dataclass
             there are no rules.
         group: its place in the config, such as "task".
+        owner: the class that is being built; its dataclass is used if `cfg` does not say which it is of.
     """
-    dataclass = _dataclass_of(cfg, group)
+    dataclass = _dataclass_of(cfg, group, owner)
     if dataclass is None:
         return
     config = instance_of(dataclass, _values_of(cfg))
@@ -117,12 +119,17 @@ def _nested(config: FairseqDataclass) -> Iterator[tuple[str, FairseqDataclass]]:
             yield field.name, value
 
 
-def _dataclass_of(cfg: Any, group: str) -> type[FairseqDataclass] | None:
-    """The dataclass of a config: its own type, or the one registered under its `_name` in the group."""
+def _dataclass_of(cfg: Any, group: str, owner: type | None) -> type[FairseqDataclass] | None:
+    """The dataclass of a config: its own type, the one registered under its `_name`, or that of the class it is for."""
     own = OmegaConf.get_type(cfg) if isinstance(cfg, DictConfig) else type(cfg)
     if isinstance(own, type) and issubclass(own, FairseqDataclass):
         return own
-    return dataclass_of(group, _values_of(cfg).get("_name"))
+    values = _values_of(cfg)
+    named = dataclass_of(group, values.get("_name"))
+    if named is not None or owner is None or not values:
+        return named
+    names = [name for name, registered in REGISTERED.get(group, {}).items() if registered in owner.__mro__]
+    return next((found for name in names if (found := dataclass_of(group, name)) is not None), None)
 
 
 def _values_of(cfg: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class FairseqOptimizer:
     _optimizer: torch.optim.Optimizer
 
     def __init__(self, cfg: Any) -> None:
-        refuse(cfg, "optimizer")
+        refuse(cfg, "optimizer", type(self))
         self.cfg = cfg
 
     @property

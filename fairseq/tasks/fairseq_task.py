@@ -72,7 +72,7 @@ class FairseqTask:
         return criterion.logging_outputs_can_be_summed()
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
-        refuse(cfg, "task")
+        refuse(cfg, "task", type(self))
         self.cfg = cfg
         self.datasets: dict[str, FairseqDataset] = {}
         self.state = StatefulContainer()

@@ -25,7 +25,7 @@ class FairseqLRScheduler:
             raise ValueError(
                 f"The optimizer of a schedule is a {type(optimizer).__name__}. It must be a FairseqOptimizer."
             )
-        refuse(cfg, "lr_scheduler")
+        refuse(cfg, "lr_scheduler", type(self))
         self.cfg = cfg
         # None only in CompositeLRScheduler, which does not use it
         self.optimizer = cast(FairseqOptimizer, optimizer)

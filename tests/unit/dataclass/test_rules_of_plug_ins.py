@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,6 +158,10 @@ def test_a_schedule_with_rules_is_one_file(plug_in: Callable[[str], None]) -> No
     )
     with pytest.raises(ValueError, match=low):
         build_lr_scheduler(bad.lr_scheduler, optimizer)
+    without_name = {"teeth": 3, "shape": "even", "low": 2.0, "high": 1.0, "max_update": 9}
+    for form in (OmegaConf.create(without_name), Namespace(**without_name)):
+        with pytest.raises(ValueError, match=low):
+            sys.modules["plug_in"].Saw(form, optimizer)
     build_lr_scheduler(many.lr_scheduler, optimizer)  # a warning stops no constructor
 
 
