@@ -19,7 +19,7 @@ def test_time_is_told_by_step(
     steps = module.Steps(3)
     for name in ("corpus", "training", "report"):
         steps.begin(name, f"the {name}")
-    assert steps.summary() == "Time: corpus 5 s, training 2 min 5 s; together 2 min 10 s"
+    assert steps.summary() == "Time: corpus 5 s, training 2 min 5 s; total 2 min 10 s"
     assert "=== 3/3 the report" in capsys.readouterr().out
 
 
