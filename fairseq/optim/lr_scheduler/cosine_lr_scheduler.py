@@ -33,7 +33,7 @@ class CosineLRScheduleConfig(FairseqDataclass):
         yield from several_rates(self.lr, "cosine")
         if first_period(self) <= 0:
             yield wrong(
-                f"lr_scheduler cosine has no updates to decay over: optimization.max_update is {self.max_update} and "
+                f"lr_scheduler=cosine has no updates to decay over: optimization.max_update is {self.max_update} and "
                 f"lr_scheduler.warmup_updates is {self.warmup_updates}. Raise optimization.max_update, or set "
                 "lr_scheduler.lr_period_updates.",
                 TOPIC,

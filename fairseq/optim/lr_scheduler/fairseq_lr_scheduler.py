@@ -69,4 +69,4 @@ def several_rates(lr: Any, schedule: str) -> Iterator[Finding]:
     """Report an error if there are several learning rates and the schedule has no epochs."""
     rates = learning_rates(lr)
     if len(rates) > 1:
-        yield wrong(f"optimization.lr is {rates} but lr_scheduler {schedule} takes one learning rate.", TOPIC)
+        yield wrong(f"optimization.lr is {rates} but lr_scheduler={schedule} takes one learning rate.", TOPIC)

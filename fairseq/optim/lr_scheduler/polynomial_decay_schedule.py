@@ -28,7 +28,7 @@ class PolynomialDecayLRScheduleConfig(FairseqDataclass):
     def check(self) -> Iterator[Finding]:
         if self.total_num_update <= 0:
             yield wrong(
-                "lr_scheduler polynomial_decay requires optimization.max_update, the length of the run. Set "
+                "lr_scheduler=polynomial_decay requires optimization.max_update, the length of the run. Set "
                 "optimization.max_update.",
                 TOPIC,
             )

@@ -38,7 +38,7 @@ class TriStageLRScheduleConfig(FairseqDataclass):
             yield from self._phases(self.phase_ratio)
         elif sum(stages(self)) <= 0:
             yield wrong(
-                "lr_scheduler tri_stage has no updates. Set lr_scheduler.warmup_steps, lr_scheduler.hold_steps and "
+                "lr_scheduler=tri_stage has no updates. Set lr_scheduler.warmup_steps, lr_scheduler.hold_steps and "
                 "lr_scheduler.decay_steps, or lr_scheduler.phase_ratio.",
                 TOPIC,
             )
