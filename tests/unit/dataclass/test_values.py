@@ -76,7 +76,7 @@ def test_what_a_field_takes() -> None:
         ({"name": "None"}, "g.name is 'None': it must be text, or null. Write g.name=null for no value."),
         ({"many": "[2"}, "g.many is '[2': it must be a list of whole numbers, such as [64]. A bracket is not closed."),
         ({"many": [[64]]}, "g.many is [[64]]: it must be a list of whole numbers, such as [64]."),
-        ({"text": [1, 2]}, "g.text is [1, 2]: it must be text. Put it into quotes."),
+        ({"text": [1, 2]}, "g.text is [1, 2]: it must be text. Put it in quotes."),
         ({"colour": "green"}, "g.colour is 'green': it must be one of red, blue."),
         ({"inner": {"steps": "x"}}, "g.inner.steps is 'x': it must be a whole number."),
         ({"inner": {"stepps": 1}}, "g.inner.stepps is not a known key."),

@@ -156,7 +156,7 @@ def test_an_old_valid_manifest_must_not_share_files_with_a_new_train_manifest(ro
     run(root, "--dest", tmp_path, "--valid-percent", 0.5)
     before = (tmp_path / "train.tsv").read_bytes()
     message = run(root, "--dest", tmp_path, "--valid-percent", 0, status=1)
-    assert "valid.tsv lists" in message and "--valid-percent" in message
+    assert "valid.tsv exists and lists" in message and "--valid-percent" in message
     assert (tmp_path / "train.tsv").read_bytes() == before
     run(root / "a", "--dest", tmp_path / "a", "--valid-percent", 0)
     run(root / "b", "--dest", tmp_path / "b", "--valid-percent", 0)

@@ -103,7 +103,7 @@ def test_mask_settings_refer_to_the_model() -> None:
         ({"post_save_script": "x.sh"}, "task.post_save_script"),
         ({"subsample": 0.0}, "task.subsample is 0"),
         ({"max_quarantined_share": 2.0}, "task.max_quarantined_share is 2"),
-        ({"multi_corpus_sampling_weights": "1"}, "requires task.multi_corpus_keys"),
+        ({"multi_corpus_sampling_weights": "1"}, "task.multi_corpus_keys is not. Set both"),
         (
             {"multi_corpus_keys": "a,b", "multi_corpus_sampling_weights": "0.5"},
             "it must have 2 numbers, one for each of task.multi_corpus_keys",
