@@ -11,6 +11,7 @@ import torch
 import fairseq_cli.train
 from fairseq import device as device_layer
 from fairseq.trainer import Trainer
+from fairseq.training.validation import on_device
 from tests.integration.hpu_recipe import recipe, write_corpus
 
 operators = pytest.importorskip("fairseq.preflight.operators")
@@ -89,7 +90,7 @@ def test_integers_are_sent_as_int32_and_only_positions_are(small: Path, tmp_path
     """Negatives are drawn on the device in training; no other index is sent."""
     trainer = stand_in_trainer(small, tmp_path, {})
     sample = next(iter(trainer.get_train_iterator(1).next_epoch_itr()))[0]
-    sent = trainer._on_device(sample)["net_input"]
+    sent = on_device(sample, trainer.device)["net_input"]
     integers = {
         name: value.dtype
         for name, value in sent.items()
