@@ -267,5 +267,5 @@ def test_what_the_device_lacks_is_said_at_once(workplace: Workplace) -> None:
         "distributed_training.distributed_world_size=2",
     ]
     output = workplace.run(*asked, status=None)
-    assert "only computes in fp32" in output and "common.bf16=false" in output
+    assert "computes in fp32 only" in output and "common.bf16=false" in output
     assert "distributed_training.distributed_world_size is 2, but this machine supports at most 1" in output
