@@ -52,8 +52,9 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the peak only after force_anneal, where it is the rate at the start of the epoch."""
         super().load_state_dict(state_dict)
-        if self._annealed(state_dict.get("epoch")):
-            self.peak, self.epoch = state_dict["peak"], state_dict["epoch"]
+        self.epoch = state_dict.get("epoch")  # a run that resumes after its last update begins no epoch
+        if self._annealed(self.epoch):
+            self.peak = state_dict["peak"]
 
     def _annealed(self, epoch: Optional[int]) -> bool:
         return epoch is not None and self.cfg.force_anneal is not None and epoch >= self.cfg.force_anneal

@@ -53,6 +53,14 @@ def test_polynomial_decay_takes_a_rate_per_epoch_and_anneals():
     assert rates(resumed, [50, 60, 75]) == rates(sched, [50, 60, 75])
 
 
+def test_polynomial_decay_keeps_the_epoch_of_a_run_that_resumes_after_its_last_update():
+    sched = schedule("polynomial_decay", warmup_updates=10, total_num_update=30)
+    sched.step_begin_epoch(2)
+    resumed = schedule("polynomial_decay", warmup_updates=10, total_num_update=30)
+    resumed.load_state_dict(sched.state_dict())
+    assert resumed.state_dict() == sched.state_dict()
+
+
 def test_fixed_over_epochs_and_resume():
     settings = {"lr": (1.0, 0.5), "lr_shrink": 0.1, "force_anneal": 4, "warmup_updates": 4}
     sched = schedule("fixed", **settings)
