@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ __all__ = ["EpochBatchIterator", "UpdateIterator", "sensible_workers"]
 
 _DEFAULTS = LoaderOptions()
 _BATCH_ORDER = 2  # third number of the key of the batch order; the utterance order uses another
+
+logger = logging.getLogger(__name__)
 
 
 class EpochBatchIterator:
@@ -51,6 +54,7 @@ class EpochBatchIterator:
         self._resumed: UpdateIterator | None = None  # created by load_state_dict, returned by the next next_epoch_itr
         # [update size, batches] consumed in this epoch before the current iterator
         self._segments: list[list[int]] = []
+        self._reported_left_out = False
         self._steps_before = 0
         self._sequence_length = 0  # batches that the current iterator started with
         self._updates_at_begin = 0  # updates of the epoch before the current iterator
@@ -116,8 +120,15 @@ class EpochBatchIterator:
         shards, shard = self.options.num_shards, self.options.shard_id
         if self.options.skip_remainder_batch and len(sequence) >= size:
             sequence = sequence[: len(sequence) - len(sequence) % size]
-        elif not self.dataset.makes_filler:
-            sequence = sequence[: len(sequence) - len(sequence) % shards]
+        elif not self.dataset.makes_filler and (left_out := len(sequence) % shards):
+            sequence = sequence[: len(sequence) - left_out]
+            if shard == 0 and not self._reported_left_out:
+                self._reported_left_out = True
+                logger.warning(
+                    "batches left out per epoch: %d. This data set cannot create filler for %d processes",
+                    left_out,
+                    shards,
+                )
         self._segments = [*segments, [size, consumed]]
         self._sequence_length, self._updates_at_begin = len(sequence), updates_done
         plans = plans_of_rank(batches, sequence, size, shards, shard, self._key(epoch))

@@ -111,11 +111,14 @@ def test_it_hears_of_epochs() -> None:
     assert set(dataset.epochs) == {3}
 
 
-def test_batches_that_do_not_suffice_for_all_processes_are_left_out() -> None:
+def test_batches_that_do_not_suffice_for_all_processes_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     whole = len(iterator(Noise()).batches(1))
     assert whole % 4 == 2
     ranks = [read(iterator(Noise(), num_shards=4, shard_id=rank)) for rank in range(4)]
     assert [len(rank) for rank in ranks] == [whole // 4] * 4
+    assert [record.getMessage() for record in caplog.records] == [  # by the first rank alone
+        "batches left out per epoch: 2. This data set cannot create filler for 4 processes"
+    ]
     with pytest.raises(ValueError, match=f"has {whole} batches, too few for 9 processes"):
         iterator(Noise(), num_shards=9).batches(1)
 

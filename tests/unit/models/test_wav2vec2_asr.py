@@ -22,19 +22,11 @@ from fairseq.models import build_model
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc, Wav2VecEncoder
 from tests.host_reads import HostReads
+from tests.small_speech import PRETRAINING
 
 W2V = {
-    "_name": "wav2vec2",
+    **PRETRAINING,
     "conv_feature_layers": CONV,
-    "encoder_layers": 2,
-    "encoder_embed_dim": 24,
-    "encoder_ffn_embed_dim": 40,
-    "encoder_attention_heads": 3,
-    "final_dim": 12,
-    "latent_vars": 6,
-    "quantize_targets": True,
-    "conv_pos": 8,
-    "conv_pos_groups": 4,
     **NO_DROPOUT,
     "mask_prob": 0.4,
     "dropout": 0.2,
