@@ -43,6 +43,18 @@ def kept_graphs(cfg: DictConfig) -> Iterator[Finding]:
         )
 
 
+def exchanges(cfg: DictConfig) -> Iterator[Finding]:
+    """Ways to exchange gradients that a device's library lacks."""
+    common, training = cfg.common, cfg.distributed_training
+    hook, flat = str(training.ddp_comm_hook), training.ddp_backend == "flat"
+    if (common.hpu or common.device == "hpu") and hook != "none" and not (flat and hook == "bf16"):
+        yield wrong(
+            f"distributed_training.ddp_comm_hook is {hook} and ddp_backend is {training.ddp_backend}: HPU cannot "
+            "exchange gradients that way. Set ddp_comm_hook=none, or ddp_backend=flat with ddp_comm_hook=bf16.",
+            "gaudi",
+        )
+
+
 def whole_utterances(cfg: DictConfig) -> Iterator[Finding]:
     """A batch must hold the longest utterance that the task allows, and that utterance must have a frame."""
     dataset, task, model = cfg.dataset, cfg.task, cfg.model
@@ -334,6 +346,7 @@ def _manifest(folder: Path, place: str, asked: str, there: list[str], labels: st
 
 RULES: tuple[Callable[[DictConfig], Iterator[Finding]], ...] = (
     kept_graphs,
+    exchanges,
     whole_utterances,
     rates,
     best_checkpoint,

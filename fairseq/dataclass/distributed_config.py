@@ -46,7 +46,16 @@ class DistributedTrainingConfig(FairseqDataclass):
     )
     ddp_backend: DDP_BACKEND_CHOICES = field(
         default="pytorch_ddp",
-        metadata={"help": "pytorch_ddp, c10d, no_c10d and legacy_ddp all mean torch's DistributedDataParallel"},
+        metadata={
+            "help": (
+                "how processes share the model: pytorch_ddp (also called c10d, no_c10d and legacy_ddp) is torch's "
+                "DistributedDataParallel; flat exchanges gradients once per update, in a few large buffers"
+            )
+        },
+    )
+    ddp_comm_hook: DDP_COMM_HOOK_CHOICES = field(
+        default="none",
+        metadata={"help": "dtype in which pytorch_ddp and flat send gradients: none (theirs, fp32), fp16 or bf16"},
     )
     bucket_cap_mb: int = field(default=25, metadata={"help": "DDP: megabytes of gradients per all-reduce"})
     find_unused_parameters: bool = field(
@@ -69,7 +78,6 @@ class DistributedTrainingConfig(FairseqDataclass):
     fix_batches_to_gpus: bool = False
     fast_stat_sync: bool = False
     heartbeat_timeout: int = -1
-    ddp_comm_hook: DDP_COMM_HOOK_CHOICES = "none"
     distributed_no_spawn: bool = False
     distributed_init_method: Optional[str] = None
     slowmo_momentum: Optional[float] = None

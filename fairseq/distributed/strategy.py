@@ -6,18 +6,22 @@ is the same for all strategies.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
+import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from fairseq import utils
 from fairseq.dataclass.configs import DistributedTrainingConfig
 from fairseq.device import Device
+from fairseq.distributed.data_parallel import DataParallel, ModuleProxyWrapper, distribute
+from fairseq.distributed.flat import Flat
 from fairseq.distributed.utils import get_world_size
+
+__all__ = ["DataParallel", "Flat", "ModuleProxyWrapper", "Strategy", "choose", "distribute"]
+
+logger = logging.getLogger(__name__)
 
 
 class Strategy(Protocol):
@@ -33,10 +37,39 @@ class Strategy(Protocol):
     """Whether every process holds whole weights, gradients and optimizer state. If so, a process can save without the
     others, and kernels over all gradients can be used."""
 
+    keeps_gradients: bool
+    """Whether gradients keep their memory between updates, so that they must be zeroed in place."""
+
+    @property
+    def name(self) -> str:
+        """The value of `distributed_training.ddp_backend` that means this strategy."""
+        ...
+
+    @property
+    def needs_static_graph(self) -> bool:
+        """Whether all processes must run the same blocks in every pass; see `RunMode.static_graph`."""
+        ...
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a new model to the run's device, unless `wrap` does."""
+        ...
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the model that the criterion calls (collective).
 
-        Call it once, before the optimizer is built: it may replace the parameters of `model`.
+        Call it once, before the optimizer is built: it may replace the parameters of `model`. Afterwards all processes
+        have the weights of rank 0.
+        """
+        ...
+
+    def trained(self, model: nn.Module) -> list[Tensor]:
+        """Return the plain tensors that optimizer, clipping and statistics work on.
+
+        Args:
+            model: the model after `wrap`, without wrapper.
+        Returns:
+            The trained parameters (those with `requires_grad`) in their order, or this process's shards of them, which
+            share the parameters' memory.
         """
         ...
 
@@ -48,11 +81,28 @@ class Strategy(Protocol):
         """
         ...
 
+    def reduce(self, params: Sequence[Tensor]) -> None:
+        """Leave the mean over processes in `.grad`; called once per update, after its backward passes (collective).
+
+        Args:
+            params: what `trained` returned. The same ones have gradients on all processes.
+        """
+        ...
+
     def gradient_norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """Compute the L2 norm over all gradients of the model, 0-dim float32 on the device (collective).
 
         Args:
             gradients: this process's gradients after the exchange; whole or shards.
+        """
+        ...
+
+    def optimizer_state(self, state: dict[str, Any], params: Sequence[Tensor]) -> dict[str, Any]:
+        """Return an optimizer's state dict in which shards know the whole tensors that they belong to (DTensors).
+
+        Args:
+            state: this process's; nested, if the optimizer has several parts.
+            params: what `trained` returned, in the optimizer's order.
         """
         ...
 
@@ -83,94 +133,19 @@ class Strategy(Protocol):
         ...
 
 
+_KINDS = {"flat": Flat}
+
+
 def choose(training: DistributedTrainingConfig, device: Device) -> Strategy:
     """Return the strategy for `distributed_training.ddp_backend`.
 
     `c10d`, `pytorch_ddp`, `no_c10d` and `legacy_ddp` all mean DistributedDataParallel; the config's validation refuses
-    other values.
+    other values. A single process has nothing to share, whatever the key says.
     """
-    return DataParallel(training, device)
+    kind = DataParallel if get_world_size() == 1 else _KINDS.get(str(training.ddp_backend), DataParallel)
+    return kind(training, device)
 
 
-class DataParallel:
-    """Every process holds the whole model, and torch's DistributedDataParallel exchanges gradients.
-
-    A single process needs no wrapper.
-    """
-
-    holds_all = True
-
-    def __init__(self, training: DistributedTrainingConfig, device: Device) -> None:
-        self._training = training
-        self._device = device
-        self._wrapped: ModuleProxyWrapper | None = None
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        if get_world_size() == 1:
-            return model
-        self._wrapped = distribute(model, self._training, self._device.ddp_options())
-        return self._wrapped
-
-    def exchange(self, now: bool) -> AbstractContextManager[None]:
-        if self._wrapped is None or now:
-            return contextlib.nullcontext()
-        return self._wrapped.no_sync()
-
-    def gradient_norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        return utils.total_norm(gradients)
-
-    def gather(self, state: dict[str, Any], wanted: bool) -> dict[str, Any] | None:
-        """Copy the state without communication, so that rank 0 can save even if other ranks have failed."""
-        return utils.apply_to_sample(lambda tensor: tensor.detach().cpu(), state) if wanted else None
-
-    def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return whole
-
-    def shard_optimizer(self, whole: dict[str, Any], params: Sequence[Tensor]) -> dict[str, Any]:
-        return whole
-
-
-class ModuleProxyWrapper(nn.Module):
-    """A wrapped model that forwards attribute access to the model inside, as criterions expect.
-
-    Source: names and purpose from fairseq/distributed/module_proxy_wrapper.py.
-    """
-
-    wrapped: nn.parallel.DistributedDataParallel
-
-    def __init__(self, wrapped: nn.parallel.DistributedDataParallel) -> None:
-        super().__init__()
-        self.wrapped = wrapped
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.wrapped.module, name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.wrapped(*args, **kwargs)
-
-    def no_sync(self) -> AbstractContextManager[None]:
-        """Do not reduce gradients in backward passes inside a `with` block."""
-        return self.wrapped.no_sync()
-
-
-_DDP_KEYS = ("bucket_cap_mb", "find_unused_parameters", "gradient_as_bucket_view", "broadcast_buffers")
-
-
-def distribute(model: nn.Module, cfg: DistributedTrainingConfig, device_options: dict[str, Any]) -> ModuleProxyWrapper:
-    """Wrap a model in torch's DistributedDataParallel over all processes, with fairseq's attribute access.
-
-    Args:
-        device_options: the device's options, for keys that the config leaves at their defaults.
-    """
-    defaults = DistributedTrainingConfig.field_defaults()
-    chosen = {
-        key: getattr(cfg, key) for key in _DDP_KEYS if key not in device_options or getattr(cfg, key) != defaults[key]
-    }
-    options = {**device_options, **chosen}
-    ddp = nn.parallel.DistributedDataParallel
-    if "forward_sync_buffers" in inspect.signature(ddp).parameters:  # the key's name from torch 2.13 on
-        options["forward_sync_buffers"] = options.pop("broadcast_buffers")
-    return ModuleProxyWrapper(ddp(model, **options))
+def building(training: DistributedTrainingConfig) -> AbstractContextManager[Any]:
+    """Return the context in which a run builds its model."""
+    return nullcontext()

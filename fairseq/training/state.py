@@ -82,7 +82,9 @@ class TrainingState:
             "extra_state": self._extra_state(),
         }
         if not self.cfg.checkpoint.no_save_optimizer_state:
-            state["last_optimizer_state"] = self.optimizer.state_dict()
+            state["last_optimizer_state"] = self.strategy.optimizer_state(
+                self.optimizer.state_dict(), list(self.optimizer.params)
+            )
         return state
 
     def _extra_state(self) -> dict[str, Any]:

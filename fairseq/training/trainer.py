@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
@@ -55,14 +55,16 @@ class Trainer:
         self.cfg = cfg
         self.task = task
         self.device = device_layer.select(cfg.common, cfg.distributed_training.device_id)
-        self.unwrapped_model = model.to(self.device.torch_device)
+        self.strategy = strategy.choose(cfg.distributed_training, self.device)
+        self.unwrapped_model = cast(BaseFairseqModel, self.strategy.place(model))
         self.criterion = criterion.to(self.device.torch_device)
         self._compile()
-        self.strategy = strategy.choose(cfg.distributed_training, self.device)
         self.model = self._distribute()
         per_update = self.data_parallel_world_size * cfg.optimization.update_freq[0]
         self.precision = Precision(cfg.common, self.device, updates_per_window=max(1, 2**14 // per_update))
-        self._params = [p for p in self.unwrapped_model.parameters() if p.requires_grad]
+        self._params = self.strategy.trained(self.unwrapped_model)
+        names = [name for name, parameter in self.unwrapped_model.named_parameters() if parameter.requires_grad]
+        self._param_of = dict(zip(names, self._params, strict=True))
         self._build_optimizer()
         self.ema = EMA(self.unwrapped_model, cfg.ema) if cfg.ema.store_ema else None
         self.state = TrainingState(
@@ -102,7 +104,7 @@ class Trainer:
     def _distribute(self) -> nn.Module:
         """Return the model that the criterion calls, wrapped if the strategy needs it."""
         # hpu: skipping a block would be another graph; all blocks are computed, and dropped ones undone
-        static = self.device.graphs_are_static or self.data_parallel_world_size > 1
+        static = self.device.graphs_are_static or self.strategy.needs_static_graph
         # looking for padding would wait for the device, and batches with and without padding would have two graphs
         self.unwrapped_model.configure(RunMode(static_graph=static, looks_for_padding=False))
         return self.strategy.wrap(self.unwrapped_model)
@@ -129,7 +131,8 @@ class Trainer:
             frozen = len(self._frozen())
             for shape in {sample["net_input"]["source"].shape for sample in samples}:
                 self.compile_alarm.visit(("training", shape, frozen))
-        if self.device.records_graphs:  # hpu: zero in place; freeing gradients would change the graph
+        # hpu: zero in place; freeing gradients would change the graph
+        if self.device.records_graphs or self.strategy.keeps_gradients:
             gradients.zero_in_place(self._params, self._frozen())
         else:
             self.optimizer.zero_grad()
@@ -186,6 +189,7 @@ class Trainer:
                 few_masked=sample["few_masked"],
             )
         gradients.complete(self._params, self._frozen())
+        self.strategy.reduce(self._params)
         if self.cfg.optimization.sentence_avg:
             # hpu: copied to the device, because a fill with another number would be another graph
             total = self.device.send(torch.tensor(float(sum(sample["num_valid"] for sample in samples))))
@@ -193,8 +197,11 @@ class Trainer:
         return total
 
     def _frozen(self) -> set[Tensor]:
-        """Return the parameters that this update does not change."""
-        return set(self.unwrapped_model.frozen_parameters())
+        """Return those of the trained tensors that this update does not change."""
+        frozen = set(self.unwrapped_model.frozen_parameters())
+        # by name: a strategy that shards the model trains other tensors than its parameters
+        named = self.unwrapped_model.named_parameters() if frozen else ()
+        return {self._param_of[name] for name, p in named if p in frozen and name in self._param_of}
 
     def _begin_reduce(self, sample_size: Tensor) -> Callable[[], Tensor]:
         """Start adding up the sample size over all processes; the returned function waits for the result."""

@@ -8,13 +8,14 @@ from fairseq.models.wav2vec.config import Wav2Vec2Config
 from fairseq.models.wav2vec.encoder import LayerResult, TransformerEncoder, conformer_layer
 from fairseq.modules import RelPositionalEncoding
 from fairseq.modules.dropout import dropout
+from fairseq.modules.gradients import with_zero_gradients
 
 
 class ConformerEncoder(TransformerEncoder):
     """A stack of conformer blocks whose attention uses positions.
 
-    fairseq: the positional convolution's parameters exist here too, although they are unused and get no gradient:
-    checkpoints and the optimizer's parameter indices include them.
+    fairseq: the positional convolution's parameters exist here too, although they are unused: checkpoints and the
+    optimizer's parameter indices include them. With `static_layerdrop` they get zero gradients, which DDP waits for.
     """
 
     def __init__(self, args: Wav2Vec2Config) -> None:
@@ -40,6 +41,8 @@ class ConformerEncoder(TransformerEncoder):
         if not self.layer_norm_first:
             x = self.layer_norm(x)
         x = dropout(x, self.dropout, self.training)
+        if self.training and self.static_layerdrop:
+            x = with_zero_gradients(x, self.pos_conv.parameters())
         x, layer_results = self._run_layers(
             x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False, position_emb=position_emb
         )

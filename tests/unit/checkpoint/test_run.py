@@ -33,7 +33,22 @@ from fairseq.training.state import TrainingState
 class Rows:
     """Each process holds one row of every matrix: what a sharded strategy does, in the smallest form."""
 
+    name = "rows"
     holds_all = False
+    keeps_gradients = False
+    needs_static_graph = True
+
+    def place(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def trained(self, model: nn.Module) -> list[Tensor]:
+        return list(model.parameters())
+
+    def reduce(self, params: Sequence[Tensor]) -> None:
+        pass
+
+    def optimizer_state(self, state: dict[str, Any], params: Sequence[Tensor]) -> dict[str, Any]:
+        return state
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model

@@ -47,8 +47,9 @@ def test_multiplying_by_0_equals_skipping(settings: dict[str, object]) -> None:
     assert len(kept) > 1 and min(kept) < 6, "the seeds drop nothing: choose others"
 
 
-def test_static_layerdrop_leaves_no_parameter_without_a_gradient() -> None:
-    model = small_model(encoder_layers=6, encoder_layerdrop=0.9).train()
+@pytest.mark.parametrize("settings", [{}, CONFORMER], ids=["transformer", "conformer"])
+def test_static_layerdrop_leaves_no_parameter_without_a_gradient(settings: dict[str, object]) -> None:
+    model = small_model(encoder_layers=6, encoder_layerdrop=0.9, **settings).train()
     model.encoder.static_layerdrop = True
     net_input = masked_batch(model, [4000], [13])
     model(**net_input)["x"].exp().sum().backward()
@@ -67,3 +68,16 @@ def test_all_blocks_run_in_evaluation_and_results_count_them() -> None:
 def test_flags_come_from_the_default_cpu_generator() -> None:
     first, second = step(False, 11)[2], step(False, 11)[2]
     assert first == second
+
+
+def test_what_is_drawn_after_the_blocks_is_the_same_too() -> None:
+    """The last block is dropped with half of the seeds; codewords and negatives are drawn after it."""
+    for seed in range(4):
+        found = []
+        for static in (False, True):
+            model = small_model(encoder_layers=6, encoder_layerdrop=0.5).train()
+            model.encoder.static_layerdrop = static
+            net_input = masked_batch(model, [4000, 2900], [13, 9])
+            torch.manual_seed(seed)
+            found.append(model(**net_input)["x"])
+        assert torch.equal(*found), seed
