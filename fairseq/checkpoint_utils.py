@@ -1,6 +1,6 @@
 """fairseq's public names for checkpoints, and loading models from them.
 
-`fairseq.checkpoint.run` saves and resumes runs.
+`fairseq.checkpoint.saver` saves runs, and `fairseq.checkpoint.run` resumes them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from fairseq.checkpoint.compare import same_data
 from fairseq.checkpoint.lock import save_dir_held
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.retention import checkpoint_paths
-from fairseq.checkpoint.run import SaveResult, out_of_patience
+from fairseq.checkpoint.run import out_of_patience
 from fairseq.checkpoint.run import resume as load_checkpoint
 from fairseq.checkpoint.run import save as save_checkpoint
 from fairseq.checkpoint.run import verify_folder as verify_checkpoint_directory
+from fairseq.checkpoint.writing import SaveResult
 from fairseq.conversion import foreign, portable_model
 from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
@@ -70,7 +71,10 @@ def torch_persistent_save(obj: Any, filename: str, async_write: bool = False) ->
         ValueError: `async_write` is true, which is not supported.
     """
     if async_write:
-        raise ValueError("checkpoint.write_checkpoints_asynchronously=true is not supported. Set it to false.")
+        raise ValueError(
+            "async_write=True is not supported: call it in a thread of your own. A training run writes while it trains "
+            "with checkpoint.async_save=true."
+        )
     io.save(obj, filename)
 
 

@@ -1,74 +1,20 @@
-"""Save a run and resume it: which files, in which order, and what is restored.
-
-Only this module reads and writes a run's checkpoints and updates its `RunRecord`. The trainer defines its own state
-(`state_dict`, `load_state_dict`), and its strategy defines how processes share that state.
-"""
+"""Resume a run: which checkpoint, what is restored from it, and what its run's other files lack."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import shutil
-import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
-
-from fairseq.checkpoint import building, compare, io, retention
+from fairseq.checkpoint import building, compare, io
 from fairseq.checkpoint.record import RunRecord
+from fairseq.checkpoint.saver import RunTrainer, Saver
 from fairseq.checkpoint.source import Source, find, optimizer_overrides
+from fairseq.checkpoint.writing import SaveResult
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
-from fairseq.distributed.strategy import Strategy
-from fairseq.tasks.task import Task
 
 logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in its log lines
-
-
-class SaveResult(NamedTuple):
-    """The result of a save."""
-
-    paths: list[str]  # files written, the one to resume from first
-    error: str | None = None  # why a file is missing; the run continues
-    seconds: float = 0.0
-
-
-class RunTrainer(Protocol):
-    """The part of the trainer's interface that saving and resuming a run need."""
-
-    @property
-    def cfg(self) -> DictConfig: ...
-    @property
-    def task(self) -> Task: ...
-    @property
-    def strategy(self) -> Strategy: ...
-    @property
-    def run_record(self) -> RunRecord: ...
-    @property
-    def is_data_parallel_master(self) -> bool: ...
-
-    def get_num_updates(self) -> int: ...
-
-    def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator: ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return this process's state under fairseq's top-level keys; tensors may be shards, on any device."""
-        ...
-
-    def load_state_dict(
-        self,
-        checkpoint: dict[str, Any],
-        reset_optimizer: bool = False,
-        reset_lr_scheduler: bool = False,
-        reset_meters: bool = False,
-        optimizer_overrides: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Load a whole state on the CPU; returns its `extra_state`."""
-        ...
-
-
-# -- saving ------------------------------------------------------------------------------------------------------------
 
 
 def save(
@@ -78,87 +24,14 @@ def save(
     val_loss: float | None,
     stopping: bool = False,
 ) -> SaveResult | None:
-    """Write the checkpoints that are due, and remove outdated ones.
+    """Write the checkpoints that are due, and wait until they are written; see `Saver.begin`.
 
-    All processes call it: each collects its state, the strategy combines them, and rank 0 writes the result. Only with
-    a strategy whose `holds_all` is true can a process save without the others.
-
-    A failed write, for example on a full disk, is logged with its path and free space, and the run continues; older
-    files stay intact.
-
-    Args:
-        cfg: the config group `checkpoint`.
-        val_loss: the best_checkpoint_metric of the validation at this update, or None.
-        stopping: the run ends here, so a checkpoint is written even if none is due, unless `no_save` is set.
     Returns:
         None if this process does not write.
     """
-    updates, record = trainer.get_num_updates(), trainer.run_record
-    if val_loss is not None:
-        record.observe(val_loss, updates)
-    if cfg.no_save:
-        return None
-    epoch, end_of_epoch = epoch_itr.epoch, epoch_itr.end_of_epoch()
-    is_best, best_before = record.is_best(val_loss), record.saved_best
-    names: list[str] = []
-    if trainer.is_data_parallel_master:  # what is due depends on the folder's files, which other ranks may not see
-        names = retention.checkpoint_names(cfg, epoch, updates, end_of_epoch, val_loss, is_best, stopping)
-    start = time.perf_counter()
-    if names:
-        record.files = names
-        if is_best:
-            record.saved_best = val_loss
-    state = trainer.strategy.gather(_state_of(trainer, epoch_itr, val_loss), wanted=bool(names))
-    if not trainer.is_data_parallel_master:
-        return None
-    if state is None:
-        return SaveResult([])
-    result = _write(state, [os.path.join(cfg.save_dir, name) for name in names])
-    result = result._replace(seconds=time.perf_counter() - start)
-    # checkpoint_best.pt is written after the one to resume from, so it may be missing
-    if len(result.paths) < len(names):
-        record.saved_best = best_before
-    if result.error is not None:
-        outlook = "Older checkpoints are intact." if stopping else "Older checkpoints are intact; training continues."
-        logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). {outlook}")
-    if result.paths:
-        _remove_outdated(cfg)
-        logger.info(
-            f"Saved checkpoint {result.paths[0]} (epoch {epoch} @ {updates} updates, score {val_loss}) "
-            f"(writing took {result.seconds:.2f} seconds)"
-        )
-    return result
-
-
-def _state_of(trainer: RunTrainer, epoch_itr: EpochBatchIterator, val_loss: float | None) -> dict[str, Any]:
-    """Collect this process's state for a checkpoint."""
-    state = trainer.state_dict()
-    run = {"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **trainer.run_record.state_dict()}
-    return {**state, "extra_state": {**state["extra_state"], **run}}
-
-
-def _write(state: dict[str, Any], paths: list[str]) -> SaveResult:
-    written: list[str] = []
-    try:
-        os.makedirs(os.path.dirname(paths[0]) or ".", exist_ok=True)
-        written.append(io.save(state, paths[0]))
-        for path in paths[1:]:
-            written.append(io.copy(paths[0], path))
-    except OSError as error:
-        return SaveResult(written, f"cannot write checkpoint {paths[len(written)]}: {error.strerror or error}")
-    return SaveResult(written)
-
-
-def _remove_outdated(cfg: CheckpointConfig) -> None:
-    for path in retention.outdated(cfg):
-        with contextlib.suppress(FileNotFoundError):  # removed by someone else in the meantime
-            os.remove(path)
-
-
-def _free_space(folder: str) -> str:
-    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
-        folder = os.path.dirname(folder) or "."
-    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
+    saver = Saver(cfg, trainer)
+    saver.begin(epoch_itr, val_loss, stopping)
+    return saver.finish()
 
 
 def out_of_patience(cfg: CheckpointConfig, trainer: RunTrainer, val_loss: float) -> bool:

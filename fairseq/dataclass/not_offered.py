@@ -55,9 +55,6 @@ NOT_OFFERED: dict[str, str] = {
     "optimization.use_bmuf": _LOCAL_SGD,
     "optimization.debug_param_names": "model.named_parameters() has them in the optimizer's order",
     "checkpoint.checkpoint_shard_count": "a checkpoint is one file",
-    "checkpoint.write_checkpoints_asynchronously": (
-        "checkpoints are written synchronously, under a temporary name until they are complete"
-    ),
     "checkpoint.load_checkpoint_on_all_dp_ranks": "the processes of a run read the same checkpoint file",
     "task.binarized_dataset": "use a manifest of audio files, or of members of a .zip (path.zip:offset:length)",
     "task.precompute_mask_config": (

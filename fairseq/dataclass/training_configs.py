@@ -234,11 +234,18 @@ class CheckpointConfig(FairseqDataclass):
         default=-1, metadata={"help": "stop after this many validations in a row without a better metric (-1: never)"}
     )
     checkpoint_suffix: str = field(default="", metadata={"help": "text before .pt in file names"})
+    async_save: bool = field(
+        default=False,
+        metadata={
+            "help": "write checkpoints while training continues; takes memory on the host for one more copy of the "
+            "state"
+        },
+    )
+    write_checkpoints_asynchronously: bool = field(default=False, metadata={"help": "fairseq's name of async_save"})
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
     checkpoint_shard_count: int = 1
     load_checkpoint_on_all_dp_ranks: bool = False
-    write_checkpoints_asynchronously: bool = False
     model_parallel_size: int = II("common.model_parallel_size")
 
     def check(self) -> Iterator[Finding]:

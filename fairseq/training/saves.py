@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from fairseq.checkpoint import run
+from fairseq.checkpoint.saver import Saver
 from fairseq.data.batch import Batch
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import RunError
@@ -36,19 +36,32 @@ class Saves:
         self.last_checkpoint = f"is of update {update}" if update else "is not written yet"
         self._tried_at = update  # the update of the last attempted save, the same on all processes
         self._error: str | None = None  # why that save wrote nothing
+        self._saver = Saver(self.cfg, trainer)
 
     def save(self, val_loss: float | None, stopping: bool = False) -> None:
-        """Write what is due, together with the other processes; see `checkpoint.run.save`."""
+        """Write what is due, together with the other processes; see `Saver.begin`.
+
+        With `checkpoint.async_save`, this copies the state, and returns while it is written, unless `stopping`.
+        """
+        self.finish()
         if self.in_training is not None:  # an error interrupted this update: a resumed run repeats it
             self.epoch_itr.take_back(self.in_training)
             self.in_training = None
         self._tried_at = self.trainer.get_num_updates()
         roll_call.doing(f"writing a checkpoint of update {self._tried_at}")
-        result = run.save(self.cfg, self.trainer, self.epoch_itr, val_loss, stopping)
+        self._saver.begin(self.epoch_itr, val_loss, stopping)
+        if stopping or not self._saver.in_background:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the checkpoint in progress is written, and note what became of it."""
+        if self._saver.is_writing:
+            roll_call.doing(f"waiting until the checkpoint of update {self._tried_at} is written")
+        result = self._saver.finish()
         if result is not None:
             self._error = None if result.paths else result.error
             if result.paths:
-                self.last_checkpoint = f"is {result.paths[0]}, of update {self._tried_at}"
+                self.last_checkpoint = f"is {result.paths[0]}, of update {result.updates}"
 
     def save_alone(self) -> None:
         """Save on rank 0 without the other processes, which may not get here; possible if it holds the whole state."""
@@ -69,6 +82,7 @@ class Saves:
 
     def at_the_end(self) -> int:
         """Return the exit status of a run that finished training."""
+        self.finish()
         if self._error is None:
             return 0
         logger.error(
@@ -85,6 +99,7 @@ class Saves:
 
         When a rank exits with an error, a launcher kills rank 0, which may still be saving.
         """
+        self.finish()
         update = self.trainer.get_num_updates()
         if not self.trainer.is_data_parallel_master:
             logger.info("stopped by %s at update %d.", who, update)
@@ -108,6 +123,7 @@ class Saves:
             RunError: the error is the user's, so one line without a traceback is enough.
             Exception: any other error, unchanged.
         """
+        self.finish()
         outcome = self._save_after_error(flush) if self.trainer.is_data_parallel_master else ""
         if isinstance(error, RunError):
             raise RunError(f"{error} {outcome}".rstrip()) from error

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, device
 from fairseq.checkpoint import io
 from fairseq.checkpoint.record import RunRecord
 from fairseq.conversion.portable_model import complete_config
@@ -52,7 +52,7 @@ class Trainer:
     def __init__(self, cfg, digest="d1", master=True):
         self.cfg, self.task, self.is_data_parallel_master = cfg, Task(digest), master
         self.weight, self.momentum, self.updates = torch.zeros(100), torch.zeros(100), 0
-        self.run_record, self.strategy = RunRecord(), DataParallel(None, None)
+        self.run_record, self.strategy, self.device = RunRecord(), DataParallel(None, None), device.get("cpu")
         self.loaded_with = None
 
     def get_num_updates(self):

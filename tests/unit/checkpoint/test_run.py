@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -100,7 +102,7 @@ class SmallTrainer:
 
     def __init__(self, cfg: DictConfig, strategy: Strategy, rows: int) -> None:
         self.cfg, self.strategy, self.task, self.run_record = cfg, strategy, FairseqTask(None), RunRecord()
-        self.is_data_parallel_master = distributed.is_master()
+        self.is_data_parallel_master, self.device = distributed.is_master(), device.get("cpu")
         self.collected = 0
         model = nn.Linear(3, rows, bias=False)
         nn.init.zeros_(model.weight)
@@ -223,3 +225,98 @@ def test_a_process_that_holds_a_part_does_not_save_alone(tmp_path: Path, caplog:
     assert trainer.collected == 0 and os.listdir(tmp_path) == []
     assert "Update 1 is not saved: each process holds a shard of the model" in caplog.text
     assert saves.after_signal("SIGTERM") == launch.UNSAVED
+
+
+# -- saving while training continues -----------------------------------------------------------------------------------
+
+
+class Gate:
+    """`io.save`, held up until it may write."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open, self.reached = threading.Event(), threading.Event()
+        self.full_at: list[int] = []  # the updates at which the disk is full
+        self._save = io.save
+        monkeypatch.setattr(io, "save", self.save)
+
+    def save(self, state: dict[str, Any], path: str) -> str:
+        self.reached.set()
+        assert self.open.wait(10)
+        if state["optimizer_history"][-1]["num_updates"] in self.full_at:
+            raise io.CheckpointWriteError(errno.ENOSPC, "No space left on device")
+        return self._save(state, path)
+
+
+def saving(folder: Path, **checkpoint: Any) -> tuple[SmallTrainer, Saves]:
+    cfg = config(folder, **checkpoint)
+    trainer: Any = SmallTrainer(cfg, strategy_of("whole", cfg), rows=2)
+    trainer.is_between_updates, trainer.data_parallel_world_size = True, 1
+    return trainer, Saves(trainer, Place(1))
+
+
+@pytest.mark.parametrize("key", ["async_save", "write_checkpoints_asynchronously"])
+def test_training_continues_while_the_state_of_its_update_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    caplog.set_level("INFO")
+    gate = Gate(monkeypatch)
+    trainer, saves = saving(tmp_path, **{key: True})
+    trainer.train(2)
+    saves.save(val_loss=1.0)
+    assert gate.reached.wait(10)
+    trainer.train(1)  # the first state is still being written
+    trainer.run_record.observe(0.5, 3)
+    saves.epoch_itr.done = 3
+    assert "is not written yet" in saves.last_checkpoint and os.listdir(tmp_path) == []
+    threading.Timer(0.1, gate.open.set).start()
+    saves.save(val_loss=None)  # waits for the first
+    assert "for the checkpoint of update 2 to be written" in caplog.text
+    assert saves.last_checkpoint.endswith("of update 2")
+    saves.finish()
+    assert saves.last_checkpoint.endswith("checkpoint_last.pt, of update 3")
+    for file, updates, done, best in (("checkpoint_best.pt", 2, 0, 1.0), ("checkpoint_last.pt", 3, 3, 0.5)):
+        state = io.load(tmp_path / file)
+        assert all(torch.equal(*pair) for pair in zip(tensors_of(state), unbroken(updates), strict=True)), file
+        extra = state["extra_state"]
+        assert (extra["train_iterator"]["done"], extra["best"]) == (done, best)
+        assert state["optimizer_history"][-1]["num_updates"] == updates
+
+
+@pytest.mark.parametrize("ending", ["end", "signal", "error"])
+def test_every_end_waits_for_the_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    gate = Gate(monkeypatch)
+    trainer, saves = saving(tmp_path, async_save=True)
+    trainer.train(2)
+    saves.save(val_loss=1.0)
+    threading.Timer(0.1, gate.open.set).start()
+    if ending == "end":
+        assert saves.at_the_end() == 0
+    elif ending == "signal":
+        assert saves.after_signal("SIGTERM") == launch.STOPPED
+    else:
+        with pytest.raises(ZeroDivisionError):
+            saves.after_error(ZeroDivisionError("of the data"), flush=SimpleNamespace)
+        assert "Update 2 is saved" in caplog.text
+    assert io.load(tmp_path / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] == 2
+
+
+def test_a_full_disk_in_the_background_is_reported_and_the_best_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(monkeypatch)
+    gate.open.set()
+    gate.full_at = [2, 4]
+    trainer, saves = saving(tmp_path, async_save=True)
+    for val_loss in (2.0, 1.0, 1.5):
+        trainer.train(1)
+        saves.save(val_loss)
+    assert "No space left on device" in caplog.text and "training continues" in caplog.text
+    saves.finish()
+    assert saves.last_checkpoint.endswith("of update 3")
+    best = io.load(tmp_path / "checkpoint_best.pt")  # better than 2.0: that of 1.0 was never written
+    assert best["extra_state"]["val_loss"] == 1.5 and best["extra_state"]["best"] == 1.0
+    trainer.train(1)
+    saves.save(val_loss=None)
+    assert saves.at_the_end() == launch.UNSAVED and "its last state is not saved" in caplog.text

@@ -1,0 +1,217 @@
+"""Save a run: which files, in which order, and what stays right if one of them cannot be written.
+
+Only `Saver` writes a run's checkpoints, and only it and `run.resume` update the run's `RunRecord`. The trainer defines
+its own state (`state_dict`, `load_state_dict`), and its strategy defines how processes share that state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from typing import Any, NamedTuple, Protocol
+
+from omegaconf import DictConfig
+
+from fairseq.checkpoint import io, retention
+from fairseq.checkpoint.record import RunRecord
+from fairseq.checkpoint.writing import HostCopies, SaveResult, Writer, on_host
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.device import Device
+from fairseq.distributed.strategy import Strategy
+from fairseq.tasks.task import Task
+
+logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in its log lines
+
+
+class RunTrainer(Protocol):
+    """The part of the trainer's interface that saving and resuming a run need."""
+
+    @property
+    def cfg(self) -> DictConfig: ...
+    @property
+    def task(self) -> Task: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def strategy(self) -> Strategy: ...
+    @property
+    def run_record(self) -> RunRecord: ...
+    @property
+    def is_data_parallel_master(self) -> bool: ...
+
+    def get_num_updates(self) -> int: ...
+
+    def get_train_iterator(self, epoch: int, load_dataset: bool = True) -> EpochBatchIterator: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this process's state under fairseq's top-level keys; tensors may be shards, on any device."""
+        ...
+
+    def load_state_dict(
+        self,
+        checkpoint: dict[str, Any],
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        reset_meters: bool = False,
+        optimizer_overrides: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Load a whole state on the CPU; returns its `extra_state`."""
+        ...
+
+
+class _Due(NamedTuple):
+    """A save that has begun."""
+
+    names: list[str]  # the one to resume from first
+    updates: int
+    epoch: int
+    score: float | None
+    best_before: float | None  # the record's saved_best, if this save does not get to checkpoint_best.pt
+    stopping: bool
+    start: float  # time.perf_counter
+
+
+class Saver:
+    """Save a run. Every process has one and saves at the same updates.
+
+    With `checkpoint.async_save`, a save copies the state to the host, and the files are written while training
+    continues. There is never more than one write at a time.
+
+    Args:
+        cfg: the config group `checkpoint`.
+    """
+
+    def __init__(self, cfg: CheckpointConfig, trainer: RunTrainer) -> None:
+        self.cfg = cfg
+        self.trainer = trainer
+        self._writer = Writer(in_background=cfg.async_save or cfg.write_checkpoints_asynchronously)
+        self._due: _Due | None = None
+        self._copies: HostCopies | None = None
+
+    @property
+    def in_background(self) -> bool:
+        """Whether files are written while training continues."""
+        return self._writer.in_background
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save that has begun is still being written."""
+        return self._writer.is_writing
+
+    def begin(self, epoch_itr: EpochBatchIterator, val_loss: float | None, stopping: bool = False) -> None:
+        """Begin to write the checkpoints that are due; `finish` waits for them and says what was written.
+
+        All processes call it: each collects its state, the strategy combines them, and rank 0 writes the result. Only
+        with a strategy whose `holds_all` is true can a process save without the others.
+
+        A failed write, for example on a full disk, is logged with its path and free space, and the run continues; older
+        files stay intact.
+
+        Args:
+            val_loss: the best_checkpoint_metric of the validation at this update, or None.
+            stopping: the run ends here, so a checkpoint is written even if none is due, unless `no_save` is set.
+        """
+        assert self._due is None, "the last save has not been finished"
+        cfg, trainer, record = self.cfg, self.trainer, self.trainer.run_record
+        updates, epoch = trainer.get_num_updates(), epoch_itr.epoch
+        if val_loss is not None:
+            record.observe(val_loss, updates)
+        if cfg.no_save:
+            return
+        is_best, best_before = record.is_best(val_loss), record.saved_best
+        names: list[str] = []
+        if trainer.is_data_parallel_master:  # what is due depends on the folder's files, which others may not see
+            names = retention.checkpoint_names(
+                cfg, epoch, updates, epoch_itr.end_of_epoch(), val_loss, is_best, stopping
+            )
+        due = _Due(names, updates, epoch, val_loss, best_before, stopping, time.perf_counter())
+        if names:
+            record.files = names
+            if is_best:
+                record.saved_best = val_loss
+        state = self._collect(epoch_itr, val_loss, wanted=bool(names))
+        if trainer.is_data_parallel_master:
+            self._due = due
+            self._writer.start(lambda: SaveResult([]) if state is None else self._write(state, due))
+
+    def finish(self) -> SaveResult | None:
+        """Wait for the save that has begun, and return what it wrote; None if this process does not write.
+
+        Raises:
+            Exception: the write failed for another reason than the disk.
+        """
+        due, self._due = self._due, None
+        start, waits = time.perf_counter(), self._writer.is_writing
+        result = self._writer.wait()
+        if due is None or result is None:
+            return None
+        if waits:
+            logger.info(
+                f"waited {time.perf_counter() - start:.2f} seconds for the checkpoint of update {due.updates} to be "
+                "written"
+            )
+        # checkpoint_best.pt is written after the one to resume from, so it may be missing
+        if len(result.paths) < len(due.names):
+            self.trainer.run_record.saved_best = due.best_before
+        return result
+
+    def _collect(self, epoch_itr: EpochBatchIterator, val_loss: float | None, wanted: bool) -> dict[str, Any] | None:
+        """Collect the state on the host, as it is now: nothing in it changes when training continues."""
+        trainer = self.trainer
+        state = trainer.state_dict()
+        run = {"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **trainer.run_record.state_dict()}
+        state = {**state, "extra_state": {**state["extra_state"], **run}}
+        if not trainer.strategy.holds_all:
+            return trainer.strategy.gather(state, wanted)
+        if not wanted:
+            return None
+        if not self._writer.in_background:  # training waits, so the state can be written from where it is
+            return on_host(state)
+        if self._copies is None:
+            self._copies = HostCopies(trainer.device.copies_from_pinned_memory, trainer.device.synchronize)
+        return self._copies.copy(state)
+
+    # -- what the writer does ------------------------------------------------------------------------------------------
+
+    def _write(self, state: dict[str, Any], due: _Due) -> SaveResult:
+        cfg = self.cfg
+        result = _write_files(state, [os.path.join(cfg.save_dir, name) for name in due.names])
+        result = result._replace(seconds=time.perf_counter() - due.start, updates=due.updates)
+        if result.error is not None:
+            outlook = "Older checkpoints are intact" + ("." if due.stopping else "; training continues.")
+            logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). {outlook}")
+        if result.paths:
+            _remove_outdated(cfg)
+            logger.info(
+                f"Saved checkpoint {result.paths[0]} (epoch {due.epoch} @ {due.updates} updates, score {due.score}) "
+                f"(writing took {result.seconds:.2f} seconds)"
+            )
+        return result
+
+
+def _write_files(state: dict[str, Any], paths: list[str]) -> SaveResult:
+    written: list[str] = []
+    try:
+        os.makedirs(os.path.dirname(paths[0]) or ".", exist_ok=True)
+        written.append(io.save(state, paths[0]))
+        for path in paths[1:]:
+            written.append(io.copy(paths[0], path))
+    except OSError as error:
+        return SaveResult(written, f"cannot write checkpoint {paths[len(written)]}: {error.strerror or error}")
+    return SaveResult(written)
+
+
+def _remove_outdated(cfg: CheckpointConfig) -> None:
+    for path in retention.outdated(cfg):
+        with contextlib.suppress(FileNotFoundError):  # removed by someone else in the meantime
+            os.remove(path)
+
+
+def _free_space(folder: str) -> str:
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder) or "."
+    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
