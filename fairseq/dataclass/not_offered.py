@@ -40,7 +40,6 @@ NOT_OFFERED: dict[str, str] = {
     "distributed_training.distributed_init_method": _LAUNCHER,
     "distributed_training.distributed_no_spawn": _LAUNCHER,
     "distributed_training.ddp_comm_hook": "gradients are exchanged in fp32",
-    "distributed_training.heartbeat_timeout": "torchrun ends the run when one of its processes exits",
     "distributed_training.slowmo_*": _LOCAL_SGD,
     "distributed_training.localsgd_frequency": _LOCAL_SGD,
     "distributed_training.pipeline_*": _PARALLEL,
