@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import logging
 import mmap
 import multiprocessing
 import os
 import signal
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,11 +26,8 @@ from torch import Tensor
 from fairseq import utils
 from fairseq.data.batching import BatchPlan
 from fairseq.dataclass.base import RunError
-from fairseq.distributed import signals
+from fairseq.distributed import progress, signals, watchdog
 
-logger = logging.getLogger(__name__)
-
-PATIENCE = 60.0  # seconds of waiting for one batch before a warning is logged
 # bytes of plans that a worker has not processed: less than a socket's buffer, so that sending never blocks
 _PLAN_BYTES = 1 << 16
 _MOST_AHEAD = 64
@@ -186,6 +181,7 @@ def _work(
     """
     signals.in_worker()
     signals.end_with_parent()  # a worker that hangs in a read cannot poll for the trainer
+    progress.start_over()
     torch.set_num_threads(1)
     for other in others:
         other.close()
@@ -196,6 +192,7 @@ def _work(
                 if os.getppid() != parent:
                     return
             batch = make(make_batch, end.recv())
+            progress.reading("")
             try:
                 send(end, batch)
             except (OSError, KeyboardInterrupt):
@@ -344,9 +341,15 @@ class BatchWorkers:
 
         Raises:
             WorkerDied: a worker has exited.
-            WaitEnded: a signal requested the end of the run, and the batch did not arrive in time.
+            WaitEnded: a signal or the watchdog requested the end of the run, and the batch did not arrive in time.
         """
-        began, warned = time.monotonic(), False
+        progress.of_this_process().worker = worker.process.pid
+        try:
+            self._poll(worker)
+        finally:
+            progress.of_this_process().worker = None
+
+    def _poll(self, worker: _Worker) -> None:
         sentinels = {each.process.sentinel: each for each in self._workers}
         while not worker.end.poll(0):
             ready = connection.wait([worker.end, *sentinels], timeout=1.0)
@@ -355,14 +358,7 @@ class BatchWorkers:
             for sentinel in ready:
                 raise self._death_of(sentinels[sentinel])
             signals.check_wait()
-            if not warned and time.monotonic() - began > PATIENCE:
-                warned = True
-                logger.warning(
-                    "no batch for %.0f seconds: data-loading worker %s is still working on it. Check whether the "
-                    "audio's storage is slow or unavailable.",
-                    PATIENCE,
-                    worker.process.pid,
-                )
+            watchdog.check_wait()
 
     def _death_of(self, worker: _Worker) -> WorkerDied:
         pid, how = worker.process.pid, worker.how_it_ended()

@@ -15,7 +15,7 @@ from fairseq.data.batch_workers import BatchWorkers, Failure
 from fairseq.data.batching import BatchPlan
 from fairseq.data.options import LoaderOptions
 from fairseq.device.base import available_cores
-from fairseq.distributed import roll_call
+from fairseq.distributed import progress
 
 logger = logging.getLogger(__name__)
 _DEFAULTS = LoaderOptions()
@@ -89,16 +89,16 @@ class UpdateIterator:
         if not self.has_next():
             raise StopIteration
         began = time.perf_counter()
-        roll_call.doing("waiting for a batch")
+        progress.doing("data")
         if self._batches is None:
             self._batches = self._begin()
         update = [self._next_batch(self._batches)]
         while len(update) < self._steps[0]:
+            progress.doing("data", f"batch {len(update) + 1} of the update")
             update.append(self._next_batch(self._batches))
         self.steps_done += self._steps.pop(0)
         self.n += 1
         self.data_wait = time.perf_counter() - began
-        roll_call.doing("computing")
         if not self.has_next():
             self.close()
         return update

@@ -41,6 +41,26 @@ class DistributedTrainingConfig(FairseqDataclass):
             "at_least": 1,
         },
     )
+    heartbeat_timeout: int = field(
+        default=-1,
+        metadata={
+            "help": (
+                "seconds without progress after which the run names the process it waits for and ends with status 69 "
+                "(-1: a minute, or 10 times the slowest such step; 0: never); a step that may compile has 30 minutes"
+            ),
+            "at_least": -1,
+        },
+    )
+    compare_ranks_interval: int = field(
+        default=1000,
+        metadata={
+            "help": (
+                "updates between comparisons of all processes' parameters, at a log line and before a save; a "
+                "difference ends the run (0: never)"
+            ),
+            "at_least": 0,
+        },
+    )
     device_id: int = field(
         default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK takes precedence"}
     )
@@ -77,7 +97,6 @@ class DistributedTrainingConfig(FairseqDataclass):
     distributed_backend: str = "nccl"
     fix_batches_to_gpus: bool = False
     fast_stat_sync: bool = False
-    heartbeat_timeout: int = -1
     distributed_no_spawn: bool = False
     distributed_init_method: Optional[str] = None
     slowmo_momentum: Optional[float] = None

@@ -39,7 +39,6 @@ NOT_OFFERED: dict[str, str] = {
     "common.use_plasma_view": "file names are kept in compact arrays that processes share",
     "distributed_training.distributed_init_method": _LAUNCHER,
     "distributed_training.distributed_no_spawn": _LAUNCHER,
-    "distributed_training.heartbeat_timeout": "torchrun ends the run when one of its processes exits",
     "distributed_training.slowmo_*": _LOCAL_SGD,
     "distributed_training.localsgd_frequency": _LOCAL_SGD,
     "distributed_training.pipeline_*": _PARALLEL,

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,14 +22,15 @@ from omegaconf import DictConfig, open_dict
 
 from fairseq import device as device_layer
 from fairseq.dataclass.base import ConfigError
-from fairseq.distributed import signals, utils
+from fairseq.distributed import progress, signals, utils
 from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, lonely_task, place_from_environment
-from fairseq.distributed.roll_call import RollCall
+from fairseq.distributed.watchdog import HUNG, Watchdog
 
 logger = logging.getLogger(__name__)
 
 # exit statuses other than 0 (done) and 1 (an error), with the numbers of sysexits.h
 UNSAVED = 74  # EX_IOERR: the run finished or was stopped, and its last state could not be saved
+# watchdog.HUNG (69): a process made no progress
 STOPPED = 75  # EX_TEMPFAIL: a signal stopped the run, and its state is saved: rerun the same command to resume
 
 
@@ -88,8 +90,12 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
     logger.info("starting %d processes", world_size)
     reports = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    # served here, so that the watchdogs of the others can read it while rank 0 is stopped
+    port = listener.getsockname()[1]
+    timeout = timedelta(seconds=cfg.distributed_training.distributed_timeout)
+    store = dist.TCPStore("127.0.0.1", port, None, True, timeout, False, master_listen_fd=listener.detach())
     with signals.held_back():  # until the children to forward signals to are known
-        arguments = (cfg, main, world_size, kwargs, reports, listener)
+        arguments = (cfg, main, world_size, kwargs, reports, port)
         children = torch.multiprocessing.spawn(_spawned, args=arguments, nprocs=world_size, join=False)
         assert children is not None, "spawn(join=False) returns the processes"
         passing = _PassingOn(children.processes)
@@ -98,17 +104,18 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
             for number in signals.ENDING
             if signal.getsignal(number) is not signal.SIG_IGN
         }
-    listener.close()
     try:
         while not children.join():
             pass
-    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as ended:
         said = _all_of(reports)
         for error in said:  # a ConfigError takes precedence over the exit status of a process that it left waiting
             if isinstance(error, ConfigError):
                 raise error from None
         if said:
             return said[0]
+        if getattr(ended, "exit_code", None) == HUNG:  # the log has the reason
+            return HUNG
         if passing.first is None:
             raise
         logger.warning("stopped by %s before the first update; nothing to save.", signal.Signals(passing.first).name)
@@ -116,6 +123,7 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        del store
     return next(iter(_all_of(reports)), 0)
 
 
@@ -148,7 +156,7 @@ def _spawned(
     world_size: int,
     kwargs: dict[str, Any],
     reports: Any,
-    listener: socket.socket,
+    port: int,
 ) -> None:
     # before training, Ctrl-C ends this process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -156,7 +164,7 @@ def _spawned(
     # submitit's signal: SLURM sends it to all processes, and the parent handles it
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
-        status = _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs, listener)
+        status = _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs, port)
     except ConfigError as error:  # the parent reports it once, without a traceback
         reports.put(error)
         sys.exit(1)
@@ -194,13 +202,12 @@ def _run(
     main: Callable[..., Any],
     place: Place,
     kwargs: dict[str, Any],
-    listener: socket.socket | None = None,
+    port: int | None = None,
 ) -> int:
     """Run `main` as the process of this place; returns its exit status.
 
     Args:
-        listener: the socket at which rank 0 of spawned processes serves their store; None: use torch's environment
-            variables.
+        port: where the parent of spawned processes serves their store; None: use torch's environment variables.
     """
     with open_dict(cfg):
         training = cfg.distributed_training
@@ -211,18 +218,16 @@ def _run(
     limit_threads(cfg.common.threads_per_process, place.local_world_size)
     if place.rank != 0:
         be_quiet()
+    progress.start_over()
     if place.world_size == 1:
-        try:
-            return main(cfg, **kwargs) or 0
-        except signals.WaitEnded as ended:
-            return ended.status
+        return _run_alone(cfg, main, kwargs)
     os.environ.update(place.variables())  # vendors' libraries read them at import
     try:
         device = device_layer.select(cfg.common, place.local_rank)
     except ValueError as error:  # the device or its software is missing
         raise ConfigError([str(error)]) from error
     timeout = timedelta(seconds=cfg.distributed_training.distributed_timeout)
-    store = _store(place, listener, timeout)
+    store = _store(place, port, timeout)
     dist.init_process_group(
         device.collective_backend,
         store=dist.PrefixStore("run", store),
@@ -231,37 +236,48 @@ def _run(
         timeout=timeout,
     )
     utils.open_host_group(timeout)
-    roll_call = RollCall(store, place.rank, place.world_size, cfg.distributed_training.distributed_timeout)
-    roll_call.start()
-    signals.set_stuck(roll_call.is_stuck)
+    session = utils.broadcast_object(uuid.uuid4().hex)  # a restarted run may have the same store
+    heartbeat = cfg.distributed_training.heartbeat_timeout
+    watchdog = Watchdog(heartbeat, place.rank, place.local_rank, place.world_size, store, session)
+    watchdog.start()
+    signals.set_stuck(watchdog.is_stuck)
     together = False
     try:
         status = main(cfg, **kwargs) or 0
         together = True
+        progress.doing("ending", waits=True)
     except signals.WaitEnded as ended:  # this process has ended without the others
         status = ended.status
     except RuntimeError:
-        if roll_call.missing():
-            logger.error("%s", roll_call.describe())
+        if watchdog.is_stuck():
+            logger.error("%s", watchdog.explain())
         raise
     finally:
         signals.set_stuck(None)
-        roll_call.close()
-        utils.close_groups(together)
+        utils.close_groups(together)  # watched, because processes wait for each other here
+        watchdog.close()
     return status
 
 
-def _store(place: Place, listener: socket.socket | None, timeout: timedelta) -> dist.Store:
+def _run_alone(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, Any]) -> int:
+    """Run `main` as the only process; returns its exit status."""
+    watchdog = Watchdog(cfg.distributed_training.heartbeat_timeout)
+    watchdog.start()
+    try:
+        return main(cfg, **kwargs) or 0
+    except signals.WaitEnded as ended:
+        return ended.status
+    finally:
+        watchdog.close()
+
+
+def _store(place: Place, port: int | None, timeout: timedelta) -> dist.Store:
     """Open torch.distributed's store, through which the processes of a run exchange small values.
 
     Raises:
         ConfigError: the master's port is in use.
     """
-    if listener is not None:
-        port, is_first = listener.getsockname()[1], place.rank == 0
-        if is_first:
-            return dist.TCPStore("127.0.0.1", port, place.world_size, True, timeout, master_listen_fd=listener.detach())
-        listener.close()
+    if port is not None:
         return dist.TCPStore("127.0.0.1", port, place.world_size, False, timeout)
     try:
         store, _, _ = next(dist.distributed_c10d.rendezvous("env://", place.rank, place.world_size, timeout=timeout))

@@ -1,146 +1,208 @@
-"""Share what each process of a run is doing, so that the log of a hanging run says which process it waits for."""
+"""Share what each process of a run is doing, through the run's store."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 import os
 import socket
+import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-logger = logging.getLogger(__name__)
+from fairseq.distributed import progress
+from fairseq.distributed.progress import Step
 
-EVERY = 5.0  # seconds between two reports
+EVERY = 2.0  # seconds between two reports
 MISSING = 20.0  # seconds without a new report after which a process counts as missing
-PATIENCE = 60.0  # seconds without progress after which the log says so
+_VERDICT = "verdict"
+_MOST_READ = 256  # reports that each process reads at every report of its own
 
 
-class Doing(NamedTuple):
-    """What the main thread is doing, and since when (time.monotonic)."""
+class Report(NamedTuple):
+    """What a process says about itself."""
 
-    what: str
-    since: float
+    rank: int
+    count: int  # of its reports
+    host: str
+    local_rank: int
+    pid: int
+    step: Step
+    still: float  # seconds since its last beat
+    notice: float  # its `Patience`
+    limit: float
+    waits_for: str  # file or data-loading worker; "" if neither
+
+    def who(self) -> str:
+        return f"rank {self.rank} (local rank {self.local_rank}, process {self.pid} on {self.host})"
 
 
-_doing = Doing("starting", time.monotonic())
+class Heard(NamedTuple):
+    """Another process's last report, and when it arrived (the reader's clock)."""
+
+    report: Report
+    at: float
 
 
-def doing(what: str) -> None:
-    """Record what this process is doing from now on; cheap enough to call for every batch."""
-    global _doing
-    _doing = Doing(what, time.monotonic())
+def own_report(rank: int, local_rank: int, count: int, still: float, timeout: float) -> Report:
+    """Describe this process; its main thread may be anywhere."""
+    loop = progress.of_this_process()
+    patience = loop.patience(timeout)
+    return Report(
+        rank,
+        count,
+        socket.gethostname(),
+        local_rank,
+        os.getpid(),
+        loop.step,
+        still,
+        patience.notice,
+        patience.limit,
+        waits_for(loop.step, loop.file, loop.source, loop.worker),
+    )
+
+
+def waits_for(step: Step, file: str, source: str, worker: int | None) -> str:
+    """Say which file of which manifest, or which data-loading worker, a process waits for while it needs a batch."""
+    if step.phase not in ("data", "validation", "starting"):
+        return ""
+    of_source = f" of {source}" if source else ""
+    if worker is None:
+        return f"it reads {file}{of_source}" if file and step.phase != "validation" else ""
+    shown = progress.look_at(worker)
+    if shown is None:
+        return f"it waits for data-loading worker {worker}, which has ended"
+    reads = f", which reads {shown.file}{of_source}" if shown.file else f", which makes a batch{of_source}"
+    return f"it waits for data-loading worker {worker}, state {shown.state}{reads}"
+
+
+def main_stack(most: int = 30) -> list[str]:
+    """Return the lines of the main thread's Python stack, outermost first, without reading source files."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    lines: list[str] = []
+    while frame is not None and len(lines) < most:
+        lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+        frame = frame.f_back
+    return lines[::-1]
 
 
 class RollCall:
     """Report what this process is doing to the run's store, and read other reports while it makes no progress.
 
-    It has two threads: one uses the store, which blocks while the process that serves it is stopped; the other one
-    watches the clock.
+    A thread uses the store, which blocks while the process that serves it is stopped.
 
     Args:
         store: torch.distributed's store, shared by all processes.
-        timeout: distributed_training.distributed_timeout in seconds, for the log.
+        own: makes this process's report with this count.
+        session: the same on all processes, and another one after a restart, which may use the same store.
+        clock: returns seconds; those in which this process was suspended do not count.
     """
 
-    def __init__(self, store: dist.Store, rank: int, world_size: int, timeout: int) -> None:
-        self.rank, self.world_size, self.timeout = rank, world_size, timeout
-        self._store = dist.PrefixStore("roll_call", store)
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        world_size: int,
+        own: Callable[[int], Report],
+        session: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.verdict = ""  # why the run must end, as another process wrote it
+        self._store = dist.PrefixStore(f"roll_call{session}", store)
+        self._own, self._clock = own, clock
         self._closing = threading.Event()
-        self._seen: dict[int, tuple[dict[str, Any], float]] = {}  # rank -> its last report, and when it arrived
-        self._exchanged = time.monotonic()  # when the store last answered
-        self._host = socket.gethostname()
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._talk, self._look)]
+        self._heard: dict[int, Heard] = {}
+        self._exchanged = clock()  # when the store last answered
+        self._thread = threading.Thread(target=self._talk, name="roll call", daemon=True)
+        self.has_ended = False  # the store has
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     def close(self) -> None:
-        """Stop both threads. One may hang at the store, so this waits at most a second for each."""
+        """Stop the thread. It may hang at the store, so this waits at most a second."""
         self._closing.set()
-        for thread in self._threads:
-            thread.join(1.0)
+        self._thread.join(1.0)
 
-    def stands_still(self) -> float:
-        """Seconds since this process last made progress."""
-        return time.monotonic() - _doing.since
+    def heard(self) -> list[Heard]:
+        """List the last reports of the other processes, by rank, with the seconds since each changed in `still`."""
+        now = self._clock()
+        return [
+            Heard(report._replace(still=report.still + max(0.0, now - at)), at)
+            for _, (report, at) in sorted(self._heard.copy().items())
+        ]
 
     def missing(self) -> list[int]:
-        """List the ranks that have not reported for MISSING seconds.
+        """List the ranks that have not reported for MISSING seconds; 0 also if the store does not answer.
 
-        This process reads reports only while it makes no progress.
+        This process reads the reports only while it makes no progress.
         """
-        now = time.monotonic()
+        now = self._clock()
+        if self.has_ended:
+            return []
         if now - self._exchanged > MISSING:
             return [0] if self.rank else []
-        return [rank for rank, (_, new_at) in sorted(self._seen.items()) if now - new_at > MISSING]
+        return [rank for rank, (_, at) in sorted(self._heard.copy().items()) if now - at > MISSING]
 
-    def is_stuck(self) -> bool:
-        """Whether this process makes no progress and another one is missing."""
-        return self.stands_still() > MISSING and bool(self.missing())
+    def pass_verdict(self, verdict: str) -> None:
+        """Tell the other processes why the run must end."""
+        self._ask(lambda: self._store.set(_VERDICT, verdict))
 
-    def describe(self) -> str:
-        """Say in one line what each process is doing or waiting for."""
-        missing, now = self.missing(), time.monotonic()
-        parts = [f"no progress for {self.stands_still():.0f} seconds: this process is {_doing.what}"]
-        for rank, (report, new_at) in sorted(self._seen.items()):
-            if rank in missing:
-                who = f"rank {rank} (process {report['pid']} on {report['host']})"
-                parts.append(
-                    f"{who} has not reported for {now - new_at:.0f} seconds: it is stopped, or its machine is gone"
-                )
-            elif report["what"] != _doing.what:
-                parts.append(
-                    f"rank {rank} has been {report['what']} for {report['seconds'] + now - new_at:.0f} seconds"
-                )
-        if 0 in missing and 0 not in self._seen:
-            parts.append("rank 0 does not answer: it is stopped, or its machine is gone")
-        if len(parts) == 1:
-            parts.append("all other processes report the same")
-        limit = f"distributed_training.distributed_timeout={self.timeout} s"
-        return "; ".join(parts) + f". An exchange that takes longer than {limit} ends the run."
+    def stack(self, rank: int) -> list[str]:
+        """Return the stack that another process reported last; empty if there is none."""
+        key = f"stack{rank}"
+        found = self._ask(lambda: self._store.get(key) if self._store.check([key]) else b"")
+        return found.decode().splitlines() if found else []
 
-    # -- threads -------------------------------------------------------------------------------------------------------
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """Use the store; returns None if it does not answer within a few seconds."""
+        answers: list[Any] = []
+
+        def ask() -> None:
+            with contextlib.suppress(RuntimeError):  # the process that serves the store has ended
+                answers.append(question())
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(EVERY)
+        return answers[0] if answers else None
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _talk(self) -> None:
         count = 0
         while not self._closing.is_set():
             count += 1
             try:
-                self._report(count)
-                if self.stands_still() > EVERY:
-                    self._read()
+                self.exchange(count)
             except RuntimeError:  # the process that serves the store has ended
+                self.has_ended = True
                 return
-            self._exchanged = time.monotonic()
+            self._exchanged = self._clock()
             self._closing.wait(EVERY)
 
-    def _report(self, count: int) -> None:
-        report = {
-            "count": count,
-            "what": _doing.what,
-            "seconds": self.stands_still(),
-            "host": self._host,
-            "pid": os.getpid(),
-        }
-        self._store.set(str(self.rank), json.dumps(report))
+    def exchange(self, count: int) -> None:
+        """Write this process's report, and read those of the others if it makes no progress (rank 0's always).
 
-    def _read(self) -> None:
-        ranks = [rank for rank in range(self.world_size) if rank != self.rank and self._store.check([str(rank)])]
-        for rank, text in zip(ranks, self._store.multi_get([str(rank) for rank in ranks]), strict=True):
-            report = json.loads(text)
-            if rank not in self._seen or self._seen[rank][0]["count"] != report["count"]:
-                self._seen[rank] = report, time.monotonic()
-
-    def _look(self) -> None:
-        reported: Doing | None = None
-        while not self._closing.wait(1.0):
-            if reported is _doing or self.stands_still() < PATIENCE:
-                continue
-            reported = _doing
-            if self.rank == 0 or 0 in self.missing():  # one line, not one from each process
-                logger.warning("%s", self.describe())
+        Raises:
+            RuntimeError: the process that serves the store has ended.
+        """
+        own = self._own(count)
+        self._store.set(f"stack{self.rank}", "\n".join(main_stack()))
+        self._store.set(str(self.rank), json.dumps(own._replace(step=own.step._replace(kind=None))))
+        stands = own.still > EVERY and count % -(-self.world_size // _MOST_READ) == 0
+        ranks = [rank for rank in (range(self.world_size) if stands else [0]) if rank != self.rank]
+        ranks = [rank for rank in ranks if self._store.check([str(rank)])]
+        texts = self._store.multi_get([str(rank) for rank in ranks]) if ranks else []
+        for rank, text in zip(ranks, texts, strict=True):
+            report = Report(*json.loads(text))
+            report = report._replace(step=Step(*report.step))
+            if rank not in self._heard or self._heard[rank].report.count != report.count:
+                self._heard[rank] = Heard(report, self._clock())
+        if stands and self._store.check([_VERDICT]):
+            self.verdict = self._store.get(_VERDICT).decode()

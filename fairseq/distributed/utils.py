@@ -107,6 +107,17 @@ def sum_on_host(numbers: Sequence[float]) -> list[float]:
     return sums.tolist()
 
 
+def gather_on_host(numbers: Sequence[float]) -> list[list[float]]:
+    """Return every process's numbers, by rank, exchanged on the host as float64, without the device."""
+    world_size = get_world_size()
+    if world_size == 1:
+        return [list(map(float, numbers))]
+    table = torch.zeros(world_size, len(numbers), dtype=torch.float64)
+    table[get_rank()] = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(table, group=_HOST_GROUP)
+    return table.tolist()
+
+
 def begin_max_on_host(number: float) -> Callable[[], float]:
     """Start a maximum over all processes on the host.
 

@@ -21,13 +21,14 @@ from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.dataclass.training_configs import valid_subsets
 from fairseq.dataclass.validate import validate_config
-from fairseq.distributed import signals
+from fairseq.distributed import progress, signals
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Start, open_sinks
 from fairseq.models.wav2vec import codebook_use
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.training.between_ranks import BetweenRanks
 from fairseq.training.description import describe, describe_updates
 from fairseq.training.host_load import LoadHint
 from fairseq.training.saves import Saves
@@ -56,12 +57,14 @@ def prepare(cfg: DictConfig) -> Run:
     metrics.reset()
     raise_if_valid_subsets_unintentionally_ignored(cfg)
     logger.info("building the model")
+    progress.doing("starting", "building the model")
     task = tasks.setup_task(cfg.task)
     utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every rank
     model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
     for subset in valid_subsets(cfg.dataset):
         logger.info('reading the manifest of "%s" in %s', subset, cfg.task.data)
+        progress.doing("starting", f'reading the manifest of "{subset}"')
         task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
     trainer = Trainer(cfg, task, model, criterion)
     describe(trainer)
@@ -81,6 +84,7 @@ class Run:
         logger.info(
             'reading the manifest of "%s" in %s, and the checkpoint', self.cfg.dataset.train_subset, self.cfg.task.data
         )
+        progress.doing("starting", "reading the training set's manifest and the checkpoint")
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
         self._continue_pretraining()
         self.console = Console(
@@ -94,6 +98,8 @@ class Run:
             trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers
         )
         self.sets = Sets(trainer, self.epoch_itr)
+        interval = self.cfg.distributed_training.compare_ranks_interval
+        self.between_ranks = BetweenRanks(trainer, interval)
 
     def _start(self) -> Start:
         """Describe for the sinks the update that the run starts or resumes from."""
@@ -230,20 +236,27 @@ class Run:
                 "finished update %d; metrics are logged every %d updates (common.log_interval)", update, interval
             )
 
-    def _flush(self, hold: bool = False) -> None:
+    def _flush(self, hold: bool = False, compare: bool = False) -> None:
         """Read the device, on all processes, into the meters of this interval and this epoch.
 
         Args:
             hold: keep what was read for the next flush.
+            compare: compare the parameters of all processes now, because a save may follow.
+        Raises:
+            FloatingPointError, RanksDiffer: on all processes; the run cannot continue.
         """
         if hold:
             self.trainer.flush_statistics(hold=True)
+            if compare:
+                self.between_ranks.compare(compare)
             return
         with metrics.aggregate(INTERVAL):
             elapsed = time.perf_counter() - self.interval_start
             metrics.log_scalar("data_wait", 100 * self.waiting / elapsed, weight=elapsed, priority=810, round=1)
             self.interval_start, self.waiting = time.perf_counter(), 0.0
             self.trainer.flush_statistics()
+            self.between_ranks.report_slowest()
+            self.between_ranks.compare(compare)
 
     def _write(self, split: str, stats: Stats) -> None:
         row = {**stats, "wall": round(self.trainer.cumulative_training_time())}
@@ -269,7 +282,7 @@ class Run:
         validate = self._time_to_validate(end_of_epoch, save, finished)
         if save or validate or end_of_epoch or wish is StopWish.SIGNAL:
             # on all processes, before anything that could fail on one of them
-            self._flush(hold=not (save or validate or end_of_epoch))
+            self._flush(hold=not (save or validate or end_of_epoch), compare=True)
         if finished or end_of_epoch:
             self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
         if end_of_epoch:

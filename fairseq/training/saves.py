@@ -12,7 +12,8 @@ from fairseq.data.batch import Batch
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import RunError
 from fairseq.dataclass.configs import CheckpointConfig
-from fairseq.distributed import launch, roll_call
+from fairseq.distributed import launch, progress
+from fairseq.training.between_ranks import RanksDiffer
 from fairseq.training.trainer import Trainer
 
 logger = logging.getLogger("fairseq_cli.train")
@@ -48,7 +49,7 @@ class Saves:
             self.epoch_itr.take_back(self.in_training)
             self.in_training = None
         self._tried_at = self.trainer.get_num_updates()
-        roll_call.doing(f"writing a checkpoint of update {self._tried_at}")
+        progress.doing("saving")
         self._saver.begin(self.epoch_itr, val_loss, stopping)
         if stopping or not self._saver.in_background:
             self.finish()
@@ -56,7 +57,7 @@ class Saves:
     def finish(self) -> None:
         """Wait until the checkpoint in progress is written, and note what became of it."""
         if self._saver.is_writing:
-            roll_call.doing(f"waiting until the checkpoint of update {self._tried_at} is written")
+            progress.doing("saving")
         result = self._saver.finish()
         if result is not None:
             self._error = None if result.paths else result.error
@@ -124,7 +125,9 @@ class Saves:
             Exception: any other error, unchanged.
         """
         self.finish()
-        outcome = self._save_after_error(flush) if self.trainer.is_data_parallel_master else ""
+        differ = isinstance(error, RanksDiffer)  # nobody knows whose state is right
+        saves = self.trainer.is_data_parallel_master and not differ
+        outcome = self._save_after_error(flush) if saves else ""
         if isinstance(error, RunError):
             raise RunError(f"{error} {outcome}".rstrip()) from error
         if outcome:

@@ -10,6 +10,7 @@ from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import RunError
 from fairseq.dataclass.training_configs import valid_subsets
+from fairseq.distributed import progress
 from fairseq.training.trainer import Trainer
 
 logger = logging.getLogger("fairseq_cli.train")
@@ -32,6 +33,7 @@ class Sets:
         self.train_subset: str = trainer.cfg.dataset.train_subset
         self.validation: dict[str, EpochBatchIterator] = {}
         self._quarantines: dict[str, Quarantine] = {}
+        self._sources: dict[str, str] = {}  # of each set, for messages
         logger.info("building batches and reading the first one of each set")
         self._open_training()
         for subset in valid_subsets(trainer.cfg.dataset):
@@ -53,6 +55,8 @@ class Sets:
             quarantine.report(iterator.first_batch["quarantined"])
 
     def _begin_quarantine(self, subset: str) -> Quarantine:
+        self._sources[subset] = self.task.split_source(subset)
+        progress.doing("starting", f"reading the first batch of {self._sources[subset]}")
         size, max_share = len(self.task.dataset(subset)), self.task.max_quarantined_share
         return self._quarantines.setdefault(subset, Quarantine(size, max_share))
 
@@ -73,13 +77,14 @@ class Sets:
         Raises:
             RunError: a file cannot be read, for example because it changed; one line that starts with the manifest.
         """
+        progress.of_this_process().source = self._sources[subset]
         try:
             yield self._quarantines[subset]
         except RunError:
             raise
         except ValueError as error:
             reason = "; ".join(line.strip() for line in str(error).rstrip(".").splitlines())
-            raise RunError(f"{self.task.split_source(subset)}: {reason}.") from error
+            raise RunError(f"{self._sources[subset]}: {reason}.") from error
 
     def close(self) -> None:
         """End the data-loading workers, which must not outlive the training."""

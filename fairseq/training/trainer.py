@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.batch import Batch
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.options import LoaderOptions
-from fairseq.distributed import strategy
+from fairseq.distributed import progress, strategy
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.models.fairseq_model import BaseFairseqModel
@@ -85,9 +85,11 @@ class Trainer:
             cfg.optimization.max_nonfinite_updates,
             room=min(cfg.common.log_interval, MOST_NORMS),
         )
+        self._num_frozen = 0  # parameters that this update does not change
         self.skipped_updates = 0
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
+        self.norms: list[float] = []  # of the gradients, from the last read of the device
         self.is_between_updates = True  # if false, weights, averages and counts are inconsistent: do not save
         self.stopping = Stopping(cfg.optimization.stop_time_hours, self.cumulative_training_time)
         metrics.log_start_time("wall", priority=790, round=0)
@@ -127,10 +129,10 @@ class Trainer:
         """
         self.model.train()
         self.unwrapped_model.set_num_updates(self.get_num_updates())
-        if self.device.graphs_are_static:  # hpu: note shapes that may still compile, for the compile alarm
-            frozen = len(self._frozen())
-            for shape in {sample["net_input"]["source"].shape for sample in samples}:
-                self.compile_alarm.visit(("training", shape, frozen))
+        progress.begin_update(self.get_num_updates())
+        self._num_frozen = len(self._frozen()) if self.device.graphs_are_static else 0
+        for kind in {self._kind("training", sample) for sample in samples} - {None}:
+            self.compile_alarm.visit(kind)
         # hpu: zero in place; freeing gradients would change the graph
         if self.device.records_graphs or self.strategy.keeps_gradients:
             gradients.zero_in_place(self._params, self._frozen())
@@ -145,8 +147,17 @@ class Trainer:
                 raise
             self._survive_out_of_memory(samples, error, has_gradients=sample_size is not None)
 
+    def _kind(self, part: str, sample: Batch) -> Hashable:
+        """Return what decides the graphs of a batch's step; None if the device compiles none."""
+        if not self.device.graphs_are_static:
+            return None
+        # hpu: first visits may compile for minutes, which the compile alarm and the watchdog expect
+        return part, sample["net_input"]["source"].shape, self._num_frozen if part == "training" else 0
+
     def _step(self, samples: list[Batch], sample_size: Tensor) -> None:
         """Normalise and clip the gradients, and step the optimizer."""
+        kind = self._kind("training", samples[0])
+        progress.doing("exchange", kind=kind, waits=True)
         prepared = gradients.prepare(
             self._params,
             self._begin_reduce(sample_size),
@@ -156,6 +167,7 @@ class Trainer:
             self.fused_clip,
             self.strategy.gradient_norm,
         )
+        progress.doing("optimizer", kind=kind)
         self.is_between_updates = False
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
         if self.precision.scaler is not None:
@@ -167,6 +179,7 @@ class Trainer:
             self.ema.step(self.unwrapped_model, self.get_num_updates())
         self.is_between_updates = True
         self.device.mark_step()  # hpu: the optimizer's graph ends here
+        progress.begin_update(self.get_num_updates())
 
     def _forward_backward(self, samples: list[Batch]) -> Tensor:
         """Accumulate the gradients of the micro-batches, and return their sample size, 0-dim on the device."""
@@ -177,9 +190,13 @@ class Trainer:
             if i == 0 or self.device.seeds_each_micro_batch:
                 self.device.seed(utils.keyed_seed(self.cfg.common.seed, self.get_num_updates(), sample["micro"]))
             # processes exchange gradients once per update, with the last micro-batch
-            with self.strategy.exchange(now=i == len(samples) - 1):
+            now, which = i == len(samples) - 1, f"micro-batch {i + 1} of {len(samples)}"
+            kind = self._kind("training", sample)
+            progress.doing("forward", which, kind)
+            with self.strategy.exchange(now):
                 with self.precision.autocast():
                     loss, sample_size, log = self.criterion(self.model, validation.on_device(sample, self.device))
+                progress.doing("backward", which, kind, waits=now)
                 self.precision.scale(loss).backward()
             total += sample_size
             self.statistics.add(log)  # hpu: detached sums that stay on the card until the log interval
@@ -275,8 +292,11 @@ class Trainer:
         """Yield the batches, and note their shapes, whose first visits may compile graphs."""
         for samples in batches:
             for sample in samples:
-                self.compile_alarm.visit(("validation", sample["net_input"]["source"].shape))
+                kind = self._kind("validation", sample)
+                self.compile_alarm.visit(kind)
+                progress.doing("validation", kind=kind)
             yield samples
+        progress.doing("exchange", "results of the validation", waits=True)
 
     # -- what the log shows --------------------------------------------------------------------------------------------
 
@@ -289,6 +309,7 @@ class Trainer:
         Raises:
             FloatingPointError: too many updates in a row were skipped, or the fp16 scale fell below its minimum.
         """
+        progress.doing("exchange", "statistics of the log interval", waits=True)
         scaler, loss_scale = self.precision.scaler, math.inf
         fetched = self.statistics.fetch([*self.update_log.pending(), *([scaler.scale] if scaler else [])])
         self.compile_alarm.visit("log")
@@ -297,6 +318,7 @@ class Trainer:
             loss_scale = device_values.pop()
             metrics.log_scalar("loss_scale", loss_scale, priority=700, round=4, weight=0)
         settled = self.update_log.settle(device_values)
+        self.norms = settled.norms
         self.device.mark_step()  # hpu: ends the graph that zeroed the sums, so that they do not join the next one
         self._report_skipped(settled.skipped)
         interval = Interval(fetched.logged, fetched.counted, settled.norms)

@@ -1,6 +1,7 @@
 """Faults that could hang a run or leave processes behind: the run must end in limited time and report why.
 
 python -m tests.drills.hangs [SCENARIO ...] [--tries N] [--seed S]
+python -m tests.drills.hangs --healthy MINUTES    no fault: the watchdog must not say anything
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fairseq.distributed.progress import look_at
+from fairseq.distributed.watchdog import HUNG
 from tests.drills.forked import Outcome, Tally
 from tests.drills.workers import children_of, make_corpus
 from tests.integration.conftest import REPOSITORY, TINY
@@ -33,13 +36,19 @@ USUAL = ("common.log_interval=1", "common.user_dir=plug_in")
 # reads from a lost network file system block forever
 STORAGE = """import time
 from pathlib import Path
+from fairseq.data.audio import audio_utils
 from fairseq.data.audio.raw_audio_dataset import RawAudioDataset
-old = RawAudioDataset.collate_plan
+old, old_contents = RawAudioDataset.collate_plan, audio_utils._contents
 def wait(self, plan):
     while Path("gone").exists():
         time.sleep(0.1)
     return old(self, plan)
+def contents(path):
+    if Path("mount").exists():
+        open("mount")  # a pipe that nobody writes to: blocks in the kernel, as a mount that does not answer
+    return old_contents(path)
 RawAudioDataset.collate_plan = wait
+audio_utils._contents = contents
 """
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--nnodes=1", "--master_port={port}")
 
@@ -117,6 +126,10 @@ class Run:
         """Stop all batches from now on."""
         (self.folder / "gone").touch()
         time.sleep(1.5)
+
+    def workers(self, trainer: int) -> list[int]:
+        """Return the data-loading workers of a process."""
+        return sorted(pid for pid in children_of(trainer) if b"resource_tracker" not in _command(pid))
 
     def end(self, seconds: float, status: int | None = None) -> str:
         """Return the output of the command, which must end by itself, without leftover processes or a traceback."""
@@ -241,9 +254,105 @@ def stopped_rank(drill: Drill) -> str:
         run.until("train_inner")
         os.kill(run.ranks()[1], signal.SIGSTOP)
         output = run.end(150)
-        if not re.search(r"rank 1 \(process \d+ on \S+\) has not reported", output):
+        if not re.search(r"rank 1 \(local rank 1, process \d+ on \S+\) has not answered", output):
             raise Fault(f"rank 1 is not named:\n{output[-3000:]}")
     return "ended, and rank 1 is named"
+
+
+NAMED = 60.0  # seconds from the fault until the log must name the process
+TWO = "distributed_training.distributed_world_size=2"
+PHASES = "data|forward|backward|exchange|optimizer|validation"
+
+
+def named(run: Run, *needles: str) -> str:
+    """Wait until one line of the log matches, then until the run ends with HUNG."""
+    began = time.monotonic()
+    run.until("no progress for|has not answered", NAMED)
+    seconds = time.monotonic() - began
+    time.sleep(0.5)
+    line = next(line for line in run.output.splitlines() if re.search("no progress for|has not answered", line))
+    for needle in needles:
+        if not re.search(needle, line):
+            raise Fault(f"the first line about it lacks {needle!r}:\n{line}\n{run.output[-3000:]}")
+    run.end(150, HUNG)
+    said = run.output.count("The run ends with status 69")
+    if said != 1:
+        raise Fault(f"the end was reported {said} times:\n{run.output[-3000:]}")
+    return f"named after {seconds:.0f} s: {line[line.index(needles[0][:4]) :][:150]}"
+
+
+def silent_rank(drill: Drill, rank: int, *overrides: str, **how: tuple[str, ...]) -> str:
+    """Freeze a rank with SIGSTOP at any moment: its step is read from outside."""
+    with running(drill, *ENDLESS, *overrides, **how) as run:
+        run.until("train_inner")
+        time.sleep(drill.rng.uniform(5, 8))
+        pid = run.ranks()[rank]
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)
+        shown = look_at(pid)
+        assert shown is not None and shown.step is not None
+        who = rf"rank {rank} \(local rank {rank}, process {pid} on \S+\) has not answered"
+        return named(run, who, r"state is T \(stopped\)", rf"; {re.escape(shown.step.describe())}")
+
+
+def stopped_rank_0(drill: Drill) -> str:
+    return silent_rank(drill, 0, TWO)
+
+
+def stopped_rank_1(drill: Drill) -> str:
+    return silent_rank(drill, 1, TWO)
+
+
+def stopped_rank_0_of_torchrun(drill: Drill) -> str:
+    return silent_rank(drill, 0, launcher=TORCHRUN)
+
+
+def stopped_worker(drill: Drill) -> str:
+    """Freeze the data-loading worker of one of two processes: that rank is named, and its worker."""
+    with running(drill, *ENDLESS, TWO, "dataset.validate_interval_updates=0") as run:
+        run.until("train_inner")
+        time.sleep(drill.rng.uniform(5, 8))
+        rank = drill.rng.randrange(2)
+        worker = run.workers(run.ranks()[rank])[-1]
+        os.kill(worker, signal.SIGSTOP)
+        return named(
+            run, rf"rank {rank} \(", "data of update", rf"worker {worker}, state T \(stopped\), which .*train.tsv"
+        )
+
+
+def dead_mount(drill: Drill) -> str:
+    """Let every read of audio block in the kernel: the file and the manifest are named, and the run is saved."""
+    with running(drill, *ENDLESS, "dataset.validate_interval_updates=0") as run:
+        run.until("train_inner")
+        time.sleep(drill.rng.uniform(5, 8))
+        os.mkfifo(run.folder / "mount")
+        text = named(
+            run, "process", "data of update", r"worker \d+, state S .*, which reads \S+\.flac of \S+/train\.tsv"
+        )
+        if "is saved" not in run.output:
+            raise Fault(f"not saved:\n{run.output[-1500:]}")
+    return text
+
+
+def healthy(drill: Drill, minutes: float) -> str:
+    """Train on two processes, with validations that take about a minute."""
+    slow = "import fairseq.training.validation as v\nimport time\nold = v.on_device\n"
+    slow += "def on_device(sample, device):\n    time.sleep(0 if v.torch.is_grad_enabled() else 20)\n"
+    slow += "    return old(sample, device)\nv.on_device = on_device\n"
+    overrides = ("optimization.max_update=1000000", "checkpoint.save_interval_updates=200", TWO)
+    often = ("dataset.validate_interval_updates=200", "dataset.max_tokens_valid=24000")
+    run = drill.start(*overrides, *often)
+    (run.folder / "plug_in" / "__init__.py").write_text(slow)
+    try:
+        time.sleep(60 * minutes)
+        run.process.send_signal(signal.SIGTERM)
+        output = run.plain_end(120, "; saved", status=75)
+        alarms = len(re.findall("no progress for|has not answered|is slow", output))
+        if alarms:
+            raise Fault(f"{alarms} alarms:\n{output[-3000:]}")
+        return f"0 alarms in {minutes:g} minutes with {output.count('validation on')} validations"
+    finally:
+        run.kill()
 
 
 def stopped_rank_and_sigterm(drill: Drill) -> str:
@@ -287,6 +396,11 @@ SCENARIOS: dict[str, Callable[[Drill], str]] = {
         second_ctrl_c,
         ctrl_c,
         stopped_rank,
+        stopped_rank_0,
+        stopped_rank_1,
+        stopped_rank_0_of_torchrun,
+        stopped_worker,
+        dead_mount,
         stopped_rank_and_sigterm,
         torchrun_dies,
         parent_dies,
@@ -299,16 +413,22 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", choices=[*SCENARIOS, []], help="default: all")
     parser.add_argument("--tries", type=int, default=1, help="of each scenario")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--healthy", type=float, metavar="MINUTES", help="train so long without a fault")
     arguments = parser.parse_args()
     all_right = True
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         make_corpus(Path(folder))
+        if arguments.healthy:
+            print(healthy(Drill(Path(folder), random.Random(arguments.seed)), arguments.healthy))
+            return
         for name in arguments.scenarios or SCENARIOS:
             tally = Tally(name)
             for number in range(arguments.seed, arguments.seed + arguments.tries):
                 drill = Drill(Path(folder), random.Random(number))
                 try:
-                    tally.add(f"seed {number}", Outcome("right", SCENARIOS[name](drill)))
+                    outcome = Outcome("right", SCENARIOS[name](drill))
+                    print(f"{name}, seed {number}: {outcome.text}", flush=True)
+                    tally.add(f"seed {number}", outcome)
                 except Fault as fault:
                     tally.add(f"seed {number}", Outcome("fault", str(fault)))
             all_right &= tally.report()

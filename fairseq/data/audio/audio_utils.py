@@ -16,6 +16,7 @@ import numpy as np
 from fairseq.data.audio.headers import VirtualFile, completed, mpeg_states_length, overstated
 from fairseq.data.audio.quiet import silenced
 from fairseq.data.audio.refusal import LONGEST, what_it_is
+from fairseq.distributed import progress
 from fairseq.installed import advice
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def open_audio(path: str) -> Iterator[SoundFile]:
     Raises:
         UnreadableAudio: the file does not exist, or is not audio.
     """
+    progress.reading(path)  # a read from storage that is gone blocks
     with ExitStack() as stack:
         with silenced(), _as_unreadable(path):
             file = stack.enter_context(_open(_contents(path)))

@@ -18,7 +18,7 @@ from fairseq.data import batch_workers
 from fairseq.data.batch_workers import BatchWorkers, WorkerDied, receive, send
 from fairseq.data.batching import BatchPlan
 from fairseq.dataclass.base import RunError
-from fairseq.distributed import signals
+from fairseq.distributed import progress, roll_call, signals, watchdog
 
 
 def plans(number: int) -> Iterator[BatchPlan]:
@@ -132,10 +132,9 @@ def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not started[0].is_alive()
 
 
-def test_a_signal_ends_the_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_signal_ends_the_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the storage of the audio is gone."""
     monkeypatch.setattr(signals, "GRACE", 0.1)
-    monkeypatch.setattr(batch_workers, "PATIENCE", 0.5)
     wished: list[str] = []
     with signals.caught(lambda: wished.append("stop")):
         workers = BatchWorkers(lambda plan: time.sleep(600), plans(2), 1, 2)
@@ -143,7 +142,35 @@ def test_a_signal_ends_the_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch, cap
         with pytest.raises(signals.WaitEnded):
             next(workers)
         workers.close()
-    assert wished == ["stop"] and "no batch for" in caplog.text
+    assert wished == ["stop"]
+
+
+def test_the_watchdog_ends_the_wait_for_a_batch_and_sees_worker_and_file() -> None:
+    """As where the storage of the audio is gone, or a worker is stopped."""
+    loop = progress.start_over()
+
+    def hang(plan: BatchPlan) -> None:
+        progress.reading("/mnt/lost/a.flac")
+        time.sleep(600)
+
+    workers = BatchWorkers(hang, plans(2), 1, 2)
+    loop.doing("data")
+    seen: list[str] = []
+
+    def look() -> None:
+        deadline = time.monotonic() + 30
+        while "/mnt/lost/a.flac" not in "".join(seen) and time.monotonic() < deadline:
+            seen.append(roll_call.waits_for(loop.step, loop.file, "train.tsv", loop.worker))
+            time.sleep(0.02)
+        loop.stalled = "no batch"
+
+    threading.Thread(target=look, daemon=True).start()
+    with pytest.raises(watchdog.Stalled, match="no batch") as stalled:
+        next(workers)
+    pid = workers._workers[0].process.pid
+    workers.close()
+    assert seen[-1].startswith(f"it waits for data-loading worker {pid}, state S (sleeping), which reads /mnt/lost/a")
+    assert seen[-1].endswith("of train.tsv") and stalled.value.status == watchdog.HUNG and loop.worker is None
 
 
 def test_closing_ends_workers_that_are_at_it() -> None:
