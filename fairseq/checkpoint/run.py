@@ -20,6 +20,7 @@ from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.source import Source, find, optimizer_overrides
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.distributed import restarts
 from fairseq.distributed.strategy import Strategy
 from fairseq.tasks.task import Task
 
@@ -237,6 +238,8 @@ def resume(
     found = find(cfg)
     if found.path is None:
         logger.info(found.note)
+        if (restart := restarts.current.describe()) and trainer.is_data_parallel_master:
+            logger.warning(f"{restart}: starts again at update 0")
         return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
     loaded = Loaded(found, found.path, io.load(found.path))
     with building.naming(found.path, "the run cannot resume from its entries"):
@@ -252,6 +255,8 @@ def resume(
     if all(found.resets) and not found.own:
         trainer.run_record.updates_before = _updates_in_all(loaded) if cfg.continue_pretraining else 0
     logger.info(_what_was_loaded(loaded))
+    if (restart := restarts.current.describe()) and trainer.is_data_parallel_master:
+        logger.warning(f"{restart}: continues from update {loaded.updates}")
     return extra_state, epoch_itr
 
 

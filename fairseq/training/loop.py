@@ -212,7 +212,7 @@ class Run:
         with metrics.aggregate(INTERVAL):
             metrics.log_start_time("train_wall", priority=800, round=0)
             self.trainer.train_step(samples)
-            self.saves.in_training = None
+            self.saves.in_training, self.saves.is_settled = None, False
             metrics.log_stop_time("train_wall")
         self._tell_first_update()
         if self.trainer.get_num_updates() % self.cfg.common.log_interval == 0:
@@ -274,6 +274,7 @@ class Run:
             self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
         if end_of_epoch:
             metrics.reset_meters(EPOCH)
+        self.saves.is_settled = True
         if wish is StopWish.SIGNAL:
             self.trainer.run_record.validation_due = validate
             if end_of_epoch and not validate:  # else the step needs the loss: see _catch_up_validation
