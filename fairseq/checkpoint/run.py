@@ -216,7 +216,7 @@ class Loaded(NamedTuple):
 
 
 def resume(
-    cfg: CheckpointConfig, trainer: RunTrainer, **passthrough_args: Any
+    cfg: CheckpointConfig, trainer: RunTrainer, found: Source | None = None, **passthrough_args: Any
 ) -> tuple[dict[str, Any] | None, EpochBatchIterator]:
     """Resume a run, or start it from `checkpoint.restore_file`, `finetune_from_model` or `continue_once`.
 
@@ -224,6 +224,7 @@ def resume(
 
     Args:
         cfg: the config group `checkpoint`.
+        found: the result of `find`, if it is known.
         passthrough_args: further arguments for the trainer's `get_train_iterator`.
     Returns:
         the checkpoint's extra_state (None without a checkpoint), and the training iterator at its position.
@@ -235,7 +236,7 @@ def resume(
     trainer.run_record.clear()
     if trainer.is_data_parallel_master and os.path.isdir(cfg.save_dir):
         io.remove_temporaries(cfg.save_dir)
-    found = find(cfg)
+    found = find(cfg) if found is None else found
     if found.path is None:
         logger.info(found.note)
         if (restart := restarts.current.describe()) and trainer.is_data_parallel_master:

@@ -27,7 +27,7 @@ _LOST = (
     "failed to recv, got 0 bytes",
 )
 # torchrun takes the failure with the smallest time for the cause, and has only the time of discovery for a killed rank
-_AFTER_OTHERS = 3600
+_AFTER_OTHERS = 60
 
 
 class Failure(NamedTuple):
@@ -90,7 +90,7 @@ def of_exit(rank: int, pid: int, code: int) -> Failure:
         known = -code in set(signal.Signals)
         sentence = f"was killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
     if -code == signal.SIGKILL:
-        sentence += ". If nobody sent it, the machine or container is out of memory"
+        sentence += " (out of memory, unless somebody sent it)"
     return Failure(rank, rank, socket.gethostname(), pid, sentence, at=time.time())
 
 

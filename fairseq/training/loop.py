@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
+from fairseq.checkpoint import update_size
+from fairseq.checkpoint.source import Source, find
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch import Batch
 from fairseq.data.batch_workers import WorkerDied
@@ -53,6 +55,8 @@ def prepare(cfg: DictConfig) -> Run:
             logger.warning(warning)
     if not cfg.checkpoint.no_save and distributed.is_master():
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
+    source = find(cfg.checkpoint)
+    configured_update_freq = update_size.keep(cfg, source)
     metrics.reset()
     raise_if_valid_subsets_unintentionally_ignored(cfg)
     logger.info("building the model")
@@ -65,23 +69,28 @@ def prepare(cfg: DictConfig) -> Run:
         task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
     trainer = Trainer(cfg, task, model, criterion)
     describe(trainer)
-    return Run(trainer)
+    run = Run(trainer, source)
+    trainer.run_record.configured_update_freq = configured_update_freq
+    return run
 
 
 class Run:
     """One run: train, validate, save and stop.
 
     The loop reads the device only at log intervals, before a checkpoint and at the end of an epoch.
+
+    Args:
+        source: the checkpoint to start from; None: find it.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, source: Source | None = None) -> None:
         self.trainer = trainer
         self.cfg = trainer.cfg
         self.task = trainer.task
         logger.info(
             'reading the manifest of "%s" in %s, and the checkpoint', self.cfg.dataset.train_subset, self.cfg.task.data
         )
-        self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
+        self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer, source)
         self._continue_pretraining()
         self.console = Console(
             self.cfg.common, self.cfg.optimization.max_update, is_shown=trainer.is_data_parallel_master
