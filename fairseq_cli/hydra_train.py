@@ -32,7 +32,8 @@ from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.initialize import add_defaults, hydra_init, resolve_config, try_resolve
 from fairseq.dataclass.validate import find_problems
-from fairseq.distributed import launch
+from fairseq.distributed import launch, restarts
+from fairseq.distributed.failures import RunFailed, last_words
 from fairseq.logging import metrics
 from fairseq_cli import command_line, config_files, explain_key, old_arguments, yaml_files
 
@@ -312,11 +313,15 @@ def _stop_plainly(program: str, task: Callable[[DictConfig], Any]) -> Callable[[
     def run(cfg: DictConfig) -> Any:
         try:
             return task(cfg)
-        except ConfigError as error:
+        except (ConfigError, RunFailed) as error:
             if os.environ.get(FULL_ERROR) == "1":
                 raise
-            rank = os.environ.get("RANK", "0")
-            sys.exit(f"{program}: {'' if rank == '0' else f'rank {rank}: '}{error}")
+            words = last_words(error, program, is_last=restarts.from_environment().is_last)
+            if isinstance(words, str):
+                print(words, file=sys.stderr, flush=True)
+            if isinstance(error, ConfigError) or error.failure.mistake:
+                restarts.end_torchrun("a restart would fail in the same way")
+            sys.exit(error.failure.status if isinstance(error, RunFailed) else 1)
 
     return run
 

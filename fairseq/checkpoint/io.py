@@ -253,17 +253,18 @@ class Peek(NamedTuple):
 
     num_updates: int
     extra_state: dict[str, Any]
+    cfg: Any = None
 
 
 def peek(path: str | os.PathLike) -> Peek:
-    """Read the updates and extra_state of a checkpoint, without its tensors.
+    """Read the updates, extra_state and config of a checkpoint, without its tensors.
 
     Raises:
         ValueError: as `load`.
     """
     state = _dict(path, with_tensors=False)
     history = state.get("optimizer_history") or [{}]
-    return Peek(history[-1].get("num_updates", 0), state.get("extra_state") or {})
+    return Peek(history[-1].get("num_updates", 0), state.get("extra_state") or {}, state.get("cfg"))
 
 
 def newest_good(

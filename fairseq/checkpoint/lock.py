@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.distributed.restarts import SESSION
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,12 @@ class Holder(NamedTuple):
     host: str
     pid: int
     started: str  # boot id and start tick, "" if unknown: process ids are reused
-    job: str  # SLURM job id, "" if none: a requeued job keeps its id on another host
+    job: str  # id of the SLURM job or torchrun, "" if none: it stays the same if rank 0 restarts on another host
 
     @classmethod
     def this_process(cls) -> Holder:
-        return cls(socket.gethostname(), os.getpid(), _started(os.getpid()), os.environ.get("SLURM_JOB_ID", ""))
+        job = os.environ.get("SLURM_JOB_ID") or os.environ.get(SESSION, "")
+        return cls(socket.gethostname(), os.getpid(), _started(os.getpid()), job)
 
     def is_running_here(self) -> bool:
         """Whether this is another live process on this host."""

@@ -30,6 +30,8 @@ class RunRecord:
         self.updates_before = 0
         self.validation_due = False  # a signal or an error came before the validation that was due at this update
         self.files: list[str] = []  # names under which this save was written, in order
+        # optimization.update_freq of the command, if distributed_training.keep_update_size changed it
+        self.configured_update_freq: Optional[list[int]] = None
         self.continues = False  # this process resumed from the folder's last checkpoint; not saved
         self._observed_at: Optional[int] = None
 
@@ -72,6 +74,7 @@ class RunRecord:
             "validation_due": self.validation_due,
             "saved_best": self.saved_best,
             "files": list(self.files),
+            "configured_update_freq": self.configured_update_freq,
         }
         return {**({} if self.best is None else {"best": self.best}), "run_record": own}
 

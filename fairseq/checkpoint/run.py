@@ -13,6 +13,7 @@ from fairseq.checkpoint.source import Source, find, optimizer_overrides
 from fairseq.checkpoint.writing import SaveResult
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.distributed import restarts
 
 logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in its log lines
 
@@ -88,7 +89,7 @@ class Loaded(NamedTuple):
 
 
 def resume(
-    cfg: CheckpointConfig, trainer: RunTrainer, **passthrough_args: Any
+    cfg: CheckpointConfig, trainer: RunTrainer, found: Source | None = None, **passthrough_args: Any
 ) -> tuple[dict[str, Any] | None, EpochBatchIterator]:
     """Resume a run, or start it from `checkpoint.restore_file`, `finetune_from_model` or `continue_once`.
 
@@ -96,6 +97,7 @@ def resume(
 
     Args:
         cfg: the config group `checkpoint`.
+        found: the result of `find`, if it is known.
         passthrough_args: further arguments for the trainer's `get_train_iterator`.
     Returns:
         the checkpoint's extra_state (None without a checkpoint), and the training iterator at its position.
@@ -107,9 +109,11 @@ def resume(
     trainer.run_record.clear()
     if trainer.is_data_parallel_master and os.path.isdir(cfg.save_dir):
         io.remove_temporaries(cfg.save_dir)
-    found = find(cfg)
+    found = find(cfg) if found is None else found
     if found.path is None:
         logger.info(found.note)
+        if (restart := restarts.current.describe()) and trainer.is_data_parallel_master:
+            logger.warning(f"{restart}: starts again at update 0")
         return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
     loaded = Loaded(found, found.path, io.load(found.path))
     with building.naming(found.path, "the run cannot resume from its entries"):
@@ -125,6 +129,8 @@ def resume(
     if all(found.resets) and not found.own:
         trainer.run_record.updates_before = _updates_in_all(loaded) if cfg.continue_pretraining else 0
     logger.info(_what_was_loaded(loaded))
+    if (restart := restarts.current.describe()) and trainer.is_data_parallel_master:
+        logger.warning(f"{restart}: continues from update {loaded.updates}")
     return extra_state, epoch_itr
 
 

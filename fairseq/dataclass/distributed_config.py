@@ -61,6 +61,25 @@ class DistributedTrainingConfig(FairseqDataclass):
             "at_least": 0,
         },
     )
+    max_restarts: int = field(
+        default=0,
+        metadata={
+            "help": (
+                "restarts from the last checkpoint after the death of a process; a launcher has its own number: "
+                "torchrun --max-restarts"
+            ),
+            "at_least": 0,
+        },
+    )
+    keep_update_size: bool = field(
+        default=True,
+        metadata={
+            "help": (
+                "if a run resumes with another number of processes, change optimization.update_freq so that updates "
+                "keep their number of batches"
+            )
+        },
+    )
     device_id: int = field(
         default=0, metadata={"help": "device of this process; a launcher's LOCAL_RANK takes precedence"}
     )

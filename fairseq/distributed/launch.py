@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import time
-import uuid
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,7 +21,7 @@ from omegaconf import DictConfig, open_dict
 
 from fairseq import device as device_layer
 from fairseq.dataclass.base import ConfigError
-from fairseq.distributed import progress, signals, utils
+from fairseq.distributed import failures, progress, restarts, signals, utils
 from fairseq.distributed.place import Place, adopt_launcher, cards_of_a_node, lonely_task, place_from_environment
 from fairseq.distributed.watchdog import HUNG, Watchdog
 
@@ -31,6 +30,7 @@ logger = logging.getLogger(__name__)
 # exit statuses other than 0 (done) and 1 (an error), with the numbers of sysexits.h
 UNSAVED = 74  # EX_IOERR: the run finished or was stopped, and its last state could not be saved
 # watchdog.HUNG (69): a process made no progress
+_PIPE = 48000  # bytes of reports that fit into a pipe before the parent reads them
 STOPPED = 75  # EX_TEMPFAIL: a signal stopped the run, and its state is saved: rerun the same command to resume
 
 
@@ -55,6 +55,12 @@ def problems_of_place(cfg: DictConfig) -> list[str]:
         return [found]
     if found is not None and place.rank == 0:
         logger.warning(found)
+    if training.max_restarts and place.rank == 0:
+        logger.warning(
+            "distributed_training.max_restarts=%d has no effect under a launcher. Use torchrun --max-restarts=%d",
+            training.max_restarts,
+            training.max_restarts,
+        )
     return []
 
 
@@ -62,27 +68,32 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> int:
     """Run `main(cfg)` in every process of the run: started by a launcher, spawned here, or this process alone.
 
     Under a launcher, WORLD_SIZE and RANK take precedence. Without one, `distributed_training.distributed_world_size`
-    processes are spawned; this process then uses no device, forwards its signals to them, and exits as they do.
+    processes are spawned; this process then uses no device, forwards its signals to them, and exits as they do. With
+    `distributed_training.max_restarts`, they are spawned again after the death of one of them.
 
     Returns:
         the exit status that rank 0's `main` returned (None is 0).
     Raises:
         ConfigError: a spawned process found a problem with the config or the data.
+        RunFailed: one of several processes failed; the message is the cause, for the end of the log.
     """
     adopt_launcher(cfg.distributed_training.distributed_port)
     place = place_from_environment()
     if place is not None:
+        restarts.begin(restarts.from_environment())
         return _run(cfg, main, place, kwargs)
-    world_size = cfg.distributed_training.distributed_world_size
-    if world_size <= 1:
+    world_size, limit = max(1, cfg.distributed_training.distributed_world_size), cfg.distributed_training.max_restarts
+    if world_size == 1 and limit == 0:
         return _run(cfg, main, Place(0, 0, 1, 1), kwargs)
-    return _spawn(cfg, main, world_size, kwargs)
+    return restarts.until_done(lambda attempt: _spawn(cfg, main, world_size, kwargs, attempt), limit)
 
 
 # -- processes that are spawned here -----------------------------------------------------------------------------------
 
 
-def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any]) -> int:
+def _spawn(
+    cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: dict[str, Any], attempt: restarts.Attempt
+) -> int:
     listener = _listen(cfg.distributed_training.distributed_port)
     os.environ.setdefault("MASTER_ADDR", "localhost")  # vendors' libraries read MASTER_ADDR and MASTER_PORT
     os.environ["MASTER_PORT"] = str(listener.getsockname()[1])
@@ -95,7 +106,7 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
     timeout = timedelta(seconds=cfg.distributed_training.distributed_timeout)
     store = dist.TCPStore("127.0.0.1", port, None, True, timeout, False, master_listen_fd=listener.detach())
     with signals.held_back():  # until the children to forward signals to are known
-        arguments = (cfg, main, world_size, kwargs, reports, port)
+        arguments = (cfg, main, world_size, kwargs, reports, port, attempt)
         children = torch.multiprocessing.spawn(_spawned, args=arguments, nprocs=world_size, join=False)
         assert children is not None, "spawn(join=False) returns the processes"
         passing = _PassingOn(children.processes)
@@ -107,28 +118,58 @@ def _spawn(cfg: DictConfig, main: Callable[..., Any], world_size: int, kwargs: d
     try:
         while not children.join():
             pass
-    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as ended:
-        said = _all_of(reports)
-        for error in said:  # a ConfigError takes precedence over the exit status of a process that it left waiting
-            if isinstance(error, ConfigError):
-                raise error from None
-        if said:
-            return said[0]
-        if getattr(ended, "exit_code", None) == HUNG:  # the log has the reason
-            return HUNG
-        if passing.first is None:
-            raise
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
+        status = _status_of_failed(children.processes, error.error_index, _all_of(reports), passing.first)
+        if status is not None:
+            return status
+        assert passing.first is not None
         logger.warning("stopped by %s before the first update; nothing to save.", signal.Signals(passing.first).name)
         sys.exit(128 + passing.first)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         del store
-    return next(iter(_all_of(reports)), 0)
+    status = next(iter(_all_of(reports)), 0)
+    if status == HUNG and passing.first is None:
+        raise failures.RunFailed(failures.of_exit(0, children.processes[0].pid, HUNG))
+    return status
+
+
+def _status_of_failed(processes: list[Any], first: int, said: list[Any], stopped_by: int | None) -> int | None:
+    """Return the exit status of processes of which at least one failed; None if a signal ended them without a report.
+
+    Args:
+        first: rank of the process that ended first.
+        said: the processes' reports.
+        stopped_by: the signal that this process received and forwarded.
+    Raises:
+        ConfigError: a process reported it.
+        RunFailed: a process failed, and no signal asked the run to end.
+    """
+    for error in said:  # a ConfigError takes precedence over the exit status of a process that it left waiting
+        if isinstance(error, ConfigError):
+            raise error from None
+    statuses = [status for status in said if isinstance(status, int)]
+    statuses += [process.exitcode for process in processes if process.exitcode == HUNG]
+    if stopped_by is not None:
+        return statuses[0] if statuses else None
+    if HUNG in statuses:
+        raise failures.RunFailed(failures.of_exit(first, processes[first].pid, HUNG))
+    failed = [failure for failure in said if isinstance(failure, failures.Failure)]
+    reported = {failure.rank for failure in failed}
+    dead = [rank for rank, process in enumerate(processes) if process.exitcode not in (0, -signal.SIGTERM)]
+    silent = [rank for rank in dead if rank not in reported]  # killed, or ended without a report
+    if first in silent or (silent and all(failure.follows for failure in failed)):
+        rank = first if first in silent else silent[0]
+        raise failures.RunFailed(failures.of_exit(rank, processes[rank].pid, processes[rank].exitcode))
+    cause = failures.cause(failed) if failed else failures.of_exit(first, processes[first].pid, -signal.SIGTERM)
+    if statuses and cause.follows:  # a signal to one process stopped it, and the others lost their connection to it
+        return statuses[0]
+    raise failures.RunFailed(cause)
 
 
 def _all_of(reports: Any) -> list[Any]:
-    """Read the processes' reports: errors, and rank 0's exit status if it is not 0."""
+    """Read the processes' reports: errors, failures, and rank 0's exit status if it is not 0."""
     said = []
     while not reports.empty():
         said.append(reports.get())
@@ -157,16 +198,23 @@ def _spawned(
     kwargs: dict[str, Any],
     reports: Any,
     port: int,
+    attempt: restarts.Attempt,
 ) -> None:
+    restarts.begin(attempt)
     # before training, Ctrl-C ends this process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
     # submitit's signal: SLURM sends it to all processes, and the parent handles it
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    place = Place(local_rank, local_rank, world_size, world_size)
     try:
-        status = _run(cfg, main, Place(local_rank, local_rank, world_size, world_size), kwargs, port)
+        status = _run(cfg, main, place, kwargs, port)
     except ConfigError as error:  # the parent reports it once, without a traceback
         reports.put(error)
+        sys.exit(1)
+    except Exception as error:
+        failure = error.failure if isinstance(error, failures.RunFailed) else failures.of_error(error, place)
+        reports.put(failure._replace(traceback=failure.traceback[-(_PIPE // world_size) :]))
         sys.exit(1)
     if status:  # reported, not exited with: torch would end the other processes, which may still be running
         reports.put(status)
@@ -220,42 +268,79 @@ def _run(
         be_quiet()
     progress.start_over()
     if place.world_size == 1:
-        return _run_alone(cfg, main, kwargs)
+        return _run_alone(cfg, main, place, kwargs, spawned=port is not None)
     os.environ.update(place.variables())  # vendors' libraries read them at import
     try:
         device = device_layer.select(cfg.common, place.local_rank)
     except ValueError as error:  # the device or its software is missing
         raise ConfigError([str(error)]) from error
     timeout = timedelta(seconds=cfg.distributed_training.distributed_timeout)
-    store = _store(place, port, timeout)
-    dist.init_process_group(
-        device.collective_backend,
-        store=dist.PrefixStore("run", store),
-        rank=place.rank,
-        world_size=place.world_size,
-        timeout=timeout,
-    )
-    utils.open_host_group(timeout)
-    session = utils.broadcast_object(uuid.uuid4().hex)  # a restarted run may have the same store
+    store, meeting = _store(place, port, timeout), None
+    if port is None and restarts.outlives_processes():
+        meeting = restarts.Meeting(store, place)
+        store = dist.PrefixStore(meeting.join(timeout), store)
+        restarts.begin(restarts.current._replace(cause=meeting.end_of_last_attempt()))
+        os.environ[restarts.SESSION] = meeting.session()
     heartbeat = cfg.distributed_training.heartbeat_timeout
-    watchdog = Watchdog(heartbeat, place.rank, place.local_rank, place.world_size, store, session)
-    watchdog.start()
-    signals.set_stuck(watchdog.is_stuck)
-    together = False
+    watchdog = Watchdog(heartbeat, place.rank, place.local_rank, place.world_size, store)
+    together, over = False, False
     try:
+        dist.init_process_group(
+            device.collective_backend,
+            store=dist.PrefixStore("run", store),
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=timeout,
+        )
+        utils.open_host_group(timeout)
+        watchdog.start()
+        signals.set_stuck(watchdog.is_stuck)
         status = main(cfg, **kwargs) or 0
+        # to torchrun, other statuses than 0 are failures, after which it would start the run again
+        over = meeting is not None and utils.broadcast_object(status) not in (0, HUNG)
         together = True
         progress.doing("ending", waits=True)
     except signals.WaitEnded as ended:  # this process has ended without the others
         status = ended.status
-    except RuntimeError:
-        if watchdog.is_stuck():
+    except Exception as error:
+        if isinstance(error, RuntimeError) and watchdog.is_stuck():
             logger.error("%s", watchdog.explain())
-        raise
+        failure = failures.of_error(error, place)
+        if meeting is not None:
+            failure = meeting.explain(failure)
+        if isinstance(error, ConfigError):
+            raise
+        raise failures.RunFailed(failure) from error
     finally:
         signals.set_stuck(None)
-        utils.close_groups(together)  # watched, because processes wait for each other here
+        if meeting is not None:
+            meeting.report(None)
+        if dist.is_initialized():
+            utils.close_groups(together)  # watched, because processes wait for each other here
         watchdog.close()
+    if over and place.is_first_of_its_node:
+        restarts.end_torchrun("the run has ended")
+    return status
+
+
+def _run_alone(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: dict[str, Any], spawned: bool) -> int:
+    """Run `main` as the only process of a run; if another process started it, that one reports its errors."""
+    watchdog = Watchdog(cfg.distributed_training.heartbeat_timeout)
+    watchdog.start()
+    try:
+        status = main(cfg, **kwargs) or 0
+    except signals.WaitEnded as ended:
+        status = ended.status
+    except ConfigError:
+        raise
+    except Exception as error:
+        if spawned or failures.ERROR_FILE in os.environ:
+            raise failures.RunFailed(failures.of_error(error, place)) from error
+        raise
+    finally:
+        watchdog.close()
+    if status not in (0, HUNG):
+        restarts.end_torchrun("the run has ended")
     return status
 
 

@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
+from fairseq.checkpoint import update_size
+from fairseq.checkpoint.source import Source, find
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch import Batch
 from fairseq.data.batch_workers import WorkerDied
@@ -54,6 +56,8 @@ def prepare(cfg: DictConfig) -> Run:
             logger.warning(warning)
     if not cfg.checkpoint.no_save and distributed.is_master():
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
+    source = find(cfg.checkpoint)
+    configured_update_freq = update_size.keep(cfg, source)
     metrics.reset()
     raise_if_valid_subsets_unintentionally_ignored(cfg)
     logger.info("building the model")
@@ -68,16 +72,21 @@ def prepare(cfg: DictConfig) -> Run:
         task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
     trainer = Trainer(cfg, task, model, criterion)
     describe(trainer)
-    return Run(trainer)
+    run = Run(trainer, source)
+    trainer.run_record.configured_update_freq = configured_update_freq
+    return run
 
 
 class Run:
     """One run: train, validate, save and stop.
 
     The loop reads the device only at log intervals, before a checkpoint and at the end of an epoch.
+
+    Args:
+        source: the checkpoint to start from; None: find it.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, source: Source | None = None) -> None:
         self.trainer = trainer
         self.cfg = trainer.cfg
         self.task = trainer.task
@@ -85,7 +94,7 @@ class Run:
             'reading the manifest of "%s" in %s, and the checkpoint', self.cfg.dataset.train_subset, self.cfg.task.data
         )
         progress.doing("starting", "reading the training set's manifest and the checkpoint")
-        self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer)
+        self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer, source)
         self._continue_pretraining()
         self.console = Console(
             self.cfg.common, self.cfg.optimization.max_update, is_shown=trainer.is_data_parallel_master
@@ -218,7 +227,7 @@ class Run:
         with metrics.aggregate(INTERVAL):
             metrics.log_start_time("train_wall", priority=800, round=0)
             self.trainer.train_step(samples)
-            self.saves.in_training = None
+            self.saves.in_training, self.saves.is_settled = None, False
             metrics.log_stop_time("train_wall")
         self._tell_first_update()
         if self.trainer.get_num_updates() % self.cfg.common.log_interval == 0:
@@ -287,6 +296,7 @@ class Run:
             self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
         if end_of_epoch:
             metrics.reset_meters(EPOCH)
+        self.saves.is_settled = True
         if wish is StopWish.SIGNAL:
             self.trainer.run_record.validation_due = validate
             if end_of_epoch and not validate:  # else the step needs the loss: see _catch_up_validation

@@ -33,6 +33,9 @@ class Saves:
         self.epoch_itr = epoch_itr
         self.cfg: CheckpointConfig = trainer.cfg.checkpoint
         self.in_training: list[Batch] | None = None  # the micro-batches of the update in progress
+        # false from the end of an update until the processes have exchanged its metrics: a run that resumed from there
+        # would not repeat the update's rows, validation and steps of the schedule
+        self.is_settled = True
         update = trainer.get_num_updates()
         self.last_checkpoint = f"is of update {update}" if update else "is not written yet"
         self._tried_at = update  # the update of the last attempted save, the same on all processes
@@ -68,7 +71,10 @@ class Saves:
         """Save on rank 0 without the other processes, which may not get here; possible if it holds the whole state."""
         if not self.trainer.is_data_parallel_master:
             return
-        if self.trainer.strategy.holds_all:
+        if not self.is_settled and self.trainer.data_parallel_world_size > 1:
+            self._tried_at = self.trainer.get_num_updates()
+            self._error = "the processes had not completed its metrics"
+        elif self.trainer.strategy.holds_all:
             self.save(None, stopping=True)
         else:
             self._tried_at = self.trainer.get_num_updates()

@@ -1,0 +1,184 @@
+"""One process, then two, then one again: does the run equal one that was never changed?
+
+    python -m tests.drills.other_numbers [--updates N] [--double]
+
+Trains a tiny model for N updates with one process and `update_freq=[2]`, resumes with two processes, and with one again.
+Compared with an unbroken run of one process: the utterances and number of every micro-batch, learning rates, counts and
+data position must be equal; losses, weights and the average of the weights may differ by the order of sums. The first
+gradient after each change is compared with that of the same checkpoint without the change. With --double, everything
+is computed in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from tests.drills.kills import TWO, Life, Setup, load, make_corpus, unequal
+
+LOSS, GRADIENT = 1e-5, 1e-6  # largest relative differences
+LOSS_DOUBLE, GRADIENT_DOUBLE = 1e-9, 1e-12
+
+# notes every micro-batch, and the summed gradient of some updates
+PLUG_IN = """import json, os
+import torch
+if os.environ.get("DRILL_DOUBLE"):
+    torch.set_default_dtype(torch.float64)
+    torch.float32 = torch.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+from fairseq.training import validation
+from fairseq.training.trainer import Trainer
+from fairseq.distributed import utils
+
+wide = validation.on_device
+def on_device(sample, device):
+    sample = wide(sample, device)
+    if os.environ.get("DRILL_DOUBLE"):
+        net = sample["net_input"]
+        sample["net_input"] = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in net.items()}
+    return sample
+validation.on_device = on_device
+
+old, step = Trainer._forward_backward, Trainer._step
+def forward_backward(self, samples):
+    criterion, notes = self.criterion.forward, []
+    def noting(model, sample, *rest):
+        loss, size, log = criterion(model, sample, *rest)
+        notes.append({"update": self.get_num_updates() + 1, "micro": sample["micro"], "ids": sample["id"].tolist(),
+                      "valid": int(sample["num_valid"]), "loss": float(loss), "size": float(size), "lr": self.get_lr()})
+        return loss, size, log
+    self.criterion.forward = noting
+    try:
+        size = old(self, samples)
+    finally:
+        self.criterion.forward = criterion
+    with open(f"notes{utils.get_rank()}.jsonl", "a") as file:
+        file.writelines(json.dumps(note) + "\\n" for note in notes)
+    update = self.get_num_updates() + 1
+    if utils.is_master() and str(update) in os.environ["DRILL_GRADIENTS"].split(","):
+        flat = torch.cat([p.grad.flatten() for p in self._params if p.grad is not None]) * utils.get_world_size()
+        torch.save(flat, f"gradient{update}.pt")
+    return size
+Trainer._forward_backward = forward_backward
+"""
+
+
+class Place(NamedTuple):
+    """A folder in which commands run, one after the other."""
+
+    folder: Path
+    corpus: Path
+    updates: int
+
+    def train(self, processes: int, until: int) -> None:
+        overrides = [
+            "optimization.update_freq=[2]",
+            f"optimization.max_update={until}",
+            f"lr_scheduler.total_num_update={4 * self.updates}",
+            "ema.store_ema=true",
+            "ema.ema_decay=0.99",
+            "common.user_dir=plug_in",
+            "dataset.disable_validation=true",
+            f"checkpoint.save_interval_updates={self.updates}",
+            *([TWO] if processes == 2 else []),
+        ]
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "plug_in").mkdir(exist_ok=True)
+        (self.folder / "plug_in/__init__.py").write_text(PLUG_IN)
+        life = Life(Setup("pretraining", tuple(overrides)), self.corpus, self.folder)
+        if life.wait() != 0:
+            sys.exit(f"{processes} process(es) until update {until} failed:\n{life.said()[-3000:]}")
+        line = next((line for line in life.said().splitlines() if "keep_update_size" in line), None)
+        if line is not None:
+            print(f"  {line.rpartition(' | ')[2]}")
+
+    def notes(self) -> dict[tuple[int, int], dict[str, Any]]:
+        lines = [line for path in sorted(self.folder.glob("notes*.jsonl")) for line in path.read_text().splitlines()]
+        found = [note for note in map(json.loads, lines) if note["valid"] > 0]  # not filler
+        return {(note["update"], note["micro"]): note for note in found}
+
+    def gradient(self, update: int) -> torch.Tensor:
+        return torch.load(self.folder / f"gradient{update}.pt", weights_only=True).double()
+
+    def state(self) -> dict[str, Any]:
+        return load(self.folder / "run/checkpoint_last.pt")
+
+
+def far(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the norm of the difference relative to the norm."""
+    return float((one.double() - other.double()).norm() / other.double().norm().clamp(min=1e-30))
+
+
+def flat(tensors: dict[str, Any]) -> torch.Tensor:
+    return torch.cat([tensors[name].flatten().double() for name in sorted(tensors)])
+
+
+def compare(switched: Place, unbroken: Place, stayed: Place, double: bool) -> list[str]:
+    """Print the largest differences; returns what is wrong."""
+    faults = []
+    seen, wanted = switched.notes(), unbroken.notes()
+    if seen.keys() != wanted.keys():
+        faults.append(f"micro-batches {sorted(seen.keys() ^ wanted.keys())[:5]}")
+    for key in sorted(seen.keys() & wanted.keys()):
+        for name in ("ids", "valid", "size", "lr"):
+            if seen[key][name] != wanted[key][name]:
+                faults.append(f"{name} of update {key[0]}, micro-batch {key[1]}")
+    losses = [abs(seen[key]["loss"] / wanted[key]["loss"] - 1) for key in seen.keys() & wanted.keys()]
+    gradients = [
+        far(switched.gradient(switched.updates + 1), unbroken.gradient(switched.updates + 1)),
+        far(switched.gradient(2 * switched.updates + 1), stayed.gradient(2 * switched.updates + 1)),
+    ]
+    one, other = switched.state(), unbroken.state()
+    for name in ("optimizer_history",):
+        faults += unequal(one[name], other[name], name)
+    places = [state["extra_state"]["train_iterator"] for state in (one, other)]
+    names = [name for name in places[0] if name != "iterations_in_epoch"]  # a rank's own steps
+    faults += [f"train_iterator.{name}" for name in names if places[0][name] != places[1][name]]
+    limits = (LOSS_DOUBLE, GRADIENT_DOUBLE) if double else (LOSS, GRADIENT)
+    print(
+        f"  micro-batches: {len(seen)}; utterances, sizes, learning rates, counts, data position: {faults or 'equal'}"
+    )
+    print(f"  loss of a micro-batch: largest relative difference {max(losses):.2g} (limit {limits[0]:g})")
+    print(f"  first gradient, 1 -> 2: {gradients[0]:.2g}, 2 -> 1: {gradients[1]:.2g} (limit {limits[1]:g})")
+    ema = [flat(state["extra_state"]["ema"]) for state in (one, other)]
+    print(f"  at the end: weights {far(flat(one['model']), flat(other['model'])):.2g}, average {far(*ema):.2g}")
+    faults += ["losses"] if max(losses) > limits[0] else []
+    return faults + (["gradients"] if max(gradients) > limits[1] else [])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--updates", type=int, default=30, help="with each number of processes")
+    parser.add_argument("--double", action="store_true", help="in float64")
+    arguments = parser.parse_args()
+    number = arguments.updates
+    os.environ["DRILL_GRADIENTS"] = f"{number + 1},{2 * number + 1}"
+    if arguments.double:
+        os.environ["DRILL_DOUBLE"] = "1"
+    with tempfile.TemporaryDirectory(prefix="other_numbers.") as name:
+        folder = Path(name)
+        make_corpus(folder / "corpus")
+        unbroken, switched, stayed = (
+            Place(folder / place, folder / "corpus", number) for place in ("unbroken", "switched", "stayed")
+        )
+        unbroken.train(1, 3 * number)
+        switched.train(1, number)
+        switched.train(2, 2 * number)
+        shutil.copytree(switched.folder, stayed.folder)
+        stayed.train(2, 2 * number + 1)
+        switched.train(1, 3 * number)
+        faults = compare(switched, unbroken, stayed, arguments.double)
+    print(f"1 -> 2 -> 1 processes, {number} updates each: {', '.join(faults) if faults else 'right'}")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
