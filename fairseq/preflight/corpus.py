@@ -166,7 +166,7 @@ def _updates(section: Section, cfg: DictConfig, split: Split, launch: Launch, sp
             "hours": total * seconds / 3600,
             "days": days,
         }
-    if cfg.criterion._name == "wav2vec":
+    if cfg.criterion._name == "wav2vec" and not cfg.checkpoint.continue_pretraining:
         _beside_the_recipe(section, cfg, launch, seconds)
 
 

@@ -19,7 +19,12 @@ from tests.warm import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples/wav2vec/config/pretraining"
-NAMES = ("wav2vec2_base_librispeech_hpu", "wav2vec2_base_librispeech_hpu_eager", "wav2vec2_large_librivox_hpu")
+LARGE = ("wav2vec2_large_librivox", "wav2vec2_large_continue", "xlsr_300m", "xlsr_1b", "xlsr_2b")
+NAMES = (
+    "wav2vec2_base_librispeech_hpu",
+    "wav2vec2_base_librispeech_hpu_eager",
+    *(f"{name}_hpu" for name in LARGE),
+)
 # Values of the file of this name in the Gaudi fork (Model-References 1.6.1 to 1.8.0), but for what OURS has
 RECIPE: dict[str, dict[str, Any]] = {
     "common": {
@@ -108,31 +113,33 @@ def test_the_eager_variant_differs_in_the_mode_and_what_is_compiled() -> None:
     assert eager == lazy
 
 
-def test_large_is_the_large_model_with_what_gaudi_needs() -> None:
-    base, stock, large = read(NAMES[0]), read("wav2vec2_large_librivox"), read(NAMES[2])
-    assert (
-        large["model"] == stock["model"]
-        and large["optimizer"] == stock["optimizer"]
-        and large["criterion"] == stock["criterion"]
-    )
+@pytest.mark.parametrize("name", LARGE)
+def test_large_ones_are_the_stock_ones_with_what_gaudi_needs(name: str) -> None:
+    base, stock, large = read(NAMES[0]), read(name), read(f"{name}_hpu")
+    for group in ("model", "optimizer", "lr_scheduler", "criterion", "checkpoint", "dataset"):
+        assert large[group] == stock[group]
     assert large["common"] == base["common"] and large["distributed_training"] == base["distributed_training"]
     shapes = ("num_batch_buckets", "precompute_mask_indices", "enable_padding", "inferred_w2v_config")
     assert large["task"] == {**stock["task"], **{key: base["task"][key] for key in shapes}}
-    for key in ("batch_size", "max_tokens"):
-        assert large["dataset"][key] == stock["dataset"][key]
-    assert large["optimization"] == {
-        **stock["optimization"],
-        "update_freq": [stock["distributed_training"]["distributed_world_size"]],
-    }
+    # one card accumulates what the stock file's cards compute
+    batches = [
+        stock["distributed_training"]["distributed_world_size"] * stock["optimization"].get("update_freq", [1])[0]
+    ]
+    assert large["optimization"] == {**stock["optimization"], "update_freq": batches}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "continue" not in name])
 def test_updates_hold_what_the_published_ones_did(name: str) -> None:
     cfg = resolve_config(OmegaConf.load(FOLDER / f"{name}.yaml"))
     assert beside_the_recipe(cfg, update_size(cfg, cards=1, nodes=1), cfg.task.sample_rate) is None
     assert "optimization.update_freq=" in beside_the_recipe(
         cfg, update_size(cfg, cards=8, nodes=1), cfg.task.sample_rate
     )
+
+
+def test_no_recipe_says_how_much_a_continued_run_needs() -> None:
+    cfg = resolve_config(OmegaConf.load(FOLDER / "wav2vec2_large_continue_hpu.yaml"))
+    assert beside_the_recipe(cfg, update_size(cfg, cards=1, nodes=1), cfg.task.sample_rate) is None
 
 
 def test_every_comment_names_the_files_own_command() -> None:

@@ -50,7 +50,7 @@ def test_resolves_without_problems(path: Path) -> None:
     assert_has(cfg, OmegaConf.to_container(given))
     typed = {
         "task": {"data": "somewhere"},
-        "checkpoint": {"finetune_from_model": "a.pt"} if path.stem.endswith("_continue") else {},
+        "checkpoint": {"finetune_from_model": "a.pt"} if "_continue" in path.stem else {},
     }
     problems = find_problems(resolve_config(OmegaConf.merge(given, typed)), check_paths=False)
     assert problems == ([], [])

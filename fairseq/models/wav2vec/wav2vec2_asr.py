@@ -166,13 +166,16 @@ class Wav2VecEncoder(FairseqEncoder):
     # -- initial weights ----------------------------------------------------------------------------------------------
 
     def load_pretrained(self, source: pretrained.Pretrained) -> None:
-        """Load the encoder's weights.
+        """Load the encoder's weights; into a model on the meta device, which has none, only compare names and shapes.
 
         Raises:
             ValueError: names or shapes do not match.
         """
+        device = self.w2v_model.mask_emb.device
         weights = {
-            name: tensor for name, tensor in source.encoder.items() if not name.startswith(pretrained.PRETRAINING_ONLY)
+            name: tensor.to(device)
+            for name, tensor in source.encoder.items()
+            if not name.startswith(pretrained.PRETRAINING_ONLY)
         }
         try:
             self.w2v_model.load_state_dict(weights, strict=True)
@@ -189,7 +192,9 @@ class Wav2VecEncoder(FairseqEncoder):
         if source.head is None or self.proj is None:
             return
         if source.symbols == symbols and source.head["weight"].shape == self.proj.weight.shape:
-            self.proj.load_state_dict(source.head)
+            self.proj.load_state_dict(
+                {name: tensor.to(self.proj.weight.device) for name, tensor in source.head.items()}
+            )
             logger.info("output layer: from %s (the same %d symbols)", source.path, len(symbols))
             return
         found = (
