@@ -129,10 +129,10 @@ def _spawn(
         for number, handler in before.items():
             signal.signal(number, handler)
         del store
-    status = next(iter(_all_of(reports)), 0)
-    if status == HUNG and passing.first is None:
-        raise failures.RunFailed(failures.of_exit(0, children.processes[0].pid, HUNG))
-    return status
+    said = _all_of(reports)
+    if HUNG in said:
+        return _status_of_failed(children.processes, 0, said, passing.first) or HUNG
+    return next(iter(said), 0)
 
 
 def _status_of_failed(processes: list[Any], first: int, said: list[Any], stopped_by: int | None) -> int | None:
@@ -342,18 +342,6 @@ def _run_alone(cfg: DictConfig, main: Callable[..., Any], place: Place, kwargs: 
     if status not in (0, HUNG):
         restarts.end_torchrun("the run has ended")
     return status
-
-
-def _run_alone(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, Any]) -> int:
-    """Run `main` as the only process; returns its exit status."""
-    watchdog = Watchdog(cfg.distributed_training.heartbeat_timeout)
-    watchdog.start()
-    try:
-        return main(cfg, **kwargs) or 0
-    except signals.WaitEnded as ended:
-        return ended.status
-    finally:
-        watchdog.close()
 
 
 def _store(place: Place, port: int | None, timeout: timedelta) -> dist.Store:
