@@ -18,7 +18,7 @@ from fairseq.distributed import launch, strategy
 from fairseq.distributed import utils as distributed
 from fairseq.trainer import Trainer
 
-BACKENDS = ("pytorch_ddp", "flat")
+BACKENDS = ("pytorch_ddp", "flat", "fully_sharded")
 # dropout, layerdrop, accumulation, activation checkpointing and the running average are all on
 SETTINGS = """
 common: {log_interval: 1000, seed: 1, cpu: true, threads_per_process: 1}
