@@ -112,7 +112,7 @@ class DistributedTrainingConfig(FairseqDataclass):
 
     def check(self) -> Iterator[Finding]:
         sharded = self.ddp_backend == "fully_sharded"
-        if sharded and torch.__version__ < (2, 6):
+        if sharded and torch.__version__ < "2.6":
             yield wrong(
                 "distributed_training.ddp_backend is fully_sharded, which requires torch 2.6 or later, but this is "
                 f"torch {torch.__version__}. Update torch, or set ddp_backend=pytorch_ddp."

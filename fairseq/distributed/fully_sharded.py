@@ -110,6 +110,7 @@ class FullySharded:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import (
             CPUOffloadPolicy,
+            FSDPModule,
             MixedPrecisionPolicy,
             OffloadPolicy,
             fully_shard,
@@ -137,10 +138,11 @@ class FullySharded:
         _expect_views((*parts, model))
         for part in parts:
             fully_shard(part, reshard_after_forward=not self._training.no_reshard_after_forward, **options)
-        whole: Any = fully_shard(model, reshard_after_forward=False, **options)
-        if self._device.collective_backend != "nccl" and hasattr(whole, "set_force_sum_reduction_for_comms"):
-            for part in (*parts, whole):  # other libraries have no average
-                part.set_force_sum_reduction_for_comms(True)
+        fully_shard(model, reshard_after_forward=False, **options)
+        if self._device.collective_backend != "nccl" and hasattr(model, "set_force_sum_reduction_for_comms"):
+            for part in model.modules():
+                if isinstance(part, FSDPModule):
+                    part.set_force_sum_reduction_for_comms(True)  # other libraries have no average
         for name in _OTHER_FORWARDS:
             if hasattr(model, name):
                 register_fsdp_forward_method(model, name)

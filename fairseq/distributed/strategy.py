@@ -16,11 +16,10 @@ from fairseq.dataclass.configs import DistributedTrainingConfig
 from fairseq.device import Device
 from fairseq.distributed.data_parallel import DataParallel, ModuleProxyWrapper, distribute
 from fairseq.distributed.flat import Flat
+from fairseq.distributed.fully_sharded import FullySharded, skeleton
 from fairseq.distributed.utils import get_rank, get_world_size
 
-__all__ = ["DataParallel", "Flat", "ModuleProxyWrapper", "Strategy", "choose", "distribute"]
-
-FULLY_SHARDED = "fully_sharded"
+__all__ = ["DataParallel", "Flat", "FullySharded", "ModuleProxyWrapper", "Strategy", "building", "choose", "distribute"]
 
 
 class Strategy(Protocol):
@@ -140,11 +139,9 @@ def choose(training: DistributedTrainingConfig, device: Device) -> Strategy:
     """
     if get_world_size() == 1:
         return DataParallel(training, device)
-    if training.ddp_backend == FULLY_SHARDED:
-        from fairseq.distributed.fully_sharded import FullySharded  # torch's part of it is slow to import
-
+    if training.ddp_backend == FullySharded.name:
         return FullySharded(training, device)
-    return Flat(training, device) if training.ddp_backend == "flat" else DataParallel(training, device)
+    return Flat(training, device) if training.ddp_backend == Flat.name else DataParallel(training, device)
 
 
 def building(training: DistributedTrainingConfig) -> AbstractContextManager[None]:
@@ -153,8 +150,6 @@ def building(training: DistributedTrainingConfig) -> AbstractContextManager[None
     If the model will be sharded, only rank 0 builds it for real, and its weights are those of an unsharded run with the
     same seed. The others build its skeleton, without memory.
     """
-    if training.ddp_backend != FULLY_SHARDED or get_rank() == 0:
+    if training.ddp_backend != FullySharded.name or get_rank() == 0:
         return nullcontext()
-    from fairseq.distributed.fully_sharded import skeleton
-
     return skeleton()
