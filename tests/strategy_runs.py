@@ -13,12 +13,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from fairseq import tasks, utils
+from fairseq.checkpoint import run
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.distributed import launch, strategy
 from fairseq.distributed import utils as distributed
 from fairseq.trainer import Trainer
 
-BACKENDS = ("pytorch_ddp", "flat")
+BACKENDS = ("pytorch_ddp", "flat", "fully_sharded")
 # dropout, layerdrop, accumulation, activation checkpointing and the running average are all on
 SETTINGS = """
 common: {log_interval: 1000, seed: 1, cpu: true, threads_per_process: 1}
@@ -69,17 +71,16 @@ def build(cfg: DictConfig) -> Trainer:
     return Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
 
 
-def losses(trainer: Trainer, updates: int) -> list[float]:
+def losses(trainer: Trainer, batches: EpochBatchIterator, updates: int) -> list[float]:
     """Train, and return the loss per item of every update, over all processes."""
     found: list[float] = []
-    for epoch in range(1, updates + 1):
-        for samples in trainer.get_train_iterator(epoch).next_epoch_itr(shuffle=True):
+    while True:
+        for samples in batches.next_epoch_itr(shuffle=True):
             trainer.train_step(samples)
             sums = trainer.statistics.fetch().logged
             found.append(sums["loss"] / sums["sample_size"])
             if len(found) == updates:
                 return found
-    return found
 
 
 def size(tensors: Iterable[Tensor | None]) -> int:
@@ -106,10 +107,34 @@ def live(cfg: DictConfig, updates: int, backends: Iterable[str], report: str) ->
     found: dict[str, Any] = {}
     for backend in backends:
         trainer = build(with_backend(cfg, backend))
-        found[backend] = {"losses": losses(trainer, updates), "held": held(trainer), "name": trainer.strategy.name}
+        found[backend] = {
+            "losses": losses(trainer, trainer.get_train_iterator(1), updates),
+            "held": held(trainer),
+            "name": trainer.strategy.name,
+        }
         del trainer
         gc.collect()
     Path(f"{report}.{distributed.get_rank()}").write_text(json.dumps(found))
+
+
+def live_on(cfg: DictConfig, legs: list[tuple[str, int]], report: str) -> None:
+    """Each process: continue the run in `save_dir` with one strategy after another, each for some updates."""
+    found: list[float] = []
+    for backend, updates in legs:
+        trainer = build(with_backend(cfg, backend))
+        _, batches = run.resume(trainer.cfg.checkpoint, trainer)
+        found += losses(trainer, batches, updates)
+        run.save(trainer.cfg.checkpoint, trainer, batches, None, stopping=True)
+        distributed.barrier()  # the file is there
+        del trainer
+        gc.collect()
+    Path(f"{report}.{distributed.get_rank()}").write_text(json.dumps(found))
+
+
+def continued(cfg: DictConfig, legs: list[tuple[str, int]], report: Path) -> list[float]:
+    """Train in two processes as `live_on` does, and return the losses of all updates."""
+    launch.call_main(cfg, live_on, legs=legs, report=str(report))
+    return json.loads(Path(f"{report}.0").read_text())
 
 
 def compare(cfg: DictConfig, updates: int, report: Path, backends: Iterable[str] = BACKENDS) -> list[dict[str, Any]]:

@@ -44,13 +44,22 @@ def kept_graphs(cfg: DictConfig) -> Iterator[Finding]:
 
 
 def exchanges(cfg: DictConfig) -> Iterator[Finding]:
-    """Ways to exchange gradients that a device's library lacks."""
+    """Ways to share a model that HPU does not have."""
     common, training = cfg.common, cfg.distributed_training
-    hook, flat = str(training.ddp_comm_hook), training.ddp_backend == "flat"
-    if (common.hpu or common.device == "hpu") and hook != "none" and not (flat and hook == "bf16"):
+    if not (common.hpu or common.device == "hpu"):
+        return
+    hook, backend = str(training.ddp_comm_hook), str(training.ddp_backend)
+    if backend != "fully_sharded" and hook != "none" and (backend, hook) != ("flat", "bf16"):
         yield wrong(
-            f"distributed_training.ddp_comm_hook is {hook} and ddp_backend is {training.ddp_backend}: HPU cannot "
-            "exchange gradients that way. Set ddp_comm_hook=none, or ddp_backend=flat with ddp_comm_hook=bf16.",
+            f"distributed_training.ddp_comm_hook is {hook} and ddp_backend is {backend}: HPU cannot exchange gradients "
+            "that way. Set ddp_comm_hook=none, or ddp_backend=flat with ddp_comm_hook=bf16.",
+            "gaudi",
+        )
+    if backend == "fully_sharded" and (common.hpu_lazy_mode or common.hpu_compile != "none"):
+        key = "hpu_lazy_mode=false" if common.hpu_lazy_mode else "hpu_compile=none"
+        yield wrong(
+            "distributed_training.ddp_backend is fully_sharded, which gathers weights between blocks, so a step cannot "
+            f"be one graph. Set common.{key}, or ddp_backend=flat.",
             "gaudi",
         )
 

@@ -2,9 +2,11 @@
 
 # ChoiceEnum makes the types of choices at run time
 # pyright: reportInvalidTypeForm=false
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Optional
 
+import torch
 from omegaconf import II
 
 from fairseq.dataclass.base import FairseqDataclass
@@ -14,6 +16,7 @@ from fairseq.dataclass.constants import (
     PIPELINE_CHECKPOINT_CHOICES,
     ZERO_SHARDING_CHOICES,
 )
+from fairseq.dataclass.findings import Finding, wrong
 
 
 @dataclass
@@ -88,13 +91,22 @@ class DistributedTrainingConfig(FairseqDataclass):
         metadata={
             "help": (
                 "how processes share the model: pytorch_ddp (also called c10d, no_c10d and legacy_ddp) is torch's "
-                "DistributedDataParallel; flat exchanges gradients once per update, in a few large buffers"
+                "DistributedDataParallel; flat exchanges gradients once per update, in a few large buffers; "
+                "fully_sharded gives each process a shard of the weights, gradients and optimizer state"
             )
         },
     )
     ddp_comm_hook: DDP_COMM_HOOK_CHOICES = field(
         default="none",
         metadata={"help": "dtype in which pytorch_ddp and flat send gradients: none (theirs, fp32), fp16 or bf16"},
+    )
+    no_reshard_after_forward: bool = field(
+        default=False,
+        metadata={"help": "fully_sharded: keep gathered weights until the backward pass: more memory, less exchange"},
+    )
+    cpu_offload: bool = field(
+        default=False,
+        metadata={"help": "fully_sharded: keep the shards on the host, and update them there"},
     )
     bucket_cap_mb: int = field(default=25, metadata={"help": "DDP: megabytes of gradients per all-reduce"})
     find_unused_parameters: bool = field(
@@ -132,11 +144,28 @@ class DistributedTrainingConfig(FairseqDataclass):
     pipeline_checkpoint: PIPELINE_CHECKPOINT_CHOICES = "never"
     zero_sharding: ZERO_SHARDING_CHOICES = "none"
     tpu: bool = II("common.tpu")
-    no_reshard_after_forward: bool = False
     fp32_reduce_scatter: bool = False
-    cpu_offload: bool = False
     use_sharded_state: bool = False
     not_fsdp_flatten_parameters: bool = False
+
+    def check(self) -> Iterator[Finding]:
+        sharded = self.ddp_backend == "fully_sharded"
+        if sharded and torch.__version__ < "2.6":
+            yield wrong(
+                "distributed_training.ddp_backend is fully_sharded, which requires torch 2.6 or later, but this is "
+                f"torch {torch.__version__}. Update torch, or set ddp_backend=pytorch_ddp."
+            )
+        if sharded and self.ddp_comm_hook != "none":
+            yield wrong(
+                f"distributed_training.ddp_comm_hook is {self.ddp_comm_hook}, but ddp_backend=fully_sharded always "
+                "exchanges gradients in fp32. Set ddp_comm_hook=none."
+            )
+        for name in ("no_reshard_after_forward", "cpu_offload"):
+            if getattr(self, name) and not sharded:
+                yield wrong(
+                    f"distributed_training.{name} is true, but it applies only to ddp_backend=fully_sharded. Set "
+                    f"{name}=false, or ddp_backend=fully_sharded."
+                )
 
 
 @dataclass

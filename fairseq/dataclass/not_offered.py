@@ -11,7 +11,7 @@ from typing import Any
 
 _TPU = "train on CPU or CUDA"
 _PARALLEL = "use data parallel training: distributed_training.distributed_world_size, or torchrun"
-_SHARDING = "use distributed_training.ddp_backend=pytorch_ddp; model.checkpoint_activations=true saves memory"
+_SHARDING = "use distributed_training.ddp_backend=fully_sharded"
 _TRACKER = "use common.tensorboard_logdir, or read metrics.jsonl in checkpoint.save_dir"
 _LOCAL_SGD = "use distributed_training.ddp_backend=pytorch_ddp"
 _LAUNCHER = "start the processes with torchrun, which sets their ranks"
@@ -43,11 +43,6 @@ NOT_OFFERED: dict[str, str] = {
     "distributed_training.localsgd_frequency": _LOCAL_SGD,
     "distributed_training.pipeline_*": _PARALLEL,
     "distributed_training.zero_sharding": _SHARDING,
-    "distributed_training.no_reshard_after_forward": _SHARDING,
-    "distributed_training.fp32_reduce_scatter": _SHARDING,
-    "distributed_training.cpu_offload": _SHARDING,
-    "distributed_training.use_sharded_state": _SHARDING,
-    "distributed_training.not_fsdp_flatten_parameters": _SHARDING,
     "dataset.dataset_impl": "audio is read through a manifest: fairseq-manifest",
     "dataset.curriculum": "batches are shuffled from the first epoch on",
     "dataset.grouped_shuffling": "task.num_batch_buckets gives all processes the same shapes",
@@ -76,7 +71,7 @@ NOT_OFFERED: dict[str, str] = {
 # single values that are not offered, of keys that are
 NOT_OFFERED_VALUES: dict[str, dict[str, str]] = {
     "model.layer_type": {"trf_adp": _ADAPTER},
-    "distributed_training.ddp_backend": {"fully_sharded": _SHARDING, "slowmo": _LOCAL_SGD},
+    "distributed_training.ddp_backend": {"slowmo": _LOCAL_SGD},
 }
 
 # keys that have no effect here; a value other than the default is reported in a warning
@@ -96,6 +91,9 @@ WITHOUT_EFFECT: dict[str, str] = {
     ),
     "distributed_training.fix_batches_to_gpus": "the batches of a process are always a function of seed and epoch",
     "distributed_training.fast_stat_sync": "statistics are always summed in one all-reduce",
+    "distributed_training.fp32_reduce_scatter": "fully_sharded always reduces gradients in fp32",
+    "distributed_training.not_fsdp_flatten_parameters": "fully_sharded never flattens parameters",
+    "distributed_training.use_sharded_state": "a fully_sharded run always saves shards",
     "dataset.required_seq_len_multiple": "it belongs to fairseq's text datasets",
     "dataset.fixed_validation_seed": "validation always makes the same random draws, from common.seed",
     "dataset.gen_subset": _EVALUATION,

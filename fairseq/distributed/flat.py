@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fairseq.dataclass.configs import DistributedTrainingConfig
 from fairseq.device import Device
 from fairseq.distributed.data_parallel import Replicas
-from fairseq.distributed.utils import all_gather_list, all_reduce, get_world_size
+from fairseq.distributed.utils import all_reduce, get_world_size, require_same_model
 
 MAX_BYTES = 256 * 2**20  # of a buffer; a larger gradient has a buffer of its own
 _DTYPES = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,11 +58,9 @@ class Flat(Replicas):
         """
         if get_world_size() == 1:
             return model
-        tensors = [*model.named_parameters(), *model.named_buffers()]
-        shapes = all_gather_list([(name, tuple(tensor.shape)) for name, tensor in tensors])
-        if any(other != shapes[0] for other in shapes):
-            raise RuntimeError("the processes of this run have built different models. Start all with the same config.")
-        for _, tensor in tensors:
+        named = [*model.named_parameters(), *model.named_buffers()]
+        require_same_model(named)
+        for _, tensor in named:
             dist.broadcast(tensor.detach(), src=0)
         return model
 

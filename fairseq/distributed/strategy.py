@@ -6,7 +6,6 @@ is the same for all strategies.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -17,11 +16,10 @@ from fairseq.dataclass.configs import DistributedTrainingConfig
 from fairseq.device import Device
 from fairseq.distributed.data_parallel import DataParallel, ModuleProxyWrapper, distribute
 from fairseq.distributed.flat import Flat
-from fairseq.distributed.utils import get_world_size
+from fairseq.distributed.fully_sharded import FullySharded, skeleton
+from fairseq.distributed.utils import get_rank, get_world_size
 
-__all__ = ["DataParallel", "Flat", "ModuleProxyWrapper", "Strategy", "choose", "distribute"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["DataParallel", "Flat", "FullySharded", "ModuleProxyWrapper", "Strategy", "building", "choose", "distribute"]
 
 
 class Strategy(Protocol):
@@ -133,19 +131,25 @@ class Strategy(Protocol):
         ...
 
 
-_KINDS = {"flat": Flat}
-
-
 def choose(training: DistributedTrainingConfig, device: Device) -> Strategy:
     """Return the strategy for `distributed_training.ddp_backend`.
 
     `c10d`, `pytorch_ddp`, `no_c10d` and `legacy_ddp` all mean DistributedDataParallel; the config's validation refuses
     other values. A single process has nothing to share, whatever the key says.
     """
-    kind = DataParallel if get_world_size() == 1 else _KINDS.get(str(training.ddp_backend), DataParallel)
-    return kind(training, device)
+    if get_world_size() == 1:
+        return DataParallel(training, device)
+    if training.ddp_backend == FullySharded.name:
+        return FullySharded(training, device)
+    return Flat(training, device) if training.ddp_backend == Flat.name else DataParallel(training, device)
 
 
-def building(training: DistributedTrainingConfig) -> AbstractContextManager[Any]:
-    """Return the context in which a run builds its model."""
-    return nullcontext()
+def building(training: DistributedTrainingConfig) -> AbstractContextManager[None]:
+    """Return the context in which a run builds its model.
+
+    If the model will be sharded, only rank 0 builds it for real, and its weights are those of an unsharded run with the
+    same seed. The others build its skeleton, without memory.
+    """
+    if training.ddp_backend != FullySharded.name or get_rank() == 0:
+        return nullcontext()
+    return skeleton()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -170,3 +170,14 @@ def same_everywhere(tensor: Tensor) -> bool:
     all_reduce(low, "min")
     all_reduce(high, "max")
     return bool(torch.equal(low, high))
+
+
+def require_same_model(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Check that all processes have tensors of the same names and shapes, on the host.
+
+    Raises:
+        RuntimeError: they have not.
+    """
+    shapes = all_gather_list([(name, tuple(tensor.shape)) for name, tensor in named])
+    if any(other != shapes[0] for other in shapes):
+        raise RuntimeError("the processes of this run have built different models. Start all with the same config.")

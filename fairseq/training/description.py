@@ -6,6 +6,9 @@ import logging
 
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
+from fairseq.distributed import costs
+from fairseq.distributed.data_parallel import ddp_settings
+from fairseq.distributed.strategy import Flat, FullySharded
 from fairseq.training.trainer import Trainer
 
 logger = logging.getLogger("fairseq_cli.train")
@@ -21,7 +24,7 @@ def describe(trainer: Trainer) -> None:
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     logger.info(
         "model %s, %s parameters (%s trained), criterion %s",
-        type(trainer.unwrapped_model).__name__,
+        type(trainer.unwrapped_model).__name__.removeprefix("FSDP"),  # torch adds it to a sharded module's class
         f"{sum(p.numel() for p in parameters):,}",
         f"{trained:,}",
         type(trainer.criterion).__name__,
@@ -32,6 +35,23 @@ def describe(trainer: Trainer) -> None:
         trainer.device.describe(),
         trainer.precision.name(),
     )
+    logger.info("strategy: %s", describe_strategy(trainer))
+
+
+def describe_strategy(trainer: Trainer) -> str:
+    """Describe how the processes share the model, and what it costs each of them."""
+    cfg, world_size = trainer.cfg, trainer.data_parallel_world_size
+    cost = costs.costs(
+        costs.weights_of(trainer.unwrapped_model),
+        cfg.distributed_training,
+        world_size,
+        max(cfg.optimization.update_freq),
+        cfg.ema.store_ema,
+        ddp_settings(cfg.distributed_training, trainer.device.ddp_options())["gradient_as_bucket_view"],
+    )
+    asked = cfg.distributed_training.ddp_backend
+    alone = f"; ddp_backend={asked} has no effect" if asked in (Flat.name, FullySharded.name) else ""
+    return f"{trainer.strategy.name if world_size > 1 else f'one process{alone}'}; {cost}"
 
 
 def describe_updates(trainer: Trainer, training: EpochBatchIterator) -> None:

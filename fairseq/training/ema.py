@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fairseq import checkpoint_utils
 from fairseq.dataclass.checks import refuse
 from fairseq.dataclass.configs import EMAConfig
+from fairseq.distributed.sharding import plain, sharded_like
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class EMA:
     names and shapes, so the model can load it.
 
     Args:
-        model: the model to average, without a distributed wrapper.
+        model: the model to average, without a distributed wrapper; of a sharded one, each process averages its shards.
         config: the config group `ema`.
         device: the average's device; None: that of each weight.
     Raises:
@@ -69,8 +70,8 @@ class EMA:
         if self._steps % self.config.ema_update_freq != 0:
             return
         decay, live = self.get_decay(self._steps), new_model.state_dict()
-        averages = [self.params[name] for name in self._averaged]
-        weights = [live[name].to(average) for name, average in zip(self._averaged, averages, strict=True)]
+        averages = [plain(self.params[name]) for name in self._averaged]
+        weights = [plain(live[name]).to(average) for name, average in zip(self._averaged, averages, strict=True)]
         torch._foreach_mul_(averages, decay)
         torch._foreach_add_(averages, weights, alpha=1 - decay)
         for name in live.keys() - set(self._averaged):
@@ -82,7 +83,7 @@ class EMA:
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load an average of the same model.
+        """Load an average of the same model, from whole tensors or shards.
 
         Raises:
             ValueError: names or shapes differ.
@@ -98,7 +99,7 @@ class EMA:
             if average.shape != state_dict[name].shape:
                 shapes = f"{tuple(state_dict[name].shape)}, the model's has {tuple(average.shape)}"
                 raise ValueError(f"The averaged weight {name} has shape {shapes}.")
-            average.copy_(state_dict[name])
+            average.copy_(sharded_like(state_dict[name], average))
 
     def reverse(self, model: nn.Module) -> nn.Module:
         """Load the average into a model, for inference or fine-tuning, and return that model."""

@@ -23,7 +23,7 @@ from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.dataclass.training_configs import valid_subsets
 from fairseq.dataclass.validate import validate_config
-from fairseq.distributed import progress, signals
+from fairseq.distributed import progress, signals, strategy
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
 from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps
@@ -64,7 +64,8 @@ def prepare(cfg: DictConfig) -> Run:
     progress.doing("starting", "building the model")
     task = tasks.setup_task(cfg.task)
     utils.set_torch_seed(utils.keyed_seed(cfg.common.seed, _MODEL))  # the same initial weights on every rank
-    model = task.build_model(cfg.model)
+    with strategy.building(cfg.distributed_training):
+        model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
     for subset in valid_subsets(cfg.dataset):
         logger.info('reading the manifest of "%s" in %s', subset, cfg.task.data)
@@ -133,7 +134,8 @@ class Run:
             logger.info("temperature schedule: continues at update %d of the earlier pre-training", before)
         begins = self.cfg.checkpoint.continue_pretraining and trainer.get_num_updates() == 0
         audio = self.task.dataset(self.cfg.dataset.train_subset)
-        if begins and trainer.is_data_parallel_master and isinstance(audio, FileAudioDataset):
+        computes = trainer.is_data_parallel_master or not trainer.strategy.holds_all  # shards are only of use together
+        if begins and computes and isinstance(audio, FileAudioDataset):
             codebook_use.report(model, audio, trainer.device, self.task.sample_rate, self.cfg.common.seed)
 
     # -- epochs --------------------------------------------------------------------------------------------------------

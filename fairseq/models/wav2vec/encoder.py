@@ -64,6 +64,10 @@ class TransformerEncoder(nn.Module):
         if mode.pads_to_multiple is not None:
             self.required_seq_len_multiple = self.args.required_seq_len_multiple if mode.pads_to_multiple else 1
 
+    def sharded_parts(self) -> list[nn.Module]:
+        """The blocks; see `fairseq.distributed.fully_sharded`."""
+        return list(self.layers)
+
     def build_encoder_layer(self, args: Wav2Vec2Config) -> nn.Module:
         """Build one block of the config's `layer_type`."""
         if args.layer_type == "conformer":

@@ -145,6 +145,10 @@ class Wav2Vec2Model(BaseFairseqModel):
         if mode.looks_for_padding is not None:
             self.looks_for_padding = mode.looks_for_padding
 
+    def sharded_parts(self) -> list[nn.Module]:
+        """The feature extractor; the encoder names its own parts. See `fairseq.distributed.fully_sharded`."""
+        return [self.feature_extractor]
+
     @property
     def mask_settings(self) -> MaskSettings:
         """Settings for drawing masks: attributes of this model."""
