@@ -13,6 +13,7 @@ from fairseq.checkpoint.source import Source, find, optimizer_overrides
 from fairseq.checkpoint.writing import SaveResult
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.distributed import utils as distributed
 
 logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in its log lines
 
@@ -107,11 +108,12 @@ def resume(
     trainer.run_record.clear()
     if trainer.is_data_parallel_master and os.path.isdir(cfg.save_dir):
         io.remove_temporaries(cfg.save_dir)
+    distributed.barrier()  # it may have put a checkpoint in place
     found = find(cfg)
     if found.path is None:
         logger.info(found.note)
         return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
-    loaded = Loaded(found, found.path, io.load(found.path))
+    loaded = Loaded(found, found.path, io.load(found.path, on_demand=not trainer.strategy.holds_all))
     with building.naming(found.path, "the run cannot resume from its entries"):
         epoch = 1 if loaded.place is None else loaded.place["epoch"]
         epoch_itr = trainer.get_train_iterator(epoch=epoch, load_dataset=True, **passthrough_args)
