@@ -115,7 +115,7 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
     """
     if not os.path.exists(path):
         raise MissingFileError(f"model.w2v_path={path}: {kinds.missing(path)}.")
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not kinds.is_checkpoint(path):
         if not foreign.is_folder(path):
             raise ValueError(
                 f"model.w2v_path={path} is a folder without config.json. Set a checkpoint file, or a transformers or "
@@ -185,7 +185,7 @@ def load_model_ensemble_and_task(
     found: list[tuple[nn.Module, DictConfig, FairseqTask]] = []
     for name in paths:
         path = re.sub(r"\.pt$", f"{suffix}.pt", name)
-        if state is None and not os.path.isfile(path):
+        if state is None and not kinds.is_checkpoint(path):
             raise MissingFileError(
                 f"Model file not found: {path}" + (f" ({kinds.missing(path)})" if os.path.islink(path) else "")
             )

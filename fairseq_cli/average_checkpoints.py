@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint.averaging import average_checkpoints
+from fairseq.checkpoint.retention import ENDINGS
 from fairseq_cli import command
 
-BY_EPOCH = r"checkpoint(\d+)\.pt"
-BY_UPDATES = r"checkpoint_\d+_(\d+)\.pt"
-BEST = r"checkpoint\.best_[a-z_]+?_(-?\d+\.?\d*)\.pt"
+BY_EPOCH = rf"checkpoint(\d+){ENDINGS}"
+BY_UPDATES = rf"checkpoint_\d+_(\d+){ENDINGS}"
+BEST = rf"checkpoint\.best_[a-z_]+?_(-?\d+\.?\d*){ENDINGS}"
 
 
 def get_parser() -> argparse.ArgumentParser:

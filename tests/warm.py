@@ -30,6 +30,7 @@ _MODULES = (
     "extract",
     "convert",
     "average_checkpoints",
+    "consolidate",
     "validate",
 )
 

@@ -10,7 +10,7 @@ import fnmatch
 import re
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,12 @@ class Inert:
         self.arguments = arguments
         self.state: Any = None
         self.entries: Any = None  # items or elements added to it
+
+
+class InertKey(Inert):
+    """An `Inert` that may be a dict's key; it equals only itself."""
+
+    __slots__ = ()
 
 
 class Storage:
@@ -120,7 +126,7 @@ def check_key(key: Any) -> Any:
     """
     if isinstance(key, tuple):
         return tuple(check_key(part) for part in key)
-    if not isinstance(key, (str, int, float, bool, type(None), bytes)):
+    if not isinstance(key, (str, int, float, bool, type(None), bytes, InertKey)):
         raise Refused(f"a dict whose key is a {type(key).__name__}")
     return key
 
@@ -211,17 +217,44 @@ ALLOWED: dict[str, Callable[..., Any] | None] = {
     **dict.fromkeys(_ONLY_NAMES),
     **{name: lambda *arguments, name=name: Inert(name, arguments) for name in _INERT_CLASSES},
 }
+
+# the names in the metadata of torch.distributed.checkpoint, which only `shard_index` reads
+_DCP = "torch.distributed.checkpoint"
+ALLOWED_IN_METADATA: dict[str, Callable[..., Any] | None] = {
+    **{
+        name: lambda *arguments, name=name: Inert(name, arguments)
+        for name in (
+            *(
+                f"{_DCP}.metadata.{kind}"
+                for kind in (
+                    "Metadata",
+                    "TensorStorageMetadata",
+                    "BytesStorageMetadata",
+                    "ChunkStorageMetadata",
+                    "TensorProperties",
+                    "_MEM_FORMAT_ENCODING",
+                    "StorageMeta",
+                )
+            ),
+            f"{_DCP}.filesystem._StorageInfo",
+            "torch.serialization._get_layout",
+        )
+    },
+    f"{_DCP}.metadata.MetadataIndex": lambda *arguments: InertKey("MetadataIndex", arguments),
+    "torch.Size": tuple,
+    **dict.fromkeys(f"torch.{str(dtype).removeprefix('torch.')}" for dtype in STORAGE_TYPES.values()),
+}
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
-def look_up(module: str, name: str) -> Global:
-    """Look up a name in the table.
+def look_up(module: str, name: str, table: Mapping[str, Callable[..., Any] | None] = ALLOWED) -> Global:
+    """Look up a name in a table.
 
     Raises:
         Refused: the table does not have it.
     """
     name = f"{_PYTHON_2.get(module, module)}.{'int' if (module, name) == ('__builtin__', 'long') else name}"
-    for pattern, build in ALLOWED.items():
+    for pattern, build in table.items():
         if name == pattern or ("*" in pattern and fnmatch.fnmatchcase(name, pattern)):
             return Global(name, build)
     raise Refused(f"pickled objects of {name}")

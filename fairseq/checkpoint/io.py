@@ -1,149 +1,96 @@
-"""Read and write checkpoint files: written atomically, verified before reading, never unpickled freely.
+"""Read and write checkpoints: written atomically, verified before reading, never unpickled freely.
 
-A file is torch's zip archive of tensors and plain containers. The archive has a CRC-32 of each record, which `verify`
-and `load` check.
+A checkpoint is a file, torch's zip archive of tensors and plain containers, or a folder (see `sharded`). Both have
+CRC-32s, which `verify` and `load` check. Every command opens checkpoints through this module.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from fairseq.checkpoint import kinds, legacy
+from fairseq.checkpoint import atomic, kinds, legacy, sharded
 from fairseq.checkpoint.allowed import Refused
+from fairseq.checkpoint.atomic import CheckpointWriteError
 from fairseq.checkpoint.legacy import is_zip
+from fairseq.checkpoint.retention import FILE, FOLDER
 from fairseq.checkpoint.upgrade import upgrade
 from fairseq.utils import PICKLE_PROTOCOL
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "CheckpointWriteError",
+    "consolidate",
+    "copy",
+    "forms",
+    "load",
+    "newest_good",
+    "peek",
+    "read",
+    "remove_temporaries",
+    "save",
+    "verify",
+]
 
-TEMPORARY = ".tmp"  # the ending of unfinished checkpoints
+logger = logging.getLogger(__name__)
 
 # errors from reading a damaged archive: a flipped bit can also request a password or an unknown compression
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError)
 
 
-class CheckpointWriteError(OSError):
-    """A checkpoint could not be written; an older file of the same name is intact."""
-
-
 def save(obj: Any, path: str | os.PathLike) -> str:
-    """Write a checkpoint atomically (temporary file, fsync, rename), and return its path.
+    """Write a checkpoint file atomically, and return its path.
 
     Raises:
-        CheckpointWriteError: the file cannot be written, for example on a full disk; the temporary file is removed, and
-            an older file of this name is kept.
+        CheckpointWriteError: as `atomic.write`.
     """
-    return _write(path, lambda file: torch.save(obj, cast(IO[bytes], file), pickle_protocol=PICKLE_PROTOCOL))
+    return atomic.write(path, lambda file: torch.save(obj, cast(IO[bytes], file), pickle_protocol=PICKLE_PROTOCOL))
 
 
 def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:
-    """Copy a checkpoint to a second name atomically. Not a link, so that damage to one leaves the other intact."""
+    """Copy a checkpoint, file or folder, to a second name atomically.
 
-    def transfer(file: _Disk) -> None:
+    Not a link, so that damage to one leaves the other intact.
+    """
+    if os.path.isdir(source):
+        with atomic.new_folder(os.fspath(path)) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+        return os.fspath(path)
+
+    def transfer(file: atomic.Disk) -> None:
         with open(source, "rb") as original:
             shutil.copyfileobj(original, file, length=1 << 22)
 
-    return _write(path, transfer)
+    return atomic.write(path, transfer)
 
 
-class _Disk:
-    """A file that keeps its first write error, because torch's zip writer replaces it with a RuntimeError."""
+def consolidate(folder: str | os.PathLike, path: str | os.PathLike) -> str:
+    """Write a sharded checkpoint as one file, and return its path.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.refusal: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.refusal = self.refusal or error
-            raise
-
-    def flush(self) -> None:
-        try:
-            self.file.flush()
-        except OSError as error:
-            self.refusal = self.refusal or error
-            raise
-
-
-def _write(path: str | os.PathLike, write: Callable[[_Disk], None]) -> str:
-    path = os.fspath(path)
-    # a random name: another process, perhaps on another machine, may be writing the same checkpoint
-    temporary = f"{path}.{secrets.token_hex(4)}{TEMPORARY}"
-    disk: _Disk | None = None
-    try:
-        with open(temporary, "xb") as file:
-            disk = _Disk(file)
-            write(disk)
-            disk.flush()
-            os.fsync(file.fileno())
-        _put_in_place(temporary, path)
-        _sync_folder(os.path.dirname(path) or ".")
-    except OSError as error:
-        _remove(temporary)
-        raise _refused(path, error) from error
-    except BaseException as error:
-        _remove(temporary)
-        if disk is not None and disk.refusal is not None and isinstance(error, Exception):
-            raise _refused(path, disk.refusal) from error
-        raise
-    return path
-
-
-def _refused(path: str, error: OSError) -> CheckpointWriteError:
-    return CheckpointWriteError(error.errno, f"cannot write {path}: {error.strerror or error}")
-
-
-def _put_in_place(temporary: str, path: str) -> None:
-    """Rename a finished file. A symbolic link of that name is replaced: its target may be another checkpoint."""
-    link = os.readlink(path) if os.path.islink(path) else None
-    os.replace(temporary, path)
-    if link is not None:
-        logger.warning(f"{path} was a symbolic link to {link}; it is now a regular file, and the target is unchanged")
-
-
-def _sync_folder(folder: str) -> None:
-    """Make the rename survive a power failure, where the file system supports it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        logger.debug(f"cannot sync the folder {folder}: {error}")
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.remove(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        logger.warning(f"cannot remove the unfinished file {path}: {error}")
+    Raises:
+        ValueError: `folder` is not a sharded checkpoint, or is damaged.
+        CheckpointWriteError: as `save`.
+    """
+    if not sharded.is_folder(folder):
+        raise ValueError(f"{os.fspath(folder)} is not the folder of a sharded checkpoint.")
+    return save(read(folder), path)
 
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
-    """Remove unfinished checkpoints of a killed process. Call it only in the process that writes to the folder."""
-    for unfinished in Path(folder).glob(f"checkpoint*.pt*{TEMPORARY}"):
-        logger.info(f"removing the unfinished checkpoint {unfinished}")
-        _remove(os.fspath(unfinished))
+    """Remove unfinished checkpoints of a killed process, and put in place a folder that was only to be renamed.
+
+    Call it only in the process that writes to the folder.
+    """
+    atomic.recover(folder, "checkpoint*", lambda path: sharded.is_folder(path) and verify(path) is None)
 
 
 def verify(path: str | os.PathLike) -> str | None:
@@ -152,6 +99,9 @@ def verify(path: str | os.PathLike) -> str | None:
         problem = kinds.problem(path)
         if problem is not None:
             return f"it {problem}"
+        if sharded.is_folder(path):
+            sharded.verify(path)
+            return None
         if not is_zip(path):  # streams of torch before 1.6 have lengths but no checksums
             legacy.read(path)
             return None
@@ -170,9 +120,12 @@ def verify(path: str | os.PathLike) -> str | None:
         return f"it cannot be read ({type(error).__name__}: {error})"
 
 
-def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
-    """Read the object in a file that `torch.save` wrote, without running anything in it (see `legacy`).
+def read(path: str | os.PathLike, with_tensors: bool = True, on_demand: bool = False) -> Any:
+    """Read the object in a file of `torch.save`, or the state in a sharded checkpoint, without running anything.
 
+    Args:
+        with_tensors: if false, tensors have only shapes.
+        on_demand: read the tensors of a sharded checkpoint when they are asked for; see `sharded.OnDemand`.
     Raises:
         ValueError: the file is damaged, of another kind (see `kinds`), or contains something other than data; the
             message names it.
@@ -181,6 +134,8 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
     path = os.fspath(path)
     kinds.refuse_other_kinds(path)
     try:
+        if sharded.is_folder(path):
+            return sharded.load(path, with_tensors, on_demand)
         return legacy.read(path, with_tensors)
     except Refused as error:
         raise ValueError(
@@ -193,16 +148,18 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
         raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason[0]}).") from error
 
 
-def load(path: str | os.PathLike) -> dict[str, Any]:
+def load(path: str | os.PathLike, on_demand: bool = False) -> dict[str, Any]:
     """Read a checkpoint of any fairseq version, upgraded to the current format (see `upgrade`); tensors on the CPU.
 
+    Args:
+        on_demand: as for `read`.
     Raises:
         ValueError: as `read`, or the file is not a checkpoint.
         FileNotFoundError: there is no such file.
     """
     path = os.fspath(path)
-    state = _dict(path, with_tensors=True)
-    if not isinstance(state.get("model"), dict):
+    state = _dict(path, with_tensors=True, on_demand=on_demand)
+    if not isinstance(state.get("model"), Mapping):
         raise ValueError(_without_model(state, path))
     try:
         return upgrade(state, path)
@@ -222,8 +179,8 @@ def _without_model(state: dict[str, Any], path: str) -> str:
     return f"{path} is not a checkpoint: it has no entry 'model', only {entries or 'nothing'}."
 
 
-def _dict(path: str | os.PathLike, with_tensors: bool) -> dict[str, Any]:
-    state = read(path, with_tensors)
+def _dict(path: str | os.PathLike, with_tensors: bool, on_demand: bool = False) -> dict[str, Any]:
+    state = read(path, with_tensors, on_demand)
     if not isinstance(state, dict):
         raise ValueError(f"{os.fspath(path)} is not a checkpoint: it holds a {type(state).__name__}, not a dict.")
     odd = _odd_entry(state)
@@ -267,6 +224,12 @@ def peek(path: str | os.PathLike) -> Peek:
     return Peek(history[-1].get("num_updates", 0), state.get("extra_state") or {}, state.get("cfg"))
 
 
+def forms(path: str | os.PathLike) -> list[str]:
+    """List the checkpoints of this name that exist: the file, and the folder of a sharded checkpoint."""
+    name = os.fspath(path).removesuffix(FILE).removesuffix(FOLDER)
+    return [form for form in (f"{name}{FILE}", f"{name}{FOLDER}") if os.path.exists(form)]
+
+
 def newest_good(
     save_dir: str | os.PathLike, first: str | os.PathLike | None, suffix: str = ""
 ) -> tuple[str | None, list[tuple[str, str]]]:
@@ -274,31 +237,42 @@ def newest_good(
 
     Args:
         save_dir: folder of the other checkpoints.
-        first: the last checkpoint; if it is None or missing, the others are considered.
+        first: the last checkpoint, as a file or a folder; if both exist, the one with more updates takes precedence. If
+            it is None or missing, the others are considered.
         suffix: `checkpoint.checkpoint_suffix` of the files to consider.
     Returns:
         its path or None, and (path, reason) of every damaged file found.
     """
     bad: list[tuple[str, str]] = []
-    if first is not None and os.path.exists(first):
-        reason = verify(first)
-        if reason is None:
-            return os.fspath(first), bad
-        bad.append((os.fspath(first), reason))
-    best: tuple[int, float, str] | None = None
-    for candidate in sorted(Path(save_dir).glob(f"checkpoint*{suffix}.pt")):
-        path = os.fspath(candidate)
-        if first is not None and os.path.exists(first) and os.path.samefile(path, first):
-            continue
+    last = [] if first is None else forms(first)
+    for path in sorted(last, key=_updates, reverse=True) if len(last) > 1 else last:
         reason = verify(path)
-        if reason is not None:
-            bad.append((path, reason))
-            continue
-        try:
-            updates = peek(path).num_updates
-        except ValueError as error:
-            bad.append((path, str(error)))
-            continue
-        rank = (updates, os.path.getmtime(path), path)
-        best = rank if best is None else max(best, rank)
+        if reason is None:
+            return path, bad
+        bad.append((path, reason))
+    best: tuple[int, float, str] | None = None
+    for ending in (FILE, FOLDER):
+        for candidate in sorted(Path(save_dir).glob(f"checkpoint*{suffix}{ending}")):
+            path = os.fspath(candidate)
+            if any(os.path.samefile(path, known) for known in last):
+                continue
+            reason = verify(path)
+            if reason is not None:
+                bad.append((path, reason))
+                continue
+            try:
+                updates = peek(path).num_updates
+            except ValueError as error:
+                bad.append((path, str(error)))
+                continue
+            rank = (updates, os.path.getmtime(path), path)
+            best = rank if best is None else max(best, rank)
     return (None if best is None else best[2]), bad
+
+
+def _updates(path: str) -> tuple[int, str]:
+    """Return the order of two forms of one checkpoint: its updates, -1 if it is damaged; folders last."""
+    try:
+        return peek(path).num_updates, path
+    except (ValueError, OSError):
+        return -1, path

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 
+from fairseq.checkpoint import sharded
+
 _LOOKED_AT = 512  # bytes
 _ADVICE_FOR_TENSORS = (
     "which holds weights without fairseq's config. Convert its folder, with its config.json: "
@@ -32,6 +34,11 @@ def missing(path: str | os.PathLike[str]) -> str:
     return "there is no such file"
 
 
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a file, or the folder of a sharded checkpoint."""
+    return os.path.isfile(path) or sharded.is_folder(path)
+
+
 def refuse_other_kinds(path: str | os.PathLike[str]) -> None:
     """Reject a file that is known not to be a checkpoint.
 
@@ -55,7 +62,7 @@ def problem(path: str | os.PathLike[str]) -> str | None:
     """
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
-        return "is a folder, not a checkpoint. Use the file inside it"
+        return None if sharded.is_folder(path) else "is a folder, not a checkpoint. Use the file inside it"
     if not stat.S_ISREG(found.st_mode):
         return "is not a regular file: a checkpoint cannot be read from a pipe or a device. Copy it to a file first"
     if found.st_size == 0:

@@ -52,14 +52,19 @@ def read(path: str | os.PathLike, with_tensors: bool = True) -> Any:
     """
     try:
         if is_zip(path):
-            with zipfile.ZipFile(path) as archive:
-                return plain(_read_zip(archive, with_tensors))
+            return read_zip(path, with_tensors)
         if tarfile.is_tarfile(path):
             raise Refused("a tar archive, torch's format of 2016, which is older than wav2vec 2.0")
         with open(path, "rb") as file:
             return plain(_read_stream(file))
     except RecursionError as error:
         raise Refused("containers that are nested too deeply") from error
+
+
+def read_zip(file: Any, with_tensors: bool = True) -> Any:
+    """Read the object in a zip archive that `torch.save` wrote: a path, or an open file; errors as for `read`."""
+    with zipfile.ZipFile(file) as archive:
+        return plain(_read_zip(archive, with_tensors))
 
 
 # -- storages ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import numpy as np
 from fairseq.dataclass.configs import CheckpointConfig
 
 _NUMBER = r"(-?\d+\.?\d*)"
+FILE, FOLDER = ".pt", ".shards"  # the endings of a checkpoint in one file, and of a sharded one
+ENDINGS = r"\.(?:pt|shards)"
 
 
 def checkpoint_paths(
@@ -34,8 +36,12 @@ def checkpoint_paths(
     return found if keep_match else [file for file, _ in found]
 
 
-def last_name(cfg: CheckpointConfig) -> str:
-    return f"checkpoint_last{cfg.checkpoint_suffix}.pt"
+def last_name(cfg: CheckpointConfig, ending: str = FILE) -> str:
+    return f"checkpoint_last{cfg.checkpoint_suffix}{ending}"
+
+
+def best_name(cfg: CheckpointConfig, ending: str = FILE) -> str:
+    return f"checkpoint_best{cfg.checkpoint_suffix}{ending}"
 
 
 def checkpoint_names(
@@ -46,6 +52,7 @@ def checkpoint_names(
     val_loss: Optional[float],
     is_best: bool,
     stopping: bool = False,
+    ending: str = FILE,
 ) -> list[str]:
     """List the names of a save's files.
 
@@ -56,31 +63,33 @@ def checkpoint_names(
         val_loss: the metric of the validation at this update, or None.
         is_best: no earlier value was better.
         stopping: the run ends here; if nothing else is due, the file is named by its update.
+        ending: FILE or FOLDER.
     """
-    suffix = cfg.checkpoint_suffix
+    suffix = f"{cfg.checkpoint_suffix}{ending}"
     by_updates = cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0
     by_epoch = end_of_epoch and not cfg.no_epoch_checkpoints and epoch % cfg.save_interval == 0
     wanted = {
-        last_name(cfg): not cfg.no_last_checkpoints,
-        f"checkpoint{epoch}{suffix}.pt": by_epoch,
-        f"checkpoint_{epoch}_{updates}{suffix}.pt": by_updates,
-        f"checkpoint_best{suffix}.pt": is_best,
+        last_name(cfg, ending): not cfg.no_last_checkpoints,
+        f"checkpoint{epoch}{suffix}": by_epoch,
+        f"checkpoint_{epoch}_{updates}{suffix}": by_updates,
+        best_name(cfg, ending): is_best,
     }
     if val_loss is not None and cfg.keep_best_checkpoints > 0 and _among_the_best(cfg, val_loss):
-        wanted[_best_name(cfg, epoch, updates, val_loss)] = True
+        wanted[_among_the_best_name(cfg, epoch, updates, val_loss) + suffix] = True
     names = [name for name, condition in wanted.items() if condition]
     # with no_last_checkpoints, not checkpoint_last.pt: no later save would replace it, and every run would load it
-    return names or ([f"checkpoint_{epoch}_{updates}{suffix}.pt"] if stopping else [])
+    return names or ([f"checkpoint_{epoch}_{updates}{suffix}"] if stopping else [])
 
 
 def _best_pattern(cfg: CheckpointConfig) -> str:
-    return rf"checkpoint\.best_{re.escape(cfg.best_checkpoint_metric)}_{_NUMBER}{re.escape(cfg.checkpoint_suffix)}\.pt"
+    metric, suffix = re.escape(cfg.best_checkpoint_metric), re.escape(cfg.checkpoint_suffix)
+    return rf"checkpoint\.best_{metric}_{_NUMBER}{suffix}{ENDINGS}"
 
 
-def _best_name(cfg: CheckpointConfig, epoch: int, updates: int, val_loss: float) -> str:
+def _among_the_best_name(cfg: CheckpointConfig, epoch: int, updates: int, val_loss: float) -> str:
     # fairseq: a digit after the three decimals distinguishes equal values; here it is a function of the update
     digit = np.random.default_rng([epoch, updates]).integers(cfg.keep_best_checkpoints)
-    return f"checkpoint.best_{cfg.best_checkpoint_metric}_{val_loss:.3f}{digit}{cfg.checkpoint_suffix}.pt"
+    return f"checkpoint.best_{cfg.best_checkpoint_metric}_{val_loss:.3f}{digit}"
 
 
 def _kept_best(cfg: CheckpointConfig) -> list[tuple[str, float]]:
@@ -92,24 +101,31 @@ def _kept_best(cfg: CheckpointConfig) -> list[tuple[str, float]]:
 def _among_the_best(cfg: CheckpointConfig, val_loss: float) -> bool:
     if not np.isfinite(val_loss):
         return False
-    kept = _kept_best(cfg)
-    if len(kept) < cfg.keep_best_checkpoints:
+    values = list(dict.fromkeys(value for _, value in _kept_best(cfg)))
+    if len(values) < cfg.keep_best_checkpoints:
         return True
-    worst = kept[-1][1]
+    worst = values[-1]
     return val_loss >= worst if cfg.maximize_best_checkpoint_metric else val_loss <= worst
 
 
 def outdated(cfg: CheckpointConfig) -> list[str]:
-    """List the files in `save_dir` that the keep_* settings no longer keep after a save."""
-    suffix = re.escape(cfg.checkpoint_suffix)
+    """List the checkpoints in `save_dir`, files and folders, that the keep_* settings no longer keep after a save."""
+    ending = re.escape(cfg.checkpoint_suffix) + ENDINGS
     gone: list[str] = []
     if cfg.keep_interval_updates > 0:
-        by_updates = checkpoint_paths(cfg.save_dir, rf"checkpoint_\d+_(\d+){suffix}\.pt", keep_match=True)
+        by_updates = checkpoint_paths(cfg.save_dir, rf"checkpoint_\d+_(\d+){ending}", keep_match=True)
         every = cfg.keep_interval_updates_pattern
-        prunable = [path for path, updates in by_updates if every <= 0 or updates % every != 0]
-        gone += prunable[cfg.keep_interval_updates :]
+        prunable = [(path, updates) for path, updates in by_updates if every <= 0 or updates % every != 0]
+        gone += _beyond(prunable, cfg.keep_interval_updates)
     if cfg.keep_last_epochs > 0:
-        gone += checkpoint_paths(cfg.save_dir, rf"checkpoint(\d+){suffix}\.pt")[cfg.keep_last_epochs :]
+        by_epoch = checkpoint_paths(cfg.save_dir, rf"checkpoint(\d+){ending}", keep_match=True)
+        gone += _beyond(by_epoch, cfg.keep_last_epochs)
     if cfg.keep_best_checkpoints > 0:
-        gone += [path for path, _ in _kept_best(cfg)[cfg.keep_best_checkpoints :]]
+        gone += _beyond(_kept_best(cfg), cfg.keep_best_checkpoints)
     return gone
+
+
+def _beyond(checkpoints: list[tuple[str, float]], count: int) -> list[str]:
+    """List the paths beyond the first `count` numbers; file and folder of one number count as one."""
+    kept = list(dict.fromkeys(number for _, number in checkpoints))[:count]
+    return [path for path, number in checkpoints if number not in kept]

@@ -14,6 +14,7 @@ from fairseq.checkpoint.writing import SaveResult
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import restarts
+from fairseq.distributed import utils as distributed
 
 logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in its log lines
 
@@ -88,6 +89,18 @@ class Loaded(NamedTuple):
         return None if self.source.resets.dataloader else self.extra_state.get("train_iterator")
 
 
+def start_of(cfg: CheckpointConfig) -> Source:
+    """Complete or remove what a killed process left in `save_dir`, and find the checkpoint to start from (collective).
+
+    Raises:
+        ValueError: as `find`.
+    """
+    if distributed.is_master() and os.path.isdir(cfg.save_dir):
+        io.remove_temporaries(cfg.save_dir)
+    distributed.barrier()  # it may have put a checkpoint in place
+    return find(cfg)
+
+
 def resume(
     cfg: CheckpointConfig, trainer: RunTrainer, found: Source | None = None, **passthrough_args: Any
 ) -> tuple[dict[str, Any] | None, EpochBatchIterator]:
@@ -97,7 +110,7 @@ def resume(
 
     Args:
         cfg: the config group `checkpoint`.
-        found: the result of `find`, if it is known.
+        found: the result of `start_of`, if it is known.
         passthrough_args: further arguments for the trainer's `get_train_iterator`.
     Returns:
         the checkpoint's extra_state (None without a checkpoint), and the training iterator at its position.
@@ -107,15 +120,13 @@ def resume(
     """
     overrides = optimizer_overrides(cfg)
     trainer.run_record.clear()
-    if trainer.is_data_parallel_master and os.path.isdir(cfg.save_dir):
-        io.remove_temporaries(cfg.save_dir)
-    found = find(cfg) if found is None else found
+    found = start_of(cfg) if found is None else found
     if found.path is None:
         logger.info(found.note)
         if (restart := restarts.current.describe()) and trainer.is_data_parallel_master:
             logger.warning(f"{restart}: starts again at update 0")
         return None, trainer.get_train_iterator(epoch=1, load_dataset=True, **passthrough_args)
-    loaded = Loaded(found, found.path, io.load(found.path))
+    loaded = Loaded(found, found.path, io.load(found.path, on_demand=not trainer.strategy.holds_all))
     with building.naming(found.path, "the run cannot resume from its entries"):
         epoch = 1 if loaded.place is None else loaded.place["epoch"]
         epoch_itr = trainer.get_train_iterator(epoch=epoch, load_dataset=True, **passthrough_args)

@@ -6,21 +6,23 @@ its own state (`state_dict`, `load_state_dict`), and its strategy defines how pr
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
 from omegaconf import DictConfig
 
-from fairseq.checkpoint import io, retention
+from fairseq.checkpoint import atomic, io, retention, sharded
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.writing import HostCopies, SaveResult, Writer, on_host
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.device import Device
+from fairseq.distributed import utils as distributed
 from fairseq.distributed.strategy import Strategy
 from fairseq.tasks.task import Task
 
@@ -91,6 +93,7 @@ class Saver:
         self._writer = Writer(in_background=cfg.async_save or cfg.write_checkpoints_asynchronously)
         self._due: _Due | None = None
         self._copies: HostCopies | None = None
+        self._group: Any = None  # for exchanges of the processes' writers
 
     @property
     def in_background(self) -> bool:
@@ -105,8 +108,8 @@ class Saver:
     def begin(self, epoch_itr: EpochBatchIterator, val_loss: float | None, stopping: bool = False) -> None:
         """Begin to write the checkpoints that are due; `finish` waits for them and says what was written.
 
-        All processes call it: each collects its state, the strategy combines them, and rank 0 writes the result. Only
-        with a strategy whose `holds_all` is true can a process save without the others.
+        All processes call it. With a strategy whose `holds_all` is true, rank 0 writes a file, and can also do so
+        without the others. Else all processes write a folder together; see `sharded`.
 
         A failed write, for example on a full disk, is logged with its path and free space, and the run continues; older
         files stay intact.
@@ -126,17 +129,19 @@ class Saver:
         names: list[str] = []
         if trainer.is_data_parallel_master:  # what is due depends on the folder's files, which others may not see
             names = retention.checkpoint_names(
-                cfg, epoch, updates, epoch_itr.end_of_epoch(), val_loss, is_best, stopping
+                cfg, epoch, updates, epoch_itr.end_of_epoch(), val_loss, is_best, stopping, self._ending
             )
+        if not trainer.strategy.holds_all:
+            names = distributed.broadcast_object(names)
         due = _Due(names, updates, epoch, val_loss, best_before, stopping, time.perf_counter())
         if names:
             record.files = names
             if is_best:
                 record.saved_best = val_loss
-        state = self._collect(epoch_itr, val_loss, wanted=bool(names))
-        if trainer.is_data_parallel_master:
+        write = self._prepare(self._state_of(epoch_itr, val_loss), due)
+        if write is not None or trainer.is_data_parallel_master:
             self._due = due
-            self._writer.start(lambda: SaveResult([]) if state is None else self._write(state, due))
+            self._writer.start(lambda: SaveResult([]) if write is None else self._run(write, due))
 
     def finish(self) -> SaveResult | None:
         """Wait for the save that has begun, and return what it wrote; None if this process does not write.
@@ -147,7 +152,7 @@ class Saver:
         due, self._due = self._due, None
         start, waits = time.perf_counter(), self._writer.is_writing
         result = self._writer.wait()
-        if due is None or result is None:
+        if due is None or result is None or not self.trainer.is_data_parallel_master:
             return None
         if waits:
             logger.info(
@@ -159,28 +164,58 @@ class Saver:
             self.trainer.run_record.saved_best = due.best_before
         return result
 
-    def _collect(self, epoch_itr: EpochBatchIterator, val_loss: float | None, wanted: bool) -> dict[str, Any] | None:
-        """Collect the state on the host, as it is now: nothing in it changes when training continues."""
+    # -- this process's state, and how it is written -------------------------------------------------------------------
+
+    @property
+    def _ending(self) -> str:
+        return retention.FILE if self.trainer.strategy.holds_all else retention.FOLDER
+
+    def _state_of(self, epoch_itr: EpochBatchIterator, val_loss: float | None) -> dict[str, Any]:
         trainer = self.trainer
         state = trainer.state_dict()
         run = {"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss, **trainer.run_record.state_dict()}
-        state = {**state, "extra_state": {**state["extra_state"], **run}}
-        if not trainer.strategy.holds_all:
-            return trainer.strategy.gather(state, wanted)
-        if not wanted:
+        return {**state, "extra_state": {**state["extra_state"], **run}}
+
+    def _prepare(self, state: dict[str, Any], due: _Due) -> Callable[[str], str] | None:
+        """Copy to the host what this process writes: nothing in it changes when training continues.
+
+        Returns:
+            a function that writes it to a path, together with the other processes if each has a part; None if this
+            process writes nothing.
+        """
+        if not due.names:
             return None
+        if self.trainer.strategy.holds_all:
+            if not self.trainer.is_data_parallel_master:
+                return None
+            whole = self._to_host(state)
+            return lambda path: io.save(whole, path)
+        if self._group is None:
+            seconds = self.trainer.cfg.distributed_training.distributed_timeout
+            self._group = distributed.open_saving_group(timedelta(seconds=seconds))
+        mine = sharded.local(state, self.trainer.is_data_parallel_master, self._to_host)
+        return lambda path: sharded.write(mine, path, self._group)
+
+    def _to_host(self, state: Any) -> Any:
         if not self._writer.in_background:  # training waits, so the state can be written from where it is
             return on_host(state)
         if self._copies is None:
-            self._copies = HostCopies(trainer.device.copies_from_pinned_memory, trainer.device.synchronize)
+            device = self.trainer.device
+            self._copies = HostCopies(device.copies_from_pinned_memory, device.synchronize)
         return self._copies.copy(state)
 
     # -- what the writer does ------------------------------------------------------------------------------------------
 
-    def _write(self, state: dict[str, Any], due: _Due) -> SaveResult:
+    def _run(self, write: Callable[[str], str], due: _Due) -> SaveResult:
+        """Write the first checkpoint, and on rank 0 everything that depends on it."""
         cfg = self.cfg
-        result = _write_files(state, [os.path.join(cfg.save_dir, name) for name in due.names])
+        paths = [os.path.join(cfg.save_dir, name) for name in due.names]
+        result = _write_all(write, paths, is_first=self.trainer.is_data_parallel_master)
         result = result._replace(seconds=time.perf_counter() - due.start, updates=due.updates)
+        if not self.trainer.is_data_parallel_master:
+            return result
+        if result.paths and cfg.consolidate == "always":
+            result = result._replace(error=result.error or consolidate(result.paths))
         if result.error is not None:
             outlook = "Older checkpoints are intact" + ("." if due.stopping else "; training continues.")
             logger.error(f"{result.error} ({_free_space(cfg.save_dir)}). {outlook}")
@@ -192,23 +227,56 @@ class Saver:
             )
         return result
 
+    def consolidate_the_end(self) -> None:
+        """Write the last and the best sharded checkpoint of a finished run as one file each, if that is not done.
 
-def _write_files(state: dict[str, Any], paths: list[str]) -> SaveResult:
+        `checkpoint.consolidate` can switch it off. Rank 0 does it, while the other processes wait.
+        """
+        cfg = self.cfg
+        if self.trainer.strategy.holds_all or not self.trainer.is_data_parallel_master:
+            return
+        if cfg.consolidate == "never" or cfg.no_save:
+            return
+        names = [retention.last_name(cfg, retention.FOLDER), retention.best_name(cfg, retention.FOLDER)]
+        error = consolidate([path for name in names if os.path.isdir(path := os.path.join(cfg.save_dir, name))])
+        if error is not None:
+            logger.error(f"{error} ({_free_space(cfg.save_dir)}). Run fairseq-consolidate later.")
+
+
+def _write_all(write: Callable[[str], str], paths: list[str], is_first: bool) -> SaveResult:
+    """Write a checkpoint to the first path, and on rank 0 copy it to the others."""
     written: list[str] = []
     try:
-        os.makedirs(os.path.dirname(paths[0]) or ".", exist_ok=True)
-        written.append(io.save(state, paths[0]))
-        for path in paths[1:]:
+        if is_first:
+            os.makedirs(os.path.dirname(paths[0]) or ".", exist_ok=True)
+        written.append(write(paths[0]))
+        for path in paths[1:] if is_first else []:
             written.append(io.copy(paths[0], path))
     except OSError as error:
         return SaveResult(written, f"cannot write checkpoint {paths[len(written)]}: {error.strerror or error}")
     return SaveResult(written)
 
 
+def consolidate(folders: list[str]) -> str | None:
+    """Write sharded checkpoints as one file each, unless a file of that name has as many updates.
+
+    Returns:
+        the error of the first that cannot be written; None if there was none.
+    """
+    for folder in folders:
+        path = folder.removesuffix(retention.FOLDER) + retention.FILE
+        try:
+            if not os.path.exists(path) or io.peek(path).num_updates != io.peek(folder).num_updates:
+                io.consolidate(folder, path)
+                logger.info(f"wrote {folder} as one file, {path}")
+        except (OSError, ValueError) as error:
+            return f"cannot write {folder} as one file, {path}: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
 def _remove_outdated(cfg: CheckpointConfig) -> None:
     for path in retention.outdated(cfg):
-        with contextlib.suppress(FileNotFoundError):  # removed by someone else in the meantime
-            os.remove(path)
+        atomic.remove(path)
 
 
 def _free_space(folder: str) -> str:

@@ -78,12 +78,12 @@ def _own(cfg: CheckpointConfig) -> str | None:
     """Find this run's last intact checkpoint; None if it has not written any."""
     last = os.path.join(cfg.save_dir, retention.last_name(cfg))
     # starting at update 0 would replace the link and hide the run that it points to
-    if os.path.islink(last) and not os.path.exists(last):
+    if os.path.islink(last) and not io.forms(last):
         raise ValueError(
             f"Cannot resume from {last}: {kinds.missing(last)}. Mount that disk or restore the file; or remove the "
             "link to start at update 0."
         )
-    if not os.path.exists(last) and not cfg.no_last_checkpoints:
+    if not io.forms(last) and not cfg.no_last_checkpoints:
         return None
     path, bad = io.newest_good(cfg.save_dir, last, cfg.checkpoint_suffix)
     for damaged, reason in bad:
@@ -101,8 +101,8 @@ def _own(cfg: CheckpointConfig) -> str | None:
 def _named(cfg: CheckpointConfig, resets: Resets) -> Source:
     """Find a restore_file other than the default: in save_dir if it exists there, else as a path."""
     inside = os.path.join(cfg.save_dir, cfg.restore_file)
-    path = inside if os.path.isfile(inside) else cfg.restore_file
-    if not os.path.isfile(path):
+    path = inside if kinds.is_checkpoint(inside) else cfg.restore_file
+    if not kinds.is_checkpoint(path):
         links = [f" ({name}: {kinds.missing(name)})" for name in (inside, cfg.restore_file) if os.path.islink(name)]
         raise ValueError(
             f"checkpoint.restore_file={cfg.restore_file}: there is no such file, neither {inside} nor "
@@ -121,14 +121,16 @@ def _named(cfg: CheckpointConfig, resets: Resets) -> Source:
 
 
 def _existing(path: str, key: str) -> str:
-    if not os.path.isfile(path):
+    if not kinds.is_checkpoint(path):
         raise ValueError(f"{key}={path}: {kinds.missing(path)}.")
     return path
 
 
 def _why_none(cfg: CheckpointConfig) -> str:
     name = retention.last_name(cfg)
-    others = [os.path.basename(path) for path in retention.checkpoint_paths(cfg.save_dir, r"checkpoint.*\.pt")]
+    others = [
+        os.path.basename(path) for path in retention.checkpoint_paths(cfg.save_dir, rf"checkpoint.*{retention.ENDINGS}")
+    ]
     if not others:
         return f"no checkpoint in {cfg.save_dir}: starting at update 0"
     return (

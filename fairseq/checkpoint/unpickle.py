@@ -8,12 +8,12 @@ and never touches an object's `__setstate__`, `__reduce__`, `__dict__` or attrib
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from fairseq.checkpoint.allowed import Global, Inert, Refused, check_key, look_up
+from fairseq.checkpoint.allowed import ALLOWED, Global, Inert, Refused, check_key, look_up
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
@@ -48,15 +48,20 @@ class _Mark:
 _MARK = _Mark()
 
 
-def unpickle(stream: bytes | BinaryIO, persistent: Callable[[Any], Any] | None = None) -> Any:
+def unpickle(
+    stream: bytes | BinaryIO,
+    persistent: Callable[[Any], Any] | None = None,
+    table: Mapping[str, Callable[..., Any] | None] = ALLOWED,
+) -> Any:
     """Read one pickle; a file is left positioned right after it.
 
     Args:
+        table: the names that it may use; see `allowed`.
         persistent: returns the object for an id in the pickle (a checkpoint's storages).
     Raises:
         Refused: a name outside the table, an opcode that data does not need, or a stream that is not a pickle.
     """
-    machine = _Machine(persistent)
+    machine = _Machine(persistent, table)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
@@ -81,8 +86,9 @@ def unpickle(stream: bytes | BinaryIO, persistent: Callable[[Any], Any] | None =
 class _Machine:
     """The pickle interpreter: a stack, a memo, and the effect of each opcode."""
 
-    def __init__(self, persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(self, persistent: Callable[[Any], Any] | None, table: Mapping[str, Callable[..., Any] | None]) -> None:
         self.persistent = persistent
+        self.table = table
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -138,7 +144,7 @@ class _Machine:
         module, name = self._pop_many(2) if argument is None else argument.split(" ", 1)
         if not isinstance(module, str) or not isinstance(name, str):
             raise Refused("a name that is not a string")
-        self.stack.append(look_up(module, name))
+        self.stack.append(look_up(module, name, self.table))
 
     def _pop_many(self, count: int) -> list[Any]:
         items = self.stack[-count:]

@@ -135,6 +135,8 @@ def _upgrade_optimizer(state: dict[str, Any]) -> None:
     if not isinstance(optimizer, dict):
         return
     for entry in optimizer.get("state", {}).values():
+        if not isinstance(entry, dict):  # of a sharded checkpoint, which is never that old
+            continue
         entry.update({name: _without_height(value) for name, value in entry.items()})
     scale = optimizer.pop("loss_scale", None)
     if scale is not None and isinstance(extra, dict):

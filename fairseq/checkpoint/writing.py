@@ -12,6 +12,9 @@ from torch import Tensor
 
 from fairseq import utils
 
+ToHost = Callable[[Any], Any]
+"""Returns a state in new containers, with its tensors on the CPU."""
+
 
 class SaveResult(NamedTuple):
     """The result of a save."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fairseq.checkpoint import io
+from fairseq.checkpoint import io, kinds
 from fairseq.conversion import foreign, portable_model, vocabulary
 from fairseq.conversion.foreign import WRITERS, Compared
 from fairseq.conversion.portable_model import PortableModel
@@ -48,7 +48,7 @@ def load(path: str, dictionary: str | None = None) -> Opened:
         return Opened(model, lambda waveform: foreign.run(path, model, waveform, io.read))
     if not os.path.exists(path):
         raise MissingFileError(f"the checkpoint or folder {path} does not exist")
-    if not os.path.isfile(path):
+    if not kinds.is_checkpoint(path):
         raise ValueError(f"{path} is not a checkpoint or a folder with a config.json")
     state = io.load(path)
     if dictionary is not None:

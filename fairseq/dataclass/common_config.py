@@ -266,7 +266,7 @@ class EMAConfig(FairseqDataclass):
     ema_fp32: bool = field(default=False, metadata={"help": "average in fp32 regardless of the weights' precision"})
 
     def check_files(self) -> Iterator[Finding]:
-        if self.ema_seed_model is not None and not Path(self.ema_seed_model).expanduser().is_file():
+        if self.ema_seed_model is not None and not Path(self.ema_seed_model).expanduser().exists():
             yield wrong(
                 f"ema.ema_seed_model is {self.ema_seed_model!r}: there is no such "
                 f"file{from_here(Path(self.ema_seed_model))}.",

@@ -241,6 +241,14 @@ class CheckpointConfig(FairseqDataclass):
             "state"
         },
     )
+    consolidate: str = field(
+        default="end",
+        metadata={
+            "help": "when a run whose processes hold shards of the model also writes its checkpoints as one .pt file: "
+            "the last and the best one at the end of training, every one, or never (fairseq-consolidate does it later)",
+            "choices": ("never", "end", "always"),
+        },
+    )
     write_checkpoints_asynchronously: bool = field(default=False, metadata={"help": "fairseq's name of async_save"})
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
@@ -275,7 +283,7 @@ class CheckpointConfig(FairseqDataclass):
 
     def check_files(self) -> Iterator[Finding]:
         start = self.finetune_from_model
-        if start is not None and not Path(start).expanduser().is_file():
+        if start is not None and not Path(start).expanduser().exists():
             yield wrong(
                 f"checkpoint.finetune_from_model is {start!r}: there is no such file{from_here(Path(start))}.",
                 "other-paths",

@@ -46,6 +46,14 @@ def open_host_group(timeout: timedelta | None = None) -> None:
     _HOST_GROUP = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
 
 
+def open_saving_group(timeout: timedelta) -> Any:
+    """Create a gloo group for exchanges on another thread; call it on every process. None in a single process.
+
+    Exchanges of two threads over one group could be mistaken for each other.
+    """
+    return dist.new_group(backend="gloo", timeout=timeout) if get_world_size() > 1 else None
+
+
 def close_groups(together: bool) -> None:
     """Destroy the groups at the end of the run; call it on every process.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fairseq import checkpoint_utils
 from fairseq import device as device_layer
-from fairseq.checkpoint import io
+from fairseq.checkpoint import io, kinds
 from fairseq.conversion import foreign, vocabulary
 from fairseq.conversion.portable_model import to_checkpoint
 from fairseq.data.dictionary import Dictionary
@@ -105,7 +105,7 @@ class SpeechModel:
         """
         if not os.path.exists(path):
             raise MissingFileError(f"the checkpoint {os.fspath(path)} does not exist")
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not kinds.is_checkpoint(path):
             state = _read_folder(os.fspath(path))
         else:
             state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)

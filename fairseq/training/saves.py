@@ -91,6 +91,7 @@ class Saves:
         """Return the exit status of a run that finished training."""
         self.finish()
         if self._error is None:
+            self._saver.consolidate_the_end()
             return 0
         logger.error(
             "training finished at update %d, but its last state is not saved: %s. The last checkpoint %s. Free disk "

@@ -60,7 +60,7 @@ ADDITIONS = {
     "FairseqAdamConfig": {"use_fused"},
     "CompositeOptimizerConfig": {"lr"},
     "DistributedTrainingConfig": {"compare_ranks_interval", "distributed_timeout", "keep_update_size", "max_restarts"},
-    "CheckpointConfig": {"async_save", "continue_pretraining"},
+    "CheckpointConfig": {"async_save", "consolidate", "continue_pretraining"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},
     "AudioPretrainingConfig": {"resample", "max_quarantined_share"},

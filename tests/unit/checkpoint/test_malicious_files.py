@@ -21,17 +21,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from omegaconf import OmegaConf
 
 import fairseq
 from fairseq import checkpoint_utils
-from fairseq.checkpoint import io
+from fairseq.checkpoint import io, sharded
 from fairseq.checkpoint.record import RunRecord
 from fairseq.conversion import convert as conversion
 from fairseq.conversion import torchaudio_model
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
-from fairseq_cli import average_checkpoints, convert, extract, infer, transcribe, validate
+from fairseq_cli import average_checkpoints, consolidate, convert, extract, infer, transcribe, validate
 
 MODEL = {"_name": "wav2vec2", "encoder_layers": 1, "encoder_embed_dim": 16}
 
@@ -133,6 +134,7 @@ class Trainer:
     """What `load_checkpoint` needs up to the moment when the file is read."""
 
     is_data_parallel_master = True
+    strategy = types.SimpleNamespace(holds_all=True)
 
     def __init__(self) -> None:
         self.run_record = RunRecord()
@@ -149,7 +151,7 @@ def run_of(path: str, **settings: Any) -> None:
 
 def own_last(path: str) -> None:
     os.makedirs(os.path.join(os.path.dirname(path), "run"))
-    os.rename(path, os.path.join(os.path.dirname(path), "run", "checkpoint_last.pt"))
+    os.rename(path, os.path.join(os.path.dirname(path), "run", "checkpoint_last" + os.path.splitext(path)[1]))
     run_of(path)
 
 
@@ -157,7 +159,7 @@ def other_than_last(path: str) -> None:
     """The last one is damaged, and the run looks at the others."""
     folder = os.path.join(os.path.dirname(path), "run")
     os.makedirs(folder)
-    os.rename(path, os.path.join(folder, "checkpoint_1_1.pt"))
+    os.rename(path, os.path.join(folder, "checkpoint_1_1" + os.path.splitext(path)[1]))
     pathlib.Path(folder, "checkpoint_last.pt").write_bytes(b"PK\x03\x04")
     run_of(path)
 
@@ -243,6 +245,89 @@ def test_every_entry_point(tmp_path, entry, place, as_zip):
     path = write(tmp_path / "file.pt", place, "os.system", as_zip, trace)
     with pytest.raises(ValueError, match="not loaded: it holds pickled objects of posix.system|only damaged"):
         ENTRY_POINTS[entry](path)
+    assert not trace.exists()
+    assert not os.path.exists(path + ".ema") and not os.path.exists(path + ".out")
+
+
+# -- sharded checkpoints -----------------------------------------------------------------------------------------------
+
+
+FOLDER_PLACES = {
+    "the metadata": (".metadata", lambda metadata, value: setattr(metadata, "planner_data", value)),
+    "a tensor's size": (
+        ".metadata",
+        lambda metadata, value: setattr(metadata.state_dict_metadata["model/weight"], "size", value),
+    ),
+    "the record": ("record.pt", lambda record, value: record["state"].update(cfg=value)),
+}
+
+
+def write_folder(path: pathlib.Path, place: str, value: Any) -> str:
+    """A sharded checkpoint with a value in one of its pickles, and with right checksums."""
+    state = {"cfg": {"model": MODEL}, "model": {"weight": torch.ones(4)}, "optimizer_history": [{"num_updates": 1}]}
+    sharded.save({**state, "extra_state": {"ema": {}}}, str(path))
+    file, change = FOLDER_PLACES[place]
+    if file == ".metadata":
+        content = pickle.loads((path / file).read_bytes())
+        change(content, value)
+        (path / file).write_bytes(pickle.dumps(content))
+    else:
+        content = torch.load(path / file, weights_only=True)
+        change(content, value)
+        torch.save(content, path / file)
+    return write_checksums(path)
+
+
+def with_bytes(path: pathlib.Path, trace: pathlib.Path) -> str:
+    """A sharded checkpoint that torch's own reader would unpickle."""
+    write_folder(path, "the metadata", None)
+    dcp.save({"model/weight": Call(os.system, f"touch {trace}")}, checkpoint_id=path, no_dist=True)
+    metadata = pickle.loads((path / ".metadata").read_bytes())
+    metadata.storage_meta = None  # it has a pathlib.Path, which alone would be refused
+    (path / ".metadata").write_bytes(pickle.dumps(metadata))
+    return write_checksums(path)
+
+
+def write_checksums(path: pathlib.Path) -> str:
+    checksums = {name: sharded._checksum(str(path / name)) for name in os.listdir(path) if name != "checksums.json"}
+    (path / "checksums.json").write_text(json.dumps(checksums))
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_runs_what_such_a_folder_holds(tmp_path):
+    def with_a_call(path, trace):
+        return write_folder(path, "the metadata", Call(os.system, f"touch {trace}"))
+
+    for make, wanted in ((with_a_call, torch.zeros(4)), (with_bytes, None)):
+        trace = tmp_path / make.__name__
+        path = make(tmp_path / f"{make.__name__}.shards", trace)
+        dcp.load({"model/weight": wanted}, checkpoint_id=path, no_dist=True)
+        assert trace.exists()
+
+
+@pytest.mark.parametrize("place", FOLDER_PLACES)
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_every_payload_in_a_folder(tmp_path, payload, place):
+    trace = tmp_path / "trace"
+    path = write_folder(tmp_path / "checkpoint.shards", place, payloads(trace)[payload])
+    for read in (io.load, io.peek):
+        with pytest.raises(ValueError, match=r"checkpoint\.shards was not loaded: it holds"):
+            read(path)
+    assert "it holds" in io.verify(path)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint.shards"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("entry", [name for name in ENTRY_POINTS if "folder" not in name] + ["fairseq-consolidate"])
+def test_every_entry_point_refuses_such_a_folder(tmp_path, entry):
+    trace = tmp_path / "trace"
+    path = with_bytes(tmp_path / "file.shards", trace)
+    entries = {**ENTRY_POINTS, "fairseq-consolidate": command(consolidate.cli_main, "{path}", "{path}.out")}
+    with pytest.raises(
+        ValueError, match="not loaded: it holds an entry 'model/weight' that is not a tensor|only damaged"
+    ):
+        entries[entry](path)
     assert not trace.exists()
     assert not os.path.exists(path + ".ema") and not os.path.exists(path + ".out")
 

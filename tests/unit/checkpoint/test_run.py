@@ -14,12 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 
 from fairseq import device, optim, utils
-from fairseq.checkpoint import io, run
+from fairseq.checkpoint import atomic, io, run
 from fairseq.checkpoint.record import RunRecord
+from fairseq.checkpoint.saver import Saver
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.distributed import launch
 from fairseq.distributed import utils as distributed
@@ -62,23 +66,22 @@ class Rows:
         return distributed.all_reduce(utils.total_norm(gradients) ** 2).sqrt()
 
     def gather(self, state: dict[str, Any], wanted: bool) -> dict[str, Any] | None:
-        if not distributed.broadcast_object(wanted):
-            return None
-        whole = utils.apply_to_sample(
-            lambda part: torch.cat(distributed.all_gather_list(part.detach())) if part.dim() == 2 else part, state
-        )
-        return whole if distributed.is_master() else None
+        raise AssertionError("a save reads its own folder where it needs the whole state")
 
     def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {name: self._part(tensor) for name, tensor in whole.items()}
 
     def shard_optimizer(self, whole: dict[str, Any], params: Sequence[Tensor]) -> dict[str, Any]:
-        return utils.apply_to_sample(self._part, whole)
+        entries = {
+            number: {name: self._part(value) for name, value in entry.items()}
+            for number, entry in whole["state"].items()
+        }
+        return {**whole, "state": entries}
 
     @staticmethod
-    def _part(tensor: Tensor) -> Tensor:
+    def _part(tensor: Any) -> Any:
         rank = distributed.get_rank()
-        return tensor[rank : rank + 1] if tensor.dim() == 2 else tensor
+        return tensor[rank : rank + 1] if isinstance(tensor, Tensor) and tensor.dim() == 2 else tensor
 
 
 class Place:
@@ -132,7 +135,15 @@ class SmallTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         self.collected += 1
-        return self.state.collect()
+        state = self.state.collect()
+        if self.strategy.holds_all:
+            return state
+        mesh = init_device_mesh("cpu", (2,))
+
+        def as_part(tensor: Tensor) -> Tensor:
+            return DTensor.from_local(tensor, mesh, [Shard(0)]) if tensor.dim() == 2 else tensor
+
+        return utils.apply_to_sample(as_part, state)
 
     def load_state_dict(self, checkpoint: dict[str, Any], **reset: Any) -> dict[str, Any]:
         return self.state.restore(checkpoint, **reset)
@@ -176,7 +187,12 @@ def live_twice(cfg: DictConfig, name: str) -> None:
     _, place = run.resume(cfg.checkpoint, first)
     first.train(2)
     place.done = 2
-    results = [run.save(cfg.checkpoint, first, place, val_loss=1.0)]
+    saver = Saver(cfg.checkpoint, first)
+    saver.begin(place, val_loss=1.0)
+    if name == "rows":  # async_save: the state of update 2 is written
+        first.train(1)
+        place.done = 3
+    results = [saver.finish()]
     not_due = config(cfg.checkpoint.save_dir, no_last_checkpoints=True).checkpoint
     results.append(run.save(not_due, first, place, val_loss=None))
     distributed.barrier()  # the file is there
@@ -184,13 +200,18 @@ def live_twice(cfg: DictConfig, name: str) -> None:
     extra_state, place = run.resume(cfg.checkpoint, second)
     own = [tensor.tolist() for tensor in tensors_of(second.state.collect())]
     second.train(1)
-    run.save(cfg.checkpoint, second, place, val_loss=2.0)
+    saver = Saver(cfg.checkpoint, second)
+    saver.begin(place, val_loss=2.0)
+    saver.finish()
+    saver.consolidate_the_end()
     found = {
         "paths": [None if result is None else [os.path.basename(path) for path in result.paths] for result in results],
         "collected": first.collected,
         "own": own,
         "resumed": [second.run_record.best, extra_state["val_loss"], place.done, second.get_num_updates()],
     }
+    if name == "rows":
+        found["refused"] = save_on_a_full_disk(cfg, second, place)
     (Path(cfg.checkpoint.save_dir) / f"{distributed.get_rank()}.json").write_text(json.dumps(found))
     if second.strategy.holds_all and distributed.is_master():  # the other process waits at the barrier meanwhile
         alone = config(Path(cfg.checkpoint.save_dir) / "alone").checkpoint
@@ -198,20 +219,48 @@ def live_twice(cfg: DictConfig, name: str) -> None:
     distributed.barrier()
 
 
+def save_on_a_full_disk(cfg: DictConfig, trainer: SmallTrainer, place: Any) -> list[Any]:
+    """Rank 1 cannot write its part, and then rank 0 cannot rename the folder."""
+    trainer.train(1)
+    errors: list[Any] = []
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for owner, function, rank in ((dcp.FileSystemWriter, "write_data", 1), (atomic, "put_folder_in_place", 0)):
+        with pytest.MonkeyPatch.context() as patch:
+            if distributed.get_rank() == rank:
+                patch.setattr(owner, function, refuse)
+            result = run.save(cfg.checkpoint, trainer, place, val_loss=None)
+            errors.append(None if result is None else [len(result.paths), result.error])
+    return errors
+
+
 @pytest.mark.parametrize("name", ["whole", "rows"])
 def test_two_processes_save_and_continue_together(tmp_path: Path, name: str) -> None:
-    launch.call_main(config(tmp_path, processes=2), live_twice, name=name)
+    launch.call_main(config(tmp_path, processes=2, async_save=name == "rows"), live_twice, name=name)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first["paths"] == [["checkpoint_last.pt", "checkpoint_best.pt"], []] and second["paths"] == [None, None]
+    ending = "shards" if name == "rows" else "pt"
+    wanted = [f"checkpoint_last.{ending}", f"checkpoint_best.{ending}"]
+    assert first["paths"] == [wanted, []] and second["paths"] == [None, None]
     assert first["collected"] == second["collected"] == 2
     assert first["resumed"] == second["resumed"] == [1.0, 1.0, 2, 3]
     for rank, found in enumerate((first, second)):
         rows = slice(rank, rank + 1) if name == "rows" else slice(None)
         assert found["own"] == [tensor[rows].tolist() for tensor in unbroken(2)]
-    for file, updates in (("checkpoint_best.pt", 2), ("checkpoint_last.pt", 3)):
-        saved = tensors_of(io.load(tmp_path / file))
-        assert all(torch.equal(one, other) for one, other in zip(saved, unbroken(updates), strict=True)), file
+    for file, updates in (("checkpoint_best", 2), ("checkpoint_last", 3)):
+        for path in io.forms(tmp_path / f"{file}.pt"):  # with rows, the folder and, at the end of the run, the file
+            saved = tensors_of(io.load(path))
+            assert all(torch.equal(one, other) for one, other in zip(saved, unbroken(updates), strict=True)), path
     assert (tmp_path / "alone" / "checkpoint_last.pt").exists() is (name == "whole")
+    names = {path.name for path in tmp_path.iterdir()}
+    if name == "rows":
+        assert {*wanted, "checkpoint_last.pt", "checkpoint_best.pt"} < names
+        refused = f"cannot write checkpoint {tmp_path}/checkpoint_last.shards: "
+        assert all(
+            paths == 0 and error.startswith(refused) and "No space" in error for paths, error in first["refused"]
+        )
+        assert second["refused"] == [None, None] and not [path for path in names if path.endswith(".tmp")]
 
 
 def test_a_process_that_holds_a_part_does_not_save_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
