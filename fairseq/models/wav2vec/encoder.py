@@ -154,10 +154,12 @@ class TransformerEncoder(nn.Module):
         for number, layer in enumerate(layers):
             if drop.skips(number):
                 continue
-            drop.seed(number)
+            draws = drop.seed(number)
             before = x
             x, (weights, ffn) = layer(x, **layer_arguments)
             x = drop.keep_or_undo(number, x, before)
+            if draws is not None:
+                utils.set_rng_state(draws)
             if number >= min_layer:
                 layer_results.append((x, weights, ffn))
         return x, layer_results
@@ -199,10 +201,18 @@ class LayerDrop(NamedTuple):
         seeds = torch.randint(2**62, (num_layers,)).numpy().tolist()
         return cls(flags.numpy().tolist(), keep, seeds)
 
-    def seed(self, number: int) -> None:
-        """Set the random state for a block; call before computing it."""
-        if self.seeds is not None:
-            utils.set_torch_seed(self.seeds[number])
+    def seed(self, number: int) -> dict[str, Tensor] | None:
+        """Set the random state for a block; call before computing it.
+
+        Returns:
+            For a block that will be undone, the state to restore after it, so that what the model draws after its last
+            block does not depend on whether that is skipped or undone; else None.
+        """
+        if self.seeds is None:
+            return None
+        before = utils.get_rng_state() if self.dropped[number] else None
+        utils.set_torch_seed(self.seeds[number])
+        return before
 
     def skips(self, number: int) -> bool:
         return self.keep is None and self.dropped[number]
