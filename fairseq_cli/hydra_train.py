@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,8 +33,8 @@ from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.initialize import add_defaults, hydra_init, resolve_config, try_resolve
 from fairseq.dataclass.validate import find_problems
-from fairseq.distributed import launch, restarts
-from fairseq.distributed.failures import RunFailed, last_words
+from fairseq.distributed import failures, launch, restarts
+from fairseq.distributed.failures import RunFailed
 from fairseq.logging import metrics
 from fairseq_cli import command_line, config_files, explain_key, old_arguments, yaml_files
 
@@ -42,6 +43,7 @@ logger = logging.getLogger("fairseq_cli.hydra_train")
 CONFIG_FOLDER = Path(fairseq.__file__).resolve().parent / "config"
 STOCK_FOLDER = CONFIG_FOLDER.parent / "examples" / "wav2vec" / "config"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+_REPORT = 3.0  # seconds that the first process of a node has to report a problem that all have
 _users_full_error = os.environ.get(FULL_ERROR)  # its value before this command sets it
 
 
@@ -56,9 +58,11 @@ def hydra_main(cfg: DictConfig) -> float | None:
     """
     try:
         run = prepare(cfg)
-    except ConfigError:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            sys.exit(1)  # a launcher started several processes here: the first one reports it
+    except ConfigError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # a launcher started several processes here: the first reports it
+            failures.last_words(error, "fairseq-hydra-train", is_last=True)
+            time.sleep(_REPORT)  # when a process ends, torchrun ends the others
+            sys.exit(1)
         raise
     # after prepare, so that config errors are reported without waiting for the trainer's imports
     from fairseq_cli import train
@@ -316,12 +320,16 @@ def _stop_plainly(program: str, task: Callable[[DictConfig], Any]) -> Callable[[
         except (ConfigError, RunFailed) as error:
             if os.environ.get(FULL_ERROR) == "1":
                 raise
-            words = last_words(error, program, is_last=restarts.from_environment().is_last)
-            if isinstance(words, str):
-                print(words, file=sys.stderr, flush=True)
-            if isinstance(error, ConfigError) or error.failure.mistake:
-                restarts.end_torchrun("a restart would fail in the same way")
-            sys.exit(error.failure.status if isinstance(error, RunFailed) else 1)
+            is_last = restarts.from_environment().is_last
+            words = failures.last_words(error, program, is_last)
+            repeats = isinstance(error, ConfigError) or error.failure.mistake
+            status = 1 if isinstance(error, ConfigError) else error.failure.status
+            if status != 1 or (repeats and not is_last):
+                print(words, file=sys.stderr, flush=True)  # before torchrun ends this process
+                if repeats:
+                    restarts.end_torchrun("a restart would fail in the same way")
+                sys.exit(status)
+            sys.exit(words or 1)
 
     return run
 

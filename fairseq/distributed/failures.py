@@ -103,8 +103,8 @@ def cause(failures: Iterable[Failure]) -> Failure:
     return min(failures, key=lambda failure: (failure.follows, failure.at))
 
 
-def last_words(error: ConfigError | RunFailed, program: str, is_last: bool) -> str | int:
-    """Return the argument of `sys.exit` with which a process ends: text to print, or 1 if torchrun prints it.
+def last_words(error: ConfigError | RunFailed, program: str, is_last: bool) -> str:
+    """Return the text that a process prints as it ends; "" if torchrun prints it.
 
     Args:
         program: the command's name.
@@ -119,7 +119,7 @@ def last_words(error: ConfigError | RunFailed, program: str, is_last: bool) -> s
     if failure is None:
         text = f"{program}: {error}" if place.rank == 0 else f"{program}: rank {place.rank}: {error}"
         failure = of_error(error, place)
-        return 1 if _write_error_file(failure, text) and is_last else text
+        return "" if _write_error_file(failure, text) and is_last else text
     text = f"{failure.traceback.rstrip()}\n{program}: {failure.describe()}".lstrip()
     printed = _write_error_file(failure, text) and is_last
     return f"{program}: {failure.describe().splitlines()[0]}" if printed else text

@@ -7,6 +7,10 @@ is complete, and compares the result with an unbroken run: all checkpoints (weig
 best value), including the last and the best, and the rows of `metrics.jsonl`. With --writing, the kill happens while a
 checkpoint's temporary file exists. With --signals, it is SIGTERM, SIGINT, SIGUSR1 or SIGHUP, and the run must save and
 end by itself.
+
+In the setups whose name starts with "restarts", one random process of two is killed, and torchrun --max-restarts or
+distributed_training.max_restarts starts the run again. Means over a log interval or an epoch in which that happened are
+not compared: they lack the updates before the death.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -67,6 +73,8 @@ class Setup(NamedTuple):
     config: str
     overrides: tuple[str, ...] = ()
     torchrun: bool = False
+    nodes: int = 1  # torchruns, one process each
+    restarts: bool = False
 
 
 TWO = "distributed_training.distributed_world_size=2"
@@ -81,6 +89,11 @@ SETUPS = {
     "spawn": Setup("pretraining", (TWO, "optimization.max_update=8")),
     "torchrun": Setup("pretraining", ("dataset.num_workers=2", "optimization.max_update=8"), torchrun=True),
     "finetuning-spawn": Setup("finetuning", (TWO, "dataset.num_workers=2", "optimization.max_update=8")),
+    "restarts-spawn": Setup(
+        "pretraining", (TWO, "distributed_training.max_restarts=9", "optimization.max_update=12"), restarts=True
+    ),
+    "restarts-torchrun": Setup("pretraining", ("optimization.max_update=12",), torchrun=True, restarts=True),
+    "restarts-nodes": Setup("pretraining", ("optimization.max_update=12",), torchrun=True, nodes=2, restarts=True),
 }
 
 
@@ -125,9 +138,9 @@ class Life:
 
     def __init__(self, setup: Setup, corpus: Path, work: Path) -> None:
         self.run = work / "run"
-        start = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"] if setup.torchrun else []
         line = [
-            *start,
+            sys.executable,
+            *launcher(setup),
             "-m",
             "fairseq_cli.hydra_train",
             "--config-dir",
@@ -141,7 +154,7 @@ class Life:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, *line],
+            line if setup.nodes == 1 else ["bash", "-c", f"{shlex.join(line)} & {shlex.join(line)}; wait -n"],
             cwd=work,
             env=variables,
             stdout=self.log,
@@ -199,6 +212,36 @@ class Life:
         self.log.close()
 
 
+def launcher(setup: Setup) -> list[str]:
+    """Return Python's arguments before the command's own."""
+    if not setup.torchrun:
+        return []
+    meet = ["--standalone"]
+    if setup.nodes > 1:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"]
+    restarts = [f"--max-restarts={9 * setup.restarts}", "--monitor-interval=0.1"]
+    return [
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={setup.nodes}",
+        f"--nproc_per_node={2 // setup.nodes}",
+        *meet,
+        *restarts,
+    ]
+
+
+def ranks_of(life: Life, setup: Setup) -> list[int]:
+    """Return the training processes."""
+    file, mark = ("environ", b"\0RANK=") if setup.torchrun else ("cmdline", b"spawn_main")
+    found: dict[int, int] = {}
+    for pid in descendants(life.process.pid):
+        with contextlib.suppress(OSError):
+            if mark in b"\0" + Path(f"/proc/{pid}/{file}").read_bytes():
+                found[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return sorted(pid for pid, parent in found.items() if parent not in found)  # not their data-loading workers
+
+
 def descendants(pid: int) -> set[int]:
     """Return all descendants of a process."""
     parents = {}
@@ -252,8 +295,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["num_updates"], row["split"]))
 
 
-def faults(unbroken: Path, run: Path) -> list[str]:
-    """Return the differences between the results of a stopped run and an unbroken one."""
+def faults(unbroken: Path, run: Path, means: bool = True) -> list[str]:
+    """Return the differences between the results of a stopped run and an unbroken one.
+
+    Args:
+        means: compare the numbers of log intervals and epochs.
+    """
     found = []
     names = {folder: sorted(path.name for path in folder.glob("checkpoint*")) for folder in (unbroken, run)}
     if names[unbroken] != names[run]:
@@ -269,7 +316,10 @@ def faults(unbroken: Path, run: Path) -> list[str]:
     if places[0] != places[1]:
         found.append(f"rows {sorted(set(places[0]) ^ set(places[1]))} or doubles among {places[1]}")
     else:
-        pairs = [pair for pair in zip(wanted, seen, strict=True) if pair[0] != pair[1]]
+        compared = [
+            pair for pair in zip(wanted, seen, strict=True) if means or not pair[0]["split"].startswith("train")
+        ]
+        pairs = [pair for pair in compared if pair[0] != pair[1]]
         found += [f"row {one['split']} of {one['num_updates']}: {unequal(one, other)}" for one, other in pairs[:3]]
     return found
 
@@ -312,12 +362,43 @@ def attempt(
         shutil.rmtree(work, ignore_errors=True)
 
 
+def attempt_restarts(setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: random.Random) -> Outcome:
+    """Do one run of which single processes are killed up to three times; its launcher restarts it."""
+    work = Path(tempfile.mkdtemp(prefix="kills."))
+    try:
+        life, kills = Life(setup, corpus, work), 0
+        for _ in range(choice.randint(1, KILLS)):
+            trains, at_start = life.said().count("seconds of audio per update"), kills > 0 and choice.random() < 0.3
+            enough = kills + 1 if not at_start else 0
+            while not life.ended() and (len(ranks_of(life, setup)) < 2 or trains < enough):
+                time.sleep(0.02)
+                trains = life.said().count("seconds of audio per update")
+            time.sleep(choice.uniform(0, 0.8 * seconds + 3 * at_start))
+            ranks = ranks_of(life, setup)
+            if life.ended() or len(ranks) < 2:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(choice.choice(ranks), signal.SIGKILL)
+                kills += 1
+            while not life.ended() and set(ranks) & set(ranks_of(life, setup)):
+                time.sleep(0.02)
+        status = life.wait()
+        if status != 0:
+            return Outcome("status", f"{status} at the end\n{_end_of(work)}")
+        found = faults(unbroken, work / "run", means=False)
+        return Outcome("unequal", "; ".join(found)) if found else Outcome("right", str(kills))
+    except TimeoutError as error:
+        return Outcome("hang", f"{error}\n{_end_of(work)}")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _end_of(work: Path) -> str:
     return (work / "log").read_text(errors="replace")[-1500:]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--tries", type=int, default=14)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--writing", action="store_true", help="kill while a checkpoint's temporary file exists")
@@ -344,7 +425,10 @@ def main() -> None:
                 if life.wait() != 0:
                     sys.exit(f"the unbroken run of {name} failed:\n{_end_of(place)}")
                 unbroken[name] = max(0.5, time.monotonic() - began)
-            outcome = attempt(SETUPS[name], corpus, place / "run", unbroken[name], choice, arguments)
+            if SETUPS[name].restarts:
+                outcome = attempt_restarts(SETUPS[name], corpus, place / "run", unbroken[name], choice)
+            else:
+                outcome = attempt(SETUPS[name], corpus, place / "run", unbroken[name], choice, arguments)
             stops += int(outcome.text) if outcome.kind == "right" else 0
             tally.add(f"try {number} ({name})", outcome)
             said = outcome.text if outcome.kind == "right" else outcome.text[-1500:]

@@ -155,7 +155,7 @@ def compare(switched: Place, unbroken: Place, stayed: Place, double: bool) -> li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--updates", type=int, default=30, help="with each number of processes")
     parser.add_argument("--double", action="store_true", help="in float64")
     arguments = parser.parse_args()
