@@ -20,18 +20,20 @@ from typing import Any, NamedTuple, NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS = 300  # time limit of a command
-# imported before the first fork
+# imported before the first fork; the last is what torch imports at the first use of DDP, of its lazy device or of
+# fake tensors
 _MODULES = (
-    "train",
-    "hydra_train",
-    "preflight",
-    "infer",
-    "transcribe",
-    "extract",
-    "convert",
-    "average_checkpoints",
-    "consolidate",
-    "validate",
+    "fairseq_cli.train",
+    "fairseq_cli.hydra_train",
+    "fairseq_cli.preflight",
+    "fairseq_cli.infer",
+    "fairseq_cli.transcribe",
+    "fairseq_cli.extract",
+    "fairseq_cli.convert",
+    "fairseq_cli.average_checkpoints",
+    "fairseq_cli.consolidate",
+    "fairseq_cli.validate",
+    "torch._dynamo",
 )
 
 
@@ -86,7 +88,7 @@ class Warm:
 
 def _serve() -> None:
     for name in _MODULES:
-        importlib.import_module(f"fairseq_cli.{name}")
+        importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

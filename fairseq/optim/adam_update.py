@@ -1,5 +1,6 @@
 """The torch optimizer behind `adam`: fairseq's formula by torch's fused AdamW or plain operations; can skip updates."""
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -10,7 +11,20 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 
-class Adam(torch.optim.Optimizer):
+class _Uncompiled(torch.optim.Optimizer):
+    """torch's optimizer without the wrappers that hide its methods from torch.compile.
+
+    The first call of such a wrapper imports the compiler, which takes 2 s of every start. Only models are
+    compiled here.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class Adam(_Uncompiled):
     """Adam in the parameters' precision (fp32 in training: autocast does not change them).
 
     One update; t is the number of updates in which this parameter had a gradient::

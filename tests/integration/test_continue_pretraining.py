@@ -4,13 +4,16 @@ go on, a report.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from fairseq import checkpoint_utils
 from tests.integration.conftest import Workplace
+from tests.warm import Warm
 
 TINY_MODEL = [
     "model.final_dim=16",
@@ -53,15 +56,29 @@ def continue_from(workplace: Workplace, source: Path, *overrides: str) -> str:
     return done.output
 
 
-@pytest.fixture
-def source(workplace: Workplace) -> Path:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: Warm) -> Path:
     """A checkpoint of 4 updates: the temperature is 2 * 0.9^4 there."""
+    workplace = Workplace(tmp_path_factory.mktemp("source"), corpus, warm)
     workplace.run("optimization.max_update=4", *TINY_MODEL)
     return workplace.folder / "run" / "checkpoint_last.pt"
 
 
-def test_weights_come_in_and_all_else_begins_anew(workplace: Workplace, source: Path) -> None:
-    output = continue_from(workplace, source, "optimization.max_update=2")
+class Continued(NamedTuple):
+    """A run that has made 2 updates from `source`."""
+
+    workplace: Workplace
+    output: str
+
+
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: Warm, source: Path) -> Continued:
+    workplace = Workplace(tmp_path_factory.mktemp("continued"), corpus, warm)
+    return Continued(workplace, continue_from(workplace, source, "optimization.max_update=2"))
+
+
+def test_weights_come_in_and_all_else_begins_anew(continued: Continued, source: Path) -> None:
+    workplace, output = continued
     assert "temperature schedule: continues at update 4 " in output
     report = next(line for line in output.splitlines() if "codebook use before the first update" in line)
     assert "minutes of the new audio" in report and "of 8 codewords" in report
@@ -77,8 +94,10 @@ def test_weights_come_in_and_all_else_begins_anew(workplace: Workplace, source: 
     assert 0 < moved < 0.01  # two warm-up steps away from the source, nowhere near new random weights
 
 
-def test_resumed_it_keeps_its_temperature_and_needs_no_report(workplace: Workplace, source: Path) -> None:
-    continue_from(workplace, source, "optimization.max_update=2")
+def test_resumed_it_keeps_its_temperature_and_needs_no_report(
+    workplace: Workplace, continued: Continued, source: Path
+) -> None:
+    shutil.copytree(continued.workplace.folder / "continued", workplace.folder / "continued")
     output = continue_from(workplace, source, "optimization.max_update=4")
     assert "codebook use" not in output
     assert [row["temp"] for row in workplace.rows(save_dir="continued")][2:] == [

@@ -5,10 +5,8 @@ told by its name.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from fairseq.dataclass.initialize import resolve_config
 from fairseq.preflight import checks, corpus
 from fairseq.preflight.checks import Options
 from fairseq.preflight.report import Report
+from tests.warm import Done, Warm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "examples/wav2vec/config/pretraining"
@@ -102,18 +101,15 @@ def few_utterances(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def preflight(*words: str, cwd: Path = REPOSITORY) -> tuple[int, str]:
-    """The command's exit status and output."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "fairseq_cli.preflight", *words],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    return done.returncode, done.stderr + done.stdout  # the first has a line every few seconds, the second the report
+Preflight = Callable[..., Done]
+
+
+@pytest.fixture()
+def preflight(warm: Warm, tmp_path: Path) -> Preflight:
+    """The command, typed in an empty folder."""
+    folder = tmp_path / "typed_in"
+    folder.mkdir()
+    return lambda *words: warm.module("fairseq_cli.preflight", words, folder)
 
 
 def check(data: Path, options: Options | None = None, **changes: Any) -> Report:
@@ -138,7 +134,7 @@ def names(report: Report) -> list[str]:
 
 
 @pytest.mark.slow
-def test_nothing_is_found_in_the_recipes_own_command(librispeech: Path, tmp_path: Path) -> None:
+def test_nothing_is_found_in_the_recipes_own_command(preflight: Preflight, librispeech: Path, tmp_path: Path) -> None:
     """As typed in the recipe, on a machine without the vendor's package; measured: 25 s of one core."""
     status, told = preflight(
         f"task.data={librispeech}",
@@ -153,7 +149,7 @@ def test_nothing_is_found_in_the_recipes_own_command(librispeech: Path, tmp_path
     )
     assert status == 0, told
     assert told.rstrip().endswith("Nothing found that would stop or slow this run.")
-    assert not any(path.is_dir() for path in tmp_path.iterdir())  # nothing trained, nothing written
+    assert not any((tmp_path / "typed_in").iterdir())  # nothing trained, nothing written
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["problems"] == [] and found["status"] == 0
     assert 0.7 < found["data"]["updates"]["share_of_paper"] < 1
@@ -173,7 +169,7 @@ def test_nothing_is_found_in_the_recipes_own_command(librispeech: Path, tmp_path
     assert device["bytes_to_device_per_update"] > 64 * 4 * 1_300_000
 
 
-def test_a_launchers_line_gives_nodes_and_cards(few_utterances: Path, tmp_path: Path) -> None:
+def test_a_launchers_line_gives_nodes_and_cards(preflight: Preflight, few_utterances: Path, tmp_path: Path) -> None:
     """The recipe's line for two nodes; the data are too few for such updates, which is told, and nothing else is."""
     status, told = preflight(
         "--steps",
@@ -205,7 +201,7 @@ def test_a_launchers_line_gives_nodes_and_cards(few_utterances: Path, tmp_path: 
     assert {problem["name"] for problem in found["problems"]} <= {"padding-waste", "little-audio"}
 
 
-def test_arguments_that_cannot_be_used(few_utterances: Path) -> None:
+def test_arguments_that_cannot_be_used(preflight: Preflight) -> None:
     for words, told in (
         (["--steps", "some", "task.data=x"], "--steps is 'some'"),
         (["--config-dir", str(CONFIGS), "--config-name", "no_such_config"], "no_such_config"),

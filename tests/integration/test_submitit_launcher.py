@@ -165,16 +165,14 @@ def test_without_multirun_hydra_would_train_here(submit: Submit, slurm: Path, mo
 
 def test_where_submitit_is_not_installed(workplace: Workplace) -> None:
     hide = (
-        "import sys; sys.modules['submitit'] = None; from fairseq_cli import hydra_train as h; sys.argv[0] = "
-        "'x'; h.cli_main()"
+        "import os, sys, warnings; from fairseq_cli import hydra_train; warnings.simplefilter('error'); "
+        "sys.modules['submitit'] = None; os.dup2(os.open('stderr', os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2); "
+        "sys.argv = ['x', *{words}]; hydra_train.cli_main()"
     )
     lines = {}
     for words in ([*LAUNCHER, "hydra.launcher.partition=devlab"], ["--cfg", "job"]):
-        command = [sys.executable, "-W", "error", "-c", hide, *workplace.arguments(*words)]
-        done = subprocess.run(
-            command, cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True
-        )
-        lines[words[0]] = done.returncode, done.stderr
+        done = workplace.warm.python(hide.format(words=workplace.arguments(*words)), workplace.folder)
+        lines[words[0]] = done.code, (workplace.folder / "stderr").read_text()
     assert lines["--cfg"] == (0, ""), "without the launcher nothing is amiss"
     assert lines["-m"] == (
         1,
