@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -19,6 +19,7 @@ from fairseq.dataclass.initialize import resolve_config
 from fairseq.distributed import launch, strategy
 from fairseq.distributed import utils as distributed
 from fairseq.trainer import Trainer
+from fairseq.training.description import cost_of
 
 BACKENDS = ("pytorch_ddp", "flat", "fully_sharded")
 # dropout, layerdrop, accumulation, activation checkpointing and the running average are all on
@@ -45,9 +46,25 @@ CONFORMER = {
 }
 
 
-def settings(data: Path | str, save_dir: Path | str, **groups: dict[str, Any]) -> DictConfig:
-    """The config, with these values in its groups."""
+FINETUNING = """
+task: {_name: audio_finetuning, labels: ltr, data: "???", normalize: true}
+criterion: {_name: ctc, zero_infinity: true}
+model: {_name: wav2vec_ctc, w2v_path: "???", apply_mask: true, mask_prob: 0.3, mask_channel_prob: 0.1,
+  mask_channel_length: 4, layerdrop: 0.3, feature_grad_mult: 0.0, freeze_finetune_updates: 2}
+"""
+
+
+def settings(data: Path | str, save_dir: Path | str, finetuning: bool = False, **groups: dict[str, Any]) -> DictConfig:
+    """The config, with these values in its groups.
+
+    Args:
+        finetuning: train wav2vec_ctc; `data` also has base.pt, the pre-trained model.
+    """
     cfg = OmegaConf.create(SETTINGS)
+    if finetuning:
+        for group, values in OmegaConf.create(FINETUNING).items():
+            cfg[group] = values
+        cfg.model.w2v_path = str(Path(data) / "base.pt")
     cfg.task.data, cfg.checkpoint = str(data), {"save_dir": str(save_dir)}
     for group, values in groups.items():
         OmegaConf.update(cfg, group, values)
@@ -111,19 +128,21 @@ def live(cfg: DictConfig, updates: int, backends: Iterable[str], report: str) ->
             "losses": losses(trainer, trainer.get_train_iterator(1), updates),
             "held": held(trainer),
             "name": trainer.strategy.name,
+            "costs": cost_of(trainer)._asdict(),
         }
         del trainer
         gc.collect()
     Path(f"{report}.{distributed.get_rank()}").write_text(json.dumps(found))
 
 
-def live_on(cfg: DictConfig, legs: list[tuple[str, int]], report: str) -> None:
-    """Each process: continue the run in `save_dir` with one strategy after another, each for some updates."""
-    found: list[float] = []
-    for backend, updates in legs:
-        trainer = build(with_backend(cfg, backend))
+def live_on(cfg: DictConfig, runs: dict[str, list[tuple[str, int]]], report: str) -> None:
+    """Each process: train several runs, each with one strategy after another, for some updates each."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for name, backend, updates in [(name, *leg) for name, legs in runs.items() for leg in legs]:
+        of_run = OmegaConf.merge(cfg, {"checkpoint": {"save_dir": f"{cfg.checkpoint.save_dir}/{name}"}})
+        trainer = build(with_backend(cast(DictConfig, of_run), backend))
         _, batches = run.resume(trainer.cfg.checkpoint, trainer)
-        found += losses(trainer, batches, updates)
+        found[name] += losses(trainer, batches, updates)
         run.save(trainer.cfg.checkpoint, trainer, batches, None, stopping=True)
         distributed.barrier()  # the file is there
         del trainer
@@ -131,9 +150,9 @@ def live_on(cfg: DictConfig, legs: list[tuple[str, int]], report: str) -> None:
     Path(f"{report}.{distributed.get_rank()}").write_text(json.dumps(found))
 
 
-def continued(cfg: DictConfig, legs: list[tuple[str, int]], report: Path) -> list[float]:
-    """Train in two processes as `live_on` does, and return the losses of all updates."""
-    launch.call_main(cfg, live_on, legs=legs, report=str(report))
+def continued(cfg: DictConfig, runs: dict[str, list[tuple[str, int]]], report: Path) -> dict[str, list[float]]:
+    """Train in two processes as `live_on` does, and return the losses of all updates by run."""
+    launch.call_main(cfg, live_on, runs=runs, report=str(report))
     return json.loads(Path(f"{report}.0").read_text())
 
 

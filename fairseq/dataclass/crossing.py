@@ -43,24 +43,33 @@ def kept_graphs(cfg: DictConfig) -> Iterator[Finding]:
         )
 
 
+# (ddp_backend, ddp_comm_hook) that a device's library supports; CUDA's supports all
+_HOOKS = {
+    "cpu": {("pytorch_ddp", "fp16"), ("flat", "fp16"), ("flat", "bf16")},
+    "hpu": {("flat", "bf16")},
+}
+
+
 def exchanges(cfg: DictConfig) -> Iterator[Finding]:
-    """Ways to share a model that HPU does not have."""
+    """Ways to share a model that a device does not have."""
     common, training = cfg.common, cfg.distributed_training
-    if not (common.hpu or common.device == "hpu"):
-        return
+    device = str(common.device or ("hpu" if common.hpu else "cpu" if common.cpu else ""))
     hook, backend = str(training.ddp_comm_hook), str(training.ddp_backend)
-    if backend != "fully_sharded" and hook != "none" and (backend, hook) != ("flat", "bf16"):
+    if backend == "fully_sharded":
+        if device == "hpu" and (common.hpu_lazy_mode or common.hpu_compile != "none"):
+            key = "hpu_lazy_mode=false" if common.hpu_lazy_mode else "hpu_compile=none"
+            yield wrong(
+                "distributed_training.ddp_backend is fully_sharded, which gathers weights between blocks, so a step "
+                f"cannot be one graph. Set common.{key}, or ddp_backend=flat.",
+                "gaudi",
+            )
+        return
+    kind = "flat" if backend == "flat" else "pytorch_ddp"
+    if hook != "none" and device in _HOOKS and (kind, hook) not in _HOOKS[device]:
         yield wrong(
-            f"distributed_training.ddp_comm_hook is {hook} and ddp_backend is {backend}: HPU cannot exchange gradients "
-            "that way. Set ddp_comm_hook=none, or ddp_backend=flat with ddp_comm_hook=bf16.",
-            "gaudi",
-        )
-    if backend == "fully_sharded" and (common.hpu_lazy_mode or common.hpu_compile != "none"):
-        key = "hpu_lazy_mode=false" if common.hpu_lazy_mode else "hpu_compile=none"
-        yield wrong(
-            "distributed_training.ddp_backend is fully_sharded, which gathers weights between blocks, so a step cannot "
-            f"be one graph. Set common.{key}, or ddp_backend=flat.",
-            "gaudi",
+            f"distributed_training.ddp_comm_hook is {hook} and ddp_backend is {backend}, but {device} cannot exchange "
+            "gradients that way. Set ddp_comm_hook=none, or ddp_backend=flat with ddp_comm_hook=bf16.",
+            "device",
         )
 
 

@@ -38,20 +38,28 @@ def describe(trainer: Trainer) -> None:
     logger.info("strategy: %s", describe_strategy(trainer))
 
 
-def describe_strategy(trainer: Trainer) -> str:
-    """Describe how the processes share the model, and what it costs each of them."""
-    cfg, world_size = trainer.cfg, trainer.data_parallel_world_size
-    cost = costs.costs(
+def cost_of(trainer: Trainer) -> costs.Costs:
+    """Compute what the run's strategy costs each process."""
+    cfg = trainer.cfg
+    return costs.costs(
         costs.weights_of(trainer.unwrapped_model),
         cfg.distributed_training,
-        world_size,
+        trainer.data_parallel_world_size,
         max(cfg.optimization.update_freq),
         cfg.ema.store_ema,
         ddp_settings(cfg.distributed_training, trainer.device.ddp_options())["gradient_as_bucket_view"],
     )
-    asked = cfg.distributed_training.ddp_backend
-    alone = f"; ddp_backend={asked} has no effect" if asked in (Flat.name, FullySharded.name) else ""
-    return f"{trainer.strategy.name if world_size > 1 else f'one process{alone}'}; {cost}"
+
+
+def describe_strategy(trainer: Trainer) -> str:
+    """Describe how the processes share the model, and what that costs each of them."""
+    how = trainer.strategy.name
+    if trainer.data_parallel_world_size == 1:
+        asked = trainer.cfg.distributed_training.ddp_backend
+        how = "one process"
+        if asked in (Flat.name, FullySharded.name):
+            how += f", which has nothing to share, so ddp_backend={asked} has no effect"
+    return f"{how}; {cost_of(trainer)}"
 
 
 def describe_updates(trainer: Trainer, training: EpochBatchIterator) -> None:
