@@ -32,6 +32,7 @@ COMMANDS = {
     "fairseq-extract": "fairseq_cli.extract",
     "fairseq-convert": "fairseq_cli.convert",
     "fairseq-average-checkpoints": "fairseq_cli.average_checkpoints",
+    "fairseq-consolidate": "fairseq_cli.consolidate",
 }
 
 

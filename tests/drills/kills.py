@@ -35,6 +35,7 @@ import numpy as np
 import soundfile
 import torch
 
+from fairseq.checkpoint import io
 from tests.drills.forked import Outcome, Tally
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # values that differ between any two runs
 CLOCK = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "eta"}
 KILLS = 3  # per run, at most
+WRITING = 0.05  # seconds, at most, from the appearance of a temporary file to the kill
 
 BASE = """# @package _group_
 common: {fp16: false, log_format: json, log_interval: 2, seed: 1, cpu: true}
@@ -64,6 +66,23 @@ FINETUNING = f"""{BASE}task: {{_name: audio_finetuning, data: DATA, labels: ltr,
 criterion: {{_name: ctc, zero_infinity: true}}
 model: {{_name: wav2vec_ctc, w2v_path: W2V, apply_mask: true, mask_prob: 0.3, mask_channel_prob: 0.1, mask_channel_length: 4,
   layerdrop: 0.1, feature_grad_mult: 0.0, freeze_finetune_updates: 4}}
+"""
+
+
+# a plug-in with which a write lasts several updates
+SLOW_DISK = "slow_disk"
+SLOW_WRITES = """import time
+from fairseq.checkpoint import atomic
+
+fast = atomic.Disk.write
+
+
+def write(self, data):
+    time.sleep(0.0005)
+    return fast(self, data)
+
+
+atomic.Disk.write = write
 """
 
 
@@ -126,6 +145,8 @@ def make_corpus(folder: Path) -> None:
     torch.manual_seed(1)
     cfg = {"model": model, "task": {"_name": "audio_pretraining", "data": "gone", "normalize": True}}
     torch.save({"cfg": cfg, "model": build_model(model).state_dict(), "args": None}, folder / "w2v.pt")
+    (folder / SLOW_DISK).mkdir()
+    (folder / SLOW_DISK / "__init__.py").write_text(SLOW_WRITES)
     for name, text in (("pretraining", PRETRAINING), ("finetuning", FINETUNING)):
         (folder / f"{name}.yaml").write_text(text.replace("DATA", str(folder)).replace("W2V", str(folder / "w2v.pt")))
 
@@ -147,7 +168,7 @@ class Life:
             str(corpus),
             "--config-name",
             setup.config,
-            *setup.overrides,
+            *(override.replace("CORPUS", str(corpus)) for override in setup.overrides),
         ]
         self.log = (work / "log").open("ab")
         self.log_start = self.log.tell()
@@ -259,6 +280,8 @@ def descendants(pid: int) -> set[int]:
 
 
 def load(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return io.read(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -336,10 +359,14 @@ def attempt(
             at_start = stops > 0 and not (arguments.signals or arguments.writing) and choice.random() < 0.3
             if not life.wait_until(choice.uniform(0, 0.8 * seconds + 3 * at_start), arguments.writing, at_start):
                 break
-            stops += 1
+            if arguments.writing:
+                time.sleep(choice.uniform(0, WRITING))
             if not arguments.signals:
                 life.kill()
+                # a write can be over before the kill
+                stops += not arguments.writing or bool(list(life.run.glob("*.tmp")))
                 continue
+            stops += 1
             number = choice.choice(SIGNALS)
             life.process.send_signal(number)
             status = life.wait()
@@ -397,18 +424,27 @@ def _end_of(work: Path) -> str:
     return (work / "log").read_text(errors="replace")[-1500:]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+def parser_of(description: str, setups: dict[str, Setup]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--tries", type=int, default=14)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--setups", nargs="+", choices=sorted(setups), default=list(setups))
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(str(__doc__).splitlines()[0], SETUPS)
     parser.add_argument("--writing", action="store_true", help="kill while a checkpoint's temporary file exists")
     parser.add_argument("--signals", action="store_true", help="a signal instead of SIGKILL")
-    parser.add_argument("--setups", nargs="+", choices=sorted(SETUPS), default=list(SETUPS))
     arguments = parser.parse_args()
+    title = "signals" if arguments.signals else "kills in a checkpoint's writing" if arguments.writing else "kills"
+    drill(title, arguments, SETUPS)
+
+
+def drill(title: str, arguments: argparse.Namespace, setups: dict[str, Setup]) -> None:
+    """Do all tries, print what came of them, and exit."""
     choice = random.Random(arguments.seed)
-    tally = Tally(
-        "signals" if arguments.signals else "kills in a checkpoint's writing" if arguments.writing else "kills"
-    )
+    tally = Tally(title)
     stops = 0
     with tempfile.TemporaryDirectory(prefix="kills.") as folder:
         corpus = Path(folder) / "corpus"
@@ -419,21 +455,21 @@ def main() -> None:
             place = Path(folder) / name
             if name not in unbroken:
                 place.mkdir()
-                life = Life(SETUPS[name], corpus, place)
+                life = Life(setups[name], corpus, place)
                 life.wait_until(0, False)
                 began = time.monotonic()
                 if life.wait() != 0:
                     sys.exit(f"the unbroken run of {name} failed:\n{_end_of(place)}")
                 unbroken[name] = max(0.5, time.monotonic() - began)
-            if SETUPS[name].restarts:
-                outcome = attempt_restarts(SETUPS[name], corpus, place / "run", unbroken[name], choice)
+            if setups[name].restarts:
+                outcome = attempt_restarts(setups[name], corpus, place / "run", unbroken[name], choice)
             else:
-                outcome = attempt(SETUPS[name], corpus, place / "run", unbroken[name], choice, arguments)
+                outcome = attempt(setups[name], corpus, place / "run", unbroken[name], choice, arguments)
             stops += int(outcome.text) if outcome.kind == "right" else 0
             tally.add(f"try {number} ({name})", outcome)
             said = outcome.text if outcome.kind == "right" else outcome.text[-1500:]
             print(f"{number + 1}/{arguments.tries} {name}: {outcome.kind} ({said})", flush=True)
-    print(f"{stops} stops in the runs that ended right")
+    print(f"{stops} stops{' in a write' if arguments.writing else ''} in the runs that ended right")
     sys.exit(not tally.report())
 
 

@@ -114,8 +114,13 @@ def test_an_error_in_training_saves_what_was_trained_and_names_file_and_manifest
     assert saved["extra_state"]["train_iterator"]["updates_in_epoch"] == 3
 
 
-@pytest.mark.parametrize("refused, status", [("updates == 12", UNSAVED), ("updates == 4", 0)])
-def test_the_end_says_where_the_last_state_is_not_saved(workplace: Workplace, refused: str, status: int) -> None:
+@pytest.mark.parametrize(
+    "refused, status, in_background",
+    [("updates == 12", UNSAVED, "false"), ("updates == 12", UNSAVED, "true"), ("updates == 4", 0, "true")],
+)
+def test_the_end_says_where_the_last_state_is_not_saved(
+    workplace: Workplace, refused: str, status: int, in_background: str
+) -> None:
     """The disk refuses the last save, or one before."""
     plug = plug_in(
         workplace,
@@ -124,7 +129,7 @@ def test_the_end_says_where_the_last_state_is_not_saved(workplace: Workplace, re
         f"    if {refused}:\n        raise io.CheckpointWriteError(errno.EROFS, 'Read-only file system')\n"
         "    return old(state, path)\nio.save = save\n",
     )
-    output = workplace.run(plug, status=status)
+    output = workplace.run(plug, f"checkpoint.async_save={in_background}", status=status)
     assert "training continues" in output and ("done training" in output) == (status == 0)
     if status:
         assert "finished at update 12, but its last state is not saved: " in output and "Read-only" in output
