@@ -22,6 +22,7 @@ FIRST = 1800.0  # seconds for a step that may compile graphs or connect to other
 SETTLED = 2  # visits after which a kind of step compiles nothing: see training.compile_alarm
 EARLY = 0.75  # share of the limit after which the log names a late process
 _BUSY = ("data", "forward", "backward", "optimizer")  # phases that do not depend on other processes
+_ONCE = ("starting", "ending")  # phases whose steps do not repeat
 _IN_UPDATE = (*_BUSY, "exchange")
 _BOARD_BYTES = 2048
 
@@ -119,12 +120,11 @@ class Progress:
         usual = timeout if timeout > 0 else max(FLOOR, FACTOR * self._slowest.get(step.phase, 0.0))
         if timeout == 0:
             return Patience(EARLY * usual, float("inf"))
-        settled = self._visits[step.phase, step.kind] >= SETTLED
-        return Patience(EARLY * usual, usual if settled else max(usual, FIRST))
+        return Patience(EARLY * usual, max(usual, FIRST) if self.is_first_visit() else usual)
 
     def is_first_visit(self) -> bool:
-        """Whether the current step may compile graphs, so that its limit is FIRST."""
-        return self._visits[self.step.phase, self.step.kind] < SETTLED
+        """Whether the current step may compile graphs or read much, so that its limit is FIRST."""
+        return self.step.phase in _ONCE or self._visits[self.step.phase, self.step.kind] < SETTLED
 
     def _complete(self) -> None:
         took, step = self._beat(), self.step

@@ -27,7 +27,7 @@ class Report(NamedTuple):
     """What a process says about itself."""
 
     rank: int
-    count: int  # of its reports
+    number: int  # of this report
     host: str
     local_rank: int
     pid: int
@@ -48,13 +48,13 @@ class Heard(NamedTuple):
     at: float
 
 
-def own_report(rank: int, local_rank: int, count: int, still: float, timeout: float) -> Report:
+def own_report(rank: int, local_rank: int, number: int, still: float, timeout: float) -> Report:
     """Describe this process; its main thread may be anywhere."""
     loop = progress.of_this_process()
     patience = loop.patience(timeout)
     return Report(
         rank,
-        count,
+        number,
         socket.gethostname(),
         local_rank,
         os.getpid(),
@@ -85,7 +85,8 @@ def main_stack(most: int = 30) -> list[str]:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     lines: list[str] = []
     while frame is not None and len(lines) < most:
-        lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+        if not frame.f_code.co_filename.startswith("<frozen"):  # Python's own import machinery
+            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
         frame = frame.f_back
     return lines[::-1]
 
@@ -202,7 +203,7 @@ class RollCall:
         for rank, text in zip(ranks, texts, strict=True):
             report = Report(*json.loads(text))
             report = report._replace(step=Step(*report.step))
-            if rank not in self._heard or self._heard[rank].report.count != report.count:
+            if rank not in self._heard or self._heard[rank].report.number != report.number:
                 self._heard[rank] = Heard(report, self._clock())
         if stands and self._store.check([_VERDICT]):
             self.verdict = self._store.get(_VERDICT).decode()

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 HUNG = 69  # EX_UNAVAILABLE of sysexits.h: exit status of a run that made no progress
 TICK = 1.0  # seconds between two looks
-GRACE = 10.0  # seconds for the main thread to end by itself, and for other processes to read the verdict
+GRACE = 5.0  # seconds for the main thread to end by itself, and for other processes to read the verdict
 
 
 class Stalled(signals.WaitEnded):
@@ -75,9 +75,11 @@ def describe(late: Sequence[Report], missing: Collection[int], world_size: int, 
     """
     if world_size > 1 and len(late) == world_size:
         still = min(report.still for report in late)
+        of_first = f", and {late[0].waits_for} (rank {late[0].rank})" if late[0].waits_for else ""
+        reason = " The network between them or a device hangs." if late[0].step.waits else ""
         return (
-            f"no process has made progress for {still:.0f} seconds: all are in {late[0].step.describe()}. The network "
-            "between them or a device hangs."
+            f"no process has made progress for {still:.0f} seconds: all are in {late[0].step.describe()}{of_first}."
+            f"{reason}"
         )
     sentences = [_one(report, report.rank in missing, world_size, here) for report in late[:8]]
     if len(late) > 8:
@@ -97,6 +99,12 @@ def _one(report: Report, is_silent: bool, world_size: int, here: str) -> str:
     else:
         state = "it is stopped, or its machine is gone"
     return f"{who} has not answered for {report.still:.0f} seconds: {state}; {step.describe()}{waits_for}"
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process of this machine is stopped, as by SIGSTOP or a debugger."""
+    shown = progress.look_at(pid)
+    return shown is not None and shown.state[:1] in ("T", "t")
 
 
 class Watchdog:
@@ -164,6 +172,8 @@ class Watchdog:
             return [own], []
         missing = self.roll_call.missing()
         reports = [own, *(heard.report for heard in self.roll_call.heard())]
+        local = [report for report in reports[1:] if report.host == own.host and report.rank not in missing]
+        missing = sorted([*missing, *(report.rank for report in local if _is_stopped(report.pid))])
         if missing == [0] and all(report.rank for report in reports):  # it has never answered
             reports.append(own._replace(rank=0, pid=0, host="an unknown machine", waits_for=""))
         return keep_waiting(reports, missing), missing

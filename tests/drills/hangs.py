@@ -313,7 +313,9 @@ def stopped_worker(drill: Drill) -> str:
         run.until("train_inner")
         time.sleep(drill.rng.uniform(5, 8))
         rank = drill.rng.randrange(2)
-        worker = run.workers(run.ranks()[rank])[-1]
+        while not (workers := run.workers(run.ranks()[rank])):  # between two epochs there are none
+            time.sleep(0.05)
+        worker = workers[-1]
         os.kill(worker, signal.SIGSTOP)
         return named(
             run, rf"rank {rank} \(", "data of update", rf"worker {worker}, state T \(stopped\), which .*train.tsv"

@@ -49,6 +49,7 @@ def test_first_visits_may_compile_and_do_not_count_as_slow() -> None:
     assert after([*compiled, compiled[-1]]).patience(-1) == Patience(45.0, 60.0)
     assert after([*compiled, ("forward", "b", 0)]).patience(8) == Patience(6.0, FIRST)
     assert after([*compiled, ("forward", "b", 0)]).is_first_visit()
+    assert after([("starting", "a", 1.0)] * 5).patience(8).limit == FIRST  # each of these steps is another one
 
 
 def test_places_are_ordered_and_named() -> None:

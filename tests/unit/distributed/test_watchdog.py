@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 
 import pytest
 import torch.distributed as dist
@@ -17,7 +19,7 @@ HERE = socket.gethostname()
 
 
 def report(rank: int, phase: str, place: tuple[int, int] = (11, 3), still: float = 70.0, **more: object) -> Report:
-    step = Step(phase, "", None, False, *place)
+    step = Step(phase, "", None, phase == "exchange", *place)
     given = Report(rank, 1, "far", rank % 8, 1000 + rank, step, still, 45.0, 60.0, "")
     return given._replace(**more)  # type: ignore[arg-type]
 
@@ -85,8 +87,9 @@ def test_the_line_has_rank_host_process_phase_and_what_it_waits_for() -> None:
         "gone; data of update 12. The other processes wait for it."
     )
     all_wait = [report(0, "exchange"), report(1, "exchange")]
-    assert describe(all_wait, [], 2, HERE).startswith(
-        "no process has made progress for 70 seconds: all are in exchange"
+    assert describe(all_wait, [], 2, HERE) == (
+        "no process has made progress for 70 seconds: all are in exchange of update 12. The network between them or a "
+        "device hangs."
     )
 
 
@@ -165,7 +168,7 @@ def test_a_main_thread_that_ends_by_itself_may_save() -> None:
     watched.wait(63)
     with pytest.raises(Stalled, match="has made no progress for 61 seconds: data"):
         watchdog.check_wait()
-    watched.wait(5)
+    watched.wait(3)
     watched.loop.doing("saving")
     watched.wait(59)
     assert watched.left == []
@@ -214,6 +217,28 @@ def test_another_processs_verdict_ends_this_one(caplog: pytest.LogCaptureFixture
     watched.dog.roll_call.verdict = "rank 3 hangs"
     watched.wait(15)
     assert watched.left[0] == HUNG and caplog.messages == [] and watched.loop.stalled == "rank 3 hangs"
+
+
+@pytest.mark.process
+def test_a_stopped_process_of_this_machine_is_late_though_it_reported_just_now(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+    try:
+        place = (0, 4)
+        stopped = report(1, "exchange", place, host=HERE, pid=child.pid)
+        watched = Watched(timeout=8, others=(stopped,))
+        watched.loop.begin_update(0)
+        watched.steps("exchange")
+        watched.wait(5)
+        assert watched.loop.step.place == place
+        assert caplog.messages[0].startswith(f"rank 1 (local rank 1, process {child.pid} on {HERE}) has not answered")
+        assert "its state is T (stopped); exchange of update 1. The other" in caplog.messages[0]
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_rank_0_that_never_answered_is_named(caplog: pytest.LogCaptureFixture) -> None:
