@@ -59,7 +59,7 @@ ADDITIONS = {
     "CommonConfig": {"threads_per_process", "plasma_path", "device", *HPU},
     "FairseqAdamConfig": {"use_fused"},
     "CompositeOptimizerConfig": {"lr"},
-    "DistributedTrainingConfig": {"distributed_timeout"},
+    "DistributedTrainingConfig": {"distributed_timeout", "max_restarts", "keep_update_size"},
     "CheckpointConfig": {"continue_pretraining"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},
