@@ -93,11 +93,11 @@ def _listed(numbers: Sequence[int]) -> str:
 def _refusal(path: str, saved: Saved, processes: int, sizes: list[int]) -> str:
     divisors = [number for number in range(1, min(sizes) + 1) if all(size % number == 0 for size in sizes)]
     near = [number for number in divisors if number < processes][-1:] + [n for n in divisors if n > processes][:1]
-    choices = " or ".join(map(str, near))
+    choices = "1 process" if near == [1] else f"{' or '.join(map(str, near))} processes"
     return (
         f"{path} was written with {saved.processes} processes and optimization.update_freq={_listed(saved.update_freq)}"
-        f", so an update has {_listed(sizes)} batches, which {processes} processes cannot divide. Start {choices} "
-        "processes; or set distributed_training.keep_update_size=false to continue with updates of another size."
+        f", so an update has {_listed(sizes)} batches, which {processes} processes cannot divide. Start {choices}; "
+        "or set distributed_training.keep_update_size=false to continue with updates of another size."
     )
 
 

@@ -64,6 +64,7 @@ def test_the_log_says_what_changes() -> None:
         (saved(2, 3), 4, "Start 3 or 6 processes"),
         (saved(2, 1), 16, "Start 2 processes"),
         (saved(2, 2, 3), 3, "Start 2 processes"),
+        (saved(1, 1), 2, "Start 1 process"),
     ],
 )
 def test_a_number_that_cannot_divide_an_update_is_refused_with_the_nearest(
