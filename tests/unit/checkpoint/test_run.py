@@ -181,6 +181,7 @@ def live_twice(cfg: DictConfig, name: str) -> None:
     distributed.barrier()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["whole", "rows"])
 def test_two_processes_save_and_continue_together(tmp_path: Path, name: str) -> None:
     launch.call_main(config(tmp_path, processes=2), live_twice, name=name)
