@@ -34,10 +34,10 @@ def is_any(node: ast.AST) -> bool:
     return ast.unparse(node) in ("Any", "typing.Any") if isinstance(node, (ast.Name, ast.Attribute)) else False
 
 
-def count(path: Path) -> Counter[str]:
+def of(tree: ast.AST) -> Counter[str]:
     """Counts for one file, under `bare` and `inside`."""
     found: Counter[str] = Counter()
-    for annotation in annotations(ast.parse(path.read_text(encoding="utf-8"))):
+    for annotation in annotations(tree):
         if is_any(annotation):
             found["bare"] += 1
         elif any(is_any(part) for part in ast.walk(annotation)):
@@ -52,7 +52,9 @@ def by_folder(folders: tuple[str, ...] = FOLDERS) -> dict[str, Counter[str]]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT).parts[:-1]
             if parts[:2] != ("fairseq", "examples"):  # a link to examples/
-                totals.setdefault("/".join(parts[:2]), Counter()).update(count(path))
+                totals.setdefault("/".join(parts[:2]), Counter()).update(
+                    of(ast.parse(path.read_text(encoding="utf-8")))
+                )
     return totals
 
 

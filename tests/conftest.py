@@ -45,10 +45,12 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that use a process through a fixture `process`, like those that start one themselves."""
+    """Mark tests that use a process through a fixture `process`, and those of transformers, whose import is slow."""
     for item in items:
         if "warm" in getattr(item, "fixturenames", ()):
             item.add_marker("process")
+        if any(mark.args[0] == "transformers" for mark in item.iter_markers("needs")):
+            item.add_marker("slow")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,8 +7,12 @@ floors.
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+from scripts import count_any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fairseq", "fairseq_cli")
@@ -58,6 +62,7 @@ SAME_FLOOR = {
     ("fairseq.registry", "fairseq.dataclass"),
 }
 MAX_LINES, MAX_FUNCTION_LINES = 500, 100
+MAX_BARE_ANY = 420  # annotations that are exactly Any; lower it when there are fewer
 
 
 def source_files() -> list[Path]:
@@ -70,7 +75,12 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in source_files()}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The parsed modules; not at import, which every worker of pytest-xdist does."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
 def unit_of(module: str) -> str | None:
@@ -126,7 +136,7 @@ def test_imports_go_down() -> None:
         f"{module}:{line} imports {target}"
         for module, path in MODULES.items()
         if path.name != "__init__.py"
-        for target, line in imports_of(TREES[module], module, False, MODULES)
+        for target, line in imports_of(trees()[module], module, False, MODULES)
         if breaks_floors(module, target)
     ]
     assert not offenders, listed(offenders)
@@ -134,7 +144,7 @@ def test_imports_go_down() -> None:
 
 def test_no_cycle_among_modules() -> None:
     plain = {name for name, path in MODULES.items() if path.name != "__init__.py"}
-    graph = {name: {target for target, _ in imports_of(TREES[name], name, False, MODULES)} & plain for name in plain}
+    graph = {name: {target for target, _ in imports_of(trees()[name], name, False, MODULES)} & plain for name in plain}
     done: set[str] = set()
 
     def visit(name: str, path: list[str]) -> None:
@@ -173,7 +183,7 @@ def test_sizes() -> None:
     for module, path in MODULES.items():
         lines = path.read_text(encoding="utf-8").count("\n")
         offenders += [f"{module}: {lines} lines, more than {MAX_LINES}"] if lines > MAX_LINES else []
-        offenders += too_long(TREES[module], module)
+        offenders += too_long(trees()[module], module)
     assert not offenders, listed(offenders)
 
 
@@ -191,6 +201,18 @@ def too_long(tree: ast.AST, module: str) -> list[str]:
 def test_size_check_sees_what_it_must() -> None:
     text = "def short():\n    pass\ndef long():\n" + "    pass\n" * MAX_FUNCTION_LINES
     assert too_long(ast.parse(text), "m") == ["m:3 long: 101 lines, more than 100"]
+
+
+def test_bare_any_does_not_spread() -> None:
+    """A Protocol, `object` or a type variable says more; see `python scripts/count_any.py`."""
+    found: Counter[str] = Counter({module: count_any.of(tree)["bare"] for module, tree in trees().items()})
+    most = [f"{module}: {number}" for module, number in found.most_common(10)]
+    assert found.total() <= MAX_BARE_ANY, listed([f"{found.total()}, more than {MAX_BARE_ANY}; the most:", *most])
+
+
+def test_any_count_sees_what_it_must() -> None:
+    text = "def f(a: Any, *b: Any, c: list[Any] = [], **d: Any) -> typing.Any:\n    e: int | Any = 1"
+    assert count_any.of(ast.parse(text)) == {"bare": 2, "inside": 2}
 
 
 def bad_habits(tree: ast.AST, in_device_layer: bool) -> list[str]:
@@ -233,7 +255,7 @@ def bad_call(node: ast.Call) -> list[str]:
 def test_habits() -> None:
     offenders = [
         f"{module}:{habit}"
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         for habit in bad_habits(tree, unit_of(module) == "fairseq.device")
     ]
     assert not offenders, listed(offenders)

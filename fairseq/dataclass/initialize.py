@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -21,9 +22,11 @@ from fairseq.dataclass.utils import (
     referenced_default,
     suggestion,
 )
-from fairseq.dataclass.values import shown
+from fairseq.dataclass.values import kind_of, shown
 
 _NOT_GROUPS = ("hydra", "_name", "job_logging_cfg")  # fairseq: it puts hydra's log settings into a checkpoint's config
+
+_Groups = dict[str, DictConfig | dict[str, Any] | None]
 
 
 def hydra_init(cfg_name: str = "config") -> None:
@@ -54,12 +57,13 @@ def add_defaults(cfg: DictConfig) -> None:
     Raises:
         ConfigError: unknown keys, values of the wrong type, unregistered names; all problems together.
     """
-    whole, problems = complete(cfg)
+    groups, problems = complete(cfg)
     if problems:
         raise ConfigError(problems)
     with open_dict(cfg):
-        for group in whole:
-            cfg[group] = whole[group]
+        cfg["_name"] = None
+        for group, values in groups.items():
+            cfg[group] = values
 
 
 def resolve_config(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> DictConfig:
@@ -81,9 +85,10 @@ def resolve_config(cfg: DictConfig | dict[str, Any], remove_missing: bool = Fals
 
 def try_resolve(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
     """Like resolve_config, but return (what could be resolved, problems)."""
-    whole, problems = complete(cfg, remove_missing)
+    groups, problems = complete(cfg, remove_missing)
     # untyped, so that each value is looked up unconverted and then converted to the type of the field that refers to it
-    values, references = interpolations.resolve(OmegaConf.create(plain(whole)), problems)
+    untyped = {group: None if values is None else plain(values) for group, values in groups.items()}
+    values, references = interpolations.resolve(OmegaConf.create({"_name": None, **untyped}), problems)
     failed: set[str] = set()
     for (group, name), reference in references.items():
         fits, values[group][name] = _looked_up(group, name, values[group], reference, failed, problems)
@@ -106,6 +111,8 @@ def _looked_up(
     if dataclass is None or name not in dataclass.field_defaults():
         return (False, None) if value is interpolations.UNRESOLVED else (True, value)
     if value is not interpolations.UNRESOLVED:
+        if type(value) in (bool, int, float) and kind_of(dataclass.__dataclass_fields__[name].type) is type(value):
+            return True, value  # most of them; a merge would only return it
         found: list[str] = []
         merged = merge_values(dataclass(), {name: value}, f"{group}.", found)
         if not found:
@@ -116,13 +123,13 @@ def _looked_up(
     return False, referenced_default(default)[1] if isinstance(default, str) and default.startswith("${") else default
 
 
-def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[DictConfig, list[str]]:
-    """(config with all groups completed from their dataclasses, problems); keys with problems keep their defaults."""
+def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> tuple[_Groups, list[str]]:
+    """(all groups, completed from their dataclasses, problems); keys with problems keep their defaults."""
     given = {key: value for key, value in plain(cfg).items() if key not in _NOT_GROUPS}
     known = [*FIXED_GROUPS, *REGISTRY_GROUPS]
     unknown = [] if remove_missing else [key for key in given if key not in known]
     problems = [f"{key} is not a known config group.{_meant(key, given[key], known)}" for key in unknown]
-    whole = OmegaConf.create({"_name": None})
+    groups: _Groups = {}
     for group in known:
         value = given.get(group)
         if group in FIXED_GROUPS:
@@ -130,10 +137,19 @@ def complete(cfg: DictConfig | dict[str, Any], remove_missing: bool = False) -> 
                 problems.append(f"{group} is {shown(value)}: it must be a group of keys.")
                 value = None
             value = known_only(FIXED_GROUPS[group], value or {}) if remove_missing else value or {}
-            whole[group] = merge_values(FIXED_GROUPS[group](), value, f"{group}.", problems)
+            # most groups are not mentioned
+            groups[group] = (
+                merge_values(FIXED_GROUPS[group](), value, f"{group}.", problems) if value else _defaults(group)
+            )
         else:
-            whole[group] = _complete_choice(group, value, remove_missing, problems)
-    return whole, problems
+            groups[group] = _complete_choice(group, value, remove_missing, problems)
+    return groups, problems
+
+
+@cache
+def _defaults(group: str) -> DictConfig:
+    """The defaults of a group of one dataclass; copy it before changing it."""
+    return OmegaConf.structured(FIXED_GROUPS[group]())
 
 
 def _meant(key: Any, value: Any, known: list[str]) -> str:

@@ -6,7 +6,7 @@ matches any ending.
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from typing import Any
 
 _TPU = "train on CPU or CUDA"
@@ -125,4 +125,6 @@ def not_offered(key: str, value: Any) -> str:
 
 def entry(key: str, table: dict[str, str]) -> str | None:
     """A table's text for a key; None if it is not listed."""
-    return next((text for pattern, text in table.items() if fnmatch(key, pattern)), None)
+    if key in table:
+        return table[key]
+    return next((text for pattern, text in table.items() if "*" in pattern and fnmatchcase(key, pattern)), None)

@@ -142,11 +142,11 @@ def merge_values(dc: FairseqDataclass, values: dict[str, Any], path: str, proble
             problems.append(misfit(path + key, value, types[key], dc.field_defaults()[key]))
         else:
             good[key] = form
-    base = OmegaConf.structured(dc)
     try:
-        return cast(DictConfig, OmegaConf.merge(base, good))
+        # unsafe_merge changes its first argument instead of copying it: half the time
+        return cast(DictConfig, OmegaConf.unsafe_merge(OmegaConf.structured(dc), good))
     except (OmegaConfBaseException, ValueError, TypeError):
-        return _merge_one_by_one(base, dc, good, path, problems)
+        return _merge_one_by_one(OmegaConf.structured(dc), dc, good, path, problems)
 
 
 def _merge_one_by_one(

@@ -148,7 +148,8 @@ class Server:
         ended = [process.communicate(timeout=300) for process in started]
         nodes = [Node(process.returncode, *output) for process, output in zip(started, ended, strict=True)]
         for node in nodes:
-            assert node.status == 0, node.stdout + node.stderr
+            if node.status != 0:  # not an assert: with -v, pytest would add its own copy of the output
+                raise AssertionError(node.stdout + node.stderr)
         rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
         of_split = {split: [row for row in rows if row["split"] == split] for split in ("train_inner", "valid")}
         return Style(nodes, of_split["train_inner"], of_split["valid"], records(folder / "imports"))

@@ -59,6 +59,7 @@ def stand_in_trainer(data: Path, folder: Path, model: dict[str, Any]) -> Trainer
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "bf16"), [("base", False), *[(name, True) for name in MODELS]])
 def test_no_operator_lacks_a_kernel(small: Path, tmp_path: Path, name: str, bf16: bool) -> None:
     trainer = stand_in_trainer(small, tmp_path, MODELS[name])

@@ -18,6 +18,7 @@ from fairseq_cli.command_line import (
     read_command_line,
     readable,
 )
+from tests.warm import Done, Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 STOCK = ROOT / "examples/wav2vec/config/pretraining"
@@ -122,28 +123,20 @@ def test_last_override_counts() -> None:
 # -- the command itself ------------------------------------------------------------------------------------------------
 
 
-def command(*argv: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "fairseq_cli.hydra_train", *map(str, argv)],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def composed(warm: Warm, *argv: str | Path, cwd: Path) -> dict:
+    done = command(warm, *argv, "--cfg", "job", cwd=cwd)
+    assert done.code == 0, done.output
+    return yaml.safe_load(done.output)
 
 
-def composed(*argv: str | Path, cwd: Path) -> dict:
-    done = command(*argv, "--cfg", "job", cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return yaml.safe_load(done.stdout)
+def command(warm: Warm, *argv: str | Path, cwd: Path) -> Done:
+    return warm.module("fairseq_cli.hydra_train", [str(word) for word in argv], cwd)
 
 
 @pytest.mark.process
 def test_stock_yaml_with_overrides_anywhere(tmp_path: Path) -> None:
-    cfg = composed(
+    """By a process of its own, to see both streams."""
+    words = [
         "task.data=/some where/a(1)",
         "--local_rank=1",
         "+optimization.update_freq=[64]",
@@ -154,8 +147,18 @@ def test_stock_yaml_with_overrides_anywhere(tmp_path: Path) -> None:
         "--config-name",
         "wav2vec2_base_librispeech",
         "++model.final_dim=128",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "fairseq_cli.hydra_train", *map(str, words), "--cfg", "job"],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    cfg = yaml.safe_load(done.stdout)
     assert cfg["task"]["data"] == "/some where/a(1)" and cfg["optimization"]["update_freq"] == [64]
     assert cfg["optimizer"]["adam_betas"] == "(0.8,0.9)" and float(cfg["optimizer"]["adam_eps"]) == 1e-6
     assert (cfg["common"]["seed"], cfg["model"]["final_dim"], cfg["model"]["encoder_layers"]) == (3, 128, 12)
@@ -163,9 +166,9 @@ def test_stock_yaml_with_overrides_anywhere(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # no output folders
 
 
-@pytest.mark.process
-def test_groups_replace_what_the_yaml_says(tmp_path: Path) -> None:
+def test_groups_replace_what_the_yaml_says(warm: Warm, tmp_path: Path) -> None:
     cfg = composed(
+        warm,
         "--config-dir",
         STOCK,
         "--config-name",
@@ -184,16 +187,19 @@ def test_groups_replace_what_the_yaml_says(tmp_path: Path) -> None:
     assert cfg["optimizer"]["weight_decay"] == 0.0
 
 
-@pytest.mark.process
-def test_without_a_yaml_groups_are_enough(tmp_path: Path) -> None:
+def test_without_a_yaml_groups_are_enough(warm: Warm, tmp_path: Path) -> None:
     cfg = composed(
-        "model=wav2vec2/wav2vec2_large", "task=audio_pretraining", "criterion=wav2vec", "task.data=x", cwd=tmp_path
+        warm,
+        "model=wav2vec2/wav2vec2_large",
+        "task=audio_pretraining",
+        "criterion=wav2vec",
+        "task.data=x",
+        cwd=tmp_path,
     )
     assert (cfg["model"]["_name"], cfg["model"]["encoder_layers"], cfg["task"]["data"]) == ("wav2vec2", 24, "x")
 
 
-@pytest.mark.process
-def test_plug_ins_compose(tmp_path: Path) -> None:
+def test_plug_ins_compose(warm: Warm, tmp_path: Path) -> None:
     plug_in = tmp_path / "plug_in_of_test"
     plug_in.mkdir()
     (plug_in / "__init__.py").write_text(
@@ -206,15 +212,15 @@ def test_plug_ins_compose(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "# @package _group_\ncommon: {user_dir: plug_in_of_test}\nmodel: {_name: mine, encoder_layers: 2}\n"
     )
-    cfg = composed("--config-dir", ".", "--config-name", "mine", "model.flavour=rich", cwd=tmp_path)
+    cfg = composed(warm, "--config-dir", ".", "--config-name", "mine", "model.flavour=rich", cwd=tmp_path)
     assert (cfg["model"]["flavour"], cfg["model"]["encoder_layers"]) == ("rich", 2)
-    cfg = composed("common.user_dir=plug_in_of_test", "model=mine", cwd=tmp_path)
+    cfg = composed(warm, "common.user_dir=plug_in_of_test", "model=mine", cwd=tmp_path)
     assert (cfg["model"]["_name"], cfg["model"]["flavour"]) == ("mine", "plain")
 
 
-@pytest.mark.process
-def test_mistakes_are_told_together_and_plainly(tmp_path: Path) -> None:
+def test_mistakes_are_told_together_and_plainly(warm: Warm, tmp_path: Path) -> None:
     done = command(
+        warm,
         "task.data=nowhere",
         "--config-dir",
         STOCK,
@@ -225,27 +231,27 @@ def test_mistakes_are_told_together_and_plainly(tmp_path: Path) -> None:
         "distributed_training.distributed_world_size=4096",
         cwd=tmp_path,
     )
-    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.code != 0 and "Traceback" not in done.output
     for part in (
         "the config has 3 problems",
         "common.seeed is not a known key. Did you mean 'seed'?",
         f"there is no such folder (relative to {tmp_path})",
         "distributed_training.distributed_world_size=1 optimization.update_freq=[4096]",
     ):
-        assert part in done.stderr
+        assert part in done.output
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.process
-def test_hydras_own_options(tmp_path: Path) -> None:
+def test_hydras_own_options(warm: Warm, tmp_path: Path) -> None:
     stock = ("--config-dir", STOCK, "--config-name", "wav2vec2_base_librispeech")
-    done = command("--help", cwd=tmp_path)
-    assert done.returncode == 0 and "model: wav2vec2" in done.stdout and "task.data=/path" in done.stdout
-    done = command("--info", "config", "task.data=x", *stock, cwd=tmp_path)
-    assert done.returncode == 0 and "data: x" in done.stdout
-    done = command(*stock, "--cfg", "hydra", cwd=tmp_path)
-    assert done.returncode == 0 and "chdir: false" in done.stdout
+    done = command(warm, "--help", cwd=tmp_path)
+    assert done.code == 0 and "model: wav2vec2" in done.output and "task.data=/path" in done.output
+    done = command(warm, "--info", "config", "task.data=x", *stock, cwd=tmp_path)
+    assert done.code == 0 and "data: x" in done.output
+    done = command(warm, *stock, "--cfg", "hydra", cwd=tmp_path)
+    assert done.code == 0 and "chdir: false" in done.output
     done = command(
+        warm,
         "task.data=x",
         *stock,
         "--cfg",
@@ -256,4 +262,4 @@ def test_hydras_own_options(tmp_path: Path) -> None:
         "dataset.batch_size=2",
         cwd=tmp_path,
     )
-    assert yaml.safe_load(done.stdout)["lr"] == [0.0005]
+    assert yaml.safe_load(done.output)["lr"] == [0.0005]

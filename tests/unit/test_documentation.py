@@ -29,6 +29,7 @@ def pages() -> dict[str, str]:
     return script("docs_reference").pages()
 
 
+@pytest.mark.slow
 def test_reference_has_every_key_of_every_group(pages: dict[str, str]) -> None:
     for group, choices in CONFIG_GROUPS.items():
         page = pages[f"reference/config/{group}.md"]

@@ -77,6 +77,7 @@ def test_local_rank_of_an_old_launcher(typed: Command, monkeypatch: pytest.Monke
     assert os.environ.pop("LOCAL_RANK") == "3"
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_have_folders_of_their_own(typed: Command, tmp_path: Path) -> None:
     trained = typed("-m", "optimization.lr=[0.1],[0.2]", "hydra.sweep.dir=sweep")
     assert [cfg.optimization.lr for cfg in trained] == [[0.1], [0.2]]

@@ -236,6 +236,7 @@ def save_on_a_full_disk(cfg: DictConfig, trainer: SmallTrainer, place: Any) -> l
     return errors
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["whole", "rows"])
 def test_two_processes_save_and_continue_together(tmp_path: Path, name: str) -> None:
     launch.call_main(config(tmp_path, processes=2, async_save=name == "rows"), live_twice, name=name)

@@ -488,6 +488,7 @@ def test_torchaudio_names(tmp_path):
 # -- ONNX --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["base", "large"])
 def test_onnx_of_any_length(form, tmp_path):
     onnx = pytest.importorskip("onnx")

@@ -37,6 +37,17 @@ def test_every_group_is_there_and_plain() -> None:
     assert resolve_config(cfg) == cfg
 
 
+def test_no_run_sees_another_ones_changes() -> None:
+    """Groups that a config does not mention come from defaults that are built once."""
+    for _ in range(2):
+        cfg, completed = resolve_config(OmegaConf.create({})), OmegaConf.create({})
+        add_defaults(completed)
+        for each in (cfg, completed):
+            assert (each.dataset.num_workers, list(each.optimization.lr)) == (1, [0.25])
+            each.dataset.num_workers = 7
+            each.optimization.lr.append(7.0)
+
+
 def test_add_defaults_keeps_interpolations() -> None:
     cfg = OmegaConf.create(MINIMAL)
     add_defaults(cfg)

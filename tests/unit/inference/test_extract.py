@@ -283,6 +283,7 @@ def test_a_second_run_into_the_folder_is_refused(data: Path, pretrained_checkpoi
     assert run(data, pretrained_checkpoint)["done_before"] == 3
 
 
+@pytest.mark.process
 def test_a_killed_process_is_an_error_and_not_a_hang(
     data: Path, pretrained_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

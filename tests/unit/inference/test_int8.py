@@ -233,6 +233,7 @@ def trained() -> tuple[Wav2VecCtc, SimpleNamespace]:
     return model, task
 
 
+@pytest.mark.slow
 @needs_int8
 def test_a_trained_model_says_the_same(trained: tuple[Wav2VecCtc, SimpleNamespace]) -> None:
     model, task = trained

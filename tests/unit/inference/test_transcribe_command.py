@@ -79,6 +79,7 @@ def test_subtitles_of_several_files_are_not_one_stream(
     assert run(checkpoint, files[0], "--format", kind) == 0 and "-->" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_names_of_many_files_are_found_at_once(tmp_path: Path) -> None:
     names = [f"{number}.wav" for number in range(100_000)]  # each compared with all before it, this took an hour
     paths = transcribe.output_paths(names, str(tmp_path), "text")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo
 from omegaconf import OmegaConf
 from small_model import masked_batch, small_config
 from torch import Tensor

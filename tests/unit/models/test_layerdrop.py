@@ -31,6 +31,7 @@ def step(static: bool, seed: int, **settings: object) -> tuple[Tensor, dict[str,
     return x.detach(), grads, alive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"layer_norm_first": True}, CONFORMER], ids=["post-norm", "pre-norm", "conformer"]
 )

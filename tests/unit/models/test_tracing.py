@@ -48,6 +48,7 @@ def traced(module: nn.Module, *inputs: Tensor) -> torch.jit.ScriptModule:
         return torch.jit.trace(module.eval(), inputs, check_trace=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traced_at", [4000, 4040])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 def test_features_of_other_lengths(settings: dict[str, Any], traced_at: int) -> None:

@@ -93,6 +93,7 @@ def test_attention_in_blocks_equals_the_written_out_form(
             assert torch.allclose(ours, theirs, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_of_attention_with_dropout_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockwise_attention, "_BLOCK", 200)
     mask = torch.zeros(2, 1, 1, 9, dtype=torch.double)
