@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SECONDS = 300  # time limit of a command
+SECONDS = 500  # time limit of a command; the longest takes 25 on a free machine
 # imported before the first fork; the last is what torch imports at the first use of DDP, of its lazy device or of
 # fake tensors
 _MODULES = (

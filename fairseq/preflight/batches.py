@@ -18,14 +18,15 @@ _MANY = 16  # shapes; each takes seconds to minutes to compile
 _WASTE = 0.3  # share of the samples that is padding or filler
 _SHOWN = 16
 _MEASURED = 8
+_IN_FP32 = 2  # of those, the ones that keep most: only the largest step is reported in fp32
 
 
 class Measured(NamedTuple):
-    """Memory that a step of one shape needs, in bytes; `kept` is in the run's precision."""
+    """Memory that a step of one shape needs, in bytes."""
 
     shape: Shape
-    kept: Activations
-    in_fp32: Activations
+    kept: Activations  # in the run's precision
+    in_fp32: Activations  # like `kept` if that is fp32, or if other shapes need more
     on_host: int  # the batch as a worker makes it
     to_device: int  # the part that is copied to the card, int64 as int32
 
@@ -42,13 +43,19 @@ def measure(meter: MemoryMeter, split: Split, shapes: list[Shape], dtype: torch.
         RuntimeError: shapes in the model depend on values.
     """
     chosen = sorted(shapes, key=lambda shape: shape.rows * shape.samples)[-_MEASURED:]
-    return [_measure(meter, tiny.batch(split, shape.plan), shape, dtype) for shape in chosen]
+    measured = [_measure(meter, tiny.batch(split, shape.plan), shape, dtype) for shape in chosen]
+    if dtype is None:
+        return measured
+    measured.sort(key=lambda m: m.kept.kept)
+    largest = [
+        m._replace(in_fp32=meter.activations(tiny.batch(split, m.shape.plan), None)) for m in measured[-_IN_FP32:]
+    ]
+    return [*measured[:-_IN_FP32], *largest]
 
 
 def _measure(meter: MemoryMeter, sample: Batch, shape: Shape, dtype: torch.dtype | None) -> Measured:
     kept = meter.activations(sample, dtype)
-    in_fp32 = kept if dtype is None else meter.activations(sample, None)
-    return Measured(shape, kept, in_fp32, _bytes(sample, 8), _bytes(sample["net_input"], 4))
+    return Measured(shape, kept, kept, _bytes(sample, 8), _bytes(sample["net_input"], 4))
 
 
 def _bytes(sample: object, integer: int) -> int:

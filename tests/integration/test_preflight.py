@@ -228,7 +228,13 @@ def test_a_user_modules_faults_are_told_by_file_and_line(
         for mark in ("READ", "KERNEL", "SHAPE")
         if f"# {mark}" in line
     }
-    report = check(few_utterances, Options(), common={"user_dir": str(module)}, model={"_name": "planted"})
+    report = check(
+        few_utterances,
+        Options(),
+        common={"user_dir": str(module)},
+        model={"_name": "planted"},
+        optimization={"update_freq": [1]},
+    )
     by_name: dict[str, list[str]] = {}
     for problem in report.problems:
         by_name.setdefault(problem.name, []).append(problem.what)
@@ -253,19 +259,20 @@ def test_the_same_without_the_faults(few_utterances: Path, steps: str) -> None:
         "encoder_attention_heads": 2,
         "conv_feature_layers": SMALL_CONV,
     }
-    report = check(few_utterances, Options(steps=steps), optimization={"update_freq": [2]}, model=small)
+    micro_batches = 1 if steps == "full" else 2
+    report = check(few_utterances, Options(steps=steps), optimization={"update_freq": [micro_batches]}, model=small)
     assert names(report) == ["little-audio"]
     assert report.values("host_reads") == {} and report.values("graphs")["compiled_again"] == {}
     assert 2 <= report.values("graphs")["compiled"]["training"] <= 8
 
 
 def test_shapes_that_change_from_epoch_to_epoch(few_utterances: Path) -> None:
-    report = check(few_utterances, task={"num_batch_buckets": 0, "enable_padding": False, "max_sample_size": 240000})
-    report_with_batches = check(
-        few_utterances,
-        task={"num_batch_buckets": 0, "enable_padding": False, "max_sample_size": 240000},
-        dataset={"max_tokens": 960000},
-    )
+    changes = {
+        "task": {"num_batch_buckets": 0, "enable_padding": False, "max_sample_size": 240000},
+        "common": {"hmp": False},  # one precision to measure
+    }
+    report = check(few_utterances, **changes)
+    report_with_batches = check(few_utterances, **changes, dataset={"max_tokens": 960000})
     assert names(report) == ["batches"]  # no batch could hold such an utterance: the config's own check
     assert "changing-shapes" in names(report_with_batches)
     assert "recompiles" not in names(report_with_batches)

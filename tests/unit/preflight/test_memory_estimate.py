@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,9 @@ from fairseq.frames import frames_for_samples
 from fairseq.masks.settings import PretrainingMasks
 from fairseq.masks.spans import max_masked_frames
 from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
-from fairseq.preflight.memory import MemoryMeter, bytes_of_negatives
+from fairseq.preflight import batches
+from fairseq.preflight.memory import Activations, MemoryMeter, bytes_of_negatives
+from fairseq.preflight.plan import Shape
 from tests.unit.models.small_model import small_config
 
 ROWS, SAMPLES = 4, 32000
@@ -157,3 +159,26 @@ def test_values_read_on_the_host_do_not_stop_the_measurement() -> None:
 
 def test_the_tensor_that_is_not_made() -> None:
     assert bytes_of_negatives(rows=6, masked=470, num_negatives=100, width=256) == 101 * 6 * 470 * 256 * 4
+
+
+def test_only_the_largest_steps_are_measured_in_fp32_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, torch.dtype | None]] = []
+
+    class Meter:
+        def activations(self, sample: dict[str, Any], dtype: torch.dtype | None) -> Activations:
+            samples = sample["net_input"]["source"].shape[1]
+            asked.append((samples, dtype))
+            return Activations(samples * (4 if dtype is None else 2), None)
+
+    def made(split: Any, plan: int) -> dict[str, Any]:
+        return {"net_input": {"source": torch.zeros(1, plan)}}
+
+    monkeypatch.setattr(batches.tiny, "batch", made)
+    shapes: list[Any] = [Shape("train", True, 1, n, None, None, 1, 0.0, cast(Any, n)) for n in (400, 100, 300, 200)]
+    found = batches.measure(cast(Any, Meter()), cast(Any, None), shapes, torch.bfloat16)
+    assert sorted(samples for samples, dtype in asked if dtype is None) == [300, 400]
+    assert sorted(m.held(False) for m in found) == [200, 400, 600, 800]
+    assert max(m.held(False, in_fp32=True) for m in found) == 1600
+    asked.clear()
+    assert all(m.in_fp32 == m.kept for m in batches.measure(cast(Any, Meter()), cast(Any, None), shapes, None))
+    assert len(asked) == 4
