@@ -6,6 +6,7 @@ A command that takes 3 s on its own, mostly for imports, takes 0.1 s this way. I
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib
 import json
 import os
@@ -13,6 +14,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,10 +64,23 @@ class Warm:
         self._process.communicate()
 
     def module(
-        self, name: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        arguments: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        forks: bool = False,
+        stop: tuple[str, int] | None = None,
     ) -> Done:
-        """Run `cli_main` of a module, as its console command does."""
-        return self._run({"module": name, "arguments": list(arguments)}, cwd, environment)
+        """Run `cli_main` of a module, as its console command does.
+
+        Args:
+            forks: fork also the processes that the command spawns, which then import nothing.
+            stop: a pattern and a signal's number, which is sent once a file of this pattern is in `cwd`.
+        """
+        request = {"module": name, "arguments": list(arguments), "forks": forks, "stop": stop}
+        return self._run(request, cwd, environment)
 
     def script(self, path: Path, arguments: Sequence[str], cwd: Path) -> Done:
         return self._run({"script": str(path), "arguments": list(arguments)}, cwd, None)
@@ -94,8 +109,19 @@ def _serve() -> None:
         child = os.fork()
         if child == 0:
             _end(_exit_status(request))
+        if request.get("stop"):
+            _send_once_there(child, Path(request["cwd"]), *request["stop"])
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _send_once_there(child: int, folder: Path, pattern: str, number: int) -> None:
+    """Send the signal once a file of this pattern is there, or return when the child has ended without one."""
+    while not any(folder.glob(pattern)):
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.002)
+    os.kill(child, number)
 
 
 def _exit_status(request: dict[str, Any]) -> int:
@@ -122,6 +148,11 @@ def _end(status: int) -> NoReturn:
 def _be(request: dict[str, Any]) -> None:
     """Take on the command's folder, output, environment and arguments, and run it."""
     signal.alarm(SECONDS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore these two, and so
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # would what they start
+    if request.get("forks"):
+        processes = importlib.import_module("torch.multiprocessing")
+        processes.spawn = functools.partial(processes.start_processes, start_method="fork")
     os.chdir(request["cwd"])
     file = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,12 @@ def _graphs_run() -> int:
 def _fallbacks() -> dict[str, int]:
     import torch._lazy.metrics as lazy_metrics
 
-    return {name: _value(name) for name in lazy_metrics.counter_names() if name.startswith("aten::")}
+    return {name: _value(name) for name in _operators(tuple(lazy_metrics.counter_names()))}
+
+
+@lru_cache(maxsize=4)  # the names rarely change, and `CutFinder` asks twice an operator
+def _operators(counters: tuple[str, ...]) -> list[str]:
+    return [name for name in counters if name.startswith("aten::")]
 
 
 def _value(name: str) -> int:
@@ -103,17 +109,17 @@ class CutFinder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        before, fallbacks = self._cuts(), sum(_fallbacks().values())
+        graphs, fallbacks = self._cuts()
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", str(func))
         reads = name in READS and any(isinstance(arg, torch.Tensor) and arg.device.type == "lazy" for arg in args)
-        if reads or self._cuts() > before:
-            self.places[_cut_by_caller(name, sum(_fallbacks().values()) > fallbacks)] += 1
+        if reads or self._cuts() != (graphs, fallbacks):
+            self.places[_cut_by_caller(name, self._cuts()[1] > fallbacks)] += 1
         return result
 
-    def _cuts(self) -> int:
-        """Graphs run without a `mark_step`, plus operators run directly (no cut if nothing was pending)."""
-        return _graphs_run() - _graphs_at_steps + sum(_fallbacks().values())
+    def _cuts(self) -> tuple[int, int]:
+        """Graphs run without a `mark_step`, and operators run directly (no cut if nothing was pending)."""
+        return _graphs_run() - _graphs_at_steps, sum(_fallbacks().values())
 
 
 def _cut_by_caller(operator: str, fell_back: bool) -> Cut:

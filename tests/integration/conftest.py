@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from omegaconf import OmegaConf
 from fairseq import tasks
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.initialize import resolve_config
+from fairseq.distributed.launch import STOPPED
 from fairseq.models.wav2vec import Wav2Vec2Model
 from fairseq.trainer import Trainer
 from tests.integration.finetuning_runs import LETTERS, write_labels
@@ -121,8 +121,8 @@ def _heed_signals() -> None:
 class Workplace:
     """A folder with `tiny.yaml`, from which commands are typed.
 
-    `run` forks them from a process that has imported the package; `start` and `run_until`, and a launcher, start
-    processes of their own.
+    `run` and `run_until` fork them from a process that has imported the package, and fork also the processes that they
+    spawn; `start`, and a launcher, start processes of their own.
     """
 
     def __init__(self, folder: Path, corpus: Path, warm: Warm) -> None:
@@ -149,10 +149,16 @@ class Workplace:
             preexec_fn=_heed_signals,
         )
 
-    def run(self, *overrides: str, launcher: list[str] | None = None, status: int | None = 0) -> str:
-        """The command's output; `status` is the exit status that it must have (None: any but 0)."""
+    def run(
+        self, *overrides: str, launcher: list[str] | None = None, status: int | None = 0, forks: bool = True
+    ) -> str:
+        """The command's output; `status` is the exit status that it must have (None: any but 0).
+
+        `forks` false: the processes that it spawns are started as a user's are.
+        """
         if launcher is None:
-            done = self.python_module("fairseq_cli.hydra_train", *self.arguments(*overrides))
+            arguments = self.arguments(*overrides)
+            done = self.python_module("fairseq_cli.hydra_train", *arguments, forks=forks)
         else:
             process = self.start(*overrides, launcher=launcher)
             output, _ = process.communicate(timeout=300)
@@ -160,20 +166,17 @@ class Workplace:
         assert (done.code == status) if status is not None else done.code != 0, done.output
         return done.output
 
-    def python_module(self, name: str, *arguments: str) -> Done:
+    def python_module(self, name: str, *arguments: str, **how: Any) -> Done:
         """`python -m name` in the folder, in the warm process."""
-        return self.warm.module(name, arguments, self.folder, self.environment())
+        return self.warm.module(name, arguments, self.folder, self.environment(), **how)
 
-    def run_until(self, pattern: str, how: signal.Signals, *overrides: str) -> str:
-        """Start the command, send the signal once a file of this pattern is there, and return what it printed."""
-        process = self.start(*overrides)
-        deadline = time.monotonic() + 120
-        while not any(self.folder.glob(pattern)):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline, f"{pattern} did not appear"
-            time.sleep(0.002)
-        process.send_signal(how)
-        return process.communicate(timeout=120)[0]
+    def run_until(self, pattern: str, number: signal.Signals, *overrides: str) -> str:
+        """Run the command, send it the signal once a file of this pattern is there, and return what it printed."""
+        arguments, stop = self.arguments(*overrides), (pattern, int(number))
+        done = self.python_module("fairseq_cli.hydra_train", *arguments, forks=True, stop=stop)
+        assert any(self.folder.glob(pattern)), f"{pattern} did not appear: {done.output}"
+        assert done.code == (-number if number == signal.SIGKILL else STOPPED), done.output
+        return done.output
 
     def rows(self, split: str = "train_inner", save_dir: str = "run") -> list[dict[str, Any]]:
         lines = (self.folder / save_dir / "metrics.jsonl").read_text().splitlines()

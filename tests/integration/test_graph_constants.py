@@ -63,6 +63,7 @@ def pretraining(corpus: Path, save_dir: Path, **common: Any) -> Any:
         dataset={"validate_interval_updates": 5},
         optimization={"max_update": UPDATES},
         checkpoint={"no_save": True},
+        model={"encoder_layers": 1, "conv_feature_layers": "[(16,10,5)] + [(16,8,8)] * 2"},
     )
 
 
@@ -135,7 +136,7 @@ def test_fine_tuning_with_sentence_avg(
         **SETTINGS,
         "common.hpu": True,
         "optimization.sentence_avg": True,
-        "optimization.max_update": UPDATES,
+        "optimization.max_update": 8,
         "model.freeze_finetune_updates": 0,
         "task.num_batch_buckets": 1,
         "dataset.max_tokens": 40000,

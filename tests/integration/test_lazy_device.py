@@ -24,6 +24,7 @@ from tests.integration.hpu_recipe import recipe, write_corpus
 pytestmark = pytest.mark.needs("lazy")
 
 BUCKETS = 7
+SMALLER = {"encoder_layers": 1, "conv_feature_layers": "[(16,10,5)] + [(16,8,8)] * 2"}
 PARTS = {"train_step": "update", "validate": "validation", "flush_statistics": "log step", "state_dict": "checkpoint"}
 CONSTANT = {
     # update 0's, before the optimizer first wrote the weights: torch's backend then sees them through a view
@@ -113,6 +114,7 @@ def recorded(corpus7: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         common={"device": "lazy"},
         dataset={"validate_interval_updates": 5},
         optimization={"max_update": 1000, "max_epoch": 2},
+        model=SMALLER,
     )
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch)
@@ -177,7 +179,7 @@ def test_the_run_learns_and_a_checkpoint_gives_the_same_loss_on_cpu(
     """Validation draws nothing: its masks and negatives are those of the utterances."""
     _, trainer, save_dir = recorded
     cpu = fairseq_cli.train.prepare(
-        recipe(corpus7, tmp_path, common={"device": "cpu"}, optimization={"max_update": 1000})
+        recipe(corpus7, tmp_path, common={"device": "cpu"}, optimization={"max_update": 1000}, model=SMALLER)
     ).trainer
     fresh = cpu.validate(cpu.get_valid_iterator("valid").next_epoch_itr(shuffle=False))
     checkpoint = torch.load(save_dir / "checkpoint_last.pt", weights_only=True)
@@ -220,7 +222,7 @@ def test_a_planted_read_is_found_by_its_line(corpus7: Path, tmp_path: Path) -> N
 
 def test_checkpointed_activations_add_a_constant(corpus7: Path, tmp_path: Path) -> None:
     """Blocks are graphs of their own; visits after the second one compile nothing."""
-    model = {"checkpoint_activations": True, "encoder_layers": 3}
+    model = {**SMALLER, "checkpoint_activations": True, "encoder_layers": 2}
     cfg = recipe(corpus7, tmp_path, common={"device": "lazy"}, optimization={"max_update": 100}, model=model)
     trainer = fairseq_cli.train.prepare(cfg).trainer
     updates = trainer.get_train_iterator(1)
@@ -247,6 +249,7 @@ def test_the_command_trains_validates_saves_and_continues(workplace: Workplace) 
         "mask_channel_prob: 0.0}",
         "checkpoint.save_interval_updates=3",
         "model.encoder_layerdrop=0.2",
+        "model.conv_feature_layers='[(16,10,5)] + [(16,8,8)] * 2'",
         "optimization.max_update=6",
         "lr_scheduler.warmup_updates=2",
     ]

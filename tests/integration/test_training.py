@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from tests.integration.conftest import Workplace, write_audio, write_manifest
+from tests.warm import Warm
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -35,8 +35,25 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert first["extra_state"]["train_iterator"] == second["extra_state"]["train_iterator"]
 
 
-def test_a_run_leaves_what_fairseq_users_expect(workplace: Workplace) -> None:
-    output = workplace.run()
+class Finished(NamedTuple):
+    """The small config's run of 12 updates: where it is, and what it printed."""
+
+    workplace: Workplace
+    output: str
+
+    def copied_to(self, other: Workplace) -> None:
+        shutil.copytree(self.workplace.folder / "run", other.folder / "run")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: Warm) -> Finished:
+    """One run that several tests read, or resume from a copy."""
+    workplace = Workplace(tmp_path_factory.mktemp("finished"), corpus, warm)
+    return Finished(workplace, workplace.run())
+
+
+def test_a_run_leaves_what_fairseq_users_expect(finished: Finished) -> None:
+    workplace, output = finished
     checkpoint = load(workplace.folder / "run" / "checkpoint_last.pt")
     keys = {
         "args",
@@ -115,7 +132,7 @@ def test_a_signal_saves_and_ends(workplace: Workplace, number: signal.Signals) -
     assert f"stopped by {number.name}" in output and "Traceback" not in output
     saved = load(workplace.folder / "run/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
     assert saved >= 1
-    again = workplace.run(f"optimization.max_update={saved + 2}")
+    again = workplace.run(f"optimization.max_update={saved + 1}", "dataset.disable_validation=true")
     assert "stopped by" not in again
 
 
@@ -139,7 +156,11 @@ def test_a_signal_to_the_parent_of_spawned_processes_saves_and_ends(
 def test_more_workers_change_nothing(workplace: Workplace) -> None:
     for workers in (0, 1, 3):
         workplace.run(
-            f"dataset.num_workers={workers}", f"checkpoint.save_dir=workers{workers}", "optimization.max_update=6"
+            f"dataset.num_workers={workers}",
+            f"checkpoint.save_dir=workers{workers}",
+            "optimization.max_update=6",
+            "checkpoint.save_interval_updates=0",
+            "dataset.disable_validation=true",
         )
     for workers in (1, 3):
         assert_equal_runs(
@@ -159,7 +180,8 @@ def test_two_processes_train_what_one_does_with_update_freq_2(workplace: Workpla
     workplace.run("checkpoint.save_dir=one", "optimization.update_freq=[2]", *quiet)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     workplace.run("checkpoint.save_dir=launched", *quiet, launcher=launcher)
-    workplace.run("checkpoint.save_dir=spawned", "distributed_training.distributed_world_size=2", *quiet)
+    spawned = ("checkpoint.save_dir=spawned", "distributed_training.distributed_world_size=2")
+    workplace.run(*spawned, *quiet, forks=False)
     one, launched, spawned = (
         load(workplace.folder / name / "checkpoint_last.pt")["model"] for name in ("one", "launched", "spawned")
     )
@@ -229,26 +251,31 @@ def test_bf16_trains_and_fp16_says_that_it_runs_in_bf16(workplace: Workplace) ->
     assert "bf16" in output and all(math.isfinite(row["loss"]) for row in workplace.rows())
 
 
-def test_a_changed_model_is_refused_and_a_moved_manifest_is_not(workplace: Workplace, tmp_path: Path) -> None:
-    workplace.run("optimization.max_update=4")
-    output = workplace.run("optimization.max_update=6", "model.encoder_layers=3", status=None)
+def test_a_changed_model_is_refused_and_a_moved_manifest_is_not(
+    workplace: Workplace, finished: Finished, tmp_path: Path
+) -> None:
+    finished.copied_to(workplace)
+    output = workplace.run("optimization.max_update=14", "model.encoder_layers=3", status=None)
     assert "model.encoder_layers: 2 -> 3" in output
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("train.tsv", "valid.tsv"):
         (moved / name).write_text((workplace.corpus / name).read_text())
-    workplace.run("optimization.max_update=6", f"task.data={moved}")
-    assert workplace.rows()[-1]["num_updates"] == 6
+    workplace.run("optimization.max_update=14", f"task.data={moved}")
+    assert workplace.rows()[-1]["num_updates"] == 14
 
 
-def test_a_truncated_last_checkpoint_gives_way_to_the_one_before(workplace: Workplace) -> None:
-    workplace.run("optimization.max_update=10", "checkpoint.keep_interval_updates=-1")
+def test_a_truncated_last_checkpoint_gives_way_to_the_one_before(workplace: Workplace, finished: Finished) -> None:
+    finished.copied_to(workplace)
+    (same_update,) = (workplace.folder / "run").glob("checkpoint_*_12.pt")
+    same_update.unlink()
     last = workplace.folder / "run/checkpoint_last.pt"
     data = last.read_bytes()
     last.unlink()
     last.write_bytes(data[: len(data) // 2])
-    output = workplace.run("optimization.max_update=12", "checkpoint.keep_interval_updates=-1")
-    assert "checkpoint_last.pt" in output and workplace.rows()[-1]["num_updates"] == 12
+    output = workplace.run("optimization.max_update=14")
+    assert "checkpoint_last.pt" in output and workplace.rows()[-1]["num_updates"] == 14
+    assert [row["num_updates"] for row in workplace.rows()] == list(range(2, 15, 2)), "9 to 12 are trained again"
 
 
 def test_unknown_keys_and_missing_data_are_errors_before_time_is_spent(workplace: Workplace, tmp_path: Path) -> None:
@@ -269,24 +296,12 @@ def test_patience_and_max_epoch_end_a_run(workplace: Workplace) -> None:
     assert "early stop" in output and workplace.rows("valid")[-1]["num_updates"] < 40
 
 
-def test_validate_command_repeats_the_runs_own_figures(workplace: Workplace) -> None:
-    workplace.run("optimization.max_update=4")
-    command = [
-        sys.executable,
-        "-m",
-        "fairseq_cli.validate",
-        str(workplace.corpus),
-        "--path",
-        "run/checkpoint_last.pt",
-        "--cpu",
-        "--log-format",
-        "none",
-    ]
-    done = subprocess.run(
-        command, cwd=workplace.folder, env=workplace.environment(), capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])["valid"]
+def test_validate_command_repeats_the_runs_own_figures(finished: Finished) -> None:
+    workplace = finished.workplace
+    arguments = [str(workplace.corpus), "--path", "run/checkpoint_last.pt", "--cpu", "--log-format", "none"]
+    done = workplace.python_module("fairseq_cli.validate", *arguments)
+    assert done.code == 0, done.output
+    figures = json.loads(done.output.splitlines()[-1])["valid"]
     own = workplace.rows("valid")[-1]
     for name in ("loss", "loss_0", "accuracy", "code_perplexity"):
         assert figures[name] == pytest.approx(own[name], rel=1e-6), name
@@ -303,12 +318,6 @@ def test_train_main_takes_a_config_from_python(workplace: Workplace) -> None:
         "cfg.optimization.max_update = 2\n"
         "train.main(resolve_config(cfg))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=workplace.folder,
-        env=workplace.environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = workplace.warm.python(script, workplace.folder)
+    assert done.code == 0, done.output
     assert workplace.rows()[-1]["num_updates"] == 2
