@@ -90,6 +90,7 @@ def costs(
     update_freq: int = 1,
     averages: bool = False,
     bucket_view: bool = False,
+    keeps_casts: bool = False,
     optimizer_states: int = ADAM_STATES,
 ) -> Costs:
     """Compute the costs of the strategy in `distributed_training.ddp_backend`.
@@ -101,10 +102,14 @@ def costs(
         update_freq: micro-batches per update and process.
         averages: a running average of the weights is kept (`ema.store_ema`).
         bucket_view: DDP's gradients are views of its buckets (`data_parallel.ddp_settings`).
+        keeps_casts: autocast's half-precision copies of gathered weights stay until the backward pass, because
+            activations are not recomputed.
         optimizer_states: tensors that the optimizer keeps per parameter.
     """
     if training.ddp_backend == FullySharded.name and world_size > 1:
-        return _sharded(weights, training, world_size, update_freq, averages, optimizer_states)
+        sharded = _sharded(weights, training, world_size, update_freq, averages, optimizer_states)
+        casts = sum(weight.bytes for weight in weights) // 2 if keeps_casts else 0
+        return sharded._replace(gathered=sharded.gathered + casts)
     everything = sum(weight.bytes for weight in weights)
     trained = sum(weight.bytes for weight in weights if weight.is_trained)
     halved = training.ddp_comm_hook != "none"

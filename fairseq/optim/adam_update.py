@@ -89,12 +89,15 @@ class Adam(_Uncompiled):
                     self._prepare(p)
                     self._host_steps[p] += 1
                     alike[self._host_steps[p], p.device].append(p)
-            for (count, _), params in alike.items():
+            for (count, device), params in alike.items():
+                # another device than the parameters' if those are offloaded to the host
+                skip = None if found_inf is None else found_inf.to(device)
+                divide_by = None if grad_scale is None else grad_scale.to(device)
                 if self.fused:
-                    self._fused_update(params, group, count, found_inf, grad_scale)
+                    self._fused_update(params, group, count, skip, divide_by)
                 else:
                     for p in params:
-                        self._plain_update(p, group, found_inf, grad_scale)
+                        self._plain_update(p, group, skip, divide_by)
 
     def _prepare(self, p: Tensor) -> None:
         if not self.state[p]:

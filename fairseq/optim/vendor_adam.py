@@ -19,6 +19,10 @@ class _Alike(NamedTuple):
     params: list[Tensor]
     taken: Tensor  # updates taken on the device, 0-dim float; the `step` of every member is this tensor
 
+    def not_empty(self) -> list[Tensor]:
+        """The members with elements: a shard can have none, and the kernel need not accept that."""
+        return [p for p in self.params if p.numel()]
+
 
 class VendorAdam(Adam):
     """`Adam` with the update by another optimizer's kernel, such as Habana's FusedAdamW, with the same formula.
@@ -81,27 +85,28 @@ class VendorAdam(Adam):
             for p in members:
                 self.state[p]["step"] = taken
             self._parts.append(_Alike(self.param_groups[number], members, taken))
-        self._kernel = (
-            self._kernel_class([{"params": part.params} for part in self._parts], lr=0.0) if self._parts else None
-        )
+        groups = [{"params": part.not_empty()} for part in self._parts if part.not_empty()]
+        self._kernel = self._kernel_class(groups, lr=0.0) if groups else None
 
     def _launch(self) -> None:
-        assert self._kernel is not None
-        for part, group in zip(self._parts, self._kernel.param_groups, strict=True):
-            count = self._host_steps[part.params[0]]
-            group.update(
-                {key: part.group[key] for key in ("betas", "eps", "weight_decay")},
-                lr=float(part.group["lr"]),
-                step=count,
-            )
+        if self._kernel is not None:
+            launched = [part for part in self._parts if part.not_empty()]
+            for part, group in zip(launched, self._kernel.param_groups, strict=True):
+                group.update(
+                    {key: part.group[key] for key in ("betas", "eps", "weight_decay")},
+                    lr=float(part.group["lr"]),
+                    step=self._host_steps[part.params[0]],
+                )
+                for p in part.not_empty():
+                    self._kernel.state[p] = {
+                        "step": 0,
+                        "exp_avg": self.state[p]["exp_avg"],
+                        "exp_avg_sq": self.state[p]["exp_avg_sq"],
+                    }
+            self._kernel.step()
+        for part in self._parts:
             for p in part.params:
-                self._kernel.state[p] = {
-                    "step": 0,
-                    "exp_avg": self.state[p]["exp_avg"],
-                    "exp_avg_sq": self.state[p]["exp_avg_sq"],
-                }
-                self._host_steps[p] = count + 1
-        self._kernel.step()
+                self._host_steps[p] += 1
 
     def sync_steps(self) -> None:
         super().sync_steps()

@@ -48,6 +48,7 @@ def cost_of(trainer: Trainer) -> costs.Costs:
         max(cfg.optimization.update_freq),
         cfg.ema.store_ema,
         ddp_settings(cfg.distributed_training, trainer.device.ddp_options())["gradient_as_bucket_view"],
+        keeps_casts=trainer.precision.dtype is not None and not cfg.model.get("checkpoint_activations"),
     )
 
 

@@ -20,6 +20,7 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.options import LoaderOptions
 from fairseq.distributed import progress, strategy
 from fairseq.distributed import utils as distributed
+from fairseq.distributed.sharding import plain
 from fairseq.logging import metrics
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.modules.run_mode import RunMode
@@ -261,7 +262,7 @@ class Trainer:
     def _memory(self) -> str:
         """Describe the memory that every batch needs, and the device's memory statistics."""
         held = [*self.unwrapped_model.parameters(), *self.unwrapped_model.buffers()]
-        numbers = sum(tensor.numel() for tensor in held)
+        numbers = sum(plain(tensor).numel() for tensor in held)
         figures = ", ".join(f"{name} {value}" for name, value in self.device.memory_statistics().items())
         return (
             f"Weights, gradients and the optimizer's averages take about {16 * numbers / 2**30:.1f} GB; the rest is "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.base import ConfigError
@@ -157,6 +158,23 @@ def test_a_good_config_has_no_problems() -> None:
             "compiled graphs would keep the temperature of their first update",
         ),
         ({"distributed_training.ddp_backend": "slowmo"}, "ddp_backend is 'slowmo', which is not offered: use"),
+        (
+            {"distributed_training.ddp_backend": "fully_sharded", "distributed_training.ddp_comm_hook": "bf16"},
+            "ddp_comm_hook is bf16, but ddp_backend=fully_sharded always exchanges gradients in fp32",
+        ),
+        ({"distributed_training.cpu_offload": True}, "cpu_offload is true, but it applies only to ddp_backend=fully"),
+        (
+            {"common.hpu": True, "distributed_training.ddp_comm_hook": "bf16"},
+            "ddp_backend is pytorch_ddp, but hpu cannot exchange gradients that way",
+        ),
+        (
+            {"common.cpu": True, "distributed_training.ddp_comm_hook": "bf16"},
+            "ddp_backend is pytorch_ddp, but cpu cannot exchange gradients that way",
+        ),
+        (
+            {"common.hpu": True, "distributed_training.ddp_backend": "fully_sharded"},
+            "so a step cannot be one graph. Set common.hpu_lazy_mode=false, or ddp_backend=flat",
+        ),
         ({"distributed_training.slowmo_momentum": 0.5}, "slowmo_momentum is 0.5, which is not offered"),
         ({"common.tpu": True}, "common.tpu is True, which is not offered: train on CPU or CUDA"),
         ({"task.tpu": True}, "task.tpu is True, which is not offered"),
@@ -168,6 +186,23 @@ def test_errors(changes: dict[str, Any], message: str) -> None:
     found = errors(**changes)
     assert len(found) == 1, found
     assert message in found[0]
+
+
+def test_sharding_needs_a_newer_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {
+        "distributed_training.ddp_backend": "fully_sharded",
+        "distributed_training.no_reshard_after_forward": True,
+    }
+    assert errors(**changes) == []
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1+cpu"))
+    (found,) = errors(**changes)
+    assert "requires torch 2.6 or later, but this is torch 2.5.1+cpu. Update torch, or set ddp_backend=" in found
+
+
+def test_flat_sends_half_precision_on_every_device() -> None:
+    for device in ("common.hpu", "common.cpu"):
+        flat = {"distributed_training.ddp_backend": "flat", "distributed_training.ddp_comm_hook": "bf16"}
+        assert errors(**{device: True}, **flat) == []
 
 
 def test_one_cause_is_told_once() -> None:

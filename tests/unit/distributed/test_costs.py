@@ -67,6 +67,8 @@ def test_sharded_tensors_are_divided_along_a_dimension_that_has_enough_rows(weig
     assert found.exchanged == ((2 * part + rest) + 2 * part + trained) // 2
     kept = costs(weights, training(ddp_backend="fully_sharded", no_reshard_after_forward=True), 2)
     assert (kept.gathered, kept.exchanged) == (2 * part + rest + part, ((2 * part + rest) + trained) // 2)
+    cast = costs(weights, training(ddp_backend="fully_sharded"), 2, keeps_casts=True)
+    assert cast.gathered == found.gathered + (2 * part + rest) // 2
     accumulating = costs(weights, training(ddp_backend="fully_sharded"), 2, update_freq=3)
     assert accumulating.gradients == shards + trained
     assert accumulating.exchanged == (3 * (4 * part + rest) + trained) // 2

@@ -134,6 +134,21 @@ def build(use_fused: object, values: list[nn.Parameter], **settings: object) -> 
     )
 
 
+def test_the_kernel_gets_no_empty_parameters(kernel: type[torch.optim.Optimizer]) -> None:
+    """Of a sharded model, a process can hold shards without elements; their state is saved like the others'."""
+    values = [nn.Parameter(torch.zeros(0, 3)), nn.Parameter(torch.ones(2))]
+    optimizer = VendorAdam(values, kernel, **SETTINGS)
+    for _ in range(2):
+        for p in values:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert optimizer._kernel is not None and [p.numel() for p in optimizer._kernel.param_groups[0]["params"]] == [2]
+    assert [entry["step"] for entry in optimizer.state_dict()["state"].values()] == [2, 2]
+    alone = VendorAdam(values[:1], kernel, **SETTINGS)
+    alone.step()
+    assert alone.state_dict()["state"][0]["step"] == 1
+
+
 def test_use_fused_on_hpu(kernel: type[torch.optim.Optimizer]) -> None:
     assert isinstance(build("auto", params()).optimizer, VendorAdam) and build("auto", params()).uses_vendor_kernel
     assert isinstance(build(True, params()).optimizer, VendorAdam)
