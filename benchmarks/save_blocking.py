@@ -75,7 +75,7 @@ def main() -> int:
     place = SimpleNamespace(epoch=1, end_of_epoch=lambda: False, state_dict=dict)
     folder = Path(tempfile.mkdtemp(prefix="save_blocking.", dir=args.folder))
     cfg = resolve_config({"common": {"cpu": True}, "checkpoint": {"save_dir": str(folder)}})
-    trainer = Trainer(cfg)
+    trainer: Any = Trainer(cfg)
     blocked: dict[str, list[float]] = {"synchronous": [], "asynchronous": []}
     computed: dict[str, list[float]] = {name: [] for name in blocked}
     written: list[float] = []

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch._utils import _rebuild_tensor_v2
 
 from fairseq.checkpoint import atomic, sharded
 from fairseq.checkpoint.allowed import STORAGE_TYPES
@@ -45,7 +46,7 @@ class _Pickler(pickle.Pickler):
         record = _Record(str(len(self.later)), dtype, math.prod(size))
         self.later.append(value)
         stride = torch.empty(size, device="meta").stride()
-        return torch._utils._rebuild_tensor_v2, (record, 0, size, stride, False, OrderedDict())
+        return _rebuild_tensor_v2, (record, 0, size, stride, False, OrderedDict())
 
     def persistent_id(self, value: Any) -> Any:
         if not isinstance(value, _Record):
@@ -62,7 +63,7 @@ def write(folder: str, file: atomic.Disk) -> None:
     content = io.BytesIO()
     pickler = _Pickler(content)
     pickler.dump(sharded.unread(folder))
-    with torch.serialization._open_zipfile_writer(cast(Any, file)) as writer:
+    with cast(Any, torch.serialization._open_zipfile_writer(cast(Any, file))) as writer:
         writer.write_record("data.pkl", content.getvalue(), len(content.getvalue()))
         writer.write_record("byteorder", sys.byteorder, len(sys.byteorder))
         for key, later in enumerate(pickler.later):
