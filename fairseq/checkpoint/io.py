@@ -12,14 +12,14 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from fairseq.checkpoint import atomic, kinds, legacy, sharded
+from fairseq.checkpoint import atomic, consolidating, kinds, legacy, sharded
 from fairseq.checkpoint.allowed import Refused
 from fairseq.checkpoint.atomic import CheckpointWriteError
 from fairseq.checkpoint.legacy import is_zip
@@ -41,6 +41,7 @@ __all__ = [
     "verify",
 ]
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # errors from reading a damaged archive: a flipped bit can also request a password or an unknown compression
@@ -74,7 +75,7 @@ def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:
 
 
 def consolidate(folder: str | os.PathLike, path: str | os.PathLike) -> str:
-    """Write a sharded checkpoint as one file, and return its path.
+    """Write a sharded checkpoint as one file, with one whole tensor in memory at a time, and return its path.
 
     Raises:
         ValueError: `folder` is not a sharded checkpoint, or is damaged.
@@ -82,7 +83,8 @@ def consolidate(folder: str | os.PathLike, path: str | os.PathLike) -> str:
     """
     if not sharded.is_folder(folder):
         raise ValueError(f"{os.fspath(folder)} is not the folder of a sharded checkpoint.")
-    return save(read(folder), path)
+    source = os.fspath(folder)
+    return _reading(source, lambda: atomic.write(path, lambda file: consolidating.write(source, file)))
 
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
@@ -133,10 +135,17 @@ def read(path: str | os.PathLike, with_tensors: bool = True, on_demand: bool = F
     """
     path = os.fspath(path)
     kinds.refuse_other_kinds(path)
+    if sharded.is_folder(path):
+        return _reading(path, lambda: sharded.load(path, with_tensors, on_demand))
+    return _reading(path, lambda: legacy.read(path, with_tensors))
+
+
+def _reading(path: str, work: Callable[[], T]) -> T:
+    """Run a function that reads a checkpoint; its errors become those of `read`."""
     try:
-        if sharded.is_folder(path):
-            return sharded.load(path, with_tensors, on_demand)
-        return legacy.read(path, with_tensors)
+        return work()
+    except CheckpointWriteError:
+        raise
     except Refused as error:
         raise ValueError(
             f"{path} was not loaded: it holds {error}. A checkpoint may hold only data; anything else could run code."

@@ -250,15 +250,18 @@ def _complete(record: dict[str, Any], checksums: list[dict[str, list[int]]], fol
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-class _Later(NamedTuple):
-    """The place of a tensor that is not read yet."""
+class Later(NamedTuple):
+    """A tensor that is not read yet."""
 
     stored: Stored
     folder: str
 
-    def read(self, with_tensors: bool) -> Tensor:
-        if with_tensors:
-            return self.stored.read(self.folder)
+    def read(self) -> Tensor:
+        """Read the whole tensor; errors as for `load`."""
+        return self.stored.read(self.folder)
+
+    def shape(self) -> Tensor:
+        """Return a tensor of the same shape and dtype without content, on the meta device."""
         return torch.empty(self.stored.size, dtype=self.stored.dtype, device="meta")
 
 
@@ -270,7 +273,7 @@ class OnDemand(Mapping[Any, Any]):
 
     def __getitem__(self, name: Any) -> Any:
         value = self._entries[name]
-        return value.read(with_tensors=True) if isinstance(value, _Later) else value
+        return value.read() if isinstance(value, Later) else value
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._entries)
@@ -289,6 +292,11 @@ def load(path: str | os.PathLike, with_tensors: bool = True, on_demand: bool = F
         Refused: the folder contains something other than data; the message names it.
         zipfile.BadZipFile, OSError, ValueError: the folder is damaged or incomplete.
     """
+    return _filled(unread(path), with_tensors, on_demand)
+
+
+def unread(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a state with a `Later` in the place of each tensor; errors as for `load`."""
     path = os.fspath(path)
     checksums = _read_checksums(path)
     for name in (RECORD, shard_index.METADATA):
@@ -303,11 +311,11 @@ def load(path: str | os.PathLike, with_tensors: bool = True, on_demand: bool = F
     if not isinstance(state, dict) or not isinstance(places, dict) or places.keys() != stored.keys():
         raise zipfile.BadZipFile(f"its {RECORD} does not belong to its tensors")
     for key, place in places.items():
-        _put(state, place, _Later(stored[key], path))
-    return _filled(state, with_tensors, on_demand)
+        _put(state, place, Later(stored[key], path))
+    return state
 
 
-def _put(state: Any, place: Any, value: _Later) -> None:
+def _put(state: Any, place: Any, value: Later) -> None:
     if not isinstance(place, list) or not place:
         raise Refused(f"a {RECORD} with a place that is not a list")
     for name in place[:-1]:
@@ -318,12 +326,12 @@ def _put(state: Any, place: Any, value: _Later) -> None:
 
 
 def _filled(value: Any, with_tensors: bool, on_demand: bool) -> Any:
-    if isinstance(value, _Later):
-        return value.read(with_tensors)
+    if isinstance(value, Later):
+        return value.read() if with_tensors else value.shape()
     if isinstance(value, dict):
-        lazy = on_demand and any(isinstance(item, _Later) for item in value.values())
+        lazy = on_demand and any(isinstance(item, Later) for item in value.values())
         entries = type(value)(
-            (name, item if lazy and isinstance(item, _Later) else _filled(item, with_tensors, on_demand))
+            (name, item if lazy and isinstance(item, Later) else _filled(item, with_tensors, on_demand))
             for name, item in value.items()
         )
         return OnDemand(entries) if lazy else entries

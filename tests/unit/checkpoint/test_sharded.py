@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -157,11 +158,29 @@ def test_an_unfinished_folder_is_removed_and_an_older_one_comes_back(folder: str
     assert os.listdir(tmp_path) == ["checkpoint_last.shards"] and io.verify(folder) is None
 
 
-def test_the_command_writes_one_file(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_one_file(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "whole.pt"
+    read, original = [], sharded.Stored.read
+
+    def one_at_a_time(stored: sharded.Stored, path: str) -> Tensor:
+        assert all(memory() is None for memory in read)
+        tensor = original(stored, path)
+        read.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(sharded.Stored, "read", one_at_a_time)
     assert consolidate.cli_main([folder, str(output)]) == 0 and f"written: {output}" in capsys.readouterr().out
-    assert equal(torch.load(output, weights_only=True), state_of(3))
+    assert len(read) == 6 and io.verify(output) is None
+    for state in (torch.load(output, weights_only=True), torch.load(output, mmap=True), io.read(output)):
+        assert equal(state, state_of(3))
     assert consolidate.cli_main([str(output), str(tmp_path / "other.pt")]) == 1
     assert "is not the folder of a sharded checkpoint" in capsys.readouterr().err
+    flip(Path(folder, "__0_0.distcp"))
+    monkeypatch.setattr(sharded.Stored, "read", original)
+    assert consolidate.cli_main([folder, str(output)]) == 1
+    assert "error: " in (said := capsys.readouterr().err) and "checkpoint_last.shards" in said
+    assert io.verify(output) is None and not list(tmp_path.glob("*.tmp"))
     checksums = json.loads(Path(folder, "checksums.json").read_text())
     assert sorted(checksums) == [".metadata", "__0_0.distcp", "record.pt"]
