@@ -105,7 +105,7 @@ class Run:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def until(self, pattern: str, seconds: float = 120) -> None:
+    def until(self, pattern: str, seconds: float = 400) -> None:
         """Wait until the log matches a pattern."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.output):
@@ -329,7 +329,7 @@ def dead_mount(drill: Drill) -> str:
         time.sleep(drill.rng.uniform(5, 8))
         os.mkfifo(run.folder / "mount")
         text = named(
-            run, "process", "data of update", r"worker \d+, state S .*, which reads \S+\.flac of \S+/train\.tsv"
+            run, "process", "data of update", r"worker \d+, state S .*, which reads \S+\.flac of \S+/(train|valid)\.tsv"
         )
         if "is saved" not in run.output:
             raise Fault(f"not saved:\n{run.output[-1500:]}")

@@ -157,8 +157,10 @@ def test_a_suspended_process_does_not_take_the_pause_for_a_hang(caplog: pytest.L
     assert caplog.messages == [] and not watched.loop.stalled
 
 
-def test_a_program_without_beats_is_not_watched(caplog: pytest.LogCaptureFixture) -> None:
-    Watched().wait(4000)
+def test_a_program_without_steps_is_not_watched(caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched()
+    watched.loop.reading("/a.flac")
+    watched.wait(4000)
     assert caplog.messages == []
 
 
