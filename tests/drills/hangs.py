@@ -318,7 +318,10 @@ def stopped_worker(drill: Drill) -> str:
         worker = workers[-1]
         os.kill(worker, signal.SIGSTOP)
         return named(
-            run, rf"rank {rank} \(", "data of update", rf"worker {worker}, state T \(stopped\), which .*train.tsv"
+            run,
+            rf"rank {rank} \(",
+            "data of update",
+            rf"worker {worker}, state T \(stopped\), which .*(train|valid).tsv",
         )
 
 
@@ -341,8 +344,8 @@ def healthy(drill: Drill, minutes: float) -> str:
     slow = "import fairseq.training.validation as v\nimport time\nold = v.on_device\n"
     slow += "def on_device(sample, device):\n    time.sleep(0 if v.torch.is_grad_enabled() else 20)\n"
     slow += "    return old(sample, device)\nv.on_device = on_device\n"
-    overrides = ("optimization.max_update=1000000", "checkpoint.save_interval_updates=200", TWO)
-    often = ("dataset.validate_interval_updates=200", "dataset.max_tokens_valid=24000")
+    overrides = ("optimization.max_update=1000000", "checkpoint.save_interval_updates=20", TWO)
+    often = ("dataset.validate_interval_updates=20", "dataset.max_tokens_valid=24000")
     run = drill.start(*overrides, *often)
     (run.folder / "plug_in" / "__init__.py").write_text(slow)
     try:
