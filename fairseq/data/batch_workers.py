@@ -303,9 +303,20 @@ class BatchWorkers:
         if self._next_taken == self._next_asked:
             raise StopIteration
         worker = self._workers[self._next_taken % len(self._workers)]
-        self._wait_for(worker)
+        progress.of_this_process().worker = worker.process.pid
         try:
-            batch = receive(worker.end)
+            self._wait_for(worker)
+            batch = self._receive(worker)  # blocks if the worker is stopped while it sends
+        finally:
+            progress.of_this_process().worker = None
+        worker.asked.popleft()
+        self._next_taken += 1
+        self._ask_ahead()
+        return batch
+
+    def _receive(self, worker: _Worker) -> Any:
+        try:
+            return receive(worker.end)
         except (EOFError, ConnectionError) as error:
             raise self._death_of(worker) from error
         except (OSError, RuntimeError) as error:
@@ -314,10 +325,6 @@ class BatchWorkers:
                 f"cannot receive a batch from a data-loading worker: {error}. Raise the limit on open files "
                 "(ulimit -n) or memory, or set dataset.num_workers=0."
             ) from error
-        worker.asked.popleft()
-        self._next_taken += 1
-        self._ask_ahead()
-        return batch
 
     def _ask_ahead(self) -> None:
         while True:
@@ -343,13 +350,6 @@ class BatchWorkers:
             WorkerDied: a worker has exited.
             WaitEnded: a signal or the watchdog requested the end of the run, and the batch did not arrive in time.
         """
-        progress.of_this_process().worker = worker.process.pid
-        try:
-            self._poll(worker)
-        finally:
-            progress.of_this_process().worker = None
-
-    def _poll(self, worker: _Worker) -> None:
         sentinels = {each.process.sentinel: each for each in self._workers}
         while not worker.end.poll(0):
             ready = connection.wait([worker.end, *sentinels], timeout=1.0)

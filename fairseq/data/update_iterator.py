@@ -99,6 +99,7 @@ class UpdateIterator:
         self.steps_done += self._steps.pop(0)
         self.n += 1
         self.data_wait = time.perf_counter() - began
+        progress.doing("computing")
         if not self.has_next():
             self.close()
         return update

@@ -21,7 +21,7 @@ FACTOR = 10  # a step may take this many times the slowest completed one of its 
 FIRST = 1800.0  # seconds for a step that may compile graphs or connect to other machines
 SETTLED = 2  # visits after which a kind of step compiles nothing: see training.compile_alarm
 EARLY = 0.75  # share of the limit after which the log names a late process
-_BUSY = ("data", "forward", "backward", "optimizer")  # phases that do not depend on other processes
+_BUSY = ("data", "computing", "forward", "backward", "optimizer")  # phases that do not depend on other processes
 _ONCE = ("starting", "ending")  # phases whose steps do not repeat
 _IN_UPDATE = (*_BUSY, "exchange")
 _BOARD_BYTES = 2048
@@ -37,7 +37,8 @@ class Patience(NamedTuple):
 class Step(NamedTuple):
     """A step of the main loop."""
 
-    phase: str  # starting, data, forward, backward, exchange, optimizer, validation, saving, ending
+    # starting, data, computing, forward, backward, exchange, optimizer, validation, saving, ending
+    phase: str
     detail: str
     kind: Hashable  # steps of one phase and kind run the same graphs
     waits: bool  # for other processes, at least in part
@@ -56,6 +57,9 @@ class Step(NamedTuple):
         return f"{where} ({self.detail})" if self.detail else where
 
 
+_BEFORE = Step("starting", "", None, False, -1, 0)
+
+
 class Progress:
     """The steps of one main loop.
 
@@ -65,7 +69,7 @@ class Progress:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.step = Step("starting", "", None, False, -1, 0)
+        self.step = _BEFORE
         self.beats = 0
         self.source = ""  # the manifest whose audio is being read
         self.worker: int | None = None  # the data-loading worker whose batch the main thread waits for
@@ -103,6 +107,10 @@ class Progress:
         self.file = file
         self.alive()
         self._show()
+
+    def has_begun(self) -> bool:
+        """Whether any step has begun; a program that calls `doing` nowhere cannot be late."""
+        return self.step.place != _BEFORE.place
 
     def busy(self) -> float:
         """Return the seconds since the last call in phases that do not depend on other processes."""

@@ -200,7 +200,7 @@ class Watchdog:
             return
         if self.roll_call is not None and self.roll_call.verdict:
             self._end(self.roll_call.verdict)
-        elif still > EVERY and progress.of_this_process().beats:  # a program that never beats is not watched
+        elif still > EVERY and progress.of_this_process().has_begun():
             self._judge()
 
     def _judge(self) -> None:

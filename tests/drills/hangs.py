@@ -105,7 +105,7 @@ class Run:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def until(self, pattern: str, seconds: float = 120) -> None:
+    def until(self, pattern: str, seconds: float = 400) -> None:
         """Wait until the log matches a pattern."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.output):
@@ -318,7 +318,10 @@ def stopped_worker(drill: Drill) -> str:
         worker = workers[-1]
         os.kill(worker, signal.SIGSTOP)
         return named(
-            run, rf"rank {rank} \(", "data of update", rf"worker {worker}, state T \(stopped\), which .*train.tsv"
+            run,
+            rf"rank {rank} \(",
+            "data of update",
+            rf"worker {worker}, state T \(stopped\), which .*(train|valid).tsv",
         )
 
 
@@ -329,7 +332,7 @@ def dead_mount(drill: Drill) -> str:
         time.sleep(drill.rng.uniform(5, 8))
         os.mkfifo(run.folder / "mount")
         text = named(
-            run, "process", "data of update", r"worker \d+, state S .*, which reads \S+\.flac of \S+/train\.tsv"
+            run, "process", "data of update", r"worker \d+, state S .*, which reads \S+\.flac of \S+/(train|valid)\.tsv"
         )
         if "is saved" not in run.output:
             raise Fault(f"not saved:\n{run.output[-1500:]}")
@@ -341,8 +344,8 @@ def healthy(drill: Drill, minutes: float) -> str:
     slow = "import fairseq.training.validation as v\nimport time\nold = v.on_device\n"
     slow += "def on_device(sample, device):\n    time.sleep(0 if v.torch.is_grad_enabled() else 20)\n"
     slow += "    return old(sample, device)\nv.on_device = on_device\n"
-    overrides = ("optimization.max_update=1000000", "checkpoint.save_interval_updates=200", TWO)
-    often = ("dataset.validate_interval_updates=200", "dataset.max_tokens_valid=24000")
+    overrides = ("optimization.max_update=1000000", "checkpoint.save_interval_updates=20", TWO)
+    often = ("dataset.validate_interval_updates=20", "dataset.max_tokens_valid=24000")
     run = drill.start(*overrides, *often)
     (run.folder / "plug_in" / "__init__.py").write_text(slow)
     try:

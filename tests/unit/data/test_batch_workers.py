@@ -145,9 +145,14 @@ def test_a_signal_ends_the_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> 
     assert wished == ["stop"]
 
 
-def test_the_watchdog_ends_the_wait_for_a_batch_and_sees_worker_and_file() -> None:
+@pytest.fixture()
+def loop() -> Iterator[progress.Progress]:
+    yield progress.start_over()
+    progress.start_over()  # other tests wait for batches, too
+
+
+def test_the_watchdog_ends_the_wait_for_a_batch_and_sees_worker_and_file(loop: progress.Progress) -> None:
     """As where the storage of the audio is gone, or a worker is stopped."""
-    loop = progress.start_over()
 
     def hang(plan: BatchPlan) -> None:
         progress.reading("/mnt/lost/a.flac")

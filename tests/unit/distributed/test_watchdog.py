@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 import torch.distributed as dist
@@ -16,6 +17,12 @@ from fairseq.distributed.roll_call import Heard, Report
 from fairseq.distributed.watchdog import GRACE, HUNG, AwakeClock, Stalled, Watchdog, describe, keep_waiting
 
 HERE = socket.gethostname()
+
+
+@pytest.fixture(autouse=True)
+def own_steps() -> Iterator[None]:
+    yield
+    progress.start_over()
 
 
 def report(rank: int, phase: str, place: tuple[int, int] = (11, 3), still: float = 70.0, **more: object) -> Report:
@@ -157,8 +164,10 @@ def test_a_suspended_process_does_not_take_the_pause_for_a_hang(caplog: pytest.L
     assert caplog.messages == [] and not watched.loop.stalled
 
 
-def test_a_program_without_beats_is_not_watched(caplog: pytest.LogCaptureFixture) -> None:
-    Watched().wait(4000)
+def test_a_program_without_steps_is_not_watched(caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched()
+    watched.loop.reading("/a.flac")
+    watched.wait(4000)
     assert caplog.messages == []
 
 
