@@ -104,6 +104,7 @@ class Run:
         self.sinks = open_sinks(self.console, self._start() if trainer.is_data_parallel_master else None)
         self.saves = Saves(trainer, self.epoch_itr)
         self.has_trained = False
+        self.epochs_behind = 0  # 1 during the validation of an epoch's end that a resumed run catches up on
         self.waiting, self.interval_start = 0.0, time.perf_counter()
         self.load_hint = LoadHint(
             trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers
@@ -272,11 +273,12 @@ class Run:
 
     def _write(self, split: str, stats: Stats) -> None:
         row = {**stats, "wall": round(self.trainer.cumulative_training_time())}
-        self.sinks.write(split, self.trainer.get_num_updates(), self.epoch_itr.epoch, row)
+        self.sinks.write(split, self.trainer.get_num_updates(), self.epoch_itr.epoch - self.epochs_behind, row)
 
     def _following(self, steps: Steps, prefix: str | None = None) -> AbstractContextManager[BaseProgressBar]:
         """Show the progress through an epoch's updates or a validation's batches."""
-        return self.console.following(steps, self.epoch_itr.epoch, self.trainer.get_num_updates(), prefix)
+        epoch = self.epoch_itr.epoch - self.epochs_behind
+        return self.console.following(steps, epoch, self.trainer.get_num_updates(), prefix)
 
     # -- validation and checkpoints ------------------------------------------------------------------------------------
 
@@ -336,9 +338,11 @@ class Run:
         record = self.trainer.run_record
         if not record.validation_due or self.cfg.dataset.disable_validation:
             return False
+        self.epochs_behind = int(self.epoch_itr.n == 0)
         val_loss = self.validate()
         record.validation_due = False
-        if self.epoch_itr.n == 0:  # it was the end of an epoch
+        if self.epochs_behind:
+            self.epochs_behind = 0
             self.trainer.lr_step(self.epoch_itr.epoch - 1, val_loss)
         over = checkpoint_utils.out_of_patience(self.cfg.checkpoint, self.trainer, val_loss)
         self.saves.save(val_loss)

@@ -1,12 +1,11 @@
 """One process, then two, then one again: does the run equal one that was never changed?
 
-    python -m tests.drills.other_numbers [--updates N] [--double]
+    python -m tests.drills.other_numbers [--updates N]
 
 Trains a tiny model for N updates with one process and `update_freq=[4]`, resumes with two processes, and with one again.
 Compared with an unbroken run of one process: the utterances and number of every micro-batch, learning rates, counts and
 data position must be equal; losses, weights and the average of the weights may differ by the order of sums. The first
-gradient after each change is compared with that of the same checkpoint without the change. With --double, everything
-is computed in float64.
+gradient after each change is compared with that of the same checkpoint without the change.
 """
 
 from __future__ import annotations
@@ -25,36 +24,14 @@ import torch
 from tests.drills.kills import TWO, Life, Setup, load, make_corpus, unequal
 
 LOSS, GRADIENT = 1e-5, 1e-6  # largest relative differences
-LOSS_DOUBLE, GRADIENT_DOUBLE = 1e-9, 1e-12
 
 # notes every micro-batch, and the summed gradient of some updates
 PLUG_IN = """import json, os
 import torch
-if os.environ.get("DRILL_DOUBLE"):
-    torch.set_default_dtype(torch.float64)
-    torch.float32 = torch.float = torch.float64
-    torch.Tensor.float = torch.Tensor.double
-from fairseq.optim.adam_update import Adam
-from fairseq.training import validation
 from fairseq.training.trainer import Trainer
 from fairseq.distributed import utils
 
-def plain(self, params, group, count, *rest):  # torch's fused kernel mixes types
-    for p in params:
-        self._plain_update(p, group, *rest)
-if os.environ.get("DRILL_DOUBLE"):
-    Adam._fused_update = plain
-
-wide = validation.on_device
-def on_device(sample, device):
-    sample = wide(sample, device)
-    if os.environ.get("DRILL_DOUBLE"):
-        net = sample["net_input"]
-        sample["net_input"] = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in net.items()}
-    return sample
-validation.on_device = on_device
-
-old, step = Trainer._forward_backward, Trainer._step
+old = Trainer._forward_backward
 def forward_backward(self, samples):
     criterion, notes = self.criterion.forward, []
     def noting(model, sample, *rest):
@@ -128,7 +105,7 @@ def flat(tensors: dict[str, Any]) -> torch.Tensor:
     return torch.cat([tensors[name].flatten().double() for name in sorted(tensors)])
 
 
-def compare(switched: Place, unbroken: Place, stayed: Place, double: bool) -> list[str]:
+def compare(switched: Place, unbroken: Place, stayed: Place) -> list[str]:
     """Print the largest differences; returns what is wrong."""
     faults = []
     seen, wanted = switched.notes(), unbroken.notes()
@@ -149,27 +126,23 @@ def compare(switched: Place, unbroken: Place, stayed: Place, double: bool) -> li
     places = [state["extra_state"]["train_iterator"] for state in (one, other)]
     names = [name for name in places[0] if name != "iterations_in_epoch"]  # a rank's own steps
     faults += [f"train_iterator.{name}" for name in names if places[0][name] != places[1][name]]
-    limits = (LOSS_DOUBLE, GRADIENT_DOUBLE) if double else (LOSS, GRADIENT)
     print(
         f"  micro-batches: {len(seen)}; utterances, sizes, learning rates, counts, data position: {faults or 'equal'}"
     )
-    print(f"  loss of a micro-batch: largest relative difference {max(losses):.2g} (limit {limits[0]:g})")
-    print(f"  first gradient, 1 -> 2: {gradients[0]:.2g}, 2 -> 1: {gradients[1]:.2g} (limit {limits[1]:g})")
+    print(f"  loss of a micro-batch: largest relative difference {max(losses):.2g} (limit {LOSS:g})")
+    print(f"  first gradient, 1 -> 2: {gradients[0]:.2g}, 2 -> 1: {gradients[1]:.2g} (limit {GRADIENT:g})")
     ema = [flat(state["extra_state"]["ema"]) for state in (one, other)]
     print(f"  at the end: weights {far(flat(one['model']), flat(other['model'])):.2g}, average {far(*ema):.2g}")
-    faults += ["losses"] if max(losses) > limits[0] else []
-    return faults + (["gradients"] if max(gradients) > limits[1] else [])
+    faults += ["losses"] if max(losses) > LOSS else []
+    return faults + (["gradients"] if max(gradients) > GRADIENT else [])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--updates", type=int, default=30, help="with each number of processes")
-    parser.add_argument("--double", action="store_true", help="in float64")
     arguments = parser.parse_args()
     number = arguments.updates
     os.environ["DRILL_GRADIENTS"] = f"{number + 1},{2 * number + 1}"
-    if arguments.double:
-        os.environ["DRILL_DOUBLE"] = "1"
     with tempfile.TemporaryDirectory(prefix="other_numbers.") as name:
         folder = Path(name)
         make_corpus(folder / "corpus")
@@ -182,7 +155,7 @@ def main() -> None:
         shutil.copytree(switched.folder, stayed.folder)
         stayed.train(2, 2 * number + 1)
         switched.train(1, 3 * number)
-        faults = compare(switched, unbroken, stayed, arguments.double)
+        faults = compare(switched, unbroken, stayed)
     print(f"1 -> 2 -> 1 processes, {number} updates each: {', '.join(faults) if faults else 'right'}")
     sys.exit(bool(faults))
 
