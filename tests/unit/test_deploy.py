@@ -40,7 +40,7 @@ def assert_trains(words: list[str], nodes: int, cards: int) -> None:
     overrides = dict(word.split("=", 1) for word in words if re.match(r"[a-z_]+\.[a-z_]+=", word))
     for key in overrides:
         group, field = key.split(".")
-        assert field in cfg[group], key
+        assert field in cfg[group].keys(), key  # noqa: SIM118 - `in` needs a value
     assert {"task.data", "checkpoint.save_dir", "optimization.update_freq"} <= set(overrides)
     stock = cfg.distributed_training.distributed_world_size * cfg.optimization.update_freq[0]
     batches = nodes * cards * int(overrides["optimization.update_freq"].strip("[]"))
