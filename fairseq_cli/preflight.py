@@ -31,6 +31,9 @@ options:
   --nodes N                      number of machines, without a launcher
   --audio-seconds-per-second X   training speed of all cards together; the report then has the run's days
   --card {{gaudi,gaudi2,gaudi3}}   the card that the run must fit into (default: the one that hl-smi shows, else any)
+  --cards N,N                    numbers of cards in the table of strategies (default: 1,8,32,256)
+  --card-memory GB,GB            sizes of cards that it is compared with (default: 24,80,96,141; Gaudi: 32,96,128);
+                                 without --card, the run must fit into the largest
   --steps {{tiny,full,none}}       which steps to run, on the CPU instead of Gaudi and on torch's lazy-tensor
                                  device: a narrow model on two rows of each shape (tiny, the default), also the
                                  config's own model and batches (full, slow), or none
@@ -38,7 +41,7 @@ options:
 
 exit status: 0 nothing found, 1 problems, 2 unusable arguments. docs/preflight.md lists the problems.
 """
-_OWN = ("--json", "--nodes", "--audio-seconds-per-second", "--card", "--steps")
+_OWN = ("--json", "--nodes", "--audio-seconds-per-second", "--card", "--cards", "--card-memory", "--steps")
 
 
 def take_own(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -83,7 +86,19 @@ def options_of(own: Mapping[str, str], nodes: int | None, processes: int | None)
         speed=_speed(own.get("--audio-seconds-per-second")),
         card=own.get("--card"),
         steps=own.get("--steps", "tiny"),
+        **{name: numbers for name in ("cards", "card_memory") if (numbers := _numbers(own, name))},
     )
+
+
+def _numbers(own: Mapping[str, str], name: str) -> tuple[int, ...]:
+    """Read an option with whole numbers between commas, sorted; empty if it is not given."""
+    option = f"--{name.replace('_', '-')}"
+    if option not in own:
+        return ()
+    words = [word.strip() for word in own[option].split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise ValueError(f"{option} is {own[option]!r}: it must be whole numbers above 0 with commas, such as 8,32")
+    return tuple(sorted({int(word) for word in words}))
 
 
 def _speed(text: str | None) -> float | None:

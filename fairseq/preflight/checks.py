@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.validate import find_named, unrelated
 from fairseq.device.stand_in import StandIn
 from fairseq.distributed.place import Place, cards_of_a_node
-from fairseq.preflight import batches, card, corpus, device, host, plan, steps, tiny
+from fairseq.preflight import batches, card, corpus, device, host, plan, scaling, steps, tiny
 from fairseq.preflight.heartbeat import silent
 from fairseq.preflight.memory import MemoryMeter
 from fairseq.preflight.plan import Launch, Shape, Split
@@ -37,6 +38,8 @@ class Options(NamedTuple):
     speed: float | None = None  # seconds of audio per second, all cards together
     card: str | None = None  # a key of host.CARDS
     steps: str = "tiny"  # one of STEPS
+    cards: tuple[int, ...] = (1, 8, 32, 256)  # numbers of cards in the table of strategies
+    card_memory: tuple[int, ...] | None = None  # GB; None: those of the device's usual cards
 
 
 def check(
@@ -77,7 +80,7 @@ def check(
         tiny.hear_noise(split)
     tools = host.ask_tools()
     progress("measuring the memory of each batch shape")
-    largest = _batches(report, cfg, meter, splits, options.card or tools.card)
+    largest = _batches(report, cfg, meter, splits, launch, options, tools.card)
     report.sections.insert(2, host.memory(cfg, splits, largest, launch))
     host.add_tools(report.sections[2], tools)
     if not is_static(cfg):
@@ -185,31 +188,69 @@ def _meter(cfg: DictConfig, task: Task, criterion: nn.Module, section: Section) 
 
 
 def _batches(
-    report: Report, cfg: DictConfig, meter: MemoryMeter | None, splits: list[Split], model_of_card: str | None
+    report: Report,
+    cfg: DictConfig,
+    meter: MemoryMeter | None,
+    splits: list[Split],
+    launch: Launch,
+    options: Options,
+    found_card: str | None,
 ) -> int:
-    """Add the sections on shapes and memory; return the bytes of the largest batch as a worker makes it."""
+    """Add the sections on shapes and memory; return the bytes of the largest batch as a worker makes it.
+
+    Args:
+        found_card: the card that hl-smi shows, a key of host.CARDS.
+    """
     shapes = [shape for split in splits for shape in plan.shapes(split)]
     training = [shape for shape in shapes if shape.training]
     dtype = dtype_of(cfg.common)
-    recomputes = bool(cfg.model.get("checkpoint_activations"))
     measured: list[batches.Measured] = []
-    weights = None
     if meter is not None:
         try:
-            with device_layer.stood_in(StandIn()) if is_static(cfg) else device_layer.forced():
+            with _as_on_the_device(cfg):
                 measured = batches.measure(meter, splits[0], training, dtype)
         except Exception as error:  # a user's model may raise anything on fake tensors, and still train
             report.sections[-1].notes.append(
                 f"memory was not measured: the model does not run on fake tensors ({_first_line(error)})."
             )
-        weights = meter.weights(_optimizer_share(cfg))
-    needs = {} if weights is None else {m.shape.key: m.held(recomputes) + weights.total for m in measured}
+    demand = _demand(cfg, meter, measured, launch) if meter is not None and measured else None
+    needs = {m.shape.key: m.held(demand.recomputes) + demand.own.held for m in measured} if demand else {}
     report.sections.append(batches.describe(shapes, needs, is_static(cfg), report.values("updates")["padding"]))
-    if measured and weights is not None:
-        report.sections.append(card.describe(measured, weights, dtype, recomputes, model_of_card, _negatives(cfg)))
+    if demand is not None:
+        model = options.card or found_card
+        memory = options.card_memory or (tuple(host.CARDS.values()) if is_static(cfg) else host.GPUS)
+        limit = host.CARDS[model] if model else max(memory)
+        report.sections.append(
+            card.describe(measured, demand, dtype, memory, limit, cfg.dataset.max_tokens, _negatives(cfg))
+        )
+        report.sections.append(scaling.describe(demand, options.cards, memory))
         return max(m.on_host for m in measured)
     largest = max(training, key=lambda shape: shape.rows * shape.samples)
     return largest.rows * largest.samples * 5  # a float and a padding flag per sample
+
+
+def _as_on_the_device(cfg: DictConfig) -> AbstractContextManager[None]:
+    """Choose the forms of computation that the run's device has, which decide what autograd keeps."""
+    if is_static(cfg):
+        return device_layer.stood_in(StandIn())
+    if cfg.common.cpu or cfg.common.device == "cpu":
+        return device_layer.forced()
+    # a GPU, which this machine need not have. With dropout, torch's attention on the CPU keeps the weights, and that of
+    # a GPU does not; the blockwise one is nearer
+    attention = "sdpa" if cfg.model.get("attention_dropout") == 0 else None
+    return device_layer.forced(conv_form="conv1d", pos_conv_form="conv1d", attention_form=attention)
+
+
+def _demand(cfg: DictConfig, meter: MemoryMeter, measured: list[batches.Measured], launch: Launch) -> scaling.Demand:
+    recomputes = bool(cfg.model.get("checkpoint_activations"))
+    return scaling.Demand(
+        meter.sizes(_optimizer_share(cfg), averaged=cfg.ema.store_ema),
+        cfg.distributed_training,
+        launch.world,
+        launch.world * cfg.optimization.update_freq[-1],
+        card.largest(measured, recomputes).kept,
+        recomputes,
+    )
 
 
 def _optimizer_share(cfg: DictConfig) -> float:

@@ -17,6 +17,7 @@ from fairseq.preflight.report import Section, gigabytes
 
 RECIPE_HOST_MEMORY = 512 * 2**30  # the recipe's requirement for the host of 8 cards
 CARDS = {"gaudi": 32, "gaudi2": 96, "gaudi3": 128}  # GiB
+GPUS = (24, 80, 96, 141)  # GiB, of usual cards for training
 _MODELS = {"HL-20": "gaudi", "HL-22": "gaudi2", "HL-32": "gaudi3"}
 _INTERFACES = Path("/sys/class/net")
 _DRIVER = re.compile(r"^driver:\s*habanalabs", re.MULTILINE)

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq import utils
+from fairseq.distributed.costs import Sizes
 from fairseq.models import BaseFairseqModel
 from fairseq.modules.checkpoint_activations import unwrap_checkpoint
 
@@ -27,18 +28,6 @@ class Activations(NamedTuple):
     kept: int
     # with model.checkpoint_activations: the blocks' inputs, and the activations of one block; None: no such blocks
     recomputed: int | None
-
-
-class Weights(NamedTuple):
-    """Bytes that do not depend on the batch."""
-
-    parameters: int
-    gradients: int
-    optimizer: int
-
-    @property
-    def total(self) -> int:
-        return sum(self)
 
 
 class _Storages:
@@ -129,15 +118,14 @@ class MemoryMeter:
         with self.fake, HostReadsAsOne():
             return count(self.model, self.criterion, {**sample, "net_input": fakes}, dtype, self.blocks)
 
-    def weights(self, optimizer_share: float) -> Weights:
+    def sizes(self, optimizer_share: float, averaged: bool = False) -> Sizes:
         """Count the bytes that do not depend on the batch.
 
         Args:
             optimizer_share: bytes of optimizer state per byte of trained parameters.
+            averaged: the run keeps a running average of the weights.
         """
-        parameters = sum(p.untyped_storage().nbytes() for p in self.model.parameters())
-        trained = sum(p.untyped_storage().nbytes() for p in self.model.parameters() if p.requires_grad)
-        return Weights(parameters, trained, round(trained * optimizer_share))
+        return Sizes.of(self.model, self.blocks, optimizer_share, averaged)
 
 
 def count(

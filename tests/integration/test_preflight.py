@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -364,3 +365,22 @@ def test_what_does_not_fit_into_the_card(librispeech: Path) -> None:
     recomputing = check(librispeech, Options(steps="none", card="gaudi"), **changes)
     assert "out-of-memory" not in names(recomputing)
     assert recomputing.values("bytes_fp32") == report.values("bytes_fp32_other_way")
+
+
+@pytest.mark.slow
+def test_two_billion_parameters_and_what_fits_them(few_utterances: Path) -> None:
+    """Nothing has their size: neither the model, which would take 8.7 GB, nor a step."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cfg = OmegaConf.load(CONFIGS / "xlsr_2b_hpu.yaml")
+    small = {"task": {"data": str(few_utterances), "num_batch_buckets": 1}, "dataset": {"num_workers": 1}}
+    small["common"] = {"hmp_bf16": "", "hmp_fp32": ""}
+    found = checks.check(
+        resolve_config(OmegaConf.merge(cfg, small)), [], Options(steps="none", card="gaudi", cards=(1, 8))
+    )
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2**30
+    assert "out-of-memory" in names(found)
+    change = next(problem.change for problem in found.problems if problem.name == "out-of-memory")
+    assert re.match(r"distributed_training.ddp_backend=fully_sharded needs \d cards, and then ", change)
+    assert [row["cards"] for row in found.values("rows")] == [1, 8] * 3
+    fitting = {(row["strategy"], row["cards"]): row["fits"] for row in found.values("rows")}
+    assert fitting["pytorch_ddp", 8] == [96, 128] and fitting["fully_sharded", 8] == [32, 96, 128]

@@ -74,11 +74,15 @@ def test_options() -> None:
         nodes=2, speed=1000.0
     )
     assert options_of({}, 2, 8) == Options(nodes=2, processes=8)
+    cards = {"--cards": "8, 1,32", "--card-memory": "80,24,24"}
+    assert options_of(cards, None, None) == Options(cards=(1, 8, 32), card_memory=(24, 80))
     for words, told in (
         ({"--nodes": "two"}, "--nodes is 'two'"),
         ({"--nodes": "3"}, "--nnodes is 2"),
         ({"--steps": "some"}, "it must be one of: tiny, full, none"),
         ({"--card": "gaudi4"}, "it must be one of: gaudi, gaudi2, gaudi3"),
+        ({"--cards": "8,"}, "--cards is '8,': it must be whole numbers above 0"),
+        ({"--card-memory": "0"}, "--card-memory is '0'"),
         ({"--audio-seconds-per-second": "fast"}, "must be a number above 0"),
     ):
         with pytest.raises(ValueError, match=told):
