@@ -42,12 +42,16 @@ def describe(
     most = largest(measured, recomputes)
     single = max(measured, key=lambda m: m.held(recomputes, in_fp32=True))
     shape, precision = most.shape, _PRECISION[dtype]
-    need = most.held(recomputes) + weights.held
-    need_fp32 = single.held(recomputes, in_fp32=True) + weights.held
+    need = most.held(recomputes) + weights.on_device
+    need_fp32 = single.held(recomputes, in_fp32=True) + weights.on_device
 
-    held = {name: size for name, size in weights._asdict().items() if name != "sent"}
-    parts = [f"{name} {gigabytes(size)}" for name, size in held.items() if size or name not in ("average", "buffers")]
-    section.say("weights", f"{gigabytes(weights.held)} with {demand.strategy}: {', '.join(parts)}")
+    held = {name: size for name, size in weights._asdict().items() if name not in ("exchanged", "offloaded")}
+    parts = [
+        f"{name} {gigabytes(size)}"
+        for name, size in held.items()
+        if size or name not in ("average", "buffers", "gathered")
+    ]
+    section.say("weights", f"{gigabytes(weights.on_device)} with {demand.strategy}: {', '.join(parts)}")
     kept = f"{gigabytes(most.held(recomputes))} of it kept for backward by {shape.rows} x {shape.samples:,} samples"
     section.say(f"in {precision}", f"{gigabytes(need)}, {kept}; {_fits(need, cards)}")
     if dtype is not None:
@@ -62,7 +66,7 @@ def describe(
     other = need_fp32_other = None
     if most.kept.recomputed is not None:
         other, need_fp32_other = (
-            m.held(not recomputes, fp32) + weights.held for m, fp32 in ((most, False), (single, True))
+            m.held(not recomputes, fp32) + weights.on_device for m, fp32 in ((most, False), (single, True))
         )
         in_fp32 = f", {gigabytes(need_fp32_other)} in fp32" if dtype is not None else ""
         setting = f"model.checkpoint_activations={str(not recomputes).lower()}"

@@ -16,6 +16,7 @@ from fairseq import optim, tasks
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.validate import find_named, unrelated
 from fairseq.device.stand_in import StandIn
+from fairseq.distributed.costs import weights_of
 from fairseq.distributed.place import Place, cards_of_a_node
 from fairseq.preflight import batches, card, corpus, device, host, plan, scaling, steps, tiny
 from fairseq.preflight.heartbeat import silent
@@ -214,7 +215,7 @@ def _batches(
                 f"memory was not measured: the model does not run on fake tensors ({_first_line(error)})."
             )
     demand = _demand(cfg, meter, measured, launch) if meter is not None and measured else None
-    needs = {m.shape.key: m.held(demand.recomputes) + demand.own.held for m in measured} if demand else {}
+    needs = {m.shape.key: m.held(demand.recomputes) + demand.own.on_device for m in measured} if demand else {}
     report.sections.append(batches.describe(shapes, needs, is_static(cfg), report.values("updates")["padding"]))
     if demand is not None:
         model = options.card or found_card
@@ -244,7 +245,9 @@ def _as_on_the_device(cfg: DictConfig) -> AbstractContextManager[None]:
 def _demand(cfg: DictConfig, meter: MemoryMeter, measured: list[batches.Measured], launch: Launch) -> scaling.Demand:
     recomputes = bool(cfg.model.get("checkpoint_activations"))
     return scaling.Demand(
-        meter.sizes(_optimizer_share(cfg), averaged=cfg.ema.store_ema),
+        weights_of(meter.model),
+        bool(cfg.ema.store_ema),
+        round(_optimizer_share(cfg)),
         cfg.distributed_training,
         launch.world,
         launch.world * cfg.optimization.update_freq[-1],

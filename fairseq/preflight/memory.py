@@ -17,7 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq import utils
-from fairseq.distributed.costs import Sizes
 from fairseq.models import BaseFairseqModel
 from fairseq.modules.checkpoint_activations import unwrap_checkpoint
 
@@ -117,15 +116,6 @@ class MemoryMeter:
         fakes = utils.apply_to_sample(self.fake.from_tensor, sample["net_input"])
         with self.fake, HostReadsAsOne():
             return count(self.model, self.criterion, {**sample, "net_input": fakes}, dtype, self.blocks)
-
-    def sizes(self, optimizer_share: float, averaged: bool = False) -> Sizes:
-        """Count the bytes that do not depend on the batch.
-
-        Args:
-            optimizer_share: bytes of optimizer state per byte of trained parameters.
-            averaged: the run keeps a running average of the weights.
-        """
-        return Sizes.of(self.model, self.blocks, optimizer_share, averaged)
 
 
 def count(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fairseq.dataclass.configs import DistributedTrainingConfig
-from fairseq.distributed.costs import STRATEGIES, Costs, Sizes, costs, strategy_of
+from fairseq.distributed.costs import Costs, Weight, costs
 from fairseq.preflight.memory import Activations
 from fairseq.preflight.report import Section, gigabytes
 
+STRATEGIES = ("pytorch_ddp", "flat", "fully_sharded")
 MOST_CARDS = 1024  # looked at in search of the smallest number that fits
 _RECOMPUTE = "model.checkpoint_activations=true"
 _SHARD = "distributed_training.ddp_backend=fully_sharded"
@@ -18,7 +19,9 @@ _SHARD = "distributed_training.ddp_backend=fully_sharded"
 class Demand(NamedTuple):
     """What the largest step of a run needs, for any number of cards."""
 
-    sizes: Sizes
+    weights: Sequence[Weight]
+    averages: bool  # ema.store_ema
+    optimizer_states: int  # tensors per parameter
     training: DistributedTrainingConfig  # config group
     cards: int  # of the run
     batches: int  # per update, all cards together
@@ -27,7 +30,15 @@ class Demand(NamedTuple):
 
     @property
     def strategy(self) -> str:
-        return strategy_of(self.training)
+        """fairseq has several names for DDP."""
+        backend = str(self.training.ddp_backend)
+        return backend if backend in STRATEGIES else "pytorch_ddp"
+
+    @property
+    def trainings(self) -> dict[str, DistributedTrainingConfig]:
+        """The config group for each strategy."""
+        keys = dict(self.training.items()) if hasattr(self.training, "items") else vars(self.training)
+        return {name: DistributedTrainingConfig(**{**keys, "ddp_backend": name}) for name in STRATEGIES}
 
     @property
     def own(self) -> Costs:
@@ -35,7 +46,9 @@ class Demand(NamedTuple):
         return self.costs(self.strategy, self.cards)
 
     def costs(self, strategy: str, cards: int) -> Costs:
-        return costs(self.sizes, self.training, cards, self.update_freq(cards), strategy)
+        training = self.trainings[strategy]
+        view = bool(self.training.gradient_as_bucket_view)
+        return costs(self.weights, training, cards, self.update_freq(cards), self.averages, view, self.optimizer_states)
 
     def update_freq(self, cards: int) -> int:
         """Micro-batches per update and card that keep the audio of an update, rounded up."""
@@ -48,11 +61,11 @@ class Demand(NamedTuple):
 
     def need(self, strategy: str, cards: int, recomputes: bool) -> int:
         """Bytes of a card that a step needs at least."""
-        return self.costs(strategy, cards).held + self.kept(recomputes)
+        return self.costs(strategy, cards).on_device + self.kept(recomputes)
 
     def smallest(self, strategy: str, limit: int, recomputes: bool) -> int | None:
         """The smallest number of cards of `limit` GB that a step fits into; None: not even MOST_CARDS are enough."""
-        numbers = range(1, MOST_CARDS + 1) if strategy == "fully_sharded" else (1,)
+        numbers = (*range(1, 64), *range(64, MOST_CARDS + 1, 8)) if strategy == "fully_sharded" else (1,)
         return next((n for n in numbers if fits(self.need(strategy, n, recomputes), limit)), None)
 
 
@@ -68,8 +81,8 @@ def describe(demand: Demand, cards: tuple[int, ...], memory: tuple[int, ...]) ->
         memory: sizes of cards in GB.
     """
     section = Section("Scaling: GB per card at least, and GB that a card sends in an update of the same audio")
-    averaged = demand.sizes.average > 0
-    table, values = [], []
+    averaged = demand.averages
+    table, values, kept = [], [], demand.kept(demand.recomputes)
     for strategy in STRATEGIES:
         for number in sorted({*cards, demand.cards}):
             found, need = demand.costs(strategy, number), demand.need(strategy, number, demand.recomputes)
@@ -81,7 +94,10 @@ def describe(demand: Demand, cards: tuple[int, ...], memory: tuple[int, ...]) ->
                     strategy,
                     f"{number}{'*' if is_own else ''}",
                     str(demand.update_freq(number)),
-                    *map(gigabytes, (*held, found.buffers, demand.kept(demand.recomputes), need, found.sent)),
+                    *map(
+                        gigabytes,
+                        (*held, found.buffers + found.gathered, demand.kept(demand.recomputes), need, found.exchanged),
+                    ),
                     str(min(fitting, default="-")),
                 ]
             )
@@ -91,7 +107,7 @@ def describe(demand: Demand, cards: tuple[int, ...], memory: tuple[int, ...]) ->
                     "cards": number,
                     "update_freq": demand.update_freq(number),
                     **found._asdict(),
-                    "activations": demand.kept(demand.recomputes),
+                    "activations": kept,
                     "bytes": need,
                     "fits": fitting,
                 }
@@ -171,7 +187,7 @@ def _by_keys(demand: Demand, limit: int) -> Iterator[str]:
 
 def _by_batch(demand: Demand, limit: int, max_tokens: int | None) -> Iterator[str]:
     """Smaller batches help if the rest fits; what autograd keeps is proportional to the batch."""
-    room = limit * 2**30 - demand.own.held
+    room = limit * 2**30 - demand.own.on_device
     share = room / demand.kept(demand.recomputes)
     if 0.05 < share < 1:
         to = f" to at most {int(max_tokens * share):,}" if max_tokens else ""
