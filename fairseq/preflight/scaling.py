@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import NamedTuple
 
 from fairseq.dataclass.configs import DistributedTrainingConfig
@@ -37,7 +38,7 @@ class Demand(NamedTuple):
     @property
     def trainings(self) -> dict[str, DistributedTrainingConfig]:
         """The config group for each strategy."""
-        keys = dict(self.training.items()) if hasattr(self.training, "items") else vars(self.training)
+        keys = {field.name: getattr(self.training, field.name) for field in fields(DistributedTrainingConfig)}
         return {name: DistributedTrainingConfig(**{**keys, "ddp_backend": name}) for name in STRATEGIES}
 
     @property
@@ -47,8 +48,15 @@ class Demand(NamedTuple):
 
     def costs(self, strategy: str, cards: int) -> Costs:
         training = self.trainings[strategy]
-        view = bool(self.training.gradient_as_bucket_view)
-        return costs(self.weights, training, cards, self.update_freq(cards), self.averages, view, self.optimizer_states)
+        return costs(
+            self.weights,
+            training,
+            cards,
+            self.update_freq(cards),
+            self.averages,
+            bool(self.training.gradient_as_bucket_view),
+            optimizer_states=self.optimizer_states,  # the activations contain autocast's copies of weights
+        )
 
     def update_freq(self, cards: int) -> int:
         """Micro-batches per update and card that keep the audio of an update, rounded up."""
