@@ -38,10 +38,6 @@ class Replicas:
     def optimizer_state(self, state: dict[str, Any], params: Sequence[Tensor]) -> dict[str, Any]:
         return state
 
-    def gather(self, state: dict[str, Any], wanted: bool) -> dict[str, Any] | None:
-        """Copy the state without communication, so that rank 0 can save even if other ranks have failed."""
-        return utils.apply_to_sample(lambda tensor: tensor.detach().cpu(), state) if wanted else None
-
     def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return whole
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from fairseq.dataclass.configs import DistributedTrainingConfig
 from fairseq.device import Device
 from fairseq.distributed import sharding, utils
-from fairseq.utils import apply_to_sample
 
 logger = logging.getLogger(__name__)
 
@@ -223,14 +221,6 @@ class FullySharded:
             return sharding.as_shard(value, layout) if fits else value
 
         return sharding.over_parameters(state, self._layouts(params), as_shard)
-
-    def gather(self, state: dict[str, Any], wanted: bool) -> dict[str, Any] | None:
-        wanted = utils.broadcast_object(wanted)
-        if not wanted:
-            return None
-        here = utils.get_rank() == 0
-        whole = apply_to_sample(functools.partial(sharding.whole_on_host, wanted=here), state)
-        return whole if here else None
 
     def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """See Strategy; reads one tensor at a time, so `whole` can load them when they are asked for."""

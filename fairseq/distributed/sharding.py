@@ -62,19 +62,6 @@ def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def whole_on_host(tensor: Tensor, wanted: bool) -> Tensor | None:
-    """Gather a tensor on the CPU (collective for sharded ones); None if it is not wanted here.
-
-    At most one whole tensor is on the device at a time.
-    """
-    if not is_sharded(tensor):
-        return tensor.detach().cpu() if wanted else None
-    sharded: Any = tensor
-    on_device = as_shard(plain(tensor).to(sharded.device_mesh.device_type), tensor)
-    whole = sharded_to_whole(on_device)
-    return whole.cpu() if wanted else None
-
-
 def sharded_to_whole(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor on the device of every process (collective)."""
     sharded: Any = tensor

@@ -1,4 +1,4 @@
-"""How the processes of a run share one model: wrap it, exchange gradients, gather and shard its state.
+"""How the processes of a run share one model: wrap it, exchange gradients, and shard its state.
 
 The trainer chooses a strategy once. Everything else (the order of an update, the content of checkpoints, writing files)
 is the same for all strategies.
@@ -101,15 +101,6 @@ class Strategy(Protocol):
         Args:
             state: this process's; nested, if the optimizer has several parts.
             params: what `trained` returned, in the optimizer's order.
-        """
-        ...
-
-    def gather(self, state: dict[str, Any], wanted: bool) -> dict[str, Any] | None:
-        """Gather the whole state on the CPU of rank 0; returns None on other ranks (collective).
-
-        Args:
-            state: this process's state, nested containers; its tensors may be shards.
-            wanted: whether rank 0 needs the state; ignored on other ranks. If false, nothing is copied.
         """
         ...
 

@@ -30,7 +30,7 @@ _SCHEDULE = (
     "this package has the schedules fixed, cosine, inverse_sqrt, polynomial_decay, tri_stage and pass_through only"
 )
 _PRECISION = "use common.bf16=true, fp16=true or amp=true; the trainer keeps parameters and optimizer state in fp32"
-_DATA_PARALLEL = "models are trained data parallel: use distributed_training.ddp_backend=pytorch_ddp"
+_DATA_PARALLEL = "models are trained data parallel: use distributed_training.ddp_backend=pytorch_ddp or fully_sharded"
 _START = "use fairseq-hydra-train or torchrun to start processes, and fairseq.distributed.launch.call_main in Python"
 _TPU = "train on CPU, CUDA or HPU"
 _TRACKER = "use TensorboardProgressBarWrapper (common.tensorboard_logdir) or read metrics.jsonl"

@@ -399,7 +399,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return this process's state without its position in the data; see `TrainingState.collect`.
 
-        All processes may call it; `Strategy.gather` combines their results.
+        All processes may call it; a save combines their results if each holds a shard.
         """
         self.compile_alarm.visit("checkpoint")
         return self.state.collect()

@@ -65,9 +65,6 @@ class Rows:
     def gradient_norm(self, gradients: Sequence[Tensor]) -> Tensor:
         return distributed.all_reduce(utils.total_norm(gradients) ** 2).sqrt()
 
-    def gather(self, state: dict[str, Any], wanted: bool) -> dict[str, Any] | None:
-        raise AssertionError("a save reads its own folder where it needs the whole state")
-
     def shard(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {name: self._part(tensor) for name, tensor in whole.items()}
 
