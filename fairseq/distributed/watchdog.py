@@ -91,7 +91,8 @@ def _one(report: Report, is_silent: bool, world_size: int, here: str) -> str:
     who = report.who() if world_size > 1 else f"process {report.pid} on {report.host}"
     shown = progress.look_at(report.pid) if report.host == here and report.pid else None
     step = shown.step if shown is not None and shown.step is not None else report.step
-    waits_for = f", {report.waits_for}" if report.waits_for else ""
+    is_current = step.place == report.step.place  # else it stopped in a later step than it reported
+    waits_for = f", {report.waits_for}" if report.waits_for and is_current else ""
     if not is_silent:
         return f"{who} has made no progress for {report.still:.0f} seconds: {step.describe()}{waits_for}"
     if report.host == here and report.pid:
