@@ -131,7 +131,8 @@ class Meeting:
         return self._store.compare_set("session", "", uuid.uuid4().hex).decode()
 
     def _who(self) -> str:
-        return f"rank {self._place.rank} (local rank {self._place.local_rank} on {_host()}, process {os.getpid()})"
+        local = f"local rank {self._place.local_rank} on {socket.gethostname()}"
+        return f"rank {self._place.rank} ({local}, process {os.getpid()})"
 
     def _call_together(self, deadline: float) -> None:
         self.attempt = str(self._store.add("attempts", 1))
@@ -208,10 +209,6 @@ class Meeting:
         if not known:
             return "the end of a process that torchrun reports above"
         return f"{self._store.get(f'{last}/began/{known[0]}').decode()} was killed"
-
-
-def _host() -> str:
-    return socket.gethostname()
 
 
 def end_torchrun(why: str) -> None:

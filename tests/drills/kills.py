@@ -175,7 +175,7 @@ class Life:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            line if setup.nodes == 1 else ["bash", "-c", f"{shlex.join(line)} & {shlex.join(line)}; wait -n"],
+            line if setup.nodes == 1 else ["bash", "-c", _twice(line)],
             cwd=work,
             env=variables,
             stdout=self.log,
@@ -231,6 +231,12 @@ class Life:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.log.close()
+
+
+def _twice(line: list[str]) -> str:
+    """Return a shell's line that runs a command twice at the same time; it fails if one of them fails."""
+    command = shlex.join(line)
+    return f"{command} & first=$!; {command}; second=$?; wait $first && exit $second"
 
 
 def launcher(setup: Setup) -> list[str]:

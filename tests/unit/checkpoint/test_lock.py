@@ -16,6 +16,7 @@ from fairseq import checkpoint_utils
 from fairseq.checkpoint.lock import NAME, FolderLock, Holder
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.distributed.restarts import SESSION
 
 HOLDS = (
     "import sys\nfrom fairseq.checkpoint.lock import FolderLock\nlock = FolderLock(sys.argv[1])\nlock.acquire()\n"
@@ -65,15 +66,17 @@ def test_a_number_that_another_process_got_since_is_no_holder(tmp_path: Path) ->
     FolderLock(tmp_path).acquire()
 
 
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", SESSION])
 def test_another_host_says_how_to_remove_the_lock_and_the_same_job_takes_it_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
+    """A requeued job of SLURM, or a torchrun whose next attempt has rank 0 on another host."""
     write(tmp_path, host="elsewhere", pid=7, job="77")
     with pytest.raises(
         ValueError, match=f"process 7 on elsewhere, which cannot be checked from this host.*remove {tmp_path / NAME}"
     ):
         FolderLock(tmp_path).acquire()
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv(variable, "77")
     FolderLock(tmp_path).acquire()
 
 
