@@ -62,12 +62,6 @@ def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sharded_to_whole(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor on the device of every process (collective)."""
-    sharded: Any = tensor
-    return sharded.full_tensor()
-
-
 def over_parameters(state: dict[str, Any], params: Sequence[Any], change: Any) -> dict[str, Any]:
     """Change the tensors of an optimizer's state dict that have a parameter's shape.
 
