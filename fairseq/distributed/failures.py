@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fairseq.dataclass.base import ConfigError
+from fairseq.distributed.exit_status import HUNG
 from fairseq.distributed.place import Place, place_from_environment
-from fairseq.distributed.watchdog import HUNG
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun prints this file's text at the end of its log
 # what gloo, NCCL and torch's store say in a process whose counterpart has ended

@@ -99,7 +99,6 @@ class RollCall:
     Args:
         store: torch.distributed's store, shared by all processes.
         own: makes this process's report with this count.
-        session: the same on all processes, and another one after a restart, which may use the same store.
         clock: returns seconds; those in which this process was suspended do not count.
     """
 
@@ -109,12 +108,11 @@ class RollCall:
         rank: int,
         world_size: int,
         own: Callable[[int], Report],
-        session: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rank, self.world_size = rank, world_size
         self.verdict = ""  # why the run must end, as another process wrote it
-        self._store = dist.PrefixStore(f"roll_call{session}", store)
+        self._store = dist.PrefixStore("roll_call", store)
         self._own, self._clock = own, clock
         self._closing = threading.Event()
         self._heard: dict[int, Heard] = {}

@@ -18,11 +18,11 @@ from collections.abc import Callable, Collection, Sequence
 import torch.distributed as dist
 
 from fairseq.distributed import progress, signals
+from fairseq.distributed.exit_status import HUNG
 from fairseq.distributed.roll_call import EVERY, MISSING, Report, RollCall, main_stack, own_report
 
 logger = logging.getLogger(__name__)
 
-HUNG = 69  # EX_UNAVAILABLE of sysexits.h: exit status of a run that made no progress
 TICK = 1.0  # seconds between two looks
 GRACE = 5.0  # seconds for the main thread to end by itself, and for other processes to read the verdict
 
@@ -115,7 +115,6 @@ class Watchdog:
         timeout: distributed_training.heartbeat_timeout; see `Progress.patience`. With 0 late processes are named, but
             the run does not end.
         store: shared by all processes; None: this is the only one.
-        session: see `RollCall`.
         leave: ends this process with an exit status, from any thread.
     """
 
@@ -126,7 +125,6 @@ class Watchdog:
         local_rank: int = 0,
         world_size: int = 1,
         store: dist.Store | None = None,
-        session: str = "",
         clock: AwakeClock | None = None,
         leave: Callable[[int], None] | None = None,
     ) -> None:
@@ -135,7 +133,7 @@ class Watchdog:
         self._leave = leave or _leave
         self.roll_call: RollCall | None = None
         if store is not None:
-            self.roll_call = RollCall(store, rank, world_size, self._own, session, self._clock)
+            self.roll_call = RollCall(store, rank, world_size, self._own, self._clock)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._beats, self._beat_at = 0, self._clock()

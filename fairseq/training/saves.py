@@ -12,7 +12,7 @@ from fairseq.data.batch import Batch
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.base import RunError
 from fairseq.dataclass.configs import CheckpointConfig
-from fairseq.distributed import launch, progress
+from fairseq.distributed import exit_status, progress
 from fairseq.training.between_ranks import RanksDiffer
 from fairseq.training.trainer import Trainer
 
@@ -100,7 +100,7 @@ class Saves:
             self._error,
             self.last_checkpoint,
         )
-        return launch.UNSAVED
+        return exit_status.UNSAVED
 
     def after_signal(self, who: str) -> int:
         """Log whether a run that a signal stopped was saved; returns the exit status, 0 on all ranks but rank 0.
@@ -117,10 +117,10 @@ class Saves:
         elif self._error is not None:
             why = f"{self._error}. The last checkpoint {self.last_checkpoint}"
             logger.error("stopped by %s at update %d; not saved: %s.", who, update, why)
-            return launch.UNSAVED
+            return exit_status.UNSAVED
         else:
             logger.info("stopped by %s at update %d; saved. Rerun the same command to resume.", who, update)
-        return launch.STOPPED
+        return exit_status.STOPPED
 
     def after_error(self, error: Exception, flush: Callable[[bool], None]) -> NoReturn:
         """Save without the other processes, which may not get here, and raise the error again.

@@ -157,8 +157,6 @@ class Trainer:
 
     def _step(self, samples: list[Batch], sample_size: Tensor) -> None:
         """Normalise and clip the gradients, and step the optimizer."""
-        kind = self._kind("training", samples[0])
-        progress.doing("exchange", kind=kind, waits=True)
         prepared = gradients.prepare(
             self._params,
             self._begin_reduce(sample_size),
@@ -168,7 +166,7 @@ class Trainer:
             self.fused_clip,
             self.strategy.gradient_norm,
         )
-        progress.doing("optimizer", kind=kind)
+        progress.doing("optimizer", kind=self._kind("training", samples[0]))
         self.is_between_updates = False
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
         if self.precision.scaler is not None:
@@ -197,7 +195,8 @@ class Trainer:
             with self.strategy.exchange(now):
                 with self.precision.autocast():
                     loss, sample_size, log = self.criterion(self.model, validation.on_device(sample, self.device))
-                progress.doing("backward", which, kind, waits=now)
+                # a strategy that needs equal graphs exchanges gradients during the backward pass
+                progress.doing("backward", which, kind, waits=now and self.strategy.needs_static_graph)
                 self.precision.scale(loss).backward()
             total += sample_size
             self.statistics.add(log)  # hpu: detached sums that stay on the card until the log interval
@@ -207,6 +206,7 @@ class Trainer:
                 few_masked=sample["few_masked"],
             )
         gradients.complete(self._params, self._frozen())
+        progress.doing("exchange", kind=self._kind("training", samples[0]), waits=True)
         self.strategy.reduce(self._params)
         if self.cfg.optimization.sentence_avg:
             # hpu: copied to the device, because a fill with another number would be another graph

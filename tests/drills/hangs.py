@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fairseq.distributed.exit_status import HUNG
 from fairseq.distributed.progress import look_at
-from fairseq.distributed.watchdog import HUNG
 from tests.drills.forked import Outcome, Tally
 from tests.drills.workers import children_of, make_corpus
 from tests.integration.conftest import REPOSITORY, TINY

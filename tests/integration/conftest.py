@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from fairseq import tasks
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.initialize import resolve_config
-from fairseq.distributed.launch import STOPPED
+from fairseq.distributed.exit_status import STOPPED
 from fairseq.models.wav2vec import Wav2Vec2Model
 from fairseq.trainer import Trainer
 from tests.integration.finetuning_runs import LETTERS, write_labels

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from fairseq.distributed.watchdog import HUNG
+from fairseq.distributed.exit_status import HUNG
 from tests.integration.conftest import Workplace
 
 pytestmark = pytest.mark.process

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from fairseq.distributed.launch import STOPPED, UNSAVED
+from fairseq.distributed.exit_status import STOPPED, UNSAVED
 from tests.integration.conftest import Workplace, write_audio
 
 SIGNAL = (

@@ -25,7 +25,7 @@ from fairseq.checkpoint import atomic, io, run
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.saver import Saver
 from fairseq.dataclass.initialize import resolve_config
-from fairseq.distributed import launch
+from fairseq.distributed import exit_status, launch
 from fairseq.distributed import utils as distributed
 from fairseq.distributed.strategy import DataParallel, Strategy
 from fairseq.optim import lr_scheduler
@@ -271,7 +271,7 @@ def test_a_process_that_holds_a_part_does_not_save_alone(tmp_path: Path, caplog:
         saves.after_error(ZeroDivisionError("of another process"), flush=SimpleNamespace)
     assert trainer.collected == 0 and os.listdir(tmp_path) == []
     assert "Update 1 is not saved: each process holds a shard of the model" in caplog.text
-    assert saves.after_signal("SIGTERM") == launch.UNSAVED
+    assert saves.after_signal("SIGTERM") == exit_status.UNSAVED
 
 
 # -- saving while training continues -----------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_every_end_waits_for_the_write(
     if ending == "end":
         assert saves.at_the_end() == 0
     elif ending == "signal":
-        assert saves.after_signal("SIGTERM") == launch.STOPPED
+        assert saves.after_signal("SIGTERM") == exit_status.STOPPED
     else:
         with pytest.raises(ZeroDivisionError):
             saves.after_error(ZeroDivisionError("of the data"), flush=SimpleNamespace)
@@ -366,4 +366,4 @@ def test_a_full_disk_in_the_background_is_reported_and_the_best_comes_again(
     assert best["extra_state"]["val_loss"] == 1.5 and best["extra_state"]["best"] == 1.0
     trainer.train(1)
     saves.save(val_loss=None)
-    assert saves.at_the_end() == launch.UNSAVED and "its last state is not saved" in caplog.text
+    assert saves.at_the_end() == exit_status.UNSAVED and "its last state is not saved" in caplog.text

@@ -18,7 +18,7 @@ from fairseq.data import batch_workers
 from fairseq.data.batch_workers import BatchWorkers, WorkerDied, receive, send
 from fairseq.data.batching import BatchPlan
 from fairseq.dataclass.base import RunError
-from fairseq.distributed import progress, roll_call, signals, watchdog
+from fairseq.distributed import exit_status, progress, roll_call, signals, watchdog
 
 
 def plans(number: int) -> Iterator[BatchPlan]:
@@ -175,7 +175,7 @@ def test_the_watchdog_ends_the_wait_for_a_batch_and_sees_worker_and_file(loop: p
     pid = workers._workers[0].process.pid
     workers.close()
     assert seen[-1].startswith(f"it waits for data-loading worker {pid}, state S (sleeping), which reads /mnt/lost/a")
-    assert seen[-1].endswith("of train.tsv") and stalled.value.status == watchdog.HUNG and loop.worker is None
+    assert seen[-1].endswith("of train.tsv") and stalled.value.status == exit_status.HUNG and loop.worker is None
 
 
 def test_closing_ends_workers_that_are_at_it() -> None:

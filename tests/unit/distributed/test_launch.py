@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.initialize import resolve_config
-from fairseq.distributed import launch, strategy, utils
+from fairseq.distributed import launch, member, spawning, strategy, utils
 from fairseq.distributed.failures import RunFailed
 
 
@@ -29,11 +29,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_processes_share_the_cores(environment: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    cores = launch.device_layer.base.available_cores()
+    cores = member.device_layer.base.available_cores()
     try:
-        launch.limit_threads(0, local_processes=max(1, cores))
+        member.limit_threads(0, local_processes=max(1, cores))
         assert torch.get_num_threads() == 1
-        launch.limit_threads(1, local_processes=1)
+        member.limit_threads(1, local_processes=1)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -45,7 +45,7 @@ def test_processes_but_the_first_show_logged_warnings_only(monkeypatch: pytest.M
     monkeypatch.setattr(root, "level", logging.INFO)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        launch.be_quiet()
+        member.be_quiet()
         warnings.warn("every process would say this", stacklevel=1)
     assert shown == [] and root.level == logging.WARNING
 
@@ -162,16 +162,16 @@ def test_an_exchange_that_nobody_asked_for_ends_before_its_group(
 
 
 def test_spawned_processes_meet_where_only_this_machine_can_reach() -> None:
-    with launch._listen(-1) as listener:
+    with spawning._listen(-1) as listener:
         address, port = listener.getsockname()
         assert address == "127.0.0.1"
         with pytest.raises(
             ConfigError,
             match=rf"distributed_training.distributed_port={port}: cannot listen \(Address already",
         ):
-            launch._listen(port)
+            spawning._listen(port)
     with pytest.raises(ConfigError, match="distributed_port=70000: .*ports are 1 to 65535"):
-        launch._listen(70000)
+        spawning._listen(70000)
 
 
 def wait_for_one_that_does_not_come(cfg: DictConfig) -> None:

@@ -15,10 +15,11 @@ import torch.distributed as dist
 
 from fairseq.dataclass.base import ConfigError
 from fairseq.distributed import failures, restarts
+from fairseq.distributed.exit_status import STOPPED
 from fairseq.distributed.failures import Failure, RunFailed
-from fairseq.distributed.launch import STOPPED, _status_of_failed
 from fairseq.distributed.place import Place
 from fairseq.distributed.restarts import Attempt, Meeting
+from fairseq.distributed.spawning import _status_of_failed
 
 SOON = timedelta(seconds=20)
 DIED = Failure(1, 1, "node", 7, "was killed by SIGKILL")

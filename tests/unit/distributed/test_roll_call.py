@@ -71,9 +71,10 @@ def test_a_process_that_makes_progress_reads_only_rank_0() -> None:
     assert [heard.report.rank for heard in third.heard()] == [0]  # its last step, if it serves the store and stops
 
 
-def test_a_verdict_reaches_the_processes_of_this_session() -> None:
+def test_a_verdict_reaches_the_processes_of_this_attempt() -> None:
     store = dist.HashStore()
-    one, other, later = (RollCall(store, rank, 2, reports_of(rank), s) for rank, s in ((0, "a"), (1, "a"), (1, "b")))
+    one, other = (RollCall(store, rank, 2, reports_of(rank)) for rank in (0, 1))
+    later = RollCall(dist.PrefixStore("restarted", store), 1, 2, reports_of(1))
     one.pass_verdict("rank 1 hangs")
     for each in (other, later):
         each.exchange(1)

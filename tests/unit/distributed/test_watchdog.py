@@ -12,9 +12,10 @@ import pytest
 import torch.distributed as dist
 
 from fairseq.distributed import progress, watchdog
+from fairseq.distributed.exit_status import HUNG
 from fairseq.distributed.progress import Step
 from fairseq.distributed.roll_call import Heard, Report
-from fairseq.distributed.watchdog import GRACE, HUNG, AwakeClock, Stalled, Watchdog, describe, keep_waiting
+from fairseq.distributed.watchdog import GRACE, AwakeClock, Stalled, Watchdog, describe, keep_waiting
 
 HERE = socket.gethostname()
 
