@@ -18,6 +18,7 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.initialize import resolve_config
 from fairseq.distributed import launch, strategy
 from fairseq.distributed import utils as distributed
+from fairseq.models.wav2vec import Wav2Vec2Model, codebook_use
 from fairseq.trainer import Trainer
 from fairseq.training.description import cost_of
 
@@ -108,7 +109,8 @@ def size(tensors: Iterable[Tensor | None]) -> int:
 
 def held(trainer: Trainer) -> dict[str, int]:
     """Bytes that this process holds between two updates."""
-    adam = trainer.optimizer.optimizer.state.values()
+    optimizers = getattr(trainer.optimizer, "optimizers", {"": trainer.optimizer}).values()
+    adam = [entry for part in optimizers for entry in part.optimizer.state.values()]
     return {
         "parameters": size(trainer.unwrapped_model.parameters()),
         "gradients": size(param.grad for param in trainer._params),
@@ -117,6 +119,14 @@ def held(trainer: Trainer) -> dict[str, int]:
         ),
         "average": size([] if trainer.ema is None else trainer.ema.params.values()),
     }
+
+
+def codewords(trainer: Trainer) -> list[int] | None:
+    """How many codewords some audio uses: by a method of the model besides `forward`, on all processes."""
+    model, audio = trainer.unwrapped_model, trainer.task.dataset("train")
+    if not isinstance(model, Wav2Vec2Model):
+        return None
+    return codebook_use.measure(model, audio, trainer.device, 16000, seed=1, minutes=0.05).used
 
 
 def live(cfg: DictConfig, updates: int, backends: Iterable[str], report: str) -> None:
@@ -129,6 +139,7 @@ def live(cfg: DictConfig, updates: int, backends: Iterable[str], report: str) ->
             "held": held(trainer),
             "name": trainer.strategy.name,
             "costs": cost_of(trainer)._asdict(),
+            "codewords": codewords(trainer),
         }
         del trainer
         gc.collect()

@@ -33,7 +33,7 @@ def test_all_strategies_train_the_same(name: str, corpus: Path, tmp_path: Path) 
         assert [found["name"] for found in (ddp, flat, sharded)] == list(strategy_runs.BACKENDS)
         assert flat["losses"] == ddp["losses"]  # a sum of two numbers has one order
         assert strategy_runs.difference(ddp["losses"], sharded["losses"]) < NEAR
-        assert flat["held"] == ddp["held"]
+        assert flat["held"] == ddp["held"] and sharded["codewords"] == ddp["codewords"]
         for held in ("parameters", "gradients", "optimizer", "average"):
             assert sharded["held"][held] <= 0.55 * ddp["held"][held]
         if rank == 0:  # it has the largest shards, which the costs are about
@@ -76,3 +76,16 @@ def test_fine_tuning_with_a_frozen_encoder(labelled: Path, pretrained_files: dic
     for report in strategy_runs.compare(cfg, 4, tmp_path / "report"):
         ddp, flat, sharded = (report[backend]["losses"] for backend in strategy_runs.BACKENDS)
         assert flat == ddp and strategy_runs.difference(ddp, sharded) < NEAR
+
+
+COMPOSITE = {"_name": "composite", "groups": {"default": {"optimizer": {"_name": "adam"}, "lr_float": 0.001}}}
+
+
+def test_mixed_precision_an_optimizer_of_groups_and_offloading(corpus: Path, tmp_path: Path) -> None:
+    cfg = strategy_runs.settings(corpus, tmp_path, common={"bf16": True})
+    cfg.optimizer = COMPOSITE
+    ddp = strategy_runs.compare(cfg, 2, tmp_path / "ddp", ["pytorch_ddp"])[0]["pytorch_ddp"]
+    cfg.distributed_training.ddp_backend = "fully_sharded"
+    cfg.distributed_training.cpu_offload = cfg.distributed_training.no_reshard_after_forward = True
+    sharded = strategy_runs.compare(cfg, 2, tmp_path / "sharded", ["fully_sharded"])[0]["fully_sharded"]
+    assert strategy_runs.difference(ddp["losses"], sharded["losses"]) < NEAR
