@@ -40,7 +40,7 @@ def test_a_saved_file_is_sound_and_plain(path, tmp_path):
         and loaded["extra_state"] == state()["extra_state"]
     )
     assert io.load(path)["optimizer_history"] == [{"num_updates": 3}]
-    assert io.peek(path) == (3, state()["extra_state"])
+    assert io.peek(path)[:2] == (3, state()["extra_state"])
     assert os.listdir(tmp_path) == ["checkpoint_last.pt"]  # nothing temporary is left
 
 
@@ -227,7 +227,7 @@ def test_legacy_files_of_tensors_are_read(tmp_path):
     path = tmp_path / "old.pt"
     torch.save(state(), path, _use_new_zipfile_serialization=False)
     assert torch.equal(io.load(path)["model"]["weight"], state()["model"]["weight"])
-    assert io.verify(path) is None and io.peek(path) == (3, state()["extra_state"])
+    assert io.verify(path) is None and io.peek(path)[:2] == (3, state()["extra_state"])
     os.truncate(path, os.path.getsize(path) - 1)
     assert "truncated" in io.verify(path)
 
