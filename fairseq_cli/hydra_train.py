@@ -60,8 +60,8 @@ def hydra_main(cfg: DictConfig) -> float | None:
         run = prepare(cfg)
     except ConfigError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":  # a launcher started several processes here: the first reports it
-            failures.last_words(error, "fairseq-hydra-train", is_last=True)
-            time.sleep(_REPORT)  # when a process ends, torchrun ends the others
+            time.sleep(_REPORT)  # when the first process ends, torchrun ends the others
+            failures.last_words(error, "fairseq-hydra-train", is_last=True)  # only this process has the problem
             sys.exit(1)
         raise
     # after prepare, so that config errors are reported without waiting for the trainer's imports
