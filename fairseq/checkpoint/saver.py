@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
+import torch.distributed as dist
 from omegaconf import DictConfig
 
 from fairseq.checkpoint import atomic, io, retention, sharded
@@ -93,7 +94,7 @@ class Saver:
         self._writer = Writer(in_background=cfg.async_save or cfg.write_checkpoints_asynchronously)
         self._due: _Due | None = None
         self._copies: HostCopies | None = None
-        self._group: Any = None  # for exchanges of the processes' writers
+        self._group: dist.ProcessGroup | None = None  # for exchanges of the processes' writers
 
     @property
     def in_background(self) -> bool:

@@ -107,25 +107,25 @@ def read(folder: str) -> dict[str, Stored]:
     return {_text(key): _stored(key, value, where) for key, value in entries.items()}
 
 
-def _field(value: Any, name: str) -> Any:
+def _field(value: object, name: str) -> Any:
     if not isinstance(value, Inert) or not isinstance(value.state, dict) or name not in value.state:
         raise Refused(f"metadata without {name}")
     return value.state[name]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise Refused("metadata with a name that is not a string")
     return value
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
+def _numbers(value: object) -> tuple[int, ...]:
     if not isinstance(value, tuple) or any(type(number) is not int or number < 0 for number in value):
         raise Refused("metadata with sizes that are not numbers")
     return value
 
 
-def _index(key: Any) -> tuple[str, tuple[int, ...]]:
+def _index(key: object) -> tuple[str, tuple[int, ...]]:
     return _text(_field(key, "fqn")), _numbers(_field(key, "offset"))
 
 
@@ -142,7 +142,7 @@ def _place(value: Any, folder: str) -> tuple[str, int, int]:
     return file, begin, length
 
 
-def _stored(key: str, value: Any, where: dict[tuple[str, tuple[int, ...]], tuple[str, int, int]]) -> Stored:
+def _stored(key: str, value: object, where: dict[tuple[str, tuple[int, ...]], tuple[str, int, int]]) -> Stored:
     properties, size = _field(value, "properties"), _numbers(_field(value, "size"))
     state = properties.state if isinstance(properties, Inert) else None
     dtype = _DTYPES.get(state[0].name) if isinstance(state, tuple) and state and isinstance(state[0], Global) else None

@@ -117,12 +117,12 @@ def _write_items(key: str, tensor: Any) -> list[WriteItem]:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def save(state: dict[str, Any], path: str, group: Any = None) -> str:
+def save(state: dict[str, Any], path: str, group: dist.ProcessGroup | None = None) -> str:
     """Write a sharded checkpoint, and return its path (collective); see `local` and `write`."""
     return write(local(state, _rank(group) == 0), path, group)
 
 
-def write(mine: Local, path: str, group: Any = None) -> str:
+def write(mine: Local, path: str, group: dist.ProcessGroup | None = None) -> str:
     """Write a sharded checkpoint together with the other processes of a group, and return its path (collective).
 
     Rank 0 puts the folder in place when all processes have finished; an older one of this name is replaced.
@@ -148,11 +148,11 @@ def write(mine: Local, path: str, group: Any = None) -> str:
     return path
 
 
-def _rank(group: Any) -> int:
+def _rank(group: dist.ProcessGroup | None) -> int:
     return dist.get_rank(group) if dist.is_initialized() else 0
 
 
-def _together(path: str, group: Any, work: Callable[[], T]) -> list[T]:
+def _together(path: str, group: dist.ProcessGroup | None, work: Callable[[], T]) -> list[T]:
     """Run `work` on every process, and return all results by rank.
 
     Raises:
@@ -188,7 +188,7 @@ def _create(folder: str) -> str:
     return folder
 
 
-def _write_tensors(tensors: dict[str, Tensor | Part], folder: str, path: str, group: Any) -> None:
+def _write_tensors(tensors: dict[str, Tensor | Part], folder: str, path: str, group: dist.ProcessGroup | None) -> None:
     """Write this process's tensors, and on rank 0 the metadata (collective).
 
     Raises:
@@ -271,7 +271,7 @@ class OnDemand(Mapping[Any, Any]):
     def __init__(self, entries: dict[Any, Any]) -> None:
         self._entries = entries
 
-    def __getitem__(self, name: Any) -> Any:
+    def __getitem__(self, name: object) -> Any:
         value = self._entries[name]
         return value.read() if isinstance(value, Later) else value
 
@@ -315,7 +315,7 @@ def unread(path: str | os.PathLike) -> dict[str, Any]:
     return state
 
 
-def _put(state: Any, place: Any, value: Later) -> None:
+def _put(state: Any, place: object, value: Later) -> None:
     if not isinstance(place, list) or not place:
         raise Refused(f"a {RECORD} with a place that is not a list")
     for name in place[:-1]:

@@ -5,13 +5,15 @@ Every function also accepts plain tensors, which all processes hold whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fairseq import utils
+
+T = TypeVar("T")
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -62,7 +64,9 @@ def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def over_parameters(state: dict[str, Any], params: Sequence[Any], change: Any) -> dict[str, Any]:
+def over_parameters(
+    state: dict[str, Any], params: Sequence[T], change: Callable[[Tensor, T], Tensor]
+) -> dict[str, Any]:
     """Change the tensors of an optimizer's state dict that have a parameter's shape.
 
     Args:
@@ -81,7 +85,7 @@ def over_parameters(state: dict[str, Any], params: Sequence[Any], change: Any) -
             begin += number
         return found
 
-    def changed(index: int, value: Any) -> Any:
+    def changed(index: int, value: object) -> object:
         applies = isinstance(value, Tensor) and value.dim() > 0 and index < len(params)
         return change(value, params[index]) if applies else value
 

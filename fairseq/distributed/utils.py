@@ -46,7 +46,7 @@ def open_host_group(timeout: timedelta | None = None) -> None:
     _HOST_GROUP = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
 
 
-def open_saving_group(timeout: timedelta) -> Any:
+def open_saving_group(timeout: timedelta) -> dist.ProcessGroup | None:
     """Create a gloo group for exchanges on another thread; call it on every process. None in a single process.
 
     Exchanges of two threads over one group could be mistaken for each other.
