@@ -86,8 +86,9 @@ def over_parameters(
         return found
 
     def changed(index: int, value: object) -> object:
-        applies = isinstance(value, Tensor) and value.dim() > 0 and index < len(params)
-        return change(value, params[index]) if applies else value
+        if isinstance(value, Tensor) and value.dim() > 0 and index < len(params):
+            return change(value, params[index])
+        return value
 
     entries = {
         index: {name: changed(index, value) for name, value in entry.items()} for index, entry in state["state"].items()

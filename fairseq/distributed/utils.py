@@ -51,7 +51,11 @@ def open_saving_group(timeout: timedelta) -> dist.ProcessGroup | None:
 
     Exchanges of two threads over one group could be mistaken for each other.
     """
-    return dist.new_group(backend="gloo", timeout=timeout) if get_world_size() > 1 else None
+    if get_world_size() == 1:
+        return None
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup), "without ranks, every process is a member"
+    return group
 
 
 def close_groups(together: bool) -> None:
