@@ -91,7 +91,7 @@ def run_stuck(**how: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.process
 def test_a_second_ctrl_c_ends_at_once_whatever_the_main_thread_does() -> None:
-    done = run_stuck(pauses=(0.2, 1.0))
+    done = run_stuck(pauses=(0.2, 3.0))
     assert (
         done.returncode == 130
         and "ended at once by a second Ctrl-C; not saved" in done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fairseq.training import saves
+from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.training.saves import Saves
 
 
@@ -17,14 +17,14 @@ def test_an_update_whose_metrics_are_not_exchanged_is_not_saved_alone(
 ) -> None:
     """A run that resumed from there would not repeat the update's validation."""
     trainer: Any = SimpleNamespace(
-        cfg=SimpleNamespace(checkpoint=SimpleNamespace(no_save=False)),
+        cfg=SimpleNamespace(checkpoint=CheckpointConfig()),
         get_num_updates=lambda: 3,
         is_data_parallel_master=True,
         data_parallel_world_size=processes,
         strategy=SimpleNamespace(holds_all=True),
     )
     written: list[bool] = []
-    monkeypatch.setattr(saves.run, "save", lambda *arguments: written.append(True))
+    monkeypatch.setattr(Saves, "save", lambda *arguments, **options: written.append(True))
     epoch_itr: Any = None
     run = Saves(trainer, epoch_itr)
     run.is_settled = is_settled
