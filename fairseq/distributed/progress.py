@@ -74,6 +74,7 @@ class Progress:
         self.source = ""  # the manifest whose audio is being read
         self.worker: int | None = None  # the data-loading worker whose batch the main thread waits for
         self.stalled = ""  # why the watchdog ends the run
+        self.timeout = -1.0  # the watchdog's; see `patience`
         self.file = ""  # the audio file that this process reads, or read last in this step
         self._since = clock()
         self._visits: Counter[tuple[str, Hashable]] = Counter()
@@ -152,7 +153,8 @@ class Progress:
 
     def _show(self) -> None:
         if _board is not None:
-            text = "\n".join((*map(str, self.step.place), self.step.phase, self.step.detail, self.file))
+            numbers = map(str, (*self.step.place, *self.patience(self.timeout)))
+            text = "\n".join((*numbers, self.step.phase, self.step.detail, self.file))
             written = text.encode(errors="replace")[: _BOARD_BYTES - 1] + b"\0"
             _board[: len(written)] = written
 
@@ -165,7 +167,8 @@ class Shown(NamedTuple):
 
     state: str  # of the process, as in /proc/PID/status: "T (stopped)"
     step: Step | None  # None: it has no board
-    file: str
+    file: str = ""
+    patience: Patience | None = None
 
 
 _board: mmap.mmap | None = None
@@ -201,15 +204,16 @@ def look_at(pid: int) -> Shown | None:
             if _board_name(pid) in os.readlink(entry):
                 with open(entry, "rb") as board:
                     return Shown(state, *_parse(board.read(_BOARD_BYTES)))
-    return Shown(state, None, "")
+    return Shown(state, None)
 
 
-def _parse(shown: bytes) -> tuple[Step | None, str]:
+def _parse(shown: bytes) -> tuple[Step | None, str, Patience | None]:
     parts = shown.partition(b"\0")[0].decode(errors="replace").split("\n")
-    if len(parts) != 5:
-        return None, ""
-    update, number, phase, detail, file = parts
-    return Step(phase, detail, None, False, int(update), int(number)), file
+    if len(parts) != 7:
+        return None, "", None
+    update, number, notice, limit, phase, detail, file = parts
+    patience = Patience(float(notice), float(limit))
+    return Step(phase, detail, None, False, int(update), int(number)), file, patience
 
 
 # -- the main loop of this process -------------------------------------------------------------------------------------

@@ -108,6 +108,16 @@ def _is_stopped(pid: int) -> bool:
     return shown is not None and shown.state[:1] in ("T", "t")
 
 
+def _up_to_date(report: Report, missing: Collection[int], here: str) -> Report:
+    """Return a report with what the process's board shows, if it is silent: its last report can be of an older step."""
+    if report.rank not in missing or report.host != here or not report.pid:
+        return report
+    shown = progress.look_at(report.pid)
+    if shown is None or shown.step is None or shown.patience is None:
+        return report
+    return report._replace(step=shown.step, notice=shown.patience.notice, limit=shown.patience.limit)
+
+
 class Watchdog:
     """Watch the main loop of this process, and with a store those of the others.
 
@@ -136,6 +146,7 @@ class Watchdog:
             self.roll_call = RollCall(store, rank, world_size, self._own, self._clock)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        progress.of_this_process().timeout = timeout
         self._beats, self._beat_at = 0, self._clock()
         self._noticed: tuple[int, ...] = ()  # ranks that were named, and the place at which they were
         self._leaves_at: float | None = None
@@ -170,7 +181,7 @@ class Watchdog:
         if self.roll_call is None or self.roll_call.has_ended:
             return [own], []
         missing = self.roll_call.missing()
-        reports = [own, *(heard.report for heard in self.roll_call.heard())]
+        reports = [own, *(_up_to_date(heard.report, missing, own.host) for heard in self.roll_call.heard())]
         local = [report for report in reports[1:] if report.host == own.host and report.rank not in missing]
         missing = sorted([*missing, *(report.rank for report in local if _is_stopped(report.pid))])
         if missing == [0] and all(report.rank for report in reports):  # it has never answered

@@ -102,6 +102,7 @@ def test_a_stopped_process_is_seen_from_outside() -> None:
         assert shown is not None and shown.step is not None
         assert shown.state == "T (stopped)" and shown.file == "/a/ä.flac"
         assert shown.step.place == (4, 1) and shown.step.describe() == "data of update 5 (batch 2)"
+        assert shown.patience == Patience(45.0, FIRST)
     finally:
         child.kill()
         child.wait()

@@ -54,7 +54,7 @@ class Watched:
         self.loop = progress.start_over()
         world = 1 + len(others)
         store = dist.HashStore() if others else None
-        self.dog = Watchdog(timeout, 0, 0, world, store, "", AwakeClock(self.time), self.left.append)
+        self.dog = Watchdog(timeout, 0, 0, world, store, AwakeClock(self.time), self.left.append)
         if self.dog.roll_call is not None:
             self.dog.roll_call.heard = lambda: [Heard(each, 0.0) for each in others]  # type: ignore[method-assign]
             self.dog.roll_call.missing = lambda: list(missing)  # type: ignore[method-assign]
@@ -197,6 +197,19 @@ def test_the_limit_is_that_of_the_process_that_is_late(caplog: pytest.LogCapture
     watched.steps("exchange")
     watched.wait(200)
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("rank 1 (") and not watched.loop.stalled
+
+
+def test_the_limit_of_a_stopped_process_is_that_of_its_step_and_not_of_its_last_report(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = progress.Shown("T (stopped)", Step("backward", "", None, True, 5, 3), "", progress.Patience(45.0, 60.0))
+    monkeypatch.setattr(progress, "look_at", {1001: seen}.get)
+    reported = report(1, "starting", (-1, 2), host=HERE, notice=45.0, limit=1800.0)
+    watched = Watched(others=(reported,), missing=(1,))
+    watched.loop.begin_update(5)
+    watched.steps("exchange")
+    watched.wait(7)
+    assert "backward of update 6" in caplog.messages[0] and "The run ends with status 69" in caplog.messages[0]
 
 
 def test_the_process_that_does_not_arrive_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
