@@ -91,6 +91,8 @@ class Saves:
         """Return the exit status of a run that finished training."""
         self.finish()
         if self._error is None:
+            # a kind of its own: one file of a large model takes longer to write than the shards did
+            progress.doing("saving", "the last checkpoint as one file", kind="consolidation")
             self._saver.consolidate_the_end()
             return 0
         logger.error(
