@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.warm import Done, Warm
 
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "wav2vec" / "make_ngram.py"
 TEXT = "A B A C\nA B B\nC A B A\nB\n"
@@ -29,8 +29,8 @@ def sentences(text: str = TEXT) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+def run(warm: Warm, text: Path, *arguments: object) -> Done:
+    return warm.script(SCRIPT, [str(text), *map(str, arguments)], cwd=text.parent)
 
 
 def test_values_by_hand(make_ngram: ModuleType) -> None:
@@ -61,11 +61,11 @@ def test_probabilities_of_every_history_sum_to_one(make_ngram: ModuleType, order
 
 @pytest.mark.process
 @pytest.mark.parametrize("order", [2, 3])
-def test_kenlm_reads_the_same_probabilities(make_ngram: ModuleType, tmp_path: Path, order: int) -> None:
+def test_kenlm_reads_the_same_probabilities(warm: Warm, make_ngram: ModuleType, tmp_path: Path, order: int) -> None:
     kenlm = pytest.importorskip("kenlm")
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
-    done = run(tmp_path / "text", "--output", tmp_path / "made" / "lm.arpa", "--order", order)
-    assert done.returncode == 0, done.stderr
+    done = run(warm, tmp_path / "text", "--output", tmp_path / "made" / "lm.arpa", "--order", order)
+    assert done.code == 0, done.output
     read = kenlm.Model(str(tmp_path / "made" / "lm.arpa"))
     assert read.order == order
     model = make_ngram.NgramModel(sentences(), order)
@@ -78,10 +78,10 @@ def test_kenlm_reads_the_same_probabilities(make_ngram: ModuleType, tmp_path: Pa
 
 
 @pytest.mark.process
-def test_kenlm_finds_that_histories_sum_to_one(tmp_path: Path) -> None:
+def test_kenlm_finds_that_histories_sum_to_one(warm: Warm, tmp_path: Path) -> None:
     kenlm = pytest.importorskip("kenlm")
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
-    assert run(tmp_path / "text", "--output", tmp_path / "lm.arpa").returncode == 0
+    assert run(warm, tmp_path / "text", "--output", tmp_path / "lm.arpa").code == 0
     read = kenlm.Model(str(tmp_path / "lm.arpa"))
     for history in product(["A", "B", "C", "Z"], repeat=2):
         states = [kenlm.State() for _ in range(3)]
@@ -95,14 +95,14 @@ def test_kenlm_finds_that_histories_sum_to_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_lexicon_fits_the_model(make_ngram: ModuleType, tmp_path: Path) -> None:
+def test_lexicon_fits_the_model(warm: Warm, make_ngram: ModuleType, tmp_path: Path) -> None:
     from fairseq.decoding.language_model import check_words, read_language_model
     from fairseq.decoding.lexicon import read_lexicon
     from fairseq.decoding.tokens import Tokens
 
     (tmp_path / "text").write_text("THE CAT\n\nA HAT\n", encoding="utf-8")
-    done = run(tmp_path / "text", "--output", tmp_path / "lm.arpa", "--lexicon", tmp_path / "lexicon.txt")
-    assert done.returncode == 0 and "4 words" in done.stdout, done.stderr
+    done = run(warm, tmp_path / "text", "--output", tmp_path / "lm.arpa", "--lexicon", tmp_path / "lexicon.txt")
+    assert done.code == 0 and "4 words" in done.output, done.output
     assert (tmp_path / "lexicon.txt").read_text() == "A\tA |\nCAT\tC A T |\nHAT\tH A T |\nTHE\tT H E |\n"
     from fairseq.data.dictionary import Dictionary
 
@@ -114,7 +114,7 @@ def test_lexicon_fits_the_model(make_ngram: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_errors_name_the_line(tmp_path: Path) -> None:
+def test_errors_name_the_line(warm: Warm, tmp_path: Path) -> None:
     (tmp_path / "marked").write_text("A B\n<s> A </s>\n", encoding="utf-8")
     (tmp_path / "empty").write_text("\n \n", encoding="utf-8")
     for arguments, message in (
@@ -123,6 +123,6 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
         ([tmp_path / "gone"], "cannot read the text"),
         ([tmp_path / "marked", "--order", "0"], "the order of the model is 0"),
     ):
-        done = run(*arguments, "--output", tmp_path / "lm.arpa")
-        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+        done = run(warm, *arguments, "--output", tmp_path / "lm.arpa")
+        assert done.code == 1 and message in done.output and "Traceback" not in done.output
         assert not (tmp_path / "lm.arpa").exists()
