@@ -14,6 +14,8 @@ TESTS ?= tests
 # Tests are tiny: several processes are faster than several threads
 TEST_PROCESSES ?= 2
 TEST_THREADS ?= 1
+# in the order of the folders: otherwise xdist starts the slow files, which have few tests, last
+SPREAD = --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # VENV_ARGS=--system-site-packages TORCH= for a container with its own torch, such as Gaudi's
 VENV_ARGS ?=
 
@@ -74,10 +76,10 @@ $(OPTIONAL): $(DECODE)
 	@touch $@
 
 test: $(OPTIONAL) ## install everything, then run all tests
-	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q $(SPREAD) $(TESTS)
 
 quick: $(STAMP) ## for every change: unit and parity tests, without those that start processes or are slow
-	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile -m "not slow and not process" \
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -q $(SPREAD) -m "not slow and not process" \
 	tests/unit tests/parity tests/test_floors.py
 
 demo: $(DECODE) ## pre-train a tiny model on synthetic speech, fine-tune it, decode, and report results (DATA=/path: pre-train on that)

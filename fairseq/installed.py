@@ -19,7 +19,7 @@ EXTRAS = {
     "decode": ["flashlight-text", "kenlm"],
     "demo": ["espeakng-loader", "soxr"],
     # pinned: each release of a checker reports different problems
-    "dev": ["pre-commit", "pyright[nodejs]==1.1.414", "pytest", "pytest-timeout", "pytest-xdist>=3.6", "ruff==0.17.6"],
+    "dev": ["pre-commit", "pyright[nodejs]==1.1.414", "pytest", "pytest-timeout", "pytest-xdist>=3.7", "ruff==0.17.6"],
     # the last versions for Python 3.10; mkdocstrings 1.0 does not work with pymdown-extensions 12 or later
     "docs": [
         "mkdocs==1.6.1",

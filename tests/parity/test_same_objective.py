@@ -166,6 +166,7 @@ def draw_masks(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("hpu_arms", [False, True], ids=["stock", "hpu"])
+@pytest.mark.slow
 def test_no_negative_is_of_another_utterance_filler_or_unmasked(hpu_arms: bool) -> None:
     """10,000 batches of four rows; a negative's frame is read from its logit, which is what the loss gets.
 

@@ -52,6 +52,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
+@pytest.mark.slow
 def test_groups_of_ones_own(compose: Compose, own: Path) -> None:
     top = ("--config-dir", own, "--config-name", "top", "--cfg", "job")
     for word in ("+mygroup=small", "mygroup=small"):
@@ -62,6 +63,7 @@ def test_groups_of_ones_own(compose: Compose, own: Path) -> None:
     assert (cfg["distributed_training"]["distributed_port"], cfg["model"]["encoder_layers"]) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_config_by_its_path_and_folders_together(compose: Compose, own: Path) -> None:
     package = ("--cfg", "job", "--package", "model.encoder_layers")
     assert compose("--config-name", own / "top.yaml", "+mygroup=small", *package) == "3\n"

@@ -68,6 +68,7 @@ def test_log_lines_come_once(
     assert out.count("once") == 1 and "| INFO | fairseq.x | once" in out
 
 
+@pytest.mark.slow
 def test_local_rank_of_an_old_launcher(typed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     typed("--local-rank", "3")
@@ -122,6 +123,7 @@ def test_the_metric_goes_to_sweepers(typed: Command, monkeypatch: pytest.MonkeyP
     assert returned == [2.5]
 
 
+@pytest.mark.slow
 def test_a_crash_ends_the_command_unless_suppressed(typed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(cfg: DictConfig, main: Any) -> None:
         raise RuntimeError("no luck")

@@ -518,6 +518,7 @@ def test_onnx_is_for_fine_tuned_transformers(tmp_path):
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_old_checkpoint_gets_its_dictionary(tmp_path):
     path = write(tmp_path / "a.pt", BASE, fine_tuned=True, symbols=None)
     with pytest.raises(ValueError, match=r"a\.pt is fine-tuned but has no dictionary: give one with --dict"):
@@ -586,6 +587,7 @@ def test_other_kinds_of_models_are_named(tmp_path):
         convert.convert(path, str(tmp_path / "b"), "hf")
 
 
+@pytest.mark.slow
 def test_nothing_appears_unless_it_is_right(tmp_path, monkeypatch, capsys):
     path = write(tmp_path / "a.pt", BASE, fine_tuned=True)
     real = portable_model.outputs

@@ -132,6 +132,7 @@ def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not started[0].is_alive()
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the storage of the audio is gone."""
     monkeypatch.setattr(signals, "GRACE", 0.1)

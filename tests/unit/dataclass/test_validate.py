@@ -383,6 +383,7 @@ def test_what_fine_tuning_may_regret(changes: dict[str, Any], told: str | None) 
     assert (problems.warnings == []) if told is None else (len(problems.warnings) == 1 and told in problems.warnings[0])
 
 
+@pytest.mark.slow
 def test_files_of_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("train.tsv", "valid.tsv", "train.ltr"):
@@ -412,6 +413,7 @@ def test_tables_name_keys_that_exist() -> None:
         assert key in keys or any(other.startswith(key[:-1]) for other in keys if key.endswith("*")), key
 
 
+@pytest.mark.slow
 def test_files_of_several_corpora(tmp_path: Path) -> None:
     """A folder for each corpus, or a manifest named for each."""
     for name in (

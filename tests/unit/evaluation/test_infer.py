@@ -222,6 +222,7 @@ def test_the_command_prints_json_and_ends_plainly(
     assert "nowhere.pt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_normalize_the_wrong_way_round_is_found(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     """The labels are what a model hears in audio as it is; the same weights in a checkpoint that normalises hear
     something else.

@@ -250,6 +250,7 @@ def test_a_rate_may_stand_first_as_scipy_has_it(model: SpeechModel, wave: np.nda
     assert transcribe(model, (16000, wave)).text == transcribe(model, (wave, 16000)).text
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_is_a_model(
     checkpoint: Path, model: SpeechModel, wave: np.ndarray, tmp_path: Path
 ) -> None:
