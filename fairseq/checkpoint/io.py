@@ -81,6 +81,8 @@ def consolidate(folder: str | os.PathLike, path: str | os.PathLike) -> str:
         ValueError: `folder` is not a sharded checkpoint, or is damaged.
         CheckpointWriteError: as `save`.
     """
+    if not os.path.exists(folder):
+        raise ValueError(f"{os.fspath(folder)} does not exist. Name the folder of a sharded checkpoint.")
     if not sharded.is_folder(folder):
         raise ValueError(f"{os.fspath(folder)} is not the folder of a sharded checkpoint.")
     source = os.fspath(folder)

@@ -54,8 +54,8 @@ def update_size(cfg: DictConfig, cards: int, nodes: int, epoch: int = 1) -> Upda
 def beside_the_recipe(cfg: DictConfig, size: UpdateSize, sample_rate: int) -> str | None:
     """How to match the recipe if updates hold far less or more audio than the published model's; None if they are near.
 
-    Also None if the run continues another model's pre-training, for which there is no recipe. Too little audio per
-    update shows as a flat loss; too much means fewer optimizer steps in the same time.
+    Also None if the run continues another model's pre-training: no recipe was published for that. Too little audio
+    per update shows as a flat loss; too much means fewer optimizer steps in the same time.
     """
     if cfg.checkpoint.continue_pretraining:
         return None

@@ -192,7 +192,7 @@ def open_board() -> None:
 
 
 def look_at(pid: int) -> Shown | None:
-    """Read from outside what a process of this machine is doing; None if there is no such process, or no /proc."""
+    """Read from outside what a process of this machine is doing; None if it has ended, or without /proc."""
     folder = Path("/proc") / str(pid)
     try:
         status = (folder / "status").read_text(errors="replace")

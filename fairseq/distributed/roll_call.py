@@ -153,7 +153,7 @@ class RollCall:
         self._ask(lambda: self._store.set(_VERDICT, verdict))
 
     def stack(self, rank: int) -> list[str]:
-        """Return the stack that another process reported last; empty if there is none."""
+        """Return the stack that another process reported last; empty if it has not reported one."""
         key = f"stack{rank}"
         found = self._ask(lambda: self._store.get(key) if self._store.check([key]) else b"")
         return found.decode().splitlines() if found else []

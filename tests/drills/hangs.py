@@ -313,7 +313,7 @@ def stopped_worker(drill: Drill) -> str:
         run.until("train_inner")
         time.sleep(drill.rng.uniform(5, 8))
         rank = drill.rng.randrange(2)
-        while not (workers := run.workers(run.ranks()[rank])):  # between two epochs there are none
+        while not (workers := run.workers(run.ranks()[rank])):  # none run between two epochs
             time.sleep(0.05)
         worker = workers[-1]
         os.kill(worker, signal.SIGSTOP)

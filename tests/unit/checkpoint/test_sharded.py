@@ -177,6 +177,8 @@ def test_the_command_writes_one_file(
         assert equal(state, state_of(3))
     assert consolidate.cli_main([str(output), str(tmp_path / "other.pt")]) == 1
     assert "is not the folder of a sharded checkpoint" in capsys.readouterr().err
+    assert consolidate.cli_main([str(tmp_path / "gone.shards"), str(tmp_path / "other.pt")]) == 1
+    assert "gone.shards does not exist" in capsys.readouterr().err
     flip(Path(folder, "__0_0.distcp"))
     monkeypatch.setattr(sharded.Stored, "read", original)
     assert consolidate.cli_main([folder, str(output)]) == 1
