@@ -31,6 +31,7 @@ FLOORS = {
     "fairseq.checkpoint": 7,
     "fairseq.tasks": 6,
     "fairseq.conversion": 6,
+    "fairseq.corpora": 6,
     "fairseq.models": 5,
     "fairseq.tokenizer": 5,
     "fairseq.criterions": 5,
