@@ -10,12 +10,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
 import torch.distributed as dist
 from omegaconf import DictConfig
+from torch import Tensor
 
 from fairseq.checkpoint import atomic, io, retention, sharded
 from fairseq.checkpoint.record import RunRecord
@@ -23,6 +24,7 @@ from fairseq.checkpoint.writing import HostCopies, SaveResult, Writer, on_host
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.device import Device
+from fairseq.distributed import progress
 from fairseq.distributed import utils as distributed
 from fairseq.distributed.strategy import Strategy
 from fairseq.tasks.task import Task
@@ -45,6 +47,13 @@ class RunTrainer(Protocol):
     def run_record(self) -> RunRecord: ...
     @property
     def is_data_parallel_master(self) -> bool: ...
+
+    before_step: Callable[[], None]
+    """Called before an optimizer's step changes weights, averages and the optimizer's state."""
+
+    def only_steps_change(self) -> Iterable[Tensor]:
+        """Return the tensors of the state that nothing but an optimizer's step changes."""
+        ...
 
     def get_num_updates(self) -> int: ...
 
@@ -81,8 +90,9 @@ class _Due(NamedTuple):
 class Saver:
     """Save a run. Every process has one and saves at the same updates.
 
-    With `checkpoint.async_save`, a save copies the state to the host, and the files are written while training
-    continues. There is never more than one write at a time.
+    With `checkpoint.async_save`, the state is copied and written while training continues. What a forward pass can
+    change is copied at once, weights and the optimizer's state before the next step changes them (the trainer's
+    `before_step`). There is never more than one write at a time.
 
     Args:
         cfg: the config group `checkpoint`.
@@ -93,7 +103,10 @@ class Saver:
         self.trainer = trainer
         self._writer = Writer(in_background=cfg.async_save or cfg.write_checkpoints_asynchronously)
         self._due: _Due | None = None
-        self._copies: HostCopies | None = None
+        device = trainer.device
+        self._copies = HostCopies(device.copies_from_pinned_memory, device.synchronize)
+        if self._writer.in_background:
+            trainer.before_step = self._wait_for_copies
         self._group: dist.ProcessGroup | None = None  # for exchanges of the processes' writers
 
     @property
@@ -144,6 +157,11 @@ class Saver:
             self._due = due
             self._writer.start(lambda: SaveResult([]) if write is None else self._run(write, due))
 
+    def _wait_for_copies(self) -> None:
+        if not self._copies.is_complete:
+            progress.doing("saving", "copying the state")
+            self._copies.wait()
+
     def finish(self) -> SaveResult | None:
         """Wait for the save that has begun, and return what it wrote; None if this process does not write.
 
@@ -178,7 +196,7 @@ class Saver:
         return {**state, "extra_state": {**state["extra_state"], **run}}
 
     def _prepare(self, state: dict[str, Any], due: _Due) -> Callable[[str], str] | None:
-        """Copy to the host what this process writes: nothing in it changes when training continues.
+        """Copy to the host what this process writes; weights and the like are copied by `_run`.
 
         Returns:
             a function that writes it to a path, together with the other processes if each has a part; None if this
@@ -200,15 +218,13 @@ class Saver:
     def _to_host(self, state: Any) -> Any:
         if not self._writer.in_background:  # training waits, so the state can be written from where it is
             return on_host(state)
-        if self._copies is None:
-            device = self.trainer.device
-            self._copies = HostCopies(device.copies_from_pinned_memory, device.synchronize)
-        return self._copies.copy(state)
+        return self._copies.copy(state, self.trainer.only_steps_change())
 
     # -- what the writer does ------------------------------------------------------------------------------------------
 
     def _run(self, write: Callable[[str], str], due: _Due) -> SaveResult:
         """Write the first checkpoint, and on rank 0 everything that depends on it."""
+        self._copies.complete()
         cfg = self.cfg
         paths = [os.path.join(cfg.save_dir, name) for name in due.names]
         result = _write_all(write, paths, is_first=self.trainer.is_data_parallel_master)

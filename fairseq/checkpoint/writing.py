@@ -1,10 +1,10 @@
-"""Copy a run's state to the host, and write it: one write at a time, on a thread of its own if asked."""
+"""Copy a run's state, and write it: one write at a time, on a thread of its own if asked."""
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -44,17 +44,51 @@ class HostCopies:
         self._pinned = pinned
         self._synchronize = synchronize
         self._buffers: list[Tensor] = []
+        self._missing: list[tuple[Tensor, Tensor]] = []  # memory, and the tensor that `complete` copies to it
+        self._is_complete = threading.Event()
+        self._is_complete.set()
 
-    def copy(self, state: Any) -> Any:
-        """Return a state in new containers, with copies of its tensors on the CPU."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether training may change every tensor of the last state."""
+        return self._is_complete.is_set()
+
+    def copy(self, state: Any, steady: Iterable[Tensor] = ()) -> Any:
+        """Return a state in new containers, with copies of its tensors on the CPU.
+
+        Args:
+            steady: tensors that do not change for some time. Those on the CPU are copied by `complete`, so that another
+                thread can do it; copies from a device are short, and the device runs them before the next step.
+        """
         places = itertools.count()
-        result = utils.apply_to_sample(lambda tensor: self._copy(next(places), tensor.detach()), state)
+        later = {tensor.untyped_storage().data_ptr() for tensor in steady if tensor.device.type == "cpu"}
+        self._missing = []
+        result = utils.apply_to_sample(lambda tensor: self._copy(next(places), tensor.detach(), later), state)
         del self._buffers[next(places) :]
         self._synchronize()
+        if self._missing:
+            self._is_complete.clear()
         return result
 
-    def _copy(self, place: int, tensor: Tensor) -> Tensor:
-        return self._buffer(place, tensor).copy_(tensor, non_blocking=self._pinned)
+    def complete(self) -> None:
+        """Copy the steady tensors of the last state."""
+        try:
+            for buffer, tensor in self._missing:
+                buffer.copy_(tensor)
+        finally:
+            self._missing = []
+            self._is_complete.set()
+
+    def wait(self) -> None:
+        """Wait until another thread has called `complete`."""
+        self._is_complete.wait()
+
+    def _copy(self, place: int, tensor: Tensor, later: set[int]) -> Tensor:
+        buffer = self._buffer(place, tensor)
+        if tensor.untyped_storage().data_ptr() in later:
+            self._missing.append((buffer, tensor))
+            return buffer
+        return buffer.copy_(tensor, non_blocking=self._pinned)
 
     def _buffer(self, place: int, like: Tensor) -> Tensor:
         """Return the memory for the tensor at this place of the state."""

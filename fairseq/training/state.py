@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from fairseq.checkpoint import compare
 from fairseq.dataclass.utils import config_to_container
+from fairseq.distributed.sharding import plain
 from fairseq.distributed.strategy import Strategy
 from fairseq.logging import metrics
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
@@ -86,6 +88,14 @@ class TrainingState:
                 self.optimizer.state_dict(), list(self.optimizer.params)
             )
         return state
+
+    def only_steps_change(self) -> Iterator[Tensor]:
+        """Yield the tensors of the state that nothing but an optimizer's step changes."""
+        yield from self.optimizer.params
+        for values in self.optimizer.state_dict()["state"].values():
+            yield from (value for value in values.values() if isinstance(value, Tensor))
+        if self.ema is not None:
+            yield from map(plain, self.ema.params.values())
 
     def _extra_state(self) -> dict[str, Any]:
         extra = {

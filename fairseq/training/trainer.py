@@ -91,6 +91,7 @@ class Trainer:
         self.out_of_memory_updates = 0
         self.run_record = RunRecord(cfg.checkpoint.maximize_best_checkpoint_metric)
         self.norms: list[float] = []  # of the gradients, from the last read of the device
+        self.before_step: Callable[[], None] = lambda: None  # a save may still be copying weights
         self.is_between_updates = True  # if false, weights, averages and counts are inconsistent: do not save
         self.stopping = Stopping(cfg.optimization.stop_time_hours, self.cumulative_training_time)
         metrics.log_start_time("wall", priority=790, round=0)
@@ -166,6 +167,7 @@ class Trainer:
             self.fused_clip,
             self.strategy.gradient_norm,
         )
+        self.before_step()
         progress.doing("optimizer", kind=self._kind("training", samples[0]))
         self.is_between_updates = False
         self.optimizer.step(found_inf=prepared.found_inf, grad_scale=prepared.divide_by)
@@ -403,6 +405,10 @@ class Trainer:
         """
         self.compile_alarm.visit("checkpoint")
         return self.state.collect()
+
+    def only_steps_change(self) -> Iterator[Tensor]:
+        """Yield the tensors of the state that a forward pass leaves as they are."""
+        return self.state.only_steps_change()
 
     def load_state_dict(
         self,

@@ -89,3 +89,29 @@ def test_a_feature_extractor_without_gradient_stays_as_it_is(corpus: Path, tmp_p
     assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
     others = len(list(trainer.unwrapped_model.parameters())) - len(before)
     assert len(trainer.optimizer.state_dict()["state"]) == others
+
+
+CONFORMER = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos"}
+
+
+@pytest.mark.parametrize("model", [{}, CONFORMER], ids=["transformer", "conformer"])
+def test_a_save_may_copy_the_steady_tensors_until_the_step(corpus: Path, tmp_path: Path, model: dict[str, str]) -> None:
+    """Everything else in the state, such as the conformer's batch statistics, may change before it."""
+    trainer, updates = make_trainer(corpus, tmp_path, **model)
+    batches = updates.next_epoch_itr()
+    trainer.train_step(next(batches))
+    steady = list(trainer.only_steps_change())
+    before = [tensor.detach().clone() for tensor in steady]
+    called: list[bool] = []
+
+    def compare() -> None:
+        called.append(all(torch.equal(tensor, old) for tensor, old in zip(steady, before, strict=True)))
+
+    trainer.before_step = compare
+    trainer.train_step(next(batches))
+    assert called == [True]
+    changed = [not torch.equal(tensor, old) for tensor, old in zip(steady, before, strict=True)]
+    count = len(list(trainer.unwrapped_model.parameters()))
+    assert len(steady) >= 3 * count and sum(changed) > 2 * count, "weights, and the optimizer's two averages"
+    held = {tensor.untyped_storage().data_ptr() for tensor in steady}
+    assert held.isdisjoint(buffer.untyped_storage().data_ptr() for buffer in trainer.unwrapped_model.buffers())

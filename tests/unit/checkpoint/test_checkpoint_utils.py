@@ -54,6 +54,10 @@ class Trainer:
         self.weight, self.momentum, self.updates = torch.zeros(100), torch.zeros(100), 0
         self.run_record, self.strategy, self.device = RunRecord(), DataParallel(None, None), device.get("cpu")
         self.loaded_with = None
+        self.before_step = lambda: None
+
+    def only_steps_change(self):
+        return [self.weight, self.momentum]
 
     def get_num_updates(self):
         return self.updates

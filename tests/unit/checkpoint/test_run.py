@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,6 +103,7 @@ class SmallTrainer:
     def __init__(self, cfg: DictConfig, strategy: Strategy, rows: int) -> None:
         self.cfg, self.strategy, self.task, self.run_record = cfg, strategy, FairseqTask(None), RunRecord()
         self.is_data_parallel_master, self.device = distributed.is_master(), device.get("cpu")
+        self.before_step: Callable[[], None] = lambda: None
         self.collected = 0
         model = nn.Linear(3, rows, bias=False)
         nn.init.zeros_(model.weight)
@@ -120,9 +121,13 @@ class SmallTrainer:
         weight = self.state.model.weight
         for _ in range(updates):
             weight.grad = torch.arange(1.0, 3.0)[first : first + len(weight), None].expand_as(weight).clone()
+            self.before_step()
             self.state.optimizer.step()
             self.state.set_num_updates(self.state.num_updates + 1)
             self.state.ema.step(self.state.model, self.state.num_updates)
+
+    def only_steps_change(self) -> Iterator[torch.Tensor]:
+        return self.state.only_steps_change()
 
     def get_num_updates(self) -> int:
         return self.state.num_updates

@@ -27,6 +27,23 @@ def test_copies_keep_their_values_and_use_their_memory_again() -> None:
     assert copies.copy({"weight": weight.t()})["weight"].data_ptr() == first["weight"].data_ptr()
 
 
+def test_steady_tensors_are_copied_by_another_thread() -> None:
+    copies = HostCopies(pinned=False, synchronize=lambda: None)
+    weight, buffer = torch.ones(2, 3), torch.ones(3)
+    copied = copies.copy({"weight": weight.t(), "buffer": buffer}, steady=[weight])
+    assert copied["buffer"].tolist() == [1, 1, 1] and not copies.is_complete
+    buffer.zero_()
+    weight.fill_(2)  # still before the step
+    thread = threading.Timer(0.05, copies.complete)
+    thread.start()
+    copies.wait()
+    assert copies.is_complete and copied["buffer"].tolist() == [1, 1, 1]
+    weight.zero_()
+    assert copied["weight"].tolist() == [[2, 2], [2, 2], [2, 2]]
+    copies.copy({"buffer": buffer}, steady=[weight])
+    assert copies.is_complete, "nothing is left to copy"
+
+
 def test_a_write_in_the_background_is_waited_for_and_its_error_raised() -> None:
     writer, gate = Writer(in_background=True), threading.Event()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fairseq import device
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.training.saves import Saves
 
@@ -22,6 +23,7 @@ def test_an_update_whose_metrics_are_not_exchanged_is_not_saved_alone(
         is_data_parallel_master=True,
         data_parallel_world_size=processes,
         strategy=SimpleNamespace(holds_all=True),
+        device=device.get("cpu"),
     )
     written: list[bool] = []
     monkeypatch.setattr(Saves, "save", lambda *arguments, **options: written.append(True))
