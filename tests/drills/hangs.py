@@ -264,8 +264,8 @@ TWO = "distributed_training.distributed_world_size=2"
 PHASES = "data|forward|backward|exchange|optimizer|validation"
 
 
-def named(run: Run, *needles: str) -> str:
-    """Wait until one line of the log matches, then until the run ends with HUNG."""
+def named(run: Run, *needles: str, status: int = HUNG) -> str:
+    """Wait until one line of the log matches, then until the run ends with this status."""
     began = time.monotonic()
     run.until("no progress for|has not answered", NAMED)
     seconds = time.monotonic() - began
@@ -274,7 +274,7 @@ def named(run: Run, *needles: str) -> str:
     for needle in needles:
         if not re.search(needle, line):
             raise Fault(f"the first line about it lacks {needle!r}:\n{line}\n{run.output[-3000:]}")
-    run.end(150, HUNG)
+    run.end(150, status)
     said = run.output.count("The run ends with status 69")
     if said != 1:
         raise Fault(f"the end was reported {said} times:\n{run.output[-3000:]}")
@@ -292,7 +292,8 @@ def silent_rank(drill: Drill, rank: int, *overrides: str, **how: tuple[str, ...]
         shown = look_at(pid)
         assert shown is not None and shown.step is not None
         who = rf"rank {rank} \(local rank {rank}, process {pid} on \S+\) has not answered"
-        return named(run, who, r"state is T \(stopped\)", rf"; {re.escape(shown.step.describe())}")
+        status = 1 if how else HUNG  # a launcher has a status of its own
+        return named(run, who, r"state is T \(stopped\)", rf"; {re.escape(shown.step.describe())}", status=status)
 
 
 def stopped_rank_0(drill: Drill) -> str:
@@ -307,16 +308,23 @@ def stopped_rank_0_of_torchrun(drill: Drill) -> str:
     return silent_rank(drill, 0, launcher=TORCHRUN)
 
 
+def _stop_a_worker(run: Run, rank: int) -> int:
+    """Stop a data-loading worker of a rank; returns its process number."""
+    while True:  # none run between two epochs
+        for worker in run.workers(run.ranks()[rank])[-1:]:
+            with contextlib.suppress(ProcessLookupError):  # its epoch has just ended
+                os.kill(worker, signal.SIGSTOP)
+                return worker
+        time.sleep(0.05)
+
+
 def stopped_worker(drill: Drill) -> str:
     """Freeze the data-loading worker of one of two processes: that rank is named, and its worker."""
     with running(drill, *ENDLESS, TWO, "dataset.validate_interval_updates=0") as run:
         run.until("train_inner")
         time.sleep(drill.rng.uniform(5, 8))
         rank = drill.rng.randrange(2)
-        while not (workers := run.workers(run.ranks()[rank])):  # none run between two epochs
-            time.sleep(0.05)
-        worker = workers[-1]
-        os.kill(worker, signal.SIGSTOP)
+        worker = _stop_a_worker(run, rank)
         return named(
             run,
             rf"rank {rank} \(",
