@@ -119,7 +119,13 @@ class Saver:
         """Whether a save that has begun is still being written."""
         return self._writer.is_writing
 
-    def begin(self, epoch_itr: EpochBatchIterator, val_loss: float | None, stopping: bool = False) -> None:
+    def begin(
+        self,
+        epoch_itr: EpochBatchIterator,
+        val_loss: float | None,
+        stopping: bool = False,
+        ended_epoch: int | None = None,
+    ) -> None:
         """Begin to write the checkpoints that are due; `finish` waits for them and says what was written.
 
         All processes call it. With a strategy whose `holds_all` is true, rank 0 writes a file, and can also do so
@@ -131,10 +137,12 @@ class Saver:
         Args:
             val_loss: the best_checkpoint_metric of the validation at this update, or None.
             stopping: the run ends here, so a checkpoint is written even if none is due, unless `no_save` is set.
+            ended_epoch: the checkpoints are those of the end of this epoch, though `epoch_itr` is at the next one.
         """
         assert self._due is None, "the last save has not been finished"
         cfg, trainer, record = self.cfg, self.trainer, self.trainer.run_record
-        updates, epoch = trainer.get_num_updates(), epoch_itr.epoch
+        updates, epoch = trainer.get_num_updates(), ended_epoch or epoch_itr.epoch
+        end_of_epoch = ended_epoch is not None or epoch_itr.end_of_epoch()
         if val_loss is not None:
             record.observe(val_loss, updates)
         if cfg.no_save:
@@ -143,7 +151,7 @@ class Saver:
         names: list[str] = []
         if trainer.is_data_parallel_master:  # what is due depends on the folder's files, which others may not see
             names = retention.checkpoint_names(
-                cfg, epoch, updates, epoch_itr.end_of_epoch(), val_loss, is_best, stopping, self._ending
+                cfg, epoch, updates, end_of_epoch, val_loss, is_best, stopping, self._ending
             )
         if not trainer.strategy.holds_all:
             names = distributed.broadcast_object(names)

@@ -341,11 +341,12 @@ class Run:
         self.epochs_behind = int(self.epoch_itr.n == 0)
         val_loss = self.validate()
         record.validation_due = False
-        if self.epochs_behind:
+        ended = self.epoch_itr.epoch - 1 if self.epochs_behind else None
+        if ended is not None:
             self.epochs_behind = 0
-            self.trainer.lr_step(self.epoch_itr.epoch - 1, val_loss)
+            self.trainer.lr_step(ended, val_loss)
         over = checkpoint_utils.out_of_patience(self.cfg.checkpoint, self.trainer, val_loss)
-        self.saves.save(val_loss)
+        self.saves.save(val_loss, ended_epoch=ended)
         return over
 
     def _time_to_save(self, end_of_epoch: bool) -> bool:

@@ -42,7 +42,7 @@ class Saves:
         self._error: str | None = None  # why that save wrote nothing
         self._saver = Saver(self.cfg, trainer)
 
-    def save(self, val_loss: float | None, stopping: bool = False) -> None:
+    def save(self, val_loss: float | None, stopping: bool = False, ended_epoch: int | None = None) -> None:
         """Write what is due, together with the other processes; see `Saver.begin`.
 
         With `checkpoint.async_save`, this copies the state, and returns while it is written, unless `stopping`.
@@ -53,7 +53,7 @@ class Saves:
             self.in_training = None
         self._tried_at = self.trainer.get_num_updates()
         progress.doing("saving")
-        self._saver.begin(self.epoch_itr, val_loss, stopping)
+        self._saver.begin(self.epoch_itr, val_loss, stopping, ended_epoch)
         if stopping or not self._saver.in_background:
             self.finish()
 

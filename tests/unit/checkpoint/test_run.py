@@ -306,6 +306,16 @@ def saving(folder: Path, **checkpoint: Any) -> tuple[SmallTrainer, Saves]:
     return trainer, Saves(trainer, Place(1))
 
 
+def test_the_save_after_an_interrupted_validation_belongs_to_the_epoch_that_ended(tmp_path: Path) -> None:
+    """An unbroken run has no other names, and the rules about which files are kept count them."""
+    trainer, saves = saving(tmp_path, save_interval_updates=2)
+    trainer.train(2)
+    saves.epoch_itr = Place(4)
+    saves.save(0.5, ended_epoch=3)
+    names = {"checkpoint3.pt", "checkpoint_3_2.pt", "checkpoint_best.pt", "checkpoint_last.pt"}
+    assert {*os.listdir(tmp_path)} == names
+
+
 @pytest.mark.parametrize("key", ["async_save", "write_checkpoints_asynchronously"])
 def test_training_continues_while_the_state_of_its_update_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
