@@ -286,7 +286,10 @@ def silent_rank(drill: Drill, rank: int, *overrides: str, **how: tuple[str, ...]
     with running(drill, *ENDLESS, *overrides, **how) as run:
         run.until("train_inner")
         time.sleep(drill.rng.uniform(5, 8))
-        pid = run.ranks()[rank]
+        ranks = run.ranks()
+        if len(ranks) < 2:
+            raise Fault(f"{len(ranks)} processes train:\n{run.output[-3000:]}")
+        pid = ranks[rank]
         os.kill(pid, signal.SIGSTOP)
         time.sleep(0.2)
         shown = look_at(pid)
