@@ -6,7 +6,8 @@ Writes NAME.ltr and NAME.wrd for each manifest, and dict.ltr.txt and dict.wrd.tx
 Layouts of transcripts:
   librispeech   SPEAKER-CHAPTER.trans.txt next to the audio; no --transcripts
   commonvoice   a .tsv with a header that has the columns path and sentence
-  tsv           path<TAB>transcript on each line; the first line can be a header with the column names
+  tsv           path<TAB>transcript on each line; the first line can be a header with the column names;
+                of a segment (third column of a manifest) the path is PATH:START-END, in samples
   text          one transcript per line, in the manifest's order; --transcripts is the file, or a folder with NAME.txt
 
 Every line of a manifest needs a transcript; lines without one are listed. Texts are reduced to words of letters and
@@ -112,7 +113,9 @@ def texts_of(args: argparse.Namespace, manifest: Manifest, removed: Counter[str]
 
 def write_manifest(path: Path, manifest: Manifest, left_out: set[int]) -> None:
     kept = [number for number in range(len(manifest)) if number not in left_out]
-    write_lines(path, [manifest.root, *(f"{manifest.name(number)}\t{manifest.sizes[number]}" for number in kept)])
+    write_lines(path, [manifest.root, *map(manifest.row, kept)])
+    if manifest.starts is not None:
+        print(f"{path} has segments (a third column), which fairseq itself does not open")
 
 
 def check(name: str, lines: list[str], dictionary: Dictionary, what: str) -> None:

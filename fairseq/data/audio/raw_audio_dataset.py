@@ -18,7 +18,7 @@ from fairseq.data.audio.audio_utils import Samples, UnreadableAudio, read_frames
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
 from fairseq.data.audio.quarantine import PatientReader, Trouble
-from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
+from fairseq.data.audio.sizes import Extents, epoch_sample, extents_at_rate
 from fairseq.data.batch import Batch, NetInput
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, make_batches
 from fairseq.data.buckets import bucket_shapes, get_bucketed_sizes, get_buckets
@@ -417,7 +417,10 @@ class FileAudioDataset(RawAudioDataset):
             )
         self.resample, self.weights, self.augmentation = options.resample, options.weights, options.augmentation
         assert self.augmentation is None or pad, "speed changes are not implemented for cropped recordings"
-        all_sizes = sizes_at_rate(self.manifest, sample_rate) if self.resample else self.manifest.sizes
+        extents = Extents(self.manifest.sizes, self.manifest.starts)
+        if self.resample:
+            extents = extents_at_rate(self.manifest, sample_rate)
+        all_sizes, self._starts = extents
         kept = np.flatnonzero(all_sizes >= self.min_sample_size)
         self.skipped = len(all_sizes) - len(kept)
         if options.subsample < 1:
@@ -451,7 +454,7 @@ class FileAudioDataset(RawAudioDataset):
         return self.manifest.manifests[0].root
 
     def name(self, index: int) -> str:
-        return printable(self.file(index))
+        return printable(self.manifest.title(int(self.lines[index])))
 
     def file(self, index: int) -> str:
         """Return the path of an utterance; names that are not UTF-8 have surrogates, as Python's file functions do."""
@@ -464,10 +467,21 @@ class FileAudioDataset(RawAudioDataset):
         return epoch_sample(np.diff(bounds), self.weights, np.random.default_rng([self.seed, epoch, _ORDER, 0]))
 
     def read(self, index: int, start: int, out: np.ndarray) -> Samples:
-        return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
+        first = self._first_sample(index)
+        if first is None:
+            return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
+        samples = read_samples(self.file(index), first + start, len(out), self.sample_rate, self.resample, out)
+        return samples._replace(file_length=None)  # a file may be longer than its segments
 
     def whole(self, index: int) -> np.ndarray:
-        return read_frames(self.file(index), 0, -1, self.sample_rate, self.resample)
+        first = self._first_sample(index)
+        start, frames = (0, -1) if first is None else (first, int(self.sizes[index]))
+        return read_frames(self.file(index), start, frames, self.sample_rate, self.resample)
+
+    def _first_sample(self, index: int) -> int | None:
+        """Return the first sample of an utterance in its file, at the data set's rate; None if it is a whole file."""
+        line = int(self.lines[index])
+        return int(self._starts[line]) if self._starts is not None and self.manifest.is_segment(line) else None
 
     def check(self, index: int) -> None:
         self.manifest.check_root(int(self.lines[index]))
