@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from fairseq.data.audio.manifest import Manifest
+from fairseq.data.audio.manifest import Manifest, printable
 from fairseq.data.dictionary import Dictionary
 from fairseq.text_files import read_lines
 
@@ -49,8 +49,8 @@ class LibriSpeech:
         if manifest.starts is not None:
             raise ValueError(
                 f"{manifest.path} has segments (a third column), but these transcripts belong to whole files. Use "
-                "--layout text with one transcript per line of the manifest, or --layout tsv with the paths "
-                f"PATH:START-END, such as {manifest.utterance(number)}."
+                "fairseq-prepare-labels --layout text with one transcript per line of the manifest, or --layout tsv "
+                f"with paths PATH:START-END, such as {printable(manifest.utterance(number))}."
             )
         file = Path(manifest.file(number))
         if file.parent != self._folder:

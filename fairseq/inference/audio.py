@@ -147,7 +147,7 @@ class ArraySource:
 
 
 def open_source(audio: Audio, sample_rate: int) -> AudioSource:
-    """Open a path, a segment, a waveform at the model's rate, or (waveform, its rate); scipy's (rate, waveform) works too."""
+    """Open a path, a segment, a waveform at the model's rate, or (waveform, its rate); scipy's (rate, waveform) too."""
     if isinstance(audio, str | os.PathLike | Segment):
         return FileSource(audio, sample_rate)
     if isinstance(audio, tuple):
