@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fairseq.data.audio.manifest_lines import LineParser, blocks, printable, read_root
+from fairseq.data.audio import manifest_index
+from fairseq.data.audio.manifest_lines import printable
 from fairseq.data.audio.places import is_url, joined
+from fairseq.data.mapped import bytes_of, region_of, shared
 
 __all__ = ["JoinedManifest", "Manifest", "Segment", "printable"]
 
 _LOOKED_AT = 1000  # lines that decide whether the root is used
+_PIECE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Manifest:
     A third column is the first frame of the utterance, `path<TAB>frames<TAB>start`, so that a long recording can have
     many utterances. All lines of a file have the same columns. fairseq does not open files with a third column.
 
-    250,000 lines load in a fraction of a second. Names are kept as bytes and decoded on use; forked workers share them.
+    Names are kept as bytes and decoded on use. 250,000 lines load in a fraction of a second; a larger file gets an
+    index beside it, which later starts and worker processes map: see `manifest_index`. If `path` does not exist,
+    `path`.gz is read.
 
     Attributes:
         root: the folder or URL that relative paths belong to.
@@ -43,28 +49,15 @@ class Manifest:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = str(path)
+        self.path = manifest_index.find(str(path))
         try:
-            with open(path, "rb") as file:
-                self.root, first = read_root(file, self.path)
-                parser, texts, columns, size = LineParser(self.path), [first], [], len(first)
-                for block in blocks(file):
-                    columns.append(parser.parse(block, size))
-                    texts.append(block)
-                    size += len(block)
+            lines = manifest_index.load(self.path)
         except OSError as error:
             raise ValueError(
                 f"cannot read the manifest {path}: {error.strerror}. task.data must be the folder that holds it. "
                 "Create manifests with fairseq-manifest."
             ) from error
-        self._text = b"".join(texts)
-        self._first_line = len(first.rstrip(b"\n"))
-        none = np.zeros(0, dtype=np.int64)
-        self._begins = np.concatenate([none, *(part.begins for part in columns)])
-        self.sizes = np.concatenate([none, *(part.sizes for part in columns)])
-        self.starts = None
-        if parser.columns == 3:
-            self.starts = np.concatenate([none, *(part.starts for part in columns if part.starts is not None)])
+        self.root, self._first_line, self._text, self._begins, self.sizes, self.starts, self._digest = lines
 
     def root_problem(self) -> str | None:
         """Return an error message if the root is not a folder; None if it is, or if no path is relative to it."""
@@ -91,12 +84,23 @@ class Manifest:
 
     def listing(self) -> memoryview:
         """Return the raw lines without the root's, so that the result does not depend on where the files are."""
-        return memoryview(self._text)[self._first_line :]
+        return self._text[self._first_line :].data
+
+    def digest(self) -> str:
+        """Return a checksum of `listing`."""
+        if self._digest is None:
+            self._digest = _digest([self])
+        return self._digest
+
+    def copied_bytes(self) -> int:
+        """Return the memory that a copy of this process needs for the lines: 0 if they are mapped."""
+        return 0 if region_of(self._text) is not None else len(self._text)
 
     def name(self, index: int) -> str:
         """Return the path column of an utterance."""
         begin = int(self._begins[index])
-        return os.fsdecode(self._text[begin : self._text.find(b"\t", begin)])
+        end = int(self._begins[index + 1]) if index + 1 < len(self) else len(self._text)
+        return os.fsdecode(bytes_of(self._text, begin, end).partition(b"\t")[0])
 
     def file(self, index: int) -> str:
         """Return the place of an utterance's file: the path column, joined with the root if it is relative."""
@@ -137,7 +141,9 @@ class Manifest:
 
     def _line(self, index: int) -> int:
         """Return the number of an utterance's line, from 1."""
-        return self._text.count(b"\n", 0, int(self._begins[index])) + 1
+        begin = int(self._begins[index])
+        pieces = (bytes_of(self._text, first, min(first + _PIECE, begin)) for first in range(0, begin, _PIECE))
+        return 1 + sum(piece.count(b"\n") for piece in pieces)
 
     def places(self, indices: Sequence[int], shown: int = 5) -> str:
         """Return line and path of the first `shown` of these utterances, for a message."""
@@ -150,10 +156,10 @@ class JoinedManifest:
     def __init__(self, manifests: Sequence[Manifest]) -> None:
         self.manifests = list(manifests)
         self.offsets = np.cumsum([0, *(len(m) for m in self.manifests)])
-        self.sizes = np.concatenate([m.sizes for m in self.manifests])
-        self.starts = None
+        self.sizes = _joined([m.sizes for m in self.manifests])
+        self.starts: np.ndarray | None = None
         if any(m.starts is not None for m in self.manifests):
-            self.starts = np.concatenate([np.zeros_like(m.sizes) if m.starts is None else m.starts for m in manifests])
+            self.starts = _joined([np.zeros_like(m.sizes) if m.starts is None else m.starts for m in self.manifests])
         self.path = ",".join(m.path for m in self.manifests)
 
     def __len__(self) -> int:
@@ -184,8 +190,23 @@ class JoinedManifest:
         manifest, own = self._find(index)
         return manifest.title(own)
 
+    def digest(self) -> str:
+        """Return a checksum of the manifests' listings."""
+        return self.manifests[0].digest() if len(self.manifests) == 1 else _digest(self.manifests)
+
     def check_root(self, index: int) -> None:
         """Check the root of the manifest that lists this utterance, if the utterance's path is relative to it."""
         manifest, own = self._find(index)
         if manifest.is_relative(own):
             manifest.check_root()
+
+
+def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
+    return columns[0] if len(columns) == 1 else shared(np.concatenate(columns))
+
+
+def _digest(manifests: Sequence[Manifest]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for manifest in manifests:
+        digest.update(manifest.listing())
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, resampled_length
+from fairseq.data.mapped import shared
 from fairseq.device.base import available_cores
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,43 @@ class Extents(NamedTuple):
     starts: np.ndarray | None  # int64; None: every utterance is a whole file
 
 
-def extents_at_rate(files: _Files, sample_rate: int) -> Extents:
-    """Return lengths and starts after conversion to `sample_rate`; reads the rate of every file from its header.
+class Selection:
+    """The lines of a manifest that a data set has, ascending; the first after the root is 0.
 
-    An utterance whose header cannot be read keeps its numbers; it is quarantined when it is used.
+    Args:
+        total: number of lines.
+        kept: those that the data set has, int; all of them take no memory.
     """
+
+    def __init__(self, total: int, kept: np.ndarray) -> None:
+        self.total = total
+        self._kept = None if len(kept) == total else shared(kept.astype(np.int32))
+
+    @property
+    def lines(self) -> np.ndarray:
+        return np.arange(self.total, dtype=np.int32) if self._kept is None else self._kept
+
+    def line(self, index: int) -> int:
+        """Return the line of an utterance."""
+        return int(index) if self._kept is None else int(self._kept[index])
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Return the values of the data set's utterances, given those of all lines."""
+        return values if self._kept is None else shared(values[self._kept])
+
+    def without(self, indices: np.ndarray) -> Selection:
+        """Return the rest if these utterances are removed."""
+        return Selection(self.total, np.delete(self.lines, indices))
+
+
+def extents(files: _Files, sample_rate: int | None) -> Extents:
+    """Return lengths and starts, after conversion to `sample_rate` unless it is None.
+
+    Conversion reads the rate of every file from its header. An utterance whose header cannot be read keeps its
+    numbers; it is quarantined when it is used.
+    """
+    if sample_rate is None:
+        return Extents(files.sizes, files.starts)
     logger.info("task.resample: reading the sample rates of %d files", len(files.sizes))
 
     @lru_cache(_KEPT)
@@ -60,7 +93,7 @@ def extents_at_rate(files: _Files, sample_rate: int) -> Extents:
     with ThreadPoolExecutor(cores) as pool:
         for _ in pool.map(convert, range(0, count, block)):
             pass  # raises the thread's errors
-    return found
+    return Extents(shared(found.sizes), None if found.starts is None else shared(found.starts))
 
 
 def epoch_sample(corpus_sizes: np.ndarray, weights: Sequence[float], rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 
 from fairseq.data.audio.audio_utils import UnreadableAudio
 from fairseq.data.audio.manifest import Manifest, Segment
-from fairseq.data.audio.sizes import extents_at_rate
+from fairseq.data.audio.sizes import extents
 from fairseq.data.batching import EVALUATION_EPOCH
 from fairseq.data.options import BatchLimits
 from fairseq.inference.audio import open_source
@@ -107,7 +107,7 @@ def test_rates_are_read_once_for_each_file(tmp_path: Path, monkeypatch: pytest.M
     read = sizes.audio_format
     monkeypatch.setattr(sizes, "audio_format", lambda file: looked_at.append(file) or read(file))
     monkeypatch.setattr(sizes, "available_cores", lambda: 1)
-    found = extents_at_rate(Manifest(manifest), RATE)
+    found = extents(Manifest(manifest), RATE)
     assert found.sizes.tolist() == [*(200 + 2 * i for i in range(300)), 5]
     assert found.starts is not None and found.starts.tolist() == [*(20 * i for i in range(300)), 3]
     assert len(looked_at) == 3
