@@ -6,8 +6,8 @@
 The lines are made up: members of tar shards, 833 of each (10 million lines: 12 thousand shards), 2 to 20 seconds long.
 No audio is read. Each step runs in a fresh process:
 
-first start   the manifest is parsed, and from 16 MB on its index is written
-later start   the index is verified and mapped
+first start   the data set is opened and its checksum taken: the manifest is parsed, and from 16 MB on gets an index
+later start   the same, but the index is verified and mapped
 epoch         the second epoch's order, batches, update order and the first update's plans of one of 8 ranks, without
               and with buckets; memory is the process's largest share (PSS) while it plans
 substitutes   the order in which replacements for unreadable files are found
@@ -110,7 +110,6 @@ def open_data(path: str, buckets: int) -> Any:
 
 def measure(path: str, step: str) -> dict[str, Any]:
     """Run one step."""
-    from fairseq.data.audio.manifest import Manifest
     from fairseq.data.audio.quarantine import Substitutes
     from fairseq.data.batch_workers import BatchWorkers
     from fairseq.data.batching import make_batches  # noqa: F401 - imports are not measured
@@ -121,7 +120,8 @@ def measure(path: str, step: str) -> dict[str, Any]:
     if step == "start":
         before = share()
         with meter.running():
-            manifest = Manifest(path)
+            manifest = open_data(path, 0).manifest
+            manifest.digest()
         return {**meter.result(), "before_megabytes": round(before, 1), "lines": len(manifest)}
     dataset = open_data(path, BUCKETS if step == "epoch_with_buckets" else 0)
     if step == "substitutes":
@@ -202,7 +202,7 @@ def measure_lines(folder: Path, lines: int, rounds: int) -> dict[str, Any]:
 def table(results: list[dict[str, Any]], key: str = "seconds") -> list[str]:
     """Return the results as a Markdown table."""
     rows = [
-        "| lines | first start | later start | epoch | with buckets | substitutes | main process | forked worker "
+        "| lines | first start | later start | epoch | with buckets | substitutes | planning | forked worker "
         "| spawned worker | all |",
         "| ---: " * 10 + "|",
     ]
@@ -210,12 +210,9 @@ def table(results: list[dict[str, Any]], key: str = "seconds") -> list[str]:
         times = [found[step][key] for step in ("first_start", "later_start", *STEPS[:3])]
         most = max(found[step]["megabytes"] for step in STEPS[:2])
         workers = [found[step]["megabytes"] for step in STEPS[3:]]
-        cells = [
-            f"{found['lines']:,}",
-            *(f"{time:.2f} s" for time in times),
-            *(f"{mb:.0f} MB" for mb in (most, *workers)),
-        ]
-        rows.append("| " + " | ".join([*cells, f"{most + WORKERS * workers[0]:.0f} MB"]) + " |")
+        together = max(most, *(found[step]["all_megabytes"] for step in STEPS[3:]))
+        memory = (f"{megabytes:.0f} MB" for megabytes in (most, *workers, together))
+        rows.append("| " + " | ".join([f"{found['lines']:,}", *(f"{time:.2f} s" for time in times), *memory]) + " |")
     return rows
 
 
@@ -241,7 +238,7 @@ def main() -> int:
             print(f"{lines:,} lines measured", file=sys.stderr)
     path = results_file.write(args.name, {"workers": WORKERS, "ranks": RANKS, "buckets": BUCKETS, "results": results})
     print("\n".join(table(results, "cpu_seconds" if args.cpu else "seconds")))
-    print("all: the main process while it plans, and two forked workers")
+    print("all: the most at one time, while the epoch is planned or with two workers")
     print("results:", path)
     return 0
 

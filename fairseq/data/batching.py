@@ -78,9 +78,17 @@ def sorted_by(values: np.ndarray, tie_break: np.ndarray) -> np.ndarray:
 
 
 def stable_order(numbers: np.ndarray) -> np.ndarray:
-    """Return the indices that sort small numbers such as buckets, equal ones in their order."""
-    small = numbers.astype(np.uint16) if numbers.max(initial=0) < 1 << 16 else numbers  # 16 bits: sorted by digit
-    return np.argsort(small, kind="stable")
+    """Return the indices that sort numbers of 0 or more, equal ones in their order."""
+    largest, bits = int(numbers.max(initial=0)), len(numbers).bit_length()
+    if largest < 1 << 16:
+        return np.argsort(numbers.astype(np.uint16), kind="stable")  # 16 bits: sorted by digit
+    if largest.bit_length() + bits > 63:
+        return np.argsort(numbers, kind="stable")
+    keys = numbers.astype(np.int64) << bits
+    keys |= np.arange(len(numbers), dtype=np.int32 if bits < 32 else np.int64)
+    keys.sort()
+    keys &= (1 << bits) - 1
+    return keys
 
 
 def cut_batches(sizes: np.ndarray, limits: BatchLimits) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fairseq.data.audio.audio_utils import Samples, UnreadableAudio
-from fairseq.data.batching import sorted_by
+from fairseq.data.batching import stable_order
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Substitutes:
 
     def __init__(self, sizes: np.ndarray) -> None:
         self.sizes = sizes
-        self.by_size = sorted_by(sizes, np.arange(len(sizes))).astype(np.int32)  # 4 bytes each, in every worker
+        self.by_size = stable_order(sizes).astype(np.int32)  # 4 bytes each, in every worker that needs it
 
     def of(self, index: int, at_least: int = 0) -> Iterator[int]:
         """Yield utterances of at least `at_least` samples, alternating between the next longer and next shorter."""
