@@ -9,10 +9,12 @@ import pytest
 import soundfile
 import torch
 
+from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.audio_utils import UnreadableAudio
 from fairseq.data.audio.manifest import Manifest, Segment
 from fairseq.data.audio.sizes import extents
 from fairseq.data.batching import EVALUATION_EPOCH
+from fairseq.data.labels import Labels
 from fairseq.data.options import BatchLimits
 from fairseq.inference.audio import open_source
 from tests.unit.data.small_corpus import RATE, SIZES, make_dataset, open_manifest, write_corpus
@@ -121,3 +123,16 @@ def test_inference_reads_the_segment_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read(100, 200), wave[1100:1300])
     with pytest.raises(ValueError, match="has 4,000 samples, but the manifest has a segment of it that ends at 4,001"):
         open_source(Segment(str(manifest.parent / "train00.flac"), 4000, 1), RATE)
+
+
+def test_labels_of_segments(tmp_path: Path) -> None:
+    manifest = joined_copy(write_corpus(tmp_path, SIZES))
+    labels = Labels.from_lines([[5 + number] for number in range(len(SIZES))])
+    dataset = AddTargetDataset(make_dataset(manifest, pad=True, max_sample_size=None, min_sample_size=3000), labels, 1)
+    batches = dataset.batches(1, LIMITS)
+    for number in range(len(batches)):
+        batch = dataset.collate_plan(batches.plan(number, 1, number))
+        for row, index in enumerate(batch["id"].tolist()):
+            line = dataset.dataset.selection.line(index)
+            assert batch["target"][row].tolist() == [5 + line]
+            assert round(float(batch["net_input"]["source"][row][0]) * 2**15) // 1000 == line
