@@ -103,6 +103,7 @@ docs: $(DOCS) ## the documentation site, in site/ (strict: a broken link or an u
 bench: $(STAMP) ## the benchmarks that only need this package; results in benchmarks/results
 	$(PY) benchmarks/import_time.py
 	$(PY) benchmarks/manifest.py
+	$(PY) benchmarks/large_manifest.py
 	$(PY) benchmarks/data_loading.py
 	$(PY) benchmarks/pretrain_step.py
 

@@ -6,7 +6,8 @@ Writes NAME.ltr and NAME.wrd for each manifest, and dict.ltr.txt and dict.wrd.tx
 Layouts of transcripts:
   librispeech   SPEAKER-CHAPTER.trans.txt next to the audio; no --transcripts
   commonvoice   a .tsv with a header that has the columns path and sentence
-  tsv           path<TAB>transcript on each line; the first line can be a header with the column names
+  tsv           path<TAB>transcript on each line; the first line can be a header with the column names;
+                of a segment (third column of a manifest) the path is PATH:START-END, in samples
   text          one transcript per line, in the manifest's order; --transcripts is the file, or a folder with NAME.txt
 
 Every line of a manifest needs a transcript; lines without one are listed. Texts are reduced to words of letters and
@@ -82,6 +83,11 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def stem_of(manifest: Manifest) -> str:
+    """Return the name of a manifest without .tsv or .tsv.gz."""
+    return Path(manifest.path.removesuffix(".gz")).stem
+
+
 def source_of(args: argparse.Namespace, manifest: Manifest) -> TranscriptSource:
     """Return the source of a manifest's transcripts."""
     if args.layout == "librispeech":
@@ -90,7 +96,7 @@ def source_of(args: argparse.Namespace, manifest: Manifest) -> TranscriptSource:
         raise ValueError(f"--layout {args.layout} needs --transcripts")
     path = Path(args.transcripts)
     if args.layout == "text":
-        return Lines(path / f"{Path(manifest.path).stem}.txt" if path.is_dir() else path, manifest)
+        return Lines(path / f"{stem_of(manifest)}.txt" if path.is_dir() else path, manifest)
     return Table(path, args.path_column, args.text_column)
 
 
@@ -112,7 +118,9 @@ def texts_of(args: argparse.Namespace, manifest: Manifest, removed: Counter[str]
 
 def write_manifest(path: Path, manifest: Manifest, left_out: set[int]) -> None:
     kept = [number for number in range(len(manifest)) if number not in left_out]
-    write_lines(path, [manifest.root, *(f"{manifest.name(number)}\t{manifest.sizes[number]}" for number in kept)])
+    write_lines(path, [manifest.root, *map(manifest.row, kept)])
+    if manifest.starts is not None:
+        print(f"{path} has segments (a third column), which fairseq itself does not open")
 
 
 def check(name: str, lines: list[str], dictionary: Dictionary, what: str) -> None:
@@ -140,6 +148,7 @@ def main(args: argparse.Namespace) -> int:
         make_folder(args.dest, "--dest")
     for place, path in enumerate(map(Path, args.manifests)):
         manifest = Manifest(path)
+        stem = stem_of(manifest)
         texts, without = texts_of(args, manifest, removed)
         if without and not args.drop:
             raise ValueError(
@@ -150,17 +159,17 @@ def main(args: argparse.Namespace) -> int:
         if args.drop:
             if dest.resolve() == path.parent.resolve():
                 raise ValueError(f"--drop would overwrite {path}: choose another --dest")
-            write_manifest(dest / path.name, manifest, set(without))
+            write_manifest(dest / f"{stem}.tsv", manifest, set(without))
         texts = [text for text in texts if text]
         lines = [letters(text) for text in texts]
         dictionary = dictionary_of(lines) if dictionary is None else dictionary
-        check(f"{path.stem}.ltr", lines, dictionary, what)
+        check(f"{stem}.ltr", lines, dictionary, what)
         if place == 0:
             dictionary.save(dest / "dict.ltr.txt")
             dictionary_of(texts).save(dest / "dict.wrd.txt")
-        write_lines(dest / f"{path.stem}.ltr", lines)
-        write_lines(dest / f"{path.stem}.wrd", texts)
-        print(f"{path.stem}: {len(texts)} utterances, {len(without)} dropped, {sum(map(len, texts))} characters")
+        write_lines(dest / f"{stem}.ltr", lines)
+        write_lines(dest / f"{stem}.wrd", texts)
+        print(f"{stem}: {len(texts)} utterances, {len(without)} dropped, {sum(map(len, texts))} characters")
     assert dictionary is not None
     print(
         f"dictionary: {len(dictionary) - dictionary.nspecial} letters: "

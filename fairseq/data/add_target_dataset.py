@@ -15,6 +15,7 @@ from fairseq.data.base_wrapper_dataset import BaseWrapperDataset
 from fairseq.data.batch import Batch
 from fairseq.data.batching import Batches, BatchPlan
 from fairseq.data.labels import Labels, find_unusable
+from fairseq.data.mapped import shared
 from fairseq.data.options import BatchLimits
 from fairseq.frames import ConvSpec, frames_for_samples, receptive_field
 from fairseq.masks.settings import Masks
@@ -113,8 +114,9 @@ class AddTargetDataset(BaseWrapperDataset):
             self._check(masks.conv_layers)
             self._checked_layers = masks.conv_layers
             field, stride = receptive_field(masks.conv_layers)
-            needed = self.labels.frames_needed()[self.dataset.lines]
-            self.dataset.least_samples = field + stride * (needed - 1)
+            if self.dataset.augmentation is not None:  # otherwise nothing becomes shorter
+                needed = self.dataset.selection.of(self.labels.frames_needed())
+                self.dataset.least_samples = shared(field + stride * (needed - 1))
 
     def batches(self, epoch: int, limits: BatchLimits) -> Batches:
         return self.dataset.batches(epoch, limits)
@@ -126,7 +128,7 @@ class AddTargetDataset(BaseWrapperDataset):
 
     def label(self, index: int) -> np.ndarray:
         """Return the units of an utterance's label, U."""
-        return self.labels[int(self.dataset.lines[index])]
+        return self.labels[self.dataset.selection.line(index)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a whole utterance: {"id", "source": float32 S, "label": int64 U}."""
@@ -136,10 +138,10 @@ class AddTargetDataset(BaseWrapperDataset):
         """Return U of a batch; with buckets, that of the bucket's longest label, so that a bucket has one shape."""
         lengths = self.labels.lengths
         if not self.dataset.num_buckets:
-            return int(lengths[self.dataset.lines[plan.indices % len(self)]].max())
+            return max(int(lengths[self.dataset.selection.line(index)]) for index in plan.indices % len(self))
         if self._bucket_labels is None:
             first, last = (np.searchsorted(self.dataset.buckets, sizes) for sizes in self.dataset.length_range())
-            lengths = lengths[self.dataset.lines]
+            lengths = self.dataset.selection.of(lengths)
             in_bucket = [(first <= bucket) & (bucket <= last) for bucket in range(len(self.dataset.buckets))]
             self._bucket_labels = np.array([lengths[members].max(initial=0) for members in in_bucket])
         return int(self._bucket_labels[plan.bucket])

@@ -6,6 +6,7 @@ computes the same plan and takes its share.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -51,6 +52,45 @@ class Batches(NamedTuple):
         return BatchPlan(real, num_valid, int(self.lengths[batch]), int(self.buckets[batch]), epoch, micro)
 
 
+def inverse(permutation: np.ndarray) -> np.ndarray:
+    """Return the inverse of a permutation of 0 to N - 1: what `argsort` returns, in a tenth of its time."""
+    numbers = np.arange(len(permutation), dtype=np.int32 if len(permutation) < 1 << 31 else np.int64)
+    found = np.empty_like(numbers)
+    found[permutation] = numbers
+    return found
+
+
+def sorted_by(values: np.ndarray, tie_break: np.ndarray) -> np.ndarray:
+    """Return the indices that sort values, ascending, equal ones by `tie_break`: `lexsort` in an eighth of its time.
+
+    Args:
+        values: int64, N, 0 or more.
+        tie_break: a permutation of 0 to N - 1.
+    """
+    bits = len(values).bit_length()
+    if int(values.max(initial=0)).bit_length() + bits > 63:
+        return np.lexsort((tie_break, values))
+    keys = values << bits
+    keys |= tie_break
+    keys.sort()  # plain integers: vectorised
+    keys &= (1 << bits) - 1
+    return inverse(tie_break)[keys]
+
+
+def stable_order(numbers: np.ndarray) -> np.ndarray:
+    """Return the indices that sort numbers of 0 or more, equal ones in their order."""
+    largest, bits = int(numbers.max(initial=0)), len(numbers).bit_length()
+    if largest < 1 << 16:
+        return np.argsort(numbers.astype(np.uint16), kind="stable")  # 16 bits: sorted by digit
+    if largest.bit_length() + bits > 63:
+        return np.argsort(numbers, kind="stable")
+    keys = numbers.astype(np.int64) << bits
+    keys |= np.arange(len(numbers), dtype=np.int32 if bits < 32 else np.int64)
+    keys.sort()
+    keys &= (1 << bits) - 1
+    return keys
+
+
 def cut_batches(sizes: np.ndarray, limits: BatchLimits) -> np.ndarray:
     """Split a sequence of utterances into batches, in order, each as large as the limits allow.
 
@@ -64,24 +104,51 @@ def cut_batches(sizes: np.ndarray, limits: BatchLimits) -> np.ndarray:
         ValueError: neither limit is set, or a single utterance exceeds `max_tokens`.
     """
     limits.check(int(sizes.max(initial=0)))
+    if bool((sizes[1:] <= sizes[:-1]).all()):
+        return _cut_descending(sizes, limits)
     max_tokens, max_sentences, multiple = limits.max_tokens, limits.max_sentences, limits.multiple
-    total = len(sizes)
-    descending = bool((np.diff(sizes) <= 0).all())
-    lengths = sizes.tolist() if descending else np.maximum(sizes, 1)
+    total, lengths = len(sizes), np.maximum(sizes, 1)
     ends: list[int] = []
     start = 0
     while start < total:
         rows = total - start if max_sentences is None else min(max_sentences, total - start)
         if max_tokens is not None:
-            rows = min(rows, int(max_tokens // max(lengths[start], 1)))
-            if not descending:  # a longer row later in the batch ends it earlier
-                longest = np.maximum.accumulate(lengths[start : start + rows])
-                rows = int(np.searchsorted(longest * np.arange(1, rows + 1), max_tokens, side="right"))
+            # a longer row later in the batch ends it earlier
+            rows = min(rows, int(max_tokens // lengths[start]))
+            longest = np.maximum.accumulate(lengths[start : start + rows])
+            rows = int(np.searchsorted(longest * np.arange(1, rows + 1), max_tokens, side="right"))
         if rows > multiple:
             rows -= rows % multiple
         start += rows
         ends.append(start)
     return np.asarray(ends, dtype=np.int64)
+
+
+def _cut_descending(sizes: np.ndarray, limits: BatchLimits) -> np.ndarray:
+    """Cut utterances whose sizes never increase, so that the first row of a batch decides its rows.
+
+    Batches of equal rows are cut together: this takes a step per number of rows, not per batch.
+    """
+    total = len(sizes)
+    most = total if limits.max_sentences is None else limits.max_sentences
+    pieces = [np.zeros(0, dtype=np.int64)]
+    start = 0
+    while start < total:
+        allowed, last = most, total  # batches that begin before `last` may have as many rows
+        if limits.max_tokens is not None:
+            allowed = min(most, limits.max_tokens // max(int(sizes[start]), 1))
+            longest = limits.max_tokens // (allowed + 1)  # utterances up to this length allow more rows
+            if allowed < most and longest > 0:
+                last = bisect.bisect_left(sizes, -longest, lo=start, key=lambda size: -int(size))
+        rows = min(allowed, total - start)
+        if rows > limits.multiple:
+            rows -= rows % limits.multiple
+        count = 1
+        if start + allowed <= total:  # and as long as the rest is not shorter than a batch
+            count = min(-(-(last - start) // rows), (total - allowed - start) // rows + 1)
+        pieces.append(start + rows * np.arange(1, count + 1))
+        start += rows * count
+    return np.concatenate(pieces)
 
 
 def make_batches(
@@ -106,7 +173,7 @@ def make_batches(
         over_rows = (np.maximum if pad else np.minimum).reduceat(sizes, starts) if len(ends) else ends
         return Batches(order, ends, np.diff(ends, prepend=0), over_rows, np.zeros_like(ends))
     bucket_of = shapes.bucket_of(sizes)
-    order = order[np.argsort(bucket_of, kind="stable")]
+    order = order[stable_order(bucket_of)]
     members = np.bincount(bucket_of, minlength=len(shapes.lengths))
     counts = -(-members // shapes.rows)
     buckets = np.repeat(np.arange(len(counts)), counts)
@@ -134,10 +201,11 @@ def update_order(stream: np.ndarray, buckets: np.ndarray, update_size: int) -> n
     for bucket in np.unique(of_stream):
         places = np.flatnonzero(of_stream == bucket)
         full = len(places) - len(places) % update_size
-        groups.extend(places[:full].reshape(-1, update_size))
+        groups.append(places[:full].reshape(-1, update_size))
         rest.append(places[full:])
-    groups.sort(key=lambda places: int(places[-1]))  # an update is ready when its last batch is
-    return stream[np.concatenate([*groups, *rest])]
+    updates = np.concatenate(groups)
+    updates = updates[np.argsort(updates[:, -1])]  # an update is ready when its last batch is
+    return stream[np.concatenate([updates.reshape(-1), *rest])]
 
 
 class Step(NamedTuple):

@@ -155,7 +155,8 @@ def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
     folder = train_cfg.task.data
     if not os.path.isdir(folder):
         return
-    found = {os.path.splitext(name)[0] for name in os.listdir(folder) if re.match(r"valid\d.*\.tsv$", name)}
+    names = (name.removesuffix(".gz") for name in os.listdir(folder))
+    found = {os.path.splitext(name)[0] for name in names if re.match(r"valid\d.*\.tsv$", name)}
     ignored = sorted(found - set(split_names(dataset.valid_subset)))
     if ignored:
         raise ValueError(

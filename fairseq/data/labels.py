@@ -10,10 +10,12 @@ import numpy as np
 
 from fairseq import text_files
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.mapped import Column, shared
 from fairseq.frames import ConvSpec, frames_for_samples
 
 # bytes that are encoded at a time; encoding takes 30 times this memory
 _CHUNK = 1 << 22
+_LINES, _UNITS = 1 << 16, 1 << 24  # lines and units that are looked at together
 _PACKED = 8  # bytes of a unit that fit into one integer
 _SHOWN = 5  # maximum number of lines that an error lists
 
@@ -21,13 +23,13 @@ _SHOWN = 5  # maximum number of lines that an error lists
 class Labels:
     """The units of all lines of a label file: one array of indices, and the end of each line in it.
 
-    The text is not kept: the letters of 960 hours take 53 million bytes.
+    The text is not kept: the letters of 960 hours take 53 million bytes. Workers map large arrays: see `mapped`.
     """
 
     def __init__(self, units: np.ndarray, ends: np.ndarray, path: str = "the labels") -> None:
         self.units = units
         self.ends = ends
-        self.lengths = np.diff(ends, prepend=0)  # U of every line
+        self.lengths = shared(np.diff(ends, prepend=0))  # U of every line
         self.files = [(path, 0)]  # (file, index of its first line)
 
     @classmethod
@@ -54,13 +56,18 @@ class Labels:
 
     def frames_needed(self) -> np.ndarray:
         """Return the minimum frames of each line's CTC path: one per unit, and one blank between equal units."""
-        if len(self.units) == 0:
-            return self.lengths
-        equal = np.zeros(len(self.units), dtype=np.int32)  # equal[k]: unit k equals unit k - 1
-        equal[1:] = self.units[1:] == self.units[:-1]
-        so_far = np.cumsum(equal, dtype=np.int32)
-        starts = np.minimum(self.ends - self.lengths, len(self.units) - 1)
-        return self.lengths + np.where(self.lengths > 1, so_far[np.maximum(self.ends - 1, 0)] - so_far[starts], 0)
+        needed = self.lengths.copy()
+        for first in range(0, len(self), _LINES):
+            lines = slice(first, first + _LINES)
+            lengths = self.lengths[lines]
+            begin, end = int(self.ends[first] - lengths[0]), int(self.ends[lines][-1])
+            units = self.units[begin:end]
+            equal = np.zeros(len(units) + 1, dtype=np.int32)  # equal[k]: unit k equals unit k - 1
+            equal[1:-1] = units[1:] == units[:-1]
+            so_far = np.cumsum(equal, dtype=np.int32)
+            ends = self.ends[lines] - begin
+            needed[lines] += np.where(lengths > 1, so_far[np.maximum(ends - 1, 0)] - so_far[ends - lengths], 0)
+        return needed
 
 
 def join(labels: Sequence[Labels]) -> Labels:
@@ -68,7 +75,10 @@ def join(labels: Sequence[Labels]) -> Labels:
     if len(labels) == 1:
         return labels[0]
     ends = np.cumsum(np.concatenate([part.lengths for part in labels]))
-    joined = Labels(np.concatenate([part.units for part in labels]), ends)
+    units = Column(np.result_type(*(part.units for part in labels)))
+    for part in labels:
+        units.append(part.units)
+    joined = Labels(units.array(), shared(ends))
     firsts = np.cumsum([0, *(len(part) for part in labels)]).tolist()
     joined.files = [(part.files[0][0], first) for part, first in zip(labels, firsts, strict=False)]
     return joined
@@ -134,7 +144,9 @@ def read_labels(path: str | Path, dictionary: Dictionary, dictionary_path: str =
         ValueError: the file does not exist, or has units that the dictionary does not have; names file and lines.
     """
     table = UnitTable(dictionary)
-    units, counts, unknown, num_unknown, line = [], [], [], 0, 0
+    units, counts = Column(table.dtype), Column(np.int64)
+    unknown: list[_Unknown] = []
+    num_unknown = line = 0
     for text in _chunks(path):
         numbers, starts, ends = table.encode(text)
         newlines = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
@@ -149,8 +161,7 @@ def read_labels(path: str | Path, dictionary: Dictionary, dictionary_path: str =
         line += num_lines
     if num_unknown:
         raise ValueError(_unknown_units(str(path), unknown, num_unknown, dictionary, dictionary_path))
-    lengths = np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
-    return Labels(np.concatenate(units) if units else np.zeros(0, dtype=table.dtype), np.cumsum(lengths), str(path))
+    return Labels(units.array(), shared(np.cumsum(counts.array())), str(path))
 
 
 def _chunks(path: str | Path) -> Iterator[bytes]:
@@ -222,7 +233,9 @@ def find_unusable(
     """
     lengths = labels.lengths
     with_blank = np.zeros(len(labels), dtype=bool)
-    with_blank[np.searchsorted(labels.ends, np.flatnonzero(labels.units == blank), side="right")] = True
+    for first in range(0, len(labels.units), _UNITS):
+        blanks = first + np.flatnonzero(labels.units[first : first + _UNITS] == blank)
+        with_blank[np.searchsorted(labels.ends, blanks, side="right")] = True
     lengths, with_blank = lengths[lines], with_blank[lines]
     needed, frames = lengths, lengths
     if conv_layers is not None:

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from fairseq.data.audio.manifest import Manifest
+from fairseq.data.audio.manifest import Manifest, printable
 from fairseq.data.dictionary import Dictionary
 from fairseq.text_files import read_lines
 
@@ -35,13 +35,23 @@ def _read(path: Path) -> list[str]:
 
 
 class LibriSpeech:
-    """Files SPEAKER-CHAPTER.trans.txt next to the audio, with lines `UTTERANCE TRANSCRIPT`; read folder by folder."""
+    """Files SPEAKER-CHAPTER.trans.txt next to the audio, with lines `UTTERANCE TRANSCRIPT`; read folder by folder.
+
+    Raises:
+        ValueError: the manifest has segments, but these transcripts belong to whole files.
+    """
 
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._texts: dict[str, str] = {}
 
     def text(self, manifest: Manifest, number: int) -> str | None:
+        if manifest.starts is not None:
+            raise ValueError(
+                f"{manifest.path} has segments (a third column), but these transcripts belong to whole files. Use "
+                "fairseq-prepare-labels --layout text with one transcript per line of the manifest, or --layout tsv "
+                f"with paths PATH:START-END, such as {printable(manifest.utterance(number))}."
+            )
         file = Path(manifest.file(number))
         if file.parent != self._folder:
             self._folder, self._texts = file.parent, {}
@@ -56,7 +66,7 @@ class Table:
     """A tab-separated file of paths and transcripts, with a header (as in Common Voice) or without.
 
     A manifest's path is looked up as is, then by its file name without extension, since .mp3 corpora are converted
-    before they are listed.
+    before they are listed. A segment is looked up as PATH:START-END (samples) only: its file has others.
 
     Raises:
         ValueError: the file cannot be read, lacks these columns, or has two transcripts for one path.
@@ -92,6 +102,8 @@ class Table:
             self._by_name[stem] = text if stem not in self._by_name else ""  # ambiguous names are not used
 
     def text(self, manifest: Manifest, number: int) -> str | None:
+        if manifest.starts is not None:
+            return self._by_path.get(manifest.utterance(number))
         name = manifest.name(number)
         return self._by_path.get(name) or self._by_name.get(PurePosixPath(name).stem)
 

@@ -325,9 +325,12 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
     if any(Path(key).is_absolute() for key in corpora):
         return  # the task's own rule says so
     there = sorted(
-        str(path.relative_to(folder).with_suffix(""))
-        for pattern in ("*.tsv", *(f"{key}/*.tsv" for key in corpora))
-        for path in folder.glob(pattern)
+        {
+            str(path.relative_to(folder)).removesuffix(".gz").removesuffix(".tsv")
+            for place in ("", *(f"{key}/" for key in corpora))
+            for pattern in (f"{place}*.tsv", f"{place}*.tsv.gz")
+            for path in folder.glob(pattern)
+        }
     )
     for key, names in subsets.items():
         for name in names.split(","):

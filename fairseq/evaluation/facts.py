@@ -79,7 +79,7 @@ def gather_facts(evaluation: Evaluation) -> Facts:
     model, testset, readings, decoder = evaluation.model, evaluation.testset, evaluation.readings, evaluation.decoder
     chosen = [reading.index for reading in readings if reading.error is None][:_LOOKED_AT]
     files, sizes = (
-        [testset.manifest.file(index) for index in chosen],
+        [testset.manifest.audio(index) for index in chosen],
         [int(testset.manifest.sizes[index]) for index in chosen],
     )
     references = [testset.references[index] for index in chosen] if testset.references else []

@@ -163,7 +163,7 @@ def write_results(folder: Path, evaluation: Evaluation, result: Result) -> None:
     for reading in readings:
         duration = reading.num_samples / model.sample_rate
         times = FrameTimes(model.conv_layers, model.sample_rate, duration)
-        transcript = from_hypotheses(testset.manifest.name(reading.index), reading.hypotheses, times, duration)
+        transcript = from_hypotheses(testset.manifest.utterance(reading.index), reading.hypotheses, times, duration)
         transcript.error = reading.error
         row = as_dict(transcript) | {"scores": [round(hypothesis.score, 4) for hypothesis in reading.hypotheses]}
         rows.append(json_line(row))

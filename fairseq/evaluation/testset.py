@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairseq import text_files
-from fairseq.data.audio.manifest import Manifest
+from fairseq.data.audio.manifest import Manifest, Segment
 from fairseq.data.data_utils import post_process
 from fairseq.data.transcripts import without_invisible
 from fairseq.decoding.tokens import DELIMITER, WORD_START, Tokens
@@ -60,8 +60,9 @@ class TestSet:
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def files(self) -> list[str]:
-        return [self.manifest.file(index) for index in range(len(self))]
+    def files(self) -> list[str | Segment]:
+        """Return the audio of each utterance: a file, or a segment of one."""
+        return [self.manifest.audio(index) for index in range(len(self))]
 
     def speakers(self, file: str | None = None, pattern: str | None = None) -> list[str] | None:
         """Return the speaker of each utterance, or None if they are not known.

@@ -21,13 +21,13 @@ from fairseq.data.audio.audio_utils import (
     read_samples,
     resampled_length,
 )
-from fairseq.data.audio.manifest import printable
+from fairseq.data.audio.manifest import Segment, printable
 from fairseq.installed import advice
 from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
 
-Audio = Union[str, "os.PathLike[str]", np.ndarray, Tensor, "tuple[Any, Any]"]  # see `open_source`
+Audio = Union[str, "os.PathLike[str]", Segment, np.ndarray, Tensor, "tuple[Any, Any]"]  # see `open_source`
 
 
 class AudioSource(Protocol):
@@ -48,7 +48,7 @@ class AudioSource(Protocol):
 
 
 class FileSource:
-    """An audio file, or a member of an uncompressed zip.
+    """An audio file, a member of an uncompressed zip, or a segment of either.
 
     Reading seeks to the requested samples. A pipe is first copied to a temporary file.
 
@@ -56,11 +56,12 @@ class FileSource:
         sample_rate: output rate; a file with another rate is resampled while it is read (extra `resample`).
     Raises:
         MissingFileError: the file does not exist.
-        ValueError: the file cannot be opened.
+        ValueError: the file cannot be opened, or a segment ends after it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], sample_rate: int) -> None:
-        self.name = os.fspath(path)
+    def __init__(self, audio: str | os.PathLike[str] | Segment, sample_rate: int) -> None:
+        segment = audio if isinstance(audio, Segment) else None
+        self.name = os.fspath(audio.place if isinstance(audio, Segment) else audio)
         self._path = self._kept(self.name) if _is_pipe(self.name) else self.name
         self._warned = False
         try:
@@ -71,7 +72,14 @@ class FileSource:
             kind = MissingFileError if is_missing else ValueError
             raise kind(f"{self.name} cannot be read: {error}") from error
         self.own_rate, self.sample_rate = header.sample_rate, sample_rate
-        self.num_samples = resampled_length(header.frames, header.sample_rate, sample_rate)
+        frames = header.frames if segment is None else segment.frames
+        self._start = 0 if segment is None else resampled_length(segment.start, header.sample_rate, sample_rate)
+        if segment is not None and segment.start + segment.frames > header.frames:
+            raise ValueError(
+                f"{printable(self.name)} has {header.frames:,} samples, but the manifest has a segment of it that ends "
+                f"at {segment.start + segment.frames:,}"
+            )
+        self.num_samples = resampled_length(frames, header.sample_rate, sample_rate)
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Return samples `start` to `start + count`, float32, channels averaged.
@@ -80,7 +88,7 @@ class FileSource:
             ValueError: the samples cannot be decoded, or contain NaN or infinity.
         """
         try:
-            samples = read_samples(self._path, start, count, self.sample_rate, resample=True)
+            samples = read_samples(self._path, self._start + start, count, self.sample_rate, resample=True)
         except UnreadableAudio as error:
             raise ValueError(f"{self.name} cannot be decoded: {error}") from error
         if samples.note is not None and not self._warned:
@@ -139,8 +147,8 @@ class ArraySource:
 
 
 def open_source(audio: Audio, sample_rate: int) -> AudioSource:
-    """Open a path, a waveform at the model's rate, or (waveform, its rate); scipy's (rate, waveform) works too."""
-    if isinstance(audio, (str, os.PathLike)):
+    """Open a path, a segment, a waveform at the model's rate, or (waveform, its rate); scipy's (rate, waveform) too."""
+    if isinstance(audio, str | os.PathLike | Segment):
         return FileSource(audio, sample_rate)
     if isinstance(audio, tuple):
         if len(audio) != 2:

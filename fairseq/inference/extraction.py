@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from fairseq.data.audio.manifest import Manifest
+from fairseq.data.audio.places import is_url
 from fairseq.device.base import available_cores
 from fairseq.inference import feature_files
 from fairseq.inference.features import checked, extract_source, frame_seconds
@@ -51,12 +52,12 @@ class Extraction:
         )
 
     def target(self, manifest: Manifest, index: int) -> Path:
-        return feature_files.target(self.output, manifest.name(index), self.kind)
+        return feature_files.target(self.output, manifest.utterance(index), self.kind)
 
     def form(self, manifest: Manifest, model: SpeechModel) -> dict[str, object]:
         """Return the settings that the features depend on."""
         return {
-            "root": os.path.realpath(manifest.root),
+            "root": manifest.root if is_url(manifest.root) else os.path.realpath(manifest.root),
             "feature": list(self.features),
             "format": self.kind,
             "precision": model.precision,
@@ -72,7 +73,7 @@ class Extracted(NamedTuple):
     files: int
     done_before: int
     written: int
-    errors: dict[str, str]  # by the file's name in the manifest
+    errors: dict[str, str]  # by the utterance's name in the manifest
     seconds: float
 
 
@@ -92,7 +93,7 @@ def extract_all(extraction: Extraction, num_workers: int = 1) -> Extracted:
     logger.info("loading %s", extraction.checkpoint)
     model = extraction.load()
     extraction = replace(extraction, features=tuple(checked(model, extraction.features)))
-    recordings = [manifest.name(index) for index in range(len(manifest))]
+    recordings = [manifest.utterance(index) for index in range(len(manifest))]
     feature_files.check_outputs(
         extraction.output, recordings, extraction.features, extraction.kind, os.fspath(manifest.path)
     )
@@ -112,7 +113,7 @@ def _extract(extraction: Extraction, manifest: Manifest, model: SpeechModel, num
             progress.advance()
             if error is not None:
                 errors[index] = error
-    found = {manifest.name(index): errors[index] for index in sorted(errors)}
+    found = {manifest.utterance(index): errors[index] for index in sorted(errors)}
     for name, error in found.items():
         logger.warning("%s: %s", name, error)
     return Extracted(count, count - len(waiting), len(waiting) - len(found), found, 0.0)
@@ -167,12 +168,12 @@ class Worker:
         """Write a file's features; returns the error if its audio cannot be read, else None."""
         extraction = self.extraction
         try:
-            source = self.model.open(self.manifest.file(index))
+            source = self.model.open(self.manifest.audio(index))
             found = extract_source(self.model, source, extraction.features, extraction.windows, self.tick)
         except (ValueError, OSError) as error:
             return str(error)
         seconds = frame_seconds(self.model, len(next(iter(found.values()))))
-        facts = {**self.facts, "file": self.manifest.name(index)}
+        facts = {**self.facts, "file": self.manifest.utterance(index)}
         feature_files.write(extraction.target(self.manifest, index), found, seconds, facts)
         return None
 

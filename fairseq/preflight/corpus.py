@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format
 from fairseq.data.audio.manifest import Manifest, printable
+from fairseq.data.audio.places import is_url
 from fairseq.data.audio.quarantine import is_longer
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH
@@ -105,17 +106,20 @@ def _look_at(manifest: Manifest, chosen: list[int], sample_rate: int | None) -> 
     """
     found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for index in chosen:
-        file, size, line = manifest.file(index), int(manifest.sizes[index]), printable(manifest.file(index))
+        file, size, line = manifest.file(index), int(manifest.sizes[index]), printable(manifest.title(index))
+        is_segment, end = manifest.starts is not None, manifest.start(index) + size
         try:
             header = audio_format(file)
         except UnreadableAudio as error:
-            is_there = any(map(os.path.exists, (file, file.rsplit(":", 2)[0])))  # archive.zip:offset:length
+            # archive.zip:offset:length; a store's error says more than that the file is missing
+            is_there = is_url(file) or any(map(os.path.exists, (file, file.rsplit(":", 2)[0])))
             found["files-unreadable" if is_there else "files-missing"].append(f"{line} ({error})" if is_there else line)
             continue
         if sample_rate is not None and header.sample_rate != sample_rate:
             found["sample-rate"].append(f"{line} ({header.sample_rate} Hz)")
-        if header.frames < size or is_longer(header.frames, size):
-            found["manifest-lengths"].append(f"{line} ({header.frames:,} samples, {size:,} in the manifest)")
+        if header.frames < end or (not is_segment and is_longer(header.frames, size)):
+            states = f"a segment that ends at {end:,}" if is_segment else f"{size:,}"
+            found["manifest-lengths"].append(f"{line} ({header.frames:,} samples, {states} in the manifest)")
     again = "Create the manifest again with fairseq-manifest"
     advice = {
         "files-missing": f"{again}, or add the files.",

@@ -44,7 +44,7 @@ def memory(cfg: DictConfig, splits: list[Split], batch_bytes: int, launch: Launc
     ahead = max(2, -(-cfg.dataset.data_buffer_size // workers)) if workers else 0
     scale = 1 if sys.platform == "darwin" else 1024
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale  # this one: Python, torch, the manifests
-    manifests = sum(len(manifest.listing()) for split in splits for manifest in audio(split).manifest.manifests)
+    manifests = sum(manifest.copied_bytes() for split in splits for manifest in audio(split).manifest.manifests)
     total = launch.processes * ((1 + workers) * (process + manifests) + (workers * ahead + 1) * batch_bytes)
     section.say(
         "memory",

@@ -223,8 +223,8 @@ class AudioFinetuningTask(AudioPretrainingTask):
             if not isinstance(dataset, AddTargetDataset):
                 continue
             digest = hashlib.blake2b(digests[split].encode(), digest_size=16)
-            digest.update(dataset.labels.units.tobytes())
-            digest.update(dataset.labels.ends.tobytes())
+            digest.update(dataset.labels.units.data)
+            digest.update(dataset.labels.ends.data)
             digests[split] = digest.hexdigest()
         return digests
 

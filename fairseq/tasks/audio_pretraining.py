@@ -1,6 +1,5 @@
 """The pre-training task: raw audio without labels."""
 
-import hashlib
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from omegaconf import II, MISSING
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
+from fairseq.data.audio.manifest_index import find
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptions
 from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
@@ -277,7 +277,7 @@ class AudioPretrainingTask(FairseqTask):
             names = [split]
             if combine and split == "valid":
                 number = 1
-                while os.path.exists(os.path.join(data, f"{split}{number}.tsv")):
+                while os.path.exists(find(os.path.join(data, f"{split}{number}.tsv"))):
                     names.append(f"{split}{number}")
                     number += 1
             return [os.path.join(data, f"{name}.tsv") for name in names], None
@@ -310,10 +310,7 @@ class AudioPretrainingTask(FairseqTask):
         for split, dataset in self.datasets.items():
             if not isinstance(dataset, _OF_MANIFESTS):
                 continue
-            digest = hashlib.blake2b(digest_size=16)
-            for manifest in dataset.manifest.manifests:
-                digest.update(manifest.listing())
-            digests[split] = digest.hexdigest()
+            digests[split] = dataset.manifest.digest()
         return digests
 
     def utterance_name(self, split: str, index: int) -> str:

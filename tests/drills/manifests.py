@@ -6,6 +6,7 @@ python -m tests.drills.manifests --tries 2000 [--seed 0]
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import random
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from fairseq.data.audio import quarantine
+from fairseq.data.audio import manifest_index, quarantine
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.options import BatchLimits
@@ -38,6 +39,13 @@ def write_corpus(folder: Path) -> bytes:
         lines.append(name + b"\t%d" % samples)
     os.mkfifo(folder / "audio/pipe")
     return b"\n".join(lines) + b"\n"
+
+
+def segments(text: bytes) -> bytes:
+    """The same files with a third column."""
+    root, *rows = text.rstrip(b"\n").split(b"\n")
+    cells = (row.split(b"\t") for row in rows)
+    return b"\n".join([root, *(b"%s\t%d\t150" % (name, int(size) - 200) for name, size in cells), b""])
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
@@ -188,20 +196,22 @@ DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 # -- one try -----------------------------------------------------------------------------------------------------------
 
 
-def as_it_stands(text: bytes) -> tuple[bytes, list[tuple[bytes, int]]] | None:
-    """Read a manifest's root, names and lengths in the simplest way; None if a line is malformed."""
+def as_it_stands(text: bytes) -> tuple[bytes, list[tuple[bytes, int] | tuple[bytes, int, int]]] | None:
+    """Read a manifest's root, and names and numbers in the simplest way; None if a line is malformed."""
     if b"\0" in text or text[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return None
     root, *rows = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     found = []
     for row in rows:
-        name, *sizes = row.removesuffix(b"\r").split(b"\t")
-        if not name and not sizes:
+        name, *numbers = row.removesuffix(b"\r").split(b"\t")
+        if not name and not numbers:
             continue
-        if not name or len(sizes) != 1 or not sizes[0].isdigit() or len(sizes[0]) > 18:
+        if not name or not all(number.isdigit() and len(number) <= 18 for number in numbers):
             return None
-        found.append((name, int(sizes[0])))
+        found.append((name, *map(int, numbers)))
     root = root.strip()
+    if {len(row) for row in found} not in (set(), {2}, {3}):
+        return None
     return None if b"\t" in root or b"\r" in root else (root, found)
 
 
@@ -215,8 +225,10 @@ def one(path: Path, text: bytes, longest: int | None) -> str:
     manifest, expected = Manifest(path), as_it_stands(text)
     assert expected is not None, "a malformed manifest was read"
     root, rows = expected
-    assert os.fsencode(manifest.root) == root and manifest.sizes.tolist() == [size for _, size in rows]
-    assert [os.fsencode(manifest.name(index)) for index in range(len(manifest))] == [name for name, _ in rows]
+    assert os.fsencode(manifest.root) == root and manifest.sizes.tolist() == [row[1] for row in rows]
+    if manifest.starts is not None:
+        assert manifest.starts.tolist() == [row[2] for row in rows if len(row) == 3]
+    assert [os.fsencode(manifest.name(index)) for index in range(len(manifest))] == [row[0] for row in rows]
     manifest.root_problem()
     corpus._look_at(manifest, list(range(min(5, len(manifest)))), RATE)
     dataset = FileAudioDataset(str(path), RATE, max_sample_size=longest, pad=True, min_sample_size=500)
@@ -244,15 +256,21 @@ def main() -> None:
         os.chdir(folder)  # so that relative roots do not find files of the checkout
         for number in range(arguments.tries):
             damage = draw.choice(DAMAGES)
-            text = sound if number == 0 else damage(sound, draw)
+            whole = segments(sound) if draw.random() < 0.5 else sound
+            text = whole if number == 0 else damage(whole, draw)
             path = folder / f"try{number}.tsv"
-            path.write_bytes(text)
+            as_gzip = draw.random() < 0.2
+            path.with_name(f"{path.name}.gz" if as_gzip else path.name).write_bytes(
+                gzip.compress(text, 1) if as_gzip else text
+            )
+            manifest_index._LARGE = draw.choice((0, 1 << 40))  # with and without an index
             longest = draw.choice((None, 10 * RATE))
             outcome = attempt(lambda path=path, text=text, longest=longest: one(path, text, longest), path.name)
             if number == 0 and outcome.kind != "right":
                 outcome = outcome._replace(kind="exception")
             tally.add(f"{number}: {damage.__name__}: {text[:80]!r}", outcome)
-            path.unlink()
+            for file in folder.glob(f"{path.name}*"):
+                file.unlink()
         os.chdir("/")
     sys.exit(not tally.report())
 

@@ -1,86 +1,70 @@
-"""Manifests: fairseq's two-column tsv of audio files, kept as one block of bytes and a few arrays."""
+"""Manifests: fairseq's tsv of audio files, kept as one block of bytes and a few arrays."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-_NEWLINE, _TAB, _RETURN, _ZERO = (ord(c) for c in "\n\t\r0")
-_MARK = b"\xef\xbb\xbf"  # UTF-8's byte order mark, as editors on Windows write it
-_MAX_DIGITS = 18  # of a frame count; more would overflow int64
+from fairseq.data.audio import manifest_index
+from fairseq.data.audio.manifest_lines import printable
+from fairseq.data.audio.places import is_url, joined
+from fairseq.data.mapped import bytes_of, region_of, shared
+
+__all__ = ["JoinedManifest", "Manifest", "Segment", "printable"]
+
+_LOOKED_AT = 1000  # lines that decide whether the root is used
+_PIECE = 1 << 22  # bytes
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of an audio file: an utterance of a manifest with a third column."""
+
+    place: str
+    start: int  # first frame, at the file's own rate
+    frames: int
 
 
 class Manifest:
-    """Audio files and their lengths: line 1 is the root folder, every other line `path<TAB>frames`.
+    """Utterances and their lengths: line 1 is the root, every other line `path<TAB>frames`, as in fairseq.
 
-    250,000 lines load in a fraction of a second. Names are kept as bytes and decoded on use; forked workers share them.
+    A third column is the first frame of the utterance, `path<TAB>frames<TAB>start`, so that a long recording can have
+    many utterances. All lines of a file have the same columns. fairseq does not open files with a third column.
 
+    Names are kept as bytes and decoded on use. 250,000 lines load in a fraction of a second; a larger file gets an
+    index beside it, which later starts and worker processes map: see `manifest_index`. If `path` does not exist,
+    `path`.gz is read.
+
+    Attributes:
+        root: the folder or URL that relative paths belong to.
+        sizes: frames of each utterance at its file's own rate, int64.
+        starts: first frame of each utterance, int64; None if there is no third column.
     Raises:
         ValueError: the file does not exist, or a line is malformed; names file and line. The root folder itself is not
             checked: see `root_problem`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = manifest_index.find(str(path))
         try:
-            with open(path, "rb") as file:
-                self._text = file.read().removeprefix(_MARK)
+            lines = manifest_index.load(self.path)
         except OSError as error:
             raise ValueError(
                 f"cannot read the manifest {path}: {error.strerror}. task.data must be the folder that holds it. "
                 "Create manifests with fairseq-manifest."
             ) from error
-        self.path = str(path)
-        text = np.frombuffer(self._text, dtype=np.uint8)
-        line_ends = np.flatnonzero(text == _NEWLINE)
-        if len(text) and text[-1] != _NEWLINE:
-            line_ends = np.append(line_ends, len(text))
-        if len(line_ends) == 0:
-            raise ValueError(f"the manifest {path} is empty. Its first line must be the root folder.")
-        self._first_line = int(line_ends[0])
-        self._check_encoding()
-        self.root = os.fsdecode(self._text[: self._first_line].strip())
-        self._check_root_line()
-        begins, ends = line_ends[:-1] + 1, line_ends[1:].copy()
-        ends -= (ends > begins) & (text[np.maximum(ends - 1, 0)] == _RETURN)  # written on Windows
-        lines = np.flatnonzero(ends > begins)  # skip blank lines
-        begins, ends = begins[lines], ends[lines]
-        tabs = np.flatnonzero(text == _TAB)
-        self._begins = begins
-        self._lines = lines.astype(np.int32)
-        self._name_ends = self._find_tabs(tabs, begins, ends, lines)
-        self.sizes = self._parse_sizes(text, ends, lines)
-
-    def _check_encoding(self) -> None:
-        place = self._text.find(b"\0")
-        if self._text[:2] in (b"\xff\xfe", b"\xfe\xff") or 0 <= place < self._first_line:
-            raise ValueError(
-                f"{self.path}, line 1: the file is UTF-16, but a manifest must be UTF-8. Convert it: iconv -f UTF-16 "
-                "-t UTF-8"
-            )
-        if place >= 0:
-            line = self._text.count(b"\n", 0, place) + 1
-            raise ValueError(
-                f"{self.path}, line {line}: the line has a zero byte, which paths cannot contain: the file is damaged. "
-                "Create the manifest again."
-            )
-
-    def _check_root_line(self) -> None:
-        if "\r" in self.root:
-            raise ValueError(
-                f"{self.path}, line 1: lines end with a carriage return only. They must end with a line feed."
-            )
-        if "\t" not in self.root:
-            return
-        raise ValueError(
-            f"{self.path}, line 1: {printable(self.root)!r} looks like the line of an audio file. The first line must "
-            "be the folder that the paths are relative to: insert it ('/' if the paths are absolute)."
-        )
+        self.root, self._first_line, self._text, self._begins, self.sizes, self.starts, self._digest = lines
 
     def root_problem(self) -> str | None:
-        """Return an error message if the root is not a folder; None if it is, or if paths are absolute."""
-        if os.path.isdir(self.root or os.curdir) or (len(self) and os.path.isabs(self.name(0))):
+        """Return an error message if the root is not a folder; None if it is, or if no path is relative to it."""
+        if is_url(self.root) or os.path.isdir(self.root or os.curdir):
+            return None
+        looked_at = min(len(self), _LOOKED_AT)
+        if looked_at and not any(map(self.is_relative, range(looked_at))):
             return None
         where = "" if os.path.isabs(self.root) else f", relative to {os.getcwd()}"
         found = "is a file, not a folder" if os.path.isfile(self.root) else "is not a folder on this machine"
@@ -95,57 +79,75 @@ class Manifest:
         if problem is not None:
             raise ValueError(problem)
 
-    def _error(self, line: int, problem: str) -> ValueError:
-        return ValueError(f"{self.path}, line {line + 2}: {problem}. A line must be path<TAB>frames.")
-
-    def _find_tabs(self, tabs: np.ndarray, begins: np.ndarray, ends: np.ndarray, lines: np.ndarray) -> np.ndarray:
-        first = np.searchsorted(tabs, begins)
-        count = np.searchsorted(tabs, ends) - first
-        wrong = np.flatnonzero(count != 1)
-        if len(wrong):
-            raise self._error(int(lines[wrong[0]]), f"number of columns: {count[wrong[0]] + 1} instead of 2")
-        name_ends = tabs[first]
-        nameless = np.flatnonzero(name_ends == begins)
-        if len(nameless):
-            raise self._error(int(lines[nameless[0]]), "the path is missing")
-        return name_ends
-
-    def _parse_sizes(self, text: np.ndarray, ends: np.ndarray, lines: np.ndarray) -> np.ndarray:
-        """Parse the frames column of all lines at once, digit by digit."""
-        begins = self._name_ends + 1
-        widths = ends - begins
-        sizes = np.zeros(len(lines), dtype=np.int64)
-        good = (widths > 0) & (widths <= _MAX_DIGITS)
-        for place in range(int(min(widths.max(initial=0), _MAX_DIGITS))):
-            has = place < widths
-            digit = text[np.where(has, begins + place, 0)].astype(np.int64) - _ZERO
-            good &= ~has | ((digit >= 0) & (digit <= 9))
-            sizes = np.where(has, sizes * 10 + digit, sizes)
-        wrong = np.flatnonzero(~good)
-        if len(wrong):
-            bad = wrong[0]
-            column = self._text[begins[bad] : ends[bad]].decode(errors="replace")
-            raise self._error(int(lines[bad]), f"the length {column!r} is not a valid number of frames")
-        return sizes
-
     def __len__(self) -> int:
         return len(self.sizes)
 
     def listing(self) -> memoryview:
         """Return the raw lines without the root's, so that the result does not depend on where the files are."""
-        return memoryview(self._text)[self._first_line :]
+        return self._text[self._first_line :].data
+
+    def digest(self) -> str:
+        """Return a checksum of `listing`."""
+        if self._digest is None:
+            self._digest = _digest([self])
+        return self._digest
+
+    def copied_bytes(self) -> int:
+        """Return the memory that a copy of this process needs for the lines: 0 if they are mapped."""
+        return 0 if region_of(self._text) is not None else len(self._text)
 
     def name(self, index: int) -> str:
         """Return the path column of an utterance."""
-        return os.fsdecode(self._text[self._begins[index] : self._name_ends[index]])
+        begin = int(self._begins[index])
+        end = int(self._begins[index + 1]) if index + 1 < len(self) else len(self._text)
+        return os.fsdecode(bytes_of(self._text, begin, end).partition(b"\t")[0])
 
     def file(self, index: int) -> str:
-        """Return the path of an utterance's file: the root joined with the path column."""
-        return os.path.join(self.root, self.name(index))
+        """Return the place of an utterance's file: the path column, joined with the root if it is relative."""
+        return joined(self.root, self.name(index))
+
+    def start(self, index: int) -> int:
+        """Return the first frame of an utterance in its file."""
+        return 0 if self.starts is None else int(self.starts[index])
+
+    def utterance(self, index: int) -> str:
+        """Return a name of an utterance for outputs and messages: `path`, or `path:start-end` for a segment."""
+        return self._marked(self.name(index), index)
+
+    def audio(self, index: int) -> str | Segment:
+        """Return an utterance for inference: its file, or the segment of it."""
+        file = self.file(index)
+        return file if self.starts is None else Segment(file, self.start(index), int(self.sizes[index]))
+
+    def title(self, index: int) -> str:
+        """Return a name of an utterance for messages: its place, with `:start-end` if it is a segment."""
+        return self._marked(self.file(index), index)
+
+    def _marked(self, name: str, index: int) -> str:
+        if self.starts is None:
+            return name
+        start = self.start(index)
+        return f"{name}:{start}-{start + int(self.sizes[index])}"
+
+    def row(self, index: int) -> str:
+        """Return the columns of an utterance's line."""
+        row = f"{self.name(index)}\t{self.sizes[index]}"
+        return row if self.starts is None else f"{row}\t{self.starts[index]}"
+
+    def is_relative(self, index: int) -> bool:
+        """Return whether the path of an utterance is relative to the root."""
+        name = self.name(index)
+        return not (os.path.isabs(name) or is_url(name))
+
+    def _line(self, index: int) -> int:
+        """Return the number of an utterance's line, from 1."""
+        begin = int(self._begins[index])
+        pieces = (bytes_of(self._text, first, min(first + _PIECE, begin)) for first in range(0, begin, _PIECE))
+        return 1 + sum(piece.count(b"\n") for piece in pieces)
 
     def places(self, indices: Sequence[int], shown: int = 5) -> str:
         """Return line and path of the first `shown` of these utterances, for a message."""
-        return "; ".join(f"line {self._lines[index] + 2}: {printable(self.name(index))}" for index in indices[:shown])
+        return "; ".join(f"line {self._line(index)}: {printable(self.utterance(index))}" for index in indices[:shown])
 
 
 class JoinedManifest:
@@ -154,7 +156,10 @@ class JoinedManifest:
     def __init__(self, manifests: Sequence[Manifest]) -> None:
         self.manifests = list(manifests)
         self.offsets = np.cumsum([0, *(len(m) for m in self.manifests)])
-        self.sizes = np.concatenate([m.sizes for m in self.manifests])
+        self.sizes = _joined([m.sizes for m in self.manifests])
+        self.starts: np.ndarray | None = None
+        if any(m.starts is not None for m in self.manifests):
+            self.starts = _joined([np.zeros_like(m.sizes) if m.starts is None else m.starts for m in self.manifests])
         self.path = ",".join(m.path for m in self.manifests)
 
     def __len__(self) -> int:
@@ -172,11 +177,36 @@ class JoinedManifest:
         manifest, own = self._find(index)
         return manifest.file(own)
 
+    def start(self, index: int) -> int:
+        """Return the first frame of an utterance in its file."""
+        return 0 if self.starts is None else int(self.starts[index])
+
+    def is_segment(self, index: int) -> bool:
+        """Return whether the utterance's manifest has a third column; otherwise an utterance is a whole file."""
+        return self._find(index)[0].starts is not None
+
+    def title(self, index: int) -> str:
+        """Return a name of an utterance for messages: its place, with `:start-end` if it is a segment."""
+        manifest, own = self._find(index)
+        return manifest.title(own)
+
+    def digest(self) -> str:
+        """Return a checksum of the manifests' listings."""
+        return self.manifests[0].digest() if len(self.manifests) == 1 else _digest(self.manifests)
+
     def check_root(self, index: int) -> None:
-        """Check the root of the manifest that lists this utterance."""
-        self._find(index)[0].check_root()
+        """Check the root of the manifest that lists this utterance, if the utterance's path is relative to it."""
+        manifest, own = self._find(index)
+        if manifest.is_relative(own):
+            manifest.check_root()
 
 
-def printable(name: str) -> str:
-    """Return a name as valid UTF-8 text, with bytes of other encodings written as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
+    return columns[0] if len(columns) == 1 else shared(np.concatenate(columns))
+
+
+def _digest(manifests: Sequence[Manifest]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for manifest in manifests:
+        digest.update(manifest.listing())
+    return digest.hexdigest()

@@ -18,11 +18,12 @@ from fairseq.data.audio.audio_utils import Samples, UnreadableAudio, read_frames
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
 from fairseq.data.audio.quarantine import PatientReader, Trouble
-from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
+from fairseq.data.audio.sizes import Selection, epoch_sample, extents
 from fairseq.data.batch import Batch, NetInput
-from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, make_batches
-from fairseq.data.buckets import bucket_shapes, get_bucketed_sizes, get_buckets
+from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, inverse, make_batches, sorted_by
+from fairseq.data.buckets import bucket_shapes, get_buckets
 from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.mapped import shared
 from fairseq.data.options import BatchLimits
 from fairseq.frames import receptive_field
 from fairseq.masks.batch import Rows, draw_masks
@@ -133,18 +134,19 @@ class RawAudioDataset(FairseqDataset):
 
     def lengths(self, indices: np.ndarray, epoch: int) -> np.ndarray:
         """Return the samples of these utterances (or copies) in an epoch, after cropping and speed change."""
-        own = indices % max(1, len(self))
-        sizes = self.num_tokens_vec(own)
+        own = self._own(indices)
+        sizes = self.sizes[own]
+        np.minimum(sizes, self.max_sample_size, out=sizes)
         if self.augmentation is None or epoch == EVALUATION_EPOCH:
             return sizes
         return self._allowed(self.augmentation.lengths(sizes, indices, self.seed, epoch), own)
 
     def length_range(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the (shortest, longest) possible length of every utterance in training."""
-        own = np.arange(len(self))
-        sizes = self.num_tokens_vec(own)
+        sizes = np.minimum(self.sizes, self.max_sample_size)
         if self.augmentation is None:
             return sizes, sizes
+        own = np.arange(len(self))
         shortest, longest = self.augmentation.range_of(sizes)
         return self._allowed(shortest, own), self._allowed(longest, own)
 
@@ -178,8 +180,7 @@ class RawAudioDataset(FairseqDataset):
                 "task.enable_padding=true, or num_batch_buckets=0."
             )
         if len(self):
-            self.buckets = get_buckets(self.num_tokens_vec(np.arange(len(self))), num_buckets)
-            self._bucketed_sizes = get_bucketed_sizes(self.num_tokens_vec(np.arange(len(self))), self.buckets)
+            self.buckets = get_buckets(np.minimum(self.sizes, self.max_sample_size), num_buckets)
             logger.info("%d bucket(s) for the audio: %s samples", len(self.buckets), self.buckets.tolist())
 
     # -- order and batches ---------------------------------------------------------------------------------------------
@@ -201,16 +202,23 @@ class RawAudioDataset(FairseqDataset):
         else:
             tie_break = np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(indices))
         if self.num_buckets:  # all rows of a bucket are padded to one length: no need to sort within it
-            return indices[np.argsort(tie_break)]
-        return indices[np.lexsort((tie_break, self.lengths(indices, epoch)))[::-1]]
+            return indices[inverse(tie_break)]
+        return indices[sorted_by(self.lengths(indices, epoch), tie_break)[::-1]]
+
+    def _own(self, indices: np.ndarray) -> np.ndarray:
+        """Return the utterances that indices are copies of."""
+        return indices if indices.max(initial=0) < len(self) else indices % max(1, len(self))
 
     def _long_enough(self, indices: np.ndarray) -> np.ndarray:
         """Remove utterances that are too short for a single frame."""
         if self.masks is None:
             return indices
         shortest = self._shortest()
-        kept = indices[self.sizes[indices % max(1, len(self))] >= shortest]
-        if len(kept) < len(indices) and not self._warned_too_short:
+        long_enough = self.sizes[self._own(indices)] >= shortest
+        if long_enough.all():
+            return indices
+        kept = indices[long_enough]
+        if not self._warned_too_short:
             self._warned_too_short = True
             logger.warning(
                 "utterances skipped because they are shorter than the model's receptive field of %d samples: %d",
@@ -233,11 +241,11 @@ class RawAudioDataset(FairseqDataset):
         """
         order = self._order(epoch)
         if limits.max_size is not None:
-            order = order[self.sizes[order % max(1, len(self))] <= limits.max_size]
+            order = order[self.sizes[self._own(order)] <= limits.max_size]
         shapes = bucket_shapes(self.buckets, limits) if self.num_buckets else None
         # otherwise the slowest speed of an utterance could exceed the limit only in a later epoch
         if self.augmentation is not None and epoch != EVALUATION_EPOCH and len(order):
-            limits.check(int(self.length_range()[1][order % len(self)].max()))
+            limits.check(int(self.length_range()[1][self._own(order)].max()))
         return make_batches(self.lengths(order, epoch), order, limits, self.pad, shapes)
 
     def total_samples(self, batches: Batches, epoch: int) -> int:
@@ -417,14 +425,14 @@ class FileAudioDataset(RawAudioDataset):
             )
         self.resample, self.weights, self.augmentation = options.resample, options.weights, options.augmentation
         assert self.augmentation is None or pad, "speed changes are not implemented for cropped recordings"
-        all_sizes = sizes_at_rate(self.manifest, sample_rate) if self.resample else self.manifest.sizes
+        all_sizes, self._starts = extents(self.manifest, sample_rate if self.resample else None)
         kept = np.flatnonzero(all_sizes >= self.min_sample_size)
         self.skipped = len(all_sizes) - len(kept)
         if options.subsample < 1:
             shuffled = np.random.default_rng([self.seed, _SUBSAMPLE]).permutation(len(kept))
             kept = kept[np.sort(shuffled[: int(np.ceil(len(kept) * options.subsample))])]
-        self.lines = kept.astype(np.int32)  # lines of the manifest; the first after the root is 0
-        self.sizes = all_sizes[kept]
+        self.selection = Selection(len(all_sizes), kept)
+        self.sizes = self.selection.of(all_sizes)
         logger.info("loaded %d, skipped %d samples", len(self.sizes), self.skipped)
         self.set_bucket_info(num_buckets)
         unknown = mask_compute_kwargs.keys() - {*WORKER_SETTINGS, *parameter_keys()}
@@ -435,10 +443,15 @@ class FileAudioDataset(RawAudioDataset):
 
     def leave_out(self, indices: np.ndarray) -> None:
         """Remove these utterances; the rest get new indices."""
-        self.lines, self.sizes = np.delete(self.lines, indices), np.delete(self.sizes, indices)
+        self.selection, self.sizes = self.selection.without(indices), shared(np.delete(self.sizes, indices))
         self.skipped += len(indices)
         self._patient_reader = None
         self.set_bucket_info(self.num_buckets)
+
+    @property
+    def lines(self) -> np.ndarray:
+        """Lines of the manifest that are in the data set, int32, ascending; the first after the root is 0."""
+        return self.selection.lines
 
     @property
     def skipped_indices(self) -> set[int]:
@@ -451,11 +464,11 @@ class FileAudioDataset(RawAudioDataset):
         return self.manifest.manifests[0].root
 
     def name(self, index: int) -> str:
-        return printable(self.file(index))
+        return printable(self.manifest.title(self.selection.line(index)))
 
     def file(self, index: int) -> str:
         """Return the path of an utterance; names that are not UTF-8 have surrogates, as Python's file functions do."""
-        return self.manifest.file(int(self.lines[index]))
+        return self.manifest.file(self.selection.line(index))
 
     def sample(self, epoch: int) -> np.ndarray:
         if self.weights is None or epoch == EVALUATION_EPOCH:
@@ -464,10 +477,21 @@ class FileAudioDataset(RawAudioDataset):
         return epoch_sample(np.diff(bounds), self.weights, np.random.default_rng([self.seed, epoch, _ORDER, 0]))
 
     def read(self, index: int, start: int, out: np.ndarray) -> Samples:
-        return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
+        first = self._first_sample(index)
+        if first is None:
+            return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
+        samples = read_samples(self.file(index), first + start, len(out), self.sample_rate, self.resample, out)
+        return samples._replace(file_length=None)  # a file may be longer than its segments
 
     def whole(self, index: int) -> np.ndarray:
-        return read_frames(self.file(index), 0, -1, self.sample_rate, self.resample)
+        first = self._first_sample(index)
+        start, frames = (0, -1) if first is None else (first, int(self.sizes[index]))
+        return read_frames(self.file(index), start, frames, self.sample_rate, self.resample)
+
+    def _first_sample(self, index: int) -> int | None:
+        """Return the first sample of an utterance in its file, at the data set's rate; None if it is a whole file."""
+        line = self.selection.line(index)
+        return int(self._starts[line]) if self._starts is not None and self.manifest.is_segment(line) else None
 
     def check(self, index: int) -> None:
-        self.manifest.check_root(int(self.lines[index]))
+        self.manifest.check_root(self.selection.line(index))

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from fairseq.data.batching import cut_batches, make_batches, plans_of_rank, steps_of_update, update_order
+from fairseq.data.batching import (
+    cut_batches,
+    inverse,
+    make_batches,
+    plans_of_rank,
+    sorted_by,
+    stable_order,
+    steps_of_update,
+    update_order,
+)
 from fairseq.data.buckets import bucket_shapes
 from fairseq.data.options import BatchLimits
 
@@ -37,6 +48,41 @@ def test_required_multiple_cuts_batches_that_reach_it() -> None:
         1,
     ]  # five fit: fewer than the multiple are left as they are
     assert batch_sizes([10] * 30, BatchLimits(None, 12, 4)) == [12, 12, 4, 2]
+
+
+def one_by_one(sizes: list[int], limits: BatchLimits) -> list[int]:
+    """Ends of the batches of descending sizes, a batch at a time."""
+    ends = [0]
+    while ends[-1] < len(sizes):
+        rows = len(sizes) - ends[-1]
+        if limits.max_sentences is not None:
+            rows = min(rows, limits.max_sentences)
+        if limits.max_tokens is not None:
+            rows = min(rows, limits.max_tokens // max(sizes[ends[-1]], 1))
+        ends.append(ends[-1] + (rows - rows % limits.multiple if rows > limits.multiple else rows))
+    return ends[1:]
+
+
+def test_batches_cut_together_are_those_cut_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        longest = int(rng.choice([3, 20, 200]))
+        sizes = np.sort(rng.integers(0, longest, int(rng.integers(0, 80))))[::-1]
+        tokens, sentences = (int(rng.integers(low, high)) for low, high in ((longest, 20 * longest), (1, 30)))
+        limits = [BatchLimits(tokens), BatchLimits(None, sentences), BatchLimits(tokens, sentences)][rng.integers(3)]
+        limits = replace(limits, multiple=int(rng.integers(1, 9)))
+        found = cut_batches(sizes, limits)
+        assert found.dtype == np.int64 and found.tolist() == one_by_one(sizes.tolist(), limits), (sizes, limits)
+
+
+def test_fast_sorting_is_sorting() -> None:
+    rng = np.random.default_rng(0)
+    for largest in (1, 5, 1000, 10**6, 2**62):
+        for count in (0, 1, 2, 100, 1000):
+            values, ties = rng.integers(0, largest, count), rng.permutation(count)
+            assert sorted_by(values, ties).tolist() == np.lexsort((ties, values)).tolist()
+            assert stable_order(values).tolist() == np.argsort(values, kind="stable").tolist()
+            assert inverse(ties).tolist() == np.argsort(ties).tolist()
 
 
 def test_limits_that_allow_no_batch_are_errors() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq.data.audio.manifest import JoinedManifest, Manifest
+from fairseq.data.audio.manifest import JoinedManifest, Manifest, Segment
 from fairseq.data.audio.quarantine import Quarantine, Substitutes, Trouble
 
 
@@ -39,7 +39,14 @@ def test_names_that_are_no_utf8_survive(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"/d\na.flac\t5\nb.flac 6\n", "line 3: number of columns: 1 instead of 2"),
-        (b"/d\na.flac\t5\t6\n", "line 2: number of columns: 3 instead of 2"),
+        (b"/d\na.flac\t5\t6\t7\n", "line 2: number of columns: 4 instead of 2 or 3"),
+        (b"/d\n\na.flac\t5\nb.flac\t5\t6\n", "line 4: number of columns: 3, but line 3 has 2"),
+        (b"/d\na.flac\t5\t6\r\nb.flac\t5\r\n", "line 3: number of columns: 2, but line 2 has 3"),
+        (b"/d\na.flac\t5\tsix\n", "line 2: the start 'six' is not a valid number of frames"),
+        (b"/d\na.flac\t5\t-6\n", "line 2: the start '-6'"),
+        (b"/d\na.flac\t5\t\n", "line 2: the start ''"),
+        (b"/d\na.flac\t\t6\n", "line 2: the length ''"),
+        (b"/d\na.flac\t5\t6\nb\0.flac\t6\t7\n", "line 3: the line has a zero byte"),
         (b"/d\na.flac\t12x\n", "line 2.*12x"),
         (b"/d\na.flac\t-3\n", "line 2.*-3"),
         (b"/d\n\na.flac\t\n", "line 3"),
@@ -57,6 +64,53 @@ def test_names_that_are_no_utf8_survive(tmp_path: Path) -> None:
 def test_malformed_lines_are_named(tmp_path: Path, data: bytes, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Manifest(write(tmp_path, data))
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\n\n"])
+def test_a_third_column_is_the_first_frame(tmp_path: Path, line_end: bytes) -> None:
+    lines = (b"\xef\xbb\xbf/d", b"caf\xe9 1.flac\t100\t0", b"caf\xe9 1.flac\t50\t100", b"/x/b.flac\t7\t16000", b"")
+    manifest = Manifest(write(tmp_path, line_end.join(lines)))
+    assert manifest.starts is not None
+    assert (manifest.sizes.tolist(), manifest.starts.tolist()) == ([100, 50, 7], [0, 100, 16000])
+    assert (manifest.root, manifest.start(1), manifest.file(1)) == ("/d", 100, "/d/caf\udce9 1.flac")
+    assert [manifest.utterance(i) for i in (1, 2)] == ["caf\udce9 1.flac:100-150", "/x/b.flac:16000-16007"]
+    assert manifest.audio(2) == Segment("/x/b.flac", 16000, 7)
+    assert manifest.row(1) == "caf\udce9 1.flac\t50\t100"
+    assert manifest.places([1]).endswith("caf\\xe9 1.flac:100-150")
+
+
+def test_without_a_third_column_an_utterance_is_its_file(tmp_path: Path) -> None:
+    manifest = Manifest(write(tmp_path, b"/d\na.flac\t100\n"))
+    assert (manifest.starts, manifest.start(0)) == (None, 0)
+    assert (manifest.utterance(0), manifest.audio(0), manifest.row(0)) == ("a.flac", "/d/a.flac", "a.flac\t100")
+
+
+def test_one_manifest_spans_folders_and_stores(tmp_path: Path) -> None:
+    lines = f"{tmp_path}\na.flac\t1\n/disk/b.flac\t2\ns3://bucket/c.flac\t3\nhttps://host/x.tar:5:6\t4\n"
+    manifest = Manifest(write(tmp_path, lines.encode()))
+    assert [manifest.file(i) for i in range(4)] == [
+        f"{tmp_path}/a.flac",
+        "/disk/b.flac",
+        "s3://bucket/c.flac",
+        "https://host/x.tar:5:6",
+    ]
+    elsewhere = Manifest(write(tmp_path, b"s3://bucket/corpus/\na.flac\t1\n/disk/b.flac\t2\nx.tar:512:9\t3\n"))
+    assert elsewhere.root_problem() is None  # a store is not looked for on this machine
+    assert [elsewhere.file(i) for i in range(3)] == [
+        "s3://bucket/corpus/a.flac",
+        "/disk/b.flac",
+        "s3://bucket/corpus/x.tar:512:9",
+    ]
+
+
+def test_a_root_is_needed_if_a_path_is_relative_to_it(tmp_path: Path) -> None:
+    mixed = Manifest(write(tmp_path, b"/gone\ns3://bucket/a\t1\n/d/b\t1\nc\t1\n"))
+    assert "'/gone' is not a folder" in str(mixed.root_problem())
+    joined = JoinedManifest([mixed])
+    joined.check_root(0)
+    joined.check_root(1)
+    with pytest.raises(ValueError, match="'/gone' is not a folder"):
+        joined.check_root(2)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_root(tmp_path: Path) -> None:
@@ -107,6 +161,17 @@ def test_joined(tmp_path: Path) -> None:
     )
     assert (len(joined), joined.sizes.tolist()) == (3, [1, 2, 3])
     assert [joined.file(i) for i in range(3)] == ["/x/a", "/x/b", "/y/c"]
+    assert (joined.starts, joined.start(1), joined.is_segment(1)) == (None, 0, False)
+
+
+def test_joined_with_segments(tmp_path: Path) -> None:
+    joined = JoinedManifest(
+        [Manifest(write(tmp_path, b"/x\na\t1\n", "x.tsv")), Manifest(write(tmp_path, b"/y\nc\t3\t9\n", "y.tsv"))]
+    )
+    assert joined.starts is not None
+    assert (joined.starts.tolist(), joined.start(1)) == ([0, 9], 9)
+    assert [joined.is_segment(i) for i in range(2)] == [False, True]
+    assert [joined.title(i) for i in range(2)] == ["/x/a", "/y/c:9-12"]
 
 
 def test_a_long_manifest_loads_in_a_second(tmp_path: Path) -> None:

@@ -395,6 +395,7 @@ def test_files_of_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("valid.ltr", "dict.ltr.txt"):
         (tmp_path / name).touch()
     (tmp_path / "w.pt").mkdir()  # a folder may be a model too
+    (tmp_path / "valid.tsv").rename(tmp_path / "valid.tsv.gz")
     assert find_problems(tuning(**{"task.data": "."})).errors == []
     given = tuning(**{"task.data": ".", "model.w2v_path": "gone.pt", "model.w2v_args": {"model": {}}})
     assert find_problems(given).errors == []

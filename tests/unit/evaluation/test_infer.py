@@ -337,3 +337,19 @@ def test_a_dictionary_that_replaces_the_inner_one_is_said(
         f"takes precedence over the dictionary in the checkpoint, which differs: output 6 is {SYMBOLS[2]!r}"
         in caplog.text
     )
+
+
+def test_segments_are_utterances(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    root = corpus[0]
+    waves = [soundfile.read(root / line.split("\t")[0])[0] for line in (root / "test.tsv").read_text().splitlines()[1:]]
+    soundfile.write(root / "joined.flac", [sample for wave in waves for sample in wave], 16000)
+    rows, begin = [str(root)], 0
+    for wave in waves:
+        rows.append(f"joined.flac\t{len(wave)}\t{begin}")
+        begin += len(wave)
+    (root / "segments.tsv").write_text("\n".join(rows) + "\n")
+    (root / "segments.ltr").write_text((root / "test.ltr").read_text())
+    result = run(corpus, "--gen-subset", "segments", "--results-path", str(tmp_path), "--explain")
+    assert result["rates"]["cer"]["rate"] == 0 and result["utterances"] == len(waves)
+    files = [json.loads(line)["file"] for line in (tmp_path / "hypo.jsonl").read_text().splitlines()]
+    assert files[:2] == ["joined.flac:0-19200", "joined.flac:19200-32000"]

@@ -214,3 +214,22 @@ def test_names_that_are_not_utf8_go_through(tmp_path: Path) -> None:
     table.write_text("a\tHELLO\nb\tYOU\n")
     run("prepare_labels", manifest, "--layout", "tsv", "--transcripts", table, "--drop", "--dest", tmp_path / "m")
     assert (tmp_path / "m/m.tsv").read_bytes().split(b"\n")[1:3] == [b"\xfc/a.flac\t1", b"b.flac\t3"]
+
+
+def test_transcripts_of_segments(corpus: Path) -> None:
+    manifest = corpus / "m" / "train.tsv"
+    manifest.write_text(f"{corpus}/audio\na.flac\t100\t0\na.flac\t50\t100\nb.flac\t9\t7\n")
+    for script, arguments in (
+        ("prepare_labels", ["--layout", "librispeech"]),
+        ("libri_labels", ["--output-dir", corpus / "out", "--output-name", "train"]),
+    ):
+        told = run(script, manifest, *arguments, status=1)
+        assert "train.tsv has segments" in told and "such as a.flac:0-100" in told
+    (corpus / "texts.tsv").write_text("a.flac\tALL OF IT\na.flac:0-100\tHELLO YOU\nb.flac:7-16\tBOOK\n")
+    told = run("prepare_labels", manifest, "--layout", "tsv", "--transcripts", corpus / "texts.tsv", status=1)
+    assert "1 of 3 utterances" in told and "line 3: a.flac:100-150" in told
+    more = ["--transcripts", corpus / "texts.tsv", "--drop", "--dest", corpus / "out"]
+    printed = run("prepare_labels", manifest, "--layout", "tsv", *more)
+    assert (corpus / "out/train.tsv").read_text().splitlines()[1:] == ["a.flac\t100\t0", "b.flac\t9\t7"]
+    assert (corpus / "out/train.wrd").read_text().splitlines() == ["HELLO YOU", "BOOK"]
+    assert "which fairseq itself does not open" in printed

@@ -294,3 +294,18 @@ def test_a_killed_process_is_an_error_and_not_a_hang(
 
 def _die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_segments_have_files_of_their_own(data: Path, pretrained_checkpoint: Path) -> None:
+    whole, rate = soundfile.read(data / "audio" / "1.wav", dtype="float32")
+    soundfile.write(data / "part.wav", whole[3200:12800], rate, subtype="FLOAT")
+    (data / "apart.tsv").write_text(f"{data}\npart.wav\t9600\n")
+    rows = ["audio/1.wav\t9600\t3200", "audio/1.wav\t8000\t0", "audio/1.wav\t8000\t19199"]
+    (data / "train.tsv").write_text("\n".join([str(data), *rows]) + "\n")
+    found = run(data, pretrained_checkpoint)
+    assert found["written"] == 2 and list(found["errors"]) == ["audio/1.wav:19199-27199"]
+    assert "has 19,200 samples" in found["errors"]["audio/1.wav:19199-27199"]
+    run(data, pretrained_checkpoint, "--gen-subset", "apart")
+    part = np.load(data / "out" / "part.npy")
+    assert np.array_equal(np.load(data / "out" / "audio" / "1.wav:3200-12800.npy"), part)
+    assert (data / "out" / "audio" / "1.wav:0-8000.npy").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -297,6 +298,22 @@ def test_combined_validation_sets(data: Path) -> None:
     assert len(task.dataset("valid")) == 5
     task.load_dataset("valid")
     assert len(task.dataset("valid")) == 2
+
+
+def test_compressed_manifests_are_found(data: Path) -> None:
+    task = make_task(data)
+    task.load_dataset("train")
+    before = task.data_fingerprint()
+    write_corpus(data, [3000, 3100, 3200], "valid1")
+    for name in ("train", "valid1"):
+        (data / f"{name}.tsv.gz").write_bytes(gzip.compress((data / f"{name}.tsv").read_bytes()))
+        (data / f"{name}.tsv").unlink()
+    task = make_task(data)
+    task.load_dataset("valid", combine=True)
+    assert len(task.dataset("valid")) == 5
+    del task.datasets["valid"]
+    task.load_dataset("train")
+    assert task.data_fingerprint() == before
 
 
 def test_fingerprint_is_the_listing_not_the_place(data: Path, tmp_path: Path) -> None:
