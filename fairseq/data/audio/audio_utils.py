@@ -97,11 +97,9 @@ def open_audio(path: str) -> Iterator[SoundFile]:
 
 
 def _open(found: Contents) -> SoundFile:
-    import soundfile
-
     from fairseq.data.audio.streamed import FROM_THE_BEGINNING, MPEG_LEAD, UNKNOWN_LENGTH, CountedFile, OnwardFile
 
-    file = soundfile.SoundFile(found.source())
+    file = OnwardFile(found.source())
     if not _RATES[0] <= file.samplerate <= _RATES[1]:
         raise UnreadableAudio(
             f"its header says {file.samplerate} Hz; it must be from {_RATES[0]} to {_RATES[1]} Hz", lasts=True
@@ -114,14 +112,16 @@ def _open(found: Contents) -> SoundFile:
     if file.frames >= UNKNOWN_LENGTH:
         return CountedFile(found.source, found.identity)
     if file.frames == 0 and (whole := completed(found.binary(), found.size)) is not None:
-        return soundfile.SoundFile(whole)  # type: ignore[arg-type]  # it has the methods that SoundFile calls
+        return OnwardFile(whole)
     if file.frames > found.size * _DENSEST:
         raise UnreadableAudio(
             f"its header says {file.frames:,} frames, more than {found.size:,} bytes can hold", lasts=True
         )
     if file.format == "MP3":
-        return OnwardFile(found.source(), MPEG_LEAD)
-    return file if file.seekable() else OnwardFile(found.source(), FROM_THE_BEGINNING)
+        file.lead = MPEG_LEAD
+    elif not file.can_seek():
+        file.lead = FROM_THE_BEGINNING
+    return file
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Hashable
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 from fairseq.data.audio.places import AUDIO_EXTENSIONS, Place, is_url, parse
 from fairseq.data.audio.refusal import LONGEST, UnreadableAudio, what_it_is
-from fairseq.data.storage.ranges import Window
+from fairseq.data.storage.ranges import open_range
 
 SF_AUDIO_FILE_EXTENSIONS = {".wav", ".flac", ".ogg"}
 FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS = AUDIO_EXTENSIONS
@@ -63,7 +63,7 @@ def _member(path: str, place: Place) -> Contents:
     identity = (path, status.st_size, status.st_mtime_ns)
 
     def window() -> BinaryIO:
-        return cast(BinaryIO, Window(place.file, status, offset, length))
+        return open_range(place.file, status, offset, length)
 
     return Contents(window, window, length, identity, place)
 

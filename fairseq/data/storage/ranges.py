@@ -1,4 +1,4 @@
-"""Byte ranges of local files, read without copying them first."""
+"""Byte ranges of local files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import functools
 import io
 import os
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from cffi import FFI
 
-_KEPT_OPEN = 64  # archives per process; opening one costs as much as decoding 5 ms of audio
+    Buffer = bytearray | memoryview | FFI.buffer
+
+_KEPT_OPEN = 64  # archives per process
+# bytes that are read at once: libsndfile asks for 8 kB at a time, and a call of a Python function for each of them
+# would take longer than a copy
+_AT_ONCE = 1 << 20
 
 
 class _OpenFile:
@@ -28,29 +33,30 @@ def _opened(path: str, identity: tuple[int, ...]) -> _OpenFile:
     return _OpenFile(path)
 
 
-class Window(io.RawIOBase):
-    """A byte range of a local file, as a binary file of its own.
-
-    libsndfile reads through it with callbacks, which must not raise: after a read error the file ends.
+def open_range(path: str, status: os.stat_result, offset: int, length: int) -> BinaryIO:
+    """Open a byte range of a local file as a binary file of its own.
 
     Args:
         path: the file.
-        status: its status.
+        status: its status; a file that has changed is opened again.
         offset, length: the range, in bytes.
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be read.
+    """
+    file = _opened(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    if length <= _AT_ONCE:
+        return io.BytesIO(os.pread(file.descriptor, length, offset))
+    return cast(BinaryIO, Window(file, offset, length))
+
+
+class Window:
+    """A long byte range, of which only what is needed is read.
+
+    libsndfile reads through it with callbacks, which must not raise: after a read error the file ends.
     """
 
-    def __init__(self, path: str, status: os.stat_result, offset: int, length: int) -> None:
-        super().__init__()
-        self._file = _opened(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-        self._offset, self._length, self._place = offset, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+    def __init__(self, file: _OpenFile, offset: int, length: int) -> None:
+        self._file, self._offset, self._length, self._place = file, offset, length, 0
 
     def tell(self) -> int:
         return self._place
@@ -62,11 +68,25 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         """Fill the buffer from the current position; return the number of bytes read."""
-        view = memoryview(buffer).cast("B")[: max(0, self._length - self._place)]
+        left = self._length - self._place
+        if len(buffer) > left:
+            buffer = memoryview(buffer)[: max(0, left)]
         try:
             # pread: forked workers share the descriptor, and thus its position
-            count = os.preadv(self._file.descriptor, [view], self._offset + self._place)
+            count = os.preadv(self._file.descriptor, [buffer], self._offset + self._place)
         except OSError:
             count = 0
         self._place += count
         return count
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes; -1: all that are left."""
+        left = max(0, self._length - self._place)
+        data = bytearray(left if size < 0 else min(size, left))
+        return bytes(data[: self.readinto(data)])
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: the file stays open for its other ranges."""

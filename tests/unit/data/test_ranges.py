@@ -33,8 +33,10 @@ def packed(tmp_path: Path, suffixes: list[str]) -> tuple[Path, list[str]]:
     return archive, [f"{archive}:{m.offset_data}:{m.size}" for m in members]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("suffix", [".flac", ".wav", ".ogg", ".mp3", ".aiff", ".au", ".caf", ".w64"])
-def test_members_equal_files(tmp_path: Path, suffix: str) -> None:
+def test_members_equal_files(tmp_path: Path, suffix: str, at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_AT_ONCE", ranges._AT_ONCE if at_once else 0)
     _, (place,) = packed(tmp_path, [suffix])
     file = str(tmp_path / f"0{suffix}")
     assert audio_format(place) == audio_format(file)
