@@ -25,6 +25,7 @@ from fairseq.data.audio.contents import (
 from fairseq.data.audio.headers import completed, mpeg_states_length, overstated
 from fairseq.data.audio.quiet import silenced
 from fairseq.data.audio.refusal import UnreadableAudio
+from fairseq.data.storage.stores import StoreError
 from fairseq.distributed import progress
 from fairseq.installed import advice
 
@@ -86,14 +87,27 @@ def open_audio(path: str) -> Iterator[SoundFile]:
 
     Raises:
         UnreadableAudio: the file does not exist, or is not audio.
+        StoreError: the object of a URL cannot be read.
     """
     progress.reading(path)  # a read from storage that is gone blocks
     with ExitStack() as stack:
         with silenced(), _as_unreadable(path):
-            file = stack.enter_context(_open(contents(path)))
+            found = contents(path)
+            stack.enter_context(_failures_first(found))
+            file = stack.enter_context(_open(found))
         if file.format == "MP3":
             stack.enter_context(silenced())
         yield file
+
+
+@contextmanager
+def _failures_first(found: Contents) -> Iterator[None]:
+    """Raise a failed read from a store rather than what it led to."""
+    try:
+        yield
+    finally:
+        if found.failures:
+            raise found.failures[0]
 
 
 def _open(found: Contents) -> SoundFile:
@@ -138,6 +152,8 @@ def _as_unreadable(path: str) -> Iterator[None]:
         elif "Internal" in reason:
             reason = f"its header and its contents do not match (libsndfile: {reason})"
         raise UnreadableAudio(describe(path) or reason) from error
+    except StoreError:
+        raise
     except OSError as error:
         raise UnreadableAudio(error.strerror or str(error)) from error
     except (EOFError, ValueError, soundfile.SoundFileError) as error:

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 from fairseq.data.audio.places import AUDIO_EXTENSIONS, Place, is_url, parse
 from fairseq.data.audio.refusal import LONGEST, UnreadableAudio, what_it_is
 from fairseq.data.storage.ranges import open_range
+from fairseq.data.storage.reader import open_remote, reader
+from fairseq.data.storage.stores import StoreError
 
 SF_AUDIO_FILE_EXTENSIONS = {".wav", ".flac", ".ogg"}
 FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS = AUDIO_EXTENSIONS
@@ -24,6 +26,7 @@ class Contents(NamedTuple):
     size: int  # bytes
     identity: Hashable
     place: Place
+    failures: list[StoreError]  # of reads from a store, which libsndfile takes for the end of the file
 
 
 def contents(path: str) -> Contents:
@@ -33,8 +36,11 @@ def contents(path: str) -> Contents:
         UnreadableAudio: the file is not a regular file, or the archive ends before the member does.
         ValueError: the file does not exist, and the path is not of the form archive:offset:length.
         OSError: the archive does not exist.
+        StoreError: the object of a URL cannot be read.
     """
     place = parse(path)
+    if is_url(place.file):
+        return _remote(path, place)
     if place.offset is None and os.path.splitext(path)[1] not in AUDIO_EXTENSIONS:
         _check_exists(place.file)
     return _member(path, place) if place.offset is not None else _file(path, place)
@@ -47,25 +53,43 @@ def _file(path: str, place: Place) -> Contents:
         raise UnreadableAudio(f"{place.file} is {kind}, not an audio file")
     name = os.fsencode(place.file)  # as bytes: SoundFile fails to encode names that are not UTF-8
     identity = (path, status.st_size, status.st_mtime_ns)
-    return Contents(lambda: open(name, "rb", buffering=0), lambda: name, status.st_size, identity, place)
+    return Contents(lambda: open(name, "rb", buffering=0), lambda: name, status.st_size, identity, place, [])
 
 
 def _member(path: str, place: Place) -> Contents:
     status = _archive_status(place.file)
     offset, length = place.offset or 0, place.length or 0
-    if offset + length > status.st_size:
-        raise UnreadableAudio(
-            f"the manifest says bytes {offset:,} to {offset + length:,}, but the archive has only "
-            f"{status.st_size:,} bytes: it was cut short, or replaced since the manifest was written. Copy the archive "
-            "again, or write its manifest again",
-            lasts=True,
-        )
+    _check_range(offset, length, status.st_size)
     identity = (path, status.st_size, status.st_mtime_ns)
 
     def window() -> BinaryIO:
         return open_range(place.file, status, offset, length)
 
-    return Contents(window, window, length, identity, place)
+    return Contents(window, window, length, identity, place, [])
+
+
+def _remote(path: str, place: Place) -> Contents:
+    """Find the bytes of an object, fetching at least the first."""
+    source = reader()
+    remote = source.open(path, place)
+    if place.length is not None and remote.stamp.size is not None:
+        _check_range(remote.begin, place.length, remote.stamp.size)
+    failures: list[StoreError] = []
+
+    def binary() -> BinaryIO:
+        return open_remote(source, remote, failures)
+
+    return Contents(binary, binary, remote.size, (path, *remote.stamp), place, failures)
+
+
+def _check_range(offset: int, length: int, size: int) -> None:
+    if offset + length > size:
+        raise UnreadableAudio(
+            f"the manifest says bytes {offset:,} to {offset + length:,}, but the archive has only {size:,} bytes: it "
+            "was cut short, or replaced since the manifest was written. Copy the archive again, or write its manifest "
+            "again",
+            lasts=True,
+        )
 
 
 def _archive_status(file: str) -> os.stat_result:
