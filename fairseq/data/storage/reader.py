@@ -279,8 +279,8 @@ class CacheOptions(NamedTuple):
     gigabytes: float = 10.0
 
 
-_options = CacheOptions()
-_reader: Reader | None = None
+_readers: dict[CacheOptions, Reader] = {}
+_reader: Reader | None = None  # the one that is in use
 
 
 def configure(options: CacheOptions) -> None:
@@ -289,15 +289,16 @@ def configure(options: CacheOptions) -> None:
     Raises:
         ValueError: the folder cannot be written.
     """
-    global _options, _reader
-    if _reader is None or options != _options:
+    global _reader
+    if options not in _readers:
         cache = None if options.folder is None else Cache(options.folder, int(options.gigabytes * 1e9))
-        _options, _reader = options, Reader(cache)
+        _readers[options] = Reader(cache)
+    _reader = _readers[options]
 
 
 def reader() -> Reader:
     """Return this process's reader."""
     if _reader is None:
-        configure(_options)
+        configure(CacheOptions())
     assert _reader is not None
     return _reader

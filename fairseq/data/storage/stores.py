@@ -274,8 +274,10 @@ def _status(error: BaseException) -> int | None:
         if isinstance(response, Mapping):  # botocore
             metadata = response.get("ResponseMetadata", {})
             code = metadata.get("HTTPStatusCode") if isinstance(metadata, Mapping) else None
-        else:  # aiohttp, gcsfs, requests
-            code = getattr(cause, "status", None) or getattr(cause, "code", getattr(response, "status_code", None))
+        elif hasattr(cause, "request_info"):  # aiohttp; its errors of broken bodies have numbers too, all of them 400
+            code = getattr(cause, "status", None)
+        else:  # requests
+            code = getattr(response, "status_code", None)
         if isinstance(code, int) and 100 <= code < 600:
             return code
     return None

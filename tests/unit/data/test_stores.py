@@ -34,7 +34,7 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new run, with retries that do not wait long."""
     monkeypatch.setattr(reader_module, "_reader", None)
-    monkeypatch.setattr(reader_module, "_options", CacheOptions())
+    monkeypatch.setattr(reader_module, "_readers", {})
     monkeypatch.setattr(stores, "_stamps", {})
     monkeypatch.setattr(stores, "_FIRST_PAUSE", 0.001)
 
@@ -50,7 +50,7 @@ class HttpError(Exception):
 
     def __init__(self, status: int, headers: dict[str, str] | None = None) -> None:
         super().__init__("the store's text")
-        self.status, self.headers = status, headers or {}
+        self.status, self.headers, self.request_info = status, headers or {}, "GET"
 
 
 HttpError.__module__ = "client.exceptions"
@@ -236,7 +236,7 @@ def test_the_next_run_reads_a_replaced_object(
     read_frames(URL)
     for content, gets in [(flac[:-10], 1), (flac[:-10], 0)]:
         memory.pipe(URL, content) if gets else None
-        monkeypatch.setattr(reader_module, "_reader", None)
+        monkeypatch.setattr(reader_module, "_readers", {})
         monkeypatch.setattr(stores, "_stamps", {})
         reader_module.configure(options)
         read: list[str] = []
