@@ -34,7 +34,8 @@ def differences(saved: dict[str, Any] | None, cfg: Any, same_data: bool) -> list
             continue
         found += [(f"{group}.{key}", before, now) for key, before, now in config_diff(_completed(group, old), new)]
     # not w2v_path: its content is compared, as w2v_args
-    moved = {"model.w2v_path", *(("task.data", "model.data") if same_data else ())}
+    moved = {"model.w2v_path", "task.cache_dir", "task.cache_gb"}
+    moved.update(("task.data", "model.data") if same_data else ())
     return [difference for difference in found if difference[0] not in moved]
 
 

@@ -344,19 +344,23 @@ class BatchWorkers:
             self._next_asked += 1
 
     def _wait_for(self, worker: _Worker) -> None:
-        """Wait for this worker's next batch.
+        """Wait for this worker's next batch. It makes progress if it begins to read a file, or waits for a store.
 
         Raises:
             WorkerDied: a worker has exited.
             WaitEnded: a signal or the watchdog requested the end of the run, and the batch did not arrive in time.
         """
         sentinels = {each.process.sentinel: each for each in self._workers}
+        shown = None
         while not worker.end.poll(0):
             ready = connection.wait([worker.end, *sentinels], timeout=1.0)
             if worker.end in ready:
                 return
             for sentinel in ready:
                 raise self._death_of(sentinels[sentinel])
+            before, shown = shown, progress.look_at(worker.process.pid or 0)
+            if before is not None and shown != before:
+                progress.of_this_process().alive()
             signals.check_wait()
             watchdog.check_wait()
 

@@ -21,6 +21,7 @@ from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptio
 from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
 from fairseq.data.options import BatchLimits
+from fairseq.data.storage.reader import CacheOptions
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
 from fairseq.masks.settings import Masks, PretrainingMasks
 from fairseq.models.fairseq_model import BaseFairseqModel
@@ -146,6 +147,18 @@ class AudioPretrainingConfig(FairseqDataclass):
         },
     )
 
+    cache_dir: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folder on a local disk that keeps audio read from object stores; processes of a machine may share "
+            "it; None: audio is read from the store in each epoch"
+        },
+    )
+    cache_gb: float = field(
+        default=10.0,
+        metadata={"help": "limit of cache_dir in GB; what was not used for the longest time is removed first"},
+    )
+
     def check(self) -> Iterator[Finding]:
         longest, shortest = self.max_sample_size, self.min_sample_size
         if longest is not None and shortest is not None and shortest > longest:
@@ -162,6 +175,8 @@ class AudioPretrainingConfig(FairseqDataclass):
             )
         if not 0 < self.subsample <= 1:
             yield wrong(f"task.subsample is {self.subsample}: it must be above 0 and at most 1.", "corpora")
+        if not self.cache_gb > 0:
+            yield wrong(f"task.cache_gb is {self.cache_gb}: it must be above 0.", "corpora")
         yield from self._corpora()
 
     def _corpora(self) -> Iterator[Finding]:
@@ -267,7 +282,14 @@ class AudioPretrainingTask(FairseqTask):
             pad=pad,
             normalize=cfg.normalize,
             num_buckets=self.cfg.num_batch_buckets,
-            options=ManifestOptions(self.cfg.seed, self.cfg.resample, cfg.subsample, weights, augmentation),
+            options=ManifestOptions(
+                self.cfg.seed,
+                self.cfg.resample,
+                cfg.subsample,
+                weights,
+                augmentation,
+                CacheOptions(self.cfg.cache_dir, self.cfg.cache_gb),
+            ),
         )
 
     def _manifests(self, split: str, combine: bool) -> tuple[list[str], Optional[list[float]]]:

@@ -63,8 +63,16 @@ ADDITIONS = {
     "CheckpointConfig": {"async_save", "consolidate", "continue_pretraining"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},
-    "AudioPretrainingConfig": {"resample", "max_quarantined_share"},
-    "AudioFinetuningConfig": {"resample", "max_quarantined_share", "eval_uer", "skip_unusable_labels", "augment"},
+    "AudioPretrainingConfig": {"resample", "max_quarantined_share", "cache_dir", "cache_gb"},
+    "AudioFinetuningConfig": {
+        "resample",
+        "max_quarantined_share",
+        "cache_dir",
+        "cache_gb",
+        "eval_uer",
+        "skip_unusable_labels",
+        "augment",
+    },
 }
 
 

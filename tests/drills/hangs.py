@@ -38,7 +38,7 @@ STORAGE = """import time
 from pathlib import Path
 from fairseq.data.audio import audio_utils
 from fairseq.data.audio.raw_audio_dataset import RawAudioDataset
-old, old_contents = RawAudioDataset.collate_plan, audio_utils._contents
+old, old_contents = RawAudioDataset.collate_plan, audio_utils.contents
 def wait(self, plan):
     while Path("gone").exists():
         time.sleep(0.1)
@@ -48,7 +48,7 @@ def contents(path):
         open("mount")  # a pipe that nobody writes to: blocks in the kernel, as a mount that does not answer
     return old_contents(path)
 RawAudioDataset.collate_plan = wait
-audio_utils._contents = contents
+audio_utils.contents = contents
 """
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--nnodes=1", "--master_port={port}")
 

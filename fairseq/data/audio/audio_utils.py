@@ -1,29 +1,58 @@
-"""Read waveforms, whole or in part, from audio files and from members of uncompressed zip archives."""
+"""Read waveforms, whole or in part, from files, members of uncompressed archives, and object stores."""
 
 from __future__ import annotations
 
-import io
 import math
-import mmap
 import os
-import stat
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from fairseq.data.audio.headers import VirtualFile, completed, mpeg_states_length, overstated
+from fairseq.data.audio.contents import (
+    FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS,
+    SF_AUDIO_FILE_EXTENSIONS,
+    Contents,
+    contents,
+    describe,
+    is_npy_data,
+    is_sf_audio_data,
+    mmap_read,
+    parse_path,
+    read_from_stored_zip,
+)
+from fairseq.data.audio.headers import completed, mpeg_states_length, overstated
 from fairseq.data.audio.quiet import silenced
-from fairseq.data.audio.refusal import LONGEST, what_it_is
+from fairseq.data.audio.refusal import UnreadableAudio
+from fairseq.data.storage.stores import StoreError
 from fairseq.distributed import progress
 from fairseq.installed import advice
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-SF_AUDIO_FILE_EXTENSIONS = {".wav", ".flac", ".ogg"}
-FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS = {".npy", ".wav", ".flac", ".ogg"}
+__all__ = [
+    "FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS",
+    "SF_AUDIO_FILE_EXTENSIONS",
+    "AudioFormat",
+    "Samples",
+    "UnreadableAudio",
+    "audio_format",
+    "check_samples",
+    "convert_waveform",
+    "get_waveform",
+    "is_npy_data",
+    "is_sf_audio_data",
+    "mix",
+    "mmap_read",
+    "open_audio",
+    "parse_path",
+    "read_frames",
+    "read_from_stored_zip",
+    "read_samples",
+    "resampled_length",
+]
 
 # seconds read on both sides of a crop, so that the filter has the same input as in the whole file
 _RESAMPLING_CONTEXT = 0.05
@@ -33,19 +62,6 @@ _DENSEST = 8192  # maximum frames per byte of a file: FLAC stores 65,535 samples
 _RATES = (1_000, 768_000)  # Hz; a header with a rate outside this range is damaged
 _BLOCK = 1 << 24  # values read at a time when only the header says how many there are
 _CANCELLED = 1e-4  # channels cancel each other if the power of their mean is below this share of their power
-
-
-class UnreadableAudio(Exception):
-    """A file cannot be decoded, or has fewer frames than its manifest says; the message omits the file's name.
-
-    Args:
-        reason: the message.
-        lasts: whether another try cannot succeed, because the contents themselves are wrong.
-    """
-
-    def __init__(self, reason: str, lasts: bool = False) -> None:
-        super().__init__(reason)
-        self.lasts = lasts
 
 
 class AudioFormat(NamedTuple):
@@ -65,117 +81,61 @@ class Samples(NamedTuple):
     note: str | None  # a remark on a file that is readable but unusual
 
 
-def parse_path(path: str) -> tuple[str, list[int]]:
-    """Split a manifest's path into a file and a byte range.
-
-    Returns:
-        (file, []) for an audio file; (archive, [offset, length]) for "archive.zip:offset:length" if no file has this
-        name.
-    Raises:
-        ValueError: the file does not exist, and the path is not of the form archive.zip:offset:length.
-        OSError: the archive does not exist, or the path is a folder.
-    """
-    if os.path.splitext(path)[1] in FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS:
-        return path, []
-    file, *numbers = path.rsplit(":", 2)
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or os.path.isfile(path):
-        if os.path.isdir(path):
-            raise IsADirectoryError(f"{path} is a folder, not an audio file")
-        if os.path.exists(path):
-            return path, []  # another extension: libsndfile detects the format from the contents
-        raise ValueError(f"{path} does not exist, and is not of the form archive.zip:offset:length.")
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"File not found: {file}")
-    return file, [int(number) for number in numbers]
-
-
-def mmap_read(path: str, offset: int, length: int) -> bytes:
-    """Read `length` bytes of a file from `offset`, without reading the bytes before."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), length=0, access=mmap.ACCESS_READ) as mapped:
-        return mapped[offset : offset + length]
-
-
-def read_from_stored_zip(zip_path: str, offset: int, length: int) -> bytes:
-    """Read the bytes of an uncompressed member of a zip archive, given their position."""
-    return mmap_read(zip_path, offset, length)
-
-
-def is_npy_data(data: bytes) -> bool:
-    return data[:2] == b"\x93N"
-
-
-def is_sf_audio_data(data: bytes) -> bool:
-    """Return whether data begins like a WAV, FLAC or Ogg file."""
-    return data[:3] in (b"RIF", b"fLa", b"Ogg")
-
-
-class _Contents(NamedTuple):
-    """An audio file's bytes, not yet opened."""
-
-    binary: Callable[[], BinaryIO]  # opens a binary file
-    source: Callable[[], Any]  # creates SoundFile's argument
-    size: int  # bytes
-    identity: Hashable
-
-
-def _contents(path: str) -> _Contents:
-    file, place = parse_path(path)
-    status = os.stat(file)
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-        raise UnreadableAudio(f"{file} is {kind}, not an audio file")
-    identity = (path, status.st_size, status.st_mtime_ns)
-    if not place:
-        name = os.fsencode(file)  # as bytes: SoundFile fails to encode names that are not UTF-8
-        return _Contents(lambda: open(file, "rb", buffering=0), lambda: name, status.st_size, identity)
-    data = read_from_stored_zip(file, *place)
-    if not is_sf_audio_data(data):
-        raise UnreadableAudio(f"bytes {place[0]} to {sum(place)} of the archive are neither WAV nor FLAC nor Ogg")
-    return _Contents(lambda: io.BytesIO(data), lambda: VirtualFile(io.BytesIO(data), len(data)), len(data), identity)
-
-
 @contextmanager
 def open_audio(path: str) -> Iterator[SoundFile]:
-    """Open an audio file, or a member of a stored zip ("archive.zip:offset:length"), as a context manager.
+    """Open the audio of a place (see `fairseq.data.audio.places`) as a context manager.
 
     Raises:
         UnreadableAudio: the file does not exist, or is not audio.
+        StoreError: the object of a URL cannot be read.
     """
     progress.reading(path)  # a read from storage that is gone blocks
     with ExitStack() as stack:
         with silenced(), _as_unreadable(path):
-            file = stack.enter_context(_open(_contents(path)))
+            found = contents(path)
+            stack.enter_context(_failures_first(found))
+            file = stack.enter_context(_open(found))
         if file.format == "MP3":
             stack.enter_context(silenced())
         yield file
 
 
-def _open(contents: _Contents) -> SoundFile:
-    import soundfile
+@contextmanager
+def _failures_first(found: Contents) -> Iterator[None]:
+    """Raise a failed read from a store rather than what it led to."""
+    try:
+        yield
+    finally:
+        if found.failures:
+            raise found.failures[0]
 
+
+def _open(found: Contents) -> SoundFile:
     from fairseq.data.audio.streamed import FROM_THE_BEGINNING, MPEG_LEAD, UNKNOWN_LENGTH, CountedFile, OnwardFile
 
-    file = soundfile.SoundFile(contents.source())
+    file = OnwardFile(found.source())
     if not _RATES[0] <= file.samplerate <= _RATES[1]:
         raise UnreadableAudio(
             f"its header says {file.samplerate} Hz; it must be from {_RATES[0]} to {_RATES[1]} Hz", lasts=True
         )
     if file.format == "MP3":
-        with contents.binary() as binary:
+        with found.binary() as binary:
             stated = mpeg_states_length(binary)
         if not stated:
-            return CountedFile(lambda: overstated(contents.binary(), contents.size), contents.identity, MPEG_LEAD)
+            return CountedFile(lambda: overstated(found.binary(), found.size), found.identity, MPEG_LEAD)
     if file.frames >= UNKNOWN_LENGTH:
-        return CountedFile(contents.source, contents.identity)
-    if file.frames == 0 and (whole := completed(contents.binary(), contents.size)) is not None:
-        return soundfile.SoundFile(whole)  # type: ignore[arg-type]  # it has the methods that SoundFile calls
-    if file.frames > contents.size * _DENSEST:
+        return CountedFile(found.source, found.identity)
+    if file.frames == 0 and (whole := completed(found.binary(), found.size)) is not None:
+        return OnwardFile(whole)
+    if file.frames > found.size * _DENSEST:
         raise UnreadableAudio(
-            f"its header says {file.frames:,} frames, more than {contents.size:,} bytes can hold", lasts=True
+            f"its header says {file.frames:,} frames, more than {found.size:,} bytes can hold", lasts=True
         )
     if file.format == "MP3":
-        return OnwardFile(contents.source(), MPEG_LEAD)
-    return file if file.seekable() else OnwardFile(contents.source(), FROM_THE_BEGINNING)
+        file.lead = MPEG_LEAD
+    elif not file.can_seek():
+        file.lead = FROM_THE_BEGINNING
+    return file
 
 
 @contextmanager
@@ -191,20 +151,13 @@ def _as_unreadable(path: str) -> Iterator[None]:
             reason = "Format not recognised."
         elif "Internal" in reason:
             reason = f"its header and its contents do not match (libsndfile: {reason})"
-        raise UnreadableAudio(_looked_at(path) or reason) from error
+        raise UnreadableAudio(describe(path) or reason) from error
+    except StoreError:
+        raise
     except OSError as error:
         raise UnreadableAudio(error.strerror or str(error)) from error
     except (EOFError, ValueError, soundfile.SoundFileError) as error:
         raise UnreadableAudio(str(error)) from error
-
-
-def _looked_at(path: str) -> str | None:
-    """Describe the contents of a file that libsndfile rejects, or why it does not open; None if unknown."""
-    try:
-        with _contents(path).binary() as file:
-            return what_it_is(file.read(LONGEST))
-    except OSError as error:
-        return error.strerror
 
 
 def audio_format(path: str) -> AudioFormat:
@@ -240,7 +193,7 @@ def read_samples(
     """Decode a range of frames of a file, averaged over channels; if channels cancel, use the loudest one.
 
     Args:
-        path: a file, or "archive.zip:offset:length".
+        path: a place: a file, "archive:offset:length", or a URL.
         start, frames: first frame and number of frames, at the target rate; -1 reads to the end.
         sample_rate: target rate in Hz; None: the file's own.
         resample: convert files of another rate (needs the extra `resample`).

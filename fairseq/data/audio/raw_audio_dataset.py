@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from fairseq.data.buckets import bucket_shapes, get_buckets
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.mapped import shared
 from fairseq.data.options import BatchLimits
+from fairseq.data.storage import reader
+from fairseq.data.storage.reader import CacheOptions
 from fairseq.frames import receptive_field
 from fairseq.masks.batch import Rows, draw_masks
 from fairseq.masks.selections import parameter_keys
@@ -116,6 +119,10 @@ class RawAudioDataset(FairseqDataset):
 
     def check(self, index: int) -> None:
         """Raise ValueError if this utterance cannot be read because its whole folder is missing."""
+
+    def fetching(self, indices: np.ndarray) -> contextlib.AbstractContextManager[None]:
+        """Begin to fetch the audio of these utterances, which are read within the block."""
+        return contextlib.nullcontext()
 
     # -- sizes and settings --------------------------------------------------------------------------------------------
 
@@ -283,7 +290,8 @@ class RawAudioDataset(FairseqDataset):
         """
         keys = plan.indices[: max(1, plan.num_valid)].tolist()  # if all rows are filler, decode one
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in keys]
-        crops = self._crops(plan, generators)
+        with self.fetching(plan.indices[: len(keys)] % len(self)):
+            crops = self._crops(plan, generators)
         evaluation = plan.epoch == EVALUATION_EPOCH
         rows = Rows(plan.num_samples, crops.lengths, plan.num_valid, generators, evaluation)
         drawn, few_masked = draw_masks(self.masks, rows)
@@ -382,6 +390,7 @@ class ManifestOptions:
     subsample: float = 1.0  # share of the utterances to keep, selected by `seed`
     weights: Sequence[float] | None = None  # shares of several manifests in an epoch; None: every utterance once
     augmentation: Augmentation | None = None  # for training with padded, uncropped recordings
+    cache: CacheOptions = CacheOptions()  # for audio in object stores
 
 
 _AS_FAIRSEQ = ManifestOptions()
@@ -424,6 +433,8 @@ class FileAudioDataset(RawAudioDataset):
                 f"{self.manifest.path}, line 2: the manifest lists no files after the root. Create it again."
             )
         self.resample, self.weights, self.augmentation = options.resample, options.weights, options.augmentation
+        self.cache = options.cache
+        reader.configure(self.cache)
         assert self.augmentation is None or pad, "speed changes are not implemented for cropped recordings"
         all_sizes, self._starts = extents(self.manifest, sample_rate if self.resample else None)
         kept = np.flatnonzero(all_sizes >= self.min_sample_size)
@@ -482,6 +493,10 @@ class FileAudioDataset(RawAudioDataset):
             return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
         samples = read_samples(self.file(index), first + start, len(out), self.sample_rate, self.resample, out)
         return samples._replace(file_length=None)  # a file may be longer than its segments
+
+    def fetching(self, indices: np.ndarray) -> contextlib.AbstractContextManager[None]:
+        reader.configure(self.cache)  # a worker that was not forked has not done it
+        return reader.reader().ahead(self.file(int(index)) for index in indices)
 
     def whole(self, index: int) -> np.ndarray:
         first = self._first_sample(index)

@@ -20,6 +20,19 @@ _PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 LONGEST = 512  # bytes at the beginning of a file that are inspected
 
 
+class UnreadableAudio(Exception):
+    """A file cannot be decoded, or has fewer frames than its manifest says; the message omits the file's name.
+
+    Args:
+        reason: the message.
+        lasts: whether another try cannot succeed, because the contents themselves are wrong.
+    """
+
+    def __init__(self, reason: str, lasts: bool = False) -> None:
+        super().__init__(reason)
+        self.lasts = lasts
+
+
 def what_it_is(start: bytes) -> str | None:
     """Describe a file that begins with these bytes; None if they are unknown."""
     if not start:

@@ -179,6 +179,20 @@ def test_the_watchdog_ends_the_wait_for_a_batch_and_sees_worker_and_file(loop: p
     assert seen[-1].endswith("of train.tsv") and stalled.value.status == exit_status.HUNG and loop.worker is None
 
 
+@pytest.mark.parametrize("texts", [("a", "b", "c", "d"), ("a", "a", "a", "a")])
+def test_a_worker_that_moves_on_is_progress(loop: progress.Progress, texts: tuple[str, ...]) -> None:
+    """Such as one that waits for a store and says so; one that stays in a file is not."""
+
+    def make_batch(plan: BatchPlan) -> None:
+        for text in texts:
+            progress.reading(text)
+            time.sleep(1.0)
+
+    before = loop.beats
+    batches(make_batch, workers=1, number=1)
+    assert (loop.beats > before) == (len(set(texts)) > 1)
+
+
 def test_closing_ends_workers_that_are_at_it() -> None:
     workers = BatchWorkers(lambda plan: time.sleep(600) if plan.micro else 7, plans(4), 2, 2)
     assert next(workers) == 7

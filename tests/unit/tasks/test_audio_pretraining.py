@@ -82,7 +82,14 @@ def test_fields_of_both_generations_of_fairseq() -> None:
         "precompute_mask_config",
         "post_save_script",
     }
-    assert both | old | new | {"subsample", "seed", "resample", "max_quarantined_share"} == names - {"_name"}
+    assert both | old | new | {
+        "subsample",
+        "seed",
+        "resample",
+        "max_quarantined_share",
+        "cache_dir",
+        "cache_gb",
+    } == names - {"_name"}
 
 
 def test_mask_settings_refer_to_the_model() -> None:

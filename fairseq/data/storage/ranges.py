@@ -1,0 +1,92 @@
+"""Byte ranges of local files."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import weakref
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+if TYPE_CHECKING:
+    from cffi import FFI
+
+    Buffer = bytearray | memoryview | FFI.buffer
+
+_KEPT_OPEN = 64  # archives per process
+# bytes that are read at once: libsndfile asks for 8 kB at a time, and a call of a Python function for each of them
+# would take longer than a copy
+_AT_ONCE = 1 << 20
+
+
+class _OpenFile:
+    """An open file, closed when nothing refers to it."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
+@functools.lru_cache(_KEPT_OPEN)
+def _opened(path: str, identity: tuple[int, ...]) -> _OpenFile:
+    """Open a file once for all its ranges; a file that was replaced has another identity and is opened again."""
+    return _OpenFile(path)
+
+
+def open_range(path: str, status: os.stat_result, offset: int, length: int) -> BinaryIO:
+    """Open a byte range of a local file as a binary file of its own.
+
+    Args:
+        path: the file.
+        status: its status; a file that has changed is opened again.
+        offset, length: the range, in bytes.
+    Raises:
+        OSError: the file cannot be read.
+    """
+    file = _opened(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    if length <= _AT_ONCE:
+        return io.BytesIO(os.pread(file.descriptor, length, offset))
+    return cast(BinaryIO, Window(file, offset, length))
+
+
+class Window:
+    """A long byte range, of which only what is needed is read.
+
+    libsndfile reads through it with callbacks, which must not raise: after a read error the file ends.
+    """
+
+    def __init__(self, file: _OpenFile, offset: int, length: int) -> None:
+        self._file, self._offset, self._length, self._place = file, offset, length, 0
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = 0 if whence == io.SEEK_SET else self._place if whence == io.SEEK_CUR else self._length
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill the buffer from the current position; return the number of bytes read."""
+        left = self._length - self._place
+        if len(buffer) > left:
+            buffer = memoryview(buffer)[: max(0, left)]
+        try:
+            # pread: forked workers share the descriptor, and thus its position
+            count = os.preadv(self._file.descriptor, [buffer], self._offset + self._place)
+        except OSError:
+            count = 0
+        self._place += count
+        return count
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes; -1: all that are left."""
+        left = max(0, self._length - self._place)
+        data = bytearray(left if size < 0 else min(size, left))
+        return bytes(data[: self.readinto(data)])
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: the file stays open for its other ranges."""
