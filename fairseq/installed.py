@@ -34,6 +34,7 @@ EXTRAS = {
     "onnx": ["onnx", "onnxruntime"],
     "parquet": ["pyarrow"],
     "resample": ["soxr"],
+    "s3": ["s3fs"],
     "slurm": ["submitit>=1.5"],
     "tensorboard": ["tensorboard"],
 }

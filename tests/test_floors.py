@@ -53,6 +53,7 @@ FLOORS = {
     "fairseq.installed": 0,
     "fairseq.text_files": 0,
     "fairseq.file_io": 0,
+    "fairseq.stores": 1,
     "fairseq.public_names": 0,
     "fairseq.version": 0,
 }
