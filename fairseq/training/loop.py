@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
 from fairseq.checkpoint import update_size
+from fairseq.checkpoint.remote import verify_store
 from fairseq.checkpoint.run import start_of
 from fairseq.checkpoint.source import Source
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
@@ -57,6 +58,7 @@ def prepare(cfg: DictConfig) -> Run:
             logger.warning(warning)
     if not cfg.checkpoint.no_save and distributed.is_master():
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
+        verify_store(cfg.checkpoint)
     source = start_of(cfg.checkpoint)
     configured_update_freq = update_size.keep(cfg, source)
     metrics.reset()
