@@ -176,13 +176,13 @@ class Mirror:
                 "checkpoint.save_dir for it"
             )
         self._index = self._index._replace(writer=self._token)
+        self._send_metrics(patience)  # before the checkpoint: a run that resumes drops rows after it
         # the newest save first, in its own order: the checkpoint to resume from comes before copies of it
         newest = max(self._waiting.values())
         for name in sorted(self._waiting, key=lambda name: self._waiting[name] != newest):
             self._index.entries[name] = self._send(name, self._waiting[name], patience)
             store_index.write(self.store, self._index, patience, beat)
             del self._waiting[name]
-        self._send_metrics(patience)
         self._remove_outdated(patience)
 
     def _send(self, name: str, updates: int, patience: float) -> Entry:
