@@ -267,7 +267,7 @@ class Mirror:
         ours = re.compile(rf"checkpoint.*{re.escape(self.cfg.checkpoint_suffix)}{retention.ENDINGS}")
         order = sorted(
             (name for name in there if ours.fullmatch(name)),
-            key=lambda name: (name not in last, -there[name].updates),
+            key=lambda name: (name not in last, -there[name].updates, not there[name].is_folder),
         )
         for name in order:
             if own is not None and UNKNOWN < there[name].updates <= own_updates:
