@@ -99,6 +99,8 @@ class Run:
         )
         progress.doing("starting", "reading the training set's manifest and the checkpoint")
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer, source)
+        shares = self.task.corpus_shares(self.cfg.dataset.train_subset)
+        trainer.run_record.corpus_shares = {name: share.audio for name, share in shares}
         self._continue_pretraining()
         self.console = Console(
             self.cfg.common, self.cfg.optimization.max_update, is_shown=trainer.is_data_parallel_master
