@@ -113,7 +113,7 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
         MissingFileError: there is no such file.
         ValueError: it is damaged, has no model config, or has a model type without a counterpart here.
     """
-    if not os.path.exists(path):
+    if not kinds.exists(path):
         raise MissingFileError(f"model.w2v_path={path}: {kinds.missing(path)}.")
     if os.path.isdir(path) and not kinds.is_checkpoint(path):
         if not foreign.is_folder(path):

@@ -27,7 +27,7 @@ from yaml import YAMLError
 
 import fairseq
 from fairseq import device as device_layer
-from fairseq import utils
+from fairseq import stores, utils
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.groups import CONFIG_GROUPS
@@ -149,13 +149,20 @@ def launcher_without_multirun() -> list[str]:
 
 
 def own_folder_in_sweep(run: DictConfig) -> None:
-    """With --multirun, put a relative checkpoint.save_dir into the job's folder, or each job would resume the last."""
-    if (
-        HydraConfig.initialized()
-        and HydraConfig.get().mode == RunMode.MULTIRUN
-        and not os.path.isabs(run.checkpoint.save_dir)
-    ):
-        run.checkpoint.save_dir = os.path.join(HydraConfig.get().runtime.output_dir, run.checkpoint.save_dir)
+    """With --multirun, put a relative checkpoint.save_dir into the job's folder, or each job would resume the last.
+
+    A store gets a folder for each job, with the job's own name.
+    """
+    if not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
+        return
+    output, checkpoint = HydraConfig.get().runtime.output_dir, run.checkpoint
+    job = os.path.relpath(output).replace(os.pardir + os.sep, "")
+    if checkpoint.store is not None:
+        checkpoint.store = stores.joined(checkpoint.store, job)
+    if stores.is_url(checkpoint.save_dir):
+        checkpoint.save_dir = stores.joined(checkpoint.save_dir, job)
+    elif not os.path.isabs(checkpoint.save_dir):
+        checkpoint.save_dir = os.path.join(output, checkpoint.save_dir)
 
 
 def show_config(cfg: DictConfig, package: str | None, resolve: bool) -> None:

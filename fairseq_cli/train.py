@@ -8,6 +8,7 @@ import sys
 from omegaconf import DictConfig
 
 from fairseq import checkpoint_utils
+from fairseq.checkpoint import remote
 from fairseq.dataclass.base import ConfigError
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.distributed import signals
@@ -15,6 +16,8 @@ from fairseq.distributed import utils as distributed
 from fairseq.logging import destinations, sinks
 from fairseq.training.description import describe
 from fairseq.training.loop import Run, Stopped, prepare
+
+logger = logging.getLogger("fairseq_cli.train")
 
 __all__ = ["Run", "Stopped", "describe", "main", "prepare", "prepare_and_train", "set_up_logging"]
 
@@ -33,6 +36,9 @@ def main(cfg: DictConfig) -> int:
     set_up_logging(cfg.common)
     if distributed.is_master() and (problems := sinks.problems(cfg.common)):
         raise ConfigError(problems)
+    remote.stage(cfg.checkpoint)
+    if cfg.checkpoint.store is not None:
+        logger.info(remote.describe(cfg.checkpoint))
     with checkpoint_utils.save_dir_held(cfg.checkpoint, writes=distributed.is_master()):
         return prepare_and_train(cfg)
 

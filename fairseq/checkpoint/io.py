@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from fairseq.checkpoint import atomic, consolidating, kinds, legacy, sharded
+from fairseq.checkpoint import atomic, consolidating, fetching, kinds, legacy, sharded
 from fairseq.checkpoint.allowed import Refused
 from fairseq.checkpoint.atomic import CheckpointWriteError
 from fairseq.checkpoint.legacy import is_zip
@@ -62,6 +62,7 @@ def copy(source: str | os.PathLike, path: str | os.PathLike) -> str:
 
     Not a link, so that damage to one leaves the other intact.
     """
+    source = fetching.local(source)
     if os.path.isdir(source):
         with atomic.new_folder(os.fspath(path)) as temporary:
             shutil.copytree(source, temporary, dirs_exist_ok=True)
@@ -81,12 +82,15 @@ def consolidate(folder: str | os.PathLike, path: str | os.PathLike) -> str:
         ValueError: `folder` is not a sharded checkpoint, or is damaged.
         CheckpointWriteError: as `save`.
     """
-    if not os.path.exists(folder):
+    try:
+        source = fetching.local(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error} Name the folder of a sharded checkpoint.") from error
+    if not os.path.exists(source):
         raise ValueError(f"{os.fspath(folder)} does not exist. Name the folder of a sharded checkpoint.")
-    if not sharded.is_folder(folder):
+    if not sharded.is_folder(source):
         raise ValueError(f"{os.fspath(folder)} is not the folder of a sharded checkpoint.")
-    source = os.fspath(folder)
-    return _reading(source, lambda: atomic.write(path, lambda file: consolidating.write(source, file)))
+    return _reading(os.fspath(folder), lambda: atomic.write(path, lambda file: consolidating.write(source, file)))
 
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
@@ -100,6 +104,7 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
 def verify(path: str | os.PathLike) -> str | None:
     """Read a whole file and check its CRC-32s; returns None if it is intact, else what is wrong with it."""
     try:
+        path = fetching.local(path)
         problem = kinds.problem(path)
         if problem is not None:
             return f"it {problem}"
@@ -137,9 +142,10 @@ def read(path: str | os.PathLike, with_tensors: bool = True, on_demand: bool = F
     """
     path = os.fspath(path)
     kinds.refuse_other_kinds(path)
-    if sharded.is_folder(path):
-        return _reading(path, lambda: sharded.load(path, with_tensors, on_demand))
-    return _reading(path, lambda: legacy.read(path, with_tensors))
+    here = fetching.local(path)
+    if sharded.is_folder(here):
+        return _reading(path, lambda: sharded.load(here, with_tensors, on_demand))
+    return _reading(path, lambda: legacy.read(here, with_tensors))
 
 
 def _reading(path: str, work: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from fairseq.checkpoint import sharded
+from fairseq.checkpoint import fetching, sharded
 
 _LOOKED_AT = 512  # bytes
 _ADVICE_FOR_TENSORS = (
@@ -34,8 +34,20 @@ def missing(path: str | os.PathLike[str]) -> str:
     return "there is no such file"
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something of this path or URL; a URL is downloaded, see `fetching`."""
+    try:
+        return os.path.exists(fetching.local(path))
+    except FileNotFoundError:
+        return False
+
+
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a file, or the folder of a sharded checkpoint."""
+    """Whether a path or URL is a file, or the folder of a sharded checkpoint."""
+    try:
+        path = fetching.local(path)
+    except FileNotFoundError:
+        return False
     return os.path.isfile(path) or sharded.is_folder(path)
 
 
@@ -46,12 +58,12 @@ def refuse_other_kinds(path: str | os.PathLike[str]) -> None:
         FileNotFoundError: there is no such file; the message names a dangling link's target.
         ValueError: `problem` found one.
     """
-    path = os.fspath(path)
+    named, path = os.fspath(path), fetching.local(path)
     if not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, missing(path), path)
     found = problem(path)
     if found is not None:
-        raise ValueError(f"{path} {found}.")
+        raise ValueError(f"{named} {found}.")
 
 
 def problem(path: str | os.PathLike[str]) -> str | None:
@@ -60,6 +72,7 @@ def problem(path: str | os.PathLike[str]) -> str | None:
     Returns:
         a sentence without its subject: "is a folder, ...", "is empty: ...", "is not a checkpoint: ...".
     """
+    path = fetching.local(path)
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         return None if sharded.is_folder(path) else "is a folder, not a checkpoint. Use the file inside it"

@@ -32,6 +32,7 @@ class RunRecord:
         self.files: list[str] = []  # names under which this save was written, in order
         # optimization.update_freq of the command, if distributed_training.keep_update_size changed it
         self.configured_update_freq: Optional[list[int]] = None
+        self.corpus_shares: dict[str, float] = {}  # of the audio of an epoch, with several corpora; set by each process
         self.continues = False  # this process resumed from the folder's last checkpoint; not saved
         self._observed_at: Optional[int] = None
 
@@ -75,6 +76,7 @@ class RunRecord:
             "saved_best": self.saved_best,
             "files": list(self.files),
             "configured_update_freq": self.configured_update_freq,
+            **({"corpus_shares": dict(self.corpus_shares)} if self.corpus_shares else {}),
         }
         return {**({} if self.best is None else {"best": self.best}), "run_record": own}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Iterable
 from typing import Any, Optional
 
 import numpy as np
@@ -24,16 +25,23 @@ def checkpoint_paths(
         pattern: if it has a group, files are sorted by that number, largest first.
         keep_match: return (path, number) pairs instead of paths.
     """
+    found = [(os.path.join(path, name), number) for name, number in _matching(_names_in(path), pattern)]
+    return found if keep_match else [file for file, _ in found]
+
+
+def _names_in(folder: str | os.PathLike) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []
+
+
+def _matching(names: Iterable[str], pattern: str) -> list[tuple[str, float]]:
+    """Return (name, number) of the names that match, as `checkpoint_paths` orders them."""
     compiled = re.compile(pattern)
-    if not os.path.isdir(path):
-        return []
     entries = []
-    for i, name in enumerate(sorted(os.listdir(path))):
+    for i, name in enumerate(sorted(names)):
         match = compiled.fullmatch(name)
         if match is not None:
             entries.append((float(match.group(1)) if match.groups() else float(i), name))
-    found = [(os.path.join(path, name), number) for number, name in sorted(entries, reverse=True)]
-    return found if keep_match else [file for file, _ in found]
+    return [(name, number) for number, name in sorted(entries, reverse=True)]
 
 
 def last_name(cfg: CheckpointConfig, ending: str = FILE) -> str:
@@ -53,6 +61,7 @@ def checkpoint_names(
     is_best: bool,
     stopping: bool = False,
     ending: str = FILE,
+    elsewhere: Collection[str] = (),
 ) -> list[str]:
     """List the names of a save's files.
 
@@ -64,6 +73,7 @@ def checkpoint_names(
         is_best: no earlier value was better.
         stopping: the run ends here; if nothing else is due, the file is named by its update.
         ending: FILE or FOLDER.
+        elsewhere: names of the run's checkpoints that are not in `save_dir`, but in a store.
     """
     suffix = f"{cfg.checkpoint_suffix}{ending}"
     by_updates = cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0
@@ -74,7 +84,7 @@ def checkpoint_names(
         f"checkpoint_{epoch}_{updates}{suffix}": by_updates,
         best_name(cfg, ending): is_best,
     }
-    if val_loss is not None and cfg.keep_best_checkpoints > 0 and _among_the_best(cfg, val_loss):
+    if val_loss is not None and cfg.keep_best_checkpoints > 0 and _among_the_best(cfg, val_loss, elsewhere):
         wanted[_among_the_best_name(cfg, epoch, updates, val_loss) + suffix] = True
     names = [name for name, condition in wanted.items() if condition]
     # with no_last_checkpoints, not checkpoint_last.pt: no later save would replace it, and every run would load it
@@ -92,16 +102,17 @@ def _among_the_best_name(cfg: CheckpointConfig, epoch: int, updates: int, val_lo
     return f"checkpoint.best_{cfg.best_checkpoint_metric}_{val_loss:.3f}{digit}"
 
 
-def _kept_best(cfg: CheckpointConfig) -> list[tuple[str, float]]:
-    """List (path, value) of the checkpoints kept as best, the best first."""
-    kept = checkpoint_paths(cfg.save_dir, _best_pattern(cfg), keep_match=True)
+def _kept_best(cfg: CheckpointConfig, names: Iterable[str]) -> list[tuple[str, float]]:
+    """List (name, value) of the checkpoints kept as best, the best first."""
+    kept = _matching(names, _best_pattern(cfg))
     return kept if cfg.maximize_best_checkpoint_metric else kept[::-1]
 
 
-def _among_the_best(cfg: CheckpointConfig, val_loss: float) -> bool:
+def _among_the_best(cfg: CheckpointConfig, val_loss: float, elsewhere: Collection[str]) -> bool:
     if not np.isfinite(val_loss):
         return False
-    values = list(dict.fromkeys(value for _, value in _kept_best(cfg)))
+    kept = _kept_best(cfg, {*_names_in(cfg.save_dir), *elsewhere})
+    values = list(dict.fromkeys(value for _, value in kept))
     if len(values) < cfg.keep_best_checkpoints:
         return True
     worst = values[-1]
@@ -110,22 +121,26 @@ def _among_the_best(cfg: CheckpointConfig, val_loss: float) -> bool:
 
 def outdated(cfg: CheckpointConfig) -> list[str]:
     """List the checkpoints in `save_dir`, files and folders, that the keep_* settings no longer keep after a save."""
+    return [os.path.join(cfg.save_dir, name) for name in outdated_names(cfg, _names_in(cfg.save_dir))]
+
+
+def outdated_names(cfg: CheckpointConfig, names: Collection[str]) -> list[str]:
+    """List those of these checkpoints that the keep_* settings no longer keep."""
     ending = re.escape(cfg.checkpoint_suffix) + ENDINGS
     gone: list[str] = []
     if cfg.keep_interval_updates > 0:
-        by_updates = checkpoint_paths(cfg.save_dir, rf"checkpoint_\d+_(\d+){ending}", keep_match=True)
+        by_updates = _matching(names, rf"checkpoint_\d+_(\d+){ending}")
         every = cfg.keep_interval_updates_pattern
-        prunable = [(path, updates) for path, updates in by_updates if every <= 0 or updates % every != 0]
+        prunable = [(name, updates) for name, updates in by_updates if every <= 0 or updates % every != 0]
         gone += _beyond(prunable, cfg.keep_interval_updates)
     if cfg.keep_last_epochs > 0:
-        by_epoch = checkpoint_paths(cfg.save_dir, rf"checkpoint(\d+){ending}", keep_match=True)
-        gone += _beyond(by_epoch, cfg.keep_last_epochs)
+        gone += _beyond(_matching(names, rf"checkpoint(\d+){ending}"), cfg.keep_last_epochs)
     if cfg.keep_best_checkpoints > 0:
-        gone += _beyond(_kept_best(cfg), cfg.keep_best_checkpoints)
+        gone += _beyond(_kept_best(cfg, names), cfg.keep_best_checkpoints)
     return gone
 
 
 def _beyond(checkpoints: list[tuple[str, float]], count: int) -> list[str]:
-    """List the paths beyond the first `count` numbers; file and folder of one number count as one."""
+    """List the names beyond the first `count` numbers; file and folder of one number count as one."""
     kept = list(dict.fromkeys(number for _, number in checkpoints))[:count]
-    return [path for path, number in checkpoints if number not in kept]
+    return [name for name, number in checkpoints if number not in kept]

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any, NamedTuple
 
-from fairseq.checkpoint import building, compare, io
+from fairseq.checkpoint import building, compare, io, remote
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.saver import RunTrainer, Saver
 from fairseq.checkpoint.source import Source, find, optimizer_overrides
@@ -97,8 +97,46 @@ def start_of(cfg: CheckpointConfig) -> Source:
     """
     if distributed.is_master() and os.path.isdir(cfg.save_dir):
         io.remove_temporaries(cfg.save_dir)
+    if cfg.store is not None:
+        return _start_with_store(cfg)
     distributed.barrier()  # it may have put a checkpoint in place
     return find(cfg)
+
+
+class _Start(NamedTuple):
+    """What rank 0 has found, for the other processes."""
+
+    source: Source | None
+    updates: int  # of a checkpoint in save_dir
+    problem: str = ""
+
+
+def _start_with_store(cfg: CheckpointConfig) -> Source:
+    """As `start_of`, with `checkpoint.store`: rank 0 decides, and each machine gets the checkpoint (collective)."""
+    start = distributed.broadcast_object(_look_in_store(cfg) if distributed.is_master() else None)
+    problem = start.problem
+    if not problem and not distributed.is_master() and start.source.path is not None and start.updates >= 0:
+        try:
+            remote.bring_to_this_machine(cfg, start.source.path, start.updates)
+        except (OSError, ValueError) as error:
+            problem = f"rank {distributed.get_rank()}: {error}"
+    problem = next(filter(None, distributed.all_gather_list(problem)), "")
+    if problem:
+        raise ValueError(problem)
+    return start.source
+
+
+def _look_in_store(cfg: CheckpointConfig) -> _Start:
+    mirror = remote.Mirror(cfg)
+    try:
+        mirror.bring_newest()
+        source = find(cfg)
+        if not cfg.no_save and (unsent := mirror.send_rest()) is not None:
+            logger.error(f"{unsent}. The next save uploads it.")
+        inside = source.path is not None and os.path.dirname(source.path) == cfg.save_dir
+        return _Start(source, io.peek(source.path).num_updates if inside and source.path is not None else -1)
+    except (OSError, ValueError) as error:
+        return _Start(None, -1, str(error))
 
 
 def resume(

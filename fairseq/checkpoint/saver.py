@@ -18,7 +18,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from torch import Tensor
 
-from fairseq.checkpoint import atomic, io, retention, sharded
+from fairseq.checkpoint import atomic, io, remote, retention, sharded
 from fairseq.checkpoint.record import RunRecord
 from fairseq.checkpoint.writing import HostCopies, SaveResult, Writer, on_host
 from fairseq.data.iterators import EpochBatchIterator
@@ -101,6 +101,7 @@ class Saver:
     def __init__(self, cfg: CheckpointConfig, trainer: RunTrainer) -> None:
         self.cfg = cfg
         self.trainer = trainer
+        self._mirror = None if cfg.store is None or cfg.no_save else remote.Mirror(cfg)
         self._writer = Writer(in_background=cfg.async_save or cfg.write_checkpoints_asynchronously)
         self._due: _Due | None = None
         device = trainer.device
@@ -150,8 +151,9 @@ class Saver:
         is_best, best_before = record.is_best(val_loss), record.saved_best
         names: list[str] = []
         if trainer.is_data_parallel_master:  # what is due depends on the folder's files, which others may not see
+            elsewhere = [] if self._mirror is None else self._mirror.names
             names = retention.checkpoint_names(
-                cfg, epoch, updates, end_of_epoch, val_loss, is_best, stopping, self._ending
+                cfg, epoch, updates, end_of_epoch, val_loss, is_best, stopping, self._ending, elsewhere
             )
         if not trainer.strategy.holds_all:
             names = distributed.broadcast_object(names)
@@ -250,7 +252,34 @@ class Saver:
                 f"Saved checkpoint {result.paths[0]} (epoch {due.epoch} @ {due.updates} updates, score {due.score}) "
                 f"(writing took {result.seconds:.2f} seconds)"
             )
+            result = result._replace(unsent=self._upload(result.paths, due))
         return result
+
+    def _upload(self, paths: list[str], due: _Due) -> str | None:
+        """Upload a save to `checkpoint.store`, if there is one; returns what is not there, and why."""
+        if self._mirror is None:
+            return None
+        start = time.perf_counter()
+        unsent = self._mirror.push(paths, due.updates, due.stopping)
+        if self.cfg.consolidate == "always":
+            for path in _consolidated(paths):
+                unsent = self._mirror.push([path], due.updates, due.stopping)
+        if unsent is None:
+            logger.info(
+                f"uploaded {os.path.basename(paths[0])} (update {due.updates}) to {self.cfg.store} in "
+                f"{time.perf_counter() - start:.2f} seconds"
+            )
+            return None
+        outlook = "" if due.stopping else " Training continues, and the next save uploads it."
+        logger.error(f"{unsent}{outlook}")
+        return str(unsent)
+
+    def send_rest(self) -> str | None:
+        """Upload what an earlier save could not, at the end of the run; returns what is not in the store, and why."""
+        if self._mirror is None or not self.trainer.is_data_parallel_master:
+            return None
+        unsent = self._mirror.send_rest(stopping=True)
+        return None if unsent is None else str(unsent)
 
     def consolidate_the_end(self) -> None:
         """Write the last and the best sharded checkpoint of a finished run as one file each, if that is not done.
@@ -263,9 +292,15 @@ class Saver:
         if cfg.consolidate == "never" or cfg.no_save:
             return
         names = [retention.last_name(cfg, retention.FOLDER), retention.best_name(cfg, retention.FOLDER)]
+        if self._mirror is not None:  # the best one may be of an earlier process on another machine
+            for name in names:
+                self._mirror.bring(name)
         error = consolidate([path for name in names if os.path.isdir(path := os.path.join(cfg.save_dir, name))])
         if error is not None:
             logger.error(f"{error} ({_free_space(cfg.save_dir)}). Run fairseq-consolidate later.")
+        elif self._mirror is not None:
+            for path in _consolidated([os.path.join(cfg.save_dir, name) for name in names]):
+                self._mirror.push([path], io.peek(path).num_updates)  # `send_rest` reports what fails
 
 
 def _write_all(write: Callable[[str], str], paths: list[str], is_first: bool) -> SaveResult:
@@ -297,6 +332,12 @@ def consolidate(folders: list[str]) -> str | None:
         except (OSError, ValueError) as error:
             return f"cannot write {folder} as one file, {path}: {getattr(error, 'strerror', None) or error}"
     return None
+
+
+def _consolidated(paths: list[str]) -> list[str]:
+    """List the files that `consolidate` wrote for these checkpoints."""
+    files = [path.removesuffix(retention.FOLDER) + retention.FILE for path in paths if path.endswith(retention.FOLDER)]
+    return [file for file in files if os.path.exists(file)]
 
 
 def _remove_outdated(cfg: CheckpointConfig) -> None:

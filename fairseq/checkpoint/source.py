@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fairseq.checkpoint import io, kinds, retention
 from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.stores import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +68,10 @@ def find(cfg: CheckpointConfig) -> Source:
         return Source(own, True, resets, "", continues=not resets.optimizer)
     if cfg.continue_once is not None:
         path = _existing(cfg.continue_once, "checkpoint.continue_once")
-        return Source(path, False, resets, "from checkpoint.continue_once", os.path.realpath(path))
+        return Source(path, False, resets, "from checkpoint.continue_once", _identity(path))
     if cfg.finetune_from_model is not None:
         path = _existing(cfg.finetune_from_model, "checkpoint.finetune_from_model")
-        return Source(path, False, ALL, "from checkpoint.finetune_from_model", os.path.realpath(path))
+        return Source(path, False, ALL, "from checkpoint.finetune_from_model", _identity(path))
     return Source(None, True, resets, _why_none(cfg))
 
 
@@ -100,7 +101,7 @@ def _own(cfg: CheckpointConfig) -> str | None:
 
 def _named(cfg: CheckpointConfig, resets: Resets) -> Source:
     """Find a restore_file other than the default: in save_dir if it exists there, else as a path."""
-    inside = os.path.join(cfg.save_dir, cfg.restore_file)
+    inside = cfg.restore_file if is_url(cfg.restore_file) else os.path.join(cfg.save_dir, cfg.restore_file)
     path = inside if kinds.is_checkpoint(inside) else cfg.restore_file
     if not kinds.is_checkpoint(path):
         links = [f" ({name}: {kinds.missing(name)})" for name in (inside, cfg.restore_file) if os.path.islink(name)]
@@ -108,7 +109,7 @@ def _named(cfg: CheckpointConfig, resets: Resets) -> Source:
             f"checkpoint.restore_file={cfg.restore_file}: there is no such file, neither {inside} nor "
             f"{cfg.restore_file}{''.join(links[:1])}."
         )
-    begun_from = os.path.realpath(path)
+    begun_from = _identity(path)
     last = _own(cfg)
     if last is not None and io.peek(last).extra_state.get("run_record", {}).get("started_from") == begun_from:
         note = (
@@ -118,6 +119,11 @@ def _named(cfg: CheckpointConfig, resets: Resets) -> Source:
         return Source(last, True, Resets(), note, continues=True)
     own = os.path.dirname(begun_from) == os.path.realpath(cfg.save_dir)
     return Source(path, own, resets, "from checkpoint.restore_file", begun_from)
+
+
+def _identity(path: str) -> str:
+    """Return the name of a checkpoint that does not depend on the current folder."""
+    return path if is_url(path) else os.path.realpath(path)
 
 
 def _existing(path: str, key: str) -> str:

@@ -23,6 +23,7 @@ class SaveResult(NamedTuple):
     error: str | None = None  # why a file is missing; the run continues
     seconds: float = 0.0
     updates: int = 0  # of the state
+    unsent: str | None = None  # which files are not in checkpoint.store, and why; the run continues
 
 
 def on_host(state: Any) -> Any:

@@ -46,7 +46,7 @@ def load(path: str, dictionary: str | None = None) -> Opened:
             )
         model = foreign.read(path, io.read)
         return Opened(model, lambda waveform: foreign.run(path, model, waveform, io.read))
-    if not os.path.exists(path):
+    if not kinds.exists(path):
         raise MissingFileError(f"the checkpoint or folder {path} does not exist")
     if not kinds.is_checkpoint(path):
         raise ValueError(f"{path} is not a checkpoint or a folder with a config.json")

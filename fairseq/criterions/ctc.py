@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq import device as device_layer
-from fairseq.criterions import register_criterion
+from fairseq.criterions import per_corpus, register_criterion
 from fairseq.criterions.fairseq_criterion import FairseqCriterion, unwrapped
 from fairseq.data.data_utils import post_process
 from fairseq.dataclass import FairseqDataclass, Finding, wrong
@@ -142,19 +142,26 @@ class CtcCriterion(FairseqCriterion):
             target_lengths = self._target_lengths(sample)
             weights = sample.get("target_weights")
             weights = torch.ones(log_probs.size(1)) if weights is None else weights
-            loss = device.ctc_loss(
+            loss, rows = device.ctc_loss_and_rows(
                 log_probs, sample["target"], input_lengths, target_lengths, weights, self.blank_idx, self.zero_infinity
             )
             counts = device.send(weights)
             nsentences = counts.sum()
-            ntokens = (device.send(target_lengths.float()) * counts).sum()
+            units = device.send(target_lengths.float()) * counts
+            ntokens = units.sum()
             sample_size = nsentences if self.sentence_avg else ntokens
             log = {"loss": loss.detach(), "ntokens": ntokens, "nsentences": nsentences, "sample_size": sample_size}
             with torch.no_grad():
                 path = log_probs.argmax(dim=-1).t()  # B x T
                 log.update(self.scorer.blanks(path, device.send(input_lengths), counts))
+                corpora = sample.get("corpora")
+                if corpora is not None:
+                    sizes = {"sample_size": counts if self.sentence_avg else units}
+                    of_rows = {**({} if rows is None else {"loss": rows}), **sizes}
+                    log.update(per_corpus.sums(device.send(corpora), of_rows))
                 if not module.training:
-                    log.update(self.scorer.score(path, sample["target"], input_lengths, target_lengths, weights))
+                    arguments = (path, sample["target"], input_lengths, target_lengths, weights, corpora)
+                    log.update(self.scorer.score(*arguments))
         return loss, sample_size, log
 
     def _input_lengths(self, sample: Mapping[str, Any], net_output: Mapping[str, Any], log_probs: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fairseq import device as device_layer
 from fairseq import utils
-from fairseq.criterions import register_criterion
+from fairseq.criterions import per_corpus, register_criterion
 from fairseq.criterions.fairseq_criterion import FairseqCriterion, unwrapped
 from fairseq.data.batch import Batch
 from fairseq.dataclass import FairseqDataclass
@@ -98,6 +98,10 @@ class Wav2vecCriterion(FairseqCriterion):
             loss = torch.stack(losses).sum()
             # hpu: log detached 0-dim tensors on the device; the trainer reads their sums once per log interval
             logging_output = self._logged(net_output, logits.detach(), weights, losses, loss)
+            if "corpora" in sample:
+                membership = device_layer.of(net_output["x"]).send(sample["corpora"])
+                rows = self._rows(logits.detach(), weights, per_frame.detach(), loss.detach())
+                logging_output.update(per_corpus.sums(membership, rows))
         return (loss if reduce else per_frame), sample_size, logging_output
 
     def _loss_per_frame(self, logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
@@ -151,6 +155,18 @@ class Wav2vecCriterion(FairseqCriterion):
             logged["correct"] = (right & (counts > 0)).float().sum()
             logged["count"] = (counts > 0).float().sum()
         return logged
+
+    @torch.no_grad()
+    def _rows(self, logits: Tensor, weights: Tensor, per_frame: Tensor, loss: Tensor) -> dict[str, Tensor]:
+        """Values of each row to log by corpus, B. Losses of the whole batch are shared out by masked frames."""
+        frames = weights.sum(dim=1)
+        of_batch = (loss - per_frame.sum()) / frames.sum().clamp(min=1)
+        rows = {"loss": per_frame.view(-1, len(frames)).sum(dim=0) + of_batch * frames, "sample_size": frames}
+        if self.infonce:
+            right = (logits.argmax(dim=1) == 0) & (logits.argmin(dim=1) != 0)
+            rows["correct"] = (right.view(-1, len(frames)).t() & (weights > 0)).float().sum(dim=1)
+            rows["count"] = (weights > 0).float().sum(dim=1)
+        return rows
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:

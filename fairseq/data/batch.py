@@ -1,7 +1,7 @@
 """The contents of a batch, from a data-loading worker to the criterion.
 
 A batch is a dict, as in fairseq, so that plug-in models, criterions and data sets can read and write it. Letters:
-B rows, S samples, U units of a label.
+B rows, S samples, U units of a label, K corpora.
 """
 
 from __future__ import annotations
@@ -43,3 +43,7 @@ class Batch(_Planned, total=False):
     target_weights: Tensor  # float32, B: 1 for rows that count, 0 for filler
     input_lengths: Tensor  # int64, B: frames
     ntokens: int  # units of the rows that count
+    # with several corpora (task.multi_corpus_keys), K of them:
+    corpora: Tensor  # float32, B x K: 1 where a row that counts belongs to a corpus
+    corpus_utterances: list[int]  # K: rows that count
+    corpus_samples: list[int]  # K: of these rows, without padding

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.findings import Finding, named, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
-from fairseq.dataclass.values import from_here
+from fairseq.dataclass.values import corpus_metric, from_here
 from fairseq.frames import frames_for_samples, parse_conv_layers, receptive_field
 
 _AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
@@ -158,13 +158,13 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
             f"errors. Set task.eval_{metric}=true, or use criterion ctc, which always counts them.",
             "best-checkpoint",
         )
-    if metric == "accuracy" and not larger:
+    if (metric == "accuracy" or metric.endswith("_accuracy")) and not larger:
         yield odd(
-            "checkpoint.best_checkpoint_metric is accuracy and checkpoint.maximize_best_checkpoint_metric is false: "
+            f"checkpoint.best_checkpoint_metric is {metric} and checkpoint.maximize_best_checkpoint_metric is false: "
             "the worst checkpoint would be kept. Set checkpoint.maximize_best_checkpoint_metric=true.",
             "best-checkpoint",
         )
-    if larger and (metric.startswith("loss") or metric in ("wer", "uer")):
+    if larger and (metric.startswith("loss") or metric.split("_")[-1] in ("loss", "wer", "uer")):
         yield odd(
             f"checkpoint.maximize_best_checkpoint_metric is true and checkpoint.best_checkpoint_metric is {metric}: "
             "the worst checkpoint would be kept. Set checkpoint.maximize_best_checkpoint_metric=false.",
@@ -176,8 +176,17 @@ def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
     """The metrics that this package's criterions log in validation; None for a plug-in's criterion."""
     if named(cfg.criterion, "wav2vec"):
         accuracy = ["accuracy"] if cfg.criterion.infonce else []
-        return [*_ALWAYS_LOGGED, *_parts_of_loss(cfg), *accuracy, *cfg.criterion.log_keys]
-    return [*_ALWAYS_LOGGED, *_CTC_LOGS] if named(cfg.criterion, "ctc") else None
+        own = [*_ALWAYS_LOGGED, *_parts_of_loss(cfg), *accuracy, *cfg.criterion.log_keys]
+        return own + _of_corpora(cfg, ["loss", *accuracy])
+    if named(cfg.criterion, "ctc"):
+        return [*_ALWAYS_LOGGED, *_CTC_LOGS, *_of_corpora(cfg, ["loss", "uer", "wer"])]
+    return None
+
+
+def _of_corpora(cfg: DictConfig, names: list[str]) -> list[str]:
+    """The metrics of each corpus of task.multi_corpus_keys, such as german_loss."""
+    corpora = [name.strip() for name in (cfg.task.get("multi_corpus_keys") or "").split(",")]
+    return [f"{corpus_metric(corpus)}_{name}" for corpus in corpora if len(corpora) > 1 for name in names]
 
 
 def _parts_of_loss(cfg: DictConfig) -> list[str]:

@@ -13,6 +13,7 @@ from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.constants import DATASET_IMPL_CHOICES
 from fairseq.dataclass.findings import Finding, odd, wrong
 from fairseq.dataclass.values import from_here
+from fairseq.stores import is_url
 
 
 @dataclass
@@ -168,10 +169,21 @@ class CheckpointConfig(FairseqDataclass):
 
     save_dir: str = field(
         default="checkpoints",
-        metadata={"help": "folder for checkpoints and metrics.jsonl, relative to the current folder"},
+        metadata={
+            "help": "folder for checkpoints and metrics.jsonl, relative to the current folder; or a URL such as "
+            "s3://bucket/folder, which sets checkpoint.store, with a local folder in checkpoints/s3/bucket/folder"
+        },
+    )
+    store: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "URL of a folder in an object store, such as s3://bucket/folder, to which the checkpoints in "
+            "save_dir are uploaded, and from which a run resumes on another machine"
+        },
     )
     restore_file: str = field(
-        default="checkpoint_last.pt", metadata={"help": "checkpoint to resume from: a name in save_dir, or a full path"}
+        default="checkpoint_last.pt",
+        metadata={"help": "checkpoint to resume from: a name in save_dir, a full path, or a URL"},
     )
     continue_once: Optional[str] = field(
         default=None, metadata={"help": "checkpoint to resume from as long as save_dir has no checkpoint_last.pt"}
@@ -257,6 +269,18 @@ class CheckpointConfig(FairseqDataclass):
     model_parallel_size: int = II("common.model_parallel_size")
 
     def check(self) -> Iterator[Finding]:
+        if self.store is not None and not is_url(self.store):
+            yield wrong(
+                f"checkpoint.store is {self.store!r}: it must be a URL, such as s3://bucket/folder. For a local "
+                "folder, set checkpoint.save_dir.",
+                "checkpoints",
+            )
+        if self.store is not None and is_url(self.save_dir):
+            yield wrong(
+                f"checkpoint.save_dir is {self.save_dir!r}, and checkpoint.store is set too. Set only one of them to "
+                "a URL.",
+                "checkpoints",
+            )
         if self.continue_pretraining and self.finetune_from_model is None:
             yield wrong(
                 "checkpoint.continue_pretraining is true, but checkpoint.finetune_from_model is not set. Set it to the "
@@ -283,13 +307,13 @@ class CheckpointConfig(FairseqDataclass):
 
     def check_files(self) -> Iterator[Finding]:
         start = self.finetune_from_model
-        if start is not None and not Path(start).expanduser().exists():
+        if start is not None and not is_url(start) and not Path(start).expanduser().exists():
             yield wrong(
                 f"checkpoint.finetune_from_model is {start!r}: there is no such file{from_here(Path(start))}.",
                 "other-paths",
             )
         folder = Path(self.save_dir)
-        if folder.exists() and not folder.is_dir():
+        if not is_url(self.save_dir) and folder.exists() and not folder.is_dir():
             yield wrong(f"checkpoint.save_dir is {str(folder)!r}, which is a file: it must be a folder.", "other-paths")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
@@ -147,3 +148,8 @@ def kind_of(declared: Any) -> Any:
     if get_origin(declared) is not Union:
         return declared
     return next(option for option in get_args(declared) if option is not type(None))
+
+
+def corpus_metric(name: str) -> str:
+    """Return the beginning of the metrics of a corpus of task.multi_corpus_keys; file names can contain it."""
+    return re.sub(r"[^\w.-]", "_", name)

@@ -203,6 +203,22 @@ class HpuDevice(Device):
         units = torch.where(counts, self.send(target_lengths), 0)
         return kernel.apply(log_probs, self.send(targets), self.send(input_lengths), units, blank, "sum", zero_infinity)
 
+    def ctc_loss_and_rows(
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+        weights: Tensor,
+        blank: int = 0,
+        zero_infinity: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss; the losses of the rows only without the vendor's kernel, which returns their sum."""
+        arguments = (log_probs, targets, input_lengths, target_lengths, weights, blank, zero_infinity)
+        if self._ctc_kernel() is None:
+            return super().ctc_loss_and_rows(*arguments)
+        return self.ctc_loss(*arguments), None
+
     def _ctc_kernel(self) -> Any:
         """Habana's CTCLoss, an autograd function with positional arguments; None if this release has none."""
         return _import("habana_frameworks.torch.hpex.kernels", "CTCLoss")

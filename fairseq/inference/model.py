@@ -103,7 +103,7 @@ class SpeechModel:
             FileNotFoundError: the file does not exist.
             ValueError: the checkpoint cannot be read, its outputs do not match its symbols, or there is no such device.
         """
-        if not os.path.exists(path):
+        if not kinds.exists(path):
             raise MissingFileError(f"the checkpoint {os.fspath(path)} does not exist")
         if os.path.isdir(path) and not kinds.is_checkpoint(path):
             state = _read_folder(os.fspath(path))

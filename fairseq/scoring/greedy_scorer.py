@@ -48,7 +48,13 @@ class GreedyScorer:
         return {"frames": inside.sum(), "blanks": (inside * (path == self.blank)).sum()}
 
     def score(
-        self, path: Tensor, target: Tensor, input_lengths: Tensor, target_lengths: Tensor, counts: Tensor
+        self,
+        path: Tensor,
+        target: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+        counts: Tensor,
+        corpora: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Count the errors of a batch; this waits for the device.
 
@@ -58,6 +64,7 @@ class GreedyScorer:
             input_lengths: frames per row, B.
             target_lengths: units per row, B.
             counts: 1 for rows that count, else 0, B.
+            corpora: B x K, on the host; see `Batch`. Adds the same counts for each corpus, K, named corpus_c_errors ...
         Returns:
             0-dim sums on the path's device: c_errors and c_total of units, w_errors and w_total of words; and `used`,
             1-dim: how often each symbol except the special ones was predicted.
@@ -81,8 +88,34 @@ class GreedyScorer:
         )
         return {
             **{name: torch.tensor(float(value), device=path.device) for name, value in numbers.items()},
+            **self._by_corpus(corpora, counted, (said, heard, references, hypotheses), path.device),
             "used": torch.from_numpy(used[self.num_special :].astype(np.float32)).to(path.device),
         }
+
+    @staticmethod
+    def _by_corpus(
+        corpora: Tensor | None,
+        counted: list[int],
+        pairs: tuple[list[np.ndarray], list[np.ndarray], list[str], list[str]],
+        device: torch.device,
+    ) -> dict[str, Tensor]:
+        """Count errors of the rows `counted` for each corpus.
+
+        Args:
+            pairs: units said and recognised, and words said and recognised, of these rows.
+        """
+        if corpora is None:
+            return {}
+        table = np.zeros((4, corpora.size(1)), dtype=np.float32)
+        own = corpora.numpy()[counted]
+        for number in range(corpora.size(1)):
+            members = np.flatnonzero(own[:, number])
+            said, heard, references, hypotheses = pairs
+            by_unit = unit_errors([said[row] for row in members], [heard[row] for row in members])
+            by_word = word_errors([references[row] for row in members], [hypotheses[row] for row in members])
+            table[:, number] = [*by_unit, *by_word]
+        names = ("c_errors", "c_total", "w_errors", "w_total")
+        return {f"corpus_{name}": torch.from_numpy(row).to(device) for name, row in zip(names, table, strict=True)}
 
     def take_examples(self) -> list[tuple[str, str]]:
         """Return the first (reference, hypothesis) pairs since the last call."""
@@ -106,17 +139,21 @@ def log_rates(total: Mapping[str, np.ndarray]) -> None:
         if whole in total:
             metrics.log_scalar(f"_{part}", float(total[part]))
             metrics.log_scalar(f"_{whole}", float(total[whole]))
-            metrics.log_derived(name, _Rate(f"_{part}", f"_{whole}"))
+            metrics.log_derived(name, Rate(f"_{part}", f"_{whole}"))
     if "used" in total and total["used"].size:
         metrics.log_scalar("symbols_used", 100 * float((total["used"] > 0).mean()), round=1)
 
 
-class _Rate:
-    """One meter's sum as a percentage of another's."""
+class Rate:
+    """One meter's sum as a share of another's.
 
-    def __init__(self, part: str, whole: str) -> None:
-        self.part, self.whole = part, whole
+    Args:
+        factor: 100: in per cent, with 3 digits; 1: with 5 digits.
+    """
+
+    def __init__(self, part: str, whole: str, factor: float = 100) -> None:
+        self.part, self.whole, self.factor = part, whole, factor
 
     def __call__(self, meters: Any) -> float:
-        whole = meters[self.whole].sum
-        return safe_round(100 * meters[self.part].sum / whole, 3) if whole > 0 else float("nan")
+        whole, digits = meters[self.whole].sum, 3 if self.factor == 100 else 5
+        return safe_round(self.factor * meters[self.part].sum / whole, digits) if whole > 0 else float("nan")

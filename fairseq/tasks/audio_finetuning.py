@@ -182,7 +182,7 @@ class AudioFinetuningTask(AudioPretrainingTask):
         manifests = [Manifest(path) for path in paths]
         labels = join([self._labels(path, manifest) for path, manifest in zip(paths, manifests, strict=True)])
         augmentation = None if self.augmentation == Augmentation() else self.augmentation
-        audio = self._audio(cfg, JoinedManifest(manifests), weights, pad=True, augmentation=augmentation)
+        audio = self._audio(cfg, split, JoinedManifest(manifests), weights, pad=True, augmentation=augmentation)
         dictionary = self.target_dictionary
         dataset = AddTargetDataset(audio, labels, dictionary.pad(), dictionary.bos(), self.cfg.skip_unusable_labels)
         if self.encoder_cfg is not None:

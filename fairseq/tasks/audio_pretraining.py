@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from omegaconf import II, MISSING
+from torch import nn
 
+from fairseq.criterions import per_corpus
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation
+from fairseq.data.audio.corpora import Corpora, Share, shares
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
 from fairseq.data.audio.manifest_index import find
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptions
@@ -78,6 +81,14 @@ class AudioPretrainingConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "comma-separated shares of the corpora in an epoch, in the order of multi_corpus_keys; sum to 1"
+        },
+    )
+    multi_corpus_sampling_alpha: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "instead of weights: a corpus gets a share of an epoch's audio proportional to n ** alpha, with n "
+            "its hours after max_sample_size, as in XLS-R; 1: as they are, 0: all the same",
+            "share": True,
         },
     )
     binarized_dataset: bool = field(
@@ -182,14 +193,26 @@ class AudioPretrainingConfig(FairseqDataclass):
     def _corpora(self) -> Iterator[Finding]:
         """Check the names and shares of several corpora."""
         keys, weights = self.multi_corpus_keys, self.multi_corpus_sampling_weights
+        alpha = self.multi_corpus_sampling_alpha
+        if weights is not None and alpha is not None:
+            yield wrong(
+                f"task.multi_corpus_sampling_alpha is {alpha}, but task.multi_corpus_sampling_weights is set too. Set "
+                "only one of them.",
+                "corpora",
+            )
         if keys is None:
-            if weights is not None:
-                yield wrong(
-                    "task.multi_corpus_sampling_weights is set, but task.multi_corpus_keys is not. Set both, or only "
-                    "the keys.",
-                    "corpora",
-                )
+            for name, value in (("weights", weights), ("alpha", alpha)):
+                if value is not None:
+                    yield wrong(
+                        f"task.multi_corpus_sampling_{name} is set, but task.multi_corpus_keys is not. Set both, or "
+                        "only the keys.",
+                        "corpora",
+                    )
             return
+        names = _split_commas(keys)
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            yield wrong(f"task.multi_corpus_keys names {twice!r} twice. Name each corpus once.", "corpora")
         for key in _split_commas(keys):
             if Path(key).is_absolute():
                 yield wrong(
@@ -248,6 +271,22 @@ class AudioPretrainingTask(FairseqTask):
     def max_quarantined_share(self) -> float:
         return self.cfg.max_quarantined_share
 
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of the corpora that metrics are logged of; empty if there is only one."""
+        names = _split_commas(self.cfg.multi_corpus_keys or "")
+        return tuple(names) if len(names) > 1 else ()
+
+    def corpus_shares(self, split: str) -> list[tuple[str, Share]]:
+        """Return the corpora of a split, and how much each contributes to an epoch of training."""
+        dataset = self.dataset(split)
+        audio = dataset.dataset if isinstance(dataset, AddTargetDataset) else dataset
+        if not self.corpora or not isinstance(audio, FileAudioDataset):
+            return []
+        names = [self.corpora[number] for number in self._corpora_of(split)]
+        found = shares(audio.amounts(), audio.weights, self.sample_rate)
+        return list(zip(names, found, strict=True))
+
     def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
         """Load <data>/<split>.tsv, or the split's manifests of several corpora.
 
@@ -261,13 +300,13 @@ class AudioPretrainingTask(FairseqTask):
         """
         cfg = self.cfg if task_cfg is None else task_cfg
         paths, weights = self._manifests(split, combine)
-        self.datasets[split] = self._audio(
-            cfg, JoinedManifest([Manifest(path) for path in paths]), weights, pad=cfg.enable_padding
-        )
+        manifest = JoinedManifest([Manifest(path) for path in paths])
+        self.datasets[split] = self._audio(cfg, split, manifest, weights, pad=cfg.enable_padding)
 
     def _audio(
         self,
         cfg: Any,
+        split: str,
         manifest: JoinedManifest,
         weights: Optional[list[float]],
         pad: bool,
@@ -289,8 +328,30 @@ class AudioPretrainingTask(FairseqTask):
                 weights,
                 augmentation,
                 CacheOptions(self.cfg.cache_dir, self.cfg.cache_gb),
+                self.cfg.multi_corpus_sampling_alpha if len(manifest.manifests) > 1 else None,
+                Corpora(tuple(self._corpora_of(split)), len(self.corpora)) if self.corpora else None,
             ),
         )
+
+    def _chosen(self, split: str) -> list[tuple[str, str]]:
+        """Return (corpus, name of its manifest) of a split of several corpora."""
+        keys = _split_commas(self.cfg.multi_corpus_keys or "")
+        if ":" not in split:
+            return [(key, os.path.join(key, split)) for key in keys]
+        # fairseq: the split itself names the manifest of each corpus
+        pairs = [part.partition(":") for part in _split_commas(split)]
+        chosen = [(key.strip(), name.strip()) for key, _, name in pairs]
+        unknown = [key for key, _ in chosen if key not in keys]
+        if unknown:
+            raise ValueError(
+                f"the split {split!r} names the corpus {unknown[0]!r}, but task.multi_corpus_keys has only "
+                f"{', '.join(keys)}. Correct the split, or add the corpus."
+            )
+        return chosen
+
+    def _corpora_of(self, split: str) -> list[int]:
+        """Return the corpus of each manifest of a split, as a number in `corpora`."""
+        return [self.corpora.index(key) for key, _ in self._chosen(split)]
 
     def _manifests(self, split: str, combine: bool) -> tuple[list[str], Optional[list[float]]]:
         """Return the paths of a split's manifests, and the weights of their corpora if there are any."""
@@ -303,19 +364,8 @@ class AudioPretrainingTask(FairseqTask):
                     names.append(f"{split}{number}")
                     number += 1
             return [os.path.join(data, f"{name}.tsv") for name in names], None
-        keys = _split_commas(self.cfg.multi_corpus_keys)
-        if ":" in split:  # fairseq: the split itself names the manifest of each corpus
-            pairs = [part.partition(":") for part in _split_commas(split)]
-            chosen = [(key.strip(), os.path.join(data, f"{name.strip()}.tsv")) for key, _, name in pairs]
-        else:
-            chosen = [(key, os.path.join(data, key, f"{split}.tsv")) for key in keys]
-        unknown = [key for key, _ in chosen if key not in keys]
-        if unknown:
-            raise ValueError(
-                f"the split {split!r} names the corpus {unknown[0]!r}, but task.multi_corpus_keys has only "
-                f"{', '.join(keys)}. Correct the split, or add the corpus."
-            )
-        paths = [path for _, path in chosen]
+        keys, chosen = _split_commas(self.cfg.multi_corpus_keys), self._chosen(split)
+        paths = [os.path.join(data, f"{name}.tsv") for _, name in chosen]
         if self.cfg.multi_corpus_sampling_weights is None or len(paths) == 1:
             return paths, None
         shares = dict(zip(keys, map(float, _split_commas(self.cfg.multi_corpus_sampling_weights)), strict=True))
@@ -378,6 +428,12 @@ class AudioPretrainingTask(FairseqTask):
         model = super().build_model(cfg, from_checkpoint)
         self.model_cfg = getattr(model, "cfg", cfg)  # the model's own copy, if any, has all defaults filled in
         return model
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: nn.Module) -> None:
+        """See FairseqTask; with several corpora, also log the metrics of each."""
+        own, of_corpora = per_corpus.split(logging_outputs)
+        super().reduce_metrics(own, criterion)
+        per_corpus.log(self.corpora, of_corpora)
 
     def max_positions(self) -> tuple[int, int]:
         return sys.maxsize, sys.maxsize

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fairseq.data.audio.corpora import Share
 from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batch import Batch
 from fairseq.data.batching import Batches
@@ -102,6 +103,15 @@ class FairseqTask:
         if split not in self.datasets:
             raise KeyError(f"the split {split!r} has not been loaded; loaded: {', '.join(self.datasets) or 'none'}")
         return self.datasets[split]
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of the corpora that metrics are logged of; empty if there is only one."""
+        return ()
+
+    def corpus_shares(self, split: str) -> list[tuple[str, Share]]:
+        """Return the corpora of a split, and how much each contributes to an epoch of training."""
+        return []
 
     def data_fingerprint(self) -> dict[str, str]:
         """Return a digest of each split's listing, which does not depend on where the data is stored."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from fairseq.data.audio.corpora import Share
 from fairseq.data.batch import Batch
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator
@@ -27,6 +28,11 @@ class Task(Protocol):
     @property
     def max_quarantined_share(self) -> float:
         """Largest share of files that cannot be decoded; above it the run stops."""
+        ...
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of the corpora that metrics are logged of; empty if there is only one."""
         ...
 
     # -- data ----------------------------------------------------------------------------------------------------------
@@ -51,6 +57,10 @@ class Task(Protocol):
         Raises:
             ValueError: the limits allow no batch.
         """
+        ...
+
+    def corpus_shares(self, split: str) -> list[tuple[str, Share]]:
+        """Return the corpora of a split, and how much each contributes to an epoch of training."""
         ...
 
     def data_fingerprint(self) -> dict[str, str]:

@@ -78,6 +78,14 @@ def describe_updates(trainer: Trainer, training: EpochBatchIterator) -> None:
     samples = training.total_samples(epoch)
     updates = max(1, len(training))
     seconds = samples / task.sample_rate / updates
+    for name, share in task.corpus_shares(cfg.dataset.train_subset):
+        logger.info(
+            "corpus %s: %.2f hours; %.1f %% of the audio and %.1f %% of the utterances of an epoch",
+            name,
+            share.hours,
+            100 * share.audio,
+            100 * share.utterances,
+        )
     logger.info("%d updates per epoch, %.1f seconds of audio per update (%s)", updates, seconds, size.factors())
     if cfg.model.get("_name") != "wav2vec2":
         return

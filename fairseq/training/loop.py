@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq import device as device_layer
 from fairseq.checkpoint import update_size
+from fairseq.checkpoint.remote import verify_store
 from fairseq.checkpoint.run import start_of
 from fairseq.checkpoint.source import Source
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
@@ -57,6 +58,7 @@ def prepare(cfg: DictConfig) -> Run:
             logger.warning(warning)
     if not cfg.checkpoint.no_save and distributed.is_master():
         checkpoint_utils.verify_checkpoint_directory(cfg.checkpoint.save_dir)
+        verify_store(cfg.checkpoint)
     source = start_of(cfg.checkpoint)
     configured_update_freq = update_size.keep(cfg, source)
     metrics.reset()
@@ -97,6 +99,8 @@ class Run:
         )
         progress.doing("starting", "reading the training set's manifest and the checkpoint")
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer, source)
+        shares = self.task.corpus_shares(self.cfg.dataset.train_subset)
+        trainer.run_record.corpus_shares = {name: share.audio for name, share in shares}
         self._continue_pretraining()
         self.console = Console(
             self.cfg.common, self.cfg.optimization.max_update, is_shown=trainer.is_data_parallel_master

@@ -40,6 +40,7 @@ class Saves:
         self.last_checkpoint = f"is of update {update}" if update else "is not written yet"
         self._tried_at = update  # the update of the last attempted save, the same on all processes
         self._error: str | None = None  # why that save wrote nothing
+        self._unsent: str | None = None  # which checkpoints are not in checkpoint.store, and why
         self._saver = Saver(self.cfg, trainer)
 
     def save(self, val_loss: float | None, stopping: bool = False, ended_epoch: int | None = None) -> None:
@@ -64,6 +65,7 @@ class Saves:
         result = self._saver.finish()
         if result is not None:
             self._error = None if result.paths else result.error
+            self._unsent = result.unsent
             if result.paths:
                 self.last_checkpoint = f"is {result.paths[0]}, of update {result.updates}"
 
@@ -94,7 +96,17 @@ class Saves:
             # a kind of its own: one file of a large model takes longer to write than the shards did
             progress.doing("saving", "the last checkpoint as one file", kind="consolidation")
             self._saver.consolidate_the_end()
-            return 0
+            progress.doing("saving", "what is not in checkpoint.store yet")
+            self._unsent = self._saver.send_rest()
+            if self._unsent is None:
+                return 0
+            logger.error(
+                "training finished at update %d, but %s. Rerun the same command on this machine, which uploads what "
+                "is missing; or copy it by hand.",
+                self._tried_at,
+                self._unsent,
+            )
+            return exit_status.UNSAVED
         logger.error(
             "training finished at update %d, but its last state is not saved: %s. The last checkpoint %s. Free disk "
             "space and rerun the same command.",
@@ -119,6 +131,15 @@ class Saves:
         elif self._error is not None:
             why = f"{self._error}. The last checkpoint {self.last_checkpoint}"
             logger.error("stopped by %s at update %d; not saved: %s.", who, update, why)
+            return exit_status.UNSAVED
+        elif self._unsent is not None:
+            logger.error(
+                "stopped by %s at update %d; saved here only: %s. Rerun the same command on this machine to resume and "
+                "to upload it.",
+                who,
+                update,
+                self._unsent,
+            )
             return exit_status.UNSAVED
         else:
             logger.info("stopped by %s at update %d; saved. Rerun the same command to resume.", who, update)
@@ -159,4 +180,6 @@ class Saves:
             return f"Update {update} is not saved: {self._error}. The last checkpoint {self.last_checkpoint}."
         if self.cfg.no_save or update == 0:
             return ""
+        if self._unsent is not None:
+            return f"Update {update} is saved here only: {self._unsent}. Rerun the same command on this machine."
         return f"Update {update} is saved. Rerun the same command to resume."

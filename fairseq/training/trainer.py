@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fairseq import device as device_layer
 from fairseq import optim, utils
 from fairseq.checkpoint.record import RunRecord
+from fairseq.criterions import per_corpus
 from fairseq.data.audio.quarantine import Quarantine
 from fairseq.data.batch import Batch
 from fairseq.data.iterators import EpochBatchIterator
@@ -206,6 +207,7 @@ class Trainer:
             self.statistics.count(
                 audio_seconds=sample["num_samples"] / self.task.sample_rate,
                 few_masked=sample["few_masked"],
+                **per_corpus.counted(sample),
             )
         gradients.complete(self._params, self._frozen())
         progress.doing("exchange", kind=self._kind("training", samples[0]), waits=True)
@@ -349,6 +351,7 @@ class Trainer:
         metrics.log_scalar("wpb", sums["ntokens"] / updates, weight=updates, priority=200, round=1)
         metrics.log_scalar("bsz", sums["nsentences"] / updates, weight=updates, priority=210, round=1)
         metrics.log_scalar("audio_s_per_update", seconds / updates, weight=updates, priority=215, round=1)
+        per_corpus.log_counted(self.task.corpora, counted, self.task.sample_rate)
         metrics.log_scalar("lr", self.get_lr(), weight=0, priority=300)
         if norms:
             metrics.log_scalar("gnorm", sum(norms) / len(norms), weight=len(norms), priority=400, round=3)

@@ -8,9 +8,10 @@ updates. The kill comes at a random moment of a write, while training continues.
 
 from __future__ import annotations
 
-from tests.drills.kills import SLOW_DISK, TWO, Setup, drill, parser_of
+from tests.drills.kills import SLOW_DISK, STORE, TWO, Setup, drill, parser_of
 
 ASYNC = ("checkpoint.async_save=true", f"common.user_dir=CORPUS/{SLOW_DISK}")
+SHARDED = "distributed_training.ddp_backend=fully_sharded"
 SETUPS = {
     "plain": Setup("pretraining", ASYNC),
     "ema": Setup(
@@ -25,6 +26,10 @@ SETUPS = {
     ),
     "finetuning": Setup("finetuning", ASYNC),
     "spawn": Setup("pretraining", (*ASYNC, TWO, "optimization.max_update=8")),
+    "fully_sharded": Setup("pretraining", (*ASYNC, TWO, SHARDED, "optimization.max_update=8")),
+    # a slow store instead of a slow disk
+    "store": Setup("pretraining", (ASYNC[0], *STORE), store=True),
+    "store-sharded": Setup("pretraining", (ASYNC[0], *STORE, TWO, SHARDED, "optimization.max_update=8"), store=True),
 }
 
 

@@ -8,6 +8,10 @@ best value), including the last and the best, and the rows of `metrics.jsonl`. W
 checkpoint's temporary file exists. With --signals, it is SIGTERM, SIGINT, SIGUSR1 or SIGHUP, and the run must save and
 end by itself.
 
+In the setups whose name starts with "store", checkpoints go to an object store on this machine (needs moto and s3fs)
+whose requests are slow. With --writing, the kill happens while one is uploaded. After half of the stops, the run
+resumes on an empty machine. What is compared is what the store has.
+
 In the setups whose name starts with "restarts", one random process of two is killed, and torchrun --max-restarts or
 distributed_training.max_restarts starts the run again. Means over a log interval or an epoch in which that happened are
 not compared: they lack the updates before the death.
@@ -35,7 +39,8 @@ import numpy as np
 import soundfile
 import torch
 
-from fairseq.checkpoint import io
+from fairseq.checkpoint import io, store_index, transfer
+from tests import loopback_s3
 from tests.drills.forked import Outcome, Tally
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +91,25 @@ atomic.Disk.write = write
 """
 
 
+# a plug-in with which an upload lasts several updates
+SLOW_STORE = "slow_store"
+SLOW_REQUESTS = """import time
+from fairseq import stores
+
+fast = stores.retried
+
+
+def retried(*arguments, **options):
+    time.sleep(0.02)
+    result = fast(*arguments, **options)
+    time.sleep(0.02)
+    return result
+
+
+stores.retried = retried
+"""
+
+
 class Setup(NamedTuple):
     """One configuration of the run."""
 
@@ -94,8 +118,10 @@ class Setup(NamedTuple):
     torchrun: bool = False
     nodes: int = 1  # torchruns, one process each
     restarts: bool = False
+    store: bool = False  # checkpoints go to an object store
 
 
+STORE = ("checkpoint.save_dir=STORE", f"common.user_dir=CORPUS/{SLOW_STORE}")
 TWO = "distributed_training.distributed_world_size=2"
 SETUPS = {
     "plain": Setup("pretraining"),
@@ -113,6 +139,8 @@ SETUPS = {
     ),
     "restarts-torchrun": Setup("pretraining", ("optimization.max_update=12",), torchrun=True, restarts=True),
     "restarts-nodes": Setup("pretraining", ("optimization.max_update=12",), torchrun=True, nodes=2, restarts=True),
+    "store": Setup("pretraining", STORE, store=True),
+    "store-spawn": Setup("pretraining", (*STORE, TWO, "optimization.max_update=8"), store=True),
 }
 
 
@@ -145,8 +173,9 @@ def make_corpus(folder: Path) -> None:
     torch.manual_seed(1)
     cfg = {"model": model, "task": {"_name": "audio_pretraining", "data": "gone", "normalize": True}}
     torch.save({"cfg": cfg, "model": build_model(model).state_dict(), "args": None}, folder / "w2v.pt")
-    (folder / SLOW_DISK).mkdir()
-    (folder / SLOW_DISK / "__init__.py").write_text(SLOW_WRITES)
+    for plug_in, text in ((SLOW_DISK, SLOW_WRITES), (SLOW_STORE, SLOW_REQUESTS)):
+        (folder / plug_in).mkdir()
+        (folder / plug_in / "__init__.py").write_text(text)
     for name, text in (("pretraining", PRETRAINING), ("finetuning", FINETUNING)):
         (folder / f"{name}.yaml").write_text(text.replace("DATA", str(folder)).replace("W2V", str(folder / "w2v.pt")))
 
@@ -158,7 +187,8 @@ class Life:
     """A command in its own process group, with its log."""
 
     def __init__(self, setup: Setup, corpus: Path, work: Path) -> None:
-        self.run = work / "run"
+        self.setup, store = setup, store_of(work)
+        self.run = work / "checkpoints" / store.replace("://", "/") if setup.store else work / "run"
         line = [
             sys.executable,
             *launcher(setup),
@@ -168,7 +198,7 @@ class Life:
             str(corpus),
             "--config-name",
             setup.config,
-            *(override.replace("CORPUS", str(corpus)) for override in setup.overrides),
+            *(override.replace("CORPUS", str(corpus)).replace("STORE", store) for override in setup.overrides),
         ]
         self.log = (work / "log").open("ab")
         self.log_start = self.log.tell()
@@ -217,12 +247,19 @@ class Life:
                 return False
             time.sleep(0.01)
         until = time.monotonic() + moment
-        while time.monotonic() < until or (writing and not list(self.run.glob("*.tmp"))):
+        while time.monotonic() < until or (writing and not self.is_writing()):
             if self.ended():
                 return False
             if not writing:
                 time.sleep(0.002)
         return True
+
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is being written, or, with a store, uploaded."""
+        if self.setup.store:
+            said = self.said()
+            return said.count("Saved checkpoint") > said.count("uploaded checkpoint")
+        return bool(list(self.run.glob("*.tmp")))
 
     def kill(self) -> None:
         """Send SIGKILL to all processes at once, like a power failure or a scheduler."""
@@ -353,6 +390,36 @@ def faults(unbroken: Path, run: Path, means: bool = True) -> list[str]:
     return found
 
 
+# -- a store -----------------------------------------------------------------------------------------------------------
+
+
+def store_of(work: Path) -> str:
+    """Return the URL for one run's checkpoints."""
+    return f"s3://{loopback_s3.BUCKET}/{work.name}"
+
+
+def forget_some(setup: Setup, work: Path, choice: random.Random) -> None:
+    """After half of the kills, let the run resume on an empty machine."""
+    if setup.store and choice.random() < 0.5:
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+
+
+def fetch_results(setup: Setup, work: Path) -> list[str]:
+    """Download what a finished run has in the store, if it has one, to `run`; returns what should not be there."""
+    if not setup.store:
+        return []
+    store, run = store_of(work), work / "run"
+    names = store_index.names_in(store)
+    entries = store_index.read(store).entries
+    for name, entry in entries.items():
+        store_index.download(store, entry, str(run / name))
+        if (problem := io.verify(run / name)) is not None:
+            return [f"{name} in the store: {problem}"]
+    transfer.receive(f"{store}/metrics.jsonl", str(run / "metrics.jsonl"))
+    known = {store_index.NAME, "metrics.jsonl", *(entry.object for entry in entries.values())}
+    return [f"left over in the store: {name}" for name in sorted(set(names) - known)]
+
+
 def attempt(
     setup: Setup, corpus: Path, unbroken: Path, seconds: float, choice: random.Random, arguments: argparse.Namespace
 ) -> Outcome:
@@ -370,7 +437,8 @@ def attempt(
             if not arguments.signals:
                 life.kill()
                 # a write can be over before the kill
-                stops += not arguments.writing or bool(list(life.run.glob("*.tmp")))
+                stops += not arguments.writing or life.is_writing()
+                forget_some(setup, work, choice)
                 continue
             stops += 1
             number = choice.choice(SIGNALS)
@@ -382,7 +450,7 @@ def attempt(
         status = Life(setup, corpus, work).wait()
         if status != 0:
             return Outcome("status", f"{status} at the end\n{_end_of(work)}")
-        found = faults(unbroken, work / "run")
+        found = [*fetch_results(setup, work), *faults(unbroken, work / "run")]
         if found:
             return Outcome("unequal", "; ".join(found))
         log = (work / "log").read_text(errors="replace")
@@ -452,7 +520,10 @@ def drill(title: str, arguments: argparse.Namespace, setups: dict[str, Setup]) -
     choice = random.Random(arguments.seed)
     tally = Tally(title)
     stops = 0
-    with tempfile.TemporaryDirectory(prefix="kills.") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kills."))
+        if any(setups[name].store for name in arguments.setups):
+            stack.enter_context(loopback_s3.serving())
         corpus = Path(folder) / "corpus"
         make_corpus(corpus)
         unbroken: dict[str, float] = {}
@@ -466,6 +537,7 @@ def drill(title: str, arguments: argparse.Namespace, setups: dict[str, Setup]) -
                 began = time.monotonic()
                 if life.wait() != 0:
                     sys.exit(f"the unbroken run of {name} failed:\n{_end_of(place)}")
+                assert not fetch_results(setups[name], place)
                 unbroken[name] = max(0.5, time.monotonic() - began)
             if setups[name].restarts:
                 outcome = attempt_restarts(setups[name], corpus, place / "run", unbroken[name], choice)

@@ -39,6 +39,7 @@ NOT_RUN = {
     "srun": "tests/unit/distributed/test_place.py has its variables",
     "torchrun": "tests/integration/test_recipe_commands.py",
     "torch.distributed.launch": "tests/integration/test_recipe_commands.py",
+    "checkpoint.save_dir=s3://bucket/base": "tests/unit/checkpoint/test_remote.py",
     "hydra/launcher=dependency_submitit_slurm": "tests/integration/test_submitit_launcher.py",
 }
 _BLOCK = re.compile(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fairseq.data.audio.audio_utils import Samples, UnreadableAudio, read_frames, read_samples
 from fairseq.data.audio.augment import Augmentation
+from fairseq.data.audio.corpora import Amounts, Corpora, amounts, weights_by_alpha
 from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
 from fairseq.data.audio.quarantine import PatientReader, Trouble
 from fairseq.data.audio.sizes import Selection, epoch_sample, extents
@@ -391,6 +392,9 @@ class ManifestOptions:
     weights: Sequence[float] | None = None  # shares of several manifests in an epoch; None: every utterance once
     augmentation: Augmentation | None = None  # for training with padded, uncropped recordings
     cache: CacheOptions = CacheOptions()  # for audio in object stores
+    # instead of weights: the audio of manifest i in an epoch is proportional to its own audio ** alpha
+    alpha: float | None = None
+    corpora: Corpora | None = None  # to report in batches; None: batches do not
 
 
 _AS_FAIRSEQ = ManifestOptions()
@@ -445,6 +449,9 @@ class FileAudioDataset(RawAudioDataset):
         self.selection = Selection(len(all_sizes), kept)
         self.sizes = self.selection.of(all_sizes)
         logger.info("loaded %d, skipped %d samples", len(self.sizes), self.skipped)
+        self._alpha, self._corpora = options.alpha, options.corpora
+        if options.alpha is not None:
+            self.weights = weights_by_alpha(self.amounts(), options.alpha)
         self.set_bucket_info(num_buckets)
         unknown = mask_compute_kwargs.keys() - {*WORKER_SETTINGS, *parameter_keys()}
         if unknown:
@@ -457,6 +464,8 @@ class FileAudioDataset(RawAudioDataset):
         self.selection, self.sizes = self.selection.without(indices), shared(np.delete(self.sizes, indices))
         self.skipped += len(indices)
         self._patient_reader = None
+        if self._alpha is not None:
+            self.weights = weights_by_alpha(self.amounts(), self._alpha)
         self.set_bucket_info(self.num_buckets)
 
     @property
@@ -480,6 +489,18 @@ class FileAudioDataset(RawAudioDataset):
     def file(self, index: int) -> str:
         """Return the path of an utterance; names that are not UTF-8 have surrogates, as Python's file functions do."""
         return self.manifest.file(self.selection.line(index))
+
+    def amounts(self) -> Amounts:
+        """Return what there is of each manifest."""
+        return amounts(self.manifest.offsets, self.lines, self.num_tokens_vec(np.arange(len(self))))
+
+    def collate_plan(self, plan: BatchPlan) -> Batch:
+        """See RawAudioDataset; with `corpora`, also which rows belong to which."""
+        batch = super().collate_plan(plan)
+        if self._corpora is None:
+            return batch
+        lines = self.lines[batch["id"].numpy()[: plan.num_valid]]
+        return self._corpora.noted(batch, np.searchsorted(self.manifest.offsets, lines, side="right") - 1)
 
     def sample(self, epoch: int) -> np.ndarray:
         if self.weights is None or epoch == EVALUATION_EPOCH:

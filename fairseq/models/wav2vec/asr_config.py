@@ -13,6 +13,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
 from fairseq.dataclass.values import from_here
 from fairseq.masks.settings import SpanFields, selection_problems
 from fairseq.models.wav2vec.config import MASKING_DISTRIBUTION_CHOICES, conv_layer_findings
+from fairseq.stores import is_url
 
 BLANK_MODE_CHOICES = ChoiceEnum(["add", "set"])
 _CONV_FEATURE_LAYERS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
@@ -127,7 +128,9 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
 
     def check_files(self) -> Iterator[Finding]:
         source = self.w2v_path
-        if source not in (None, MISSING) and self.w2v_args is None and not Path(source).expanduser().exists():
+        if source in (None, MISSING) or self.w2v_args is not None or is_url(source):
+            return
+        if not Path(source).expanduser().exists():
             yield wrong(
                 f"model.w2v_path is {source!r}: the checkpoint does not exist{from_here(Path(source))}.", "other-paths"
             )

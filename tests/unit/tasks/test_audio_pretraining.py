@@ -78,6 +78,7 @@ def test_fields_of_both_generations_of_fairseq() -> None:
     new = {
         "multi_corpus_keys",
         "multi_corpus_sampling_weights",
+        "multi_corpus_sampling_alpha",
         "rebuild_batches",
         "precompute_mask_config",
         "post_save_script",
@@ -118,6 +119,17 @@ def test_mask_settings_refer_to_the_model() -> None:
         ),
         ({"multi_corpus_keys": "a,b", "multi_corpus_sampling_weights": "0.5,0.6"}, "sum to 1"),
         ({"multi_corpus_keys": "a,b", "multi_corpus_sampling_weights": "0.5,x"}, "comma-separated numbers"),
+        ({"multi_corpus_sampling_alpha": 0.5}, "multi_corpus_sampling_alpha is set, but task.multi_corpus_keys is not"),
+        (
+            {
+                "multi_corpus_keys": "a,b",
+                "multi_corpus_sampling_weights": "0.5,0.5",
+                "multi_corpus_sampling_alpha": 0.5,
+            },
+            "task.multi_corpus_sampling_alpha is 0.5, but task.multi_corpus_sampling_weights is set too",
+        ),
+        ({"multi_corpus_keys": "a,b", "multi_corpus_sampling_alpha": 1.5}, "task.multi_corpus_sampling_alpha is 1.5"),
+        ({"multi_corpus_keys": "a,b,a"}, "names 'a' twice"),
         ({"max_smaple_size": 3}, "Did you mean 'max_sample_size'"),
     ],
 )
@@ -296,6 +308,25 @@ def test_several_corpora(tmp_path: Path) -> None:
     assert len(task.dataset("a:tedlium")) == 5
     with pytest.raises(ValueError, match="corpus 'c'"):
         task.load_dataset("c:tedlium")
+
+
+def test_alpha_makes_shares_of_the_audio(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "long", [6000] * 8)
+    write_corpus(tmp_path / "short", [3000] * 4)
+    keys = {"multi_corpus_keys": "long,short", "inferred_w2v_config": INFERRED, "max_sample_size": 6000}
+    for alpha, audio in ((1.0, [0.8, 0.2]), (0.5, [2 / 3, 1 / 3]), (0.0, [0.5, 0.5])):
+        task = make_task(tmp_path, **keys, multi_corpus_sampling_alpha=alpha)
+        task.load_dataset("train")
+        shares = dict(task.corpus_shares("train"))
+        assert [shares[name].audio for name in ("long", "short")] == pytest.approx(audio)
+        assert shares["long"].hours == pytest.approx(48000 / 16000 / 3600)
+        drawn = task.dataset("train").sample(1)
+        assert len(drawn) == 12
+        if alpha == 0:  # as much audio: twice as many of the short ones
+            assert (drawn % 12 >= 8).sum() == 8
+    assert make_task(tmp_path, **keys, multi_corpus_sampling_alpha=1.0).corpora == ("long", "short")
+    write_corpus(tmp_path, [3000] * 5)
+    assert make_task(tmp_path).corpora == ()
 
 
 def test_combined_validation_sets(data: Path) -> None:
