@@ -192,10 +192,11 @@ def _write_shards(job: Job, source: Source, found: Survey, record: Record, rules
                     tally.add(item, encoded, utterances)
                 else:
                     facts = _facts(item, found.keys.unique(item.key, number), encoded)
-                    members = _members(facts, encoded)
+                    members = _members(facts, encoded, found.has_texts)
                     if shard is not None and not shard.holds(sum(m.size() for m in members), job.shard_size):
-                        _finish(shard, record, number, utterances, tally)
-                        shard, utterances = None, 0
+                        full, shard = shard, None  # from here on, it is the record's
+                        _finish(full, record, number, utterances, tally)
+                        utterances = 0
                     shard = shard or Shard(record.shard_path())
                     offset = shard.add(members)[0]
                     record.note(
@@ -206,8 +207,8 @@ def _write_shards(job: Job, source: Source, found: Survey, record: Record, rules
         if number != found.items:
             raise ValueError(f"the source has changed: it had {found.items:,} utterances, and now has {number:,}.")
         if shard is not None:
-            _finish(shard, record, number, utterances, tally)
-            shard = None
+            last, shard = shard, None
+            _finish(last, record, number, utterances, tally)
     finally:
         if shard is not None:
             shard.abandon()
@@ -282,19 +283,21 @@ def _facts(item: Item, key: str, encoded: Encoded) -> dict[str, Json]:
         facts["text"] = item.text
     if item.speaker is not None:
         facts["speaker"] = item.speaker
-    if item.rest:
-        facts["rest"] = dict(item.rest)
+    rest = {name: value for name, value in item.rest.items() if value is not None}
+    if rest:
+        facts["rest"] = rest
     if encoded.clipped:
         facts["clipped"] = encoded.clipped
     return facts
 
 
-def _members(facts: dict[str, Json], encoded: Encoded) -> list[Member]:
-    key, text = facts["key"], facts.get("text")
+def _members(facts: dict[str, Json], encoded: Encoded, has_texts: bool) -> list[Member]:
+    """Return an utterance's files; all utterances have the same ones, which `datasets` requires."""
+    key, text = facts["key"], facts.get("text", "")
     members = [
         Member(f"{key}.{encoded.extension}", encoded.data),
         Member(f"{key}.json", json.dumps(facts, ensure_ascii=False, sort_keys=True).encode(errors="backslashreplace")),
     ]
-    if text is not None:
+    if has_texts:
         members.append(Member(f"{key}.txt", str(text).encode(errors="backslashreplace")))
     return members

@@ -45,6 +45,7 @@ class Survey(NamedTuple):
     digest: str  # of everything but the audio
     size: int  # bytes in the shards, estimated; 0 if unknown
     keys: Keys
+    has_texts: bool  # at least one utterance has a transcript
     has_labels: bool
 
 
@@ -74,7 +75,7 @@ def take(source: Source, rules: LabelRules | None, dictionary: Dictionary | None
     if has_labels and rules is not None and dictionary is not None:
         lines = (letters(words) for item in source.items(audio=False) if (words := rules.words(item.text)))
         check_units("the transcripts", lines, dictionary, what)
-    return Survey(count, digest.hexdigest(), size, keys, has_labels)
+    return Survey(count, digest.hexdigest(), size, keys, texts.some, has_labels)
 
 
 def _identity(item: Item) -> bytes:
@@ -101,10 +102,12 @@ class _Texts:
     def __init__(self, rules: LabelRules | None) -> None:
         self.rules = rules
         self.missing = 0
+        self.some = False
         self.without: list[str] = []
         self.warned = False
 
     def add(self, item: Item) -> None:
+        self.some = self.some or bool(item.text)
         if self.rules is None:
             return
         if not self.warned and item.text and not self.rules.prepared:

@@ -47,9 +47,9 @@ class HuggingFace:
                     for batch in reader:
                         skipped = min(first, batch.num_rows)
                         first -= skipped
+                        row_bytes = batch.nbytes // max(1, batch.num_rows)
                         for begin in range(skipped, batch.num_rows, tables.ROWS):
                             part = batch.slice(begin, tables.ROWS)
-                            row_bytes = part.nbytes // part.num_rows
                             rows = tables.Rows(file, self.path, number + begin, row_bytes, stamp)
                             yield from tables.items_of(part, columns, rows, audio)
                         number += batch.num_rows

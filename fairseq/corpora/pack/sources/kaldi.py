@@ -83,7 +83,7 @@ class Kaldi:
                 raise place.error(f"from {times[0]} to {times[1]} is not a time; the end must be after the start.")
             if recording not in self._wavs:
                 raise place.error(f"{_WAVS} has no recording {recording!r}.")
-            yield name, recording, Seconds(start, None if end == -1 else end - start)
+            yield name, recording, Seconds(start, None if end == -1 else round(end - start, 6))
 
     def items(self, first: int = 0, audio: bool = True) -> Iterator[Item]:
         for name, recording, seconds in islice(self._segments(), first, None):

@@ -13,8 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def item_of(facts: jsonl.Facts, place: jsonl.Place) -> Item:
     if recording is None:
         _check_lhotse(place)
         line = json.dumps(facts, sort_keys=True)
-        return replace(known, load=partial(load_cut, line), stamp=line)
+        return replace(known, load=Cut(line), stamp=line)
     rate = jsonl.number(recording, "sampling_rate", place)
     start, duration = jsonl.number(facts, "start", place, 0.0), jsonl.number(facts, "duration", place)
     file = _objects(recording.get("sources"))[0].get("source")
@@ -102,21 +101,29 @@ def samples(seconds: float, rate: float) -> int:
     return math.floor(round(seconds * rate, 8) + 0.5)
 
 
-def load_cut(line: str) -> Wave:
-    """Decode a cut with Lhotse; several channels are averaged.
+@dataclass(frozen=True)
+class Cut:
+    """A cut that Lhotse decodes.
 
     Args:
         line: the cut as JSON.
-    Raises:
-        UnreadableAudio: Lhotse cannot decode it.
     """
-    deserialize_item = importlib.import_module("lhotse.serialization").deserialize_item
-    try:
-        cut = deserialize_item(json.loads(line))
-        loaded = np.atleast_2d(cut.load_audio())
-    except Exception as error:  # of any of Lhotse's readers
-        raise UnreadableAudio(f"Lhotse cannot decode the cut: {' '.join(str(error).split())[:300]}") from error
-    return Wave(loaded.mean(axis=0, dtype=np.float32), int(cut.sampling_rate))
+
+    line: str
+
+    def __call__(self) -> Wave:
+        """Decode the cut; several channels are averaged.
+
+        Raises:
+            UnreadableAudio: Lhotse cannot decode it.
+        """
+        deserialize_item = importlib.import_module("lhotse.serialization").deserialize_item
+        try:
+            cut = deserialize_item(json.loads(self.line))
+            loaded = np.atleast_2d(cut.load_audio())
+        except Exception as error:  # of any of Lhotse's readers
+            raise UnreadableAudio(f"Lhotse cannot decode the cut: {' '.join(str(error).split())[:300]}") from error
+        return Wave(loaded.mean(axis=0, dtype=np.float32), int(cut.sampling_rate))
 
 
 def _check_lhotse(place: jsonl.Place) -> None:
