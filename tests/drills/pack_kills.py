@@ -61,7 +61,8 @@ def make_corpora(folder: Path) -> dict[str, Path]:
     for number in (0, 40, 89):
         Path(lines[number]["audio_filepath"]).write_bytes(b"damaged" * 100)
     nemo = folder / "nemo.jsonl"
-    nemo.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    # long facts, so that a kill finds some of an unfinished shard's utterances written
+    nemo.write_text("".join(json.dumps({**line, "note": "long" * 1000}) + "\n" for line in lines))
     listed = [line for number, line in enumerate(lines) if number not in (0, 40, 89)]
     tsv = folder / "list.tsv"
     frames = [soundfile.info(line["audio_filepath"]).frames for line in listed]

@@ -283,7 +283,7 @@ def _facts(item: Item, key: str, encoded: Encoded) -> dict[str, Json]:
         facts["text"] = item.text
     if item.speaker is not None:
         facts["speaker"] = item.speaker
-    rest = {name: value for name, value in item.rest.items() if value is not None}
+    rest: dict[str, Json] = {name: value for name, value in item.rest.items() if value is not None}
     if rest:
         facts["rest"] = rest
     if encoded.clipped:
