@@ -182,7 +182,11 @@ def _size(count: Json) -> str:
 def cli_main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
     command.set_up_logging()
-    return command.run(lambda: main(args), "fairseq-pack")
+    try:
+        return command.run(lambda: main(args), "fairseq-pack")
+    except KeyboardInterrupt:
+        print("fairseq-pack: interrupted. Rerun the command and it continues.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

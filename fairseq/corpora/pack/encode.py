@@ -30,6 +30,7 @@ _COPIED = {"WAV": "wav", "WAVEX": "wav", "FLAC": "flac", "OGG": "ogg"}  # libsnd
 _DEEP = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # more than 16 bits
 _SLACK = 0.05  # seconds by which a part may end after its file: times in manifests are rounded
 _PAUSES = (0.5, 2.0)  # seconds before another try: network file systems have short failures
+_BLOCK = 1 << 20  # samples that are converted at a time
 _numbers = itertools.count(1)
 
 
@@ -149,10 +150,15 @@ def _as_file(samples: np.ndarray, rate: int, settings: Settings, deep: bool) -> 
     if len(samples) == 0:
         raise UnreadableAudio("it contains no audio", lasts=True)
     bits = settings.bits or (24 if deep and not _is_16_bit(samples) else 16)
-    scaled = np.rint(samples * np.float32(1 << (bits - 1)))
     limit = (1 << (bits - 1)) - 1
-    clipped = int(np.count_nonzero((scaled > limit + 1) | (scaled < -limit - 1)))
-    values = np.clip(scaled, -limit - 1, limit).astype(np.int32) << (32 - bits)
+    values = np.empty(len(samples), dtype=np.int16 if bits == 16 else np.int32)
+    clipped = 0
+    for begin in range(0, len(samples), _BLOCK):  # in blocks: recordings can be hours long
+        scaled = np.rint(samples[begin : begin + _BLOCK] * np.float32(1 << (bits - 1)))
+        clipped += int(np.count_nonzero((scaled > limit + 1) | (scaled < -limit - 1)))
+        values[begin : begin + _BLOCK] = np.clip(scaled, -limit - 1, limit)
+    if bits == 24:
+        values <<= 8  # libsndfile takes the upper bits
     container = io.BytesIO()
     form = "WAV" if settings.codec == "wav" else "FLAC"
     soundfile.write(container, values, rate, format=form, subtype=f"PCM_{bits}")
@@ -160,8 +166,11 @@ def _as_file(samples: np.ndarray, rate: int, settings: Settings, deep: bool) -> 
 
 
 def _is_16_bit(samples: np.ndarray) -> bool:
-    scaled = samples * np.float32(1 << 15)
-    return bool(np.array_equal(np.rint(scaled), scaled))
+    for begin in range(0, len(samples), _BLOCK):
+        scaled = samples[begin : begin + _BLOCK] * np.float32(1 << 15)
+        if not np.array_equal(np.rint(scaled), scaled):
+            return False
+    return True
 
 
 def _bytes_of(item: Item, place: str) -> bytes:

@@ -41,14 +41,13 @@ def write_all(record: Record, rules: LabelRules | None, dictionary: Path | None)
     ]
     removed: Counter[str] = Counter()
     if rules is not None:
-        words = lambda: (rules.words(_text(facts)) for facts in _packed(record))  # noqa: E731
-        written.append(_write(dest / f"{name}.ltr", (f"{letters(line)}\n".encode() for line in words())))
-        written.append(_write(dest / f"{name}.wrd", (f"{line}\n".encode() for line in words())))
-        for facts in _packed(record):
-            rules.words(_text(facts), removed)
+        cleaned = (rules.words(_text(facts), removed) for facts in _packed(record))
+        words = _write(dest / f"{name}.wrd", (f"{line}\n".encode() for line in cleaned))
+        written.append(words)
+        written.append(_write(dest / f"{name}.ltr", (f"{letters(line)}\n".encode() for line in _lines(words))))
         if dictionary is None:
-            written.append(_save(dest / LETTERS, dictionary_of(map(letters, words()))))
-            written.append(_save(dest / WORDS, dictionary_of(words())))
+            written.append(_save(dest / LETTERS, dictionary_of(map(letters, _lines(words)))))
+            written.append(_save(dest / WORDS, dictionary_of(_lines(words))))
         elif dictionary != dest / LETTERS:
             written.append(_write(dest / LETTERS, [dictionary.read_bytes()]))
     _write_sums(record, written)
@@ -56,6 +55,12 @@ def write_all(record: Record, rules: LabelRules | None, dictionary: Path | None)
     result["removed"] = dict(removed.most_common(20))
     record.finish(result)
     return result
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n")
 
 
 def _text(facts: dict[str, Json]) -> str | None:

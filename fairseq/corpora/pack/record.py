@@ -22,7 +22,7 @@ from fairseq.corpora.pack.source import Json
 
 RECORD, UTTERANCES = ".pack.jsonl", ".utterances" + UNFINISHED
 SHARED = ("dict.ltr.txt", "dict.wrd.txt", "SHA256SUMS")  # by all names of a destination
-OUTPUTS = (".tsv", ".jsonl", ".left_out.tsv", ".ltr", ".wrd")
+OUTPUTS = (".tsv", ".tsv.index", ".jsonl", ".left_out.tsv", ".ltr", ".wrd")
 _NAME = re.compile(r"\w[\w-]*")
 _SHARD_NUMBER = re.compile(r"-\d{6}$")
 _VERSION = 1

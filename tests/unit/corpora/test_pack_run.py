@@ -248,6 +248,7 @@ def test_two_names_share_a_folder_and_its_dictionary(corpus: Path) -> None:
         pack(job(valid, name="valid"))
     assert not list(out.glob("valid*")), "nothing was started"
     valid.write_text(json.dumps({"audio_filepath": "0.wav", "text": "a bit"}) + "\n")
+    (out / "train.tsv.index").write_bytes(b"a run's")
     pack(job(valid, name="valid"))
     assert (out / "dict.ltr.txt").read_bytes() == dictionary
     assert (out / "valid.wrd").read_text() == "A BIT\n"
