@@ -161,7 +161,10 @@ def _as_file(samples: np.ndarray, rate: int, settings: Settings, deep: bool) -> 
         values <<= 8  # libsndfile takes the upper bits
     container = io.BytesIO()
     form = "WAV" if settings.codec == "wav" else "FLAC"
-    soundfile.write(container, values, rate, format=form, subtype=f"PCM_{bits}")
+    try:
+        soundfile.write(container, values, rate, format=form, subtype=f"PCM_{bits}")
+    except soundfile.LibsndfileError as error:
+        raise UnreadableAudio(f"{form} cannot hold it ({rate} Hz): {error.error_string}", lasts=True) from error
     return Encoded(container.getvalue(), form.lower(), len(samples), rate, clipped)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 from collections import Counter
@@ -13,7 +15,6 @@ from fairseq.corpora.pack.record import Record, belongs, to_line
 from fairseq.corpora.pack.shards import UNFINISHED, put_in_place, unfinished
 from fairseq.corpora.pack.source import Json
 from fairseq.corpora.pack.survey import LabelRules
-from fairseq.data.audio.manifest import printable
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.transcripts import dictionary_of, letters
 
@@ -36,7 +37,7 @@ def write_all(record: Record, rules: LabelRules | None, dictionary: Path | None)
     dest, name = record.dest, record.name
     written = [
         _write(dest / f"{name}.tsv", _manifest(record)),
-        _write(dest / f"{name}.jsonl", (to_line(facts) for facts in _packed(record))),
+        _write(dest / f"{name}.jsonl", (to_line(facts, "replace") for facts in _packed(record))),
         _write(dest / f"{name}.left_out.tsv", _left_out(record)),
     ]
     removed: Counter[str] = Counter()
@@ -86,7 +87,7 @@ def _manifest(record: Record) -> Iterator[bytes]:
 def _left_out(record: Record) -> Iterator[bytes]:
     for line in record.lines():
         if "left_out" in line:
-            origin = printable(str(line["origin"])).translate({9: "\\t", 10: "\\n", 13: "\\r"})
+            origin = str(line["origin"]).translate({9: "\\t", 10: "\\n", 13: "\\r"})
             yield f"{origin}\t{line['left_out']}\n".encode(errors="backslashreplace")
 
 
@@ -116,16 +117,22 @@ def _save(path: Path, dictionary: Dictionary) -> Path:
 
 def _write_sums(record: Record, written: list[Path]) -> None:
     """Write SHA256SUMS: this pack's files, and the lines of other packs in the folder that are there already."""
-    sums: dict[str, str] = {}
-    path = record.dest / SUMS
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            checksum, _, file = line.partition("  ")
-            if not belongs(file, record.name):
-                sums[file] = checksum
-    sums.update({shard.file: shard.sha256 for shard in record.shards})
-    sums.update({file.name: _sha256(file) for file in written})
-    _write(path, (f"{sums[file]}  {file}\n".encode() for file in sorted(sums)))
+    own = {shard.file: shard.sha256 for shard in record.shards} | {file.name: _sha256(file) for file in written}
+    folder = os.open(record.dest, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)  # packs of other names may end now, too
+        sums: dict[str, str] = {}
+        path = record.dest / SUMS
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                checksum, _, file = line.partition("  ")
+                if not belongs(file, record.name):
+                    sums[file] = checksum
+        sums.update(own)
+        _write(path, (f"{sums[file]}  {file}\n".encode() for file in sorted(sums)))
+    finally:
+        os.close(folder)
 
 
 def _sha256(path: Path) -> str:

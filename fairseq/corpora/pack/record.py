@@ -8,11 +8,12 @@ and its line before its final name, so after a kill at any moment either the sha
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -86,6 +87,7 @@ class Record:
         self.plan: Plan | None = None
         self.shards: list[ShardRecord] = []
         self.result: dict[str, Json] | None = None  # once all is done
+        self.made_dictionary = False  # this pack, or the one that it replaces, made the destination's dictionary
         self._utterances: IO[bytes] | None = None
         existed = self.path.exists()
         # one file object for reading, writing and the lock: closing a second one would release the lock
@@ -93,6 +95,8 @@ class Record:
         try:
             self._lock()
             if restart:
+                with contextlib.suppress(ValueError):  # damaged
+                    self._read()
                 self._remove_all()
             elif existed:
                 self._read()
@@ -135,6 +139,7 @@ class Record:
             if self.owns(file) and file != self.path.name:
                 (self.dest / file).unlink()
         self._file.truncate(0)
+        self.plan, self.shards, self.result = None, [], None
 
     def _error(self, problem: str) -> ValueError:
         return ValueError(f"{self.path}: {problem} Use --restart to pack from the beginning.")
@@ -155,6 +160,7 @@ class Record:
             if facts[0].pop("version") != _VERSION:
                 raise self._error("another version of this package wrote it.")
             self.plan = Plan(**facts[0])
+            self.made_dictionary = self.plan.makes_dictionary
             self.result = facts.pop()["done"] if "done" in facts[-1] else None
             self.shards = [ShardRecord(**shard) for shard in facts[1:]]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -258,12 +264,13 @@ class Record:
         self._file.close()
 
 
-def to_line(line: dict[str, Json]) -> bytes:
-    """Return an object as a line of JSON, always the same; lone surrogates of file names are escaped."""
-    try:
-        return json.dumps(line, ensure_ascii=False, sort_keys=True).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(line, sort_keys=True).encode() + b"\n"
+def to_line(line: Mapping[str, Json], errors: str = "backslashreplace") -> bytes:
+    """Return an object as a line of JSON, always the same.
+
+    Args:
+        errors: what happens to lone surrogates, which names that are not UTF-8 have; by default they come back.
+    """
+    return json.dumps(line, ensure_ascii=False, sort_keys=True).encode(errors=errors) + b"\n"
 
 
 def check_name(name: str) -> None:

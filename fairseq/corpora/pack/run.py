@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from fairseq.corpora.pack import outputs, sources, survey
 from fairseq.corpora.pack.encode import Encoded, LeftOut, Settings, encode
-from fairseq.corpora.pack.record import Plan, Record, makers_of_dictionary
+from fairseq.corpora.pack.record import Plan, Record, makers_of_dictionary, to_line
 from fairseq.corpora.pack.shards import Member, Shard
 from fairseq.corpora.pack.source import Item, Json, Options, Source
 from fairseq.corpora.pack.survey import LabelRules, Survey
@@ -116,9 +115,8 @@ def _dictionary(job: Job, record: Record) -> Path | None:
     if job.labels is None:
         return None
     existing = job.dest / outputs.LETTERS
-    made_here = record.plan is not None and record.plan.makes_dictionary
     if job.dictionary is None:
-        return existing if existing.exists() and not made_here else None
+        return existing if existing.exists() and not record.made_dictionary else None
     if not job.dictionary.is_file():
         raise ValueError(f"--dict {job.dictionary} does not exist.")
     if existing.exists() and existing.read_bytes() != job.dictionary.read_bytes():
@@ -296,8 +294,8 @@ def _members(facts: dict[str, Json], encoded: Encoded, has_texts: bool) -> list[
     key, text = facts["key"], facts.get("text", "")
     members = [
         Member(f"{key}.{encoded.extension}", encoded.data),
-        Member(f"{key}.json", json.dumps(facts, ensure_ascii=False, sort_keys=True).encode(errors="backslashreplace")),
+        Member(f"{key}.json", to_line(facts, "replace")),
     ]
     if has_texts:
-        members.append(Member(f"{key}.txt", str(text).encode(errors="backslashreplace")))
+        members.append(Member(f"{key}.txt", str(text).encode(errors="replace")))
     return members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -114,6 +115,7 @@ def put_in_place(path: Path) -> None:
     os.replace(unfinished(path), path)
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -129,6 +129,10 @@ def open_source(path: str | os.PathLike[str], kind: str | None = None, options: 
     Raises:
         ValueError: it does not exist, or it is not of a known kind.
     """
+    if "://" in os.fspath(path):
+        raise ValueError(
+            f"the source {path} is a URL; it must be a local file or folder. A local manifest may list audio at URLs."
+        )
     place = Path(os.path.abspath(path))
     if not place.exists():
         raise ValueError(f"the source {path} does not exist.")

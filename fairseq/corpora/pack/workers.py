@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from fairseq.distributed import signals
 
-_AHEAD = 4  # items per worker that are in memory
+_AHEAD = 3  # items per worker that are in memory
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 

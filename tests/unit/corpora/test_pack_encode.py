@@ -132,6 +132,7 @@ def test_copied_files_keep_their_bytes(tmp_path: Path) -> None:
         ({"data": b"<html>" + b"x" * 100}, "it is a web page"),
         ({"data": audio_bytes(0, 1)}, "it contains no audio"),
         ({"data": audio_bytes(900, 1)[:600], "frames": 900}, "it ends after"),
+        ({"load": lambda: Wave(np.zeros(9, dtype=np.float32), 700_000)}, "FLAC cannot hold it (700000 Hz)"),
         ({"data": audio_bytes(900, 1), "start": 900}, "it begins at the end of the file"),
         ({"data": audio_bytes(900, 1), "seconds": Seconds(0.0, 0.5)}, "it ends after 900 frames"),
         ({"place": "/gone/a.wav"}, "No such file"),

@@ -16,7 +16,7 @@ from fairseq.corpora.pack.run import Job, pack
 from fairseq.corpora.pack.survey import LabelRules
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.dictionary import Dictionary
-from tests.unit.corpora.made_up import write_audio
+from tests.unit.corpora.made_up import audio_bytes, write_audio
 
 SIZE = 100_000  # of a shard: two of the files
 
@@ -192,6 +192,27 @@ def test_other_options_are_refused(
     pack(job(corpus, restart=True, **change))
     pack(job(corpus, "fresh", **change))
     assert contents(out) == contents(corpus.parents[1] / "fresh")
+
+
+def test_restart_makes_the_dictionary_again(corpus: Path) -> None:
+    pack(job(corpus))
+    pack(job(corpus, restart=True, labels=LabelRules("lower")))
+    pack(job(corpus, "fresh", labels=LabelRules("lower")))
+    out, fresh = corpus.parents[1] / "out", corpus.parents[1] / "fresh"
+    assert contents(out) == contents(fresh) and "i" in Dictionary.load(str(out / "dict.ltr.txt")).symbols
+
+
+def test_names_and_texts_that_are_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/caf\udce9.wav").write_bytes(audio_bytes(800, 1))
+    (tmp_path / "in/b\udce9d.wav").write_bytes(b"x")
+    pack(job(tmp_path / "in", max_left_out=0.5))
+    facts = json.loads((tmp_path / "out/train.jsonl").read_text())
+    assert (facts["key"], facts["origin"]) == ("caf", "caf?.wav")
+    assert (tmp_path / "out/train.left_out.tsv").read_text().startswith("b\\udce9d.wav\t")
+    (tmp_path / "in/train.jsonl").write_text('{"audio_filepath": "caf\\udce9.wav", "text": "a\\ud83d b"}\n')
+    pack(job(tmp_path / "in/train.jsonl", "labelled"))
+    assert (tmp_path / "labelled/train.wrd").read_text() == "A B\n"
 
 
 def test_a_changed_source_is_refused(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,8 @@ def test_all_kinds_are_registered() -> None:
 
 def test_what_is_nothing_is_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "gone")
+    with pytest.raises(ValueError, match="is a URL; it must be a local file"):
+        open_source("s3://bucket/corpus")
     assert "--from, one of: folder, huggingface" in refusal(write_lines(tmp_path / "notes.txt", "hello"))
 
 
@@ -89,6 +91,13 @@ def test_manifest_with_labels_and_sidecar(tmp_path: Path) -> None:
         ("own", "B-C", None, {}, 700),
     ]
     assert frames(found[1]) == 700, "what a run on the manifest sees"
+
+
+def test_texts_of_a_sidecar_are_not_labels(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.tsv", str(tmp_path), "a.wav\t900")
+    write_lines(tmp_path / "train.jsonl", {"text": "It's -- so!"})
+    assert not open_source(tmp_path / "train.tsv").prepared
+    assert items(tmp_path / "train.tsv")[0].text == "It's -- so!"
 
 
 def test_manifest_with_letters_only(tmp_path: Path) -> None:

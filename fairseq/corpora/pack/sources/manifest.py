@@ -24,13 +24,13 @@ class Manifest:
     """
 
     kind = "manifest"
-    prepared = True
 
     def __init__(self, path: Path, options: Options) -> None:
         self.manifest = Lines(path)
         self.manifest.check_root()
         self._stem = str(path)[: -len(next((ending for ending in _ENDINGS if str(path).endswith(ending)), ""))]
         self._texts = self._labels()
+        self.prepared = self._texts is not None  # a sidecar's texts are not labels
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
