@@ -29,8 +29,10 @@ EXTRAS = {
         "pymdown-extensions==11.0.2",
         "griffelib==2.3.0",
     ],
+    "hf": ["pyarrow"],  # data sets of Hugging Face are read without `datasets`
     # preinstalled in Gaudi's containers, for their torch; elsewhere the extra cannot be installed
     "hpu": ["habana-torch-plugin"],
+    "lhotse": ["lhotse"],
     "onnx": ["onnx", "onnxruntime"],
     "parquet": ["pyarrow"],
     "resample": ["soxr"],

@@ -35,6 +35,7 @@ _MODULES = (
     "fairseq_cli.average_checkpoints",
     "fairseq_cli.consolidate",
     "fairseq_cli.validate",
+    "fairseq_cli.pack",
     "torch._dynamo",
 )
 

@@ -30,15 +30,14 @@ from fairseq.data.transcripts import (
     Lines,
     Table,
     TranscriptSource,
+    case_warning,
+    check_units,
     clean,
     dictionary_of,
-    is_turkic,
     letters,
     write_lines,
 )
 from fairseq.utils import make_folder
-
-SHOWN = 5  # letters listed in a message
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -104,14 +103,11 @@ def texts_of(args: argparse.Namespace, manifest: Manifest, removed: Counter[str]
     """Return (cleaned transcript of each utterance, indices of utterances without one)."""
     source = source_of(args, manifest)
     originals = [source.text(manifest, number) or "" for number in range(len(manifest))]
-    turkic = next((number for number, text in enumerate(originals) if is_turkic(text)), None)
-    if turkic is not None and args.case in ("upper", "lower"):
-        print(
-            f"warning: the transcript of {manifest.places([turkic])} has ı or İ, letters of Turkish and "
-            f"Azerbaijani. --case {args.case} merges ı and i: use --case {args.case}-tr, or --case keep if the text "
-            "already has a single case",
-            file=sys.stderr,
-        )
+    for number, text in enumerate(originals):
+        warning = case_warning(text, manifest.places([number]), args.case)
+        if warning is not None:
+            print(f"warning: {warning}", file=sys.stderr)
+            break
     texts = [clean(text, args.case, args.keep, removed) for text in originals]
     return texts, [number for number, text in enumerate(texts) if not text]
 
@@ -121,21 +117,6 @@ def write_manifest(path: Path, manifest: Manifest, left_out: set[int]) -> None:
     write_lines(path, [manifest.root, *map(manifest.row, kept)])
     if manifest.starts is not None:
         print(f"{path} has segments (a third column), which fairseq itself does not open")
-
-
-def check(name: str, lines: list[str], dictionary: Dictionary, what: str) -> None:
-    """Raise ValueError for units that the dictionary does not have."""
-    unknown = {
-        unit: number
-        for number, line in enumerate(lines, start=1)
-        for unit in set(line.split())
-        if unit not in dictionary
-    }
-    if unknown:
-        shown = "; ".join(f"line {number}: {unit!r}" for unit, number in list(unknown.items())[:SHOWN])
-        raise ValueError(
-            f"{name}: letters that {what} does not have: {len(unknown)} ({shown}). Remove or correct these lines"
-        )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -163,7 +144,7 @@ def main(args: argparse.Namespace) -> int:
         texts = [text for text in texts if text]
         lines = [letters(text) for text in texts]
         dictionary = dictionary_of(lines) if dictionary is None else dictionary
-        check(f"{stem}.ltr", lines, dictionary, what)
+        check_units(f"{stem}.ltr", lines, dictionary, what)
         if place == 0:
             dictionary.save(dest / "dict.ltr.txt")
             dictionary_of(texts).save(dest / "dict.wrd.txt")

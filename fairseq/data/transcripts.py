@@ -16,6 +16,7 @@ from fairseq.text_files import read_lines
 LAYOUTS = ("librispeech", "commonvoice", "tsv", "text")
 WORD_END = "|"  # fairseq: follows each word if the units are letters
 CASES = ("upper", "lower", "keep", "upper-tr", "lower-tr")
+_SHOWN = 5  # letters listed in a message
 _ZERO_WIDTH_SPACE = "\u200b"
 _APOSTROPHES = re.compile(r"\u2019|(?<=\w)\u2018(?=\w)")  # \u2018 only within words: o\u2018zbek
 _DOTS_IN_WORDS = re.compile(r"(?<=\w)[\u00b7\u2027](?=\w)")
@@ -52,7 +53,10 @@ class LibriSpeech:
                 "fairseq-prepare-labels --layout text with one transcript per line of the manifest, or --layout tsv "
                 f"with paths PATH:START-END, such as {printable(manifest.utterance(number))}."
             )
-        file = Path(manifest.file(number))
+        return self.of(Path(manifest.file(number)))
+
+    def of(self, file: Path) -> str | None:
+        """Return the transcript of an audio file, or None."""
         if file.parent != self._folder:
             self._folder, self._texts = file.parent, {}
             for path in sorted(file.parent.glob("*.trans.txt")):
@@ -212,6 +216,34 @@ def dictionary_of(lines: Iterable[str]) -> Dictionary:
         dictionary.add_symbol(unit, count)
     dictionary.finalize(padding_factor=1)
     return dictionary
+
+
+def check_units(name: str, lines: Iterable[str], dictionary: Dictionary, what: str) -> None:
+    """Raise ValueError for units in label lines that the dictionary does not have.
+
+    Args:
+        name: of the labels, for the message.
+        lines: label lines, such as `letters` returns.
+        what: description of the dictionary.
+    """
+    unknown: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        unknown.update((unit, number) for unit in set(line.split()) if unit not in unknown and unit not in dictionary)
+    if unknown:
+        shown = "; ".join(f"line {number}: {unit!r}" for unit, number in list(unknown.items())[:_SHOWN])
+        raise ValueError(
+            f"{name}: letters that {what} does not have: {len(unknown)} ({shown}). Remove or correct these lines"
+        )
+
+
+def case_warning(text: str, where: str, case: str) -> str | None:
+    """Return a warning if text has letters that this case merges with others; None if it does not."""
+    if case not in ("upper", "lower") or not is_turkic(text):
+        return None
+    return (
+        f"the transcript of {where} has ı or İ, letters of Turkish and Azerbaijani. --case {case} merges ı and i: use "
+        f"--case {case}-tr, or --case keep if the text already has a single case"
+    )
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
