@@ -33,6 +33,8 @@ EXTRAS = {
     "hpu": ["habana-torch-plugin"],
     "onnx": ["onnx", "onnxruntime"],
     "parquet": ["pyarrow"],
+    # it carries uPlot 1.6.31, unchanged, for the plots in pages; fairseq/pages/assets.py checks the files
+    "report": ["youplot==1.0.0"],
     "resample": ["soxr"],
     "slurm": ["submitit>=1.5"],
     "tensorboard": ["tensorboard"],
