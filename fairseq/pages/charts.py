@@ -17,6 +17,7 @@ class Table(NamedTuple):
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    folded: bool = False  # only its caption shows until it is opened: for long tables
 
 
 @dataclass(frozen=True)

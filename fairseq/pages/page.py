@@ -136,16 +136,17 @@ def _part(part: Table | Chart | Paragraph, name: str) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in table.head)
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
         for row in table.rows
     )
     caption = escape(table.caption)
-    return (
+    body = (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+    return f"<details><summary>{caption}</summary>{body}</details>" if table.folded else body
 
 
 def _chart(chart: Chart, name: str) -> str:

@@ -116,9 +116,9 @@ def _labels(report: DataReport) -> list[Table | Chart]:
             continue
         total = max(1, texts.units.total())
         units = [[unit, f"{n:,}", f"{100 * n / total:.2f} %"] for unit, n in texts.units.most_common(_UNITS)]
-        parts.append(Table(f"Alphabet of {name}", ["unit", "count", "share"], units))
+        parts.append(Table(f"Alphabet of {name}", ["unit", "count", "share"], units, folded=True))
         words = [[word, f"{n:,}"] for word, n in texts.words.most_common(_WORDS)]
-        parts.append(Table(f"Most frequent words of {name}", ["word", "count"], words))
+        parts.append(Table(f"Most frequent words of {name}", ["word", "count"], words, folded=True))
     return parts
 
 

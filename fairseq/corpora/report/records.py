@@ -59,6 +59,8 @@ class Usual(NamedTuple):
     """What is usual in the labels of a corpus, to judge a line by."""
 
     rate: float  # median units per second
+    slow_rate: float  # 5th percentile
+    fast_rate: float  # 95th percentile
     script: str  # of most letters, such as LATIN
     script_share: float
     case: str  # of most letters with a case: "upper" or "lower"

@@ -147,6 +147,6 @@ def channels(sound: Sound) -> str | None:
     "Padding, a noise gate, or lost packets: cut at the stretch with fairseq-segment if there are many.",
 )
 def digital_silence(sound: Sound) -> str | None:
-    if sound.problem is not None or _is_silent(sound) or sound.constant < _CONSTANT:
+    if sound.problem is not None or _is_silent(sound) or sound.constant < _CONSTANT or sound.resolution >= _COARSE:
         return None
     return f"{sound.constant:.1f} s in one piece"

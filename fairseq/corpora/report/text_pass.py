@@ -32,7 +32,7 @@ class Texts:
         self.rate = Histogram(np.arange(0, 60.25, 0.25))  # units per second
         self.hits = TEXT_RULES.no_hits()
         self.findings: list[Finding] = []  # about the whole file
-        self.usual = Usual(0.0, "", 0.0, "", 0.0)
+        self.usual = Usual(0.0, 0.0, 0.0, "", 0.0, "", 0.0)
 
 
 def read_texts(corpus: Corpus, seconds: np.ndarray) -> Texts | None:
@@ -126,7 +126,8 @@ def _usual(texts: Texts) -> Usual:
             cases[case_of(letter)] += count
     script, script_share = _most(scripts)
     case, case_share = _most(cases)
-    return Usual(texts.rate.percentile(50), script, script_share, case, case_share)
+    low, middle, high = (texts.rate.percentile(percent) for percent in (5, 50, 95))
+    return Usual(middle, low, high, script, script_share, case, case_share)
 
 
 def _most(counts: Counter[str]) -> tuple[str, float]:

@@ -20,6 +20,7 @@ class Labelled(NamedTuple):
 TEXT_RULES: Rules[Labelled] = Rules()
 _FASTEST = 30.0  # units per second; fast speech has 20 letters
 _FAST, _SLOW = 2.5, 0.2  # times the corpus's median
+_FAST_TAIL, _SLOW_TAIL = 1.5, 0.5  # times its 95th and 5th percentiles: where rates differ widely, more is usual
 _FEW_UNITS, _SLOW_SECONDS = 10, 3.0  # fewer letters are not judged as fast, and shorter utterances not as slow
 _USUAL = 0.95  # share of letters in one script or case, from which others are foreign
 _SHOWN = 5
@@ -63,7 +64,8 @@ def unknown(labelled: Labelled) -> str | None:
 def too_fast(labelled: Labelled) -> str | None:
     text, usual = labelled
     rate = len(text.units) / text.seconds if text.seconds else 0.0
-    if rate <= _FASTEST and (rate <= _FAST * usual.rate or len(text.units) < _FEW_UNITS):
+    most = max(_FAST * usual.rate, _FAST_TAIL * usual.fast_rate)
+    if rate <= _FASTEST and (rate <= most or len(text.units) < _FEW_UNITS):
         return None
     return f"{rate:.0f} letters a second; the median is {usual.rate:.0f}"
 
@@ -76,7 +78,8 @@ def too_fast(labelled: Labelled) -> str | None:
 )
 def too_slow(labelled: Labelled) -> str | None:
     text, usual = labelled
-    if not text.units or text.seconds < _SLOW_SECONDS or len(text.units) / text.seconds >= _SLOW * usual.rate:
+    least = min(_SLOW * usual.rate, _SLOW_TAIL * usual.slow_rate)
+    if not text.units or text.seconds < _SLOW_SECONDS or len(text.units) / text.seconds >= least:
         return None
     return f"{len(text.units)} letters in {text.seconds:.1f} s; the median is {usual.rate:.0f} a second"
 
