@@ -143,7 +143,7 @@ FAULTS: dict[str, Plant] = {
     ),
     "too-fast": lambda c, u: c.add(Utterance(u.wave[: RATE * 2], 4 * f"{u.text} ".strip())),
     "too-slow": lambda c, u: c.add(Utterance(u.wave, "A")),
-    "wrong-script": lambda c, u: c.add(Utterance(u.wave, "А" + u.text[1:])),  # noqa: RUF001
+    "wrong-script": lambda c, u: c.add(Utterance(u.wave, "А" + u.text[1:])),
     "empty-label": lambda c, u: c.add(Utterance(u.wave, "")),
 }
 
@@ -186,7 +186,7 @@ def make(data: Path, folder: Path, num_healthy: int, num_valid: int) -> Made:
     odd = next(speech)
     planted.append(Planted("not-in-dictionary", train.add(Utterance(odd.wave, f"{odd.text}_"))))
     made = Made(train.write(), valid.write(), planted)
-    (folder / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in "|'ABCDEFGHIJKLMNOPQRSTUVWXYZА"))  # noqa: RUF001
+    (folder / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in "|'ABCDEFGHIJKLMNOPQRSTUVWXYZА"))
     return made
 
 

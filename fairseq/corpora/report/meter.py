@@ -156,7 +156,7 @@ class Meter:
             above, width = edge + bins // 25, bins // 25
             step = spectrum[edge - 2 * width : edge - width].mean() - highest[above]
             if inside[edge] - highest[above] >= _BELOW_BAND and step >= _CLIFF:
-                return edge * self.rate / _FFT
+                return above * self.rate / _FFT
         return 0.0
 
     def _unequal(self) -> str | None:

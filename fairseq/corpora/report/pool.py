@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
-from multiprocessing.pool import Pool
 from typing import Protocol, TypeVar
 
 Task = TypeVar("Task")
@@ -27,53 +29,63 @@ Bars = Callable[[str, int, str], AbstractContextManager[Bar]]
 _state: list[object] = []  # of a worker process
 
 
-def _start(make: Callable[[], object]) -> None:
+def _start(state: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    _state[:] = [make()]
+    _state[:] = [state]
 
 
-def _apply(work: tuple[Callable[[object, Task], Part], Task]) -> Part:
-    function, task = work
+def _apply(function: Callable[[object, Task], Part], task: Task) -> Part:
     return function(_state[0], task)
 
 
+def _nothing() -> None:
+    """Do nothing: the first task starts the processes."""
+
+
 class Workers:
-    """Processes that each hold the same state, such as opened manifests; a context manager.
+    """Processes that hold the same state, such as opened manifests; a context manager.
 
     Args:
         count: processes; 1 works in this one.
-        make: makes the state, in each process.
+        state: what the functions of `map` get first.
     """
 
-    def __init__(self, count: int, make: Callable[[], object]) -> None:
+    def __init__(self, count: int, state: object) -> None:
         self.count = count
-        self._make = make
-        self._pool: Pool | None = None
-        self._own: object = None
+        self._state = state
+        self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
         if self.count > 1:
-            # forked processes share the manifests that this one has read
-            method = "fork" if sys.platform == "linux" else "spawn"
-            self._pool = multiprocessing.get_context(method).Pool(self.count, _start, (self._make,))
-        else:
-            self._own = self._make()
+            # forked processes share what this one has read; they start now, before a bar starts a thread
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+            self._pool = ProcessPoolExecutor(self.count, context, _start, (self._state,))
+            self._pool.submit(_nothing).result()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._pool is not None:
-            self._pool.terminate()
-            self._pool.join()
+            self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[object, Task], Part], tasks: Iterable[Task]) -> Iterator[Part]:
-        """Yield the results of the tasks in their order, with a bounded number of tasks in flight."""
+        """Yield the results of the tasks in their order, with a bounded number of tasks in flight.
+
+        Raises:
+            ValueError: a worker was killed.
+        """
         if self._pool is None:
-            yield from (function(self._own, task) for task in tasks)
+            yield from (function(self._state, task) for task in tasks)
             return
-        waiting = []
-        for task in tasks:
-            waiting.append(self._pool.apply_async(_apply, ((function, task),)))
-            if len(waiting) >= self.count * _AHEAD:
-                yield waiting.pop(0).get()
-        while waiting:
-            yield waiting.pop(0).get()
+        waiting: deque[Future[Part]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._pool.submit(_apply, function, task))
+                if len(waiting) >= self.count * _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"one of the {self.count} processes (--workers) was killed, usually for lack of memory. "
+                "Lower --workers."
+            ) from error

@@ -109,7 +109,7 @@ class _Making:
 
     def report(self) -> DataReport:
         # the workers come before the bars, which start a thread: a process with threads must not fork
-        with Workers(self.settings.workers, lambda: self.corpora) as workers:
+        with Workers(self.settings.workers, self.corpora) as workers:
             self._read_headers(workers)
             if self.settings.decode != "none":
                 self._decode(workers)

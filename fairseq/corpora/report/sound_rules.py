@@ -75,7 +75,9 @@ def clipping(sound: Sound) -> str | None:
 )
 def dc_offset(sound: Sound) -> str | None:
     signal = 10 ** (sound.level / 20)
-    if sound.problem is not None or abs(sound.dc) < _DC or abs(sound.dc) < _DC_OF_LEVEL * signal:
+    if sound.problem is not None or _is_silent(sound):
+        return None
+    if abs(sound.dc) < _DC or abs(sound.dc) < _DC_OF_LEVEL * signal:
         return None
     return f"mean {sound.dc:+.3f} of full scale"
 
