@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.process
 import signal
 import sys
 from collections import deque
@@ -54,16 +55,22 @@ class Workers:
         self.count = count
         self._state = state
         self._pool: ProcessPoolExecutor | None = None
+        self._processes: list[multiprocessing.process.BaseProcess] = []
 
     def __enter__(self) -> Workers:
         if self.count > 1:
             # forked processes share what this one has read; they start now, before a bar starts a thread
             context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+            before = multiprocessing.active_children()
             self._pool = ProcessPoolExecutor(self.count, context, _start, (self._state,))
             self._pool.submit(_nothing).result()
+            self._processes = [process for process in multiprocessing.active_children() if process not in before]
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            for process in self._processes:  # a task may be in the middle of a long recording
+                process.terminate()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

@@ -235,7 +235,11 @@ class _Making:
     def _same_bytes(self) -> list[Pair]:
         """Pair files with the same bytes: those with equal quick keys, if all their bytes are equal too."""
         candidates = copies.equal_pairs(self.arrays.keys, "the same bytes")
-        return [pair for pair in candidates if self._full_key(pair.first) == self._full_key(pair.second)]
+        first: dict[int, int] = {}
+        for pair in candidates:
+            if pair.first not in first:
+                first[pair.first] = self._full_key(pair.first)
+        return [pair for pair in candidates if self._full_key(pair.second) == first[pair.first]]
 
     def _full_key(self, number: int) -> int:
         corpus = self.corpora[self.numbering.corpus_of(number)]
