@@ -6,26 +6,17 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from fairseq import text_files
 from fairseq.corpora.report.records import Line
-from fairseq.data.audio.audio_utils import parse_path
 from fairseq.data.audio.manifest import Manifest, printable
+from fairseq.data.audio.places import Place, is_url, parse
 
 _NUMBER = re.compile(r"line (\d+): ")
 # LibriSpeech's names: SPEAKER-CHAPTER-UTTERANCE
 SPEAKER = r"(?:^|/)(\d+)-\d+-\d+[^/]*$"
-
-
-class Bytes(NamedTuple):
-    """Where a place's bytes are."""
-
-    file: str
-    offset: int
-    length: int  # -1: to the end of the file
 
 
 class Corpus:
@@ -70,7 +61,7 @@ class Corpus:
         text = self.manifest.places([index], 1)
         match = _NUMBER.match(text)
         assert match is not None, text
-        return Line(self.path, int(match[1]), legible(self.manifest.name(index)), legible(evidence))
+        return Line(self.path, int(match[1]), legible(text[match.end() :]), legible(evidence))
 
     def beside(self, ending: str) -> str | None:
         """Return the path of the labels with this ending, such as .ltr, if there is such a file."""
@@ -105,17 +96,10 @@ class Corpus:
                     found.setdefault(speaker, index)
         return found
 
-    def bytes_of(self, index: int) -> Bytes | None:
-        """Return where the bytes of an utterance's place are; None if that is not a local file.
-
-        Raises:
-            ValueError, OSError: the file does not exist.
-        """
-        place = self.place(index)
-        if "://" in place:
-            return None
-        file, span = parse_path(place)
-        return Bytes(file, span[0], span[1]) if span else Bytes(file, 0, -1)
+    def local(self, index: int) -> Place | None:
+        """Return where the bytes of an utterance's place are; None if that is not a local file."""
+        place = parse(self.place(index))
+        return None if is_url(place.file) else place
 
 
 def _speaker_in(text: str, path: str, index: int) -> str | None:

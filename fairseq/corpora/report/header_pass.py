@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairseq.corpora.report.corpus import Bytes, Corpus
+from fairseq.corpora.report.corpus import Corpus
 from fairseq.corpora.report.file_rules import HEADER_RULES
 from fairseq.corpora.report.records import Header, Hits, seconds_histogram
 from fairseq.data.audio.audio_utils import UnreadableAudio, open_audio
+from fairseq.data.audio.places import Place
 
 PART = 256  # utterances per task
 _SAMPLED = 4096  # bytes at the begin, in the middle and at the end of a file
@@ -108,7 +109,7 @@ def _look(corpus: Corpus, index: int, headers: Headers) -> tuple[Header, int]:
             header = Header(
                 size, start, corpus.has_starts, False, None, file.samplerate, file.frames, file.channels, codec
             )
-        where = corpus.bytes_of(index)
+        where = corpus.local(index)
         if where is None:
             return header, 0
         key, length = quick_key(where, f"{start} {size}" if corpus.has_starts else "")
@@ -121,15 +122,8 @@ def _look(corpus: Corpus, index: int, headers: Headers) -> tuple[Header, int]:
 
 
 def _is_missing(corpus: Corpus, index: int) -> bool:
-    """Whether an unreadable place is a file that does not exist."""
-    try:
-        where = corpus.bytes_of(index)
-    except FileNotFoundError:
-        return True
-    except ValueError:  # neither a file nor archive:offset:length
-        return True
-    except OSError:
-        return False
+    """Whether an unreadable place is a local file that does not exist."""
+    where = corpus.local(index)
     if where is None:
         return False
     try:
@@ -141,7 +135,7 @@ def _is_missing(corpus: Corpus, index: int) -> bool:
         return False
 
 
-def quick_key(where: Bytes, also: str) -> tuple[int, int]:
+def quick_key(where: Place, also: str) -> tuple[int, int]:
     """Return (64 bits of a checksum of a file's length and a few of its bytes, its length).
 
     Equal files have equal keys. Different ones nearly never do; `full_key` decides.
@@ -151,20 +145,20 @@ def quick_key(where: Bytes, also: str) -> tuple[int, int]:
         also: what else must be equal, such as the range of a segment.
     """
     with open(where.file, "rb", buffering=0) as file:
-        length = where.length if where.length >= 0 else file.seek(0, 2)
+        first, length = where.offset or 0, where.length if where.length is not None else file.seek(0, 2)
         parts = [str(length).encode(), also.encode()]
         for offset in sorted({0, max(0, length // 2), max(0, length - _SAMPLED)}):
-            file.seek(where.offset + offset)
+            file.seek(first + offset)
             parts.append(file.read(min(_SAMPLED, length - offset)))
     return _hash(b"\0".join(parts)) | 1, length
 
 
-def full_key(where: Bytes, also: str) -> int:
+def full_key(where: Place, also: str) -> int:
     """Return 64 bits of a checksum of all bytes."""
     digest = hashlib.sha256(also.encode())
     with open(where.file, "rb", buffering=0) as file:
-        file.seek(where.offset)
-        left = where.length if where.length >= 0 else 1 << 62
+        file.seek(where.offset or 0)
+        left = where.length if where.length is not None else 1 << 62
         while left > 0 and (data := file.read(min(left, _BLOCK))):
             digest.update(data)
             left -= len(data)

@@ -244,7 +244,7 @@ class _Making:
     def _full_key(self, number: int) -> int:
         corpus = self.corpora[self.numbering.corpus_of(number)]
         index = number - int(self.numbering.offsets[self.numbering.corpus_of(number)])
-        where = corpus.bytes_of(index)
+        where = corpus.local(index)
         return 0 if where is None else full_key(where, "")
 
     def _overlapping(self, known: set[tuple[int, int]]) -> list[Pair]:

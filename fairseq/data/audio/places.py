@@ -1,0 +1,54 @@
+"""Places: the strings that say where audio lies.
+
+A place is a path, a byte range of an archive (`ARCHIVE:OFFSET:LENGTH`, for members of uncompressed zip and tar files),
+or a URL of any file system that fsspec knows, with or without `:OFFSET:LENGTH`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+AUDIO_EXTENSIONS = {".npy", ".wav", ".flac", ".ogg"}  # a name with one of these is a file, whatever colons it has
+# fsspec's chains too, such as simplecache::s3://bucket/key
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+_LOCAL_URL = re.compile(r"(file|local)://(?=/)")
+
+
+class Place(NamedTuple):
+    """A file, and the range of its bytes that is audio; offset and length are None for the whole file."""
+
+    file: str
+    offset: int | None
+    length: int | None
+
+
+def parse(place: str) -> Place:
+    """Split a place into a file and a byte range.
+
+    `file:///a/b` becomes the path `/a/b`. A local file whose name ends like a range is that file.
+    """
+    text = _LOCAL_URL.sub("", place, count=1)
+    if os.path.splitext(text)[1] in AUDIO_EXTENSIONS:
+        return Place(text, None, None)
+    file, *numbers = text.rsplit(":", 2)
+    if len(numbers) != 2 or not all(number.isascii() and number.isdecimal() for number in numbers):
+        return Place(text, None, None)
+    if not is_url(text) and os.path.isfile(text):
+        return Place(text, None, None)
+    return Place(file, int(numbers[0]), int(numbers[1]))
+
+
+def is_url(text: str) -> bool:
+    """Return whether a place or a root is a URL rather than a local path."""
+    return _URL.match(text) is not None
+
+
+def joined(root: str, name: str) -> str:
+    """Return the place of a manifest's line: the root joined with a relative name; others are returned as they are."""
+    if is_url(name) or os.path.isabs(name):
+        return name
+    if is_url(root):
+        return f"{root.rstrip('/')}/{name}"
+    return os.path.join(root, name)
