@@ -114,6 +114,28 @@
     figure.insertBefore(list, chart.plot);
   }
 
+  function cell(row, kind, text, scope) {
+    var made = document.createElement(kind);
+    if (scope) made.scope = scope;
+    made.textContent = text;
+    row.appendChild(made);
+  }
+
+  /* the table of a long curve is made when it is opened: in the file it would be larger than the plots */
+  function fill(chart, region) {
+    var data = chart.data;
+    var table = region.appendChild(document.createElement("table"));
+    table.createCaption().textContent = region.getAttribute("aria-label");
+    var head = table.createTHead().insertRow();
+    [data.xLabel].concat(data.names).forEach(function (name) { cell(head, "th", name, "col"); });
+    var body = table.createTBody();
+    data.x.forEach(function (x, i) {
+      var row = body.insertRow();
+      cell(row, "th", number(x), "row");
+      data.y.forEach(function (column) { cell(row, "td", number(column[i])); });
+    });
+  }
+
   function start(figure) {
     var chart = {
       data: JSON.parse(figure.querySelector("script").textContent),
@@ -123,6 +145,12 @@
       log: false,
       u: null,
     };
+    var region = figure.querySelector(".to-fill");
+    if (region) {
+      figure.querySelector("details").addEventListener("toggle", function () {
+        if (!region.firstChild) fill(chart, region);
+      });
+    }
     legend(chart, figure);
     draw(chart);
     drawn.push(chart);
@@ -146,13 +174,21 @@
     drawn.forEach(draw);
   }
 
-  /* a plot is drawn when it comes near the screen: long pages open at once */
+  /* a plot is drawn when it comes near the screen, one in a frame: long pages open and scroll at once */
+  var waiting = [];
+
+  function next() {
+    var figure = waiting.shift();
+    if (figure && !figure.querySelector(".uplot")) start(figure);
+    if (waiting.length) requestAnimationFrame(next);
+  }
+
   var seen = new IntersectionObserver(function (entries) {
     entries.forEach(function (entry) {
-      if (entry.isIntersecting) {
-        seen.unobserve(entry.target);
-        start(entry.target);
-      }
+      if (!entry.isIntersecting) return;
+      seen.unobserve(entry.target);
+      waiting.push(entry.target);
+      if (waiting.length === 1) requestAnimationFrame(next);
     });
   }, { rootMargin: "600px" });
   var figures = document.querySelectorAll("figure.chart");
@@ -161,10 +197,8 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   window.addEventListener("beforeprint", function () {
     figures.forEach(function (figure) {
-      if (!figure.querySelector(".uplot")) {
-        seen.unobserve(figure);
-        start(figure);
-      }
+      seen.unobserve(figure);
+      if (!figure.querySelector(".uplot")) start(figure);
     });
     document.querySelectorAll(".finding details").forEach(function (details) { details.open = true; });
     document.documentElement.classList.add("paper");

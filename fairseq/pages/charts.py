@@ -103,9 +103,12 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
     x, y = x[kept], y[kept]
     if len(x) <= points:
         return x, y
-    starts = np.linspace(0, len(x), max(1, points // 2) + 1).astype(np.int64)[:-1]
-    of_stretch = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(x)))
-    order = np.lexsort((y, of_stretch))
-    ends = np.append(starts[1:], len(x)) - 1
-    chosen = np.unique(np.concatenate([order[starts], order[ends], [0, len(x) - 1]]))
+    length = -(-len(x) // max(1, points // 2))  # of a stretch
+    whole = len(x) - len(x) % length
+    stretches = y[:whole].reshape(-1, length)
+    begins = np.arange(len(stretches)) * length
+    extremes = [begins + stretches.argmin(axis=1), begins + stretches.argmax(axis=1)]
+    if whole < len(x):
+        extremes.append(whole + np.asarray([y[whole:].argmin(), y[whole:].argmax()]))
+    chosen = np.unique(np.concatenate([*extremes, [0, len(x) - 1]]))
     return x[chosen], y[chosen]

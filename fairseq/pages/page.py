@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fairseq.pages import assets
 from fairseq.pages.charts import Chart, Table
 
+_ROWS = 200  # a plot with more points has its table made by the browser, when it is opened
 _SHOWN = 5  # lines of a finding before the rest is folded away
 
 
@@ -152,6 +153,11 @@ def _table(table: Table) -> str:
 def _chart(chart: Chart, name: str) -> str:
     data = json.dumps(chart.data(), separators=(",", ":"), ensure_ascii=True)
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")  # nothing can end the element
+    caption = escape(chart.title)
+    if len(chart.x) > _ROWS:
+        table = f'<div class="scroll to-fill" tabindex="0" role="region" aria-label="{caption}"></div>'
+    else:
+        table = _table(chart.table())
     log = '<button type="button" class="log" aria-pressed="false">Log axis</button>' if chart.log else ""
     return (
         f'<figure class="chart" id="chart-{name}"><figcaption>{escape(chart.title)}</figcaption>'
@@ -161,5 +167,5 @@ def _chart(chart: Chart, name: str) -> str:
         f'<div class="controls">{log}<button type="button" class="whole" hidden>Whole range</button>'
         f'<output class="readout" id="readout-{name}"></output></div>'
         f'<script type="application/json">{data}</script>'
-        f"<details><summary>Data of the plot as a table</summary>{_table(chart.table())}</details></figure>"
+        f"<details><summary>Data of the plot as a table</summary>{table}</details></figure>"
     )

@@ -71,7 +71,7 @@ def rows_of_corpora(report: DataReport) -> list[list[str]]:
         ("sample rate, Hz", lambda d: _cell(by_value(d, lambda form: f"{form.sample_rate}"))),
         ("channels", lambda d: _cell(by_value(d, lambda form: f"{form.channels}"))),
         ("codec", lambda d: _cell(by_value(d, lambda form: form.codec))),
-        ("bytes", lambda d: f"{d.headers.bytes:,}"),
+        ("bytes", lambda d: f"{d.headers.bytes:,}" if d.headers.bytes else "-"),
         ("speakers", lambda d: f"{d.speakers:,}" if d.speakers else "unknown"),
         ("decoded", lambda d: f"{d.sounds.decoded:,}"),
         ("loud parts, dB", lambda d: _median(d.sounds.loud)),

@@ -113,7 +113,7 @@ def _look(corpus: Corpus, index: int, headers: Headers) -> tuple[Header, int]:
         if where is None:
             return header, 0
         key, length = quick_key(where, f"{start} {size}" if corpus.has_starts else "")
-        headers.bytes += length
+        headers.bytes += 0 if corpus.has_starts else length  # many segments share a file
         return header, key
     except UnreadableAudio as error:
         return Header(size, start, corpus.has_starts, _is_missing(corpus, index), str(error)), 0

@@ -76,6 +76,15 @@ def test_table_of_a_chart() -> None:
         Chart("", "", "", "", np.arange(3.0), {"a": np.arange(3.0)}, steps=True)
 
 
+def test_long_tables_are_not_in_the_file() -> None:
+    pytest.importorskip("youplot", reason="extra report")
+    x = np.arange(400_000.0)
+    thinned = [thin(x, np.sin(x / (1000 * k))) for k in range(1, 31)]
+    charts = [Chart(f"Curve {i}", "", "update", "loss", few, {"a": y}, log=True) for i, (few, y) in enumerate(thinned)]
+    page = Page("Large", "", [], [Section("Curves", charts)]).html()
+    assert len(page) < 2_000_000 and page.count("to-fill") > 30 and page.count("<tr>") == 0
+
+
 def test_thinning_keeps_the_shape() -> None:
     x = np.arange(400_000.0)
     y = np.sin(x / 1e4)
