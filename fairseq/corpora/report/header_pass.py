@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from typing import NamedTuple
 
@@ -127,11 +128,11 @@ def _is_missing(corpus: Corpus, index: int) -> bool:
     if where is None:
         return False
     try:
-        with open(where.file, "rb"):
-            return False
-    except FileNotFoundError:
+        os.stat(where.file)
+        return False
+    except (FileNotFoundError, NotADirectoryError):
         return True
-    except OSError:
+    except (OSError, ValueError):  # no right to look, or a name that no file can have
         return False
 
 

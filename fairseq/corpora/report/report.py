@@ -21,7 +21,7 @@ from fairseq.corpora.report.rules import joined
 from fairseq.corpora.report.sound_pass import PART, Choice, Sounds, measure_part
 from fairseq.corpora.report.sound_pass import Part as SoundPart
 from fairseq.corpora.report.sound_rules import SOUND_RULES
-from fairseq.corpora.report.tally_rules import channel_counts, sample_rates
+from fairseq.corpora.report.tally_rules import channel_counts, root, sample_rates
 from fairseq.corpora.report.text_pass import Texts, read_texts
 from fairseq.corpora.report.text_rules import TEXT_RULES
 
@@ -209,7 +209,10 @@ class _Making:
     def _of_corpus(self, number: int, texts: Texts | None) -> list[Finding]:
         corpus, headers = self.corpora[number], self.headers[number]
         differing = [sample_rates(headers, corpus), channel_counts(headers, corpus)]
+        without_root = root(headers, corpus)
         found = HEADER_RULES.findings(headers.hits, corpus.line)
+        if without_root is not None:  # instead of naming every line
+            found = [without_root, *(finding for finding in found if finding.name != "missing")]
         found += SOUND_RULES.findings(self.sounds[number].hits, corpus.line)
         found += [finding for finding in differing if finding is not None]
         if texts is not None:

@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 from fairseq.corpora.report.corpus import Corpus
 from fairseq.corpora.report.header_pass import Form, Headers
-from fairseq.corpora.report.records import WARNING, Finding, Hits
+from fairseq.corpora.report.records import ERROR, WARNING, Finding, Hits
+
+
+def root(headers: Headers, corpus: Corpus) -> Finding | None:
+    """The folder in line 1 does not exist, so no relative path does."""
+    problem = corpus.manifest.root_problem() if headers.hits["missing"].count else None
+    if problem is None:
+        return None
+    return Finding("manifest-root", ERROR, problem, "")
 
 
 def sample_rates(headers: Headers, corpus: Corpus) -> Finding | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -128,6 +129,42 @@ def test_only_the_first_lines_are_kept(tmp_path: Path) -> None:
     (finding,) = report.findings
     assert finding.count == 300 and [line.number for line in finding.lines] == list(range(2, 2 + SHOWN))
     assert "and 295 more" in as_text(report)
+
+
+def test_a_missing_root_is_one_finding(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("/none/of/these\na.flac\t100\nb.flac\t100\n")
+    (finding,) = report_of(str(tmp_path / "train.tsv")).findings
+    assert finding.name == "manifest-root" and "train.tsv, line 1" in finding.title
+
+
+def test_an_empty_manifest(tmp_path: Path) -> None:
+    report = report_of(manifest(tmp_path / "train.tsv", []))
+    assert report.findings == [] and "utterances" in as_text(report) and as_json(report)["corpora"]
+
+
+def test_odd_files_are_findings(tmp_path: Path) -> None:
+    (tmp_path / "folder.flac").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "empty.flac").touch()
+    soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan, dtype=np.float32), RATE, subtype="FLOAT")
+    names = ("folder.flac", "pipe.wav", "empty.flac", "nan.wav", "long" * 100, "a/" * 3000)
+    report = report_of(manifest(tmp_path / "train.tsv", [f"{name}\t16000" for name in names]))
+    found = {finding.name: finding.count for finding in report.findings}
+    assert found == {"unreadable": 5, "undecodable": 1}
+
+
+@pytest.mark.parametrize("form", ["flac", "wav", "ogg", "mp3"])
+def test_damaged_files_are_findings(tmp_path: Path, form: str) -> None:
+    rng = np.random.default_rng(5)
+    soundfile.write(tmp_path / f"whole.{form}", speech(1, 1), RATE)
+    data = (tmp_path / f"whole.{form}").read_bytes()
+    for number in range(20):
+        damaged = bytearray(data[: int(rng.integers(1, len(data)))] if number % 2 else data)
+        for _ in range(8):
+            damaged[int(rng.integers(min(len(damaged), 200 if number % 3 else 1 << 30)))] = int(rng.integers(256))
+        (tmp_path / f"{number}.{form}").write_bytes(bytes(damaged))
+    path = manifest(tmp_path / "train.tsv", [f"{number}.{form}\t16000" for number in range(20)])
+    assert {finding.severity for finding in report_of(path).findings} >= {"error"}
 
 
 def test_hits_do_not_depend_on_the_order() -> None:
