@@ -10,6 +10,17 @@ from fairseq.corpora.report.records import ERROR, NOTE, WARNING, Histogram, coun
 from fairseq.corpora.report.report import DataReport, Description
 
 _FORMS = 4  # values of a kind that a cell lists
+_BATCHES = (
+    "batches",
+    "utterances in them",
+    "left out, too short",
+    "cropped",
+    "audio cropped away",
+    "padding and filler",
+    "utterances per batch",
+    "seconds per batch",
+    "shapes",
+)
 PERCENTILES = (("shortest", 0), ("5 %", 5), ("median", 50), ("95 %", 95), ("longest", 100))
 
 
@@ -99,27 +110,16 @@ def _median(histogram: Histogram) -> str:
 def rows_of_batches(report: DataReport) -> list[list[str]]:
     """Return a row for each fact about the batches of an epoch."""
     rows: list[list[str]] = []
-    names = (
-        "batches",
-        "utterances in them",
-        "left out, too short",
-        "cropped",
-        "audio cropped away",
-        "padding and filler",
-        "utterances per batch",
-        "seconds per batch",
-        "shapes",
-    )
     columns = [_batch_column(description) for description in training(report)]
-    for place, name in enumerate(names):
-        rows.append([name, *(column[place] if column else "-" for column in columns)])
+    for place, name in enumerate(_BATCHES):
+        rows.append([name, *(column[place] for column in columns)])
     return rows
 
 
 def _batch_column(description: Description) -> list[str]:
     plan, rate = description.batches, description.headers.usual_rate() or 16_000
     if plan is None:
-        return []
+        return ["0", "0", f"{len(description.corpus):,}", *["-"] * (len(_BATCHES) - 3)]
     return [
         f"{plan.batches:,}",
         f"{plan.utterances:,}",

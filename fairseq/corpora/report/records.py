@@ -179,9 +179,9 @@ class Histogram:
 
 
 def seconds_histogram() -> Histogram:
-    """Lengths: steps of 0.25 s up to 2 minutes, then of 5 % up to a day."""
+    """Lengths: steps of 0.05 s up to 2 minutes, then of 5 % up to a day."""
     long = 120 * 1.05 ** np.arange(1, 136)
-    return Histogram(np.concatenate([np.arange(0, 120.25, 0.25), long]))
+    return Histogram(np.concatenate([0.05 * np.arange(2401), long]))
 
 
 def decibel_histogram() -> Histogram:
