@@ -35,6 +35,8 @@ EXTRAS = {
     "lhotse": ["lhotse"],
     "onnx": ["onnx", "onnxruntime"],
     "parquet": ["pyarrow"],
+    # it carries uPlot 1.6.31, unchanged, for the plots in pages; fairseq/pages/assets.py checks the files
+    "report": ["youplot==1.0.0"],
     "resample": ["soxr"],
     "s3": ["s3fs"],
     "slurm": ["submitit>=1.5"],

@@ -46,6 +46,7 @@ FLOORS = {
     "fairseq.registry": 1,
     "fairseq.dataclass": 1,
     "fairseq.logging": 1,
+    "fairseq.pages": 1,
     "fairseq.logging.sinks": 2,
     "fairseq.device": 0,
     "fairseq.frames": 0,

@@ -34,6 +34,7 @@ _MODULES = (
     "fairseq_cli.convert",
     "fairseq_cli.average_checkpoints",
     "fairseq_cli.consolidate",
+    "fairseq_cli.data_report",
     "fairseq_cli.validate",
     "fairseq_cli.pack",
     "torch._dynamo",

@@ -34,6 +34,7 @@ COMMANDS = {
     "fairseq-average-checkpoints": "fairseq_cli.average_checkpoints",
     "fairseq-consolidate": "fairseq_cli.consolidate",
     "fairseq-pack": "fairseq_cli.pack",
+    "fairseq-data-report": "fairseq_cli.data_report",
 }
 
 

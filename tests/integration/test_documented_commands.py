@@ -99,6 +99,7 @@ def reason_not_to_run(step: Step) -> str | None:
         "parquet": "pyarrow",
         "--lexicon": "flashlight",
         "--lm": "flashlight",
+        "--html": "youplot",
     }
     missing = [name for word, name in extras.items() if word in step.words and importlib.util.find_spec(name) is None]
     if missing:
@@ -126,7 +127,7 @@ class Reader:
     def do(self, step: Step) -> None:
         """Type it, and find that it works."""
         if step.text:
-            done, shown = self.warm.python(self.replaced(step.text), self.here), step.text
+            done, shown, program = self.warm.python(self.replaced(step.text), self.here), step.text, "python"
         else:
             program, *arguments = self.expanded(shlex.split(self.replaced(shlex.join(step.words))))
             shown = shlex.join([program, *arguments])
@@ -139,7 +140,8 @@ class Reader:
                     COMMANDS[program], [*arguments, *self.small(program, arguments)], self.here, environment
                 )
         allowed = (0,)
-        if "fairseq-preflight" in shown and "Traceback" not in done.output:
+        finds = program in ("fairseq-preflight", "fairseq-data-report")
+        if finds and "Traceback" not in done.output:
             allowed = (0, 1)  # 1: it found something, as it must on such a corpus
         elif shown.startswith("fairseq-train "):
             allowed = (2,)  # it trains nothing

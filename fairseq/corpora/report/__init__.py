@@ -1,0 +1,1 @@
+"""What is in a corpus, and what is wrong with it: the work of `fairseq-data-report`."""
