@@ -17,10 +17,10 @@ _SMOOTH = 5  # blocks: 40 ms
 _QUIETEST = 1e-10  # power of digital silence: -100 dB
 _SPEECH = 10 * PER_STEP  # blocks on the side of the speech that say how loud it is
 _OUT = 10 * PER_STEP  # blocks that an edge can move: 0.32 s
-_GAP = 5  # blocks of quiet that end speech: 40 ms
-_RANGE = 40.0  # dB: what is further below the speech is silence
+_GAP = 15  # blocks of quiet that end speech: 0.12 s, longer than the closure of a P, T or K
+_RANGE = 36.0  # dB: what is further below the speech is silence
 _CLEAR = 8.0  # dB between speech and pause; with less, loudness says nothing
-_LIMIT = 0.35  # share of the way from the pause's loudness to that of the speech
+_LIMIT = 0.25  # share of the way from the pause's loudness to that of the speech
 _LATE = PER_STEP  # blocks by which the model's answer is late at an end, measured on synthetic speech
 
 
