@@ -71,7 +71,7 @@ $(DECODE): $(STAMP)
 	@touch $@
 
 $(OPTIONAL): $(DECODE)
-	@for extra in convert lhotse onnx parquet report s3 slurm; do \
+	@for extra in convert lhotse onnx parquet report s3 slurm vad; do \
 	$(TELL) "installing the extra $$extra for its tests" $(PIP) install --quiet --editable ".[$$extra]" || echo "extra $$extra cannot be installed here: its tests are skipped"; done
 	@touch $@
 

@@ -41,6 +41,8 @@ EXTRAS = {
     "s3": ["s3fs"],
     "slurm": ["submitit>=1.5"],
     "tensorboard": ["tensorboard"],
+    # earlier releases require torchaudio, which would replace torch
+    "vad": ["silero-vad>=6.2.3", "onnxruntime", "soxr"],
 }
 PACKAGE = "fairseq"
 # such as fairseq-fixed: the name of every known rival starts with the package's. Reading all metadata would take longer
