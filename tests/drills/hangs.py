@@ -331,7 +331,7 @@ def stopped_worker(drill: Drill) -> str:
         return named(
             run,
             rf"rank {rank} \(",
-            "data of update",
+            "(data|validation) (of|after) update",  # the worker can be validation's
             rf"worker {worker}, state T \(stopped\), which .*(train|valid).tsv",
         )
 
