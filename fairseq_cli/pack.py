@@ -32,7 +32,7 @@ _SMALLEST = 10**5  # bytes of a shard
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-pack", description=command.summary(__doc__))
-    parser.add_argument("source", metavar="SOURCE", help="a file or a folder; see --from")
+    parser.add_argument("source", metavar="SOURCE", help="a file, a folder, or a pattern of parquet files; see --from")
     parser.add_argument("--dest", required=True, metavar="DIR", help="folder for the shards: empty, or of this command")
     parser.add_argument("--name", default="train", help="name of the manifest and of the shards (default: train)")
     parser.add_argument(

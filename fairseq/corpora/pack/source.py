@@ -6,6 +6,7 @@ A new kind of source is one file in `fairseq/corpora/pack/sources`: a class with
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def open_source(path: str | os.PathLike[str], kind: str | None = None, options: 
     """Open a corpus.
 
     Args:
-        path: a file or a folder.
+        path: a file or a folder; for tables also a pattern of files, such as data/train-*.parquet.
         kind: one of `kinds()`; None: recognise it.
         options: what the user said about it.
     Raises:
@@ -134,7 +135,7 @@ def open_source(path: str | os.PathLike[str], kind: str | None = None, options: 
             f"the source {path} is a URL; it must be a local file or folder. A local manifest may list audio at URLs."
         )
     place = Path(os.path.abspath(path))
-    if not place.exists():
+    if not place.exists() and not glob.glob(str(place)):
         raise ValueError(f"the source {path} does not exist.")
     if kind is None:
         tried = sorted(_sources, key=lambda name: name == _ANY_FOLDER)

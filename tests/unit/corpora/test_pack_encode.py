@@ -81,7 +81,7 @@ def test_files_in_memory_are_told_apart() -> None:
     for _ in range(3):
         with module._memory_file(b"x") as place:
             times.append(os.stat(place).st_mtime_ns)
-    assert len(set(times)) == 3
+    assert len(set(times)) == 3 and max(times) < 10**9, "numbers rather than the clock, which may stand still"
 
 
 @pytest.mark.parametrize(

@@ -139,18 +139,21 @@ def test_an_interrupted_pack_continues(corpus: Path, monkeypatch: pytest.MonkeyP
     assert contents(broken.dest) == contents(whole.dest)
 
 
-def test_killed_between_the_record_and_the_final_name(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack(job(corpus, "whole"))
+@pytest.mark.parametrize(("size", "left"), [(SIZE, ["2", "3", "4", "5", "6"]), (10**6, [])])
+def test_killed_between_the_record_and_the_final_name(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, size: int, left: list[str]
+) -> None:
+    pack(job(corpus, "whole", shard_size=size))
     with monkeypatch.context() as patch:
         patch.setattr(record, "put_in_place", None)
         with pytest.raises(TypeError):
-            pack(job(corpus))
+            pack(job(corpus, shard_size=size))
     out = corpus.parents[1] / "out"
     assert [file.name for file in out.glob("*.tar*")] == ["train-000000.tar.part"]
     with monkeypatch.context() as patch:
         again = die_at(patch, 99)
-        pack(job(corpus))
-    assert again == ["2", "3", "4", "5", "6"]
+        pack(job(corpus, shard_size=size))
+    assert again == left
     assert contents(out) == contents(corpus.parents[1] / "whole")
 
 
@@ -168,8 +171,11 @@ def test_the_record_cut_off_in_a_line(corpus: Path, monkeypatch: pytest.MonkeyPa
     file = out / "train.pack.jsonl"
     file.write_bytes(file.read_bytes()[:-5])  # the second shard was not recorded
     (out / "train.utterances.part").write_bytes((out / "train.utterances.part").read_bytes() + b'{"sha')
-    pack(job(corpus))
+    for unfinished in ("train-000001.tar.part", "train-000009.tar.part", "train.tsv.part", "SHA256SUMS.part"):
+        (out / unfinished).write_bytes(b"half")
+    result = pack(job(corpus))
     assert contents(out) == contents(corpus.parents[1] / "whole")
+    assert pack(job(corpus)) == result, "the record is whole again"
 
 
 @pytest.mark.parametrize(
@@ -298,9 +304,12 @@ def test_utterances_without_a_transcript(corpus: Path) -> None:
     out = corpus.parents[1] / "out"
     assert (result["utterances"], result["left_out"], result["dropped"]) == (6, 0, 1)
     assert (out / "train.left_out.tsv").read_text() == "1.wav\tit has no transcript (--drop)\n"
+    lines[1] = json.dumps({"audio_filepath": "1.wav"})
+    corpus.write_text("\n".join(lines))
     assert pack(job(corpus, "all", labels=None))["utterances"] == 7
     with tarfile.open(corpus.parents[1] / "all/train-000000.tar") as tar:
-        assert "0.txt" in tar.getnames()
+        names = tar.getnames()
+        assert names[3:] == ["1.flac", "1.json", "1.txt"], "all have the same files, as `datasets` requires"
     assert not list((corpus.parents[1] / "all").glob("*.ltr"))
 
 

@@ -169,6 +169,18 @@ def test_parquet(tmp_path: Path) -> None:
     assert "cannot read" in refusal(tmp_path) and "train-1.parquet" in refusal(tmp_path)
 
 
+def test_parquet_files_of_several_splits(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        parquet.write_table(table(audio=[audio_bytes(800, 1)]), tmp_path / f"data/{name}.parquet")
+    assert "several splits: test, train" in refusal(tmp_path) and "/data/test-*.parquet'" in refusal(tmp_path)
+    assert len(items(tmp_path / "data/train-*.parquet")) == 2
+    assert "does not exist" in refusal(tmp_path / "data/valid-*.parquet")
+    (tmp_path / "[1].parquet").write_bytes((tmp_path / "data/test-00000-of-00001.parquet").read_bytes())
+    assert len(items(tmp_path / "[1].parquet")) == 1
+
+
 def test_parquet_columns(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     file = tmp_path / "x.parquet"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +14,21 @@ from fairseq.corpora.pack.source import Item, Options, register_source
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
+_PART = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")  # as the hub names the files of a split
+
+
+def glob_or_file(path: Path) -> str:
+    """Return a pattern that finds what a path or a pattern means; a file's own name may have brackets."""
+    return glob.escape(str(path)) if path.is_file() else str(path)
+
 
 @register_source
 class Parquet:
-    """A parquet file, or a folder with parquet files at any depth, in the order of their names."""
+    """A parquet file, a pattern of files, or a folder with parquet files at any depth, in the order of their names.
+
+    Raises:
+        ValueError: a folder has the files of several splits.
+    """
 
     kind = "parquet"
     prepared = False
@@ -24,15 +37,27 @@ class Parquet:
         self._arrow = tables.need_pyarrow("parquet files", "pyarrow")
         self._parquet = tables.need_pyarrow("parquet files", "pyarrow.parquet")
         self.path, self.options = path, options
-        self.files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+        self.files = sorted(path.rglob("*.parquet") if path.is_dir() else map(Path, glob.glob(glob_or_file(path))))
         if not self.files:
             raise ValueError(f"{path} has no .parquet files.")
+        if path.is_dir():
+            self._check_splits()
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        if path.is_file():
+        if not path.is_dir():
             return path.suffix == ".parquet"
-        return next(path.rglob("*.parquet"), None) is not None
+        # one level: a folder of audio can have millions of files below
+        return any(next(path.glob(pattern), None) is not None for pattern in ("*.parquet", "*/*.parquet"))
+
+    def _check_splits(self) -> None:
+        splits = {(file.parent, match[1]) for file in self.files if (match := _PART.fullmatch(file.name))}
+        if len(splits) > 1:
+            folder, name = min(splits)
+            raise ValueError(
+                f"{self.path} has the files of several splits: {', '.join(sorted({split for _, split in splits}))}. "
+                f"Pack each one by itself, such as '{folder / name}-*.parquet', with its own --name."
+            )
 
     def items(self, first: int = 0, audio: bool = True) -> Iterator[Item]:
         for file in self.files:
