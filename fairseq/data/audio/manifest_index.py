@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import gzip
 import hashlib
 import json
@@ -176,7 +177,9 @@ def _make(path: str, index: Path, locked: bool) -> Lines:
     part = Path(f"{index}.{host}.{os.getpid()}.part")
     try:
         if locked:
-            for old in index.parent.glob(f"{index.name}.{host}.*.part"):  # of a process that was killed
+            for old in index.parent.glob(
+                f"{glob.escape(index.name)}.{glob.escape(host)}.*.part"
+            ):  # of a process that was killed
                 old.unlink(missing_ok=True)
         parsed = _parse(path, index.parent)
         note = {"identity": list(identity), "sha256": _sha256(path), "listing": parsed.listing}
