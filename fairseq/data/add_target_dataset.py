@@ -138,7 +138,7 @@ class AddTargetDataset(BaseWrapperDataset):
         """Return U of a batch; with buckets, that of the bucket's longest label, so that a bucket has one shape."""
         lengths = self.labels.lengths
         if not self.dataset.num_buckets:
-            return max(int(lengths[self.dataset.selection.line(index)]) for index in plan.indices % len(self))
+            return int(lengths[self.dataset.selection.at(plan.indices % len(self))].max())
         if self._bucket_labels is None:
             first, last = (np.searchsorted(self.dataset.buckets, sizes) for sizes in self.dataset.length_range())
             lengths = self.dataset.selection.of(lengths)

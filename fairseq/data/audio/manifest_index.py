@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import gzip
 import hashlib
 import json
 import logging
 import os
+import socket
 import struct
 import time
 import zlib
@@ -171,10 +173,13 @@ def _make(path: str, index: Path, locked: bool) -> Lines:
     """Parse a large manifest and write its index; if it cannot be written, keep the lines in memory."""
     logger.info("%s: reading it for the first time, or it has changed", path)
     identity = _Identity.of(path)
-    part = Path(f"{index}.{os.getpid()}.part")
+    host = socket.gethostname()
+    part = Path(f"{index}.{host}.{os.getpid()}.part")
     try:
         if locked:
-            for old in index.parent.glob(f"{index.name}.*.part"):  # of a process that was killed
+            for old in index.parent.glob(
+                f"{glob.escape(index.name)}.{glob.escape(host)}.*.part"
+            ):  # of a process that was killed
                 old.unlink(missing_ok=True)
         parsed = _parse(path, index.parent)
         note = {"identity": list(identity), "sha256": _sha256(path), "listing": parsed.listing}
@@ -189,7 +194,7 @@ def _make(path: str, index: Path, locked: bool) -> Lines:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        logger.warning(
+        logger.info(  # rank 0's line is enough
             "cannot write %s (%s): the lines are kept in memory, and every start reads the whole manifest",
             index,
             error.strerror or error,

@@ -19,25 +19,21 @@ from fairseq.data.audio.audio_utils import Samples, UnreadableAudio, read_frames
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.corpora import Amounts, Corpora, amounts, weights_by_alpha
 from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
+from fairseq.data.audio.planned import ORDER, PlannedAudio
 from fairseq.data.audio.quarantine import PatientReader, Trouble
 from fairseq.data.audio.sizes import Selection, epoch_sample, extents
 from fairseq.data.batch import Batch, NetInput
-from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, inverse, make_batches, sorted_by
-from fairseq.data.buckets import bucket_shapes, get_buckets
-from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.batching import EVALUATION_EPOCH, BatchPlan
 from fairseq.data.mapped import shared
-from fairseq.data.options import BatchLimits
 from fairseq.data.storage import reader
 from fairseq.data.storage.reader import CacheOptions
-from fairseq.frames import receptive_field
 from fairseq.masks.batch import Rows, draw_masks
 from fairseq.masks.selections import parameter_keys
 from fairseq.masks.settings import WORKER_SETTINGS, Masks, PretrainingMasks, WorkerFields
 
 logger = logging.getLogger(__name__)
 
-_ORDER = 1  # third number of the key of the utterance order; the batch order uses another
-_SUBSAMPLE = 3
+_SUBSAMPLE = 3  # third number of the key of the subsample; see `planned`
 
 
 class _Crops(NamedTuple):
@@ -50,7 +46,7 @@ class _Crops(NamedTuple):
     quarantined: list[Trouble]
 
 
-class RawAudioDataset(FairseqDataset):
+class RawAudioDataset(PlannedAudio):
     """Utterances of raw audio: their order, batches, and the contents of a batch. Subclasses locate the audio.
 
     Args:
@@ -139,130 +135,6 @@ class RawAudioDataset(FairseqDataset):
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         return np.minimum(self.sizes[indices], self.max_sample_size)
-
-    def lengths(self, indices: np.ndarray, epoch: int) -> np.ndarray:
-        """Return the samples of these utterances (or copies) in an epoch, after cropping and speed change."""
-        own = self._own(indices)
-        sizes = self.sizes[own]
-        np.minimum(sizes, self.max_sample_size, out=sizes)
-        if self.augmentation is None or epoch == EVALUATION_EPOCH:
-            return sizes
-        return self._allowed(self.augmentation.lengths(sizes, indices, self.seed, epoch), own)
-
-    def length_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (shortest, longest) possible length of every utterance in training."""
-        sizes = np.minimum(self.sizes, self.max_sample_size)
-        if self.augmentation is None:
-            return sizes, sizes
-        own = np.arange(len(self))
-        shortest, longest = self.augmentation.range_of(sizes)
-        return self._allowed(shortest, own), self._allowed(longest, own)
-
-    def _allowed(self, lengths: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """Clip lengths to the largest batch shape, and to the minimum for one frame and for the label."""
-        longest = int(self.buckets[-1]) if len(self.buckets) else self.max_sample_size
-        least = (
-            self._shortest() if self.least_samples is None else np.maximum(self.least_samples[own], self._shortest())
-        )
-        return np.clip(lengths, np.minimum(least, self.sizes[own]), longest)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def set_masks(self, masks: Masks | None) -> None:
-        """Draw masks with these settings from now on; None: batches without masks."""
-        self.masks = masks
-
-    def set_bucket_info(self, num_buckets: int) -> None:
-        """Round batch lengths up to `num_buckets` quantiles of the utterances' lengths; 0: no buckets.
-
-        Raises:
-            ValueError: there are buckets, but no padding.
-        """
-        self.num_buckets = num_buckets
-        if num_buckets == 0:
-            return
-        if not self.pad:
-            raise ValueError(
-                f"task.num_batch_buckets={num_buckets} requires task.enable_padding=true. Set "
-                "task.enable_padding=true, or num_batch_buckets=0."
-            )
-        if len(self):
-            self.buckets = get_buckets(np.minimum(self.sizes, self.max_sample_size), num_buckets)
-            logger.info("%d bucket(s) for the audio: %s samples", len(self.buckets), self.buckets.tolist())
-
-    # -- order and batches ---------------------------------------------------------------------------------------------
-
-    def sample(self, epoch: int) -> np.ndarray:
-        """Return an epoch's indices; those from len(self) are copies of utterances, with their own crops and masks."""
-        return np.arange(len(self), dtype=np.int64)
-
-    def ordered_indices(self) -> np.ndarray:
-        """Return indices in batching order, longest first; a function of the seed and the epoch of `set_epoch`."""
-        return self._order(self.epoch)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        indices = self._long_enough(self.sample(epoch))
-        if not self.shuffle:
-            return indices
-        if epoch == EVALUATION_EPOCH:
-            tie_break = np.arange(len(indices))[::-1]
-        else:
-            tie_break = np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(indices))
-        if self.num_buckets:  # all rows of a bucket are padded to one length: no need to sort within it
-            return indices[inverse(tie_break)]
-        return indices[sorted_by(self.lengths(indices, epoch), tie_break)[::-1]]
-
-    def _own(self, indices: np.ndarray) -> np.ndarray:
-        """Return the utterances that indices are copies of."""
-        return indices if indices.max(initial=0) < len(self) else indices % max(1, len(self))
-
-    def _long_enough(self, indices: np.ndarray) -> np.ndarray:
-        """Remove utterances that are too short for a single frame."""
-        if self.masks is None:
-            return indices
-        shortest = self._shortest()
-        long_enough = self.sizes[self._own(indices)] >= shortest
-        if long_enough.all():
-            return indices
-        kept = indices[long_enough]
-        if not self._warned_too_short:
-            self._warned_too_short = True
-            logger.warning(
-                "utterances skipped because they are shorter than the model's receptive field of %d samples: %d",
-                shortest,
-                len(indices) - len(kept),
-            )
-        return kept
-
-    def _shortest(self) -> int:
-        return receptive_field(self.masks.conv_layers)[0] if self.masks is not None else 1
-
-    def batches(self, epoch: int, limits: BatchLimits) -> Batches:
-        """Split an epoch into batches; a function of (seed, epoch) and the limits.
-
-        Args:
-            epoch: the epoch; EVALUATION_EPOCH gives the same batches each time.
-            limits: the size limits.
-        Raises:
-            ValueError: the limits allow no batch.
-        """
-        order = self._order(epoch)
-        if limits.max_size is not None:
-            order = order[self.sizes[self._own(order)] <= limits.max_size]
-        shapes = bucket_shapes(self.buckets, limits) if self.num_buckets else None
-        # otherwise the slowest speed of an utterance could exceed the limit only in a later epoch
-        if self.augmentation is not None and epoch != EVALUATION_EPOCH and len(order):
-            limits.check(int(self.length_range()[1][self._own(order)].max()))
-        return make_batches(self.lengths(order, epoch), order, limits, self.pad, shapes)
-
-    def total_samples(self, batches: Batches, epoch: int) -> int:
-        """Return the samples in an epoch's batches, without padding and filler."""
-        return int(
-            np.minimum(
-                self.lengths(batches.indices, epoch), np.repeat(batches.lengths, np.diff(batches.ends, prepend=0))
-            ).sum()
-        )
 
     # -- one batch -----------------------------------------------------------------------------------------------------
 
@@ -506,7 +378,7 @@ class FileAudioDataset(RawAudioDataset):
         if self.weights is None or epoch == EVALUATION_EPOCH:
             return super().sample(epoch)
         bounds = np.searchsorted(self.lines, self.manifest.offsets)
-        return epoch_sample(np.diff(bounds), self.weights, np.random.default_rng([self.seed, epoch, _ORDER, 0]))
+        return epoch_sample(np.diff(bounds), self.weights, np.random.default_rng([self.seed, epoch, ORDER, 0]))
 
     def read(self, index: int, start: int, out: np.ndarray) -> Samples:
         first = self._first_sample(index)

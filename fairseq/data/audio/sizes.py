@@ -53,6 +53,10 @@ class Selection:
         """Return the line of an utterance."""
         return int(index) if self._kept is None else int(self._kept[index])
 
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """Return the lines of utterances."""
+        return indices if self._kept is None else self._kept[indices]
+
     def of(self, values: np.ndarray) -> np.ndarray:
         """Return the values of the data set's utterances, given those of all lines."""
         return values if self._kept is None else shared(values[self._kept])

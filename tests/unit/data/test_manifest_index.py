@@ -6,6 +6,7 @@ import errno
 import gzip
 import logging
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +118,10 @@ def test_a_folder_that_cannot_be_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, name, full)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         manifest = Manifest(path)
     assert manifest.name(COUNT - 1) == LINES[-1].split("\t")[0]
-    assert [record.message for record in caplog.records] == [
+    assert [record.message for record in caplog.records if record.message.startswith("cannot")] == [
         f"cannot write {path}.index (No space left on device): the lines are kept in memory, and every start reads the "
         "whole manifest"
     ]
@@ -129,7 +130,7 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_files_of_killed_processes_are_removed(path: Path) -> None:
-    (path.parent / "train.tsv.index.12345.part").write_bytes(b"half")
+    (path.parent / f"train.tsv.index.{socket.gethostname()}.12345.part").write_bytes(b"half")
     Manifest(path)
     assert sorted(os.listdir(path.parent)) == ["train.tsv", "train.tsv.index"]
 
