@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +15,7 @@ from torch import Tensor
 from fairseq.data.audio.audio_utils import Samples, UnreadableAudio, read_frames, read_samples
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
+from fairseq.data.audio.manifest_options import ManifestOptions
 from fairseq.data.audio.quarantine import PatientReader, Trouble
 from fairseq.data.audio.sizes import epoch_sample, sizes_at_rate
 from fairseq.data.batch import Batch, NetInput
@@ -26,7 +24,6 @@ from fairseq.data.buckets import bucket_shapes, get_bucketed_sizes, get_buckets
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.options import BatchLimits
 from fairseq.data.storage import reader
-from fairseq.data.storage.reader import CacheOptions
 from fairseq.frames import receptive_field
 from fairseq.masks.batch import Rows, draw_masks
 from fairseq.masks.selections import parameter_keys
@@ -118,10 +115,6 @@ class RawAudioDataset(FairseqDataset):
 
     def check(self, index: int) -> None:
         """Raise ValueError if this utterance cannot be read because its whole folder is missing."""
-
-    def fetching(self, indices: np.ndarray) -> contextlib.AbstractContextManager[None]:
-        """Begin to fetch the audio of these utterances, which are read within the block."""
-        return contextlib.nullcontext()
 
     # -- sizes and settings --------------------------------------------------------------------------------------------
 
@@ -282,8 +275,7 @@ class RawAudioDataset(FairseqDataset):
         """
         keys = plan.indices[: max(1, plan.num_valid)].tolist()  # if all rows are filler, decode one
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in keys]
-        with self.fetching(plan.indices[: len(keys)] % len(self)):
-            crops = self._crops(plan, generators)
+        crops = self._crops(plan, generators)
         evaluation = plan.epoch == EVALUATION_EPOCH
         rows = Rows(plan.num_samples, crops.lengths, plan.num_valid, generators, evaluation)
         drawn, few_masked = draw_masks(self.masks, rows)
@@ -371,18 +363,6 @@ class RawAudioDataset(FairseqDataset):
         if self.pad:
             net_input["padding_mask"] = torch.arange(length) >= torch.tensor([min(n, length) for n in lengths])[:, None]
         return {"id": torch.tensor([s["id"] for s in samples]), "net_input": net_input}
-
-
-@dataclass(frozen=True)
-class ManifestOptions:
-    """Options that fairseq's FileAudioDataset does not have."""
-
-    seed: int = 1  # with epoch and index, the key of an utterance's crop and masks
-    resample: bool = False  # convert files of another sample rate while reading, and the manifest's lengths too
-    subsample: float = 1.0  # share of the utterances to keep, selected by `seed`
-    weights: Sequence[float] | None = None  # shares of several manifests in an epoch; None: every utterance once
-    augmentation: Augmentation | None = None  # for training with padded, uncropped recordings
-    cache: CacheOptions = CacheOptions()  # for audio in object stores
 
 
 _AS_FAIRSEQ = ManifestOptions()
@@ -477,9 +457,11 @@ class FileAudioDataset(RawAudioDataset):
     def read(self, index: int, start: int, out: np.ndarray) -> Samples:
         return read_samples(self.file(index), start, len(out), self.sample_rate, self.resample, out)
 
-    def fetching(self, indices: np.ndarray) -> contextlib.AbstractContextManager[None]:
+    def collate_plan(self, plan: BatchPlan) -> Batch:
         reader.configure(self.cache)  # a worker that was not forked has not done it
-        return reader.reader().ahead(self.file(int(index)) for index in indices)
+        rows = plan.indices[: max(1, plan.num_valid)] % len(self)
+        with reader.reader().ahead(self.file(index) for index in rows.tolist()):
+            return super().collate_plan(plan)
 
     def whole(self, index: int) -> np.ndarray:
         return read_frames(self.file(index), 0, -1, self.sample_rate, self.resample)
