@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -17,8 +14,9 @@ from torch import Tensor
 
 from fairseq.data.audio.audio_utils import Samples, UnreadableAudio, read_frames, read_samples
 from fairseq.data.audio.augment import Augmentation
-from fairseq.data.audio.corpora import Amounts, Corpora, amounts, weights_by_alpha
+from fairseq.data.audio.corpora import Amounts, amounts, weights_by_alpha
 from fairseq.data.audio.manifest import JoinedManifest, Manifest, printable
+from fairseq.data.audio.manifest_options import ManifestOptions
 from fairseq.data.audio.planned import ORDER, PlannedAudio
 from fairseq.data.audio.quarantine import PatientReader, Trouble
 from fairseq.data.audio.sizes import Selection, epoch_sample, extents
@@ -26,7 +24,6 @@ from fairseq.data.batch import Batch, NetInput
 from fairseq.data.batching import EVALUATION_EPOCH, BatchPlan
 from fairseq.data.mapped import shared
 from fairseq.data.storage import reader
-from fairseq.data.storage.reader import CacheOptions
 from fairseq.masks.batch import Rows, draw_masks
 from fairseq.masks.selections import parameter_keys
 from fairseq.masks.settings import WORKER_SETTINGS, Masks, PretrainingMasks, WorkerFields
@@ -117,10 +114,6 @@ class RawAudioDataset(PlannedAudio):
     def check(self, index: int) -> None:
         """Raise ValueError if this utterance cannot be read because its whole folder is missing."""
 
-    def fetching(self, indices: np.ndarray) -> contextlib.AbstractContextManager[None]:
-        """Begin to fetch the audio of these utterances, which are read within the block."""
-        return contextlib.nullcontext()
-
     # -- sizes and settings --------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -163,8 +156,7 @@ class RawAudioDataset(PlannedAudio):
         """
         keys = plan.indices[: max(1, plan.num_valid)].tolist()  # if all rows are filler, decode one
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in keys]
-        with self.fetching(plan.indices[: len(keys)] % len(self)):
-            crops = self._crops(plan, generators)
+        crops = self._crops(plan, generators)
         evaluation = plan.epoch == EVALUATION_EPOCH
         rows = Rows(plan.num_samples, crops.lengths, plan.num_valid, generators, evaluation)
         drawn, few_masked = draw_masks(self.masks, rows)
@@ -252,21 +244,6 @@ class RawAudioDataset(PlannedAudio):
         if self.pad:
             net_input["padding_mask"] = torch.arange(length) >= torch.tensor([min(n, length) for n in lengths])[:, None]
         return {"id": torch.tensor([s["id"] for s in samples]), "net_input": net_input}
-
-
-@dataclass(frozen=True)
-class ManifestOptions:
-    """Options that fairseq's FileAudioDataset does not have."""
-
-    seed: int = 1  # with epoch and index, the key of an utterance's crop and masks
-    resample: bool = False  # convert files of another sample rate while reading, and the manifest's lengths too
-    subsample: float = 1.0  # share of the utterances to keep, selected by `seed`
-    weights: Sequence[float] | None = None  # shares of several manifests in an epoch; None: every utterance once
-    augmentation: Augmentation | None = None  # for training with padded, uncropped recordings
-    cache: CacheOptions = CacheOptions()  # for audio in object stores
-    # instead of weights: the audio of manifest i in an epoch is proportional to its own audio ** alpha
-    alpha: float | None = None
-    corpora: Corpora | None = None  # to report in batches; None: batches do not
 
 
 _AS_FAIRSEQ = ManifestOptions()
@@ -366,14 +343,6 @@ class FileAudioDataset(RawAudioDataset):
         """Return what there is of each manifest."""
         return amounts(self.manifest.offsets, self.lines, self.num_tokens_vec(np.arange(len(self))))
 
-    def collate_plan(self, plan: BatchPlan) -> Batch:
-        """See RawAudioDataset; with `corpora`, also which rows belong to which."""
-        batch = super().collate_plan(plan)
-        if self._corpora is None:
-            return batch
-        lines = self.lines[batch["id"].numpy()[: plan.num_valid]]
-        return self._corpora.noted(batch, np.searchsorted(self.manifest.offsets, lines, side="right") - 1)
-
     def sample(self, epoch: int) -> np.ndarray:
         if self.weights is None or epoch == EVALUATION_EPOCH:
             return super().sample(epoch)
@@ -387,9 +356,16 @@ class FileAudioDataset(RawAudioDataset):
         samples = read_samples(self.file(index), first + start, len(out), self.sample_rate, self.resample, out)
         return samples._replace(file_length=None)  # a file may be longer than its segments
 
-    def fetching(self, indices: np.ndarray) -> contextlib.AbstractContextManager[None]:
+    def collate_plan(self, plan: BatchPlan) -> Batch:
+        """See RawAudioDataset; fetches what lies in stores first. With `corpora`, also says which rows belong to which."""
         reader.configure(self.cache)  # a worker that was not forked has not done it
-        return reader.reader().ahead(self.file(int(index)) for index in indices)
+        rows = plan.indices[: max(1, plan.num_valid)] % len(self)
+        with reader.reader().ahead(self.file(index) for index in rows.tolist()):
+            batch = super().collate_plan(plan)
+        if self._corpora is None:
+            return batch
+        lines = self.lines[batch["id"].numpy()[: plan.num_valid]]
+        return self._corpora.noted(batch, np.searchsorted(self.manifest.offsets, lines, side="right") - 1)
 
     def whole(self, index: int) -> np.ndarray:
         first = self._first_sample(index)

@@ -70,6 +70,10 @@ class _Short(Exception):
 # -- one request -------------------------------------------------------------------------------------------------------
 
 
+# never dropped: in a fork, the end of a parent's S3 client would be run in the wrong event loop
+_file_systems: dict[int, AbstractFileSystem] = {}
+
+
 def file_system(url: str) -> tuple[AbstractFileSystem, str]:
     """Return fsspec's file system for a URL, created once in this process, and the object's path in it.
 
@@ -97,6 +101,9 @@ def file_system(url: str) -> tuple[AbstractFileSystem, str]:
         raise StoreError(f"cannot read {url}: {error}. It must be a URL of a file system that fsspec knows.") from error
     if is_s3:
         fs.retries = 1
+        for name in ("botocore", "aiobotocore"):  # each worker would log where it found the credentials
+            logging.getLogger(name).setLevel(logging.WARNING)
+    _file_systems[id(fs)] = fs
     return fs, path
 
 
