@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fairseq import stores
 from fairseq.checkpoint import fetching, io, remote, run, store_index, transfer
 from fairseq.checkpoint.saver import Saver
 from fairseq.dataclass.configs import CheckpointConfig
-from fairseq.distributed import exit_status, launch
+from fairseq.distributed import exit_status, launch, progress
 from fairseq.distributed import utils as distributed
 from fairseq.training.saves import Saves
 from tests.unit.checkpoint.test_run import SmallTrainer, config, strategy_of, tensors_of, unbroken
@@ -202,6 +203,19 @@ def test_training_goes_on_without_the_store(
 
 def updates_in_fallback(memory: Any) -> int:
     return json.loads(memory.cat_file(f"/runs/one/{store_index.NAME}"))["checkpoints"]["checkpoint_last.pt"]["updates"]
+
+
+def test_the_watchdog_hears_of_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "EVERY", 0.01)
+    loop = progress.start_over()
+    for phase, beats in (("forward", False), ("saving", True)):
+        loop.doing(phase)
+        before = loop.beats
+        with remote.beating():
+            deadline = time.monotonic() + 5
+            while loop.beats == before and time.monotonic() < (deadline if beats else deadline - 4.9):
+                time.sleep(0.01)
+        assert (loop.beats > before) is beats
 
 
 def test_another_run_in_the_same_store_ends_the_uploads(
