@@ -89,6 +89,9 @@ def filesystem(url: str) -> AbstractFileSystem:
         ) from error
     except Exception as error:  # each store's package has its own errors for wrong settings
         raise ValueError(f"{url}: {_first_line(error)}. {_hint('credentials', protocol)}") from error
+    if protocol in _EXTRAS:
+        for name in ("botocore", "aiobotocore"):  # each process would log where it found its settings
+            logging.getLogger(name).setLevel(logging.WARNING)
     return fs
 
 

@@ -303,6 +303,9 @@ class Mirror:
                 self._bring_metrics()
                 self._remove_older(there)
                 break
+        asked = self.cfg.restore_file
+        if asked in there and asked not in last and not os.path.exists(self._at(asked)):
+            self._bring(asked, there[asked])
         if own is not None and order and own_updates > max(entry.updates for entry in there.values()):
             logger.info(f"{own} (update {own_updates}) is newer than the checkpoints in {self.store}")
 

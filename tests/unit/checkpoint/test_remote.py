@@ -118,6 +118,14 @@ def test_a_run_continues_on_an_empty_machine(
     assert trainer.get_num_updates() == 4 and io.peek(tmp_path / "here" / "checkpoint_best.pt").num_updates == 4
 
 
+def test_an_older_checkpoint_of_the_store_can_be_named(tmp_path: Path, memory: Any) -> None:
+    trainer, saves = begin(tmp_path / "here", save_interval_updates=1)
+    for _ in range(3):
+        advance(trainer, saves)
+    trainer, _ = begin(tmp_path / "elsewhere", restore_file="checkpoint_1_2.pt", save_interval_updates=1)
+    assert trainer.get_num_updates() == 2
+
+
 def test_the_best_are_kept_over_machines(tmp_path: Path, memory: Any) -> None:
     keep = {"keep_best_checkpoints": 2}
     for folder, val_losses in (("a", (3.0, 1.0)), ("b", (4.0, 2.0))):
