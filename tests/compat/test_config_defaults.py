@@ -60,11 +60,18 @@ ADDITIONS = {
     "FairseqAdamConfig": {"use_fused"},
     "CompositeOptimizerConfig": {"lr"},
     "DistributedTrainingConfig": {"compare_ranks_interval", "distributed_timeout", "keep_update_size", "max_restarts"},
-    "CheckpointConfig": {"async_save", "consolidate", "continue_pretraining"},
+    "CheckpointConfig": {"async_save", "consolidate", "continue_pretraining", "store"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},
-    "AudioPretrainingConfig": {"resample", "max_quarantined_share"},
-    "AudioFinetuningConfig": {"resample", "max_quarantined_share", "eval_uer", "skip_unusable_labels", "augment"},
+    "AudioPretrainingConfig": {"resample", "max_quarantined_share", "multi_corpus_sampling_alpha"},
+    "AudioFinetuningConfig": {
+        "resample",
+        "max_quarantined_share",
+        "multi_corpus_sampling_alpha",
+        "eval_uer",
+        "skip_unusable_labels",
+        "augment",
+    },
 }
 
 
