@@ -12,7 +12,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from fairseq.installed import advice
@@ -24,6 +24,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds between two tries; pauses double
+LONGEST_ASKED = 60.0  # seconds: a longer pause that a store asks for is cut to this
 PATIENCE = 180.0  # seconds for which a call is tried again
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # the extra of this package that opens a protocol
@@ -88,6 +89,9 @@ def filesystem(url: str) -> AbstractFileSystem:
         ) from error
     except Exception as error:  # each store's package has its own errors for wrong settings
         raise ValueError(f"{url}: {_first_line(error)}. {_hint('credentials', protocol)}") from error
+    if protocol in _EXTRAS:
+        for name in ("botocore", "aiobotocore"):  # each process would log where it found its settings
+            logging.getLogger(name).setLevel(logging.WARNING)
     return fs
 
 
@@ -125,15 +129,16 @@ def retried(
                 raise
             if not _may_pass(found) or time.monotonic() >= until:
                 raise found from error
-            tries += 1
+            tries, asked = tries + 1, _asked_pause(error)
             log = logger.warning if tries == 3 else logger.info  # one short failure is not worth a warning
-            log(f"{found} Trying again in {pause:.1f} seconds.")
+            log(f"{found} Trying again in {max(pause, asked):.1f} seconds.")
         else:
             if tries >= 3:
                 logger.warning(f"{url}: the store answers again")
             return result
         # jitter, so that many processes do not come back at the same moment
-        end = min(time.monotonic() + pause * random.uniform(0.75, 1.25), max(until, time.monotonic() + 0.05))
+        end = time.monotonic() + max(pause * random.uniform(0.75, 1.25), asked)
+        end = min(end, max(until, time.monotonic() + 0.05))
         while (left := end - time.monotonic()) > 0:
             if on_pause is not None:
                 on_pause()
@@ -187,7 +192,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
 
 
 def _response(error: BaseException) -> dict[str, dict[str, object]]:
@@ -197,15 +202,27 @@ def _response(error: BaseException) -> dict[str, dict[str, object]]:
 
 
 def _status(error: BaseException) -> int | None:
+    """Return the status of the store's answer, as in HTTP; None if there was no answer."""
     for part in _chain(error):
-        status = _response(part).get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if isinstance(status, int):
-            return status
-        for name in ("status", "code", "status_code"):
-            value = getattr(part, name, None)
-            if isinstance(value, int) and 100 <= value < 600:
-                return value
+        value: object = _response(part).get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if hasattr(part, "request_info"):  # aiohttp; its errors of broken bodies have a number too, always 400
+            value = getattr(part, "status", None)
+        elif type(part).__module__.partition(".")[0] in ("gcsfs", "google", "azure"):
+            value = getattr(part, "code", None) or getattr(part, "status_code", None)
+        if isinstance(value, int) and 100 <= value < 600:
+            return value
     return _ERRNOS.get(cast(OSError, error).errno or 0) if isinstance(error, OSError) else None
+
+
+def _asked_pause(error: BaseException) -> float:
+    """Return the seconds for which a busy store asks callers to wait (Retry-After); 0 if it does not."""
+    for part in _chain(error):
+        headers = _response(part).get("ResponseMetadata", {}).get("HTTPHeaders") or getattr(part, "headers", None)
+        if isinstance(headers, Mapping):
+            asked = str(headers.get("retry-after") or headers.get("Retry-After") or "")
+            if asked.isdecimal():
+                return min(float(asked), LONGEST_ASKED)
+    return 0.0
 
 
 def _code(error: BaseException) -> str:

@@ -6,11 +6,14 @@ holds, and a store that is away costs nothing but the copy there. `store_index` 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import secrets
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fairseq import stores
@@ -25,6 +28,8 @@ logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in i
 STAGING = "checkpoints"  # the default of checkpoint.save_dir; the store's name follows
 METRICS = "metrics.jsonl"
 START_PATIENCE = 90.0  # seconds for which an unreachable store is tried before training
+EVERY = 5.0  # seconds between two signs of life to the watchdog
+LONGEST = 3600.0  # seconds after which an upload is taken to hang, and the watchdog is not told otherwise
 BRIEFLY = 5.0  # seconds for which a store that was away at the last save is tried at this one
 _CHECKPOINT = re.compile(rf"checkpoint.*{retention.ENDINGS}")
 
@@ -75,6 +80,25 @@ def beat() -> None:
     loop = progress.of_this_process()
     if loop.step.phase == "saving":
         loop.alive()
+
+
+@contextlib.contextmanager
+def beating() -> Iterator[None]:
+    """Call `beat` regularly inside a `with` block: one call of a store that is away can take minutes by itself."""
+    done = threading.Event()
+    until = time.monotonic() + LONGEST
+
+    def run() -> None:
+        while not done.wait(EVERY) and time.monotonic() < until:
+            beat()
+
+    thread = threading.Thread(target=run, name="upload", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class Unsent(NamedTuple):
@@ -138,10 +162,12 @@ class Mirror:
         """Upload what is not in the store yet; see `push`."""
         patience = BRIEFLY if self._is_away and not stopping else stores.PATIENCE
         try:
-            self._open(patience)
-            self._waiting = {name: updates for name, updates in self._waiting.items() if os.path.exists(self._at(name))}
-            if self._waiting:
-                self._send_all(patience)
+            with beating():
+                self._open(patience)
+                there = [name for name in self._waiting if os.path.exists(self._at(name))]
+                self._waiting = {name: self._waiting[name] for name in there}
+                if self._waiting:
+                    self._send_all(patience)
         except (OSError, ValueError, OtherWriter) as error:
             self._is_away = True
             return Unsent([self._at(name) for name in self._waiting], str(error))
@@ -277,6 +303,9 @@ class Mirror:
                 self._bring_metrics()
                 self._remove_older(there)
                 break
+        asked = self.cfg.restore_file
+        if asked in there and asked not in last and not os.path.exists(self._at(asked)):
+            self._bring(asked, there[asked])
         if own is not None and order and own_updates > max(entry.updates for entry in there.values()):
             logger.info(f"{own} (update {own_updates}) is newer than the checkpoints in {self.store}")
 

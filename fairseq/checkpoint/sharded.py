@@ -237,7 +237,16 @@ def _checksum(path: str) -> tuple[int, int]:
 
 
 def _complete(record: dict[str, Any], checksums: list[dict[str, list[int]]], folder: str, path: str) -> None:
-    """Write the record and the checksums, and put the folder in place."""
+    """Write the record and the checksums, and put the folder in place.
+
+    Raises:
+        FileNotFoundError: another process has written to another folder of this name, on its own machine.
+    """
+    written = [name for part in checksums for name in part]
+    missing = [name for name in written if not os.path.exists(os.path.join(folder, name))]
+    if missing:
+        what = f"another process wrote {missing[0]}, but not where rank 0 writes; all must see the same folder"
+        raise FileNotFoundError(errno.ENOENT, what)
     with open(os.path.join(folder, RECORD), "xb") as file:
         torch.save(record, file, pickle_protocol=PICKLE_PROTOCOL)
     own = {**_checksums(folder, RECORD), **_checksums(folder, shard_index.METADATA)}

@@ -185,7 +185,8 @@ def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
 
 def _of_corpora(cfg: DictConfig, names: list[str]) -> list[str]:
     """The metrics of each corpus of task.multi_corpus_keys, such as german_loss."""
-    corpora = [name.strip() for name in (cfg.task.get("multi_corpus_keys") or "").split(",")]
+    keys = None if cfg.task is None else cfg.task.get("multi_corpus_keys")
+    corpora = [name.strip() for name in (keys or "").split(",")]
     return [f"{corpus_metric(corpus)}_{name}" for corpus in corpora if len(corpora) > 1 for name in names]
 
 

@@ -188,13 +188,16 @@ def workplace(tmp_path: Path, corpus: Path, warm: Warm) -> Workplace:
     return Workplace(tmp_path, corpus, warm)
 
 
-def make_trainer(corpus: Path, tmp_path: Path, **model: Any) -> tuple[Trainer, EpochBatchIterator]:
+def make_trainer(
+    corpus: Path, tmp_path: Path, task_settings: dict[str, Any] | None = None, **model: Any
+) -> tuple[Trainer, EpochBatchIterator]:
     """A trainer of the small config in this process, two micro-batches an update, with its training iterator."""
     cfg = OmegaConf.create(TINY)
     cfg.task.data, cfg.checkpoint.save_dir, cfg.dataset.num_workers = str(corpus), str(tmp_path), 0
     cfg.optimization.clip_norm = 1.0
     cfg.optimization.update_freq = [2]
     OmegaConf.update(cfg, "model", model)
+    OmegaConf.update(cfg, "task", task_settings or {})
     cfg = resolve_config(cfg)
     task = tasks.setup_task(cfg.task)
     trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))

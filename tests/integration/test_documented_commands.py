@@ -40,6 +40,7 @@ NOT_RUN = {
     "torchrun": "tests/integration/test_recipe_commands.py",
     "torch.distributed.launch": "tests/integration/test_recipe_commands.py",
     "checkpoint.save_dir=s3://bucket/base": "tests/unit/checkpoint/test_remote.py",
+    "task.multi_corpus_keys='german,french'": "tests/unit/tasks/test_audio_pretraining.py",
     "hydra/launcher=dependency_submitit_slurm": "tests/integration/test_submitit_launcher.py",
 }
 _BLOCK = re.compile(

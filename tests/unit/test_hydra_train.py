@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass.base import ConfigError
 from fairseq.distributed import launch
@@ -190,3 +192,20 @@ def test_a_stock_yaml_under_torchrun_is_told_the_size_of_its_updates(
     assert cfg.distributed_training.distributed_world_size == 64  # call_main puts the launcher's number there
     told = capsys.readouterr().out
     assert "the launcher started 4 processes, which take precedence" in told and "optimization.update_freq=[16]" in told
+
+
+def test_each_job_of_a_sweep_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a store too; otherwise each job would resume the last."""
+    monkeypatch.chdir(tmp_path)
+    job = SimpleNamespace(mode=RunMode.MULTIRUN, runtime=SimpleNamespace(output_dir=str(tmp_path / "multirun/7/0")))
+    monkeypatch.setattr(hydra_train.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(hydra_train.HydraConfig, "get", lambda: job)
+    for save_dir, store, wanted in (
+        ("checkpoints", None, (str(tmp_path / "multirun/7/0/checkpoints"), None)),
+        ("/checkpoints", None, ("/checkpoints", None)),
+        ("s3://bucket/a", None, ("s3://bucket/a/multirun/7/0", None)),
+        ("/here", "s3://bucket/a/", ("/here", "s3://bucket/a/multirun/7/0")),
+    ):
+        run = OmegaConf.create({"checkpoint": {"save_dir": save_dir, "store": store}})
+        hydra_train.own_folder_in_sweep(run)
+        assert (run.checkpoint.save_dir, run.checkpoint.store) == wanted

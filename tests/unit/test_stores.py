@@ -57,6 +57,23 @@ def test_what_may_pass_is_tried_again_with_growing_pauses(caplog: pytest.LogCapt
     assert [record.levelname for record in caplog.records].count("WARNING") == 3  # away; it answers again; away
 
 
+def test_a_busy_store_says_how_long_to_wait() -> None:
+    slept: list[float] = []
+    clock = SimpleNamespace(now=0.0)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.now += seconds
+
+    busy = answer(503, "SlowDown")
+    busy.__cause__.response["ResponseMetadata"]["HTTPHeaders"] = {"retry-after": "7"}  # type: ignore[union-attr]
+    broken = type("PayloadError", (Exception,), {"code": 400})("a body was cut short")  # aiohttp: not an answer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores.time, "monotonic", lambda: clock.now)
+        assert stores.retried(Failing(busy, broken), "s3://b/k", sleep=sleep) == "done"
+    assert 7 + 0.75 <= sum(slept) <= 7 + 1.25
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

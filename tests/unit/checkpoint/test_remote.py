@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fairseq import stores
 from fairseq.checkpoint import fetching, io, remote, run, store_index, transfer
 from fairseq.checkpoint.saver import Saver
 from fairseq.dataclass.configs import CheckpointConfig
-from fairseq.distributed import exit_status, launch
+from fairseq.distributed import exit_status, launch, progress
 from fairseq.distributed import utils as distributed
 from fairseq.training.saves import Saves
 from tests.unit.checkpoint.test_run import SmallTrainer, config, strategy_of, tensors_of, unbroken
@@ -117,6 +118,14 @@ def test_a_run_continues_on_an_empty_machine(
     assert trainer.get_num_updates() == 4 and io.peek(tmp_path / "here" / "checkpoint_best.pt").num_updates == 4
 
 
+def test_an_older_checkpoint_of_the_store_can_be_named(tmp_path: Path, memory: Any) -> None:
+    trainer, saves = begin(tmp_path / "here", save_interval_updates=1)
+    for _ in range(3):
+        advance(trainer, saves)
+    trainer, _ = begin(tmp_path / "elsewhere", restore_file="checkpoint_1_2.pt", save_interval_updates=1)
+    assert trainer.get_num_updates() == 2
+
+
 def test_the_best_are_kept_over_machines(tmp_path: Path, memory: Any) -> None:
     keep = {"keep_best_checkpoints": 2}
     for folder, val_losses in (("a", (3.0, 1.0)), ("b", (4.0, 2.0))):
@@ -202,6 +211,19 @@ def test_training_goes_on_without_the_store(
 
 def updates_in_fallback(memory: Any) -> int:
     return json.loads(memory.cat_file(f"/runs/one/{store_index.NAME}"))["checkpoints"]["checkpoint_last.pt"]["updates"]
+
+
+def test_the_watchdog_hears_of_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "EVERY", 0.01)
+    loop = progress.start_over()
+    for phase, beats in (("forward", False), ("saving", True)):
+        loop.doing(phase)
+        before = loop.beats
+        with remote.beating():
+            deadline = time.monotonic() + 5
+            while loop.beats == before and time.monotonic() < (deadline if beats else deadline - 4.9):
+                time.sleep(0.01)
+        assert (loop.beats > before) is beats
 
 
 def test_another_run_in_the_same_store_ends_the_uploads(

@@ -186,3 +186,18 @@ def test_the_command_writes_one_file(
     assert io.verify(output) is None and not list(tmp_path.glob("*.tmp"))
     checksums = json.loads(Path(folder, "checksums.json").read_text())
     assert sorted(checksums) == [".metadata", "__0_0.distcp", "record.pt"]
+
+
+def test_a_part_that_another_machine_wrote_elsewhere_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = sharded._checksums
+
+    def with_that_of_another(folder: str, beginning: str) -> dict[str, list[int]]:
+        return {**own(folder, beginning), **({"__1_0.distcp": [1, 2]} if beginning == "__0_" else {})}
+
+    monkeypatch.setattr(sharded, "_checksums", with_that_of_another)
+    path = str(tmp_path / "checkpoint_last.shards")
+    with pytest.raises(
+        io.CheckpointWriteError, match="another process wrote __1_0.distcp, but not where rank 0 writes"
+    ):
+        sharded.save({"model": {"weight": torch.ones(2)}}, path)
+    assert os.listdir(tmp_path) == []
