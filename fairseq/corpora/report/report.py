@@ -113,7 +113,10 @@ class _Making:
             self._read_headers(workers)
             if self.settings.decode != "none":
                 self._decode(workers)
-        texts = [read_texts(corpus, self._seconds(number)) for number, corpus in enumerate(self.corpora)]
+            texts = [
+                read_texts(number, corpus, self._seconds(number), workers.map)
+                for number, corpus in enumerate(self.corpora)
+            ]
         speakers = [corpus.speakers() for corpus in self.corpora]
         findings = joined(
             [
