@@ -254,6 +254,8 @@ def test_the_command_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFix
         (["--speaker-pattern", "a"], "has no group"),
         (["--max-tokens", "100"], "--max-tokens is 100"),
         (["--num-batch-buckets", "-1"], "--num-batch-buckets is -1"),
+        (["--json", "/"], "--json / is a folder"),
+        (["--html", "none/r.html"], "--html none/r.html cannot be written: none is not a folder"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
