@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -72,6 +73,8 @@ def settings_of(args: argparse.Namespace) -> ReportSettings:
         raise ValueError(f"--speaker-pattern {args.speaker_pattern!r} is not a regular expression: {error}.") from error
     if groups < 1:
         raise ValueError(f"--speaker-pattern {args.speaker_pattern!r} has no group: put the speaker in parentheses.")
+    for name, path in (("--html", args.html), ("--json", args.json)):
+        _check_output(name, path)
     if args.html:
         assets.check()
     return ReportSettings(
@@ -82,6 +85,17 @@ def settings_of(args: argparse.Namespace) -> ReportSettings:
         args.speaker_pattern,
         BatchSettings(args.max_tokens, args.max_sample_size, args.min_sample_size, args.num_batch_buckets),
     )
+
+
+def _check_output(name: str, path: str | None) -> None:
+    """Raise ValueError if a file cannot be written: better now than after hours of decoding."""
+    if not path:
+        return
+    folder = os.path.dirname(path) or os.curdir
+    if os.path.isdir(path):
+        raise ValueError(f"{name} {path} is a folder; it must be a file.")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise ValueError(f"{name} {path} cannot be written: {folder} is not a folder that you may write to.")
 
 
 def main(args: argparse.Namespace) -> int:

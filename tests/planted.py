@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,6 +120,13 @@ def loud(u: Utterance, gain: float) -> Utterance:
     return Utterance(np.clip(gain * u.wave / np.abs(u.wave).max(), -1, 1), u.text)
 
 
+def noisy(wave: np.ndarray) -> np.ndarray:
+    """Add noise 8 dB below the loud parts."""
+    frames = wave[: len(wave) - len(wave) % 320].reshape(-1, 320)
+    loud_part = np.percentile(frames.std(axis=1), 95)
+    return 0.5 * (wave + 0.4 * loud_part * np.random.default_rng(2).standard_normal(len(wave)))
+
+
 Plant = Callable[[Corpus, Utterance], int]
 FAULTS: dict[str, Plant] = {
     "missing": missing,
@@ -133,9 +141,7 @@ FAULTS: dict[str, Plant] = {
     "clipping": lambda c, u: c.add(loud(u, 5.0)),
     "dc-offset": lambda c, u: c.add(Utterance(0.5 * u.wave + 0.06, u.text)),
     "narrow-band": lambda c, u: c.add(Utterance(lowpass(u.wave, 3700), u.text)),
-    "noisy": lambda c, u: c.add(
-        Utterance(0.5 * u.wave + 0.4 * u.wave.std() * np.random.default_rng(2).standard_normal(len(u.wave)), u.text)
-    ),
+    "noisy": lambda c, u: c.add(Utterance(noisy(u.wave), u.text)),
     "quiet": lambda c, u: c.add(loud(u, 0.01)),
     "coarse-samples": lambda c, u: c.add(Utterance(np.round(u.wave * 128) / 128, u.text)),
     "digital-silence": lambda c, u: c.add(
@@ -156,8 +162,10 @@ class Made(NamedTuple):
     planted: list[Planted]
 
 
-def make(data: Path, folder: Path, num_healthy: int, num_valid: int) -> Made:
+def make(data: Path, folder: Path, num_healthy: int, num_valid: int, shift: int = 0) -> Made:
     """Write a corpus of `num_healthy` utterances and one of each fault, spread among them, and a validation set.
+
+    `shift` chooses the utterances that carry the faults.
 
     Besides FAULTS there are a copy, a part of another utterance, a copy in the validation set, and a symbol that the
     dictionary lacks.
@@ -167,7 +175,7 @@ def make(data: Path, folder: Path, num_healthy: int, num_valid: int) -> Made:
     planted: list[Planted] = []
     step = max(1, num_healthy // (len(FAULTS) + 1))
     names = iter(FAULTS)
-    long = (u for u in healthy(data) if len(u.wave) == PIECE)
+    long = islice((u for u in healthy(data) if len(u.wave) == PIECE), shift * len(FAULTS), None)
     kept: list[Utterance] = []
     for number in range(num_healthy):
         utterance = next(speech)

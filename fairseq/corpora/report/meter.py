@@ -57,7 +57,6 @@ class Meter:
         self._digest.update(wave.data)
         self._count += len(wave)
         self._sum += float(wave.sum(dtype=np.float64))
-        self._squares += float(np.dot(wave, wave))
         self._count_clipped(wave)
         steps = np.abs(np.diff(wave))
         self._resolution = min(self._resolution, float(steps.min(initial=np.inf, where=steps > 0)))
@@ -78,11 +77,14 @@ class Meter:
             self._at_least += _in_runs(wave <= self._least + _STEP)
 
     def _measure_frames(self, wave: np.ndarray) -> None:
-        frames = wave[: len(wave) - len(wave) % self.frame].reshape(-1, self.frame)
+        whole = len(wave) - len(wave) % self.frame
+        frames, rest = wave[:whole].reshape(-1, self.frame), wave[whole:]
+        # einsum and not dot: BLAS would start threads in every worker
+        squares = np.einsum("fs,fs->f", frames, frames)
+        self._squares += float(squares.sum(dtype=np.float64)) + float(np.einsum("s,s->", rest, rest))
         if len(frames) == 0:
             return
-        means = frames.mean(axis=1)
-        power = np.einsum("fs,fs->f", frames, frames) / self.frame - means**2
+        power = squares / self.frame - frames.mean(axis=1) ** 2
         levels = 10 * np.log10(np.maximum(power, _FLOOR))
         places = np.clip(np.round(levels) - _LEVELS[0], 0, len(_LEVELS) - 1).astype(np.int64)
         self._levels += np.bincount(places, minlength=len(_LEVELS))

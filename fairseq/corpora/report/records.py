@@ -54,6 +54,10 @@ class Text(NamedTuple):
     seconds: float
     unknown: tuple[str, ...]  # units that the dictionary does not have
 
+    def letters(self) -> set[str]:
+        """Return the different characters of the units."""
+        return set("".join(self.units))
+
 
 class Usual(NamedTuple):
     """What is usual in the labels of a corpus, to judge a line by."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from fairseq.corpora.report.sound_pass import PART, Choice, Sounds, measure_part
 from fairseq.corpora.report.sound_pass import Part as SoundPart
 from fairseq.corpora.report.sound_rules import SOUND_RULES
 from fairseq.corpora.report.tally_rules import channel_counts, root, sample_rates
-from fairseq.corpora.report.text_pass import Texts, read_texts
+from fairseq.corpora.report.text_pass import Piece, Texts, read_texts
 from fairseq.corpora.report.text_rules import TEXT_RULES
 
 logger = logging.getLogger("fairseq_cli.data_report")  # the name in the command's log lines
@@ -113,7 +114,7 @@ class _Making:
             self._read_headers(workers)
             if self.settings.decode != "none":
                 self._decode(workers)
-        texts = [read_texts(corpus, self._seconds(number)) for number, corpus in enumerate(self.corpora)]
+            texts = self._read_texts(workers)
         speakers = [corpus.speakers() for corpus in self.corpora]
         findings = joined(
             [
@@ -178,6 +179,18 @@ class _Making:
             for part in workers.map(measure_part, self._choices(rest, PART)):
                 self._take(part)
                 bar.advance(len(part.choice.indices))
+
+    def _read_texts(self, workers: Workers) -> list[Texts | None]:
+        with self.bars("labels", 2 * int(self.numbering.offsets[-1]), "lines") as bar:  # each is read twice
+
+            def over(function: Callable[[object, Piece], Texts], pieces: list[Piece]) -> Iterator[Texts]:
+                for piece, part in zip(pieces, workers.map(function, pieces), strict=True):
+                    bar.advance(len(piece.seconds))
+                    yield part
+
+            return [
+                read_texts(number, corpus, self._seconds(number), over) for number, corpus in enumerate(self.corpora)
+            ]
 
     def _choices(self, numbers: np.ndarray, size: int) -> list[Choice]:
         """Cut utterances, numbered over all corpora, into tasks of one corpus each."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from itertools import zip_longest
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +17,22 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.transcripts import WORD_END
 
 LABELS = (".ltr", ".wrd")
+PART = 2000  # lines per task
 _MOST_WORDS = 1_000_000  # different words that are counted; beyond, only known ones
 
 
+class Piece(NamedTuple):
+    """Consecutive lines of a corpus's labels: a task of this pass."""
+
+    corpus: int
+    begin: int  # index of the first utterance
+    seconds: np.ndarray  # length of each utterance; 0: unknown
+    offsets: tuple[int | None, ...]  # of the first line's bytes in each of LABELS; None: no such file
+    usual: Usual | None = None  # judge by this
+
+
 class Texts:
-    """What the labels of a corpus are."""
+    """What the labels of a corpus are; parts of it add up."""
 
     def __init__(self) -> None:
         self.lines = 0
@@ -34,32 +45,84 @@ class Texts:
         self.findings: list[Finding] = []  # about the whole file
         self.usual = Usual(0.0, 0.0, 0.0, "", 0.0, "", 0.0)
 
+    def merge(self, other: Texts) -> None:
+        self.lines += other.lines
+        self.units.update(other.units)
+        self.num_words += other.num_words
+        self.rate.merge(other.rate)
+        if len(self.words) < _MOST_WORDS:
+            self.words.update(other.words)
+            return
+        for word, count in other.words.items():
+            if word in self.words:
+                self.words[word] += count
+            else:
+                self.words_left_out += count
 
-def read_texts(corpus: Corpus, seconds: np.ndarray) -> Texts | None:
+
+# runs a function on all pieces, in other processes if there are any
+Mapping = Callable[[Callable[[object, Piece], Texts], list[Piece]], Iterator[Texts]]
+
+
+def read_texts(number: int, corpus: Corpus, seconds: np.ndarray, over: Mapping) -> Texts | None:
     """Read and judge a corpus's labels; None if there are none.
 
     Args:
+        number: of the corpus in the workers' state.
+        corpus: the corpus.
         seconds: length of every utterance; 0: unknown.
+        over: runs the pieces.
     Raises:
         ValueError: a label file or the dictionary is not UTF-8 or is malformed; names file and line.
     """
-    paths = {ending: path for ending in LABELS if (path := corpus.beside(ending)) is not None}
-    if not paths:
+    paths = [corpus.beside(ending) for ending in LABELS]
+    if not any(paths):
         return None
-    dictionary = Dictionary.load(corpus.dictionary) if corpus.dictionary and ".ltr" in paths else None
     texts = Texts()
-    for ending, path in paths.items():
-        count = sum(1 for _ in text_files.iterate_lines(path, "the labels"))
+    offsets: list[list[int] | None] = []
+    for ending, path in zip(LABELS, paths, strict=True):
+        if path is None:
+            offsets.append(None)
+            continue
+        found, count = _offsets(path)
+        offsets.append(found)
         if count != len(corpus):
             texts.findings.append(_other_number(corpus, ending, path, count))
-    for text in _records(paths, seconds, None):
-        _count(texts, text)
+    pieces = [
+        Piece(
+            number,
+            place * PART,
+            seconds[place * PART : (place + 1) * PART],
+            tuple(None if column is None or place >= len(column) else column[place] for column in offsets),
+        )
+        for place in range(-(-len(corpus) // PART))
+    ]
+    for part in over(count_piece, pieces):
+        texts.merge(part)
     texts.usual = _usual(texts)
-    if any(finding.name == "label-lines" for finding in texts.findings):
+    if texts.findings:
         return texts  # each line would be judged by another utterance
-    for index, text in enumerate(_records(paths, seconds, dictionary)):
-        TEXT_RULES.apply(index, Labelled(text, texts.usual), texts.hits)
+    for part in over(judge_piece, [piece._replace(usual=texts.usual) for piece in pieces]):
+        for name, hits in part.hits.items():
+            texts.hits[name].merge(hits)
     return texts
+
+
+def _offsets(path: str) -> tuple[list[int], int]:
+    """Return the offset of every PART-th line of a file, and the number of its lines."""
+    offsets, place, count = [], 0, 0
+    with text_files.named_errors(path, "the labels"), open(path, "rb") as file:
+        start = file.read(len(text_files.BOM))
+        if start.startswith(text_files.UTF16_MARKS):
+            raise ValueError(f"the labels {path} are UTF-16. Save them as UTF-8.")
+        place = len(text_files.BOM) if start == text_files.BOM else 0
+        file.seek(place)
+        for line in file:
+            if count % PART == 0:
+                offsets.append(place)
+            place += len(line)
+            count += 1
+    return offsets, count
 
 
 def _other_number(corpus: Corpus, ending: str, path: str, count: int) -> Finding:
@@ -74,47 +137,70 @@ def _other_number(corpus: Corpus, ending: str, path: str, count: int) -> Finding
     )
 
 
-class _Split(NamedTuple):
-    units: tuple[str, ...]
-    spelled: tuple[str, ...]
-
-
-def _split(letters: str) -> _Split:
-    words = [word.split() for word in letters.split(WORD_END)]
-    return _Split(tuple(unit for word in words for unit in word), tuple("".join(word) for word in words if word))
-
-
-def _records(paths: dict[str, str], seconds: np.ndarray, dictionary: Dictionary | None) -> Iterator[Text]:
-    """Yield the labels of the utterances; without .ltr, the words' letters."""
-    letters, words = (
-        text_files.iterate_lines(paths[ending], "the labels") if ending in paths else iter(()) for ending in LABELS
-    )
-    for index, (line, spoken) in enumerate(zip_longest(letters, words)):
-        parts = None if spoken is None else tuple(spoken.split())
-        if ".ltr" in paths:
-            units, spelled = _split(line or "")
-        else:
-            units, spelled = tuple(letter for word in parts or () for letter in word), parts or ()
-        unknown = () if dictionary is None else tuple(unit for unit in (line or "").split() if unit not in dictionary)
-        length = float(seconds[index]) if index < len(seconds) else 0.0
-        yield Text(units, parts if ".wrd" in paths else None, spelled, length, unknown)
-
-
-def _count(texts: Texts, text: Text) -> None:
-    texts.lines += 1
-    texts.units.update(text.units)
-    words = text.spelled if text.words is None else text.words
-    texts.num_words += len(words)
-    if len(texts.words) < _MOST_WORDS:
+def count_piece(state: object, piece: Piece) -> Texts:
+    """Count units and words; `state` is the list of corpora."""
+    texts, rates = Texts(), []
+    for text in _records(state, piece):
+        texts.lines += 1
+        texts.units.update(text.units)
+        words = text.spelled if text.words is None else text.words
+        texts.num_words += len(words)
         texts.words.update(words)
-    else:
-        for word in words:
-            if word in texts.words:
-                texts.words[word] += 1
-            else:
-                texts.words_left_out += 1
-    if text.seconds and text.units:
-        texts.rate.add(np.asarray([len(text.units) / text.seconds]))
+        if text.seconds and text.units:
+            rates.append(len(text.units) / text.seconds)
+    texts.rate.add(np.asarray(rates))
+    return texts
+
+
+def judge_piece(state: object, piece: Piece) -> Texts:
+    """Judge lines by what is usual; `state` is the list of corpora."""
+    texts = Texts()
+    assert piece.usual is not None
+    for index, text in enumerate(_records(state, piece), start=piece.begin):
+        TEXT_RULES.apply(index, Labelled(text, piece.usual), texts.hits)
+    return texts
+
+
+def _records(state: object, piece: Piece) -> Iterator[Text]:
+    """Yield the labels of a piece's utterances; without .ltr, the words' letters."""
+    assert isinstance(state, list)
+    corpus: Corpus = state[piece.corpus]
+    letters, words = (
+        _lines(corpus.beside(ending), offset, piece) for ending, offset in zip(LABELS, piece.offsets, strict=True)
+    )
+    has_letters, known = corpus.beside(".ltr") is not None, _known(corpus.dictionary)
+    for line, spoken, seconds in zip(letters, words, piece.seconds.tolist(), strict=True):
+        parts = None if spoken is None else tuple(spoken.split())
+        if not has_letters:
+            yield Text(tuple("".join(parts or ())), parts, parts or (), seconds, ())
+            continue
+        units = (line or "").split()
+        unknown = () if known is None else tuple(set(units) - known)
+        spelled = tuple([word for word in "".join(units).split(WORD_END) if word])
+        yield Text(tuple([unit for unit in units if unit != WORD_END]), parts, spelled, seconds, unknown)
+
+
+def _lines(path: str | None, offset: int | None, piece: Piece) -> Iterator[str | None]:
+    """Yield a line of a label file for each utterance of a piece; None where there is no line."""
+    if path is None or offset is None:
+        yield from (None for _ in piece.seconds)
+        return
+    with text_files.named_errors(path, "the labels"), open(path, "rb") as file:
+        file.seek(offset)
+        for index in range(piece.begin, piece.begin + len(piece.seconds)):
+            line = file.readline()
+            try:
+                yield line.decode("utf-8").rstrip("\r\n") if line else None
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"cannot read the labels {path}, line {index + 1}: byte {error.start + 1} of the line is not "
+                    "UTF-8. Save the file as UTF-8."
+                ) from error
+
+
+@cache
+def _known(dictionary: str | None) -> frozenset[str] | None:
+    return None if dictionary is None else frozenset(Dictionary.load(dictionary).indices)
 
 
 def _usual(texts: Texts) -> Usual:

@@ -94,7 +94,7 @@ def wrong_script(labelled: Labelled) -> str | None:
     text, usual = labelled
     if usual.script_share < _USUAL:
         return None
-    odd = sorted({letter for unit in text.units for letter in unit if script_of(letter) not in ("", usual.script)})
+    odd = sorted(letter for letter in text.letters() if script_of(letter) not in ("", usual.script))
     return ", ".join(f"{letter} ({script_of(letter).title()})" for letter in odd[:_SHOWN]) if odd else None
 
 
@@ -108,7 +108,7 @@ def mixed_case(labelled: Labelled) -> str | None:
     text, usual = labelled
     if not _USUAL <= usual.case_share < 1:
         return None
-    odd = sorted({letter for unit in text.units for letter in unit if case_of(letter) not in ("", usual.case)})
+    odd = sorted(letter for letter in text.letters() if case_of(letter) not in ("", usual.case))
     return ", ".join(odd[:_SHOWN]) if odd else None
 
 

@@ -13,6 +13,7 @@ import soundfile
 
 from fairseq.corpora.report import report as report_module
 from fairseq.corpora.report.batches import BatchSettings, plan
+from fairseq.corpora.report.describing import names_of
 from fairseq.corpora.report.records import SHOWN, Hits, seconds_histogram
 from fairseq.corpora.report.report import DataReport, ReportSettings, make_report
 from fairseq.corpora.report.terminal import as_json, as_text
@@ -79,6 +80,32 @@ def test_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     one, two = report_of(train), report_of(train, workers=2)
     assert json.dumps(as_json(one)) == json.dumps(as_json(two)) and as_text(one) == as_text(two)
     assert set(lines_of(one)) == {"missing", "duplicate"}
+
+
+def test_a_sample_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "SAMPLE", 3)
+    report = report_of(corpus(tmp_path, "train", range(7), 1.6), decode="sample")
+    assert report.corpora[0].sounds.decoded == 3 and report.notes[0].startswith("3 of 7 utterances were decoded")
+    assert report_of(str(tmp_path / "train.tsv"), decode="none").notes[0].startswith("No audio was decoded")
+
+
+def test_corpora_of_one_name_have_their_paths(tmp_path: Path) -> None:
+    paths = [corpus(tmp_path / folder, "train", seeds, 1.6) for folder, seeds in (("a", range(2)), ("b", range(2, 5)))]
+    report = report_of(*paths)
+    assert names_of(report) == paths and report.findings == []
+    assert [len(description.corpus) for description in report.corpora] == [2, 3]
+
+
+def test_the_speaker_in_fairseq_packs_sidecar(tmp_path: Path) -> None:
+    train, valid = corpus(tmp_path, "train", range(2), 1.6), corpus(tmp_path, "valid", range(2, 4), 1.6)
+    for name in ("train", "valid"):
+        lines = [{"speaker": f"{name}-1"}, {"speaker": "both"}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (finding,) = report_of(train, valid=(valid,)).findings
+    assert finding.name == "speakers-in-valid" and finding.count == 1 and "speaker both" in finding.lines[0].evidence
+    (tmp_path / "train.jsonl").write_text("{")
+    with pytest.raises(ValueError, match="train.jsonl, line 1: not JSON"):
+        report_of(train)
 
 
 @pytest.mark.parametrize("decode", ["all", "none"])
@@ -227,6 +254,8 @@ def test_the_command_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFix
         (["--speaker-pattern", "a"], "has no group"),
         (["--max-tokens", "100"], "--max-tokens is 100"),
         (["--num-batch-buckets", "-1"], "--num-batch-buckets is -1"),
+        (["--json", "/"], "--json / is a folder"),
+        (["--html", "none/r.html"], "--html none/r.html cannot be written: none is not a folder"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
