@@ -34,6 +34,7 @@ _MODULES = (
     "fairseq_cli.convert",
     "fairseq_cli.average_checkpoints",
     "fairseq_cli.consolidate",
+    "fairseq_cli.segment",
     "fairseq_cli.validate",
     "torch._dynamo",
 )

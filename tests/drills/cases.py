@@ -33,6 +33,7 @@ COMMANDS = {
     "fairseq-convert": "fairseq_cli.convert",
     "fairseq-average-checkpoints": "fairseq_cli.average_checkpoints",
     "fairseq-consolidate": "fairseq_cli.consolidate",
+    "fairseq-segment": "fairseq_cli.segment",
 }
 
 
