@@ -54,18 +54,21 @@ def test_windows_change_nothing(window: int) -> None:
     assert find(probabilities, wave, window, longest=4.0) == find(probabilities, wave, 4096, longest=4.0)
 
 
-def test_long_speech_comes_in_pieces_divided_at_the_quietest_places() -> None:
+@pytest.mark.parametrize("longest", [25.0, 4.0])  # with 4, it is handed on before it ends
+def test_long_speech_comes_in_pieces_divided_at_the_quietest_places(longest: float) -> None:
     wave = noise(2000, 0.1)
     quiet = np.arange(8, 2000, 16) * STEP
     for place in quiet:
         wave[place : place + 640] *= 0.001
-    pieces = find(np.full(2000, 0.9, np.float32), wave, 256)
+    pieces = find(np.full(2000, 0.9, np.float32), wave, 256, longest=longest)
+    assert (pieces[0].start, pieces[-1].end) == (0, 1999 * STEP)
     assert all(now.start == before.end for before, now in zip(pieces, pieces[1:], strict=False))
     inside = np.array([piece.end for piece in pieces if piece.strain is not None])
     assert len(inside) > 100
     assert np.abs(inside - quiet[: len(inside)] - 320).max() <= 2 * BLOCK
     assert {piece.strain for piece in pieces[:-1]} == {1.0}
-    assert max(piece.end - piece.start for piece in pieces) < 2 * 16000
+    assert max(piece.end - piece.start for piece in pieces[:-1]) < 2 * 16000
+    assert pieces[-1].end - pieces[-1].start < longest * 16000
 
 
 def test_an_edge_moves_out_over_a_hiss() -> None:
