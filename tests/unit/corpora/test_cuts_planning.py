@@ -70,6 +70,14 @@ def test_speech_is_cut_within_only_if_it_must_be_and_at_the_clearest_place() -> 
     assert plan(short, 22)[0] == [[0, pytest.approx(20.1)]]
 
 
+def test_a_pause_that_loudness_has_closed_is_not_a_pause() -> None:
+    """Segments of 10 and 15 s would be better balanced than those of 17 and 8 s, but the first cut is in a sound."""
+    closed = pieces((0, 10), (10, 17), (17.1, 24.8))
+    assert [round(end) for _, end in plan(closed, 30)[0]] == [17, 25]
+    assert [round(end) for _, end in plan(pieces((0, 10), (10.1, 17), (17.1, 24.8)), 30)[0]] == [10, 25]
+    assert len(plan(pieces((0, 14), (14, 24)), 30)[0]) == 1 and len(plan(pieces((0, 14), (14.5, 24)), 30)[0]) == 2
+
+
 def test_limits_hold_and_nothing_overlaps() -> None:
     rng = np.random.default_rng(0)
     settings = CutSettings(shortest=1, longest=12, pad=0.2)
@@ -102,6 +110,7 @@ def test_hours_without_a_long_pause_need_no_memory() -> None:
         ({"longest": 1e4}, "--max 10000"),
         ({"target": 40}, "--target is 40"),
         ({"pad": 1}, "--pad is 1"),
+        ({"pad": 0.6, "longest": 3, "target": 2.5}, "--pad is 0.6"),
         ({"join": -1}, "--join is -1"),
         ({"threshold": 1.5}, "--threshold is 1.5"),
     ],
