@@ -83,6 +83,9 @@ class Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
     def _lock(self) -> None:

@@ -4,8 +4,9 @@ The rule, for stretches with pauses of at most `join` between them, minimises th
 
 - ((length - target) / target) squared, for each segment;
 - 2 for each segment under the shortest length, which is left out;
-- up to 0.1 for a cut at a pause: 0.1 for no pause, 0 for half a second or longer;
-- 1 to 2 for a cut within speech, less at a quieter place. Only speech too long for a segment has such places.
+- 0.1 for a cut at a very short pause, less at a longer one, 0 at half a second or longer;
+- 1 to 2 for a cut within speech, less at a quieter place. Only speech too long for a segment has such places. Where
+  loudness has closed a pause, it is 1.
 
 A longer pause is always cut. So there is one best plan for each group of stretches, found by dynamic programming.
 """
@@ -21,7 +22,7 @@ from fairseq.corpora.cuts.runs import Piece
 from fairseq.corpora.cuts.settings import CutSettings, samples
 
 _LEFT_OUT = 2.0
-_AT_PAUSE = 0.1
+_AT_PAUSE, _CLOSED = 0.1, 1.0
 _LONG_PAUSE = RATE // 2
 _HORIZON = 24  # longest segments planned together: 10 minutes by default. Later speech does not change the first half
 
@@ -87,8 +88,7 @@ class Planner:
                 cost = costs[first] + self._cost(length)
                 if cost < best:
                     best, choice = cost, first
-            at_pause = _AT_PAUSE * max(0.0, 1 - gaps[last] / _LONG_PAUSE)
-            costs.append(best + (at_pause if piece.strain is None else piece.strain))
+            costs.append(best + _cut_cost(piece, gaps[last]))
             firsts.append(choice)
         groups: list[Group] = []
         last = len(pieces) - 1
@@ -118,3 +118,9 @@ class Planner:
         seconds, target = length / RATE, self._settings.target_seconds
         left_out = _LEFT_OUT if seconds < self._settings.shortest else 0.0
         return ((seconds - target) / target) ** 2 + left_out
+
+
+def _cut_cost(piece: Piece, gap: int) -> float:
+    if piece.strain is not None:
+        return piece.strain
+    return _AT_PAUSE * max(0.0, 1 - gap / _LONG_PAUSE) if gap > 0 else _CLOSED

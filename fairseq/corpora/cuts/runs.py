@@ -88,10 +88,10 @@ class SpeechRuns:
             elif step - self._end < _DIP:
                 self._end = None
             else:
-                pieces += self._close(self._end)
+                pieces += self._close(self._end, step)
                 self._open(step)
         if self._end is not None and until - self._end >= _DIP:
-            pieces += self._close(self._end)
+            pieces += self._close(self._end, self._changes[0] if self._changes else self._steps)
         if self._begin is None:
             self._drop_places((until - AROUND) * STEP)
         elif (until - self._begin) * STEP > 4 * self._longest:
@@ -122,13 +122,12 @@ class SpeechRuns:
         latest = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
         return np.where(latest >= 0, probabilities[latest] >= self._on, self._speaking)
 
-    def _close(self, end: int) -> list[Piece]:
-        """End the open stretch before frame `end`."""
+    def _close(self, end: int, following: int) -> list[Piece]:
+        """End the open stretch before frame `end`; the next one begins at `following` or later."""
         assert self._begin is not None
         begin, self._begin, self._end = self._begin, None, None
         if end - begin < _SPECK:
             return []
-        following = self._changes[0] if self._changes else self._steps
         pause = self._sides(end, following * STEP, 1)
         shift = outwards(self._sides(end, self._first, -1), pause, late=True)
         last = end * STEP + shift * BLOCK

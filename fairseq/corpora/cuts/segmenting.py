@@ -74,7 +74,7 @@ def segment(
         waiting = journal.waiting()
         done = len(manifest) - len(waiting)
         advance(done, len(manifest))
-        for entries in _found(manifest, waiting, settings, min(workers, len(waiting))):
+        for entries in _found(manifest, waiting, settings, min(workers, len(waiting)), journal):
             for entry in entries:
                 journal.add(entry)
             done += len(entries)
@@ -119,7 +119,9 @@ def _tasks(manifest: Manifest, lines: np.ndarray) -> list[list[int]]:
     return [part.tolist() for part in np.split(order, np.flatnonzero(np.diff(numbers)) + 1) if len(part)]
 
 
-def _found(manifest: Manifest, lines: np.ndarray, settings: CutSettings, workers: int) -> Iterator[list[Entry]]:
+def _found(
+    manifest: Manifest, lines: np.ndarray, settings: CutSettings, workers: int, journal: Journal
+) -> Iterator[list[Entry]]:
     """Yield the entries of each task when it is finished; nothing now and then, while none is."""
     if workers <= 1:
         detector = Detector()
@@ -128,7 +130,7 @@ def _found(manifest: Manifest, lines: np.ndarray, settings: CutSettings, workers
         return
     # forked, as data-loading workers are: they need nothing that a fork breaks, and importing torch again takes seconds
     fork = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(workers, fork, _start, (manifest, settings))
+    pool = ProcessPoolExecutor(workers, fork, _start, (manifest, settings, journal))
     tasks = iter(_tasks(manifest, lines))
     running: set[Future[list[Entry]]] = set()
     try:
@@ -167,8 +169,9 @@ class _Worker(NamedTuple):
 _worker: list[_Worker] = []  # one per process of the pool
 
 
-def _start(manifest: Manifest, settings: CutSettings) -> None:
+def _start(manifest: Manifest, settings: CutSettings, journal: Journal) -> None:
     signals.end_with_parent()
+    journal.close()  # otherwise the lock would outlive the process that writes it
     _worker[:] = [_Worker(manifest, Detector(), settings)]
 
 

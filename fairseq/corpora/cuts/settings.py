@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fairseq.corpora.cuts.detector import RATE
 
 RELEASE = 0.15  # speech ends where the probability falls this far below the threshold; silero-vad's own margin
-_MAX = (2.0, 600.0)  # seconds; places for a cut within speech are half a second apart; a plan's memory grows with --max
+_MAX = (3.0, 600.0)  # seconds; a plan's memory grows with it
+_ROOM = 2.0  # seconds; pieces of speech without a pause are up to this long
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class CutSettings:
                 f"--target is {self.target:g} s. It must be from --min, {self.shortest:g} s, to --max, "
                 f"{self.longest:g} s."
             )
-        if not 0 <= 2 * self.pad < self.shortest:
+        if not 0 <= 2 * self.pad < min(self.shortest, self.longest - _ROOM):
             raise ValueError(
-                f"--pad is {self.pad:g} s. It must be at least 0, and less than half of --min, {self.shortest:g} s."
+                f"--pad is {self.pad:g} s. It must be at least 0, and less than half of --min, {self.shortest:g} s, "
+                f"and of --max less {_ROOM:g} s, {self.longest - _ROOM:g} s."
             )
         if self.join < 0:
             raise ValueError(f"--join is {self.join:g} s. It must be at least 0.")

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +16,11 @@ from fairseq.corpora.pack.source import Item, Seconds
 from fairseq.data.audio.audio_utils import (
     UnreadableAudio,
     check_samples,
-    mmap_read,
     open_audio,
-    parse_path,
     read_samples,
     resampled_length,
 )
+from fairseq.data.audio.contents import contents
 
 CODECS = ("flac", "wav", "copy")
 BITS = (16, 24)
@@ -180,11 +178,8 @@ def _bytes_of(item: Item, place: str) -> bytes:
     """Return the bytes of a whole audio file."""
     if item.data is not None:
         return item.data
-    file, member = parse_path(place)
-    try:
-        return mmap_read(file, *member) if member else Path(file).read_bytes()
-    except OSError as error:
-        raise UnreadableAudio(error.strerror or str(error)) from error
+    with contents(place).binary() as file:
+        return file.read()
 
 
 @contextmanager
