@@ -34,11 +34,8 @@ _MODULES = (
     "fairseq_cli.convert",
     "fairseq_cli.average_checkpoints",
     "fairseq_cli.consolidate",
-<<<<<<< HEAD
     "fairseq_cli.data_report",
-=======
     "fairseq_cli.segment",
->>>>>>> cuts
     "fairseq_cli.validate",
     "fairseq_cli.pack",
     "torch._dynamo",

@@ -63,7 +63,13 @@ ADDITIONS = {
     "CheckpointConfig": {"async_save", "consolidate", "continue_pretraining", "store"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},
-    "AudioPretrainingConfig": {"resample", "max_quarantined_share", "cache_dir", "cache_gb", "multi_corpus_sampling_alpha"},
+    "AudioPretrainingConfig": {
+        "resample",
+        "max_quarantined_share",
+        "cache_dir",
+        "cache_gb",
+        "multi_corpus_sampling_alpha",
+    },
     "AudioFinetuningConfig": {
         "resample",
         "max_quarantined_share",

@@ -33,12 +33,9 @@ COMMANDS = {
     "fairseq-convert": "fairseq_cli.convert",
     "fairseq-average-checkpoints": "fairseq_cli.average_checkpoints",
     "fairseq-consolidate": "fairseq_cli.consolidate",
-<<<<<<< HEAD
     "fairseq-pack": "fairseq_cli.pack",
     "fairseq-data-report": "fairseq_cli.data_report",
-=======
     "fairseq-segment": "fairseq_cli.segment",
->>>>>>> cuts
 }
 
 

@@ -100,11 +100,8 @@ def reason_not_to_run(step: Step) -> str | None:
         "parquet": "pyarrow",
         "--lexicon": "flashlight",
         "--lm": "flashlight",
-<<<<<<< HEAD
         "--html": "youplot",
-=======
         "fairseq-segment": "silero_vad",
->>>>>>> cuts
     }
     missing = [name for word, name in extras.items() if word in step.words and importlib.util.find_spec(name) is None]
     if missing:

@@ -35,7 +35,7 @@ class Corpus:
         self.manifest = Manifest(path)
         self.title = Path(path).name.removesuffix(".gz").removesuffix(".tsv")
         self.sizes: np.ndarray = np.asarray(self.manifest.sizes)
-        self._starts: np.ndarray | None = getattr(self.manifest, "starts", None)  # None: a file of two columns
+        self._starts: np.ndarray | None = self.manifest.starts  # None: a file of two columns
         self._speaker = re.compile(speaker_pattern)
         self._stem = str(Path(path).with_name(self.title))
 

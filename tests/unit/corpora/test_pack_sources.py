@@ -13,7 +13,6 @@ import pytest
 from fairseq.corpora.pack.encode import Encoded, Settings, encode
 from fairseq.corpora.pack.source import Item, Options, Seconds
 from fairseq.corpora.pack.sources import kinds, open_source
-from fairseq.data.audio.manifest import Manifest
 from tests.unit.corpora.made_up import RATE, audio_bytes, write_audio
 
 
@@ -115,7 +114,6 @@ def test_sidecar_of_another_length(tmp_path: Path, count: int) -> None:
     assert f"train.jsonl has {count} lines" in refusal(tmp_path / "train.tsv")
 
 
-@pytest.mark.skipif(not hasattr(Manifest, "start"), reason="this Manifest has no third column")
 def test_manifest_of_segments(tmp_path: Path) -> None:
     write_audio(tmp_path / "day.wav", 9000, 1)
     write_lines(tmp_path / "train.tsv", str(tmp_path), "day.wav\t900\t100", "day.wav\t800\t5000")

@@ -68,7 +68,7 @@ class Manifest:
         self._check_count(file, count)
 
     def items(self, first: int = 0, audio: bool = True) -> Iterator[Item]:
-        starts = getattr(self.manifest, "starts", None)
+        starts = self.manifest.starts
         for number, facts in enumerate(self._sidecar()):
             if not first <= number < len(self.manifest):  # a sidecar that is longer says so at its end
                 continue
