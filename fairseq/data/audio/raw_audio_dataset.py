@@ -357,7 +357,7 @@ class FileAudioDataset(RawAudioDataset):
         return samples._replace(file_length=None)  # a file may be longer than its segments
 
     def collate_plan(self, plan: BatchPlan) -> Batch:
-        """See RawAudioDataset; fetches what lies in stores first. With `corpora`, also says which rows belong to which."""
+        """See RawAudioDataset; fetches what lies in stores first. With `corpora`, says which rows belong to which."""
         reader.configure(self.cache)  # a worker that was not forked has not done it
         rows = plan.indices[: max(1, plan.num_valid)] % len(self)
         with reader.reader().ahead(self.file(index) for index in rows.tolist()):
