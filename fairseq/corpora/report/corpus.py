@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,42 +74,39 @@ class Corpus:
         path = os.path.join(os.path.dirname(self.path), "dict.ltr.txt")
         return path if os.path.isfile(path) else None
 
-    def speaker_by_name(self, index: int) -> str | None:
-        match = self._speaker.search(printable(self.manifest.name(index)))
-        return match[1] if match else None
-
     def speakers(self) -> dict[str, int]:
         """Return each speaker's first utterance.
 
-        The sidecar NAME.jsonl of fairseq-pack says who speaks; without it, the names do.
+        The sidecar NAME.jsonl of fairseq-pack says who speaks, or the name in the source; otherwise the names do.
         """
         found: dict[str, int] = {}
-        sidecar = self.beside(".jsonl")
-        if sidecar is not None:
-            for index, text in enumerate(text_files.iterate_lines(sidecar, "the sidecar")):
-                speaker = _speaker_in(text, sidecar, index)
-                if speaker is not None:
-                    found.setdefault(speaker, index)
-        if not found:
-            for index in range(len(self)):
-                speaker = self.speaker_by_name(index)
-                if speaker is not None:
-                    found.setdefault(speaker, index)
+        for index, speaker in enumerate(self._speakers()):
+            if speaker is not None:
+                found.setdefault(speaker, index)
         return found
+
+    def _speakers(self) -> Iterator[str | None]:
+        sidecar = self.beside(".jsonl")
+        if sidecar is None:
+            yield from (self._speaker_in_name(printable(self.manifest.name(index))) for index in range(len(self)))
+            return
+        for index, text in enumerate(text_files.iterate_lines(sidecar, "the sidecar")):
+            try:
+                entry = json.loads(text)
+            except ValueError as error:
+                raise ValueError(f"{sidecar}, line {index + 1}: not JSON ({error}). Pack the corpus again.") from error
+            known = entry if isinstance(entry, dict) else {}
+            speaker = known.get("speaker")
+            yield self._speaker_in_name(str(known.get("origin", ""))) if speaker is None else str(speaker)
+
+    def _speaker_in_name(self, name: str) -> str | None:
+        match = self._speaker.search(name)
+        return match[1] if match else None
 
     def local(self, index: int) -> Place | None:
         """Return where the bytes of an utterance's place are; None if that is not a local file."""
         place = parse(self.place(index))
         return None if is_url(place.file) else place
-
-
-def _speaker_in(text: str, path: str, index: int) -> str | None:
-    try:
-        entry = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path}, line {index + 1}: not JSON ({error}). Pack the corpus again.") from error
-    speaker = entry.get("speaker") if isinstance(entry, dict) else None
-    return None if speaker is None else str(speaker)
 
 
 def legible(text: str) -> str:

@@ -99,10 +99,10 @@ def test_corpora_of_one_name_have_their_paths(tmp_path: Path) -> None:
 def test_the_speaker_in_fairseq_packs_sidecar(tmp_path: Path) -> None:
     train, valid = corpus(tmp_path, "train", range(2), 1.6), corpus(tmp_path, "valid", range(2, 4), 1.6)
     for name in ("train", "valid"):
-        lines = [{"speaker": f"{name}-1"}, {"speaker": "both"}]
+        lines = [{"speaker": f"{name}-1", "origin": "5-1-0.wav"}, {"origin": "a/77-1-0.wav"}]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (finding,) = report_of(train, valid=(valid,)).findings
-    assert finding.name == "speakers-in-valid" and finding.count == 1 and "speaker both" in finding.lines[0].evidence
+    assert finding.name == "speakers-in-valid" and finding.count == 1 and "speaker 77" in finding.lines[0].evidence
     (tmp_path / "train.jsonl").write_text("{")
     with pytest.raises(ValueError, match="train.jsonl, line 1: not JSON"):
         report_of(train)
