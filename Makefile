@@ -73,6 +73,8 @@ $(DECODE): $(STAMP)
 $(OPTIONAL): $(DECODE)
 	@for extra in convert lhotse onnx parquet report s3 slurm vad; do \
 	$(TELL) "installing the extra $$extra for its tests" $(PIP) install --quiet --editable ".[$$extra]" || echo "extra $$extra cannot be installed here: its tests are skipped"; done
+	@$(TELL) "installing moto, an S3 store for the tests" $(PIP) install --quiet "moto[server]" || \
+	echo "moto cannot be installed here: the tests of object stores are skipped"
 	@touch $@
 
 test: $(OPTIONAL) ## install everything, then run all tests

@@ -364,7 +364,7 @@ class FileAudioDataset(RawAudioDataset):
             batch = super().collate_plan(plan)
         if self._corpora is None:
             return batch
-        lines = self.lines[batch["id"].numpy()[: plan.num_valid]]
+        lines = self.selection.at(batch["id"].numpy()[: plan.num_valid])
         return self._corpora.noted(batch, np.searchsorted(self.manifest.offsets, lines, side="right") - 1)
 
     def whole(self, index: int) -> np.ndarray:
