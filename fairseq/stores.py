@@ -67,9 +67,9 @@ def joined(url: str, name: str) -> str:
 
 
 def filesystem(url: str) -> AbstractFileSystem:
-    """Open the file system of a URL. fsspec keeps one for each process and thread: async clients do not survive a fork.
+    """Open the file system of a URL. fsspec keeps one for each process: async clients do not survive a fork.
 
-    Listings are not cached: other machines write to a store.
+    Listings of earlier calls are forgotten: other machines write to a store.
 
     Raises:
         ValueError: the protocol is unknown, its package is not installed, or its settings are wrong; says what to do.
@@ -78,7 +78,7 @@ def filesystem(url: str) -> AbstractFileSystem:
 
     protocol = url.partition("://")[0].lower()
     try:
-        fs, _ = fsspec.url_to_fs(url, use_listings_cache=False)
+        fs, _ = fsspec.url_to_fs(url)
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         what = advice(extra) if extra is not None else str(error).splitlines()[0]
@@ -92,6 +92,7 @@ def filesystem(url: str) -> AbstractFileSystem:
     if protocol in _EXTRAS:
         for name in ("botocore", "aiobotocore"):  # each process would log where it found its settings
             logging.getLogger(name).setLevel(logging.WARNING)
+    fs.invalidate_cache()
     return fs
 
 

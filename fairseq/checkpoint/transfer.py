@@ -168,8 +168,9 @@ def receive(
             raise FileNotFoundError(source)
         fs.get_file(source, temporary, callback=_beats(beat))
         own, after = digest(temporary), fs.info(source)
-        if own.size != info["size"] or any(info.get(key) != after.get(key) for key in ("size", "ETag")):
-            raise _unfit(url, f"has {own.size:,} of {info['size']:,} bytes, or the object was replaced meanwhile")
+        wrong_size = info["size"] is not None and own.size != info["size"]  # web servers may not say
+        if wrong_size or any(info.get(key) != after.get(key) for key in ("size", "ETag")):
+            raise _unfit(url, f"has {own.size:,} of {info['size'] or 0:,} bytes, or the object was replaced meanwhile")
         if wanted is not None and own != wanted:
             raise _unfit(url, f"has {own.size:,} bytes and MD5 {own.md5}, not {wanted.size:,} and {wanted.md5}")
 
