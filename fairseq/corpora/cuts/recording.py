@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +25,21 @@ class Recording(NamedTuple):
     short: list[tuple[int, int]]  # speech left out because it is shorter than --min; the same form
 
 
-def cut(place: str, start: int, frames: int, detector: Detector, settings: CutSettings) -> Recording:
+def cut(
+    place: str,
+    start: int,
+    frames: int,
+    detector: Detector,
+    settings: CutSettings,
+    tick: Callable[[], None] = lambda: None,
+) -> Recording:
     """Find the segments of a recording, reading it once from beginning to end at constant memory.
 
     Args:
         place: a file, archive:offset:length, or a URL.
         start, frames: the section of it, at its own rate.
         detector: is reset first.
+        tick: called for each stretch of speech.
     Raises:
         UnreadableAudio: the file cannot be decoded, ends early, or contains NaN or infinity.
         ValueError: a package of the extra `vad` is missing.
@@ -42,6 +50,7 @@ def cut(place: str, start: int, frames: int, detector: Detector, settings: CutSe
         planner = Planner(settings)
         for piece in speech(detector, settings, windows(file, start, frames)):
             planner.add(piece._replace(end=min(piece.end, end)))
+            tick()
         planner.finish(end)
 
     def own(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

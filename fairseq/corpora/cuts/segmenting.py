@@ -73,12 +73,16 @@ def segment(
     ) as journal:
         waiting = journal.waiting()
         done = len(manifest) - len(waiting)
-        advance(done, len(manifest))
-        for entries in _found(manifest, waiting, settings, min(workers, len(waiting)), journal):
+
+        def tick() -> None:
+            advance(done, len(manifest))
+
+        tick()
+        for entries in _found(manifest, waiting, settings, min(workers, len(waiting)), journal, tick):
             for entry in entries:
                 journal.add(entry)
             done += len(entries)
-            advance(done, len(manifest))
+            tick()
         summary = Summary()
         _write(output, manifest, journal, summary)
     names = {line: printable(manifest.name(line)) for line in summary.errors}
@@ -120,13 +124,18 @@ def _tasks(manifest: Manifest, lines: np.ndarray) -> list[list[int]]:
 
 
 def _found(
-    manifest: Manifest, lines: np.ndarray, settings: CutSettings, workers: int, journal: Journal
+    manifest: Manifest,
+    lines: np.ndarray,
+    settings: CutSettings,
+    workers: int,
+    journal: Journal,
+    tick: Callable[[], None],
 ) -> Iterator[list[Entry]]:
     """Yield the entries of each task when it is finished; nothing now and then, while none is."""
     if workers <= 1:
         detector = Detector()
         for task in _tasks(manifest, lines):
-            yield from ([_entry(manifest, line, detector, settings)] for line in task)
+            yield from ([_entry(manifest, line, detector, settings, tick)] for line in task)
         return
     # forked, as data-loading workers are: they need nothing that a fork breaks, and importing torch again takes seconds
     fork = multiprocessing.get_context("fork")
@@ -152,10 +161,16 @@ def _found(
         pool.shutdown(cancel_futures=True)
 
 
-def _entry(manifest: Manifest, line: int, detector: Detector, settings: CutSettings) -> Entry:
+def _entry(
+    manifest: Manifest,
+    line: int,
+    detector: Detector,
+    settings: CutSettings,
+    tick: Callable[[], None] = lambda: None,
+) -> Entry:
     try:
         place, start, frames = manifest.file(line), manifest.start(line), int(manifest.sizes[line])
-        return Entry(line, cut(place, start, frames, detector, settings))
+        return Entry(line, cut(place, start, frames, detector, settings, tick))
     except UnreadableAudio as error:
         return Entry(line, None, str(error))
 

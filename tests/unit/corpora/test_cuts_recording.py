@@ -143,10 +143,16 @@ def test_the_command(tmp_path: Path, stand_in: None, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.process
-def test_several_processes_write_the_same(tmp_path: Path, stand_in: None) -> None:
+def test_several_processes_write_the_same(tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = corpus(tmp_path)
+    monkeypatch.setattr(segmenting, "_TASK", 1)  # each recording is a task
+    seen: list[tuple[int, int]] = []
     for workers in (1, 3):
-        segmenting.segment(str(manifest), str(tmp_path / str(workers)), CutSettings(), workers)
+        segmenting.segment(
+            str(manifest), str(tmp_path / str(workers)), CutSettings(), workers, lambda *counts: seen.append(counts)
+        )
+        assert seen[0] == (0, 5) and seen[-1] == (5, 5) and len(seen) > 2
+        seen.clear()
     assert (tmp_path / "1/train.tsv").read_bytes() == (tmp_path / "3/train.tsv").read_bytes()
 
 
