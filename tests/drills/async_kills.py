@@ -34,7 +34,7 @@ SETUPS = {
 
 
 def main() -> None:
-    arguments = parser_of(__doc__.splitlines()[0], SETUPS).parse_args()
+    arguments = parser_of(str(__doc__).splitlines()[0], SETUPS).parse_args()
     arguments.writing, arguments.signals = True, False
     drill("kills in an asynchronous save", arguments, SETUPS)
 
