@@ -5,7 +5,7 @@
 Two kinds of speech, each clean (with digital silence in the gaps) and in noise 30, 20 and 10 dB below the speech:
 
 - the demo's synthesis: phrases of 12 voices with gaps of 0.3 to 5 s between them. espeak-ng reports when each word
-  begins; a word ends where the next one begins, or at the phrase's last sample above -60 dB of its peak;
+  begins; a word ends where the next one begins, or at the phrase's last sample above -50 dB of its peak;
 - AN4: all utterances, joined with gaps of 0.5 to 4 s. Speech is what is within 20 dB of an utterance's level for 0.1 s
   or longer, with what adjoins it and is 10 dB above its background. So clicks and breaths next to it are not speech. A
   pause within an utterance counts if it lasts 0.2 s.
@@ -46,6 +46,7 @@ from fairseq.corpora.cuts.sound import WINDOW  # noqa: E402
 HOP = RATE // 100  # samples per frame of the comparison
 NOISES = (None, 30, 20, 10)  # dB below the speech
 MARGIN = 480  # samples: 30 ms
+AUDIBLE = 10 ** (-50 / 20)  # of a phrase's peak
 RIGHT, MISSED = 95.0, 2.0  # per cent
 _WORD = 1  # espeak-ng's speak_lib.h: espeakEVENT_WORD
 
@@ -117,7 +118,7 @@ def synthetic(minutes: float, seed: int, gaps: bool = True) -> Corpus:
         synthesizer.words.clear()
         faster = voice._replace(words_per_minute=voice.words_per_minute + 60)
         wave = synthesizer.speak(text, [0] * len(text), faster, int(rng.integers(1, 2**31)))
-        loud = np.flatnonzero(np.abs(wave) > 1e-3 * np.abs(wave).max())
+        loud = np.flatnonzero(np.abs(wave) > AUDIBLE * np.abs(wave).max())
         first, end = int(loud[0]), int(loud[-1]) + 1
         gap = int(RATE * rng.choice([rng.uniform(0.3, 0.6), rng.uniform(0.6, 1.5), rng.uniform(1.5, 5)])) if gaps else 0
         waves += [np.zeros(gap, np.float32), 0.1 * wave[first:end] / np.sqrt(np.mean(wave[first:end] ** 2))]
