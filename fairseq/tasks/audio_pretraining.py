@@ -17,8 +17,7 @@ from omegaconf import II, MISSING
 from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
-from fairseq.data.audio.manifest_options import ManifestOptions
-from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
+from fairseq.data.audio.raw_audio_dataset import FileAudioDataset, ManifestOptions
 from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
 from fairseq.data.options import BatchLimits
