@@ -85,11 +85,15 @@ def file_system(url: str) -> tuple[AbstractFileSystem, str]:
 
     options: dict[str, object] = {}
     is_s3 = url.startswith(("s3://", "s3a://"))
-    if is_s3:  # retries are made here: the client's own would be invisible, and multiply
+    if is_s3:
         own = cast("dict[str, object]", conf.get("s3", {}).get("config_kwargs", {}))
         options["config_kwargs"] = {
+            # retries are made here: the client's own would be invisible, and multiply
             "retries": {"total_max_attempts": 1},
             "max_pool_connections": 2 * CONNECTIONS,
+            # these two would take a fifth of the client's time for a request; lengths and versions are checked here
+            "response_checksum_validation": "when_required",
+            "user_agent": "fairseq-hpu",
             **own,
         }
     try:
