@@ -68,7 +68,8 @@ def one_run(corpus: Path, form: str, proxy: Proxy, work: Path, rng: random.Rando
     proxy.faults = Faults(BUSY, CUT)
     proxy.counts.clear()
     running = life(corpus, corpus / form, work, f"dataset.num_workers={workers}", *cache)
-    killed, after = False, rng.randint(40, 120)
+    # with a cache, each object is requested once
+    killed, after = False, rng.randint(*((8, 20) if with_cache else (40, 120)))
     while not running.ended():
         if not killed and proxy.counts["requests"] >= after:
             killed = True
