@@ -168,7 +168,7 @@ def retried(
                 raise _after(found, tries, now - began) from error
             if now - began > REPORTED_AFTER and not is_logged:
                 is_logged = True
-                logger.warning(f"{found} Trying again for up to {patience / 60:.0f} minutes.")
+                logger.warning(f"{found} Trying again for up to {patience:.0f} seconds.")
             asked = _asked_pause(error)
         else:
             if is_logged:
