@@ -59,12 +59,12 @@ def _found(store: str, name: str) -> tuple[Entry, str]:
     if name.endswith(FOLDER):
         entry = store_index.read(store).entries.get(name) or Entry(name, store_index.UNKNOWN, {})
         if not entry.files:
-            fs = stores.filesystem(url)
-            found = stores.retried(lambda: fs.ls(stores.path_in(fs, url), detail=True), url)
+            fs, target = stores.opened(url)
+            found = stores.retried(lambda: fs.ls(target, detail=True), url)
             return entry, _hash(sorted((str(file["name"]), str(file["size"]), _version(file)) for file in found))
         return entry, _hash([entry.object, sorted(entry.files.items())])
-    fs = stores.filesystem(url)
-    info = stores.retried(lambda: fs.info(stores.path_in(fs, url)), url)
+    fs, target = stores.opened(url)
+    info = stores.retried(lambda: fs.info(target), url)
     return Entry(name, store_index.UNKNOWN, {}), _hash([info["size"], _version(info)])
 
 

@@ -60,8 +60,7 @@ def verify_store(cfg: CheckpointConfig) -> None:
     if cfg.store is None:
         return
     url = stores.joined(cfg.store, f".writable.{secrets.token_hex(4)}")
-    fs = stores.filesystem(url)
-    target = stores.path_in(fs, url)
+    fs, target = stores.opened(url)
 
     def probe() -> None:
         if transfer.has_renames(url):
@@ -256,8 +255,8 @@ class Mirror:
             with open(path, "rb") as file:
                 text = file.read()  # training may add rows meanwhile
             url = self._url(METRICS)
-            fs = stores.filesystem(url)
-            stores.retried(lambda: fs.pipe_file(stores.path_in(fs, url), text), url, patience, beat)
+            fs, target = stores.opened(url)
+            stores.retried(lambda: fs.pipe_file(target, text), url, patience, beat)
 
     def _remove_outdated(self, patience: float) -> None:
         """Apply the keep_* settings to the store, and remove what killed uploads left there."""

@@ -60,9 +60,9 @@ def read(store: str, patience: float | None = None, beat: Beat | None = None) ->
         ValueError, StoreError: the store cannot be read.
     """
     url = stores.joined(store, NAME)
-    fs = stores.filesystem(url)
+    fs, target = stores.opened(url)
     try:
-        text = stores.retried(lambda: fs.cat_file(stores.path_in(fs, url)), url, patience, beat)
+        text = stores.retried(lambda: fs.cat_file(target), url, patience, beat)
     except stores.MissingObject:
         return Index("", {})
     try:
@@ -89,8 +89,7 @@ def _parsed(text: str | bytes) -> Index:
 def write(store: str, index: Index, patience: float | None = None, beat: Beat | None = None) -> None:
     """Replace the list; errors as for `read`."""
     url = stores.joined(store, NAME)
-    fs = stores.filesystem(url)
-    target = stores.path_in(fs, url)
+    fs, target = stores.opened(url)
     checkpoints = {name: entry._asdict() for name, entry in sorted(index.entries.items())}
     text = json.dumps({"version": VERSION, "writer": index.writer, "checkpoints": checkpoints}, indent=1).encode()
 
@@ -107,9 +106,9 @@ def write(store: str, index: Index, patience: float | None = None, beat: Beat | 
 
 def names_in(store: str, patience: float | None = None, beat: Beat | None = None) -> list[str]:
     """List the names in the store's folder; errors as for `read`."""
-    fs = stores.filesystem(store)
+    fs, target = stores.opened(store)
     try:
-        found = stores.retried(lambda: fs.ls(stores.path_in(fs, store), detail=False), store, patience, beat)
+        found = stores.retried(lambda: fs.ls(target, detail=False), store, patience, beat)
     except stores.MissingObject:
         return []
     return [str(path).rstrip("/").rpartition("/")[2] for path in found]
@@ -142,8 +141,7 @@ def unused_folders(index: Index, names: list[str]) -> list[str]:
 def remove(store: str, name: str, patience: float | None = None) -> None:
     """Remove an object or a folder. A failure is logged: it costs space, nothing else."""
     url = stores.joined(store, name)
-    fs = stores.filesystem(url)
-    target = stores.path_in(fs, url)
+    fs, target = stores.opened(url)
     try:
         stores.retried(lambda: fs.rm(target, recursive=name.endswith(FOLDER)), url, patience)
     except stores.MissingObject:
@@ -168,10 +166,10 @@ def download(store: str, entry: Entry, path: str, patience: float | None = None,
         # the object may be newer than the list, after a kill between the two: its own checksums are verified later
         transfer.receive(url, path, None, patience, beat)
         return
-    fs = stores.filesystem(url)
+    fs, target = stores.opened(url)
     files: dict[str, Digest | None] = dict(entry.files)
     if not files:
-        found = stores.retried(lambda: fs.ls(stores.path_in(fs, url), detail=False), url, patience, beat)
+        found = stores.retried(lambda: fs.ls(target, detail=False), url, patience, beat)
         files = {str(name).rpartition("/")[2]: None for name in found}
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with atomic.new_folder(path) as temporary:

@@ -74,7 +74,7 @@ def copy(
     """
 
     def duplicate(fs: AbstractFileSystem, target: str) -> None:
-        fs.cp_file(stores.path_in(fs, source), target)
+        fs.cp_file(stores.opened(source)[1], target)
 
     _place(url, duplicate, own, None, patience, beat)
 
@@ -88,8 +88,7 @@ def _place(
     beat: Callable[[], None] | None,
 ) -> None:
     """Make an object with `make`, check it, and put it in place."""
-    fs = stores.filesystem(url)
-    final = stores.path_in(fs, url)
+    fs, final = stores.opened(url)
 
     def once() -> None:
         if not has_renames(url):
@@ -157,8 +156,7 @@ def receive(
         StoreError: the store refused, or stayed away, or the content is not the wanted one; names the URL.
         OSError: the file cannot be written.
     """
-    fs = stores.filesystem(url)
-    source = stores.path_in(fs, url)
+    fs, source = stores.opened(url)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = atomic.temporary_name(path)
 

@@ -17,13 +17,13 @@ from typing import NamedTuple
 import torch
 
 from fairseq.data.audio.manifest import Manifest
-from fairseq.data.audio.places import is_url
 from fairseq.device.base import available_cores
 from fairseq.inference import feature_files
 from fairseq.inference.features import checked, extract_source, frame_seconds
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.progress import SECONDS, Progress
 from fairseq.inference.windows import WindowSettings
+from fairseq.stores import is_url
 
 logger = logging.getLogger("fairseq_cli.extract")  # the name in the command's log lines
 

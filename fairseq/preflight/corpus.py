@@ -9,13 +9,13 @@ from omegaconf import DictConfig
 
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format
 from fairseq.data.audio.manifest import Manifest, printable
-from fairseq.data.audio.places import is_url
 from fairseq.data.audio.quarantine import is_longer
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH
 from fairseq.dataclass.update_size import beside_the_recipe, update_size
 from fairseq.preflight.plan import Launch, Split, audio, epoch_of
 from fairseq.preflight.report import Section, percent
+from fairseq.stores import is_url
 
 PAPER_SECONDS = 1.6 * 3600  # of audio per update: Baevski et al. 2020, section 4.2
 LITTLE = 0.5  # of that: the corpus is too small for whole updates; `update_size` judges the rest

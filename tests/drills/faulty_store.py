@@ -128,14 +128,14 @@ def main() -> None:
                 shutil.rmtree(work, ignore_errors=True)
             proxy.faults = Faults(wrong_key=True)
             wrong = one_error(
-                corpus, corpus / "shard", corpus / "key", "s3://corpus/all.tar", "HTTP 403", "credentials"
+                corpus, corpus / "shard", corpus / "key", "s3://corpus/all.tar", "status 403", "credentials"
             )
             proxy.faults = Faults()
             (corpus / "missing").mkdir()
             shutil.copy(corpus / "objects/valid.tsv", corpus / "missing")
             manifest = (corpus / "objects/train.tsv").read_text().replace("audio/7.wav", "audio/gone.wav")
             (corpus / "missing/train.tsv").write_text(manifest)
-            missing = one_error(corpus, corpus / "missing", corpus / "gone", "s3://corpus/audio/gone.wav", "HTTP 404")
+            missing = one_error(corpus, corpus / "missing", corpus / "gone", "s3://corpus/audio/gone.wav", "status 404")
             for label, outcome in (("wrong key", wrong), ("missing object", missing)):
                 print(f"{label}: {outcome.kind}: {outcome.text}", flush=True)
                 tally.add(label, outcome)

@@ -40,8 +40,8 @@ import soundfile
 import torch
 
 from fairseq.checkpoint import io, store_index, transfer
-from tests import loopback_s3
 from tests.drills.forked import Outcome, Tally
+from tests.object_store import environment, moto, upload
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 240.0  # time limit of one process, even on a busy machine
@@ -91,6 +91,7 @@ atomic.Disk.write = write
 """
 
 
+BUCKET = "bucket"
 # a plug-in with which an upload lasts several updates
 SLOW_STORE = "slow_store"
 SLOW_REQUESTS = """import time
@@ -395,7 +396,7 @@ def faults(unbroken: Path, run: Path, means: bool = True) -> list[str]:
 
 def store_of(work: Path) -> str:
     """Return the URL for one run's checkpoints."""
-    return f"s3://{loopback_s3.BUCKET}/{work.name}"
+    return f"s3://{BUCKET}/{work.name}"
 
 
 def forget_some(setup: Setup, work: Path, choice: random.Random) -> None:
@@ -523,7 +524,9 @@ def drill(title: str, arguments: argparse.Namespace, setups: dict[str, Setup]) -
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kills."))
         if any(setups[name].store for name in arguments.setups):
-            stack.enter_context(loopback_s3.serving())
+            url = stack.enter_context(moto(Path(folder) / "moto.log"))
+            os.environ.update(environment(url))
+            upload(url, BUCKET, {})
         corpus = Path(folder) / "corpus"
         make_corpus(corpus)
         unbroken: dict[str, float] = {}

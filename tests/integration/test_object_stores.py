@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from fairseq import stores as all_stores
 from fairseq.data.audio.audio_utils import audio_format, read_frames
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch_workers import BatchWorkers, Failure
@@ -53,7 +54,7 @@ def use(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(reader, "_reader", None)
     monkeypatch.setattr(reader, "_readers", {})
-    monkeypatch.setattr(stores, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(all_stores, "FIRST_PAUSE", 0.01)
     yield
     store.proxy.faults.busy = store.proxy.faults.cut = 0.0
     store.proxy.faults.wrong_key = False
@@ -75,11 +76,21 @@ def test_one_request_is_enough_for_an_object(store: Store) -> None:
 
 def test_lasting_faults(store: Store) -> None:
     for place in ("s3://corpus/none.flac", "s3://no-such-bucket/a.flac"):
-        with pytest.raises(StoreError, match=f"cannot read {place}: HTTP 404.*AWS_ENDPOINT_URL"):
+        with pytest.raises(StoreError, match=f"cannot read {place}: .*status 404.*AWS_ENDPOINT_URL"):
             audio_format(place)
     store.proxy.faults.wrong_key = True
-    with pytest.raises(StoreError, match=r"HTTP 403 \(The AWS Access Key Id you provided does not exist.*AWS_SECRET"):
+    with pytest.raises(StoreError, match=r"status 403, InvalidAccessKeyId.*AWS_SECRET"):
         audio_format("s3://corpus/train03.flac")
+
+
+def test_the_words_of_a_real_store() -> None:
+    """As checkpoints use it: the errors of tests/unit/test_stores.py are what s3fs raises."""
+    fs, path = all_stores.opened("s3://corpus/x")
+    with pytest.raises(all_stores.MissingObject, match=r"status 404, NoSuchBucket"):
+        all_stores.retried(lambda: fs.pipe_file("nowhere/x", b""), "s3://nowhere/x")
+    with pytest.raises(all_stores.MissingObject, match=r"s3://corpus/x: there is no such object"):
+        all_stores.retried(lambda: fs.info(path), "s3://corpus/x")
+    assert fs is not stores.file_system("s3://corpus/x")[0]  # checkpoints keep the client's own retries
 
 
 def test_a_missing_object_ends_a_batch_at_once(store: Store) -> None:
@@ -87,7 +98,7 @@ def test_a_missing_object_ends_a_batch_at_once(store: Store) -> None:
     manifest.write_text("s3://corpus\ngone0.flac\t3000\ngone1.flac\t3000\n")
     dataset = make_dataset(manifest)
     plans = dataset.batches(1, BatchLimits(max_tokens=12_000))
-    with pytest.raises(StoreError, match="cannot read s3://corpus/gone0.flac: HTTP 404"):
+    with pytest.raises(StoreError, match="cannot read s3://corpus/gone0.flac: .*status 404"):
         dataset.collate_plan(plans.plan(0, 1, 0))
 
 

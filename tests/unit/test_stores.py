@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import pickle
+import ssl
+import threading
 from types import SimpleNamespace
-from typing import Any
 
 import fsspec
 import pytest
 
 from fairseq import stores
-from tests import loopback_s3
 
 
 class Failing:
@@ -34,44 +35,104 @@ def answer(status: int, code: str = "") -> Exception:
     return error
 
 
-def test_what_may_pass_is_tried_again_with_growing_pauses(caplog: pytest.LogCaptureFixture) -> None:
-    slept: list[float] = []
+class Clock(threading.Event):
+    """Time that passes in pauses only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.slept = 100.0, list[float]()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.slept.append(timeout or 0.0)
+        self.now += timeout or 0.0
+        return False
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(stores, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(stores.random, "SystemRandom", lambda: SimpleNamespace(uniform=lambda low, high: high))
+    return clock
+
+
+def test_what_may_pass_is_tried_again_with_growing_pauses(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     ticks: list[int] = []
-    clock = SimpleNamespace(now=0.0)
+    reports: list[str] = []
+    cut = stores.StoreError("s3://b/k", "a body was cut short", "", True)
+    package = type("SomeError", (Exception,), {"__module__": "client.errors"})("lost")  # of a store's package
+    errors = [
+        ConnectionError("refused"),
+        answer(503, "SlowDown"),
+        TimeoutError(),
+        answer(429),
+        cut,
+        EOFError(),
+        package,
+    ]
+    call = Failing(*errors, answer(500))
+    done = stores.retried(call, "s3://b/k", None, lambda: ticks.append(1), reports.append, clock)
+    assert done == "done" and call.calls == 9
+    assert sum(clock.slept) == 0.25 + 0.5 + 1 + 2 + 4 + 8 + 10 + 10
+    assert max(clock.slept) == 1.0 and len(ticks) == len(clock.slept)
+    assert len(reports) == 8 and reports[1] == "the store is busy or failing (status 503, SlowDown), try 3"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2  # away; it answers again
+    began = clock.now
+    said = (
+        r"s3://b/k: \d+ tries in 60 seconds failed.*: cannot reach the store \(refused\)\. Check the network.*AWS_ENDP"
+    )
+    with pytest.raises(stores.StoreError, match=said) as raised:
+        stores.retried(Failing(*[ConnectionError("refused")] * 99), "s3://b/k", 60, cancelled=clock)
+    assert clock.now - began == pytest.approx(60, abs=0.1)  # patience is not exceeded
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+    call = Failing(ConnectionError())
+    with pytest.raises(stores.StoreError):
+        stores.retried(call, "s3://b/k", 0)
+    assert call.calls == 1
 
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        clock.now += seconds
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stores.time, "monotonic", lambda: clock.now)
-        patch.setattr(stores.random, "uniform", lambda low, high: 1.0)
-        errors = [ConnectionError("refused"), answer(503, "SlowDown"), TimeoutError(), answer(429), answer(500)]
-        call = Failing(*errors)
-        assert stores.retried(call, "s3://b/k", on_pause=lambda: ticks.append(1), sleep=sleep) == "done"
-        assert call.calls == 6
-        assert sum(slept) == 0.5 + 1 + 2 + 4 + 8 and max(slept) == 1.0 and len(ticks) == len(slept)
-        with pytest.raises(stores.StoreError, match=r"s3://b/k: cannot reach the store .*Check the network.*AWS_ENDP"):
-            stores.retried(Failing(*[ConnectionError("refused")] * 99), "s3://b/k", patience=60, sleep=sleep)
-        assert clock.now == pytest.approx(15.5 + 60, abs=0.1)  # patience is not exceeded
-    assert [record.levelname for record in caplog.records].count("WARNING") == 3  # away; it answers again; away
+def test_a_long_call_that_fails_is_tried_again(clock: Clock) -> None:
+    """Patience begins with the first failure: an upload may take longer than that."""
+
+    def upload() -> str:
+        clock.now += 1000.0
+        return call()
+
+    call = Failing(ConnectionError())
+    assert stores.retried(upload, "s3://b/k", cancelled=clock) == "done"
 
 
-def test_a_busy_store_says_how_long_to_wait() -> None:
-    slept: list[float] = []
-    clock = SimpleNamespace(now=0.0)
+def test_cancelled() -> None:
+    cancelled = threading.Event()
+    call = Failing(*[ConnectionError()] * 9)
+    with pytest.raises(stores.Cancelled):
+        stores.retried(call, "s3://b/k", report=lambda text: cancelled.set(), cancelled=cancelled)
+    assert call.calls == 1
 
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        clock.now += seconds
 
+class HttpError(Exception):
+    """An error of aiohttp, as far as it matters."""
+
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        super().__init__("the store's text")
+        self.status, self.headers, self.request_info = status, headers, "GET"
+
+
+def test_a_busy_store_says_how_long_to_wait(clock: Clock) -> None:
     busy = answer(503, "SlowDown")
     busy.__cause__.response["ResponseMetadata"]["HTTPHeaders"] = {"retry-after": "7"}  # type: ignore[union-attr]
     broken = type("PayloadError", (Exception,), {"code": 400})("a body was cut short")  # aiohttp: not an answer
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stores.time, "monotonic", lambda: clock.now)
-        assert stores.retried(Failing(busy, broken), "s3://b/k", sleep=sleep) == "done"
-    assert 7 + 0.75 <= sum(slept) <= 7 + 1.25
+    assert stores.retried(Failing(busy, broken), "s3://b/k", cancelled=clock) == "done"
+    assert sum(clock.slept) == 7 + 0.5
+    for headers, seconds in (({"Retry-After": "9"}, 9), ({"retry-after": "9999"}, 120)):
+        clock.slept.clear()
+        stores.retried(Failing(HttpError(429, headers)), "s3://b/k", cancelled=clock)
+        assert sum(clock.slept) == seconds
+    of_requests = type("Error", (Exception,), {})("x")
+    of_requests.response = SimpleNamespace(status_code=503, headers={"Retry-After": "3"})  # type: ignore[attr-defined]
+    clock.slept.clear()
+    stores.retried(Failing(of_requests), "s3://b/k", cancelled=clock)
+    assert sum(clock.slept) == 3
 
 
 @pytest.mark.parametrize(
@@ -82,6 +143,10 @@ def test_a_busy_store_says_how_long_to_wait() -> None:
         (answer(404, "NoSuchBucket"), "no such object or bucket (status 404, NoSuchBucket). Check the names"),
         (FileNotFoundError("k"), "no such object or bucket (status 404)."),
         (answer(400, "InvalidRequest"), "the store refused (status 400, InvalidRequest). Check the URL and"),
+        (HttpError(403, {}), "access denied (status 403, the store's text). Check the store's credentials"),
+        (IsADirectoryError("k"), "the store refused (k). Check the URL"),
+        (type("ParamValidationError", (Exception,), {})("no such bucket name"), "the store refused (no such bucket na"),
+        (ssl.SSLCertVerificationError("self-signed"), "certificate is not valid here ("),
         (type("NoCredentialsError", (Exception,), {})("none found"), "no valid credentials (none found). Check"),
     ],
 )
@@ -103,30 +168,29 @@ def test_errors_that_are_not_of_the_store_are_unchanged() -> None:
 
 
 def test_an_unknown_protocol_and_a_missing_package_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stores.is_url("s3://b/k") and not stores.is_url("/a/b") and not stores.is_url("a.zip:1:2")
     with pytest.raises(ValueError, match=r"abc://x: cannot open abc:// .*Use a protocol that fsspec knows"):
-        stores.filesystem("abc://x")
+        stores.opened("abc://x")
 
     def without_the_package(*arguments: object, **options: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec, "url_to_fs", without_the_package)
     with pytest.raises(ValueError, match=r"opens s3:// is not installed. Install it: pip install s3fs"):
-        stores.filesystem("s3://b/k")
+        stores.opened("s3://b/k")
 
 
-@pytest.fixture
-def bucket() -> Any:
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto.server")
-    with loopback_s3.serving() as url:
-        yield url
+def test_urls() -> None:
+    for url in ("s3://b/k", "http://h/x", "memory://a", "simplecache::s3://b/k", "file:///a", "abfs+x.y://c"):
+        assert stores.is_url(url)
+    for path in ("/a/b", "a/b", "a:/b", "://a", "", "a.tar:1:2", "1a://b", "/x://y"):
+        assert not stores.is_url(path)
 
 
-def test_the_words_of_a_real_store(bucket: str) -> None:
-    """The errors above are what s3fs raises."""
-    fs = stores.filesystem(bucket)
-    with pytest.raises(stores.MissingObject, match=r"status 404, NoSuchBucket"):
-        stores.retried(lambda: fs.pipe_file("nowhere/x", b""), "s3://nowhere/x")
-    with pytest.raises(stores.MissingObject, match=r"s3://bucket/x: there is no such object"):
-        stores.retried(lambda: fs.info("bucket/x"), "s3://bucket/x")
+def test_joined() -> None:
+    assert stores.joined("/root", "a/b.flac") == "/root/a/b.flac"
+    assert stores.joined("/root/", "/disk2/b.flac") == "/disk2/b.flac"
+    assert stores.joined("/root", "s3://bucket/b.flac") == "s3://bucket/b.flac"
+    assert stores.joined("s3://bucket/corpus", "a.tar:1:2") == "s3://bucket/corpus/a.tar:1:2"
+    assert stores.joined("s3://bucket/corpus/", "a.flac") == "s3://bucket/corpus/a.flac"
+    assert stores.joined("s3://bucket/corpus", "/disk2/b.flac") == "/disk2/b.flac"
+    assert stores.joined("", "a.flac") == "a.flac"

@@ -13,7 +13,8 @@ import numpy as np
 from fairseq import text_files
 from fairseq.corpora.report.records import Line
 from fairseq.data.audio.manifest import Manifest, printable
-from fairseq.data.audio.places import Place, is_url, parse
+from fairseq.data.audio.places import Place, parse
+from fairseq.stores import is_url
 
 _NUMBER = re.compile(r"line (\d+): ")
 # LibriSpeech's names: SPEAKER-CHAPTER-UTTERANCE

@@ -8,11 +8,12 @@ import stat
 from collections.abc import Callable, Hashable
 from typing import Any, BinaryIO, NamedTuple
 
-from fairseq.data.audio.places import AUDIO_EXTENSIONS, Place, is_url, parse
+from fairseq.data.audio.places import AUDIO_EXTENSIONS, Place, parse
 from fairseq.data.audio.refusal import LONGEST, UnreadableAudio, what_it_is
 from fairseq.data.storage.ranges import open_range
 from fairseq.data.storage.reader import open_remote, reader
 from fairseq.data.storage.stores import StoreError
+from fairseq.stores import is_url
 
 SF_AUDIO_FILE_EXTENSIONS = {".wav", ".flac", ".ogg"}
 FEATURE_OR_SF_AUDIO_FILE_EXTENSIONS = AUDIO_EXTENSIONS

@@ -11,8 +11,8 @@ import numpy as np
 
 from fairseq.data.audio import manifest_index
 from fairseq.data.audio.manifest_lines import printable
-from fairseq.data.audio.places import is_url, joined
 from fairseq.data.mapped import bytes_of, region_of, shared
+from fairseq.stores import is_url, joined
 
 __all__ = ["JoinedManifest", "Manifest", "Segment", "printable"]
 

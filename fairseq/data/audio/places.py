@@ -10,9 +10,9 @@ import os
 import re
 from typing import NamedTuple
 
+from fairseq.stores import is_url
+
 AUDIO_EXTENSIONS = {".npy", ".wav", ".flac", ".ogg"}  # a name with one of these is a file, whatever colons it has
-# fsspec's chains too, such as simplecache::s3://bucket/key
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 _LOCAL_URL = re.compile(r"(file|local)://(?=/)")
 
 
@@ -38,17 +38,3 @@ def parse(place: str) -> Place:
     if not is_url(text) and os.path.isfile(text):
         return Place(text, None, None)
     return Place(file, int(numbers[0]), int(numbers[1]))
-
-
-def is_url(text: str) -> bool:
-    """Return whether a place or a root is a URL rather than a local path."""
-    return _URL.match(text) is not None
-
-
-def joined(root: str, name: str) -> str:
-    """Return the place of a manifest's line: the root joined with a relative name; others are returned as they are."""
-    if is_url(name) or os.path.isabs(name):
-        return name
-    if is_url(root):
-        return f"{root.rstrip('/')}/{name}"
-    return os.path.join(root, name)

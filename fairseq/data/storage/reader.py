@@ -8,21 +8,24 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from fairseq.data.audio.places import Place, is_url, parse
+from fairseq.data.audio.places import Place, parse
 from fairseq.data.storage import stores
 from fairseq.data.storage.cache import Cache
 from fairseq.data.storage.stores import Fetched, Stamp, StoreError
 from fairseq.distributed import progress, signals, watchdog
+from fairseq.stores import is_url
 
 if TYPE_CHECKING:
     from fairseq.data.storage.ranges import Buffer
+
+T = TypeVar("T")
 
 _AT_ONCE = 16 << 20  # bytes: longer audio is read in blocks, as the decoder needs them
 _BLOCK = 2 << 20  # bytes; also those of the first request to an object of unknown size
@@ -113,20 +116,19 @@ class Reader:
             StoreError: the object cannot be read, or was replaced during the run.
         """
 
-        def report(text: str) -> None:
-            if text:
-                self._waiting[url] = text
-            else:
+        def ask(request: Callable[[], T]) -> T:
+            try:
+                return stores.reliably(request, url, cancelled, lambda text: self._waiting.update({url: text}))
+            finally:
                 self._waiting.pop(url, None)
 
         kept = None if self.cache is None else self.cache.get(url, begin, end)
         if kept is not None:
             if not self.versions.known(url):
-                stamp = stores.reliably(lambda: stores.head(url), url, cancelled, report)
-                self.versions.check(url, stamp)
+                self.versions.check(url, ask(lambda: stores.head(url)))
             if self.versions.known(url) == _hash(*map(str, kept.stamp)):
                 return kept
-        fetched = stores.reliably(lambda: stores.get(url, begin, end), url, cancelled, report)
+        fetched = ask(lambda: stores.get(url, begin, end))
         self.versions.check(url, fetched.stamp)
         if self.cache is not None:
             self.cache.put(url, begin, end, fetched)

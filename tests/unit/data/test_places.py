@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq.data.audio.places import Place, is_url, joined, parse
+from fairseq.data.audio.places import Place, parse
 
 
 @pytest.mark.parametrize(
@@ -34,20 +34,3 @@ def test_an_existing_file_takes_precedence_over_a_range(tmp_path: Path) -> None:
     (tmp_path / "rec:10:20").touch()
     assert parse(f"{tmp_path}/rec:10:20") == Place(f"{tmp_path}/rec:10:20", None, None)
     assert parse(f"{tmp_path}/rec:10:21") == Place(f"{tmp_path}/rec", 10, 21)
-
-
-def test_urls() -> None:
-    for url in ("s3://b/k", "http://h/x", "memory://a", "simplecache::s3://b/k", "file:///a", "abfs+x.y://c"):
-        assert is_url(url)
-    for path in ("/a/b", "a/b", "a:/b", "://a", "", "a.tar:1:2", "1a://b", "/x://y"):
-        assert not is_url(path)
-
-
-def test_joined() -> None:
-    assert joined("/root", "a/b.flac") == "/root/a/b.flac"
-    assert joined("/root/", "/disk2/b.flac") == "/disk2/b.flac"
-    assert joined("/root", "s3://bucket/b.flac") == "s3://bucket/b.flac"
-    assert joined("s3://bucket/corpus", "a.tar:1:2") == "s3://bucket/corpus/a.tar:1:2"
-    assert joined("s3://bucket/corpus/", "a.flac") == "s3://bucket/corpus/a.flac"
-    assert joined("s3://bucket/corpus", "/disk2/b.flac") == "/disk2/b.flac"
-    assert joined("", "a.flac") == "a.flac"
