@@ -313,11 +313,14 @@ def stopped_rank_0_of_torchrun(drill: Drill) -> str:
 
 def _stop_a_worker(run: Run, rank: int) -> int:
     """Stop a data-loading worker of a rank; returns its process number."""
-    while True:  # none run between two epochs
+    while True:  # none run between two epochs, and those of an epoch that has ended are killed
         for worker in run.workers(run.ranks()[rank])[-1:]:
-            with contextlib.suppress(ProcessLookupError):  # its epoch has just ended
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGSTOP)
-                return worker
+                time.sleep(1.0)
+                os.kill(worker, 0)
+                if worker in run.workers(run.ranks()[rank]):
+                    return worker
         time.sleep(0.05)
 
 
