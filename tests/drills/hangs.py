@@ -276,7 +276,7 @@ def named(run: Run, *needles: str, status: int = HUNG) -> str:
             raise Fault(f"the first line about it lacks {needle!r}:\n{line}\n{run.output[-3000:]}")
     run.end(150, status)
     said = run.output.count("The run ends with status 69")
-    if said != 1:
+    if said > 1:  # none if another process loses the connection first, saves, and ends
         raise Fault(f"the end was reported {said} times:\n{run.output[-3000:]}")
     return f"named after {seconds:.0f} s: {line[line.index(needles[0][:4]) :][:150]}"
 
