@@ -142,7 +142,7 @@ class CtcCriterion(FairseqCriterion):
             target_lengths = self._target_lengths(sample)
             weights = sample.get("target_weights")
             weights = torch.ones(log_probs.size(1)) if weights is None else weights
-            loss, rows = device.ctc_loss_and_rows(
+            loss, rows = device.ctc_loss(
                 log_probs, sample["target"], input_lengths, target_lengths, weights, self.blank_idx, self.zero_infinity
             )
             counts = device.send(weights)

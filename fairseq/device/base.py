@@ -158,8 +158,8 @@ class Device:
         weights: Tensor,
         blank: int = 0,
         zero_infinity: bool = False,
-    ) -> Tensor:
-        """Sum of the CTC losses of the rows with weight 1; 0-dim, fp32.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the CTC losses of the rows with weight 1.
 
         Args:
             log_probs: T x B x V, fp32, on this device.
@@ -168,42 +168,18 @@ class Device:
             input_lengths, target_lengths: frames and units of each row, B.
             weights: float32, B: 1, or 0 for filler rows.
             zero_infinity: loss and gradient are 0 for rows whose units do not fit into their frames.
+        Returns:
+            Their sum, 0-dim, fp32; and the loss of each row without gradient, B, 0 for filler rows, or None if a
+            vendor's kernel returns only the sum.
         """
-        rows = self._ctc_rows(log_probs, targets, input_lengths, target_lengths, weights, blank, zero_infinity)
-        return rows.sum().to(self.torch_device)
-
-    def ctc_loss_and_rows(
-        self,
-        log_probs: Tensor,
-        targets: Tensor,
-        input_lengths: Tensor,
-        target_lengths: Tensor,
-        weights: Tensor,
-        blank: int = 0,
-        zero_infinity: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return `ctc_loss`, and the losses of the rows without gradient, B; None if a vendor's kernel only sums."""
-        rows = self._ctc_rows(log_probs, targets, input_lengths, target_lengths, weights, blank, zero_infinity)
-        return rows.sum().to(self.torch_device), rows.detach().to(self.torch_device)
-
-    def _ctc_rows(
-        self,
-        log_probs: Tensor,
-        targets: Tensor,
-        input_lengths: Tensor,
-        target_lengths: Tensor,
-        weights: Tensor,
-        blank: int,
-        zero_infinity: bool,
-    ) -> Tensor:
-        """CTC loss of each row, 0 for rows with weight 0; B, where it was computed."""
         if self.ctc_on_host:
             log_probs, targets, weights = log_probs.cpu(), targets.cpu(), weights.cpu()
             input_lengths, target_lengths = input_lengths.cpu(), target_lengths.cpu()
         else:
             targets, weights = self.send(targets), self.send(weights)
         losses = F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity)
-        return torch.where(weights > 0, losses, 0)
+        rows = torch.where(weights > 0, losses, 0)
+        return rows.sum().to(self.torch_device), rows.detach().to(self.torch_device)
 
     # -- running -------------------------------------------------------------------------------------------------------
 

@@ -189,8 +189,8 @@ class HpuDevice(Device):
         weights: Tensor,
         blank: int = 0,
         zero_infinity: bool = False,
-    ) -> Tensor:
-        """Compute the loss with the vendor's kernel, or on the host if this release has none.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the loss with the vendor's kernel, which only sums, or on the host if this release has none.
 
         The kernel takes lengths on the device and keeps shapes static. Filler rows are passed with log-probabilities of
         0 and without units, so that their loss and gradient are 0.
@@ -201,23 +201,8 @@ class HpuDevice(Device):
         counts = self.send(weights) > 0
         log_probs = torch.where(counts.view(1, -1, 1), log_probs, 0)
         units = torch.where(counts, self.send(target_lengths), 0)
-        return kernel.apply(log_probs, self.send(targets), self.send(input_lengths), units, blank, "sum", zero_infinity)
-
-    def ctc_loss_and_rows(
-        self,
-        log_probs: Tensor,
-        targets: Tensor,
-        input_lengths: Tensor,
-        target_lengths: Tensor,
-        weights: Tensor,
-        blank: int = 0,
-        zero_infinity: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the loss; the losses of the rows only without the vendor's kernel, which returns their sum."""
-        arguments = (log_probs, targets, input_lengths, target_lengths, weights, blank, zero_infinity)
-        if self._ctc_kernel() is None:
-            return super().ctc_loss_and_rows(*arguments)
-        return self.ctc_loss(*arguments), None
+        lengths = self.send(input_lengths)
+        return kernel.apply(log_probs, self.send(targets), lengths, units, blank, "sum", zero_infinity), None
 
     def _ctc_kernel(self) -> Any:
         """Habana's CTCLoss, an autograd function with positional arguments; None if this release has none."""

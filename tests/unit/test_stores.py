@@ -187,9 +187,9 @@ def test_urls() -> None:
 
 
 def test_joined() -> None:
-    assert stores.joined("/root", "a/b.flac") == "/root/a/b.flac"
-    assert stores.joined("/root/", "/disk2/b.flac") == "/disk2/b.flac"
-    assert stores.joined("/root", "s3://bucket/b.flac") == "s3://bucket/b.flac"
+    assert stores.joined("/disk1", "a/b.flac") == "/disk1/a/b.flac"
+    assert stores.joined("/disk1/", "/disk2/b.flac") == "/disk2/b.flac"
+    assert stores.joined("/disk1", "s3://bucket/b.flac") == "s3://bucket/b.flac"
     assert stores.joined("s3://bucket/corpus", "a.tar:1:2") == "s3://bucket/corpus/a.tar:1:2"
     assert stores.joined("s3://bucket/corpus/", "a.flac") == "s3://bucket/corpus/a.flac"
     assert stores.joined("s3://bucket/corpus", "/disk2/b.flac") == "/disk2/b.flac"
