@@ -220,7 +220,7 @@ def explained(error: Exception, url: str) -> OSError | None:
     if _NO_CREDENTIALS.search(names):
         return refused(f"no valid credentials ({_first_line(error)})", "credentials")
     if isinstance(error, FileNotFoundError) or status == 404:
-        what = f"there is no such object or bucket (status 404{f', {code}' if code else ''})"
+        what = f"the object or bucket does not exist (status 404{f', {code}' if code else ''})"
         return MissingObject(url, what, _hint("missing", protocol_of(url)), False, 404)
     if isinstance(error, PermissionError) or status in _DENIED:
         return refused(f"access denied ({said})", "credentials")

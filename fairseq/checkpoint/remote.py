@@ -29,7 +29,7 @@ STAGING = "checkpoints"  # the default of checkpoint.save_dir; the store's name 
 METRICS = "metrics.jsonl"
 START_PATIENCE = 90.0  # seconds for which an unreachable store is tried before training
 EVERY = 5.0  # seconds between two signs of life to the watchdog
-LONGEST = 3600.0  # seconds after which an upload is taken to hang, and the watchdog is not told otherwise
+LONGEST = 3600.0  # seconds of an upload after which the watchdog may end the run
 BRIEFLY = 5.0  # seconds for which a store that was away at the last save is tried at this one
 _CHECKPOINT = re.compile(rf"checkpoint.*{retention.ENDINGS}")
 
@@ -55,12 +55,15 @@ def verify_store(cfg: CheckpointConfig) -> None:
     """Write a small object to the store and delete it, so that a run fails at once rather than at its first save.
 
     Raises:
-        ValueError: the store cannot be written; names URL, status and what to check.
+        ValueError: the store cannot be opened or written; names URL, status and what to check.
     """
     if cfg.store is None:
         return
     url = stores.joined(cfg.store, f".writable.{secrets.token_hex(4)}")
-    fs, target = stores.opened(url)
+    try:
+        fs, target = stores.opened(url)
+    except ValueError as error:
+        raise ValueError(f"checkpoint.store={cfg.store} cannot be opened: {error}") from error
 
     def probe() -> None:
         if transfer.has_renames(url):

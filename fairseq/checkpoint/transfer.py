@@ -152,7 +152,7 @@ def receive(
     Args:
         wanted: the digest that it must have; None: only what the store reports is checked.
     Raises:
-        MissingObject: there is no such object.
+        MissingObject: the object does not exist.
         StoreError: the store refused, or stayed away, or the content is not the wanted one; names the URL.
         OSError: the file cannot be written.
     """

@@ -88,7 +88,7 @@ def test_the_words_of_a_real_store() -> None:
     fs, path = all_stores.opened("s3://corpus/x")
     with pytest.raises(all_stores.MissingObject, match=r"status 404, NoSuchBucket"):
         all_stores.retried(lambda: fs.pipe_file("nowhere/x", b""), "s3://nowhere/x")
-    with pytest.raises(all_stores.MissingObject, match=r"s3://corpus/x: there is no such object"):
+    with pytest.raises(all_stores.MissingObject, match=r"s3://corpus/x: the object or bucket does not exist"):
         all_stores.retried(lambda: fs.info(path), "s3://corpus/x")
     assert fs is not stores.file_system("s3://corpus/x")[0]  # checkpoints keep the client's own retries
 

@@ -32,7 +32,7 @@ class LabelRules(NamedTuple):
     prepared: bool = False  # texts are labels already
 
     def words(self, text: str | None, removed: Counter[str] | None = None) -> str:
-        """Return the words of a transcript; "" if there are none."""
+        """Return the words of a transcript; "" if it is empty."""
         if self.prepared:
             return text or ""
         return clean(text or "", self.case, self.keep, removed)

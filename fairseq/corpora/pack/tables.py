@@ -68,7 +68,7 @@ def find_columns(schema: pa.Schema, options: Options, file: Path) -> Columns:
     """Decide which column has the audio, the text, the speaker and the key.
 
     Raises:
-        ValueError: there is no audio column, or the user named a column that does not exist.
+        ValueError: the audio column is missing, or a column that the user named does not exist.
     """
     names = list(schema.names)
     for option, name in (

@@ -65,7 +65,7 @@ Mapping = Callable[[Callable[[object, Piece], Texts], list[Piece]], Iterator[Tex
 
 
 def read_texts(number: int, corpus: Corpus, seconds: np.ndarray, over: Mapping) -> Texts | None:
-    """Read and judge a corpus's labels; None if there are none.
+    """Read and judge a corpus's labels; None if it has no labels.
 
     Args:
         number: of the corpus in the workers' state.

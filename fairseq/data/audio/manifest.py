@@ -42,7 +42,7 @@ class Manifest:
     Attributes:
         root: the folder or URL that relative paths belong to.
         sizes: frames of each utterance at its file's own rate, int64.
-        starts: first frame of each utterance, int64; None if there is no third column.
+        starts: first frame of each utterance, int64; None without a third column.
     Raises:
         ValueError: the file does not exist, or a line is malformed; names file and line. The root folder itself is not
             checked: see `root_problem`.

@@ -245,7 +245,7 @@ def _note(file: BinaryIO) -> dict[str, Any] | None:
 
 
 def _open(path: str, index: Path) -> Lines | None:
-    """Open an index; None if there is none, or if it is damaged or belongs to another manifest."""
+    """Open an index; None if it does not exist, is damaged, or belongs to another manifest."""
     try:
         with open(index, "rb") as file:
             note = _note(file)

@@ -380,7 +380,7 @@ def test_a_checkpoint_named_by_its_url_is_downloaded_once(
     assert os.stat(fetching.local(url)).st_mtime_ns == stamp
     advance(trainer, saves)
     assert io.peek(url).num_updates == 2 and not os.path.exists(first)
-    with pytest.raises(FileNotFoundError, match=f"{STORE}/none.pt: there is no such object"):
+    with pytest.raises(FileNotFoundError, match=f"{STORE}/none.pt: the object or bucket does not exist"):
         io.load(f"{STORE}/none.pt")
     memory.pipe_file("/runs/one/text.pt", b"text")
     with pytest.raises(ValueError, match=f"{STORE}/text.pt is not a checkpoint"):
@@ -389,3 +389,9 @@ def test_a_checkpoint_named_by_its_url_is_downloaded_once(
     assert other.get_num_updates() == 0
     assert other.run_record.started_from == url
     assert torch.equal(other.state.model.weight, trainer.state.model.weight)
+
+
+def test_a_store_that_cannot_be_opened_is_named_with_its_key() -> None:
+    cfg = CheckpointConfig(store="nosuch://bucket/run")
+    with pytest.raises(ValueError, match=r"checkpoint\.store=nosuch://bucket/run cannot be opened: .*protocol"):
+        remote.verify_store(cfg)

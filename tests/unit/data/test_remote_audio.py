@@ -174,7 +174,7 @@ def test_wrong_places(memory: fsspec.AbstractFileSystem, flac: bytes) -> None:
             place = place.replace("a.flac:", "a.tar:")
             memory.pipe("memory://bucket/a.tar", flac)
             audio_format(place)
-    with pytest.raises(StoreError, match="cannot read memory://bucket/gone.flac: there is no such object"):
+    with pytest.raises(StoreError, match="cannot read memory://bucket/gone.flac: the object or bucket does not exist"):
         audio_format("memory://bucket/gone.flac")
 
 

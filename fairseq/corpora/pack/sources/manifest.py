@@ -37,7 +37,7 @@ class Manifest:
         return path.is_file() and path.name.endswith(_ENDINGS)
 
     def _labels(self) -> list[str] | None:
-        """Return the words of each utterance; None if there are no labels.
+        """Return the words of each utterance; None without labels.
 
         Raises:
             ValueError: the number of lines is not the manifest's.
