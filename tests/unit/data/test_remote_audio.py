@@ -14,9 +14,10 @@ import soundfile
 
 from fairseq import stores as all_stores
 from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, get_waveform, read_frames
+from fairseq.data.audio.places import Place
 from fairseq.data.storage import reader as reader_module
 from fairseq.data.storage import stores
-from fairseq.data.storage.reader import CacheOptions, Reader, Versions
+from fairseq.data.storage.reader import CacheOptions, Reader, Remote, Versions
 from fairseq.data.storage.stores import Fetched, Stamp, StoreError
 from fairseq.distributed import progress
 from tests.unit.data.small_corpus import make_dataset, tell_tale, write_corpus
@@ -256,7 +257,18 @@ def test_waiting_for_a_store_is_progress(
     assert seen[0] == URL and f"{URL}: the store is busy or failing (status 503, the store's text), try 2; 1 s" in seen
 
 
-def test_batches_from_a_store_equal_those_from_files(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+def test_batches_from_a_store_equal_those_from_files(
+    memory: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a batch's audio is requested as a whole, before its first row is decoded."""
+    asked_ahead: list[bool] = []
+    read = Reader.open
+
+    def noting(reader: Reader, text: str, place: Place) -> Remote:
+        asked_ahead.append(text in reader._ahead)
+        return read(reader, text, place)
+
+    monkeypatch.setattr(Reader, "open", noting)
     manifest = write_corpus(tmp_path / "local", [2400 + 100 * number for number in range(12)])
     for file in (tmp_path / "local").glob("*.flac"):
         memory.pipe(f"memory://bucket/{file.name}", file.read_bytes())
@@ -273,3 +285,4 @@ def test_batches_from_a_store_equal_those_from_files(memory: fsspec.AbstractFile
             np.testing.assert_array_equal(one["net_input"]["source"], other["net_input"]["source"])
             np.testing.assert_array_equal(one["id"], other["id"])
             assert not other["quarantined"]
+    assert asked_ahead and all(asked_ahead)
