@@ -140,8 +140,11 @@ def test_a_busy_store_says_how_long_to_wait(clock: Clock) -> None:
     [
         (answer(403, "InvalidAccessKeyId"), "access denied (status 403, InvalidAccessKeyId). Check the store's cred"),
         (PermissionError("no"), "access denied (no). Check the store's credentials and permissions (AWS_PROFILE, or"),
-        (answer(404, "NoSuchBucket"), "no such object or bucket (status 404, NoSuchBucket). Check the names"),
-        (FileNotFoundError("k"), "no such object or bucket (status 404)."),
+        (
+            answer(404, "NoSuchBucket"),
+            "the object or bucket does not exist (status 404, NoSuchBucket). Check the names",
+        ),
+        (FileNotFoundError("k"), "the object or bucket does not exist (status 404)."),
         (answer(400, "InvalidRequest"), "the store refused (status 400, InvalidRequest). Check the URL and"),
         (HttpError(403, {}), "access denied (status 403, the store's text). Check the store's credentials"),
         (IsADirectoryError("k"), "the store refused (k). Check the URL"),
