@@ -41,6 +41,7 @@ FLOORS = {
     "fairseq.optim": 4,
     "fairseq.scoring": 4,
     "fairseq.distributed": 3,
+    "fairseq.doctor": 3,
     "fairseq.utils": 2,
     "fairseq.masks": 1,
     "fairseq.registry": 1,

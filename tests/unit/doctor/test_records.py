@@ -1,0 +1,42 @@
+"""A run's records by column."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fairseq.doctor import findings
+from fairseq.doctor.findings import Finding, cause, examine
+from fairseq.doctor.records import Records, Rows
+
+
+def test_columns_bear_missing_values_texts_and_rows_that_come_later():
+    rows = Rows([{"num_updates": 20, "epoch": 1, "loss": 6.5}, {"num_updates": 40, "epoch": 1, "loss": "nan"}])
+    assert np.array_equal(rows.values("loss"), [6.5, np.nan], equal_nan=True)
+    rows.append({"num_updates": 60, "epoch": 2, "loss": "inf", "who": "rank 0"})
+    assert np.array_equal(rows.values("loss"), [6.5, np.nan, np.inf], equal_nan=True)
+    assert rows.updates.tolist() == [20, 40, 60] and rows.updates.dtype == np.int64
+    assert np.isnan(rows.values("who")).all() and not rows.has("gnorm") and rows.has("loss")
+
+
+def test_a_run_without_intervals_is_judged_by_its_epochs():
+    epochs, valid = Rows([{"num_updates": 7, "epoch": 1}]), Rows([{"num_updates": 7, "epoch": 1}])
+    records = Records({"train": epochs, "valid": valid}, {"optimization": {"lr": [0.1], "max_epoch": None}})
+    assert records.training is epochs and records.validation == {"valid": valid}
+    assert records.setting("optimization.lr") == [0.1]
+    assert records.setting("optimization.max_epoch", 0) == 0 and records.setting("task.nosuch.deep", 3) == 3
+
+
+def test_the_most_severe_findings_come_first(monkeypatch):
+    monkeypatch.setattr(findings, "CAUSES", {})
+
+    def planted(name: str, severity: findings.Severity, begin: int) -> Finding:
+        return Finding(name, severity, "title", [], "change", begin, begin)
+
+    cause("late")(lambda records: planted("late", "error", 9))
+    cause("nothing")(lambda records: None)
+    cause("note")(lambda records: planted("note", "note", 1))
+    cause("early")(lambda records: planted("early", "error", 2))
+    assert [finding.name for finding in examine(Records())] == ["early", "late", "note"]
+    with pytest.raises(ValueError, match="already registered"):
+        cause("late")(lambda records: None)
