@@ -13,7 +13,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fairseq import stores
@@ -115,6 +115,12 @@ class Unsent(NamedTuple):
 
 class OtherWriter(Exception):
     """Another run writes to the same store."""
+
+
+def _superseded(entries: Mapping[str, Entry]) -> list[str]:
+    """List the checkpoints whose other form, file or folder, is newer: a later save of the same name."""
+    others = {name: entries[other] for name in entries if (other := retention.other_form(name)) in entries}
+    return [name for name, other in others.items() if UNKNOWN < entries[name].updates < other.updates]
 
 
 class Mirror:
@@ -265,7 +271,8 @@ class Mirror:
         """Apply the keep_* settings to the store, and remove what killed uploads left there."""
         assert self._index is not None
         entries = self._index.entries
-        gone = [entries.pop(name) for name in retention.outdated_names(self.cfg, list(entries))]
+        outdated = {*retention.outdated_names(self.cfg, list(entries)), *_superseded(entries)}
+        gone = [entries.pop(name) for name in sorted(outdated)]
         if gone:
             store_index.write(self.store, self._index, patience, beat)
         names = store_index.names_in(self.store, patience, beat)

@@ -119,6 +119,12 @@ def _among_the_best(cfg: CheckpointConfig, val_loss: float, elsewhere: Collectio
     return val_loss >= worst if cfg.maximize_best_checkpoint_metric else val_loss <= worst
 
 
+def other_form(name: str) -> str:
+    """Return the name of the same checkpoint as a folder if this is a file, and as a file if it is a folder."""
+    stem, ending = name.removesuffix(FILE).removesuffix(FOLDER), FILE if name.endswith(FOLDER) else FOLDER
+    return stem + ending
+
+
 def outdated(cfg: CheckpointConfig) -> list[str]:
     """List the checkpoints in `save_dir`, files and folders, that the keep_* settings no longer keep after a save."""
     return [os.path.join(cfg.save_dir, name) for name in outdated_names(cfg, _names_in(cfg.save_dir))]

@@ -241,6 +241,8 @@ class Saver:
         result = result._replace(seconds=time.perf_counter() - due.start, updates=due.updates)
         if not self.trainer.is_data_parallel_master:
             return result
+        for path in result.paths:  # of an earlier save: another strategy's, or made of its shards
+            atomic.remove(retention.other_form(path))
         if result.paths and cfg.consolidate == "always":
             result = result._replace(error=result.error or consolidate(result.paths))
         if result.error is not None:

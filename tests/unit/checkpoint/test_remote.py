@@ -139,6 +139,25 @@ def test_the_best_are_kept_over_machines(tmp_path: Path, memory: Any) -> None:
     ]
 
 
+def test_an_older_save_in_the_other_form_is_removed(tmp_path: Path, memory: Any) -> None:
+    """Another strategy saved before, so that one of the two forms of checkpoint_best would be of an older update."""
+    trainer, saves = begin(tmp_path)
+    advance(trainer, saves, val_loss=2.0)
+    index = store_index.read(STORE)
+    for name in ("checkpoint_best.shards", "checkpoint_last.shards"):
+        (tmp_path / name).mkdir()
+        index.entries[name] = store_index.Entry("checkpoint.1-0a.shards", 1, {})
+    memory.pipe_file("/runs/one/checkpoint.1-0a.shards/.metadata", b"x")
+    store_index.write(STORE, index)
+    trainer, saves = begin(tmp_path)
+    advance(trainer, saves, val_loss=3.0)
+    assert {path.name for path in tmp_path.glob("*.shards")} == {"checkpoint_best.shards"}
+    assert "checkpoint_last.shards" not in store_index.read(STORE).entries
+    advance(trainer, saves, val_loss=1.0)
+    assert not list(tmp_path.glob("*.shards"))
+    assert names(memory) == {"checkpoint_last.pt", "checkpoint_best.pt", "metrics.jsonl", store_index.NAME}
+
+
 def test_a_damaged_last_checkpoint_is_skipped(tmp_path: Path, memory: Any, caplog: pytest.LogCaptureFixture) -> None:
     trainer, saves = begin(tmp_path / "here", save_interval_updates=1)
     advance(trainer, saves)
