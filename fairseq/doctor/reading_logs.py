@@ -1,8 +1,9 @@
 """Read the log of a run of fairseq's, or of this package: rows in the forms json and simple, and the config.
 
-Source: fairseq 0.12 writes a row as `TIME | INFO | train_inner | ROW`, hydra as `[TIME][train_inner][INFO] - ROW`. ROW is
-a JSON object (`common.log_format=json`), or `epoch 001:  6 / 7 loss=9.8, lr=0.1` within an epoch and
-`epoch 001 | valid on 'dev' subset | loss 6.1` at its end (simple, tqdm).
+Source: fairseq 0.12 writes a row as `TIME | INFO | train_inner | ROW`, hydra as `[TIME][train_inner][INFO] - ROW`. ROW
+is a JSON object (`common.log_format=json`), or `epoch 001:  6 / 7 loss=9.8, lr=0.1` within an epoch and
+`epoch 001 | valid on 'dev' subset | loss 6.1` at its end (simple, tqdm). Rows of this package have no num_updates: it
+follows from the epoch and from the updates per epoch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _LINE = re.compile(
 _INTERVAL = re.compile(r"epoch (\d+):\s*(?:(\d+) / (\d+)\s+)?(.*)")
 _END = re.compile(r"epoch (\d+) \| (?:valid on '([^']*)' subset \| )?(.*)")
 _LOADED = re.compile(r"[Ll]oaded checkpoint .*?(\d+) updates\)")
+_PER_EPOCH = re.compile(r"(\d+) updates per epoch\b")
 _OVER = re.compile(r"done training in [\d.]+ seconds")
 
 
@@ -67,6 +69,8 @@ class _Log:
         elif (loaded := _LOADED.search(text)) is not None:
             self.starts.append(int(loaded[1]))
             self.is_over = False
+        elif (per_epoch := _PER_EPOCH.match(text)) is not None:
+            self._per_epoch = int(per_epoch[1])
         elif _OVER.search(text):
             self.is_over = True
 
@@ -80,20 +84,26 @@ class _Log:
         elif match := _END.fullmatch(text):
             epoch, _, values = match.groups()
             row = _pairs(values.split(" | "), " ")
-            if name == EPOCH and self._per_epoch:
-                row.setdefault("num_updates", int(epoch) * self._per_epoch)
         else:
             return None
         return {"epoch": int(epoch), **row} if row else None
 
     def _add(self, split: str, row: dict[str, Json]) -> None:
-        number = row.get("num_updates", self._update)
-        update = int(number) if isinstance(number, (int, float)) else self._update
+        update = row.get("num_updates", self._update_at(split, row))
+        if not isinstance(update, int):
+            return
         rows = self.rows.setdefault(split, [])
         while rows and _update_of(rows[-1]) >= update:  # a resumed run repeats them
             rows.pop()
         rows.append({**row, "split": split, "num_updates": update})
         self._update = update
+
+    def _update_at(self, split: str, row: dict[str, Json]) -> int | None:
+        """The update of a row that does not say it: a validation's is the latest one."""
+        epochs = row.get("update" if split == INTERVAL else "epoch")
+        if split not in (INTERVAL, EPOCH):
+            return self._update
+        return round(epochs * self._per_epoch) if self._per_epoch and isinstance(epochs, (int, float)) else None
 
 
 def _update_of(row: dict[str, Json]) -> int:

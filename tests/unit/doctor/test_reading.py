@@ -53,6 +53,23 @@ def test_a_log_that_ends_within_a_line_or_has_no_num_updates_is_read_as_far_as_i
     assert training.updates.tolist() == [20, 60, 70] and training.values("loss")[-1] == 6.4, "70 = 40 + 30"
 
 
+OURS = """\
+2026-11-29 02:31:40 | INFO | fairseq_cli.train | 52 updates per epoch, 32.0 seconds of audio per update
+2026-11-29 02:32:00 | INFO | train_inner | {"epoch": 1, "update": 0.385, "loss": "7.994"}
+2026-11-29 02:32:36 | INFO | train | {"epoch": 1, "train_loss": "7.252"}
+2026-11-29 02:32:37 | INFO | dev | {"epoch": 1, "dev_loss": "7.1"}
+2026-11-29 02:32:47 | INFO | train_inner | {"epoch": 2, "update": 1.154, "loss": "6.691"}
+"""
+
+
+def test_a_log_of_this_package_says_updates_by_epochs(tmp_path: Path):
+    records = read_log(written(tmp_path / "ours.log", OURS))
+    updates = {split: records.rows(split).updates.tolist() for split in ("train_inner", "train", "dev")}
+    assert updates == {"train_inner": [20, 60], "train": [52], "dev": [52]}
+    with pytest.raises(ValueError, match="not a log of a run"):
+        read_log(written(tmp_path / "part.log", OURS.partition("\n")[2].partition("\n")[0]))
+
+
 def test_a_resumed_run_repeats_no_rows_and_hydra_writes_lines_of_its_own(tmp_path: Path):
     lines = [
         "[2026-11-29 02:27:36,123][fairseq_cli.train][INFO] - " + str(CONFIG),
