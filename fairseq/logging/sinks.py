@@ -213,6 +213,10 @@ class Sinks:
             with self._reporting(name):
                 sink.write(split, update, epoch, stats)
 
+    def add(self, name: str, sink: Sink) -> None:
+        """Add a sink, which gets rows after the others."""
+        self._sinks[name] = sink
+
     def finding(self, update: int, finding: Mapping[str, Json]) -> None:
         """Hand a finding to the sinks that take findings."""
         for name, sink in self._sinks.items():
