@@ -44,7 +44,9 @@ def test_there_are_two_at_most_and_a_thousand_updates_apart(tmp_path: Path) -> N
     checkpoint(tmp_path / "checkpoint_1_1000.pt", 1000, age=9)
     snapshot.keep_before(config(tmp_path), 1100)
     checkpoint(tmp_path / "checkpoint_2_1900.pt", 1900, age=8)
-    assert snapshot.keep_before(config(tmp_path), 1950) == "checkpoint_before_divergence.pt of an earlier warning is kept"
+    assert (
+        snapshot.keep_before(config(tmp_path), 1950) == "checkpoint_before_divergence.pt of an earlier warning is kept"
+    )
     assert "as" in snapshot.keep_before(config(tmp_path), 2100)
     assert updates_in(tmp_path / "checkpoint_before_divergence_2.pt") == 1900
     checkpoint(tmp_path / "checkpoint_9_9000.pt", 9000, age=7)

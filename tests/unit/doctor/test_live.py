@@ -35,7 +35,9 @@ def high(name: str = "high", limit: float = 1.0, **fields: object) -> Callable[[
         last = int(rows.updates[-1])
         begin = int(fields.get("begin", last))  # type: ignore[call-overload]
         rest = {"severity": "warning", **{key: item for key, item in fields.items() if key != "begin"}}
-        return Finding(name, title="It is high.", evidence=[f"{value:g}"], change="", begin=begin, end=last, badness=value, **rest)  # type: ignore[arg-type]
+        return Finding(
+            name, title="It is high.", evidence=[f"{value:g}"], change="", begin=begin, end=last, badness=value, **rest
+        )  # type: ignore[arg-type]
 
     return look
 
