@@ -17,13 +17,13 @@ def set_up_logging() -> None:
     destinations.send_lines_to(logging.StreamHandler(sys.stderr))
 
 
-def run(main: Callable[[], int], prefix: str) -> int:
-    """Run `main` and return its exit status; a user's mistake is printed as `prefix: message`, and returns 1."""
+def run(main: Callable[[], int], prefix: str, mistake: int = 1) -> int:
+    """Run `main` and return its exit status; `mistake` is that of a user's, printed as `prefix: message`."""
     try:
         return main()
     except (ValueError, OSError) as error:
         print(f"{prefix}: {error}", file=sys.stderr)
-        return 1
+        return mistake
 
 
 def summary(docstring: str | None) -> str:

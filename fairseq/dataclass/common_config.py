@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from fairseq import device as device_layer
 from fairseq.dataclass.base import FairseqDataclass
-from fairseq.dataclass.constants import DEVICE_CHOICES, HPU_COMPILE_CHOICES, LOG_FORMAT_CHOICES
+from fairseq.dataclass.constants import DEVICE_CHOICES, DOCTOR_CHOICES, HPU_COMPILE_CHOICES, LOG_FORMAT_CHOICES
 from fairseq.dataclass.findings import Finding, odd, wrong
 from fairseq.dataclass.values import from_here
 from fairseq.device import hpu_environment
@@ -38,6 +38,13 @@ class CommonConfig(FairseqDataclass):
     log_file: Optional[str] = field(default=None, metadata={"help": "also append the log to this file"})
     tensorboard_logdir: Optional[str] = field(
         default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"}
+    )
+    doctor: DOCTOR_CHOICES = field(
+        default="warn",
+        metadata={
+            "help": "what a run does about its own findings: off; warn: log them; stop: also end, with a checkpoint, a "
+            "run that learns nothing any more"
+        },
     )
     seed: int = field(
         default=1,

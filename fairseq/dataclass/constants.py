@@ -25,6 +25,7 @@ def ChoiceEnum(choices: list[str]) -> type[StrEnum]:
 
 
 DEVICE_CHOICES = ChoiceEnum(list(device_layer.KINDS))
+DOCTOR_CHOICES = ChoiceEnum(["off", "warn", "stop"])
 HPU_COMPILE_CHOICES = ChoiceEnum(["compile", "hpu_graphs", "none"])
 LOG_FORMAT_CHOICES = ChoiceEnum(["json", "none", "simple", "tqdm"])
 DDP_BACKEND_CHOICES = ChoiceEnum(["c10d", "flat", "fully_sharded", "legacy_ddp", "no_c10d", "pytorch_ddp", "slowmo"])

@@ -29,7 +29,8 @@ def coerce(value: Any, declared: Any) -> Any:
     """Convert a value to its field's type if it means one; else return it unchanged, for omegaconf to refuse.
 
     For an integer field, whole floats become integers (1e6, also inside lists and as text). For a list or tuple field,
-    "(0.9, 0.98)" is read as a literal, and for a list 64 becomes [64]. Fields of nested dataclasses are treated alike.
+    "(0.9, 0.98)" is read as a literal, and for a list 64 becomes [64]. YAML reads a bare `off` as false: for a field
+    with the choice off, false means that. Fields of nested dataclasses are treated alike.
     """
     if is_reference(value):
         return value
@@ -39,6 +40,8 @@ def coerce(value: Any, declared: Any) -> Any:
     if is_dataclass(kind) and isinstance(value, dict):
         types = get_type_hints(kind)
         return {key: coerce(item, types.get(key, Any)) for key, item in value.items()}
+    if value is False and isinstance(kind, type) and issubclass(kind, Enum) and "off" in kind.__members__:
+        return "off"
     if get_origin(kind) not in (list, tuple):
         return value
     if isinstance(value, str):

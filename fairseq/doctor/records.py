@@ -13,23 +13,36 @@ INTERVAL = "train_inner"
 EPOCH = "train"
 
 Row = Mapping[str, object]
+_NEWEST = 1000  # rows that compact Rows hold as they came
 
 
 class Rows:
-    """The rows of one split, in the order of updates, as columns that are made when they are asked for."""
+    """The rows of one split, in the order of updates, as columns that are made when they are asked for.
 
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
+    Args:
+        is_compact: keep the numbers only, a tenth of the memory: what a live run needs over its millions of updates.
+            `rows` is then the newest ones.
+    """
+
+    def __init__(self, rows: Iterable[Row] = (), is_compact: bool = False) -> None:
         self._rows: list[Row] = []
-        self._columns: dict[str, list[float]] = {}
+        self._dropped = 0  # rows that are only in the columns
+        self._columns: dict[str, _Column] = {}
+        self._is_compact = is_compact
         for row in rows:
             self.append(row)
 
     def append(self, row: Row) -> None:
         """Add a row, with `num_updates` and `epoch`."""
         self._rows.append(row)
+        if self._is_compact and len(self._rows) >= _NEWEST:
+            for name in {*self._columns, *(name for row in self._rows for name in row)}:
+                self.values(name)
+            self._dropped += len(self._rows)
+            self._rows = []
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._dropped + len(self._rows)
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -41,17 +54,43 @@ class Rows:
         return self.values("num_updates").astype(np.int64)
 
     def values(self, name: str) -> np.ndarray:
-        """Return a column, N, float64; NaN where a row has no number of this name.
+        """Return a column, N, float64, read-only; NaN where a row has no number of this name.
 
         The texts nan, inf and -inf, by which metrics.jsonl says that a number is not finite, are numbers.
         """
-        column = self._columns.setdefault(name, [])
-        column.extend(_number(row.get(name)) for row in self._rows[len(column) :])
-        return np.asarray(column, dtype=np.float64)
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = _Column(self._dropped)
+        column.extend([_number(row.get(name)) for row in self._rows[column.size - self._dropped :]])
+        return column.values()
 
     def has(self, name: str) -> bool:
         """Say whether any row has a number of this name."""
         return bool(np.isfinite(self.values(name)).any())
+
+
+class _Column:
+    """A growing array.
+
+    Args:
+        size: values to begin with, all NaN.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._room = np.full(max(size, 16), np.nan)
+
+    def extend(self, values: Sequence[float]) -> None:
+        size = self.size + len(values)
+        if size > len(self._room):
+            self._room = np.concatenate([self._room[: self.size], np.empty(2 * size - self.size)])
+        self._room[self.size : size] = values
+        self.size = size
+
+    def values(self) -> np.ndarray:
+        view = self._room[: self.size]
+        view.flags.writeable = False
+        return view
 
 
 def _number(value: object) -> float:
@@ -72,10 +111,11 @@ class Records:
         rows: rows by split: INTERVAL, EPOCH, or the name of a validation set.
         config: the run's config as plain values, group by group; empty: not known.
         environment: processor, devices, versions, numbers of processes; see `run.jsonl`.
+        data: utterances, hours and the like by split; see `run.jsonl`.
         codes: rows of codes.jsonl.
         hypotheses: rows of hypotheses.jsonl.
         starts: updates from which the run was started or resumed.
-        is_over: the run has ended.
+        is_over: the run has ended, other than by a kill.
     """
 
     def __init__(
@@ -87,10 +127,12 @@ class Records:
         hypotheses: Sequence[Row] = (),
         starts: Sequence[int] = (),
         is_over: bool = False,
+        data: Mapping[str, Json] | None = None,
     ) -> None:
         self._rows = dict(rows or {})
         self.config = config or {}
         self.environment = environment or {}
+        self.data = data or {}
         self.codes = list(codes)
         self.hypotheses = list(hypotheses)
         self.starts = list(starts)

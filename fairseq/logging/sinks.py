@@ -7,15 +7,15 @@ To add a destination, write its class here, or in a module of its own, with a fu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from fairseq.dataclass.common_config import CommonConfig
 from fairseq.logging import destinations
-from fairseq.logging.metrics_file import MetricsFile
+from fairseq.logging.metrics_file import Json, MetricsFile
 from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps, progress_bar
 from fairseq.logging.tensorboard import Board
 
@@ -45,6 +45,20 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Write what is pending. Called once, when the run ends, however it ends."""
+        ...
+
+
+@runtime_checkable
+class FindingSink(Protocol):
+    """A sink that also takes the doctor's findings."""
+
+    def finding(self, update: int, finding: Mapping[str, Json]) -> None:
+        """Take a finding when the live doctor says it: the first time, and again when it has become worse.
+
+        Args:
+            update: number of updates done so far.
+            finding: the fields of `fairseq.doctor.findings.Finding` by name.
+        """
         ...
 
 
@@ -198,6 +212,17 @@ class Sinks:
         for name, sink in self._sinks.items():
             with self._reporting(name):
                 sink.write(split, update, epoch, stats)
+
+    def add(self, name: str, sink: Sink) -> None:
+        """Add a sink, which gets rows after the others."""
+        self._sinks[name] = sink
+
+    def finding(self, update: int, finding: Mapping[str, Json]) -> None:
+        """Hand a finding to the sinks that take findings."""
+        for name, sink in self._sinks.items():
+            if isinstance(sink, FindingSink):
+                with self._reporting(name):
+                    sink.finding(update, finding)
 
     def close(self) -> None:
         for name, sink in self._sinks.items():

@@ -34,6 +34,7 @@ from fairseq.models.wav2vec import codebook_use
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.training.between_ranks import BetweenRanks
 from fairseq.training.description import describe, describe_updates
+from fairseq.training.doctor import open_doctor
 from fairseq.training.host_load import LoadHint
 from fairseq.training.saves import Saves
 from fairseq.training.sets import Sets
@@ -105,7 +106,10 @@ class Run:
         self.console = Console(
             self.cfg.common, self.cfg.optimization.max_update, is_shown=trainer.is_data_parallel_master
         )
-        self.sinks = open_sinks(self.console, self._start() if trainer.is_data_parallel_master else None)
+        start = self._start() if trainer.is_data_parallel_master else None
+        self.sinks = open_sinks(self.console, start)
+        if start is not None:
+            open_doctor(trainer, start, self.sinks)
         self.saves = Saves(trainer, self.epoch_itr)
         self.has_trained = False
         self.epochs_behind = 0  # 1 during the validation of an epoch's end that a resumed run catches up on
@@ -166,6 +170,8 @@ class Run:
         finally:
             self.close()
         status = self.saves.at_the_end()
+        if status == 0 and self.trainer.stopping.own is StopWish.COLLAPSE:  # on rank 0, which has the doctor
+            return self.saves.after_collapse()
         if status == 0:
             logger.info(
                 "done training in %.1f seconds, at update %d",
@@ -295,7 +301,7 @@ class Run:
             Stopped: a signal asked the run to end, and it has been saved.
         """
         wish = self.trainer.stopping.agreed()
-        finished = self.trainer.is_finished() or wish is StopWish.TIME
+        finished = self.trainer.is_finished() or wish.ends_training
         save = finished or self._time_to_save(end_of_epoch)
         validate = self._time_to_validate(end_of_epoch, save, finished)
         if save or validate or end_of_epoch or wish is StopWish.SIGNAL:

@@ -116,6 +116,17 @@ class Saves:
         )
         return exit_status.UNSAVED
 
+    def after_collapse(self) -> int:
+        """Log that `common.doctor=stop` ended the run; returns the exit status."""
+        outcome = "not saved: checkpoint.no_save is true" if self.cfg.no_save else "saved"
+        logger.error(
+            "ended at update %d, because the run has collapsed; %s. The finding above says what to change; with "
+            "common.doctor=warn, the same command continues the run as it is.",
+            self.trainer.get_num_updates(),
+            outcome,
+        )
+        return exit_status.COLLAPSED
+
     def after_signal(self, who: str) -> int:
         """Log whether a run that a signal stopped was saved; returns the exit status, 0 on all ranks but rank 0.
 

@@ -16,7 +16,13 @@ class StopWish(IntEnum):
 
     NONE = 0
     TIME = 1  # optimization.stop_time_hours
-    SIGNAL = 2
+    COLLAPSE = 2  # common.doctor=stop
+    SIGNAL = 3
+
+    @property
+    def ends_training(self) -> bool:
+        """Whether the run validates and saves as at its end; after a signal, there is time for a save only."""
+        return self in (StopWish.TIME, StopWish.COLLAPSE)
 
 
 class Stopping:
@@ -36,6 +42,15 @@ class Stopping:
     def wish(self) -> None:
         """Ask all processes to stop after the same update; called by a signal handler."""
         self._wish = StopWish.SIGNAL
+
+    def has_collapsed(self) -> None:
+        """Ask all processes to end the run after the same update; called by the live doctor."""
+        self._wish = max(self._wish, StopWish.COLLAPSE)
+
+    @property
+    def own(self) -> StopWish:
+        """This process's wish."""
+        return self._wish
 
     def agreed(self) -> StopWish:
         """Return why any process asked to stop, the same on all processes; call it once per update.

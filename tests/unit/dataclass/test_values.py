@@ -49,6 +49,8 @@ class Fields(FairseqDataclass):
         ("[2", list[int], "[2"),
         ("[" * 5000, list[int], "[" * 5000),
         ((1, 2), tuple[float, float], [1, 2]),
+        (False, ChoiceEnum(["off", "warn"]), "off"),  # YAML's off
+        (False, ChoiceEnum(["none", "warn"]), False),
         ({"steps": 1e3, "other": 1e3}, Inner, {"steps": 1000, "other": 1e3}),
     ],
 )

@@ -40,3 +40,16 @@ def test_the_most_severe_findings_come_first(monkeypatch):
     assert [finding.name for finding in examine(Records())] == ["early", "late", "note"]
     with pytest.raises(ValueError, match="already registered"):
         cause("late")(lambda records: None)
+
+
+def test_compact_rows_have_the_columns_of_all_rows():
+    many = [{"num_updates": update, "epoch": 1, "loss": update / 2} for update in range(2500)]
+    many[2200]["clip"] = 100.0  # a name that comes after the first rows were dropped
+    kept, compact = Rows(many), Rows(many, is_compact=True)
+    for rows in (kept, compact):
+        assert len(rows) == 2500 and rows.updates.tolist() == list(range(2500))
+        assert rows.values("loss").tolist() == [update / 2 for update in range(2500)]
+        assert np.flatnonzero(np.isfinite(rows.values("clip"))).tolist() == [2200]
+    assert len(kept.rows) == 2500 and len(compact.rows) == 500
+    with pytest.raises(ValueError, match="read-only"):
+        compact.values("loss")[0] = 1.0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.logging import sinks
-from fairseq.logging.metrics_file import read_rows
+from fairseq.logging.metrics_file import Json, read_rows
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Sink, Start, open_sinks
 from fairseq.logging.tensorboard import Board
 
@@ -114,3 +115,21 @@ def test_a_new_sink_is_a_registered_function(
         "cannot write common.rows: No space left on device; training continues without it"
     ]
     assert len([record for record in caplog.records if record.name == EPOCH]) == 3, "others are written all the same"
+
+
+class Findings(Rows):
+    """A sink that takes findings, until its server does not answer."""
+
+    def finding(self, update: int, finding: Mapping[str, Json]) -> None:
+        if len(self.rows) == self.room:
+            raise ConnectionRefusedError(111, "Connection refused")
+        self.rows.append((update, finding["name"]))
+
+
+def test_findings_go_to_the_sinks_that_take_them(caplog: pytest.LogCaptureFixture) -> None:
+    rows, findings = Rows(room=1), Findings(room=1)
+    opened = sinks.Sinks({"rows": rows, "findings": findings})
+    for update in (200, 400):
+        opened.finding(update, {"name": "plateau"})
+    assert (rows.rows, findings.rows) == ([], [(200, "plateau")])
+    assert caplog.messages == ["cannot write findings: Connection refused; training continues without it"]
