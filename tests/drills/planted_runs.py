@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import json
 import pkgutil
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -295,6 +296,7 @@ def main() -> int:
         for fault in chosen:
             folder = (args.keep or Path(temporary)).resolve() / fault.name.replace(" ", "-")
             if not (folder / "done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 ran = fault.run(Scene(folder, args.data.resolve(), warm))
                 (folder / "done").write_text(str(ran))
