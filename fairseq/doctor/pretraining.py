@@ -37,6 +37,18 @@ def is_pretraining(records: Records) -> bool:
     return records.training.has("accuracy") or records.training.has("code_perplexity")
 
 
+def starts_from_scratch(records: Records) -> bool:
+    """Say whether the config names no weights to begin with."""
+    keys = ("checkpoint.continue_pretraining", "checkpoint.finetune_from_model")
+    return not any(bool(records.setting(key)) for key in keys)
+
+
+def hours_heard(records: Records) -> Series:
+    """Return the hours of audio of all updates so far, at each row."""
+    seconds = series(records.training, "audio_s_per_update")
+    return Series(seconds.updates, np.cumsum(np.diff(seconds.updates, prepend=0) * seconds.values) / 3600)
+
+
 def chance(records: Records) -> float:
     """Return the InfoNCE of guessing, in bits: log2(1 + negatives)."""
     keys = ("num_negatives", "cross_sample_negatives", "codebook_negatives")

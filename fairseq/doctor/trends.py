@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +29,12 @@ class Series(NamedTuple):
 
     def at(self, update: int) -> float:
         """Return the value of the last row that is not after this update; NaN if there is none."""
-        place = int(np.searchsorted(self.updates, update, side="right")) - 1
-        return float(self.values[place]) if place >= 0 else float("nan")
+        return float(self.beside(np.array([update]))[0])
+
+    def beside(self, updates: np.ndarray) -> np.ndarray:
+        """Return `at` of each update, M."""
+        values = np.concatenate([[np.nan], self.values])
+        return values[np.searchsorted(self.updates, updates, side="right")]
 
 
 def series(rows: Rows, name: str) -> Series:
@@ -72,17 +77,27 @@ def drift(values: np.ndarray) -> Drift | None:
         values: N, above 0.
     """
     logs = np.log(np.maximum(values, 1e-30))
-    total, begin, found = 0.0, _FEWEST, False
+    if len(logs) <= _FEWEST:
+        return None
+    middles, spreads = _levels(logs)
+    total, begin = 0.0, 0
     for place in range(_FEWEST, len(logs)):
         if total == 0.0:
             begin = place
-        past = logs[max(0, begin - _PAST) : begin]
-        middle = float(np.median(past))
-        spread = max(0.05, 1.4826 * float(np.median(np.abs(past - middle))))
-        total = max(0.0, total + min(_STEP, (logs[place] - middle) / spread) - _SLACK)
-        total = min(total, 2 * _LIMIT)  # so that the end of a rise is seen soon
-        found = total > _LIMIT
-    if not found:
+        deviation = (logs[place] - middles[begin]) / spreads[begin]
+        total = min(max(0.0, total + min(_STEP, deviation) - _SLACK), 2 * _LIMIT)  # so that a rise's end is seen soon
+    if total <= _LIMIT:
         return None
-    level = float(np.exp(np.median(logs[max(0, begin - _PAST) : begin])))
+    level = float(np.exp(middles[begin]))
     return Drift(begin, float(np.median(values[-3:])) / level, level)
+
+
+def _levels(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return median and spread of up to 50 values before each one, N; those of the first 8 are not to be used."""
+    padded = np.concatenate([np.full(_PAST, np.nan), logs])[:-1]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _PAST)  # N x 50
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the first window is empty
+        middles = np.nanmedian(windows, axis=1)
+        spreads = 1.4826 * np.nanmedian(np.abs(windows - middles[:, None]), axis=1)
+    return middles, np.maximum(0.05, spreads)

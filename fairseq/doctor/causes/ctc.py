@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fairseq.doctor.findings import Finding, cause
 from fairseq.doctor.pretraining import is_pretraining, number, peak_rate, whole_path
 from fairseq.doctor.records import Records, Rows
@@ -146,7 +144,7 @@ def wer_flat(records: Records) -> Finding | None:
         losses = series(records.training, "loss")
         if len(words.values) <= _FLAT or len(losses.values) < 4 or len(units.values) != len(words.values):
             continue
-        talks = np.array([blanks.at(int(update)) < _ALL if len(blanks.values) else True for update in words.updates])
+        talks = ~(blanks.beside(words.updates) >= _ALL)
         start = since((words.values > _WORDS_WRONG) & talks)
         if start is None or len(words.values) - start <= _FLAT:
             continue

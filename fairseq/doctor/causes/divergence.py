@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from fairseq.doctor.findings import Finding, cause
-from fairseq.doctor.pretraining import chance, info_nce, is_pretraining, number, penalty_column, warmup
+from fairseq.doctor.pretraining import (
+    chance,
+    info_nce,
+    is_pretraining,
+    number,
+    penalty_column,
+    starts_from_scratch,
+    warmup,
+)
 from fairseq.doctor.records import Records
 from fairseq.doctor.trends import Drift, Series, drift, series, since, smooth
 
@@ -134,10 +142,7 @@ def _no_gradient(records: Records) -> Finding | None:
 def _frozen_extractor(records: Records) -> Finding | None:
     """Pre-training from random weights with a feature extractor that gets no gradient."""
     rows = records.training
-    is_continued = any(
-        bool(records.setting(key)) for key in ("checkpoint.continue_pretraining", "checkpoint.finetune_from_model")
-    )
-    if records.setting("model._name") != "wav2vec2" or len(rows) < 2 or is_continued:
+    if records.setting("model._name") != "wav2vec2" or len(rows) < 2 or not starts_from_scratch(records):
         return None
     mult = records.setting("model.feature_grad_mult")
     if mult is None or number(mult) != 0:

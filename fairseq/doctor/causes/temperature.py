@@ -45,8 +45,8 @@ def temperature_too_fast(records: Records) -> Finding | None:
         "warning",
         "The Gumbel temperature falls too fast: codes become hard choices before the model has learned.",
         evidence,
-        f"Set model.latent_temp=[{first:g},{floor:g},{slower:.7g}]: the floor is then reached after 70 % of the run, as "
-        "in the paper.",
+        f"Set model.latent_temp=[{first:g},{floor:g},{slower:.7g}]: the floor is then reached after 70 % of the run, "
+        "as in the paper.",
         reached,
         end,
         metric="temp",

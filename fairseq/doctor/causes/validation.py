@@ -100,7 +100,7 @@ def _other_level(records: Records, rows: Rows) -> list[str]:
     names = {penalty_column(records): "feature penalty", "code_perplexity": "code perplexity"}
     for column, title in names.items():
         valid, train = series(rows, column), series(records.training, column)
-        beside = np.array([train.at(int(update)) for update in valid.updates])
+        beside = train.beside(valid.updates)
         usable = np.isfinite(beside) & (beside > 0) & (valid.values > 0)
         if usable.sum() < 2:
             continue
@@ -116,7 +116,7 @@ def _other_level(records: Records, rows: Rows) -> list[str]:
 def _not_learned(records: Records, name: str) -> list[str]:
     """Compare what was learned, in bits below chance, at all validations after the plateau."""
     valid, train, nothing = info_nce(records, name), info_nce(records), chance(records)
-    learned = nothing - np.array([train.at(int(update)) for update in valid.updates])
+    learned = nothing - train.beside(valid.updates)
     usable = np.isfinite(learned) & (learned > _LEARNED)
     if usable.sum() < 2:
         return []
