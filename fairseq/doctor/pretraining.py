@@ -14,6 +14,10 @@ from fairseq.logging.metrics_file import Json
 PAPER_SECONDS = 1.6 * 3600  # of audio per update: Baevski et al. 2020, section 4.2
 PAPER_RATE, PAPER_WIDTH = 0.0005, 768  # the base model's peak learning rate and width
 
+# times the rate of the recipe for this audio and width: no model learns, and no warm-up helps. A small model that
+# learned six files had 24; at 300 one collapsed at once
+FAR_OVER = 64.0
+
 
 def number(value: Json, default: float = float("nan")) -> float:
     """Return a config value as a number; the default if it is something else, such as an interpolation."""

@@ -12,6 +12,7 @@ must raise no alarm at any update.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import importlib.util
 import json
@@ -137,7 +138,7 @@ class Fault(NamedTuple):
 
     Args:
         name: what is planted.
-        finding: the cause that must be found, as a warning or an error.
+        finding: the cause that must be found, as a warning or an error; empty: none, the run is healthy.
         by: the update by which it must be found; of a run examined after each log interval.
         run: trains the run, and returns its folder.
         allowed: findings that are consequences of the fault.
@@ -191,14 +192,12 @@ def _until(records: Records, splits: dict[str, Rows], update: int) -> Records:
     def early(rows: Sequence[Row]) -> list[Row]:
         return [row for row in rows if _update(row) <= update]
 
-    return Records(
-        {name: Rows(early(rows.rows)) for name, rows in splits.items()},
-        records.config,
-        records.environment,
-        early(records.codes),
-        early(records.hypotheses),
-        [start for start in records.starts if start <= update],
-    )
+    so_far = copy.copy(records)  # the config, the environment and what else does not grow
+    so_far._rows = {name: Rows(early(rows.rows)) for name, rows in splits.items()}
+    so_far.codes, so_far.hypotheses = early(records.codes), early(records.hypotheses)
+    so_far.starts = [start for start in records.starts if start <= update]
+    so_far.is_over = False
+    return so_far
 
 
 def _update(row: Row) -> int:
@@ -224,6 +223,8 @@ def alarms(records: Records) -> dict[str, Seen]:
 
 def check(fault: Fault, found: dict[str, Seen]) -> tuple[str, bool]:
     """Return a line of the table, and whether the findings are right."""
+    if not fault.finding:
+        return f"{fault.name:<34} {'no alarm':<26} " + (f"WRONG: {', '.join(found)}" if found else ""), not found
     right = found.get(fault.finding)
     others = [name for name in found if name != fault.finding]
     wrong = [name for name in others if name not in fault.allowed]
@@ -307,7 +308,7 @@ def main() -> int:
             if args.say:
                 for seen in found.values():
                     print(json.dumps({"found_at": seen.update, **seen.finding._asdict()}, indent=1))
-    print(f"{len(chosen)} planted faults: {len(chosen) - wrong} found, {wrong} wrong")
+    print(f"{len(chosen)} planted runs: {len(chosen) - wrong} right, {wrong} wrong")
     return 1 if wrong else 0
 
 

@@ -57,7 +57,23 @@ def few_masks(scene: Scene) -> Path:
     return pretrained(scene, 40, f"common.user_dir={folder}")
 
 
+def little_audio(scene: Scene) -> Path:
+    """One second of audio per update, at a rate for much more."""
+    return pretrained(scene, 200, "dataset.max_tokens=16000", "task.max_sample_size=16000", "optimization.lr=[0.01]")
+
+
+def slow_ctc(scene: Scene) -> Path:
+    """Fine-tuning at a rate that changes nothing."""
+    data = scene.healthy_corpus()
+    scene.train(scene.pretraining(data, 20, f"checkpoint.save_dir={scene.folder / 'pretrained'}"))
+    checkpoint = scene.folder / "pretrained/checkpoint_last.pt"
+    return scene.train(scene.fine_tuning(data, checkpoint, 60, "optimization.lr=[1e-7]"))
+
+
 FAULTS: list[Fault] = [
+    Fault("healthy", "", 0, lambda s: pretrained(s, 200)),
+    Fault("one second per update", "plateau", 199, little_audio, ("codebook-collapse",)),
+    Fault("fine-tuning at a rate near 0", "blanks-only", 60, slow_ctc),
     Fault(
         "diversity weight 0", "codebook-collapse", 200, lambda s: pretrained(s, 200, "criterion.loss_weights=[0,10]")
     ),
@@ -79,7 +95,7 @@ FAULTS: list[Fault] = [
         lambda s: pretrained(s, 100, "model.latent_temp=[2.0,0.5,0.9]"),
     ),
     Fault("a quarter of the masks", "masked-share", 40, few_masks),
-    Fault("six files", "overfit", 400, overfit),
+    Fault("six files", "overfit", 250, overfit),
     Fault("validation at another level", "validation-unlike-training", 150, other_level),
     Fault(
         "schedule ends before the run",

@@ -8,6 +8,7 @@ import numpy as np
 
 from fairseq.doctor.findings import Finding, Severity, cause
 from fairseq.doctor.pretraining import (
+    FAR_OVER,
     PAPER_SECONDS,
     chance,
     info_nce,
@@ -29,7 +30,6 @@ _HOPELESS = _SOONEST / 3  # a whole run that is shorter than this cannot leave
 _PATIENCE = 0.5
 _PATIENCE_LITTLE_AUDIO = 0.25
 _LITTLE_AUDIO = 7.0  # times the recipe's rate for this audio; one card with the base config has 8, the demo 4
-_FAR_TOO_LITTLE = 16.0
 
 
 @cause("plateau")
@@ -125,7 +125,7 @@ def _judge(done: float, whole: float, over: float, patience: float, little: bool
             "The model cannot learn with this learning rate: its InfoNCE is at chance and will stay there.",
             "Raise optimization.lr (the paper's is 0.0005), or optimization.max_update.",
         )
-    if over >= _FAR_TOO_LITTLE:
+    if over >= FAR_OVER:
         return (
             "error",
             "The model guesses, and its updates have far too little audio for this learning rate.",

@@ -8,6 +8,7 @@ import numpy as np
 
 from fairseq.doctor.findings import Finding, cause
 from fairseq.doctor.pretraining import (
+    FAR_OVER,
     chance,
     groups,
     info_nce,
@@ -67,7 +68,6 @@ def _planned_end(records: Records) -> float:
 
 _RISE = 0.5  # bits of the loss over its level at the start
 _STABLE_BETA = 0.98
-_FAR_TOO_HIGH = 16.0  # times the recipe: no warm-up helps
 
 
 @cause("warm-up-too-short")
@@ -84,7 +84,7 @@ def warm_up_too_short(records: Records) -> Finding | None:
     needed = 2 / (1 - _beta2(records)) * max(1.0, over if math.isfinite(over) else 1.0)
     window = max(4 * warm, needed)
     broken = _broken(records, window)
-    if warm >= needed or over >= _FAR_TOO_HIGH or broken is None:
+    if warm >= needed or over >= FAR_OVER or broken is None:
         return None
     begin, what = broken
     return Finding(
