@@ -1,6 +1,6 @@
 """Small runs with one planted fault each: the doctor names it, and nothing that is not its consequence.
 
-python -m tests.drills.planted_runs [--only NAME ...] [--data ../shared/data] [--keep FOLDER]
+python -m tests.drills.planted_runs [--only NAME ...] [--data ../shared/data] [--keep FOLDER] [--seed 2]
 python -m tests.drills.planted_runs --healthy RUN_DIR ...
 
 The faults are in the modules planted_runs_*.py of this folder. Each trains on CPU for seconds to two minutes, on real
@@ -55,6 +55,7 @@ class Scene(NamedTuple):
     folder: Path  # empty; the run's save_dir is its folder `run`
     data: Path  # real speech
     warm: Warm
+    seed: int = 1
 
     def speech(self, num: int, skip: int = 0) -> list[Utterance]:
         """Return real utterances of 1 to 6 s, always the same ones."""
@@ -111,6 +112,7 @@ class Scene(NamedTuple):
             f"--config-name={name}",
             f"checkpoint.save_dir={self.folder / 'run'}",
             f"hydra.run.dir={self.folder / 'hydra'}",
+            f"common.seed={self.seed}",
             *(option for option in ours if option.split("=")[0] not in taken),
             *(_quoted(option) for option in overrides),
         ]
@@ -287,6 +289,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared/data")
     parser.add_argument("--keep", type=Path, help="keep the runs here; a run that is there is not trained again")
     parser.add_argument("--healthy", nargs="*", type=Path, metavar="RUN_DIR", help="examine finished healthy runs")
+    parser.add_argument("--seed", type=int, default=1, help="of all runs; thresholds were set with 1")
     parser.add_argument("--say", action="store_true", help="print the findings in full")
     args = parser.parse_args()
     if args.healthy is not None:
@@ -299,7 +302,7 @@ def main() -> int:
             if not (folder / "done").exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
-                ran = fault.run(Scene(folder, args.data.resolve(), warm))
+                ran = fault.run(Scene(folder, args.data.resolve(), warm, args.seed))
                 (folder / "done").write_text(str(ran))
             found = alarms(read(Path((folder / "done").read_text())))
             line, good = check(fault, found)

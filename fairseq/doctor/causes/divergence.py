@@ -119,9 +119,14 @@ def frozen(records: Records) -> Finding | None:
 def _no_gradient(records: Records) -> Finding | None:
     norms = series(records.training, "gnorm")
     start = since(smooth(norms.values, 2) <= 0)
-    if start is None or len(norms.values) - start < 2:
-        return None
     losses = series(records.training, "loss").values[-3:]
+    # a norm below 0.0005 is logged as 0, and Adam still trains with it: then the loss moves
+    if (
+        start is None
+        or len(norms.values) - start < 2
+        or (len(losses) == 3 and np.ptp(losses) > 0.002 * abs(losses[-1]))
+    ):
+        return None
     return Finding(
         "frozen",
         "error",

@@ -59,6 +59,7 @@ def test_no_gradient_is_an_error():
     found = frozen(of(healthy(6, gnorm=[1, 1, 0, 0, 0, 0], loss=np.full(6, 6.658))))
     assert found is not None and found.severity == "error" and found.begin == 20 * 4  # 3 and 4 of two rows
     assert frozen(of(healthy(6))) is None
+    assert frozen(of(healthy(6, gnorm=np.zeros(6), loss=np.linspace(6.6, 6.4, 6)))) is None  # rounded to 0
 
 
 def test_a_feature_extractor_with_random_weights_is_an_error():
