@@ -1,0 +1,178 @@
+"""CTC: only blanks, few symbols, words that stay wrong."""
+
+from __future__ import annotations
+
+from fairseq.doctor.findings import Finding, cause
+from fairseq.doctor.pretraining import is_pretraining, number, peak_rate, whole_path
+from fairseq.doctor.records import Records, Rows
+from fairseq.doctor.trends import Series, series, since, smooth
+
+_ALL = 99.5  # % of frames
+_LATE = 0.5  # of the run: every CTC model says only blanks at first
+_HOPELESS = 1e-3  # sum of the learning rates of a whole run; the demo's is 1.2, that of base_10m 0.3
+_FALLS = 0.1  # of the loss
+
+
+def _blanks(rows: Rows) -> Series:
+    """Return the share of blank frames in %."""
+    return series(rows, "blank_share" if rows.has("blank_share") else "blanks")
+
+
+def _frozen_until(records: Records) -> float:
+    return number(records.setting("model.freeze_finetune_updates"), 0.0)
+
+
+def _length(records: Records) -> float:
+    """Return the run's length in updates; infinity if it is not known."""
+    length = number(records.setting("optimization.max_update"), 0.0)
+    return length if length > 0 else float("inf")
+
+
+def _late(records: Records, update: float) -> bool:
+    """Say whether half of the run, and half of the updates with a trained encoder, are over."""
+    length, start = _length(records), _frozen_until(records)
+    start = start if start < length else 0.0
+    return update - start >= _LATE * (length - start)
+
+
+@cause("blanks-only")
+def blanks_only(records: Records) -> Finding | None:
+    """Find a CTC model that predicts only blanks, for longer than at the beginning of every run."""
+    rows = records.training
+    blanks = _blanks(rows)
+    if is_pretraining(records) or len(blanks.values) < 3:
+        return None
+    start = since(smooth(blanks.values) >= _ALL)
+    if start is None:
+        return None
+    begin, end = int(blanks.updates[start]), int(blanks.updates[-1])
+    whole = whole_path(records)
+    hopeless = whole < _HOPELESS
+    fell_back = start > 2
+    late = _late(records, end)
+    losses = series(rows, "loss")
+    evidence = [f"{blanks.values[-1]:.1f} % of the frames are blanks at update {end:,}, since update {begin:,}."]
+    if len(losses.values) >= 2:
+        evidence.append(
+            f"The loss went from {losses.values[0]:.3f} at update {losses.updates[0]:,} to {losses.values[-1]:.3f}."
+        )
+    if hopeless:
+        title = "The model predicts only blanks, and the learning rate is too low to change that."
+        change = (
+            "Raise optimization.lr (3e-5 for a large model, 1e-4 to 1e-3 for a small one), or optimization.max_update."
+        )
+        evidence.append(
+            f"The learning rates of the whole run add up to {whole:.2g}; the highest is {peak_rate(records):.2g}."
+        )
+    else:
+        title = "The model predicts only blanks."
+        change = (
+            "Check that labels belong to their audio (the .ltr lines of the manifest's lines), that the checkpoint "
+            "(model.w2v_path) has learned something, and that task.normalize is as in pre-training. Raise "
+            "optimization.lr, or lower model.freeze_finetune_updates."
+        )
+    return Finding(
+        "blanks-only",
+        "error" if late else "warning" if hopeless or fell_back else "note",
+        title
+        if late or hopeless or fell_back
+        else "The model predicts only blanks so far, as every CTC model at first.",
+        evidence,
+        change
+        if late or hopeless or fell_back
+        else "Wait: symbols appear once the loss has fallen to about 3 nats a unit.",
+        begin,
+        end,
+        metric="blank_share" if rows.has("blank_share") else "blanks",
+    )
+
+
+_FEW = 30.0  # % of the dictionary
+_WRONG = 50.0  # % of units
+
+
+@cause("few-symbols")
+def few_symbols(records: Records) -> Finding | None:
+    """Find a CTC model that uses a small part of its dictionary, and gets most units wrong."""
+    if is_pretraining(records):
+        return None
+    for name, rows in records.validation.items():
+        used, errors, blanks = series(rows, "symbols_used"), series(rows, "uer"), _blanks(rows)
+        if len(used.values) < 2 or len(errors.values) < 2:
+            continue
+        start = since(used.values < _FEW)
+        end = int(used.updates[-1])
+        only_blanks = len(blanks.values) > 0 and blanks.values[-1] >= _ALL
+        if (
+            start is None
+            or used.values[-1] <= 0
+            or only_blanks
+            or errors.values[-1] < _WRONG
+            or not _late(records, end)
+        ):
+            continue
+        return Finding(
+            "few-symbols",
+            "warning",
+            "The model predicts only few of the dictionary's symbols.",
+            (
+                f"{used.values[-1]:.0f} % of the dictionary's symbols are predicted on {name} at update {end:,}, and "
+                f"{errors.values[-1]:.0f} % of the units are wrong.",
+            ),
+            "Check that dict.ltr.txt has the symbols of the labels (case, script, spaces as |) and no others, and "
+            "train longer or with a higher optimization.lr.",
+            int(used.updates[start]),
+            end,
+            metric="symbols_used",
+            split=name,
+        )
+    return None
+
+
+_FLAT = 3  # validations after the first
+_WORDS_WRONG = 90.0
+_STEADY = 2.0  # points of word error rate
+
+
+@cause("wer-flat")
+def wer_flat(records: Records) -> Finding | None:
+    """Find a word error rate that stays near 100 % while the loss falls and symbols are predicted."""
+    if is_pretraining(records):
+        return None
+    for name, rows in records.validation.items():
+        words, units, blanks = series(rows, "wer"), series(rows, "uer"), _blanks(rows)
+        losses = series(records.training, "loss")
+        if len(words.values) <= _FLAT or len(losses.values) < 4 or len(units.values) != len(words.values):
+            continue
+        talks = ~(blanks.beside(words.updates) >= _ALL)
+        start = since((words.values > _WORDS_WRONG) & talks)
+        if start is None or len(words.values) - start <= _FLAT:
+            continue
+        begin, end = int(words.updates[start]), int(words.updates[-1])
+        flat = float(words.values[start:].max() - words.values[start:].min())
+        before, now = losses.at(begin), losses.at(end)
+        long_enough = end - begin >= 0.25 * _length(records)
+        if not long_enough or not now < (1 - _FALLS) * before or flat > max(_STEADY, 100 - _WORDS_WRONG):
+            continue
+        units_right = units.values[-1] < _WRONG
+        return Finding(
+            "wer-flat",
+            "warning",
+            "The word error rate does not move although the loss falls.",
+            (
+                f"The word error rate of {name} is {words.values[start]:.0f} % at update {begin:,} and "
+                f"{words.values[-1]:.0f} % at update {end:,}.",
+                f"The training loss fell from {before:.3f} to {now:.3f}, and the unit error rate from "
+                f"{units.values[start]:.0f} % to {units.values[-1]:.0f} %.",
+            ),
+            "Units are mostly right, so words are put together wrongly: labels need | between words, and "
+            "criterion.post_process must be letter for them."
+            if units_right
+            else "Look at hypotheses next to references. If they are unlike, labels do not belong to their audio; if "
+            "they are close, train longer.",
+            begin,
+            end,
+            metric="wer",
+            split=name,
+        )
+    return None

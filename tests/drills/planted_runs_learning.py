@@ -1,0 +1,106 @@
+"""Planted faults of what a model learns; see planted_runs.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tests.drills.planted_runs import Fault, Scene
+from tests.planted import RATE, Utterance
+
+FEW_MASKS = '''
+"""A stand-in for a fault in masking: a quarter of the spans are drawn."""
+import fairseq.masks.spans as spans
+
+draw = spans.draw_span_count
+spans.draw_span_count = lambda size, cfg, rng: max(1, draw(size, cfg, rng) // 4)
+'''
+
+
+def pretrained(scene: Scene, updates: int, *overrides: str) -> Path:
+    """Pre-train on healthy speech."""
+    return scene.train(scene.pretraining(scene.healthy_corpus(), updates, *overrides))
+
+
+def of_waves(scene: Scene, train: Sequence[np.ndarray], valid: Sequence[np.ndarray]) -> Path:
+    return scene.corpus([Utterance(wave, "A") for wave in train], [Utterance(wave, "A") for wave in valid])
+
+
+def silence(scene: Scene) -> Path:
+    waves = [np.zeros(3 * RATE)] * 60
+    return scene.train(scene.pretraining(of_waves(scene, waves, waves[:6]), 120))
+
+
+def duplicates(scene: Scene) -> Path:
+    """Every file of training and validation is the same one."""
+    wave = scene.speech(1)[0].wave
+    return scene.train(scene.pretraining(of_waves(scene, [wave] * 60, [wave] * 6), 300, "optimization.lr=[0.003]"))
+
+
+def overfit(scene: Scene) -> Path:
+    data = scene.corpus(scene.speech(6), scene.speech(12, skip=120))
+    return scene.train(scene.pretraining(data, 400, "optimization.lr=[0.003]", "model.encoder_embed_dim=128"))
+
+
+def other_level(scene: Scene) -> Path:
+    """Validation is 40 dB quieter than training, and audio is not normalised."""
+    quiet = [Utterance(0.01 * one.wave, one.text) for one in scene.speech(12, skip=120)]
+    return scene.train(scene.pretraining(scene.corpus(scene.speech(120), quiet), 150, "task.normalize=false"))
+
+
+def few_masks(scene: Scene) -> Path:
+    folder = scene.folder / "few_masks"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(FEW_MASKS)
+    return pretrained(scene, 40, f"common.user_dir={folder}")
+
+
+def little_audio(scene: Scene) -> Path:
+    """One second of audio per update, at a rate for much more."""
+    return pretrained(scene, 200, "dataset.max_tokens=16000", "task.max_sample_size=16000", "optimization.lr=[0.01]")
+
+
+def slow_ctc(scene: Scene) -> Path:
+    """Fine-tuning at a rate that changes nothing."""
+    data = scene.healthy_corpus()
+    scene.train(scene.pretraining(data, 20, f"checkpoint.save_dir={scene.folder / 'pretrained'}"))
+    checkpoint = scene.folder / "pretrained/checkpoint_last.pt"
+    return scene.train(scene.fine_tuning(data, checkpoint, 60, "optimization.lr=[1e-7]"))
+
+
+FAULTS: list[Fault] = [
+    Fault("healthy", "", 0, lambda s: pretrained(s, 200)),
+    Fault("one second per update", "plateau", 199, little_audio, ("codebook-collapse",)),
+    Fault("fine-tuning at a rate near 0", "blanks-only", 60, slow_ctc),
+    Fault(
+        "diversity weight 0", "codebook-collapse", 200, lambda s: pretrained(s, 200, "criterion.loss_weights=[0,10]")
+    ),
+    Fault(
+        "huge learning rate",
+        "codebook-collapse",
+        200,
+        lambda s: pretrained(s, 200, "optimization.lr=[0.1]"),
+        ("plateau",),
+    ),
+    Fault("learning rate near 0", "plateau", 199, lambda s: pretrained(s, 100, "optimization.lr=[1e-7]")),
+    Fault("silence", "codebook-collapse", 100, silence),
+    Fault("duplicated files", "accuracy-near-1", 200, duplicates),
+    Fault("feature_grad_mult 0", "frozen", 100, lambda s: pretrained(s, 100, "model.feature_grad_mult=0")),
+    Fault(
+        "temperature at its floor at once",
+        "temperature-too-fast",
+        100,
+        lambda s: pretrained(s, 100, "model.latent_temp=[2.0,0.5,0.9]"),
+    ),
+    Fault("a quarter of the masks", "masked-share", 40, few_masks),
+    Fault("six files", "overfit", 250, overfit),
+    Fault("validation at another level", "validation-unlike-training", 150, other_level),
+    Fault(
+        "schedule ends before the run",
+        "learning-rate-over",
+        100,
+        lambda s: pretrained(s, 120, "lr_scheduler.total_num_update=60"),
+    ),
+]
