@@ -34,7 +34,7 @@ WORK = """for _ in range(count):
             np.sort(np.random.default_rng(1).random(120_000))"""
 OVERFLOW = "loss = loss * (float('inf') if count > 60 and count % 10 == 5 else 1.0)"
 STREAK = "loss = loss * (float('nan') if 100 < count <= 108 else 1.0)"
-LEAK = "kept.append(np.ones(1 << 19))  # 4 MB"
+LEAK = "kept.append(np.ones(1 << 19)), time.sleep(0.3)  # 4 MB; host_gb is measured every 10 s"
 SLOW_RANK = "time.sleep(0.3 if torch.distributed.get_rank() == 1 else 0.0)"
 FP16_ON_CPU = "from fairseq.device.base import Device\n\nDevice.has_fp16 = True"
 SLOW_DISK = '''

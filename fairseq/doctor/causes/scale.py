@@ -109,9 +109,10 @@ def _not_a_number(rows: Rows) -> Finding | None:
 
 def _places(rows: Rows, name: str) -> np.ndarray:
     """Return the indices of the latest rows whose number of this name is nan or inf, not missing."""
-    values = rows.values(name)
+    values, held = rows.values(name), rows.rows
     bad = np.flatnonzero(~np.isfinite(values))[-RECENT:]
-    said = [i for i in bad.tolist() if np.isinf(values[i]) or _says_nan(rows.rows[i].get(name))]
+    first = len(values) - len(held)  # of a live run, only the newest rows are held
+    said = [i for i in bad.tolist() if np.isinf(values[i]) or (i >= first and _says_nan(held[i - first].get(name)))]
     return np.asarray(said, dtype=np.int64)
 
 
