@@ -113,7 +113,7 @@ class Run:
         self.saves = Saves(trainer, self.epoch_itr)
         self.has_trained = False
         self.epochs_behind = 0  # 1 during the validation of an epoch's end that a resumed run catches up on
-        self.waiting, self.interval_start = 0.0, time.perf_counter()
+        self.waiting, self.interval_start, self.cpu_start = 0.0, time.perf_counter(), time.process_time()
         self.load_hint = LoadHint(
             trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers
         )
@@ -275,8 +275,10 @@ class Run:
             return
         with metrics.aggregate(INTERVAL):
             elapsed = time.perf_counter() - self.interval_start
+            worked = time.process_time() - self.cpu_start
             metrics.log_scalar("data_wait", 100 * self.waiting / elapsed, weight=elapsed, priority=810, round=1)
-            self.interval_start, self.waiting = time.perf_counter(), 0.0
+            metrics.log_scalar("host_cpu", 100 * worked / elapsed, weight=elapsed, priority=811, round=1)
+            self.interval_start, self.waiting, self.cpu_start = time.perf_counter(), 0.0, time.process_time()
             self.trainer.flush_statistics()
             self.between_ranks.report_slowest()
             self.between_ranks.compare(compare)

@@ -47,7 +47,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 240.0  # time limit of one process, even on a busy machine
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # values that differ between any two runs
-CLOCK = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "eta", "slowest_rank", "rank_wait"}
+CLOCK = {
+    "wps",
+    "ups",
+    "audio_s_per_s",
+    "train_wall",
+    "wall",
+    "data_wait",
+    "host_cpu",
+    "eta",
+    "slowest_rank",
+    "rank_wait",
+}
 KILLS = 3  # per run, at most
 WRITING = 0.05  # seconds, at most, from the appearance of a temporary file to the kill
 
