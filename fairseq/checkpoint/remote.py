@@ -22,11 +22,13 @@ from fairseq.checkpoint.store_index import UNKNOWN, Entry, Index
 from fairseq.checkpoint.transfer import Digest
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import progress
+from fairseq.logging import run_files
 
 logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in its log lines
 
 STAGING = "checkpoints"  # the default of checkpoint.save_dir; the store's name follows
-METRICS = "metrics.jsonl"
+# files of the run's records, which a run that resumes on another machine continues
+RECORDS = ("metrics.jsonl", *run_files.NAMES)
 START_PATIENCE = 90.0  # seconds for which an unreachable store is tried before training
 EVERY = 5.0  # seconds between two signs of life to the watchdog
 LONGEST = 3600.0  # seconds of an upload after which the watchdog may end the run
@@ -204,7 +206,7 @@ class Mirror:
                 "checkpoint.save_dir for it"
             )
         self._index = self._index._replace(writer=self._token)
-        self._send_metrics(patience)  # before the checkpoint: a run that resumes drops rows after it
+        self._send_records(patience)  # before the checkpoint: a run that resumes drops rows after it
         # the newest save first, in its own order: the checkpoint to resume from comes before copies of it
         newest = max(self._waiting.values())
         for name in sorted(self._waiting, key=lambda name: self._waiting[name] != newest):
@@ -251,15 +253,19 @@ class Mirror:
         self._known[name] = (_signature(path), files)
         return files
 
-    def _send_metrics(self, patience: float) -> None:
-        """Upload metrics.jsonl, which a run that resumes on another machine continues."""
-        path = self._at(METRICS)
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                text = file.read()  # training may add rows meanwhile
-            url = self._url(METRICS)
-            fs, target = stores.opened(url)
-            stores.retried(lambda: fs.pipe_file(target, text), url, patience, beat)
+    def _send_records(self, patience: float) -> None:
+        """Upload metrics.jsonl and the files next to it."""
+        for name in RECORDS:
+            path = self._at(name)
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    text = file.read()  # training may add rows meanwhile
+                self._send_text(name, text, patience)
+
+    def _send_text(self, name: str, text: bytes, patience: float) -> None:
+        url = self._url(name)
+        fs, target = stores.opened(url)
+        stores.retried(lambda: fs.pipe_file(target, text), url, patience, beat)
 
     def _remove_outdated(self, patience: float) -> None:
         """Apply the keep_* settings to the store, and remove what killed uploads left there."""
@@ -302,7 +308,7 @@ class Mirror:
                 break
             if self._bring(name, there[name], keeps_damaged=name in last):
                 logger.info(f"downloaded {self._url(name)} to {self._at(name)}")
-                self._bring_metrics()
+                self._bring_records()
                 self._remove_older(there)
                 break
         asked = self.cfg.restore_file
@@ -326,13 +332,14 @@ class Mirror:
                 atomic.remove(path)
         return reason is None
 
-    def _bring_metrics(self) -> None:
-        try:
-            transfer.receive(self._url(METRICS), self._at(METRICS), None, None, beat)
-        except stores.MissingObject:
-            pass
-        except OSError as error:
-            logger.warning(f"metrics.jsonl of the run so far is missing: {error}")
+    def _bring_records(self) -> None:
+        for name in RECORDS:
+            try:
+                transfer.receive(self._url(name), self._at(name), None, None, beat)
+            except stores.MissingObject:
+                pass
+            except OSError as error:
+                logger.warning(f"{name} of the run so far is missing: {error}")
 
     def _remove_older(self, there: dict[str, Entry]) -> None:
         """Remove local checkpoints that the store has in a newer version: this machine trained earlier."""

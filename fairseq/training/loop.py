@@ -35,6 +35,7 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.training.between_ranks import BetweenRanks
 from fairseq.training.description import describe, describe_updates
 from fairseq.training.host_load import LoadHint
+from fairseq.training.records import Recorder
 from fairseq.training.saves import Saves
 from fairseq.training.sets import Sets
 from fairseq.training.stopping import StopWish
@@ -105,7 +106,9 @@ class Run:
         self.console = Console(
             self.cfg.common, self.cfg.optimization.max_update, is_shown=trainer.is_data_parallel_master
         )
-        self.sinks = open_sinks(self.console, self._start() if trainer.is_data_parallel_master else None)
+        start = self._start() if trainer.is_data_parallel_master else None
+        self.recorder = Recorder(trainer, start)
+        self.sinks = open_sinks(self.console, start)
         self.saves = Saves(trainer, self.epoch_itr)
         self.has_trained = False
         self.epochs_behind = 0  # 1 during the validation of an epoch's end that a resumed run catches up on
@@ -114,6 +117,7 @@ class Run:
             trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers
         )
         self.sets = Sets(trainer, self.epoch_itr)
+        self.recorder.begin(self.sets)
         interval = self.cfg.distributed_training.compare_ranks_interval
         self.between_ranks = BetweenRanks(trainer, interval)
 

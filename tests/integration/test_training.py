@@ -97,6 +97,23 @@ def test_a_run_leaves_what_fairseq_users_expect(finished: Finished) -> None:
     assert "1.6 hours" in output and "no checkpoint" in output.lower()
 
 
+def test_a_run_records_what_it_started_with(finished: Finished) -> None:
+    (line,) = lines_of(finished.workplace, "run.jsonl")
+    assert line["num_updates"] == 0 and line["time"].endswith("+00:00")
+    assert line["config"]["model"]["final_dim"] == 16 and line["config"]["optimization"]["lr"] == [0.001]
+    assert line["config"] == load(finished.workplace.folder / "run/checkpoint_last.pt")["cfg"]
+    environment = line["environment"]
+    assert environment["device"] == "cpu" and environment["processes"] == 1 and environment["cores"] >= 1
+    assert environment["versions"]["torch"] == torch.__version__ and environment["processor"]
+    train, valid = line["data"]["train"], line["data"]["valid"]
+    assert (train["utterances"], valid["utterances"]) == (24, 5) and train["source"].endswith("train.tsv")
+    assert 0.005 < train["hours"] < 0.015 and train["updates"] > 1
+
+
+def lines_of(workplace: Workplace, name: str, save_dir: str = "run") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workplace.folder / save_dir / name).read_text().splitlines()]
+
+
 def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> None:
     """Over several epochs: SIGKILL in the middle of one, and in a later one."""
     overrides = [
@@ -116,6 +133,8 @@ def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> Non
     assert ema[0].keys() == ema[1].keys() and all(torch.equal(ema[0][name], ema[1][name]) for name in ema[0])
     updates = [row["num_updates"] for row in workplace.rows()]
     assert updates == list(range(2, 21, 2)), "metrics.jsonl goes on where the checkpoint stands"
+    starts = [line["num_updates"] for line in lines_of(workplace, "run.jsonl")]
+    assert starts[0] == 0 and 4 <= starts[1] < starts[2] and starts == sorted(starts)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])

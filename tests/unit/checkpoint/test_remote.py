@@ -24,6 +24,7 @@ from fairseq.training.saves import Saves
 from tests.unit.checkpoint.test_run import SmallTrainer, config, strategy_of, tensors_of, unbroken
 
 STORE = "memory://runs/one"
+RECORDS = {"metrics.jsonl", "run.jsonl"}  # of a run's records, which continue on another machine
 
 
 class Away:
@@ -74,6 +75,7 @@ def advance(trainer: SmallTrainer, saves: Saves, val_loss: float | None = None, 
     (folder / "metrics.jsonl").write_text(
         json.dumps({"split": "train", "num_updates": trainer.get_num_updates()}) + "\n"
     )
+    (folder / "run.jsonl").write_text('{"num_updates": 0}\n')
     saves.save(val_loss)
 
 
@@ -99,18 +101,19 @@ def test_a_run_continues_on_an_empty_machine(
         advance(trainer, saves, val_loss)
     assert saves.at_the_end() == 0
     kept = {"checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_1_2.pt", "checkpoint_1_3.pt"}
-    assert names(memory) == {*kept, "metrics.jsonl", store_index.NAME}
-    assert {path.name for path in (tmp_path / "here").iterdir()} == {*kept, "metrics.jsonl"}
+    assert names(memory) == {*kept, *RECORDS, store_index.NAME}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {*kept, *RECORDS}
     assert [updates_in_store(f"checkpoint_{name}.pt") for name in ("last", "best", "1_2")] == [3, 1, 2]
 
     trainer, saves = begin(tmp_path / "elsewhere", **keep)
     assert trainer.get_num_updates() == 3 and trainer.run_record.best == 1.0
     assert all(torch.equal(*pair) for pair in zip(tensors_of(trainer.state.collect()), unbroken(3), strict=True))
     assert json.loads((tmp_path / "elsewhere" / "metrics.jsonl").read_text())["num_updates"] == 3
+    assert (tmp_path / "elsewhere" / "run.jsonl").read_text() == '{"num_updates": 0}\n'
     advance(trainer, saves, 0.5)
     saves.finish()
     # retention in the store counts checkpoints that this machine never had
-    assert names(memory) == {*(kept - {"checkpoint_1_2.pt"}), "checkpoint_1_4.pt", "metrics.jsonl", store_index.NAME}
+    assert names(memory) == {*(kept - {"checkpoint_1_2.pt"}), "checkpoint_1_4.pt", *RECORDS, store_index.NAME}
     assert updates_in_store("checkpoint_best.pt") == 4
 
     # back on the first machine, whose files are older

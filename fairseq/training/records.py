@@ -1,0 +1,93 @@
+"""What a run records besides its metrics: its start, the use of its codebook, and what it recognises."""
+
+from __future__ import annotations
+
+import math
+import platform
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import torch
+
+from fairseq.data.iterators import EpochBatchIterator
+from fairseq.dataclass.utils import config_to_container
+from fairseq.device.base import available_cores, processor_name
+from fairseq.logging.metrics_file import Json
+from fairseq.logging.run_files import RUN, RunFiles
+from fairseq.logging.sinks import Start
+from fairseq.tasks.task import Task
+from fairseq.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from fairseq.training.sets import Sets
+
+PACKAGES = ("fairseq-hpu", "torch", "numpy", "hydra-core", "omegaconf", "soundfile")
+
+
+def environment(trainer: Trainer) -> dict[str, Json]:
+    """Describe hardware, processes and versions, as plain values."""
+    return {
+        "processor": processor_name(),
+        "cores": available_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": trainer.device.type,
+        "devices": trainer.device.describe(),
+        "processes": trainer.data_parallel_world_size,
+        "threads": torch.get_num_threads(),
+        "workers": trainer.cfg.dataset.num_workers,
+        "strategy": trainer.strategy.name,
+        "precision": trainer.precision.name(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def data_summary(task: Task, split: str, batches: EpochBatchIterator) -> dict[str, Json]:
+    """Count a set's utterances, and the audio and batches of one of its epochs.
+
+    Args:
+        batches: the set's iterator, whose batches are planned already.
+    """
+    epoch = batches.epoch if batches.options.evaluation else batches.next_epoch_idx
+    return {
+        "source": task.split_source(split),
+        "utterances": len(batches.dataset),
+        "hours": round(batches.total_samples(epoch) / task.sample_rate / 3600, 5),
+        "updates": math.ceil(len(batches.batches(epoch)) / batches.update_size(epoch)),
+    }
+
+
+class Recorder:
+    """Write the files of `fairseq.logging.run_files`; only the first process of a run has files.
+
+    Args:
+        start: None: not the first process.
+    """
+
+    def __init__(self, trainer: Trainer, start: Start | None) -> None:
+        self._trainer = trainer
+        self._files: RunFiles | None = None
+        if start is not None:
+            self._files = RunFiles(start.save_dir, start.update, start.continues, start.again)
+
+    def begin(self, sets: Sets) -> None:
+        """Record config, environment and data of the run that starts or resumes here."""
+        if self._files is None:
+            return
+        trainer = self._trainer
+        data = {sets.train_subset: sets.training, **sets.validation}
+        line = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "num_updates": trainer.get_num_updates(),
+            "config": config_to_container(trainer.cfg),
+            "environment": environment(trainer),
+            "data": {split: data_summary(trainer.task, split, batches) for split, batches in data.items()},
+        }
+        self._files.append(RUN, line)
