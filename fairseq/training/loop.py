@@ -32,6 +32,7 @@ from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Start, open_sinks
 from fairseq.models.wav2vec import codebook_use
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.training import shares
 from fairseq.training.between_ranks import BetweenRanks
 from fairseq.training.description import describe, describe_updates
 from fairseq.training.host_load import LoadHint
@@ -113,6 +114,7 @@ class Run:
         self.has_trained = False
         self.epochs_behind = 0  # 1 during the validation of an epoch's end that a resumed run catches up on
         self.waiting, self.interval_start = 0.0, time.perf_counter()
+        progress.of_this_process().spent()  # what came before does not count
         self.load_hint = LoadHint(
             trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers
         )
@@ -274,6 +276,7 @@ class Run:
         with metrics.aggregate(INTERVAL):
             elapsed = time.perf_counter() - self.interval_start
             metrics.log_scalar("data_wait", 100 * self.waiting / elapsed, weight=elapsed, priority=810, round=1)
+            shares.log_times(elapsed)
             self.interval_start, self.waiting = time.perf_counter(), 0.0
             self.trainer.flush_statistics()
             self.between_ranks.report_slowest()
@@ -377,7 +380,8 @@ class Run:
         Raises:
             ValueError: the criterion does not log that metric.
         """
-        results = [self._validate_subset(subset) for subset in self.sets.validation]
+        with progress.within("validation"):
+            results = [self._validate_subset(subset) for subset in self.sets.validation]
         name = self.cfg.checkpoint.best_checkpoint_metric
         if name not in results[0]:
             raise ValueError(

@@ -91,8 +91,22 @@ def test_a_run_leaves_what_fairseq_users_expect(finished: Finished) -> None:
         "wall",
         "audio_s_per_s",
         "data_wait",
+        "time_forward",
+        "time_backward",
+        "time_exchange",
+        "time_optimizer",
+        "time_validate",
+        "time_save",
+        "padding",
+        "masked_share",
+        "host_gb",
     }
-    assert wanted <= workplace.rows()[0].keys()
+    rows = workplace.rows()
+    assert wanted <= rows[0].keys() and "time_" not in output
+    shares = [sum(value for name, value in row.items() if name.startswith("time_")) for row in rows]
+    assert all(0 < share <= 100.5 for share in shares) and rows[0]["time_backward"] > 0
+    assert any(row["time_save"] > 0 for row in rows)  # an interval's row has the saves since the last row
+    assert all(row["padding"] == 0 and 30 < row["masked_share"] < 65 and row["host_gb"] > 0.05 for row in rows)
     assert workplace.rows("valid")[-1]["num_updates"] == 12
     assert "1.6 hours" in output and "no checkpoint" in output.lower()
 
