@@ -286,6 +286,11 @@ class Run:
         row = {**stats, "wall": round(self.trainer.cumulative_training_time())}
         self.sinks.write(split, self.trainer.get_num_updates(), self.epoch_itr.epoch - self.epochs_behind, row)
 
+    def _write_epoch(self) -> None:
+        # first the codes, so that a sink finds them when it gets the row
+        self.recorder.codes(EPOCH, self.epoch_itr.epoch - self.epochs_behind, metrics.get_meters(EPOCH))
+        self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
+
     def _following(self, steps: Steps, prefix: str | None = None) -> AbstractContextManager[BaseProgressBar]:
         """Show the progress through an epoch's updates or a validation's batches."""
         epoch = self.epoch_itr.epoch - self.epochs_behind
@@ -309,7 +314,7 @@ class Run:
             # on all processes, before anything that could fail on one of them
             self._flush(hold=not (save or validate or end_of_epoch), compare=True)
         if finished or end_of_epoch:
-            self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
+            self._write_epoch()
         if end_of_epoch:
             metrics.reset_meters(EPOCH)
         self.saves.is_settled = True
@@ -324,7 +329,7 @@ class Run:
             self.cfg.checkpoint, self.trainer, val_loss
         )
         if out_of_patience and not (finished or end_of_epoch):
-            self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
+            self._write_epoch()
         if end_of_epoch:
             self.trainer.lr_step(self.epoch_itr.epoch, val_loss)
         if save or out_of_patience:
@@ -402,5 +407,6 @@ class Run:
                     )
                 self.task.reduce_metrics([sums], self.trainer.criterion)
             stats = aggregator.get_smoothed_values()
+            self.recorder.codes(subset, self.epoch_itr.epoch - self.epochs_behind, aggregator)
             self._write(subset, stats)
         return stats

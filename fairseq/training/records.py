@@ -6,17 +6,21 @@ import math
 import platform
 from datetime import datetime, timezone
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fairseq.criterions.wav2vec_criterion import CODE_COUNTS
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.utils import config_to_container
 from fairseq.device.base import available_cores, processor_name
+from fairseq.logging.meters import MetersDict, SumMeter
 from fairseq.logging.metrics_file import Json
-from fairseq.logging.run_files import RUN, RunFiles
+from fairseq.logging.run_files import CODES, RUN, RunFiles
 from fairseq.logging.sinks import Start
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.tasks.task import Task
+from fairseq.training import codes
 from fairseq.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -74,6 +78,7 @@ class Recorder:
     def __init__(self, trainer: Trainer, start: Start | None) -> None:
         self._trainer = trainer
         self._files: RunFiles | None = None
+        self._last_codes: dict[str, dict[str, Any] | None] = {}  # by split; see `codes.use`
         if start is not None:
             self._files = RunFiles(start.save_dir, start.update, start.continues, start.again)
 
@@ -91,3 +96,22 @@ class Recorder:
             "data": {split: data_summary(trainer.task, split, batches) for split, batches in data.items()},
         }
         self._files.append(RUN, line)
+
+    def codes(self, split: str, epoch: int, meters: MetersDict | None) -> None:
+        """Record how often each codeword was used, if the model has a codebook.
+
+        Args:
+            meters: of the epoch or the validation.
+        """
+        model, meter = self._trainer.unwrapped_model, (meters or {}).get(CODE_COUNTS)
+        if self._files is None or not isinstance(model, Wav2Vec2Model) or not isinstance(meter, SumMeter):
+            return
+        quantizer = model.quantizer or model.input_quantizer
+        if quantizer is None or not torch.is_tensor(meter.sum):
+            return
+        if split not in self._last_codes:
+            self._last_codes[split] = self._files.last(CODES, split)
+        used = codes.use(codes.by_group(meter.sum.tolist(), quantizer.groups), self._last_codes[split])
+        line = {"num_updates": self._trainer.get_num_updates(), "epoch": epoch, "split": split, **used}
+        self._files.append(CODES, line)
+        self._last_codes[split] = line

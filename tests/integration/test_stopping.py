@@ -158,6 +158,8 @@ def test_rows_of_a_run_that_was_interrupted_equal_an_unbroken_ones(workplace: Wo
         workplace.variables = {}
         workplace.run(*settings, f"checkpoint.save_dir={name}")
         assert comparable(workplace.rows("train", name)) == wanted, stop_at
+        codes = [(workplace.folder / folder / "codes.jsonl").read_text() for folder in (name, "unbroken")]
+        assert codes[0] == codes[1] and codes[0].count("train") == len(wanted)
         assert comparable(workplace.rows("train_inner", name)) == comparable(
             workplace.rows("train_inner", "unbroken")
         ), stop_at

@@ -124,6 +124,24 @@ def test_a_run_records_what_it_started_with(finished: Finished) -> None:
     assert 0.005 < train["hours"] < 0.015 and train["updates"] > 1
 
 
+def test_the_use_of_the_codebook_is_counted(finished: Finished) -> None:
+    codes, rows = lines_of(finished.workplace, "codes.jsonl"), {}
+    for split in ("train", "valid"):
+        rows[split] = finished.workplace.rows(split)
+        lines = [line for line in codes if line["split"] == split]
+        places = [(line["num_updates"], line["epoch"]) for line in lines]
+        assert places == [(row["num_updates"], row["epoch"]) for row in rows[split]] and len(lines) > 1
+        assert lines[0]["changed"] is None and all(0 <= line["changed"] <= 1 for line in lines[1:])
+        for line in lines:
+            first, second = line["counts"]
+            assert sum(first) == sum(second) > 0 and len(first) == len(second) == 8
+            assert line["dead"] == [group.count(0) for group in line["counts"]]
+    # of the whole validation set at once; the row has the mean over its batches, which are smaller
+    last = codes[-1]
+    assert last["split"] == "valid" and last["num_updates"] == 12
+    assert sum(last["perplexity"]) == pytest.approx(rows["valid"][-1]["code_perplexity"], rel=0.3)
+
+
 def lines_of(workplace: Workplace, name: str, save_dir: str = "run") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workplace.folder / save_dir / name).read_text().splitlines()]
 
@@ -149,6 +167,11 @@ def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> Non
     assert updates == list(range(2, 21, 2)), "metrics.jsonl goes on where the checkpoint stands"
     starts = [line["num_updates"] for line in lines_of(workplace, "run.jsonl")]
     assert starts[0] == 0 and 4 <= starts[1] < starts[2] and starts == sorted(starts)
+    codes = lines_of(workplace, "codes.jsonl")
+    assert codes == lines_of(workplace, "codes.jsonl", "unbroken") and {line["split"] for line in codes} == {
+        "train",
+        "valid",
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
