@@ -399,6 +399,7 @@ class Run:
         logger.info('validation on "%s" after update %d', subset, self.trainer.get_num_updates())
         batches = self.sets.validation[subset].next_epoch_itr(shuffle=False)
         steps = self.cfg.dataset.max_valid_steps
+        self.recorder.watch(subset)
         with self._following(batches, prefix=f"valid on '{subset}' subset") as progress:
             with metrics.aggregate(new_root=True) as aggregator:
                 with self.sets.reading(subset) as quarantine:
@@ -408,5 +409,6 @@ class Run:
                 self.task.reduce_metrics([sums], self.trainer.criterion)
             stats = aggregator.get_smoothed_values()
             self.recorder.codes(subset, self.epoch_itr.epoch - self.epochs_behind, aggregator)
+            self.recorder.hypotheses(subset)
             self._write(subset, stats)
         return stats
