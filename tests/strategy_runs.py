@@ -97,6 +97,8 @@ def losses(trainer: Trainer, batches: EpochBatchIterator, updates: int) -> list[
             trainer.train_step(samples)
             sums = trainer.statistics.fetch().logged
             found.append(sums["loss"] / sums["sample_size"])
+            if "code_counts" in sums:  # activation checkpointing computes some parts twice, but counts once
+                assert sum(sums["code_counts"]) == 2 * sums["sample_size"]
             if len(found) == updates:
                 return found
 

@@ -22,7 +22,7 @@ from fairseq.checkpoint.store_index import UNKNOWN, Entry, Index
 from fairseq.checkpoint.transfer import Digest
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import progress
-from fairseq.logging.metrics_file import RECORDS
+from fairseq.logging.run_files import RECORDS
 
 logger = logging.getLogger("fairseq.checkpoint_utils")  # fairseq: the name in its log lines
 

@@ -161,7 +161,7 @@ class CtcCriterion(FairseqCriterion):
                     log.update(per_corpus.sums(device.send(corpora), of_rows))
                 if not module.training:
                     arguments = (path, sample["target"], input_lengths, target_lengths, weights, corpora)
-                    log.update(self.scorer.score(*arguments))
+                    log.update(self.scorer.score(*arguments, ids=sample.get("id")))
         return loss, sample_size, log
 
     def _input_lengths(self, sample: Mapping[str, Any], net_output: Mapping[str, Any], log_probs: Tensor) -> Tensor:

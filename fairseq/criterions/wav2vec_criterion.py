@@ -21,6 +21,9 @@ from fairseq.dataclass.crossing import loss_weights_problem
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
 
+# the sum of a scope: how often each codeword was the most likely one, int64, G*V; rows do not have it
+CODE_COUNTS = "_code_counts"
+
 
 @dataclass
 class Wav2VecCriterionConfig(FairseqDataclass):
@@ -56,7 +59,8 @@ class ContrastiveModel(Protocol):
 class Wav2vecCriterion(FairseqCriterion):
     """Loss of predicting masked frames, in nats, summed over masked frames with weight above 0.
 
-    Logged values are 0-dim tensors on the device, which can be summed over forward passes and processes.
+    Logged values are 0-dim tensors on the device, and a vector of code counts, which can be summed over forward passes
+    and processes.
     """
 
     def __init__(
@@ -147,6 +151,8 @@ class Wav2vecCriterion(FairseqCriterion):
             if key in net_output:
                 value = net_output[key]
                 logged[key] = (value.detach().float() if isinstance(value, Tensor) else float(value)) * nonempty
+        if "code_counts" in net_output:
+            logged["code_counts"] = net_output["code_counts"].detach().float().flatten()
         if len(losses) > 1:
             logged.update({f"loss_{number}": part.detach() for number, part in enumerate(losses)})
         if self.infonce:
@@ -175,7 +181,12 @@ class Wav2vecCriterion(FairseqCriterion):
             key: sum(utils.item(log.get(key, 0)) for log in logging_outputs)
             for log in logging_outputs[:1]
             for key in log
+            if key != "code_counts"
         }
+        for log in logging_outputs:
+            if "code_counts" in log:
+                counts = torch.as_tensor(log["code_counts"], dtype=torch.float64, device="cpu")
+                metrics.log_scalar_sum(CODE_COUNTS, counts.round().long())
         sample_size = total.get("sample_size", 0)
         for key, value in total.items():
             if key.startswith("loss"):

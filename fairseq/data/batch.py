@@ -32,6 +32,8 @@ class _Planned(TypedDict):
     num_samples: int  # of these rows, without padding
     quarantined: list[Trouble]  # files that could not be decoded, or that need a remark
     few_masked: int  # rows that do not count because fewer than two of their frames are masked
+    num_masked: int  # masked frames of the rows that count
+    num_frames: int  # frames of these rows, without padding; 0 if no masks were drawn
     whole: list[bool]  # for each row, whether it holds the whole utterance
 
 

@@ -20,7 +20,7 @@ from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batch import Batch, NetInput
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, cut_batches
 from fairseq.data.options import BatchLimits
-from fairseq.masks.batch import Rows, draw_masks
+from fairseq.masks.batch import Drawn, Rows, draw_masks
 from fairseq.masks.settings import Masks
 
 _ORDER, _SAMPLE, _COLLATER = 1, 5, 6  # third numbers of keys
@@ -167,30 +167,29 @@ class PluggedInDataset:
             )
         ids = made.get("id", plan.indices)
         lengths = _row_lengths(made["net_input"], self.tokens[plan.indices])
-        net_input, few_masked = self._with_masks(made["net_input"], torch.as_tensor(ids).tolist(), lengths, plan)
+        drawn = self._drawn(made["net_input"], torch.as_tensor(ids).tolist(), lengths, plan)
         batch = {
             **made,
             "id": torch.as_tensor(ids),
-            "net_input": net_input,
+            "net_input": {**made["net_input"], **drawn.inputs},
             "micro": plan.micro,
             "num_valid": len(source),
             "num_samples": int(lengths.sum()),
             "quarantined": [],
-            "few_masked": few_masked,
+            "few_masked": drawn.few_masked,
+            "num_masked": drawn.num_masked,
+            "num_frames": drawn.num_frames,
             "whole": [True] * len(source),
         }
         return cast(Batch, batch)
 
-    def _with_masks(
-        self, net_input: NetInput, ids: list[int], lengths: np.ndarray, plan: BatchPlan
-    ) -> tuple[NetInput, int]:
-        """Add masks to raw audio, B x S, that has none; return the model's arguments and the rows with too few."""
+    def _drawn(self, net_input: NetInput, ids: list[int], lengths: np.ndarray, plan: BatchPlan) -> Drawn:
+        """Draw the masks of raw audio, B x S, that has none."""
         if net_input["source"].dim() != 2 or "mask_indices" in net_input:
-            return net_input, 0
+            return Drawn({})
         generators = [np.random.default_rng([self.seed, plan.epoch, key]) for key in ids]
         rows = Rows(net_input["source"].size(1), lengths, len(ids), generators, plan.epoch == EVALUATION_EPOCH)
-        drawn, few_masked = draw_masks(self.masks, rows)
-        return {**net_input, **drawn}, few_masked
+        return draw_masks(self.masks, rows)
 
 
 @contextlib.contextmanager

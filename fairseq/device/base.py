@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -328,6 +329,16 @@ def cpu_flags() -> frozenset[str]:
             return frozenset(next((line for line in file if line.startswith(("flags", "Features"))), "").split())
     except OSError:
         return frozenset()
+
+
+def processor_name() -> str:
+    """Return the processor's model on Linux; elsewhere its architecture."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            found = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        found = ""
+    return found or platform.processor() or platform.machine()
 
 
 def available_cores() -> int:

@@ -88,6 +88,10 @@ class LazyDevice(Device):
         self.mark_step()
         torch._lazy.wait_device_ops()
 
+    def counters(self) -> dict[str, float]:
+        counts = graph_counts.graph_counts()
+        return {"graphs": counts.compiled, "cpu_fallbacks": sum(counts.fallbacks.values())}
+
     def describe(self) -> str:
         return f"torch's lazy-tensor device on the CPU, {torch.get_num_threads()} threads"
 

@@ -12,7 +12,7 @@ import mmap
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +80,8 @@ class Progress:
         self._visits: Counter[tuple[str, Hashable]] = Counter()
         self._slowest: dict[str, float] = {}
         self._busy = 0.0
+        self._spent: dict[str, float] = {}
+        self._part: str | None = None
 
     def doing(self, phase: str, detail: str = "", kind: Hashable = None, waits: bool = False) -> None:
         """Begin a step, and complete the one before.
@@ -118,6 +120,23 @@ class Progress:
         busy, self._busy = self._busy, 0.0
         return busy
 
+    @contextlib.contextmanager
+    def within(self, part: str) -> Iterator[None]:
+        """Count the time of all steps inside for one part of the run, whatever their phases are; see `spent`."""
+        self._beat()
+        outer, self._part = self._part, part
+        try:
+            yield
+        finally:
+            self._beat()
+            self._part = outer
+
+    def spent(self) -> dict[str, float]:
+        """Return the seconds since the last call by phase, or by the part that a step was `within`."""
+        self._beat()
+        spent, self._spent = self._spent, {}
+        return spent
+
     def patience(self, timeout: float) -> Patience:
         """Return how long the current step may take.
 
@@ -147,6 +166,8 @@ class Progress:
         now = self._clock()
         took, self._since = now - self._since, now
         self.beats += 1
+        part = self._part or self.step.phase
+        self._spent[part] = self._spent.get(part, 0.0) + took
         if self.step.phase in _BUSY and not self.step.waits:
             self._busy += took
         return took
@@ -237,6 +258,11 @@ def start_over() -> Progress:
 def doing(phase: str, detail: str = "", kind: Hashable = None, waits: bool = False) -> None:
     """Begin a step of this process's main loop; see `Progress.doing`. Takes a few microseconds."""
     _loop.doing(phase, detail, kind, waits)
+
+
+def within(part: str) -> contextlib.AbstractContextManager[None]:
+    """Count the time of the main loop inside for one part of the run; see `Progress.within`."""
+    return _loop.within(part)
 
 
 def begin_update(update: int) -> None:

@@ -102,7 +102,7 @@ class AverageMeter(Meter):
 
 
 class SumMeter(Meter):
-    """Sum of the logged values."""
+    """Sum of the logged values: numbers, or vectors of one length, whose state is a list."""
 
     def __init__(self, round: Optional[int] = None) -> None:
         self.round = round
@@ -116,10 +116,12 @@ class SumMeter(Meter):
             self.sum = type_as(self.sum, val) + val
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sum": to_plain(self.sum), "round": self.round}
+        plain = to_plain(self.sum)
+        return {"sum": plain.tolist() if torch.is_tensor(plain) else plain, "round": self.round}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.sum = state_dict["sum"]
+        saved = state_dict["sum"]
+        self.sum = torch.tensor(saved) if isinstance(saved, list) else saved
         self.round = state_dict.get("round")
 
     @property

@@ -20,9 +20,6 @@ from fairseq.logging.meters import to_plain
 
 logger = logging.getLogger(__name__)
 
-# of a run, in checkpoint.save_dir; what each has: docs/doctor.md
-RECORDS = ("metrics.jsonl", "run.jsonl", "codes.jsonl", "hypotheses.jsonl", "findings.jsonl")
-
 Json = Union[None, bool, int, float, str, list["Json"], dict[str, "Json"]]
 
 

@@ -25,6 +25,15 @@ logger = logging.getLogger(__name__)
 INTERVAL = "train_inner"
 EPOCH = "train"
 
+# columns of rows that the console leaves out, so that its lines stay readable
+NOT_ON_CONSOLE = frozenset(
+    {
+        *("time_forward", "time_backward", "time_exchange", "time_optimizer", "time_validate", "time_save"),
+        *("padding", "masked_share", "blank_share"),
+        *("host_gb", "device_gb", "graphs", "cpu_fallbacks"),
+    }
+)
+
 
 class Sink(Protocol):
     """A destination of a run's metrics. Only the first process of a run has sinks, apart from its console.
@@ -191,7 +200,7 @@ class Console:
     def write(self, split: str, update: int, epoch: int, stats: Stats) -> None:
         bar = self._bars[-1]
         show = bar.log if split == INTERVAL else bar.print
-        show(stats, tag=split, step=update)
+        show({name: value for name, value in stats.items() if name not in NOT_ON_CONSOLE}, tag=split, step=update)
 
     def close(self) -> None:
         self._bars.clear()

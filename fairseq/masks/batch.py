@@ -36,14 +36,33 @@ class MaskInputs(TypedDict, total=False):
     negative_indices: Tensor  # int64, B x M x N: only in evaluation, if the settings ask for them
 
 
-def draw_masks(masks: Masks | None, rows: Rows) -> tuple[MaskInputs, int]:
-    """Draw the masks of a batch; also return how many rows have fewer than two masked frames and do not count."""
+class Drawn(NamedTuple):
+    """The masks of a batch, and counts over its rows that count."""
+
+    inputs: MaskInputs
+    few_masked: int = 0  # rows with fewer than two masked frames, which do not count
+    num_masked: int = 0  # masked frames
+    num_frames: int = 0  # frames without padding; 0 without masks
+
+
+def draw_masks(masks: Masks | None, rows: Rows) -> Drawn:
+    """Draw the masks of a batch."""
     if isinstance(masks, PretrainingMasks):
         inputs, weights = predicted_masks(masks, rows)
-        return inputs, rows.num_valid - int((weights.max(axis=1, initial=0) > 0).sum())
+        few_masked = rows.num_valid - int((weights.max(axis=1, initial=0) > 0).sum())
+        return Drawn(inputs, few_masked, *_counts(inputs, masks, rows))
     if masks is None or rows.evaluation:
-        return {}, 0
-    return hidden_masks(masks, rows), 0
+        return Drawn({})
+    inputs = hidden_masks(masks, rows)
+    return Drawn(inputs, 0, *_counts(inputs, masks, rows))
+
+
+def _counts(inputs: MaskInputs, masks: Masks, rows: Rows) -> tuple[int, int]:
+    """Count masked frames and frames of the rows that count; 0 and 0 if no frames are masked."""
+    if "mask_indices" not in inputs:
+        return 0, 0
+    frames = frames_for_samples(rows.lengths[: rows.num_valid], masks.conv_layers)
+    return int(inputs["mask_indices"][: rows.num_valid].numpy().sum()), int(frames.sum())
 
 
 def predicted_masks(masks: PretrainingMasks, rows: Rows) -> tuple[MaskInputs, np.ndarray]:

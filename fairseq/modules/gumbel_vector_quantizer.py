@@ -169,6 +169,7 @@ class GumbelVectorQuantizer(nn.Module):
             targets: codes, B x T x G, with `produce_targets`.
             prob_perplexity, code_perplexity: effective number of codewords by mean probability and by largest logit,
                 summed over groups; 0-dim.
+            code_counts: how often each codeword had the largest logit, G x V, fp32.
             num_vars: G * V. temp: the current temperature.
         """
         if not self.time_first:
@@ -179,7 +180,8 @@ class GumbelVectorQuantizer(nn.Module):
             result: dict[str, Any] = {"num_vars": self.num_vars * self.groups, "temp": self._temperature(logits)}
             with torch.no_grad():
                 most_likely = one_hot(logits.argmax(-1), logits)
-                result["code_perplexity"] = perplexity(most_likely, weights)
+                result["code_counts"] = totals(most_likely, weights)
+                result["code_perplexity"] = perplexity(most_likely, weights, result["code_counts"])
             result["prob_perplexity"] = perplexity(logits.softmax(-1), weights)
 
             picks, codes = self._pick(logits)
@@ -232,16 +234,24 @@ def one_hot(codes: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(like).scatter_(-1, codes.unsqueeze(-1), 1.0)
 
 
-def perplexity(shares: Tensor, weights: Tensor | None = None) -> Tensor:
+def totals(shares: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of the shares over all frames, G x V; see `perplexity`."""
+    if weights is None:
+        return shares.sum(dim=(0, 1))
+    return torch.einsum("bt,btgv->gv", weights.to(shares.dtype), shares)
+
+
+def perplexity(shares: Tensor, weights: Tensor | None = None, summed: Tensor | None = None) -> Tensor:
     """Exponential of the entropy of the mean shares over all frames, summed over groups; 0-dim.
 
     Args:
         shares: distribution over codewords, B x T x G x V.
         weights: weight of each frame, B x T; if all are 0, the result is finite but meaningless.
+        summed: their `totals`, if the caller has them.
     """
     if weights is None:
         mean = shares.mean(dim=(0, 1))
     else:
-        weights = weights.to(shares.dtype)
-        mean = torch.einsum("bt,btgv->gv", weights, shares) / weights.sum().clamp(min=1e-7)
+        summed = totals(shares, weights) if summed is None else summed
+        mean = summed / weights.to(shares.dtype).sum().clamp(min=1e-7)
     return torch.exp(-(mean * torch.log(mean + 1e-7)).sum(-1)).sum()

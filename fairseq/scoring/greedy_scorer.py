@@ -35,6 +35,8 @@ class GreedyScorer:
         self.num_symbols = num_symbols
         self.num_special = num_special
         self.examples: list[tuple[str, str]] = []  # the first (reference, hypothesis) pairs; see `take_examples`
+        self.watched: frozenset[int] = frozenset()  # utterances whose hypotheses are kept
+        self.seen: dict[int, tuple[str, str]] = {}  # of these: (reference, hypothesis); see `take_seen`
 
     def blanks(self, path: Tensor, input_lengths: Tensor, counts: Tensor) -> dict[str, Tensor]:
         """Count frames and blank frames, without a device synchronisation; all arguments are on the device.
@@ -55,6 +57,7 @@ class GreedyScorer:
         target_lengths: Tensor,
         counts: Tensor,
         corpora: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Count the errors of a batch; this waits for the device.
 
@@ -65,6 +68,7 @@ class GreedyScorer:
             target_lengths: units per row, B.
             counts: 1 for rows that count, else 0, B.
             corpora: B x K, on the host; see `Batch`. Adds the same counts for each corpus, K, named corpus_c_errors ...
+            ids: indices of the utterances, B, on the host; None: no hypotheses are kept.
         Returns:
             0-dim sums on the path's device: c_errors and c_total of units, w_errors and w_total of words; and `used`,
             1-dim: how often each symbol except the special ones was predicted.
@@ -76,6 +80,10 @@ class GreedyScorer:
         said = [labels[row, : units[row]] for row in counted]
         references, hypotheses = [self.words(row) for row in said], [self.words(row) for row in heard]
         self.examples.extend(list(zip(references, hypotheses, strict=True))[: EXAMPLES - len(self.examples)])
+        if ids is not None and self.watched:
+            keys = [int(key) for key in ids[counted].tolist()]
+            pairs = zip(references, hypotheses, strict=True)
+            self.seen.update((key, pair) for key, pair in zip(keys, pairs, strict=True) if key in self.watched)
         by_unit, by_word = unit_errors(said, heard), word_errors(references, hypotheses)
         numbers = {
             "c_errors": by_unit.errors,
@@ -122,6 +130,11 @@ class GreedyScorer:
         taken, self.examples = self.examples, []
         return taken
 
+    def take_seen(self) -> dict[int, tuple[str, str]]:
+        """Return the (reference, hypothesis) pairs of the watched utterances since the last call, by index."""
+        taken, self.seen = self.seen, {}
+        return taken
+
 
 def summed(logging_outputs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Sum logging outputs by name; values are numbers, 0-dim tensors, or vectors."""
@@ -140,6 +153,8 @@ def log_rates(total: Mapping[str, np.ndarray]) -> None:
             metrics.log_scalar(f"_{part}", float(total[part]))
             metrics.log_scalar(f"_{whole}", float(total[whole]))
             metrics.log_derived(name, Rate(f"_{part}", f"_{whole}"))
+    if "frames" in total:
+        metrics.log_derived("blank_share", Rate("_blanks", "_frames"))  # the name of `blanks` in fairseq.doctor
     if "used" in total and total["used"].size:
         metrics.log_scalar("symbols_used", 100 * float((total["used"] > 0).mean()), round=1)
 

@@ -312,7 +312,8 @@ class AudioFinetuningTask(AudioPretrainingTask):
         assert "target_weights" in sample and "input_lengths" in sample
         path = model.get_logits(model(**sample["net_input"])).argmax(dim=-1).t()
         lengths = sample["input_lengths"].clamp(1, path.size(1))
-        return self.scorer.score(path, sample["target"], lengths, sample["target_lengths"], sample["target_weights"])
+        target, units, weights = sample["target"], sample["target_lengths"], sample["target_weights"]
+        return self.scorer.score(path, target, lengths, units, weights, ids=sample["id"])
 
     @functools.cached_property
     def scorer(self) -> GreedyScorer:

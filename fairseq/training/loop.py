@@ -32,10 +32,12 @@ from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Start, open_sinks
 from fairseq.models.wav2vec import codebook_use
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.training import shares
 from fairseq.training.between_ranks import BetweenRanks
 from fairseq.training.description import describe, describe_updates
 from fairseq.training.doctor import open_doctor
 from fairseq.training.host_load import LoadHint
+from fairseq.training.records import Recorder
 from fairseq.training.saves import Saves
 from fairseq.training.sets import Sets
 from fairseq.training.stopping import StopWish
@@ -100,13 +102,14 @@ class Run:
         )
         progress.doing("starting", "reading the training set's manifest and the checkpoint")
         self.extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, trainer, source)
-        shares = self.task.corpus_shares(self.cfg.dataset.train_subset)
-        trainer.run_record.corpus_shares = {name: share.audio for name, share in shares}
+        corpora = self.task.corpus_shares(self.cfg.dataset.train_subset)
+        trainer.run_record.corpus_shares = {name: share.audio for name, share in corpora}
         self._continue_pretraining()
         self.console = Console(
             self.cfg.common, self.cfg.optimization.max_update, is_shown=trainer.is_data_parallel_master
         )
         start = self._start() if trainer.is_data_parallel_master else None
+        self.recorder = Recorder(trainer, start)
         self.sinks = open_sinks(self.console, start)
         if start is not None:
             open_doctor(trainer, start, self.sinks)
@@ -114,10 +117,12 @@ class Run:
         self.has_trained = False
         self.epochs_behind = 0  # 1 during the validation of an epoch's end that a resumed run catches up on
         self.waiting, self.interval_start, self.cpu_start = 0.0, time.perf_counter(), time.process_time()
+        progress.of_this_process().spent()  # what came before does not count
         self.load_hint = LoadHint(
             trainer.device.type, self.cfg.distributed_training.nprocs_per_node, self.cfg.dataset.num_workers
         )
         self.sets = Sets(trainer, self.epoch_itr)
+        self.recorder.begin(self.sets)
         interval = self.cfg.distributed_training.compare_ranks_interval
         self.between_ranks = BetweenRanks(trainer, interval)
 
@@ -278,6 +283,7 @@ class Run:
             worked = time.process_time() - self.cpu_start
             metrics.log_scalar("data_wait", 100 * self.waiting / elapsed, weight=elapsed, priority=810, round=1)
             metrics.log_scalar("host_cpu", 100 * worked / elapsed, weight=elapsed, priority=811, round=1)
+            shares.log_times(elapsed)
             self.interval_start, self.waiting, self.cpu_start = time.perf_counter(), 0.0, time.process_time()
             self.trainer.flush_statistics()
             self.between_ranks.report_slowest()
@@ -286,6 +292,11 @@ class Run:
     def _write(self, split: str, stats: Stats) -> None:
         row = {**stats, "wall": round(self.trainer.cumulative_training_time())}
         self.sinks.write(split, self.trainer.get_num_updates(), self.epoch_itr.epoch - self.epochs_behind, row)
+
+    def _write_epoch(self) -> None:
+        # first the codes, so that a sink finds them when it gets the row
+        self.recorder.codes(EPOCH, self.epoch_itr.epoch - self.epochs_behind, metrics.get_meters(EPOCH))
+        self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
 
     def _following(self, steps: Steps, prefix: str | None = None) -> AbstractContextManager[BaseProgressBar]:
         """Show the progress through an epoch's updates or a validation's batches."""
@@ -310,7 +321,7 @@ class Run:
             # on all processes, before anything that could fail on one of them
             self._flush(hold=not (save or validate or end_of_epoch), compare=True)
         if finished or end_of_epoch:
-            self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
+            self._write_epoch()
         if end_of_epoch:
             metrics.reset_meters(EPOCH)
         self.saves.is_settled = True
@@ -325,7 +336,7 @@ class Run:
             self.cfg.checkpoint, self.trainer, val_loss
         )
         if out_of_patience and not (finished or end_of_epoch):
-            self._write(EPOCH, metrics.get_smoothed_values(EPOCH))
+            self._write_epoch()
         if end_of_epoch:
             self.trainer.lr_step(self.epoch_itr.epoch, val_loss)
         if save or out_of_patience:
@@ -381,7 +392,8 @@ class Run:
         Raises:
             ValueError: the criterion does not log that metric.
         """
-        results = [self._validate_subset(subset) for subset in self.sets.validation]
+        with progress.within("validation"):
+            results = [self._validate_subset(subset) for subset in self.sets.validation]
         name = self.cfg.checkpoint.best_checkpoint_metric
         if name not in results[0]:
             raise ValueError(
@@ -394,6 +406,7 @@ class Run:
         logger.info('validation on "%s" after update %d', subset, self.trainer.get_num_updates())
         batches = self.sets.validation[subset].next_epoch_itr(shuffle=False)
         steps = self.cfg.dataset.max_valid_steps
+        self.recorder.watch(subset)
         with self._following(batches, prefix=f"valid on '{subset}' subset") as progress:
             with metrics.aggregate(new_root=True) as aggregator:
                 with self.sets.reading(subset) as quarantine:
@@ -402,5 +415,7 @@ class Run:
                     )
                 self.task.reduce_metrics([sums], self.trainer.criterion)
             stats = aggregator.get_smoothed_values()
+            self.recorder.codes(subset, self.epoch_itr.epoch - self.epochs_behind, aggregator)
+            self.recorder.hypotheses(subset)
             self._write(subset, stats)
         return stats

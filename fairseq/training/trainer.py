@@ -27,9 +27,10 @@ from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.modules.run_mode import RunMode
 from fairseq.optim import lr_scheduler
 from fairseq.tasks.task import Task
-from fairseq.training import gradients, iterators, validation
+from fairseq.training import gradients, iterators, shares, validation
 from fairseq.training.compile_alarm import CompileAlarm
 from fairseq.training.ema import EMA
+from fairseq.training.host_memory import HostMemory
 from fairseq.training.precision import Precision
 from fairseq.training.state import TrainingState
 from fairseq.training.statistics import Interval, Statistics, Sums
@@ -82,6 +83,7 @@ class Trainer:
         )
         self.statistics = Statistics(self.device)
         self.compile_alarm = CompileAlarm()
+        self.host_memory = HostMemory()
         self.update_log = gradients.UpdateLog(
             self.device.torch_device,
             cfg.optimization.max_nonfinite_updates,
@@ -206,7 +208,10 @@ class Trainer:
             self.device.mark_step()  # hpu: a micro-batch is one graph, forward and backward
             self.statistics.count(
                 audio_seconds=sample["num_samples"] / self.task.sample_rate,
+                samples_sent=math.prod(sample["net_input"]["source"].shape[:2]),
                 few_masked=sample["few_masked"],
+                num_masked=sample["num_masked"],
+                num_frames=sample["num_frames"],
                 **per_corpus.counted(sample),
             )
         gradients.complete(self._params, self._frozen())
@@ -362,11 +367,8 @@ class Trainer:
             metrics.log_scalar("skipped", self.skipped_updates, weight=0, priority=710, round=0)
         if few_masked:
             metrics.log_scalar("few_masked", few_masked, priority=720, round=0)
-        for name, value in self.device.memory_statistics().items():
-            metrics.log_scalar(name, value, weight=0, priority=1500, round=1)
-        counters = self.device.counters()
-        for name, count in counters.items():
-            metrics.log_scalar(name, count, weight=0, priority=1510, round=0)
+        shares.log_contents(counted, self.task.sample_rate)
+        counters = shares.log_machine(self.device, self.host_memory)
         alarm = self.compile_alarm.check(counters, updates)
         if alarm is not None and self.is_data_parallel_master:
             logger.warning(alarm)

@@ -40,6 +40,7 @@ import soundfile
 import torch
 
 from fairseq.checkpoint import io, store_index, transfer
+from fairseq.training import shares
 from tests.drills.forked import Outcome, Tally
 from tests.object_store import environment, moto, upload
 
@@ -47,17 +48,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 240.0  # time limit of one process, even on a busy machine
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # values that differ between any two runs
-CLOCK = {
-    "wps",
-    "ups",
-    "audio_s_per_s",
-    "train_wall",
-    "wall",
-    "data_wait",
-    "host_cpu",
-    "eta",
-    "slowest_rank",
-    "rank_wait",
+CLOCK = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "host_cpu", "eta", "slowest_rank", "rank_wait"} | {
+    *shares.TIMES,
+    "host_gb",
 }
 KILLS = 3  # per run, at most
 WRITING = 0.05  # seconds, at most, from the appearance of a temporary file to the kill

@@ -12,6 +12,7 @@ import torch
 
 from fairseq import checkpoint_utils
 from fairseq.dataclass.base import ConfigError
+from fairseq.logging.metrics_file import read_rows
 from fairseq_cli import train, validate
 from tests.integration.finetuning_runs import LETTERS, STOCK, config, load, rows
 from tests.warm import Warm
@@ -267,7 +268,16 @@ def test_validation_shows_what_was_heard(
     }
     assert len(references) == 6 and set(references) == said and printed.count("HYP: ") == 6  # two validations
     assert rows(tmp_path, "dev_other")[-1].keys() >= {"loss", "nll_loss", "wer", "uer", "blanks", "symbols_used"}
-    assert "blanks" in rows(tmp_path, "train")[-1]
+    for split in ("train", "dev_other"):
+        row = rows(tmp_path, split)[-1]
+        assert row["blank_share"] == row["blanks"]
+    assert "blank_share" not in printed
+    lines = read_rows(tmp_path / "run" / "hypotheses.jsonl")
+    assert [line["id"] for line in lines] == 2 * [line["id"] for line in lines[:3]]  # three utterances, two validations
+    assert len({line["id"] for line in lines}) == 3 and {line["reference"] for line in lines} == said
+    updates = [row["num_updates"] for row in rows(tmp_path, "dev_other")]
+    assert [line["num_updates"] for line in lines] == [updates[0]] * 3 + [updates[1]] * 3
+    assert all(isinstance(line["hypothesis"], str) and line["split"] == "dev_other" for line in lines)
 
 
 def test_two_processes_train_what_one_does(
@@ -318,5 +328,9 @@ def test_two_processes_train_what_one_does(
         assert_as_before(frozen, pretrained_files["base"])
     assert_as_before(two, pretrained_files["base"], "feature_extractor.")
     validations = [rows(tmp_path / number, "dev_other")[-1] for number in "12"]
+    lines = [read_rows(tmp_path / number / "run" / "hypotheses.jsonl") for number in "12"]
+    assert len(lines[0]) >= 3 and [[line["id"] for line in each] for each in lines] == 2 * [
+        [line["id"] for line in lines[0]]
+    ]  # also of utterances that the other process validates
     for key in ("wer", "uer", "blanks", "symbols_used", "nsentences"):
         assert validations[0][key] == validations[1][key], key

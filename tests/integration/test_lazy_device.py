@@ -17,6 +17,7 @@ from torch import nn
 import fairseq_cli.train
 from fairseq.device import graph_counts as counting
 from fairseq.device.graph_counts import Cut, CutFinder, GraphCounts, graph_counts
+from fairseq.logging.metrics_file import read_rows
 from fairseq.trainer import Trainer
 from tests.integration.conftest import Workplace
 from tests.integration.hpu_recipe import recipe, write_corpus
@@ -194,6 +195,13 @@ def test_the_run_learns_and_a_checkpoint_gives_the_same_loss_on_cpu(
     assert on_cpu["loss"] < 0.8 * fresh["loss"]
     assert on_lazy["loss"] == pytest.approx(on_cpu["loss"], rel=1e-5)
     assert on_lazy["sample_size"] == on_cpu["sample_size"]
+    for counts in (on_lazy["code_counts"], on_cpu["code_counts"]):
+        assert sum(counts) == 2 * on_cpu["sample_size"] and all(count == int(count) for count in counts)
+    lines = read_rows(save_dir / "codes.jsonl")
+    assert [line["epoch"] for line in lines if line["split"] == "train"] == [1, 2]
+    assert all(sum(line["counts"][0]) == sum(line["counts"][1]) > 0 for line in lines)
+    rows = read_rows(save_dir / "metrics.jsonl", "train_inner")
+    assert all(row["graphs"] > BUCKETS and row["cpu_fallbacks"] >= 0 for row in rows)
 
 
 class ReadsItsInput(nn.Module):

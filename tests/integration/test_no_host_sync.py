@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from fairseq.criterions.wav2vec_criterion import CODE_COUNTS
 from fairseq.logging import metrics
 from fairseq.training.trainer import Trainer
 from tests.host_reads import HostReads
@@ -38,6 +39,11 @@ def test_an_update_reads_nothing_and_the_log_reads_once(
     logged = aggregator.get_smoothed_values()
     assert logged["loss"] > 0 and logged["gnorm"] > 0 and logged["bsz"] > 0
     assert reads.found == [] and len(fetched) == 1
+    if trainer.unwrapped_model.quantizer is None:
+        assert CODE_COUNTS not in aggregator
+    else:  # each masked frame of the three updates counts once in each of the two groups
+        counts, frames = aggregator[CODE_COUNTS].sum, round(aggregator["ntokens"].sum)
+        assert counts.view(2, -1).sum(dim=1).tolist() == [frames, frames]
 
 
 def flushed(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -91,10 +91,59 @@ def test_a_run_leaves_what_fairseq_users_expect(finished: Finished) -> None:
         "wall",
         "audio_s_per_s",
         "data_wait",
+        "time_forward",
+        "time_backward",
+        "time_exchange",
+        "time_optimizer",
+        "time_validate",
+        "time_save",
+        "padding",
+        "masked_share",
+        "host_gb",
     }
-    assert wanted <= workplace.rows()[0].keys()
+    rows = workplace.rows()
+    assert wanted <= rows[0].keys() and "time_" not in output
+    shares = [sum(value for name, value in row.items() if name.startswith("time_")) for row in rows]
+    assert all(0 < share <= 100.5 for share in shares) and rows[0]["time_backward"] > 0
+    assert any(row["time_save"] > 0 for row in rows)  # an interval's row has the saves since the last row
+    assert all(row["padding"] == 0 and 30 < row["masked_share"] < 65 and row["host_gb"] > 0.05 for row in rows)
     assert workplace.rows("valid")[-1]["num_updates"] == 12
     assert "1.6 hours" in output and "no checkpoint" in output.lower()
+
+
+def test_a_run_records_what_it_started_with(finished: Finished) -> None:
+    (line,) = lines_of(finished.workplace, "run.jsonl")
+    assert line["num_updates"] == 0 and line["time"].endswith("+00:00")
+    assert line["config"]["model"]["final_dim"] == 16 and line["config"]["optimization"]["lr"] == [0.001]
+    assert line["config"] == load(finished.workplace.folder / "run/checkpoint_last.pt")["cfg"]
+    environment = line["environment"]
+    assert environment["device"] == "cpu" and environment["processes"] == 1 and environment["cores"] >= 1
+    assert environment["versions"]["torch"] == torch.__version__ and environment["processor"]
+    train, valid = line["data"]["train"], line["data"]["valid"]
+    assert (train["utterances"], valid["utterances"]) == (24, 5) and train["source"].endswith("train.tsv")
+    assert 0.005 < train["hours"] < 0.015 and train["updates"] > 1
+
+
+def test_the_use_of_the_codebook_is_counted(finished: Finished) -> None:
+    codes, rows = lines_of(finished.workplace, "codes.jsonl"), {}
+    for split in ("train", "valid"):
+        rows[split] = finished.workplace.rows(split)
+        lines = [line for line in codes if line["split"] == split]
+        places = [(line["num_updates"], line["epoch"]) for line in lines]
+        assert places == [(row["num_updates"], row["epoch"]) for row in rows[split]] and len(lines) > 1
+        assert lines[0]["changed"] is None and all(0 <= line["changed"] <= 1 for line in lines[1:])
+        for line in lines:
+            first, second = line["counts"]
+            assert sum(first) == sum(second) > 0 and len(first) == len(second) == 8
+            assert line["dead"] == [group.count(0) for group in line["counts"]]
+    # of the whole validation set at once; the row has the mean over its batches, which are smaller
+    last = codes[-1]
+    assert last["split"] == "valid" and last["num_updates"] == 12
+    assert sum(last["perplexity"]) == pytest.approx(rows["valid"][-1]["code_perplexity"], rel=0.3)
+
+
+def lines_of(workplace: Workplace, name: str, save_dir: str = "run") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workplace.folder / save_dir / name).read_text().splitlines()]
 
 
 def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> None:
@@ -116,6 +165,13 @@ def test_killed_twice_and_continued_equals_unbroken(workplace: Workplace) -> Non
     assert ema[0].keys() == ema[1].keys() and all(torch.equal(ema[0][name], ema[1][name]) for name in ema[0])
     updates = [row["num_updates"] for row in workplace.rows()]
     assert updates == list(range(2, 21, 2)), "metrics.jsonl goes on where the checkpoint stands"
+    starts = [line["num_updates"] for line in lines_of(workplace, "run.jsonl")]
+    assert starts[0] == 0 and 4 <= starts[1] < starts[2] and starts == sorted(starts)
+    codes = lines_of(workplace, "codes.jsonl")
+    assert codes == lines_of(workplace, "codes.jsonl", "unbroken") and {line["split"] for line in codes} == {
+        "train",
+        "valid",
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])

@@ -159,18 +159,20 @@ class RawAudioDataset(PlannedAudio):
         crops = self._crops(plan, generators)
         evaluation = plan.epoch == EVALUATION_EPOCH
         rows = Rows(plan.num_samples, crops.lengths, plan.num_valid, generators, evaluation)
-        drawn, few_masked = draw_masks(self.masks, rows)
+        drawn = draw_masks(self.masks, rows)
         net_input: NetInput = {"source": torch.from_numpy(crops.source)}
         if self.pad:
             net_input["padding_mask"] = torch.from_numpy(np.arange(plan.num_samples) >= crops.lengths[:, None])
         return {
             "id": torch.from_numpy(crops.ids),
-            "net_input": {**net_input, **drawn},
+            "net_input": {**net_input, **drawn.inputs},
             "micro": plan.micro,
             "num_valid": plan.num_valid,
             "num_samples": int(crops.lengths[: plan.num_valid].sum()),
             "quarantined": crops.quarantined,
-            "few_masked": few_masked,
+            "few_masked": drawn.few_masked,
+            "num_masked": drawn.num_masked,
+            "num_frames": drawn.num_frames,
             "whole": crops.whole.tolist(),
         }
 

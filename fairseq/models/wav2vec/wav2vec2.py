@@ -201,8 +201,8 @@ class Wav2Vec2Model(BaseFairseqModel):
         Returns:
             With `features_only`: x (B x T x C), padding_mask (bool, B x T; None without padding), features
             (before masking, B x T x C), layer_results. Else: x (logits, (1+N) x B x M, fp32, the positive first),
-            padding_mask, features_pen, masked_weights, and with a quantizer prob_perplexity, code_perplexity, num_vars,
-            temp.
+            padding_mask, features_pen, masked_weights, and with a quantizer prob_perplexity, code_perplexity,
+            code_counts (G x V), num_vars, temp.
         Raises:
             ValueError: the masks are inconsistent, no frames are masked, or there are no negatives.
         """

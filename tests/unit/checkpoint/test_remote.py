@@ -24,6 +24,7 @@ from fairseq.training.saves import Saves
 from tests.unit.checkpoint.test_run import SmallTrainer, config, strategy_of, tensors_of, unbroken
 
 STORE = "memory://runs/one"
+RECORDS = {"metrics.jsonl", "run.jsonl"}  # of a run's records, which continue on another machine
 
 
 class Away:
@@ -71,8 +72,10 @@ def advance(trainer: SmallTrainer, saves: Saves, val_loss: float | None = None, 
     trainer.train(updates)
     folder = Path(trainer.cfg.checkpoint.save_dir)
     folder.mkdir(exist_ok=True)
-    for name in ("metrics.jsonl", "codes.jsonl"):
-        (folder / name).write_text(json.dumps({"split": "train", "num_updates": trainer.get_num_updates()}) + "\n")
+    (folder / "metrics.jsonl").write_text(
+        json.dumps({"split": "train", "num_updates": trainer.get_num_updates()}) + "\n"
+    )
+    (folder / "run.jsonl").write_text('{"num_updates": 0}\n')
     saves.save(val_loss)
 
 
@@ -98,25 +101,19 @@ def test_a_run_continues_on_an_empty_machine(
         advance(trainer, saves, val_loss)
     assert saves.at_the_end() == 0
     kept = {"checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_1_2.pt", "checkpoint_1_3.pt"}
-    assert names(memory) == {*kept, "metrics.jsonl", "codes.jsonl", store_index.NAME}
-    assert {path.name for path in (tmp_path / "here").iterdir()} == {*kept, "metrics.jsonl", "codes.jsonl"}
+    assert names(memory) == {*kept, *RECORDS, store_index.NAME}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {*kept, *RECORDS}
     assert [updates_in_store(f"checkpoint_{name}.pt") for name in ("last", "best", "1_2")] == [3, 1, 2]
 
     trainer, saves = begin(tmp_path / "elsewhere", **keep)
     assert trainer.get_num_updates() == 3 and trainer.run_record.best == 1.0
     assert all(torch.equal(*pair) for pair in zip(tensors_of(trainer.state.collect()), unbroken(3), strict=True))
-    for name in ("metrics.jsonl", "codes.jsonl"):
-        assert json.loads((tmp_path / "elsewhere" / name).read_text())["num_updates"] == 3
+    assert json.loads((tmp_path / "elsewhere" / "metrics.jsonl").read_text())["num_updates"] == 3
+    assert (tmp_path / "elsewhere" / "run.jsonl").read_text() == '{"num_updates": 0}\n'
     advance(trainer, saves, 0.5)
     saves.finish()
     # retention in the store counts checkpoints that this machine never had
-    assert names(memory) == {
-        *(kept - {"checkpoint_1_2.pt"}),
-        "checkpoint_1_4.pt",
-        "metrics.jsonl",
-        "codes.jsonl",
-        store_index.NAME,
-    }
+    assert names(memory) == {*(kept - {"checkpoint_1_2.pt"}), "checkpoint_1_4.pt", *RECORDS, store_index.NAME}
     assert updates_in_store("checkpoint_best.pt") == 4
 
     # back on the first machine, whose files are older
@@ -161,13 +158,7 @@ def test_an_older_save_in_the_other_form_is_removed(tmp_path: Path, memory: Any)
     assert "checkpoint_last.shards" not in store_index.read(STORE).entries
     advance(trainer, saves, val_loss=1.0)
     assert not list(tmp_path.glob("*.shards"))
-    assert names(memory) == {
-        "checkpoint_last.pt",
-        "checkpoint_best.pt",
-        "metrics.jsonl",
-        "codes.jsonl",
-        store_index.NAME,
-    }
+    assert names(memory) == {"checkpoint_last.pt", "checkpoint_best.pt", *RECORDS, store_index.NAME}
 
 
 def test_a_damaged_last_checkpoint_is_skipped(tmp_path: Path, memory: Any, caplog: pytest.LogCaptureFixture) -> None:

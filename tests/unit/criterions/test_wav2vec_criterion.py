@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, FairseqCriterion, build_criterion, register_criterion
-from fairseq.criterions.wav2vec_criterion import Wav2vecCriterion
+from fairseq.criterions.wav2vec_criterion import CODE_COUNTS, Wav2vecCriterion
 from fairseq.logging import metrics
 from fairseq.models.wav2vec import Wav2Vec2Model
 
@@ -211,3 +211,16 @@ def test_arguments_of_a_criterion_are_fields_of_its_config() -> None:
         Loose.build_criterion(cfg, task)
     with pytest.raises(ValueError, match="already"):
         register_criterion("wav2vec")(Wav2vecCriterion)
+
+
+def test_code_counts_are_summed_exactly_and_hidden_from_rows(model: GivenLogits) -> None:
+    metrics.reset()
+    model.output["code_counts"] = torch.tensor([[3.0, 0.0], [1.0, 2.0]])
+    _, _, log = Wav2vecCriterion(None, infonce=True, log_keys=["temp"])(model, {"net_input": {}})
+    assert log["code_counts"].tolist() == [3, 0, 1, 2]
+    with metrics.aggregate("epoch") as epoch:
+        for large in ([2.0**40, 0.0, 1.0, 1.0], log["code_counts"]):  # from the log interval's sums, or a batch
+            Wav2vecCriterion.reduce_metrics([{**log, "code_counts": large}])
+    assert epoch[CODE_COUNTS].sum.tolist() == [2**40 + 3, 0, 2, 3]
+    row = epoch.get_smoothed_values()
+    assert "loss" in row and "temp" in row and not any("code" in name for name in row)

@@ -167,6 +167,7 @@ def test_buckets_give_few_shapes_and_filler_does_not_count(manifest: Path) -> No
         for row in range(num_valid, len(sample["id"])):
             assert torch.equal(inputs["source"][row], inputs["source"][0]) and sample["id"][row] == sample["id"][0]
         assert sample["num_samples"] == sum(min(SIZES[i], 5000) for i in sample["id"][:num_valid].tolist())
+        assert sample["num_masked"] == inputs["mask_indices"][:num_valid].sum()
     assert len(shapes) <= 3 and filled > 0
     assert sorted(valid) == list(range(20))
 
@@ -177,6 +178,7 @@ def test_whole_filler_batch(manifest: Path) -> None:
     real, filler = dataset.collate_plan(batches.plan(0, 1, 0)), dataset.collate_plan(batches.plan(0, 1, 9, filler=True))
     assert {k: v.shape for k, v in real["net_input"].items()} == {k: v.shape for k, v in filler["net_input"].items()}
     assert (filler["num_valid"], filler["num_samples"], filler["few_masked"], filler["micro"]) == (0, 0, 0, 9)
+    assert (filler["num_masked"], filler["num_frames"]) == (0, 0) and 0 < real["num_masked"] < real["num_frames"]
     assert (filler["net_input"]["masked_weights"] == 0).all()
 
 

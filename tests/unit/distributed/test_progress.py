@@ -85,6 +85,30 @@ def test_busy_time_is_without_waits_for_other_processes() -> None:
     assert loop.busy() == 6.0 and loop.busy() == 0.0
 
 
+def test_time_is_spent_by_phase_or_by_the_part_that_a_step_is_within() -> None:
+    clock = Clock()
+    loop = Progress(clock)
+
+    def takes(phase: str, seconds: float) -> None:
+        loop.doing(phase)
+        clock.seconds += seconds
+
+    loop.doing("data")
+    loop.spent()
+    takes("forward", 1.0)
+    takes("backward", 2.0)
+    with loop.within("validation"):
+        clock.seconds += 0.5
+        takes("data", 4.0)  # of the validation
+        takes("exchange", 8.0)
+    clock.seconds += 16.0
+    takes("forward", 32.0)
+    assert loop.spent() == {"data": 0.0, "forward": 33.0, "backward": 2.0, "validation": 12.5, "exchange": 16.0}
+    clock.seconds += 1.0  # the step in progress counts too
+    assert loop.spent() == {"forward": 1.0} and loop.spent() == {"forward": 0.0}
+    assert loop.busy() == 1.0 + 2.5 + 4.0 + 32.0 + 1.0  # by phase: data, forward and backward
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.process
 def test_a_stopped_process_is_seen_from_outside() -> None:

@@ -44,6 +44,12 @@ def test_sum_and_concat():
     total.update(torch.tensor(2.0))
     total.update(torch.tensor(3.0))
     assert total.smoothed_value == 5.0
+    vector = SumMeter()
+    vector.update(torch.tensor([2**53, 1]))
+    loaded = SumMeter()
+    loaded.load_state_dict(vector.state_dict())
+    loaded.update(torch.tensor([1, 1]))
+    assert vector.state_dict()["sum"] == [2**53, 1] and loaded.sum.tolist() == [2**53 + 1, 2]  # exact
     joined = ConcatTensorMeter()
     joined.update(torch.tensor([1, 2]))
     joined.update(torch.tensor([3]))

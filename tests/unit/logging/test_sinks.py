@@ -50,6 +50,13 @@ def test_lines_go_to_what_is_under_way(console: Console, caplog: pytest.LogCaptu
     ]
 
 
+def test_the_console_leaves_out_what_only_files_keep(console: Console, caplog: pytest.LogCaptureFixture) -> None:
+    with console.following(range(1), 1) as updates:
+        for _ in updates:
+            console.write(EPOCH, 1, 1, {"loss": 2.0, "time_forward": 31.5, "host_gb": 1.5, "data_wait": 0.5})
+    assert caplog.messages == ["epoch 001 | loss 2 | data_wait 0.5"]
+
+
 def _training(console: Console):
     with console.following(range(2), 1) as updates:
         yield from updates

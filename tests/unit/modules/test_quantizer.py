@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fairseq import device
 from fairseq.modules import GumbelVectorQuantizer
 from fairseq.modules.gumbel_vector_quantizer import perplexity
+from fairseq.training import codes
 
 
 def quantizer(**changes: object) -> GumbelVectorQuantizer:
@@ -101,6 +102,28 @@ def test_weights_choose_the_frames_of_the_statistics() -> None:
         assert weighted[key].item() == pytest.approx(chosen[key].item(), rel=1e-5)
     empty = module(x, weights=torch.zeros(2, 6))
     assert torch.isfinite(empty["prob_perplexity"]) and torch.isfinite(empty["code_perplexity"])
+
+
+@pytest.mark.parametrize("hpu_arms", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_counts_are_of_the_codes_that_the_perplexity_is_of(hpu_arms: bool, weighted: bool) -> None:
+    """In training the codewords are drawn with noise; the perplexity, and so the counts, are without."""
+    module = quantizer().train()
+    x = torch.randn(3, 40, 6)
+    weights = (torch.rand(3, 40) < 0.4).float() if weighted else None
+    with device.forced(hpu_arms=hpu_arms):
+        result = module(x, produce_targets=True, weights=weights)
+    counts = result["code_counts"]
+    counting = torch.ones(3, 40) if weights is None else weights
+    assert counts.shape == (2, 5) and not counts.requires_grad and counts.dtype == torch.float32
+    assert counts.sum(dim=1).tolist() == [counting.sum().item()] * 2
+    likely = F.linear(x, module.weight_proj.weight, module.weight_proj.bias).view(3, 40, 2, 5).argmax(-1)
+    for group in range(2):
+        chosen = likely[..., group][counting > 0]
+        assert counts[group].tolist() == torch.bincount(chosen, minlength=5).tolist()
+    assert not torch.equal(likely, result["targets"])  # the noise changed some
+    by_group = [codes.perplexity([round(count) for count in group]) for group in counts.tolist()]
+    assert sum(by_group) == pytest.approx(result["code_perplexity"].item(), rel=1e-5)
 
 
 def test_perplexity_of_known_distributions() -> None:

@@ -76,6 +76,18 @@ def test_sums_of_a_batch(scorer: GreedyScorer) -> None:
     assert scorer.take_examples() == [("AB", "AB"), ("AB", "AC")] and scorer.take_examples() == []
 
 
+def test_hypotheses_of_watched_utterances_are_kept_until_they_are_taken(scorer: GreedyScorer) -> None:
+    path = torch.tensor([[5, 0, 6], [5, 5, 7], [7, 0, 0], [6, 6, 6]])
+    target, ones = torch.tensor([[5, 6], [5, 6], [6, 7], [6, 1]]), torch.tensor([3, 3, 3, 3])
+    arguments = (path, target, ones, torch.tensor([2, 2, 2, 1]), torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    scorer.score(*arguments, ids=torch.tensor([4, 5, 9, 4]))  # nothing is watched
+    scorer.watched = frozenset({4, 9, 30})
+    scorer.score(*arguments)  # by a caller without indices
+    assert scorer.take_seen() == {}
+    scorer.score(*arguments, ids=torch.tensor([4, 5, 9, 4]))  # the last row does not count
+    assert scorer.take_seen() == {4: ("AB", "AB"), 9: ("BC", "C")} and scorer.take_seen() == {}
+
+
 def test_sums_of_batches_are_those_of_the_set(scorer: GreedyScorer) -> None:
     """Two batches in two processes, each with its own rows: rates are those of all rows, not means of rates."""
     whole, parts = score(scorer, [1.0, 1.0, 1.0]), [score(scorer, [1.0, 0.0, 0.0]), score(scorer, [0.0, 1.0, 1.0])]
