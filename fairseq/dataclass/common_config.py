@@ -39,6 +39,12 @@ class CommonConfig(FairseqDataclass):
     tensorboard_logdir: Optional[str] = field(
         default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"}
     )
+    report: bool = field(
+        default=False,
+        metadata={
+            "help": "rebuild report.html in checkpoint.save_dir at each validation: see fairseq-report (extra `report`)"
+        },
+    )
     seed: int = field(
         default=1,
         metadata={
