@@ -15,6 +15,7 @@ _lookup.install()
 
 # fill the registries, floor by floor
 import fairseq.criterions  # noqa: E402
+import fairseq.doctor.report.sink  # noqa: E402
 import fairseq.models  # noqa: E402
 import fairseq.modules  # noqa: E402
 import fairseq.optim  # noqa: E402

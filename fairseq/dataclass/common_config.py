@@ -46,6 +46,12 @@ class CommonConfig(FairseqDataclass):
             "run that learns nothing any more"
         },
     )
+    report: bool = field(
+        default=False,
+        metadata={
+            "help": "rebuild report.html in checkpoint.save_dir at each validation: see fairseq-report (extra `report`)"
+        },
+    )
     seed: int = field(
         default=1,
         metadata={

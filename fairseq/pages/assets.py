@@ -37,13 +37,16 @@ def _uplot(name: str) -> str:
     return content.decode("utf-8")
 
 
-def scripts() -> list[str]:
+def scripts(watched: bool = False) -> list[str]:
     """Return the page's scripts in order.
 
+    Args:
+        watched: the page asks for a newer version of itself.
     Raises:
         ValueError: see `check`.
     """
-    return [_uplot("uplot.iife.min.js"), (_HERE / "charts.js").read_text(encoding="utf-8")]
+    names = ["figures.js", "charts.js", "heat.js", *(["watch.js"] if watched else [])]
+    return [_uplot("uplot.iife.min.js"), *((_HERE / name).read_text(encoding="utf-8") for name in names)]
 
 
 def styles() -> str:

@@ -1,211 +1,226 @@
-/* Draws each figure's data with uPlot: the mouse and the arrow keys read values, dragging zooms, and colours follow the
-   style sheet. */
-(function () {
+/* Plots, drawn with uPlot: dragging zooms, buttons change the axis and smooth, and findings are marked. */
+figures.kinds.chart = function (base) {
   "use strict";
   var HEIGHT = 260;
-  var drawn = [];
+  var LINES = 8; /* colours in the style sheet */
+  var FEW = 40; /* a series with at most so many values shows them as points */
+  var data = base.data;
+  var plot = null;
+  var state = { log: false, smooth: false };
+  var colour = figures.colour;
+  var number = figures.number;
 
-  function colour(name) {
-    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  }
-
-  function number(value) {
-    if (value === null || value === undefined) return "no value";
-    return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(4)));
-  }
-
-  function say(chart, i) {
-    var data = chart.data;
+  function say(i) {
     if (i === null || i === undefined) {
-      chart.readout.textContent = "";
+      base.readout.textContent = "";
       return;
     }
-    var last = data.x.length - 1;
-    if (data.steps) i = Math.min(i, last - 1);
+    if (data.steps) i = Math.min(i, data.x.length - 2);
     var where = data.steps ? number(data.x[i]) + " to " + number(data.x[i + 1]) : number(data.x[i]);
-    var values = data.names.map(function (name, k) {
-      return name + ": " + number(data.y[k][i]);
+    var values = [];
+    data.names.forEach(function (name, k) {
+      var value = data.y[k][i];
+      if (value !== null || !data.joined) values.push(name + ": " + number(value));
     });
-    chart.readout.textContent = data.xLabel + " " + where + ", " + values.join(", ");
+    if (data.expected && data.expected[1][i] !== null) {
+      values.push(data.expected[0] + ": " + number(data.expected[1][i]) + " to " + number(data.expected[2][i]));
+    }
+    base.readout.textContent = data.xLabel + " " + where + ", " + values.join(", ");
   }
 
-  function options(chart) {
-    var data = chart.data;
+  function line(k) {
+    return colour("--line-" + ((k % LINES) + 1));
+  }
+
+  function one(name, k, values) {
+    var present = values.filter(function (value) { return value !== null; }).length;
+    var made = { label: name, stroke: line(k), width: 2, spanGaps: Boolean(data.joined) };
+    made.points = { show: present <= FEW && !data.steps && !data.stacked, size: 5 };
+    made.dash = k ? [[], [8, 4], [2, 3], [10, 3, 2, 3]][k % 4] : undefined;
+    if (data.steps) {
+      made.paths = uPlot.paths.stepped({ align: 1 });
+      if (data.names.length === 1) made.fill = line(k) + "40";
+    }
+    return made;
+  }
+
+  /* the columns and the series of uPlot in the present state */
+  function content() {
+    var columns = [data.x];
+    var series = [{ label: data.xLabel }];
+    function add(values, made) {
+      columns.push(state.log ? values.map(function (v) { return v > 0 ? v : null; }) : values);
+      series.push(made);
+    }
+    if (data.stacked) {
+      stack().forEach(function (values, place) {
+        var k = data.names.length - 1 - place;
+        add(values, { stroke: line(k), fill: line(k), width: 0, points: { show: false } });
+      });
+      return { columns: columns, series: series };
+    }
+    var bands = [];
+    if (data.expected) {
+      add(data.expected[2], { stroke: "transparent", width: 0, points: { show: false }, spanGaps: true });
+      add(data.expected[1], { stroke: "transparent", width: 0, points: { show: false }, spanGaps: true });
+      bands.push({ series: [1, 2], fill: colour("--expected") });
+    }
+    data.names.forEach(function (name, k) {
+      var made = one(name, k, data.y[k]);
+      var smooth = state.smooth ? data.smooth[k] : [];
+      if (smooth.length) {
+        made.stroke = line(k) + "4d";
+        made.width = 1;
+        made.dash = undefined;
+      }
+      add(data.y[k], made);
+      if (smooth.length) add(smooth, one(name, k, smooth));
+    });
+    return { columns: columns, series: series, bands: bands };
+  }
+
+  /* sums of the first series, the first two ..., the largest first: each is drawn over the one before */
+  function stack() {
+    var sums = data.x.map(function () { return 0; });
+    return data.y.map(function (values) {
+      sums = sums.map(function (sum, i) { return sum + (values[i] || 0); });
+      return sums;
+    }).reverse();
+  }
+
+  function scale() {
+    if (state.log) return { distr: 3, range: function (u, least, most) { return uPlot.rangeLog(least, most, 10, false); } };
+    if (data.stacked) return { range: function (u, least, most) { return [0, most || 1]; } };
+    return data.steps ? { range: function (u, least, most) { return [0, most ? most * 1.05 : 1]; } } : {};
+  }
+
+  /* labels of the y axis; on a logarithmic one, uPlot leaves out those that have no room */
+  function ticks(u, values) {
+    return values.map(function (value) { return value === null ? "" : number(value); });
+  }
+
+  function width(u, values) {
+    var longest = Math.max.apply(null, (values || []).map(function (text) { return text.length; }).concat(3));
+    return 22 + 7 * longest;
+  }
+
+  function draw() {
+    var made = content();
     var axis = {
       stroke: colour("--ink"),
       grid: { stroke: colour("--rule"), width: 1 },
       ticks: { stroke: colour("--rule"), width: 1 },
     };
-    var series = data.names.map(function (name, k) {
-      var line = colour("--line-" + ((k % 6) + 1));
-      var one = { label: name, stroke: line, width: 2, points: { show: false }, spanGaps: false };
-      one.dash = k ? [[], [8, 4], [2, 3], [10, 3, 2, 3]][k % 4] : undefined;
-      if (data.steps) {
-        one.paths = uPlot.paths.stepped({ align: 1 });
-        if (data.names.length === 1) one.fill = line + "40";
-      }
-      return one;
+    if (plot) plot.destroy();
+    plot = new uPlot(
+      {
+        width: Math.max(200, base.plot.clientWidth),
+        height: HEIGHT,
+        legend: { show: false },
+        cursor: { y: false, drag: { x: true, y: false } },
+        scales: { x: { time: false }, y: scale() },
+        axes: [
+          Object.assign({ label: data.xLabel, labelSize: 20, labelGap: -6 }, axis),
+          Object.assign({ label: data.yLabel, size: width, labelSize: 24, values: ticks }, axis),
+        ],
+        series: made.series,
+        bands: made.bands,
+        hooks: {
+          setCursor: [function (u) { say(u.cursor.idx); }],
+          setScale: [function (u, name) { if (name === "x") showWhole(u); }],
+          draw: data.marks ? [marks] : [],
+        },
+      },
+      made.columns,
+      base.plot
+    );
+  }
+
+  /* a line where each finding begins, a shade as far as it lasts, and a flag that leads to the finding */
+  function marks(u) {
+    var top = u.bbox.top;
+    var height = u.bbox.height;
+    var context = u.ctx;
+    var flags = u.over.querySelectorAll("a");
+    context.save();
+    context.beginPath();
+    context.rect(u.bbox.left, top, u.bbox.width, height);
+    context.clip();
+    data.marks.forEach(function (mark, k) {
+      var tone = colour("--" + mark[2]);
+      var begin = u.valToPos(mark[0], "x", true);
+      var end = u.valToPos(mark[1], "x", true);
+      context.fillStyle = tone + "1f";
+      context.fillRect(begin, top, Math.max(0, end - begin), height);
+      context.fillStyle = tone;
+      context.fillRect(begin - 1, top, 2 * devicePixelRatio, height);
+      var flag = flags[k] || u.over.appendChild(document.createElement("a"));
+      var left = u.valToPos(mark[0], "x");
+      flag.className = "flag " + mark[2];
+      flag.href = "#" + mark[3];
+      flag.textContent = String(k + 1);
+      flag.tabIndex = -1; /* the list below has the same links for the keyboard */
+      flag.setAttribute("aria-hidden", "true");
+      flag.hidden = left < 0 || left > u.over.clientWidth;
+      flag.style.left = Math.max(0, Math.min(left, u.over.clientWidth - 20)) + "px";
+      flag.style.top = (k % 4) * 22 + "px";
     });
-    return {
-      width: Math.max(200, chart.plot.clientWidth),
-      height: HEIGHT,
-      legend: { show: false },
-      cursor: { y: false, drag: { x: true, y: false } },
-      scales: {
-        x: { time: false },
-        y: chart.log ? { distr: 3 } : { range: chart.data.steps ? range : undefined },
-      },
-      axes: [
-        Object.assign({ label: data.xLabel }, axis),
-        Object.assign({ label: data.yLabel, size: 64 }, axis),
-      ],
-      series: [{ label: data.xLabel }].concat(series),
-      hooks: {
-        setCursor: [function (u) { say(chart, u.cursor.idx); }],
-        setScale: [function (u, key) { if (key === "x") showWhole(chart, u); }],
-      },
-    };
+    context.restore();
   }
 
-  function range(u, least, most) {
-    return [0, most ? most * 1.05 : 1];
+  function showWhole(u) {
+    var x = data.x;
+    base.whole.hidden = u.scales.x.min <= x[0] && u.scales.x.max >= x[x.length - 1];
   }
 
-  function showWhole(chart, u) {
-    var x = chart.data.x;
-    chart.whole.hidden = u.scales.x.min <= x[0] && u.scales.x.max >= x[x.length - 1];
-  }
-
-  function draw(chart) {
-    if (chart.u) chart.u.destroy();
-    chart.u = new uPlot(options(chart), [chart.data.x].concat(chart.data.y), chart.plot);
-  }
-
-  function whole(chart) {
-    var x = chart.data.x;
-    chart.u.setScale("x", { min: x[0], max: x[x.length - 1] });
-  }
-
-  function key(chart, event) {
-    var last = chart.data.x.length - 1;
-    var i = chart.u.cursor.idx;
-    var steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -last, End: last };
-    if (event.key === "Escape") {
-      whole(chart);
-      return;
-    }
-    if (!(event.key in steps)) return;
-    event.preventDefault();
-    i = i === null || i === undefined ? (event.key === "End" ? last : 0) : i + steps[event.key];
-    i = Math.max(0, Math.min(last, i));
-    chart.u.setCursor({ left: chart.u.valToPos(chart.data.x[i], "x"), top: 10 });
-  }
-
-  function legend(chart, figure) {
-    if (chart.data.names.length < 2) return;
+  function legend() {
+    if (data.names.length < 2 && !data.expected) return;
     var list = document.createElement("ul");
     list.className = "legend";
-    chart.data.names.forEach(function (name, k) {
-      var item = document.createElement("li");
-      item.className = "line-" + ((k % 6) + 1) + " dash-" + (k % 4);
-      item.textContent = name;
-      list.appendChild(item);
-    });
-    figure.insertBefore(list, chart.plot);
-  }
-
-  function cell(row, kind, text, scope) {
-    var made = document.createElement(kind);
-    if (scope) made.scope = scope;
-    made.textContent = text;
-    row.appendChild(made);
-  }
-
-  /* the table of a long curve is made when it is opened: in the file it would be larger than the plots */
-  function fill(chart, region) {
-    var data = chart.data;
-    var table = region.appendChild(document.createElement("table"));
-    table.createCaption().textContent = region.getAttribute("aria-label");
-    var head = table.createTHead().insertRow();
-    [data.xLabel].concat(data.names).forEach(function (name) { cell(head, "th", name, "col"); });
-    var body = table.createTBody();
-    data.x.forEach(function (x, i) {
-      var row = body.insertRow();
-      cell(row, "th", number(x), "row");
-      data.y.forEach(function (column) { cell(row, "td", number(column[i])); });
-    });
-  }
-
-  function start(figure) {
-    var chart = {
-      data: JSON.parse(figure.querySelector("script").textContent),
-      plot: figure.querySelector(".plot"),
-      readout: figure.querySelector(".readout"),
-      whole: figure.querySelector(".whole"),
-      log: false,
-      u: null,
-    };
-    var region = figure.querySelector(".to-fill");
-    if (region) {
-      figure.querySelector("details").addEventListener("toggle", function () {
-        if (!region.firstChild) fill(chart, region);
-      });
+    function item(name, look) {
+      var made = document.createElement("li");
+      made.className = look;
+      made.textContent = name;
+      list.appendChild(made);
     }
-    legend(chart, figure);
-    draw(chart);
-    drawn.push(chart);
-    chart.plot.addEventListener("keydown", function (event) { key(chart, event); });
-    chart.whole.addEventListener("click", function () { whole(chart); });
-    var log = figure.querySelector(".log");
-    if (log) {
-      log.addEventListener("click", function () {
-        chart.log = !chart.log;
-        log.setAttribute("aria-pressed", String(chart.log));
-        draw(chart);
+    data.names.forEach(function (name, k) {
+      item(name, "line-" + ((k % LINES) + 1) + (data.stacked ? " area" : " dash-" + (k % 4)));
+    });
+    if (data.expected) item(data.expected[0], "area expected");
+    base.figure.insertBefore(list, base.plot);
+  }
+
+  function button(name) {
+    var found = base.figure.querySelector("." + name);
+    if (!found) return;
+    found.addEventListener("click", function () {
+      state[name] = !state[name];
+      found.setAttribute("aria-pressed", String(state[name]));
+      draw();
+    });
+  }
+
+  legend();
+  button("log");
+  button("smooth");
+  return {
+    count: data.x.length,
+    draw: draw,
+    at: function () { return plot.cursor.idx; },
+    go: function (i) {
+      plot.setCursor({ left: plot.valToPos(data.x[i], "x"), top: 10 });
+      say(i); /* two values may share a pixel */
+    },
+    whole: function () { plot.setScale("x", { min: data.x[0], max: data.x[data.x.length - 1] }); },
+    resize: function (width) { if (width !== plot.width) plot.setSize({ width: width, height: HEIGHT }); },
+    fill: function (region) {
+      var columns = data.y.concat(data.expected ? data.expected.slice(1) : []);
+      var names = data.names.concat(
+        data.expected ? [data.expected[0] + ", low", data.expected[0] + ", high"] : []
+      );
+      figures.fill(region, [data.xLabel].concat(names), data.x.length, function (i) {
+        return [number(data.x[i])].concat(columns.map(function (column) { return number(column[i]); }));
       });
-    }
-    new ResizeObserver(function () {
-      var width = Math.max(200, chart.plot.clientWidth);
-      if (width !== chart.u.width) chart.u.setSize({ width: width, height: HEIGHT });
-    }).observe(chart.plot);
-  }
-
-  function redraw() {
-    drawn.forEach(draw);
-  }
-
-  /* a plot is drawn when it comes near the screen, one in a frame: long pages open and scroll at once */
-  var waiting = [];
-
-  function next() {
-    var figure = waiting.shift();
-    if (figure && !figure.querySelector(".uplot")) start(figure);
-    if (waiting.length) requestAnimationFrame(next);
-  }
-
-  var seen = new IntersectionObserver(function (entries) {
-    entries.forEach(function (entry) {
-      if (!entry.isIntersecting) return;
-      seen.unobserve(entry.target);
-      waiting.push(entry.target);
-      if (waiting.length === 1) requestAnimationFrame(next);
-    });
-  }, { rootMargin: "600px" });
-  var figures = document.querySelectorAll("figure.chart");
-  figures.forEach(function (figure) { seen.observe(figure); });
-
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  window.addEventListener("beforeprint", function () {
-    figures.forEach(function (figure) {
-      seen.unobserve(figure);
-      if (!figure.querySelector(".uplot")) start(figure);
-    });
-    document.querySelectorAll(".finding details").forEach(function (details) { details.open = true; });
-    document.documentElement.classList.add("paper");
-    redraw();
-  });
-  window.addEventListener("afterprint", function () {
-    document.documentElement.classList.remove("paper");
-    redraw();
-  });
-})();
+    },
+  };
+};

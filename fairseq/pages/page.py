@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import NamedTuple
 
 from fairseq.pages import assets
-from fairseq.pages.charts import Chart, Table
+from fairseq.pages.charts import Chart, HeatMap, Table
 
-_ROWS = 200  # a plot with more points has its table made by the browser, when it is opened
+_ROWS = 50  # a plot with more points has its table made by the browser, when it is opened
 _SHOWN = 5  # lines of a finding before the rest is folded away
+
+
+class Link(NamedTuple):
+    """A link to another place of the page."""
+
+    text: str
+    target: str  # an address in the page, such as chart-loss
 
 
 class Notice(NamedTuple):
@@ -26,6 +34,8 @@ class Notice(NamedTuple):
     change: str  # what to do
     lines: Sequence[str] = ()  # what caused it
     more: int = 0  # further lines that are not listed
+    links: Sequence[Link] = ()
+    quoted: bool = True  # the lines are quoted from files; otherwise they are sentences
 
 
 class Paragraph(NamedTuple):
@@ -34,12 +44,15 @@ class Paragraph(NamedTuple):
     text: str
 
 
+Part = Table | Chart | HeatMap | Paragraph
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page with a heading."""
 
     title: str
-    parts: Sequence[Table | Chart | Paragraph] = field(default_factory=list)
+    parts: Sequence[Part] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -51,12 +64,29 @@ class Page:
         verdict: a sentence.
         notices: the findings, the most severe first.
         sections: what follows.
+        watched: it is served from a local address, and asks there for a newer version of itself.
     """
 
     title: str
     verdict: str
     notices: Sequence[Notice]
     sections: Sequence[Section]
+    watched: bool = False
+
+    def policy(self) -> str:
+        """Return the content security policy.
+
+        With it, the browser refuses whatever else a file name or a transcript might try to run or load.
+
+        Raises:
+            ValueError: the extra `report` is not installed.
+        """
+        hashes = " ".join(f"'sha256-{_digest(script)}'" for script in assets.scripts(self.watched))
+        connect = "connect-src 'self'; " if self.watched else ""
+        return (
+            f"default-src 'none'; {connect}style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'; "
+            "form-action 'none'"
+        )
 
     def html(self) -> str:
         """Return the whole page as one file, which asks for nothing from a network.
@@ -64,20 +94,16 @@ class Page:
         Raises:
             ValueError: the extra `report` is not installed.
         """
-        scripts = assets.scripts()
-        hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-        # the browser then refuses whatever else a file name or a transcript might try to run or load
-        policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'"
         return "\n".join(
             [
                 '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-                f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+                f'<meta http-equiv="Content-Security-Policy" content="{self.policy()}">',
                 '<meta name="viewport" content="width=device-width, initial-scale=1">',
                 '<meta name="color-scheme" content="light dark">',
                 f"<title>{escape(self.title)}</title>",
                 f"<style>\n{assets.styles()}</style>\n</head>\n<body>",
                 *self._body(),
-                *(f"<script>{script}</script>" for script in scripts),
+                *(f"<script>{script}</script>" for script in assets.scripts(self.watched)),
                 "</body>\n</html>\n",
             ]
         )
@@ -88,20 +114,30 @@ class Page:
         body = [
             '<a class="skip" href="#findings">Skip to the findings</a>',
             f'<header><h1>{escape(self.title)}</h1><p class="verdict">{escape(self.verdict)}</p>'
-            f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>',
+            f'{_WATCH if self.watched else ""}<nav aria-label="Sections"><ul>{links}</ul></nav></header>',
             '<main>\n<section id="findings" aria-labelledby="findings-title"><h2 id="findings-title">Findings</h2>',
         ]
         body += ['<p class="good">Nothing found.</p>'] if not self.notices else []
         body += [_notice(notice) for notice in self.notices]
         body.append("</section>")
+        titles = {notice.name: notice.title for notice in self.notices}
         for number, section in enumerate(self.sections):
             body.append(
                 f'<section id="section-{number}" aria-labelledby="title-{number}">'
                 f'<h2 id="title-{number}">{escape(section.title)}</h2>'
             )
-            body += [_part(part, f"{number}-{place}") for place, part in enumerate(section.parts)]
+            places = itertools.count()
+            for is_chart, parts in itertools.groupby(section.parts, lambda part: isinstance(part, Chart)):
+                made = "".join(_part(part, f"{number}-{next(places)}", titles) for part in parts)
+                body.append(f'<div class="charts">{made}</div>' if is_chart else made)
             body.append("</section>")
         return [*body, "</main>"]
+
+
+_WATCH = (
+    '<p class="watch"><label><input type="checkbox" checked> Reload this page when the run has new records</label> '
+    '<button type="button" hidden>Reload now</button> <output></output></p>'
+)
 
 
 def _digest(script: str) -> str:
@@ -116,24 +152,42 @@ def _notice(notice: Notice) -> str:
         f'<h3 id="{name}-title"><span class="badge">{escape(notice.severity.capitalize())}</span> '
         f"{escape(notice.title)}</h3>",
         f'<p class="change">{escape(notice.change)}</p>' if notice.change else "",
-        _lines(shown),
+        _lines(shown, notice.quoted),
     ]
     if folded or notice.more:
         count = len(folded) + notice.more
         more = f"<p>{notice.more:,} more are not listed.</p>" if notice.more else ""
-        parts.append(f"<details><summary>{count:,} more</summary>{_lines(folded)}{more}</details>")
+        parts.append(f"<details><summary>{count:,} more</summary>{_lines(folded, notice.quoted)}{more}</details>")
+    if notice.links:
+        links = "".join(f'<li><a href="#{escape(link.target)}">{escape(link.text)}</a></li>' for link in notice.links)
+        parts.append(f'<ul class="places">{links}</ul>')
     return "".join([*parts, "</article>"])
 
 
-def _lines(lines: Sequence[str]) -> str:
-    items = "".join(f"<li><code>{escape(line)}</code></li>" for line in lines)
+def _lines(lines: Sequence[str], quoted: bool) -> str:
+    begin, end = ("<code>", "</code>") if quoted else ("", "")
+    items = "".join(f"<li>{begin}{escape(line)}{end}</li>" for line in lines)
     return f'<ul class="lines">{items}</ul>' if items else ""
 
 
-def _part(part: Table | Chart | Paragraph, name: str) -> str:
+def _part(part: Part, name: str, notices: Mapping[str, str]) -> str:
     if isinstance(part, Paragraph):
         return f"<p>{escape(part.text)}</p>"
-    return _table(part) if isinstance(part, Table) else _chart(part, name)
+    if isinstance(part, Table):
+        return _table(part)
+    if isinstance(part, HeatMap):
+        return _figure("heat", part, name, "", "", _to_fill(f"{part.title}: about how many % of the total"))
+    links = [
+        f'<li class="{escape(mark.severity)}"><a href="#finding-{escape(mark.finding)}">{escape(mark.label)}: '
+        f"{escape(notices[mark.finding])}</a></li>"
+        for mark in part.marks
+        if mark.finding in notices
+    ]
+    marks = f'<ul class="marks">{"".join(links)}</ul>' if links else ""
+    buttons = '<button type="button" class="log" aria-pressed="false">Log axis</button>' if part.log else ""
+    buttons += '<button type="button" class="smooth" aria-pressed="false">Smoothed</button>' if part.smooth else ""
+    table = _to_fill(part.title) if len(part.x) > _ROWS else _table(part.table())
+    return _figure("chart wide" if part.wide else "chart", part, part.key or name, buttons, marks, table)
 
 
 def _table(table: Table) -> str:
@@ -143,29 +197,29 @@ def _table(table: Table) -> str:
         for row in table.rows
     )
     caption = escape(table.caption)
+    kind = ' class="prose"' if table.prose else ""
     body = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table{kind}>'
+        f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return f"<details><summary>{caption}</summary>{body}</details>" if table.folded else body
 
 
-def _chart(chart: Chart, name: str) -> str:
-    data = json.dumps(chart.data(), separators=(",", ":"), ensure_ascii=True)
+def _to_fill(caption: str) -> str:
+    return f'<div class="scroll to-fill" tabindex="0" role="region" aria-label="{escape(caption)}"></div>'
+
+
+def _figure(kind: str, part: Chart | HeatMap, name: str, buttons: str, marks: str, table: str) -> str:
+    name, title = escape(name), escape(part.title)
+    data = json.dumps(part.data(), separators=(",", ":"), ensure_ascii=True)
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")  # nothing can end the element
-    caption = escape(chart.title)
-    if len(chart.x) > _ROWS:
-        table = f'<div class="scroll to-fill" tabindex="0" role="region" aria-label="{caption}"></div>'
-    else:
-        table = _table(chart.table())
-    log = '<button type="button" class="log" aria-pressed="false">Log axis</button>' if chart.log else ""
     return (
-        f'<figure class="chart" id="chart-{name}"><figcaption>{escape(chart.title)}</figcaption>'
-        f'<p class="summary">{escape(chart.summary)}</p>'
-        f'<div class="plot" tabindex="0" role="group" aria-label="Plot: {escape(chart.title)}. Arrow keys read its '
+        f'<figure class="{kind}" id="chart-{name}"><figcaption>{title}</figcaption>'
+        f'<p class="summary">{escape(part.summary)}</p>'
+        f'<div class="plot" tabindex="0" role="group" aria-label="Plot: {title}. Arrow keys read its '
         f'values; the table below has all of them." aria-describedby="readout-{name}"></div>'
-        f'<div class="controls">{log}<button type="button" class="whole" hidden>Whole range</button>'
-        f'<output class="readout" id="readout-{name}"></output></div>'
+        f'<div class="controls">{buttons}<button type="button" class="whole" hidden>Whole range</button>'
+        f'<output class="readout" id="readout-{name}"></output></div>{marks}'
         f'<script type="application/json">{data}</script>'
         f"<details><summary>Data of the plot as a table</summary>{table}</details></figure>"
     )

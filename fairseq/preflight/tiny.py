@@ -36,6 +36,7 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
         if device == "lazy":
             common.update(dict.fromkeys(_HALF, False))
         common.log_format, common.tensorboard_logdir, common.log_file = "none", None, None
+        common.report = False
         small.checkpoint.no_save = True
         if "use_old_adam" in small.optimizer:
             small.optimizer.use_old_adam = True  # plain operations, as on HPU without Habana's fused kernel

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from fairseq.pages import assets
-from fairseq.pages.charts import POINTS, Chart, Table, thin
-from fairseq.pages.page import Notice, Page, Paragraph, Section
+from fairseq.pages.charts import LEVELS, Chart, HeatMap, Mark, Range, Table
+from fairseq.pages.curves import POINTS, Curve, align, means, smooth, thin
+from fairseq.pages.page import Link, Notice, Page, Paragraph, Section
 
 EVIL = "</script><img src=x onerror=alert(1)>&\"'\u2028"
 
@@ -79,8 +80,12 @@ def test_table_of_a_chart() -> None:
 def test_long_tables_are_not_in_the_file() -> None:
     pytest.importorskip("youplot", reason="extra report")
     x = np.arange(400_000.0)
-    thinned = [thin(x, np.sin(x / (1000 * k))) for k in range(1, 31)]
-    charts = [Chart(f"Curve {i}", "", "update", "loss", few, {"a": y}, log=True) for i, (few, y) in enumerate(thinned)]
+    curves = [np.sin(x / (1000 * k)) for k in range(1, 31)]
+    charts = [
+        Chart(f"Curve {i}", "", "update", "loss", x[kept], {"a": y[kept]}, log=True)
+        for i, y in enumerate(curves)
+        if len(kept := thin([y]))
+    ]
     page = Page("Large", "", [], [Section("Curves", charts)]).html()
     assert len(page) < 2_000_000 and page.count("to-fill") > 30 and page.count("<tr>") == 0
 
@@ -89,11 +94,86 @@ def test_thinning_keeps_the_shape() -> None:
     x = np.arange(400_000.0)
     y = np.sin(x / 1e4)
     y[123_456], y[77_777], y[5] = 9.0, -9.0, np.nan
-    few_x, few_y = thin(x, y)
-    assert len(few_x) <= POINTS + 2 and (np.diff(few_x) > 0).all()
-    assert few_x[0] == 0 and few_x[-1] == x[-1] and {9.0, -9.0} <= set(few_y.tolist())
-    assert (y[few_x.astype(int)] == few_y).all()
-    assert len(thin(x[:100], y[:100])[0]) == 99
+    kept = thin([y])
+    assert len(kept) <= POINTS + 2 and (np.diff(kept) > 0).all()
+    assert kept[0] == 0 and kept[-1] == 399_999 and {9.0, -9.0} <= set(y[kept].tolist())
+    assert len(thin([y[:100]])) == 99
+
+
+def test_short_curves_are_kept_whole_beside_long_ones() -> None:
+    few = np.full(10_000, np.nan)
+    few[::1000] = 1.0
+    long = np.sin(np.arange(10_000.0))
+    kept = thin([long, few], 100)
+    assert len(kept) <= 112 and set(range(0, 10_000, 1000)) <= set(kept.tolist())
+
+
+def test_curves_over_one_axis() -> None:
+    one, other = (
+        Curve(np.asarray([10, 20]), np.asarray([1.0, 2.0])),
+        Curve(np.asarray([15, 20]), np.asarray([3.0, 4.0])),
+    )
+    x, columns = align({"one": one, "other": other})
+    assert x.tolist() == [10, 15, 20]
+    assert np.array_equal(columns["one"], [1, np.nan, 2], equal_nan=True)
+    assert np.array_equal(columns["other"], [np.nan, 3, 4], equal_nan=True)
+    assert align({"one": one})[0].tolist() == [10, 20] and len(align({})[0]) == 0
+
+
+def test_smoothing_keeps_the_ends_and_leaves_out_gaps() -> None:
+    assert smooth(np.asarray([1.0, 3.0, 8.0, 1.0, 0.0]), 3).tolist() == [1, 4, 4, 3, 0]
+    assert np.array_equal(smooth(np.asarray([1.0, np.nan, 3.0]), 3), [1, np.nan, 3], equal_nan=True)
+
+
+def test_means_over_stretches() -> None:
+    x, (y,) = means(np.arange(1.0, 8.0), [np.arange(7.0)], 3)
+    assert x.tolist() == [2, 4, 7] and y.tolist() == [0.5, 2.5, 5]
+
+
+def test_what_a_plot_shows_beside_its_curves() -> None:
+    """A range, smoothing and marks; a mark leads to its finding, and a finding to its plot."""
+    pytest.importorskip("youplot", reason="extra report")
+    x, y = np.arange(3.0), np.asarray([1.0, 4.0, 2.0])
+    expected = Range("reference", y - 0.5, np.asarray([1.5, np.nan, 2.5]))
+    mark = Mark(1, 2, "warning", "From update 1", "slow")
+    chart = Chart(
+        "C", "", "update", "loss", x, {"a": y}, joined=True, smooth={"a": y + 1}, expected=expected, marks=[mark],
+        key="loss", wide=True,
+    )  # fmt: skip
+    data = chart.data()
+    assert data["smooth"] == [[2, 5, 3]] and data["expected"] == ["reference", [0.5, 3.5, 1.5], [1.5, None, 2.5]]
+    assert data["marks"] == [[1, 2, "warning", "finding-slow"]] and data["joined"]
+    assert chart.table().head == ["update", "a", "reference, low", "reference, high"]
+    assert chart.table().rows[1] == ["1", "4", "3.5", "-"]
+    notice = Notice(
+        "slow", "warning", "It is slow", "", ["a sentence"], links=[Link("show", "chart-loss")], quoted=False
+    )
+    page = Page("", "", [notice], [Section("", [chart])]).html()
+    assert '<figure class="chart wide" id="chart-loss">' in page and '<a href="#chart-loss">show</a>' in page
+    assert '<a href="#finding-slow">From update 1: It is slow</a>' in page and ">Smoothed</button>" in page
+    assert "<li>a sentence</li>" in page
+    # the finding of a mark may be on another page
+    assert "#finding-slow" not in Page("", "", [], [Section("", [chart])]).html().replace('"finding-slow"', "")
+
+
+def test_cells_of_a_heat_map() -> None:
+    shares = np.asarray([[0.5, 1.0], [0.25, 0.0], [0.25, 0.0], [0.0, 0.0]])
+    heat = HeatMap("H", "", "update", np.asarray([10, 20]), "codeword", np.asarray([7, 3, 1, 0]), shares)
+    data = heat.data()
+    even = LEVELS[1 + 31]
+    assert data["rows"] == [7, 3, 1, 0] and data["cells"][1:4] == even + even + "A"  # column after column
+    assert LEVELS.index(data["cells"][0]) == 1 + 31 + round(62 / 12) and data["cells"][5:] == "AAA"
+    pytest.importorskip("youplot", reason="extra report")
+    page = Page("", "", [], [Section("", [heat])]).html()
+    assert '<figure class="heat" id="chart-0-0">' in page and "to-fill" in page
+
+
+def test_only_a_watched_page_may_connect() -> None:
+    pytest.importorskip("youplot", reason="extra report")
+    quiet, watched = (Page("", "", [], [], watched=watched) for watched in (False, True))
+    assert "connect-src" not in quiet.html() and 'class="watch"' not in quiet.html()
+    assert "connect-src 'self'" in watched.policy() and 'class="watch"' in watched.html()
+    assert watched.policy() in watched.html() and len(assets.scripts(True)) == len(assets.scripts()) + 1
 
 
 def test_another_uplot_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""The report of runs as a page: the work of `fairseq-report`."""
