@@ -89,7 +89,7 @@ def _memory_file(length: int) -> int | None:
             return None
     try:
         os.lseek(descriptor, 0, os.SEEK_SET)
-        os.ftruncate(descriptor, length)
+        os.ftruncate(descriptor, length)  # it may have been longer
     except OSError:
         os.close(descriptor)
         return None
@@ -123,7 +123,8 @@ def staged_range(path: str, status: os.stat_result, offset: int, length: int) ->
         copied = 0
         while copied < length and (count := os.sendfile(descriptor, file.descriptor, offset + copied, length - copied)):
             copied += count
-        os.ftruncate(descriptor, copied)
+        if copied < length:
+            os.ftruncate(descriptor, copied)
         os.lseek(descriptor, 0, os.SEEK_SET)
     except OSError:  # a file system without it, or a read error, which `open_range` will report
         os.close(descriptor)
