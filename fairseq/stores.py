@@ -70,7 +70,7 @@ class Cancelled(Exception):
 
 def is_url(text: str) -> bool:
     """Return whether this is a URL rather than a path of the local file system."""
-    return _URL.match(text) is not None
+    return "://" in text and _URL.match(text) is not None
 
 
 def joined(root: str, name: str) -> str:

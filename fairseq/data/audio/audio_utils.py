@@ -58,6 +58,7 @@ __all__ = [
 _RESAMPLING_CONTEXT = 0.05
 # larger samples would overflow a float32 waveform's power; real peaks are 1, or 2^31 for unscaled integers
 _LOUDEST = 1e15
+_INTEGERS = ("PCM_16", "PCM_24", "PCM_32", "PCM_S8", "PCM_U8")  # samples that are finite and small without a check
 _DENSEST = 8192  # maximum frames per byte of a file: FLAC stores 65,535 samples of silence in 11 bytes
 _RATES = (1_000, 768_000)  # Hz; a header with a rate outside this range is damaged
 _BLOCK = 1 << 24  # values read at a time when only the header says how many there are
@@ -221,7 +222,8 @@ def read_samples(
             else:
                 audio, note = _read(file, start, file.frames - start if frames < 0 else frames, out)
             length = _stated_length(file, rate)
-    check_samples(audio, start, sample_rate or file.samplerate)
+        if file.subtype not in _INTEGERS:
+            check_samples(audio, start, rate)
     if out is None or audio is out:
         return Samples(audio, length, note)
     out[:] = audio

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fairseq.data.audio.places import AUDIO_EXTENSIONS, Place, parse
 from fairseq.data.audio.refusal import LONGEST, UnreadableAudio, what_it_is
-from fairseq.data.storage.ranges import open_range
+from fairseq.data.storage.ranges import Staged, open_range, staged_bytes, staged_range
 from fairseq.data.storage.reader import open_remote, reader
 from fairseq.data.storage.stores import StoreError
 from fairseq.stores import is_url
@@ -23,7 +23,7 @@ class Contents(NamedTuple):
     """An audio file's bytes, not yet opened."""
 
     binary: Callable[[], BinaryIO]  # opens a binary file
-    source: Callable[[], Any]  # creates SoundFile's argument
+    source: Callable[[], Any]  # creates OnwardFile's argument
     size: int  # bytes
     identity: Hashable
     place: Place
@@ -66,7 +66,10 @@ def _member(path: str, place: Place) -> Contents:
     def window() -> BinaryIO:
         return open_range(place.file, status, offset, length)
 
-    return Contents(window, window, length, identity, place, [])
+    def source() -> Staged | BinaryIO:
+        return staged_range(place.file, status, offset, length) or window()
+
+    return Contents(window, source, length, identity, place, [])
 
 
 def _remote(path: str, place: Place) -> Contents:
@@ -80,7 +83,11 @@ def _remote(path: str, place: Place) -> Contents:
     def binary() -> BinaryIO:
         return open_remote(source, remote, failures)
 
-    return Contents(binary, binary, remote.size, (path, *remote.stamp), place, failures)
+    def audio() -> Staged | BinaryIO:
+        staged = staged_bytes(remote.start) if len(remote.start) == remote.size else None
+        return staged or binary()
+
+    return Contents(binary, audio, remote.size, (path, *remote.stamp), place, failures)
 
 
 def _check_range(offset: int, length: int, size: int) -> None:

@@ -29,12 +29,12 @@ def parse(place: str) -> Place:
 
     `file:///a/b` becomes the path `/a/b`. A local file whose name ends like a range is that file.
     """
-    text = _LOCAL_URL.sub("", place, count=1)
-    if os.path.splitext(text)[1] in AUDIO_EXTENSIONS:
+    text = _LOCAL_URL.sub("", place, count=1) if "://" in place else place
+    rest, _, length = text.rpartition(":")
+    file, _, offset = rest.rpartition(":")
+    if not (file and (offset + length).isascii() and offset.isdecimal() and length.isdecimal()):
         return Place(text, None, None)
-    file, *numbers = text.rsplit(":", 2)
-    if len(numbers) != 2 or not all(number.isascii() and number.isdecimal() for number in numbers):
+    # most places are ranges of archives: ask for the odd name without an exception
+    if os.access(text, os.F_OK) and not is_url(text) and os.path.isfile(text):
         return Place(text, None, None)
-    if not is_url(text) and os.path.isfile(text):
-        return Place(text, None, None)
-    return Place(file, int(numbers[0]), int(numbers[1]))
+    return Place(file, int(offset), int(length))

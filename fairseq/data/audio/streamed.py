@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from fairseq.data.storage.ranges import Staged
+
 UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile reports the largest possible number for an unknown length
 FROM_THE_BEGINNING = 1 << 62  # frames of lead for a format that cannot seek
 # frames: an MP3 block can store bits in earlier blocks, so after a seek the first 400 frames would be wrong
@@ -26,13 +28,31 @@ class OnwardFile(soundfile.SoundFile):
     of unknown length.
 
     Args:
-        source: SoundFile's argument.
+        source: SoundFile's argument, or audio in a memory file.
         lead: frames to decode and discard before the target of a seek.
     """
 
     def __init__(self, source: Any, lead: int = 0) -> None:
-        super().__init__(source)
         self.lead = lead
+        self._staged = source if isinstance(source, Staged) else None
+        if self._staged is None:
+            super().__init__(source)
+            return
+        try:
+            super().__init__(self._staged.descriptor, closefd=False)
+        except BaseException:
+            self._release()
+            raise
+
+    def close(self) -> None:
+        """Close the file, and free its memory."""
+        super().close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._staged is not None:
+            self._staged.release()
+            self._staged = None
 
     def seekable(self) -> bool:
         return False
