@@ -57,7 +57,7 @@ def write_corpus(folder: Path) -> None:
 
 
 def train(data: str, updates: int, log_interval: int, threads: int) -> dict[str, Any]:
-    """Train with the `fairseq` that this process finds; return wall and CPU seconds of each update with its log step."""
+    """Train with the `fairseq` that this process finds; return wall and CPU seconds of each update."""
     from omegaconf import OmegaConf
 
     from fairseq.dataclass.initialize import resolve_config

@@ -27,7 +27,10 @@ MAX_RUNS = 8  # curves have as many colours
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-report", description=command.summary(__doc__))
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run's checkpoint.save_dir, or a log of fairseq's; several are compared"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run's checkpoint.save_dir, or fairseq's log; several are compared",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="the page to write; an older one is replaced (default: report.html)"

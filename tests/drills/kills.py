@@ -48,7 +48,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 240.0  # time limit of one process, even on a busy machine
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # values that differ between any two runs
-CLOCK = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "host_cpu", "eta", "slowest_rank", "rank_wait"} | {
+CLOCK = {
+    "wps",
+    "ups",
+    "audio_s_per_s",
+    "train_wall",
+    "wall",
+    "data_wait",
+    "host_cpu",
+    "eta",
+    "slowest_rank",
+    "rank_wait",
+} | {
     *shares.TIMES,
     "host_gb",
 }

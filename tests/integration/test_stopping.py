@@ -167,7 +167,18 @@ def test_rows_of_a_run_that_was_interrupted_equal_an_unbroken_ones(workplace: Wo
 
 def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what depends on the clock."""
-    clock = {"wps", "ups", "audio_s_per_s", "train_wall", "wall", "data_wait", "host_cpu", "eta", "slowest_rank", "rank_wait"} | {
+    clock = {
+        "wps",
+        "ups",
+        "audio_s_per_s",
+        "train_wall",
+        "wall",
+        "data_wait",
+        "host_cpu",
+        "eta",
+        "slowest_rank",
+        "rank_wait",
+    } | {
         *shares.TIMES,
         "host_gb",
     }
