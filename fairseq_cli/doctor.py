@@ -52,13 +52,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def config_in(folder: Path) -> Mapping[str, Json] | None:
-    """The config in a folder's newest checkpoint; None if none can be read."""
+    """The config in a folder's newest checkpoint that can be read; None if there isn't one."""
     pattern = rf"checkpoint.*{retention.ENDINGS}"
     paths = [Path(path) for path in retention.checkpoint_paths(folder, pattern)]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             config = io.peek(path).cfg
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            print(f"fairseq-doctor: {error}", file=sys.stderr)
             continue
         if config is not None:
             return cast("Mapping[str, Json]", config_to_container(cast(ConfigLike, config)))

@@ -35,6 +35,7 @@ _MODULES = (
     "fairseq_cli.average_checkpoints",
     "fairseq_cli.consolidate",
     "fairseq_cli.data_report",
+    "fairseq_cli.doctor",
     "fairseq_cli.segment",
     "fairseq_cli.validate",
     "fairseq_cli.pack",

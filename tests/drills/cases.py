@@ -35,6 +35,7 @@ COMMANDS = {
     "fairseq-consolidate": "fairseq_cli.consolidate",
     "fairseq-pack": "fairseq_cli.pack",
     "fairseq-data-report": "fairseq_cli.data_report",
+    "fairseq-doctor": "fairseq_cli.doctor",
     "fairseq-segment": "fairseq_cli.segment",
 }
 
