@@ -48,6 +48,9 @@ def get_parser() -> argparse.ArgumentParser:
         help="make a band of these runs, at least 3 seeds of one config, in FAIRSEQ_BANDS (default: "
         "~/.config/fairseq/bands)",
     )
+    parser.add_argument(
+        "--band-source", metavar="TEXT", help="what the band says about where its runs come from (default: their names)"
+    )
     return parser
 
 
@@ -75,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     """
     runs: list[tuple[str, Records]] = [(str(path), read(path, config_in)) for path in args.runs]
     if args.add_band:
-        return add_band(args.add_band, runs)
+        return add_band(args.add_band, runs, args.band_source)
     diagnoses = [diagnose(name, records) for name, records in runs]
     comparison = compare(runs) if len(runs) > 1 else None
     if args.json:
@@ -91,10 +94,10 @@ def main(args: argparse.Namespace) -> int:
     return WELL if all(diagnosis.is_well for diagnosis in diagnoses) else FINDINGS
 
 
-def add_band(name: str, runs: Sequence[tuple[str, Records]]) -> int:
+def add_band(name: str, runs: Sequence[tuple[str, Records]], source: str | None) -> int:
     """Make a band; one of this name gets the next version."""
     before = [band.version for band in bands.known() if band.name == name]
-    source = f"{len(runs)} runs: {', '.join(Path(path).name for path, _ in runs)}"
+    source = source or f"runs {', '.join(Path(path).name for path, _ in runs)}"
     band = bands.make(name, runs, source, version=max(before, default=0) + 1)
     path = bands.save(band, bands.own_folder())
     print(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq.doctor.bands.band import WINDOW, Band, _hours, curve
+from fairseq.doctor.bands.band import HOURS_DIFFER, WINDOW, Band, curve, hours_of
 from fairseq.doctor.bands.identity import differences, identity
-from fairseq.doctor.records import INTERVAL, Records
+from fairseq.doctor.records import EPOCH, INTERVAL, Records
 
 FEWEST = 3
 POINTS = 16  # at most
@@ -62,13 +62,12 @@ def make(name: str, runs: Sequence[tuple[str, Records]], source: str, version: i
     values = np.stack([np.interp(grid, *points) for points in curves])
     mean, deviation = values.mean(0), values.std(0, ddof=1)
     reach = limit(len(runs)) * deviation
-    low, high = mean - reach, mean + reach
+    low, high = np.maximum(mean - reach, min(0.0, values.min())), mean + reach  # none of the metrics is below 0
     statistic = f"mean and {limit(len(runs)):.2f} deviations: 99 of 100 other seeds at an update, if they are normal"
     said = _left_by_chance(grid, values) if metric == "accuracy" else None
     if said is not None:
         low, high = np.minimum(values.min(0), 0.8 * values[:, 0].min()), np.maximum(high, values.max(0))
         statistic = f"{said}; so the limits reach down to the plateau"
-    hours = {_hours(record.config, record.data) for record in records}
     return Band(
         name,
         version,
@@ -79,7 +78,7 @@ def make(name: str, runs: Sequence[tuple[str, Records]], source: str, version: i
         INTERVAL,
         higher,
         said is not None,
-        hours.pop() if len(hours) == 1 else None,
+        _audio_of(records),
         identity(records[0].config),
         [int(update) for update in grid],
         *([round(float(value), 5) for value in line] for line in (mean, deviation, low, high)),
@@ -104,6 +103,23 @@ def _check(runs: Sequence[tuple[str, Records]]) -> None:
         keys = differences(identity(first.config), run.config)
         if keys:
             raise ValueError(f"{other} differs from {name} in more than its seed: {', '.join(keys)}.")
+
+
+def _audio_of(records: Sequence[Records]) -> float | None:
+    """Hours of audio in an epoch, as all runs say it; None if they do not, or differ."""
+    hours = [hours_of(run.config, run.data) or _epoch_of(run) for run in records]
+    known = [each for each in hours if each is not None]
+    agree = len(known) == len(hours) and max(known) <= (1 + HOURS_DIFFER) * min(known)
+    return round(float(np.mean(known)), 5) if agree else None
+
+
+def _epoch_of(run: Records) -> float | None:
+    """Hours of audio in an epoch, from the rows of epochs of a run that has no run.jsonl."""
+    epochs = run.rows(EPOCH)
+    if len(epochs) < 2 or not epochs.has("audio_s_per_update"):
+        return None
+    updates = float(np.median(np.diff(epochs.updates)))
+    return updates * float(np.nanmedian(epochs.values("audio_s_per_update"))) / 3600
 
 
 def _spans(runs: Sequence[tuple[str, Records]]) -> str:
