@@ -183,6 +183,29 @@ def test_where_leaving_the_plateau_is_chance_the_band_reaches_down_to_it(
     assert finding is not None and finding.severity == "note"
 
 
+def test_the_packaged_bands_do_not_match_each_other_and_hold_their_own_curves() -> None:
+    packaged = bands.known()
+    assert {band.name for band in packaged} == {"base-librispeech", "demo", "tiny", "tiny-falling-temperature"}
+    for band in packaged:
+        assert len({len(line) for line in (band.updates, band.mean, band.deviation, band.low, band.high)}) == 1
+        assert all(low <= mean <= high for low, mean, high in zip(band.low, band.mean, band.high, strict=True))
+        assert band.seeds >= 5 and band.source and band.version >= 1
+        assert band.config not in [other.config for other in packaged if other is not band]
+
+
+def test_a_seed_that_learns_the_same_a_little_later_is_inside(stock: dict[str, Any]) -> None:
+    steps = np.arange(50)
+    runs = seeds(
+        stock, [0.02 + 0.2 * np.clip((steps - left) / 30, 0, 1) + 0.001 * left for left in (10, 11, 12, 10, 11)]
+    )
+    band = make("rise", runs, "five runs")
+    _, later = seeds(stock, [0.02 + 0.2 * np.clip((steps - 14) / 30, 0, 1) + 0.01])[0]
+    _, never = seeds(stock, [np.full(50, 0.03)])[0]
+    rows = list(later.training.rows)
+    assert all(band.place(Rows(rows[:n])).where == "inside" for n in range(2, 51)) and not band.by_chance
+    assert band.place(never.training).where == "worse"
+
+
 def test_runs_that_make_no_band_are_refused(stock: dict[str, Any]) -> None:
     runs = seeds(stock, curves(3))
     with pytest.raises(ValueError, match="at least 3 runs with different seeds; these are 2"):
