@@ -48,17 +48,21 @@ def get_parser() -> argparse.ArgumentParser:
         help="make a band of these runs, at least 3 seeds of one config, in FAIRSEQ_BANDS (default: "
         "~/.config/fairseq/bands)",
     )
+    parser.add_argument(
+        "--band-source", metavar="TEXT", help="what the band says about where its runs come from (default: their names)"
+    )
     return parser
 
 
 def config_in(folder: Path) -> Mapping[str, Json] | None:
-    """The config in a folder's newest checkpoint; None if none can be read."""
+    """The config in a folder's newest checkpoint that can be read; None if there isn't one."""
     pattern = rf"checkpoint.*{retention.ENDINGS}"
     paths = [Path(path) for path in retention.checkpoint_paths(folder, pattern)]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             config = io.peek(path).cfg
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            print(f"fairseq-doctor: {error}", file=sys.stderr)
             continue
         if config is not None:
             return cast("Mapping[str, Json]", config_to_container(cast(ConfigLike, config)))
@@ -74,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     """
     runs: list[tuple[str, Records]] = [(str(path), read(path, config_in)) for path in args.runs]
     if args.add_band:
-        return add_band(args.add_band, runs)
+        return add_band(args.add_band, runs, args.band_source)
     diagnoses = [diagnose(name, records) for name, records in runs]
     comparison = compare(runs) if len(runs) > 1 else None
     if args.json:
@@ -90,10 +94,10 @@ def main(args: argparse.Namespace) -> int:
     return WELL if all(diagnosis.is_well for diagnosis in diagnoses) else FINDINGS
 
 
-def add_band(name: str, runs: Sequence[tuple[str, Records]]) -> int:
+def add_band(name: str, runs: Sequence[tuple[str, Records]], source: str | None) -> int:
     """Make a band; one of this name gets the next version."""
     before = [band.version for band in bands.known() if band.name == name]
-    source = f"{len(runs)} runs: {', '.join(Path(path).name for path, _ in runs)}"
+    source = source or f"runs {', '.join(Path(path).name for path, _ in runs)}"
     band = bands.make(name, runs, source, version=max(before, default=0) + 1)
     path = bands.save(band, bands.own_folder())
     print(

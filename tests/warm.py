@@ -36,6 +36,7 @@ _MODULES = (
     "fairseq_cli.consolidate",
     "fairseq_cli.data_report",
     "fairseq_cli.report",
+    "fairseq_cli.doctor",
     "fairseq_cli.segment",
     "fairseq_cli.validate",
     "fairseq_cli.pack",

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 FINDINGS = "findings.jsonl"
 RARELY = 1000  # updates between two log lines about a finding that is not worse
 WORSE = 1.5  # times the badness that was said last
-SHARE = 1 / 300  # of the run's time that looking may take,
+SHARE = 1 / 500  # of the run's time that looking may take,
 AT_ONCE = 2.0  # after seconds that it may take at any time: a short run is looked at with every row
 # findings that say that the run is about to diverge
 EARLY_WARNINGS = ("feature-penalty-drift", "gradient-drift")

@@ -141,7 +141,7 @@ def as_json(diagnoses: Sequence[Diagnosis], comparison: Comparison | None) -> di
 def _run(diagnosis: Diagnosis) -> dict[str, Json]:
     findings: list[Json] = []
     for finding in diagnosis.findings:
-        findings.append({**finding._asdict(), "evidence": list(finding.evidence)})
+        findings.append({**finding._asdict(), "evidence": list(finding.evidence), "badness": _finite(finding.badness)})
     band: Json = None
     if diagnosis.band is not None and diagnosis.place is not None:
         place = {key: _finite(value) for key, value in diagnosis.place._asdict().items()}

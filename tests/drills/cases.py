@@ -36,6 +36,7 @@ COMMANDS = {
     "fairseq-pack": "fairseq_cli.pack",
     "fairseq-data-report": "fairseq_cli.data_report",
     "fairseq-report": "fairseq_cli.report",
+    "fairseq-doctor": "fairseq_cli.doctor",
     "fairseq-segment": "fairseq_cli.segment",
 }
 

@@ -45,7 +45,7 @@ class Band(NamedTuple):
 
     Args:
         config: the values that identify it; see `fairseq.doctor.bands.identity`.
-        hours: of the training data; None: any.
+        hours: of audio in an epoch of training; None: any.
         metric, split: the column, and the rows it is taken from: INTERVAL, or "valid": the first validation set, where
             there is one.
         updates, mean, deviation, low, high: N each; low and high are the limits for another seed.
@@ -154,7 +154,7 @@ def band_of(config: Mapping[str, Json], data: Mapping[str, Json] | None = None) 
         config: a run's, group by group.
         data: as in `Records`: with hours of training, a band of other data does not match.
     """
-    hours = _hours(config, data or {})
+    hours = hours_of(config, data or {})
     for band in known() if config else []:
         other_data = hours is not None and band.hours is not None and abs(hours / band.hours - 1) > HOURS_DIFFER
         if not other_data and not differences(band.config, config):
@@ -162,7 +162,8 @@ def band_of(config: Mapping[str, Json], data: Mapping[str, Json] | None = None) 
     return None
 
 
-def _hours(config: Mapping[str, Json], data: Mapping[str, Json]) -> float | None:
+def hours_of(config: Mapping[str, Json], data: Mapping[str, Json]) -> float | None:
+    """Return the hours of training data in an epoch, as run.jsonl says; None if it does not."""
     training = data.get(str(Records(config=config).setting("dataset.train_subset", "train")))
     hours = training.get("hours") if isinstance(training, dict) else None
     return float(hours) if isinstance(hours, (int, float)) else None

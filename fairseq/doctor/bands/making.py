@@ -11,18 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq.doctor.bands.band import WINDOW, Band, _hours, curve
+from fairseq.doctor.bands.band import HOURS_DIFFER, WINDOW, Band, curve, hours_of
 from fairseq.doctor.bands.identity import differences, identity
-from fairseq.doctor.records import INTERVAL, Records
+from fairseq.doctor.records import EPOCH, INTERVAL, Records
 
 FEWEST = 3
 POINTS = 16  # at most
 # (name, a larger value is better), the first that all runs have
 METRICS = (("accuracy", True), ("uer", False), ("loss", False))
+LAG = 0.1  # of the updates by which another seed may be earlier or later: the spread at an update does not show it
 # Student's t, 99.5 %, by degrees of freedom
 T = {2: 9.925, 3: 5.841, 4: 4.604, 5: 4.032, 6: 3.707, 7: 3.499, 8: 3.355, 9: 3.250, 14: 2.977, 19: 2.861, 29: 2.756}
 LEFT = 2.0  # times its first value: a run's metric has left the plateau
-SPREAD = 1.5  # between the first and the last seed that leave it: chance decides
+SPREAD = 0.25  # of the updates between the first and the last seed that leave it: chance decides
 
 
 def limit(seeds: int) -> float:
@@ -62,13 +63,17 @@ def make(name: str, runs: Sequence[tuple[str, Records]], source: str, version: i
     values = np.stack([np.interp(grid, *points) for points in curves])
     mean, deviation = values.mean(0), values.std(0, ddof=1)
     reach = limit(len(runs)) * deviation
-    low, high = mean - reach, mean + reach
-    statistic = f"mean and {limit(len(runs)):.2f} deviations: 99 of 100 other seeds at an update, if they are normal"
+    low, high = np.maximum(mean - reach, min(0.0, values.min())), mean + reach  # none of the metrics is below 0
+    near = np.abs(grid[:, None] - grid) <= LAG * (last - first)
+    low, high = np.where(near, low, np.inf).min(1), np.where(near, high, -np.inf).max(1)
+    statistic = (
+        f"mean and {limit(len(runs)):.2f} deviations: 99 of 100 other seeds at an update, if they are normal; up to "
+        f"{LAG:.0%} of the updates earlier or later"
+    )
     said = _left_by_chance(grid, values) if metric == "accuracy" else None
     if said is not None:
         low, high = np.minimum(values.min(0), 0.8 * values[:, 0].min()), np.maximum(high, values.max(0))
         statistic = f"{said}; so the limits reach down to the plateau"
-    hours = {_hours(record.config, record.data) for record in records}
     return Band(
         name,
         version,
@@ -79,7 +84,7 @@ def make(name: str, runs: Sequence[tuple[str, Records]], source: str, version: i
         INTERVAL,
         higher,
         said is not None,
-        hours.pop() if len(hours) == 1 else None,
+        _audio_of(records),
         identity(records[0].config),
         [int(update) for update in grid],
         *([round(float(value), 5) for value in line] for line in (mean, deviation, low, high)),
@@ -106,6 +111,23 @@ def _check(runs: Sequence[tuple[str, Records]]) -> None:
             raise ValueError(f"{other} differs from {name} in more than its seed: {', '.join(keys)}.")
 
 
+def _audio_of(records: Sequence[Records]) -> float | None:
+    """Hours of audio in an epoch, as all runs say it; None if they do not, or differ."""
+    hours = [hours_of(run.config, run.data) or _epoch_of(run) for run in records]
+    known = [each for each in hours if each is not None]
+    agree = len(known) == len(hours) and max(known) <= (1 + HOURS_DIFFER) * min(known)
+    return round(float(np.mean(known)), 5) if agree else None
+
+
+def _epoch_of(run: Records) -> float | None:
+    """Hours of audio in an epoch, from the rows of epochs of a run that has no run.jsonl."""
+    epochs = run.rows(EPOCH)
+    if len(epochs) < 2 or not epochs.has("audio_s_per_update"):
+        return None
+    updates = float(np.median(np.diff(epochs.updates)))
+    return updates * float(np.nanmedian(epochs.values("audio_s_per_update"))) / 3600
+
+
 def _spans(runs: Sequence[tuple[str, Records]]) -> str:
     parts = [f"{name}: {run.training.updates[0]:,} to {run.training.updates[-1]:,}" for name, run in runs]
     return f"Their updates: {'; '.join(parts)}."
@@ -115,7 +137,7 @@ def _left_by_chance(grid: np.ndarray, values: np.ndarray) -> str | None:
     """Say when the seeds left the plateau, if that differs so much that chance decides; None if it does not."""
     left = [next((int(at) for at, now in zip(grid, run, strict=True) if now > LEFT * run[0]), None) for run in values]
     known = [at for at in left if at is not None]
-    if not known or (len(known) == len(left) and max(known) <= SPREAD * min(known)):
+    if not known or (len(known) == len(left) and max(known) - min(known) <= SPREAD * (grid[-1] - grid[0])):
         return None
     latest = "never" if len(known) < len(left) else f"update {max(known):,}"
     return f"the {len(left)} seeds left the plateau between update {min(known):,} and {latest}"

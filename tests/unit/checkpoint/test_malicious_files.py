@@ -32,7 +32,7 @@ from fairseq.conversion import convert as conversion
 from fairseq.conversion import torchaudio_model
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
-from fairseq_cli import average_checkpoints, consolidate, convert, extract, infer, transcribe, validate
+from fairseq_cli import average_checkpoints, consolidate, convert, doctor, extract, infer, transcribe, validate
 
 MODEL = {"_name": "wav2vec2", "encoder_layers": 1, "encoder_embed_dim": 16}
 
@@ -247,6 +247,15 @@ def test_every_entry_point(tmp_path, entry, place, as_zip):
         ENTRY_POINTS[entry](path)
     assert not trace.exists()
     assert not os.path.exists(path + ".ema") and not os.path.exists(path + ".out")
+
+
+def test_the_doctor_does_without_such_a_config(tmp_path, capsys):
+    trace = tmp_path / "trace"
+    write(tmp_path / "checkpoint_last.pt", "cfg", "os.system", True, trace)
+    (tmp_path / "metrics.jsonl").write_text('{"split": "train_inner", "num_updates": 20, "epoch": 1, "loss": 6.5}\n')
+    assert doctor.cli_main([str(tmp_path)]) == 0
+    assert "not loaded: it holds pickled objects of posix.system" in capsys.readouterr().err
+    assert not trace.exists()
 
 
 # -- sharded checkpoints -----------------------------------------------------------------------------------------------

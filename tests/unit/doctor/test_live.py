@@ -145,7 +145,7 @@ def test_looking_takes_a_small_share_of_a_long_run(tmp_path: Path, causes):
         now[0] += 1.0
         doctor.write("train_inner", update, 1, {"value": 0.0})
     assert looks[:5] == [1, 2, 3, 4, 5], "at first, with every row"
-    assert doctor.spent <= 10_000 / 300 + live.AT_ONCE + 0.5 and looks[-1] > 9000
+    assert doctor.spent <= 10_000 * live.SHARE + live.AT_ONCE + 0.5 and looks[-1] > 9000
     doctor.close()
     assert looks[-1] == 10_000
 
