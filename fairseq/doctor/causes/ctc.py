@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fairseq.doctor.findings import Finding, cause
 from fairseq.doctor.pretraining import is_pretraining, number
 from fairseq.doctor.records import Records, Rows
