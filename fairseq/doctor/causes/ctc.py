@@ -142,10 +142,10 @@ def wer_flat(records: Records) -> Finding | None:
         if start is None or len(words.values) - start <= _FLAT:
             continue
         begin, end = int(words.updates[start]), int(words.updates[-1])
-        flat = float(words.values[start:].max() - words.values[start:].min())
+        gained = float(words.values[start] - words.values[-1])
         before, now = losses.at(begin), losses.at(end)
         long_enough = end - begin >= 0.25 * _length(records)
-        if not long_enough or not now < (1 - _FALLS) * before or flat > max(_STEADY, 100 - _WORDS_WRONG):
+        if not long_enough or not now < (1 - _FALLS) * before or gained > _STEADY:
             continue
         units_right = units.values[-1] < _WRONG
         return Finding(
