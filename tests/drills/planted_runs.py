@@ -164,17 +164,21 @@ def faults() -> list[Fault]:
 
 def read(folder: Path) -> Records:
     """Read a run's records; the config from its last checkpoint if there is no run.jsonl."""
-    if importlib.util.find_spec("fairseq.doctor.reading") and (folder / "run.jsonl").exists():
-        records: Records = importlib.import_module("fairseq.doctor.reading").read_run(folder)
+    if importlib.util.find_spec("fairseq.doctor.reading"):
+        records: Records = importlib.import_module("fairseq.doctor.reading").read_run(folder, config_of)
         return records
     rows: dict[str, Rows] = {}
     for row in _lines(folder / "metrics.jsonl"):
         rows.setdefault(str(row["split"]), Rows()).append(row)
+    codes, hypotheses = _lines(folder / "codes.jsonl"), _lines(folder / "hypotheses.jsonl")
+    return Records(rows, config_of(folder), codes=codes, hypotheses=hypotheses, is_over=True)
+
+
+def config_of(folder: Path) -> dict[str, Json]:
+    """Return the config of a run's last checkpoint, as plain values."""
     state = fairseq.checkpoint.io.load(folder / "checkpoint_last.pt")
     config: dict[str, Json] = json.loads(json.dumps(OmegaConf.to_container(OmegaConf.create(state["cfg"]))))
-    return Records(
-        rows, config, codes=_lines(folder / "codes.jsonl"), hypotheses=_lines(folder / "hypotheses.jsonl"), is_over=True
-    )
+    return config
 
 
 def _lines(path: Path) -> list[Row]:

@@ -19,6 +19,17 @@ spans.draw_span_count = lambda size, cfg, rng: max(1, draw(size, cfg, rng) // 4)
 '''
 
 
+JUMP = """
+\"""A stand-in for an instability: the learning rate is 30 times as high from update 150 on.\"""
+from fairseq.optim.lr_scheduler.polynomial_decay_schedule import PolynomialDecayLRSchedule
+
+planned = PolynomialDecayLRSchedule.step_update
+PolynomialDecayLRSchedule.step_update = lambda self, update: self._set(
+    planned(self, update) * (30 if update > 150 else 1)
+)
+"""
+
+
 def pretrained(scene: Scene, updates: int, *overrides: str) -> Path:
     """Pre-train on healthy speech."""
     return scene.train(scene.pretraining(scene.healthy_corpus(), updates, *overrides))
@@ -50,11 +61,12 @@ def other_level(scene: Scene) -> Path:
     return scene.train(scene.pretraining(scene.corpus(scene.speech(120), quiet), 150, "task.normalize=false"))
 
 
-def few_masks(scene: Scene) -> Path:
-    folder = scene.folder / "few_masks"
+def with_plug_in(scene: Scene, source: str, updates: int, *overrides: str) -> Path:
+    """Pre-train on healthy speech with a package of the user's own."""
+    folder = scene.folder / "plug_in"
     folder.mkdir()
-    (folder / "__init__.py").write_text(FEW_MASKS)
-    return pretrained(scene, 40, f"common.user_dir={folder}")
+    (folder / "__init__.py").write_text(source)
+    return pretrained(scene, updates, f"common.user_dir={folder}", *overrides)
 
 
 def little_audio(scene: Scene) -> Path:
@@ -62,18 +74,20 @@ def little_audio(scene: Scene) -> Path:
     return pretrained(scene, 200, "dataset.max_tokens=16000", "task.max_sample_size=16000", "optimization.lr=[0.01]")
 
 
-def slow_ctc(scene: Scene) -> Path:
-    """Fine-tuning at a rate that changes nothing."""
-    data = scene.healthy_corpus()
+def other_labels(scene: Scene) -> Path:
+    """Fine-tuning to the transcripts of other utterances."""
+    spoken = scene.speech(132)
+    texts = [one.text for one in (*spoken[66:], *spoken[:66])]
+    moved = [Utterance(one.wave, text) for one, text in zip(spoken, texts, strict=True)]
+    data = scene.corpus(moved[:120], moved[120:])
     scene.train(scene.pretraining(data, 20, f"checkpoint.save_dir={scene.folder / 'pretrained'}"))
-    checkpoint = scene.folder / "pretrained/checkpoint_last.pt"
-    return scene.train(scene.fine_tuning(data, checkpoint, 60, "optimization.lr=[1e-7]"))
+    return scene.train(scene.fine_tuning(data, scene.folder / "pretrained/checkpoint_last.pt", 160))
 
 
 FAULTS: list[Fault] = [
     Fault("healthy", "", 0, lambda s: pretrained(s, 200)),
     Fault("one second per update", "plateau", 199, little_audio, ("codebook-collapse",)),
-    Fault("fine-tuning at a rate near 0", "blanks-only", 60, slow_ctc),
+    Fault("labels of other utterances", "blanks-only", 100, other_labels),
     Fault(
         "diversity weight 0", "codebook-collapse", 200, lambda s: pretrained(s, 200, "criterion.loss_weights=[0,10]")
     ),
@@ -94,9 +108,16 @@ FAULTS: list[Fault] = [
         100,
         lambda s: pretrained(s, 100, "model.latent_temp=[2.0,0.5,0.9]"),
     ),
-    Fault("a quarter of the masks", "masked-share", 40, few_masks),
+    Fault("a quarter of the masks", "masked-share", 40, lambda s: with_plug_in(s, FEW_MASKS, 40)),
     Fault("six files", "overfit", 250, overfit),
     Fault("validation at another level", "validation-unlike-training", 150, other_level),
+    Fault(
+        "rate jumps at update 150",
+        "gradient-drift",
+        230,
+        lambda s: with_plug_in(s, JUMP, 260, "optimization.lr=[0.003]"),
+        ("codebook-collapse", "plateau", "feature-penalty-drift", "frozen"),
+    ),
     Fault(
         "schedule ends before the run",
         "learning-rate-over",

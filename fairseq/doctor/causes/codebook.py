@@ -18,7 +18,7 @@ _NEAR = 3.0  # times the number of groups: a warning while it falls
 _SHRUNK = 0.5  # of its largest value: without a diversity term
 # the other form: features die, probabilities become equal, and rounding chooses the code (fairseq issues 3109, 3330)
 _EVEN, _CODES_OF_EVEN = 0.85, 0.25
-_DEAD_PENALTY = 0.005  # bits; healthy features have 0.015 and more
+_DEAD_PENALTY = 0.001  # bits; healthy features have 0.015 and more
 _ADVICE = (
     "Lower optimization.lr, lengthen lr_scheduler.warmup_updates, and keep criterion.loss_weights at [0.1,10] (the "
     "first is the diversity term's). A collapsed codebook does not recover: start from a checkpoint before it."
@@ -74,7 +74,7 @@ def _features_dead(records: Records, codes: Series, level: np.ndarray) -> Findin
         return None
     even = smooth(probabilities.values)
     penalty = series(records.training, penalty_column(records))
-    dead = np.nan_to_num(penalty.beside(codes.updates)) < _DEAD_PENALTY
+    dead = np.nan_to_num(penalty.beside(codes.updates)) <= _DEAD_PENALTY
     start = since((even > _EVEN * codewords(records)) & (level < _CODES_OF_EVEN * even) & dead)
     if start is None or len(level) - start < 2:
         return None

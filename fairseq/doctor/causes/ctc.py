@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fairseq.doctor.findings import Finding, cause
-from fairseq.doctor.pretraining import is_pretraining, number, peak_rate, whole_path
+from fairseq.doctor.pretraining import is_pretraining, number
 from fairseq.doctor.records import Records, Rows
 from fairseq.doctor.trends import Series, series, since, smooth
 
 _ALL = 99.5  # % of frames
 _LATE = 0.5  # of the run: every CTC model says only blanks at first
-_HOPELESS = 1e-3  # sum of the learning rates of a whole run; the demo's is 1.2, that of base_10m 0.3
 _FALLS = 0.1  # of the loss
+_BACK = 1.1  # times the best loss
 
 
 def _blanks(rows: Rows) -> Series:
@@ -46,41 +48,32 @@ def blanks_only(records: Records) -> Finding | None:
     if start is None:
         return None
     begin, end = int(blanks.updates[start]), int(blanks.updates[-1])
-    whole = whole_path(records)
-    hopeless = whole < _HOPELESS
-    fell_back = start > 2
-    late = _late(records, end)
     losses = series(rows, "loss")
+    before = losses.values[losses.updates < begin]
+    # random weights predict symbols, too, but at a higher loss
+    fell_back = len(before) >= 3 and float(np.median(losses.values[-3:])) > _BACK * float(smooth(before).min())
+    late = _late(records, end)
     evidence = [f"{blanks.values[-1]:.1f} % of the frames are blanks at update {end:,}, since update {begin:,}."]
     if len(losses.values) >= 2:
         evidence.append(
             f"The loss went from {losses.values[0]:.3f} at update {losses.updates[0]:,} to {losses.values[-1]:.3f}."
         )
-    if hopeless:
-        title = "The model predicts only blanks, and the learning rate is too low to change that."
-        change = (
-            "Raise optimization.lr (3e-5 for a large model, 1e-4 to 1e-3 for a small one), or optimization.max_update."
-        )
-        evidence.append(
-            f"The learning rates of the whole run add up to {whole:.2g}; the highest is {peak_rate(records):.2g}."
-        )
-    else:
+    if late or fell_back:
         title = "The model predicts only blanks."
         change = (
-            "Check that labels belong to their audio (the .ltr lines of the manifest's lines), that the checkpoint "
+            "Check that each line of the labels belongs to its line of the manifest, that the checkpoint "
             "(model.w2v_path) has learned something, and that task.normalize is as in pre-training. Raise "
             "optimization.lr, or lower model.freeze_finetune_updates."
         )
+    else:
+        title = "The model predicts only blanks so far, as every CTC model at first."
+        change = "Wait: symbols appear once the loss has fallen further."
     return Finding(
         "blanks-only",
-        "error" if late else "warning" if hopeless or fell_back else "note",
-        title
-        if late or hopeless or fell_back
-        else "The model predicts only blanks so far, as every CTC model at first.",
+        "error" if late else "warning" if fell_back else "note",
+        title,
         evidence,
-        change
-        if late or hopeless or fell_back
-        else "Wait: symbols appear once the loss has fallen to about 3 nats a unit.",
+        change,
         begin,
         end,
         metric="blank_share" if rows.has("blank_share") else "blanks",
@@ -149,10 +142,10 @@ def wer_flat(records: Records) -> Finding | None:
         if start is None or len(words.values) - start <= _FLAT:
             continue
         begin, end = int(words.updates[start]), int(words.updates[-1])
-        flat = float(words.values[start:].max() - words.values[start:].min())
+        gained = float(words.values[start] - words.values[-1])
         before, now = losses.at(begin), losses.at(end)
         long_enough = end - begin >= 0.25 * _length(records)
-        if not long_enough or not now < (1 - _FALLS) * before or flat > max(_STEADY, 100 - _WORDS_WRONG):
+        if not long_enough or not now < (1 - _FALLS) * before or gained > _STEADY:
             continue
         units_right = units.values[-1] < _WRONG
         return Finding(
