@@ -14,10 +14,13 @@ from fairseq.doctor.findings import CAUSES, SEVERITIES, Finding, examine
 from fairseq.doctor.records import INTERVAL, Records, Rows
 
 DOCS = Path(__file__).resolve().parents[4] / "docs"
-COLUMNS = """loss loss_0 loss_1 loss_2 accuracy prob_perplexity code_perplexity temp gnorm clip loss_scale lr wps ups wpb
-    bsz audio_s_per_s audio_s_per_update data_wait train_wall rank_wait slowest_rank skipped few_masked wall nll_loss uer
-    wer symbols_used blanks blank_share padding masked_share host_gb device_gb host_cpu graphs cpu_fallbacks time_forward
-    time_backward time_exchange time_optimizer time_validate time_save""".split()
+COLUMNS = [
+    *("loss", "loss_0", "loss_1", "loss_2", "accuracy", "prob_perplexity", "code_perplexity", "temp", "gnorm", "clip"),
+    *("loss_scale", "lr", "wps", "ups", "wpb", "bsz", "audio_s_per_s", "audio_s_per_update", "data_wait", "train_wall"),
+    *("rank_wait", "slowest_rank", "skipped", "few_masked", "wall", "nll_loss", "uer", "wer", "symbols_used", "blanks"),
+    *("blank_share", "padding", "masked_share", "host_gb", "device_gb", "host_cpu", "graphs", "cpu_fallbacks"),
+    *("time_forward", "time_backward", "time_exchange", "time_optimizer", "time_validate", "time_save"),
+]
 
 
 def row(update: int, value: object) -> dict[str, Any]:
@@ -46,7 +49,9 @@ ODD = {
     "settings of other kinds": records(
         [row(20 * i, 1.0) for i in range(1, 60)],
         {
-            group: dict.fromkeys(("clip_norm", "num_workers", "lr", "max_update", "latent_temp", "warmup_updates"), "no")
+            group: dict.fromkeys(
+                ("clip_norm", "num_workers", "lr", "max_update", "latent_temp", "warmup_updates"), "no"
+            )
             for group in ("common", "optimization", "dataset", "model", "lr_scheduler", "task", "criterion")
         },
     ),
