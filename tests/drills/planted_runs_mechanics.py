@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from tests.drills.planted_runs import Fault, Scene
+from tests.planted import RATE
 
 # what is done in each training step, with `count`, the number of such steps so far
 CRITERION = '''
@@ -77,9 +80,14 @@ def two_processes(scene: Scene) -> Path:
 
 
 def padded(scene: Scene) -> Path:
-    """All batches are as long as the longest utterance."""
-    data = scene.healthy_corpus()
-    return scene.train(scene.pretraining(data, 120, "task.enable_padding=true", "task.num_batch_buckets=1"))
+    """Most utterances last 1.5 s, one in 12 lasts 6 s, and all batches are as long as the longest."""
+    speech = scene.speech(132)
+    short = [one._replace(wave=one.wave[: 3 * RATE // 2]) for one in speech]
+    for place in range(0, len(short), 12):
+        wave = np.concatenate([one.wave for one in speech[place : place + 6]])
+        short[place] = speech[place]._replace(wave=wave[: 6 * RATE])
+    buckets = ("task.enable_padding=true", "task.num_batch_buckets=1", "task.max_sample_size=null")
+    return scene.train(scene.pretraining(scene.corpus(short[:120], short[120:]), 120, *buckets))
 
 
 FAULTS: list[Fault] = [

@@ -15,7 +15,7 @@ SEARCH = 100  # updates in which fp16 finds its first scale; at most one halving
 # by another 8 to 16 when the loss leaves its plateau and gradients grow.
 FALLEN = 6  # halvings from the highest scale, more than doublings
 FALLS = 4  # log lines in which it fell
-NEAR = 6  # halvings above common.min_loss_scale: the run ends soon
+NEAR, FEW = 6, 3  # halvings above common.min_loss_scale, and from the highest scale: the run ends soon
 LEAST = 5  # skipped updates of a stretch: single bad batches are fewer
 OFTEN = 0.2  # share of a window's updates; fp16's own search for a scale skips far fewer after the start
 RARE = 0.005  # share of all updates; without fp16 none should be skipped
@@ -44,7 +44,7 @@ def loss_scale_sliding(records: Records) -> Finding | None:
         if after[-1] > after.min() + 1:
             fallen = 0.0  # it recovers
     slides = fallen >= FALLEN and falls >= FALLS
-    is_low = left <= NEAR and halvings[-1] < halvings.max()
+    is_low = left <= NEAR and float(halvings.max() - halvings[-1]) >= FEW and halvings[-1] <= halvings.min() + 1
     if not (slides or is_low):
         return None
     if not slides:

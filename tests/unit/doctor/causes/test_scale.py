@@ -39,6 +39,8 @@ def test_healthy_scales(scales: list[float]) -> None:
 def test_a_scale_near_its_limit_is_an_error_even_early() -> None:
     found = loss_scale_sliding(made(10, loss_scale=[1.0, 0.1, 0.001]))
     assert found is not None and found.severity == "error"
+    high_limit = {"common": {"min_loss_scale": 1.0}}
+    assert loss_scale_sliding(made(10, high_limit, loss_scale=[16.0, 32.0, 16.0, 8.0, 16.0])) is None
 
 
 def test_a_streak_of_skipped_updates() -> None:

@@ -48,6 +48,9 @@ def test_what_rises_with_it_is_evidence() -> None:
         np.where(STEPS < 10, 80.0, 40.0),  # another program starts
         np.where((STEPS > 5) & (STEPS < 12), 30.0, 80.0),  # and ends
         80 - 0.5 * STEPS,  # 12 %
+        np.where(STEPS < 10, 80.0, 45.0) * (1 - 0.008 * STEPS),  # mostly one jump
+        80 / (1 + 0.1 * np.minimum(STEPS, 10)),  # does not go on
+        FALLING * np.where(STEPS % 3 == 0, 0.4, 1.0),  # much noise
         [80.0] * 20,
         [0.0] * 20,
         FALLING[:8],  # too early
