@@ -19,6 +19,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 BEFORE = "3998c12"
 RATE, FILES, SECONDS, ROWS = 16000, 32, 10, 4
-WARM_UP = 4
+WARM_UP = 2
 LIMIT = 1.0  # percent
 
 CONFIG = """
@@ -57,7 +58,10 @@ def write_corpus(folder: Path) -> None:
 
 
 def train(data: str, updates: int, log_interval: int, threads: int) -> dict[str, Any]:
-    """Train with the `fairseq` that this process finds; return wall and CPU seconds of each update."""
+    """Train with the `fairseq` that this process finds; return wall and CPU seconds of each update.
+
+    An update's seconds include its log step.
+    """
     from omegaconf import OmegaConf
 
     from fairseq.dataclass.initialize import resolve_config
@@ -93,23 +97,29 @@ def measure(tree: Path, data: Path, arguments: argparse.Namespace) -> dict[str, 
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def unpack(commit: str, folder: Path) -> None:
+    """Write the package of a commit to a folder."""
+    folder.mkdir()
+    archive = folder / "tree.tar"
+    command = ["git", "-C", str(REPOSITORY), "archive", "--output", str(archive), commit, "fairseq", "fairseq_cli"]
+    subprocess.run(command, check=True)
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+
+
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         data, before = Path(temporary) / "data", Path(temporary) / "before"
         data.mkdir()
         write_corpus(data)
-        git = ["git", "-C", str(REPOSITORY), "worktree"]
-        subprocess.run([*git, "add", "--detach", str(before), arguments.before], check=True, capture_output=True)
-        try:
-            found: dict[str, list[dict[str, list[float]]]] = {"before": [], "now": []}
-            for number in range(arguments.rounds):
-                trees = [("before", before), ("now", REPOSITORY)]
-                for name, tree in trees if number % 2 == 0 else trees[::-1]:
-                    found[name].append(measure(tree, data, arguments))
-                    median = statistics.median(found[name][-1]["wall"])
-                    print(f"round {number + 1}, {name}: {median:.3f} s per update", file=sys.stderr)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(before)], check=True, capture_output=True)
+        unpack(arguments.before, before)
+        found: dict[str, list[dict[str, list[float]]]] = {"before": [], "now": []}
+        for number in range(arguments.rounds):
+            trees = [("before", before), ("now", REPOSITORY)]
+            for name, tree in trees if number % 2 == 0 else trees[::-1]:
+                found[name].append(measure(tree, data, arguments))
+                median = statistics.median(found[name][-1]["wall"])
+                print(f"round {number + 1}, {name}: {median:.3f} s per update", file=sys.stderr)
     result: dict[str, Any] = {}
     for clock in ("wall", "cpu"):
         # the mean over a round's updates has the log steps; the median over rounds drops disturbed ones

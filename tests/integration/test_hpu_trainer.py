@@ -163,6 +163,8 @@ def test_the_log_has_the_cards_figures(fake_habana: ModuleType, corpus: Path, tm
     train(trainer, updates.next_epoch_itr(), 1)
     logged = flush(trainer)
     assert logged["hpu_graph_compilations"] > 0 and logged["hpu_cpu_fallbacks"] == 0 and logged["gb_free"] == 86
+    assert logged["graphs"] == logged["hpu_graph_compilations"] and logged["cpu_fallbacks"] == 0
+    assert logged["device_gb"] == logged["gb_peak"]
 
 
 def test_vendors_kernels_train_what_plain_operations_do(fake_habana: ModuleType, corpus: Path, tmp_path: Path) -> None:
