@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.utils import FIXED_GROUPS
+from fairseq.doctor.comparing import compare
 from fairseq.doctor.report.runs import Run
 from fairseq.logging.metrics_file import Json
 from fairseq.pages.charts import Table
@@ -104,7 +105,7 @@ def setting_tables(runs: Sequence[Run]) -> list[Table]:
     configs = {run.name: flat(run.records.config) for run in runs if run.records.config}
     tables: list[Table] = []
     if len(configs) > 1:
-        tables.append(_between(configs))
+        tables.append(_between(runs))
     stocks = stock_configs()
     for name, config in configs.items():
         of_run = "" if len(runs) == 1 else f"{name}: "
@@ -120,14 +121,10 @@ def setting_tables(runs: Sequence[Run]) -> list[Table]:
     return tables
 
 
-def _between(configs: Mapping[str, Flat]) -> Table:
-    keys = dict.fromkeys(key for config in configs.values() for key in config)
-    rows = []
-    for key in keys:
-        cells = [_text(config[key]) if key in config else "-" for config in configs.values()]
-        if len(set(cells)) > 1:
-            rows.append([key, *cells])
-    return Table(f"Differences between the runs' configs ({len(rows)})", ["key", *configs], rows, prose=True)
+def _between(runs: Sequence[Run]) -> Table:
+    compared = compare([(run.name, run.records) for run in runs])
+    rows = [[key, *map(_text, values)] for key, values in compared.differences]
+    return Table(f"Differences between the runs' configs ({len(rows)})", ["key", *compared.names], rows, prose=True)
 
 
 def _text(value: Json) -> str:
