@@ -35,15 +35,15 @@ class CommonConfig(FairseqDataclass):
     log_format: Optional[LOG_FORMAT_CHOICES] = field(
         default=None, metadata={"help": "json, simple, tqdm or none (null: tqdm on a terminal, simple elsewhere)"}
     )
-    log_file: Optional[str] = field(default=None, metadata={"help": "also append the log to this file"})
-    tensorboard_logdir: Optional[str] = field(
-        default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"}
-    )
     report: bool = field(
         default=False,
         metadata={
             "help": "rebuild report.html in checkpoint.save_dir at each validation: see fairseq-report (extra `report`)"
         },
+    )
+    log_file: Optional[str] = field(default=None, metadata={"help": "also append the log to this file"})
+    tensorboard_logdir: Optional[str] = field(
+        default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"}
     )
     seed: int = field(
         default=1,

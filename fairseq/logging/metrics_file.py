@@ -20,8 +20,6 @@ from fairseq.logging.meters import to_plain
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1000  # lines that are parsed together
-
 Json = Union[None, bool, int, float, str, list["Json"], dict[str, "Json"]]
 
 
@@ -148,6 +146,9 @@ def _json_value(value: object) -> Json:
     if isinstance(plain, (list, tuple)):
         return [_json_value(inner) for inner in plain]
     return _json_value(plain.tolist()) if isinstance(plain, (Tensor, np.ndarray)) else plain
+
+
+_BLOCK = 1000  # lines that are parsed together
 
 
 def read_rows(path: Union[str, os.PathLike], split: Optional[str] = None) -> list[dict[str, Any]]:

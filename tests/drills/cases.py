@@ -35,8 +35,8 @@ COMMANDS = {
     "fairseq-consolidate": "fairseq_cli.consolidate",
     "fairseq-pack": "fairseq_cli.pack",
     "fairseq-data-report": "fairseq_cli.data_report",
-    "fairseq-report": "fairseq_cli.report",
     "fairseq-segment": "fairseq_cli.segment",
+    "fairseq-report": "fairseq_cli.report",
 }
 
 
