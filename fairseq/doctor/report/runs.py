@@ -51,6 +51,13 @@ class Run:
         sets = {TRAINING: self.records.training, **self.records.validation}
         return {name: curve_of(rows, column) for name, rows in sets.items() if rows.has(column)}
 
+    def band_split(self) -> str:
+        """Return the name, among those of `curves`, of the rows that the band is compared with."""
+        if self.band is None:
+            return ""
+        compared = self.band.rows(self.records)
+        return next((name for name, rows in self.records.validation.items() if rows is compared), TRAINING)
+
 
 def curve_of(rows: Rows, column: str) -> Curve:
     """Return a column over updates; of several rows for one update, the last."""
@@ -63,14 +70,6 @@ def curve_of(rows: Rows, column: str) -> Curve:
 
 def is_training(split: str) -> bool:
     return split in (INTERVAL, EPOCH)
-
-
-    def band_split(self) -> str:
-        """Return the name, among those of `curves`, of the rows that the band is compared with."""
-        if self.band is None:
-            return ""
-        compared = self.band.rows(self.records)
-        return next((name for name, rows in self.records.validation.items() if rows is compared), TRAINING)
 
 
 def make_run(name: str, records: Records) -> Run:
