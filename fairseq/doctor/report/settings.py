@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +42,9 @@ def flat(config: Mapping[str, Json], prefix: str = "") -> Flat:
     return values
 
 
-def stock_configs(folder: Path = STOCK) -> list[Stock]:
-    """Read the stock configs; [] if they are not installed."""
+@cache
+def stock_configs(folder: Path = STOCK) -> Sequence[Stock]:
+    """Read the stock configs; none if they are not installed."""
     found = []
     for path in sorted(folder.glob("*/*.yaml")):
         try:
@@ -106,7 +108,7 @@ def setting_tables(runs: Sequence[Run]) -> list[Table]:
     tables: list[Table] = []
     if len(configs) > 1:
         tables.append(_between(runs))
-    stocks = stock_configs()
+    stocks = stock_configs() if configs else ()
     for name, config in configs.items():
         of_run = "" if len(runs) == 1 else f"{name}: "
         stock = nearest(config, stocks)
@@ -128,11 +130,14 @@ def _between(runs: Sequence[Run]) -> Table:
 
 
 def _text(value: Json) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False, default=str)
+
+
+def _plain(value: Json) -> Json:
+    """Return a value with 2 for 2.0: files and dataclasses write the same number either way."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def facts_table(caption: str, runs: Sequence[Run], facts: Sequence[Mapping[str, Json]]) -> list[Table]:

@@ -108,7 +108,7 @@ class Reporter:
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",  # the devices are the run's
         }
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 # read and closed when the process has ended
         self._building = subprocess.Popen(
             [*self._command, *arguments],
             stdin=subprocess.DEVNULL,
