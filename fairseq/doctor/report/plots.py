@@ -125,7 +125,7 @@ def _summary(plot: Plot) -> str:
     ends = []
     for name, curve in plot.curves.items():
         last = np.flatnonzero(np.isfinite(curve.y))[-1]
-        ends.append(f"{name} {shown(curve.y[last])} at update {curve.x[last]:,}")
+        ends.append(f"{name} {shown(float(curve.y[last]))} at update {curve.x[last]:,}")
     return f"{plot.column.about} Last: {', '.join(ends)}.".strip()
 
 
