@@ -19,6 +19,7 @@ from fairseq.doctor.report.server import Watched, make_server
 from fairseq.pages import assets
 from fairseq.pages.page import Page
 from fairseq_cli import command
+from fairseq_cli.doctor import config_in
 
 PORT = 8765
 MAX_RUNS = 8  # curves have as many colours
@@ -74,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _build(paths: Sequence[Path], ended: bool = False, watched: bool = False) -> Page:
-    runs = read_runs(paths)
+    runs = read_runs(paths, config_in)
     for run in runs:
         run.records.is_over = run.records.is_over or ended
     return run_page(runs, watched)

@@ -35,10 +35,10 @@ _MODULES = (
     "fairseq_cli.average_checkpoints",
     "fairseq_cli.consolidate",
     "fairseq_cli.data_report",
-    "fairseq_cli.report",
     "fairseq_cli.doctor",
     "fairseq_cli.segment",
     "fairseq_cli.validate",
+    "fairseq_cli.report",
     "fairseq_cli.pack",
     "torch._dynamo",
 )

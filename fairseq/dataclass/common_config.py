@@ -52,6 +52,10 @@ class CommonConfig(FairseqDataclass):
             "help": "rebuild report.html in checkpoint.save_dir at each validation: see fairseq-report (extra `report`)"
         },
     )
+    log_file: Optional[str] = field(default=None, metadata={"help": "also append the log to this file"})
+    tensorboard_logdir: Optional[str] = field(
+        default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"}
+    )
     seed: int = field(
         default=1,
         metadata={

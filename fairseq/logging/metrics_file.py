@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -148,12 +148,37 @@ def _json_value(value: object) -> Json:
     return _json_value(plain.tolist()) if isinstance(plain, (Tensor, np.ndarray)) else plain
 
 
+_BLOCK = 1000  # lines that are parsed together
+
+
 def read_rows(path: Union[str, os.PathLike], split: Optional[str] = None) -> list[dict[str, Any]]:
     """Read the rows of a metrics file, all or those of one `split`; skips rows that a crash truncated."""
+    return [row for row in iterate_rows(path) if split is None or row.get("split") == split]
+
+
+def iterate_rows(path: Union[str, os.PathLike]) -> Iterator[dict[str, Any]]:
+    """Read the rows of a metrics file one after the other; skips rows that a crash truncated.
+
+    Raises:
+        OSError: at the first row, the file cannot be read.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        while lines := list(itertools.islice(file, _BLOCK)):
+            yield from (row for row in _parsed(lines) if isinstance(row, dict))
+
+
+def _parsed(lines: list[str]) -> list[Any]:
+    """Parse lines together, which takes two thirds of the time; one by one if a line is damaged."""
+    try:
+        rows = json.loads(f"[{','.join(lines)}]")
+        if len(rows) == len(lines):
+            return rows
+    except ValueError:
+        pass
     rows = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines:
         try:
             rows.append(json.loads(line))
         except ValueError:
             continue
-    return [row for row in rows if isinstance(row, dict) and (split is None or row.get("split") == split)]
+    return rows

@@ -219,7 +219,7 @@ figures.kinds.chart = function (base) {
         data.expected ? [data.expected[0] + ", low", data.expected[0] + ", high"] : []
       );
       figures.fill(region, [data.xLabel].concat(names), data.x.length, function (i) {
-        return [number(data.x[i])].concat(columns.map(function (column) { return number(column[i]); }));
+        return [number(data.x[i])].concat(columns.map(function (column) { return column[i] === null ? "-" : number(column[i]); }));
       });
     },
   };

@@ -35,9 +35,9 @@ COMMANDS = {
     "fairseq-consolidate": "fairseq_cli.consolidate",
     "fairseq-pack": "fairseq_cli.pack",
     "fairseq-data-report": "fairseq_cli.data_report",
-    "fairseq-report": "fairseq_cli.report",
     "fairseq-doctor": "fairseq_cli.doctor",
     "fairseq-segment": "fairseq_cli.segment",
+    "fairseq-report": "fairseq_cli.report",
 }
 
 

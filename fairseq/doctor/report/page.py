@@ -146,7 +146,7 @@ def _best(run: Run, split: str, column: str) -> str:
 
 
 def _band(run: Run) -> str:
-    return "-" if run.band is None else f"{run.band.name}: {run.band.place(run.records)}"
+    return "-" if run.band is None else run.band.say(run.band.place(run.band.rows(run.records)))
 
 
 def _hypotheses(run: Run, runs: int) -> list[Table]:

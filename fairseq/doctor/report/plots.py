@@ -97,12 +97,13 @@ def points_for(plots: Sequence[Plot], expected: int) -> int:
 def chart_of(plot: Plot, runs: Sequence[Run], places: Sequence[Place], points: int) -> Chart:
     x, series = align(plot.curves)
     kept = thin(list(series.values()), points)
-    smoothed = {}
-    for name, curve in plot.curves.items():
-        if len(curve.x) >= _SMOOTHED:
-            smoothed[name] = np.full(len(x), np.nan)
-            width = max(5, len(curve.x) // _WINDOW)
-            smoothed[name][np.searchsorted(x, curve.x)] = smooth(curve.y, width)
+    smoothed = {
+        name: smooth(curve.y, max(5, len(curve.x) // _WINDOW))
+        for name, curve in plot.curves.items()
+        if len(curve.x) >= _SMOOTHED
+    }
+    if smoothed:
+        _, smoothed = align({name: Curve(curve.x, smoothed.get(name, curve.y)) for name, curve in plot.curves.items()})
     return Chart(
         title=plot.title,
         summary=_summary(plot),
@@ -124,23 +125,22 @@ def _summary(plot: Plot) -> str:
     ends = []
     for name, curve in plot.curves.items():
         last = np.flatnonzero(np.isfinite(curve.y))[-1]
-        ends.append(f"{name} {shown(curve.y[last])} at update {curve.x[last]:,}")
+        ends.append(f"{name} {shown(float(curve.y[last]))} at update {curve.x[last]:,}")
     return f"{plot.column.about} Last: {', '.join(ends)}.".strip()
 
 
 def _expected(plot: Plot, runs: Sequence[Run], x: np.ndarray) -> Range | None:
     """Return the band of the runs' config over this plot, where the plot shows its metric."""
-    bands = {run.band.name: run.band for run in runs if run.band is not None}
+    bands = {run.band.name: run for run in runs if run.band is not None}
     if len(bands) != 1:
         return None
-    band = next(iter(bands.values()))
-    if plot.key != key_of(band.metric):
+    run = next(iter(bands.values()))
+    band, split = run.band, run.band_split()
+    if band is None or plot.key != key_of(band.metric, TRAINING if len(runs) == 1 else split):
         return None
-    updates, mean, deviation = (np.asarray(values, float) for values in (band.updates, band.mean, band.deviation))
-    low, high = (
-        np.interp(x, updates, edge, left=np.nan, right=np.nan) for edge in (mean - 2 * deviation, mean + 2 * deviation)
-    )
-    return Range(f"reference, {band.name}", low, high) if np.isfinite(low).any() else None
+    updates = np.asarray(band.updates)
+    low, high = (np.interp(x, updates, edge, left=np.nan, right=np.nan) for edge in (band.low, band.high))
+    return Range(f"band {band.name}", low, high) if np.isfinite(low).any() else None
 
 
 def _mark(place: Place, plot: Plot, runs: Sequence[Run]) -> Mark | None:

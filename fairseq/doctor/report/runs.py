@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-import fairseq.doctor.causes  # noqa: F401 # registers the causes
+from fairseq.doctor import causes as causes  # registers them
 from fairseq.doctor.bands import Band, band_of
 from fairseq.doctor.findings import Finding, examine
-from fairseq.doctor.reading import read
+from fairseq.doctor.reading import ConfigOf, read
 from fairseq.doctor.records import EPOCH, INTERVAL, Records, Rows
 from fairseq.pages.curves import Curve
 
@@ -51,6 +51,13 @@ class Run:
         sets = {TRAINING: self.records.training, **self.records.validation}
         return {name: curve_of(rows, column) for name, rows in sets.items() if rows.has(column)}
 
+    def band_split(self) -> str:
+        """Return the name, among those of `curves`, of the rows that the band is compared with."""
+        if self.band is None:
+            return ""
+        compared = self.band.rows(self.records)
+        return next((name for name, rows in self.records.validation.items() if rows is compared), TRAINING)
+
 
 def curve_of(rows: Rows, column: str) -> Curve:
     """Return a column over updates; of several rows for one update, the last."""
@@ -66,16 +73,19 @@ def is_training(split: str) -> bool:
 
 
 def make_run(name: str, records: Records) -> Run:
-    return Run(name, records, examine(records), band_of(records.config))
+    return Run(name, records, examine(records), band_of(records.config, records.data))
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path], config_of: ConfigOf | None = None) -> list[Run]:
     """Read the runs in these folders or log files.
 
+    Args:
+        config_of: see `read_run`.
     Raises:
         ValueError: there are no records of a run; names the path.
+        OSError: a file cannot be read.
     """
-    return [make_run(name, read(path)) for name, path in zip(names_of(paths), paths, strict=True)]
+    return [make_run(name, read(path, config_of)) for name, path in zip(names_of(paths), paths, strict=True)]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.utils import FIXED_GROUPS
+from fairseq.doctor.comparing import compare
 from fairseq.doctor.report.runs import Run
 from fairseq.logging.metrics_file import Json
 from fairseq.pages.charts import Table
@@ -40,8 +42,9 @@ def flat(config: Mapping[str, Json], prefix: str = "") -> Flat:
     return values
 
 
-def stock_configs(folder: Path = STOCK) -> list[Stock]:
-    """Read the stock configs; [] if they are not installed."""
+@cache
+def stock_configs(folder: Path = STOCK) -> Sequence[Stock]:
+    """Read the stock configs; none if they are not installed."""
     found = []
     for path in sorted(folder.glob("*/*.yaml")):
         try:
@@ -104,8 +107,8 @@ def setting_tables(runs: Sequence[Run]) -> list[Table]:
     configs = {run.name: flat(run.records.config) for run in runs if run.records.config}
     tables: list[Table] = []
     if len(configs) > 1:
-        tables.append(_between(configs))
-    stocks = stock_configs()
+        tables.append(_between(runs))
+    stocks = stock_configs() if configs else ()
     for name, config in configs.items():
         of_run = "" if len(runs) == 1 else f"{name}: "
         stock = nearest(config, stocks)
@@ -120,22 +123,21 @@ def setting_tables(runs: Sequence[Run]) -> list[Table]:
     return tables
 
 
-def _between(configs: Mapping[str, Flat]) -> Table:
-    keys = dict.fromkeys(key for config in configs.values() for key in config)
-    rows = []
-    for key in keys:
-        cells = [_text(config[key]) if key in config else "-" for config in configs.values()]
-        if len(set(cells)) > 1:
-            rows.append([key, *cells])
-    return Table(f"Differences between the runs' configs ({len(rows)})", ["key", *configs], rows, prose=True)
+def _between(runs: Sequence[Run]) -> Table:
+    compared = compare([(run.name, run.records) for run in runs])
+    rows = [[key, *map(_text, values)] for key, values in compared.differences]
+    return Table(f"Differences between the runs' configs ({len(rows)})", ["key", *compared.names], rows, prose=True)
 
 
 def _text(value: Json) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False, default=str)
+
+
+def _plain(value: Json) -> Json:
+    """Return a value with 2 for 2.0: files and dataclasses write the same number either way."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def facts_table(caption: str, runs: Sequence[Run], facts: Sequence[Mapping[str, Json]]) -> list[Table]:

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from fairseq.logging.metrics_file import MetricsFile, read_rows
+from fairseq.logging.metrics_file import MetricsFile, iterate_rows, read_rows
 
 
 def test_rows_are_strict_json(tmp_path):
@@ -101,3 +101,13 @@ def test_a_row_that_was_written_in_part_takes_no_other_with_it(tmp_path):
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
     assert [row["num_updates"] for row in read_rows(path)] == [1, 3]
+
+
+def test_damaged_lines_among_many_are_left_out(tmp_path):
+    """Lines are parsed in blocks, and one by one in a block with a damaged line."""
+    lines = [f'{{"split": "a", "num_updates": {n}}}' for n in range(2500)]
+    lines[1200:1203] = ['{"split": "a"', '"num_updates": 1200}', "7"]  # together, they are a row
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join(lines) + '\n{"split": "a", "num_upd')
+    assert [row["num_updates"] for row in read_rows(path)] == [*range(1200), *range(1203, 2500)]
+    assert list(iterate_rows(path)) == read_rows(path, "a") and read_rows(path, "b") == []
