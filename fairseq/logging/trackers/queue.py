@@ -105,14 +105,18 @@ class Queued:
         self._put(_Finding(update, dict(finding)))
 
     def close(self) -> None:
-        """Wait until everything is written, but only for a bounded time. The process can exit in any case."""
-        if self._thread is None:
+        """Wait until everything is written, but only for a bounded time. The process can exit in any case.
+
+        A run that wrote no row, because it was complete already, still sends what an earlier process could not.
+        """
+        if self._thread is None and not self.metrics.exists():
             return
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        self._thread.join(self.patience)
-        is_late = self._thread.is_alive()
+        thread = self._started()
+        thread.join(self.patience)
+        is_late = thread.is_alive()
         if is_late or not self._is_open:
             self._failure_reported = True
             self.tracker.abandon()
@@ -141,9 +145,13 @@ class Queued:
                 self.room,
                 self.metrics,
             )
+        self._started()
+
+    def _started(self) -> threading.Thread:
         if self._thread is None:
             self._thread = threading.Thread(target=self._follow, name=f"tracker {self.name}", daemon=True)
             self._thread.start()
+        return self._thread
 
     # -- on the thread -------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,15 @@ def test_a_resumed_run_sends_what_the_store_lacks_and_nothing_twice(file: Metric
     assert store.updates == [2, 5]
 
 
+def test_a_complete_run_that_is_started_again_sends_the_rest(file: MetricsFile, wrap: Wrap) -> None:
+    store = Store()
+    wrap(store).close()
+    assert store.begun == 0, "without metrics.jsonl there is nothing to send"
+    file.write("train_inner", 1, 1, {"loss": 0.5})
+    wrap(store).close()
+    assert (store.updates, store.begun, store.closed) == ([1], 1, 1)
+
+
 def test_a_hanging_tracker_costs_the_run_nothing(
     file: MetricsFile, wrap: Wrap, caplog: pytest.LogCaptureFixture
 ) -> None:
