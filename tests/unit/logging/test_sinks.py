@@ -93,6 +93,28 @@ def test_a_destination_that_cannot_be_written_is_a_problem_of_the_config(tmp_pat
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "missing", "install"),
+    [
+        ("wandb_project", "wandb", "pip install 'wandb>=0.18'"),
+        ("mlflow_experiment", "mlflow", "pip install 'mlflow>=2.14'"),
+        ("mlflow_experiment", "sqlalchemy", "pip install 'mlflow>=2.14'"),  # mlflow-skinny, without a server
+    ],
+)
+def test_a_trackers_missing_package_is_a_problem_of_the_config(
+    key: str, missing: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks.importlib.util, "find_spec", lambda name: None if name == missing else object())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert sinks.problems(CommonConfig()) == []
+    assert sinks.problems(CommonConfig(**{key: "speech"})) == [
+        f"common.{key}=speech needs the package {missing}. Install it: {install}. Or leave the key out."
+    ]
+    if missing == "sqlalchemy":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
+        assert sinks.problems(CommonConfig(**{key: "speech"})) == []
+
+
 def test_a_new_sink_is_a_registered_function(
     console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
