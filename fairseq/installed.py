@@ -33,6 +33,7 @@ EXTRAS = {
     # preinstalled in Gaudi's containers, for their torch; elsewhere the extra cannot be installed
     "hpu": ["habana-torch-plugin"],
     "lhotse": ["lhotse"],
+    "mlflow": ["mlflow>=2.14"],
     "onnx": ["onnx", "onnxruntime"],
     "parquet": ["pyarrow"],
     # it carries uPlot 1.6.31, unchanged, for the plots in pages; fairseq/pages/assets.py checks the files
@@ -43,6 +44,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
     # earlier releases require torchaudio, which would replace torch
     "vad": ["silero-vad>=6.2.3", "onnxruntime", "soxr"],
+    "wandb": ["wandb>=0.18"],
 }
 PACKAGE = "fairseq"
 # such as fairseq-fixed: the name of every known rival starts with the package's. Reading all metadata would take longer

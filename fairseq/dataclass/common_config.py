@@ -39,6 +39,14 @@ class CommonConfig(FairseqDataclass):
     tensorboard_logdir: Optional[str] = field(
         default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"}
     )
+    wandb_project: Optional[str] = field(
+        default=None,
+        metadata={"help": "project of Weights & Biases; offline where no login is known (extra `wandb`)"},
+    )
+    mlflow_experiment: Optional[str] = field(
+        default=None,
+        metadata={"help": "experiment of MLflow, in the store that MLFLOW_TRACKING_URI names (extra `mlflow`)"},
+    )
     doctor: DOCTOR_CHOICES = field(
         default="warn",
         metadata={
@@ -51,10 +59,6 @@ class CommonConfig(FairseqDataclass):
         metadata={
             "help": "rebuild report.html in checkpoint.save_dir at each validation: see fairseq-report (extra `report`)"
         },
-    )
-    log_file: Optional[str] = field(default=None, metadata={"help": "also append the log to this file"})
-    tensorboard_logdir: Optional[str] = field(
-        default=None, metadata={"help": "folder for TensorBoard (extra `tensorboard`)"}
     )
     seed: int = field(
         default=1,
@@ -156,7 +160,6 @@ class CommonConfig(FairseqDataclass):
     profile: bool = False
     aim_repo: Optional[str] = None
     aim_run_hash: Optional[str] = None
-    wandb_project: Optional[str] = None
     azureml_logging: Optional[bool] = False
     tpu: bool = False
     model_parallel_size: int = 1

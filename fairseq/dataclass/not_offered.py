@@ -12,7 +12,7 @@ from typing import Any
 _TPU = "train on CPU or CUDA"
 _PARALLEL = "use data parallel training: distributed_training.distributed_world_size, or torchrun"
 _SHARDING = "use distributed_training.ddp_backend=fully_sharded"
-_TRACKER = "use common.tensorboard_logdir, or read metrics.jsonl in checkpoint.save_dir"
+_TRACKER = "use common.tensorboard_logdir, common.wandb_project or common.mlflow_experiment"
 _LOCAL_SGD = "use distributed_training.ddp_backend=pytorch_ddp"
 _LAUNCHER = "start the processes with torchrun, which sets their ranks"
 _EVALUATION = "it belongs to commands that evaluate"
@@ -32,7 +32,6 @@ NOT_OFFERED: dict[str, str] = {
     "common.model_parallel_size": _PARALLEL,
     "checkpoint.model_parallel_size": _PARALLEL,
     "common.quantization_config_path": "quantise a trained model with torch.ao.quantization",
-    "common.wandb_project": _TRACKER,
     "common.aim_repo": _TRACKER,
     "common.aim_run_hash": _TRACKER,
     "common.azureml_logging": _TRACKER,

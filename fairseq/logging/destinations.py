@@ -6,6 +6,7 @@ A destination that fails is reported once, and the run continues.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import socket
@@ -127,8 +128,9 @@ def add_file(source: logging.Logger, path: Union[str, os.PathLike]) -> None:
 
 
 def problem_of_folder(path: Union[str, os.PathLike]) -> str | None:
-    """Create a folder and try to write into it; returns the reason if that fails, else None."""
+    """Try to write into a folder; returns the reason if that fails, else None. Nothing is left of the attempt."""
     probe = os.path.join(path, f".writable.{os.getpid()}")
+    missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
     try:
         os.makedirs(path, exist_ok=True)
         with open(probe, "wb", buffering=0) as file:
@@ -140,4 +142,7 @@ def problem_of_folder(path: Union[str, os.PathLike]) -> str | None:
     finally:
         if os.path.exists(probe):
             os.remove(probe)
+        with contextlib.suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
     return None

@@ -109,7 +109,7 @@ class MetricsFile:
             raise ValueError(
                 f"A row of {self.path.name} must contain num_updates; this one has {', '.join(row) or 'no values'}."
             )
-        plain = {key: _json_value(value) for key, value in row.items()}
+        plain = {key: json_value(value) for key, value in row.items()}
         plain["num_updates"] = int(to_plain(row["num_updates"]))
         line = json.dumps(plain, allow_nan=False) + "\n"
         try:
@@ -136,16 +136,16 @@ class MetricsFile:
             self._failure_reported = True
 
 
-def _json_value(value: object) -> Json:
+def json_value(value: object) -> Json:
     """Convert a value to strict JSON; a number that is not finite becomes the string nan, inf or -inf."""
     plain = to_plain(value)
     if isinstance(plain, float) and not math.isfinite(plain):
         return str(plain)
     if isinstance(plain, dict):
-        return {str(key): _json_value(inner) for key, inner in plain.items()}
+        return {str(key): json_value(inner) for key, inner in plain.items()}
     if isinstance(plain, (list, tuple)):
-        return [_json_value(inner) for inner in plain]
-    return _json_value(plain.tolist()) if isinstance(plain, (Tensor, np.ndarray)) else plain
+        return [json_value(inner) for inner in plain]
+    return json_value(plain.tolist()) if isinstance(plain, (Tensor, np.ndarray)) else plain
 
 
 _BLOCK = 1000  # lines that are parsed together

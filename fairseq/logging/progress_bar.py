@@ -15,8 +15,9 @@ from typing import Any, Optional, Protocol
 
 import torch
 
-from fairseq.logging import destinations, tensorboard
+from fairseq.logging import destinations
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
+from fairseq.logging.trackers import tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def progress_bar(
         total_updates: the run's max_update, for the estimated time left (None or 0: not shown).
         start_update: updates of the run done before this bar.
     Raises:
-        ValueError: an unknown format, or a logging service that is not supported.
+        ValueError: an unknown format, or a logging service that bars do not write to.
     """
     services = {
         "common.aim_repo": aim_repo,
@@ -68,8 +69,8 @@ def progress_bar(
     wanted = [key for key, value in services.items() if value]
     if wanted:
         raise ValueError(
-            f"{', '.join(wanted)}: this service is not supported. Use common.tensorboard_logdir, or the run's "
-            "metrics.jsonl."
+            f"{', '.join(wanted)}: a progress bar does not write to this service. Use tensorboard_logdir here. Runs of "
+            "fairseq-hydra-train write to W&B and MLflow (common.wandb_project, common.mlflow_experiment)."
         )
     log_format = log_format or default_log_format
     if log_format == "tqdm" and not sys.stderr.isatty():
@@ -349,7 +350,7 @@ class TensorboardProgressBarWrapper(BaseProgressBar):
         self.wrapped_bar.print(stats, tag=tag, step=step)
 
     def update_config(self, config: dict[str, Any]) -> None:
-        self.board.text("config", "```\n" + json.dumps(config, indent=2, default=str) + "\n```")
+        self.board.text("config", tensorboard.config_text(config))
         self.wrapped_bar.update_config(config)
 
     def _write(self, stats: Stats, tag: Optional[str], step: Optional[int]) -> None:

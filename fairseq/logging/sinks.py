@@ -1,4 +1,4 @@
-"""Destinations of a run's metrics: the console, `metrics.jsonl`, TensorBoard.
+"""Destinations of a run's metrics: the console, `metrics.jsonl`, and the trackers TensorBoard, W&B and MLflow.
 
 To add a destination, write its class here, or in a module of its own, with a function that opens it, registered with
 `register_sink`, and add the field to `CommonConfig` that asks for it. The training loop does not change.
@@ -6,18 +6,24 @@ To add a destination, write its class here, or in a module of its own, with a fu
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from fairseq.dataclass.common_config import CommonConfig
+from fairseq.installed import advice
 from fairseq.logging import destinations
 from fairseq.logging.metrics_file import Json, MetricsFile
 from fairseq.logging.progress_bar import BaseProgressBar, Stats, Steps, progress_bar
-from fairseq.logging.tensorboard import Board
+from fairseq.logging.trackers.mlflow_run import Mlflow
+from fairseq.logging.trackers.queue import Queued, Tracker
+from fairseq.logging.trackers.tensorboard import BoardTracker
+from fairseq.logging.trackers.wandb_run import Wandb
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +86,7 @@ class Start:
         update: the update that the run begins or resumes from. An earlier process may have written later rows.
         continues: earlier rows belong to this run; if false, they are another run's, and must be kept.
         again: splits whose rows of `update` itself will be written again.
+        config: the run's whole config by group, as plain values.
     """
 
     common: CommonConfig
@@ -87,6 +94,7 @@ class Start:
     update: int
     continues: bool = True
     again: Collection[str] = ()
+    config: Mapping[str, Json] = field(default_factory=dict)
 
 
 Opener = Callable[[Start], "Sink | None"]
@@ -129,12 +137,28 @@ def problems(common: CommonConfig) -> list[str]:
     return [problem for problem in found if problem is not None]
 
 
-@register_sink("metrics.jsonl")
+METRICS = "metrics.jsonl"
+
+
+@register_sink(METRICS)
 def open_metrics_file(start: Start) -> Sink:
     """`metrics.jsonl` in the folder of the checkpoints, without the rows that the run will write again."""
-    file = MetricsFile(start.save_dir / "metrics.jsonl")
+    file = MetricsFile(start.save_dir / METRICS)
     file.rewind(start.update, continues=start.continues, again=start.again)
     return file
+
+
+# -- trackers ----------------------------------------------------------------------------------------------------------
+
+
+def _queued(name: str, start: Start, make: Callable[[], Tracker]) -> Sink | None:
+    """Put a queue and a thread in front of a tracker; None, and an error in the log, if its package is broken."""
+    try:
+        tracker = make()
+    except Exception as error:  # any class: what a package raises that does not fit to another one
+        logger.error("%s: cannot be used (%s: %s); training continues without it", name, type(error).__name__, error)
+        return None
+    return Queued(name, tracker, start.save_dir / METRICS)
 
 
 def _tensorboard_problem(common: CommonConfig) -> str | None:
@@ -149,7 +173,49 @@ def _tensorboard_problem(common: CommonConfig) -> str | None:
 def open_tensorboard(start: Start) -> Sink | None:
     """Scalars for TensorBoard; steps after `start.update` that an earlier process wrote are hidden."""
     folder = start.common.tensorboard_logdir
-    return None if folder is None else Board(folder, start.update)
+    if folder is None:
+        return None
+    return _queued("TensorBoard", start, lambda: BoardTracker(folder, start.update, start.config))
+
+
+def _lacks(key: str, value: str, extra: str, package: str) -> str | None:
+    """Say that the package of an extra is missing; None if it is there."""
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return f"common.{key}={value} needs the package {package}. Install it: {advice(extra)}. Or leave the key out."
+
+
+def _wandb_problem(common: CommonConfig) -> str | None:
+    return _lacks("wandb_project", common.wandb_project, "wandb", "wandb") if common.wandb_project else None
+
+
+@register_sink("common.wandb_project", _wandb_problem)
+def open_wandb(start: Start) -> Sink | None:
+    """A run of Weights & Biases; a resumed run continues it."""
+    project = start.common.wandb_project
+    if not project:
+        return None
+    return _queued("W&B", start, lambda: Wandb(project, start.save_dir, start.config, start.continues))
+
+
+def _mlflow_problem(common: CommonConfig) -> str | None:
+    experiment = common.mlflow_experiment
+    if not experiment:
+        return None
+    problem = _lacks("mlflow_experiment", experiment, "mlflow", "mlflow")
+    # mlflow-skinny has no database, so it only works with a server
+    if problem is None and "MLFLOW_TRACKING_URI" not in os.environ:
+        problem = _lacks("mlflow_experiment", experiment, "mlflow", "sqlalchemy")
+    return problem
+
+
+@register_sink("common.mlflow_experiment", _mlflow_problem)
+def open_mlflow(start: Start) -> Sink | None:
+    """A run of MLflow; a resumed run continues it."""
+    experiment = start.common.mlflow_experiment
+    if not experiment:
+        return None
+    return _queued("MLflow", start, lambda: Mlflow(experiment, start.save_dir, start.config, start.continues))
 
 
 class Console:

@@ -18,6 +18,7 @@ from fairseq.dataclass.validate import find_named, unrelated
 from fairseq.device.stand_in import StandIn
 from fairseq.distributed.costs import weights_of
 from fairseq.distributed.place import Place, cards_of_a_node
+from fairseq.logging import sinks
 from fairseq.preflight import batches, card, corpus, device, host, plan, scaling, steps, tiny
 from fairseq.preflight.heartbeat import silent
 from fairseq.preflight.memory import MemoryMeter
@@ -116,6 +117,8 @@ def _config(cfg: DictConfig, config_problems: list[str], options: Options) -> Se
     section = Section("Config")
     for text in config_problems:
         section.problem("config", text, "")
+    for text in sinks.problems(cfg.common):
+        section.problem("destinations", text, "")
     for finding in unrelated(find_named(cfg), config_problems):
         if finding.stops:
             section.problem(finding.name, finding.text, "")

@@ -35,7 +35,8 @@ def twin(cfg: DictConfig, device: str, narrow: bool) -> DictConfig:
         common.bf16 = bf16 or (device == "cpu" and common.bf16)
         if device == "lazy":
             common.update(dict.fromkeys(_HALF, False))
-        common.log_format, common.tensorboard_logdir, common.log_file = "none", None, None
+        common.log_format, common.log_file = "none", None
+        common.tensorboard_logdir = common.wandb_project = common.mlflow_experiment = None
         common.report = False
         small.checkpoint.no_save = True
         if "use_old_adam" in small.optimizer:

@@ -33,7 +33,9 @@ _PRECISION = "use common.bf16=true, fp16=true or amp=true; the trainer keeps par
 _DATA_PARALLEL = "models are trained data parallel: use distributed_training.ddp_backend=pytorch_ddp or fully_sharded"
 _START = "use fairseq-hydra-train or torchrun to start processes, and fairseq.distributed.launch.call_main in Python"
 _TPU = "train on CPU, CUDA or HPU"
-_TRACKER = "use TensorboardProgressBarWrapper (common.tensorboard_logdir) or read metrics.jsonl"
+_TRACKER = (
+    "use TensorboardProgressBarWrapper, or common.tensorboard_logdir, common.wandb_project or common.mlflow_experiment"
+)
 _MASKS = "use compute_mask_indices"
 _FEATURES = "use get_waveform and get_fbank"
 _AUDIO_CHANGES = "use task.augment, or change the waveform that get_waveform returns"

@@ -24,6 +24,7 @@ from fairseq.data.batch import Batch
 from fairseq.data.batch_workers import WorkerDied
 from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.dataclass.training_configs import valid_subsets
+from fairseq.dataclass.utils import config_to_container
 from fairseq.dataclass.validate import validate_config
 from fairseq.distributed import progress, signals, strategy
 from fairseq.distributed import utils as distributed
@@ -135,6 +136,7 @@ class Run:
             self.trainer.get_num_updates(),
             continues=record.continues,
             again=valid_subsets(self.cfg.dataset) if record.validation_due else (),
+            config=config_to_container(self.cfg),
         )
 
     def _continue_pretraining(self) -> None:

@@ -56,7 +56,7 @@ HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "
 }
 ADDITIONS = {
     # plasma_path: its default is a folder of the machine
-    "CommonConfig": {"threads_per_process", "plasma_path", "device", "doctor", "report", *HPU},
+    "CommonConfig": {"threads_per_process", "plasma_path", "device", "doctor", "report", "mlflow_experiment", *HPU},
     "FairseqAdamConfig": {"use_fused"},
     "CompositeOptimizerConfig": {"lr"},
     "DistributedTrainingConfig": {"compare_ranks_interval", "distributed_timeout", "keep_update_size", "max_restarts"},

@@ -196,8 +196,8 @@ def test_unknown_options_are_named_with_the_nearest() -> None:
 
 
 def test_what_is_not_offered_is_said() -> None:
-    told = old_arguments.explain(["--wandb-project", "p", "--arch", "hubert", "--lr"])
-    assert "common.wandb_project is not offered: use common.tensorboard_logdir" in told
+    told = old_arguments.explain(["--azureml-logging", "--arch", "hubert", "--lr"])
+    assert "common.azureml_logging is not offered: use common.tensorboard_logdir" in told
     assert "model 'hubert' is not known." in told and "--lr has no value" in told
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fairseq.logging import progress_bar as module
-from fairseq.logging import tensorboard
 from fairseq.logging.meters import AverageMeter
 from fairseq.logging.progress_bar import EtaClock, format_duration, format_stat, progress_bar
+from fairseq.logging.trackers import tensorboard
 
 
 @pytest.fixture(autouse=True)

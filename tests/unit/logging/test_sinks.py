@@ -12,7 +12,7 @@ from fairseq.dataclass.configs import CommonConfig
 from fairseq.logging import sinks
 from fairseq.logging.metrics_file import Json, read_rows
 from fairseq.logging.sinks import EPOCH, INTERVAL, Console, Sink, Start, open_sinks
-from fairseq.logging.tensorboard import Board
+from fairseq.logging.trackers.tensorboard import Board
 
 
 @pytest.fixture()
@@ -88,7 +88,8 @@ def test_a_run_writes_its_rows_to_all_that_the_config_asks_for(
         (row["split"], row["num_updates"], row["epoch"], row["loss"]) for row in read_rows(tmp_path / "metrics.jsonl")
     ]
     assert rows == [("valid", 2, 1, 0.5), (INTERVAL, 4, 1, 0.5)]
-    assert written == 2 * [(2, "valid", {"loss": 0.5}, 2), (2, INTERVAL, {"loss": 0.5}, 4)]
+    # steps from 2 on are hidden, and those of metrics.jsonl are written again
+    assert written == 2 * [(1, "valid", {"loss": 0.5}, 2), (1, INTERVAL, {"loss": 0.5}, 4)]
 
 
 def test_a_destination_that_cannot_be_written_is_a_problem_of_the_config(tmp_path: Path) -> None:
@@ -98,6 +99,28 @@ def test_a_destination_that_cannot_be_written_is_a_problem_of_the_config(tmp_pat
     assert sinks.problems(CommonConfig(tensorboard_logdir=folder)) == [
         f"common.tensorboard_logdir={folder} is not writable: it is not a folder. Set a folder that this user can write."
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "missing", "install"),
+    [
+        ("wandb_project", "wandb", "pip install 'wandb>=0.18'"),
+        ("mlflow_experiment", "mlflow", "pip install 'mlflow>=2.14'"),
+        ("mlflow_experiment", "sqlalchemy", "pip install 'mlflow>=2.14'"),  # mlflow-skinny, without a server
+    ],
+)
+def test_a_trackers_missing_package_is_a_problem_of_the_config(
+    key: str, missing: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks.importlib.util, "find_spec", lambda name: None if name == missing else object())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert sinks.problems(CommonConfig()) == []
+    assert sinks.problems(CommonConfig(**{key: "speech"})) == [
+        f"common.{key}=speech needs the package {missing}. Install it: {install}. Or leave the key out."
+    ]
+    if missing == "sqlalchemy":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
+        assert sinks.problems(CommonConfig(**{key: "speech"})) == []
 
 
 def test_a_new_sink_is_a_registered_function(

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
 
 from fairseq.logging.meters import AverageMeter
+from fairseq.logging.metrics_file import Json
+from fairseq.logging.trackers.rows import Place, Row, text_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
+
+AGAIN = 2000  # rows before a resume that are written again; more than can have been lost in the queue
 
 
 class Board:
@@ -35,10 +40,6 @@ class Board:
         self._is_over = False
         _keep_threads_quiet()
 
-    def write(self, split: str, update: int, epoch: int, stats: Mapping[str, object]) -> None:
-        """Write the numbers among `stats`; see `fairseq.logging.sinks.Sink`."""
-        self.scalars(split, scalars_of(stats), update)
-
     def scalars(self, tag: str, values: dict[str, float], step: int) -> None:
         def write(writer: SummaryWriter) -> None:
             for key, value in values.items():
@@ -47,8 +48,8 @@ class Board:
 
         self._attempt(tag, write)
 
-    def text(self, key: str, text: str) -> None:
-        self._attempt("", lambda writer: writer.add_text(key, text))
+    def text(self, key: str, text: str, step: int = 0) -> None:
+        self._attempt("", lambda writer: writer.add_text(key, text, step))
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -87,6 +88,53 @@ class Board:
             logger.error(
                 f"cannot write common.tensorboard_logdir={self.folder}: {error}; the run continues without TensorBoard"
             )
+
+
+class BoardTracker:
+    """A run's board as a tracker, with its config and findings as texts.
+
+    TensorBoard cannot say quickly which rows it has. So a resumed run writes the latest rows before its start again,
+    and hides the older copies of them.
+
+    Args:
+        start_update: the update that the run starts or resumes from.
+        config: the run's config by group.
+    """
+
+    def __init__(self, folder: str, start_update: int, config: Mapping[str, Json]) -> None:
+        self.folder, self.start_update, self.config = folder, start_update, config
+        self.board: Board | None = None
+
+    def begin(self, rows: Sequence[Row]) -> Collection[Place]:
+        """Open the board; see `fairseq.logging.trackers.queue.Tracker`."""
+        before = [row for row in rows if row.update <= self.start_update]
+        hidden = before[-AGAIN].update if len(before) >= AGAIN else min((row.update for row in before), default=None)
+        if self.board is None:
+            self.board = Board(self.folder, self.start_update if hidden is None else hidden - 1)
+            if self.config:
+                self.board.text("config", config_text(self.config), self.start_update)
+        return [row.place for row in before if hidden is not None and row.update < hidden]
+
+    def write(self, rows: Sequence[Row]) -> None:
+        if self.board is not None:
+            for row in rows:
+                self.board.scalars(row.split, dict(row.values), row.update)
+
+    def finding(self, update: int, finding: Mapping[str, Json]) -> None:
+        if self.board is not None:
+            self.board.text(f"findings/{finding['name']}", text_of(update, finding), update)
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    def abandon(self) -> None:
+        """Do nothing: its thread does not keep the process from exiting."""
+
+
+def config_text(config: Mapping[str, object]) -> str:
+    """Write a config as a block of JSON, which TensorBoard shows as it is."""
+    return "```\n" + json.dumps(config, indent=2, default=str) + "\n```"
 
 
 def scalars_of(stats: Mapping[str, object]) -> dict[str, float]:
