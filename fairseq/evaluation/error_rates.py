@@ -47,10 +47,10 @@ def error_rates(
     }
     if testset.unit_references:
         compared["uer"] = (word_errors, testset.unit_references, units)
-    return {name: _rate(*parts, speakers, draws, seed) for name, parts in compared.items()}
+    return {name: rate_of(*parts, speakers, draws, seed) for name, parts in compared.items()}
 
 
-def _rate(
+def rate_of(
     count: CountErrors,
     references: Sequence[str],
     hypotheses: Sequence[str],
@@ -58,6 +58,7 @@ def _rate(
     draws: int,
     seed: int,
 ) -> Rate:
+    """Count the errors of each utterance; returns their rate with its intervals. Arguments as for `error_rates`."""
     each = [count([reference], [hypothesis]) for reference, hypothesis in zip(references, hypotheses, strict=True)]
     errors, totals = [found.errors for found in each], [found.total for found in each]
     rate: Rate = {
