@@ -17,8 +17,8 @@ from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch_workers import BatchWorkers, Failure
 from fairseq.data.options import BatchLimits
 from fairseq.data.storage import reader, stores
+from fairseq.data.storage.answers import StoreError
 from fairseq.data.storage.reader import CacheOptions
-from fairseq.data.storage.stores import StoreError
 from tests.object_store import Faults, Proxy, environment, moto, upload
 from tests.unit.data.small_corpus import make_dataset, tell_tale, write_corpus
 

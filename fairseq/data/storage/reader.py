@@ -17,8 +17,8 @@ import numpy as np
 
 from fairseq.data.audio.places import Place, parse
 from fairseq.data.storage import stores
+from fairseq.data.storage.answers import CONNECTIONS, Fetched, Stamp, StoreError
 from fairseq.data.storage.cache import Cache
-from fairseq.data.storage.stores import Fetched, Stamp, StoreError
 from fairseq.distributed import progress, signals, watchdog
 from fairseq.stores import is_url
 
@@ -157,7 +157,7 @@ class Reader:
 
     def _submit(self, place: Place, cancelled: threading.Event) -> Future[Remote]:
         if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
-            self._pool = os.getpid(), ThreadPoolExecutor(stores.CONNECTIONS, "reads from a store")
+            self._pool = os.getpid(), ThreadPoolExecutor(CONNECTIONS, "reads from a store")
         return self._pool[1].submit(self.fetch, place, cancelled)
 
     @contextmanager

@@ -17,8 +17,8 @@ from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, get_wa
 from fairseq.data.audio.places import Place
 from fairseq.data.storage import reader as reader_module
 from fairseq.data.storage import stores
+from fairseq.data.storage.answers import Fetched, Stamp, StoreError
 from fairseq.data.storage.reader import CacheOptions, Reader, Remote, Versions
-from fairseq.data.storage.stores import Fetched, Stamp, StoreError
 from fairseq.distributed import progress
 from tests.unit.data.small_corpus import make_dataset, tell_tale, write_corpus
 
