@@ -19,6 +19,8 @@ from fairseq import stores
 from fairseq.data.storage.answers import CONNECTIONS, Fetched, Stamp, StoreError, checked
 
 if TYPE_CHECKING:
+    from aiobotocore.client import AioBaseClient
+    from aiobotocore.session import AioSession
     from aiobotocore.signers import AioRequestSigner
     from botocore.auth import BaseSigner
     from botocore.awsrequest import AWSRequest
@@ -167,7 +169,7 @@ def _certificates(fs: S3FileSystem) -> str | None:
     """Return the file of certificates that the client trusts."""
     from botocore.httpsession import get_cert_path
 
-    verify = fs.client_kwargs.get("verify") or fs.session.get_config_variable("ca_bundle") or True
+    verify = fs.client_kwargs.get("verify") or cast("AioSession", fs.session).get_config_variable("ca_bundle") or True
     return cast("str | None", get_cert_path(verify))
 
 
@@ -211,12 +213,12 @@ def _get_through_s3fs(url: str, begin: int, end: int) -> Fetched | None:
     seen: list[_Sent] = []
 
     def note(request: AWSRequest, **about: object) -> None:
-        if request.url.endswith("/" + _quoted(key)):
+        if str(request.url).endswith("/" + _quoted(key)):
             seen.append(_Sent(request, about))
 
     async def read() -> Fetched:
         await fs.set_session()
-        events = (await fs.get_s3(name)).meta.events
+        events = cast("AioBaseClient", await fs.get_s3(name)).meta.events
         events.register(_SIGNING, note)
         try:
             answer = await fs._call_s3("get_object", Bucket=name, Key=key, Range=f"bytes={begin}-{end - 1}", **options)
@@ -252,10 +254,10 @@ def _plain(fs: S3FileSystem, key: str, sent: _Sent) -> _Bucket | None:
 
     request, about = sent
     signature, signer = about["signature_version"], cast("AioRequestSigner", about["request_signer"])
-    config = fs.s3.meta.config
+    config, url = cast("AioBaseClient", fs.s3).meta.config, str(request.url)
     if (
         (signature != UNSIGNED and signature not in _PLAIN_SIGNATURES)
-        or get_environ_proxies(request.url)
+        or get_environ_proxies(url)
         or config.proxies
         or config.client_cert
         or fs.client_kwargs.get("verify") is False
@@ -272,7 +274,7 @@ def _plain(fs: S3FileSystem, key: str, sent: _Sent) -> _Bucket | None:
         return cast("BaseSigner", sync(fs.loop, signer.get_auth_instance, service, region, signature))
 
     headers = {name: _text(value) for name, value in request.headers.items() if name.lower() not in _NOT_KEPT}
-    return _Bucket(fs, request.url.removesuffix(_quoted(key)), headers, new_signer)
+    return _Bucket(fs, url.removesuffix(_quoted(key)), headers, new_signer)
 
 
 def _text(value: str | bytes) -> str:
