@@ -16,7 +16,7 @@ from fairseq.data.audio.audio_utils import audio_format, read_frames
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch_workers import BatchWorkers, Failure
 from fairseq.data.options import BatchLimits
-from fairseq.data.storage import reader, stores
+from fairseq.data.storage import reader, s3, stores
 from fairseq.data.storage.answers import StoreError
 from fairseq.data.storage.reader import CacheOptions
 from tests.object_store import Faults, Proxy, environment, moto, upload
@@ -54,6 +54,7 @@ def use(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(reader, "_reader", None)
     monkeypatch.setattr(reader, "_readers", {})
+    monkeypatch.setattr(s3, "_buckets", {})
     monkeypatch.setattr(all_stores, "FIRST_PAUSE", 0.01)
     yield
     store.proxy.faults.busy = store.proxy.faults.cut = 0.0

@@ -9,9 +9,8 @@ kind of signature, a version of an object, an answer that asks for another regio
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -27,13 +26,20 @@ if TYPE_CHECKING:
     from s3fs import S3FileSystem
     from urllib3 import HTTPConnectionPool
 
+_SIGNING = "before-sign.s3.GetObject"  # botocore's event
+_PLAIN_SIGNATURES = ("s3v4", "v4")
+_SIGNING_CONTEXT = (("signing_name", "signing_name"), ("region", "region_name"))  # names in a request and in the event
 _SIGNED_FOR = 240.0  # seconds that a signature is used; stores accept it for 15 minutes
 _SIGNATURES = 4096  # objects whose signatures a process keeps
 _TIMEOUT = 60.0  # seconds without a byte, as in botocore
-_SIGNING = "before-sign.s3.GetObject"  # botocore's event
-_PLAIN_SIGNATURES = ("s3v4", "v4")
-_NOT_KEPT = ("range", "host", "authorization")  # headers that belong to one request
 _BUSY, _NO_RANGE = 429, 416  # statuses; the latter: the object ends before the range begins
+
+
+class _Signer(NamedTuple):
+    """Credentials with which requests are signed."""
+
+    auth: BaseSigner | None  # None: requests are anonymous
+    until: float  # by time.monotonic(); after it, the client is asked for new ones
 
 
 class _Signature(NamedTuple):
@@ -44,54 +50,49 @@ class _Signature(NamedTuple):
 
 
 class _Bucket:
-    """How to reach a bucket's objects.
+    """How to reach a bucket's objects. A fork can use it, too.
 
     Args:
-        fs: the file system whose client found it out.
         address: URL of the bucket, with a slash at the end; an object's key follows.
         headers: what the client sends with each request.
-        new_signer: returns a signer with credentials that are valid for some minutes, or None for anonymous requests.
+        certificates: file of certificates that the client trusts.
     """
 
-    def __init__(
-        self,
-        fs: S3FileSystem,
-        address: str,
-        headers: dict[str, str],
-        new_signer: Callable[[], BaseSigner | None],
-    ) -> None:
-        import urllib3
-
-        self._address, self._headers, self._new_signer = address, headers, new_signer
+    def __init__(self, address: str, headers: dict[str, str], signer: _Signer, certificates: str | None) -> None:
+        self.signer = signer
+        self._address, self._headers, self._certificates = address, headers, certificates
         self._path = urlsplit(address).path
         self._signatures: dict[str, _Signature] = {}
-        self._signer: tuple[float, BaseSigner | None] = -1e9, None
-        self._lock = threading.Lock()
-        secure = {"cert_reqs": "CERT_REQUIRED", "ca_certs": _certificates(fs)} if address.startswith("https:") else {}
-        self._pool: HTTPConnectionPool = urllib3.connection_from_url(
-            address, maxsize=CONNECTIONS, timeout=urllib3.Timeout(_TIMEOUT), **secure
-        )
+        self._pool: tuple[int, HTTPConnectionPool] | None = None
 
-    def signed(self, key: str) -> dict[str, str]:
-        """Return the headers of requests to an object, whatever the range."""
+    def _signed(self, key: str) -> dict[str, str]:
+        """Return the headers of requests to an object, whatever the range: it is not signed."""
         from botocore.awsrequest import AWSRequest
 
         now = time.monotonic()
         found = self._signatures.get(key)
         if found is not None and now < found.until:
             return found.headers
-        with self._lock:
-            if now - self._signer[0] > _SIGNED_FOR:
-                self._signer = now, self._new_signer()
-        until, signer = self._signer[0] + 2 * _SIGNED_FOR, self._signer[1]
         request = AWSRequest("GET", self._address + key, headers=self._headers)
-        if signer is not None:
-            signer.add_auth(request)
-        headers = {name: str(value) for name, value in request.headers.items()}
+        if self.signer.auth is not None:
+            self.signer.auth.add_auth(request)
+        headers = {name: _text(value) for name, value in request.headers.items()}
         if len(self._signatures) >= _SIGNATURES:
             self._signatures.clear()
-        self._signatures[key] = _Signature(min(until, now + _SIGNED_FOR), headers)
+        self._signatures[key] = _Signature(now + _SIGNED_FOR, headers)
         return headers
+
+    def _connections(self) -> HTTPConnectionPool:
+        """Return the connections of this process: they do not survive a fork."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            import urllib3
+
+            trust = {"cert_reqs": "CERT_REQUIRED", "ca_certs": self._certificates}
+            secure = trust if self._address.startswith("https:") else {}
+            timeout = urllib3.Timeout(_TIMEOUT)
+            pool = urllib3.connection_from_url(self._address, maxsize=CONNECTIONS, timeout=timeout, **secure)
+            self._pool = os.getpid(), pool
+        return self._pool[1]
 
     def ask(self, key: str, begin: int, end: int) -> tuple[int, Mapping[str, str], bytes]:
         """Request bytes of an object; return status, headers and body.
@@ -99,19 +100,14 @@ class _Bucket:
         Raises:
             urllib3.exceptions.HTTPError: the store cannot be reached, or the body is cut short.
         """
-        answer = self._pool.urlopen(
-            "GET",
-            self._path + key,
-            headers={**self.signed(key), "Range": f"bytes={begin}-{end - 1}"},
-            retries=False,
-            redirect=False,
-            decode_content=False,
+        headers = {**self._signed(key), "Range": f"bytes={begin}-{end - 1}"}
+        answer = self._connections().urlopen(
+            "GET", self._path + key, headers=headers, retries=False, redirect=False, decode_content=False
         )
         return answer.status, answer.headers, answer.data
 
 
-# by process, since connections do not survive a fork, and by bucket
-_buckets: dict[tuple[int, str], _Bucket] = {}
+_buckets: dict[str, _Bucket] = {}
 
 
 def is_s3(url: str) -> bool:
@@ -129,8 +125,8 @@ def get(url: str, begin: int, end: int) -> Fetched | None:
         Exception: of s3fs, botocore or urllib3; `fairseq.stores.explained` sorts them.
     """
     name, _, key = url.partition("://")[2].partition("/")
-    bucket = _buckets.get((os.getpid(), name))
-    if bucket is None or "?" in key or not key:
+    bucket = _buckets.get(name)
+    if bucket is None or "?" in key or not key or bucket.signer.until < time.monotonic():
         return _get_through_s3fs(url, begin, end)
     status, headers, body = bucket.ask(_quoted(key), begin, end)
     if 200 <= status < 300:
@@ -139,7 +135,7 @@ def get(url: str, begin: int, end: int) -> Fetched | None:
         return None
     if status == _BUSY or status >= 500:
         raise _failure(status, headers, body)
-    _buckets.pop((os.getpid(), name), None)  # its region or the credentials may have changed
+    _buckets.pop(name, None)  # its region or the credentials may have changed
     return _get_through_s3fs(url, begin, end)
 
 
@@ -163,14 +159,6 @@ def _quoted(key: str) -> str:
     from botocore.utils import percent_encode
 
     return percent_encode(key, safe="/~")
-
-
-def _certificates(fs: S3FileSystem) -> str | None:
-    """Return the file of certificates that the client trusts."""
-    from botocore.httpsession import get_cert_path
-
-    verify = fs.client_kwargs.get("verify") or cast("AioSession", fs.session).get_config_variable("ca_bundle") or True
-    return cast("str | None", get_cert_path(verify))
 
 
 # -- through s3fs ------------------------------------------------------------------------------------------------------
@@ -226,17 +214,17 @@ def _get_through_s3fs(url: str, begin: int, end: int) -> Fetched | None:
             events.unregister(_SIGNING, note)
         async with answer["Body"] as body:
             data = await body.read()
-        return _answer(url, answer["ResponseMetadata"]["HTTPHeaders"], data, begin, end)
+        fetched = _answer(url, answer["ResponseMetadata"]["HTTPHeaders"], data, begin, end)
+        if seen and not version and (bucket := await _plain(fs, key, seen[-1])) is not None:
+            _buckets[name] = bucket
+        return fetched
 
     try:
-        fetched = cast(Fetched, sync(fs.loop, read))
+        return cast(Fetched, sync(fs.loop, read))
     except OSError as error:
         if stores.status_of(error) == _NO_RANGE:
             return None
         raise
-    if seen and not version and (bucket := _plain(fs, key, seen[-1])) is not None:
-        _buckets.setdefault((os.getpid(), name), bucket)
-    return fetched
 
 
 class _Sent(NamedTuple):
@@ -246,35 +234,48 @@ class _Sent(NamedTuple):
     about: Mapping[str, object]  # of botocore's event: who signs it, and how
 
 
-def _plain(fs: S3FileSystem, key: str, sent: _Sent) -> _Bucket | None:
+async def _plain(fs: S3FileSystem, key: str, sent: _Sent) -> _Bucket | None:
     """Return how to reach a bucket without s3fs; None if that is not known to work."""
     from botocore import UNSIGNED
+    from botocore.httpsession import get_cert_path
     from botocore.utils import get_environ_proxies
-    from fsspec.asyn import sync
 
     request, about = sent
-    signature, signer = about["signature_version"], cast("AioRequestSigner", about["request_signer"])
     config, url = cast("AioBaseClient", fs.s3).meta.config, str(request.url)
+    verify = fs.client_kwargs.get("verify")
     if (
-        (signature != UNSIGNED and signature not in _PLAIN_SIGNATURES)
+        about["signature_version"] not in (UNSIGNED, *_PLAIN_SIGNATURES)
+        or verify is False
         or get_environ_proxies(url)
         or config.proxies
         or config.client_cert
-        or fs.client_kwargs.get("verify") is False
     ):
         return None
+    # headers of one request, such as its range and number, are left out
+    kept = {name: value for name, value in request.headers.items() if name.lower().startswith(("x-amz-", "user-agent"))}
+    headers = {name: _text(value) for name, value in kept.items()}
+    trusted = verify or cast("AioSession", fs.session).get_config_variable("ca_bundle") or True
+    signer = await _signer(request, about)
+    return _Bucket(url.removesuffix(_quoted(key)), headers, signer, cast("str | None", get_cert_path(trusted)))
+
+
+async def _signer(request: AWSRequest, about: Mapping[str, object]) -> _Signer:
+    from botocore import UNSIGNED
+    from botocore.credentials import RefreshableCredentials
+
+    version, theirs = about["signature_version"], cast("AioRequestSigner", about["request_signer"])
+    if version == UNSIGNED:
+        return _Signer(None, float("inf"))
     context = cast("dict[str, str]", request.context.get("signing", {}))
-    region = context.get("region") or about["region_name"]
-    service = context.get("signing_name") or about["signing_name"]
-
-    def new_signer() -> BaseSigner | None:
-        if signature == UNSIGNED:
-            return None
-        # refreshes credentials that end soon
-        return cast("BaseSigner", sync(fs.loop, signer.get_auth_instance, service, region, signature))
-
-    headers = {name: _text(value) for name, value in request.headers.items() if name.lower() not in _NOT_KEPT}
-    return _Bucket(fs, url.removesuffix(_quoted(key)), headers, new_signer)
+    service, region = (
+        context.get("signing_name") or about["signing_name"],
+        context.get("region") or about["region_name"],
+    )
+    # botocore refreshes credentials 10 minutes before they end, or earlier
+    auth = await theirs.get_auth_instance(service, region, version)
+    credentials: object = getattr(theirs, "_credentials", None)
+    lasts = credentials is not None and not isinstance(credentials, RefreshableCredentials)
+    return _Signer(cast("BaseSigner", auth), float("inf") if lasts else time.monotonic() + _SIGNED_FOR)
 
 
 def _text(value: str | bytes) -> str:
