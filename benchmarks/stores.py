@@ -183,8 +183,8 @@ def per_core(folder: Path, peer_python: str | None, rounds: int, passes: int) ->
     if peer_python is not None:
         child(peer_python, "--write-shar", str(folder), ours=False)
     rates: dict[str, list[float]] = {form: [] for form in (*LOCAL, *peers)}
-    for _ in range(rounds):
-        for form in rates:
+    for number in range(rounds):
+        for form in rates if number % 2 else reversed(rates):
             if form in peers and peer_python is not None:
                 measured = child(peer_python, "--peer", form, str(folder), "--passes", str(passes), ours=False)
             else:
