@@ -30,6 +30,7 @@ PATIENCE = 180.0  # seconds from the first failure to the error
 REPORTED_AFTER = 5.0  # seconds of failures before they are logged
 # fsspec's chains too, such as simplecache::s3://bucket/key
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+_WEB_ADDRESS = re.compile(r"https?://[^/\s]", re.IGNORECASE)
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # the extra of this package that opens a protocol
 _AGAIN = (408, 409, 425, 429)  # statuses from 300 to 499 with which a store asks for another try
 _DENIED = (401, 403)
@@ -106,6 +107,8 @@ def opened(url: str, **options: object) -> tuple[AbstractFileSystem, str]:
     import fsspec
 
     protocol = protocol_of(url)
+    if protocol in _EXTRAS:
+        _check_address(url)
     try:
         fs, path = fsspec.url_to_fs(url, **options)
     except ImportError as error:
@@ -124,6 +127,14 @@ def opened(url: str, **options: object) -> tuple[AbstractFileSystem, str]:
     fs.invalidate_cache()
     _file_systems[id(fs)] = fs
     return fs, str(path)
+
+
+def _check_address(url: str) -> None:
+    """Raise ValueError if the address of S3 in the environment is not a URL; a client's own error does not name it."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        address = os.environ.get(name, "")
+        if address and not _WEB_ADDRESS.match(address):
+            raise ValueError(f"{url}: {name}={address!r} is not a URL. Write it like https://store.example.org:9000.")
 
 
 # -- retries -----------------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ async def serve(folder: Path, port: int, latency: float) -> None:
     await server.serve_forever()
 
 
-def processor_seconds(pid: int) -> float:
+def server_seconds(pid: int) -> float:
     """Return the processor time of a running process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -153,7 +153,7 @@ def light_store(folder: Path, latency: float) -> Iterator[tuple[str, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="a light S3 store on this machine")
     parser.add_argument("--folder", required=True, type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--latency", type=float, default=0.0)

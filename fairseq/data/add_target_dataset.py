@@ -146,6 +146,10 @@ class AddTargetDataset(BaseWrapperDataset):
             self._bucket_labels = np.array([lengths[members].max(initial=0) for members in in_bucket])
         return int(self._bucket_labels[plan.bucket])
 
+    def expect_plan(self, plan: BatchPlan) -> None:
+        """See `ReadsAhead`."""
+        self.dataset.expect_plan(plan)
+
     def collate_plan(self, plan: BatchPlan) -> Batch:
         """Create the audio's batch for a plan, and add the labels.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -58,4 +58,13 @@ class AudioDataset(Protocol):
 
     def size(self, index: int) -> int:
         """Return the number of samples of an utterance."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A data set that can begin to fetch the audio of later batches."""
+
+    def expect_plan(self, plan: BatchPlan) -> None:
+        """Begin to fetch the audio of a plan that `collate_plan` will get soon; called in the same worker."""
         ...

@@ -16,7 +16,7 @@ import os
 import signal
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, reduction
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from fairseq.distributed import progress, signals, watchdog
 # bytes of plans that a worker has not processed: less than a socket's buffer, so that sending never blocks
 _PLAN_BYTES = 1 << 16
 _MOST_AHEAD = 64
+_EXPECTED = 2  # plans after the one in work that a worker knows
 _ALIGNMENT = 64
 
 
@@ -156,9 +157,20 @@ def _fill(value: Any, source: Any) -> Any:
 # -- in a worker -------------------------------------------------------------------------------------------------------
 
 
-def make(make_batch: Callable[[BatchPlan], Any], plan: BatchPlan) -> Any:
-    """Return the batch of a plan, or a Failure."""
+Expect = Callable[[BatchPlan], None]
+
+
+def make(
+    make_batch: Callable[[BatchPlan], Any],
+    plan: BatchPlan,
+    expect: Expect | None = None,
+    later: Iterable[BatchPlan] = (),
+) -> Any:
+    """Return the batch of a plan, or a Failure. First, `expect` is called with the plan and with later ones."""
     try:
+        if expect is not None:
+            for each in (plan, *later):
+                expect(each)
         return make_batch(plan)
     except ValueError as error:
         return Failure(str(error), mistake=True)
@@ -171,6 +183,7 @@ def _work(
     others: list[connection.Connection],
     parent: int | None,
     make_batch: Callable[[BatchPlan], Any],
+    expect: Expect | None,
 ) -> None:
     """Run a worker process: receive plans and send batches until the trainer exits.
 
@@ -186,12 +199,15 @@ def _work(
     for other in others:
         other.close()
     parent = os.getppid() if parent is None else parent
+    plans: collections.deque[BatchPlan] = collections.deque()
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the trainer has exited
         while True:
-            while not end.poll(1.0):
+            while not plans and not end.poll(1.0):
                 if os.getppid() != parent:
                     return
-            batch = make(make_batch, end.recv())
+            while len(plans) <= _EXPECTED and end.poll(0):
+                plans.append(end.recv())
+            batch = make(make_batch, plans.popleft(), expect, plans)
             progress.reading("")
             try:
                 send(end, batch)
@@ -212,13 +228,15 @@ def _work(
 class _Worker:
     """One worker process, its socket, and the sizes of the plans that it has not processed yet."""
 
-    def __init__(self, context: Any, make_batch: Callable[[BatchPlan], Any], others: list[_Worker]) -> None:
+    def __init__(
+        self, context: Any, make_batch: Callable[[BatchPlan], Any], expect: Expect | None, others: list[_Worker]
+    ) -> None:
         self.end, theirs = context.Pipe(duplex=True)
         forked = context.get_start_method() == "fork"
         ends = [self.end, *(other.end for other in others)] if forked else []
         self.process = context.Process(
             target=_work,
-            args=(theirs, ends, os.getpid() if forked else None, make_batch),
+            args=(theirs, ends, os.getpid() if forked else None, make_batch, expect),
             name="data-loading worker",
             daemon=True,
         )
@@ -262,6 +280,7 @@ class BatchWorkers:
         workers: number of processes; process i % workers creates batch i.
         ahead: batches that each worker prepares in advance.
         start_method: start method of the processes.
+        expect: called in a worker with plans that it will make soon; the one that comes next is the first.
     Raises:
         RunError: a process cannot start.
     """
@@ -273,6 +292,7 @@ class BatchWorkers:
         workers: int,
         ahead: int,
         start_method: str = "fork",
+        expect: Expect | None = None,
     ) -> None:
         self._plans = plans
         self._ahead = min(max(2, ahead), _MOST_AHEAD)
@@ -286,7 +306,7 @@ class BatchWorkers:
             context.set_forkserver_preload(["fairseq"])  # imported once, not in each worker of each epoch
         for number in range(1, workers + 1):
             try:
-                self._workers.append(_Worker(context, make_batch, self._workers))
+                self._workers.append(_Worker(context, make_batch, expect, self._workers))
             except OSError as error:
                 self.close()
                 raise RunError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq.data.audio_dataset import AudioDataset
+from fairseq.data.audio_dataset import AudioDataset, ReadsAhead
 from fairseq.data.batch import Batch
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, plans_of_rank, update_order
 from fairseq.data.options import LoaderOptions
@@ -133,7 +133,8 @@ class EpochBatchIterator:
         self._sequence_length, self._updates_at_begin = len(sequence), updates_done
         plans = plans_of_rank(batches, sequence, size, shards, shard, self._key(epoch))
         total = math.ceil(len(sequence) / size)
-        return UpdateIterator(self.dataset.collate_plan, plans, total, updates_done, self.options)
+        expect = self.dataset.expect_plan if isinstance(self.dataset, ReadsAhead) else None
+        return UpdateIterator(self.dataset.collate_plan, plans, total, updates_done, self.options, expect)
 
     @property
     def _active(self) -> UpdateIterator | None:

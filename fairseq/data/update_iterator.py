@@ -48,6 +48,7 @@ class UpdateIterator:
         total: number of updates in `plans`.
         done: updates of this epoch before `plans`.
         options: the worker settings.
+        expect: called in a worker with plans that it will make soon.
     Raises:
         WorkerDied: from `next`: a worker has exited.
         WaitEnded: from `next`: a signal requested the end of the run, and no batch arrived in time.
@@ -60,6 +61,7 @@ class UpdateIterator:
         total: int,
         done: int = 0,
         options: LoaderOptions = _DEFAULTS,
+        expect: Callable[[BatchPlan], None] | None = None,
     ) -> None:
         self._plans = plans
         self._steps: list[int] = []  # steps of each update whose plans the loader has read
@@ -67,7 +69,7 @@ class UpdateIterator:
         self.n = done
         self.steps_done = 0  # by this rank, since this iterator started
         self.data_wait = 0.0  # seconds that the last update waited for its batches
-        self._make_batch, self._options = make_batch, options
+        self._make_batch, self._options, self._expect = make_batch, options, expect
         self._batches: Iterator[Batch | Failure] | None = None
 
     def _flat(self) -> Iterator[BatchPlan]:
@@ -109,7 +111,8 @@ class UpdateIterator:
         if workers == 0:
             return map(self._make_batch, self._flat())
         ahead = math.ceil(self._options.buffer_size / workers)
-        return BatchWorkers(self._make_batch, self._flat(), workers, ahead, self._options.start_method or "fork")
+        start_method = self._options.start_method or "fork"
+        return BatchWorkers(self._make_batch, self._flat(), workers, ahead, start_method, self._expect)
 
     def _next_batch(self, batches: Iterator[Batch | Failure]) -> Batch:
         batch = next(batches)

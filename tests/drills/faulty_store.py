@@ -1,11 +1,11 @@
 """Train from an object store that fails: does the run end with the weights of a run from local files?
 
-    python -m tests.drills.faulty_store [--tries N] [--seed S] [--down SECONDS]
+    python -m tests.drills.faulty_store [--tries N] [--seed S] [--down SECONDS] [--workers 0,1,3]
 
 moto's server holds the bucket. A proxy before it answers 5 % of requests with 503, cuts 2 % of bodies short, and dies for
 30 seconds in the middle of the run; the watchdog's limit is shorter than that. Needs s3fs and moto.
 
-Each try trains from single objects and from a tar shard. Then the store refuses the key, and an object is missing: each
+Tries alternate between single objects and a tar shard, and take the numbers of workers in turn. Then the store refuses the key, and an object is missing: each
 must be one clear error that names the object, without a quarantined file.
 """
 
@@ -61,9 +61,11 @@ def life(corpus: Path, data: Path, work: Path, *overrides: str) -> Life:
     return Life(Setup("pretraining", (*OVERRIDES, f"task.data={data}", *overrides)), corpus, work)
 
 
-def one_run(corpus: Path, form: str, proxy: Proxy, work: Path, rng: random.Random, down: float) -> Outcome:
+def one_run(
+    corpus: Path, form: str, workers: int, proxy: Proxy, work: Path, rng: random.Random, down: float
+) -> Outcome:
     """Train while the store fails, and dies once."""
-    workers, with_cache = rng.choice([0, 1, 3]), rng.random() < 0.5
+    with_cache = rng.random() < 0.5
     cache = (f"task.cache_dir={work / 'cache'}",) if with_cache else ()
     proxy.faults = Faults(BUSY, CUT)
     proxy.counts.clear()
@@ -109,7 +111,9 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--down", type=float, default=30.0, help="seconds that the store is dead")
+    parser.add_argument("--workers", default="0,1,3", help="numbers of data-loading workers, one per try in turn")
     arguments = parser.parse_args()
+    turns = [int(number) for number in arguments.workers.split(",")]
     tally = Tally("object stores that fail")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         corpus = Path(folder)
@@ -122,7 +126,8 @@ def main() -> None:
             for number in range(arguments.tries):
                 rng, form = random.Random(arguments.seed + number), FORMS[number % len(FORMS)]
                 work = corpus / f"try{number}"
-                outcome = one_run(corpus, form, proxy, work, rng, arguments.down)
+                workers = turns[number % len(turns)]
+                outcome = one_run(corpus, form, workers, proxy, work, rng, arguments.down)
                 print(f"try {number}: {outcome.kind}: {outcome.text}", flush=True)
                 tally.add(f"try {number}", outcome)
                 shutil.rmtree(work, ignore_errors=True)

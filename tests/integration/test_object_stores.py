@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import fsspec.config
 import numpy as np
 import pytest
 
@@ -16,9 +17,10 @@ from fairseq.data.audio.audio_utils import audio_format, read_frames
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.batch_workers import BatchWorkers, Failure
 from fairseq.data.options import BatchLimits
-from fairseq.data.storage import reader, stores
+from fairseq.data.storage import reader, s3, stores
+from fairseq.data.storage.answers import StoreError
 from fairseq.data.storage.reader import CacheOptions
-from fairseq.data.storage.stores import StoreError
+from tests.light_store import light_store, server_seconds
 from tests.object_store import Faults, Proxy, environment, moto, upload
 from tests.unit.data.small_corpus import make_dataset, tell_tale, write_corpus
 
@@ -54,6 +56,7 @@ def use(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(reader, "_reader", None)
     monkeypatch.setattr(reader, "_readers", {})
+    monkeypatch.setattr(s3, "_buckets", {})
     monkeypatch.setattr(all_stores, "FIRST_PAUSE", 0.01)
     yield
     store.proxy.faults.busy = store.proxy.faults.cut = 0.0
@@ -72,6 +75,82 @@ def test_one_request_is_enough_for_an_object(store: Store) -> None:
     before = store.proxy.counts["requests"]
     read_frames("s3://corpus/train05.flac")
     assert store.proxy.counts["requests"] == before + 1
+
+
+def test_the_first_request_finds_out_how_to_make_the_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    through: list[str] = []
+    real = s3._get_through_s3fs
+    monkeypatch.setattr(s3, "_get_through_s3fs", lambda url, *ends: through.append(url) or real(url, *ends))
+    whole = (store.folder / "train03.flac").read_bytes()
+    first = stores.get("s3://corpus/train03.flac", 0, 10)
+    for begin, end in [(0, 10), (5, 2000), (100, 10**6)]:
+        fetched = stores.get("s3://corpus/train03.flac", begin, end)
+        assert fetched.data == whole[begin:end] and fetched.stamp == first.stamp
+    assert stores.get("s3://corpus/train04.flac", 10**6, 10**7) == (b"", stores.head("s3://corpus/train04.flac"))
+    assert through == ["s3://corpus/train03.flac"]
+    with pytest.raises(Exception, match=r"SlowDown|reduce your request rate"):  # what the drill's store sends
+        store.proxy.faults.busy = 1.0
+        stores.get("s3://corpus/train03.flac", 0, 10)
+    store.proxy.faults.busy = 0.0
+    with pytest.raises(FileNotFoundError):  # s3fs's own error
+        stores.get("s3://corpus/none.flac", 0, 10)
+    assert through[1:] == ["s3://corpus/none.flac"] and "corpus" not in s3._buckets
+
+
+def new_client() -> None:
+    """As in a new process: the environment has changed."""
+    from s3fs import S3FileSystem
+
+    s3._buckets.clear()
+    S3FileSystem.clear_instance_cache()
+
+
+def test_credentials_by_the_conventions(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def headers() -> dict[str, str]:
+        new_client()
+        for _ in range(2):
+            assert stores.get("s3://corpus/train03.flac", 0, 4).data == b"fLaC"
+        return s3._buckets["corpus"]._signed("train03.flac")
+
+    assert "Credential=testing/" in headers()["Authorization"] and "range" not in headers()["Authorization"]
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-a-role")
+    assert headers()["X-Amz-Security-Token"] == "of-a-role"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    (tmp_path / "keys").write_text("[mine]\naws_access_key_id = other\naws_secret_access_key = testing\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    assert "Credential=other/" in headers()["Authorization"]
+    monkeypatch.delenv("AWS_PROFILE")
+    access = {"Bucket": "corpus", "Key": "train03.flac", "ACL": "public-read"}
+    s3.file_system("s3://corpus/train03.flac")[0].call_s3("put_object_acl", **access)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": True})
+    assert "Authorization" not in headers()
+    new_client()
+
+
+def test_credentials_that_end_are_asked_for_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores.get("s3://corpus/train03.flac", 0, 4)
+    assert s3._buckets["corpus"].signer.until == float("inf")
+    s3._buckets["corpus"].signer = s3._buckets["corpus"].signer._replace(until=0.0)
+    stores.get("s3://corpus/train03.flac", 0, 4)
+    assert s3._buckets["corpus"].signer.until == float("inf")
+
+
+def test_the_light_store_of_benchmarks(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "light").mkdir()
+    (tmp_path / "light/a.flac").symlink_to(store.folder / "train03.flac")
+    whole = (store.folder / "train03.flac").read_bytes()
+    with light_store(tmp_path, 0.0) as (url, pid):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        new_client()
+        for _ in range(2):
+            fetched = stores.get("s3://light/a.flac", 5, 900)
+            assert fetched.data == whole[5:900] and fetched.stamp == stores.head("s3://light/a.flac")
+        with pytest.raises(FileNotFoundError):
+            stores.get("s3://light/b.flac", 0, 5)
+        assert server_seconds(pid) > 0
+    new_client()
 
 
 def test_lasting_faults(store: Store) -> None:

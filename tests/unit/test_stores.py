@@ -197,3 +197,9 @@ def test_joined() -> None:
     assert stores.joined("s3://bucket/corpus/", "a.flac") == "s3://bucket/corpus/a.flac"
     assert stores.joined("s3://bucket/corpus", "/disk2/b.flac") == "/disk2/b.flac"
     assert stores.joined("", "a.flac") == "a.flac"
+
+
+def test_an_address_that_is_not_a_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "store.example.org:9000")
+    with pytest.raises(ValueError, match=r"s3://b/k: AWS_ENDPOINT_URL='store.example.org:9000' is not a URL. Write it"):
+        stores.opened("s3://b/k")

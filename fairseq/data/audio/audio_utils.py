@@ -25,7 +25,7 @@ from fairseq.data.audio.contents import (
 from fairseq.data.audio.headers import completed, mpeg_states_length, overstated
 from fairseq.data.audio.quiet import silenced
 from fairseq.data.audio.refusal import UnreadableAudio
-from fairseq.data.storage.stores import StoreError
+from fairseq.data.storage.answers import StoreError
 from fairseq.distributed import progress
 from fairseq.installed import advice
 

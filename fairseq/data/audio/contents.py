@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fairseq.data.audio.places import AUDIO_EXTENSIONS, Place, parse
 from fairseq.data.audio.refusal import LONGEST, UnreadableAudio, what_it_is
+from fairseq.data.storage.answers import StoreError
 from fairseq.data.storage.ranges import Staged, open_range, staged_bytes, staged_range
 from fairseq.data.storage.reader import open_remote, reader
-from fairseq.data.storage.stores import StoreError
 from fairseq.stores import is_url
 
 SF_AUDIO_FILE_EXTENSIONS = {".wav", ".flac", ".ogg"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -361,13 +362,21 @@ class FileAudioDataset(RawAudioDataset):
     def collate_plan(self, plan: BatchPlan) -> Batch:
         """See RawAudioDataset; fetches what lies in stores first. With `corpora`, says which rows belong to which."""
         reader.configure(self.cache)  # a worker that was not forked has not done it
-        rows = plan.indices[: max(1, plan.num_valid)] % len(self)
-        with reader.reader().ahead(self.file(index) for index in rows.tolist()):
+        with reader.reader().ahead(self._files(plan)):
             batch = super().collate_plan(plan)
         if self._corpora is None:
             return batch
         lines = self.selection.at(batch["id"].numpy()[: plan.num_valid])
         return self._corpora.noted(batch, np.searchsorted(self.manifest.offsets, lines, side="right") - 1)
+
+    def expect_plan(self, plan: BatchPlan) -> None:
+        """Begin to fetch what a batch needs from stores; see `ReadsAhead`."""
+        reader.configure(self.cache)
+        reader.reader().expect(self._files(plan))
+
+    def _files(self, plan: BatchPlan) -> Iterator[str]:
+        rows = plan.indices[: max(1, plan.num_valid)] % len(self)
+        return (self.file(index) for index in rows.tolist())
 
     def whole(self, index: int) -> np.ndarray:
         first = self._first_sample(index)

@@ -35,11 +35,11 @@ class OnwardFile(soundfile.SoundFile):
     def __init__(self, source: Any, lead: int = 0) -> None:
         self.lead = lead
         self._staged = source if isinstance(source, Staged) else None
-        if self._staged is None:
+        if not isinstance(source, Staged):
             super().__init__(source)
             return
         try:
-            super().__init__(self._staged.descriptor, closefd=False)
+            super().__init__(source.descriptor, closefd=False)
         except BaseException:
             self._release()
             raise

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from fairseq.data.storage.stores import Fetched, Stamp
+from fairseq.data.storage.answers import Fetched, Stamp
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from fairseq.data.audio.places import Place, parse
 from fairseq.data.storage import stores
+from fairseq.data.storage.answers import CONNECTIONS, Fetched, Stamp, StoreError
 from fairseq.data.storage.cache import Cache
-from fairseq.data.storage.stores import Fetched, Stamp, StoreError
 from fairseq.distributed import progress, signals, watchdog
 from fairseq.stores import is_url
 
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _AT_ONCE = 16 << 20  # bytes: longer audio is read in blocks, as the decoder needs them
 _BLOCK = 2 << 20  # bytes; also those of the first request to an object of unknown size
+_EXPECTED = 64 << 20  # bytes that a process fetches for batches that it has not begun
 _SLOTS = 1 << 20  # objects whose versions a run remembers; each takes 16 bytes, once it is read
 _PROBES = 64
 
@@ -93,6 +94,14 @@ class Remote(NamedTuple):
     start: bytes  # the first bytes; all of them unless it is long
 
 
+class _Asked(NamedTuple):
+    """Audio that was asked for."""
+
+    future: Future[Remote]
+    cancelled: threading.Event  # set: nobody waits for it any more
+    size: int  # bytes that it takes, about
+
+
 class Reader:
     """Reads ranges of objects, through the cache if there is one. Forked processes inherit it.
 
@@ -105,7 +114,8 @@ class Reader:
         self.versions = Versions()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         self._waiting: dict[str, str] = {}  # URL -> why a request is made again
-        self._ahead: dict[str, Future[Remote]] = {}
+        self._ahead: dict[str, _Asked] = {}  # of the batch in work
+        self._expected: dict[str, _Asked] = {}  # of batches that follow
 
     # -- ranges --------------------------------------------------------------------------------------------------------
 
@@ -155,26 +165,38 @@ class Reader:
 
     # -- ahead of their use --------------------------------------------------------------------------------------------
 
-    def _submit(self, place: Place, cancelled: threading.Event) -> Future[Remote]:
+    def _ask(self, place: Place) -> _Asked:
         if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
-            self._pool = os.getpid(), ThreadPoolExecutor(stores.CONNECTIONS, "reads from a store")
-        return self._pool[1].submit(self.fetch, place, cancelled)
+            self._pool = os.getpid(), ThreadPoolExecutor(CONNECTIONS, "reads from a store")
+        cancelled = threading.Event()
+        return _Asked(self._pool[1].submit(self.fetch, place, cancelled), cancelled, _memory(place))
 
     @contextmanager
     def ahead(self, places: Iterable[str]) -> Iterator[None]:
         """Fetch these places concurrently; within the block, `open` waits for them."""
-        cancelled, ahead = threading.Event(), {}
+        ahead: dict[str, _Asked] = {}
         for text in places:
             if is_url(text) and text not in ahead:
-                ahead[text] = self._submit(parse(text), cancelled)
+                ahead[text] = self._expected.pop(text, None) or self._ask(parse(text))
         before, self._ahead = self._ahead, ahead
         try:
             yield
         finally:
-            cancelled.set()
             self._ahead = before
-            for future in ahead.values():
-                future.cancel()
+            for asked in ahead.values():
+                asked.cancelled.set()
+                asked.future.cancel()
+
+    def expect(self, places: Iterable[str]) -> None:
+        """Begin to fetch places that a later `ahead` will name, as long as the limit on memory allows."""
+        total = sum(asked.size for asked in self._expected.values())
+        for text in places:
+            if is_url(text) and text not in self._expected and text not in self._ahead:
+                place = parse(text)
+                total += _memory(place)
+                if total > _EXPECTED:
+                    return
+                self._expected[text] = self._ask(place)
 
     def open(self, text: str, place: Place) -> Remote:
         """Return the audio of a place.
@@ -183,12 +205,12 @@ class Reader:
             StoreError: see `piece`.
         """
         if text in self._ahead:
-            return self._wait(self._ahead[text])
-        cancelled = threading.Event()
+            return self._wait(self._ahead[text].future)
+        asked = self._ask(place)
         try:
-            return self._wait(self._submit(place, cancelled))
+            return self._wait(asked.future)
         finally:
-            cancelled.set()
+            asked.cancelled.set()
 
     def block(self, remote: Remote, begin: int, end: int) -> bytes:
         """Return bytes of long audio."""
@@ -200,6 +222,8 @@ class Reader:
 
     def _wait(self, future: Future[Remote]) -> Remote:
         """Wait for a range. While its store fails, this process still makes progress: it waits on purpose."""
+        if future.done():
+            return future.result()
         began = time.monotonic()
         while not wait([future], timeout=1.0).done:
             if threading.current_thread() is threading.main_thread():
@@ -209,6 +233,11 @@ class Reader:
                     other, why = next(iter(waiting.items()))
                     progress.reading(f"{other}: {why}; {time.monotonic() - began:.0f} s")
         return future.result()
+
+
+def _memory(place: Place) -> int:
+    """Return the bytes that the audio of a place takes; those of an object whose size is not known are a guess."""
+    return _BLOCK if place.length is None or place.length > _AT_ONCE else place.length
 
 
 class Blocks:

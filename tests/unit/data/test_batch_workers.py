@@ -207,3 +207,25 @@ def test_large_plans_do_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     large = (BatchPlan(np.arange(200_000), 1, 1, 0, 1, micro) for micro in range(8))
     found = list(BatchWorkers(lambda plan: torch.full((300_000,), plan.micro), large, 2, 8))
     assert [int(batch[0]) for batch in found] == list(range(8))
+
+
+@pytest.mark.process
+def test_a_worker_expects_the_next_plans_before_it_makes_a_batch() -> None:
+    """And the batches are the same ones in the same order."""
+    expected: list[int] = []
+
+    def make_batch(plan: BatchPlan) -> list[int]:
+        time.sleep(0.02)  # so that the trainer's next plans are there
+        return [plan.micro, *expected]
+
+    found = list(BatchWorkers(make_batch, plans(6), 1, 4, expect=lambda plan: expected.append(plan.micro)))
+    assert [batch[0] for batch in found] == list(range(6))
+    for micro, *seen in found:
+        assert micro in seen and max(seen) <= micro + 2
+    assert max(found[3][1:]) > 3
+
+    def refuse(plan: BatchPlan) -> None:
+        raise ValueError("a wrong place")
+
+    (failure,) = BatchWorkers(make_batch, plans(1), 1, 2, expect=refuse)
+    assert failure.mistake and failure.message == "a wrong place"

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, get_waveform, read_frames, read_samples
+from fairseq.data.audio.audio_utils import (
+    UnreadableAudio,
+    audio_format,
+    get_waveform,
+    open_audio,
+    read_frames,
+    read_samples,
+)
 from fairseq.data.storage import ranges
 from tests.unit.data.small_corpus import tell_tale
 
@@ -99,3 +106,39 @@ def test_members_of_other_kinds_are_described(tmp_path: Path) -> None:
     file.write_bytes(bytes(100) + b"\0\0\0\x18ftypM4A " + bytes(100))
     with pytest.raises(UnreadableAudio, match="bytes 100 to 200 of the archive.*MP4 or M4A"):
         audio_format(f"{file}:100:100")
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory files")
+def test_memory_files_are_used_again(tmp_path: Path) -> None:
+    """A short member after a long one has nothing of it, also while others are open, and after a fork."""
+    _, (flac, wav) = packed(tmp_path, [".flac", ".wav"])
+    expected, plain = read_frames(flac), read_frames(wav)
+    with open_audio(flac) as one, open_audio(wav) as other:
+        np.testing.assert_array_equal(one.read(40_000, dtype="float32"), expected)
+        np.testing.assert_array_equal(other.read(40_000, dtype="float32"), plain)
+    before = len(os.listdir("/proc/self/fd"))
+    for place in (wav, flac, wav, flac):
+        np.testing.assert_array_equal(read_frames(place), plain if place == wav else expected)
+    with pytest.raises(UnreadableAudio):
+        audio_format(flac.rpartition(":")[0] + ":30")
+    assert len(os.listdir("/proc/self/fd")) == before and 0 < len(ranges._free) <= 4
+    child = os.fork()
+    if child == 0:
+        os._exit(len(ranges._free))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_without_memory_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without them, and one without `sendfile` between files."""
+    _, (place,) = packed(tmp_path, [".flac"])
+    expected = read_frames(place)
+
+    def fails(*arguments: object) -> int:
+        raise OSError(22, "Invalid argument")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sendfile", fails)
+        np.testing.assert_array_equal(read_frames(place), expected)
+    monkeypatch.setattr(ranges, "_free", [])
+    monkeypatch.setattr(os, "memfd_create", fails)
+    np.testing.assert_array_equal(read_frames(place), expected)

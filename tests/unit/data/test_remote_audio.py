@@ -17,8 +17,8 @@ from fairseq.data.audio.audio_utils import UnreadableAudio, audio_format, get_wa
 from fairseq.data.audio.places import Place
 from fairseq.data.storage import reader as reader_module
 from fairseq.data.storage import stores
+from fairseq.data.storage.answers import Fetched, Stamp, StoreError
 from fairseq.data.storage.reader import CacheOptions, Reader, Remote, Versions
-from fairseq.data.storage.stores import Fetched, Stamp, StoreError
 from fairseq.distributed import progress
 from tests.unit.data.small_corpus import make_dataset, tell_tale, write_corpus
 
@@ -240,6 +240,40 @@ def test_reading_ahead_is_concurrent(memory: fsspec.AbstractFileSystem, flac: by
     with reader_module.reader().ahead([*places, places[0], "/local/file.flac"]):
         for place in places:
             assert len(read_frames(place)) == 40_000
+
+
+def test_later_batches_are_fetched_once_and_within_a_limit(
+    memory: fsspec.AbstractFileSystem, flac: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [f"memory://bucket/{number}.flac" for number in range(4)]
+    for place in places:
+        memory.pipe(place, flac)
+    asked: list[str] = []
+    fetch = Reader.fetch
+    monkeypatch.setattr(
+        Reader, "fetch", lambda self, place, event: asked.append(place.file) or fetch(self, place, event)
+    )
+    monkeypatch.setattr(reader_module, "_EXPECTED", 3 * reader_module._BLOCK)
+    reader = reader_module.reader()
+    reader.expect([*places, "/local/file.flac"])
+    assert list(reader._expected) == places[:3]  # the last one would exceed the limit
+    with reader.ahead(places):
+        for place in places:
+            assert len(read_frames(place)) == 40_000
+    assert sorted(asked) == places and not reader._expected
+
+
+def test_an_expected_object_that_is_missing_fails_its_own_batch(memory: fsspec.AbstractFileSystem, flac: bytes) -> None:
+    memory.pipe(URL, flac)
+    reader = reader_module.reader()
+    reader.expect(["memory://bucket/gone.flac"])
+    with reader.ahead([URL]):
+        assert len(read_frames(URL)) == 40_000
+    with (
+        reader.ahead(["memory://bucket/gone.flac"]),
+        pytest.raises(StoreError, match="gone.flac: the object or bucket"),
+    ):
+        read_frames("memory://bucket/gone.flac")
 
 
 def test_waiting_for_a_store_is_progress(

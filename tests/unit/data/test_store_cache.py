@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fairseq.data.storage import cache as cache_module
+from fairseq.data.storage.answers import Fetched, Stamp
 from fairseq.data.storage.cache import Cache
-from fairseq.data.storage.stores import Fetched, Stamp
 
 STAMP = Stamp('"abc"', 1000)
 KB = 1000
