@@ -74,7 +74,7 @@ $(OPTIONAL): $(DECODE)
 	@for extra in convert lhotse onnx parquet report slurm vad; do \
 	$(TELL) "installing the extra $$extra for its tests" $(PIP) install --quiet --editable ".[$$extra]" || echo "extra $$extra cannot be installed here: its tests are skipped"; done
 # with the extra s3, so that both get a botocore that they can use
-	@$(TELL) "installing moto, an S3 store for the tests" $(PIP) install --quiet "s3fs[boto3]" "moto[server]" || \
+	@$(TELL) "installing moto, an S3 store for the tests" $(PIP) install --quiet "s3fs[boto3]>=2023.10" "moto[server]" || \
 	echo "moto cannot be installed here: the tests of object stores are skipped"
 	@touch $@
 

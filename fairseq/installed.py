@@ -39,7 +39,7 @@ EXTRAS = {
     # it carries uPlot 1.6.31, unchanged, for the plots in pages; fairseq/pages/assets.py checks the files
     "report": ["youplot==1.0.0"],
     "resample": ["soxr"],
-    "s3": ["s3fs"],
+    "s3": ["s3fs>=2023.10"],
     "slurm": ["submitit>=1.5"],
     "tensorboard": ["tensorboard"],
     # earlier releases require torchaudio, which would replace torch

@@ -17,7 +17,7 @@ EXAMPLES = {"loss.csv": "train,1,1,0.5\ntrain,2,1,0.5\n", "losses.txt": "train 1
 
 def example(name: str) -> str:
     """The block of Python that registers a sink."""
-    pages = [*DOCS.glob("*.md"), *DOCS.glob("doctor.d/*.md")]
+    pages = DOCS.glob("*.md")
     blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
     (found,) = {block for block in blocks if f'@register_sink("{name}")' in block}
     return found
