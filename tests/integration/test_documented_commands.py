@@ -41,6 +41,8 @@ NOT_RUN = {
     "torch.distributed.launch": "tests/integration/test_recipe_commands.py",
     "checkpoint.save_dir=s3://bucket/base": "tests/unit/checkpoint/test_remote.py",
     "task.multi_corpus_keys='german,french'": "tests/unit/tasks/test_audio_pretraining.py",
+    "--add-band": "tests/unit/doctor/bands",
+    "--serve": "tests/unit/doctor/test_report_server.py",
     "hydra/launcher=dependency_submitit_slurm": "tests/integration/test_submitit_launcher.py",
 }
 _BLOCK = re.compile(
@@ -102,6 +104,7 @@ def reason_not_to_run(step: Step) -> str | None:
         "--lm": "flashlight",
         "--html": "youplot",
         "fairseq-segment": "silero_vad",
+        "fairseq-report": "youplot",
     }
     missing = [name for word, name in extras.items() if word in step.words and importlib.util.find_spec(name) is None]
     if missing:
@@ -142,7 +145,7 @@ class Reader:
                     COMMANDS[program], [*arguments, *self.small(program, arguments)], self.here, environment
                 )
         allowed = (0,)
-        finds = program in ("fairseq-preflight", "fairseq-data-report")
+        finds = program in ("fairseq-preflight", "fairseq-data-report", "fairseq-doctor")
         if finds and "Traceback" not in done.output:
             allowed = (0, 1)  # 1: it found something, as it must on such a corpus
         elif shown.startswith("fairseq-train "):
@@ -210,6 +213,9 @@ def after_the_first_pages(reader: Reader) -> None:
     shutil.copy(here / "DATA/train.wrd", here)
     write_audio(here / "talk.flac", 1.5, seed=7)
     write_audio(here / "interview.wav", 1.5, seed=8)
+    row = '2026-11-29 02:00:00 | INFO | train_inner | {"epoch": 1, "loss": "6.6", "num_updates": "20"}\n'
+    for name in ("train.log", "hydra_train.log"):
+        (here / name).write_text(row)
     make_ngram = reader.repository / "examples/wav2vec/make_ngram.py"
     for text, output in (("train.wrd", "words.bin"), ("train.wrd", "words.arpa"), ("train.ltr", "letters.arpa")):
         done = reader.warm.script(

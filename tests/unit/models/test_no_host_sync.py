@@ -56,7 +56,7 @@ def test_a_training_step_never_waits_for_the_device(
         loss.backward()
     assert reads.operators > 200
     assert not reads.found
-    assert all(isinstance(value, torch.Tensor) and value.dim() == 0 for value in log.values())
+    assert all(isinstance(value, torch.Tensor) and value.dim() <= 1 for value in log.values())
 
 
 def test_the_trace_sees_reads() -> None:
