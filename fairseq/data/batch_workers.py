@@ -379,7 +379,8 @@ class BatchWorkers:
             for sentinel in ready:
                 raise self._death_of(sentinels[sentinel])
             before, shown = shown, progress.look_at(worker.process.pid or 0)
-            if before is not None and shown != before:
+            # what it reads, not its state: a worker that hangs in one file may switch between running and sleeping
+            if before is not None and shown is not None and shown.file != before.file:
                 progress.of_this_process().alive()
             signals.check_wait()
             watchdog.check_wait()

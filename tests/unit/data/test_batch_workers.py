@@ -190,7 +190,8 @@ def test_a_worker_that_moves_on_is_progress(loop: progress.Progress, texts: tupl
 
     before = loop.beats
     batches(make_batch, workers=1, number=1)
-    assert (loop.beats > before) == (len(set(texts)) > 1)
+    # the first look may come before the first text
+    assert (loop.beats > before + 1) == (len(set(texts)) > 1)
 
 
 def test_closing_ends_workers_that_are_at_it() -> None:
