@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,10 +18,21 @@ def set_up_logging() -> None:
     destinations.send_lines_to(logging.StreamHandler(sys.stderr))
 
 
+NOBODY_READS = 128 + 13  # a shell's status for a process that SIGPIPE ended
+
+
 def run(main: Callable[[], int], prefix: str, mistake: int = 1) -> int:
-    """Run `main` and return its exit status; `mistake` is that of a user's, printed as `prefix: message`."""
+    """Run `main` and return its exit status; `mistake` is that of a user's, printed as `prefix: message`.
+
+    Where nobody reads the output any more, such as after `| head`, the command ends without a message.
+    """
     try:
-        return main()
+        status = main()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at its exit
+        return NOBODY_READS
     except (ValueError, OSError) as error:
         print(f"{prefix}: {error}", file=sys.stderr)
         return mistake

@@ -78,6 +78,8 @@ def main() -> int:
     parser.add_argument("page", type=Path)
     parser.add_argument("--pictures", type=Path)
     args = parser.parse_args()
+    if not args.page.is_file():
+        parser.error(f"no such page: {args.page}")
     found = look_at(args.page, args.pictures)
     print("\n".join(found) or "nothing is wrong")
     return 1 if found else 0

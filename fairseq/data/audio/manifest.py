@@ -54,8 +54,8 @@ class Manifest:
             lines = manifest_index.load(self.path)
         except OSError as error:
             raise ValueError(
-                f"cannot read the manifest {path}: {error.strerror}. task.data must be the folder that holds it. "
-                "Create manifests with fairseq-manifest."
+                f"cannot read the manifest {path}: {error.strerror}. A run looks for it in task.data, by the name of "
+                "its split. Create manifests with fairseq-manifest."
             ) from error
         self.root, self._first_line, self._text, self._begins, self.sizes, self.starts, self._digest = lines
 
