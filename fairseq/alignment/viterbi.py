@@ -46,7 +46,7 @@ class Viterbi:
 
     Args:
         labels: column of each label, L, int; the blank is column `blank`.
-        num_frames: T, the frames that will be fed.
+        num_frames: T, the frames that will be fed, or a few more.
         block: frames between checkpoints.
     Raises:
         ValueError: there are fewer frames than the labels need.
@@ -132,16 +132,16 @@ class Viterbi:
         self._waiting = []
         if len(rows):
             self._forward(rows)
-        assert self._frame == self._num_frames, f"{self._frame} frames were fed, not {self._num_frames}"
+        assert self._frame <= self._num_frames, f"{self._frame} frames were fed, more than {self._num_frames}"
         count = len(self._labels)
-        positions = np.full(self._num_frames, IN_BLANK, dtype=np.int32)
-        log_probs = np.zeros(self._num_frames, dtype=np.float32)
+        positions = np.full(self._frame, IN_BLANK, dtype=np.int32)
+        log_probs = np.zeros(self._frame, dtype=np.float32)
         last_label = self._scores.of_labels[-1] if count else -np.inf
         in_blank = bool(self._scores.of_blanks[-1] >= last_label)
         if max(self._scores.of_blanks[-1], last_label) == -np.inf:
             raise ValueError("every path through the text has probability 0.")
         state = 2 * count if in_blank else 2 * count - 1  # even: blank; odd: label (state - 1) / 2
-        end = self._num_frames
+        end = self._frame
         for number in range(len(self._pieces) - 1, -1, -1):
             rows = self._pieces[number]
             begin = end - len(rows)
