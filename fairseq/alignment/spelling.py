@@ -146,10 +146,10 @@ class _Speller:
     def _add_word(self, text: str, normal: str, units: list[str]) -> None:
         """Add a word and what is between it and the one before: nothing next to a star, which can be a pause too."""
         found = self._found
-        if units == [STAR] and found.units and found.units[-1] in (STAR, GAP):
-            if text != STAR or found.words[-1].may_be_absent:  # one star stands for all of them
-                found.words[-1] = found.words[-1]._replace(text=text, normal=normal, may_be_absent=False)
-                found.units[-1] = STAR
+        if text == STAR and found.units and found.units[-1] in (STAR, GAP):  # one star stands for all of it
+            found.units[-1] = STAR
+            if found.words[-1].may_be_absent:
+                found.words[-1] = found.words[-1]._replace(may_be_absent=False)
             return
         separate = bool(found.units) and self._tokens.delimiter is not None
         if separate and STAR not in (units[0], found.units[-1]) and found.units[-1] != GAP:
