@@ -25,7 +25,7 @@ class SpelledWord(NamedTuple):
     """A word, or a stretch of other speech."""
 
     text: str  # as in the given text; STAR
-    normal: str  # in the dictionary's letters
+    normal: str  # in the dictionary's letters, with STAR for others
     first: int  # index of its first unit
     last: int
     may_be_absent: bool = False  # a gap between words: reported only if there is other speech
@@ -119,17 +119,20 @@ class _Speller:
     def _add_spelled(self, word: str, line: int) -> None:
         if self._tokens.delimiter is None:
             parts = [word.split()]
-            word = normal = "".join(parts[0]).replace(WORD_START, "")
+            word = _bare("".join(parts[0]))
         else:
-            normal = clean(word, self._case, self._marks, self._found.removed)
-            parts = [list(part) for part in normal.split()]
+            cleaned = clean(word, self._case, self._marks, self._found.removed)
+            parts = [list(part) for part in cleaned.split()]
         spelled: list[str] = []
         for part in parts:
             units = self._known_units(part, word, line)
             if units:
                 spelled += [DELIMITER, *units] if spelled else units
         if spelled:
-            self._add_word(word, normal, _joined(spelled))
+            spelled = _joined(spelled)
+            text = "".join(spelled)
+            normal = text.replace(DELIMITER, " ") if self._tokens.delimiter is not None else _bare(text)
+            self._add_word(word, normal, spelled)
 
     def _known_units(self, part: Sequence[str], word: str, line: int) -> list[str]:
         units = []
@@ -178,6 +181,11 @@ def _pieces_of_words(pieces: Sequence[str]) -> list[str]:
         else:
             words.append(piece)
     return words
+
+
+def _bare(pieces: str) -> str:
+    """Return the text of a word's pieces."""
+    return pieces.replace(WORD_START, "")
 
 
 def _joined(units: list[str]) -> list[str]:

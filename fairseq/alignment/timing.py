@@ -27,7 +27,7 @@ class WordFrames(NamedTuple):
     """A word, or a stretch of other speech."""
 
     text: str
-    normal: str  # in the dictionary's letters
+    normal: str  # in the dictionary's letters, with STAR for others
     first: int  # frame of its first unit
     last: int  # last frame of its last unit
     score: float  # mean log-probability of its units' frames

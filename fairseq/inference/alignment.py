@@ -34,7 +34,7 @@ class AlignedWord(NamedTuple):
     """A word, or a stretch of other speech (`<star>`), and its time."""
 
     text: str  # as in the given text
-    normal: str  # in the dictionary's letters
+    normal: str  # in the dictionary's letters, with STAR for others
     start: float  # seconds
     end: float
     score: float  # mean log-probability of its units' frames

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from fairseq.alignment.spelling import STAR
 from fairseq.corpora.cuts.detector import RATE
 from fairseq.corpora.cuts.planning import Planner
 from fairseq.corpora.cuts.runs import Piece
@@ -53,7 +54,8 @@ def segments_of(alignment: Alignment, settings: CutSettings, min_agreement: floa
     """Cut a recording at pauses between its words.
 
     Cuts are planned as by `fairseq-segment`, with words instead of stretches of speech: see
-    `fairseq.corpora.cuts.planning`. Other speech (`<star>`) is in no segment.
+    `fairseq.corpora.cuts.planning`. Other speech (`<star>`), and words with letters that the dictionary does not have,
+    are in no segment.
 
     Args:
         min_agreement: a segment with a word below it is left out.
@@ -82,7 +84,7 @@ def _stretches(alignment: Alignment) -> Iterable[tuple[list[AlignedWord], float,
     words: list[AlignedWord] = []
     begin = 0.0
     for word in alignment.words:
-        if not word.is_star:
+        if STAR not in word.normal:
             words.append(word)
             continue
         if words:

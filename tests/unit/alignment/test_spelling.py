@@ -45,6 +45,8 @@ def test_missing_characters() -> None:
     assert units("A 5 B5 D", missing="drop") == "A | B | D |"
     found = spell(["A 52 D"], LETTERS, "star")
     assert [word.text for word in found.words] == ["A", "52", "D"] and found.missing == {"5": 1, "2": 1}
+    assert spell(["B5D 5"], LETTERS, "star").words[0].normal == "B<star>D"
+    assert spell(["B5D 5"], LETTERS, "drop").words[0].normal == "BD"
 
 
 def test_stars_in_the_text() -> None:
@@ -72,7 +74,7 @@ def test_every_word_has_the_units_that_it_is_spelled_with() -> None:
         assert found.words[-1].last < len(found.units)
         for word in found.words:
             letters = [unit for unit in found.units[word.first : word.last + 1] if unit in LETTERS.letters()]
-            assert "".join(letters) == "".join(c for c in word.normal if c in LETTERS.letters() and word.text != STAR)
+            assert "".join(letters) == word.normal.replace(STAR, "").replace(" ", "")
 
 
 def test_no_words() -> None:
