@@ -36,6 +36,7 @@ FLOORS = {
     "fairseq.tokenizer": 5,
     "fairseq.criterions": 5,
     "fairseq.data": 4,
+    "fairseq.alignment": 5,
     "fairseq.decoding": 4,
     "fairseq.modules": 4,
     "fairseq.optim": 4,

@@ -30,6 +30,7 @@ _MODULES = (
     "fairseq_cli.preflight",
     "fairseq_cli.infer",
     "fairseq_cli.transcribe",
+    "fairseq_cli.align",
     "fairseq_cli.extract",
     "fairseq_cli.convert",
     "fairseq_cli.average_checkpoints",

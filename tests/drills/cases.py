@@ -29,6 +29,7 @@ COMMANDS = {
     "fairseq-preflight": "fairseq_cli.preflight",
     "fairseq-infer": "fairseq_cli.infer",
     "fairseq-transcribe": "fairseq_cli.transcribe",
+    "fairseq-align": "fairseq_cli.align",
     "fairseq-extract": "fairseq_cli.extract",
     "fairseq-convert": "fairseq_cli.convert",
     "fairseq-average-checkpoints": "fairseq_cli.average_checkpoints",

@@ -212,6 +212,7 @@ def after_the_first_pages(reader: Reader) -> None:
             shutil.copy(here / f"DATA/valid.{ending}", here / f"DATA/{split}.{ending}")
     shutil.copy(here / "DATA/train.wrd", here)
     write_audio(here / "talk.flac", 1.5, seed=7)
+    (here / "talk.txt").write_text("an old house\n")
     write_audio(here / "interview.wav", 1.5, seed=8)
     row = '2026-11-29 02:00:00 | INFO | train_inner | {"epoch": 1, "loss": "6.6", "num_updates": "20"}\n'
     for name in ("train.log", "hydra_train.log"):

@@ -1,0 +1,48 @@
+"""The columns of the model's outputs that a text needs: its symbols, the blank, and the star."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fairseq.alignment.spelling import GAP, STAR
+from fairseq.decoding.tokens import Tokens
+
+STAR_COST = 0.1  # nats per frame, below the frame's most probable symbol: with 0, a star would take the text's frames
+
+
+class Columns:
+    """Picks the columns, and adds those that the model does not have.
+
+    A star's log-probability is the frame's largest one less `STAR_COST`: it fits everything nearly as well as whatever
+    the model heard. A gap's is the larger one of delimiter and star; without a delimiter, it is the star's. Column 0 is
+    the blank.
+
+    Args:
+        units: symbols of the dictionary, STAR or GAP.
+    """
+
+    def __init__(self, units: Sequence[str], tokens: Tokens) -> None:
+        kinds = list(dict.fromkeys(units))
+        numbers = {kind: column for column, kind in enumerate(kinds, start=1)}
+        self.labels = np.array([numbers[unit] for unit in units], dtype=np.int64)
+        outputs = tokens.outputs()
+        self._outputs = np.array([tokens.blank, *(outputs.get(kind, tokens.blank) for kind in kinds)])
+        self._delimiter = tokens.delimiter
+        self._star, self._gap = numbers.get(STAR), numbers.get(GAP)
+
+    def of(self, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the columns, T x K, and the largest log-probability of each frame, T.
+
+        Args:
+            log_probs: the model's outputs, T x V, float32.
+        """
+        best = log_probs.max(axis=1)
+        found = log_probs[:, self._outputs]
+        star = best - np.float32(STAR_COST)
+        if self._star is not None:
+            found[:, self._star] = star
+        if self._gap is not None:
+            found[:, self._gap] = star if self._delimiter is None else np.maximum(star, log_probs[:, self._delimiter])
+        return found, best
