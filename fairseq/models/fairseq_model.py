@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from omegaconf import DictConfig
@@ -42,6 +42,7 @@ class BaseFairseqModel(nn.Module):
     """
 
     cfg: Any  # the config group the model was built from; a subclass sets it
+    has_output_layer: ClassVar[bool] = False  # an encoder, `w2v_encoder`, with an output layer over symbols
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any = None) -> BaseFairseqModel:

@@ -27,6 +27,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "fairseq.models.wav2vec.wav2vec2": (
             "ConformerEncoder ConvFeatureExtractionModel EXTRACTOR_MODE_CHOICES LAYER_TYPE_CHOICES "
             "MASKING_DISTRIBUTION_CHOICES TransformerEncoder TransformerSentenceEncoderLayer make_conv_pos "
+            "AdapterFast TransformerSentenceEncoderWithAdapterLayer "
             "BaseFairseqModel ChoiceEnum ConformerWav2Vec2EncoderLayer FairseqDataclass Fp32GroupNorm Fp32LayerNorm "
             "GradMultiply GumbelVectorQuantizer LayerNorm MultiheadAttention RelPositionalEncoding SamePad "
             "TransposeLast buffered_arange checkpoint_wrapper compute_mask_indices fsdp_wrap index_put "
@@ -44,15 +45,17 @@ _NAMES: dict[str, dict[str, str]] = {
         "fairseq.models.wav2vec.utils": "pad_to_multiple",
         "fairseq.modules": (
             "ConformerWav2Vec2EncoderLayer Fp32GroupNorm Fp32LayerNorm MultiheadAttention RelPositionalEncoding "
-            "SamePad TransposeLast checkpoint_wrapper init_bert_params"
+            "SamePad TransposeLast checkpoint_wrapper init_bert_params FairseqDropout GradMultiply LayerNorm"
         ),
-        "fairseq.utils": "buffered_arange is_xla_tensor",
+        "fairseq.models.fairseq_model": "BaseFairseqModel",
+        "fairseq.utils": "buffered_arange index_put is_xla_tensor",
     },
     "fairseq.models.wav2vec.wav2vec2_asr": {
         "fairseq": "checkpoint_utils tasks utils",
         "fairseq.dataclass": "FairseqDataclass",
         "fairseq.dataclass.utils": "convert_namespace_to_omegaconf",
         "fairseq.models.fairseq_encoder": "FairseqEncoder",
+        "fairseq.models.wav2vec.adapters": "AdapterFast",
         "fairseq.models.wav2vec.config": "LAYER_TYPE_CHOICES MASKING_DISTRIBUTION_CHOICES",
         "fairseq.modules": "LayerNorm",
         "fairseq.tasks": "FairseqTask",

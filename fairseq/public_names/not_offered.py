@@ -21,7 +21,6 @@ _SYNTHESIS = "this package recognises speech; it does not produce or translate i
 _HUBERT = "HuBERT models cannot be loaded; wav2vec2 and wav2vec_ctc models can"
 _SEQ2SEQ = "fine-tune wav2vec_ctc instead of wav2vec_seq2seq"
 _OTHER_SPEECH = "this package has wav2vec2 and wav2vec_ctc models; build other heads on Wav2Vec2Model.extract_features"
-_ADAPTERS = "this package has no adapter layers; use layer_type=transformer or conformer"
 _LAYERS = "no wav2vec 2.0 model uses it; take it from torch.nn or keep a copy in your project"
 _ATTENTION = "use fairseq.modules.MultiheadAttention or torch.nn.MultiheadAttention"
 _KMEANS = "use GumbelVectorQuantizer (model.quantizer of wav2vec 2.0)"
@@ -203,17 +202,14 @@ _NAMES: dict[str, dict[str, str]] = {
             wav2vec2_classification wav2vec2_laser Wav2Vec2ClassificationConfig Wav2VecClassification
             Wav2Vec2LaserEncoder Wav2VecLaser""",
         _SEQ2SEQ: "TransformerDecoder Wav2Vec2Seq2SeqConfig Wav2Vec2Seq2SeqModel",
-        _ADAPTERS: "AdapterFast TransformerSentenceEncoderWithAdapterLayer",
     },
     "fairseq.models.wav2vec.wav2vec2": {
-        _ADAPTERS: "AdapterFast TransformerSentenceEncoderWithAdapterLayer",
         _DATA_PARALLEL: "FullyShardedDataParallel",
     },
     "fairseq.models.wav2vec.wav2vec2_asr": {
         _SEQ2SEQ: """
             FairseqEncoderDecoderModel FairseqIncrementalDecoder PositionalEmbedding TransformerDecoder
             TransformerDecoderLayer Wav2Vec2Seq2SeqConfig Wav2Vec2Seq2SeqModel""",
-        _ADAPTERS: "AdapterFast",
     },
     "fairseq.modules": {
         _TRANSFORMER: """

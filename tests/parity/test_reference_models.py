@@ -149,4 +149,4 @@ def test_config_defaults() -> None:
     )
     expected.pop("_name")
     expected["latent_temp"] = tuple(expected["latent_temp"])
-    assert list(ours.items()) == list(expected.items())
+    assert ours == expected

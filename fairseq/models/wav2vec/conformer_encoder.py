@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from fairseq.models.wav2vec.config import Wav2Vec2Config
+from fairseq.models.wav2vec.audio_config import AudioModelConfig
 from fairseq.models.wav2vec.encoder import LayerResult, TransformerEncoder, conformer_layer
 from fairseq.modules import RelPositionalEncoding
 from fairseq.modules.dropout import dropout
@@ -18,7 +20,7 @@ class ConformerEncoder(TransformerEncoder):
     optimizer's parameter indices include them. With `static_layerdrop` they get zero gradients, which DDP waits for.
     """
 
-    def __init__(self, args: Wav2Vec2Config) -> None:
+    def __init__(self, args: AudioModelConfig) -> None:
         super().__init__(args)
         self.pos_enc_type = args.pos_enc_type
         self.embed_positions = (
@@ -27,11 +29,16 @@ class ConformerEncoder(TransformerEncoder):
             else None
         )
 
-    def build_encoder_layer(self, args: Wav2Vec2Config) -> nn.Module:
+    def build_encoder_layer(self, args: AudioModelConfig, layer_idx: int = 0) -> nn.Module:
         return conformer_layer(args, pos_enc_type=args.pos_enc_type)
 
     def extract_features(
-        self, x: Tensor, padding_mask: Tensor | None = None, tgt_layer: int | None = None, min_layer: int = 0
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None = None,
+        tgt_layer: int | None = None,
+        min_layer: int = 0,
+        corpus_key: Sequence[int] | None = None,
     ) -> tuple[Tensor, list[LayerResult]]:
         """Same as the transformer's, without positional convolution and padding to a multiple."""
         if padding_mask is not None:
@@ -44,6 +51,12 @@ class ConformerEncoder(TransformerEncoder):
         if self.training and self.static_layerdrop:
             x = with_zero_gradients(x, self.pos_conv.parameters())
         x, layer_results = self._run_layers(
-            x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False, position_emb=position_emb
+            x,
+            tgt_layer,
+            min_layer,
+            corpus_key,
+            self_attn_padding_mask=padding_mask,
+            need_weights=False,
+            position_emb=position_emb,
         )
         return x.transpose(0, 1), layer_results

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fairseq import utils
-from fairseq.models.wav2vec.config import Wav2Vec2Config
+from fairseq.models.wav2vec.adapters import AdapterFast, adapter_of, layers_with_adapters
+from fairseq.models.wav2vec.audio_config import AudioModelConfig
 from fairseq.models.wav2vec.positional_convolution import make_conv_pos, stacked_pos_conv
 from fairseq.models.wav2vec.utils import pad_to_multiple
 from fairseq.modules import (
@@ -31,7 +33,7 @@ class TransformerEncoder(nn.Module):
     With `static_layerdrop` (RunMode.static_graph), values and gradients are the same as if dropped blocks were skipped.
     """
 
-    def __init__(self, args: Wav2Vec2Config) -> None:
+    def __init__(self, args: AudioModelConfig) -> None:
         super().__init__()
         self.args = args
         self.dropout = args.dropout
@@ -42,18 +44,24 @@ class TransformerEncoder(nn.Module):
         self.static_layerdrop = False
         self.length_aware = False
 
-        if args.pos_conv_depth > 1:
-            self.pos_conv = stacked_pos_conv(
-                self.embedding_dim, args.conv_pos, args.conv_pos_groups, args.pos_conv_depth
-            )
-        else:
-            self.pos_conv = make_conv_pos(self.embedding_dim, args.conv_pos, args.conv_pos_groups)
-        self.layers = nn.ModuleList([self._wrapped_layer(args) for _ in range(args.encoder_layers)])
+        has_adapters = str(args.layer_type) == "trf_adp"
+        self.adapted = (
+            layers_with_adapters(args.adp_trf_idx, args.encoder_layers)
+            if has_adapters
+            else [False] * args.encoder_layers
+        )
+        self.pos_conv = self.build_pos_conv(args)
+        self.layers = nn.ModuleList([self._wrapped_layer(args, number) for number in range(args.encoder_layers)])
         self.layer_norm = LayerNorm(self.embedding_dim)
         self.apply(init_bert_params)
 
-    def _wrapped_layer(self, args: Wav2Vec2Config) -> nn.Module:
-        layer = self.build_encoder_layer(args)
+    def build_pos_conv(self, args: AudioModelConfig) -> nn.Sequential:
+        """Build the positional convolution: one wide one, or a stack of `pos_conv_depth` narrow ones."""
+        shape = (args.encoder_embed_dim, args.conv_pos, args.conv_pos_groups)
+        return stacked_pos_conv(*shape, args.pos_conv_depth) if args.pos_conv_depth > 1 else make_conv_pos(*shape)
+
+    def _wrapped_layer(self, args: AudioModelConfig, number: int) -> nn.Module:
+        layer = self.build_encoder_layer(args, layer_idx=number)
         return checkpoint_wrapper(layer) if args.checkpoint_activations else layer
 
     def take_run_mode(self, mode: RunMode) -> None:
@@ -68,25 +76,36 @@ class TransformerEncoder(nn.Module):
         """The blocks; see `fairseq.distributed.fully_sharded`."""
         return list(self.layers)
 
-    def build_encoder_layer(self, args: Wav2Vec2Config) -> nn.Module:
-        """Build one block of the config's `layer_type`."""
+    def build_encoder_layer(self, args: AudioModelConfig, layer_idx: int = 0) -> nn.Module:
+        """Build block `layer_idx`, of the config's `layer_type`."""
         if args.layer_type == "conformer":
             return conformer_layer(args, pos_enc_type="abs")
-        if args.layer_type != "transformer":
-            raise ValueError(f"model.layer_type is {args.layer_type!r}. It must be one of: transformer, conformer.")
-        return TransformerSentenceEncoderLayer(
-            embedding_dim=self.embedding_dim,
-            ffn_embedding_dim=args.encoder_ffn_embed_dim,
-            num_attention_heads=args.encoder_attention_heads,
-            dropout=args.dropout,
-            attention_dropout=args.attention_dropout,
-            activation_dropout=args.activation_dropout,
-            activation_fn=args.activation_fn,
-            layer_norm_first=args.layer_norm_first,
+        if args.layer_type not in ("transformer", "trf_adp"):
+            raise ValueError(
+                f"model.layer_type is {args.layer_type!r}. It must be one of: transformer, conformer, trf_adp."
+            )
+        settings: dict[str, Any] = {
+            "embedding_dim": self.embedding_dim,
+            "ffn_embedding_dim": args.encoder_ffn_embed_dim,
+            "num_attention_heads": args.encoder_attention_heads,
+            "dropout": args.dropout,
+            "attention_dropout": args.attention_dropout,
+            "activation_dropout": args.activation_dropout,
+            "activation_fn": args.activation_fn,
+            "layer_norm_first": args.layer_norm_first,
+        }
+        if not self.adapted[layer_idx]:
+            return TransformerSentenceEncoderLayer(**settings)
+        return TransformerSentenceEncoderWithAdapterLayer(
+            **settings, adapter_num=args.adp_num, adapter_dim=args.adp_dim, adapter_act_fn=args.adp_act_fn
         )
 
     def forward(
-        self, x: Tensor, padding_mask: Tensor | None = None, layer: int | None = None, corpus_key: Any = None
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None = None,
+        layer: int | None = None,
+        corpus_key: Sequence[int] | None = None,
     ) -> tuple[Tensor, list[LayerResult]]:
         """Encode.
 
@@ -95,17 +114,22 @@ class TransformerEncoder(nn.Module):
             padding_mask: B x T, true where a frame is padding; None: no padding.
             layer: stop after this block (0 is the first) and return its output, without the final norm of a pre-norm
                 model. A negative number, or one past the last block, runs all blocks, also without that norm.
-            corpus_key: ignored; fairseq's adapters, which need it, are not supported.
+            corpus_key: the number of each utterance's language, B, for blocks with adapters; others ignore it.
         Returns:
             B x T x C, and the results of the blocks that ran.
         """
-        x, layer_results = self.extract_features(x, padding_mask, layer)
+        x, layer_results = self.extract_features(x, padding_mask, layer, corpus_key=corpus_key)
         if self.layer_norm_first and layer is None:
             x = self.layer_norm(x)
         return x, layer_results
 
     def extract_features(
-        self, x: Tensor, padding_mask: Tensor | None = None, tgt_layer: int | None = None, min_layer: int = 0
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None = None,
+        tgt_layer: int | None = None,
+        min_layer: int = 0,
+        corpus_key: Sequence[int] | None = None,
     ) -> tuple[Tensor, list[LayerResult]]:
         """`forward` without the final norm; results of blocks before `min_layer` are not kept."""
         if padding_mask is not None:
@@ -125,7 +149,7 @@ class TransformerEncoder(nn.Module):
         x = dropout(x, self.dropout, self.training)
         x = x.transpose(0, 1)  # B x T x C -> T x B x C
         x, layer_results = self._run_layers(
-            x, tgt_layer, min_layer, self_attn_padding_mask=padding_mask, need_weights=False
+            x, tgt_layer, min_layer, corpus_key, self_attn_padding_mask=padding_mask, need_weights=False
         )
         x = x.transpose(0, 1)
         if is_filled:  # cut to num_frames, not by `added`, which can be 0 in a trace
@@ -149,7 +173,12 @@ class TransformerEncoder(nn.Module):
         return x.transpose(1, 2)
 
     def _run_layers(
-        self, x: Tensor, tgt_layer: int | None, min_layer: int, **layer_arguments: Any
+        self,
+        x: Tensor,
+        tgt_layer: int | None,
+        min_layer: int,
+        corpus_key: Sequence[int] | None,
+        **layer_arguments: Any,
     ) -> tuple[Tensor, list[LayerResult]]:
         """Run the blocks up to `tgt_layer` (all for None or a negative number), with layerdrop; T x B x C."""
         layers = self.layers if tgt_layer is None or tgt_layer < 0 else self.layers[: tgt_layer + 1]
@@ -160,7 +189,8 @@ class TransformerEncoder(nn.Module):
                 continue
             draws = drop.seed(number)
             before = x
-            x, (weights, ffn) = layer(x, **layer_arguments)
+            key = {"corpus_key": corpus_key} if self.adapted[number] else {}
+            x, (weights, ffn) = layer(x, **layer_arguments, **key)
             x = drop.keep_or_undo(number, x, before)
             if draws is not None:
                 utils.set_rng_state(draws)
@@ -294,7 +324,56 @@ class TransformerSentenceEncoderLayer(nn.Module):
         return x, (weights, layer_result)
 
 
-def conformer_layer(args: Wav2Vec2Config, pos_enc_type: str) -> ConformerWav2Vec2EncoderLayer:
+class TransformerSentenceEncoderWithAdapterLayer(TransformerSentenceEncoderLayer):
+    """A block followed by the adapter of the batch's language, with a residual (layer_type trf_adp)."""
+
+    def __init__(
+        self,
+        embedding_dim: int = 768,
+        ffn_embedding_dim: int = 3072,
+        num_attention_heads: int = 8,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        activation_dropout: float = 0.1,
+        activation_fn: str = "relu",
+        layer_norm_first: bool = False,
+        adapter_num: int = 201,
+        adapter_dim: int = 64,
+        adapter_act_fn: str = "relu",
+    ) -> None:
+        super().__init__(
+            embedding_dim,
+            ffn_embedding_dim,
+            num_attention_heads,
+            dropout,
+            attention_dropout,
+            activation_dropout,
+            activation_fn,
+            layer_norm_first,
+        )
+        self.adapter_num = adapter_num
+        self.adapter_dim = adapter_dim
+        self.adapter_layer = AdapterFast(adapter_num, embedding_dim, adapter_dim, adapter_act_fn)
+
+    def forward(
+        self,
+        x: Tensor,
+        self_attn_mask: Tensor | None = None,
+        self_attn_padding_mask: Tensor | None = None,
+        need_weights: bool = False,
+        att_args: Any = None,
+        corpus_key: Sequence[int] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor | None, Tensor]]:
+        """One block; `corpus_key` is the number of each utterance's language, B, all the same.
+
+        Raises:
+            ValueError: see `adapter_of`.
+        """
+        x, result = super().forward(x, self_attn_mask, self_attn_padding_mask, need_weights, att_args)
+        return x + self.adapter_layer(x, adapter_of(corpus_key, self.adapter_num)), result
+
+
+def conformer_layer(args: AudioModelConfig, pos_enc_type: str) -> ConformerWav2Vec2EncoderLayer:
     """Build a conformer block; attention dropout is `dropout`, as in fairseq, and the activation is swish."""
     return ConformerWav2Vec2EncoderLayer(
         embed_dim=args.encoder_embed_dim,

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from fairseq.dataclass.utils import config_to_container, convert_namespace_to_omegaconf, merge_with_parent, plain
 from fairseq.masks.selections import parameter_keys
+from fairseq.models import kinds
 from fairseq.models.wav2vec.asr_config import Wav2Vec2AsrConfig
-from fairseq.models.wav2vec.config import Wav2Vec2Config
 
 State = dict[str, Any]
 ENCODER, HEAD = "w2v_encoder.w2v_model.", "w2v_encoder.proj."  # prefixes of a fine-tuned model's parameters
-PRETRAINING_ONLY = ("quantizer.", "project_q.", "target_glu.", "final_proj.")
+PRETRAINING_ONLY = ("quantizer.", "project_q.", "target_glu.", "final_proj.")  # wav2vec 2.0's
+_ADAPTERS = ("layer_type", "adp_num", "adp_dim", "adp_act_fn", "adp_trf_idx")
 
 # field of a fine-tuning config -> the field of the pre-trained model's config that it replaces
 REPLACED = {
@@ -62,7 +63,7 @@ class Pretrained(NamedTuple):
 
     path: str
     w2v_args: dict[str, Any]  # the pre-training config: groups model, task ...
-    encoder: dict[str, Tensor]  # parameters under Wav2Vec2Model's names
+    encoder: dict[str, Tensor]  # parameters under the encoder's own names
     head: dict[str, Tensor] | None  # weight and bias of the output layer, if it was fine-tuned
     symbols: list[str] | None  # the symbol of each row of that layer, if the checkpoint has them
 
@@ -95,7 +96,7 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
                 "checkpoint written with ema.store_ema=true."
             )
     kind = (args.get("model") or {}).get("_name")
-    if kind == "wav2vec_ctc":
+    if kinds.fine_tuned(kind):
         inner = args["model"].get("w2v_args")
         if inner is None:
             raise ValueError(
@@ -105,8 +106,10 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
         encoder = {name.removeprefix(ENCODER): tensor for name, tensor in weights.items() if name.startswith(ENCODER)}
         head = {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
         return Pretrained(path, as_container(inner), encoder, head or None, symbols_of(state))
-    if kind not in ("wav2vec2", None) or args.get("model") is None:
-        raise ValueError(f"{path} holds a model of kind {kind!r}. Fine-tuning requires wav2vec2 or wav2vec_ctc.")
+    if kinds.encoder(kind) is None or args.get("model") is None:
+        raise ValueError(
+            f"{path} holds a model of kind {kind!r}. Fine-tuning requires one of: {kinds.names(with_fine_tuned=True)}."
+        )
     return Pretrained(path, args, dict(weights), None, None)
 
 
@@ -179,19 +182,12 @@ def with_fine_tuning(w2v_args: dict[str, Any], cfg: Any) -> dict[str, Any]:
     return {**w2v_args, "model": {**w2v_args["model"], **values}, "criterion": None, "lr_scheduler": None}
 
 
-def model_config(w2v_args: Mapping[str, Any]) -> Wav2Vec2Config | DictConfig:
-    """The encoder's config in a pre-training config.
-
-    Raises:
-        ValueError: it describes another kind of model.
-    """
-    model = w2v_args.get("model")
-    if model is None or model.get("_name") not in ("wav2vec2", None):
-        raise ValueError(
-            f"model.w2v_args describes a model of kind {None if model is None else model.get('_name')!r}. It must be "
-            "wav2vec2."
-        )
-    return merge_with_parent(Wav2Vec2Config(), dict(model), remove_missing=True)
+def encoder_args(cfg: DictConfig) -> dict[str, Any]:
+    """The pre-training config, `cfg.w2v_args`, with the adapters of the fine-tuning config, if it adds some."""
+    args = as_container(cfg.w2v_args)
+    if cfg.layer_type != "trf_adp":
+        return args
+    return {**args, "model": {**args["model"], **{name: cfg[name] for name in _ADAPTERS}}}
 
 
 def normalizes(w2v_args: Mapping[str, Any]) -> bool:

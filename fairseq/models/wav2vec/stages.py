@@ -34,6 +34,7 @@ class Encoded(NamedTuple):
     context: Tensor  # B x T x C
     layer_results: list[LayerResult]
     unmasked: Tensor  # the extractor's frames after their dropout, before masking, B x T x C
+    inputs: Tensor  # the encoder's input, projected and masked, B x T x C
     padding_mask: Tensor | None  # bool, B x T
     frames: FrameMask | None  # the masked frames; None: nothing to predict
     row_counts: Tensor | None  # bool, B: rows with a masked frame of weight > 0; None: all rows

@@ -15,13 +15,13 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from fairseq.dataclass.utils import ConfigLike, merge_with_parent, plain
-from fairseq.models import bounded, register_model
+from fairseq.models import bounded, kinds, register_model
 from fairseq.models.fairseq_encoder import FairseqEncoder
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
-from fairseq.models.wav2vec.config import Wav2Vec2Config
-from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.models.wav2vec.audio_config import AudioModelConfig
+from fairseq.models.wav2vec.stages import GivenMasks
 from fairseq.modules import FairseqDropout
 from fairseq.modules.gradients import with_zero_gradients
 
@@ -44,6 +44,8 @@ BLANK = 0  # fairseq: <s>, the dictionary's first symbol, is CTC's blank
 @register_model("wav2vec_ctc", dataclass=Wav2Vec2CtcConfig)
 class Wav2VecCtc(BaseFairseqModel):
     """Predict a symbol per frame; CTC aligns symbols and frames."""
+
+    has_output_layer = True
 
     def __init__(self, cfg: Wav2Vec2CtcConfig | DictConfig, w2v_encoder: Wav2VecEncoder) -> None:
         super().__init__()
@@ -139,8 +141,8 @@ class Wav2VecEncoder(FairseqEncoder):
         self.freeze_finetune_updates = cfg.freeze_finetune_updates
         # a flag, not the number of updates: a compiled forward pass would be recompiled at every update
         self.frozen = cfg.freeze_finetune_updates > 0
-        self.w2v_model = Wav2Vec2Model(pretrained.model_config(pretrained.as_container(cfg.w2v_args)))
-        self.w2v_model.remove_pretraining_modules()
+        w2v_args = pretrained.encoder_args(cfg)
+        self.w2v_model = kinds.encoder_of(w2v_args).for_encoding(w2v_args)
         self.final_dropout = FairseqDropout(cfg.final_dropout)
         width = self.w2v_model.cfg.encoder_embed_dim
         if output_size is None and plain(callers_cfg).get("decoder_embed_dim", width) != width:
@@ -175,7 +177,7 @@ class Wav2VecEncoder(FairseqEncoder):
         weights = {
             name: tensor.to(device)
             for name, tensor in source.encoder.items()
-            if not name.startswith(pretrained.PRETRAINING_ONLY)
+            if not self.w2v_model.is_pretraining_only(name)
         }
         try:
             self.w2v_model.load_state_dict(weights, strict=True)
@@ -207,7 +209,7 @@ class Wav2VecEncoder(FairseqEncoder):
             found,
         )
 
-    def encoder_config(self) -> Wav2Vec2Config:
+    def encoder_config(self) -> AudioModelConfig:
         """The encoder's config, from which data-loading workers draw masks."""
         return self.w2v_model.cfg
 
@@ -246,27 +248,25 @@ class Wav2VecEncoder(FairseqEncoder):
             padding_mask: B x S, any dtype, nonzero where a sample is padding; None: no padding.
             mask_indices: masked frames, bool, B x T; None draws them, in training with `apply_mask`.
             mask_channel_indices: masked channels, bool, B x C; likewise.
-            kwargs: ignored; fairseq's callers pass source lengths and the like.
+            kwargs: corpus_key, the number of each utterance's language, B, for blocks with adapters. Others are
+                ignored; fairseq's callers pass source lengths and the like.
         Returns:
             encoder_out: logits, T x B x V (without an output layer features, T x B x C).
             padding_mask: bool, B x T, or None without padding.
             layer_results: one per block of the encoder.
         """
         with torch.no_grad() if self.frozen else nullcontext():
-            result = self.w2v_model(
-                source,
-                padding_mask,
-                mask=self.apply_mask and (self.training or self._masks_anyway),
-                features_only=True,
-                mask_indices=mask_indices,
-                mask_channel_indices=mask_channel_indices,
+            masks = self.apply_mask and (self.training or self._masks_anyway)
+            given = GivenMasks(mask_indices, mask_channel_indices) if masks else None
+            encoded = self.w2v_model.encode(
+                source, padding_mask, given, features_only=True, corpus_key=kwargs.get("corpus_key")
             )
-        x = self.final_dropout(result["x"].transpose(0, 1))  # B x T x C -> T x B x C
+        x = self.final_dropout(encoded.context.transpose(0, 1))  # B x T x C -> T x B x C
         if self.training and self.w2v_model.encoder.static_layerdrop:
             x = with_zero_gradients(x, self.frozen_parameters())
         if self.proj is not None:
             x = self.proj(x)
-        return {"encoder_out": x, "padding_mask": result["padding_mask"], "layer_results": result["layer_results"]}
+        return {"encoder_out": x, "padding_mask": encoded.padding_mask, "layer_results": encoded.layer_results}
 
     def reorder_encoder_out(self, encoder_out: dict[str, Any], new_order: Tensor) -> dict[str, Any]:
         """Reorder the utterances in the output of `forward`, for beam search; not in `layer_results`."""

@@ -81,8 +81,9 @@ def test_registering() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"adp_num": 2}, "adp_num"),
-        ({"adp_act_fn": "gelu", "adp_dim": 3}, "(?s)adp_dim.*adp_act_fn"),
+        ({"adp_num": 2}, "adp_num is 2 but model.layer_type is transformer"),
+        ({"layer_type": "trf_adp", "adp_num": 1, "adp_act_fn": "tanh", "adp_dim": 0}, "(?s)adp_dim.*adp_act_fn"),
+        ({"layer_type": "trf_adp", "adp_num": 1, "adp_trf_idx": "last"}, "adp_trf_idx is 'last'"),
         ({"logit_temp": 0.0}, "logit_temp"),
         ({"logit_temp_start": 1.0}, "logit_temp_updates"),
         ({"logit_temp_start": -1.0, "logit_temp_updates": 3}, "logit_temp_start"),
@@ -93,7 +94,8 @@ def test_registering() -> None:
         ({"conv_pos_groups": 5}, "conv_pos_groups"),
         ({"latent_groups": 5}, "latent_groups"),
         ({"extractor_mode": "batch_norm"}, "extractor_mode"),
-        ({"layer_type": "trf_adp"}, "layer_type"),
+        ({"layer_type": "trf_adp"}, "layer_type is trf_adp but model.adp_num is -1"),
+        ({"layer_type": "performer"}, "layer_type"),
         ({"layer_type": "conformer", "pos_enc_type": "rel_pos"}, "attn_type=espnet"),
         ({"layer_type": "conformer", "pos_enc_type": "abs", "attn_type": "fast"}, "attn_type is 'fast'"),
         ({"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "alibi"}, "alibi"),
