@@ -116,9 +116,7 @@ def merge_state(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor
     merged = {name: tensor for name, tensor in weights.items() if name.rpartition(".")[2] not in (DOWN, UP)}
     for layer in adapted_layers(weights):
         weight = f"{layer}.weight"
-        merged[weight] = merge_weight(
-            weights[weight], weights[f"{layer}.{DOWN}"], weights[f"{layer}.{UP}"], scale
-        )
+        merged[weight] = merge_weight(weights[weight], weights[f"{layer}.{DOWN}"], weights[f"{layer}.{UP}"], scale)
     return merged
 
 
