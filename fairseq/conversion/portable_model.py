@@ -71,7 +71,8 @@ def from_checkpoint(state: dict[str, Any], path: str) -> PortableModel:
         raise ValueError(
             f"the dictionary has {len(source.symbols)} symbols, but the output layer of {path} has {rows} rows"
         )
-    settings = {key: value for key, value in model.items() if key != "w2v_args"}
+    # low-rank updates are merged by now
+    settings = {**{key: value for key, value in model.items() if key != "w2v_args"}, "tuning": "all"}
     return PortableModel(config, task, source.encoder, OutputLayer(source.head, source.symbols, settings))
 
 
