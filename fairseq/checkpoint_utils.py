@@ -30,10 +30,11 @@ from fairseq.checkpoint.writing import SaveResult
 from fairseq.conversion import foreign, portable_model
 from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
+from fairseq.models import kinds as model_kinds
 from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.tasks import FairseqTask
-from fairseq.tasks.audio_finetuning import AudioFinetuningTask
+from fairseq.tasks.fairseq_task import HasDictionaryFile
 from fairseq.text_files import MissingFileError
 
 __all__ = [
@@ -209,7 +210,7 @@ def _model_inside(
         task = tasks.setup_task(cfg.task, from_checkpoint=True)
     if loaded.get("task_state"):
         task.load_state_dict(loaded["task_state"])
-    if cfg.model.get("_name") == "wav2vec_ctc":
+    if model_kinds.fine_tuned(cfg.model.get("_name")):
         _check_dictionary(task, loaded, path)
     model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"], cfg.model)
     history = loaded.get("optimizer_history") or [{}]
@@ -235,7 +236,7 @@ def _check_dictionary(task: FairseqTask, state: dict[str, Any], path: str) -> No
 
     A checkpoint without a dictionary (fairseq before 0.11) needs the one in its data folder.
     """
-    if not isinstance(task, AudioFinetuningTask):
+    if not isinstance(task, HasDictionaryFile):
         return
     name = "its dictionary"
     if not state.get("task_state"):

@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> Result:
         make_folder(args.results_path, "--results-path")
     logger.info("loading %s", args.path)
     model = SpeechModel.load(args.path, args.device, args.precision, {"data": args.data}, args.dict)
-    labels = None if args.labels == "none" else args.labels or model.task.cfg.labels
+    labels = None if args.labels == "none" else args.labels or _labels(model.task.cfg.labels)
     testset = TestSet.read(args.data, args.gen_subset, labels, model.dictionary())
     speakers = testset.speakers(args.speakers, args.speaker_pattern)
     decoder = decoder_of(args, model)
@@ -104,6 +104,11 @@ def main(args: argparse.Namespace) -> Result:
     if args.results_path is not None:
         results.write_results(Path(args.results_path), evaluation, result)
     return result
+
+
+def _labels(of_task: str | Sequence[str] | None) -> str | None:
+    """The extension of the label files in a task's config; HuBERT's task has a list."""
+    return of_task if of_task is None or isinstance(of_task, str) else of_task[0]
 
 
 def report(result: Result, args: argparse.Namespace, as_json: bool) -> int:

@@ -22,11 +22,12 @@ from fairseq.dataclass.training_configs import split_names
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.logging import destinations, metrics
 from fairseq.logging.sinks import Console
+from fairseq.models import kinds
 from fairseq.training import validation
 from fairseq.training.precision import Precision
 
 logger = logging.getLogger("fairseq_cli.validate")
-CRITERION_OF_MODEL = {"wav2vec2": "wav2vec", "wav2vec_ctc": "ctc"}  # for checkpoints without a criterion
+PRETRAINING_CRITERION = {"wav2vec2": "wav2vec"}  # for checkpoints without a criterion
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -138,7 +139,8 @@ def _criterion(cfg: DictConfig, name: str | None) -> Any:
     saved = cfg.get("criterion")
     if saved is not None and name in (None, saved.get("_name")):
         return saved
-    return name or CRITERION_OF_MODEL.get(cfg.model.get("_name"))
+    kind = cfg.model.get("_name")
+    return name or ("ctc" if kinds.fine_tuned(kind) else PRETRAINING_CRITERION.get(kind))
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:

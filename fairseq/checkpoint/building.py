@@ -16,7 +16,7 @@ from torch import Tensor
 from fairseq.checkpoint import compare
 from fairseq.dataclass.groups import config_group
 from fairseq.dataclass.utils import config_to_container
-from fairseq.models import BaseFairseqModel, bounded
+from fairseq.models import BaseFairseqModel, bounded, kinds
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def fill(model: BaseFairseqModel, weights: dict[str, Tensor], path: str, strict:
 
 def _advice(weights: Mapping[str, Tensor]) -> str:
     if any(".adapter_layer." in name for name in weights):
-        return "Its blocks have adapters, as in MMS, which are not supported here: use transformers for this model."
+        return "Its blocks have adapters, as in MMS: its config must have layer_type=trf_adp, adp_num and adp_dim."
     return "Use an unmodified checkpoint that fairseq wrote."
 
 
@@ -110,7 +110,7 @@ def known_task(cfg: DictConfig, path: str) -> None:
     name, known = cfg.task.get("_name"), config_group("task")
     if name in known:
         return
-    instead = "audio_finetuning" if cfg.model.get("_name") == "wav2vec_ctc" else "audio_pretraining"
+    instead = "audio_finetuning" if kinds.fine_tuned(cfg.model.get("_name")) else "audio_pretraining"
     names = {field.name for field in fields(known[instead])}
     values = config_to_container(cfg.task)
     cfg.task = OmegaConf.create({**{key: value for key, value in values.items() if key in names}, "_name": instead})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fairseq.dataclass.groups import config_group
 from fairseq.dataclass.utils import config_diff, config_to_container, merge_with_parent
+from fairseq.models import kinds
 
 Difference = tuple[str, Any, Any]
 
@@ -87,9 +88,10 @@ def misfit(path: str, note: str, saved: dict[str, Any] | None, cfg: Any, tensors
     differing = [
         (key, before) for key, before, _ in differences(saved, cfg, same_data=True) if key.rpartition(".")[2] in _SHAPES
     ]
-    if (there.get("_name"), here.get("_name")) == ("wav2vec_ctc", "wav2vec2"):
+    kind_there, kind_here = there.get("_name"), here.get("_name")
+    if kinds.fine_tuned(kind_there) and kind_here in kinds.encoders():
         advice = "It is fine-tuned: resume from the pre-trained checkpoint, or fine-tune this one with model.w2v_path"
-    elif (there.get("_name"), here.get("_name")) == ("wav2vec2", "wav2vec_ctc"):
+    elif kind_there in kinds.encoders() and kinds.fine_tuned(kind_here):
         advice = "It is only pre-trained: set model.w2v_path to it"
     elif any(key.startswith("model.w2v_args.") for key, _ in differing):
         advice = "Set model.w2v_path to a model of the same size as in the checkpoint"

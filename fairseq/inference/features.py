@@ -85,10 +85,10 @@ def _of_batch(
     blocks = [int(feature) for feature in features if feature.isdecimal()]
     if blocks or "context" in features:
         last = None if "context" in features else max(blocks)
-        result = encoder(source, padding_mask, mask=False, features_only=True, layer=last)
-        latents = result["features"]
-        found = {str(block): result["layer_results"][block][0].transpose(0, 1) for block in blocks}
-        found["context"] = result["x"]
+        result = encoder.encode(source, padding_mask, features_only=True, layer=last)
+        latents = result.unmasked
+        found = {str(block): result.layer_results[block][0].transpose(0, 1) for block in blocks}
+        found["context"] = result.context
     else:
         latents = encoder.latents(source, padding_mask)
     found["extractor"] = latents

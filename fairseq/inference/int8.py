@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq.models.wav2vec.audio_model import AudioModel
 from fairseq.models.wav2vec.feature_extractor import ConvBlock, ConvFeatureExtractionModel
-from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.modules import ESPNETMultiHeadedAttention, MultiheadAttention
 from fairseq.modules.folded_group_norm import fold_group_norm
 from fairseq.modules.time_convolution import compute_dtype, window_convolution, windows
@@ -194,7 +194,7 @@ def _own_norms(block: ConvBlock) -> list[nn.Module]:
     return [cast(nn.Sequential, norm)[1] for norm in list(block)[2:-1]]
 
 
-def to_int8(encoder: Wav2Vec2Model) -> None:
+def to_int8(encoder: AudioModel) -> None:
     """Convert a model's convolutions and linear layers to int8, in place.
 
     The output layer stays in floating point. The model can then run, but not be saved.

@@ -26,10 +26,11 @@ from fairseq.device import Device
 from fairseq.frames import frames_for_samples
 from fairseq.inference.audio import Audio, AudioSource, open_source
 from fairseq.inference.int8 import to_int8
+from fairseq.models import kinds as model_kinds
+from fairseq.models.wav2vec.audio_model import AudioModel
 from fairseq.models.wav2vec.feature_extractor import ConvBlock
 from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
 from fairseq.models.wav2vec.pretrained import symbols_of
-from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 from fairseq.modules.lora import merge_lora
 from fairseq.modules.run_mode import RunMode, configure
@@ -41,10 +42,10 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
 
 class SpeechModel:
-    """A wav2vec 2.0 model, pre-trained or fine-tuned, ready for inference.
+    """An audio model (wav2vec 2.0, HuBERT, data2vec ...), pre-trained or fine-tuned, ready for inference.
 
     Args:
-        model: Wav2VecCtc, Wav2Vec2Model, or your own model with the same attributes. It is modified: moved to the
+        model: Wav2VecCtc, an AudioModel, or your own model with the same attributes. It is modified: moved to the
             device, put in eval mode, and made length-aware.
         task: provides `cfg.sample_rate`, `cfg.normalize` and, for a fine-tuned model, `target_dictionary`.
         cfg: the checkpoint's full config.
@@ -76,7 +77,7 @@ class SpeechModel:
         self.dtype = torch.bfloat16 if half else None
         # tested by attribute, not by class, so that a user's own model works too
         self.ctc = cast(Wav2VecCtc, model) if hasattr(model, "w2v_encoder") else None
-        self.encoder = cast(Wav2Vec2Model, model) if self.ctc is None else self.ctc.w2v_encoder.w2v_model
+        self.encoder = cast(AudioModel, model) if self.ctc is None else self.ctc.w2v_encoder.w2v_model
         # `batch` gives no mask without padding; padding to a multiple would add a mask to every block
         configure(model, RunMode(length_aware=True, looks_for_padding=False, pads_to_multiple=False))
         self._arrange_weights()
@@ -261,7 +262,7 @@ def _with_adapter(state: dict[str, Any], path: str, adapter: str) -> dict[str, A
 def _give_dictionary(state: dict[str, Any], path: str) -> None:
     """Make a fine-tuned checkpoint's task read its symbols from a file; a pre-trained one has no symbols."""
     cfg = state.get("cfg")
-    if cfg is None or cfg.get("model") is None or cfg.model.get("_name") != "wav2vec_ctc":
+    if cfg is None or cfg.get("model") is None or not model_kinds.fine_tuned(cfg.model.get("_name")):
         return
     difference = vocabulary.difference(symbols_of(state), Dictionary.load(path).symbols)
     if difference is not None:

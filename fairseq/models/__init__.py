@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -113,4 +115,7 @@ def build_model(cfg: Any, task: Any = None, from_checkpoint: bool = False) -> Ba
     return MODEL_REGISTRY[model_type].build_model(cfg, task)
 
 
-from fairseq.models import wav2vec  # noqa: E402, F401 - fills the registry, so it must come after it
+# every package here fills the registry, which must exist first
+for _found in pkgutil.iter_modules(__path__):
+    if _found.ispkg:
+        importlib.import_module(f"{__name__}.{_found.name}")

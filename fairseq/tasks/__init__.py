@@ -81,4 +81,8 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     return task.setup_task(cfg, **kwargs)
 
 
-from fairseq.tasks import audio_finetuning, audio_pretraining  # noqa: E402, F401 - fills the registry, which must exist first
+from fairseq.tasks import (  # noqa: E402 - fills the registry, which must exist first
+    audio_finetuning,  # noqa: F401
+    audio_pretraining,  # noqa: F401
+    hubert_pretraining,  # noqa: F401
+)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -53,6 +53,16 @@ class StatefulContainer:
         if name not in self._state:
             raise AttributeError(f"the task's state has no {name!r}, and no factory for it")
         return self._state[name]
+
+
+@runtime_checkable
+class HasDictionaryFile(Protocol):
+    """A task that reads the symbols of an output layer from a file, unless a checkpoint has them."""
+
+    @property
+    def target_dictionary(self) -> Sized | None: ...
+
+    def dictionary_path(self) -> str: ...
 
 
 class FairseqTask:

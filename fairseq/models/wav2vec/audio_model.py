@@ -211,6 +211,13 @@ class AudioModel(BaseFairseqModel):
         looks = features_only and self.looks_for_padding and not self.training and not recorded
         return None if looks and not padding_mask.any() else padding_mask
 
+    def frame_padding(self, source: Tensor, padding_mask: Tensor | None) -> Tensor | None:
+        """Padding of frames that fairseq's callers of this model expect, bool, B x T.
+
+        None where it follows from the convolutions' arithmetic, as `encode` computes it.
+        """
+        return None
+
     def _extract(self, source: Tensor, padding_mask: Tensor | None) -> Latents:
         """Compute layer-normed frames from raw audio, cropped to the config's multiple."""
         num_samples = None if padding_mask is None else (~padding_mask).sum(dim=1)

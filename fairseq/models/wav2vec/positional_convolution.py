@@ -131,6 +131,15 @@ def make_conv_pos(channels: int, kernel_size: int, groups: int) -> nn.Sequential
     return nn.Sequential(WeightNormConv1d(channels, kernel_size, groups), SamePad(kernel_size), nn.GELU())
 
 
+def batch_norm_conv_pos(channels: int, kernel_size: int, groups: int) -> nn.Sequential:
+    """Batch norm, one wide convolution without weight norm, then GELU (HuBERT in bf16); B x C x T."""
+    conv = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=groups)
+    nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel_size * channels)))
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return nn.Sequential(nn.BatchNorm1d(channels), conv, SamePad(kernel_size), nn.GELU())
+
+
 def stacked_pos_conv(channels: int, kernel_size: int, groups: int, depth: int) -> nn.Sequential:
     """`depth` narrow convolutions that together reach as far as one of `kernel_size`; B x C x T."""
     kernel = max(3, kernel_size // depth)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained, tuning
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
 from fairseq.models.wav2vec.audio_config import AudioModelConfig
-from fairseq.models.wav2vec.stages import GivenMasks
+from fairseq.models.wav2vec.stages import Encoded, GivenMasks
 from fairseq.modules import FairseqDropout
 from fairseq.modules.gradients import with_zero_gradients
 
@@ -38,6 +38,14 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+
+class HasTargetDictionary(Protocol):
+    """A task with the symbols of the output layer; None: no output layer."""
+
+    @property
+    def target_dictionary(self) -> Sized | None: ...
+
+
 BLANK = 0  # fairseq: <s>, the dictionary's first symbol, is CTC's blank
 
 
@@ -46,6 +54,7 @@ class Wav2VecCtc(BaseFairseqModel):
     """Predict a symbol per frame; CTC aligns symbols and frames."""
 
     has_output_layer = True
+    config_class: ClassVar[type[Wav2Vec2CtcConfig]] = Wav2Vec2CtcConfig
 
     def __init__(self, cfg: Wav2Vec2CtcConfig | DictConfig, w2v_encoder: Wav2VecEncoder) -> None:
         super().__init__()
@@ -68,14 +77,19 @@ class Wav2VecCtc(BaseFairseqModel):
         Raises:
             ValueError: `w2v_path` cannot be read, or is not a model to fine-tune; invalid config keys or values.
         """
-        cfg = merge_with_parent(Wav2Vec2CtcConfig(), cfg)
+        cfg = merge_with_parent(cls.config_class(), cfg)
         source = pretrained.read_start(cfg)
         with nullcontext() if source is None else bounded.by(source.encoder):
-            encoder = Wav2VecEncoder(cfg, len(task.target_dictionary))
+            encoder = cls.build_encoder(cfg, task)
         if source is not None and not cfg.no_pretrained_weights:
             encoder.load_pretrained(source)
             encoder.adopt_head(source, list(task.target_dictionary.symbols))
         return cls(cfg, encoder)
+
+    @classmethod
+    def build_encoder(cls, cfg: DictConfig, task: HasTargetDictionary) -> Wav2VecEncoder:
+        """Build the encoder that `cfg.w2v_args` describes, with an output layer for the task's dictionary."""
+        return Wav2VecEncoder(cfg, None if task.target_dictionary is None else len(task.target_dictionary))
 
     def pretraining_config(self) -> dict[str, Any]:
         """The whole pre-training config: groups model, task ... as plain values."""
@@ -260,15 +274,23 @@ class Wav2VecEncoder(FairseqEncoder):
         with torch.no_grad() if self.frozen else nullcontext():
             masks = self.apply_mask and (self.training or self._masks_anyway)
             given = GivenMasks(mask_indices, mask_channel_indices) if masks else None
-            encoded = self.w2v_model.encode(
-                source, padding_mask, given, features_only=True, corpus_key=kwargs.get("corpus_key")
-            )
+            encoded = self.encode(source, padding_mask, given, kwargs.get("corpus_key"))
         x = self.final_dropout(encoded.context.transpose(0, 1))  # B x T x C -> T x B x C
         if self.training and self.w2v_model.encoder.static_layerdrop:
             x = with_zero_gradients(x, self.frozen_parameters())
         if self.proj is not None:
             x = self.proj(x)
         return {"encoder_out": x, "padding_mask": encoded.padding_mask, "layer_results": encoded.layer_results}
+
+    def encode(
+        self,
+        source: Tensor,
+        padding_mask: Tensor | None,
+        given: GivenMasks | None,
+        corpus_key: Sequence[int] | None = None,
+    ) -> Encoded:
+        """Run the pre-trained encoder; see `AudioModel.encode`."""
+        return self.w2v_model.encode(source, padding_mask, given, features_only=True, corpus_key=corpus_key)
 
     def reorder_encoder_out(self, encoder_out: dict[str, Any], new_order: Tensor) -> dict[str, Any]:
         """Reorder the utterances in the output of `forward`, for beam search; not in `layer_results`."""

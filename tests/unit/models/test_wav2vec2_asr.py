@@ -152,7 +152,7 @@ def test_options_of_the_start(task: SimpleNamespace, w2v_path: str) -> None:
         start(freeze_regex="(")
 
 
-@pytest.mark.parametrize("name", ["data2vec_audio", "wav2vec_seq2seq"])
+@pytest.mark.parametrize("name", ["data2vec_multi", "wav2vec_seq2seq"])
 def test_other_kinds_are_refused_by_name(task: SimpleNamespace, tmp_path: Path, name: str) -> None:
     torch.save({"cfg": {"model": {"_name": name}}, "model": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=f"other.pt.*'{name}'"):
