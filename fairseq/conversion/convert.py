@@ -133,7 +133,7 @@ def _write(opened: Opened, to: str, path: str, audio: Tensor) -> Compared:
 def _write_adapter(opened: Opened, path: str, audio: Tensor) -> Compared:
     assert opened.checkpoint is not None  # checked
     adapter_file.save(opened.checkpoint, path)
-    base = portable_model.from_checkpoint(adapter_file.without(opened.checkpoint), path)
+    base = portable_model.encoder_in(adapter_file.without(opened.checkpoint), path)
     again = portable_model.build(adapter_file.apply(base, Path(path)))
     return Compared(
         portable_model.outputs(portable_model.build(opened.model), audio), portable_model.outputs(again, audio)

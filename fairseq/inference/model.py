@@ -17,7 +17,7 @@ from fairseq import checkpoint_utils
 from fairseq import device as device_layer
 from fairseq.checkpoint import io, kinds
 from fairseq.conversion import adapter_file, foreign, vocabulary
-from fairseq.conversion.portable_model import from_checkpoint, to_checkpoint
+from fairseq.conversion.portable_model import encoder_in, to_checkpoint
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.utils import merge_with_parent
@@ -254,7 +254,7 @@ def _read_folder(path: str) -> dict[str, Any]:
 def _with_adapter(state: dict[str, Any], path: str, adapter: str) -> dict[str, Any]:
     """A checkpoint's state with the encoder's parts and the output layer of an adapter."""
     file = adapter_file.file_of(adapter, path)
-    adapted = to_checkpoint(adapter_file.apply(from_checkpoint(state, path, with_output=False), file))
+    adapted = to_checkpoint(adapter_file.apply(encoder_in(state, path), file))
     logger.info("adapter: %s", file)
     return {**adapted, "cfg": OmegaConf.create(adapted["cfg"]), "optimizer_history": state.get("optimizer_history")}
 
