@@ -49,6 +49,15 @@ def add_dictionary(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapter",
+        metavar="FILE_OR_NAME",
+        help="use the adapter and output layer of a file that fairseq-convert --to adapter wrote; NAME means "
+        "adapter.NAME.safetensors beside the model",
+    )
+
+
 def add_device_and_precision(parser: argparse.ArgumentParser, precision: str, precision_help: str) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
     parser.add_argument("--precision", choices=PRECISIONS, default=precision, help=precision_help)

@@ -20,6 +20,7 @@ _BEAM_OPTIONS = ("beam", "beam_size_token", "beam_threshold", "lm_weight", "word
 def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the model, the decoder and the windows."""
     command.add_dictionary(parser)
+    command.add_adapter(parser)
     parser.add_argument("--lexicon", help="words with their spelling, one `WORD W O R D |` per line, or only the words")
     parser.add_argument("--lm", "--lm-model", dest="lm", help="n-gram language model in ARPA or KenLM binary format")
     beam = BeamSettings()

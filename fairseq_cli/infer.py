@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> Result:
     if args.results_path is not None:
         make_folder(args.results_path, "--results-path")
     logger.info("loading %s", args.path)
-    model = SpeechModel.load(args.path, args.device, args.precision, {"data": args.data}, args.dict)
+    model = SpeechModel.load(args.path, args.device, args.precision, {"data": args.data}, args.dict, args.adapter)
     labels = None if args.labels == "none" else args.labels or _labels(model.task.cfg.labels)
     testset = TestSet.read(args.data, args.gen_subset, labels, model.dictionary())
     speakers = testset.speakers(args.speakers, args.speaker_pattern)

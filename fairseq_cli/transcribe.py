@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     check_arguments(args)
     targets = output_paths(args.files, args.output_dir, args.format)
     windows = command.windows_of(args)
-    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
+    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict, adapter=args.adapter)
     decoder = decoder_of(args, model)
     failed = 0
     with Progress("transcribing", len(args.files), "files", bar=False) as progress:

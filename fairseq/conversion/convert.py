@@ -6,13 +6,14 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fairseq.checkpoint import io, kinds
-from fairseq.conversion import foreign, portable_model, vocabulary
+from fairseq.conversion import adapter_file, foreign, portable_model, vocabulary
 from fairseq.conversion.foreign import WRITERS, Compared
 from fairseq.conversion.portable_model import PortableModel
 from fairseq.data.dictionary import Dictionary
@@ -21,7 +22,7 @@ from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger("fairseq_cli.convert")  # the name in the command's log lines
 
-TARGETS = ("fairseq", *WRITERS)
+TARGETS = ("fairseq", "adapter", *WRITERS)
 TOLERANCE = 1e-3  # relative to the largest output: above rounding errors of any model size, below any real mistake
 WAVEFORM_SECONDS = 2.0
 
@@ -31,6 +32,7 @@ class Opened(NamedTuple):
 
     model: PortableModel
     theirs: Callable[[Tensor], list[Tensor]] | None
+    checkpoint: dict[str, Any] | None = None  # what a file of fairseq holds
 
 
 def load(path: str, dictionary: str | None = None) -> Opened:
@@ -59,7 +61,7 @@ def load(path: str, dictionary: str | None = None) -> Opened:
                 f"--dict {dictionary} takes precedence over the dictionary in {path}, which differs: {difference}"
             )
         state["task_state"] = {"target_symbols": given.state_dict()}
-    return Opened(portable_model.from_checkpoint(state, path), None)
+    return Opened(portable_model.from_checkpoint(state, path), None, state)
 
 
 def waveform(sample_rate: int) -> Tensor:
@@ -107,6 +109,8 @@ def convert(path: str, output: str, to: str, dictionary: str | None = None) -> f
     if os.path.lexists(output):
         raise ValueError(f"{output} already exists: choose another name, or remove it")
     opened = load(path, dictionary)
+    if to == "adapter":
+        adapter_file.check(opened.checkpoint, path)
     audio = waveform(opened.model.task["sample_rate"])
     temporary = f"{output.rstrip(os.sep)}.unfinished.{os.getpid()}"
     try:
@@ -121,7 +125,19 @@ def convert(path: str, output: str, to: str, dictionary: str | None = None) -> f
 
 
 def _write(opened: Opened, to: str, path: str, audio: Tensor) -> Compared:
+    if to == "adapter":
+        return _write_adapter(opened, path, audio)
     return _write_fairseq(opened, path, audio) if to == "fairseq" else WRITERS[to](opened.model, path, audio, io.read)
+
+
+def _write_adapter(opened: Opened, path: str, audio: Tensor) -> Compared:
+    assert opened.checkpoint is not None  # checked
+    adapter_file.save(opened.checkpoint, path)
+    base = portable_model.encoder_in(adapter_file.without(opened.checkpoint), path)
+    again = portable_model.build(adapter_file.apply(base, Path(path)))
+    return Compared(
+        portable_model.outputs(portable_model.build(opened.model), audio), portable_model.outputs(again, audio)
+    )
 
 
 def _write_fairseq(opened: Opened, path: str, audio: Tensor) -> Compared:

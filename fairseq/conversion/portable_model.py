@@ -42,24 +42,15 @@ class PortableModel(NamedTuple):
 
 
 def from_checkpoint(state: dict[str, Any], path: str) -> PortableModel:
-    """Extract the model from a checkpoint read by `fairseq.checkpoint.io.load`.
+    """Extract the model from a checkpoint read by `fairseq.checkpoint.io.load`; low-rank updates are merged.
 
     Raises:
         ValueError: the model is of another kind, or fine-tuned but without its output layer or dictionary.
     """
-    cfg = state.get("cfg") or {}
-    model = cfg.get("model") or {}
-    kind = model.get("_name")
-    if kind not in ("wav2vec2", "wav2vec_ctc"):
-        raise ValueError(f"{path} has model._name={kind!r}; it must be one of: wav2vec2, wav2vec_ctc")
-    source = pretrained.split(path, cfg, state)
-    config = complete_config(source.w2v_args["model"])
-    task = {
-        "normalize": pretrained.normalizes(source.w2v_args),
-        "sample_rate": (cfg.get("task") or {}).get("sample_rate", 16_000),
-    }
-    if kind == "wav2vec2":
-        return PortableModel(config, task, source.encoder)
+    model, source = _encoder_in(state, path)
+    settings = state["cfg"]["model"]
+    if settings["_name"] == "wav2vec2":
+        return model
     if source.head is None:
         raise ValueError(f"{path} is fine-tuned but has no output layer")
     if source.symbols is None:
@@ -71,8 +62,32 @@ def from_checkpoint(state: dict[str, Any], path: str) -> PortableModel:
         raise ValueError(
             f"the dictionary has {len(source.symbols)} symbols, but the output layer of {path} has {rows} rows"
         )
-    settings = {key: value for key, value in model.items() if key != "w2v_args"}
-    return PortableModel(config, task, source.encoder, OutputLayer(source.head, source.symbols, settings))
+    settings = {**{key: value for key, value in settings.items() if key != "w2v_args"}, "tuning": "all"}
+    return model._replace(output=OutputLayer(source.head, source.symbols, settings))
+
+
+def encoder_in(state: dict[str, Any], path: str) -> PortableModel:
+    """Extract only the encoder of a checkpoint, pre-trained or fine-tuned, as a model without an output layer.
+
+    Raises:
+        ValueError: the model is of another kind.
+    """
+    model, _ = _encoder_in(state, path)
+    kept = {name: tensor for name, tensor in model.encoder.items() if not Wav2Vec2Model.is_pretraining_only(name)}
+    return model._replace(encoder=kept)
+
+
+def _encoder_in(state: dict[str, Any], path: str) -> tuple[PortableModel, pretrained.Pretrained]:
+    cfg = state.get("cfg") or {}
+    kind = (cfg.get("model") or {}).get("_name")
+    if kind not in ("wav2vec2", "wav2vec_ctc"):
+        raise ValueError(f"{path} has model._name={kind!r}; it must be one of: wav2vec2, wav2vec_ctc")
+    source = pretrained.split(path, cfg, state)
+    task = {
+        "normalize": pretrained.normalizes(source.w2v_args),
+        "sample_rate": (cfg.get("task") or {}).get("sample_rate", 16_000),
+    }
+    return PortableModel(complete_config(source.w2v_args["model"]), task, source.encoder), source
 
 
 def complete_config(values: Mapping[str, Any]) -> dict[str, Any]:

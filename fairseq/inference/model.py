@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fairseq import checkpoint_utils
 from fairseq import device as device_layer
 from fairseq.checkpoint import io, kinds
-from fairseq.conversion import foreign, vocabulary
-from fairseq.conversion.portable_model import to_checkpoint
+from fairseq.conversion import adapter_file, foreign, vocabulary
+from fairseq.conversion.portable_model import encoder_in, to_checkpoint
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.configs import CommonConfig
 from fairseq.dataclass.utils import merge_with_parent
@@ -32,6 +32,7 @@ from fairseq.models.wav2vec.feature_extractor import ConvBlock
 from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
 from fairseq.models.wav2vec.pretrained import symbols_of
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+from fairseq.modules.lora import merge_lora
 from fairseq.modules.run_mode import RunMode, configure
 from fairseq.text_files import MissingFileError
 
@@ -69,6 +70,7 @@ class SpeechModel:
         self.int8 = precision == "int8"
         self.task, self.cfg = task, cfg
         model.eval().requires_grad_(False)
+        merge_lora(model)
         self.num_updates: int | None = None  # updates the checkpoint was trained for; None if unknown
         # with int8 products, everything else has the precision of auto
         half = precision == "bf16" or (precision in ("auto", "int8") and self.device.bf16_is_fast())
@@ -93,6 +95,7 @@ class SpeechModel:
         precision: str = "auto",
         overrides: dict[str, Any] | None = None,
         dictionary: str | None = None,
+        adapter: str | None = None,
     ) -> SpeechModel:
         """Read a checkpoint, or a folder written by transformers or fairseq-convert.
 
@@ -100,6 +103,8 @@ class SpeechModel:
             device: cpu, cuda or another device type of the device layer.
             overrides: config values by name, such as {"data": folder}.
             dictionary: dictionary file of a fine-tuned model; None: the one in the checkpoint, else in its data folder.
+            adapter: a file that `fairseq-convert --to adapter` wrote, or the NAME of adapter.NAME.safetensors beside
+                the model: use its parameters and output layer.
         Raises:
             FileNotFoundError: the file does not exist.
             ValueError: the checkpoint cannot be read, its outputs do not match its symbols, or there is no such device.
@@ -110,6 +115,8 @@ class SpeechModel:
             state = _read_folder(os.fspath(path))
         else:
             state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)
+        if adapter is not None:
+            state = _with_adapter(state, os.fspath(path), adapter)
         if dictionary is not None:
             _give_dictionary(state, dictionary)
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([os.fspath(path)], state=state)
@@ -242,6 +249,14 @@ def _read_folder(path: str) -> dict[str, Any]:
         )
     state = to_checkpoint(foreign.read(path, io.read))
     return {**state, "cfg": OmegaConf.create(state["cfg"])}
+
+
+def _with_adapter(state: dict[str, Any], path: str, adapter: str) -> dict[str, Any]:
+    """A checkpoint's state with the encoder's parts and the output layer of an adapter."""
+    file = adapter_file.file_of(adapter, path)
+    adapted = to_checkpoint(adapter_file.apply(encoder_in(state, path), file))
+    logger.info("adapter: %s", file)
+    return {**adapted, "cfg": OmegaConf.create(adapted["cfg"]), "optimizer_history": state.get("optimizer_history")}
 
 
 def _give_dictionary(state: dict[str, Any], path: str) -> None:

@@ -2,6 +2,7 @@
 
 # ChoiceEnum makes the types of choices at run time
 # pyright: reportInvalidTypeForm=false
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
 from fairseq.dataclass.values import from_here
 from fairseq.masks.settings import SpanFields, selection_problems
 from fairseq.models.wav2vec.config import MASKING_DISTRIBUTION_CHOICES, conv_layer_findings
+from fairseq.modules.lora import TARGETS
 from fairseq.stores import is_url
 
 BLANK_MODE_CHOICES = ChoiceEnum(["add", "set"])
+TUNING_CHOICES = ChoiceEnum(["all", "adapters", "lora", "bias"])
 _CONV_FEATURE_LAYERS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
 
 
@@ -104,14 +107,31 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
         default=1, metadata=_help("only 1 is offered; use groups of optimizer composite instead")
     )
     layer_type: str = field(
-        default="transformer", metadata=_help("for adapters, which are not offered; w2v_args sets the kind of block")
+        default="transformer",
+        metadata=_help("trf_adp: add adapters to the blocks; else w2v_args has the kind of block"),
     )
-    adp_num: int = field(default=-1, metadata=_help("adapters; only -1 (none) is offered"))
+    adp_num: int = field(default=-1, metadata=_help("adapters per block, one per language; for layer_type=trf_adp"))
     adp_dim: int = field(default=64, metadata=_help("their width"))
     adp_act_fn: str = field(default="relu", metadata=_help("their activation"))
-    adp_trf_idx: str = field(default="all", metadata=_help("their layers"))
+    adp_trf_idx: str = field(default="all", metadata=_help("blocks with adapters: all, or first:end, counted from 0"))
     freeze_regex: Optional[str] = field(
         default=None, metadata=_help("freeze parameters whose name starts with a match of this regular expression")
+    )
+
+    # not fairseq's: which parameters are trained beside the output layer
+    tuning: TUNING_CHOICES = field(
+        default="all",
+        metadata=_help(
+            "parameters of the encoder that are trained: all; adapters (of blocks with layer_type=trf_adp); lora "
+            "(low-rank updates of attention and feed-forward weights); bias"
+        ),
+    )
+    lora_rank: int = field(default=8, metadata=_help("rank of the updates; for tuning=lora", at_least=1))
+    lora_alpha: float = field(default=16.0, metadata=_help("the updates are multiplied by lora_alpha / lora_rank"))
+    lora_dropout: float = field(default=0.0, metadata=_help("dropout on the updates' input", share=True))
+    lora_targets: str = field(
+        default=TARGETS,
+        metadata=_help("layers with updates: a regular expression for their whole name within a block"),
     )
 
     # 0.12.2 only, for its data-loading workers; here the model's own values are used
@@ -122,6 +142,14 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
 
     def check(self) -> Iterator[Finding]:
         yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
+        if str(self.tuning) == "lora":
+            try:
+                re.compile(self.lora_targets)
+            except re.error as error:
+                yield wrong(
+                    f"model.lora_targets is {self.lora_targets!r}, which is not a regular expression: {error}.",
+                    "wav2vec2-widths",
+                )
         if self.apply_mask:
             for problem in selection_problems(cast(SpanFields, self)):
                 yield wrong(f"model.{problem}", "masks")

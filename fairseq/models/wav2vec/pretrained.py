@@ -15,6 +15,7 @@ from torch import Tensor
 from fairseq.dataclass.utils import config_to_container, convert_namespace_to_omegaconf, merge_with_parent, plain
 from fairseq.masks.selections import parameter_keys
 from fairseq.models import kinds
+from fairseq.models.wav2vec import tuning
 from fairseq.models.wav2vec.asr_config import Wav2Vec2AsrConfig
 
 State = dict[str, Any]
@@ -103,6 +104,7 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
                 f"{path} is a fine-tuned checkpoint without the pre-training config (model.w2v_args). Set "
                 "model.w2v_path to another checkpoint."
             )
+        weights = tuning.merged(weights, args["model"])
         encoder = {name.removeprefix(ENCODER): tensor for name, tensor in weights.items() if name.startswith(ENCODER)}
         head = {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
         return Pretrained(path, as_container(inner), encoder, head or None, symbols_of(state))
@@ -176,7 +178,7 @@ def as_container(cfg: Any) -> dict[str, Any]:
 
 def with_fine_tuning(w2v_args: dict[str, Any], cfg: Any) -> dict[str, Any]:
     """The pre-training config, with masks, dropouts, layerdrop and feature_grad_mult of fine-tuning."""
-    values = {theirs: cfg[ours] for ours, theirs in REPLACED.items()}
+    values = {theirs: cfg[ours] for ours, theirs in REPLACED.items()} | _adapters(cfg)
     values |= {key: cfg[key] for key in parameter_keys() if key in cfg}
     values = {name: str(value) if name.endswith("_selection") else value for name, value in values.items()}
     return {**w2v_args, "model": {**w2v_args["model"], **values}, "criterion": None, "lr_scheduler": None}
@@ -185,9 +187,11 @@ def with_fine_tuning(w2v_args: dict[str, Any], cfg: Any) -> dict[str, Any]:
 def encoder_args(cfg: DictConfig) -> dict[str, Any]:
     """The pre-training config, `cfg.w2v_args`, with the adapters of the fine-tuning config, if it adds some."""
     args = as_container(cfg.w2v_args)
-    if cfg.layer_type != "trf_adp":
-        return args
-    return {**args, "model": {**args["model"], **{name: cfg[name] for name in _ADAPTERS}}}
+    return {**args, "model": {**args["model"], **_adapters(cfg)}}
+
+
+def _adapters(cfg: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: cfg[name] for name in _ADAPTERS} if cfg["layer_type"] == "trf_adp" else {}
 
 
 def normalizes(w2v_args: Mapping[str, Any]) -> bool:

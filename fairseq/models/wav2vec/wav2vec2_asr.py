@@ -18,7 +18,7 @@ from fairseq.dataclass.utils import ConfigLike, merge_with_parent, plain
 from fairseq.models import bounded, kinds, register_model
 from fairseq.models.fairseq_encoder import FairseqEncoder
 from fairseq.models.fairseq_model import BaseFairseqModel
-from fairseq.models.wav2vec import pretrained
+from fairseq.models.wav2vec import pretrained, tuning
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
 from fairseq.models.wav2vec.audio_config import AudioModelConfig
 from fairseq.models.wav2vec.stages import Encoded, GivenMasks
@@ -157,6 +157,7 @@ class Wav2VecEncoder(FairseqEncoder):
         self.frozen = cfg.freeze_finetune_updates > 0
         w2v_args = pretrained.encoder_args(cfg)
         self.w2v_model = kinds.encoder_of(w2v_args).for_encoding(w2v_args)
+        tuning.add_parts(self.w2v_model, cfg)
         self.final_dropout = FairseqDropout(cfg.final_dropout)
         width = self.w2v_model.cfg.encoder_embed_dim
         if output_size is None and plain(callers_cfg).get("decoder_embed_dim", width) != width:
@@ -167,6 +168,7 @@ class Wav2VecEncoder(FairseqEncoder):
             pretrained.keep_w2v_args(callers_cfg, pretrained.as_container(cfg.w2v_args))
             if not cfg.no_pretrained_weights:
                 self.load_pretrained(source)
+        tuning.freeze_others(self.w2v_model, str(cfg.tuning))
         if cfg.freeze_regex is not None:
             self._freeze(cfg.freeze_regex)
 
@@ -190,7 +192,7 @@ class Wav2VecEncoder(FairseqEncoder):
         device = self.w2v_model.mask_emb.device
         weights = {
             name: tensor.to(device)
-            for name, tensor in source.encoder.items()
+            for name, tensor in tuning.with_added(source.encoder, self.w2v_model).items()
             if not self.w2v_model.is_pretraining_only(name)
         }
         try:
