@@ -26,7 +26,11 @@ from fairseq.training import validation
 from fairseq.training.precision import Precision
 
 logger = logging.getLogger("fairseq_cli.validate")
-CRITERION_OF_MODEL = {"wav2vec2": "wav2vec", "wav2vec_ctc": "ctc"}  # for checkpoints without a criterion
+CRITERION_OF_MODEL = {  # for checkpoints without a criterion
+    "wav2vec2": "wav2vec",
+    "wav2vec_ctc": "ctc",
+    "wav2vec_classification": "classification",
+}
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -81,4 +81,4 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
     return task.setup_task(cfg, **kwargs)
 
 
-from fairseq.tasks import audio_finetuning, audio_pretraining  # noqa: E402, F401 - fills the registry, which must exist first
+from fairseq.tasks import audio_classification, audio_finetuning, audio_pretraining  # noqa: E402, F401 - fills the registry, which must exist first

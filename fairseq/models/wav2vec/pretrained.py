@@ -95,7 +95,7 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
                 "checkpoint written with ema.store_ema=true."
             )
     kind = (args.get("model") or {}).get("_name")
-    if kind == "wav2vec_ctc":
+    if kind in ("wav2vec_ctc", "wav2vec_classification"):
         inner = args["model"].get("w2v_args")
         if inner is None:
             raise ValueError(
@@ -106,7 +106,10 @@ def split(path: str, cfg: Any, state: State, averaged: bool = False) -> Pretrain
         head = {name.removeprefix(HEAD): tensor for name, tensor in weights.items() if name.startswith(HEAD)}
         return Pretrained(path, as_container(inner), encoder, head or None, symbols_of(state))
     if kind not in ("wav2vec2", None) or args.get("model") is None:
-        raise ValueError(f"{path} holds a model of kind {kind!r}. Fine-tuning requires wav2vec2 or wav2vec_ctc.")
+        raise ValueError(
+            f"{path} holds a model of kind {kind!r}. Fine-tuning requires wav2vec2, wav2vec_ctc or "
+            "wav2vec_classification."
+        )
     return Pretrained(path, args, dict(weights), None, None)
 
 
