@@ -18,6 +18,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
 from fairseq.dataclass.checks import refuse
 from fairseq.logging import metrics
+from fairseq.logging.meters import MetersDict
 from fairseq.scoring.classes import (
     LARGEST_LOG_ODDS,
     equal_error_rate_of_counts,
@@ -62,24 +63,31 @@ class ClassificationCriterionConfig(FairseqDataclass):
             )
 
 
+class HasClasses(Protocol):
+    """A task whose dictionary has one symbol per class, with its number of training utterances."""
+
+    @property
+    def target_dictionary(self) -> Dictionary: ...
+
+
 class Classifier(Protocol):
     """The method this criterion calls on a model, apart from its forward pass."""
 
     training: bool
 
-    def get_normalized_probs(self, net_output: Any, log_probs: bool) -> Tensor: ...
+    def get_normalized_probs(self, net_output: Tensor, log_probs: bool) -> Tensor: ...
 
 
-def class_weights(cfg: Any, dictionary: Dictionary) -> Tensor | None:
+def class_weights(cfg: ClassificationCriterionConfig, dictionary: Dictionary) -> Tensor | None:
     """Return the weight of each class, K, fp32; None: all 1.
 
     Raises:
         ValueError: the list has another length than the dictionary.
     """
-    kind, given = str(cfg.class_weights), cfg.class_weight_list
-    if kind == "none":
+    given = cfg.class_weight_list
+    if str(cfg.class_weights) == "none":
         return None
-    if kind == "list":
+    if given is not None:  # the config's rules: only with class_weights=list
         if len(given) != len(dictionary):
             names = ", ".join(dictionary.symbols[:20]) + (" ..." if len(dictionary) > 20 else "")
             raise ValueError(
@@ -105,7 +113,7 @@ class ClassificationCriterion(FairseqCriterion):
 
     class_weights: Tensor | None
 
-    def __init__(self, cfg: Any, task: Any) -> None:
+    def __init__(self, cfg: ClassificationCriterionConfig, task: HasClasses) -> None:
         super().__init__(None)
         refuse(cfg, "criterion", type(self))
         self.task = task
@@ -204,7 +212,7 @@ def _trials(log_probs: Tensor, actual: Tensor, counts: Tensor) -> dict[str, Tens
     }
 
 
-def _f1(meters: Any) -> float:
+def _f1(meters: MetersDict) -> float:
     correct, predicted, actual = (
         np.asarray(meters[f"_class_{name}"].sum) for name in ("correct", "predicted", "actual")
     )

@@ -81,7 +81,9 @@ class AudioClassificationTask(PretrainedEncoderTask):
 
     head = "pooling_layer.projection."
 
-    def __init__(self, cfg: Any, **kwargs: Any) -> None:
+    cfg: AudioClassificationConfig
+
+    def __init__(self, cfg: AudioClassificationConfig) -> None:
         super().__init__(cfg)
         self.augmentation = Augmentation(cfg.augment.speed, cfg.augment.eq_db, cfg.augment.noise_db)
         self._columns: dict[str, ClassColumn] = {}  # by manifest
@@ -131,7 +133,9 @@ class AudioClassificationTask(PretrainedEncoderTask):
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
-    def load_dataset(self, split: str, task_cfg: Any = None, combine: bool = False, **kwargs: Any) -> None:
+    def load_dataset(
+        self, split: str, task_cfg: AudioPretrainingConfig | None = None, combine: bool = False, **kwargs: Any
+    ) -> None:
         """Load <data>/<split>.tsv and its labels, or those of several corpora.
 
         Args:

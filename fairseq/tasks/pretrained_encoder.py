@@ -15,7 +15,8 @@ from fairseq.data.labelled_audio import LabelledAudioDataset
 from fairseq.masks.settings import FinetuningMasks, Masks
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.models.wav2vec import pretrained
-from fairseq.tasks.audio_pretraining import AudioPretrainingTask
+from fairseq.models.wav2vec.config import Wav2Vec2Config
+from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ class PretrainedEncoderTask(AudioPretrainingTask):
 
     head: ClassVar[str] = pretrained.HEAD  # prefix of the parameters that belong to the dictionary
 
-    def __init__(self, cfg: Any, **kwargs: Any) -> None:
+    def __init__(self, cfg: AudioPretrainingConfig | DictConfig) -> None:
         super().__init__(cfg)
-        self.encoder_cfg: Any = None
+        self.encoder_cfg: Wav2Vec2Config | None = None
         self.state.add_factory("target_dictionary", self.load_target_dictionary)
 
     # -- dictionary ----------------------------------------------------------------------------------------------------

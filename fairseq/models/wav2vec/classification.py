@@ -5,10 +5,10 @@ from __future__ import annotations
 # ChoiceEnum makes the types of choices at run time
 # pyright: reportInvalidTypeForm=false
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 import torch.nn.functional as F
 from omegaconf import DictConfig
@@ -48,6 +48,13 @@ class Wav2Vec2ClassificationConfig(Wav2Vec2AsrConfig):
     )
 
 
+class HasClasses(Protocol):
+    """A task whose dictionary has one symbol per class."""
+
+    @property
+    def target_dictionary(self) -> Sized: ...
+
+
 @register_model("wav2vec_classification", dataclass=Wav2Vec2ClassificationConfig)
 class Wav2VecClassification(BaseFairseqModel):
     """Predict one class per utterance from the encoder's last layer."""
@@ -61,7 +68,7 @@ class Wav2VecClassification(BaseFairseqModel):
         self.pooling_layer = pooling_layer
 
     @classmethod
-    def build_model(cls, cfg: ConfigLike, task: Any) -> Wav2VecClassification:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def build_model(cls, cfg: ConfigLike, task: HasClasses) -> Wav2VecClassification:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Build the model; `w2v_args` and `w2v_path` mean what they do in `Wav2VecCtc.build_model`.
 
         Args:
@@ -86,7 +93,7 @@ class Wav2VecClassification(BaseFairseqModel):
         """The whole pre-training config: groups model, task ... as plain values."""
         return pretrained.as_container(self.cfg.w2v_args)
 
-    def forward(self, **kwargs: Any) -> Tensor:
+    def forward(self, **kwargs: Tensor | None) -> Tensor:
         """Compute logits, B x K; arguments as for `Wav2VecEncoder.forward`."""
         encoded = self.w2v_encoder(**kwargs)
         return self.pooling_layer(encoded["encoder_out"], encoded["padding_mask"])
