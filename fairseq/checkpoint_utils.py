@@ -210,7 +210,7 @@ def _model_inside(
         task = tasks.setup_task(cfg.task, from_checkpoint=True)
     if loaded.get("task_state"):
         task.load_state_dict(loaded["task_state"])
-    if model_kinds.fine_tuned(cfg.model.get("_name")):
+    if model_kinds.transcribes(cfg.model.get("_name")):
         _check_dictionary(task, loaded, path)
     model = building.build(partial(task.build_model, cfg.model, from_checkpoint=True), loaded["model"], cfg.model)
     history = loaded.get("optimizer_history") or [{}]

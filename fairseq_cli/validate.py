@@ -140,7 +140,8 @@ def _criterion(cfg: DictConfig, name: str | None) -> Any:
     if saved is not None and name in (None, saved.get("_name")):
         return saved
     kind = cfg.model.get("_name")
-    return name or ("ctc" if kinds.fine_tuned(kind) else PRETRAINING_CRITERION.get(kind))
+    outputs = kinds.outputs(kind)
+    return name or (PRETRAINING_CRITERION.get(kind) if outputs is None else outputs.criterion)
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:

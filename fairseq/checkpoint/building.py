@@ -110,7 +110,8 @@ def known_task(cfg: DictConfig, path: str) -> None:
     name, known = cfg.task.get("_name"), config_group("task")
     if name in known:
         return
-    instead = "audio_finetuning" if kinds.fine_tuned(cfg.model.get("_name")) else "audio_pretraining"
+    outputs = kinds.outputs(cfg.model.get("_name"))
+    instead = "audio_pretraining" if outputs is None else outputs.task
     names = {field.name for field in fields(known[instead])}
     values = config_to_container(cfg.task)
     cfg.task = OmegaConf.create({**{key: value for key, value in values.items() if key in names}, "_name": instead})

@@ -7,7 +7,7 @@ build_criterion, register_criterion, CRITERION_REGISTRY, CRITERION_DATACLASS_REG
     "--criterion", base_class=FairseqCriterion, default="wav2vec"
 )
 
-from fairseq.criterions import ctc, wav2vec_criterion  # noqa: E402, F401 - fills the registry, so it must come after it
+from fairseq.criterions import classification, ctc, wav2vec_criterion  # noqa: E402, F401 - fills the registry, so it must come after it
 
 __all__ = [
     "CRITERION_DATACLASS_REGISTRY",

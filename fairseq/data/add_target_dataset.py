@@ -9,21 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairseq.data.audio.manifest import JoinedManifest
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
-from fairseq.data.base_wrapper_dataset import BaseWrapperDataset
 from fairseq.data.batch import Batch
-from fairseq.data.batching import Batches, BatchPlan
+from fairseq.data.batching import BatchPlan
+from fairseq.data.labelled_audio import LabelledAudioDataset
 from fairseq.data.labels import Labels, find_unusable
 from fairseq.data.mapped import shared
-from fairseq.data.options import BatchLimits
 from fairseq.frames import ConvSpec, frames_for_samples, receptive_field
 from fairseq.masks.settings import Masks
 
 logger = logging.getLogger(__name__)
 
 
-class AddTargetDataset(BaseWrapperDataset):
+class AddTargetDataset(LabelledAudioDataset):
     """An audio data set whose batches include labels.
 
     Args:
@@ -36,18 +34,10 @@ class AddTargetDataset(BaseWrapperDataset):
         ValueError: the audio is not padded, or CTC cannot learn from a label.
     """
 
-    dataset: FileAudioDataset
-    makes_filler = True
-
     def __init__(
         self, dataset: FileAudioDataset, labels: Labels, pad: int, blank: int = 0, skip_unusable: bool = False
     ) -> None:
         super().__init__(dataset)
-        if not dataset.pad:
-            raise ValueError(
-                "labels need padding (task.enable_padding=true): without it, audio is cropped to the shortest "
-                "utterance of its batch, but labels are not."
-            )
         self.labels = labels
         self.pad_index = pad
         self.blank = blank
@@ -85,24 +75,6 @@ class AddTargetDataset(BaseWrapperDataset):
         self.dataset.leave_out(found.indices)
         self._bucket_labels = None
 
-    # -- passed on to the audio ----------------------------------------------------------------------------------------
-
-    @property
-    def seed(self) -> int:
-        return self.dataset.seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self.dataset.seed = seed
-
-    @property
-    def manifest(self) -> JoinedManifest:
-        return self.dataset.manifest
-
-    def name(self, index: int) -> str:
-        """Return the name of an utterance in logs."""
-        return self.dataset.name(index)
-
     def set_masks(self, masks: Masks | None) -> None:
         """Set the masks of the audio, and check labels against the frames of the masks' feature extractor.
 
@@ -118,11 +90,8 @@ class AddTargetDataset(BaseWrapperDataset):
                 needed = self.dataset.selection.of(self.labels.frames_needed())
                 self.dataset.least_samples = shared(field + stride * (needed - 1))
 
-    def batches(self, epoch: int, limits: BatchLimits) -> Batches:
-        return self.dataset.batches(epoch, limits)
-
-    def total_samples(self, batches: Batches, epoch: int) -> int:
-        return self.dataset.total_samples(batches, epoch)
+    def label_arrays(self) -> tuple[np.ndarray, ...]:
+        return self.labels.units, self.labels.ends
 
     # -- labels --------------------------------------------------------------------------------------------------------
 
@@ -145,10 +114,6 @@ class AddTargetDataset(BaseWrapperDataset):
             in_bucket = [(first <= bucket) & (bucket <= last) for bucket in range(len(self.dataset.buckets))]
             self._bucket_labels = np.array([lengths[members].max(initial=0) for members in in_bucket])
         return int(self._bucket_labels[plan.bucket])
-
-    def expect_plan(self, plan: BatchPlan) -> None:
-        """See `ReadsAhead`."""
-        self.dataset.expect_plan(plan)
 
     def collate_plan(self, plan: BatchPlan) -> Batch:
         """Create the audio's batch for a plan, and add the labels.

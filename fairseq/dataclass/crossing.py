@@ -18,7 +18,15 @@ from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.values import corpus_metric, from_here
 from fairseq.frames import frames_for_samples, parse_conv_layers, receptive_field
 
-_AUDIO_TASKS = ("audio_pretraining", "audio_finetuning")
+_AUDIO_TASKS = ("audio_pretraining", "audio_finetuning", "audio_classification")
+
+# (model, task, criterion) that go together
+_PARTS = {
+    "pre-training": ("wav2vec2", "audio_pretraining", "wav2vec"),
+    "fine-tuning": ("wav2vec_ctc", "audio_finetuning", "ctc"),
+    "classification": ("wav2vec_classification", "audio_classification", "classification"),
+}
+_GROUPS = ("model", "task", "criterion")
 
 
 def kept_graphs(cfg: DictConfig) -> Iterator[Finding]:
@@ -158,13 +166,13 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
             f"errors. Set task.eval_{metric}=true, or use criterion ctc, which always counts them.",
             "best-checkpoint",
         )
-    if (metric == "accuracy" or metric.endswith("_accuracy")) and not larger:
+    if (metric in ("accuracy", "f1") or metric.endswith("_accuracy")) and not larger:
         yield odd(
             f"checkpoint.best_checkpoint_metric is {metric} and checkpoint.maximize_best_checkpoint_metric is false: "
             "the worst checkpoint would be kept. Set checkpoint.maximize_best_checkpoint_metric=true.",
             "best-checkpoint",
         )
-    if larger and (metric.startswith("loss") or metric.split("_")[-1] in ("loss", "wer", "uer")):
+    if larger and (metric.startswith("loss") or metric.split("_")[-1] in ("loss", "wer", "uer", "eer")):
         yield odd(
             f"checkpoint.maximize_best_checkpoint_metric is true and checkpoint.best_checkpoint_metric is {metric}: "
             "the worst checkpoint would be kept. Set checkpoint.maximize_best_checkpoint_metric=false.",
@@ -180,6 +188,8 @@ def _logged_in_validation(cfg: DictConfig) -> list[str] | None:
         return own + _of_corpora(cfg, ["loss", *accuracy])
     if named(cfg.criterion, "ctc"):
         return [*_ALWAYS_LOGGED, *_CTC_LOGS, *_of_corpora(cfg, ["loss", "uer", "wer"])]
+    if named(cfg.criterion, "classification"):
+        return [*_ALWAYS_LOGGED, "accuracy", "f1", "eer", *_of_corpora(cfg, ["loss", "accuracy"])]
     return None
 
 
@@ -253,23 +263,19 @@ def loss_weights_problem(weights: Sequence[float], losses: int, named_so: str = 
 def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
     """Fine-tuning needs its own model, task and criterion, and settings that suit them."""
     model, task, criterion = cfg.model, cfg.task, cfg.criterion
-    parts = {
-        "model": named(model, "wav2vec_ctc"),
-        "task": named(task, "audio_finetuning"),
-        "criterion": named(criterion, "ctc"),
+    found = {
+        use: [named(cfg[group], name) for group, name in zip(_GROUPS, names, strict=True)]
+        for use, names in _PARTS.items()
     }
-    pretraining = {
-        "model": named(model, "wav2vec2"),
-        "task": named(task, "audio_pretraining"),
-        "criterion": named(criterion, "wav2vec"),
-    }
-    if any(parts.values()) and any(pretraining.values()):
-        told = ", ".join(f"{group}._name={cfg[group]._name}" for group in parts)
-        yield wrong(
-            f"{told} do not go together: fine-tuning needs model wav2vec_ctc, task audio_finetuning and criterion ctc.",
-            "fine-tuning",
-        )
+    used = [use for use, parts in found.items() if any(parts)]
+    if len(used) > 1:
+        told = ", ".join(f"{group}._name={cfg[group]._name}" for group in _GROUPS)
+        needs = [
+            f"{use} needs model {m}, task {t} and criterion {c}" for use, (m, t, c) in _PARTS.items() if use in used[1:]
+        ]
+        yield wrong(f"{told} do not go together: {'; '.join(needs)}.", "fine-tuning")
         return
+    parts = dict(zip(_GROUPS, found["fine-tuning"], strict=True))
     if parts["task"] and not task.labels:
         yield wrong(
             "task.labels is not set: fine-tuning reads the labels of train.tsv from train.<labels>. The stock "
@@ -282,11 +288,11 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
             "would compare whole utterances. Set criterion.post_process=none.",
             "fine-tuning",
         )
-    if parts["task"] and task.inferred_w2v_config is not None:
+    if named(task, "audio_finetuning", "audio_classification") and task.inferred_w2v_config is not None:
         yield odd(
             "task.inferred_w2v_config has no effect in fine-tuning: masks follow the model's settings.", "fine-tuning"
         )
-    if not parts["model"]:
+    if not named(model, "wav2vec_ctc", "wav2vec_classification"):
         return
     max_update, frozen = cfg.optimization.max_update, model.freeze_finetune_updates
     if 0 < max_update <= frozen:
@@ -303,7 +309,7 @@ def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
             "fine-tuning",
         )
     layers, width = model.conv_feature_layers, model.encoder_embed_dim
-    defaults = CONFIG_GROUPS["model"]["wav2vec_ctc"].field_defaults()
+    defaults = CONFIG_GROUPS["model"][model._name].field_defaults()
     if (layers, width) != (defaults["conv_feature_layers"], defaults["encoder_embed_dim"]):
         yield odd(
             "model.conv_feature_layers and model.encoder_embed_dim have no effect in fine-tuning: they come from the "
@@ -342,12 +348,15 @@ def manifests(cfg: DictConfig) -> Iterator[Finding]:
             for path in folder.glob(pattern)
         }
     )
+    # labels of classes can also be in a table or in the paths
+    elsewhere = named(task, "audio_classification") and (task.label_table or task.label_pattern)
+    label_files = None if elsewhere else task.labels
     for key, names in subsets.items():
         for name in names.split(","):
             stem = name.split(":")[-1].strip()  # several corpora: key:name, else <key>/<name> of each
             for place in [stem] if ":" in name or not corpora else [f"{corpus}/{stem}" for corpus in corpora]:
-                yield from _manifest(folder, place, f"{key} is {name!r}", there, task.labels)
-    if task.labels:
+                yield from _manifest(folder, place, f"{key} is {name!r}", there, label_files)
+    if label_files and not named(task, "audio_classification"):  # which can take its classes from the labels
         dictionary = Path(task.get("target_dictionary") or folder / f"dict.{task.labels}.txt").expanduser()
         if not dictionary.is_file():
             key = "task.target_dictionary" if task.get("target_dictionary") else "task.labels"
@@ -370,7 +379,8 @@ def _manifest(folder: Path, place: str, asked: str, there: list[str], labels: st
     elif labels and not (folder / f"{place}.{labels}").is_file():
         yield wrong(
             f"task.labels is {labels!r} but {folder / place}.{labels} does not exist. It must have one line of units "
-            f"for each utterance of {place}.tsv; fairseq-prepare-labels makes it from transcripts.",
+            f"for each utterance of {place}.tsv; fairseq-prepare-labels makes it from transcripts. With task "
+            "audio_classification, each line is one label.",
             "manifests",
         )
 

@@ -262,7 +262,7 @@ def _with_adapter(state: dict[str, Any], path: str, adapter: str) -> dict[str, A
 def _give_dictionary(state: dict[str, Any], path: str) -> None:
     """Make a fine-tuned checkpoint's task read its symbols from a file; a pre-trained one has no symbols."""
     cfg = state.get("cfg")
-    if cfg is None or cfg.get("model") is None or not model_kinds.fine_tuned(cfg.model.get("_name")):
+    if cfg is None or cfg.get("model") is None or not model_kinds.transcribes(cfg.model.get("_name")):
         return
     difference = vocabulary.difference(symbols_of(state), Dictionary.load(path).symbols)
     if difference is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from omegaconf import DictConfig
@@ -35,6 +35,13 @@ class UpgradesNames(Protocol):
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> Any: ...
 
 
+class Outputs(NamedTuple):
+    """What trains the output layer of a fine-tuned model, where a checkpoint does not say it."""
+
+    task: str
+    criterion: str
+
+
 class BaseFairseqModel(nn.Module):
     """A model that the registry builds from a config and a task.
 
@@ -42,7 +49,7 @@ class BaseFairseqModel(nn.Module):
     """
 
     cfg: Any  # the config group the model was built from; a subclass sets it
-    has_output_layer: ClassVar[bool] = False  # an encoder, `w2v_encoder`, with an output layer over symbols
+    outputs: ClassVar[Outputs | None] = None  # of an encoder, `w2v_encoder`, with an output layer
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any = None) -> BaseFairseqModel:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairseq.models import MODEL_REGISTRY
+from fairseq.models.fairseq_model import Outputs
 from fairseq.models.wav2vec.audio_model import AudioModel
 
 
@@ -23,10 +24,21 @@ def encoder(name: str | None) -> type[AudioModel] | None:
     return encoders().get("wav2vec2" if name is None else name)
 
 
+def outputs(name: str | None) -> Outputs | None:
+    """What trains the output layer of a model of this name; None: it has none, or there is no such model."""
+    cls = None if name is None else MODEL_REGISTRY.get(name)
+    return None if cls is None else cls.outputs
+
+
 def fine_tuned(name: str | None) -> bool:
     """Whether a model of this name is an encoder with an output layer, such as wav2vec_ctc."""
-    cls = None if name is None else MODEL_REGISTRY.get(name)
-    return cls is not None and cls.has_output_layer
+    return outputs(name) is not None
+
+
+def transcribes(name: str | None) -> bool:
+    """Whether that layer is over a dictionary's symbols."""
+    found = outputs(name)
+    return found is not None and found.criterion == "ctc"
 
 
 def names(with_fine_tuned: bool = False) -> str:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from omegaconf import DictConfig
 
-from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches, BatchPlan, steps_of_update, update_order
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.labelled_audio import LabelledAudioDataset
 from fairseq.data.options import LoaderOptions
 from fairseq.data.plugged_in import as_audio_dataset
 from fairseq.dataclass.training_configs import valid_subsets
@@ -96,7 +96,7 @@ def audio(split: Split) -> FileAudioDataset:
     Raises:
         ValueError: it is a plug-in's data set.
     """
-    dataset = split.dataset.dataset if isinstance(split.dataset, AddTargetDataset) else split.dataset
+    dataset = split.dataset.dataset if isinstance(split.dataset, LabelledAudioDataset) else split.dataset
     if not isinstance(dataset, FileAudioDataset):
         kind = type(dataset).__name__
         raise ValueError(f"{split.name!r} is a {kind}, but fairseq-preflight checks only audio from manifests")

@@ -82,6 +82,7 @@ def setup_task(cfg: Any, **kwargs: Any) -> FairseqTask:
 
 
 from fairseq.tasks import (  # noqa: E402 - fills the registry, which must exist first
+    audio_classification,  # noqa: F401
     audio_finetuning,  # noqa: F401
     audio_pretraining,  # noqa: F401
     hubert_pretraining,  # noqa: F401

@@ -3,13 +3,12 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from fairseq.data.add_target_dataset import AddTargetDataset
@@ -21,12 +20,10 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.labels import Labels, join, read_labels
 from fairseq.dataclass import FairseqDataclass, Finding, wrong
 from fairseq.dataclass.configs import GenerationConfig
-from fairseq.masks.settings import FinetuningMasks, Masks
-from fairseq.models.fairseq_model import BaseFairseqModel
-from fairseq.models.wav2vec import pretrained
 from fairseq.scoring.greedy_scorer import GreedyScorer, log_rates, summed
 from fairseq.tasks import register_task
-from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
+from fairseq.tasks.audio_pretraining import AudioPretrainingConfig
+from fairseq.tasks.pretrained_encoder import PretrainedEncoderTask
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +47,16 @@ class AugmentConfig(FairseqDataclass):
     def check(self) -> Iterator[Finding]:
         for text in check_augmentation(Augmentation(self.speed, self.eq_db, self.noise_db), "task.augment"):
             yield wrong(text, "augmentation")
+
+
+def augmented_lengths(augment: AugmentConfig, rebuild_batches: bool) -> Iterator[Finding]:
+    """Changes of speed need new batches each epoch."""
+    if augment.speed > 1 and not rebuild_batches:
+        yield wrong(
+            f"task.augment.speed={augment.speed} requires task.rebuild_batches=true, because lengths and "
+            "batches change each epoch. Set task.rebuild_batches=true, or task.augment.speed=1.",
+            "augmentation",
+        )
 
 
 @dataclass
@@ -97,20 +104,12 @@ class AudioFinetuningConfig(AudioPretrainingConfig):
 
     def check(self) -> Iterator[Finding]:
         yield from super().check()
-        if self.augment.speed > 1 and not self.rebuild_batches:
-            yield wrong(
-                f"task.augment.speed={self.augment.speed} requires task.rebuild_batches=true, because lengths and "
-                "batches change each epoch. Set task.rebuild_batches=true, or task.augment.speed=1.",
-                "augmentation",
-            )
+        yield from augmented_lengths(self.augment, self.rebuild_batches)
 
 
 @register_task("audio_finetuning", dataclass=AudioFinetuningConfig)
-class AudioFinetuningTask(AudioPretrainingTask):
+class AudioFinetuningTask(PretrainedEncoderTask):
     """Labelled audio, masked in the data-loading workers as augmentation, and the dictionary of the label units.
-
-    The dictionary is read on first use. A checkpoint's `task_state` also holds it, so a saved model does not need the
-    data folder.
 
     Raises:
         ValueError: the config is invalid; lists all problems.
@@ -119,8 +118,6 @@ class AudioFinetuningTask(AudioPretrainingTask):
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
         super().__init__(cfg)
         self.augmentation = Augmentation(cfg.augment.speed, cfg.augment.eq_db, cfg.augment.noise_db)
-        self.encoder_cfg: Any = None
-        self.state.add_factory("target_dictionary", self.load_target_dictionary)
 
     # -- dictionary ----------------------------------------------------------------------------------------------------
 
@@ -146,24 +143,6 @@ class AudioFinetuningTask(AudioPretrainingTask):
             ValueError: the file is missing or malformed; names file and line.
         """
         return Dictionary.load(self.dictionary_path())
-
-    @property
-    def target_dictionary(self) -> Dictionary:
-        return self.state.target_dictionary
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the dictionary as plain containers.
-
-        The key differs from fairseq's `target_dictionary`, which must hold a pickled object.
-        """
-        return {"target_symbols": self.target_dictionary.state_dict()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load the dictionary of a checkpoint: ours, or one converted from an older file."""
-        found = state_dict.get("target_symbols", state_dict.get("target_dictionary"))
-        if found is not None:
-            dictionary = Dictionary.from_state_dict(found) if isinstance(found, Mapping) else found
-            self.state.merge_state_dict({"target_dictionary": dictionary})
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -211,88 +190,12 @@ class AudioFinetuningTask(AudioPretrainingTask):
             )
         return labels
 
+    def dictionary_source(self) -> str:
+        return self.dictionary_path()
+
     def _dictionary_name(self) -> str:
         path = self.dictionary_path()
         return path if os.path.exists(path) else "inside the checkpoint"
-
-    def data_fingerprint(self) -> dict[str, str]:
-        import hashlib
-
-        digests = super().data_fingerprint()
-        for split, dataset in self.datasets.items():
-            if not isinstance(dataset, AddTargetDataset):
-                continue
-            digest = hashlib.blake2b(digests[split].encode(), digest_size=16)
-            digest.update(dataset.labels.units.data)
-            digest.update(dataset.labels.ends.data)
-            digests[split] = digest.hexdigest()
-        return digests
-
-    # -- masks and model -----------------------------------------------------------------------------------------------
-
-    def masks(self) -> Optional[Masks]:
-        """Return the mask settings of the encoder, including its feature extractor's layers.
-
-        Raises:
-            ValueError: the model has not been built.
-        """
-        if self.encoder_cfg is None:
-            return super().masks()
-        return FinetuningMasks.from_config(self.encoder_cfg, self.model_cfg.apply_mask)
-
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model, and store the pre-training config in `cfg.w2v_args`, as fairseq does.
-
-        Raises:
-            ValueError: this task's sample rate or normalisation differs from the pre-training's.
-        """
-        model = super().build_model(cfg, from_checkpoint)
-        self.encoder_cfg = model.encoder_config()
-        if self.encoder_cfg is None:
-            return model
-        w2v_args = pretrained.as_container(self.model_cfg.w2v_args)
-        if isinstance(cfg, DictConfig) and cfg.get("w2v_args") is None:
-            with open_dict(cfg):
-                cfg.w2v_args = w2v_args
-        self._check_audio(w2v_args)
-        return model
-
-    def _check_audio(self, w2v_args: Mapping[str, Any]) -> None:
-        """Raise ValueError unless sample rate and normalisation match those of pre-training."""
-        normalized = pretrained.normalizes(w2v_args)
-        if normalized != self.cfg.normalize:
-            raise ValueError(
-                f"task.normalize is {str(self.cfg.normalize).lower()}, but the model was pre-trained with normalize: "
-                f"{str(normalized).lower()}. Set task.normalize={str(normalized).lower()}."
-            )
-        rate = (w2v_args.get("task") or {}).get("sample_rate")
-        if rate is not None and rate != self.cfg.sample_rate:
-            raise ValueError(
-                f"task.sample_rate is {self.cfg.sample_rate}, but the model was pre-trained at {rate} Hz. Set "
-                f"task.sample_rate={rate} and task.resample=true."
-            )
-
-    def adapted_weights(self, state: dict[str, Any], model: nn.Module, only_weights: bool) -> dict[str, Tensor]:
-        """See FairseqTask. If the checkpoint's dictionary differs, keep the model's own new output layer.
-
-        Raises:
-            ValueError: the dictionaries differ, and `only_weights` is false.
-        """
-        symbols = pretrained.symbols_of(state)
-        if symbols is None or symbols == self.target_dictionary.symbols:
-            return state["model"]
-        size, path = len(self.target_dictionary), self.dictionary_path()
-        differ = (
-            f"the checkpoint was trained with another dictionary ({len(symbols)} symbols), not {path} ({size} symbols)"
-        )
-        if not only_weights:
-            raise ValueError(
-                f"{differ}. Restore the former dictionary; or, to train a new output layer, start a new run with this "
-                "checkpoint as checkpoint.finetune_from_model or model.w2v_path."
-            )
-        logger.warning("%s: the output layer is new and starts from random weights", differ)
-        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(pretrained.HEAD)}
-        return {**state["model"], **own}
 
     # -- error rates ---------------------------------------------------------------------------------------------------
 

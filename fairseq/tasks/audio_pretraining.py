@@ -15,7 +15,6 @@ from omegaconf import II, MISSING
 from torch import nn
 
 from fairseq.criterions import per_corpus
-from fairseq.data.add_target_dataset import AddTargetDataset
 from fairseq.data.audio.augment import Augmentation
 from fairseq.data.audio.corpora import Corpora, Share, shares
 from fairseq.data.audio.manifest import JoinedManifest, Manifest
@@ -24,6 +23,7 @@ from fairseq.data.audio.manifest_options import ManifestOptions
 from fairseq.data.audio.raw_audio_dataset import FileAudioDataset
 from fairseq.data.audio_dataset import AudioDataset
 from fairseq.data.batching import EVALUATION_EPOCH, Batches
+from fairseq.data.labelled_audio import LabelledAudioDataset
 from fairseq.data.options import BatchLimits
 from fairseq.data.storage.reader import CacheOptions
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
@@ -35,7 +35,7 @@ from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(__name__)
 
-_OF_MANIFESTS = (FileAudioDataset, AddTargetDataset)  # a plug-in's task can load other data sets
+_OF_MANIFESTS = (FileAudioDataset, LabelledAudioDataset)  # a plug-in's task can load other data sets
 TEXT_COMPRESSION_CHOICES = ChoiceEnum(["none", "low", "high"])
 
 
@@ -171,6 +171,10 @@ class AudioPretrainingConfig(FairseqDataclass):
         metadata={"help": "limit of cache_dir in GB; what was not used for the longest time is removed first"},
     )
 
+    def pads(self) -> bool:
+        """Return whether batches are padded; with labels they are."""
+        return self.enable_padding or bool(self.labels)
+
     def check(self) -> Iterator[Finding]:
         longest, shortest = self.max_sample_size, self.min_sample_size
         if longest is not None and shortest is not None and shortest > longest:
@@ -179,7 +183,7 @@ class AudioPretrainingConfig(FairseqDataclass):
                 "exceed the maximum.",
                 "batches",
             )
-        if self.num_batch_buckets > 0 and not (self.enable_padding or self.labels):  # with labels, audio is padded
+        if self.num_batch_buckets > 0 and not self.pads():
             yield wrong(
                 f"task.num_batch_buckets={self.num_batch_buckets} requires task.enable_padding=true. Set "
                 "task.enable_padding=true, or num_batch_buckets=0.",
@@ -281,7 +285,7 @@ class AudioPretrainingTask(FairseqTask):
     def corpus_shares(self, split: str) -> list[tuple[str, Share]]:
         """Return the corpora of a split, and how much each contributes to an epoch of training."""
         dataset = self.dataset(split)
-        audio = dataset.dataset if isinstance(dataset, AddTargetDataset) else dataset
+        audio = dataset.dataset if isinstance(dataset, LabelledAudioDataset) else dataset
         if not self.corpora or not isinstance(audio, FileAudioDataset):
             return []
         names = [self.corpora[number] for number in self._corpora_of(split)]

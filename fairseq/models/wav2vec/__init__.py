@@ -14,8 +14,16 @@ Letters, here and in every docstring of the package:
     G codebook groups    V codewords per group    D codeword width    H attention heads    U label length
 """
 
+from fairseq.models.wav2vec.classification import Wav2Vec2ClassificationConfig, Wav2VecClassification
 from fairseq.models.wav2vec.config import Wav2Vec2Config
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
 
-__all__ = ["Wav2Vec2Config", "Wav2Vec2CtcConfig", "Wav2Vec2Model", "Wav2VecCtc"]
+__all__ = [
+    "Wav2Vec2ClassificationConfig",
+    "Wav2Vec2Config",
+    "Wav2Vec2CtcConfig",
+    "Wav2Vec2Model",
+    "Wav2VecClassification",
+    "Wav2VecCtc",
+]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fairseq.dataclass.utils import ConfigLike, merge_with_parent, plain
 from fairseq.models import bounded, kinds, register_model
 from fairseq.models.fairseq_encoder import FairseqEncoder
-from fairseq.models.fairseq_model import BaseFairseqModel
+from fairseq.models.fairseq_model import BaseFairseqModel, Outputs
 from fairseq.models.wav2vec import pretrained, tuning
 from fairseq.models.wav2vec.asr_config import BLANK_MODE_CHOICES, Wav2Vec2AsrConfig, Wav2Vec2CtcConfig
 from fairseq.models.wav2vec.audio_config import AudioModelConfig
@@ -53,7 +53,7 @@ BLANK = 0  # fairseq: <s>, the dictionary's first symbol, is CTC's blank
 class Wav2VecCtc(BaseFairseqModel):
     """Predict a symbol per frame; CTC aligns symbols and frames."""
 
-    has_output_layer = True
+    outputs = Outputs("audio_finetuning", "ctc")
     config_class: ClassVar[type[Wav2Vec2CtcConfig]] = Wav2Vec2CtcConfig
 
     def __init__(self, cfg: Wav2Vec2CtcConfig | DictConfig, w2v_encoder: Wav2VecEncoder) -> None:
