@@ -48,11 +48,15 @@ Cause = Callable[[Records], "Finding | None"]
 CAUSES: dict[str, Cause] = {}
 
 
-def cause(name: str) -> Callable[[Cause], Cause]:
+def cause(name: str, updates: int = 0) -> Callable[[Cause], Cause]:
     """Decorate a function that looks for one cause.
 
     It must be fast on long runs (numpy over whole columns), must bear missing columns and rows, and returns None where
     the records do not say.
+
+    Args:
+        updates: how many updates the records must cover before the cause is looked for. Every run is at chance, says
+            only blanks and changes fast in its first updates, and a trial of a few updates never gets further.
 
     Raises:
         ValueError: the name is taken.
@@ -61,7 +65,7 @@ def cause(name: str) -> Callable[[Cause], Cause]:
     def register(function: Cause) -> Cause:
         if name in CAUSES:
             raise ValueError(f"the cause {name!r} is already registered")
-        CAUSES[name] = function
+        CAUSES[name] = lambda records: function(records) if records.covered >= updates else None
         return function
 
     return register

@@ -11,6 +11,10 @@ from fairseq.doctor.records import Records
 from fairseq.doctor.trends import Series, series
 from fairseq.logging.metrics_file import Json
 
+# Updates of a trial, too few to learn anything: each run is at chance in them, and a CTC model says only blanks. The
+# smallest models here leave the plateau after 80 to 200.
+TRIAL = 100
+
 PAPER_SECONDS = 1.6 * 3600  # of audio per update: Baevski et al. 2020, section 4.2
 PAPER_RATE, PAPER_WIDTH = 0.0005, 768  # the base model's peak learning rate and width
 

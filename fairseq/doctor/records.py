@@ -148,6 +148,15 @@ class Records:
         return self.rows(INTERVAL) if len(self.rows(INTERVAL)) else self.rows(EPOCH)
 
     @property
+    def covered(self) -> int:
+        """How many updates the training rows cover; 0 if there are fewer than two rows."""
+        updates = self.training.updates
+        if len(updates) < 2:
+            return 0
+        before = max(0, 2 * int(updates[0]) - int(updates[1]))  # the first row covers as many updates as the second
+        return int(updates[-1]) - before
+
+    @property
     def validation(self) -> dict[str, Rows]:
         """The rows of each validation set."""
         return {name: rows for name, rows in self._rows.items() if name not in (INTERVAL, EPOCH) and len(rows)}

@@ -11,6 +11,7 @@ from fairseq.doctor.records import Rows
 
 _PAST = 50  # rows that a drift is compared with, at most
 _FEWEST = 8  # at least
+_NEWEST = 5000  # rows that are looked at
 _STEP = 3.0  # deviations that one row may add: a single spike is no drift
 _SLACK = 1.0  # deviations that are taken off each row
 _LIMIT = 10.0  # a drift, in deviations: at least five rows above the rest
@@ -71,12 +72,14 @@ class Drift(NamedTuple):
 def drift(values: np.ndarray) -> Drift | None:
     """Find a lasting rise at the end of a positive column, by a cumulative sum of logarithms (Page 1954).
 
-    Each row is compared with the median and the spread of up to 50 rows before the rise.
+    Each row is compared with the median and the spread of up to 50 rows before the rise. Of a long run, the newest
+    5,000 rows are looked at: a rise that began before them was seen at its time.
 
     Args:
         values: N, above 0.
     """
-    logs = np.log(np.maximum(values, 1e-30))
+    skipped = max(0, len(values) - _NEWEST)
+    logs = np.log(np.maximum(values[skipped:], 1e-30))
     if len(logs) <= _FEWEST:
         return None
     middles, spreads = _levels(logs)
@@ -89,7 +92,7 @@ def drift(values: np.ndarray) -> Drift | None:
     if total <= _LIMIT:
         return None
     level = float(np.exp(middles[begin]))
-    return Drift(begin, float(np.median(values[-3:])) / level, level)
+    return Drift(skipped + begin, float(np.median(values[-3:])) / level, level)
 
 
 def _levels(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from fairseq.doctor.findings import Finding, cause
-from fairseq.doctor.pretraining import codewords, groups, loss_weights, number, penalty_column, warmup
+from fairseq.doctor.pretraining import TRIAL, codewords, groups, loss_weights, number, penalty_column, warmup
 from fairseq.doctor.records import EPOCH, Records
 from fairseq.doctor.trends import Series, series, since, smooth
 
 _COMPLETE = 1.25  # times the number of groups
+_LASTING = 20  # updates: a few batches may share a code
 # A base model that learns had 18 to 26 of 640 codewords in use at 1,000 to 22,000 updates (fairseq issues 2981, 3391),
 # 4 to 6 times the lowest value.
 _NEAR = 3.0  # times the number of groups: a warning while it falls
@@ -25,7 +26,7 @@ _ADVICE = (
 )
 
 
-@cause("codebook-collapse")
+@cause("codebook-collapse", updates=20)
 def codebook_collapse(records: Records) -> Finding | None:
     """Find a code perplexity at the number of groups, or on its way there."""
     codes = series(records.training, "code_perplexity")
@@ -37,10 +38,16 @@ def codebook_collapse(records: Records) -> Finding | None:
     )
 
 
+def _lasts(codes: Series, start: int) -> bool:
+    """Say whether the rows from `start` on are more than a few odd updates."""
+    before = int(codes.updates[start - 1]) if start else 0
+    return len(codes.values) - start >= 2 and int(codes.updates[-1]) - before >= _LASTING
+
+
 def _complete(records: Records, codes: Series, level: np.ndarray) -> Finding | None:
     least = groups(records)
     start = since(level <= _COMPLETE * least)
-    if start is None:
+    if start is None or not _lasts(codes, start):
         return None
     if start == 0:
         title = (
@@ -76,7 +83,7 @@ def _features_dead(records: Records, codes: Series, level: np.ndarray) -> Findin
     penalty = series(records.training, penalty_column(records))
     dead = np.nan_to_num(penalty.beside(codes.updates)) <= _DEAD_PENALTY
     start = since((even > _EVEN * codewords(records)) & (level < _CODES_OF_EVEN * even) & dead)
-    if start is None or len(level) - start < 2:
+    if start is None or not _lasts(codes, start):
         return None
     return Finding(
         "codebook-collapse",
@@ -106,7 +113,7 @@ def _shrinking(records: Records, codes: Series, level: np.ndarray) -> Finding | 
     alone = bool(_without_diversity(records))
     near = used <= _NEAR * least and used < 0.5 * most
     shrunk = alone and used - least < _SHRUNK * (most - least)
-    if not (near or shrunk) or len(level) - top < 4:
+    if not (near or shrunk) or len(level) - top < 4 or codes.updates[-1] - codes.updates[top] < _LASTING:
         return None
     if near and not shrunk and level[-1] >= level[max(top, len(level) - 5)]:
         return None  # it recovers
@@ -154,9 +161,11 @@ _MANY = 50  # counts for each codeword, on average: an unused one is then no acc
 _DEAD_WARNING, _DEAD_NOTE = 0.6, 0.25
 
 
-@cause("dead-codes")
+@cause("dead-codes", updates=TRIAL)
 def dead_codes(records: Records) -> Finding | None:
     """Find codewords that no frame of an epoch had, from codes.jsonl."""
+    if codebook_collapse(records) is not None:
+        return None  # that says more
     epochs = [row for row in records.codes if row.get("split") == EPOCH]
     shares = [(int(number_of(row, "num_updates")), share) for row in epochs if (share := _dead_share(row)) is not None]
     if not shares:

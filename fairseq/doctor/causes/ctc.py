@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from fairseq.doctor.findings import Finding, cause
-from fairseq.doctor.pretraining import is_pretraining, number
+from fairseq.doctor.pretraining import TRIAL, is_pretraining, number, path
 from fairseq.doctor.records import Records, Rows
 from fairseq.doctor.trends import Series, series, since, smooth
 
 _ALL = 99.5  # % of frames
 _LATE = 0.5  # of the run: every CTC model says only blanks at first
+_FAR_ENOUGH = 0.03  # sum of the learning rates so far: weights have hardly moved before
 _FALLS = 0.1  # of the loss
 _BACK = 1.1  # times the best loss
 
@@ -30,14 +31,14 @@ def _length(records: Records) -> float:
     return length if length > 0 else float("inf")
 
 
-def _late(records: Records, update: float) -> bool:
-    """Say whether half of the run, and half of the updates with a trained encoder, are over."""
+def _late(records: Records, update: int) -> bool:
+    """Say whether half of the run, and half of the updates with a trained encoder, are over, and could have taught."""
     length, start = _length(records), _frozen_until(records)
     start = start if start < length else 0.0
-    return update - start >= _LATE * (length - start)
+    return update - start >= _LATE * (length - start) and not path(records).at(update) < _FAR_ENOUGH
 
 
-@cause("blanks-only")
+@cause("blanks-only", updates=TRIAL)
 def blanks_only(records: Records) -> Finding | None:
     """Find a CTC model that predicts only blanks, for longer than at the beginning of every run."""
     rows = records.training
@@ -84,7 +85,7 @@ _FEW = 30.0  # % of the dictionary
 _WRONG = 50.0  # % of units
 
 
-@cause("few-symbols")
+@cause("few-symbols", updates=TRIAL)
 def few_symbols(records: Records) -> Finding | None:
     """Find a CTC model that uses a small part of its dictionary, and gets most units wrong."""
     if is_pretraining(records):
@@ -127,7 +128,7 @@ _WORDS_WRONG = 90.0
 _STEADY = 2.0  # points of word error rate
 
 
-@cause("wer-flat")
+@cause("wer-flat", updates=TRIAL)
 def wer_flat(records: Records) -> Finding | None:
     """Find a word error rate that stays near 100 % while the loss falls and symbols are predicted."""
     if is_pretraining(records):
@@ -144,7 +145,8 @@ def wer_flat(records: Records) -> Finding | None:
         begin, end = int(words.updates[start]), int(words.updates[-1])
         gained = float(words.values[start] - words.values[-1])
         before, now = losses.at(begin), losses.at(end)
-        long_enough = end - begin >= 0.25 * _length(records)
+        far_enough = not path(records).at(end) < _FAR_ENOUGH
+        long_enough = end - begin >= max(0.25 * _length(records), TRIAL) and far_enough
         if not long_enough or not now < (1 - _FALLS) * before or gained > _STEADY:
             continue
         units_right = units.values[-1] < _WRONG

@@ -6,6 +6,7 @@ import numpy as np
 
 from fairseq.doctor.findings import Finding, cause
 from fairseq.doctor.pretraining import (
+    TRIAL,
     chance,
     info_nce,
     is_pretraining,
@@ -21,6 +22,7 @@ _GROWTH = 4.0  # of the gradient's norm, over its level before; leaving the plat
 # but the loss then falls
 _GROWTH_AT_ONCE = 10.0  # while the rate or the temperature of the logits still changes
 _PENALTY_GROWTH = 4.0
+_LASTING = 20  # updates without a gradient
 _PENALTY_MATTERS = 0.1  # bits; healthy: 0.02 to 0.05
 _ADVICE = (
     "Lower optimization.lr, or set optimization.clip_norm, and resume from a checkpoint before that update. "
@@ -28,7 +30,7 @@ _ADVICE = (
 )
 
 
-@cause("gradient-drift")
+@cause("gradient-drift", updates=50)
 def gradient_drift(records: Records) -> Finding | None:
     """Find a gradient norm that keeps rising while the loss does not fall."""
     norms = series(records.training, "gnorm")
@@ -80,7 +82,7 @@ def _rise_of_loss(losses: Series, begin: int, end: int) -> _Change | None:
     return _Change(before, during) if len(before) >= 3 and len(during) else None
 
 
-@cause("feature-penalty-drift")
+@cause("feature-penalty-drift", updates=50)
 def feature_penalty_drift(records: Records) -> Finding | None:
     """Find features that keep growing: the first sign of many divergences."""
     if not is_pretraining(records):
@@ -110,7 +112,7 @@ def feature_penalty_drift(records: Records) -> Finding | None:
     )
 
 
-@cause("frozen")
+@cause("frozen", updates=20)
 def frozen(records: Records) -> Finding | None:
     """Find a model, or a part of it, that is not trained."""
     return _no_gradient(records) or _frozen_extractor(records) or _frozen_encoder(records)
@@ -123,7 +125,8 @@ def _no_gradient(records: Records) -> Finding | None:
     # a norm below 0.0005 is logged as 0, and Adam still trains with it: then the loss moves
     if (
         start is None
-        or len(norms.values) - start < 2
+        or len(norms.values) - start < 3
+        or norms.updates[-1] - norms.updates[start] < _LASTING
         or (len(losses) == 3 and np.ptp(losses) > 0.002 * abs(losses[-1]))
     ):
         return None
@@ -140,7 +143,7 @@ def _no_gradient(records: Records) -> Finding | None:
         int(norms.updates[start]),
         int(norms.updates[-1]),
         metric="gnorm",
-        has_collapsed=len(norms.values) - start >= 5,
+        has_collapsed=len(norms.values) - start >= 5 and int(norms.updates[-1] - norms.updates[start]) >= 2 * _LASTING,
     )
 
 
@@ -176,7 +179,7 @@ def _frozen_encoder(records: Records) -> Finding | None:
     freeze = number(records.setting("model.freeze_finetune_updates"), 0.0)
     length = number(records.setting("optimization.max_update"), 0.0)
     rows = records.training
-    if is_pretraining(records) or len(rows) < 2 or not 0 < length <= freeze:
+    if is_pretraining(records) or len(rows) < 2 or not TRIAL <= length <= freeze:
         return None
     return Finding(
         "frozen",

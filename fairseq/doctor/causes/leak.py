@@ -16,7 +16,7 @@ _TOO_EARLY, _HOURS = 0.6, 20.0
 _ALIKE = 0.05  # of accuracy, between training and validation
 
 
-@cause("accuracy-near-1")
+@cause("accuracy-near-1", updates=50)
 def accuracy_near_1(records: Records) -> Finding | None:
     """Find a contrastive task that is too easy, and say which reason fits."""
     accuracy = series(records.training, "accuracy")

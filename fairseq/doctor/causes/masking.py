@@ -18,6 +18,7 @@ from fairseq.masks.settings import MaskConfig, SpanFields, time_masks
 from fairseq.masks.spans import common_count
 
 _FAR = 1.4  # times, either way; utterances of different lengths change it by less than 1.15
+_UTTERANCES = 100  # spans of fewer are few, and their share is a matter of chance
 _KEYS = (
     "mask_prob",
     "mask_length",
@@ -28,7 +29,7 @@ _KEYS = (
 )
 
 
-@cause("masked-share")
+@cause("masked-share", updates=20)
 def masked_share(records: Records) -> Finding | None:
     """Find a share of masked frames that is far from the config's, in pre-training."""
     measured = _measured(records)
@@ -78,7 +79,7 @@ def _measured(records: Records) -> tuple[MaskConfig, int, float] | None:
     except ValueError:
         return None
     audio, batch = float(np.mean(seconds.values)), float(np.mean(rows.values))
-    if audio <= 0 or batch <= 0:
+    if audio <= 0 or batch * records.covered < _UTTERANCES:
         return None
     frames = max(1, round(audio / batch * _frame_rate(records)))
     given = series(records.training, "masked_share").values

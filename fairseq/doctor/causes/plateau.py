@@ -10,6 +10,7 @@ from fairseq.doctor.findings import Finding, Severity, cause
 from fairseq.doctor.pretraining import (
     FAR_OVER,
     PAPER_SECONDS,
+    TRIAL,
     chance,
     info_nce,
     path,
@@ -23,6 +24,7 @@ from fairseq.doctor.trends import series, since, smooth
 
 _NEAR = 0.02  # bits from chance; an interval's mean varies by about 0.003 there
 _LEFT = 0.1  # bits below chance: it has learned
+_LOST = 0.25  # of what was learned is left, at most: healthy curves turn back by far less
 # sums of learning rates at which small models left the plateau (docs/stuck-at-6.658.md: 0.03 to 0.13), and at which
 # the base model does (0.05 to 0.2, between 2,500 and 5,000 updates)
 _SOONEST, _LATEST = 0.03, 0.2
@@ -32,7 +34,7 @@ _PATIENCE_LITTLE_AUDIO = 0.25
 _LITTLE_AUDIO = 7.0  # times the recipe's rate for this audio; one card with the base config has 8, the demo 4
 
 
-@cause("plateau")
+@cause("plateau", updates=TRIAL)
 def plateau(records: Records) -> Finding | None:
     """Find a run whose InfoNCE is at chance."""
     curve = info_nce(records)
@@ -40,30 +42,28 @@ def plateau(records: Records) -> Finding | None:
         return None
     guess = chance(records)
     level = smooth(curve.values)
-    start = since(level > guess - _NEAR)
-    if start is None:
-        return None
-    if (level[:start] < guess - _LEFT).any():
-        return _fell_back(records, start)
-    return _not_left(records)
+    learned = np.maximum.accumulate(guess - level)  # bits, at most so far
+    if learned[-1] > _LEFT:
+        return _fell_back(records, since(level > guess - np.maximum(_NEAR, _LOST * learned)))
+    return _not_left(records) if level[-1] > guess - _NEAR else None
 
 
-def _fell_back(records: Records, start: int) -> Finding | None:
+def _fell_back(records: Records, start: int | None) -> Finding | None:
     curve, guess = info_nce(records), chance(records)
     accuracy = series(records.training, "accuracy")
-    begin, end = int(curve.updates[start]), int(curve.updates[-1])
-    if len(curve.values) - start < 3:
+    if start is None or len(curve.values) - start < 3:
         return None
+    begin, end = int(curve.updates[start]), int(curve.updates[-1])
     if len(accuracy.values) and accuracy.at(end) > 0.5 * smooth(accuracy.values).max():
         return None  # the temperature of the logits changed, not what the model knows
     best = int(np.argmin(smooth(curve.values)))
     return Finding(
         "plateau",
         "error",
-        "The model has lost what it had learned: its InfoNCE is back at chance.",
+        "The model has lost what it had learned: its InfoNCE is back at chance, or nearly.",
         (
-            f"InfoNCE was {curve.values[best]:.3f} bits at update {curve.updates[best]:,}, and has been at chance "
-            f"({guess:.3f} bits) since update {begin:,}.",
+            f"InfoNCE was {curve.values[best]:.3f} bits at update {curve.updates[best]:,}, and has been near chance "
+            f"({guess:.3f} bits) since update {begin:,}; it is {curve.values[-1]:.3f} at update {end:,}.",
         ),
         "Resume from a checkpoint before that update with a lower optimization.lr, and set optimization.clip_norm.",
         begin,

@@ -23,7 +23,7 @@ ALL, STUCK = 0.99, 50  # share, and updates: nothing is learned any more
 RECENT = 512  # rows without a number that are looked at: the rest of a run is like them
 
 
-@cause("loss-scale-sliding")
+@cause("loss-scale-sliding", updates=20)
 def loss_scale_sliding(records: Records) -> Finding | None:
     """The scale fell far below its highest value and does not recover, or is near the smallest that is allowed."""
     rows = records.training

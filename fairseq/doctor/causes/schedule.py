@@ -26,7 +26,7 @@ _OVER = 1e-4  # of the peak: a weight moves no more
 _SHARE_OVER = 0.02  # of the updates so far; healthy runs end at a rate of 0, in one row
 
 
-@cause("learning-rate-over")
+@cause("learning-rate-over", updates=20)
 def learning_rate_over(records: Records) -> Finding | None:
     """Find a run that goes on after its schedule's end, at a rate of about 0."""
     rates, peak = series(records.training, "lr"), peak_rate(records)
@@ -70,7 +70,7 @@ _RISE = 0.5  # bits of the loss over its level at the start
 _STABLE_BETA = 0.98
 
 
-@cause("warm-up-too-short")
+@cause("warm-up-too-short", updates=50)
 def warm_up_too_short(records: Records) -> Finding | None:
     """Find a run that broke in or soon after a short warm-up.
 
@@ -123,8 +123,10 @@ def _broken(records: Records, window: float) -> tuple[int, str] | None:
     guess = chance(records)
     rates = series(records.training, "lr")
     if len(early.values) >= 3 and rates.values.max() > 0.1 * peak_rate(records):
-        start = since(smooth(early.values) > guess + _RISE)
-        if start is not None:
+        level = smooth(early.values)
+        start = since(level > guess + _RISE)
+        # random weights may cost more than guessing at first: that is no rise
+        if start is not None and level[-1] > level.min() + _RISE:
             update = int(early.updates[start])
             return (
                 update,

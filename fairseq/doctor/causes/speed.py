@@ -14,7 +14,7 @@ from fairseq.doctor.windows import Windows, block_medians
 BLOCKS = 6
 MIN_WINDOWS = 9  # fewer say nothing about a trend
 SLOWER = 1.5  # time per second of audio, last block over first
-STEP = 1.02  # the least from a block to the next: each is slower
+STEP = 1.02  # the least over each of the last two steps, on average: it goes on; no block is faster than that before
 LARGEST = 0.6  # share of the whole change in one step: one jump has another reason, such as another program
 TREND = 0.85  # rank correlation of time and updates over the windows
 
@@ -52,7 +52,7 @@ def _falling(windows: Windows, device: object) -> Finding | None:
     first, last = 1 / block_medians(cost[there], BLOCKS)[[0, -1]]
     evidence = [
         f"{first:.3g} seconds of audio per second at first, {last:.3g} at the end of the updates {begin:,} to {end:,}, "
-        "without validations and saves, and slower in each sixth of them.",
+        "without validations and saves, and no sixth of them was faster than the one before.",
         *_what_rose(windows, there),
     ]
     return Finding(
@@ -75,7 +75,7 @@ def _slower(cost: np.ndarray, least: float) -> float | None:
     """Return by what factor a cost rises, block by block; None if by less than `least`, or not steadily."""
     steps = np.diff(np.log(np.maximum(block_medians(cost, BLOCKS), 1e-12)))
     whole = float(steps.sum())
-    if whole < np.log(least) or steps.min() < np.log(STEP) or steps.max() > LARGEST * whole:
+    if whole < np.log(least) or steps.min() < 0 or steps[-2:].sum() < 2 * np.log(STEP) or steps.max() > LARGEST * whole:
         return None
     return float(np.exp(whole)) if _rank_correlation(cost) >= TREND else None
 

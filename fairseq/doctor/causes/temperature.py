@@ -12,7 +12,7 @@ from fairseq.doctor.trends import series
 _EARLY = 0.02  # of the run; the paper's floor is reached after 69 % of it
 
 
-@cause("temperature-too-fast")
+@cause("temperature-too-fast", updates=20)
 def temperature_too_fast(records: Records) -> Finding | None:
     """Find a temperature that reaches its floor before the codebook has learned anything."""
     settings = numbers(records.setting("model.latent_temp"))

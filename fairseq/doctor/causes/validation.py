@@ -5,13 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from fairseq.doctor.findings import Finding, cause
-from fairseq.doctor.pretraining import chance, hours_heard, info_nce, is_pretraining, number, penalty_column
+from fairseq.doctor.pretraining import (
+    TRIAL,
+    chance,
+    hours_heard,
+    info_nce,
+    is_pretraining,
+    number,
+    penalty_column,
+)
 from fairseq.doctor.records import Records, Rows
 from fairseq.doctor.trends import Series, series
 
 _FEWEST = 3  # validations
 _WORSE = 0.15  # of what was learned: an overfit
 _LEARNED = 0.3  # bits below chance, before training and validation can be compared
+_CTC_POINTS = 10.0  # % of units or words that are right, likewise
 _UNLIKE = 3.0  # times, either way; a small validation set has 0.7 times the code perplexity of training
 _HALF = 0.4  # of what training learned
 _EPOCHS = 40  # audio heard as often is learned by heart, if validation gains little
@@ -32,7 +41,7 @@ def _judged(records: Records, rows: Rows, name: str) -> tuple[Series, Series, fl
     return None
 
 
-@cause("overfit")
+@cause("overfit", updates=TRIAL)
 def overfit(records: Records) -> Finding | None:
     """Find a validation set that gets worse while training gets better, or learns nothing from few files."""
     for name, rows in records.validation.items():
@@ -53,7 +62,7 @@ def _gets_worse(records: Records, rows: Rows, name: str) -> Finding | None:
     least = max(_WORSE * (nothing - float(valid.values[best])), 0.05 if column == "loss_0" else 2.0)
     began, end = int(valid.updates[best]), int(valid.updates[-1])
     before, now = train.at(began), train.at(end)
-    if not worse > least or not now < before:
+    if not worse > least or not now < before or _has_not_learned(records, valid, now, nothing):
         return None
     evidence = (
         f"{column} of {name} rose from {valid.values[best]:.3f} at update {began:,} to {valid.values[-1]:.3f} at "
@@ -62,6 +71,13 @@ def _gets_worse(records: Records, rows: Rows, name: str) -> Finding | None:
     )
     title = "The model overfits: validation gets worse while training gets better."
     return _overfit(title, evidence, began, end, column, name)._replace(badness=worse / least)
+
+
+def _has_not_learned(records: Records, valid: Series, now: float, nothing: float) -> bool:
+    """Say whether training, or the best validation of a CTC model, is still where every run begins."""
+    if is_pretraining(records):
+        return nothing - now < _LEARNED
+    return nothing - float(valid.values.min()) < _CTC_POINTS
 
 
 def _by_heart(records: Records, name: str) -> Finding | None:
@@ -117,7 +133,7 @@ def _gap(records: Records, name: str) -> tuple[int, int, float, float] | None:
     return int(updates[0]), int(updates[-1]), float(learned[usable][-1]), float(shares[-1])
 
 
-@cause("validation-unlike-training")
+@cause("validation-unlike-training", updates=50)
 def validation_unlike_training(records: Records) -> Finding | None:
     """Find a validation set that is other audio than training, from the first validation on."""
     if not is_pretraining(records):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fairseq.doctor.causes.codebook import codebook_collapse, dead_codes
+from fairseq.doctor.records import INTERVAL, Records, Rows
 from tests.unit.doctor.causes.made_runs import PRETRAINING, changed, healthy, of
 
 FALLING = 2 + 100 * 0.5 ** np.arange(12.0)  # 102, 52, 27 ... 2.05
@@ -72,3 +73,19 @@ def test_dead_codes_of_an_epoch():
 
 def test_an_epoch_of_few_frames_does_not_say():
     assert dead_codes(of(healthy(20), codes=[epoch(200, 60, per_code=3)])) is None
+
+
+def test_a_few_updates_with_one_code_are_no_collapse():
+    columns = {"code_perplexity": [60.0, 60.0, 60.0, 2.0, 2.0, 2.0]}
+    values = enumerate(columns["code_perplexity"])
+    rows = Rows({"num_updates": 40 + place, "epoch": 1, "code_perplexity": value} for place, value in values)
+    assert codebook_collapse(Records({INTERVAL: rows}, PRETRAINING)) is None
+    found = codebook_collapse(of(columns))
+    assert found is not None and found.has_collapsed
+
+
+def test_dead_codes_are_not_said_of_a_codebook_that_has_collapsed():
+    counts = [[200_000, *([0] * 319)]] * 2
+    codes = [{"split": "train", "num_updates": 1000, "counts": counts}]
+    assert dead_codes(of({"code_perplexity": [60.0] * 50}, codes=codes)) is not None
+    assert dead_codes(of({"code_perplexity": [60.0, *([2.0] * 49)]}, codes=codes)) is None

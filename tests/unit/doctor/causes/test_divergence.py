@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from fairseq.doctor.causes.divergence import feature_penalty_drift, frozen, gradient_drift
+from fairseq.doctor.records import INTERVAL, Records, Rows
 from fairseq.doctor.trends import drift
 from tests.unit.doctor.causes.made_runs import CTC, PRETRAINING, changed, healthy, noisy, of
 
@@ -75,3 +78,23 @@ def test_an_encoder_that_is_frozen_to_the_end_is_a_warning():
     found = frozen(of(columns, changed(CTC, model={"freeze_finetune_updates": 10000})))
     assert found is not None and found.severity == "warning" and "10,000" in found.evidence[0]
     assert frozen(of(columns, CTC)) is None
+
+
+def test_a_trial_that_ends_before_the_encoder_is_trained_is_no_finding():
+    few = changed(CTC, model={"freeze_finetune_updates": 10_000}, optimization={"max_update": 60})
+    assert frozen(of({"loss": np.linspace(30, 20, 3)}, few)) is None
+
+
+def test_a_gradient_of_0_for_a_few_updates_is_not_frozen():
+    rows = Rows({"num_updates": 50 + i, "epoch": 1, "gnorm": 0.0, "loss": 5.0} for i in range(10))
+    assert frozen(Records({INTERVAL: rows}, PRETRAINING)) is None
+
+
+def test_of_a_long_run_the_newest_rows_are_looked_at():
+    values = noisy(np.full(400_000, 0.5), 0.1)
+    values[-20:] *= 1.3 ** np.arange(20)
+    began = time.process_time()
+    found = drift(values)
+    assert time.process_time() - began < 0.5  # 3 s for all of them
+    assert found is not None and 399_980 <= found.begin < 399_990
+    assert drift(np.append(values[:-20], np.full(5000, 9.0))) is None  # it was seen at its time

@@ -28,3 +28,9 @@ def test_other_settings_have_other_expectations():
     config = changed(PRETRAINING, model={"mask_prob": 0.15})
     assert masked_share(of(healthy(5, wpb=np.full(5, 210.0)), config)) is None
     assert masked_share(of(healthy(5), config)) is not None
+
+
+def test_few_utterances_say_nothing_about_the_share_of_masks():
+    columns = {"audio_s_per_update": [5.0] * 9, "bsz": [0.5] * 9, "wpb": [5.0] * 9}
+    assert masked_share(of(columns)) is None
+    assert masked_share(of({**columns, "audio_s_per_update": [50.0] * 9, "bsz": [5.0] * 9})) is not None

@@ -66,3 +66,13 @@ def test_what_was_learned_and_lost_is_an_error():
     found = plateau(of(columns))
     assert found is not None and found.severity == "error" and found.begin == 20 * 14  # a median of three rows
     assert "update 240" in found.evidence[0]
+
+
+def test_most_of_what_was_learned_lost_is_an_error_before_the_curve_is_back_at_chance():
+    """A rate that jumped: 6.14 bits at best, then 6.51, 6.61, 6.63 and 6.64 (planted_runs, seed 7)."""
+    after = [6.14, 6.512, 6.614, 6.626, 6.645, 6.65]
+    columns = healthy(20)
+    columns["loss_0"] = [*columns["loss_0"][:12], *after, 6.65, 6.65]
+    columns["accuracy"] = [*columns["accuracy"][:12], 0.06, *([0.02] * 7)]
+    severities = [plateau(of({name: column[:rows] for name, column in columns.items()})) for rows in (14, 15, 17, 18)]
+    assert [found and found.severity for found in severities] == [None, None, None, "error"]

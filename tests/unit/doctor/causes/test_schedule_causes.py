@@ -32,3 +32,12 @@ def test_a_short_warm_up_is_a_finding_only_where_the_run_broke():
     collapsed = healthy(6, code_perplexity=[100, 60, 10, 2, 2, 2])
     found = warm_up_too_short(of(collapsed))
     assert found is not None and found.evidence[0] == "Code perplexity fell from 100 to 2.0 by update 100."
+
+
+def test_a_loss_above_chance_from_the_start_is_no_rise():
+    """Random weights can be worse than guessing; a run that comes down from there is not broken."""
+    coming_down = warm_up_too_short(of(healthy(9, loss_0=np.linspace(8.4, 7.3, 9))))
+    config = changed(PRETRAINING, lr_scheduler={"warmup_updates": 1})
+    assert coming_down is None and warm_up_too_short(of(healthy(9, loss_0=np.linspace(8.4, 7.3, 9)), config)) is None
+    going_up = warm_up_too_short(of(healthy(9, loss_0=np.linspace(6.7, 8.4, 9)), config))
+    assert going_up is not None

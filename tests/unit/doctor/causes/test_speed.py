@@ -41,6 +41,13 @@ def test_what_rises_with_it_is_evidence() -> None:
     assert not any("data_wait" in line for line in found.evidence)
 
 
+def test_a_sixth_that_is_as_fast_as_the_one_before_is_borne() -> None:
+    """Seconds of a core for a second of audio, on a machine with other programs (planted_runs, seed 7)."""
+    cost = np.asarray([0.0066, 0.0072, 0.0093, 0.0107, 0.0114, 0.0114, 0.0144, 0.0147, 0.0152])
+    found = throughput_falling(made(20, None, {"device": "cuda"}, audio_s_per_s=np.append(160, 1 / cost)))
+    assert found is not None and found.severity == "warning"
+
+
 @pytest.mark.parametrize(
     "speed",
     [

@@ -58,3 +58,11 @@ def test_other_features_from_the_beginning_are_other_audio():
     assert validation_unlike_training(of(columns, None, alike)) is None
     later = {**quiet, "loss_2": [0.018, 0.001, 0.001, 0.001]}  # it is the model that changed
     assert validation_unlike_training(of(columns, None, later)) is None
+
+
+def test_a_run_that_has_learned_nothing_does_not_overfit():
+    """Noise of a small validation set around chance, and a training loss that falls by as little."""
+    columns = healthy(20, loss_0=np.linspace(6.66, 6.60, 20))
+    assert overfit(of(columns, valid={"loss_0": [6.65, 6.70, 6.75, 6.80]})) is None
+    words = {"wer": [100.0, 105.0, 110.0, 112.0], "uer": [100.0] * 4}
+    assert overfit(of({"loss": np.linspace(300, 100, 20)}, CTC, words)) is None
