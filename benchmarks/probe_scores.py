@@ -46,6 +46,7 @@ def scores(path: Path, manifest: Path, minutes: float) -> dict[str, float]:
     generator = np.random.default_rng(1)
     noisy = [extract(model, [with_noise(wave, generator)], ["codes"])[0]["codes"] for wave in waves]
     fast = [extract(model, [faster(wave)], ["codes"])[0]["codes"] for wave in waves]
+    fast = [resampled(row, len(one)) for row, one in zip(fast, codes, strict=True)]
     whole = np.concatenate(codes)
     result = {
         "InfoNCE": bits,
@@ -53,13 +54,9 @@ def scores(path: Path, manifest: Path, minutes: float) -> dict[str, float]:
         "code perplexity": float(np.mean([2 ** entropy(column) for column in whole.T])),
         "codes kept in noise": kept(codes, noisy),
         "information kept in noise": shared(whole, np.concatenate(noisy)),
-        "codes kept at another speed": kept(codes, [resampled(row, len(one)) for row, one in zip(fast, codes)]),
-        "information kept at another speed": shared(
-            whole, np.concatenate([resampled(row, len(one)) for row, one in zip(fast, codes)])
-        ),
-        "information on the speaker": shared(
-            whole, np.concatenate([np.full((len(row), 1), s) for row, s in zip(codes, speakers)])
-        ),
+        "codes kept at another speed": kept(codes, fast),
+        "information kept at another speed": shared(whole, np.concatenate(fast)),
+        "information on the speaker": shared(whole, np.repeat(speakers, [len(row) for row in codes])[:, None]),
         **{
             f"rank of {name}": effective_rank(np.concatenate([row[depth] for row in found]))
             for name, depth in depths.items()

@@ -5,13 +5,13 @@
     python benchmarks/probe_study.py score AUDIO RUN [RUN ...] --work FOLDER
     python benchmarks/probe_study.py correlate
 
-A RUN is the save_dir of a pre-training run, with the checkpoints of save_interval_updates. AN4 has train.tsv and dev.tsv,
-with lines `path<TAB>TRANSCRIPT`, of different speakers. AUDIO is a manifest of unlabelled speech.
+A RUN is the save_dir of a pre-training run, with the checkpoints of save_interval_updates. AN4 has train.tsv and
+dev.tsv, with lines `path<TAB>TRANSCRIPT`, of different speakers. AUDIO is a manifest of unlabelled speech.
 
 `finetune` trains each checkpoint with CTC, with the same seeds and updates, and takes letter errors on dev. Blocks and
-output layer are trained; the convolutions are frozen. Each command adds to results/probe_study.json, and leaves out what
-is there already. `correlate` prints Spearman's rank correlations over the checkpoints of each run. Updates are listed
-next to the scores, because later checkpoints are usually better: a score is of use if it does better than that.
+output layer are trained; the convolutions are frozen. Each command adds to results/probe_study.json, and leaves out
+what is there already. `correlate` prints Spearman's rank correlations over the checkpoints of each run. Updates are
+listed next to the scores, because later checkpoints are usually better: a score is of use if it does better than that.
 """
 
 from __future__ import annotations

@@ -61,18 +61,10 @@ def main(args: argparse.Namespace) -> list[Row]:
             args.data, args.labels, args.train_subset, args.valid_subset, args.minutes, args.seed, model.sample_rate
         )
         if not rows:
-            logger.info("speech: %s, on %s", describe_speech(data), model.describe())
+            logger.info("speech: %s, on %s", data.describe(), model.describe())
         with Progress(f"probing {os.path.basename(path)}", _steps(model, data), "steps") as progress:
             rows.append(row_of(path, model, probe(model, data, settings, progress.advance)))
     return rows
-
-
-def describe_speech(data: Labelled) -> str:
-    training, held_out = data.training, data.held_out
-    return (
-        f"{len(training)} utterances to train on ({training.seconds / 60:.1f} min), {len(held_out)} to test on "
-        f"({held_out.seconds / 60:.1f} min), {len(data.tokens.symbols) - 1} units"
-    )
 
 
 def _steps(model: SpeechModel, data: Labelled) -> int:
