@@ -17,13 +17,16 @@ listed next to the scores, because later checkpoints are usually better: a score
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import re
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +67,20 @@ def earlier() -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in ("date", "environment")}
 
 
+@contextmanager
+def locked() -> Iterator[None]:
+    with (Path(tempfile.gettempdir()) / f"{NAME}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def keep(name: str, kind: str, value: dict[str, Any]) -> None:
-    """Add a checkpoint's result to the file."""
-    result = earlier()
-    entry = result.setdefault("checkpoints", {}).setdefault(name, {})
-    entry[kind] = {**entry.get(kind, {}), **value}
-    results_file.write(NAME, result)
+    """Add a checkpoint's result to the file; several of this program may run at the same time."""
+    with locked():
+        result = earlier()
+        entry = result.setdefault("checkpoints", {}).setdefault(name, {})
+        entry[kind] = {**entry.get(kind, {}), **value}
+        results_file.write(NAME, result)
     print(name, kind, json.dumps(value), flush=True)
 
 
@@ -127,7 +138,8 @@ def finetune(args: argparse.Namespace) -> None:
 
 
 def keep_settings(**values: Any) -> None:
-    results_file.write(NAME, {**earlier(), **values})
+    with locked():
+        results_file.write(NAME, {**earlier(), **values})
 
 
 # -- probe and scores --------------------------------------------------------------------------------------------------
