@@ -153,16 +153,25 @@ def probe(args: argparse.Namespace) -> None:
         (row,) = command.main(
             command.get_parser().parse_args([str(path), "--data", str(data), "--valid-subset", "dev"])
         )
+        assert "cer" in row
         keep(name, "probe", {"cer": row["cer"]["rate"], **{key: row[key] for key in ("loss", "layer", "seconds")}})
 
 
 def score(args: argparse.Namespace) -> None:
     import probe_scores
 
+    from fairseq_cli import probe as command
+
     for name, path in missing(args.runs, "scores"):
         began = time.process_time()
         found = probe_scores.scores(path, args.data.resolve(), args.minutes)
         keep(name, "scores", {**found, "seconds": round(time.process_time() - began, 1)})
+    data = ["--data", str(args.data.resolve().parent), "--train-subset", args.data.stem]
+    for name, path in missing(args.runs, "codes"):
+        arguments = [str(path), *data, "--no-labels", "--minutes", str(args.minutes)]
+        (row,) = command.main(command.get_parser().parse_args(arguments))
+        assert "information" in row
+        keep(name, "codes", {"code information": row["information"], "seconds": row["seconds"]})
 
 
 # -- correlations ------------------------------------------------------------------------------------------------------
@@ -196,7 +205,7 @@ def correlate(_: argparse.Namespace) -> None:
         for key in ("cer", "loss"):
             if "probe" in entry:
                 measures.setdefault(f"probe {key}", {})[name] = entry["probe"][key]
-        for key, value in entry.get("scores", {}).items():
+        for key, value in {**entry.get("codes", {}), **entry.get("scores", {})}.items():
             if key != "seconds":
                 measures.setdefault(key, {})[name] = value
     runs = list(dict.fromkeys(name.split("/")[0] for name in entries))

@@ -26,7 +26,11 @@ def test_a_probed_run_trains_as_without_a_probe_and_resumes_exactly(workplace: W
     workplace.run("optimization.max_update=8", "checkpoint.save_dir=plain")
     probed = (*BY_PROBE, f"dataset.probe_data={labelled}")
     output = workplace.run(*probed)
-    assert output.count("probe: CER ") == len(workplace.rows("valid")) == 3 and "best layer" in output and "seconds (dataset.probe_minutes" in output
+    assert (
+        output.count("probe: CER ") == len(workplace.rows("valid")) == 3
+        and "best layer" in output
+        and "seconds (dataset.probe_minutes" in output
+    )
     for split in ("train_inner", "valid"):
         assert results(workplace.rows(split)) == results(workplace.rows(split, "plain"))
     rows = workplace.rows("valid")
