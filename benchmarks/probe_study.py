@@ -84,15 +84,21 @@ def keep(name: str, kind: str, value: dict[str, Any]) -> None:
     print(name, kind, json.dumps(value), flush=True)
 
 
-def missing(runs: Sequence[Path], kind: str, part: str | None = None) -> list[tuple[str, Path]]:
-    """Name and path of the checkpoints without this result: RUN/UPDATES."""
+def missing(
+    runs: Sequence[Path], kind: str, part: str | None = None, only: Sequence[int] = ()
+) -> list[tuple[str, Path]]:
+    """Name and path of the checkpoints without this result: RUN/UPDATES; `only`: of these updates, in this order."""
     known = earlier().get("checkpoints", {})
     return [
         (f"{run.name}/{updates}", path)
         for run in runs
-        for updates, path in checkpoints(run).items()
+        for updates, path in _chosen(checkpoints(run), only)
         if kind not in (entry := known.get(f"{run.name}/{updates}", {})) or (part and part not in entry[kind])
     ]
+
+
+def _chosen(found: dict[int, Path], only: Sequence[int]) -> list[tuple[int, Path]]:
+    return [(updates, found[updates]) for updates in only] if only else list(found.items())
 
 
 def labelled(an4: Path, work: Path) -> Path:
@@ -130,7 +136,7 @@ def finetune(args: argparse.Namespace) -> None:
         last = [row for row in rows if row["split"] == "dev"][-1]
         return name, {str(seed): {"cer": last["uer"], "loss": last["nll_loss"], "seconds": round(seconds, 1)}}
 
-    jobs = [(*job, seed) for seed in args.seeds for job in missing(args.runs, "finetuned", str(seed))]
+    jobs = [(*job, seed) for seed in args.seeds for job in missing(args.runs, "finetuned", str(seed), args.only)]
     with ThreadPoolExecutor(args.at_once) as pool:
         for name, found in pool.map(trial, jobs):
             keep(name, "finetuned", found)
@@ -259,6 +265,7 @@ def main() -> None:
         if name == "finetune":
             command.add_argument("--seeds", type=int, nargs="+", default=[1])
             command.add_argument("--updates", type=int, default=400)
+            command.add_argument("--only", type=int, nargs="+", default=[], help="updates of the checkpoints to train")
             command.add_argument("--rate", type=float, default=0.001)
             command.add_argument("--at-once", type=int, default=1, help="runs at the same time (default: 1)")
     args = parser.parse_args()
