@@ -16,6 +16,7 @@ from fairseq.distributed import utils as distributed
 from fairseq.logging import destinations, sinks
 from fairseq.training.description import describe
 from fairseq.training.loop import Run, Stopped, prepare
+from fairseq.training.measuring import Measure
 
 logger = logging.getLogger("fairseq_cli.train")
 
@@ -46,13 +47,22 @@ def main(cfg: DictConfig) -> int:
 def prepare_and_train(cfg: DictConfig) -> int:
     """Do the work of `main`, in a folder that no other run writes to."""
     try:
-        run = prepare(cfg)
+        run = prepare(cfg, _probe_of)
     except ConfigError:
         raise
     except ValueError as error:  # the user's mistake: reported without a traceback, unless HYDRA_FULL_ERROR=1
         raise ConfigError([str(error)]) from error
     with signals.caught(run.trainer.stopping.wish):
         return run.train()
+
+
+def _probe_of(cfg: DictConfig) -> Measure | None:
+    """Open the probe that `dataset.probe_data` asks for."""
+    if cfg.dataset.probe_data is None:
+        return None
+    from fairseq.evaluation.probe.in_training import TrainingProbe  # imports the packages for inference
+
+    return TrainingProbe.open(cfg)
 
 
 def set_up_logging(common: CommonConfig) -> None:

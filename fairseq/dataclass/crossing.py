@@ -136,6 +136,7 @@ def rates(cfg: DictConfig) -> Iterator[Finding]:
 # -- validation --------------------------------------------------------------------------------------------------------
 
 _ALWAYS_LOGGED = ("loss", "ntokens", "nsentences")
+PROBE_LOGS = ("probe_cer", "probe_loss")
 _CTC_LOGS = ("nll_loss", "uer", "wer", "blanks", "symbols_used")
 
 
@@ -150,7 +151,17 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
                 "best-checkpoint",
             )
         return
+    probed = [] if cfg.dataset.probe_data is None else list(PROBE_LOGS)
+    if metric in PROBE_LOGS and not probed:
+        yield wrong(
+            f"checkpoint.best_checkpoint_metric is {metric}, but dataset.probe_data is not set. Set it to a folder "
+            "with train.tsv and train.ltr of transcribed speech.",
+            "best-checkpoint",
+        )
+        return
     known = _logged_in_validation(cfg)
+    if known is not None:
+        known += probed
     if known is not None and metric not in known:
         near = get_close_matches(metric, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -172,11 +183,29 @@ def best_checkpoint(cfg: DictConfig) -> Iterator[Finding]:
             "the worst checkpoint would be kept. Set checkpoint.maximize_best_checkpoint_metric=true.",
             "best-checkpoint",
         )
-    if larger and (metric.startswith("loss") or metric.split("_")[-1] in ("loss", "wer", "uer", "eer")):
+    if larger and (metric.startswith("loss") or metric.split("_")[-1] in ("loss", "wer", "uer", "cer", "eer")):
         yield odd(
             f"checkpoint.maximize_best_checkpoint_metric is true and checkpoint.best_checkpoint_metric is {metric}: "
             "the worst checkpoint would be kept. Set checkpoint.maximize_best_checkpoint_metric=false.",
             "best-checkpoint",
+        )
+
+
+def probe(cfg: DictConfig) -> Iterator[Finding]:
+    """The probe needs a pre-training model, whole on the process that probes it."""
+    if cfg.dataset.probe_data is None:
+        return
+    if not (named(cfg.model, "wav2vec2") and named(cfg.task, "audio_pretraining")):
+        yield wrong(
+            f"dataset.probe_data is set, but the model is {cfg.model._name} and the task {cfg.task._name}. The probe "
+            "measures pre-training: model wav2vec2 with task audio_pretraining. Set dataset.probe_data=null.",
+            "probe",
+        )
+    if str(cfg.distributed_training.ddp_backend) == "fully_sharded":
+        yield wrong(
+            "dataset.probe_data is set, but distributed_training.ddp_backend is fully_sharded: no process has the "
+            "whole model. Set dataset.probe_data=null, and run fairseq-probe on the checkpoints.",
+            "probe",
         )
 
 
@@ -391,6 +420,7 @@ RULES: tuple[Callable[[DictConfig], Iterator[Finding]], ...] = (
     whole_utterances,
     rates,
     best_checkpoint,
+    probe,
     normalised_audio,
     contrast,
     fine_tuning,

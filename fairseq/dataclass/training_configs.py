@@ -15,6 +15,8 @@ from fairseq.dataclass.findings import Finding, odd, wrong
 from fairseq.dataclass.values import from_here
 from fairseq.stores import is_url
 
+MOST_PROBE_MINUTES = 60.0  # of a base model: 4 GB of features
+
 
 @dataclass
 class DatasetConfig(FairseqDataclass):
@@ -74,6 +76,22 @@ class DatasetConfig(FairseqDataclass):
             "at_least": 1,
         },
     )
+    probe_data: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folder with train.tsv and labels of transcribed speech, on which each validation of a "
+            "pre-training run also trains a small CTC probe: metrics probe_cer and probe_loss"
+        },
+    )
+    probe_labels: str = field(
+        default="ltr", metadata={"help": "extension of the label files in probe_data: ltr, phn or wrd"}
+    )
+    probe_minutes: float = field(
+        default=3.0,
+        metadata={
+            "help": "minutes of probe_data to train the probe on, and half as many to test it on: they bound its time"
+        },
+    )
 
     # not offered or without effect: fairseq/dataclass/not_offered.py says what to use instead
     required_seq_len_multiple: int = 1
@@ -93,6 +111,18 @@ class DatasetConfig(FairseqDataclass):
                 "neither dataset.max_tokens (audio samples in a batch) nor dataset.batch_size (utterances) is set: "
                 "set one of them.",
                 "batches",
+            )
+        if not 0 < self.probe_minutes <= MOST_PROBE_MINUTES:
+            yield wrong(
+                f"dataset.probe_minutes is {self.probe_minutes:g}: it must be above 0 and at most "
+                f"{MOST_PROBE_MINUTES:g}.",
+                "probe",
+            )
+        if self.probe_data is not None and self.disable_validation:
+            yield wrong(
+                "dataset.probe_data is set, but dataset.disable_validation is true: probes run at validations. Set "
+                "dataset.disable_validation=false, or dataset.probe_data=null.",
+                "probe",
             )
         if self.train_subset in split_names(self.valid_subset):
             yield odd(

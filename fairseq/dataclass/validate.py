@@ -34,6 +34,7 @@ TOPICS = (
     "optimisation",
     "schedule",
     "best-checkpoint",
+    "probe",
     "checkpoints",
     "conv-layers",
     "wav2vec2-widths",

@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
@@ -38,6 +38,7 @@ from fairseq.training.between_ranks import BetweenRanks
 from fairseq.training.description import describe, describe_updates
 from fairseq.training.doctor import open_doctor
 from fairseq.training.host_load import LoadHint
+from fairseq.training.measuring import Measure
 from fairseq.training.records import Recorder
 from fairseq.training.saves import Saves
 from fairseq.training.sets import Sets
@@ -54,8 +55,12 @@ class Stopped(Exception):
     """A signal asked the run to end, and it has been saved, unless checkpoint.no_save is set."""
 
 
-def prepare(cfg: DictConfig) -> Run:
-    """Build everything before the first update: data, model, optimizer, and the checkpoint to resume from."""
+def prepare(cfg: DictConfig, measure_of: Callable[[DictConfig], Measure | None] | None = None) -> Run:
+    """Build everything before the first update: data, model, optimizer, and the checkpoint to resume from.
+
+    Args:
+        measure_of: opens what the config asks to be measured at each validation; None: nothing.
+    """
     utils.import_user_module(cfg.common)
     for warning in validate_config(cfg, devices=device_layer.count(cfg.common)):
         if distributed.is_master():  # the same on every rank
@@ -66,6 +71,7 @@ def prepare(cfg: DictConfig) -> Run:
     source = start_of(cfg.checkpoint)
     configured_update_freq = update_size.keep(cfg, source)
     metrics.reset()
+    measure = None if measure_of is None else measure_of(cfg)
     raise_if_valid_subsets_unintentionally_ignored(cfg)
     logger.info("building the model")
     progress.doing("starting", "building the model")
@@ -80,7 +86,7 @@ def prepare(cfg: DictConfig) -> Run:
         task.load_dataset(subset, combine=bool(cfg.dataset.combine_valid_subsets))
     trainer = Trainer(cfg, task, model, criterion)
     describe(trainer)
-    run = Run(trainer, source)
+    run = Run(trainer, source, measure)
     trainer.run_record.configured_update_freq = configured_update_freq
     return run
 
@@ -92,10 +98,12 @@ class Run:
 
     Args:
         source: the checkpoint to start from; None: find it.
+        measure: gives further metrics to each validation of the first subset.
     """
 
-    def __init__(self, trainer: Trainer, source: Source | None = None) -> None:
+    def __init__(self, trainer: Trainer, source: Source | None = None, measure: Measure | None = None) -> None:
         self.trainer = trainer
+        self.measure = measure
         self.cfg = trainer.cfg
         self.task = trainer.task
         logger.info(
@@ -416,6 +424,9 @@ class Run:
                         progress if steps is None else itertools.islice(progress, steps), quarantine
                     )
                 self.task.reduce_metrics([sums], self.trainer.criterion)
+                if self.measure is not None and subset == next(iter(self.sets.validation)):
+                    for name, value in self.measure(self.trainer).items():
+                        metrics.log_scalar(name, value, round=3)
             stats = aggregator.get_smoothed_values()
             self.recorder.codes(subset, self.epoch_itr.epoch - self.epochs_behind, aggregator)
             self.recorder.hypotheses(subset)

@@ -61,6 +61,7 @@ ADDITIONS = {
     "CompositeOptimizerConfig": {"lr"},
     "DistributedTrainingConfig": {"compare_ranks_interval", "distributed_timeout", "keep_update_size", "max_restarts"},
     "CheckpointConfig": {"async_save", "consolidate", "continue_pretraining", "store"},
+    "DatasetConfig": {"probe_data", "probe_labels", "probe_minutes"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},
     "AudioPretrainingConfig": {

@@ -39,6 +39,7 @@ COMMANDS = {
     "fairseq-doctor": "fairseq_cli.doctor",
     "fairseq-segment": "fairseq_cli.segment",
     "fairseq-report": "fairseq_cli.report",
+    "fairseq-probe": "fairseq_cli.probe",
 }
 
 

@@ -59,6 +59,13 @@ class Labelled:
     held_out: Part
     tokens: Tokens
 
+    def describe(self) -> str:
+        training, held_out = self.training, self.held_out
+        return (
+            f"{len(training)} utterances to train on ({training.seconds / 60:.1f} min), {len(held_out)} to test on "
+            f"({held_out.seconds / 60:.1f} min), {len(self.tokens.symbols) - 1} units"
+        )
+
 
 def has_labels(data: str, subset: str, labels: str) -> bool:
     return os.path.exists(label_file(data, subset, labels))

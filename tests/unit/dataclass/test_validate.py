@@ -82,6 +82,13 @@ def test_a_good_config_has_no_problems() -> None:
         ({"model.conv_pos": 0}, "model.conv_pos is 0: it must be at least 1"),
         ({"common.seed": -1}, "common.seed is -1: it must be at least 0"),
         ({"checkpoint.best_checkpoint_metric": "acuracy"}, "Did you mean 'accuracy'"),
+        ({"checkpoint.best_checkpoint_metric": "probe_cer"}, "probe_cer, but dataset.probe_data is not set"),
+        ({"dataset.probe_minutes": 0.0}, "dataset.probe_minutes is 0: it must be above 0 and at most 60"),
+        ({"dataset.probe_data": "d", "dataset.disable_validation": True}, "probes run at validations"),
+        (
+            {"dataset.probe_data": "d", "distributed_training.ddp_backend": "fully_sharded"},
+            "no process has the whole model",
+        ),
         ({"checkpoint.patience": 3, "dataset.disable_validation": True}, "checkpoint.patience counts validations"),
         ({"model.conv_feature_layers": "[(512, 10"}, "model.conv_feature_layers '[(512, 10': expected ','"),
         (
@@ -234,6 +241,14 @@ def test_what_follows_from_a_known_problem_is_not_told() -> None:
         ({"optimization.lr": [0.25]}, "Adam diverges"),
         ({"optimization.max_update": 0, "lr_scheduler": "fixed"}, "the run ends only when it is stopped"),
         ({"checkpoint.best_checkpoint_metric": "accuracy"}, "the worst checkpoint would be kept"),
+        (
+            {
+                "checkpoint.best_checkpoint_metric": "probe_cer",
+                "checkpoint.maximize_best_checkpoint_metric": True,
+                "dataset.probe_data": "d",
+            },
+            "maximize_best_checkpoint_metric is true and checkpoint.best_checkpoint_metric is probe_cer",
+        ),
         ({"checkpoint.maximize_best_checkpoint_metric": True}, "the worst checkpoint would be kept"),
         ({"checkpoint.keep_interval_updates": 1}, "no effect while checkpoint.save_interval_updates is 0"),
         ({"checkpoint.no_save": True, "checkpoint.save_interval_updates": 5}, "no checkpoints are written"),
@@ -324,6 +339,7 @@ def tuning(**changes: Any) -> DictConfig:
     [
         ({}, None),
         ({"checkpoint.best_checkpoint_metric": "wer"}, None),
+        ({"dataset.probe_data": "d"}, "The probe measures pre-training"),
         ({"checkpoint.best_checkpoint_metric": "accuracy"}, "criterion ctc does not log"),
         ({"task.labels": None}, "task.labels is not set"),
         ({"task.num_batch_buckets": 3}, None),
