@@ -3,7 +3,8 @@
 Source: fairseq 0.12 writes a row as `TIME | INFO | train_inner | ROW`, hydra as `[TIME][train_inner][INFO] - ROW`. ROW
 is a JSON object (`common.log_format=json`), or `epoch 001:  6 / 7 loss=9.8, lr=0.1` within an epoch and
 `epoch 001 | valid on 'dev' subset | loss 6.1` at its end (simple, tqdm). Rows of this package have no num_updates: it
-follows from the epoch and from the updates per epoch.
+follows from the epoch and from the updates per epoch. The file of fairseq's `common.log_file` has the same rows without
+time and name.
 """
 
 from __future__ import annotations
@@ -34,12 +35,9 @@ def read_log(file: Path) -> Records:
         ValueError: it has no rows of a run.
         OSError: it cannot be read.
     """
-    log = _Log()
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            match = _LINE.search(line)
-            if match is not None:
-                log.take(match["name"] or match["hydra"], match["text"].strip())
+    log = _taken(file, bare=False)
+    if not log.rows:
+        log = _taken(file, bare=True)
     if not log.rows:
         raise ValueError(
             f"{file} is not a log of a run: it has no lines such as `... | INFO | train_inner | ...`. fairseq writes "
@@ -47,6 +45,30 @@ def read_log(file: Path) -> Records:
         )
     splits = {split: Rows(rows) for split, rows in log.rows.items()}
     return Records(splits, log.config, starts=log.starts, is_over=log.is_over)
+
+
+def _taken(file: Path, bare: bool) -> _Log:
+    """Read the lines that begin with time and name; with `bare`, those that do not."""
+    log = _Log()
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            match = _LINE.search(line)
+            if match is not None:
+                log.take(match["name"] or match["hydra"], match["text"].strip())
+            elif bare:
+                log.take(_split_of(line.strip()), line.strip())
+    return log
+
+
+def _split_of(text: str) -> str:
+    """The split of a row without a name, by the prefix of its keys or its own words; empty for another text."""
+    if text.startswith('{"') and (match := re.search(r'"(?:(\S+)_)?num_updates"', text)):
+        return match[1] or INTERVAL
+    if "num_updates" not in text:
+        return ""
+    if match := _END.fullmatch(text):
+        return match[2] or EPOCH
+    return INTERVAL if _INTERVAL.fullmatch(text) else ""
 
 
 class _Log:

@@ -69,10 +69,10 @@ def verdict(runs: Sequence[Run]) -> str:
             counts.append(f"1 {severity}" if count == 1 else f"{count} {_PLURALS[severity]}")
     found = ", ".join(counts) if counts else "Nothing found"
     if len(runs) > 1:
-        return f"{len(runs)} runs. {found}."
+        return f"{found}. {len(runs)} runs."
     run = runs[0]
     state = "has ended" if run.records.is_over else "has not ended"
-    return f"The run {state}; its last records are of update {run.last_update:,}. {found}."
+    return f"{found}. The run {state}; its last records are of update {run.last_update:,}."
 
 
 def _places(runs: Sequence[Run]) -> list[Place]:

@@ -122,3 +122,28 @@ def test_what_is_not_a_run_is_named_with_what_was_looked_for(tmp_path: Path):
         read(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"is not a log of a run: it has no lines such as"):
         read(written(tmp_path / "notes.txt", "buy bread\n"))
+
+
+BARE_JSON = """\
+begin dry-run validation on "valid" subset
+{"epoch": 1, "update": 0.4, "loss_0": "6.791", "num_updates": "20", "gnorm": "1.156"}
+{"epoch": 1, "train_loss_0": "6.716", "train_num_updates": "51"}
+{"epoch": 2, "valid_loss_0": "6.646", "valid_num_updates": "60"}
+"""
+BARE_SIMPLE = """\
+begin dry-run validation on "valid" subset
+epoch 001:     20 / 51 loss_0=6.791, num_updates=20, gnorm=1.156
+epoch 001 | loss_0 6.716 | num_updates 51
+epoch 002 | valid on 'valid' subset | loss_0 6.646 | num_updates 60
+"""
+
+
+@pytest.mark.parametrize("text", [BARE_JSON, BARE_SIMPLE], ids=["json", "simple"])
+def test_the_file_of_log_file_has_no_times_and_names(tmp_path: Path, text: str):
+    (tmp_path / "log_file.log").write_text(text)
+    records = read_log(tmp_path / "log_file.log")
+    found = {s: (records.rows(s).updates.tolist(), records.rows(s).values("loss_0").tolist()) for s in SETS}
+    assert found == {"train_inner": ([20], [6.791]), "train": ([51], [6.716]), "valid": ([60], [6.646])}
+
+
+SETS = ("train_inner", "train", "valid")

@@ -53,3 +53,10 @@ def test_compact_rows_have_the_columns_of_all_rows():
     assert len(kept.rows) == 2500 and len(compact.rows) == 500
     with pytest.raises(ValueError, match="read-only"):
         compact.values("loss")[0] = 1.0
+
+
+def test_lists_texts_and_truths_in_a_column_leave_its_numbers_as_they_are():
+    rows = Rows([{"num_updates": u, "a": a} for u, a in enumerate([1, None, True, "nan", "x", [3.0], "-inf", 2.5])])
+    found = rows.values("a")
+    np.testing.assert_array_equal(found, [1, np.nan, 1, np.nan, np.nan, np.nan, -np.inf, 2.5])
+    assert not Rows([{"num_updates": 1, "a": [1.0]}, {"num_updates": 2, "a": [2.0]}]).has("a")

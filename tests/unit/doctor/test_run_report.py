@@ -81,10 +81,10 @@ def test_a_finding_and_its_place_in_the_curve_lead_to_each_other() -> None:
 
 
 def test_verdicts() -> None:
-    assert verdict([run()]) == "The run has not ended; its last records are of update 60. Nothing found."
+    assert verdict([run()]) == "Nothing found. The run has not ended; its last records are of update 60."
     ended = run(found=(COLLAPSE, OVERFIT, OVERFIT), is_over=True)
-    assert verdict([ended]) == "The run has ended; its last records are of update 60. 1 error, 2 notes."
-    assert verdict([ended, run()]) == "2 runs. 1 error, 2 notes."
+    assert verdict([ended]) == "1 error, 2 notes. The run has ended; its last records are of update 60."
+    assert verdict([ended, run()]) == "1 error, 2 notes. 2 runs."
 
 
 def test_a_run_without_rows_has_a_page() -> None:
