@@ -107,19 +107,15 @@ def live(config: dict[str, Json], updates: int, interval: int) -> dict[str, Json
     }
 
 
-def by_cause(config: dict[str, Json], updates: int, interval: int, rounds: int) -> dict[str, Json]:
-    """Examine the records of the whole run."""
+def by_cause(config: dict[str, Json], updates: int, interval: int, rounds: int) -> tuple[list[float], dict[str, float]]:
+    """Examine the records of the whole run; returns the seconds of each round, and the milliseconds of each cause."""
     rows: dict[str, list[Row]] = {INTERVAL: [], "valid": []}
     for split, update, values in rows_of(updates, interval):
         rows[split].append({**values, "num_updates": update, "epoch": 1 + update // EPOCH})
     records = Records({split: Rows(those) for split, those in rows.items()}, config)
     spent = [_seconds_of(records) for _ in range(rounds + 1)]
-    again = {name: min(one[name] for one in spent[1:]) for name in CAUSES}
-    return {
-        "first_seconds": round(sum(spent[0].values()), 4),
-        "later_seconds": round(sum(again.values()), 4),
-        "later_milliseconds": {name: round(1000 * value, 2) for name, value in again.items()},
-    }
+    again = {name: round(1000 * min(one[name] for one in spent[1:]), 2) for name in CAUSES}
+    return [round(sum(one.values()), 4) for one in spent], dict(sorted(again.items(), key=lambda item: -item[1]))
 
 
 def _seconds_of(records: Records) -> dict[str, float]:
@@ -143,14 +139,14 @@ def main() -> int:
     result: dict[str, Json] = {}
     for interval in args.intervals:
         followed = live(config, args.updates, interval)
-        examined = by_cause(config, args.updates, interval, args.rounds)
+        seconds, milliseconds = by_cause(config, args.updates, interval, args.rounds)
         print(f"a row every {interval} updates:")
-        for key, value in {**followed, **examined}.items():
-            if isinstance(value, dict):
-                slowest = sorted(value.items(), key=lambda item: -item[1])[:6]
-                value = ", ".join(f"{name} {spent}" for name, spent in slowest)
+        for key, value in followed.items():
             print(f"  {key}: {value}")
-        result[f"every {interval}"] = {**followed, **examined}
+        print(f"  a look at the whole run: {seconds[0]} s at first, {min(seconds[1:])} s later")
+        print("  the slowest:", ", ".join(f"{name} {spent} ms" for name, spent in list(milliseconds.items())[:6]))
+        whole: dict[str, Json] = {"first_seconds": seconds[0], "later_seconds": min(seconds[1:])}
+        result[f"every {interval}"] = {**followed, **whole, "milliseconds": {**milliseconds}}
     if args.save:
         results_file.write("doctor", {"updates": args.updates, "causes": len(CAUSES), "processor": result})
     return 0
