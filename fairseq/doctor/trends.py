@@ -89,7 +89,7 @@ def drift(values: np.ndarray) -> Drift | None:
             begin = place
         deviation = (logs[place] - middles[begin]) / spreads[begin]
         total = min(max(0.0, total + min(_STEP, deviation) - _SLACK), 2 * _LIMIT)  # so that a rise's end is seen soon
-    if total <= _LIMIT:
+    if total < _LIMIT:
         return None
     level = float(np.exp(middles[begin]))
     return Drift(skipped + begin, float(np.median(values[-3:])) / level, level)
@@ -103,4 +103,6 @@ def _levels(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         warnings.simplefilter("ignore", RuntimeWarning)  # the first window is empty
         middles = np.nanmedian(windows, axis=1)
         spreads = 1.4826 * np.nanmedian(np.abs(windows - middles[:, None]), axis=1)
-    return middles, np.maximum(0.05, spreads)
+        steps = 1.4826 * np.nanmedian(np.abs(np.diff(windows, axis=1)), axis=1)
+    # a column that falls steeply at the start of a run has a wide spread, but small steps
+    return middles, np.maximum(0.05, np.fmin(spreads, steps))

@@ -30,6 +30,21 @@ PolynomialDecayLRSchedule.step_update = lambda self, update: self._set(
 """
 
 
+GROW = """
+\"""A stand-in for features that drift: from update 120 on, each update makes them 6 % larger.\"""
+import itertools
+from fairseq.models.wav2vec.feature_extractor import ConvFeatureExtractionModel
+
+forward, count = ConvFeatureExtractionModel.forward, itertools.count(1)
+
+def growing(self, *args, **options):
+    over = max(0, next(count) - 120) if self.training else 0
+    return forward(self, *args, **options) * 1.06**over
+
+ConvFeatureExtractionModel.forward = growing
+"""
+
+
 def pretrained(scene: Scene, updates: int, *overrides: str) -> Path:
     """Pre-train on healthy speech."""
     return scene.train(scene.pretraining(scene.healthy_corpus(), updates, *overrides))
@@ -84,8 +99,21 @@ def other_labels(scene: Scene) -> Path:
     return scene.train(scene.fine_tuning(data, scene.folder / "pretrained/checkpoint_last.pt", 160))
 
 
+TRIAL = ("common.log_interval=1", "dataset.validate_interval_updates=2", "lr_scheduler.warmup_updates=1")
+
+
+def fine_tuning_trial(scene: Scene) -> Path:
+    data = scene.healthy_corpus()
+    scene.train(scene.pretraining(data, 20, f"checkpoint.save_dir={scene.folder / 'pretrained'}"))
+    frozen = "model.freeze_finetune_updates=10000"
+    return scene.train(scene.fine_tuning(data, scene.folder / "pretrained/checkpoint_last.pt", 20, *TRIAL[:2], frozen))
+
+
 FAULTS: list[Fault] = [
     Fault("healthy", "", 0, lambda s: pretrained(s, 200)),
+    Fault("healthy with a line per update", "", 0, lambda s: pretrained(s, 120, "common.log_interval=1")),
+    Fault("trial of 6 updates", "", 0, lambda s: pretrained(s, 6, *TRIAL)),
+    Fault("trial of 20 updates of fine-tuning", "", 0, fine_tuning_trial),
     Fault("one second per update", "plateau", 199, little_audio, ("codebook-collapse",)),
     Fault("labels of other utterances", "blanks-only", 100, other_labels),
     Fault(
@@ -113,11 +141,12 @@ FAULTS: list[Fault] = [
     Fault("validation at another level", "validation-unlike-training", 150, other_level),
     Fault(
         "rate jumps at update 150",
-        "gradient-drift",
-        230,
+        "plateau",  # the gradient falls with it: everything that was learned is lost within 20 updates
+        220,
         lambda s: with_plug_in(s, JUMP, 260, "optimization.lr=[0.003]"),
-        ("codebook-collapse", "plateau", "feature-penalty-drift", "frozen"),
+        ("codebook-collapse", "gradient-drift", "feature-penalty-drift", "frozen"),
     ),
+    Fault("features that grow", "feature-penalty-drift", 199, lambda s: with_plug_in(s, GROW, 190)),
     Fault(
         "schedule ends before the run",
         "learning-rate-over",

@@ -98,3 +98,12 @@ def test_of_a_long_run_the_newest_rows_are_looked_at():
     assert time.process_time() - began < 0.5  # 3 s for all of them
     assert found is not None and 399_980 <= found.begin < 399_990
     assert drift(np.append(values[:-20], np.full(5000, 9.0))) is None  # it was seen at its time
+
+
+def test_features_that_grow_soon_after_their_steep_fall_are_found_early():
+    """A row every 10 updates; they grow from the 13th row on, and the 14th is above the rest (planted_runs, seed 7)."""
+    fall = [3.2, 1.2, 0.26, 0.1, 0.06, 0.047, 0.037, 0.036, 0.033, 0.03, 0.029, 0.026]
+    rise = [0.05, 0.157, 0.402, 0.993, 2.393, 5.492]
+    found = feature_penalty_drift(of(healthy(18, loss_2=[*fall, *rise])))
+    assert found is not None and found.begin == 20 * 14
+    assert feature_penalty_drift(of(healthy(14, loss_2=[*fall, *rise][:14]))) is None
