@@ -197,51 +197,40 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 
 def correlate(_: argparse.Namespace) -> None:
+    """Correlate each measure with each truth, over the runs in which all checkpoints have both."""
     result = earlier()
-    entries = {name: entry for name, entry in result["checkpoints"].items() if "finetuned" in entry}
-    truth = {
-        kind: {
-            name: statistics.mean(trial[kind] for trial in entry["finetuned"].values())
-            for name, entry in entries.items()
-        }
-        for kind in ("cer", "loss")
-    }
-    measures: dict[str, dict[str, float]] = {"updates": {name: float(name.split("/")[1]) for name in entries}}
+    entries: dict[str, dict[str, Any]] = result["checkpoints"]
+    columns: dict[str, dict[str, float]] = {"updates": {name: float(name.split("/")[1]) for name in entries}}
     for name, entry in entries.items():
+        trials = list(entry.get("finetuned", {}).values())
         for key in ("cer", "loss"):
+            if trials:
+                columns.setdefault(f"fine-tuned {key}", {})[name] = statistics.mean(trial[key] for trial in trials)
             if "probe" in entry:
-                measures.setdefault(f"probe {key}", {})[name] = entry["probe"][key]
+                columns.setdefault(f"probe {key}", {})[name] = entry["probe"][key]
         for key, value in {**entry.get("codes", {}), **entry.get("scores", {})}.items():
             if key != "seconds":
-                measures.setdefault(key, {})[name] = value
+                columns.setdefault(key, {})[name] = value
     runs = list(dict.fromkeys(name.split("/")[0] for name in entries))
-    first, *others = [{seed: trial["cer"] for seed, trial in entry["finetuned"].items()} for entry in entries.values()]
-    seeds = [seed for seed in first if all(seed in other for other in others)]
     groups = {run: [name for name in entries if name.startswith(f"{run}/")] for run in runs}
-    groups["all"] = list(entries)
-    table = {}
-    for kind, values in truth.items():
-        rows = {
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for truth in ("fine-tuned cer", "fine-tuned loss", "probe loss"):
+        known = columns.get(truth, {})
+        complete = {group: names for group, names in groups.items() if all(name in known for name in names)}
+        table[truth] = {
             measure: {
-                group: round(spearman([found[name] for name in names], [values[name] for name in names]), 3)
-                for group, names in groups.items()
+                group: round(spearman([found[name] for name in names], [known[name] for name in names]), 3)
+                for group, names in complete.items()
                 if all(name in found for name in names)
             }
-            for measure, found in measures.items()
+            for measure, found in columns.items()
+            if measure != truth
         }
-        for number, seed in enumerate(seeds):  # how well fine-tuning itself can be repeated
-            for other in seeds[number + 1 :]:
-                rows[f"seed {seed} and seed {other}"] = {
-                    group: round(
-                        spearman(*([entries[name]["finetuned"][s][kind] for name in names] for s in (seed, other))), 3
-                    )
-                    for group, names in groups.items()
-                }
-        table[kind] = rows
-        print(f"\nSpearman with {kind} after fine-tuning".ljust(45), *(f"{group:>9}" for group in groups))
-        for measure, row in rows.items():
-            print(measure.ljust(44), *(f"{row.get(group, float('nan')):9.2f}" for group in groups))
-    results_file.write(NAME, {**result, "spearman": table})
+        print(f"\nSpearman with {truth}".ljust(45), *(f"{group:>9}" for group in complete))
+        for measure, row in table[truth].items():
+            print(measure.ljust(44), *(f"{row.get(group, float('nan')):9.2f}" for group in complete))
+    result["spearman"] = table
+    results_file.write(NAME, result)
 
 
 def main() -> None:
