@@ -1,6 +1,6 @@
 """Forced alignment: equal to torchaudio's, close to known times, and at constant memory for an hour.
 
-    python -m tests.drills.alignment --work DIR [--peer-python PYTHON] [--only peers,times,hour]
+    python -m tests.drills.alignment --work DIR [--model CHECKPOINT] [--peer-python PYTHON] [--only peers,times,hour]
 
 - peers: 200 random cases, a quarter of them with a star, and 50 real cases: spoken digits of `shared/data`, joined,
   through a real CTC model. The score must be that of torchaudio's path, and the path the same if only one is best.
@@ -260,7 +260,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for corpus and model")
     parser.add_argument("--peer-python", help="interpreter with torchaudio")
     parser.add_argument("--only", default="peers,times,hour", help="parts, separated by commas (default: all)")
-    parser.add_argument("--updates", type=int, default=1500, help="of the training (default: 1500)")
+    parser.add_argument("--model", type=Path, help="use this checkpoint instead of training one")
+    parser.add_argument("--updates", type=int, default=3000, help="of the training (default: 3000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -269,7 +270,8 @@ def main() -> None:
         return
     if args.work is None:
         parser.error("--work DIR is required")
-    checkpoint = train(args.work.absolute(), args.seed, args.updates)
+    args.work.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.model or train(args.work.absolute(), args.seed, args.updates)
     model = SpeechModel.load(checkpoint, precision="fp32")
     parts: dict[str, Callable[[], bool]] = {
         "times": lambda: compare_with_known_times(model, args.seed),

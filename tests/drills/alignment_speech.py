@@ -81,14 +81,12 @@ def write_corpus(folder: Path, seed: int) -> None:
 
 
 def train(folder: Path, seed: int, updates: int) -> Path:
-    """Make the corpus and train a model on it, unless it is there; returns its checkpoint."""
-    checkpoint = folder / "model" / "checkpoint_last.pt"
-    if checkpoint.is_file():
+    """Make the corpus and train a model on it, unless that is done; returns its checkpoint."""
+    checkpoint, done = folder / "model" / "checkpoint_last.pt", folder / f"trained-{updates}"
+    if done.is_file():
         return checkpoint
     if not (folder / "corpus").is_dir():
         write_corpus(folder / "corpus.part", seed)
-        text = (folder / "corpus.part" / "train.tsv").read_text()
-        assert text
         (folder / "corpus.part").rename(folder / "corpus")
         for name in ("train", "valid"):
             path = folder / "corpus" / f"{name}.tsv"
@@ -103,6 +101,7 @@ def train(folder: Path, seed: int, updates: int) -> Path:
         "task.augment.noise_db=0",
     ]
     run([sys.executable, "-m", "fairseq_cli.hydra_train", *settings, *config("small_from_scratch")], folder / "log")
+    done.touch()
     return checkpoint
 
 
