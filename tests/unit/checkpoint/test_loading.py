@@ -188,7 +188,7 @@ def test_mistakes_are_named(tmp_path):
         checkpoint_utils.load_model_ensemble([path, path], task=Task(), state=io.load(path))
     with pytest.raises(ValueError, match="has no model config"):
         checkpoint_utils.load_model_ensemble([write(tmp_path / "b.pt", cfg=None)], task=Task())
-    for kind in ("wav2vec_seq2seq", "data2vec_audio"):
+    for kind in ("wav2vec_seq2seq", "data2vec_multi"):
         other = write(tmp_path / "other.pt", cfg={"model": {"_name": kind}, "task": {"_name": "audio_finetuning"}})
         with pytest.raises(
             ValueError,
