@@ -63,9 +63,9 @@ venv: $(STAMP) ## the environment: torch, the package (editable), what tests and
 
 dev: venv ## the same as venv
 
-# separate: the demo must work even if kenlm, which is compiled, cannot be installed
+# separate: the demo must work even where KenLM has no wheel
 $(DECODE): $(STAMP)
-	@$(TELL) "installing the language model decoder: flashlight-text and kenlm, which is compiled (1 to 3 minutes)" \
+	@$(TELL) "installing the language model decoder: KenLM, and flashlight-text up to Python 3.12" \
 	$(PIP) install --quiet --editable ".[decode]" || \
 	echo "extra decode cannot be installed here: its tests are skipped, and the demo decodes greedily only"
 	@touch $@

@@ -16,7 +16,8 @@ OWN_NAME = "fairseq-hpu"
 # The packages of each extra. `pip install 'fairseq-hpu[...]'` cannot work, since it is not on PyPI; see `advice`
 EXTRAS = {
     "convert": ["transformers>=4.46", "safetensors"],
-    "decode": ["flashlight-text", "kenlm"],
+    # flashlight-text has KenLM inside, and no wheels for Python 3.13 and later. `kenlm` itself has no wheels at all
+    "decode": ["ufal-kenlm>=26.4", "flashlight-text>=0.0.7; python_version < '3.13'"],
     "demo": ["espeakng-loader", "soxr"],
     # pinned: each release of a checker reports different problems
     "dev": ["pre-commit", "pyright[nodejs]==1.1.414", "pytest", "pytest-timeout", "pytest-xdist>=3.7", "ruff==0.17.6"],
@@ -54,7 +55,13 @@ METADATA_FOLDER = re.compile(r"^(fairseq[\w.]*?)(?:-([^-]+))?(?:-[^-]+)*\.(?:dis
 
 def advice(extra: str) -> str:
     """The command that installs an extra's packages by name, which works however this package was installed."""
-    return "pip install " + " ".join(f"'{name}'" if re.search(r"[<>=]", name) else name for name in EXTRAS[extra])
+    return "pip install " + " ".join(_quoted(name) for name in EXTRAS[extra])
+
+
+def _quoted(requirement: str) -> str:
+    if not re.search(r"[<>=]", requirement):
+        return requirement
+    return f'"{requirement}"' if "'" in requirement else f"'{requirement}'"
 
 
 def _ships_the_package(metadata_path: str) -> bool:

@@ -8,7 +8,7 @@ import gzip
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 BOM = b"\xef\xbb\xbf"
@@ -42,12 +42,20 @@ def named_errors(path: str | os.PathLike[str], what: str, advice: str = "") -> I
         raise ValueError(f"cannot read {what} {os.fspath(path)}: {reason}{advice}") from error
 
 
-def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a file in binary mode, and decompress it if it is a gzip, bzip2 or xz file."""
+def _opener(path: str | os.PathLike[str]) -> Callable[..., IO[bytes]]:
     with open(path, "rb") as file:
         begin = file.read(8)
-    opener = next((opener for magic, opener in _COMPRESSED.items() if begin.startswith(magic)), open)
-    return opener(path, "rb")
+    return next((opener for magic, opener in _COMPRESSED.items() if begin.startswith(magic)), open)
+
+
+def is_compressed(path: str | os.PathLike[str]) -> bool:
+    """Return whether `open_bytes` decompresses the file."""
+    return _opener(path) is not open
+
+
+def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file in binary mode, and decompress it if it is a gzip, bzip2 or xz file."""
+    return _opener(path)(path, "rb")
 
 
 def iterate_lines(path: str | os.PathLike[str], what: str) -> Iterator[str]:

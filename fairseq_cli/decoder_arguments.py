@@ -9,6 +9,7 @@ from dataclasses import fields
 
 from fairseq.decoding.beam import BeamDecoder, BeamSettings, allowed_instead, read_beam
 from fairseq.decoding.greedy import GreedyDecoder
+from fairseq.decoding.hotwords import BOOST, read_hotwords
 from fairseq.inference.model import SpeechModel
 from fairseq_cli import command
 
@@ -23,6 +24,11 @@ def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_adapter(parser)
     parser.add_argument("--lexicon", help="words with their spelling, one `WORD W O R D |` per line, or only the words")
     parser.add_argument("--lm", "--lm-model", dest="lm", help="n-gram language model in ARPA or KenLM binary format")
+    parser.add_argument(
+        "--hotwords",
+        metavar="FILE or WORD:BOOST,...",
+        help=f"words to prefer, such as names; a file has a `WORD BOOST` on each line (default boost: {BOOST:g})",
+    )
     beam = BeamSettings()
     for option in _BEAM_OPTIONS:
         default = getattr(beam, option)
@@ -37,11 +43,16 @@ def add_decoder_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def decoder_of(args: argparse.Namespace, model: SpeechModel) -> GreedyDecoder | BeamDecoder:
-    """The decoder that the arguments select: greedy without a lexicon and a language model."""
-    if args.lexicon is None and args.lm is None:
+    """The decoder that the arguments select: greedy without a lexicon, a language model and hot words."""
+    if not _has_beam(args):
         return GreedyDecoder(model.dictionary())
     settings = BeamSettings(**{f.name: getattr(args, f.name) for f in fields(BeamSettings) if hasattr(args, f.name)})
-    return read_beam(model.dictionary(), args.lexicon, args.lm, settings, args.nbest)
+    hotwords = None if args.hotwords is None else read_hotwords(args.hotwords)
+    return read_beam(model.dictionary(), args.lexicon, args.lm, settings, args.nbest, hotwords)
+
+
+def _has_beam(args: argparse.Namespace) -> bool:
+    return not (args.lexicon is None and args.lm is None and args.hotwords is None)
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -53,11 +64,13 @@ def check_arguments(args: argparse.Namespace) -> None:
         allowed = allowed_instead(option, getattr(args, option))
         if allowed is not None:
             raise ValueError(f"{_typed(option)} is {getattr(args, option)}; it must be {allowed}")
-    has_beam = args.lexicon is not None or args.lm is not None
+    has_beam = _has_beam(args)
+    if args.hotwords is not None:
+        read_hotwords(args.hotwords)
     if args.nbest > 1 and not has_beam:
         raise ValueError(
-            f"--nbest {args.nbest} requires a beam search: give --lexicon or --lm. Without them, decoding is greedy "
-            "and has one hypothesis"
+            f"--nbest {args.nbest} requires a beam search: give --lexicon, --lm or --hotwords. Without them, decoding "
+            "is greedy and has one hypothesis"
         )
     settings = BeamSettings()
     needs_lm = () if args.lm is not None else ("lm_weight",)
@@ -67,7 +80,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, option) != getattr(settings, option)
     ]
     if idle:
-        needed = "a language model (--lm)" if has_beam else "the beam search (--lexicon, --lm)"
+        needed = "a language model (--lm)" if has_beam else "the beam search (--lexicon, --lm, --hotwords)"
         logger.warning("no effect without %s: %s", needed, ", ".join(map(_typed, idle)))
 
 

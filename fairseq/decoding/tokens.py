@@ -49,6 +49,11 @@ class Tokens(NamedTuple):
         )
 
     @property
+    def silence(self) -> int:
+        """Output between words for a search: the delimiter, or the blank if there is none."""
+        return self.blank if self.delimiter is None else self.delimiter
+
+    @property
     def has_pieces(self) -> bool:
         """Whether the units are sentencepieces."""
         return any(symbol.startswith(WORD_START) for symbol in self.symbols)

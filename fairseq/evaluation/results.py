@@ -63,7 +63,8 @@ def result_of(
     tokens = model.dictionary()
     kind: dict[str, str | float | bool | None] = {"kind": "greedy"}
     if isinstance(decoder, BeamDecoder):
-        kind = {"kind": "beam", "lexicon": files.lexicon, "lm": files.lm}
+        kind = {"kind": "beam", "lexicon": files.lexicon, "lm": files.lm, "engine": decoder.engine}
+        kind |= {"hotwords": len(decoder.guidance.hotwords)} if decoder.guidance.hotwords else {}
         kind |= {
             name: value for name, value in vars(decoder.settings).items() if value is not None and math.isfinite(value)
         }

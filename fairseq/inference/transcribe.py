@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def transcribe(
     lexicon: str | os.PathLike[str] | None = None,
     lm: str | os.PathLike[str] | None = None,
     settings: BeamSettings | None = None,
+    hotwords: Mapping[str, float] | None = None,
 ) -> Transcript | list[Transcript]:
     """Transcribe audio.
 
@@ -42,13 +43,15 @@ def transcribe(
             which saves loading it again for each call.
         audio: a path; a waveform at the model's sample rate; (waveform, sample rate); or a list of these. A waveform is
             an array or tensor; several channels are averaged. Other sample rates are converted (extra `resample`).
-        decoder: a decoder from `fairseq.decoding.beam.read_beam`, instead of `lexicon`, `lm` and `settings`.
+        decoder: a decoder from `fairseq.decoding.beam.read_beam`, instead of `lexicon`, `lm`, `settings` and
+            `hotwords`.
         device: device of a model that is loaded here.
         precision: precision of a model that is loaded here.
         windows: window length and overlap for long audio; memory does not grow with the length of the audio.
         lexicon: lexicon file, for a beam search.
-        lm: n-gram language model file, for a beam search. Without lexicon and language model, decoding is greedy.
+        lm: n-gram language model file, for a beam search. Without any of the three, decoding is greedy.
         settings: beam size and weights of the beam search.
+        hotwords: words to prefer in a beam search, with their boosts in natural logarithms, such as {"GAUDI": 5}.
     Returns:
         A Transcript with the text and its words with times and confidence; for a list, a list of them. In a list, a
         Transcript has `error` set if its audio cannot be read.
@@ -59,10 +62,11 @@ def transcribe(
     _check_order(model, audio)
     if not isinstance(model, SpeechModel):
         model = SpeechModel.load(model, device, precision)
-    if decoder is None and lexicon is None and lm is None:
+    if decoder is None and lexicon is None and lm is None and not hotwords:
         decoder = GreedyDecoder(model.dictionary())
     elif decoder is None:
-        decoder = read_beam(model.dictionary(), lexicon, lm, BeamSettings() if settings is None else settings)
+        chosen = BeamSettings() if settings is None else settings
+        decoder = read_beam(model.dictionary(), lexicon, lm, chosen, hotwords=hotwords)
     cut = WindowSettings() if windows is None else windows
     if isinstance(audio, list):
         return [transcribe_one(model, item, decoder, cut) for item in audio]

@@ -17,7 +17,10 @@ def add_distribution(site: Path, folder: str, files: dict[str, str]) -> None:
 
 
 def test_advice_names_packages_that_pip_finds() -> None:
-    assert installed.advice("decode") == "pip install flashlight-text kenlm"
+    assert (
+        installed.advice("decode")
+        == "pip install 'ufal-kenlm>=26.4' \"flashlight-text>=0.0.7; python_version < '3.13'\""
+    )
     assert installed.advice("slurm") == "pip install 'submitit>=1.5'"
 
 

@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent
 CONFIG = SCRIPTS / "config" / "finetuning" / "demo_20m.yaml"
 SPLITS = ("train", "valid", "test")  # fine-tuning, choosing its checkpoint, decoding: no voice is in two of them
-LEFT_OUT = f"Skipped: decoding with lexicon and language model. It needs flashlight-text and kenlm: {advice('decode')}"
+LEFT_OUT = f"Skipped: decoding with lexicon and language model. It needs KenLM: {advice('decode')}"
 
 
 class Decoded(NamedTuple):
@@ -92,7 +92,7 @@ def fine_tune(labels: Path, save_dir: Path, seed: int, pretrained: Path, overrid
 
 
 def decode(labels: Path, save_dir: Path) -> Decoded:
-    """Decode the test split greedily and, if flashlight-text and KenLM are installed, with beam search."""
+    """Decode the test split greedily and, if KenLM is installed, with beam search."""
     checkpoint = save_dir / "checkpoint_best.pt"
     infer(labels, save_dir, save_dir / "greedy")
     if not can_search():
@@ -130,8 +130,7 @@ def infer(labels: Path, save_dir: Path, results: Path, *options: str) -> None:
 def can_search() -> bool:
     """Return whether the extra `decode` is installed."""
     try:
-        import kenlm  # noqa: F401 - flashlight's own KenLM extension needs its library
-        from flashlight.lib.text import decoder  # noqa: F401
+        import kenlm  # noqa: F401
     except ImportError:
         return False
     return True
