@@ -1,4 +1,4 @@
-"""`fairseq-infer`: transcribe a manifest's utterances, and report error rates and their causes.
+"""`fairseq-infer`: transcribe or classify a manifest's utterances, and report error rates and their causes.
 
 fairseq-infer DATA --path CHECKPOINT --gen-subset test
 fairseq-infer DATA --path CHECKPOINT --gen-subset test --lexicon lexicon.txt --lm words.bin --tune dev
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fairseq.decoding.beam import BeamDecoder
 from fairseq.evaluation import results
+from fairseq.evaluation.classification import ClassificationResult
 from fairseq.evaluation.error_rates import error_rates
 from fairseq.evaluation.evaluation import Evaluation, tune_on
 from fairseq.evaluation.explain import explain
@@ -26,7 +27,7 @@ from fairseq.evaluation.results import Files, Result
 from fairseq.evaluation.testset import TestSet
 from fairseq.inference.model import SpeechModel
 from fairseq.utils import make_folder
-from fairseq_cli import command, old_infer
+from fairseq_cli import command, infer_classes, old_infer
 from fairseq_cli.decoder_arguments import add_decoder_arguments, check_arguments, decoder_of, join_negative_values
 
 logger = logging.getLogger("fairseq_cli.infer")
@@ -41,7 +42,11 @@ def get_parser() -> argparse.ArgumentParser:
         "--labels", help="extension of the label files, or none for no labels (default: the checkpoint's)"
     )
     parser.add_argument(
-        "--results-path", help="folder for hypo.word, hypo.units, ref.word, ref.units, hypo.jsonl and results.json"
+        "--results-path",
+        
+        help="folder for hypo.word, hypo.units, ref.word, ref.units, hypo.jsonl and results.json; with a classifier for "
+        "scores.tsv, scores.jsonl and results.json",
+,
     )
     parser.add_argument("--explain", action="store_true", help="report which known causes of bad results apply")
     add_decoder_arguments(parser)
@@ -66,8 +71,11 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> Result:
-    """Transcribe and evaluate; returns the result that is printed and written to results.json.
+def main(args: argparse.Namespace) -> Result | ClassificationResult:
+    """Transcribe, or classify if the checkpoint is a classifier, and evaluate.
+
+    Returns:
+        The result that is printed and written to results.json.
 
     Raises:
         ValueError: the checkpoint, a manifest, labels, a lexicon or a language model cannot be read or does not fit; an
@@ -79,6 +87,8 @@ def main(args: argparse.Namespace) -> Result:
         make_folder(args.results_path, "--results-path")
     logger.info("loading %s", args.path)
     model = SpeechModel.load(args.path, args.device, args.precision, {"data": args.data}, args.dict, args.adapter)
+    if model.pooled is not None:
+        return infer_classes.main(args, model)
     labels = None if args.labels == "none" else args.labels or _labels(model.task.cfg.labels)
     testset = TestSet.read(args.data, args.gen_subset, labels, model.dictionary())
     speakers = testset.speakers(args.speakers, args.speaker_pattern)
@@ -111,8 +121,10 @@ def _labels(of_task: str | Sequence[str] | None) -> str | None:
     return of_task if of_task is None or isinstance(of_task, str) else of_task[0]
 
 
-def report(result: Result, args: argparse.Namespace, as_json: bool) -> int:
+def report(result: Result | ClassificationResult, args: argparse.Namespace, as_json: bool) -> int:
     """Print the result, as JSON with the figures in the log, or as text for a terminal; returns the exit status."""
+    if "classes" in result:
+        return infer_classes.report(result, args.bootstrap_draws, as_json)
     lines = results.describe(result, args.bootstrap_draws)
     if not as_json:
         print("\n".join(lines))

@@ -74,20 +74,25 @@ class TestSet:
         Raises:
             ValueError: the file has a different number of lines, or `pattern` does not match every path.
         """
-        if file is not None:
-            return lines_of_utterances(file, len(self), self.manifest.path)
-        names = [self.manifest.name(index) for index in range(len(self))]
-        try:
-            found = [re.search(pattern or LIBRISPEECH_SPEAKER, name) for name in names]
-        except re.error as error:
-            raise ValueError(f"--speaker-pattern {pattern!r} is not a valid regular expression: {error}") from error
-        speakers = [match.group(1) if match is not None and match.groups() else None for match in found]
-        missing = [name for name, speaker in zip(names, speakers, strict=True) if speaker is None]
-        if not missing:
-            return [speaker for speaker in speakers if speaker is not None]
-        if pattern is not None:
-            raise ValueError(f"--speaker-pattern {pattern!r} finds no speaker (its first group) in {missing[0]}")
-        return None
+        return speakers_of(self.manifest, file, pattern)
+
+
+def speakers_of(manifest: Manifest, file: str | None = None, pattern: str | None = None) -> list[str] | None:
+    """Return the speaker of each of a manifest's utterances; see `TestSet.speakers`."""
+    if file is not None:
+        return lines_of_utterances(file, len(manifest), manifest.path)
+    names = [manifest.name(index) for index in range(len(manifest))]
+    try:
+        found = [re.search(pattern or LIBRISPEECH_SPEAKER, name) for name in names]
+    except re.error as error:
+        raise ValueError(f"--speaker-pattern {pattern!r} is not a valid regular expression: {error}") from error
+    speakers = [match.group(1) if match is not None and match.groups() else None for match in found]
+    missing = [name for name, speaker in zip(names, speakers, strict=True) if speaker is None]
+    if not missing:
+        return [speaker for speaker in speakers if speaker is not None]
+    if pattern is not None:
+        raise ValueError(f"--speaker-pattern {pattern!r} finds no speaker (its first group) in {missing[0]}")
+    return None
 
 
 def has_words(lines: Sequence[str], labels: str, tokens: Tokens) -> bool:

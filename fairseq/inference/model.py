@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -28,15 +28,23 @@ from fairseq.inference.audio import Audio, AudioSource, open_source
 from fairseq.inference.int8 import to_int8
 from fairseq.models import kinds as model_kinds
 from fairseq.models.wav2vec.audio_model import AudioModel
+from fairseq.models.wav2vec.classification import Wav2VecClassification
 from fairseq.models.wav2vec.feature_extractor import ConvBlock
 from fairseq.models.wav2vec.positional_convolution import WeightNormConv1d
 from fairseq.models.wav2vec.pretrained import symbols_of
-from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc, Wav2VecEncoder
 from fairseq.modules.lora import merge_lora
 from fairseq.modules.run_mode import RunMode, configure
 from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
+
+
+class FineTuned(Protocol):
+    """A model with a pre-trained encoder inside, as fairseq names it."""
+
+    w2v_encoder: Wav2VecEncoder
+
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
@@ -76,8 +84,10 @@ class SpeechModel:
         half = precision == "bf16" or (precision in ("auto", "int8") and self.device.bf16_is_fast())
         self.dtype = torch.bfloat16 if half else None
         # tested by attribute, not by class, so that a user's own model works too
-        self.ctc = cast(Wav2VecCtc, model) if hasattr(model, "w2v_encoder") else None
-        self.encoder = cast(AudioModel, model) if self.ctc is None else self.ctc.w2v_encoder.w2v_model
+        self.tuned = cast(FineTuned, model) if hasattr(model, "w2v_encoder") else None
+        self.pooled = cast(Wav2VecClassification, model) if hasattr(model, "pooling_layer") else None
+        self.ctc = None if self.tuned is None or self.pooled is not None else cast(Wav2VecCtc, model)
+        self.encoder = cast(AudioModel, model) if self.tuned is None else self.tuned.w2v_encoder.w2v_model
         # `batch` gives no mask without padding; padding to a multiple would add a mask to every block
         configure(model, RunMode(length_aware=True, looks_for_padding=False, pads_to_multiple=False))
         self._arrange_weights()
@@ -130,7 +140,7 @@ class SpeechModel:
         if self.int8:
             to_int8(self.encoder)
         parts = [self.encoder.post_extract_proj, self.encoder.encoder.layers]
-        parts += [] if self.ctc is None else [self.ctc.w2v_encoder.proj]
+        parts += [] if self.tuned is None else [self.tuned.w2v_encoder.proj]
         linear = [m for part in parts if part is not None for m in part.modules() if isinstance(m, nn.Linear)]
         # the first convolution stays fp32: the group norm is folded into it, in fp64
         blocks = [] if self.int8 else list(self.encoder.feature_extractor.conv_layers)[1:]
@@ -161,11 +171,26 @@ class SpeechModel:
         Raises:
             ValueError: the model is not fine-tuned.
         """
+        if self.pooled is not None:
+            raise ValueError(
+                "this checkpoint classifies whole utterances, so it has no transcripts. Use fairseq-infer, which "
+                "writes its scores"
+            )
         if self.ctc is None:
             raise ValueError(
                 "this checkpoint is pre-trained only: it has no output layer over a dictionary. Fine-tune it first"
             )
         return self.ctc
+
+    def classifier(self) -> Wav2VecClassification:
+        """Return the model with its classifier.
+
+        Raises:
+            ValueError: the model does not classify.
+        """
+        if self.pooled is None:
+            raise ValueError("this checkpoint has no classifier. Fine-tune it with task audio_classification first")
+        return self.pooled
 
     @property
     def precision(self) -> str:
@@ -207,7 +232,6 @@ class SpeechModel:
 
     # -- outputs of the model ------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute log-probabilities of the dictionary's symbols for each waveform.
 
@@ -220,24 +244,45 @@ class SpeechModel:
         Raises:
             ValueError: the model is not fine-tuned, or a waveform is not 1-D.
         """
+        self.fine_tuned()
+        return self.outputs(waves)
+
+    @torch.inference_mode()
+    def outputs(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Compute a fine-tuned model's outputs per frame: see `log_probs`; a classifier's are the frames that it pools.
+
+        Returns:
+            T x V or T x C, fp32, per waveform.
+        Raises:
+            ValueError: the model is not fine-tuned, or a waveform is not 1-D.
+        """
+        if self.pooled is None:
+            self.fine_tuned()
         if any(np.ndim(wave) != 1 for wave in waves):
             raise ValueError("each waveform must be 1-D: call log_probs([wave]) with a list, even for one waveform")
         if self.device.gains_by_batches or len(waves) <= 1:
-            return self._log_probs_of_batch(waves)
-        return [log_probs for wave in waves for log_probs in self._log_probs_of_batch([wave])]
+            return self._of_batch(waves)
+        return [outputs for wave in waves for outputs in self._of_batch([wave])]
 
-    def _log_probs_of_batch(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        tokens, ctc = self.dictionary(), self.fine_tuned()
+    def _of_batch(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run a fine-tuned model: log-probabilities of its symbols, or the frames of a classifier."""
         frames = [self.num_frames(len(wave)) for wave in waves]
         long_enough = [wave for wave, count in zip(waves, frames, strict=True) if count > 0]
         found = iter([])
         if long_enough:
             source, padding_mask = self.batch(long_enough)
+            assert self.tuned is not None, "callers have checked it"
+            run = self.tuned.w2v_encoder if self.ctc is None else self.ctc
             with self.device.autocast(self.dtype):
-                output = ctc(source=source, padding_mask=padding_mask)
-            scores = ctc.get_normalized_probs(output, log_probs=True).transpose(0, 1)
-            found = iter(scores.cpu().numpy())
-        empty = np.zeros((0, len(tokens.symbols)), dtype=np.float32)
+                output = run(source=source, padding_mask=padding_mask)
+            if self.ctc is None:
+                outputs = output["encoder_out"].float()
+            else:
+                outputs = self.ctc.get_normalized_probs(output, log_probs=True)
+            found = iter(outputs.transpose(0, 1).cpu().numpy())
+        empty = np.zeros((0, self.encoder.cfg.encoder_embed_dim), dtype=np.float32)
+        if self.tokens is not None:
+            empty = np.zeros((0, len(self.tokens.symbols)), dtype=np.float32)
         return [next(found)[:count] if count > 0 else empty for count in frames]
 
 

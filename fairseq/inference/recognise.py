@@ -72,12 +72,12 @@ def emissions(
 
 def _windowed(model: SpeechModel, source: AudioSource, settings: WindowSettings) -> Iterator[np.ndarray]:
     for window, wave in read_windows(model, source, settings):
-        yield model.log_probs([wave])[0][window.keep]
+        yield model.outputs([wave])[0][window.keep]
 
 
 def _batched(model: SpeechModel, batch: list[tuple[int, np.ndarray]]) -> Iterator[Emission]:
     if batch:
-        for (index, wave), log_probs in zip(batch, model.log_probs([wave for _, wave in batch]), strict=True):
+        for (index, wave), log_probs in zip(batch, model.outputs([wave for _, wave in batch]), strict=True):
             yield Emission(index, len(wave), [log_probs])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,19 +40,56 @@ def bootstrap(
     Returns:
         The rate and its interval; NaN if all references are empty.
     """
-    names = np.arange(len(errors)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = int(names.max()) + 1 if len(names) else 0
+    names, count = _numbered(len(errors), groups)
     wrong = np.bincount(names, weights=np.asarray(errors, dtype=float), minlength=count)
     total = np.bincount(names, weights=np.asarray(totals, dtype=float), minlength=count)
     if total.sum() == 0:
         return RateInterval(float("nan"), float("nan"), float("nan"), count)
-    rng = np.random.default_rng(seed)
     rates: list[np.ndarray] = []
-    step = max(1, _CELLS // count)
-    for first in range(0, draws, step):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, draws - first))
+    for drawn in _drawn(count, draws, seed):
         with np.errstate(invalid="ignore", divide="ignore"):
             rates.append(100 * (drawn @ wrong) / (drawn @ total))
     found = np.concatenate(rates)
     low, high = np.nanpercentile(found[np.isfinite(found)], [50 * (1 - level), 50 * (1 + level)])
     return RateInterval(100 * float(wrong.sum() / total.sum()), float(low), float(high), count)
+
+
+def interval(
+    measure: Callable[[np.ndarray], float],
+    size: int,
+    groups: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 1,
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """Compute the percentile interval of any measure; other arguments as for `bootstrap`, which draws the same sets.
+
+    Args:
+        measure: computes the value from how often each utterance counts, N.
+        size: N.
+    Returns:
+        Low and high, NaN if no draw has a value; None for fewer than two groups.
+    """
+    names, count = _numbered(size, groups)
+    if count < 2:
+        return None
+    values = np.array([measure(row[names].astype(float)) for drawn in _drawn(count, draws, seed) for row in drawn])
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def _numbered(size: int, groups: Sequence[str] | None) -> tuple[np.ndarray, int]:
+    """Return the group of each utterance as a number, N, and the number of groups."""
+    names = np.arange(size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    return names, int(names.max()) + 1 if len(names) else 0
+
+
+def _drawn(count: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn: arrays of draws x groups, of limited size."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CELLS // count)
+    for first in range(0, draws, step):
+        yield rng.multinomial(count, np.full(count, 1 / count), size=min(step, draws - first))
