@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fairseq.doctor.reading_logs import read_log
 from fairseq.doctor.records import Records, Row, Rows
-from fairseq.logging.metrics_file import Json, read_rows
+from fairseq.logging.metrics_file import Json, iterate_rows, read_rows
 
 __all__ = ["read", "read_log", "read_run"]
 
@@ -54,7 +54,7 @@ def read_run(folder: Path, config_of: ConfigOf | None = None) -> Records:
     if not config and config_of is not None:
         config = config_of(found) or {}
     return Records(
-        _by_split(read_rows(found / METRICS)),
+        _by_split(iterate_rows(found / METRICS)),
         config,
         _group(last, "environment"),
         _lines(found / CODES),
@@ -75,9 +75,9 @@ def _group(line: Row, name: str) -> Mapping[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
-def _by_split(rows: Sequence[Row]) -> dict[str, Rows]:
+def _by_split(rows: Iterable[Row]) -> dict[str, Rows]:
     found: dict[str, Rows] = {}
     for row in rows:
         if isinstance(row.get("num_updates"), int) and isinstance(split := row.get("split"), str):
-            found.setdefault(split, Rows()).append(row)
+            found.setdefault(split, Rows(is_compact=True)).append(row)
     return found

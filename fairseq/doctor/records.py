@@ -20,8 +20,8 @@ class Rows:
     """The rows of one split, in the order of updates, as columns that are made when they are asked for.
 
     Args:
-        is_compact: keep the numbers only, a tenth of the memory: what a live run needs over its millions of updates.
-            `rows` is then the newest ones.
+        is_compact: keep the numbers only, a tenth of the memory: what a run needs over its millions of updates.
+            `rows` is then the newest ones, at least one.
     """
 
     def __init__(self, rows: Iterable[Row] = (), is_compact: bool = False) -> None:
@@ -38,8 +38,8 @@ class Rows:
         if self._is_compact and len(self._rows) >= _NEWEST:
             for name in {*self._columns, *(name for row in self._rows for name in row)}:
                 self.values(name)
-            self._dropped += len(self._rows)
-            self._rows = []
+            self._dropped += len(self._rows) - 1
+            self._rows = self._rows[-1:]
 
     def __len__(self) -> int:
         return self._dropped + len(self._rows)
