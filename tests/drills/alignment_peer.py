@@ -21,7 +21,7 @@ def main(cases: str, paths: str) -> None:
     found: dict[str, np.ndarray] = {}
     with np.load(cases) as given:
         for number in range(len(given.files) // 2):
-            emissions = torch.from_numpy(given[f"emissions_{number}"])[None]
+            emissions = torch.from_numpy(np.ascontiguousarray(given[f"emissions_{number}"]))[None]
             labels = torch.from_numpy(given[f"labels_{number}"].astype(np.int32))[None]
             path, scores = torchaudio.functional.forced_align(emissions, labels, blank=0)
             found[f"path_{number}"], found[f"scores_{number}"] = path[0].numpy(), scores[0].numpy()
