@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.integration.conftest import Workplace
+from fairseq.evaluation.probe.in_training import copy_of
+from tests.integration.conftest import Workplace, make_trainer
 
 BY_PROBE = ("checkpoint.best_checkpoint_metric=probe_cer", "optimization.max_update=8")
 TIMES = {"wall", "wps", "audio_s_per_s", "ups", "train_wall", "data_wait", "host_cpu", "host_gb"}
@@ -50,6 +51,19 @@ def test_a_probed_run_trains_as_without_a_probe_and_resumes_exactly(workplace: W
     resumed = workplace.rows("valid", "again")
     assert [row["probe_loss"] for row in resumed] == [row["probe_loss"] for row in rows[1:]]
     assert results(resumed) == results(rows[1:])
+
+
+def test_a_copy_leaves_the_model_and_the_random_state_alone(corpus: Path, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(corpus, tmp_path)
+    model, state = trainer.unwrapped_model, torch.random.get_rng_state()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    copy = copy_of(trainer)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+    assert copy.encoder is not model and torch.equal(copy.encoder.state_dict()["mask_emb"], weights["mask_emb"])
 
 
 @pytest.mark.process
