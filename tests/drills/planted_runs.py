@@ -140,7 +140,8 @@ class Fault(NamedTuple):
 
     Args:
         name: what is planted.
-        finding: the cause that must be found, as a warning or an error; empty: none, the run is healthy.
+        finding: the cause that must be found, as a warning or an error; empty: none, the run is healthy. Where chance
+            decides between two, both, with " or " between them.
         by: the update by which it must be found; of a run examined after each log interval.
         run: trains the run, and returns its folder.
         allowed: findings that are consequences of the fault.
@@ -231,8 +232,9 @@ def check(fault: Fault, found: dict[str, Seen]) -> tuple[str, bool]:
     """Return a line of the table, and whether the findings are right."""
     if not fault.finding:
         return f"{fault.name:<34} {'no alarm':<26} " + (f"WRONG: {', '.join(found)}" if found else ""), not found
-    right = found.get(fault.finding)
-    others = [name for name in found if name != fault.finding]
+    names = fault.finding.split(" or ")
+    right = min((found[name] for name in names if name in found), key=lambda seen: seen.update, default=None)
+    others = [name for name in found if name not in names]
     wrong = [name for name in others if name not in fault.allowed]
     good = right is not None and right.update <= fault.by and not wrong
     first = f"update {right.update}" if right else "NOT FOUND"
