@@ -25,11 +25,16 @@ def get_parser() -> argparse.ArgumentParser:
         help="hf: a transformers folder; onnx: for fine-tuned models only; adapter: what model.tuning has trained",
     )
     command.add_dictionary(parser)
+    parser.add_argument(
+        "--language",
+        help="of a transformers folder with adapters (MMS): the language to read, as in adapter.LANGUAGE.safetensors; "
+        "with --to hf: the name of the adapters to write",
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    largest = convert(args.model, args.output, args.to, args.dict)
+    largest = convert(args.model, args.output, args.to, args.dict, args.language)
     print(
         f"wrote {args.output}; largest difference between the two models' outputs on {WAVEFORM_SECONDS:g} s of audio: "
         f"{largest:.3g}"

@@ -2,7 +2,9 @@
 
 portable_model      a model independent of any file format
 names               translation of parameter names
+hf_kinds            the kinds of models that transformers has, one entry each
 hf_config           translation of transformers' configs
+hf_folder           files of transformers' folders
 vocabulary          translation of vocabularies and output rows
 huggingface, torchaudio_model, onnx_model   one format each
 foreign             detects the format of a folder

@@ -35,9 +35,12 @@ class Opened(NamedTuple):
     checkpoint: dict[str, Any] | None = None  # what a file of fairseq holds
 
 
-def load(path: str, dictionary: str | None = None) -> Opened:
+def load(path: str, dictionary: str | None = None, language: str | None = None) -> Opened:
     """Read a model of any format.
 
+    Args:
+        dictionary: file with the symbols of a fine-tuned checkpoint.
+        language: of a transformers folder, the one whose adapters to read; of a checkpoint with adapters, their name.
     Raises:
         ValueError: the file is not a model, is damaged, or cannot be represented in fairseq.
     """
@@ -46,7 +49,7 @@ def load(path: str, dictionary: str | None = None) -> Opened:
             logger.warning(
                 f"--dict {dictionary} has no effect: {path} is a folder, whose tokenizer or labels define the outputs"
             )
-        model = foreign.read(path, io.read)
+        model = foreign.read(path, io.read, language)
         return Opened(model, lambda waveform: foreign.run(path, model, waveform, io.read))
     if not kinds.exists(path):
         raise MissingFileError(f"the checkpoint or folder {path} does not exist")
@@ -61,7 +64,12 @@ def load(path: str, dictionary: str | None = None) -> Opened:
                 f"--dict {dictionary} takes precedence over the dictionary in {path}, which differs: {difference}"
             )
         state["task_state"] = {"target_symbols": given.state_dict()}
-    return Opened(portable_model.from_checkpoint(state, path), None, state)
+    model = portable_model.from_checkpoint(state, path)
+    if language is not None:
+        if model.output is None:
+            raise ValueError(f"--language is {language}, but {path} is not fine-tuned, so it has no language")
+        model = model._replace(output=model.output._replace(language=language))
+    return Opened(model, None, state)
 
 
 def waveform(sample_rate: int) -> Tensor:
@@ -96,11 +104,14 @@ def compare(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return largest
 
 
-def convert(path: str, output: str, to: str, dictionary: str | None = None) -> float:
+def convert(path: str, output: str, to: str, dictionary: str | None = None, language: str | None = None) -> float:
     """Write the model at `path` in another format, one of TARGETS.
 
     The output gets its final name only after it is complete and compared.
 
+    Args:
+        dictionary: see `load`.
+        language: see `load`; with `to` hf, the written adapters get this name.
     Returns:
         The largest difference between the two models' outputs on a test waveform.
     Raises:
@@ -108,7 +119,7 @@ def convert(path: str, output: str, to: str, dictionary: str | None = None) -> f
     """
     if os.path.lexists(output):
         raise ValueError(f"{output} already exists: choose another name, or remove it")
-    opened = load(path, dictionary)
+    opened = load(path, dictionary, language)
     if to == "adapter":
         adapter_file.check(opened.checkpoint, path)
     audio = waveform(opened.model.task["sample_rate"])

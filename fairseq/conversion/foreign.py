@@ -26,27 +26,34 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return torchaudio_model.is_folder(path) or huggingface.is_folder(path)
 
 
-def read(path: str | os.PathLike[str], read_pickle: ReadPickle) -> PortableModel:
+def read(path: str | os.PathLike[str], read_pickle: ReadPickle, language: str | None = None) -> PortableModel:
     """Read the model in a folder.
 
+    Args:
+        language: whose adapters and output layer to read, of a transformers folder that has several languages.
     Raises:
         ValueError: fairseq cannot represent the model, or its files are damaged or missing.
     """
-    return (torchaudio_model if torchaudio_model.is_folder(path) else huggingface).read(path, read_pickle)
+    if not torchaudio_model.is_folder(path):
+        return huggingface.read(path, read_pickle, language)
+    if language is not None:
+        raise ValueError(f"--language is {language}, but {path} has one model without adapters: leave it out")
+    return torchaudio_model.read(path, read_pickle)
 
 
 def run(path: str, model: PortableModel, waveform: Tensor, read_pickle: ReadPickle) -> list[Tensor]:
     """Run the model of a folder in its own tool on audio B x S; `model` is the result of `read`."""
     if torchaudio_model.is_folder(path):
         return torchaudio_model.outputs(path, waveform, read_pickle)
-    return huggingface.outputs(path, waveform, huggingface.head_of(model))
+    language = None if model.output is None else model.output.language
+    return huggingface.outputs(path, waveform, huggingface.head_of(model), language)
 
 
 def write_huggingface(model: PortableModel, path: str, audio: Tensor, read_pickle: ReadPickle) -> Compared:
     os.makedirs(path)
     huggingface.write(model, path)
-    head = "ForCTC" if model.is_fine_tuned else "ForPreTraining"
-    return Compared(_outputs(model, audio), huggingface.outputs(path, audio, head))
+    language = None if model.output is None else model.output.language
+    return Compared(_outputs(model, audio), huggingface.outputs(path, audio, huggingface.written_head(model), language))
 
 
 def write_torchaudio(model: PortableModel, path: str, audio: Tensor, read_pickle: ReadPickle) -> Compared:

@@ -1,27 +1,27 @@
 """Read and write folders of transformers.
 
 They have config.json, model.safetensors, preprocessor_config.json and, for a fine-tuned model, the tokenizer's files.
+One with adapters can have several languages, each with a vocabulary and a file adapter.LANGUAGE.safetensors.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fairseq.conversion import hf_config, names, vocabulary
+from fairseq.conversion import hf_config, hf_folder, hf_kinds, names, vocabulary
+from fairseq.conversion.hf_folder import ReadPickle
+from fairseq.conversion.hf_kinds import Kind
 from fairseq.conversion.portable_model import OutputLayer, PortableModel, encoder_of
-from fairseq.conversion.vocabulary import Vocabulary
-from fairseq.decoding.tokens import WORD_START, Tokens
+from fairseq.decoding.tokens import Tokens
 from fairseq.installed import advice
+from fairseq.models import kinds
 
 logger = logging.getLogger(__name__)
 
@@ -29,124 +29,62 @@ _NEEDS = f"converting to transformers needs transformers and safetensors: {advic
 _PROJECTION = "post_extract_proj."
 
 
-def is_folder(path: str | os.PathLike) -> bool:
+def is_folder(path: str | os.PathLike[str]) -> bool:
     return os.path.isfile(os.path.join(path, "config.json"))
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> PortableModel:
+def read(folder: str | os.PathLike[str], read_pickle: ReadPickle, language: str | None = None) -> PortableModel:
     """Read the model in a folder; this needs safetensors, but not transformers.
 
     Args:
-        read_pickle: the restricted reader of checkpoints, for pytorch_model.bin if there is no safetensors file.
+        read_pickle: the restricted reader of checkpoints, for .bin files if there is no safetensors file.
+        language: whose adapters and output layer to read; None: those among the model's weights.
     Raises:
         ValueError: files are missing, or fairseq cannot represent the model; the message names what.
     """
     folder = os.fspath(folder)
-    config = _json(folder, "config.json")
+    config = hf_folder.read_json(folder, "config.json")
     architecture = (config.get("architectures") or [""])[0]
     own = config.get(hf_config.OWN) or {}
-    values = hf_config.from_huggingface(config, folder)
-    weights = names.one_spelling(_weights(folder, read_pickle))
+    kind, values = hf_config.from_huggingface(config, folder)
+    weights = names.one_spelling(hf_folder.weights(folder, read_pickle))
+    if language is not None:
+        weights = hf_folder.with_language(weights, folder, language, read_pickle)
     fine_tuned = "lm_head.weight" in weights
     if not fine_tuned and architecture and not architecture.endswith(("Model", "ForPreTraining")):
         raise ValueError(
             f"{folder} has a model of class {architecture}: only pre-training and CTC models can be converted"
         )
-    conformer = values["layer_type"] == "conformer"
-    prefixes = names.huggingface(conformer)
     # tensor names of a bare encoder have no prefix
-    if not fine_tuned and not any(name.startswith(prefixes.model) for name in weights):
-        weights = {prefixes.model + name: tensor for name, tensor in weights.items()}
-    name_there = partial(names.translate, prefixes=prefixes, conformer=conformer)
-    encoder, new, left_over = encoder_of(values, fine_tuned, weights, name_there, folder)
-    _refuse_left_over(left_over, weights, prefixes, folder)
+    if not fine_tuned and not any(name.startswith(kind.names.model) for name in weights):
+        weights = {kind.names.model + name: tensor for name, tensor in weights.items()}
+    encoder, new, left_over = encoder_of(values, fine_tuned, weights, kind.names.of, folder, kind.has_heads)
+    _refuse_left_over(left_over, weights, kind, folder)
     if new:
         logger.info(f"{folder} lacks these tensors, which are newly initialized: {', '.join(sorted(new))}")
-    task = _preprocessing(folder)
+    task = hf_folder.preprocessing(folder)
     if not fine_tuned:
         return PortableModel(values, task, encoder, has_new_parts="final_proj.weight" in new)
     if "lm_head.bias" not in weights:
         raise ValueError(f"{folder} lacks the tensor lm_head.bias")
     head = {"weight": weights["lm_head.weight"], "bias": weights["lm_head.bias"]}
-    symbols, rows = vocabulary.to_symbols(_vocabulary(folder), head["bias"].size(0))
+    symbols, rows = vocabulary.to_symbols(hf_folder.vocabulary(folder, language), head["bias"].size(0))
     settings = own.get("fine_tuning") or {
         "final_dropout": config.get("final_dropout", 0.0),
         "apply_mask": config.get("apply_spec_augment", False),
     }
-    return PortableModel(values, task, encoder, OutputLayer(vocabulary.reordered(head, rows), symbols, settings, rows))
+    settings = {**settings, "_name": kind.fine_tuned}
+    output = OutputLayer(vocabulary.reordered(head, rows), symbols, settings, rows, language)
+    return PortableModel(values, task, encoder, output)
 
 
-def _preprocessing(folder: str) -> dict[str, Any]:
-    """Read normalize and sample_rate, from transformers 5's processor_config.json, else preprocessor_config.json."""
-    settings = _json(folder, "processor_config.json", needed=False).get("feature_extractor")
-    if not isinstance(settings, dict):
-        settings = _json(folder, "preprocessor_config.json", needed=False)
-    found = {"normalize": settings.get("do_normalize"), "sample_rate": settings.get("sampling_rate", 16_000)}
-    if not isinstance(found["normalize"], bool):
-        logger.warning(
-            f"{folder} does not set do_normalize in preprocessor_config.json or processor_config.json: assuming "
-            "task.normalize=true, as transformers does"
-        )
-        found["normalize"] = True
-    return found
-
-
-def _json(folder: str, name: str, needed: bool = True) -> dict[str, Any]:
-    path = os.path.join(folder, name)
-    if not needed and not os.path.exists(path):
-        return {}
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must be a JSON object")
-    return content
-
-
-def _weights(folder: str, read_pickle: Callable[[str], Any]) -> dict[str, Tensor]:
-    """Read all tensors of a folder, from one or several files."""
-    for name, ending in (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin")):
-        index = _json(folder, f"{name}.index.json", needed=False)
-        if index and not isinstance(index.get("weight_map"), dict):
-            raise ValueError(f"{os.path.join(folder, name)}.index.json must have an object `weight_map`")
-        files = sorted(set(index["weight_map"].values())) if index else [name]
-        paths = [os.path.join(folder, os.path.basename(file)) for file in files]
-        missing = [os.path.basename(path) for path in paths if not os.path.exists(path)]
-        if missing and index:
-            raise ValueError(
-                f"{folder} lacks {', '.join(missing)} of the {len(paths)} files in {name}.index.json: download them too"
-            )
-        if missing:
-            continue
-        weights: dict[str, Tensor] = {}
-        for path in paths:
-            weights.update(_safetensors(path) if ending == "safetensors" else read_pickle(path))
-        return weights
-    raise ValueError(f"{folder} must have model.safetensors or pytorch_model.bin")
-
-
-def _safetensors(path: str) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ValueError(f"reading {path} needs safetensors: {advice('convert')}") from error
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or truncated ({error}): copy or download it again") from error
-
-
-def _refuse_left_over(
-    left_over: set[str], weights: Mapping[str, Tensor], prefixes: names.Prefixes, folder: str
-) -> None:
+def _refuse_left_over(left_over: set[str], weights: Mapping[str, Tensor], kind: Kind, folder: str) -> None:
     """Raise ValueError for unused tensors, so that no weight is lost silently."""
     left_over = left_over - {"lm_head.weight", "lm_head.bias"}
-    projection = {name for name in left_over if name.startswith(f"{prefixes.projection}projection.")}
+    projection = {name for name in left_over if name.startswith(f"{kind.names.projection}projection.")}
     if projection and _is_identity({name.rpartition(".")[2]: weights[name] for name in projection}):
         left_over -= projection
     if left_over:
@@ -163,31 +101,6 @@ def _is_identity(projection: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _vocabulary(folder: str) -> Vocabulary:
-    """Read the tokenizer's tokens, from the files of old and new versions of transformers."""
-    rows = _json(folder, "vocab.json")
-    if any(not isinstance(row, int) for row in rows.values()):
-        raise ValueError(
-            f"{os.path.join(folder, 'vocab.json')} has several languages; it must have one. Save that one as vocab.json"
-        )
-    settings = {
-        **_json(folder, "special_tokens_map.json", needed=False),
-        **_json(folder, "tokenizer_config.json", needed=False),
-    }
-    rows |= _json(folder, "added_tokens.json", needed=False)
-    for row, token in (settings.get("added_tokens_decoder") or {}).items():
-        rows.setdefault(_text(token), int(row))
-    named = {key: _text(settings.get(f"{key}_token", default)) for key, default in _TOKENS.items()}
-    return Vocabulary(rows, named["pad"], named["bos"], named["eos"], named["unk"], named["word_delimiter"])
-
-
-_TOKENS = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "word_delimiter": "|"}  # token -> default
-
-
-def _text(token: Any) -> Any:
-    return token["content"] if isinstance(token, dict) else token
-
-
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
@@ -197,11 +110,16 @@ def write(source: PortableModel, folder: str) -> None:
     Raises:
         ValueError: transformers is not installed, or cannot represent this model; the message names what.
     """
+    kind = hf_config.kind_of(source)
     fields = hf_config.to_huggingface(source)
     transformers = _transformers()
-    conformer = source.config["layer_type"] == "conformer"
+    language = None if source.output is None else source.output.language
+    if language is not None and "adapter_attn_dim" not in kind.marks:
+        raise ValueError(
+            f"--language is {language}, but the model has no adapters: leave it out, or convert a model with "
+            "model.layer_type=trf_adp"
+        )
     if source.output is not None:
-        kind = Tokens.from_symbols(source.output.symbols).kind
         words = vocabulary.from_symbols(source.output.symbols)
         fields |= {
             "vocab_size": len(words.rows),
@@ -209,13 +127,18 @@ def write(source: PortableModel, folder: str) -> None:
             "bos_token_id": words.row_of(words.bos),
             "eos_token_id": words.row_of(words.eos),
         }
-        _write_tokenizer(words, kind, folder)
-    name = "Wav2Vec2Conformer" if conformer else "Wav2Vec2"
-    config = getattr(transformers, f"{name}Config")(**fields)
+        hf_folder.write_tokenizer(words, Tokens.from_symbols(source.output.symbols).kind, folder, language)
+    config = getattr(transformers, f"{kind.class_name}Config")(**fields)
     with torch.device("meta"):
-        model = getattr(transformers, f"{name}{'ForCTC' if source.is_fine_tuned else 'ForPreTraining'}")(config)
-    model.load_state_dict(_their_weights(source, names.huggingface(conformer), model), strict=True, assign=True)
+        model = getattr(transformers, f"{kind.class_name}{written_head(source)}")(config)
+    weights = _their_weights(source, kind, model)
+    model.load_state_dict(weights, strict=True, assign=True)
     model.save_pretrained(folder)
+    if language is not None:
+        from safetensors.torch import save_file
+
+        own = {name: tensor for name, tensor in weights.items() if hf_folder.is_of_language(name)}
+        save_file(own, os.path.join(folder, hf_folder.adapter_files(language)[0]), metadata={"format": "pt"})
     transformers.Wav2Vec2FeatureExtractor(
         feature_size=1,
         sampling_rate=source.task["sample_rate"],
@@ -225,46 +148,27 @@ def write(source: PortableModel, folder: str) -> None:
     ).save_pretrained(folder)
 
 
-def _their_weights(source: PortableModel, prefixes: names.Prefixes, model: nn.Module) -> dict[str, Tensor]:
-    translated = names.translate(source.encoder, prefixes, source.config["layer_type"] == "conformer")
-    weights = {translated[name]: tensor for name, tensor in source.encoder.items()}
+def _their_weights(source: PortableModel, kind: Kind, model: nn.Module) -> dict[str, Tensor]:
+    cls = kinds.encoder_of({"model": source.config})
+    left = [name for name in source.encoder if not kind.has_heads and cls.is_pretraining_only(name)]
+    if left:
+        logger.info(f"tensors dropped, because transformers' model does not have them: {', '.join(left)}")
+    translated = kind.names.of(name for name in source.encoder if name not in left)
+    weights = {theirs: source.encoder[ours] for ours, theirs in translated.items()}
     if _PROJECTION + "weight" not in source.encoder:
-        projection, width = f"{prefixes.projection}projection.", source.config["encoder_embed_dim"]
+        projection, width = f"{kind.names.projection}projection.", source.config["encoder_embed_dim"]
         weights |= {f"{projection}weight": torch.eye(width), f"{projection}bias": torch.zeros(width)}
     if source.output is not None:
-        weights |= {prefixes.head + name: tensor for name, tensor in source.output.weights.items()}
-    spelled = {names.one_spelling({name: tensor}).popitem()[0]: name for name, tensor in model.state_dict().items()}
-    fp32 = {
-        name: tensor.float().contiguous() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
-    }
-    return {spelled.get(name, name): tensor for name, tensor in fp32.items()}
-
-
-def _write_tokenizer(words: Vocabulary, kind: str, folder: str) -> None:
-    """Write a tokenizer that joins units of this kind (see `Tokens.kind`) to words as fairseq does.
-
-    Letters: the word delimiter becomes a space. Sentencepieces: a piece that starts a word starts with a space. Phones
-    and words: the phoneme tokenizer puts a space between units.
-    """
-    special = {"pad_token": words.blank, "bos_token": words.bos, "eos_token": words.eos, "unk_token": words.unk}
-    special = {key: token for key, token in special.items() if token is not None}
-    settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": False, **special}
-    if kind == "letter":
-        settings |= {"word_delimiter_token": words.word_end}
-    elif kind == "none":
-        settings |= {
-            "tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer",
-            "do_phonemize": False,
-            "word_delimiter_token": None,
-        }
-    rows = (
-        {token.replace(WORD_START, " "): row for token, row in words.rows.items()}
-        if kind == "sentencepiece"
-        else words.rows
-    )
-    contents = {"vocab.json": rows, "special_tokens_map.json": special, "tokenizer_config.json": settings}
-    for name, content in contents.items():
-        Path(folder, name).write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
+        weights |= {kind.names.head + name: tensor for name, tensor in source.output.weights.items()}
+    if written_head(source) == "Model":  # names of a bare encoder have no prefix
+        weights = {name.removeprefix(kind.names.model): tensor for name, tensor in weights.items()}
+    there = {names.one_spelling({name: like}).popitem()[0]: (name, like) for name, like in model.state_dict().items()}
+    spelled = {}
+    for name, tensor in weights.items():
+        theirs, like = there.get(name, (name, tensor))
+        fp32 = tensor.float().contiguous() if tensor.is_floating_point() else tensor
+        spelled[theirs] = names.like(fp32, like.shape)
+    return spelled
 
 
 def _transformers() -> Any:
@@ -280,17 +184,22 @@ def _transformers() -> Any:
 
 def head_of(source: PortableModel) -> str:
     """Return the suffix of transformers' class name for a model from `read`."""
-    return "ForCTC" if source.is_fine_tuned else "Model" if source.has_new_parts else "ForPreTraining"
+    return "Model" if source.has_new_parts else written_head(source)
 
 
-def check_preprocessing(folder: str | os.PathLike) -> None:
+def written_head(source: PortableModel) -> str:
+    """Return the suffix of the class that `write` uses."""
+    return "ForCTC" if source.is_fine_tuned else hf_config.kind_of(source).pretrained_class
+
+
+def check_preprocessing(folder: str | os.PathLike[str]) -> None:
     """Raise ValueError if transformers preprocesses audio for this folder differently from `read`."""
     try:
         extractor = _transformers().Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
     except OSError:  # the folder has no file that this version of transformers reads
         return
     theirs = {"normalize": extractor.do_normalize, "sample_rate": extractor.sampling_rate}
-    ours = _preprocessing(os.fspath(folder))
+    ours = hf_folder.preprocessing(os.fspath(folder))
     if ours != theirs:
         raise ValueError(
             f"transformers preprocesses audio for {folder} with {theirs}, but {ours} was read. Nothing was written"
@@ -298,23 +207,24 @@ def check_preprocessing(folder: str | os.PathLike) -> None:
 
 
 @torch.no_grad()
-def outputs(folder: str | os.PathLike, waveform: Tensor, head: str) -> list[Tensor]:
+def outputs(folder: str | os.PathLike[str], waveform: Tensor, head: str, language: str | None = None) -> list[Tensor]:
     """Run transformers' own model on audio B x S; the outputs have the order of `portable_model.outputs`.
 
     Args:
         head: ForCTC, ForPreTraining or Model.
+        language: whose adapters and output layer to use; None: those among the model's weights.
     Raises:
         ValueError: transformers is not installed, or preprocesses audio differently.
     """
     check_preprocessing(folder)
     transformers = _transformers()
-    config = _json(os.fspath(folder), "config.json")
-    kind = "Wav2Vec2Conformer" if config["model_type"] == "wav2vec2-conformer" else "Wav2Vec2"
-    model_class = getattr(transformers, kind + head)
-    model = model_class.from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-    found = model(waveform)
+    kind = hf_kinds.of_theirs(hf_folder.read_json(os.fspath(folder), "config.json"))
+    assert kind is not None, "`read` refuses other kinds"
+    more = {} if language is None else {"target_lang": language, "ignore_mismatched_sizes": True}
+    model = getattr(transformers, kind.class_name + head).from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager", **more
+    )
+    found = model.eval()(waveform)
     if head == "ForCTC":
         return [found.logits]
     return [found.last_hidden_state] if head == "Model" else [found.projected_states, found.projected_quantized_states]

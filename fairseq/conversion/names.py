@@ -1,4 +1,4 @@
-"""Parameter names in fairseq, transformers and torchaudio (the latter two differ only in prefixes)."""
+"""Parameter names in fairseq and in other tools: one table for each tool and kind of model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor
 
 _LEAF = r"(weight|bias)"
 _BLOCK = r"encoder\.layers\.(\d+)\."
+Rule = tuple[
+    str, str
+]  # pattern of fairseq's name, template of the other one; {model}, {encoder} ... are prefixes there
 
-# fairseq's name -> the other one; {extractor}, {projection} and {encoder} are prefixes of the other tool
-_RULES = (
+# transformers and torchaudio, which differ only in prefixes
+_COMMON: tuple[Rule, ...] = (
     (r"mask_emb", "{model}masked_spec_embed"),
     (rf"feature_extractor\.conv_layers\.(\d+)\.0\.{_LEAF}", r"{extractor}conv_layers.\1.conv.\2"),
     (rf"feature_extractor\.conv_layers\.(\d+)\.2\.(?:1\.)?{_LEAF}", r"{extractor}conv_layers.\1.layer_norm.\2"),
@@ -21,70 +24,105 @@ _RULES = (
     (r"encoder\.pos_conv\.0\.(bias|weight_g|weight_v)", r"{encoder}pos_conv_embed.conv.\1"),
     (rf"encoder\.layer_norm\.{_LEAF}", r"{encoder}layer_norm.\1"),
     (rf"{_BLOCK}self_attn\.([kvq]|out)_proj\.{_LEAF}", r"{encoder}layers.\1.attention.\2_proj.\3"),
+    (rf"{_BLOCK}self_attn_layer_norm\.{_LEAF}", r"{encoder}layers.\1.layer_norm.\2"),
     (rf"{_BLOCK}fc1\.{_LEAF}", r"{encoder}layers.\1.feed_forward.intermediate_dense.\2"),
     (rf"{_BLOCK}fc2\.{_LEAF}", r"{encoder}layers.\1.feed_forward.output_dense.\2"),
     (rf"{_BLOCK}final_layer_norm\.{_LEAF}", r"{encoder}layers.\1.final_layer_norm.\2"),
-    # blocks of the conformer
+)
+_PRETRAINING_HEADS: tuple[Rule, ...] = (
+    (r"quantizer\.vars", "quantizer.codevectors"),
+    (rf"(quantizer\.weight_proj|project_q)\.{_LEAF}", r"\1.\2"),
+    (rf"final_proj\.{_LEAF}", r"project_hid.\1"),
+)
+_CONFORMER: tuple[Rule, ...] = (
+    (rf"{_BLOCK}self_attn_layer_norm\.{_LEAF}", r"{encoder}layers.\1.self_attn_layer_norm.\2"),
     (rf"{_BLOCK}(ffn[12])\.layer_norm\.{_LEAF}", r"{encoder}layers.\1.\2_layer_norm.\3"),
     (rf"{_BLOCK}(ffn[12])\.w_1\.{_LEAF}", r"{encoder}layers.\1.\2.intermediate_dense.\3"),
     (rf"{_BLOCK}(ffn[12])\.w_2\.{_LEAF}", r"{encoder}layers.\1.\2.output_dense.\3"),
     (rf"{_BLOCK}(self_attn\.(?:linear_\w+\.{_LEAF}|pos_bias_[uv]))", r"{encoder}layers.\1.\2"),
     (rf"{_BLOCK}self_attn\.rotary_emb\.inv_freq", r"{encoder}embed_positions.inv_freq"),  # shared by all blocks there
     (rf"{_BLOCK}(conv_module\.[\w.]+)", r"{encoder}layers.\1.\2"),
-    # heads of the pre-training
-    (r"quantizer\.vars", "quantizer.codevectors"),
-    (rf"(quantizer\.weight_proj|project_q)\.{_LEAF}", r"\1.\2"),
-    (rf"final_proj\.{_LEAF}", r"project_hid.\1"),
 )
-# has a different name in each kind of block
-_SELF_ATTENTION_NORM = re.compile(rf"{_BLOCK}self_attn_layer_norm\.{_LEAF}")
+_ADAPTERS: tuple[Rule, ...] = tuple(  # tensors here have a leading axis of 1: see `like`
+    (rf"{_BLOCK}adapter_layer\.{ours}", rf"{{encoder}}layers.\1.adapter_layer.{theirs}")
+    for ours, theirs in (
+        ("W_a", "linear_1.weight"),
+        ("b_a", "linear_1.bias"),
+        ("W_b", "linear_2.weight"),
+        ("b_b", "linear_2.bias"),
+        ("ln_W", "norm.weight"),
+        ("ln_b", "norm.bias"),
+    )
+)
+_BATCH_NORM: tuple[Rule, ...] = (
+    (r"encoder\.pos_conv\.0\.(\w+)", r"{encoder}pos_conv_embed.batch_norm.\1"),
+    (rf"encoder\.pos_conv\.1\.{_LEAF}", r"{encoder}pos_conv_embed.conv.\1"),
+)
+_STACKED: tuple[Rule, ...] = ((rf"encoder\.pos_conv\.(\d+)\.0\.{_LEAF}", r"{encoder}pos_conv_embed.layers.\1.conv.\2"),)
 _OTHER_SPELLING = {  # torch's second weight norm, of 2.0 and later
     "parametrizations.weight.original0": "weight_g",
     "parametrizations.weight.original1": "weight_v",
 }
 
 
-class Prefixes(NamedTuple):
-    """Prefixes of the model's parts in another tool."""
+class Names(NamedTuple):
+    """The names of one kind of model in another tool."""
 
-    model: str
+    model: str  # prefixes of the model's parts there
     extractor: str
     projection: str
     encoder: str
     head: str  # the output layer of a fine-tuned model
+    rules: tuple[Rule, ...]  # the first that matches applies
+
+    def of(self, names: Iterable[str]) -> dict[str, str]:
+        """Translate names of an encoder's tensors.
+
+        Returns:
+            fairseq's name -> the other tool's name.
+        Raises:
+            ValueError: the other tool's model does not have a tensor.
+        """
+        prefixes = {key: value for key, value in self._asdict().items() if key != "rules"}
+        compiled = [(re.compile(pattern), template.format(**prefixes)) for pattern, template in self.rules]
+        found = {}
+        for name in names:
+            for pattern, template in compiled:
+                match = pattern.fullmatch(name)
+                if match is not None:
+                    found[name] = match.expand(template)
+                    break
+            else:
+                raise ValueError(f"the tensor {name} does not exist in the other tool's model")
+        return found
 
 
-def huggingface(conformer: bool) -> Prefixes:
-    model = "wav2vec2_conformer." if conformer else "wav2vec2."
-    return Prefixes(model, f"{model}feature_extractor.", f"{model}feature_projection.", f"{model}encoder.", "lm_head.")
+def _transformers(model: str, *own: tuple[Rule, ...]) -> Names:
+    rules = (*(rule for rules in own for rule in rules), *_COMMON)
+    return Names(
+        f"{model}.",
+        f"{model}.feature_extractor.",
+        f"{model}.feature_projection.",
+        f"{model}.encoder.",
+        "lm_head.",
+        rules,
+    )
 
 
-TORCHAUDIO = Prefixes("", "feature_extractor.", "encoder.feature_projection.", "encoder.transformer.", "aux.")
-
-
-def translate(names: Iterable[str], prefixes: Prefixes, conformer: bool = False) -> dict[str, str]:
-    """Translate names of an encoder's tensors to the other tool's names.
-
-    Returns:
-        fairseq's name -> the other tool's name.
-    Raises:
-        ValueError: the other tool's model does not have a tensor.
-    """
-    found = {}
-    for name in names:
-        norm = _SELF_ATTENTION_NORM.fullmatch(name)
-        if norm is not None:
-            kept = "self_attn_layer_norm" if conformer else "layer_norm"
-            found[name] = f"{prefixes.encoder}layers.{norm[1]}.{kept}.{norm[2]}"
-            continue
-        for pattern, template in _RULES:
-            match = re.fullmatch(pattern, name)
-            if match is not None:
-                found[name] = match.expand(template.format(**prefixes._asdict()))
-                break
-        else:
-            raise ValueError(f"the tensor {name} does not exist in the other tool's model")
-    return found
+WAV2VEC2 = _transformers("wav2vec2", _PRETRAINING_HEADS)
+WAV2VEC2_ADAPTERS = _transformers("wav2vec2", _ADAPTERS, _PRETRAINING_HEADS)
+WAV2VEC2_CONFORMER = _transformers("wav2vec2_conformer", _CONFORMER, _PRETRAINING_HEADS)
+HUBERT = _transformers("hubert")
+HUBERT_BATCH_NORM = _transformers("hubert", _BATCH_NORM)
+DATA2VEC_AUDIO = _transformers("data2vec_audio", _STACKED)
+TORCHAUDIO = Names(
+    "",
+    "feature_extractor.",
+    "encoder.feature_projection.",
+    "encoder.transformer.",
+    "aux.",
+    (*_COMMON, *_PRETRAINING_HEADS),
+)
 
 
 def one_spelling(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -95,3 +133,14 @@ def one_spelling(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = name.replace(old, new)
         renamed[name] = tensor
     return renamed
+
+
+def like(tensor: Tensor, shape: Iterable[int]) -> Tensor:
+    """Add or remove a leading axis of 1 if the tensor then has this shape; else return it unchanged.
+
+    fairseq holds all adapters of a block in one tensor, transformers one adapter at a time.
+    """
+    wanted, found = tuple(shape), tuple(tensor.shape)
+    if wanted == (1, *found):
+        return tensor.unsqueeze(0)
+    return tensor.squeeze(0) if found == (1, *wanted) else tensor

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,18 @@ _SAME = {
     "layer_norm_first": "encoder_layer_norm_first",
     "encoder_layerdrop": "encoder_layer_drop",
 }
+# settings whose other values torchaudio's model does not have
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "_name": ("wav2vec2",),
+    "layer_type": ("transformer",),
+    "pos_enc_type": ("abs",),
+    "activation_fn": ("gelu",),
+    "pos_conv_depth": (1,),
+    "quantize_input": (False,),
+    "target_glu": (False,),
+    "quantizer_depth": (1,),
+    "crop_seq_to_multiple": (1,),
+}
 _PROJECTION = "encoder.feature_projection.projection."
 
 
@@ -57,7 +68,7 @@ def write(source: PortableModel, folder: str) -> None:
     Raises:
         ValueError: torchaudio cannot represent the model; the message names the settings.
     """
-    hf_config.refuse(source, "torchaudio")
+    hf_config.refuse(source, "torchaudio", _ONLY)
     config = source.config
     arguments = {theirs: config[ours] for ours, theirs in _SAME.items()} | {
         "extractor_mode": "layer_norm" if config["extractor_mode"] == "layer_norm" else "group_norm",
@@ -66,7 +77,7 @@ def write(source: PortableModel, folder: str) -> None:
     }
     left = [name for name in source.encoder if name == "mask_emb" or name.startswith(PRETRAINING_ONLY)]
     logger.info(f"tensors dropped, because torchaudio's model does not have them: {', '.join(left)}")
-    translated = names.translate((name for name in source.encoder if name not in left), names.TORCHAUDIO)
+    translated = names.TORCHAUDIO.of(name for name in source.encoder if name not in left)
     weights = {theirs: source.encoder[ours].float() for ours, theirs in translated.items()}
     if f"{_PROJECTION}weight" not in weights:
         width = config["encoder_embed_dim"]
@@ -106,9 +117,7 @@ def read(folder: str | os.PathLike, read_pickle: Callable[[str], Any]) -> Portab
     head = {name: weights.pop(names.TORCHAUDIO.head + name) for name in ("weight", "bias")} if fine_tuned else {}
     if config["encoder_embed_dim"] == layers[-1][0]:
         _drop_identity(weights, folder)
-    encoder, new, left_over = encoder_of(
-        config, fine_tuned, weights, partial(names.translate, prefixes=names.TORCHAUDIO), folder
-    )
+    encoder, new, left_over = encoder_of(config, fine_tuned, weights, names.TORCHAUDIO.of, folder)
     if left_over:
         raise ValueError(f"{folder} has tensors that fairseq does not have: {', '.join(sorted(left_over)[:5])}")
     logger.info(f"{folder} lacks these tensors, which are newly initialized: {', '.join(sorted(new))}")

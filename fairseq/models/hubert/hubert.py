@@ -77,6 +77,7 @@ class HubertModel(AudioModel):
     cfg: HubertConfig
     config_class = HubertConfig
     pretraining_only = ("target_glu", "final_proj", "label_embs_concat")
+    pretraining_task = "hubert_pretraining"
 
     def __init__(
         self, cfg: ConfigLike, task_cfg: HasSampleRate | None = None, dictionaries: Sequence[Sized | None] = (None,)

@@ -48,6 +48,7 @@ class AudioModel(BaseFairseqModel):
     config_class: ClassVar[type[AudioModelConfig]] = AudioModelConfig
     # names of modules and parameters that only pre-training needs
     pretraining_only: ClassVar[tuple[str, ...]] = ()
+    pretraining_task: ClassVar[str] = "audio_pretraining"  # the task in files of pre-trained models
 
     def __init__(self, cfg: ConfigLike) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ import torch
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
-from fairseq.conversion import convert, foreign, huggingface, names, portable_model
+from fairseq.conversion import convert, foreign, hf_folder, huggingface, names, portable_model
 from fairseq.decoding import GreedyDecoder, Tokens
 from fairseq.models.wav2vec import Wav2Vec2Model, pretrained
 from fairseq_cli.convert import cli_main
@@ -349,7 +349,7 @@ def test_preprocessing_is_read_where_each_version_of_transformers_keeps_it(tmp_p
 @pytest.mark.needs("transformers")
 def test_preprocessing_that_was_read_wrongly_stops_the_conversion(tmp_path, monkeypatch):
     convert.convert(write(tmp_path / "a.pt", LARGE, fine_tuned=True), str(tmp_path / "there"), "hf")
-    monkeypatch.setattr(huggingface, "_preprocessing", lambda folder: {"normalize": False, "sample_rate": 16000})
+    monkeypatch.setattr(hf_folder, "preprocessing", lambda folder: {"normalize": False, "sample_rate": 16000})
     with pytest.raises(ValueError, match="transformers preprocesses audio for .* with {'normalize': True"):
         convert.convert(str(tmp_path / "there"), str(tmp_path / "b.pt"), "fairseq")
     assert not (tmp_path / "b.pt").exists()
@@ -386,7 +386,7 @@ def test_shards_that_are_missing_are_named(tmp_path):
     with pytest.raises(
         ValueError, match="there lacks model-1-of-3.safetensors, model-3-of-3.safetensors of the 3 files in model.safe"
     ):
-        huggingface._weights(str(folder), io.read)
+        hf_folder.weights(str(folder), io.read)
 
 
 # -- torchaudio --------------------------------------------------------------------------------------------------------
@@ -570,14 +570,17 @@ def test_what_has_no_counterpart_is_named(change, named, tmp_path):
 
 
 def test_other_kinds_of_models_are_named(tmp_path):
-    for kind in ("wav2vec_seq2seq", "data2vec_audio", "hubert"):
+    for kind in ("wav2vec_seq2seq", "data2vec_text", "wav2vec"):
         io.save({"cfg": {"model": {"_name": kind}}, "model": {}}, tmp_path / "a.pt")
         with pytest.raises(ValueError, match=f"has model._name='{kind}'"):
             convert.convert(str(tmp_path / "a.pt"), str(tmp_path / "b"), "hf")
     (tmp_path / "there").mkdir()
     for config, named in (
-        ({"model_type": "hubert"}, "'hubert'"),
-        ({"model_type": "wav2vec2", "add_adapter": True, "adapter_attn_dim": 16}, "add_adapter.*adapter_attn_dim"),
+        ({"model_type": "wavlm"}, "'wavlm'.*wav2vec2, wav2vec2-conformer, hubert, data2vec-audio"),
+        (
+            {"model_type": "wav2vec2", "add_adapter": True, "adapter_attn_dim": 16, "do_stable_layer_norm": False},
+            "add_adapter.*do_stable_layer_norm",
+        ),
     ):
         (tmp_path / "there" / "config.json").write_text(json.dumps(config))
         with pytest.raises(ValueError, match=named):
