@@ -43,10 +43,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--results-path",
-        
-        help="folder for hypo.word, hypo.units, ref.word, ref.units, hypo.jsonl and results.json; with a classifier for "
-        "scores.tsv, scores.jsonl and results.json",
-,
+        help="folder for hypo.word, hypo.units, ref.word, ref.units, hypo.jsonl and results.json; with a classifier, "
+        "for scores.tsv, scores.jsonl and results.json",
     )
     parser.add_argument("--explain", action="store_true", help="report which known causes of bad results apply")
     add_decoder_arguments(parser)
