@@ -19,7 +19,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass, Finding, wrong
 from fairseq.dataclass.checks import refuse
 from fairseq.logging import metrics
 from fairseq.logging.meters import MetersDict
-from fairseq.scoring.classes import (
+from fairseq.scoring.classifiers import (
     LARGEST_LOG_ODDS,
     equal_error_rate_of_counts,
     log_odds,

@@ -26,7 +26,7 @@ from fairseq.inference.progress import Progress
 from fairseq.inference.windows import WindowSettings
 from fairseq.models.wav2vec.classification import Wav2VecClassification
 from fairseq.scoring.bootstrap import interval
-from fairseq.scoring.classes import equal_error_rate_of_counts, log_odds, macro_f1, trial_classes
+from fairseq.scoring.classifiers import equal_error_rate_of_counts, log_odds, macro_f1, trial_classes
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired  # typing has it from Python 3.11 on
