@@ -53,6 +53,8 @@ def from_checkpoint(state: dict[str, Any], path: str) -> PortableModel:
     settings = state["cfg"]["model"]
     if not kinds.fine_tuned(settings["_name"]):
         return model
+    if not kinds.transcribes(settings["_name"]):
+        raise ValueError(f"{path} holds a model of kind {settings['_name']!r}, which no other format here can hold")
     if source.head is None:
         raise ValueError(f"{path} is fine-tuned but has no output layer")
     if source.symbols is None:
