@@ -24,7 +24,9 @@ class HasCodebook(Protocol):
     """A model with a quantizer, such as Wav2Vec2Model."""
 
     training: bool
-    quantizer: GumbelVectorQuantizer | None
+
+    @property
+    def quantizer(self) -> GumbelVectorQuantizer | None: ...
 
     def train(self, mode: bool = True) -> nn.Module: ...
 
