@@ -15,7 +15,7 @@ from collections.abc import Iterable
 OWN_NAME = "fairseq-hpu"
 # The packages of each extra. `pip install 'fairseq-hpu[...]'` cannot work, since it is not on PyPI; see `advice`
 EXTRAS = {
-    "convert": ["transformers>=4.46", "safetensors"],
+    "convert": ["transformers>=4.46", "safetensors", "huggingface_hub"],
     "decode": ["flashlight-text", "kenlm"],
     "demo": ["espeakng-loader", "soxr"],
     # pinned: each release of a checker reports different problems
