@@ -33,6 +33,7 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from fairseq.models import kinds as model_kinds
 from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
+from fairseq.models.wav2vec.wav2vec2_asr import HasTargetDictionary
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.fairseq_task import HasDictionaryFile
 from fairseq.text_files import MissingFileError
@@ -250,7 +251,8 @@ def _check_dictionary(task: FairseqTask, state: dict[str, Any], path: str) -> No
                 f"once: fairseq-convert {path} NEW.pt --to fairseq --dict FILE."
             )
     head = state["model"].get(pretrained.HEAD + "weight")
-    size = len(task.target_dictionary)
+    dictionary = cast(HasTargetDictionary, task).target_dictionary
+    size = 0 if dictionary is None else len(dictionary)
     if head is not None and head.size(0) != size:
         raise ValueError(
             f"{path} has an output layer of {head.size(0)} rows, but {name} has {size} symbols (including the four "

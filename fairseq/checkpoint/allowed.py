@@ -214,6 +214,7 @@ ALLOWED: dict[str, Callable[..., Any] | None] = {
     "_operator.getitem": _typing_parameters,
     "typing.*": None,
     "fairseq.*Config": None,
+    **dict.fromkeys(f"{package}.*Config" for package in ("examples", "data2vec", "contentvec")),
     **dict.fromkeys(_ONLY_NAMES),
     **{name: lambda *arguments, name=name: Inert(name, arguments) for name in _INERT_CLASSES},
 }

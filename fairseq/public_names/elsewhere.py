@@ -14,6 +14,12 @@ MODULES: dict[str, str] = {
     "fairseq.distributed.fully_sharded_data_parallel": "fairseq.distributed",
 }
 
+# modules of fairseq's repository outside its package, with and without "fairseq." in front -> the module here
+EXAMPLES: dict[str, str] = {
+    f"{prefix}data2vec.models.data2vec_audio": "fairseq.models.data2vec.data2vec_audio"
+    for prefix in ("examples.", "fairseq.examples.")
+}
+
 # fairseq's module -> {the module that defines them here: names}
 _NAMES: dict[str, dict[str, str]] = {
     "fairseq": {"fairseq.inference.transcribe": "transcribe"},
@@ -37,6 +43,32 @@ _NAMES: dict[str, dict[str, str]] = {
             "Embedding FairseqEncoder FairseqTask II Linear MISSING Namespace Wav2Vec2AsrConfig Wav2VecEncoder "
             "base_architecture convert_namespace_to_omegaconf open_dict"
         ),
+    },
+    "fairseq.models.hubert": {
+        "fairseq.models.hubert.hubert": "EXTRACTOR_MODE_CHOICES LAYER_TYPE_CHOICES MASKING_DISTRIBUTION_CHOICES"
+    },
+    "fairseq.models.hubert.hubert": {
+        "fairseq": "utils",
+        "fairseq.data.data_utils": "compute_mask_indices",
+        "fairseq.data.dictionary": "Dictionary",
+        "fairseq.dataclass": "ChoiceEnum FairseqDataclass",
+        "fairseq.models.fairseq_model": "BaseFairseqModel",
+        "fairseq.models.wav2vec.wav2vec2": "ConvFeatureExtractionModel",
+        "fairseq.modules": "LayerNorm",
+        "fairseq.tasks.hubert_pretraining": "HubertPretrainingConfig HubertPretrainingTask",
+        "omegaconf": "II",
+    },
+    "fairseq.models.hubert.hubert_asr": {
+        "fairseq": "checkpoint_utils tasks utils",
+        "fairseq.dataclass": "FairseqDataclass",
+        "fairseq.dataclass.utils": "convert_namespace_to_omegaconf",
+        "fairseq.models.fairseq_encoder": "FairseqEncoder",
+        "fairseq.models.fairseq_model": "BaseFairseqModel",
+        "fairseq.models.wav2vec.config": "MASKING_DISTRIBUTION_CHOICES",
+        "fairseq.models.wav2vec.wav2vec2_asr": "Embedding Linear",
+        "fairseq.modules": "LayerNorm",
+        "fairseq.tasks": "FairseqTask",
+        "omegaconf": "II MISSING open_dict",
     },
     "fairseq.models.wav2vec.wav2vec2": {
         "fairseq.data.data_utils": "compute_mask_indices",

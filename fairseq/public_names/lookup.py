@@ -99,13 +99,27 @@ def _add_names(module: ModuleType, is_package: bool) -> None:
         module.__path__ = []
 
 
+class Examples:
+    """A meta path finder for modules of fairseq's `examples`, after all others: a folder of that name comes first."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The spec of such a module, or of an empty package above one; None for every other name."""
+        if name in elsewhere.EXAMPLES:
+            return ModuleSpec(name, ModuleLoader())
+        if any(full.startswith(name + ".") for full in elsewhere.EXAMPLES):
+            return ModuleSpec(name, None, is_package=True)
+        return None
+
+
 class ModuleLoader(Loader):
     """Loads a fairseq module without a file here: the module with its contents, or one that offers nothing."""
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__
-        if name in elsewhere.MODULES:
-            sys.modules[name] = importlib.import_module(elsewhere.MODULES[name])
+        here = elsewhere.MODULES.get(name) or elsewhere.EXAMPLES.get(name)
+        if here is not None:
+            sys.modules[name] = importlib.import_module(here)
         else:
             module.__doc__ = not_offered.sentence(name + ".*")
             _add_names(module, is_package=False)
@@ -115,3 +129,4 @@ def install() -> None:
     """Make imports and attributes of `fairseq.*` use these tables; once per process."""
     if PublicNames not in sys.meta_path:
         sys.meta_path.insert(0, PublicNames)
+        sys.meta_path.append(Examples)

@@ -15,10 +15,10 @@ _LANGUAGE = (
     "this package has no language models in PyTorch; fairseq-infer --lm-model reads n-gram models (.arpa, KenLM .bin)"
 )
 _TEXT_DATA = "this package reads audio and its labels only; use FileAudioDataset and AddTargetDataset"
-_TEXT_TASK = "this package has the tasks audio_pretraining and audio_finetuning only"
+_TEXT_TASK = "this package has tasks for audio only, such as audio_pretraining and audio_finetuning"
 _TEXT_LOSS = "this package has the criterions wav2vec and ctc only"
 _SYNTHESIS = "this package recognises speech; it does not produce or translate it"
-_HUBERT = "HuBERT models cannot be loaded; wav2vec2 and wav2vec_ctc models can"
+_HUBERT = "HuBERT is not pre-trained here; its models open, give features, and are fine-tuned with wav2vec_ctc"
 _SEQ2SEQ = "fine-tune wav2vec_ctc instead of wav2vec_seq2seq"
 _OTHER_SPEECH = "this package has wav2vec2 and wav2vec_ctc models; build other heads on Wav2Vec2Model.extract_features"
 _LAYERS = "no wav2vec 2.0 model uses it; take it from torch.nn or keep a copy in your project"
@@ -178,7 +178,7 @@ _NAMES: dict[str, dict[str, str]] = {
         _TRACKER: "AimProgressBarWrapper AzureMLProgressBarWrapper WandBProgressBarWrapper get_aim_run"
     },
     "fairseq.models": {
-        _HUBERT: "hubert multires_hubert",
+        _HUBERT: "multires_hubert",
         _GENERATION: """
             CompositeEncoder FairseqDecoder FairseqEncoderDecoderModel FairseqIncrementalDecoder FairseqMultiModel
             composite_encoder fairseq_decoder fairseq_incremental_decoder""",
@@ -195,6 +195,12 @@ _NAMES: dict[str, dict[str, str]] = {
         _GENERATION: "FairseqEncoderDecoderModel FairseqMultiModel",
         _LANGUAGE: "FairseqLanguageModel",
         "use isinstance": "check_type",
+    },
+    "fairseq.models.hubert": {_SEQ2SEQ: "HubertSeq2SeqConfig HubertSeq2SeqModel"},
+    "fairseq.models.hubert.hubert_asr": {
+        _SEQ2SEQ: """
+            FairseqEncoderDecoderModel FairseqIncrementalDecoder HubertSeq2SeqConfig HubertSeq2SeqModel
+            PositionalEmbedding TransformerDecoder TransformerDecoderLayer"""
     },
     "fairseq.models.wav2vec": {
         "use Wav2Vec2Model: this package has wav2vec 2.0, not the first wav2vec": "wav2vec Wav2VecConfig Wav2VecModel",
@@ -248,7 +254,7 @@ _NAMES: dict[str, dict[str, str]] = {
     },
     "fairseq.scoring": {_SCORES: "bertscore bleu chrf meteor tokenizer"},
     "fairseq.tasks": {
-        _HUBERT: "hubert_pretraining multires_hubert_pretraining",
+        _HUBERT: "multires_hubert_pretraining",
         _SYNTHESIS: "frm_text_to_speech speech_dlm_task speech_to_speech speech_to_text speech_ulm_task text_to_speech",
         _OTHER_SPEECH: "audio_classification",
         _TEXT_TASK: """
@@ -263,6 +269,7 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.tasks.audio_finetuning": {
         "use the dictionary's encode_line and AddTargetDataset": "LabelEncoder label_len_fn"
     },
+    "fairseq.tasks.hubert_pretraining": {_HUBERT: "HubertDataset LabelEncoder"},
     "fairseq.tasks.audio_pretraining": {
         "use InferredW2vConfig, fairseq's name for it until 0.12": "AudioMaskingConfig"
     },
@@ -302,5 +309,4 @@ def sentence(name: str) -> str | None:
     advice = ADVICE.get(name) or EMPTY_MODULES.get(name.rpartition(".")[0])
     if advice is None:
         return None
-    when = "not offered yet" if advice is _HUBERT else "not offered here"
-    return f"{name} is {when}: {advice}."
+    return f"{name} is not offered here: {advice}."

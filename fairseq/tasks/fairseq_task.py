@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -57,10 +57,10 @@ class StatefulContainer:
 
 @runtime_checkable
 class HasDictionaryFile(Protocol):
-    """A task that reads the symbols of an output layer from a file, unless a checkpoint has them."""
+    """A task that reads the symbols of an output layer from a file, unless a checkpoint has them.
 
-    @property
-    def target_dictionary(self) -> Sized | None: ...
+    Only a method: a check of `target_dictionary` would read the file.
+    """
 
     def dictionary_path(self) -> str: ...
 

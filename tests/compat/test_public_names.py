@@ -196,8 +196,11 @@ def test_the_tables_do_not_hide_what_is_here() -> None:
         ("from fairseq.utils import replace_unk", "fairseq.utils.replace_unk is not offered here: "),
         ("from fairseq.data import ResamplingDataset", "fairseq.data.ResamplingDataset is not offered here: "),
         ("from fairseq.data import encoders", "fairseq.data.encoders is not offered here: "),
-        ("import fairseq.models.hubert", "fairseq.models.hubert is not offered yet: "),
-        ("from fairseq.models.hubert.hubert import HubertModel", "fairseq.models.hubert is not offered yet: "),
+        ("import fairseq.models.multires_hubert", "fairseq.models.multires_hubert is not offered here: "),
+        (
+            "from fairseq.data import HubertDataset",
+            "fairseq.data.HubertDataset is not offered here: HuBERT is not pre-",
+        ),
         (
             "from fairseq.models.wav2vec import Wav2Vec2Seq2SeqModel",
             "Wav2Vec2Seq2SeqModel is not offered here: fine-tune wav2vec_ctc",
@@ -220,7 +223,7 @@ def test_attributes_that_are_not_offered() -> None:
         _ = options.get_training_parser
     with pytest.raises(AttributeError, match="fairseq.data.encoders is not offered here"):
         _ = fairseq.data.encoders
-    assert not hasattr(fairseq.tasks, "hubert_pretraining") and not hasattr(fairseq.search, "BeamSearch")
+    assert not hasattr(fairseq.tasks, "multires_hubert_pretraining") and not hasattr(fairseq.search, "BeamSearch")
 
 
 def test_names_that_fairseq_never_had_fail_as_usual() -> None:

@@ -89,6 +89,13 @@ PLACES = {
     "args": lambda value: {"cfg": None, "args": Namespace(arch="wav2vec2", task="audio_pretraining", dropout=value)},
     "optimizer": lambda value: {"last_optimizer_state": {"state": {0: {"step": value}}, "param_groups": []}},
     "task_state": lambda value: {"task_state": {"target_dictionary": value}},
+    "label dictionaries": lambda value: {
+        "cfg": {"model": {"_name": "hubert"}, "task": {"_name": "hubert_pretraining"}},
+        "task_state": {"dictionaries": [None, value]},
+    },
+    "encoder's config": lambda value: {"cfg": {"model": {"_name": "hubert_ctc", "w2v_args": {"model": {"a": value}}}}},
+    "teacher": lambda value: {"cfg": {"model": {"_name": "data2vec_audio"}}, "model": {"_ema": {"layers": value}}},
+    "adapters by language": lambda value: {"adapter": {"eng": {"model": {"W_a": value}}}},
     "extra_state": lambda value: {"extra_state": {"train_iterator": value}},
 }
 PAYLOADS = list(payloads(pathlib.Path("trace")))
