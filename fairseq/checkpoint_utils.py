@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fairseq.checkpoint import building, io, kinds
+from fairseq.checkpoint import building, fetching, io, kinds
 from fairseq.checkpoint.building import prune_state_dict
 from fairseq.checkpoint.compare import same_data
 from fairseq.checkpoint.lock import save_dir_held
@@ -108,7 +108,8 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
     """Load the model that `model.w2v_path` names.
 
     Args:
-        path: a checkpoint, or a folder of transformers or torchaudio (see docs/checkpoints.md).
+        path: a checkpoint, a folder of transformers or torchaudio, or an id of the Hugging Face hub (see
+            docs/checkpoints.md).
     Returns:
         its config, and its state with "model" and, if it is fine-tuned, "task_state".
     Raises:
@@ -117,13 +118,14 @@ def load_pretrained(path: str) -> tuple[DictConfig, dict[str, Any]]:
     """
     if not kinds.exists(path):
         raise MissingFileError(f"model.w2v_path={path}: {kinds.missing(path)}.")
-    if os.path.isdir(path) and not kinds.is_checkpoint(path):
-        if not foreign.is_folder(path):
+    here = fetching.local(path)
+    if os.path.isdir(here) and not kinds.is_checkpoint(here):
+        if not foreign.is_folder(here):
             raise ValueError(
                 f"model.w2v_path={path} is a folder without config.json. Set a checkpoint file, or a transformers or "
                 "torchaudio folder with its config.json."
             )
-        state = portable_model.to_checkpoint(foreign.read(path, io.read))
+        state = portable_model.to_checkpoint(foreign.read(here, io.read))
         return _config_inside(state, path), state
     state = load_checkpoint_to_cpu(path)
     return _config_inside(state, path), state

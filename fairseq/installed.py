@@ -15,7 +15,7 @@ from collections.abc import Iterable
 OWN_NAME = "fairseq-hpu"
 # The packages of each extra. `pip install 'fairseq-hpu[...]'` cannot work, since it is not on PyPI; see `advice`
 EXTRAS = {
-    "convert": ["transformers>=4.46", "safetensors"],
+    "convert": ["transformers>=4.46", "safetensors", "huggingface_hub"],
     # flashlight-text has KenLM inside, and no wheels for Python 3.13 and later. `kenlm` itself has no wheels at all
     "decode": ["ufal-kenlm>=26.4", "flashlight-text>=0.0.7; python_version < '3.13'"],
     "demo": ["espeakng-loader", "soxr"],

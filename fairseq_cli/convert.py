@@ -14,7 +14,11 @@ from fairseq_cli import command
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-convert", description=__doc__)
-    parser.add_argument("model", help="a checkpoint, a transformers folder, or a folder that --to torchaudio wrote")
+    parser.add_argument(
+        "model",
+        help="a checkpoint, a transformers folder, an id of the Hugging Face hub (owner/name), or a folder that "
+        "--to torchaudio wrote",
+    )
     parser.add_argument(
         "output", help="what to write: a file for fairseq, adapter and onnx, else a folder; it must not exist yet"
     )

@@ -1,4 +1,4 @@
-"""Checkpoints named by a URL: downloaded once, into a cache of this machine."""
+"""Checkpoints named by a URL or by an id of the Hugging Face hub: downloaded once, into a cache of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from fairseq import stores
-from fairseq.checkpoint import atomic, store_index
+from fairseq.checkpoint import atomic, hub, store_index
 from fairseq.checkpoint.retention import FOLDER
 from fairseq.checkpoint.store_index import Entry
 
@@ -26,18 +26,20 @@ def cache_folder() -> str:
 
 
 def local(path: str | os.PathLike[str]) -> str:
-    """Return the path of a local checkpoint: a path unchanged; for a URL, that of a download, made now if necessary.
+    """Return the path of a local checkpoint: a path unchanged; for others, that of a download, made now if necessary.
 
-    The store is asked each time whether its object is still the same. Processes of one machine download it once.
+    For a URL, the store is asked each time whether its object is still the same. Processes of one machine download it
+    once. For an id of the Hugging Face hub, see `hub`.
 
     Raises:
+        MissingFileError: a model of the hub is neither in the cache nor can be downloaded.
         MissingObject: the store has no such checkpoint; also a FileNotFoundError.
         StoreError: the store cannot be read; names the URL, and what to check.
         ValueError: the URL cannot be opened.
     """
     text = os.fspath(path)
     if not stores.is_url(text):
-        return text
+        return hub.folder(text) if hub.is_id(text) else text
     store, _, name = text.rstrip("/").rpartition("/")
     entry, version = _found(store, name)
     folder = os.path.join(cache_folder(), hashlib.sha256(text.encode()).hexdigest()[:16])

@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 
-from fairseq.checkpoint import fetching, sharded
+from fairseq.checkpoint import fetching, hub, sharded
+from fairseq.text_files import MissingFileError
 
 _LOOKED_AT = 512  # bytes
 _ADVICE_FOR_TENSORS = (
@@ -31,11 +32,16 @@ def missing(path: str | os.PathLike[str]) -> str:
     """Say why a file does not exist, as the end of a sentence; names the target of a symbolic link."""
     if os.path.islink(path):
         return f"it is a symbolic link to {os.readlink(path)}, which does not exist"
+    if hub.is_id(os.fspath(path)):
+        try:
+            hub.folder(os.fspath(path))
+        except MissingFileError as error:
+            return str(error).removesuffix(".")
     return "there is no such file"
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether there is something of this path or URL; a URL is downloaded, see `fetching`."""
+    """Whether there is something of this path or URL; what is not local is downloaded, see `fetching`."""
     try:
         return os.path.exists(fetching.local(path))
     except FileNotFoundError:

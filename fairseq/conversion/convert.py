@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fairseq.checkpoint import io, kinds
-from fairseq.conversion import adapter_file, foreign, portable_model, vocabulary
+from fairseq.checkpoint import hub, io, kinds
+from fairseq.conversion import adapter_file, foreign, hf_folder, portable_model, vocabulary
 from fairseq.conversion.foreign import WRITERS, Compared
 from fairseq.conversion.portable_model import PortableModel
 from fairseq.data.dictionary import Dictionary
@@ -44,6 +44,8 @@ def load(path: str, dictionary: str | None = None, language: str | None = None) 
     Raises:
         ValueError: the file is not a model, is damaged, or cannot be represented in fairseq.
     """
+    if hub.is_id(path):  # with the adapters of the language
+        path = hub.folder(path, () if language is None else hf_folder.adapter_files(language))
     if foreign.is_folder(path):
         if dictionary is not None:
             logger.warning(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fairseq import checkpoint_utils
 from fairseq import device as device_layer
-from fairseq.checkpoint import io, kinds
+from fairseq.checkpoint import fetching, io, kinds
 from fairseq.conversion import adapter_file, foreign, vocabulary
 from fairseq.conversion.portable_model import encoder_in, to_checkpoint
 from fairseq.data.dictionary import Dictionary
@@ -107,7 +107,7 @@ class SpeechModel:
         dictionary: str | None = None,
         adapter: str | None = None,
     ) -> SpeechModel:
-        """Read a checkpoint, or a folder written by transformers or fairseq-convert.
+        """Read a checkpoint, a folder written by transformers or fairseq-convert, or a model of the Hugging Face hub.
 
         Args:
             device: cpu, cuda or another device type of the device layer.
@@ -120,9 +120,10 @@ class SpeechModel:
             ValueError: the checkpoint cannot be read, its outputs do not match its symbols, or there is no such device.
         """
         if not kinds.exists(path):
-            raise MissingFileError(f"the checkpoint {os.fspath(path)} does not exist")
-        if os.path.isdir(path) and not kinds.is_checkpoint(path):
-            state = _read_folder(os.fspath(path))
+            raise MissingFileError(f"the checkpoint {os.fspath(path)} does not exist: {kinds.missing(path)}")
+        here = fetching.local(path)
+        if os.path.isdir(here) and not kinds.is_checkpoint(here):
+            state = _read_folder(here)
         else:
             state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)
         if adapter is not None:

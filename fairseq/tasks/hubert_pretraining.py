@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass import FairseqDataclass
@@ -95,7 +95,9 @@ class HubertPretrainingTask(FairseqTask):
 
     def load_dictionaries(self) -> list[Optional[Dictionary]]:
         """Read the label dictionaries that are next to the data."""
-        folder = None if self.cfg.data in (None, MISSING) and self.cfg.label_dir is None else self.get_label_dir()
+        missing = OmegaConf.is_config(self.cfg) and OmegaConf.is_missing(self.cfg, "data")
+        no_data = missing or self.cfg.data in (None, MISSING)
+        folder = None if no_data and self.cfg.label_dir is None else self.get_label_dir()
         paths = [None if folder is None else Path(folder) / f"dict.{label}.txt" for label in self.cfg.labels]
         return [Dictionary.load(str(path)) if path is not None and path.is_file() else None for path in paths]
 
