@@ -16,10 +16,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-convert", description=__doc__)
     parser.add_argument("model", help="a checkpoint, a transformers folder, or a folder that --to torchaudio wrote")
     parser.add_argument(
-        "output", help="what to write: a file for fairseq and onnx, else a folder; it must not exist yet"
+        "output", help="what to write: a file for fairseq, onnx and onnx-int8, else a folder; it must not exist yet"
     )
     parser.add_argument(
-        "--to", required=True, choices=TARGETS, help="hf: a transformers folder; onnx: for fine-tuned models only"
+        "--to",
+        required=True,
+        choices=TARGETS,
+        help="hf: a transformers folder; onnx, onnx-int8 and sherpa-onnx: for fine-tuned models only",
     )
     command.add_dictionary(parser)
     return parser
