@@ -20,13 +20,15 @@ def get_parser() -> argparse.ArgumentParser:
         "--to torchaudio wrote",
     )
     parser.add_argument(
-        "output", help="what to write: a file for fairseq, adapter and onnx, else a folder; it must not exist yet"
+        "output",
+        help="what to write: a file for fairseq, adapter, onnx and onnx-int8, else a folder; it must not exist yet",
     )
     parser.add_argument(
         "--to",
         required=True,
         choices=TARGETS,
-        help="hf: a transformers folder; onnx: for fine-tuned models only; adapter: what model.tuning has trained",
+        help="hf: a transformers folder; onnx, onnx-int8 and sherpa-onnx: for fine-tuned models only; adapter: what "
+        "model.tuning has trained",
     )
     command.add_dictionary(parser)
     parser.add_argument(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq.conversion import huggingface, onnx_model, portable_model, torchaudio_model
 from fairseq.conversion.portable_model import PortableModel
+
+logger = logging.getLogger("fairseq_cli.convert")  # the name in the command's log lines
 
 ReadPickle = Callable[[str], dict[str, Any]]  # the restricted reader of checkpoints
 
@@ -65,11 +70,41 @@ def write_torchaudio(model: PortableModel, path: str, audio: Tensor, read_pickle
 
 def write_onnx(model: PortableModel, path: str, audio: Tensor, read_pickle: ReadPickle) -> Compared:
     onnx_model.write(model, path)
-    # lengths and batch sizes that the graph was not traced with
-    several = [audio, audio[:, : audio.size(1) // 3].repeat(3, 1)]
     built = portable_model.build(model)
-    ours = [portable_model.outputs(built, source)[0] for source in several]
-    return Compared(ours, onnx_model.outputs(path, several))
+    # lengths, batch sizes and padding that the graph was not traced with
+    short = audio[:, : audio.size(1) // 3]
+    padded = F.pad(short, (0, audio.size(1) - short.size(1)))
+    batches = [audio, torch.cat([padded, audio, padded])]
+    lengths = [torch.tensor([audio.size(1)]), torch.tensor([short.size(1), audio.size(1), short.size(1)])]
+    ours = [portable_model.outputs(built, source)[0] for source in (audio, short)]
+    whole, several = onnx_model.outputs(path, batches, lengths)
+    return Compared([ours[0], ours[0], ours[1]], [whole, several[1:2], several[:1, : ours[1].size(1)]])
+
+
+def write_onnx_int8(model: PortableModel, path: str, audio: Tensor, read_pickle: ReadPickle) -> Compared:
+    """Compare the fp32 graph; how far the one in int8 is from it is logged, since it cannot be equal."""
+    whole = f"{path}.fp32"
+    try:
+        compared = write_onnx(model, whole, audio, read_pickle)
+    finally:
+        if os.path.exists(whole):
+            os.remove(whole)
+    onnx_model.write_int8(model, path)
+    _log_int8(compared.ours[0], onnx_model.outputs(path, [audio], [torch.tensor([audio.size(1)])])[0])
+    return compared
+
+
+def write_sherpa(model: PortableModel, path: str, audio: Tensor, read_pickle: ReadPickle) -> Compared:
+    onnx_model.write_sherpa(model, path)
+    ours = _outputs(model, audio)
+    fp32, int8 = (os.path.join(path, name) for name in onnx_model.SHERPA_FILES[:2])
+    _log_int8(ours[0], onnx_model.outputs(int8, [audio])[0])
+    return Compared(ours, onnx_model.outputs(fp32, [audio]))
+
+
+def _log_int8(ours: Tensor, theirs: Tensor) -> None:
+    share = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
+    logger.info("int8: the likeliest symbol is that of fp32 in %.1f %% of the frames of the test audio", 100 * share)
 
 
 def _outputs(model: PortableModel, audio: Tensor, encoder_only: bool = False) -> list[Tensor]:
@@ -81,4 +116,6 @@ WRITERS: dict[str, Callable[[PortableModel, str, Tensor, ReadPickle], Compared]]
     "hf": write_huggingface,
     "torchaudio": write_torchaudio,
     "onnx": write_onnx,
+    "onnx-int8": write_onnx_int8,
+    "sherpa-onnx": write_sherpa,
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import warnings
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,19 +21,34 @@ from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 from fairseq.modules.run_mode import RunMode, configure
 
 OPSET = 17
+SHERPA_FILES = ("model.onnx", "model.int8.onnx", "tokens.txt")
 _TRACED_SAMPLES = 16_000  # arbitrary: the graph does not depend on it
 
 
-class _Logits(nn.Module):
-    """source B x S -> logits B x T x V; rows have equal lengths, without padding."""
+class _Padded(nn.Module):
+    """source B x S and lengths B (samples) -> logits B x T x V and frames B; padding does not change a row's logits."""
 
     model: Wav2VecCtc
+    inputs = {"source": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
+    outputs = {"logits": {0: "batch", 1: "frames"}, "frames": {0: "batch"}}
 
     def __init__(self, model: Wav2VecCtc) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, source: Tensor) -> Tensor:
+    def forward(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        padding_mask = torch.arange(source.size(1), device=source.device) >= lengths.unsqueeze(1)
+        found = self.model.w2v_encoder(source, padding_mask)
+        return found["encoder_out"].transpose(0, 1), (~found["padding_mask"]).sum(1)
+
+
+class _Waveform(_Padded):
+    """source B x S -> logits B x T x V; rows have equal lengths, without padding."""
+
+    inputs = {"source": {0: "batch", 1: "samples"}}
+    outputs = {"logits": {0: "batch", 1: "frames"}}
+
+    def forward(self, source: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - one input fewer
         return self.model.w2v_encoder(source, None)["encoder_out"].transpose(0, 1)
 
 
@@ -38,51 +56,125 @@ def write(source: PortableModel, path: str) -> None:
     """Export a model; symbols, normalize and sample_rate are stored in the file's metadata.
 
     Raises:
-        ValueError: the model is pre-trained only or a conformer, or onnx and onnxruntime are not installed.
+        ValueError: the model cannot be exported, or onnx and onnxruntime are not installed.
     """
+    _export(source, path, _Padded)
+
+
+def write_int8(source: PortableModel, path: str) -> None:
+    """Export a model with the weights of its matrix products in 8-bit integers, by onnxruntime's quantizer.
+
+    Raises:
+        ValueError: see `write`.
+    """
+    whole = f"{path}.fp32"
+    try:
+        write(source, whole)
+        _quantize(source, whole, path)
+    finally:
+        if os.path.exists(whole):
+            os.remove(whole)
+
+
+def write_sherpa(source: PortableModel, folder: str) -> None:
+    """Write a folder for sherpa-onnx's model type `omnilingual_asr_ctc`, which takes a waveform: SHERPA_FILES.
+
+    Raises:
+        ValueError: see `write`; or the model expects audio that is not normalised or not at 16 kHz, since sherpa-onnx
+            normalises it, or has symbols with spaces.
+    """
+    _check(source)
+    assert source.output is not None
+    if not source.task["normalize"] or source.task["sample_rate"] != 16_000:
+        raise ValueError(
+            f"task.normalize={source.task['normalize']}, task.sample_rate={source.task['sample_rate']}: sherpa-onnx "
+            "gives its models normalised audio of 16,000 Hz. Use --to onnx"
+        )
+    os.mkdir(folder)
+    model, int8, tokens = (os.path.join(folder, name) for name in SHERPA_FILES)
+    _export(source, model, _Waveform)
+    _quantize(source, model, int8)
+    names = {0: "<blk>"}
+    symbols = [
+        names.get(row, "\u2581" if symbol == "|" else symbol) for row, symbol in enumerate(source.output.symbols)
+    ]
+    lines = [f"{symbol} {row}\n" for row, symbol in enumerate(symbols)]
+    Path(tokens).write_text("".join(lines), encoding="utf-8")
+
+
+def _check(source: PortableModel) -> None:
     if source.output is None:
         raise ValueError("only fine-tuned models can be exported to ONNX: a pre-trained model has no output layer")
-    if source.config["layer_type"] != "transformer" or source.config["crop_seq_to_multiple"] != 1:
+    if source.config["crop_seq_to_multiple"] != 1:
         raise ValueError(
-            f"model.layer_type={source.config['layer_type']!r}, "
-            f"crop_seq_to_multiple={source.config['crop_seq_to_multiple']}: ONNX export supports only "
-            "layer_type='transformer' with crop_seq_to_multiple=1"
+            f"model.crop_seq_to_multiple={source.config['crop_seq_to_multiple']}: ONNX export supports only 1"
         )
-    onnx, _ = _packages()
+
+
+def _export(source: PortableModel, path: str, form: type[_Padded]) -> None:
+    _check(source)
+    _packages()
     model = cast(Wav2VecCtc, portable_model.build(source))
-    # padding frames are masked, which would fix the length in the graph
-    configure(model, RunMode(pads_to_multiple=False))
+    # padding to a multiple, and looking for padding, would fix sizes in the graph
+    configure(model, RunMode(length_aware=True, looks_for_padding=False, pads_to_multiple=False))
+    audio = torch.randn(2, _TRACED_SAMPLES)
+    lengths = torch.tensor([_TRACED_SAMPLES, _TRACED_SAMPLES // 2])
     # forms with ONNX operators; all forms compute the same
     with device.forced(conv_form="conv1d", pos_conv_form="conv1d", attention_form="matmul"), warnings.catch_warnings():
         # the newer exporter takes minutes and needs another package
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=TracerWarning)
         torch.onnx.export(
-            _Logits(model).eval(),
-            (torch.randn(2, _TRACED_SAMPLES),),
+            form(model).eval(),
+            (audio, lengths)[: len(form.inputs)],
             path,
-            input_names=["source"],
-            output_names=["logits"],
-            dynamic_axes={"source": {0: "batch", 1: "samples"}, "logits": {0: "batch", 1: "frames"}},
+            input_names=list(form.inputs),
+            output_names=list(form.outputs),
+            dynamic_axes={**form.inputs, **form.outputs},
             opset_version=OPSET,
             dynamo=False,
         )
+    _describe(source, path)
+
+
+def _quantize(source: PortableModel, path: str, target: str) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # convolutions stay fp32: onnxruntime has no fast kernel for them with dynamic scales
+    logging.disable(logging.WARNING)  # a line for each tensor that stays fp32
+    try:
+        quantize_dynamic(path, target, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
+    _describe(source, target)
+
+
+def _describe(source: PortableModel, path: str) -> None:
+    """Store what the outputs mean and what audio is expected."""
+    assert source.output is not None
+    onnx, _ = _packages()
     written = onnx.load(path)
+    del written.metadata_props[:]
     for key, value in {"symbols": source.output.symbols, **source.task}.items():
         entry = written.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)
     onnx.save(written, path)
 
 
-def outputs(path: str, sources: list[Tensor]) -> list[Tensor]:
+def outputs(path: str, sources: list[Tensor], lengths: list[Tensor] | None = None) -> list[Tensor]:
     """Compute logits with onnxruntime for audio of several lengths, each B x S.
 
+    Args:
+        lengths: samples of each row, B; None: the graph has no such input.
     Raises:
         ValueError: onnxruntime is not installed.
     """
     _, onnxruntime = _packages()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(session.run(None, {"source": source.numpy()})[0]) for source in sources]
+    feeds = [{"source": source.numpy()} for source in sources]
+    for feed, sizes in zip(feeds, lengths or [], strict=lengths is not None):
+        feed["lengths"] = sizes.numpy()
+    return [torch.from_numpy(session.run(None, feed)[0]) for feed in feeds]
 
 
 def _packages() -> tuple[Any, Any]:

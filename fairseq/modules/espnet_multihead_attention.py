@@ -54,7 +54,8 @@ class ESPNETMultiHeadedAttention(nn.Module):
         return self._heads(self.linear_q(query)), self._heads(self.linear_k(key)), self._heads(self.linear_v(value))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.h, self.d_k)).permute(1, 2, 0, 3)
+        # not unflatten: the ONNX exporter would fix the number of frames
+        return x.reshape(x.size(0), x.size(1), self.h, self.d_k).permute(1, 2, 0, 3)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attention and output projection; `mask` is added to the scaled scores. Returns T x B x C."""

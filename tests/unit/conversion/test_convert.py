@@ -488,31 +488,56 @@ def test_torchaudio_names(tmp_path):
 # -- ONNX --------------------------------------------------------------------------------------------------------------
 
 
+def frames_alike(session, model, sources, lengths) -> None:
+    """Each row, padded in a batch, has the logits that the model has for it alone."""
+    padded = np.zeros((len(lengths), max(lengths)), dtype=np.float32)
+    for row, source, length in zip(padded, sources, lengths, strict=True):
+        row[:length] = source[0, :length]
+    logits, frames = session.run(None, {"source": padded, "lengths": np.array(lengths)})
+    for found, count, source, length in zip(logits, frames, sources, lengths, strict=True):
+        alone = portable_model.outputs(model, source[:, :length])[0][0].numpy()
+        assert len(alone) == count and np.abs(found[:count] - alone).max() <= 2e-5
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["base", "large"])
-def test_onnx_of_any_length(form, tmp_path):
+@pytest.mark.parametrize("form", ["base", "large", "conformer"])
+def test_onnx_of_any_length_and_padding(form, tmp_path):
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    path, there = write(tmp_path / "a.pt", FORMS[form], fine_tuned=True), str(tmp_path / "a.onnx")
-    assert convert.convert(path, there, "onnx") <= 1e-5
+    config = CONFORMER if form == "conformer" else FORMS[form]
+    path, there = write(tmp_path / "a.pt", config, fine_tuned=True), str(tmp_path / "a.onnx")
+    assert convert.convert(path, there, "onnx") <= 2e-5
     session = onnxruntime.InferenceSession(there, providers=["CPUExecutionProvider"])
     model = portable_model.build(convert.load(path).model)
-    for rows, samples in ((1, 400), (1, 7777), (4, 20_001)):
-        source = torch.randn(rows, samples)
-        (logits,) = session.run(None, {"source": source.numpy()})
-        assert np.abs(logits - portable_model.outputs(model, source)[0].numpy()).max() <= 1e-5
+    for lengths in ([7777], [20_001, 9000, 400]):
+        frames_alike(session, model, [torch.randn(1, 20_001) for _ in lengths], lengths)
     told = {entry.key: json.loads(entry.value) for entry in onnx.load(there).metadata_props}
-    assert told["symbols"] == SYMBOLS and told["normalize"] is (form == "large") and told["sample_rate"] == 16000
+    assert told["symbols"] == SYMBOLS and told["sample_rate"] == 16000
 
 
-def test_onnx_is_for_fine_tuned_transformers(tmp_path):
-    for name, config, fine_tuned, named in (
-        ("a", BASE, False, "fine-tuned"),
-        ("b", CONFORMER, True, "layer_type='conformer'"),
-    ):
-        with pytest.raises(ValueError, match=named):
-            convert.convert(write(tmp_path / f"{name}.pt", config, fine_tuned), str(tmp_path / "out"), "onnx")
-    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
+@pytest.mark.slow
+def test_onnx_in_int8_and_for_sherpa(tmp_path):
+    """onnxruntime quantizes the products; sherpa-onnx takes a folder with the tokens, the blank first."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = write(tmp_path / "a.pt", FORMS["large"], fine_tuned=True)
+    convert.convert(path, str(tmp_path / "a.int8.onnx"), "onnx-int8")
+    convert.convert(path, str(tmp_path / "sherpa"), "sherpa-onnx")
+    assert sorted(os.listdir(tmp_path / "sherpa")) == ["model.int8.onnx", "model.onnx", "tokens.txt"]
+    assert (tmp_path / "sherpa" / "tokens.txt").read_text().splitlines()[0] == "<blk> 0"
+    source = torch.randn(1, 16_000)
+    ours = portable_model.outputs(portable_model.build(convert.load(path).model), source)[0].numpy()
+    for place, feed in (("a.int8.onnx", {"lengths": np.array([16_000])}), ("sherpa/model.int8.onnx", {})):
+        session = onnxruntime.InferenceSession(str(tmp_path / place), providers=["CPUExecutionProvider"])
+        found = session.run(None, {"source": source.numpy(), **feed})[0]
+        assert 0 < np.abs(found - ours).max() <= 0.1 * np.abs(ours).max()
+    with pytest.raises(ValueError, match="sherpa-onnx gives its models normalised audio"):
+        convert.convert(write(tmp_path / "b.pt", BASE, fine_tuned=True), str(tmp_path / "out"), "sherpa-onnx")
+
+
+def test_onnx_is_for_fine_tuned_models(tmp_path):
+    with pytest.raises(ValueError, match="fine-tuned"):
+        convert.convert(write(tmp_path / "a.pt", BASE, fine_tuned=False), str(tmp_path / "out"), "onnx")
+    assert os.listdir(tmp_path) == ["a.pt"]
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
