@@ -6,6 +6,7 @@ from __future__ import annotations
 MODULES: dict[str, str] = {
     "fairseq.distributed_utils": "fairseq.distributed.utils",
     "fairseq.meters": "fairseq.logging.meters",
+    "fairseq.models.wav2vec.wav2vec2_classification": "fairseq.models.wav2vec.classification",
     "fairseq.metrics": "fairseq.logging.metrics",
     "fairseq.progress_bar": "fairseq.logging.progress_bar",
     "fairseq.modules.fairseq_dropout": "fairseq.modules.dropout",

@@ -205,8 +205,7 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.models.wav2vec": {
         "use Wav2Vec2Model: this package has wav2vec 2.0, not the first wav2vec": "wav2vec Wav2VecConfig Wav2VecModel",
         _OTHER_SPEECH: """
-            wav2vec2_classification wav2vec2_laser Wav2Vec2ClassificationConfig Wav2VecClassification
-            Wav2Vec2LaserEncoder Wav2VecLaser""",
+            wav2vec2_laser Wav2Vec2LaserEncoder Wav2VecLaser""",
         _SEQ2SEQ: "TransformerDecoder Wav2Vec2Seq2SeqConfig Wav2Vec2Seq2SeqModel",
     },
     "fairseq.models.wav2vec.wav2vec2": {
@@ -256,7 +255,6 @@ _NAMES: dict[str, dict[str, str]] = {
     "fairseq.tasks": {
         _HUBERT: "multires_hubert_pretraining",
         _SYNTHESIS: "frm_text_to_speech speech_dlm_task speech_to_speech speech_to_text speech_ulm_task text_to_speech",
-        _OTHER_SPEECH: "audio_classification",
         _TEXT_TASK: """
             cross_lingual_lm denoising language_modeling legacy_masked_lm masked_lm multilingual_denoising
             multilingual_language_modeling multilingual_masked_lm multilingual_translation nlu_finetuning
