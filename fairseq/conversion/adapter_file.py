@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 FORMAT = "wav2vec 2.0 adapter, version 1"
 _HEAD = "proj."
 _KEPT = ("tuning", "lora_rank", "lora_alpha", "lora_dropout", "blank_weight", "blank_mode")
-_ADAPTERS = ("layer_type", "adp_num", "adp_dim", "adp_act_fn", "adp_trf_idx")
 
 
 def file_of(name: str, model: str) -> Path:
@@ -81,7 +80,7 @@ def save(state: Mapping[str, Any], path: str) -> None:
     config = settings["w2v_args"]["model"]
     about = {
         "settings": {key: settings[key] for key in _KEPT if key in settings},
-        "adapters": {key: config[key] for key in _ADAPTERS if key in config} if how == "adapters" else {},
+        "adapters": {key: config[key] for key in pretrained.ADAPTERS if key in config} if how == "adapters" else {},
         "symbols": pretrained.symbols_of(state),
         "task": {
             "normalize": pretrained.normalizes(settings["w2v_args"]),

@@ -92,7 +92,8 @@ def _encoder_in(state: dict[str, Any], path: str) -> tuple[PortableModel, pretra
     source = pretrained.split(path, cfg, state)
     args = source.w2v_args
     if fine_tuned:  # which can add adapters
-        args = pretrained.encoder_args(pretrained.settings_of({**model, "w2v_args": args}))
+        adapters = {key: model[key] for key in model if key in pretrained.ADAPTERS}
+        args = pretrained.encoder_args(pretrained.settings_of({**adapters, "w2v_args": args}))
     config = complete_config(args["model"])
     cls = kinds.encoder_of({"model": config})
     encoder = {

@@ -21,7 +21,7 @@ from fairseq.models.wav2vec.asr_config import Wav2Vec2AsrConfig
 State = dict[str, Any]
 ENCODER, HEAD = "w2v_encoder.w2v_model.", "w2v_encoder.proj."  # prefixes of a fine-tuned model's parameters
 PRETRAINING_ONLY = ("quantizer.", "project_q.", "target_glu.", "final_proj.")  # wav2vec 2.0's
-_ADAPTERS = ("layer_type", "adp_num", "adp_dim", "adp_act_fn", "adp_trf_idx")
+ADAPTERS = ("layer_type", "adp_num", "adp_dim", "adp_act_fn", "adp_trf_idx")
 
 # field of a fine-tuning config -> the field of the pre-trained model's config that it replaces
 REPLACED = {
@@ -191,7 +191,7 @@ def encoder_args(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _adapters(cfg: Mapping[Any, Any]) -> dict[str, Any]:
-    return {name: cfg[name] for name in _ADAPTERS} if cfg["layer_type"] == "trf_adp" else {}
+    return {name: cfg[name] for name in ADAPTERS} if cfg["layer_type"] == "trf_adp" else {}
 
 
 def normalizes(w2v_args: Mapping[str, Any]) -> bool:
