@@ -26,8 +26,9 @@ _EXTRACTOR = "encoder_frontend.feature_extractor.layers."
 def weights_of(content: Any) -> dict[str, Tensor] | None:
     """Return the tensors of a file's content if it is a model of fairseq2, else None."""
     found = content.get("model", content) if isinstance(content, Mapping) else None
-    is_model = isinstance(found, Mapping) and "encoder_frontend.post_extract_layer_norm.weight" in found
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)} if is_model else None
+    if not isinstance(found, Mapping) or "encoder_frontend.post_extract_layer_norm.weight" not in found:
+        return None
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def read(weights: Mapping[str, Tensor], path: str, symbols: list[str] | None = None) -> PortableModel:

@@ -25,7 +25,7 @@ class Field(NamedTuple):
 
     def back(self) -> dict[Any, Any]:
         """Their value -> ours; of several, the first."""
-        return {theirs: ours for ours, theirs in reversed((self.values or {}).items())}
+        return {theirs: ours for ours, theirs in reversed(list((self.values or {}).items()))}
 
 
 class Group(NamedTuple):

@@ -11,7 +11,7 @@ from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
 from fairseq.conversion import convert, fairseq2_model, portable_model
 from fairseq.conversion.portable_model import complete_config
-from fairseq.models import build_model
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Model
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", "E", "T"]
 SMALL = {
@@ -61,7 +61,7 @@ def small(monkeypatch):
 def files(tmp_path, form, fine_tuned):
     """A model, and its file with fairseq2's names."""
     torch.manual_seed(0)
-    model = build_model(complete_config(FORMS[form])).eval()
+    model = Wav2Vec2Model(complete_config(FORMS[form])).eval()
     if fine_tuned:
         model.remove_pretraining_modules()
     weights = {}
