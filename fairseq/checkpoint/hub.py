@@ -58,6 +58,7 @@ def folder(model_id: str, also: Sequence[str] = ()) -> str:
             f"({constants.HF_HUB_CACHE}). HF_HUB_OFFLINE is set, so it was not downloaded."
         )
     logger.info(f"downloading {model_id} from the Hugging Face hub to {constants.HF_HUB_CACHE}")
+    found = ""
     try:
         for weights in _WEIGHTS:
             found = snapshot_download(model_id, allow_patterns=[*_SETTINGS, *weights, *also], etag_timeout=10)

@@ -7,6 +7,7 @@ hf_config           translation of transformers' configs
 hf_folder           files of transformers' folders
 vocabulary          translation of vocabularies and output rows
 huggingface, torchaudio_model, onnx_model   one format each
+fairseq2_model      reads files of fairseq2
 foreign             detects the format of a folder
 convert             writes a model in another format and compares both
 """

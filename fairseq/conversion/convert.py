@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint import hub, io, kinds
-from fairseq.conversion import adapter_file, foreign, hf_folder, portable_model, vocabulary
+from fairseq.conversion import adapter_file, fairseq2_model, foreign, hf_folder, portable_model, vocabulary
 from fairseq.conversion.foreign import WRITERS, Compared
 from fairseq.conversion.portable_model import PortableModel
 from fairseq.data.dictionary import Dictionary
@@ -57,9 +57,14 @@ def load(path: str, dictionary: str | None = None, language: str | None = None) 
         raise MissingFileError(f"the checkpoint or folder {path} does not exist")
     if not kinds.is_checkpoint(path):
         raise ValueError(f"{path} is not a checkpoint or a folder with a config.json")
+    given = None if dictionary is None else Dictionary.load(dictionary)
+    if fairseq2_model.weights_of(io.read(path, with_tensors=False)) is not None:
+        weights = fairseq2_model.weights_of(io.read(path))
+        assert weights is not None, "the same file"
+        symbols = None if given is None else list(given.symbols)
+        return Opened(fairseq2_model.read(weights, path, symbols), None)
     state = io.load(path)
-    if dictionary is not None:
-        given = Dictionary.load(dictionary)
+    if given is not None:
         difference = vocabulary.difference(symbols_of(state), given.symbols)
         if difference is not None:
             logger.warning(

@@ -59,6 +59,25 @@ _BATCH_NORM: tuple[Rule, ...] = (
     (rf"encoder\.pos_conv\.1\.{_LEAF}", r"{encoder}pos_conv_embed.conv.\1"),
 )
 _STACKED: tuple[Rule, ...] = ((rf"encoder\.pos_conv\.(\d+)\.0\.{_LEAF}", r"{encoder}pos_conv_embed.layers.\1.conv.\2"),)
+_FAIRSEQ2: tuple[Rule, ...] = (
+    (r"mask_emb", "masker.temporal_mask_embed"),
+    (rf"feature_extractor\.conv_layers\.(\d+)\.0\.{_LEAF}", r"{extractor}layers.\1.conv.\2"),
+    (rf"feature_extractor\.conv_layers\.(\d+)\.2\.1\.{_LEAF}", r"{extractor}layers.\1.layer_norm.\2"),
+    (rf"feature_extractor\.conv_layers\.0\.2\.{_LEAF}", r"{extractor}layers.0.group_norm.\1"),
+    (rf"layer_norm\.{_LEAF}", r"{projection}post_extract_layer_norm.\1"),
+    (rf"post_extract_proj\.{_LEAF}", r"{projection}model_dim_proj.\1"),
+    (r"encoder\.pos_conv\.0\.(bias|weight_g|weight_v)", r"{projection}pos_encoder.conv.\1"),
+    (rf"{_BLOCK}self_attn\.([kvq])_proj\.{_LEAF}", r"{encoder}layers.\1.self_attn.\2_proj.\3"),
+    (rf"{_BLOCK}self_attn\.out_proj\.{_LEAF}", r"{encoder}layers.\1.self_attn.output_proj.\2"),
+    (rf"{_BLOCK}self_attn_layer_norm\.{_LEAF}", r"{encoder}layers.\1.self_attn_layer_norm.\2"),
+    (rf"{_BLOCK}fc1\.{_LEAF}", r"{encoder}layers.\1.ffn.inner_proj.\2"),
+    (rf"{_BLOCK}fc2\.{_LEAF}", r"{encoder}layers.\1.ffn.output_proj.\2"),
+    (rf"{_BLOCK}final_layer_norm\.{_LEAF}", r"{encoder}layers.\1.ffn_layer_norm.\2"),
+    (r"quantizer\.vars", "quantizer.entries"),
+    (rf"quantizer\.weight_proj\.{_LEAF}", r"quantizer.entry_proj.\1"),
+    (rf"project_q\.{_LEAF}", r"final_target_proj.\1"),
+    (rf"final_proj\.{_LEAF}", r"final_proj.\1"),
+)
 _OTHER_SPELLING = {  # torch's second weight norm, of 2.0 and later
     "parametrizations.weight.original0": "weight_g",
     "parametrizations.weight.original1": "weight_v",
@@ -123,6 +142,16 @@ TORCHAUDIO = Names(
     "aux.",
     (*_COMMON, *_PRETRAINING_HEADS),
 )
+
+
+def _fairseq2(encoder_norm: str) -> Names:
+    front = "encoder_frontend."
+    norm = (rf"encoder\.layer_norm\.{_LEAF}", rf"{encoder_norm}layer_norm.\1")
+    return Names("", f"{front}feature_extractor.", front, "encoder.", "final_proj.", (norm, *_FAIRSEQ2))
+
+
+FAIRSEQ2_PRE_NORM = _fairseq2("encoder.")
+FAIRSEQ2_POST_NORM = _fairseq2("encoder_frontend.")
 
 
 def one_spelling(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

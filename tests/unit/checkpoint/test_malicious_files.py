@@ -199,6 +199,14 @@ def of_transformers(path: str) -> str:
     return inside_folder(path, "config.json", {"model_type": "wav2vec2", **fields, **layers}, "pytorch_model.bin")
 
 
+def adapters_of_transformers(path: str) -> None:
+    """The file as a language's adapters, next to harmless weights."""
+    folder = of_transformers(path)
+    os.rename(os.path.join(folder, "pytorch_model.bin"), os.path.join(folder, "adapter.fra.bin"))
+    torch.save({"lm_head.weight": torch.zeros(1)}, os.path.join(folder, "pytorch_model.bin"))
+    conversion.convert(folder, path + ".out", "fairseq", language="fra")
+
+
 def of_torchaudio(path: str) -> str:
     arguments = dict.fromkeys(torchaudio_model._SAME.values(), 8)
     arguments |= {"extractor_mode": "group_norm", "extractor_conv_layer_config": [[8, 10, 5]]}
@@ -233,6 +241,7 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
     "w2v_path, a folder of torchaudio": lambda path: fine_tuned_from(of_torchaudio(path)),
     "fairseq-convert": command(convert.cli_main, "{path}", "{path}.out", "--to", "fairseq"),
     "fairseq-convert, a folder": lambda path: conversion.convert(of_transformers(path), path + ".out", "fairseq"),
+    "fairseq-convert, a folder's adapters": adapters_of_transformers,
     "fairseq-average-checkpoints": command(
         average_checkpoints.cli_main, "--inputs", "{path}", "--output", "{path}.out"
     ),

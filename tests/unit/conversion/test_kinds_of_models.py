@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io
-from fairseq.conversion import convert, foreign, hf_folder, hf_kinds, portable_model
+from fairseq.conversion import convert, foreign, hf_config, hf_folder, hf_kinds, huggingface, names, portable_model
 from fairseq.inference.model import SpeechModel
+from fairseq.models import build_model
+from fairseq.models.wav2vec.audio_model import AudioModel
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 
 SMALL: dict[str, Any] = {
@@ -77,7 +79,7 @@ def test_there_and_back(form, head, tmp_path):
 
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([one])
     model.eval()
-    encoder = model.w2v_encoder.w2v_model if isinstance(model, Wav2VecCtc) else model
+    encoder = cast(AudioModel, model.w2v_encoder.w2v_model if isinstance(model, Wav2VecCtc) else model)
     name = {"Hubert": "hubert", "Data2VecAudio": "data2vec_audio", "Wav2Vec2": "wav2vec2"}[FORMS[form][0]]
     assert encoder.cfg._name == name and task.cfg.normalize is True
     audio = convert.waveform(16_000)
@@ -152,3 +154,52 @@ def test_a_language_where_there_is_none(tmp_path):
     (tmp_path / "wav2vec2_model.json").write_text("{}")
     with pytest.raises(ValueError, match="--language is fra, but .* one model without adapters"):
         foreign.read(tmp_path, io.read, "fra")
+
+
+DEEP = {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True}
+CODEWORDS = {"quantize_targets": True, "latent_vars": 320, "final_dim": 1024}
+
+
+def size(layers: int, width: int) -> dict[str, int]:
+    widths = {"encoder_embed_dim": width, "encoder_ffn_embed_dim": 4 * width}
+    return {"encoder_layers": layers, "encoder_attention_heads": 16, **widths}
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.parametrize(
+    ("millions", "settings"),
+    [
+        (317, {**DEEP, **CODEWORDS, **size(24, 1024), "final_dim": 768}),
+        (965, {**DEEP, **CODEWORDS, **size(48, 1280)}),
+        (2162, {**DEEP, **CODEWORDS, **size(48, 1920)}),
+        (967, {**DEEP, **CODEWORDS, **size(48, 1280), "layer_type": "trf_adp", "adp_num": 1, "adp_dim": 16}),
+        (964, {**DEEP, **size(48, 1280), "_name": "hubert", "conv_bias": False}),
+    ],
+    ids=["300M", "1B", "2B", "MMS 1B", "HuBERT xlarge"],
+)
+def test_published_sizes_convert_without_memory(millions, settings):
+    """On the meta device: every tensor has its place on the other side, with its shape, and back."""
+    import transformers
+
+    config = portable_model.complete_config(settings)
+    with torch.device("meta"):
+        model = build_model(config)
+    here = model.state_dict()
+    assert abs(sum(tensor.numel() for tensor in here.values()) / 1e6 - millions) < 3
+    source = portable_model.PortableModel(config, {"normalize": True, "sample_rate": 16_000}, here)
+    kind, fields = hf_config.kind_of(source), hf_config.to_huggingface(source)
+    with torch.device("meta"):
+        theirs = getattr(transformers, kind.class_name + kind.pretrained_class)(
+            getattr(transformers, f"{kind.class_name}Config")(**fields)
+        )
+    theirs.load_state_dict(huggingface._their_weights(source, kind, theirs), strict=True, assign=True)
+    written = {**fields, "model_type": kind.model_type}
+    same_kind, values = hf_config.from_huggingface(json.loads(json.dumps(written)), "x")
+    assert same_kind is kind and values == config
+    weights = names.one_spelling(theirs.state_dict())
+    if not kind.has_heads:
+        weights = {kind.names.model + name: tensor for name, tensor in weights.items()}
+    back, _, left_over = portable_model.encoder_of(values, False, weights, kind.names.of, "x", kind.has_heads)
+    assert not left_over and {name: tensor.shape for name, tensor in back.items()} == {
+        name: tensor.shape for name, tensor in here.items()
+    }
