@@ -54,6 +54,7 @@ HPU = {"hpu", "hpu_lazy_mode", "hmp", "hmp_bf16", "hmp_fp32", "hmp_opt_level", "
     "hpu_optimize_ddp",
     "hpu_compiled_autograd",
 }
+TUNING = {"tuning", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
 ADDITIONS = {
     # plasma_path: its default is a folder of the machine
     "CommonConfig": {"threads_per_process", "plasma_path", "device", "doctor", "report", "mlflow_experiment", *HPU},
@@ -64,6 +65,8 @@ ADDITIONS = {
     "DatasetConfig": {"probe_data", "probe_labels", "probe_minutes"},
     "OptimizationConfig": {"max_nonfinite_updates"},
     "Wav2Vec2Config": {"logit_temp_start", "logit_temp_updates", "mask_emb_init"},
+    "Wav2Vec2AsrConfig": TUNING,
+    "Wav2Vec2CtcConfig": TUNING,
     "AudioPretrainingConfig": {
         "resample",
         "max_quarantined_share",

@@ -42,6 +42,7 @@ NOT_RUN = {
     "checkpoint.save_dir=s3://bucket/base": "tests/unit/checkpoint/test_remote.py",
     "task.multi_corpus_keys='german,french'": "tests/unit/tasks/test_audio_pretraining.py",
     "--add-band": "tests/unit/doctor/bands",
+    "omni.pt": "tests/unit/conversion/test_fairseq2_model.py",
     "--serve": "tests/unit/doctor/test_report_server.py",
     "hydra/launcher=dependency_submitit_slurm": "tests/integration/test_submitit_launcher.py",
 }
@@ -97,6 +98,7 @@ def reason_not_to_run(step: Step) -> str | None:
         ]
         return next((f"needs {name}" for name in names if importlib.util.find_spec(name.split(".")[0]) is None), None)
     extras = {
+        "adapter": "safetensors",
         "hf": "transformers",
         "onnx": "onnxruntime",
         "parquet": "pyarrow",
@@ -168,8 +170,8 @@ class Reader:
         name = words[words.index("--config-name") + 1]
         if "--cfg" in words:  # shows the config as it is
             return []
-        is_fine_tuning = (self.repository / "examples/wav2vec/config/finetuning" / f"{name}.yaml").exists()
-        added = [*SMALL, *(SMALL_FINE_TUNING if is_fine_tuning else SMALL_MODEL)]
+        is_pretraining = (self.repository / "examples/wav2vec/config/pretraining" / f"{name}.yaml").exists()
+        added = [*SMALL, *(SMALL_MODEL if is_pretraining else SMALL_FINE_TUNING)]
         if program == "fairseq-preflight":
             added += ["--steps", "none"]  # test_preflight.py has those
         if "hpu" in name:
@@ -204,6 +206,10 @@ def after_the_first_pages(reader: Reader) -> None:
     shutil.copytree(there / "manifest", there / "manifests")
     shutil.copytree(there / "labelled", there / "dict.ltr.txt")  # a folder, in the page
     shutil.copytree(there / "labelled", here / "DATA")
+    shutil.copytree(there / "labelled", there / "languages")
+    for split in ("train", "valid"):
+        count = len((there / f"languages/{split}.tsv").read_text().splitlines()) - 1
+        (there / f"languages/{split}.lang").write_text("".join(f"{('de', 'en')[i % 2]}\n" for i in range(count)))
     for name in ("wav2vec_small_960h.pt", "checkpoint_best.pt"):
         shutil.copy(finetuned, here / name)
     shutil.copy(pretrained, here / "checkpoint.pt")

@@ -245,7 +245,7 @@ def test_mistakes_are_told_together_and_plainly(warm: Warm, tmp_path: Path) -> N
 def test_hydras_own_options(warm: Warm, tmp_path: Path) -> None:
     stock = ("--config-dir", STOCK, "--config-name", "wav2vec2_base_librispeech")
     done = command(warm, "--help", cwd=tmp_path)
-    assert done.code == 0 and "model: wav2vec2" in done.output and "task.data=/path" in done.output
+    assert done.code == 0 and "\nmodel: data2vec_audio, hubert" in done.output and "task.data=/path" in done.output
     done = command(warm, "--info", "config", "task.data=x", *stock, cwd=tmp_path)
     assert done.code == 0 and "data: x" in done.output
     done = command(warm, *stock, "--cfg", "hydra", cwd=tmp_path)
