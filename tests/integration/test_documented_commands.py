@@ -172,6 +172,8 @@ class Reader:
             return []
         is_pretraining = (self.repository / "examples/wav2vec/config/pretraining" / f"{name}.yaml").exists()
         added = [*SMALL, *(SMALL_MODEL if is_pretraining else SMALL_FINE_TUNING)]
+        if name == "classify":
+            added.append("task.max_sample_size=32000")
         if program == "fairseq-preflight":
             added += ["--steps", "none"]  # test_preflight.py has those
         if "hpu" in name:
