@@ -14,6 +14,7 @@ from fairseq.checkpoint import io
 from fairseq.conversion import convert, foreign, hf_config, hf_folder, hf_kinds, huggingface, names, portable_model
 from fairseq.inference.model import SpeechModel
 from fairseq.models import build_model
+from fairseq.models.wav2vec import pretrained
 from fairseq.models.wav2vec.audio_model import AudioModel
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 
@@ -203,3 +204,19 @@ def test_published_sizes_convert_without_memory(millions, settings):
     assert not left_over and {name: tensor.shape for name, tensor in back.items()} == {
         name: tensor.shape for name, tensor in here.items()
     }
+
+
+@pytest.mark.needs("transformers")
+def test_a_model_of_the_hub_is_opened_by_its_id(tmp_path, monkeypatch):
+    """From the cache, as --path, model.w2v_path and the source of a conversion."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    commit, cached = "0" * 40, tmp_path / "hub" / "models--someone--small"
+    made(cached / "snapshots" / commit, "hubert base", "ForCTC")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert list(SpeechModel.load("someone/small").dictionary().symbols[4:]) == ["|", "E", "T"]
+    assert pretrained.load("someone/small").w2v_args["model"]["_name"] == "hubert"
+    assert convert.load("someone/small").model.is_fine_tuned
