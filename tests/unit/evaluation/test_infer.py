@@ -185,7 +185,7 @@ def test_a_lexicon_of_what_was_said_and_tuning(corpus: tuple[Path, Path], tmp_pa
         (["--lm-weight", "nan"], "--lm-weight is nan; it must be a finite number$"),
         (["--unk-weight", "nan"], "--unk-weight is nan; it must be a finite number, or -inf"),
         (["--unk-weight=inf"], "--unk-weight is inf; it must be a finite number, or -inf"),
-        (["--nbest", "5"], "--nbest 5 requires a beam search: give --lexicon or --lm"),
+        (["--nbest", "5"], "--nbest 5 requires a beam search: give --lexicon, --lm or --hotwords"),
         (["--window", "2", "--overlap", "3"], "and shorter than a window"),
     ],
 )
@@ -280,7 +280,7 @@ def test_negative_values_of_every_form_are_values() -> None:
 
 def test_options_without_effect_are_named(corpus: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
     run(corpus, "--lm-weight", "3", "--beam", "9")
-    assert "no effect without the beam search (--lexicon, --lm): --beam, --lm-weight" in caplog.text
+    assert "no effect without the beam search (--lexicon, --lm, --hotwords): --beam, --lm-weight" in caplog.text
 
 
 def test_a_terminal_gets_text_and_a_pipe_json(
