@@ -2,6 +2,7 @@
 
 fairseq-transcribe --path CHECKPOINT talk.flac interview.mp3
 fairseq-transcribe --path CHECKPOINT --format srt --output-dir subtitles *.wav
+ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | fairseq-transcribe --path CHECKPOINT --stream
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from fairseq.inference.formats import FORMATS, write
+from fairseq.inference.live import LiveSettings, LiveTranscriber, pcm
 from fairseq.inference.model import SpeechModel
 from fairseq.inference.progress import Progress
 from fairseq.inference.transcribe import transcribe_one
@@ -27,10 +30,21 @@ _ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fairseq-transcribe", description=command.summary(__doc__))
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio of any sample rate and number of channels")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="audio of any sample rate and number of channels")
     parser.add_argument("--path", required=True, help="fine-tuned checkpoint")
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     parser.add_argument("--output-dir", help="folder for a transcript per audio file (default: print)")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="transcribe standard input while it arrives: raw 16-bit mono audio at the model's sample rate",
+    )
+    live = LiveSettings()
+    for name, what in (("step", "decoded at once"), ("left", "context before it"), ("right", "context after it")):
+        default = getattr(live, name)
+        parser.add_argument(
+            f"--stream-{name}", type=float, default=default, help=f"seconds, {what} (default: {default:g})"
+        )
     add_decoder_arguments(parser)
     return parser
 
@@ -43,6 +57,11 @@ def main(args: argparse.Namespace) -> int:
             name.
     """
     check_arguments(args)
+    if args.stream:
+        transcribe_stream(args, sys.stdin.buffer)
+        return 0
+    if not args.files:
+        raise ValueError("no audio: give at least one FILE, or --stream to transcribe standard input")
     targets = output_paths(args.files, args.output_dir, args.format)
     windows = command.windows_of(args)
     model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict, adapter=args.adapter)
@@ -56,6 +75,34 @@ def main(args: argparse.Namespace) -> int:
             deliver(transcript, args.format, target, several=len(args.files) > 1)
             progress.advance()
     return failed
+
+
+def transcribe_stream(args: argparse.Namespace, stream: BinaryIO) -> None:
+    """Print the words of a stream as soon as they are complete.
+
+    Raises:
+        ValueError: arguments that a stream cannot have, or the checkpoint cannot be read.
+    """
+    for name in ("files", "lexicon", "lm", "hotwords", "output_dir"):
+        if getattr(args, name):
+            typed = "a FILE" if name == "files" else f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"--stream cannot be used with {typed}: it decodes standard input greedily and prints words"
+            )
+    if args.format != "text":
+        raise ValueError(f"--stream cannot be used with --format {args.format}: it prints words")
+    settings = LiveSettings(args.stream_step, args.stream_left, args.stream_right)
+    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
+    live = LiveTranscriber(model, settings)
+    for wave in pcm(stream, max(1, int(settings.step * model.sample_rate))):
+        _print_words(live.feed(wave))
+    _print_words(live.finish())
+    print()
+
+
+def _print_words(words: Sequence[str]) -> None:
+    for word in words:
+        print(word, end=" ", flush=True)
 
 
 def output_paths(files: Sequence[str], folder: str | None, kind: str) -> list[Path | None]:
