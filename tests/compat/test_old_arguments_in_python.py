@@ -62,8 +62,8 @@ def test_a_model_of_old_arguments() -> None:
     task = tasks.setup_task(Namespace(task="audio_pretraining"))
     for model in (models.build_model(Namespace(**TINY), task), task.build_model(Namespace(**TINY))):
         assert model.cfg.encoder_embed_dim == 8 and model.cfg.mask_prob == 0.4 and model.cfg.dropout == 0.1
-    with pytest.raises(ValueError, match="hubert"):
-        models.build_model(Namespace(arch="hubert"), task)
+    with pytest.raises(ValueError, match="multires_hubert"):
+        models.build_model(Namespace(arch="multires_hubert"), task)
 
 
 def test_criterion_and_optimizer_of_old_arguments(tmp_path: Path) -> None:

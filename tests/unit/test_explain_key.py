@@ -24,7 +24,7 @@ def test_keys_of_one_name_in_several_classes() -> None:
     text = explain("model.dropout", {}, "")
     assert (
         re.search(r"^model.dropout \(model wav2vec2\b", text, re.MULTILINE)
-        and "model.dropout (model wav2vec_ctc)" in text
+        and "model.dropout (model wav2vec_ctc, hubert_ctc)" in text
     )
     assert "task audio_pretraining, audio_finetuning" in explain("task.data", {}, "")
 
