@@ -47,6 +47,11 @@ class FairseqDataclass:
         """The name of a plug-in's dataclass, if it overrides this."""
         return None
 
+    @staticmethod
+    def only_opens() -> Optional[str]:
+        """What to do instead of training with this group, if it only exists to open files; None: it trains."""
+        return None
+
     def check(self) -> Iterable[Finding]:
         """Yield errors and warnings about the fields of this group.
 

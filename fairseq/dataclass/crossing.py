@@ -13,6 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq.dataclass.base import FairseqDataclass
 from fairseq.dataclass.findings import Finding, named, odd, wrong
 from fairseq.dataclass.groups import CONFIG_GROUPS
 from fairseq.dataclass.values import corpus_metric, from_here
@@ -289,6 +290,16 @@ def loss_weights_problem(weights: Sequence[float], losses: int, named_so: str = 
     )
 
 
+def trains(cfg: DictConfig) -> Iterator[Finding]:
+    """Model and task must be ones that train, not ones that only open files."""
+    for group in ("model", "task"):
+        dataclass = None if cfg[group] is None else CONFIG_GROUPS[group].get(cfg[group].get("_name"))
+        ours = dataclass is not None and issubclass(dataclass, FairseqDataclass)  # a plug-in's can be any dataclass
+        instead = dataclass.only_opens() if ours else None
+        if instead is not None:
+            yield wrong(f"{group}._name={cfg[group]._name} cannot be trained here: {instead}", "fine-tuning")
+
+
 def fine_tuning(cfg: DictConfig) -> Iterator[Finding]:
     """Fine-tuning needs its own model, task and criterion, and settings that suit them."""
     model, task, criterion = cfg.model, cfg.task, cfg.criterion
@@ -423,5 +434,6 @@ RULES: tuple[Callable[[DictConfig], Iterator[Finding]], ...] = (
     probe,
     normalised_audio,
     contrast,
+    trains,
     fine_tuning,
 )

@@ -41,6 +41,10 @@ class HubertPretrainingConfig(FairseqDataclass):
         metadata={"help": "dictionary file of a fine-tuned model; None: dict.<label>.txt next to the data"},
     )
 
+    @staticmethod
+    def only_opens() -> Optional[str]:
+        return "it opens HuBERT's files. To fine-tune them, set task=audio_finetuning."
+
 
 @register_task("hubert_pretraining", dataclass=HubertPretrainingConfig)
 class HubertPretrainingTask(FairseqTask):

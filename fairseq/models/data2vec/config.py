@@ -32,3 +32,7 @@ class Data2VecAudioConfig(Wav2Vec2Config):
     max_update: int = field(default=II("optimization.max_update"), metadata=_PRETRAINING)
     min_target_var: float = field(default=0.1, metadata=_PRETRAINING)
     min_pred_var: float = field(default=0.01, metadata=_PRETRAINING)
+
+    @staticmethod
+    def only_opens() -> Optional[str]:
+        return "it opens, gives features, and is fine-tuned. Set model=wav2vec_ctc and model.w2v_path=FILE."

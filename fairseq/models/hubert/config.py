@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Optional
 
 from omegaconf import II
 
@@ -30,6 +31,10 @@ class HubertConfig(AudioModelConfig):
     latent_temp: tuple[float, float, float] = field(default=(2, 0.5, 0.999995), metadata=help_text("no effect"))
     skip_masked: bool = field(default=False, metadata=help_text("no loss of masked frames (pre-training)"))
     skip_nomask: bool = field(default=False, metadata=help_text("no loss of unmasked frames (pre-training)"))
+
+    @staticmethod
+    def only_opens() -> Optional[str]:
+        return "it opens, gives features, and is fine-tuned. Set model=wav2vec_ctc and model.w2v_path=FILE."
 
     def check(self) -> Iterator[Finding]:
         yield from super().check()

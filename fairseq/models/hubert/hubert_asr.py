@@ -27,6 +27,10 @@ class HubertAsrConfig(Wav2Vec2AsrConfig):
 class HubertCtcConfig(Wav2Vec2CtcConfig, HubertAsrConfig):
     """Settings of `hubert_ctc`."""
 
+    @staticmethod
+    def only_opens() -> str:
+        return "it opens and transcribes. To fine-tune a HuBERT, set model=wav2vec_ctc and model.w2v_path=FILE."
+
 
 class HubertEncoder(Wav2VecEncoder):
     """The pre-trained HuBERT without its label embeddings, and an output layer.

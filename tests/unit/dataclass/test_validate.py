@@ -371,6 +371,22 @@ def test_fine_tuning(changes: dict[str, Any], told: str | None) -> None:
     assert (errors == []) if told is None else (len(errors) == 1 and told in errors[0]), errors
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            {"_name": "hubert", "label_rate": 50},
+            "model._name=hubert cannot be trained here: it opens, gives features, and is fine-tuned.",
+        ),
+        ({"_name": "data2vec_audio"}, "model._name=data2vec_audio cannot be trained here"),
+        ({"_name": "hubert_ctc", "w2v_path": "w.pt"}, "To fine-tune a HuBERT, set model=wav2vec_ctc"),
+    ],
+)
+def test_models_that_only_open(model: dict[str, Any], told: str) -> None:
+    errors = find_problems(tuning(model=model), check_paths=False).errors
+    assert any(told in error for error in errors)
+
+
 def test_a_best_metric_that_nobody_counts() -> None:
     """A plug-in's criterion has error rates only where the task counts them."""
     cfg = tuning(**{"checkpoint.best_checkpoint_metric": "wer"})
