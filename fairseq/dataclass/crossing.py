@@ -294,8 +294,9 @@ def trains(cfg: DictConfig) -> Iterator[Finding]:
     """Model and task must be ones that train, not ones that only open files."""
     for group in ("model", "task"):
         dataclass = None if cfg[group] is None else CONFIG_GROUPS[group].get(cfg[group].get("_name"))
-        ours = dataclass is not None and issubclass(dataclass, FairseqDataclass)  # a plug-in's can be any dataclass
-        instead = dataclass.only_opens() if ours else None
+        if dataclass is None or not issubclass(dataclass, FairseqDataclass):  # a plug-in's can be any dataclass
+            continue
+        instead = dataclass.only_opens()
         if instead is not None:
             yield wrong(f"{group}._name={cfg[group]._name} cannot be trained here: {instead}", "fine-tuning")
 
