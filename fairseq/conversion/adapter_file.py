@@ -20,6 +20,7 @@ from torch import Tensor
 from fairseq.conversion.portable_model import OutputLayer, PortableModel
 from fairseq.installed import advice
 from fairseq.models.wav2vec import pretrained, tuning
+from fairseq.modules.lora import DOWN, UP
 from fairseq.text_files import MissingFileError
 
 logger = logging.getLogger(__name__)
@@ -122,9 +123,7 @@ def apply(model: PortableModel, path: Path) -> PortableModel:
     encoder = dict(model.encoder)
     base = {name for name in encoder if not tuning.is_added(name)}
     for name, tensor in parts.items():
-        layer = name.rpartition(".")[0]
-        fits = encoder[name].shape == tensor.shape if name in base else f"{layer}.weight" in base or about["adapters"]
-        if not fits:
+        if not _fits(name, tensor, {key: encoder[key] for key in base}, bool(about["adapters"])):
             raise ValueError(f"{path} does not fit the model: it has {name} of shape {tuple(tensor.shape)}")
     encoder = tuning.merged({**encoder, **parts}, settings)
     if len(head["weight"]) != len(about["symbols"]):
@@ -132,6 +131,17 @@ def apply(model: PortableModel, path: Path) -> PortableModel:
     output = OutputLayer(head, about["symbols"], {**settings, "tuning": "all"})
     config, task = {**model.config, **about["adapters"]}, {**model.task, **about["task"]}
     return model._replace(config=config, task=task, encoder=encoder, output=output)
+
+
+def _fits(name: str, tensor: Tensor, base: Mapping[str, Tensor], has_adapters: bool) -> bool:
+    """Whether a tensor of an adapter belongs to this encoder; adapters' own shapes are compared when it is built."""
+    if name in base:
+        return base[name].shape == tensor.shape
+    layer, _, part = name.rpartition(".")
+    weight = base.get(f"{layer}.weight")
+    if part not in (DOWN, UP) or weight is None or tensor.dim() != 2:
+        return has_adapters
+    return tensor.size(1) == weight.size(1) if part == DOWN else tensor.size(0) == weight.size(0)
 
 
 def fingerprint(encoder: Mapping[str, Tensor]) -> str:

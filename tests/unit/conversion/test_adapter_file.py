@@ -104,6 +104,11 @@ def test_mistakes_are_named(base: Path, tmp_path: Path, caplog: pytest.LogCaptur
     torch.save(state, tmp_path / "other.pt")
     SpeechModel.load(tmp_path / "other.pt", adapter=str(file))
     assert "was trained with another encoder" in caplog.text
+    wider = {**W2V, "encoder_embed_dim": 2 * W2V["encoder_embed_dim"]}
+    cfg = {"model": {**wider, "_name": "wav2vec2"}, "task": {"_name": "audio_pretraining", "normalize": True}}
+    torch.save({"cfg": cfg, "model": Wav2Vec2Model(wider).state_dict(), "args": None}, tmp_path / "wider.pt")
+    with pytest.raises(ValueError, match=r"adapter.lora.safetensors does not fit the model: it has .*lora_[AB]"):
+        SpeechModel.load(tmp_path / "wider.pt", adapter=str(file))
     (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"cut.safetensors is damaged"):
         SpeechModel.load(base, adapter=str(tmp_path / "cut.safetensors"))

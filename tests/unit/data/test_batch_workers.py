@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -192,6 +193,17 @@ def test_a_worker_that_moves_on_is_progress(loop: progress.Progress, texts: tupl
     batches(make_batch, workers=1, number=1)
     # the first look may come before the first text
     assert (loop.beats > before + 1) == (len(set(texts)) > 1)
+
+
+def test_a_worker_that_changes_only_its_state_is_no_progress(
+    loop: progress.Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs in a file may be seen running and sleeping in turn."""
+    states = itertools.cycle(["R (running)", "S (sleeping)"])
+    monkeypatch.setattr(progress, "look_at", lambda pid: progress.Shown(next(states), None, "/mnt/a.flac"))
+    before = loop.beats
+    batches(lambda plan: time.sleep(3.5), workers=1, number=1)
+    assert loop.beats == before
 
 
 def test_closing_ends_workers_that_are_at_it() -> None:
