@@ -291,7 +291,13 @@ def loss_weights_problem(weights: Sequence[float], losses: int, named_so: str = 
 
 
 def trains(cfg: DictConfig) -> Iterator[Finding]:
-    """Model and task must be ones that train, not ones that only open files."""
+    """Model and task must be ones that train, not ones that only open files; adapters are trained in fine-tuning."""
+    if named(cfg.model, "wav2vec2") and (cfg.model.layer_type == "trf_adp" or cfg.model.adp_num > 0):
+        yield wrong(
+            f"model.layer_type is {str(cfg.model.layer_type)!r} and model.adp_num is {cfg.model.adp_num}: adapters are "
+            "not part of pre-training here. Leave them at their defaults.",
+            "fine-tuning",
+        )
     for group in ("model", "task"):
         dataclass = None if cfg[group] is None else CONFIG_GROUPS[group].get(cfg[group].get("_name"))
         if dataclass is None or not issubclass(dataclass, FairseqDataclass):  # a plug-in's can be any dataclass

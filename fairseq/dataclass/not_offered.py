@@ -19,7 +19,6 @@ _EVALUATION = "it belongs to commands that evaluate"
 _TEXT = "it belongs to models that generate text, which are not offered"
 _TRANSLATION = "it belongs to translation"
 _LM_DECODING = "validation decodes greedily: fairseq-infer decodes a checkpoint with a lexicon and a language model"
-_ADAPTER = "adapters are not part of pre-training here: leave it at its default"
 
 NOT_OFFERED: dict[str, str] = {
     "common.profile": "run a few updates under torch.profiler",
@@ -64,12 +63,10 @@ NOT_OFFERED: dict[str, str] = {
     "model.layer_decay": "give parameters a param_group and use optimizer composite",
     "model.offload_activations": "model.checkpoint_activations=true saves memory",
     "optimizer.fp16_adam_stats": "the optimizer's state is fp32",
-    "model.adp_*": _ADAPTER,
 }
 
 # single values that are not offered, of keys that are
 NOT_OFFERED_VALUES: dict[str, dict[str, str]] = {
-    "model.layer_type": {"trf_adp": _ADAPTER},
     "distributed_training.ddp_backend": {"slowmo": _LOCAL_SGD},
 }
 

@@ -154,6 +154,34 @@ def test_a_continued_run_equals_an_unbroken_one(
     assert len(steps) == len(trained) and sorted(set(steps)) == [4, 6] and steps.count(6) == 2
 
 
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        {"model.tuning": "lora", "model.lora_dropout": 0.1},
+        {"model.tuning": "adapters", "model.layer_type": "trf_adp", "model.adp_num": 1, "model.adp_dim": 4},
+    ],
+    ids=["lora", "adapters"],
+)
+def test_a_continued_run_that_trains_a_part_equals_an_unbroken_one(
+    tuning: dict[str, object], labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """All else stays as it was pre-trained, bit for bit, and has no optimizer state."""
+    changes = {**tuning, "model.freeze_finetune_updates": 0, "model.mask_channel_length": 4, "common.fp16": False}
+    changes |= {"dataset.max_tokens": 40000, "dataset.disable_validation": True, "optimizer.weight_decay": 0.01}
+    changes["lr_scheduler"] = {"_name": "tri_stage", "warmup_steps": 1, "hold_steps": 2, "decay_steps": 1}
+    for folder, updates in (("a", 4), ("b", 2), ("b", 4)):
+        settings = {**changes, "optimization.max_update": updates}
+        train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / folder, **settings))
+    one, other = load(tmp_path / "a"), load(tmp_path / "b")
+    for name, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][name]), name
+    before = torch.load(pretrained_files["base"], weights_only=True)["model"]
+    encoder = {name.removeprefix("w2v_encoder.w2v_model."): tensor for name, tensor in one["model"].items()}
+    shared = encoder.keys() & before.keys()
+    assert len(shared) > 20 and all(torch.equal(encoder[name], before[name]) for name in shared)
+    assert len(one["last_optimizer_state"]["state"]) == len(encoder) - len(shared)
+
+
 def assert_as_before(weights: dict[str, torch.Tensor], source: Path, prefix: str = "") -> None:
     """The encoder's weights whose names begin so are the pre-trained ones, bit for bit."""
     before = torch.load(source, weights_only=True)["model"]

@@ -142,6 +142,14 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
 
     def check(self) -> Iterator[Finding]:
         yield from conv_layer_findings("model.conv_feature_layers", self.conv_feature_layers)
+        if self.layer_type == "trf_adp" and self.adp_num < 1:
+            yield wrong(
+                "model.layer_type=trf_adp adds adapters. Set model.adp_num=1, and model.adp_dim.", "fine-tuning"
+            )
+        elif self.layer_type != "trf_adp" and self.adp_num > 0:
+            yield wrong(
+                f"model.adp_num is {self.adp_num}, but only model.layer_type=trf_adp adds adapters.", "fine-tuning"
+            )
         if str(self.tuning) == "lora":
             try:
                 re.compile(self.lora_targets)

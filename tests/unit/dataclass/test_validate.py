@@ -362,8 +362,9 @@ def tuning(**changes: Any) -> DictConfig:
             "criterion.wer_args is ['lm.bin']: it must be a list of language model, lexicon",
         ),
         ({"criterion.wer_args": [None, None, 2, -1]}, None),
-        ({"model.layer_type": "trf_adp"}, "model.layer_type is 'trf_adp', which is not offered"),
-        ({"model.adp_num": 1}, "model.adp_num is 1"),
+        ({"model.layer_type": "trf_adp", "model.adp_num": 1}, None),
+        ({"model.layer_type": "trf_adp"}, "model.layer_type=trf_adp adds adapters. Set model.adp_num=1"),
+        ({"model.adp_num": 1}, "model.adp_num is 1, but only model.layer_type=trf_adp adds adapters"),
     ],
 )
 def test_fine_tuning(changes: dict[str, Any], told: str | None) -> None:
