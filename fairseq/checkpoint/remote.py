@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fairseq import stores
-from fairseq.checkpoint import atomic, fetching, io, retention, store_index, transfer
+from fairseq.checkpoint import atomic, fetching, io, retention, snapshot, store_index, transfer
 from fairseq.checkpoint.store_index import UNKNOWN, Entry, Index
 from fairseq.checkpoint.transfer import Digest
 from fairseq.dataclass.configs import CheckpointConfig
@@ -172,6 +172,7 @@ class Mirror:
         try:
             with beating():
                 self._open(patience)
+                self._add_snapshots()
                 there = [name for name in self._waiting if os.path.exists(self._at(name))]
                 self._waiting = {name: self._waiting[name] for name in there}
                 if self._waiting:
@@ -200,6 +201,14 @@ class Mirror:
         for name, updates in local_checkpoints(self.cfg).items():
             if name not in self._waiting and (name not in there or UNKNOWN < there[name].updates < updates):
                 self._waiting[name] = updates
+
+    def _add_snapshots(self) -> None:
+        """Upload also what the doctor kept since the last save, for a machine that has nothing but the store."""
+        assert self._index is not None
+        for path, updates in snapshot.kept_snapshots(self.cfg).items():
+            name = os.path.basename(path)
+            if name not in self._index.entries and updates is not None:
+                self._waiting.setdefault(name, updates)
 
     def _send_all(self, patience: float) -> None:
         assert self._index is not None

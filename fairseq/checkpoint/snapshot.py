@@ -21,13 +21,13 @@ _UPDATES = re.compile(r"checkpoint_\d+_(\d+)\D.*")
 def keep_before(cfg: CheckpointConfig, update: int) -> str:
     """Keep the newest checkpoint from before an update under a name of its own, and say what was done.
 
-    A hard link, so it costs nothing until the run removes the checkpoint. It is not uploaded to `checkpoint.store` with
-    the run's next save, but when the run resumes on this machine.
+    A hard link, so it costs nothing until the run removes the checkpoint. With `checkpoint.store`, the run's next save
+    uploads it too.
 
     Args:
         cfg: the config group `checkpoint`.
     """
-    kept = {path: _updates_of(path) for path in _named(cfg, NAME)}
+    kept = kept_snapshots(cfg)
     if len(kept) >= MOST or any(updates is None or update - updates < APART for updates in kept.values()):
         names = sorted(map(os.path.basename, kept))
         if len(names) == 1:
@@ -55,6 +55,11 @@ def keep_before(cfg: CheckpointConfig, update: int) -> str:
             return f"cannot keep {path} (update {updates:,}) as {target}: {error.strerror or error}. Copy it."
         return f"kept {path} (update {updates:,}), from before this began, as {target}"
     return f"{cfg.save_dir} has no checkpoint from before update {update:,}, when this began"
+
+
+def kept_snapshots(cfg: CheckpointConfig) -> dict[str, int | None]:
+    """Return path and updates of what earlier calls of `keep_before` kept; None: the file cannot be read."""
+    return {path: _updates_of(path) for path in _named(cfg, NAME)}
 
 
 def _named(cfg: CheckpointConfig, beginning: str) -> list[str]:

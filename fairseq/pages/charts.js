@@ -4,9 +4,10 @@ figures.kinds.chart = function (base) {
   var HEIGHT = 260;
   var LINES = 8; /* colours in the style sheet */
   var FEW = 40; /* a series with at most so many values shows them as points */
+  var DENSE = 300; /* with more values, noise becomes a solid band: the smoothed curve is shown first */
   var data = base.data;
   var plot = null;
-  var state = { log: false, smooth: false };
+  var state = { log: false, smooth: Boolean(data.smooth) && data.x.length > DENSE };
   var colour = figures.colour;
   var number = figures.number;
 
@@ -193,6 +194,7 @@ figures.kinds.chart = function (base) {
   function button(name) {
     var found = base.figure.querySelector("." + name);
     if (!found) return;
+    found.setAttribute("aria-pressed", String(state[name]));
     found.addEventListener("click", function () {
       state[name] = !state[name];
       found.setAttribute("aria-pressed", String(state[name]));

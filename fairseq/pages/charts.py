@@ -53,7 +53,7 @@ class Chart:
         log: offer a logarithmic y axis.
         stacked: draw the series on top of each other, the first at the bottom. NaN counts as 0.
         joined: draw through gaps: the series have values at different x.
-        smooth: the same series smoothed, by name; offered by a button.
+        smooth: the same series smoothed, by name; offered by a button, and shown first where values are dense.
         expected: a range that is expected.
         marks: places of findings.
         key: its address in the page is chart-KEY; empty: by its position.

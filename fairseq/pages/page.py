@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -193,7 +194,7 @@ def _part(part: Part, name: str, notices: Mapping[str, str]) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in table.head)
     rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        f'<tr><th scope="row">{_breakable(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
         for row in table.rows
     )
     caption = escape(table.caption)
@@ -203,6 +204,11 @@ def _table(table: Table) -> str:
         f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return f"<details><summary>{caption}</summary>{body}</details>" if table.folded else body
+
+
+def _breakable(cell: str) -> str:
+    """Escape a cell and let a config key break after its dots and underscores, not within a word."""
+    return re.sub(r"(?<=\w)([._])(?=[a-z])", r"\1<wbr>", escape(cell))
 
 
 def _to_fill(caption: str) -> str:

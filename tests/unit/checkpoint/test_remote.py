@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from fairseq import stores
-from fairseq.checkpoint import fetching, io, remote, run, store_index, transfer
+from fairseq.checkpoint import fetching, io, remote, run, snapshot, store_index, transfer
 from fairseq.checkpoint.saver import Saver
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import exit_status, launch, progress
@@ -119,6 +119,19 @@ def test_a_run_continues_on_an_empty_machine(
     # back on the first machine, whose files are older
     trainer, _ = begin(tmp_path / "here", **keep)
     assert trainer.get_num_updates() == 4 and io.peek(tmp_path / "here" / "checkpoint_best.pt").num_updates == 4
+
+
+def test_what_the_doctor_keeps_is_uploaded_with_the_next_save(tmp_path: Path, memory: Any) -> None:
+    trainer, saves = begin(tmp_path, save_interval_updates=1, keep_interval_updates=1)
+    advance(trainer, saves)
+    assert "kept" in snapshot.keep_before(trainer.cfg.checkpoint, 2)
+    advance(trainer, saves, updates=2)
+    assert saves.at_the_end() == 0
+    kept = f"{snapshot.NAME}.pt"
+    assert kept in names(memory) and "checkpoint_1_1.pt" not in names(memory)
+    assert updates_in_store(kept) == 1
+    begin(tmp_path)  # resumes from the newest, not from the kept one
+    assert updates_in_store("checkpoint_last.pt") == 3
 
 
 def test_an_older_checkpoint_of_the_store_can_be_named(tmp_path: Path, memory: Any) -> None:
