@@ -194,7 +194,9 @@ def _part(part: Part, name: str, notices: Mapping[str, str]) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in table.head)
     rows = "".join(
-        f'<tr><th scope="row">{_breakable(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        f'<tr><th scope="row">{_breakable(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
         for row in table.rows
     )
     caption = escape(table.caption)
