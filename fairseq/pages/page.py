@@ -195,7 +195,7 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in table.head)
     rows = "".join(
         f'<tr><th scope="row">{_breakable(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "".join(f"<td>{_breakable(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in table.rows
     )
@@ -209,8 +209,8 @@ def _table(table: Table) -> str:
 
 
 def _breakable(cell: str) -> str:
-    """Escape a cell and let a config key break after its dots and underscores, not within a word."""
-    return re.sub(r"(?<=\w)([._])(?=[a-z])", r"\1<wbr>", escape(cell))
+    """Escape a cell and let config keys and paths break after their dots, underscores and slashes, not within a word."""
+    return re.sub(r"(?<=\w)([._/])(?=[a-z])", r"\1<wbr>", escape(cell))
 
 
 def _to_fill(caption: str) -> str:
