@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import soundfile
 
@@ -35,8 +36,15 @@ def write_words(folder: Path, rows: Sequence[Row]) -> None:
     (folder / "lexicon.txt").write_text("".join(f"{word}\t{' '.join(word)} |\n" for word in words), encoding="utf-8")
 
 
-def run(module: str, arguments: list[str], log: Path) -> float:
-    """Run one of the package's commands with one thread; returns its processor seconds."""
+class Used(NamedTuple):
+    """What a process used."""
+
+    seconds: float  # of processor time
+    peak_mb: float
+
+
+def run(module: str, arguments: list[str], log: Path) -> Used:
+    """Run one of the package's commands with one thread."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     with log.open("w") as file:
@@ -47,7 +55,7 @@ def run(module: str, arguments: list[str], log: Path) -> float:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"{module} failed. See {log}.")
-    return usage.ru_utime + usage.ru_stime
+    return Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def run_script(script: Path, arguments: list[str], output: Path) -> None:
@@ -68,8 +76,8 @@ def train(config: Path, save_dir: Path, overrides: list[str]) -> float:
             f"checkpoint.save_dir={save_dir}",
             *overrides,
         ]
-        seconds = run("fairseq_cli.hydra_train", ["common.cpu=true", *arguments], Path(f"{save_dir}.log"))
-        cost.write_text(f"{seconds:.1f}\n")
+        used = run("fairseq_cli.hydra_train", ["common.cpu=true", *arguments], Path(f"{save_dir}.log"))
+        cost.write_text(f"{used.seconds:.1f}\n")
     return float(cost.read_text())
 
 
