@@ -10,14 +10,17 @@ from fairseq.alignment.spelling import GAP, STAR
 from fairseq.decoding.tokens import Tokens
 
 STAR_COST = 0.1  # nats per frame, below the frame's most probable symbol: with 0, a star would take the text's frames
+# Nats per frame of a gap, below the blank: a gap has one frame at least, which it takes from silence rather than from a
+# word next to it; but no more silence than that
+GAP_COST = 0.01
 
 
 class Columns:
     """Picks the columns, and adds those that the model does not have.
 
     A star's log-probability is the frame's largest one less `STAR_COST`: it fits everything nearly as well as whatever
-    the model heard. A gap's is the larger one of delimiter and star; without a delimiter, it is the star's. Column 0 is
-    the blank.
+    the model heard. A gap's is the largest one of star, delimiter, if there is one, and blank less `GAP_COST`. Column 0
+    is the blank.
 
     Args:
         units: symbols of the dictionary, STAR or GAP.
@@ -44,5 +47,6 @@ class Columns:
         if self._star is not None:
             found[:, self._star] = star
         if self._gap is not None:
-            found[:, self._gap] = star if self._delimiter is None else np.maximum(star, log_probs[:, self._delimiter])
+            gap = np.maximum(star, found[:, 0] - np.float32(GAP_COST))
+            found[:, self._gap] = gap if self._delimiter is None else np.maximum(gap, log_probs[:, self._delimiter])
         return found, best

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairseq.alignment.columns import STAR_COST, Columns
+from fairseq.alignment.columns import GAP_COST, STAR_COST, Columns
 from fairseq.alignment.spelling import GAP, STAR, Spelling, spell
 from fairseq.alignment.timing import WordFrames, words_of
 from fairseq.alignment.viterbi import best_path
@@ -21,10 +21,10 @@ def heard(text: str, sure: float = 6.0) -> np.ndarray:
     return (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
-def aligned(text: str, said: str, star: bool = False) -> list[WordFrames]:
+def aligned(text: str, said: str | np.ndarray, star: bool = False) -> list[WordFrames]:
     spelling = spell([text], TOKENS, star=star)
     columns = Columns(spelling.units, TOKENS)
-    emissions, best = columns.of(heard(said))
+    emissions, best = columns.of(heard(said) if isinstance(said, str) else said)
     return words_of(best_path(emissions, columns.labels), best, spelling)
 
 
@@ -58,12 +58,20 @@ def test_star_is_not_reported_where_there_is_nothing_else() -> None:
     assert spans(aligned("ab ba", "--AAB|-BA|--", star=True)) == [("ab", 2, 4), ("ba", 7, 8)]
 
 
+def test_star_does_not_take_frames_that_sound_like_the_text() -> None:
+    said = heard("-AAABB-")
+    said[1:3, -1] = said[1:3, 2] + 0.05  # X is a little more probable than A
+    assert spans(aligned("ab", said, star=True)) == [("ab", 1, 5)]
+    said[1:3, -1] = said[1:3, 2] + 1.0
+    assert spans(aligned("ab", said, star=True))[-1] == ("ab", 3, 5)
+
+
 def test_star_costs_less_than_anything_but_the_best_symbol() -> None:
     columns = Columns([STAR, GAP, "A"], TOKENS)
     log_probs = heard("A|-")
     emissions, best = columns.of(log_probs)
     np.testing.assert_allclose(emissions[:, 1], best - STAR_COST, atol=1e-6)
-    np.testing.assert_allclose(emissions[:, 2], [best[0] - STAR_COST, best[1], best[2] - STAR_COST], atol=1e-6)
+    np.testing.assert_allclose(emissions[:, 2], [best[0] - STAR_COST, best[1], best[2] - GAP_COST], atol=1e-6)
     np.testing.assert_array_equal(emissions[:, [0, 3]], log_probs[:, [0, 2]])
 
 
