@@ -209,7 +209,7 @@ def _table(table: Table) -> str:
 
 
 def _breakable(cell: str) -> str:
-    """Escape a cell and let config keys and paths break after their dots, underscores and slashes, not within a word."""
+    """Escape a cell; config keys and paths may break after their dots, underscores and slashes, not within a word."""
     return re.sub(r"(?<=\w)([._/])(?=[a-z])", r"\1<wbr>", escape(cell))
 
 
