@@ -30,8 +30,9 @@ import torch
 from small_runs import CONFIGS, EXAMPLES, Row, run, score, train, write_split, write_words
 
 CONFIG = CONFIGS / "finetuning/small_from_scratch.yaml"
-UTTERANCES = (2500, 40)  # synthetic: train and valid
-START_UPDATES = 3000
+UTTERANCES = (4000, 40)  # synthetic: train and valid
+SHORT = 0.75  # share of those that have one or two words: CTC learns fastest from them
+START_UPDATES = 2000
 MEMORY_UPDATES = 3
 RATES = (0.001, 0.002, 0.004)
 METHODS = {
@@ -44,9 +45,8 @@ PLAIN = [
     "task.augment.speed=1.1",
     "task.augment.eq_db=0",
     "task.augment.noise_db=null",
-    "model.apply_mask=false",
-    "model.w2v_args=null",
 ]
+NO_MASKS = ["model.w2v_args.model.mask_prob=0.0", "model.w2v_args.model.mask_channel_prob=0.0"]
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -70,6 +70,8 @@ def synthesize(folder: Path, training: list[Row]) -> None:
         rows: list[Row] = []
         for number in range(count):
             pattern = training[int(rng.integers(len(training)))][1].split()
+            if rng.random() < SHORT:
+                pattern = pattern[: int(rng.integers(1, 3))]
             text = [str(rng.choice(list(string.ascii_uppercase) if len(word) == 1 else words)) for word in pattern]
             voice = Voice(
                 str(rng.choice(voices)),
@@ -93,9 +95,8 @@ def start(work: Path, training: list[Row]) -> Path:
     if not (corpus / "dict.ltr.txt").exists():
         synthesize(corpus, training)
         write_words(corpus, training)
-    seconds = train(
-        CONFIG, work / "start", [f"task.data={corpus}", f"optimization.max_update={START_UPDATES}", "common.bf16=false"]
-    )
+    settings = ["common.bf16=false", f"optimization.max_update={START_UPDATES}", "optimization.lr=[0.001]"]
+    seconds = train(CONFIG, work / "start", [f"task.data={corpus}", *settings, *PLAIN, *NO_MASKS])
     print(f"start: {seconds:.0f} processor seconds, {score(corpus, 'valid', work / 'start', None)}", flush=True)
     return work / "start/checkpoint_last.pt"
 
@@ -128,6 +129,8 @@ def tune(args: argparse.Namespace) -> dict[str, Any]:
                 f"optimization.max_update={args.updates}",
                 f"optimization.lr=[{rate}]",
                 f"model.w2v_path={first}",
+                "model.w2v_args=null",
+                "model.apply_mask=false",
                 *PLAIN,
                 *METHODS[method],
             ],
