@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+ONEDNN_IS_RIGHT = 16  # channels a group from which oneDNN's bf16 convolutions were right in all shapes tried
+
+
 class Note(NamedTuple):
     """One line for the log."""
 
@@ -120,13 +123,15 @@ class Device:
         """
         return self.forms.conv_form or ("conv1d" if torch.jit.is_tracing() else self._conv_form(in_channels, dtype))
 
-    def pos_conv_form(self, dtype: torch.dtype) -> str:
+    def pos_conv_form(self, dtype: torch.dtype, width: int) -> str:
         """Form of the positional convolution.
 
+        Args:
+            width: channels of a group.
         Returns:
             `conv1d`, `conv2d` (channels last) or `blocks` (products of matrices, each for 8 frames).
         """
-        return self.forms.pos_conv_form or ("conv1d" if torch.jit.is_tracing() else self._pos_conv_form(dtype))
+        return self.forms.pos_conv_form or ("conv1d" if torch.jit.is_tracing() else self._pos_conv_form(dtype, width))
 
     def attention_form(self, dtype: torch.dtype, needs_weights: bool = False) -> str:
         """Form of self-attention.
@@ -141,9 +146,12 @@ class Device:
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         return "matmul"
 
-    def _pos_conv_form(self, dtype: torch.dtype) -> str:
-        # fp32: the gradient of a channels-last weight takes seconds
-        return "conv2d" if dtype == torch.bfloat16 else "conv1d"
+    def _pos_conv_form(self, dtype: torch.dtype, width: int) -> str:
+        if dtype != torch.bfloat16 or width == 1:
+            return "conv1d"  # as an image, the gradient of the weight takes seconds in fp32
+        # oneDNN's bf16 convolution is wrong with 3 to 15 channels a group and an even kernel of 8 or more on processors
+        # with amx_bf16 (torch 2.13, as in pytorch/pytorch#163347): the output has no relation to the right one
+        return "conv2d" if width >= ONEDNN_IS_RIGHT else "blocks"
 
     def _attention_form(self, dtype: torch.dtype) -> str:
         return "blocks"

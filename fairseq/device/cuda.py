@@ -28,7 +28,7 @@ class CudaDevice(Device):
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         return "conv1d"
 
-    def _pos_conv_form(self, dtype: torch.dtype) -> str:
+    def _pos_conv_form(self, dtype: torch.dtype, width: int) -> str:
         return "conv1d"
 
     def _attention_form(self, dtype: torch.dtype) -> str:

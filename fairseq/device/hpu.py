@@ -106,7 +106,7 @@ class HpuDevice(Device):
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         return "conv2d"
 
-    def _pos_conv_form(self, dtype: torch.dtype) -> str:
+    def _pos_conv_form(self, dtype: torch.dtype, width: int) -> str:
         return "conv1d"  # 1/17 fewer operations than `blocks` for 128 taps; neither was measured on a card
 
     def _attention_form(self, dtype: torch.dtype) -> str:

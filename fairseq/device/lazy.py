@@ -49,7 +49,7 @@ class LazyDevice(Device):
     def _conv_form(self, in_channels: int, dtype: torch.dtype) -> str:
         return "conv2d"
 
-    def _pos_conv_form(self, dtype: torch.dtype) -> str:
+    def _pos_conv_form(self, dtype: torch.dtype, width: int) -> str:
         return "conv1d"  # fewer operations than `blocks`
 
     def _attention_form(self, dtype: torch.dtype) -> str:

@@ -119,7 +119,7 @@ def test_fewest_operations_are_the_default_form_on_hpu() -> None:
     print("\nmultiply-adds a frame of base:", counts)
     assert counts["conv1d"] == 768 * 48 * 128 and counts["blocks"] == 768 * 48 * 136
     for kind in ("hpu", "lazy"):
-        assert device_layer._make(kind).pos_conv_form(torch.bfloat16) == min(counts, key=counts.__getitem__)
+        assert device_layer._make(kind).pos_conv_form(torch.bfloat16, 48) == min(counts, key=counts.__getitem__)
 
 
 def test_blocks_count_what_they_compute() -> None:

@@ -59,17 +59,32 @@ class WeightNormConv1d(nn.Module):
         self._frozen_weight = self._computed_weight().detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        form = device_layer.of(x).pos_conv_form(compute_dtype(x))
-        # over a 1 x T image; the channels of the encoder's frames are already contiguous in memory. Not with one
-        # channel per group: oneDNN then takes minutes to generate its bf16 kernel
-        if form == "conv2d" and self.groups < x.size(1):
-            image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-            return F.conv2d(
-                image, self.weight.unsqueeze(2), self.bias, padding=(0, self.padding), groups=self.groups
-            ).squeeze(2)
-        if form == "blocks":
-            return block_convolution(x, self.weight, self.bias, self.padding, self.groups)
-        return F.conv1d(x, self.weight, self.bias, padding=self.padding, groups=self.groups)
+        return grouped_convolution(x, self.weight, self.bias, self.padding, self.groups)
+
+
+class GroupedConv1d(nn.Conv1d):
+    """Same-length convolution, B x C x T, in the device's form (see `grouped_convolution`)."""
+
+    def __init__(self, channels: int, kernel_size: int, groups: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.bias is not None
+        return grouped_convolution(input, self.weight, self.bias, self.kernel_size[0] // 2, self.groups)
+
+
+def grouped_convolution(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
+    """`F.conv1d(x, weight, bias, padding=padding, groups=groups)` in the form that the device chooses; B x C x T."""
+    width = weight.size(1)
+    form = device_layer.of(x).pos_conv_form(compute_dtype(x), width)
+    # over a 1 x T image; the channels of the encoder's frames are already contiguous in memory. Not with one channel
+    # per group, even if a caller forces it: oneDNN then takes minutes to generate its bf16 kernel
+    if form == "conv2d" and width > 1:
+        image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, padding), groups=groups).squeeze(2)
+    if form == "blocks":
+        return block_convolution(x, weight, bias, padding, groups)
+    return F.conv1d(x, weight, bias, padding=padding, groups=groups)
 
 
 BLOCK = 8  # frames per matrix product in the form "blocks"
@@ -133,7 +148,7 @@ def make_conv_pos(channels: int, kernel_size: int, groups: int) -> nn.Sequential
 
 def batch_norm_conv_pos(channels: int, kernel_size: int, groups: int) -> nn.Sequential:
     """Batch norm, one wide convolution without weight norm, then GELU (HuBERT in bf16); B x C x T."""
-    conv = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=groups)
+    conv = GroupedConv1d(channels, kernel_size, groups)
     nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel_size * channels)))
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
@@ -146,7 +161,7 @@ def stacked_pos_conv(channels: int, kernel_size: int, groups: int, depth: int) -
     return nn.Sequential(
         *[
             nn.Sequential(
-                nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=groups),
+                GroupedConv1d(channels, kernel, groups),
                 SamePad(kernel),
                 TransposeLast(),
                 LayerNorm(channels, elementwise_affine=False),
