@@ -9,8 +9,8 @@ pure Python (`SOURCES`) is built here first, and must not need a compiler. The t
 resolved, or which requirement has no wheel. This runs nothing on these versions.
 
 `runs` builds the source distribution and from it the wheel, installs the wheel with each interpreter in a new
-environment where no compiler can be found, and there makes a manifest, labels and a language model, pre-trains and
-fine-tunes for two updates with two data-loading processes, transcribes with the language model, converts to
+environment where no compiler can be found, and there makes a manifest, labels and a language model, pre-trains with two
+processes and fine-tunes with one for two updates, each with two data-loading workers, transcribes with the language model, converts to
 transformers' form and back, and asks every command for its help. `--tests` also runs tests of the unpacked source
 distribution. PyPI's torch for Linux is a CUDA build of several GB.
 
@@ -58,7 +58,6 @@ SMALL = [
     "model.conv_pos_groups=4",
 ]
 RUN = [
-    "distributed_training.distributed_world_size=1",
     "optimization.update_freq=[1]",
     f"optimization.max_update={UPDATES}",
     "dataset.num_workers=2",
@@ -165,7 +164,10 @@ def convert(place: Place, checkpoint: Path) -> str:
     place.run("fairseq-convert", "--to", "hf", str(checkpoint), "hf")
     place.run("fairseq-convert", "--to", "fairseq", "hf", "back.pt")
     file = str(place.folder / "audio" / "5.flac")
-    texts = {place.run("fairseq-transcribe", file, "--path", path, "--format", "json") for path in (str(checkpoint), "back.pt")}
+    texts = {
+        place.run("fairseq-transcribe", file, "--path", path, "--format", "json")
+        for path in (str(checkpoint), "back.pt")
+    }
     if len({json.loads(text.splitlines()[0])["text"] for text in texts}) != 1:
         raise Failed(f"another text after conversion there and back: {texts}")
     return "equal"
@@ -226,8 +228,8 @@ def run_with(interpreter: str, built: tuple[Path, Path], folder: Path, torch: st
         "install": lambda: install(place, wheel, torch),
         "torch": lambda: place.run("python", "-c", "import torch; print(torch.__version__)").strip(),
         "data": lambda: write_data(place),
-        "pre-train": lambda: train(place, "pre-trained", "wav2vec2_base_librispeech", *SMALL),
-        "fine-tune": lambda: train(place, "fine-tuned", "base_100h", "dataset.valid_subset=valid", start),
+        "pre-train": lambda: train(place, "pre-trained", "wav2vec2_base_librispeech", 2, *SMALL),
+        "fine-tune": lambda: train(place, "fine-tuned", "base_100h", 1, "dataset.valid_subset=valid", start),
         "transcribe": lambda: transcribe(place, fine_tuned),
         "convert": lambda: convert(place, fine_tuned),
         "help": lambda: ask_for_help(place),
