@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -45,9 +46,18 @@ def refuse_rivals() -> None:
         raise SystemExit(INSTALLED["describe"](rivals))
 
 
+def long_description() -> str:
+    """README.md for PyPI, where relative links and pictures do not work: paths as text, and no pictures."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    without_pictures = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    without_links = re.sub(r"\[([^\]]*)\]\((?!https?:)([^)]*)\)", r"\1 (`\2`)", without_pictures)
+    return without_links + "\nPaths are those of the source distribution.\n"
+
+
 if __name__ == "__main__" and sys.argv[1:2] == ["develop"]:
     sys.exit(develop())
 
+from setuptools import __version__ as setuptools_version  # noqa: E402
 from setuptools import find_namespace_packages, find_packages, setup  # noqa: E402
 from setuptools.command.editable_wheel import editable_wheel  # noqa: E402
 
@@ -60,10 +70,14 @@ class EditableWheel(editable_wheel):
         super().run()
 
 
+# an SPDX expression from setuptools 77 on. In pyproject.toml, the versions before and after refuse each other's form
+LICENSE_FIELD = "license_expression" if int(setuptools_version.split(".")[0]) >= 77 else "license"
+
 # The rest of the metadata is in pyproject.toml; this is what it cannot express for every supported setuptools.
 setup(
-    # in pyproject.toml, setuptools before 77 and from 77 on refuse each other's form of the license
-    license="MIT",
+    **{LICENSE_FIELD: "MIT"},
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     # hydra_plugins itself too, although it is empty: hydra searches its folders, and would miss an editable install's
     packages=find_packages(include=["fairseq", "fairseq.*", "fairseq_cli", "fairseq_cli.*"])
     + find_namespace_packages(include=["hydra_plugins*"]),

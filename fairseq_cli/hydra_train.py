@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import logging
 import os
@@ -10,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -217,13 +218,16 @@ def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
         if task is None:
             return
         os.environ[FULL_ERROR] = "1"  # while hydra composes: it raises its errors instead of printing its own report
+        with ExitStack() as while_composing:
+            while_composing.enter_context(unchecked_help())
 
-        @functools.wraps(task)
-        def composed(cfg: DictConfig) -> Any:
-            _set_environment(FULL_ERROR, full_error)
-            return task(cfg)
+            @functools.wraps(task)
+            def composed(cfg: DictConfig) -> Any:
+                _set_environment(FULL_ERROR, full_error)
+                while_composing.close()
+                return task(cfg)
 
-        hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(composed)()
+            hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(composed)()
     except (ValueError, OSError, HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
         if full_error == "1":
             raise
@@ -243,6 +247,29 @@ def users_environment() -> Iterator[None]:
         yield
     finally:
         _set_environment(FULL_ERROR, ours)
+
+
+@contextmanager
+def unchecked_help() -> Iterator[None]:
+    """Let hydra 1.3 make its command line's parser on Python 3.14, within a block.
+
+    The help of its `--shell-completion` is an object that makes the text when it is shown. argparse checks help texts
+    from Python 3.14 on, and refuses one that is not a string. In the block, the help is set after the check.
+    """
+    checked = argparse.ArgumentParser.add_argument
+
+    def add_argument(self: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
+        shown = settings.pop("help", None)
+        action = checked(self, *names, **settings)
+        if shown is not None:
+            action.help = shown
+        return action
+
+    argparse.ArgumentParser.add_argument = add_argument
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.add_argument = checked
 
 
 def _set_environment(name: str, value: str | None) -> None:

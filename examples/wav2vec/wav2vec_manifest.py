@@ -169,7 +169,9 @@ def read_headers(paths: Sequence[str], workers: int) -> Iterator[Header]:
         if workers > 1 and len(paths) > _FEW:
             if not all(path.endswith(".flac") for path in paths):
                 importlib.import_module("fairseq.data.audio.audio_utils")  # once, before the processes start
-            pool = stack.enter_context(multiprocessing.Pool(workers))
+            # Python 3.14 starts other processes on Linux, which would have to import all of this again
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+            pool = stack.enter_context(context.Pool(workers))
             headers = pool.imap(read_header, paths, chunksize=_CHUNK)
         else:
             headers = map(read_header, paths)

@@ -317,7 +317,7 @@ class Device:
         return {"device_ids": None}
 
     def loader_start_method(self) -> str | None:
-        """Start method of data-loading workers; None: the platform's default."""
+        """Start method of data-loading workers; None: fork, also where Python's default is another one (3.14)."""
         return None
 
     def report(self) -> list[Note]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import subprocess
@@ -209,3 +210,23 @@ def test_each_job_of_a_sweep_has_a_folder_of_its_own(tmp_path: Path, monkeypatch
         run = OmegaConf.create({"checkpoint": {"save_dir": save_dir, "store": store}})
         hydra_train.own_folder_in_sweep(run)
         assert (run.checkpoint.save_dir, run.checkpoint.store) == wanted
+
+
+def test_hydras_parser_is_made_although_python_checks_help_texts(
+    typed: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.14 refuses help that is not a string, as hydra 1.3 has it for one option; here its check is emulated."""
+    made = argparse.ArgumentParser.add_argument
+
+    def checked(self: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
+        if settings.get("help") is not None and not isinstance(settings["help"], str):
+            raise ValueError("badly formed help string")
+        return made(self, *names, **settings)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", checked)
+    [cfg] = typed()
+    assert cfg.task.data == "."
+    assert argparse.ArgumentParser.add_argument is checked  # the run's own parsers are checked again
+    with pytest.raises(SystemExit, match="0"):
+        typed("--hydra-help")
+    assert "Install or Uninstall shell completion" in capsys.readouterr().out

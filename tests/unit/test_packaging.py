@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from email.message import Message
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
+
+import fairseq
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,3 +81,34 @@ def test_scripts_are_commands(built: Path, tmp_path: Path) -> None:
     for name in ("fairseq-libri-labels", "fairseq-prepare-labels", "fairseq-make-ngram"):
         assert f"usage: {name} " in told
     assert told.splitlines()[-1].startswith("fairseq-manifest: ")
+
+
+@pytest.fixture(scope="module")
+def metadata(tmp_path_factory: pytest.TempPathFactory) -> Message:
+    """What the package index would get."""
+    folder = tmp_path_factory.mktemp("metadata")
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    return Parser().parsestr((folder / "fairseq_hpu.egg-info" / "PKG-INFO").read_text(encoding="utf-8"))
+
+
+@pytest.mark.process
+def test_long_description_has_no_link_or_picture_of_a_checkout(metadata: Message) -> None:
+    text = str(metadata.get_payload())
+    assert text.lstrip().startswith("# fairseq-hpu") and metadata["Description-Content-Type"] == "text/markdown"
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+    assert targets and [target for target in targets if not target.startswith("https://")] == []
+    assert "scaling (`docs/scaling.md`)" in text  # the path stays, as text
+
+
+@pytest.mark.process
+def test_versions_agree(metadata: Message) -> None:
+    """Of the package, its citation and its release notes; and of Python in the metadata and in CI."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    newest = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert metadata["Version"] == fairseq.__version__ == citation["version"] == newest[1]
+    declared = [name.rpartition(" ")[2] for name in metadata.get_all("Classifier", []) if "3." in name]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    assert declared == workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    assert set(metadata["Requires-Python"].split(",")) == {f">={declared[0]}", f"<3.{int(declared[-1][2:]) + 1}"}

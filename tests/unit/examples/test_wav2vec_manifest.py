@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
+import multiprocessing.context
 import os
 import random
 import subprocess
@@ -280,3 +282,21 @@ def test_a_link_to_itself_takes_no_other_file_with_it(script: ModuleType, root: 
     found, closed = script.find_files(str(root), ["flac"])
     assert found == before
     assert sorted(line.split("\t")[0] for line in closed) == ["a/0me", "a/zme"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_processes_are_forked_whatever_pythons_default_is(
+    root: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(process: object) -> None:
+        raise AssertionError("not forked")
+
+    monkeypatch.setattr(script, "_FEW", 0)
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "_Popen", staticmethod(refuse))
+    default = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)  # the default of Python 3.14 is not fork either
+    try:
+        headers = list(script.read_headers([str(path) for path in sorted(root.rglob("*.flac"))], 2))
+    finally:
+        multiprocessing.set_start_method(default, force=True)
+    assert [header.frames for header in headers] == [*range(300, 312, 2), *range(301, 312, 2)]
