@@ -7,6 +7,7 @@ import json
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx import GraphModule
 from torch.fx.experimental import _config as sizes
 
 from fairseq import device
@@ -45,7 +46,7 @@ def write(source: PortableModel, path: str) -> None:
     # forms that work for all sizes; all forms compute the same
     forms = device.forced(conv_form="conv1d", pos_conv_form="conv1d", attention_form="sdpa")
     # without it, a batch of one would be a case of its own
-    one_is_a_size = sizes.patch(backed_size_oblivious=True)
+    one_is_a_size = sizes.patch(backed_size_oblivious=True)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with forms, one_is_a_size, torch.no_grad():
             program = torch.export.export(form, (audio, lengths), dynamic_shapes=shapes, strict=False)
@@ -53,8 +54,9 @@ def write(source: PortableModel, path: str) -> None:
         raise ValueError(
             f"torch.export of torch {torch.__version__} cannot export this model. Use --to onnx. Its reason: {error}"
         ) from error
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine
     told = json.dumps({**about(source), "shortest": shortest}, ensure_ascii=False)
     with open(path, "wb") as file:
         torch.export.save(program, file, extra_files={ABOUT: told})
