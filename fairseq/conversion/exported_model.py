@@ -16,7 +16,7 @@ from fairseq.conversion.runtime_form import Padded, about, check, prepared
 from fairseq.frames import receptive_field
 from fairseq.models.wav2vec.audio_model import AudioModel
 
-ABOUT = "model.json"  # the extra file in the program: symbols, normalize, sample_rate, shortest
+ABOUT = "about.json"  # the extra file in the program: symbols, normalize, sample_rate, shortest
 _RECORDED_SAMPLES = 16_000  # arbitrary: the graph does not depend on it
 
 

@@ -100,7 +100,7 @@ def test_the_documented_lines_transcribe_without_this_package(tmp_path: Path) ->
     io.save(portable_model.to_checkpoint(model_of(BASE)), checkpoint)
     assert convert.convert(checkpoint, str(program), "pt2") <= 1e-5
     with zipfile.ZipFile(program) as file:
-        told = json.loads(next(file.read(name) for name in file.namelist() if name.endswith("extra/model.json")))
+        told = json.loads(next(file.read(name) for name in file.namelist() if name.endswith("extra/about.json")))
         assert all(str(ROOT).encode() not in file.read(name) for name in file.namelist())
     assert told == {"symbols": SYMBOLS, "normalize": True, "sample_rate": 16_000, "shortest": 120}
     wave = np.random.default_rng(0).normal(scale=0.1, size=20_000).astype(np.float32)
