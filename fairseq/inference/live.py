@@ -30,7 +30,7 @@ class LiveSettings:
     step: float = 0.5  # decoded at once
     left: float = 4.0  # context before it
     right: float = 0.5  # context after it
-    pause: float = 0.5  # without a letter: the word is complete, though the next one has not begun
+    pause: float = 1.0  # without a letter: the word is complete, though the next one has not begun
 
     def __post_init__(self) -> None:
         for name, value in (("step", self.step), ("pause", self.pause)):
