@@ -70,7 +70,9 @@ def move_to_cpu(sample: Any) -> Any:
 
 
 def is_traced() -> bool:
-    """Whether `torch.jit.trace` is recording."""
+    """Whether `torch.jit.trace` or `torch.export` is recording."""
+    if hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting():  # torch before 2.7 lacks it
+        return True
     return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - public, though not in torch's __all__
 
 

@@ -1,4 +1,4 @@
-"""Convert models between fairseq, transformers (Hugging Face) and torchaudio, and to ONNX."""
+"""Convert models between fairseq, transformers (Hugging Face) and torchaudio, and to ONNX and torch.export."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "output",
-        help="what to write: a file for fairseq, adapter, onnx and onnx-int8, else a folder; it must not exist yet",
+        help="what to write: a file for fairseq, adapter, onnx, onnx-int8 and pt2, else a folder; it must not exist "
+        "yet",
     )
     parser.add_argument(
         "--to",
         required=True,
         choices=TARGETS,
-        help="hf: a transformers folder; onnx, onnx-int8 and sherpa-onnx: for fine-tuned models only; adapter: what "
-        "model.tuning has trained",
+        help="hf: a transformers folder; onnx, onnx-int8, sherpa-onnx and pt2 (torch.export): for fine-tuned models "
+        "only; adapter: what model.tuning has trained",
     )
     command.add_dictionary(parser)
     parser.add_argument(

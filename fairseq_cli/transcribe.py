@@ -40,7 +40,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="transcribe standard input while it arrives: raw 16-bit mono audio at the model's sample rate",
     )
     live = LiveSettings()
-    for name, what in (("step", "decoded at once"), ("left", "context before it"), ("right", "context after it")):
+    for name, what in (
+        ("step", "decoded at once"),
+        ("left", "context before it"),
+        ("right", "context after it"),
+        ("pause", "without a letter, after which a word is complete"),
+    ):
         default = getattr(live, name)
         parser.add_argument(
             f"--stream-{name}", type=float, default=default, help=f"seconds, {what} (default: {default:g})"
@@ -91,7 +96,7 @@ def transcribe_stream(args: argparse.Namespace, stream: BinaryIO) -> None:
             )
     if args.format != "text":
         raise ValueError(f"--stream cannot be used with --format {args.format}: it prints words")
-    settings = LiveSettings(args.stream_step, args.stream_left, args.stream_right)
+    settings = LiveSettings(args.stream_step, args.stream_left, args.stream_right, args.stream_pause)
     model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
     live = LiveTranscriber(model, settings)
     for wave in pcm(stream, max(1, int(settings.step * model.sample_rate))):

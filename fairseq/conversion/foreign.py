@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq.conversion import huggingface, onnx_model, portable_model, torchaudio_model
+from fairseq.conversion import exported_model, huggingface, onnx_model, portable_model, torchaudio_model
 from fairseq.conversion.portable_model import PortableModel
 
 logger = logging.getLogger("fairseq_cli.convert")  # the name in the command's log lines
@@ -70,14 +70,25 @@ def write_torchaudio(model: PortableModel, path: str, audio: Tensor, read_pickle
 
 def write_onnx(model: PortableModel, path: str, audio: Tensor, read_pickle: ReadPickle) -> Compared:
     onnx_model.write(model, path)
+    return _compare_padded(model, path, audio, onnx_model.outputs)
+
+
+def write_exported(model: PortableModel, path: str, audio: Tensor, read_pickle: ReadPickle) -> Compared:
+    exported_model.write(model, path)
+    return _compare_padded(model, path, audio, exported_model.outputs)
+
+
+def _compare_padded(
+    model: PortableModel, path: str, audio: Tensor, run: Callable[[str, list[Tensor], list[Tensor]], list[Tensor]]
+) -> Compared:
+    """Compare at lengths, batch sizes and with padding that the graph was not recorded with."""
     built = portable_model.build(model)
-    # lengths, batch sizes and padding that the graph was not traced with
     short = audio[:, : audio.size(1) // 3]
     padded = F.pad(short, (0, audio.size(1) - short.size(1)))
     batches = [audio, torch.cat([padded, audio, padded])]
     lengths = [torch.tensor([audio.size(1)]), torch.tensor([short.size(1), audio.size(1), short.size(1)])]
     ours = [portable_model.outputs(built, source)[0] for source in (audio, short)]
-    whole, several = onnx_model.outputs(path, batches, lengths)
+    whole, several = run(path, batches, lengths)
     return Compared([ours[0], ours[0], ours[1]], [whole, several[1:2], several[:1, : ours[1].size(1)]])
 
 
@@ -118,4 +129,5 @@ WRITERS: dict[str, Callable[[PortableModel, str, Tensor, ReadPickle], Compared]]
     "onnx": write_onnx,
     "onnx-int8": write_onnx_int8,
     "sherpa-onnx": write_sherpa,
+    "pt2": write_exported,
 }

@@ -7,49 +7,20 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.jit._trace import TracerWarning
 
 from fairseq import device
-from fairseq.conversion import portable_model
 from fairseq.conversion.portable_model import PortableModel
+from fairseq.conversion.runtime_form import Padded, Waveform, about, check, prepared
 from fairseq.installed import advice
-from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
-from fairseq.modules.run_mode import RunMode, configure
 
 OPSET = 17
 SHERPA_FILES = ("model.onnx", "model.int8.onnx", "tokens.txt")
 _TRACED_SAMPLES = 16_000  # arbitrary: the graph does not depend on it
-
-
-class _Padded(nn.Module):
-    """source B x S and lengths B (samples) -> logits B x T x V and frames B; padding does not change a row's logits."""
-
-    model: Wav2VecCtc
-    inputs = {"source": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
-    outputs = {"logits": {0: "batch", 1: "frames"}, "frames": {0: "batch"}}
-
-    def __init__(self, model: Wav2VecCtc) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        padding_mask = torch.arange(source.size(1), device=source.device) >= lengths.unsqueeze(1)
-        found = self.model.w2v_encoder(source, padding_mask)
-        return found["encoder_out"].transpose(0, 1), (~found["padding_mask"]).sum(1)
-
-
-class _Waveform(_Padded):
-    """source B x S -> logits B x T x V; rows have equal lengths, without padding."""
-
-    inputs = {"source": {0: "batch", 1: "samples"}}
-    outputs = {"logits": {0: "batch", 1: "frames"}}
-
-    def forward(self, source: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - one input fewer
-        return self.model.w2v_encoder(source, None)["encoder_out"].transpose(0, 1)
 
 
 def write(source: PortableModel, path: str) -> None:
@@ -58,7 +29,7 @@ def write(source: PortableModel, path: str) -> None:
     Raises:
         ValueError: the model cannot be exported, or onnx and onnxruntime are not installed.
     """
-    _export(source, path, _Padded)
+    _export(source, path, Padded)
 
 
 def write_int8(source: PortableModel, path: str) -> None:
@@ -83,7 +54,7 @@ def write_sherpa(source: PortableModel, folder: str) -> None:
         ValueError: see `write`; or the model expects audio that is not normalised or not at 16 kHz, since sherpa-onnx
             normalises it, or has symbols with spaces.
     """
-    _check(source)
+    check(source, "ONNX")
     assert source.output is not None
     if not source.task["normalize"] or source.task["sample_rate"] != 16_000:
         raise ValueError(
@@ -92,7 +63,7 @@ def write_sherpa(source: PortableModel, folder: str) -> None:
         )
     os.mkdir(folder)
     model, int8, tokens = (os.path.join(folder, name) for name in SHERPA_FILES)
-    _export(source, model, _Waveform)
+    _export(source, model, Waveform)
     _quantize(source, model, int8)
     names = {0: "<blk>"}
     symbols = [
@@ -102,21 +73,10 @@ def write_sherpa(source: PortableModel, folder: str) -> None:
     Path(tokens).write_text("".join(lines), encoding="utf-8")
 
 
-def _check(source: PortableModel) -> None:
-    if source.output is None:
-        raise ValueError("only fine-tuned models can be exported to ONNX: a pre-trained model has no output layer")
-    if source.config["crop_seq_to_multiple"] != 1:
-        raise ValueError(
-            f"model.crop_seq_to_multiple={source.config['crop_seq_to_multiple']}: ONNX export supports only 1"
-        )
-
-
-def _export(source: PortableModel, path: str, form: type[_Padded]) -> None:
-    _check(source)
+def _export(source: PortableModel, path: str, form: type[Padded]) -> None:
+    check(source, "ONNX")
     _packages()
-    model = cast(Wav2VecCtc, portable_model.build(source))
-    # padding to a multiple, and looking for padding, would fix sizes in the graph
-    configure(model, RunMode(length_aware=True, looks_for_padding=False, pads_to_multiple=False))
+    model = prepared(source, form)
     audio = torch.randn(2, _TRACED_SAMPLES)
     lengths = torch.tensor([_TRACED_SAMPLES, _TRACED_SAMPLES // 2])
     # forms with ONNX operators; all forms compute the same
@@ -125,7 +85,7 @@ def _export(source: PortableModel, path: str, form: type[_Padded]) -> None:
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=TracerWarning)
         torch.onnx.export(
-            form(model).eval(),
+            model,
             (audio, lengths)[: len(form.inputs)],
             path,
             input_names=list(form.inputs),
@@ -151,11 +111,10 @@ def _quantize(source: PortableModel, path: str, target: str) -> None:
 
 def _describe(source: PortableModel, path: str) -> None:
     """Store what the outputs mean and what audio is expected."""
-    assert source.output is not None
     onnx, _ = _packages()
     written = onnx.load(path)
     del written.metadata_props[:]
-    for key, value in {"symbols": source.output.symbols, **source.task}.items():
+    for key, value in about(source).items():
         entry = written.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)
     onnx.save(written, path)

@@ -19,34 +19,47 @@ from fairseq.inference.model import SpeechModel
 
 @dataclass
 class LiveSettings:
-    """Seconds of audio around what is decoded; the delay is at most `step` + `right` and the time to compute a window.
+    """Seconds of audio around what is decoded, and when a word is complete.
+
+    A word appears at most `step` + `right` + `pause` after its last letter, and the time to compute a window.
 
     Raises:
-        ValueError: a number is negative, or the step is not positive.
+        ValueError: a number is negative, or the step or the pause is not positive.
     """
 
     step: float = 0.5  # decoded at once
     left: float = 4.0  # context before it
     right: float = 0.5  # context after it
+    pause: float = 1.0  # without a letter: the word is complete, though the next one has not begun
 
     def __post_init__(self) -> None:
-        if not self.step > 0:
-            raise ValueError(f"the step of the stream is {self.step} s; it must be above 0")
+        for name, value in (("step", self.step), ("pause", self.pause)):
+            if not value > 0:
+                raise ValueError(f"the {name} of the stream is {value} s; it must be above 0")
         for name, value in (("left", self.left), ("right", self.right)):
             if not value >= 0:
                 raise ValueError(f"the {name} context of the stream is {value} s; it must be at least 0")
 
 
 class LiveWords:
-    """Merge the most likely tokens of consecutive frames into words, given out as soon as they are complete."""
+    """Merge the most likely tokens of consecutive frames into words, given out as soon as they are complete.
 
-    def __init__(self, tokens: Tokens) -> None:
+    Args:
+        pause: frames without a letter after which a word is complete.
+    """
+
+    def __init__(self, tokens: Tokens, pause: int) -> None:
         self._tokens, self._last, self._word = tokens, tokens.blank, ""
+        self._pause, self._quiet = pause, 0
 
     def feed(self, path: np.ndarray) -> list[str]:
         """Take the next frames' tokens; returns the words that they complete."""
         done = []
         for token in path.tolist():
+            is_letter = token not in self._tokens.silent and token != self._tokens.delimiter
+            self._quiet = 0 if is_letter else self._quiet + 1
+            if self._quiet == self._pause:
+                done.append(self.finish())
             if token == self._last:
                 continue
             self._last = token
@@ -70,17 +83,18 @@ class LiveTranscriber:
 
     Args:
         model: a fine-tuned model.
-        settings: length of a step, and its context.
+        settings: length of a step, its context, and the pause that ends a word.
     """
 
     def __init__(self, model: SpeechModel, settings: LiveSettings) -> None:
-        self._model, self._words = model, LiveWords(model.dictionary())
+        self._model = model
         self._field, self._stride = receptive_field(model.conv_layers)
-        self._step, self._left, self._right = (
+        self._step, self._left, self._right, pause = (
             round(seconds * model.sample_rate / self._stride)
-            for seconds in (settings.step, settings.left, settings.right)
+            for seconds in (settings.step, settings.left, settings.right, settings.pause)
         )
         self._step = max(self._step, 1)
+        self._words = LiveWords(model.dictionary(), max(pause, 1))
         self._wave = np.zeros(0, dtype=np.float32)
         self._first = 0  # frame of the stream that is the first of `_wave`
         self._done = 0  # frames decoded

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from fairseq.decoding import GreedyDecoder, Tokens
+from fairseq.frames import ConvSpec
 from fairseq.inference.live import LiveSettings, LiveTranscriber, LiveWords, pcm
 from fairseq.inference.model import SpeechModel
 from fairseq_cli import transcribe
 from tests.small_speech import write_checkpoint
+
+TOKENS = Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B"])
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +58,52 @@ def test_the_delay_and_the_memory_are_bounded(model: SpeechModel) -> None:
 
 
 def test_words_end_at_delimiters_and_repeats_merge_across_steps() -> None:
-    words = LiveWords(Tokens.from_symbols(["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B"]))
+    words = LiveWords(TOKENS, pause=9)
     assert words.feed(np.array([5, 5])) == [] and words.feed(np.array([5, 0, 5, 6])) == []
     assert words.feed(np.array([4, 4, 6])) == ["AAB"] and words.finish() == "B"
+
+
+def test_a_pause_completes_a_word() -> None:
+    """A speaker who stops after a word does not have to begin another one to see it."""
+    words = LiveWords(TOKENS, pause=4)
+    assert words.feed(np.array([5, 0, 0, 0, 6, 0, 0, 0])) == []
+    assert words.feed(np.array([0])) == ["AB"]
+    assert words.feed(np.array([0] * 20 + [4, 4, 0, 5, 4])) == ["A"] and words.finish() == ""
+
+
+class Hour:
+    """Stands for a model: each frame is the token that its first sample is, so an hour costs no computing."""
+
+    sample_rate, conv_layers = 16_000, [ConvSpec(1, 400, 320)]
+
+    def dictionary(self) -> Tokens:
+        return TOKENS
+
+    def log_probs(self, waves: list[np.ndarray]) -> list[np.ndarray]:
+        frames = (len(waves[0]) - 400) // 320 + 1
+        return [np.eye(7, dtype=np.float32)[waves[0][: 320 * frames : 320].astype(int)]]
+
+
+def minutes(count: int) -> Iterator[np.ndarray]:
+    """A word in each second of half the minutes, silence in the others, in pieces of 0.5 s."""
+    word = np.repeat(np.array([5, 6, 5, 4] + [0] * 46, dtype=np.float32), 320)
+    for minute in range(count):
+        for _ in range(60):
+            yield from np.split(word if minute % 2 == 0 else 0 * word, 2)
+
+
+def test_an_hour_takes_the_memory_of_two_minutes() -> None:
+    live, peaks, found = LiveTranscriber(cast(SpeechModel, Hour()), LiveSettings()), [], 0
+    tracemalloc.start()
+    try:
+        for number, piece in enumerate(minutes(60)):
+            found += len(live.feed(piece))
+            if number in (240, 7199):
+                peaks.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+    assert found == 30 * 60
+    assert peaks[1] <= peaks[0] + 20_000  # bytes; an hour of audio has 230 million
 
 
 def test_the_command_reads_raw_audio(model: SpeechModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
