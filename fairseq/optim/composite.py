@@ -91,8 +91,9 @@ class CompositeOptimizerConfig(FairseqDataclass):
 class FairseqCompositeOptimizer(FairseqOptimizer):
     """Train each parameter with the optimizer of its group, `optimizer.groups[p.param_group]`.
 
-    Parameters without that attribute are in the group "default"; `parameter_groups.mark` sets it by name. A parameter can have `optim_overrides = {"optimizer":
-    {"lr_scale": x, "weight_decay_scale": y}}`; without `dynamic_groups`, they must be the same in all of a group.
+    Parameters without that attribute, which `parameter_groups.mark` sets by name, are in the group "default". A
+    parameter can have `optim_overrides = {"optimizer": {"lr_scale": x, "weight_decay_scale": y}}`; without
+    `dynamic_groups`, they must be the same in all of a group.
 
     Raises:
         ValueError: a group without config, a config without parameters, different overrides in one group, schedules for
