@@ -87,6 +87,7 @@ def test_hubert_whose_file_has_another_task(task: dict[str, str] | None, tmp_pat
     state["cfg"] |= {"task": task, "model": {**state["cfg"]["model"], "label_rate": "${task.label_rate}"}}
     torch.save({**state, "task_state": {}}, tmp_path / "changed.pt")
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "changed.pt")])
+    assert isinstance(model, HubertModel) and model.final_proj is not None
     x, _ = model.eval().extract_features(arrays["source"], arrays["padding"])
     assert_close(model.final_proj(x), arrays["projected"], "projected")
 
