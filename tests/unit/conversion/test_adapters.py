@@ -21,6 +21,11 @@ from tests.unit.conversion.test_kinds_of_models import TOKENS, made
 LANGUAGES = {"eng": TOKENS, "fra": [*TOKENS, "É", "Ç"]}
 
 
+@pytest.fixture(autouse=True)
+def short_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "WAVEFORM_SECONDS", 0.3)
+
+
 def waveform() -> torch.Tensor:
     return torch.randn(4000, generator=torch.Generator().manual_seed(1))
 
@@ -49,7 +54,9 @@ def mms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = {name: {token: row for row, token in enumerate(tokens)} for name, tokens in LANGUAGES.items()}
     (folder / "vocab.json").write_text(json.dumps(words))
     (folder / "tokenizer_config.json").write_text(json.dumps({"target_lang": "eng"}))
-    convert.convert(str(folder), str(folder / "mms.pt"), "fairseq", language="eng")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "WAVEFORM_SECONDS", 0.3)
+        convert.convert(str(folder), str(folder / "mms.pt"), "fairseq", language="eng")
     return folder
 
 
