@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +18,8 @@ from fairseq.conversion import convert
 from fairseq.data.dictionary import Dictionary
 from fairseq.inference.model import SpeechModel
 from fairseq.text_files import MissingFileError
-from tests.small_speech import write_checkpoint
+from fairseq_cli import align, infer, transcribe
+from tests.small_speech import own_log_handlers, write_checkpoint  # noqa: F401 - a fixture
 from tests.unit.conversion.test_kinds_of_models import TOKENS, made
 
 LANGUAGES = {"eng": TOKENS, "fra": [*TOKENS, "É", "Ç"]}
@@ -169,3 +173,26 @@ def test_mistakes_with_a_language_inside(with_languages: Path) -> None:
         torch.save({**state, "adapter": damaged}, path)
         with pytest.raises(ValueError, match=named):
             SpeechModel.load(path, adapter="fra")
+
+
+@pytest.mark.parametrize(
+    "command, arguments",
+    [
+        (transcribe, ["talk.wav", "--path", "mms.pt"]),
+        (transcribe, ["--stream", "--path", "mms.pt"]),
+        (infer, ["DATA", "--path", "mms.pt"]),
+        (align, ["talk.wav", "talk.txt", "--path", "mms.pt"]),
+    ],
+    ids=["fairseq-transcribe", "fairseq-transcribe --stream", "fairseq-infer", "fairseq-align"],
+)
+def test_commands_hand_the_language_on(
+    command: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*args: Any, adapter: str | None = None, **kwargs: Any) -> None:
+        given = adapter if adapter is not None else args[-1]
+        raise ValueError(f"asked for {given}")
+
+    monkeypatch.setattr(SpeechModel, "load", load)
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO()))
+    assert command.cli_main([*arguments, "--adapter", "fra"]) == 1
+    assert "asked for fra" in capsys.readouterr().err
