@@ -268,7 +268,7 @@ def _config_inside(state: dict[str, Any], path: str) -> DictConfig:
         )
     cfg = cfg if isinstance(cfg, DictConfig) else cast(DictConfig, OmegaConf.create(cfg))
     if cfg.get("task") is None:
-        cfg.task = {"_name": "audio_pretraining"}
+        cfg.task = {"_name": model_kinds.task(cfg.model.get("_name"))}
     return cfg
 
 

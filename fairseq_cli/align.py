@@ -81,6 +81,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="leave out segments with a word whose agreement is lower, from 0 to 1 (default: 0)",
     )
     command.add_dictionary(parser)
+    command.add_adapter(parser)
     command.add_device_and_precision(parser, "auto", "auto (default): bf16 if it is faster")
     command.add_windows(parser)
     return parser
@@ -150,7 +151,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"there is no text for {args.audio}. Give a text file as the second argument.")
     if manifest is not None:
         manifest.check_root()
-    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
+    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict, adapter=args.adapter)
     spelling = SpellingSettings(args.missing, args.star)
     if manifest is not None:
         items = utterances(manifest, args.text, model.dictionary(), spelling)

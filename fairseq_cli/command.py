@@ -52,9 +52,9 @@ def add_dictionary(parser: argparse.ArgumentParser) -> None:
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter",
-        metavar="FILE_OR_NAME",
-        help="use the adapter and output layer of a file that fairseq-convert --to adapter wrote; NAME means "
-        "adapter.NAME.safetensors beside the model",
+        metavar="LANG_OR_FILE",
+        help="use the adapter and output layer of a language that is in the checkpoint (MMS) or in a file "
+        "adapter.LANG.safetensors beside it, or of any such file of fairseq-convert --to adapter or transformers",
     )
 
 

@@ -32,16 +32,17 @@ def get_parser() -> argparse.ArgumentParser:
         "only; adapter: what model.tuning has trained",
     )
     command.add_dictionary(parser)
+    command.add_adapter(parser)
     parser.add_argument(
         "--language",
-        help="of a transformers folder with adapters (MMS): the language to read, as in adapter.LANGUAGE.safetensors; "
-        "with --to hf: the name of the adapters to write",
+        help="of a transformers folder or checkpoint with several languages (MMS): the one to read; with --to hf: the "
+        "name of the adapters to write",
     )
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    largest = convert(args.model, args.output, args.to, args.dict, args.language)
+    largest = convert(args.model, args.output, args.to, args.dict, args.language, args.adapter)
     print(
         f"wrote {args.output}; largest difference between the two models' outputs on {WAVEFORM_SECONDS:g} s of audio: "
         f"{largest:.3g}"

@@ -97,7 +97,7 @@ def transcribe_stream(args: argparse.Namespace, stream: BinaryIO) -> None:
     if args.format != "text":
         raise ValueError(f"--stream cannot be used with --format {args.format}: it prints words")
     settings = LiveSettings(args.stream_step, args.stream_left, args.stream_right, args.stream_pause)
-    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict)
+    model = SpeechModel.load(args.path, args.device, args.precision, dictionary=args.dict, adapter=args.adapter)
     live = LiveTranscriber(model, settings)
     for wave in pcm(stream, max(1, int(settings.step * model.sample_rate))):
         _print_words(live.feed(wave))

@@ -5,7 +5,8 @@ The text has one sentence per line, with spaces between words.
 
     python make_ngram.py train.wrd more.txt --output words.arpa [--order 3] [--lexicon lexicon.txt]
 
-The text must have the case of the labels, as `.wrd` files do. Smoothing is interpolated Witten-Bell, which needs no
+The words must be those of the labels, as in `.wrd` files. --case prepares other text as prepare_labels.py does: no
+punctuation, the same case and the same Unicode form (NFC). Smoothing is interpolated Witten-Bell, which needs no
 tuning and suits small texts (Chen and Goodman 1998, section 2.5): with c(h) words counted after a history h, T(h) of
 them distinct, and h' the history without its first word,
 
@@ -23,6 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from fairseq.data.transcripts import CASES, clean
 from fairseq.text_files import iterate_lines, split
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -107,15 +109,18 @@ class NgramModel:
             file.write("\n\\end\\\n")
 
 
-def read_sentences(paths: Iterable[Path]) -> Iterator[list[str]]:
+def read_sentences(paths: Iterable[Path], case: str | None = None, keep: str = "'") -> Iterator[list[str]]:
     """Yield the words of each non-empty line.
 
+    Args:
+        case: convert the text as `transcripts.clean` does, with this case; None: take it as it is.
+        keep: with a case, characters to keep in words besides letters and digits.
     Raises:
         ValueError: a file cannot be read, or has the model's own marks; the message names the line.
     """
     for path in paths:
         for number, line in enumerate(iterate_lines(path, "the text"), start=1):
-            words = split(line)
+            words = split(line if case is None else clean(line, case, keep))
             marks = {BEGIN, END, UNKNOWN}.intersection(words)
             if marks:
                 raise ValueError(
@@ -136,6 +141,17 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, type=Path, metavar="ARPA", help="language model to write")
     parser.add_argument("--order", type=int, default=3, metavar="N", help="length of the longest n-grams (default: 3)")
     parser.add_argument(
+        "--case",
+        choices=CASES,
+        help="prepare the text like labels, with the --case of prepare_labels.py (default: take it as it is)",
+    )
+    parser.add_argument(
+        "--keep",
+        default="'",
+        metavar="CHARS",
+        help="with --case: characters to keep in words in addition to letters and digits (default: ')",
+    )
+    parser.add_argument(
         "--lexicon",
         type=Path,
         metavar="FILE",
@@ -145,7 +161,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    model = NgramModel(read_sentences(args.text), args.order)
+    model = NgramModel(read_sentences(args.text, args.case, args.keep), args.order)
     for path in filter(None, (args.output, args.lexicon)):
         path.parent.mkdir(parents=True, exist_ok=True)
     model.write_arpa(args.output)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from fairseq.data.audio.manifest import Manifest
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.transcript_notes import notes
 from fairseq.data.transcripts import (
     CASES,
     LAYOUTS,
@@ -148,6 +149,8 @@ def main(args: argparse.Namespace) -> int:
         if place == 0:
             dictionary.save(dest / "dict.ltr.txt")
             dictionary_of(texts).save(dest / "dict.wrd.txt")
+            for note in notes(texts):
+                print(f"note: {note}")
         write_lines(dest / f"{stem}.ltr", lines)
         write_lines(dest / f"{stem}.wrd", texts)
         print(f"{stem}: {len(texts)} utterances, {len(without)} dropped, {sum(map(len, texts))} characters")

@@ -110,8 +110,7 @@ def known_task(cfg: DictConfig, path: str) -> None:
     name, known = cfg.task.get("_name"), config_group("task")
     if name in known:
         return
-    outputs = kinds.outputs(cfg.model.get("_name"))
-    instead = "audio_pretraining" if outputs is None else outputs.task
+    instead = kinds.task(cfg.model.get("_name"))
     names = {field.name for field in fields(known[instead])}
     values = config_to_container(cfg.task)
     cfg.task = OmegaConf.create({**{key: value for key, value in values.items() if key in names}, "_name": instead})

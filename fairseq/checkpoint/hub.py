@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from fairseq.conversion import hf_folder
 from fairseq.installed import advice
 from fairseq.text_files import MissingFileError
 
@@ -71,6 +72,16 @@ def folder(model_id: str, also: Sequence[str] = ()) -> str:
             f"({str(error).strip().splitlines()[0]})."
         ) from error
     return found
+
+
+def with_adapter(model_id: str, adapter: str | None) -> str:
+    """Return the folder of a model, with the adapters of a language if it is not None or the name of a file here.
+
+    Raises:
+        MissingFileError: as `folder`.
+    """
+    is_language = adapter is not None and not os.path.isfile(adapter)
+    return folder(model_id, hf_folder.adapter_files(str(adapter)) if is_language else ())
 
 
 def _is_complete(here: str, also: Sequence[str]) -> bool:

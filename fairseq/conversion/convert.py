@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint import hub, io, kinds
-from fairseq.conversion import adapter_file, fairseq2_model, foreign, hf_folder, portable_model, vocabulary
+from fairseq.conversion import adapter_file, adapters, fairseq2_model, foreign, portable_model, vocabulary
 from fairseq.conversion.foreign import WRITERS, Compared
 from fairseq.conversion.portable_model import PortableModel
 from fairseq.data.dictionary import Dictionary
@@ -35,17 +35,21 @@ class Opened(NamedTuple):
     checkpoint: dict[str, Any] | None = None  # what a file of fairseq holds
 
 
-def load(path: str, dictionary: str | None = None, language: str | None = None) -> Opened:
+def load(path: str, dictionary: str | None = None, language: str | None = None, adapter: str | None = None) -> Opened:
     """Read a model of any format.
 
     Args:
         dictionary: file with the symbols of a fine-tuned checkpoint.
-        language: of a transformers folder, the one whose adapters to read; of a checkpoint with adapters, their name.
+        language: of a transformers folder or an MMS checkpoint, the one whose adapters to read; of another checkpoint
+            with adapters, their name.
+        adapter: a file or a language to use with the model's encoder, see `adapters.opened`.
     Raises:
         ValueError: the file is not a model, is damaged, or cannot be represented in fairseq.
     """
     if hub.is_id(path):  # with the adapters of the language
-        path = hub.folder(path, () if language is None else hf_folder.adapter_files(language))
+        path = hub.with_adapter(path, language if adapter is None else adapter)
+    if adapter is not None:
+        return _load_with(path, adapter, language)
     if foreign.is_folder(path):
         if dictionary is not None:
             logger.warning(
@@ -64,6 +68,8 @@ def load(path: str, dictionary: str | None = None, language: str | None = None) 
         symbols = None if given is None else list(given.symbols)
         return Opened(fairseq2_model.read(weights, path, symbols), None)
     state = io.load(path)
+    if language is not None and adapters.languages_in(state):
+        return _load_with(path, language, language, state)
     if given is not None:
         difference = vocabulary.difference(symbols_of(state), given.symbols)
         if difference is not None:
@@ -77,6 +83,19 @@ def load(path: str, dictionary: str | None = None, language: str | None = None) 
             raise ValueError(f"--language is {language}, but {path} is not fine-tuned, so it has no language")
         model = model._replace(output=model.output._replace(language=language))
     return Opened(model, None, state)
+
+
+def _load_with(path: str, adapter: str, language: str | None, state: dict[str, Any] | None = None) -> Opened:
+    """Read a model's encoder, and give it an adapter and its output layer."""
+    if foreign.is_folder(path):
+        encoder = foreign.read(path, io.read, with_head=False)
+    else:
+        state = io.load(path) if state is None else state
+        encoder = portable_model.encoder_in(state, path)
+    model = adapters.apply(encoder, adapters.opened(adapter, path, state, io.read))
+    if language is not None and model.output is not None:
+        model = model._replace(output=model.output._replace(language=language))
+    return Opened(model, None)
 
 
 def waveform(sample_rate: int) -> Tensor:
@@ -111,7 +130,14 @@ def compare(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return largest
 
 
-def convert(path: str, output: str, to: str, dictionary: str | None = None, language: str | None = None) -> float:
+def convert(
+    path: str,
+    output: str,
+    to: str,
+    dictionary: str | None = None,
+    language: str | None = None,
+    adapter: str | None = None,
+) -> float:
     """Write the model at `path` in another format, one of TARGETS.
 
     The output gets its final name only after it is complete and compared.
@@ -119,6 +145,7 @@ def convert(path: str, output: str, to: str, dictionary: str | None = None, lang
     Args:
         dictionary: see `load`.
         language: see `load`; with `to` hf, the written adapters get this name.
+        adapter: see `load`.
     Returns:
         The largest difference between the two models' outputs on a test waveform.
     Raises:
@@ -126,7 +153,7 @@ def convert(path: str, output: str, to: str, dictionary: str | None = None, lang
     """
     if os.path.lexists(output):
         raise ValueError(f"{output} already exists: choose another name, or remove it")
-    opened = load(path, dictionary, language)
+    opened = load(path, dictionary, language, adapter)
     if to == "adapter":
         adapter_file.check(opened.checkpoint, path)
     audio = waveform(opened.model.task["sample_rate"])
@@ -152,7 +179,9 @@ def _write_adapter(opened: Opened, path: str, audio: Tensor) -> Compared:
     assert opened.checkpoint is not None  # checked
     adapter_file.save(opened.checkpoint, path)
     base = portable_model.encoder_in(adapter_file.without(opened.checkpoint), path)
-    again = portable_model.build(adapter_file.apply(base, Path(path)))
+    adapter = adapters.written(Path(path))
+    assert adapter is not None  # `save` wrote it
+    again = portable_model.build(adapters.apply(base, adapter))
     return Compared(
         portable_model.outputs(portable_model.build(opened.model), audio), portable_model.outputs(again, audio)
     )

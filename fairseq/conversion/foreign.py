@@ -31,19 +31,23 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return torchaudio_model.is_folder(path) or huggingface.is_folder(path)
 
 
-def read(path: str | os.PathLike[str], read_pickle: ReadPickle, language: str | None = None) -> PortableModel:
+def read(
+    path: str | os.PathLike[str], read_pickle: ReadPickle, language: str | None = None, with_head: bool = True
+) -> PortableModel:
     """Read the model in a folder.
 
     Args:
         language: whose adapters and output layer to read, of a transformers folder that has several languages.
+        with_head: read the output layer and its symbols; else only the encoder.
     Raises:
         ValueError: fairseq cannot represent the model, or its files are damaged or missing.
     """
     if not torchaudio_model.is_folder(path):
-        return huggingface.read(path, read_pickle, language)
+        return huggingface.read(path, read_pickle, language, with_head)
     if language is not None:
         raise ValueError(f"--language is {language}, but {path} has one model without adapters: leave it out")
-    return torchaudio_model.read(path, read_pickle)
+    model = torchaudio_model.read(path, read_pickle)
+    return model if with_head else model._replace(output=None)
 
 
 def run(path: str, model: PortableModel, waveform: Tensor, read_pickle: ReadPickle) -> list[Tensor]:

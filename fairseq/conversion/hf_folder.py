@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from fairseq.installed import advice
 logger = logging.getLogger(__name__)
 
 ReadPickle = Callable[[str], Any]  # the restricted reader of checkpoints
+_LANGUAGE = r"[\w-][\w.-]*"
+_LISTED = 20  # languages in a message
 _TOKENS = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "word_delimiter": "|"}  # token -> default
 
 
@@ -79,13 +81,21 @@ def weights(folder: str, read_pickle: ReadPickle) -> dict[str, Tensor]:
             continue
         found: dict[str, Tensor] = {}
         for path in paths:
-            found.update(_tensors(path, read_pickle))
+            found.update(tensors(path, read_pickle))
         return found
     raise ValueError(f"{folder} must have model.safetensors or pytorch_model.bin")
 
 
-def _tensors(path: str, read_pickle: ReadPickle) -> dict[str, Tensor]:
-    return read_pickle(path) if path.endswith(".bin") else _safetensors(path)
+def tensors(path: str, read_pickle: ReadPickle) -> dict[str, Tensor]:
+    """Read the tensors of one file, .bin or .safetensors.
+
+    Raises:
+        ValueError: it is damaged, or holds something else.
+    """
+    found = read_pickle(path) if path.endswith(".bin") else _safetensors(path)
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise ValueError(f"{path} must hold tensors by name, and nothing else")
+    return found
 
 
 def _safetensors(path: str) -> dict[str, Tensor]:
@@ -109,12 +119,32 @@ def adapter_files(language: str) -> tuple[str, str]:
     Raises:
         ValueError: no file name can have this language.
     """
-    if not re.fullmatch(r"[\w-]+", language):
+    if not re.fullmatch(_LANGUAGE, language):
         raise ValueError(
-            f"--language is {language!r}. It must be the name of a language as in adapter.LANGUAGE.safetensors: "
-            "letters, digits, - and _."
+            f"the language is {language!r}. It must be the name of a language as in adapter.LANGUAGE.safetensors: "
+            "letters, digits, dots, - and _."
         )
     return f"adapter.{language}.safetensors", f"adapter.{language}.bin"
+
+
+def language_of(file: str | os.PathLike[str]) -> str | None:
+    """Return the language of a file adapter.LANGUAGE.safetensors or .bin; None: the file has another name."""
+    match = re.fullmatch(rf"adapter\.({_LANGUAGE})\.(?:safetensors|bin)", os.path.basename(file))
+    return None if match is None else match[1]
+
+
+def languages_in(folder: str | os.PathLike[str]) -> list[str]:
+    """List the languages that a folder has adapters of."""
+    found = {language_of(name) for name in os.listdir(folder)}
+    return sorted(language for language in found if language is not None)
+
+
+def listed(languages: Iterable[str], wanted: object = None) -> str:
+    """List some languages as text; those that begin like the wanted one come first."""
+    start = str(wanted)[:2]
+    ordered = sorted(languages, key=lambda language: (not language.startswith(start), language))
+    more = len(ordered) - _LISTED
+    return ", ".join(ordered[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_of_language(name: str) -> bool:
@@ -131,14 +161,12 @@ def with_language(base: Mapping[str, Tensor], folder: str, language: str, read_p
     paths = [os.path.join(folder, name) for name in adapter_files(language)]
     path = next((path for path in paths if os.path.exists(path)), None)
     if path is None:
-        found = (re.fullmatch(r"adapter\.([\w-]+)\.(?:safetensors|bin)", name) for name in os.listdir(folder))
-        languages = sorted({match[1] for match in found if match is not None})
-        known = f"it has: {', '.join(languages[:20])}{' ...' if len(languages) > 20 else ''}" if languages else ""
+        known = listed(languages_in(folder), language)
         raise ValueError(
             f"{folder} has no {os.path.basename(paths[0])} for --language {language}: download that file into it, or "
-            f"choose another language. {known}".rstrip()
+            f"choose another language. {'It has: ' + known if known else ''}".rstrip()
         )
-    own = _tensors(path, read_pickle)
+    own = tensors(path, read_pickle)
     wanted = {name for name in base if is_of_language(name)}
     if set(own) != wanted:
         wrong = sorted(set(own) ^ wanted)
@@ -165,11 +193,9 @@ def vocabulary(folder: str, language: str | None = None) -> Vocabulary:
     if any(isinstance(row, dict) for row in rows.values()):
         language = settings.get("target_lang") if language is None else language
         if not isinstance(language, str) or not isinstance(rows.get(language), dict):
-            languages = sorted(rows)
-            known = f"{', '.join(languages[:20])}{' ...' if len(languages) > 20 else ''}"
             raise ValueError(
                 f"{os.path.join(folder, 'vocab.json')} has one vocabulary per language, and the language is "
-                f"{language!r}. Set --language to one of: {known}"
+                f"{language!r}. It must be one of: {listed(rows, language)}"
             )
         rows = rows[language]
     if any(not isinstance(row, int) for row in rows.values()):

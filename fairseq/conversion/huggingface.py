@@ -36,12 +36,15 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read(folder: str | os.PathLike[str], read_pickle: ReadPickle, language: str | None = None) -> PortableModel:
+def read(
+    folder: str | os.PathLike[str], read_pickle: ReadPickle, language: str | None = None, with_head: bool = True
+) -> PortableModel:
     """Read the model in a folder; this needs safetensors, but not transformers.
 
     Args:
         read_pickle: the restricted reader of checkpoints, for .bin files if there is no safetensors file.
         language: whose adapters and output layer to read; None: those among the model's weights.
+        with_head: read the output layer and its vocabulary; else only the encoder.
     Raises:
         ValueError: files are missing, or fairseq cannot represent the model; the message names what.
     """
@@ -66,7 +69,7 @@ def read(folder: str | os.PathLike[str], read_pickle: ReadPickle, language: str 
     if new:
         logger.info(f"{folder} lacks these tensors, which are newly initialized: {', '.join(sorted(new))}")
     task = hf_folder.preprocessing(folder)
-    if not fine_tuned:
+    if not fine_tuned or not with_head:
         return PortableModel(values, task, encoder, has_new_parts="final_proj.weight" in new)
     if "lm_head.bias" not in weights:
         raise ValueError(f"{folder} lacks the tensor lm_head.bias")

@@ -43,16 +43,17 @@ _CONFORMER: tuple[Rule, ...] = (
     (rf"{_BLOCK}self_attn\.rotary_emb\.inv_freq", r"{encoder}embed_positions.inv_freq"),  # shared by all blocks there
     (rf"{_BLOCK}(conv_module\.[\w.]+)", r"{encoder}layers.\1.\2"),
 )
+ADAPTER_PARTS = {
+    "W_a": "linear_1.weight",
+    "b_a": "linear_1.bias",
+    "W_b": "linear_2.weight",
+    "b_b": "linear_2.bias",
+    "ln_W": "norm.weight",
+    "ln_b": "norm.bias",
+}
 _ADAPTERS: tuple[Rule, ...] = tuple(  # tensors here have a leading axis of 1: see `like`
     (rf"{_BLOCK}adapter_layer\.{ours}", rf"{{encoder}}layers.\1.adapter_layer.{theirs}")
-    for ours, theirs in (
-        ("W_a", "linear_1.weight"),
-        ("b_a", "linear_1.bias"),
-        ("W_b", "linear_2.weight"),
-        ("b_b", "linear_2.bias"),
-        ("ln_W", "norm.weight"),
-        ("ln_b", "norm.bias"),
-    )
+    for ours, theirs in ADAPTER_PARTS.items()
 )
 _BATCH_NORM: tuple[Rule, ...] = (
     (r"encoder\.pos_conv\.0\.(\w+)", r"{encoder}pos_conv_embed.batch_norm.\1"),

@@ -232,7 +232,8 @@ def check_units(name: str, lines: Iterable[str], dictionary: Dictionary, what: s
     if unknown:
         shown = "; ".join(f"line {number}: {unit!r}" for unit, number in list(unknown.items())[:_SHOWN])
         raise ValueError(
-            f"{name}: letters that {what} does not have: {len(unknown)} ({shown}). Remove or correct these lines"
+            f"{name}: letters that {what} does not have: {len(unknown)} ({shown}). Remove or correct these lines, or "
+            "move them to where the dictionary was made: what was never heard in training cannot be recognised"
         )
 
 

@@ -15,6 +15,7 @@ MAX_NODES = 20_000  # values of a config, each counted where it is used; a stock
 
 
 _CIRCLE = "which refers to itself"
+_NO_KEY = "which refers to a key that this config does not have"
 UNRESOLVED = object()  # the value of a field whose interpolation has none
 
 
@@ -67,7 +68,8 @@ def resolve(cfg: DictConfig, problems: list[str]) -> tuple[dict[str, Any], dict[
                 references[group, name] = resolver.references[0]
     for path, (reference, reason) in failed.items():
         if reference.strip("${}") not in failed or _in_circle(path, failed):  # else reported for the other key
-            problems.append(f"{path} is {reference!r}, {reason}.")
+            advice = f" Set {path} to a value." if reason == _NO_KEY else ""
+            problems.append(f"{path} is {reference!r}, {reason}.{advice}")
     return groups, references
 
 
@@ -137,7 +139,7 @@ def _reason(error: OmegaConfBaseException) -> str:
             f"but the environment variable {variable[1]} is not set: set it, or write ${{oc.env:{variable[1]},DEFAULT}}"
         )
     if re.search(r"Interpolation key|Error resolving key|is not a container", text):
-        return "which refers to a key that this config does not have"
+        return _NO_KEY
     if re.search(r"[Rr]ecursi|parent node", text):
         return _CIRCLE
     return f"which cannot be read: {text}"

@@ -60,7 +60,7 @@ NOT_OFFERED: dict[str, str] = {
     "criterion.wer_kenlm_model": _LM_DECODING,
     "criterion.wer_lexicon": _LM_DECODING,
     "model.drop_path": "it belongs to data2vec 2: use model.layerdrop",
-    "model.layer_decay": "give parameters a param_group and use optimizer composite",
+    "model.layer_decay": "use optimizer=composite with optimizer.layer_decay",
     "model.offload_activations": "model.checkpoint_activations=true saves memory",
     "optimizer.fp16_adam_stats": "the optimizer's state is fp32",
 }

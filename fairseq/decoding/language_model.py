@@ -160,7 +160,7 @@ def check_letters(model: LanguageModel, spelled: Sequence[Entry], tokens: Tokens
         raise ValueError(f"the dictionary cannot spell any word of the language model: {lines}{more}.{case}")
     return [
         f"{len(unspelled)} words of the language model cannot be spelled with the dictionary and are dropped: "
-        f"{lines}{more}"
+        f"{lines}{more}. make_ngram.py --case prepares text like labels"
     ]
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from fairseq import checkpoint_utils
 from fairseq import device as device_layer
-from fairseq.checkpoint import fetching, io, kinds
-from fairseq.conversion import adapter_file, foreign, vocabulary
+from fairseq.checkpoint import fetching, hub, io, kinds
+from fairseq.conversion import adapters, foreign, vocabulary
 from fairseq.conversion.portable_model import encoder_in, to_checkpoint
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.configs import CommonConfig
@@ -113,21 +113,18 @@ class SpeechModel:
             device: cpu, cuda or another device type of the device layer.
             overrides: config values by name, such as {"data": folder}.
             dictionary: dictionary file of a fine-tuned model; None: the one in the checkpoint, else in its data folder.
-            adapter: a file that `fairseq-convert --to adapter` wrote, or the NAME of adapter.NAME.safetensors beside
-                the model: use its parameters and output layer.
+            adapter: a language inside the checkpoint or of a file beside it, or a file of `fairseq-convert --to
+                adapter` or transformers: use its parameters and output layer. See `conversion.adapters.opened`.
         Raises:
-            FileNotFoundError: the file does not exist.
+            FileNotFoundError: the file or the language does not exist.
             ValueError: the checkpoint cannot be read, its outputs do not match its symbols, or there is no such device.
         """
         if not kinds.exists(path):
             raise MissingFileError(f"the checkpoint {os.fspath(path)} does not exist: {kinds.missing(path)}")
-        here = fetching.local(path)
-        if os.path.isdir(here) and not kinds.is_checkpoint(here):
-            state = _read_folder(here)
+        if adapter is None:
+            state = _read(os.fspath(path), overrides)
         else:
-            state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path), overrides)
-        if adapter is not None:
-            state = _with_adapter(state, os.fspath(path), adapter)
+            state = _read_with(os.fspath(path), adapter, overrides)
         if dictionary is not None:
             _give_dictionary(state, dictionary)
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([os.fspath(path)], state=state)
@@ -287,21 +284,46 @@ class SpeechModel:
         return [next(found)[:count] if count > 0 else empty for count in frames]
 
 
-def _read_folder(path: str) -> dict[str, Any]:
-    """Read another tool's folder in the form of `load_checkpoint_to_cpu`."""
+def _is_folder(path: str) -> bool:
+    """Whether a path is another tool's folder.
+
+    Raises:
+        ValueError: it is a folder of something else.
+    """
+    if not os.path.isdir(path) or kinds.is_checkpoint(path):
+        return False
     if not foreign.is_folder(path):
         raise ValueError(
             f"{path} is a folder without a config.json: give a checkpoint file, or a folder written by transformers"
         )
-    state = to_checkpoint(foreign.read(path, io.read))
-    return {**state, "cfg": OmegaConf.create(state["cfg"])}
+    return True
 
 
-def _with_adapter(state: dict[str, Any], path: str, adapter: str) -> dict[str, Any]:
-    """A checkpoint's state with the encoder's parts and the output layer of an adapter."""
-    file = adapter_file.file_of(adapter, path)
-    adapted = to_checkpoint(adapter_file.apply(encoder_in(state, path), file))
-    logger.info("adapter: %s", file)
+def _read(path: str, overrides: dict[str, Any] | None) -> dict[str, Any]:
+    """Read a checkpoint, or another tool's folder in the form of `load_checkpoint_to_cpu`."""
+    here = fetching.local(path)
+    if _is_folder(here):
+        state = to_checkpoint(foreign.read(here, io.read))
+        return {**state, "cfg": OmegaConf.create(state["cfg"])}
+    state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+    languages = adapters.languages_in(state)
+    if languages:
+        logger.info("%s has adapters of %d languages. Choose one with --adapter LANGUAGE", path, len(languages))
+    return state
+
+
+def _read_with(path: str, adapter: str, overrides: dict[str, Any] | None) -> dict[str, Any]:
+    """Read a model, and give its encoder an adapter and the output layer of that."""
+    here = hub.with_adapter(path, adapter) if hub.is_id(path) else fetching.local(path)
+    state: dict[str, Any] = {}
+    if _is_folder(here):
+        encoder = foreign.read(here, io.read, with_head=False)
+    else:
+        state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+        encoder = encoder_in(state, path)
+    found = adapters.opened(adapter, here, state, io.read)
+    adapted = to_checkpoint(adapters.apply(encoder, found))
+    logger.info("adapter: %s", found.source)
     return {**adapted, "cfg": OmegaConf.create(adapted["cfg"]), "optimizer_history": state.get("optimizer_history")}
 
 

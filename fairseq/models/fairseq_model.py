@@ -99,6 +99,17 @@ class BaseFairseqModel(nn.Module):
         assert state_dict is not None
         _upgrade_children(self, state_dict, name)
 
+    def make_generation_fast_(self, **kwargs: Any) -> None:
+        """Switch to evaluation; for scripts that call it before they transcribe.
+
+        fairseq also folds weight norms into weights, which renames parameters; here they keep their names.
+        """
+        self.eval()
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """As `make_generation_fast_`; fairseq's settings in `cfg` are those of models that generate text."""
+        self.make_generation_fast_()
+
     def encoder_config(self) -> Any | None:
         """The config of the pre-trained encoder, from which data-loading workers draw fine-tuning's masks.
 

@@ -41,6 +41,14 @@ def transcribes(name: str | None) -> bool:
     return found is not None and found.criterion == "ctc"
 
 
+def task(name: str | None) -> str:
+    """The task that opens a checkpoint of a model of this name, if it does not name one that is known here."""
+    output, pretrained = outputs(name), encoder(name)
+    if output is not None:
+        return output.task
+    return "audio_pretraining" if pretrained is None else pretrained.pretraining_task
+
+
 def names(with_fine_tuned: bool = False) -> str:
     """The names for a message: "wav2vec2, hubert ..."."""
     found = [*encoders(), *(name for name in MODEL_REGISTRY if with_fine_tuned and fine_tuned(name))]

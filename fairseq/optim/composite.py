@@ -1,9 +1,14 @@
-"""Several optimizers, each with its own schedule, for parameters with a `param_group` attribute."""
+"""Several optimizers, each with its own schedule, for groups of parameters.
+
+A group has the parameters whose name its pattern matches (see `parameter_groups`), or that the model has given the
+attribute `param_group`.
+"""
 
 import copy
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -11,12 +16,14 @@ import torch
 from omegaconf import II, DictConfig, open_dict
 from torch import Tensor
 
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import FairseqDataclass, Finding, wrong
 from fairseq.optim import FairseqOptimizer, build_optimizer, register_optimizer
 from fairseq.optim.fairseq_optimizer import learning_rates
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, build_lr_scheduler
 
 logger = logging.getLogger(__name__)
+
+TOPIC = "optimisation"  # of findings
 
 
 @dataclass
@@ -31,6 +38,17 @@ class OptimizerAndSchedulerConfig(FairseqDataclass):
     lr_float: Optional[float] = field(
         default=None, metadata={"help": "learning rate as one number, for sweeps; takes precedence over lr"}
     )
+    # not fairseq's
+    pattern: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "regular expression: the group has the parameters in whose name it is found, except those of an "
+            "earlier group's pattern"
+        },
+    )
+    lr_scale: float = field(
+        default=1.0, metadata={"help": "the group's learning rate is multiplied by it, at every point of a schedule"}
+    )
 
 
 @dataclass
@@ -43,14 +61,39 @@ class CompositeOptimizerConfig(FairseqDataclass):
         metadata={"help": "make a separate group for each set of a parameter's `optim_overrides` (lr_scale ...)"},
     )
     lr: list[float] = II("optimization.lr")
+    # not fairseq's
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "block i of L learns with lr * layer_decay^(L - i), what comes before the blocks with lr * "
+            "layer_decay^L, and what comes after them with lr",
+            "share": True,
+        },
+    )
+
+    def check(self) -> Iterator[Finding]:
+        if self.layer_decay == 0:
+            yield wrong("optimizer.layer_decay is 0: only the last block would learn. Set a number above 0.", TOPIC)
+        for name, group in self.groups.items():
+            pattern = group.get("pattern") if isinstance(group, Mapping) else None
+            scale = group.get("lr_scale", 1.0) if isinstance(group, Mapping) else 1.0
+            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale < 0:
+                yield wrong(f"optimizer.groups.{name}.lr_scale is {scale!r}: it must be a number of 0 or more.", TOPIC)
+            try:
+                re.compile(pattern or "")
+            except (re.error, TypeError) as error:
+                yield wrong(
+                    f"optimizer.groups.{name}.pattern is {pattern!r}: it must be a regular expression ({error}).", TOPIC
+                )
 
 
 @register_optimizer("composite", dataclass=CompositeOptimizerConfig)
 class FairseqCompositeOptimizer(FairseqOptimizer):
     """Train each parameter with the optimizer of its group, `optimizer.groups[p.param_group]`.
 
-    Parameters without that attribute are in the group "default". A parameter can have `optim_overrides = {"optimizer":
-    {"lr_scale": x, "weight_decay_scale": y}}`; without `dynamic_groups`, they must be the same in all of a group.
+    Parameters without that attribute, which `parameter_groups.mark` sets by name, are in the group "default". A
+    parameter can have `optim_overrides = {"optimizer": {"lr_scale": x, "weight_decay_scale": y}}`; without
+    `dynamic_groups`, they must be the same in all of a group.
 
     Raises:
         ValueError: a group without config, a config without parameters, different overrides in one group, schedules for
@@ -60,12 +103,14 @@ class FairseqCompositeOptimizer(FairseqOptimizer):
     def __init__(self, cfg: CompositeOptimizerConfig, params: Iterable[Tensor]) -> None:
         super().__init__(cfg)
         self.optimizers: dict[str, FairseqOptimizer] = {}
+        self._scales: dict[str, float] = {}  # of the learning rates
         self.lr_schedulers: dict[str, FairseqLRScheduler] = {}
         self.lr_scheduler: Optional[FairseqLRScheduler] = None
-        members = _members(params, cfg.dynamic_groups)
+        dynamic = cfg.dynamic_groups or cfg.layer_decay != 1
+        members = _members(params, dynamic)
         _check_names({name for name, _ in members}, set(cfg.groups))
         for (name, overrides), group_params in members.items():
-            key = f"{name}:{overrides}" if overrides and cfg.dynamic_groups else name
+            key = f"{name}:{overrides}" if overrides and dynamic else name
             self._add(name, key, json.loads(overrides or "{}"), group_params)
         if self.lr_schedulers:
             without = sorted(set(self.optimizers) - set(self.lr_schedulers))
@@ -80,7 +125,11 @@ class FairseqCompositeOptimizer(FairseqOptimizer):
     def _add(self, name: str, key: str, overrides: dict[str, Any], params: list[Tensor]) -> None:
         """Build the optimizer and schedule of one group of parameters; `key` names it in state dicts."""
         group_cfg = self.cfg.groups[name]
-        lr, optimizer_cfg = _settings(name, group_cfg, self.cfg.lr, overrides.get("optimizer", {}))
+        of_optimizer = overrides.get("optimizer", {})
+        scale = self._scales[key] = of_optimizer.get("lr_scale", 1.0) * group_cfg.get("lr_scale", 1.0)
+        lr, optimizer_cfg = _settings(
+            name, group_cfg, self.cfg.lr, scale, float(of_optimizer.get("weight_decay_scale", 1.0))
+        )
         self.optimizers[key] = build_optimizer(optimizer_cfg, params)
         if group_cfg.get("lr_scheduler") is not None:
             scheduler_cfg = copy.deepcopy(group_cfg.lr_scheduler)
@@ -97,6 +146,11 @@ class FairseqCompositeOptimizer(FairseqOptimizer):
     def get_lr(self) -> float:
         """The learning rate of the group "default", or of the first group."""
         return self.optimizers["default" if "default" in self.optimizers else next(iter(self.optimizers))].get_lr()
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of all groups, times the scale of each; for a schedule that they share."""
+        for key, optimizer in self.optimizers.items():
+            optimizer.set_lr(self._scales[key] * lr)
 
     def state_dict(self) -> dict[str, Any]:
         return {key: optimizer.state_dict() for key, optimizer in self.optimizers.items()}
@@ -139,12 +193,12 @@ def _check_names(used: set[str], configured: set[str]) -> None:
     if configured - used:
         raise ValueError(
             f"optimizer.groups.{', '.join(sorted(configured - used))}: no parameter of the model is in this group. "
-            "Remove it."
+            "Remove it, or change its pattern."
         )
 
 
 def _settings(
-    name: str, group_cfg: DictConfig, run_lr: Any, overrides: dict[str, float]
+    name: str, group_cfg: DictConfig, run_lr: Any, scale: float, weight_decay_scale: float
 ) -> tuple[list[float], DictConfig]:
     """Learning rates and optimizer config of a group.
 
@@ -154,12 +208,11 @@ def _settings(
         raise ValueError(f"optimizer.groups.{name}.optimizer must be a config with a _name, such as adam.")
     optimizer_cfg = copy.deepcopy(group_cfg.optimizer)
     candidates = (group_cfg.get("lr_float"), group_cfg.get("lr"), optimizer_cfg.get("lr"), run_lr)
-    scale = overrides.get("lr_scale", 1.0)
     lr = [scale * value for value in learning_rates(next(value for value in candidates if value is not None))]
     with open_dict(optimizer_cfg):
         optimizer_cfg.lr = lr
-        if "weight_decay_scale" in overrides and "weight_decay" in optimizer_cfg:
-            optimizer_cfg.weight_decay = optimizer_cfg.weight_decay * overrides["weight_decay_scale"]
+        if weight_decay_scale != 1 and "weight_decay" in optimizer_cfg:
+            optimizer_cfg.weight_decay = optimizer_cfg.weight_decay * weight_decay_scale
     return lr, optimizer_cfg
 
 

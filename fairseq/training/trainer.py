@@ -25,7 +25,7 @@ from fairseq.distributed.sharding import plain
 from fairseq.logging import metrics
 from fairseq.models.fairseq_model import BaseFairseqModel
 from fairseq.modules.run_mode import RunMode
-from fairseq.optim import lr_scheduler
+from fairseq.optim import lr_scheduler, parameter_groups
 from fairseq.tasks.task import Task
 from fairseq.training import gradients, iterators, shares, validation
 from fairseq.training.compile_alarm import CompileAlarm
@@ -117,6 +117,7 @@ class Trainer:
         return self.strategy.wrap(self.unwrapped_model)
 
     def _build_optimizer(self) -> None:
+        parameter_groups.mark(self.cfg.optimizer, self._param_of, self.unwrapped_model)
         self.optimizer = optim.build_optimizer(self.cfg.optimizer, self._params)
         self.lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self.optimizer)
         self.lr_scheduler.step_update(0)

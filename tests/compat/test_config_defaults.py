@@ -59,7 +59,8 @@ ADDITIONS = {
     # plasma_path: its default is a folder of the machine
     "CommonConfig": {"threads_per_process", "plasma_path", "device", "doctor", "report", "mlflow_experiment", *HPU},
     "FairseqAdamConfig": {"use_fused"},
-    "CompositeOptimizerConfig": {"lr"},
+    "CompositeOptimizerConfig": {"lr", "layer_decay"},
+    "OptimizerAndSchedulerConfig": {"pattern", "lr_scale"},
     "DistributedTrainingConfig": {"compare_ranks_interval", "distributed_timeout", "keep_update_size", "max_restarts"},
     "CheckpointConfig": {"async_save", "consolidate", "continue_pretraining", "store"},
     "DatasetConfig": {"probe_data", "probe_labels", "probe_minutes"},

@@ -475,6 +475,23 @@ def test_utterance_classification(path: str, audio: Tensor) -> None:
     assert torch.equal(out["encoder_out"].transpose(0, 1), features(path, audio)) and len(out["layer_results"]) == 2
 
 
+def test_scripts_that_prepare_models_for_inference(folder: Path, audio: Tensor) -> None:
+    """Old recognition scripts call these before they transcribe; the model's outputs do not change."""
+    for name in ("pretrained", "finetuned"):
+        overrides = {"data": str(folder)}
+        (model,), cfg, _ = fairseq.checkpoint_utils.load_model_ensemble_and_task(
+            [str(folder / f"{name}.pt")], overrides
+        )
+        names = list(model.state_dict())
+        for prepare in (
+            lambda m=model: m.make_generation_fast_(beamable_mm_beam_size=5, need_attn=False),
+            lambda m=model, c=cfg: m.prepare_for_inference_(c),
+        ):
+            model.train()
+            prepare()
+            assert not model.training and list(model.state_dict()) == names
+
+
 def test_masks_set_after_loading(path: str, audio: Tensor) -> None:
     """As fine-tuning code does that wants no masks, or others than pre-training's."""
     model = fairseq.checkpoint_utils.load_model_ensemble_and_task([path])[0][0].eval()

@@ -10,15 +10,19 @@ from __future__ import annotations
 import ast
 import importlib.util
 import itertools
+import json
 import re
 import shlex
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from fairseq.checkpoint import io
+from fairseq.inference.model import SpeechModel
 from tests.conftest import FAKES, REPOSITORY
 from tests.drills.cases import COMMANDS
 from tests.integration.conftest import write_audio
@@ -194,6 +198,25 @@ def make_librispeech(root: Path) -> None:
             (chapter / f"{speaker}-198.trans.txt").write_text("".join(lines))
 
 
+# a language with letters that are not Latin, marks that no letter of Unicode has, apostrophes and both cases
+OWN_WORDS = ("Сала\u0301м", "йо\u2019лдош", "ҡара", "һыу", "ғаилә", "ӯрман", "Ёлка", "тау")
+
+
+def make_own_language(there: Path, pretrained: Path) -> None:
+    """Recordings with texts for docs/own-language.md, and a model like XLS-R."""
+    rows = []
+    for i in range(12):
+        name = f"speaker{i % 3}/{i:02d}.wav"
+        write_audio(there / "recordings" / name, 1.5, seed=300 + i)
+        words = [OWN_WORDS[(i * k + k) % len(OWN_WORDS)] for k in (1, 3, 5)]
+        rows.append(f"{name}\t«{words[0]}» {words[1]}, {unicodedata.normalize('NFD', words[2])}!\n")
+    (there / "recordings/transcripts.tsv").write_text("".join(rows), encoding="utf-8")
+    (there / "more_text.txt").write_text("Ҡара ӯрман, һыу.\nСала\u0301м, № 5!\n", encoding="utf-8")
+    state = io.load(pretrained)
+    state["cfg"]["task"]["normalize"] = state["cfg"]["model"]["layer_norm_first"] = True  # as XLS-R
+    io.save(state, there / "xlsr.pt")
+
+
 def after_the_first_pages(reader: Reader) -> None:
     """Files that the other pages need, under the names that they have there."""
     here, there = reader.here, reader.there
@@ -225,6 +248,7 @@ def after_the_first_pages(reader: Reader) -> None:
     row = '2026-11-29 02:00:00 | INFO | train_inner | {"epoch": 1, "loss": "6.6", "num_updates": "20"}\n'
     for name in ("train.log", "hydra_train.log"):
         (here / name).write_text(row)
+    make_own_language(there, pretrained)
     make_ngram = reader.repository / "examples/wav2vec/make_ngram.py"
     for text, output in (("train.wrd", "words.bin"), ("train.wrd", "words.arpa"), ("train.ltr", "letters.arpa")):
         done = reader.warm.script(
@@ -270,3 +294,20 @@ def test_commands_of_the_docs(reader: Reader, page: str) -> None:
     for step in steps(REPOSITORY / page):
         if reason_not_to_run(step) is None:
             reader.do(step)
+    if page == "docs/own-language.md":
+        check_own_language(reader)
+
+
+def check_own_language(reader: Reader) -> None:
+    """The labels have one Unicode form, case and apostrophe everywhere: in dictionary, model and language model."""
+    words = (reader.there / "corpus/train.wrd").read_text(encoding="utf-8").split()
+    known = {"сала\u0301м", "йо'лдош", "ҡара", "һыу", "ғаилә", "ӯрман", "ёлка", "тау"}
+    assert words and set(words) <= known
+    model = SpeechModel.load(reader.here / "checkpoints/own/checkpoint_best.pt")
+    assert set(model.dictionary().symbols[4:]) >= set("".join(words)) | {"|"}
+    if (reader.here / "words.arpa").is_file():
+        unigrams = (reader.here / "words.arpa").read_text(encoding="utf-8")
+        assert "сала\u0301м" in unigrams and "№" not in unigrams and "Сала" not in unigrams
+    results = json.loads((reader.here / "results/results.json").read_text(encoding="utf-8"))
+    low, high = results["rates"]["cer"]["by_utterance"]
+    assert low <= results["rates"]["cer"]["rate"] <= high

@@ -182,6 +182,29 @@ def test_a_continued_run_that_trains_a_part_equals_an_unbroken_one(
     assert len(one["last_optimizer_state"]["state"]) == len(encoder) - len(shared)
 
 
+def test_a_continued_run_with_rates_by_depth_equals_an_unbroken_one(
+    labelled: Path, pretrained_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """The output layer is a group by its name; each block has a rate of its own, of one schedule."""
+    adam = {"_name": "adam", "adam_betas": [0.9, 0.98], "weight_decay": 0.01}
+    groups = {"head": {"pattern": r"\.proj\.", "lr_scale": 10, "optimizer": adam}, "default": {"optimizer": adam}}
+    changes = {"model.freeze_finetune_updates": 0, "model.mask_channel_length": 4, "common.fp16": False}
+    changes |= {"dataset.max_tokens": 40000, "dataset.disable_validation": True, "optimization.lr": [0.01]}
+    changes["lr_scheduler"] = {"_name": "tri_stage", "warmup_steps": 1, "hold_steps": 2, "decay_steps": 1}
+    changes["optimizer"] = {"_name": "composite", "layer_decay": 0.5, "groups": groups}
+    for folder, updates in (("a", 3), ("b", 2), ("b", 3)):
+        settings = {**changes, "optimization.max_update": updates}
+        train.main(config("base_10h", labelled, pretrained_files["base"], tmp_path / folder, **settings))
+    one, other = load(tmp_path / "a"), load(tmp_path / "b")
+    for name, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][name]), name
+    state = one["last_optimizer_state"]
+    rates = {name: group["param_groups"][0]["lr"] for name, group in state.items()}
+    top = rates["default"]
+    by_depth = [f'default:{{"optimizer": {{"lr_scale": {scale}}}}}' for scale in (0.5, 0.25)]
+    assert rates == {"head": 10 * top, "default": top, by_depth[0]: 0.5 * top, by_depth[1]: 0.25 * top}
+
+
 def assert_as_before(weights: dict[str, torch.Tensor], source: Path, prefix: str = "") -> None:
     """The encoder's weights whose names begin so are the pre-trained ones, bit for bit."""
     before = torch.load(source, weights_only=True)["model"]

@@ -78,7 +78,12 @@ def test_fine_tuning_with_a_frozen_encoder(labelled: Path, pretrained_files: dic
         assert flat == ddp and strategy_runs.difference(ddp, sharded) < NEAR
 
 
-COMPOSITE = {"_name": "composite", "groups": {"default": {"optimizer": {"_name": "adam"}, "lr_float": 0.001}}}
+_GROUP = {"optimizer": {"_name": "adam"}, "lr_float": 0.001}
+COMPOSITE = {
+    "_name": "composite",
+    "layer_decay": 0.5,
+    "groups": {"biases": {**_GROUP, "pattern": "bias$", "lr_scale": 2.0}, "default": _GROUP},
+}
 
 
 def test_mixed_precision_an_optimizer_of_groups_and_offloading(corpus: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
 from fairseq.models.hubert.hubert_asr import HubertCtc, HubertCtcConfig
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
+from fairseq.tasks.audio_finetuning import AudioFinetuningConfig, AudioFinetuningTask
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig, HubertPretrainingTask
 
@@ -70,8 +72,11 @@ def perturbed(model: torch.nn.Module) -> Any:
     return model.eval()
 
 
-def write(folder: Path, name: str, cfg: Any, model: Any, task_state: Any, arrays: dict[str, torch.Tensor]) -> None:
+def write(
+    folder: Path, name: str, cfg: Any, model: Any, task_state: Any, arrays: dict[str, torch.Tensor], **more: Any
+) -> None:
     state = {
+        **more,
         "args": None,
         "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),  # as its trainer
         "model": model.state_dict(),
@@ -200,6 +205,46 @@ def adapters(folder: Path) -> None:
     write(folder, "adapters", cfg, model, {}, arrays)
 
 
+def adapters_ctc(folder: Path) -> None:
+    """A fine-tuned model with adapters and, as MMS' files have them, two languages in the entry `adapter`."""
+    torch.manual_seed(8)
+    encoder = Wav2Vec2Config(**(LARGE | {"encoder_layers": 3}), quantize_targets=True, final_dim=8, latent_vars=5)
+    task_cfg = AudioPretrainingConfig(data="/nowhere", normalize=True)
+    pretraining = OmegaConf.create(
+        OmegaConf.to_container(
+            whole(encoder, "wav2vec2", task_cfg, "audio_pretraining"), resolve=True, enum_to_str=True
+        )
+    )
+    added = {"layer_type": "trf_adp", "adp_num": 1, "adp_dim": 5, "adp_trf_idx": "all"}
+    settings = {"w2v_path": "/nowhere/w2v.pt", "normalize": True, "data": "/nowhere", **added}
+    task = AudioFinetuningTask(AudioFinetuningConfig(data="/nowhere", labels="ltr", normalize=True))
+    task.load_state_dict({"target_dictionary": dictionary(6)})
+    model = perturbed(
+        Wav2VecCtc.build_model(OmegaConf.structured(Wav2Vec2CtcConfig(**settings, w2v_args=pretraining)), task)
+    )
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    source, padding = audio()
+    arrays, languages = {}, {}
+    for language, size in ((None, 10), ("aaa", 12), ("bbb-script_x", 9)):
+        if language is not None:  # as the published inference: another output layer, and parameters replaced by name
+            model.w2v_encoder.proj = torch.nn.Linear(12, size)
+            names = [name for name in model.state_dict() if ".adapter_layer." in name or ".proj." in name]
+            changed = {name: torch.randn_like(model.state_dict()[name]) for name in names}
+            languages[language] = {"model": changed, "task_state": {"target_dictionary": dictionary(size - 4)}}
+            model.load_state_dict(changed, strict=False)
+        with torch.no_grad():
+            out = model(source=source.clone(), padding_mask=None, corpus_key=[0, 0])
+            padded = model(source=source.clone(), padding_mask=padding, corpus_key=[0, 0])
+        arrays |= {f"logits_{language}": out["encoder_out"], f"padded_logits_{language}": padded["encoder_out"]}
+    arrays["padded_frames"] = padded["padding_mask"]
+    model.w2v_encoder.proj = torch.nn.Linear(12, 10)
+    model.load_state_dict(own)
+    cfg = whole(Wav2Vec2CtcConfig(**settings), "wav2vec_ctc", task.cfg, "audio_finetuning")
+    with open_dict(cfg):
+        cfg.model.w2v_args = pretraining
+    write(folder, "adapters_ctc", cfg, model, {"target_dictionary": task.target_dictionary}, arrays, adapter=languages)
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     source, padding = audio()
@@ -212,6 +257,7 @@ def main(folder: Path) -> None:
     data2vec(folder, "data2vec_base", **(BASE | stacked))
     data2vec(folder, "data2vec_large", **(LARGE | stacked | {"layer_norm_first": False}))
     adapters(folder)
+    adapters_ctc(folder)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from fairseq import checkpoint_utils
+from fairseq.inference.model import SpeechModel
 from fairseq.models.data2vec import Data2VecAudioModel
 from fairseq.models.hubert import HubertCtc, HubertModel
 from fairseq.models.wav2vec import Wav2Vec2Model
+from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
+from fairseq.modules.run_mode import RunMode, configure
 from fairseq.tasks.hubert_pretraining import HubertPretrainingTask
 
 DATA = Path(__file__).parent / "data/audio_models"
@@ -75,6 +78,20 @@ def test_hubert(name: str, tmp_path: Path) -> None:
         assert_close(padded, arrays["padded_layers"][number - 1], f"layer {number}, padded")
 
 
+@pytest.mark.parametrize("task", [None, {"_name": "another_project"}, {"_name": "audio_pretraining", "data": "/gone"}])
+@torch.no_grad()
+def test_hubert_whose_file_has_another_task(task: dict[str, str] | None, tmp_path: Path) -> None:
+    """It has no label_rate and no list of labels: label embeddings and projections are those of the weights."""
+    arrays = opened("hubert_base", tmp_path).arrays
+    state = torch.load(tmp_path / "hubert_base.pt", weights_only=False)
+    state["cfg"] |= {"task": task, "model": {**state["cfg"]["model"], "label_rate": "${task.label_rate}"}}
+    torch.save({**state, "task_state": {}}, tmp_path / "changed.pt")
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "changed.pt")])
+    assert isinstance(model, HubertModel) and model.final_proj is not None
+    x, _ = model.eval().extract_features(arrays["source"], arrays["padding"])
+    assert_close(model.final_proj(x), arrays["projected"], "projected")
+
+
 @torch.no_grad()
 def test_hubert_ctc(tmp_path: Path) -> None:
     model, _, task, arrays = opened("hubert_ctc", tmp_path)
@@ -124,3 +141,24 @@ def test_adapters(tmp_path: Path) -> None:
         model.extract_features(source, None, corpus_key=[0, 1])
     with pytest.raises(ValueError, match="corpus_key is 3, but the model has 3"):
         model.extract_features(source, None, corpus_key=[3, 3])
+
+
+@pytest.mark.parametrize("language", [None, "aaa", "bbb-script_x"])
+@torch.no_grad()
+def test_ctc_with_adapters(language: str | None, tmp_path: Path) -> None:
+    """The weights' own output layer and adapters, and languages in the file's entry `adapter`, as in MMS' files."""
+    model, _, task, arrays = opened("adapters_ctc", tmp_path)
+    assert isinstance(model, Wav2VecCtc) and len(task.target_dictionary) == 10
+    ready = (
+        None if language is None else SpeechModel.load(tmp_path / "adapters_ctc.pt", precision="fp32", adapter=language)
+    )
+    if ready is not None:
+        model = ready.fine_tuned()
+        assert len(ready.dictionary().symbols) == {"aaa": 12, "bbb-script_x": 9}[str(language)]
+        configure(model, RunMode())  # as fairseq's model, whose features depend on padding
+    source, padding = arrays["source"], arrays["padding"]
+    plain = model(source=source, padding_mask=None)
+    assert_close(plain["encoder_out"], arrays[f"logits_{language}"], "logits")
+    padded = model(source=source, padding_mask=padding, corpus_key=[0, 0])
+    assert_close(padded["encoder_out"], arrays[f"padded_logits_{language}"], "padded logits")
+    assert torch.equal(padded["padding_mask"], arrays["padded_frames"])

@@ -120,11 +120,16 @@ class HubertModel(AudioModel):
         return model
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """Make the label embeddings of a file whose dictionaries are not at hand."""
+        """Make the label embeddings of a file whose dictionaries are not at hand, and their projections."""
         super().upgrade_state_dict_named(state_dict, name)
-        found = state_dict.get(f"{name}.label_embs_concat" if name else "label_embs_concat")
-        if isinstance(found, Tensor) and self.label_embs_concat is None and self.final_proj is not None:
-            self.label_embs_concat = nn.Parameter(torch.empty_like(found, device=self.mask_emb.device))
+        prefix, device = f"{name}." if name else "", self.mask_emb.device
+        found, weight = (state_dict.get(f"{prefix}{part}") for part in ("label_embs_concat", "final_proj.weight"))
+        if not isinstance(found, Tensor) or self.label_embs_concat is not None or self.final_proj is None:
+            return
+        self.label_embs_concat = nn.Parameter(torch.empty_like(found, device=device))
+        # one for each set of labels, whose number only the task has
+        if self.untie_final_proj and isinstance(weight, Tensor) and weight.dim() == 2:
+            self.final_proj = nn.Linear(self.final_proj.in_features, weight.size(0), device=device)
 
     # -- the forward pass ----------------------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ class Wav2Vec2AsrConfig(FairseqDataclass):
         default=False, metadata=_help("start from the running average of the checkpoint's weights (ema.store_ema)")
     )
     layer_decay: float = field(
-        default=1, metadata=_help("only 1 is offered; use groups of optimizer composite instead")
+        default=1, metadata=_help("only 1 is offered; use optimizer.layer_decay of optimizer composite")
     )
     layer_type: str = field(
         default="transformer",

@@ -70,6 +70,11 @@ def is_added(name: str) -> bool:
     return any(TRAINED[kind].search(name) for kind in ("adapters", "lora"))
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a parameter belongs to the adapters of a block."""
+    return TRAINED["adapters"].search(name) is not None
+
+
 def with_added(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A pre-trained encoder's weights, with the model's own initial values of what fine-tuning adds."""
     return {name: value for name, value in model.state_dict().items() if is_added(name)} | dict(weights)

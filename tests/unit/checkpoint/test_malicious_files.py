@@ -28,8 +28,8 @@ import fairseq
 from fairseq import checkpoint_utils
 from fairseq.checkpoint import io, sharded
 from fairseq.checkpoint.record import RunRecord
+from fairseq.conversion import adapters, torchaudio_model
 from fairseq.conversion import convert as conversion
-from fairseq.conversion import torchaudio_model
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
 from fairseq_cli import average_checkpoints, consolidate, convert, doctor, extract, infer, transcribe, validate
@@ -207,6 +207,12 @@ def adapters_of_transformers(path: str) -> None:
     conversion.convert(folder, path + ".out", "fairseq", language="fra")
 
 
+def adapter_beside(path: str) -> None:
+    """The file as what --adapter names."""
+    os.rename(path, path + ".bin")
+    adapters.opened(path + ".bin", path, None, io.read)
+
+
 def of_torchaudio(path: str) -> str:
     arguments = dict.fromkeys(torchaudio_model._SAME.values(), 8)
     arguments |= {"extractor_mode": "group_norm", "extractor_conv_layer_config": [[8, 10, 5]]}
@@ -242,6 +248,7 @@ ENTRY_POINTS: dict[str, Callable[[str], Any]] = {
     "fairseq-convert": command(convert.cli_main, "{path}", "{path}.out", "--to", "fairseq"),
     "fairseq-convert, a folder": lambda path: conversion.convert(of_transformers(path), path + ".out", "fairseq"),
     "fairseq-convert, a folder's adapters": adapters_of_transformers,
+    "--adapter, a file in the folder": adapter_beside,
     "fairseq-average-checkpoints": command(
         average_checkpoints.cli_main, "--inputs", "{path}", "--output", "{path}.out"
     ),

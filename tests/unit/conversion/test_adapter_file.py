@@ -94,7 +94,7 @@ def test_mistakes_are_named(base: Path, tmp_path: Path, caplog: pytest.LogCaptur
     whole = tuned(base, SYMBOLS, tmp_path / "whole.pt")
     with pytest.raises(ValueError, match=r"whole.pt has all of its encoder trained.*no adapter to write"):
         convert(str(whole), str(tmp_path / "adapter.x.safetensors"), "adapter")
-    with pytest.raises(ValueError, match=r"--adapter xyz: there is no such file, and no .*adapter.xyz.safetensors"):
+    with pytest.raises(ValueError, match=r"--adapter xyz: there is no such file, no .*adapter.xyz.safetensors"):
         SpeechModel.load(base, adapter="xyz")
     lora = tuned(base, SYMBOLS, tmp_path / "lora.pt", **KINDS["lora"])
     file = tmp_path / "adapter.lora.safetensors"

@@ -153,7 +153,10 @@ def problems_of(monkeypatch: pytest.MonkeyPatch, **groups: Any) -> list[str]:
             {"optimization": {"lr": ["${optimization.lr}"]}},
             "optimization.lr is '${optimization.lr}', which refers to itself",
         ),
-        ({"common": {"seed": "${common.seeed}"}}, "which refers to a key that this config does not have"),
+        (
+            {"common": {"seed": "${common.seeed}"}},
+            "which refers to a key that this config does not have. Set common.seed to a value.",
+        ),
         ({"common": {"seed": "${common.seed.x}"}}, "common.seed is '${common.seed.x}', which"),
         (
             {"common": {"seed": "${nothing:1}"}},

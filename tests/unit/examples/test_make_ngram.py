@@ -126,3 +126,11 @@ def test_errors_name_the_line(warm: Warm, tmp_path: Path) -> None:
         done = run(warm, *arguments, "--output", tmp_path / "lm.arpa")
         assert done.code == 1 and message in done.output and "Traceback" not in done.output
         assert not (tmp_path / "lm.arpa").exists()
+
+
+def test_text_is_prepared_like_labels(make_ngram: ModuleType, tmp_path: Path) -> None:
+    """Composed letters, one case, plain apostrophes and no punctuation; without --case, the text as it is."""
+    text = tmp_path / "text.txt"
+    text.write_text("Йо\u2019лдош, ӯрман!\n«И\u0306О\u2018ЛДОШ» № у\u0304рман\n", encoding="utf-8")
+    assert list(make_ngram.read_sentences([text], "lower")) == [["йо'лдош", "ӯрман"]] * 2
+    assert list(make_ngram.read_sentences([text]))[0] == ["Йо\u2019лдош,", "ӯрман!"]

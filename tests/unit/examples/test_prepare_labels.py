@@ -183,6 +183,21 @@ def test_any_script(corpus: Path) -> None:
     assert "removed from the texts" in printed and "'¿' 1x" in printed
 
 
+def test_notes_on_the_texts_and_letters_that_training_lacks(corpus: Path) -> None:
+    manifest, texts = corpus / "m/train.tsv", corpus / "t"
+    texts.write_text("at 5\nat six\nthe ｅnd\n", encoding="utf-8")
+    printed = run("prepare_labels", manifest, "--layout", "text", "--transcripts", texts, "--case", "lower")
+    assert "note: transcripts with digits: 1, such as 'at 5'" in printed
+    assert "note: the texts have other forms of plain letters: ｅ (U+FF45)" in printed
+    other = corpus / "m/valid.tsv"
+    other.write_bytes(manifest.read_bytes())
+    (corpus / "texts").mkdir()
+    for name, text in (("train", "at six\n" * 3), ("valid", "at six\nat ñ\nsix\n")):
+        (corpus / f"texts/{name}.txt").write_text(text, encoding="utf-8")
+    told = run("prepare_labels", manifest, other, "--layout", "text", "--transcripts", corpus / "texts", status=1)
+    assert "letters that the dictionary of" in told and "line 2: 'Ñ'" in told and "move them to where" in told
+
+
 def test_what_does_not_fit_is_told(corpus: Path) -> None:
     manifest, transcripts = corpus / "m/train.tsv", corpus / "t"
     transcripts.write_text("HELLO\n")
