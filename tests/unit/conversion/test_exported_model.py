@@ -99,6 +99,9 @@ def test_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         exported_model.write(source._replace(output=None), path)
     with pytest.raises(ValueError, match=r"model\.crop_seq_to_multiple=2"):
         exported_model.write(source._replace(config={**source.config, "crop_seq_to_multiple": 2}), path)
+    several = {**LARGE, "layer_type": "trf_adp", "adp_num": 2, "adp_dim": 8}
+    with pytest.raises(ValueError, match=r"adapters of 2 languages: export to torch\.export supports one"):
+        exported_model.write(model_of(several), path)
 
     def cannot(*args: object, **named: object) -> None:
         raise RuntimeError("data-dependent")
