@@ -47,7 +47,7 @@ Form = TypeVar("Form", bound=Padded)
 
 
 def check(source: PortableModel, format_name: str) -> None:
-    """Refuse a model without an output layer, and one that crops its frames.
+    """Refuse models without an output layer, that crop their frames, or with adapters of several languages.
 
     Args:
         format_name: what it is exported to, for the message.
@@ -62,6 +62,10 @@ def check(source: PortableModel, format_name: str) -> None:
         raise ValueError(
             f"model.crop_seq_to_multiple={source.config['crop_seq_to_multiple']}: export to {format_name} supports "
             "only 1"
+        )
+    if source.config.get("layer_type") == "trf_adp" and source.config["adp_num"] > 1:
+        raise ValueError(
+            f"the model has adapters of {source.config['adp_num']} languages: export to {format_name} supports one"
         )
 
 
