@@ -14,6 +14,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import socket
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -93,9 +94,31 @@ def send(end: connection.Connection, batch: Any) -> None:
         return
     try:
         end.send(_Parcel(skeleton, size, None))
-        reduction.send_handle(end, file, None)
+        _send_file(end, file)
     finally:
         os.close(file)
+
+
+def _send_file(end: connection.Connection, descriptor: int) -> None:
+    """Send a descriptor. multiprocessing's own waits for an answer from Python 3.14 on, and would read a plan."""
+    with socket.fromfd(end.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as local:
+        socket.send_fds(local, [b"f"], [descriptor])
+
+
+def _receive_file(end: connection.Connection) -> int:
+    """Receive the descriptor of a file that `_send_file` sent.
+
+    Raises:
+        EOFError: the other side has exited.
+        RuntimeError: this process has no descriptor left for it.
+    """
+    with socket.fromfd(end.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as local:
+        message, descriptors, _, _ = socket.recv_fds(local, 1, 1)
+    if not message:
+        raise EOFError
+    if not descriptors:
+        raise RuntimeError("a batch came without its file: there are too many open files")
+    return descriptors[0]
 
 
 def _bytes_of(values: Tensor) -> Any:
@@ -131,7 +154,7 @@ def receive(end: connection.Connection) -> Any:
     if parcel.data is not None:
         source: Any = parcel.data
     else:
-        descriptor = reduction.recv_handle(end)
+        descriptor = _receive_file(end)
         try:
             source = mmap.mmap(descriptor, parcel.num_bytes)
         finally:

@@ -133,7 +133,7 @@ def write_data(place: Place) -> str:
     return f"{len(lines)} utterances"
 
 
-def train(place: Place, name: str, config: str, *overrides: str) -> str:
+def train(place: Place, name: str, config: str, processes: int, *overrides: str) -> str:
     """Train with a stock config; returns the losses of the updates."""
     words = [
         f"task.data={place.folder / 'data'}",
@@ -141,6 +141,7 @@ def train(place: Place, name: str, config: str, *overrides: str) -> str:
         "--config-name",
         config,
     ]
+    words.append(f"distributed_training.distributed_world_size={processes}")
     place.run("fairseq-hydra-train", *words, *RUN, *overrides)
     rows = map(json.loads, (place.folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     losses = [float(row["loss"]) for row in rows if row["split"] == "train_inner"]

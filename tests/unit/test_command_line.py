@@ -18,6 +18,7 @@ from fairseq_cli.command_line import (
     read_command_line,
     readable,
 )
+from fairseq_cli.hydra_train import unchecked_help
 from tests.warm import Done, Warm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,13 +38,15 @@ GROUPS = {"model", "task", "optimizer", "lr_scheduler"}
 )
 def test_any_order_is_one_to_hydra(argv: list[str]) -> None:
     line = read_command_line(argv)
-    args = get_args_parser().parse_args(line.arguments())
+    with unchecked_help():
+        args = get_args_parser().parse_args(line.arguments())
     assert (args.overrides, args.config_dir, args.config_name, args.multirun) == (["a.b=1", "c=2"], "d", "n", True)
     assert line.local_rank == ("3" if any("local" in word for word in argv) else None)
 
 
 def test_info_takes_a_topic_or_nothing() -> None:
-    parser = get_args_parser()
+    with unchecked_help():
+        parser = get_args_parser()
     assert parser.parse_args(read_command_line(["--info", "a=1"]).arguments()).info == "all"
     args = parser.parse_args(read_command_line(["-i", "defaults-tree", "a=1"]).arguments())
     assert (args.info, args.overrides) == ("defaults-tree", ["a=1"])

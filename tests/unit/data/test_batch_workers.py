@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_advice(monkeypatch: pytest.Mo
     if place == "in_worker":
         monkeypatch.setattr(signals, "in_worker", kill_itself)
     elif place == "send":
-        monkeypatch.setattr(batch_workers.reduction, "send_handle", lambda *arguments: kill_itself())
+        monkeypatch.setattr(batch_workers, "_send_file", lambda *arguments: kill_itself())
     began = time.monotonic()
     with pytest.raises(WorkerDied, match=r"data-loading worker \d+ was killed by SIGKILL.*dataset.num_workers=0"):
         batches(lambda plan: kill_itself() if place == "make" else torch.ones(3))
@@ -242,3 +242,12 @@ def test_a_worker_expects_the_next_plans_before_it_makes_a_batch() -> None:
 
     (failure,) = BatchWorkers(make_batch, plans(1), 1, 2, expect=refuse)
     assert failure.mistake and failure.message == "a wrong place"
+
+
+def test_a_batchs_file_is_sent_while_plans_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender reads nothing: an answer would be a byte of the next plan, as in Python 3.14's `send_handle`."""
+    here, there = multiprocessing.Pipe()
+    here.send("a plan that comes before the batch is sent")
+    batch_workers.send(there, {"x": torch.arange(1000)})
+    assert batch_workers.receive(here)["x"].tolist() == list(range(1000))
+    assert there.recv() == "a plan that comes before the batch is sent"
