@@ -12,7 +12,7 @@ import soundfile
 
 from fairseq.corpora.cuts.settings import CutSettings
 from fairseq.data.audio.manifest import Manifest
-from fairseq.inference.alignment import AlignedUnit, AlignedWord, Alignment, align
+from fairseq.inference.alignment import AlignedUnit, AlignedWord, Alignment, align, widened
 from fairseq.inference.alignment_cuts import Kept, SegmentWriter, TextSegment, segments_of
 from fairseq.inference.alignment_formats import write
 from fairseq.inference.model import SpeechModel
@@ -42,6 +42,13 @@ def test_words_are_in_order_and_within_the_audio(model: SpeechModel) -> None:
     times = [time for w in found.words for unit in w.units for time in (unit.start, unit.end)]
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= found.duration == 4.0
     assert found.notes == ["characters without a sound, left out: , (1)", found.notes[1]] and "O (1)" in found.notes[1]
+
+
+def test_words_reach_into_the_blanks_beside_them() -> None:
+    words = widened([word("ab", 0.5, 1.0), word("cd", 1.06, 1.2), word("ef", 2.0, 2.5), word("gh", 2.5, 2.6)], 2.65)
+    assert [(w.start, w.end) for w in words] == [(0.4, 1.03), (1.03, 1.3), (1.9, 2.5), (2.5, 2.65)]
+    assert [(w.units[0].start, w.units[-1].end) for w in words] == [(w.start, w.end) for w in words]
+    assert widened([], 1.0) == [] and widened([word("ab", 0.0, 1.0)], 1.0) == [word("ab", 0.0, 1.0)]
 
 
 def test_windows_change_the_outputs_only(model: SpeechModel) -> None:
