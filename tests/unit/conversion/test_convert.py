@@ -518,7 +518,7 @@ def test_onnx_of_any_length_and_padding(form, tmp_path):
 @pytest.mark.slow
 def test_onnx_in_int8_and_for_sherpa(tmp_path):
     """onnxruntime quantizes the products; sherpa-onnx takes a folder with the tokens, the blank first."""
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     path = write(tmp_path / "a.pt", FORMS["large"], fine_tuned=True)
     convert.convert(path, str(tmp_path / "a.int8.onnx"), "onnx-int8")
     convert.convert(path, str(tmp_path / "sherpa"), "sherpa-onnx")
@@ -530,6 +530,8 @@ def test_onnx_in_int8_and_for_sherpa(tmp_path):
         session = onnxruntime.InferenceSession(str(tmp_path / place), providers=["CPUExecutionProvider"])
         found = session.run(None, {"source": source.numpy(), **feed})[0]
         assert 0 < np.abs(found - ours).max() <= 0.1 * np.abs(ours).max()
+        products = [n.op_type for n in onnx.load(tmp_path / place).graph.node if n.op_type.startswith("MatMul")]
+        assert "MatMulInteger" in products and products[-1] == "MatMul"  # the output layer stays fp32
     with pytest.raises(ValueError, match="sherpa-onnx gives its models normalised audio"):
         convert.convert(write(tmp_path / "b.pt", BASE, fine_tuned=True), str(tmp_path / "out"), "sherpa-onnx")
 
