@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -218,15 +218,13 @@ def run_with_config(program: str, main: Callable[[DictConfig], Any]) -> None:
         if task is None:
             return
         os.environ[FULL_ERROR] = "1"  # while hydra composes: it raises its errors instead of printing its own report
-        with ExitStack() as while_composing:
-            while_composing.enter_context(unchecked_help())
 
-            @functools.wraps(task)
-            def composed(cfg: DictConfig) -> Any:
-                _set_environment(FULL_ERROR, full_error)
-                while_composing.close()
-                return task(cfg)
+        @functools.wraps(task)
+        def composed(cfg: DictConfig) -> Any:  # a launcher may pickle it: it must not refer to the block below
+            _set_environment(FULL_ERROR, full_error)
+            return task(cfg)
 
+        with unchecked_help():
             hydra.main(config_path=str(CONFIG_FOLDER), config_name="config", version_base="1.1")(composed)()
     except (ValueError, OSError, HydraException, OmegaConfBaseException, RecursionError, YAMLError) as error:
         if full_error == "1":
