@@ -28,6 +28,7 @@ import results_file
 import soundfile
 import torch
 from small_runs import CONFIGS, EXAMPLES, Row, run, score, train, write_split, write_words
+from unheard_speakers import read_rows
 
 CONFIG = CONFIGS / "finetuning/small_from_scratch.yaml"
 UTTERANCES = (4000, 40)  # synthetic: train and valid
@@ -47,10 +48,6 @@ PLAIN = [
     "task.augment.noise_db=null",
 ]
 NO_MASKS = ["model.w2v_args.model.mask_prob=0.0", "model.w2v_args.model.mask_channel_prob=0.0"]
-
-
-def read_rows(file: Path) -> list[Row]:
-    return [tuple(line.split("\t")) for line in file.read_text(encoding="utf-8").splitlines()]  # type: ignore[misc]
 
 
 # -- the start ---------------------------------------------------------------------------------------------------------

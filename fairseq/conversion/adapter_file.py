@@ -51,9 +51,9 @@ def save(state: Mapping[str, Any], path: str) -> None:
     """
     cfg = pretrained.as_container(state["cfg"])
     settings, how = cfg["model"], _tuning(state)
-    encoder = _part(state["model"], pretrained.ENCODER)
+    encoder = part(state["model"], pretrained.ENCODER)
     chosen = {name: tensor for name, tensor in encoder.items() if tuning.TRAINED[how].search(name)}
-    head = {HEAD + name: tensor for name, tensor in _part(state["model"], pretrained.HEAD).items()}
+    head = {HEAD + name: tensor for name, tensor in part(state["model"], pretrained.HEAD).items()}
     config = settings["w2v_args"]["model"]
     about = {
         "settings": {key: settings[key] for key in _KEPT if key in settings},
@@ -81,7 +81,8 @@ def _tuning(state: Mapping[str, Any]) -> str:
     return str((pretrained.as_container(state["cfg"]).get("model") or {}).get("tuning", "all"))
 
 
-def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights whose name begins with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 

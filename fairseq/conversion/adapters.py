@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fairseq.conversion import adapter_file, hf_folder, names, vocabulary
-from fairseq.conversion.adapter_file import HEAD, fingerprint
+from fairseq.conversion.adapter_file import HEAD, fingerprint, part
 from fairseq.conversion.hf_folder import ReadPickle
 from fairseq.conversion.portable_model import OutputLayer, PortableModel
 from fairseq.models.wav2vec import pretrained, tuning
@@ -56,7 +56,7 @@ def opened(name: str, model: str, state: State | None, read_pickle: ReadPickle) 
         state: the checkpoint; None for a folder.
         read_pickle: the restricted reader of checkpoints, for .bin files.
     Raises:
-        MissingFileError: there is no such file or language; the message lists those that there are.
+        MissingFileError: neither a file nor a language has this name; the message lists the languages.
         ValueError: the file is damaged, or is not an adapter.
     """
     if os.path.isfile(name):
@@ -116,7 +116,7 @@ def written(path: Path) -> Adapter | None:
     if own is None:
         return None
     tensors, about = own
-    head = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items() if name.startswith(HEAD)}
+    head = part(tensors, HEAD)
     parts = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
     return Adapter(
         str(path), parts, head, about["symbols"], about["adapters"], about["settings"], about["task"], about["encoder"]
@@ -169,16 +169,12 @@ def _from_fairseq(state: State, language: str, path: str) -> Adapter:
     source = f"{path}, language {language}"
     if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise ValueError(f"{source}: its entry must have a dict of tensors, model")
-    head = _part(weights, pretrained.HEAD)
+    head = part(weights, pretrained.HEAD)
     if symbols is None or set(head) != {"weight", "bias"}:
         raise ValueError(f"{source}: its entry must have an output layer, {pretrained.HEAD}*, and a dictionary")
     settings = (pretrained.as_container(state["cfg"]).get("model") or {}) if state.get("cfg") else {}
     settings = {key: settings[key] for key in ("blank_weight", "blank_mode") if key in settings}
-    return Adapter(source, _part(weights, pretrained.ENCODER), head, symbols, {}, settings, {}, None, language)
-
-
-def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return Adapter(source, part(weights, pretrained.ENCODER), head, symbols, {}, settings, {}, None, language)
 
 
 # -- applying it -------------------------------------------------------------------------------------------------------

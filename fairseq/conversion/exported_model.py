@@ -57,9 +57,9 @@ def write(source: PortableModel, path: str) -> None:
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths of this machine
-    told = json.dumps({**about(source), "shortest": shortest}, ensure_ascii=False)
+    description = json.dumps({**about(source), "shortest": shortest}, ensure_ascii=False)
     with open(path, "wb") as file:
-        torch.export.save(program, file, extra_files={ABOUT: told})
+        torch.export.save(program, file, extra_files={ABOUT: description})
 
 
 def _with_plain_strides(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

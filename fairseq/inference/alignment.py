@@ -20,7 +20,7 @@ from fairseq.inference.transcribe import read_windows
 from fairseq.inference.transcript import FrameTimes, TimedWord, Transcript
 from fairseq.inference.windows import WindowSettings
 
-EDGE = 0.1  # seconds by which a word may reach beyond the frames that say its letters
+EDGE = 0.1  # seconds by which a word may reach beyond the frames of its letters
 
 
 class AlignedUnit(NamedTuple):
@@ -186,8 +186,8 @@ def _timed(word: WordFrames, times: FrameTimes) -> AlignedWord:
 def widened(words: list[AlignedWord], duration: float) -> list[AlignedWord]:
     """Widen words into the blanks next to them: up to half of what lies between two words, and up to `EDGE`.
 
-    CTC's letters are peaks in the middle of their sound. On 849 synthetic words of known times, the median error of a
-    boundary is 91 ms without this and 25 ms with it (tests/drills/alignment.py).
+    CTC predicts a letter in the middle of its sound, for one or two frames. On 849 synthetic words of known times, the
+    median error of a boundary is 91 ms without this and 25 ms with it (tests/drills/alignment.py).
     """
     ends = [0.0, *(word.end for word in words)]
     starts = [*(word.start for word in words), duration]

@@ -12,6 +12,7 @@ import soundfile
 
 from fairseq.corpora.cuts.settings import CutSettings
 from fairseq.data.audio.manifest import Manifest
+from fairseq.inference import alignment
 from fairseq.inference.alignment import AlignedUnit, AlignedWord, Alignment, align, widened
 from fairseq.inference.alignment_cuts import Kept, SegmentWriter, TextSegment, segments_of
 from fairseq.inference.alignment_formats import write
@@ -49,6 +50,14 @@ def test_words_reach_into_the_blanks_beside_them() -> None:
     assert [(w.start, w.end) for w in words] == [(0.4, 1.03), (1.03, 1.3), (1.9, 2.5), (2.5, 2.65)]
     assert [(w.units[0].start, w.units[-1].end) for w in words] == [(w.start, w.end) for w in words]
     assert widened([], 1.0) == [] and widened([word("ab", 0.0, 1.0)], 1.0) == [word("ab", 0.0, 1.0)]
+
+
+def test_alignments_are_widened(model: SpeechModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = align(model, noise(4, 1), "a cab bet")
+    with monkeypatch.context() as patched:
+        patched.setattr(alignment, "EDGE", 0.0)
+        narrow = align(model, noise(4, 1), "a cab bet")
+    assert wide.words != narrow.words and wide.words == widened(narrow.words, 4.0)
 
 
 def test_windows_change_the_outputs_only(model: SpeechModel) -> None:
